@@ -1,0 +1,75 @@
+"""A gateway between callers of large language models and the servers that answer them.
+
+These are the names that plugins and embedders may use; everything else may change.
+"""
+
+from gateway.app import Gateway, create_app
+from gateway.call import (
+    Answer,
+    Attempt,
+    Call,
+    Caller,
+    Headers,
+    Outcome,
+    Principal,
+    StateKey,
+    get_header,
+)
+from gateway.config import Config
+from gateway.edge import path_of
+from gateway.errors import (
+    BadRequest,
+    BodyTooLarge,
+    CallerGone,
+    CallError,
+    ConfigError,
+    Forbidden,
+    GatewayError,
+    NotFound,
+    NoWorker,
+    TooManyRequests,
+    Unauthorized,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from gateway.hookspecs import hookimpl
+from gateway.wire.dialects import ChoiceDelta, Delta, Usage
+from gateway.wire.sse import Event
+from gateway.workers import Worker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Attempt",
+    "BadRequest",
+    "BodyTooLarge",
+    "Call",
+    "CallError",
+    "Caller",
+    "CallerGone",
+    "ChoiceDelta",
+    "Config",
+    "ConfigError",
+    "Delta",
+    "Event",
+    "Forbidden",
+    "Gateway",
+    "GatewayError",
+    "Headers",
+    "NoWorker",
+    "NotFound",
+    "Outcome",
+    "Principal",
+    "StateKey",
+    "TooManyRequests",
+    "Unauthorized",
+    "UpstreamError",
+    "UpstreamTimeout",
+    "Usage",
+    "Worker",
+    "create_app",
+    "get_header",
+    "hookimpl",
+    "path_of",
+]

@@ -1,0 +1,139 @@
+"""The Starlette assembly: routes, lifespan, error pages; Gateway is all of it together."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from gateway.config import Config, is_loopback
+from gateway.edge import Edge
+from gateway.errors import (
+    BadRequest,
+    CallError,
+    ConfigError,
+    InternalError,
+    NotFound,
+)
+from gateway.plugins import Plugins
+from gateway.proxy import Proxy
+from gateway.workers import Workers
+
+log = logging.getLogger("gateway")
+
+
+class Gateway:
+    """One gateway: its plugins, its workers, its calls. An ASGI application.
+
+    `async with` enters the plugins' lifespans and leaves them; an ASGI server does the same by the
+    lifespan protocol. Raises ConfigError where the configuration cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.plugins = Plugins(config.plugins)
+        self.chains = self.plugins.chains()
+        _refuse_exposure(config, authenticated=bool(self.chains.authenticate))
+        self.workers = Workers(config)
+        self.proxy = Proxy(self.chains, self.workers, config)
+        self.edge = Edge(self.proxy, config)
+        self._running = contextlib.AsyncExitStack()
+        self._router = Router(self._routes(), lifespan=self._lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Starlette's application would wrap `send`, and asgi.py must see the server's own.
+        try:
+            await self._router(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            await _page(error, scope["path"])(scope, receive, send)
+
+    async def carry(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        path: str,
+        session_id: str | None = None,
+    ) -> None:
+        """Carry an HTTP request as a call for `path`: for plugins with routes of their own.
+
+        Raises NotFound for a path that is not carried.
+        """
+        await self.edge.serve(scope, receive, send, path=path, session_id=session_id)
+
+    def _routes(self) -> list[BaseRoute]:
+        carried = [Route(path, self.edge) for path in ("/v1/{path:path}", *self.config.extra_paths)]
+        added = [route for hook in self.plugins.hooks["routes"] for route in hook.run(self)]
+        return [*carried, Route("/health", _health), *added]
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        async with self:
+            yield
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.workers.close)
+            for hook in self.plugins.hooks["lifespan"]:
+                await stack.enter_async_context(hook.run(self))
+            self._running = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.drain(0)
+        await self._running.__aexit__(kind, error, trace)
+
+    async def drain(self, seconds: float | None) -> None:
+        """Take no new calls, give those in flight `seconds` to finish, and end what is left.
+
+        Who is left is told: 503 `draining`, or in the middle of a stream an `error` event.
+        """
+        await self.proxy.drain(seconds)
+
+
+def create_app(config: Config) -> Gateway:
+    """The gateway as an ASGI application, for any server. Raises ConfigError."""
+    return Gateway(config)
+
+
+def _refuse_exposure(config: Config, *, authenticated: bool) -> None:
+    if authenticated or config.allow_anonymous or is_loopback(config.host):
+        return
+    raise ConfigError(
+        f"host {config.host}: other machines can reach it, and no plugin authenticates callers, "
+        "so anybody could use the workers; enable an authenticating plugin, or listen on "
+        "127.0.0.1, or set `allow_anonymous: true`"
+    )
+
+
+async def _health(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def _page(error: Exception, path: str) -> Response:
+    """What a route raised, in the envelope that callers can read."""
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        error = NotFound(f"there is nothing at {path}")
+    if isinstance(error, HTTPException):
+        refused = BadRequest(f"{path}: {HTTPStatus(error.status_code).phrase}")
+        return Response(refused.body(), error.status_code, error.headers, "application/json")
+    if not isinstance(error, CallError):
+        log.error("the route %s broke", path, exc_info=error)
+        error = InternalError("the gateway failed on this request")
+    headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in error.headers}
+    return Response(error.body(), error.status, headers, "application/json")

@@ -1,0 +1,81 @@
+"""One try at one worker: a connection, the request, and the relay that carries the answer."""
+
+import asyncio
+from time import monotonic
+
+from gateway.call import Attempt, Call
+from gateway.config import Config
+from gateway.errors import GatewayError, UpstreamClosed
+from gateway.relay import Relay
+from gateway.upstream.connection import Connection
+from gateway.upstream.request import upload
+
+
+async def try_once(call: Call, attempt: Attempt, settings: Config) -> bytes:
+    """Send the call to the attempt's worker; gives the answer's last bytes, the others relayed.
+
+    Raises the CallError that ended the attempt, or CallerGone. Workers close kept connections when
+    they like (vLLM after 5 s): one that was dead before a byte of the answer is no failure of the
+    worker, and the request goes out once more on a fresh one.
+    """
+    body = call.body_to_send()
+    pool = attempt.worker.pool
+    kept = pool.take() if body is not None else None  # a body that streams cannot be sent twice
+    if kept is not None:
+        attempt.reused = True
+        try:
+            return await _exchange(call, attempt, settings, kept, body)
+        except UpstreamClosed:
+            if kept.heard:
+                raise
+        attempt.reused = False
+    fresh = await pool.open()
+    return await _exchange(call, attempt, settings, fresh, body)
+
+
+async def _exchange(
+    call: Call,
+    attempt: Attempt,
+    settings: Config,
+    connection: Connection,
+    body: bytes | None,
+) -> bytes:
+    relay = Relay(call, attempt, connection, settings)
+    attempt.connected = monotonic()
+    head = _head(call, attempt, body)
+    head_only = call.method == "HEAD"
+    sending = None
+    if body is not None:
+        connection.begin(relay, head + body, head_only=head_only, more=False)
+        relay.await_first_byte()
+    else:
+        connection.begin(relay, head, head_only=head_only, more=True)
+        sending = asyncio.create_task(_send_body(call, connection, relay))
+    try:
+        return await relay.done
+    finally:
+        if sending is not None:
+            sending.cancel()
+        connection.forsake(relay)
+        relay.close()
+
+
+def _head(call: Call, attempt: Attempt, body: bytes | None) -> bytes:
+    worker = attempt.worker
+    return worker.head.fill(
+        call.method,
+        worker.target(call.path, call.query),
+        call.headers,
+        call.id,
+        call.body.length if body is None else len(body),
+        readable=call.stripper is not None or call.observers.read_the_answer,
+    )
+
+
+async def _send_body(call: Call, connection: Connection, relay: Relay) -> None:
+    try:
+        await upload(call.body.stream(), connection, chunked=call.body.length is None)
+    except GatewayError as error:  # too large, too slow, or the caller has gone
+        relay.on_error(error)
+    else:
+        relay.await_first_byte()

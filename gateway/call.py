@@ -1,0 +1,374 @@
+"""What travels through the chain: a Call, its Attempts at workers, and its Outcome."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+
+import msgspec
+
+from gateway.body import Body, parse_object
+from gateway.errors import CallError, GatewayError, TotalTimeout
+from gateway.observing import UNOBSERVED
+from gateway.wire.dialects import Dialect, Usage, dialect_of
+from gateway.wire.injection import Injection, Stripper, inject, rewrite
+
+if TYPE_CHECKING:
+    from gateway.workers import Worker
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Header lines in order, names in lower case, repeated names kept apart."""
+
+T = TypeVar("T")
+
+
+BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n")
+
+
+def is_event_stream(headers: Headers) -> bool:
+    return (get_header(headers, b"content-type") or b"").lower().startswith(b"text/event-stream")
+
+
+def get_header(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of `name` (lower case), or None."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who calls, as an `authenticate` hook established it. `id` may be logged, a key never."""
+
+    id: str
+    scopes: frozenset[str] = frozenset()
+
+
+class StateKey(Generic[T]):
+    """A plugin's typed place on a call: `KEY = StateKey[int]("mine")`, `call.state[KEY] = 1`."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class State:
+    """What plugins keep on a call, each under its own StateKey, so that names cannot clash."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values: dict[StateKey[Any], Any] = {}
+
+    def __setitem__(self, key: StateKey[T], value: T) -> None:
+        self._values[key] = value
+
+    def __getitem__(self, key: StateKey[T]) -> T:
+        return self._values[key]  # type: ignore[no-any-return]
+
+    @overload
+    def get(self, key: StateKey[T]) -> T | None: ...
+    @overload
+    def get(self, key: StateKey[T], default: T) -> T: ...
+    def get(self, key: StateKey[T], default: T | None = None) -> T | None:
+        return self._values.get(key, default)
+
+
+class Attempt(msgspec.Struct):
+    """One try at a worker. Times are `time.monotonic()` seconds; None: it did not get that far."""
+
+    worker: "Worker"
+    started: float
+    reused: bool = False
+    connected: float | None = None
+    first_byte: float | None = None
+    ended: float | None = None
+    status: int | None = None
+    error: CallError | None = None
+
+
+class Outcome(msgspec.Struct):
+    """How a call ended, as its caller saw it.
+
+    `status` is 0 when the caller left before it could be told anything; `complete` means that the
+    worker's whole answer came (or the gateway's own), and then its last bytes are about to be sent;
+    `ttft` and `duration` are seconds from the call's start; `bytes_sent` counts the answer's body.
+    `failures` names the plugins whose isolated hooks broke: what they recorded is not whole.
+    """
+
+    status: int = 0
+    complete: bool = False
+    caller_gone: bool = False
+    error: CallError | None = None
+    ttft: float | None = None
+    duration: float = 0.0
+    bytes_sent: int = 0
+    usage: Usage | None = None
+    failures: list[str] = []
+
+
+class Answer(msgspec.Struct):
+    """What a `handle` hook says in a worker's place.
+
+    `body` is whole, or comes as an asynchronous iterable of chunks (for SSE, events).
+    """
+
+    status: int = 200
+    headers: Headers = ()
+    body: bytes | AsyncIterable[bytes] = b""
+
+
+class Caller(Protocol):
+    """Where the answer goes: an ASGI server's connection, or a test's list.
+
+    `start`, `write` and `cut` never wait. After `write` returned False the caller is full: whoever
+    writes stops reading from the worker until `drained` was called.
+    """
+
+    drained: Callable[[], None]
+
+    def start(self, status: int, headers: Headers) -> None: ...
+    def write(self, data: bytes) -> bool: ...
+    def cut(self) -> None:
+        """Break off, so that what was sent cannot be taken for a whole answer."""
+
+    async def end(self, data: bytes) -> None:
+        """Send the last bytes; returns when the server has taken them."""
+
+
+class Reply:
+    """What the caller has been sent so far; every byte of the answer goes through here.
+
+    `begun`: the head is decided, so there is no other answer any more.
+    """
+
+    __slots__ = ("_caller", "_end", "_events", "_head", "_outcome", "_started", "begun")
+
+    def __init__(self, caller: Caller, outcome: Outcome, started: float) -> None:
+        self.begun = False
+        self._caller = caller
+        self._outcome = outcome
+        self._started = started
+        self._events = False
+        self._head: tuple[int, Headers] | None = None
+        self._end = b""
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Decide on the head. It goes out with the first bytes of the body, or by `send_head`."""
+        self.begun = True
+        self._outcome.status = status
+        self._events = is_event_stream(headers)
+        self._head = (status, headers)
+
+    def send_head(self) -> None:
+        if self._head is not None:
+            (status, headers), self._head = self._head, None
+            self._caller.start(status, headers)
+
+    def write(self, data: bytes) -> bool:
+        """False: the caller is full; stop until its `drained` is called."""
+        self.count(data)
+        self._end = data if len(data) > 3 else self._end[-3:] + data
+        self.send_head()
+        return self._caller.write(data)
+
+    async def end(self, data: bytes) -> None:
+        """Send the last bytes, which have been counted before."""
+        self.send_head()
+        await self._caller.end(data)
+
+    def break_off(self, error: CallError) -> None:
+        """Say in the middle of an answer that the rest will not come: it must not look whole."""
+        self.send_head()
+        if self._events:
+            gap = b"" if not self._end or self._end.endswith(BLANK_LINES) else b"\n\n"
+            self.write(gap + error.event())
+        self._caller.cut()
+
+    def count(self, data: bytes) -> None:
+        if self._outcome.ttft is None and data:
+            self._outcome.ttft = time.monotonic() - self._started
+        self._outcome.bytes_sent += len(data)
+
+
+class Lifeline:
+    """Lets a call be ended from outside its task, for a reason that its task then sees raised."""
+
+    __slots__ = ("_over", "_reason", "_task", "_timer")
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._reason: GatewayError | None = None
+        self._over = False
+
+    def cut(self, reason: GatewayError) -> None:
+        """Raise `reason` out of the `with` block, as soon as it waits; the first reason counts."""
+        if self._over or self._reason is not None:
+            return
+        self._reason = reason
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def limit(self, seconds: float) -> None:
+        """End the call with TotalTimeout when it is not over by then."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, lambda: self.cut(TotalTimeout(seconds)))
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        if self._reason is not None:
+            self._over = True
+            raise self._reason
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._reason is None or self._task is None:
+            return
+        self._task.uncancel()
+        if kind is None or kind is asyncio.CancelledError:
+            raise self._reason from None
+
+
+class _Model(msgspec.Struct):
+    model: str | None = None
+
+
+class Call:
+    """One request on its way through the gateway, and what plugins came to know about it.
+
+    `path` is as the caller sent it after any session prefix, percent-encoding kept and without the
+    query; `headers` are the caller's own. `started` is `time.monotonic()`, `created` is Unix time.
+    """
+
+    __slots__ = (
+        "_changes",
+        "_json",
+        "_model",
+        "_wanted",
+        "attempts",
+        "body",
+        "caller",
+        "client",
+        "created",
+        "dialect",
+        "headers",
+        "id",
+        "lifeline",
+        "method",
+        "observers",
+        "outcome",
+        "path",
+        "principal",
+        "query",
+        "reply",
+        "session_id",
+        "started",
+        "state",
+        "stripper",
+    )
+
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        method: str,
+        path: str,
+        query: bytes = b"",
+        headers: Headers = (),
+        body: Body | None = None,
+        session_id: str | None = None,
+        client: str | None = None,
+    ) -> None:
+        self.caller = caller
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body or Body(b"")
+        self.session_id = session_id
+        self.client = client
+        self.id = request_id(get_header(headers, b"x-request-id"))
+        self.started = time.monotonic()
+        self.created = time.time()
+        self.dialect: Dialect | None = dialect_of(path)
+        self.principal: Principal | None = None
+        self.attempts: list[Attempt] = []
+        self.outcome = Outcome()
+        self.reply = Reply(caller, self.outcome, self.started)
+        self.observers = UNOBSERVED
+        self.lifeline = Lifeline()
+        self.state = State()
+        self.stripper: Stripper | None = None
+        self._json: dict[str, Any] | None = None
+        self._model: _Model | None = None
+        self._changes: dict[str, object] = {}
+        self._wanted: set[Injection] = set()
+
+    def header(self, name: str) -> str | None:
+        """The first value of a request header, whatever the case of `name`."""
+        value = get_header(self.headers, name.lower().encode("latin-1"))
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def worker(self) -> "Worker | None":
+        """The worker of the latest attempt."""
+        return self.attempts[-1].worker if self.attempts else None
+
+    @property
+    def model(self) -> str | None:
+        """The model that the body asks for; None where there is none, or it was not read whole."""
+        if self._model is None and self.body.data:
+            try:
+                self._model = msgspec.json.decode(self.body.data, type=_Model)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._model = _Model()
+        return self._model.model if self._model else None
+
+    async def json(self) -> dict[str, Any]:
+        """The caller's body as a JSON object, parsed once; do not change it, use `set`.
+
+        Raises InvalidJSON (400) where it is none, BodyTooLarge (413) past the limit.
+        """
+        if self._json is None:
+            self._json = parse_object(await self.body.read())
+        return self._json
+
+    async def set(self, key: str, value: object) -> None:
+        """Send `value` under a top-level key of the body; its other bytes stay as they are."""
+        await self.json()
+        self._changes[key] = value
+
+    async def inject(self, *wanted: Injection) -> None:
+        """Ask the worker for what the caller may not have asked for: token_ids, logprobs, usage.
+
+        The answer is given to observers with it and to the caller without. Nothing happens on a
+        path whose dialect has no such thing, or where the caller asked for it himself.
+        """
+        if self.dialect is not None and self.method == "POST":
+            await self.json()
+            self._wanted.update(wanted)
+
+    def body_to_send(self) -> bytes | None:
+        """The body for the worker, with changes and injections; None while it has not been read."""
+        if self.body.data is None or not (self._changes or self._wanted):
+            return self.body.data
+        changes = dict(self._changes)
+        if self._wanted and self.dialect is not None:
+            asked = {**(self._json or {}), **changes}
+            added, self.stripper = inject(self.dialect, asked, self._wanted)
+            changes.update(added)
+        return rewrite(self.body.data, changes) if changes else self.body.data
+
+
+def request_id(given: bytes | None) -> str:
+    """The caller's x-request-id where it is short and printable, else a new one."""
+    if given and len(given) <= 128 and given.isascii():
+        text = given.decode()
+        if text.isprintable() and " " not in text:
+            return text
+    return f"{random.getrandbits(128):032x}"  # random seeds itself anew in a forked process

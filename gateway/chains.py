@@ -1,0 +1,134 @@
+"""The hooks of all plugins, frozen into tuples at start-up and run in order.
+
+pluggy declares and checks hooks; it does not call them: its own multicall costs some twenty times
+as much, and takes a coroutine for an answer.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from gateway.call import Answer, Attempt, Call, Outcome, Principal
+from gateway.errors import CallError, HookFailed, Unauthorized
+from gateway.observing import UNOBSERVED, Observers
+from gateway.workers import Worker
+
+log = logging.getLogger("gateway.plugins")
+T = TypeVar("T")
+
+
+class Hook(NamedTuple):
+    """One plugin's implementation of one hook, bound, taking the hook's arguments in order."""
+
+    plugin: str
+    run: Callable[..., Any]
+
+
+class Failures:
+    """Counts what broke in isolated hooks; `counts` is by plugin and hook. Each is logged once."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def note(self, plugin: str, hook: str, outcome: Outcome, error: Exception) -> None:
+        if not self.counts[plugin, hook]:
+            what = "plugin %s broke in %s; further failures of it are only counted"
+            log.error(what, plugin, hook, exc_info=error)
+        self.counts[plugin, hook] += 1
+        if plugin not in outcome.failures:
+            outcome.failures.append(plugin)
+
+
+class Chains(msgspec.Struct, frozen=True):
+    """One tuple for each hook of a call, in the order of the configuration file."""
+
+    failures: Failures
+    authenticate: tuple[Hook, ...] = ()
+    admit: tuple[Hook, ...] = ()
+    prepare: tuple[Hook, ...] = ()
+    handle: tuple[Hook, ...] = ()
+    filter_workers: tuple[Hook, ...] = ()
+    pick_worker: tuple[Hook, ...] = ()
+    attempt_finished: tuple[Hook, ...] = ()
+    observe: tuple[Hook, ...] = ()
+    call_finished: tuple[Hook, ...] = ()
+
+    async def identify(self, call: Call) -> None:
+        """authenticate. Raises Unauthorized where nobody knows the caller."""
+        if self.authenticate:
+            call.principal = await self._first_principal(call)
+
+    async def decide(self, call: Call) -> None:
+        """admit, prepare. Raises CallError where one of them refuses or breaks."""
+        for hook in self.admit:
+            await _closed(hook, "admit", hook.run(call))
+        for hook in self.prepare:
+            await _closed(hook, "prepare", hook.run(call))
+
+    async def _first_principal(self, call: Call) -> Principal:
+        for hook in self.authenticate:
+            principal: Principal | None = await _closed(hook, "authenticate", hook.run(call))
+            if principal is not None:
+                return principal
+        raise Unauthorized(
+            "no valid API key was given", headers=((b"www-authenticate", b"Bearer"),)
+        )
+
+    async def first_answer(self, call: Call) -> Answer | None:
+        for hook in self.handle:
+            answer: Answer | None = await _closed(hook, "handle", hook.run(call))
+            if answer is not None:
+                return answer
+        return None
+
+    async def fit_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
+        for hook in self.filter_workers:
+            workers = await _closed(hook, "filter_workers", hook.run(call, workers))
+        return workers
+
+    async def picked_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:
+        for hook in self.pick_worker:
+            worker: Worker | None = await _closed(hook, "pick_worker", hook.run(call, workers))
+            if worker is not None:
+                return worker
+        return None
+
+    def observers(self, call: Call) -> Observers:
+        if not self.observe:
+            return UNOBSERVED
+        found: list[tuple[str, object]] = []
+        for hook in self.observe:
+            try:
+                found.append((hook.plugin, hook.run(call)))
+            except Exception as error:  # noqa: BLE001  as below
+                self.failures.note(hook.plugin, "observe", call.outcome, error)
+        return Observers(found, self.failures.note, call.outcome)
+
+    async def tell_attempt(self, call: Call, attempt: Attempt) -> None:
+        for hook in self.attempt_finished:
+            await self._isolated(hook, "attempt_finished", call, hook.run(call, attempt))
+
+    async def tell_call(self, call: Call) -> None:
+        for hook in self.call_finished:
+            await self._isolated(hook, "call_finished", call, hook.run(call, call.outcome))
+
+    async def _isolated(self, hook: Hook, name: str, call: Call, running: Awaitable[None]) -> None:
+        try:
+            await running
+        except Exception as error:  # noqa: BLE001  a watcher's failure is never the caller's
+            self.failures.note(hook.plugin, name, call.outcome, error)
+
+
+async def _closed(hook: Hook, name: str, running: Awaitable[T]) -> T:
+    try:
+        return await running
+    except CallError:
+        raise
+    except Exception as error:
+        log.exception("plugin %s broke in %s; the call is refused", hook.plugin, name)
+        raise HookFailed(
+            f"the plugin {hook.plugin!r} failed while deciding on this call"
+        ) from error

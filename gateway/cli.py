@@ -1,0 +1,206 @@
+"""The command line: serve, demo, simulate, plugins, config, and what plugins add."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway import __version__, config
+from gateway.app import Gateway
+from gateway.config import Config
+from gateway.errors import ConfigError
+from gateway.plugins import SPECS, Plugins
+from gateway.server import Server
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+log = logging.getLogger("gateway")
+
+BUILT_IN = ("serve", "demo", "simulate", "plugins", "config")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; exits with 0, or with 2 for a mistake that the operator can mend."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        options = _parser(arguments).parse_args(arguments)
+        sys.exit(options.run(options))
+    except ConfigError as error:
+        sys.exit(_complain(error.problems))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="A gateway between callers of LLMs and inference servers."
+    )
+    parser.add_argument("--version", action="version", version=f"gateway {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_demo(commands)
+    _add_simulate(commands)
+    _add_plugins(commands)
+    _add_config(commands)
+    _add_from_plugins(commands, arguments)
+    return parser
+
+
+def _add_serve(commands: "Commands") -> None:
+    parser = commands.add_parser("serve", help="carry calls to workers")
+    _add_settings(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _add_demo(commands: "Commands") -> None:
+    parser = commands.add_parser("demo", help="a gateway before a simulated worker, to try things")
+    parser.add_argument("--port", type=int, default=9090, help="port to listen on (9090)")
+    parser.add_argument("--plugin", action="append", help="one more plugin; may be repeated")
+    parser.set_defaults(run=_demo)
+
+
+def _add_simulate(commands: "Commands") -> None:
+    parser = commands.add_parser("simulate", help="a stand-in engine that answers as vLLM does")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--model", default="sim", help="name of the served model (sim)")
+    parser.add_argument("--ttft", type=float, default=0.0, help="seconds to the first token")
+    parser.add_argument("--itl", type=float, default=0.0, help="seconds between tokens")
+    parser.add_argument("--max-model-len", type=int, default=2048, help="tokens of context (2048)")
+    parser.add_argument("--api-key", help="key that /v1 asks for")
+    parser.add_argument("--seed", type=int, help="makes unseeded calls repeatable")
+    parser.add_argument("--fault", default="", help="what goes wrong, such as hang or reset:3")
+    parser.set_defaults(run=_simulate)
+
+
+def _add_plugins(commands: "Commands") -> None:
+    parser = commands.add_parser("plugins", help="print the chain, hook by hook")
+    _add_settings(parser)
+    parser.set_defaults(run=_plugins)
+
+
+def _add_config(commands: "Commands") -> None:
+    parser = commands.add_parser("config", help="check a configuration, or print its schema")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    check = actions.add_parser("check", help="say what is wrong with a configuration")
+    check.add_argument("file", nargs="?", type=Path, help="instead of --config")
+    _add_settings(check)
+    check.set_defaults(run=_check)
+    schema = actions.add_parser("schema", help="print the JSON Schema of a configuration file")
+    schema.set_defaults(run=_schema)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="YAML or TOML file (else $GATEWAY_CONFIG)")
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", help="port to listen on (9090)")
+    parser.add_argument(
+        "--worker", dest="workers", action="append", metavar="URL", help="may be repeated"
+    )
+    parser.add_argument(
+        "--plugin", dest="plugins", action="append", metavar="NAME", help="may be repeated"
+    )
+    parser.add_argument("--db-path", help="file of the embedded database")
+    parser.add_argument("--log-level", help="debug, info, warning or error")
+    parser.add_argument(
+        "--allow-anonymous", action="store_true", default=None, help="serve callers without a key"
+    )
+
+
+def _add_from_plugins(commands: "Commands", arguments: Sequence[str]) -> None:
+    """The commands of the configured plugins; they are loaded only for a name not built in."""
+    if not arguments or arguments[0].startswith("-") or arguments[0] in BUILT_IN:
+        return
+    finder = argparse.ArgumentParser(add_help=False)
+    finder.add_argument("--config", type=Path)
+    found, _ = finder.parse_known_args(arguments)
+    for hook in Plugins(_load(found).plugins).hooks["add_commands"]:
+        hook.run(commands)
+
+
+def _load(options: argparse.Namespace) -> Config:
+    file = options.config or os.environ.get("GATEWAY_CONFIG")
+    given = {
+        name: value for name, value in vars(options).items() if name in Config.__struct_fields__
+    }
+    return config.load(Path(file) if file else None, os.environ, given)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    settings = _load(options)
+    gateway = Gateway(settings)
+    _log_to_stderr(settings.log_level)
+    if not settings.workers:
+        log.warning("no worker is configured: every call gets a 503; name one with --worker URL")
+    _run(gateway)
+
+
+def _run(gateway: Gateway) -> None:
+    server = Server(gateway)
+    server.run()
+    if not server.started:
+        sys.exit(1)  # uvicorn has logged why
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from gateway.demo import run_demo  # the simulator is loaded only where it is wanted
+
+    _log_to_stderr("warning")
+    run_demo(options.port, options.plugin or [])
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from gateway.simulator import Faults, SimulatorConfig, serve
+
+    try:
+        settings = SimulatorConfig(
+            model=options.model,
+            ttft=options.ttft,
+            itl=options.itl,
+            max_model_len=options.max_model_len,
+            api_key=options.api_key,
+            seed=options.seed,
+            faults=Faults.parse(options.fault),
+        )
+    except ValueError as error:
+        raise ConfigError(f"simulate: {error}") from None
+    _log_to_stderr("info")
+    log.info("simulating %s on http://%s:%d/v1", options.model, options.host, options.port)
+    serve(settings, options.host, options.port)
+
+
+def _plugins(options: argparse.Namespace) -> None:
+    plugins = Plugins(_load(options).plugins)
+    width = max(len(name) for name in SPECS)
+    for name in SPECS:
+        chain = " -> ".join(hook.plugin for hook in plugins.hooks[name])
+        print(f"{name:{width}}  {chain or '-'}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    options.config = options.file or options.config
+    settings = Gateway(_load(options)).config
+    print(f"good: {len(settings.workers)} workers, {len(settings.plugins)} plugins")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    print(config.schema().decode())
+
+
+def _complain(problems: Sequence[str]) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 2
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # uvicorn would report at error level each answer that is broken off on purpose
+    incomplete = "ASGI callable returned without completing response."
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != incomplete)

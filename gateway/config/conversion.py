@@ -1,0 +1,207 @@
+"""Settings as written into frozen Structs: every mistake at once, in the same words everywhere.
+
+The fields of the configuration and the options of a plugin go through the one `convert`:
+
+    gateway.yaml:7: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
+    gateway.yaml:12: plugins.access_log.pth: unknown option; did you mean "path"?
+
+msgspec alone stops at the first mistake and knows of no lines, so Structs, lists and mappings are
+walked here; each scalar is left to msgspec.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import msgspec
+from msgspec import UNSET
+
+from gateway.config.hints import holds, members, peel, without_none
+from gateway.config.node import Node
+from gateway.config.words import describe, dotted, line, show, suggest
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class FieldError(ValueError):
+    """Raised in a `__post_init__` or a check: `path` leads from the value to the field at fault."""
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def convert(
+    node: Node, type_: type[T], *, problems: list[str], field: str = "", noun: str = "field"
+) -> T | None:
+    """`node` as a `type_`, or None and a line in `problems` for each mistake.
+
+    `field` is what the fields' names begin with in the messages. A field that the type lacks is a
+    mistake. A Struct may have a classmethod `shorthand(node: Node) -> Node` that turns a shorter
+    way to write it into the full mapping, or raises ValueError with what it expected; a ValueError
+    from `__post_init__` is a mistake too.
+    """
+    made = _Conversion(problems, noun).value(node, type_, field)
+    return made if isinstance(made, type_) else None
+
+
+class _Conversion:
+    """One walk. Each method gives UNSET for what has a mistake, once that is in `problems`.
+
+    `hint` is the type to make, `said` the one to speak of: there it may be `or null`.
+    """
+
+    def __init__(self, problems: list[str], noun: str) -> None:
+        self.problems = problems
+        self.noun = noun
+
+    def value(self, node: Node, said: Any, path: str) -> Any:
+        if peel(said).note.secret:
+            node = msgspec.structs.replace(node, secret=True)
+        hint = without_none(said)
+        if node.value is UNSET or hint is Node:
+            return UNSET if node.value is UNSET else node
+        if hint is not said and _is_null(node, hint):
+            return None
+        hint = _member(node, hint)
+        made = self.walk(holds(hint))(node, hint, said, path)
+        return self.checked(node, made, hint, path)
+
+    def walk(self, kind: type | None) -> Callable[[Node, Any, Any, str], Any]:
+        if kind is msgspec.Struct:
+            return self.struct
+        return self.mapping if kind is dict else self.items if kind is list else self.scalar
+
+    def struct(self, node: Node, hint: Any, said: Any, path: str) -> Any:
+        cls = peel(hint).bare
+        try:
+            node = cls.shorthand(node) if hasattr(cls, "shorthand") else node
+        except ValueError as error:
+            return self.report(node, path, f"{error}, got {show(node)}")
+        if not isinstance(node.value, dict):
+            return self.unlike(node, said, path)
+        values = self.fields(node, node.value, cls, path)
+        if UNSET in values.values():
+            return UNSET
+        try:
+            return cls(**values)
+        except FieldError as error:
+            return self.report(*_locate(node, path, error), str(error))
+        except ValueError as error:
+            return self.report(node, path, str(error))
+
+    def fields(self, node: Node, written: dict[str, Node], cls: Any, path: str) -> dict[str, Any]:
+        known = {field.encode_name: field for field in msgspec.structs.fields(cls)}
+        values = {}
+        for key, child in written.items():
+            at = dotted(path, key)
+            if key in known:
+                values[known[key].name] = self.value(_inside(node, child), known[key].type, at)
+            else:
+                hint = suggest(key, known, self.noun)
+                values[key] = self.report(child, at, f"unknown {self.noun}; {hint}")
+        for key in known:
+            if known[key].required and key not in written:
+                need = f"missing; expected {describe(known[key].type)}"
+                values[key] = self.report(node, dotted(path, key), need)
+        return values
+
+    def mapping(self, node: Node, hint: Any, said: Any, path: str) -> Any:
+        if not isinstance(node.value, dict):
+            return self.unlike(node, said, path)
+        key_hint, value_hint = get_args(peel(hint).bare) or (str, object)
+        made = {}
+        for key, child in node.value.items():
+            # In a secret mapping even a name that is wrong may be a misplaced secret.
+            name = self.value(
+                Node(key, child.place, loose=True, secret=node.secret), key_hint, path
+            )
+            made[name] = self.value(_inside(node, child), value_hint, dotted(path, key))
+        return self.whole(node, made, hint, said, path)
+
+    def items(self, node: Node, hint: Any, said: Any, path: str) -> Any:
+        written = _split(node) if node.loose and isinstance(node.value, str) else node.value
+        if not isinstance(written, list):
+            return self.unlike(node, said, path)
+        item_hint = (get_args(peel(hint).bare) or (object,))[0]
+        made = [
+            self.value(_inside(node, child), item_hint, dotted(path, place))
+            for place, child in enumerate(written)
+        ]
+        return self.whole(node, made, hint, said, path)
+
+    def scalar(self, node: Node, hint: Any, said: Any, path: str) -> Any:
+        plain = node.plain
+        if peel(hint).note.ignore_case and isinstance(plain, str):
+            plain = plain.lower()
+        try:
+            made = msgspec.convert(plain, hint, strict=not node.loose)
+        except ValueError:
+            return self.unlike(node, said, path)
+        finite = not isinstance(made, float) or math.isfinite(made)
+        return made if finite else self.unlike(node, said, path)
+
+    def whole(self, node: Node, made: Any, hint: Any, said: Any, path: str) -> Any:
+        """The list or mapping itself, of items already made: which kind, and how many."""
+        if UNSET in made or (isinstance(made, dict) and UNSET in made.values()):
+            return UNSET
+        try:
+            return msgspec.convert(made, hint)
+        except ValueError:
+            return self.unlike(node, said, path)
+
+    def checked(self, node: Node, made: Any, hint: Any, path: str) -> Any:
+        check = peel(hint).note.check
+        if made is not UNSET and check is not None:
+            try:
+                check(made)
+            except FieldError as error:
+                return self.report(*_locate(node, path, error), str(error))
+            except ValueError as error:
+                return self.report(node, path, f"{error}, got {show(node)}")
+        return made
+
+    def unlike(self, node: Node, said: Any, path: str) -> Any:
+        return self.report(node, path, f"expected {describe(said)}, got {show(node)}")
+
+    def report(self, node: Node, path: str, problem: str) -> Any:
+        self.problems.append(line(node.place, path, problem))
+        return UNSET
+
+
+def _is_null(node: Node, hint: Any) -> bool:
+    """Whether null is meant; loose text is taken for it only where text itself cannot be meant."""
+    loose = node.loose and node.value == "null" and peel(hint).bare is not str
+    return loose or node.value is None
+
+
+def _member(node: Node, hint: Any) -> Any:
+    """The member of a union that what is written must be meant as; the union if it is a scalar."""
+    choices = members(peel(hint).bare)
+    if len(choices) == 1:
+        return hint
+    shapes: dict[type, tuple[type, ...]] = {dict: (dict, msgspec.Struct), list: (list,)}
+    fitting = shapes.get(type(node.value), ())
+    return next((choice for choice in choices if holds(choice) in fitting), hint)
+
+
+def _inside(outer: Node, inner: Node) -> Node:
+    if outer.secret and not inner.secret:
+        return msgspec.structs.replace(inner, secret=True)
+    return inner
+
+
+def _split(node: Node) -> list[Node]:
+    """The items of a list written as text with commas, as in an environment variable."""
+    texts = [text.strip() for text in str(node.value).split(",")]
+    return [msgspec.structs.replace(node, value=text) for text in texts if text]
+
+
+def _locate(node: Node, path: str, error: FieldError) -> tuple[Node, str]:
+    """Where the field that is spoken of is written, and its name."""
+    for key in error.path:
+        path = dotted(path, key)
+        held: dict[Any, Node] | list[Any] | object = node.value
+        inside = dict(enumerate(held)) if isinstance(held, list) else held
+        node = inside.get(key, node) if isinstance(inside, dict) else node
+    return node, path

@@ -1,0 +1,96 @@
+"""The environment and the command line as layers over the file."""
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from functools import reduce
+from types import MappingProxyType
+
+import msgspec
+
+from gateway.config.hints import holds
+from gateway.config.model import Config
+from gateway.config.node import Node, merge
+from gateway.config.words import line
+
+PREFIX = "GATEWAY_"
+
+# The command-line option of each field that has one; `--worker` and `--plugin` may be repeated.
+OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "host": "--host",
+        "port": "--port",
+        "workers": "--worker",
+        "plugins": "--plugin",
+        "db_path": "--db-path",
+        "allow_anonymous": "--allow-anonymous",
+        "log_level": "--log-level",
+    }
+)
+
+# rllm-model-gateway's names, for those who come from there.
+_MIGRATED = {
+    f"RLLM_GATEWAY_{name.upper()}": (name,) for name in ("host", "port", "db_path", "log_level")
+}
+
+
+def variables() -> dict[str, tuple[str, ...]]:
+    """The field, as its path, that each environment variable sets."""
+    found: dict[str, tuple[str, ...]] = {}
+    for field in msgspec.structs.fields(Config):
+        if holds(field.type) is msgspec.Struct:
+            for inner in msgspec.structs.fields(field.type):
+                name = f"{PREFIX}{field.name}__{inner.name}".upper()
+                found[name] = (field.name, inner.name)
+        else:
+            found[f"{PREFIX}{field.name}".upper()] = (field.name,)
+    return found
+
+
+def environment(environ: Mapping[str, str], used: Collection[str], problems: list[str]) -> Node:
+    """What `environ` sets, as a layer; a name that is almost one of ours is a problem.
+
+    `used` are the names that the file refers to: they serve another purpose.
+    """
+    known = variables()
+    strange = environ.keys() - known.keys() - {f"{PREFIX}CONFIG", *used}
+    problems.extend(
+        f'{name}: unknown variable; did you mean "{close}"?'
+        for name in sorted(strange)
+        if name.startswith(PREFIX) and (close := _close(name, known))
+    )
+    layers = [
+        _nested(path, Node(environ[name], name, loose=True))
+        for name, path in (_MIGRATED | known).items()
+        if name in environ and not _of_kubernetes(name, environ)
+    ]
+    return reduce(merge, layers, Node({}, "environment"))
+
+
+def command_line(overrides: Mapping[str, object], problems: list[str]) -> Node:
+    """Fields and their values, as a layer; null is an option that was not given."""
+    given: dict[str, Node] = {}
+    for name, value in overrides.items():
+        option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        try:
+            given |= {} if value is None else {name: Node.of(value, option, loose=True)}
+        except ValueError as error:
+            problems.append(line(option, name, str(error)))
+    return Node(given, "command line")
+
+
+def _nested(path: tuple[str, ...], node: Node) -> Node:
+    for name in reversed(path):
+        node = Node({name: node}, node.place)
+    return node
+
+
+def _close(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` looks like a slip of, without what all of them begin with."""
+    names = [other.removeprefix(PREFIX) for other in known]
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1, cutoff=0.75)
+    return PREFIX + close[0] if close else None
+
+
+def _of_kubernetes(name: str, environ: Mapping[str, str]) -> bool:
+    """Kubernetes sets GATEWAY_PORT to tcp://... in each pod beside a service named `gateway`."""
+    return name.endswith("GATEWAY_PORT") and environ[name].startswith("tcp://")

@@ -1,0 +1,66 @@
+"""A configuration file into a tree that knows the place of each value.
+
+What a file may cost is bounded: its size, how deep it nests, and how many values its aliases make
+of it.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+from gateway.config.node import Node
+from gateway.config.words import show
+from gateway.config.yaml_tree import yaml_tree
+from gateway.errors import ConfigError
+
+MAX_FILE_BYTES = 1024 * 1024
+# tomllib takes time in the square of the dots in a key; a key is on one line.
+MAX_DOTS = 250
+_QUOTED = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*')""")
+
+
+def read_file(file: Path, problems: list[str]) -> Node:
+    """The mapping in a YAML or TOML file, told apart by the suffix; an empty file is an empty one.
+
+    Adds to `problems` what is wrong in one place only; raises ConfigError for the whole file.
+    """
+    readers = {".yaml": yaml_tree, ".yml": yaml_tree, ".toml": _toml_tree}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise ConfigError(f"{file}: expected the name of a .yaml, .yml or .toml file")
+    root = reader(_text(file), str(file), problems)
+    if root.value is None:
+        return Node({}, root.place)
+    if not isinstance(root.value, dict):
+        got = show(Node(root.value, root.place, secret=True))
+        raise ConfigError(f"{root.place}: expected fields such as `port: 9090`, got {got}")
+    return root
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file}: larger than {MAX_FILE_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{line}: expected text in UTF-8") from None
+
+
+def _toml_tree(text: str, name: str, _: list[str]) -> Node:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MAX_DOTS and _QUOTED.sub("", line).count(".") > MAX_DOTS:
+            raise ConfigError(f"{name}:{number}: more than {MAX_DOTS} dots; break the line")
+    try:
+        return Node.of(tomllib.loads(text), name)
+    except ValueError as error:
+        raise ConfigError(f"{name}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: not TOML: it is nested too deep") from None

@@ -1,0 +1,159 @@
+"""The configuration as the gateway holds it: frozen Structs that know of no file.
+
+They can be built in code too, for an embedded gateway.
+"""
+
+import ipaddress
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr, replace
+
+from gateway.config.conversion import convert
+from gateway.config.hints import Note
+from gateway.config.node import Node
+from gateway.config.words import dotted
+from gateway.config.worker import Text, Worker, distinct
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+MIB = 1024 * 1024
+
+Seconds = Annotated[float, Meta(gt=0), Note(unit="seconds")]
+Bytes = Annotated[int, Meta(gt=0), Note(unit="bytes")]
+ExtraPath = Annotated[
+    str, Meta(pattern=r"^/[^?#{}\s]*(?![\s\S])"), Note(expected='a path like "/version"')
+]
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long each phase may take, in seconds; null is no limit."""
+
+    connect: Annotated[
+        Seconds | None, Meta(description="To open a connection to a worker, TLS included.")
+    ] = 5.0
+    first_byte: Annotated[
+        Seconds | None, Meta(description="From the call sent whole to the first of the answer.")
+    ] = 600.0
+    idle: Annotated[
+        Seconds | None, Meta(description="Between two pieces of an answer, or of a call's body.")
+    ] = 600.0
+    total: Annotated[Seconds | None, Meta(description="For a call as a whole.")] = None
+    keepalive: Annotated[
+        Seconds, Meta(description="How long a connection that no call uses is kept.")
+    ] = 60.0
+    drain: Annotated[
+        Seconds | None, Meta(description="How long calls in flight may go on at shutdown.")
+    ] = 30.0
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much is taken in before it is refused."""
+
+    max_calls: Annotated[
+        int, Meta(gt=0, description="Calls in flight at a time, over all workers.")
+    ] = 10_000
+    max_body_bytes: Annotated[
+        Bytes, Meta(description="The body of a call, and of an answer that a plugin reads whole.")
+    ] = 64 * MIB
+    max_header_bytes: Annotated[
+        Bytes, Meta(description="The header of a call, and that of an answer.")
+    ] = 64 * 1024
+    max_headers: Annotated[
+        int, Meta(gt=0, description="The number of header lines of an answer.")
+    ] = 256
+    max_event_bytes: Annotated[Bytes, Meta(description="One server-sent event of an answer.")] = (
+        16 * MIB
+    )
+    max_connections_per_worker: Annotated[
+        Annotated[int, Meta(gt=0)] | None,
+        Meta(description="Connections open to one worker at a time; null: no limit."),
+    ] = None
+
+
+class PluginEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A plugin to run: `name`, or `name: {options}`.
+
+    `source` is where it was written, as messages begin: `gateway.yaml:12`. `written` is `options`
+    with the place of each, None where the entry was built in code.
+    """
+
+    name: Text
+    options: Annotated[dict[str, object], Note(secret=True)] = {}
+    source: str = ""
+    written: Node | None = None
+
+    def __repr__(self) -> str:
+        # Its options may hold keys, and a repr ends up in logs.
+        return f"PluginEntry({self.name!r})"
+
+    @classmethod
+    def shorthand(cls, node: Node) -> Node:
+        match node.value:
+            case str():
+                name, options = node, replace(node, value={})
+            case dict() if len(node.value) == 1:
+                [(key, options)] = node.value.items()
+                name = Node(key, options.place)
+                options = replace(options, value={}) if options.value is None else options
+            case _:
+                raise ValueError("expected a plugin's name, or its name over its indented options")
+        source = Node(name.place, name.place)
+        full = {"name": name, "options": options, "source": source, "written": options}
+        return Node(full, name.place)
+
+    def options_as(self, type_: type[T], problems: list[str]) -> T | None:
+        """The options as the plugin's own Struct, or None and a line for each mistake."""
+        written = self.written or Node.of(self.options, self.source)
+        secret = replace(written, secret=True)
+        field = dotted("plugins", self.name)
+        return convert(secret, type_, problems=problems, field=field, noun="option")
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All settings of a gateway."""
+
+    host: Annotated[Text, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="Port to listen on; 0: any that is free."),
+        Note(expected="a port from 0 to 65535"),
+    ] = 9090
+    workers: Annotated[
+        tuple[Worker, ...],
+        Meta(description="The inference servers: URLs, or mappings."),
+        Note(check=distinct),
+    ] = ()
+    plugins: Annotated[
+        tuple[PluginEntry, ...], Meta(description="What is enabled, in running order.")
+    ] = ()
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    db_path: Annotated[Text, Meta(description="File of the embedded database.")] = "gateway.db"
+    allow_anonymous: Annotated[
+        bool,
+        Meta(
+            description="Whether to listen beyond this machine with no plugin that authenticates."
+        ),
+    ] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="The least grave that is logged."),
+        Note(ignore_case=True),
+    ] = "info"
+    extra_paths: Annotated[
+        tuple[ExtraPath, ...],
+        Meta(description="Paths outside /v1 that are carried to a worker, each exactly as it is."),
+    ] = ("/tokenize", "/detokenize", "/version", "/inference/v1/generate")
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "workers", distinct(self.workers))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`; a name is not looked up."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

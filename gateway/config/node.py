@@ -1,0 +1,68 @@
+"""What was written and where: the tree that files, environment and command line become.
+
+`port: 9090` in line 2 is `Node({"port": Node(9090, "gateway.yaml:2")}, "gateway.yaml:1")`,
+and GATEWAY_PORT=9090 is `Node({"port": Node("9090", "GATEWAY_PORT", loose=True)}, "environment")`.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import UnsetType
+
+MAX_DEPTH = 32
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A value as it was written.
+
+    `place` begins every message about it: `gateway.yaml:7`, `GATEWAY_PORT`, `--port`.
+    A `loose` value comes from where all is text (the environment, the command line, `${NAME}`):
+    its "8000" may be a number, and its "a,b" a list. A `secret` value is never shown.
+    UNSET stands for a value whose mistake has already been reported.
+    """
+
+    value: "bool | int | float | str | UnsetType | list[Node] | dict[str, Node] | None"
+    place: str
+    loose: bool = False
+    secret: bool = False
+
+    @classmethod
+    def of(cls, value: object, place: str, *, loose: bool = False, room: int = MAX_DEPTH) -> "Node":
+        """A tree of plain mappings and lists, all of it at one place; what is neither is text.
+
+        Raises ValueError where it is more than `room` levels deep.
+        """
+        if room < 0:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+
+        def child(inner: object) -> Node:
+            return cls.of(inner, place, loose=loose, room=room - 1)
+
+        match value:
+            case None | bool() | int() | float() | str():
+                return cls(value, place, loose)
+            case Mapping():
+                return cls({str(key): child(inner) for key, inner in value.items()}, place, loose)
+            case list() | tuple():
+                return cls([child(inner) for inner in value], place, loose)
+            case _:
+                return cls(str(value), place, loose)
+
+    @property
+    def plain(self) -> object:
+        """The value without its places."""
+        if isinstance(self.value, dict):
+            return {key: child.plain for key, child in self.value.items()}
+        if isinstance(self.value, list):
+            return [child.plain for child in self.value]
+        return self.value
+
+
+def merge(lower: Node, upper: Node) -> Node:
+    """`upper` over `lower`: mappings key by key, anything else is replaced whole."""
+    if not (isinstance(lower.value, dict) and isinstance(upper.value, dict)):
+        return upper
+    both = {
+        key: merge(lower.value[key], upper.value[key]) for key in lower.value & upper.value.keys()
+    }
+    return Node(lower.value | upper.value | both, upper.place)

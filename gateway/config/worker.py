@@ -1,0 +1,227 @@
+"""A worker as the configuration names it: where it is, and what is sent to it on every call."""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, count
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr, replace
+
+from gateway.config.conversion import FieldError
+from gateway.config.hints import Note
+from gateway.config.node import Node
+
+_HOST = re.compile(r"[a-z0-9._-]+")
+_PORTS = {"http": 80, "https": 443}
+_URL = 'a URL such as "http://host:8000/v1"'
+
+# The gateway writes these itself, or they concern a single connection.
+_OURS = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+    }
+)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """`("http://h:8000", "/v1")` for `http://h:8000/v1/`; the path is empty where there is none.
+
+    Raises ValueError with what was expected. It never repeats the URL, which may hold a password.
+    """
+    parts = _parts(url)
+    if "@" in parts.netloc:
+        raise ValueError(f"expected {_URL} without credentials (they belong in headers)")
+    if "?" in url or "#" in url:
+        raise ValueError(f"expected {_URL} without a query or a fragment")
+    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(':')}", parts.path.rstrip("/")
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        # urlsplit drops line breaks and tabs without a word.
+        parts = urlsplit(url if re.fullmatch(r"[!-~]+", url) else "")
+        port, host = parts.port, parts.hostname or ""
+        known = parts.scheme in _PORTS and port != 0
+        if known and (ipaddress.IPv6Address(host) if ":" in host else _HOST.fullmatch(host)):
+            return parts
+    except ValueError:
+        pass
+    raise ValueError(f"expected {_URL}, http or https")
+
+
+# `$` would let a line break through at the end of the text; nothing may follow here.
+_END = r"(?![\s\S])"
+
+Url = Annotated[
+    str,
+    Meta(extra_json_schema={"pattern": "^https?://"}),
+    Note(expected=_URL, check=split_url),
+]
+ApiPath = Annotated[
+    str, Meta(pattern=rf"^/[^/?#\s][^?#\s]*{_END}"), Note(expected='a path such as "/v1"')
+]
+HeaderName = Annotated[
+    str,
+    Meta(pattern=rf"^[!#$%&'*+.^_`|~0-9A-Za-z-]+{_END}"),
+    Note(expected="the name of an HTTP header"),
+]
+HeaderValue = Annotated[
+    str,
+    Meta(pattern=rf"^[\t\x20-\x7e\x80-\xff]*{_END}"),
+    Note(expected="text that a header can hold, without CR, LF and NUL"),
+]
+WorkerId = Annotated[
+    str, Meta(pattern=rf"^[ -~]+{_END}"), Note(expected="text of printable ASCII characters")
+]
+Text = Annotated[str, Meta(min_length=1), Note(expected="text that is not empty")]
+
+
+class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How an https worker is checked, and what the gateway presents."""
+
+    ca_file: Annotated[
+        Text | None, Meta(description="PEM file of the authorities to trust; null: the system's.")
+    ] = None
+    cert_file: Annotated[
+        Text | None, Meta(description="PEM file of the certificate that the gateway presents.")
+    ] = None
+    key_file: Annotated[
+        Text | None, Meta(description="PEM file of its key; null: it is in `cert_file`.")
+    ] = None
+    verify: Annotated[
+        bool, Meta(description="Whether the worker's certificate and name are checked.")
+    ] = True
+
+    def __post_init__(self) -> None:
+        if self.key_file and not self.cert_file:
+            raise FieldError("a key without its certificate; name that in cert_file", "key_file")
+
+
+class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An inference server. A URL alone will do: `http://host:8000/v1`.
+
+    Calls go to `url` + `api_path`. Building one splits a `url` that has a path, fills in `api_path`
+    and `worker_id`, and raises ValueError where what is said cannot be.
+    """
+
+    url: Annotated[Url, Meta(description="http:// or https://, host, port; a path is `api_path`.")]
+    api_path: Annotated[
+        ApiPath, Meta(description="Path of the API; default: that of `url`, else /v1.")
+    ] = ""
+    worker_id: Annotated[
+        WorkerId,
+        Meta(description="Its name in logs, traces and answers; default: host:port."),
+    ] = ""
+    model_name: Annotated[
+        Text | None, Meta(description="The model it serves; null: not known.")
+    ] = None
+    weight: Annotated[
+        float, Meta(gt=0, description="Its share of the calls, against the other workers'.")
+    ] = 1.0
+    headers: Annotated[
+        dict[HeaderName, HeaderValue],
+        Meta(description="Headers sent to it on every call, in place of the caller's."),
+        Note(secret=True),
+    ] = {}
+    forward_authorization: Annotated[
+        bool,
+        Meta(description="Whether it gets the keys of callers (Authorization, X-API-Key)."),
+    ] = False
+    tls: Annotated[
+        TLS | None, Meta(description="For https; null: the system's authorities, checked.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        url, path = split_url(self.url)
+        api_path = self.api_path.rstrip("/")
+        if path and api_path and path != api_path:
+            raise FieldError("differs from the path of url; write one of the two", "api_path")
+        if self.tls and url.startswith("http:"):
+            raise FieldError("is of no use over http; write an https URL", "tls")
+        _refuse_ours(self.headers)
+        force_setattr(self, "url", url)
+        force_setattr(self, "api_path", path or api_path or "/v1")
+        force_setattr(self, "worker_id", self.worker_id or self.authority)
+
+    def __repr__(self) -> str:
+        # Its headers hold keys, and a repr ends up in logs.
+        return f"Worker({self.worker_id!r} at {self.url + self.api_path!r})"
+
+    @classmethod
+    def shorthand(cls, node: Node) -> Node:
+        match node.value:
+            case str():
+                return replace(node, value={"url": node})
+            case dict():
+                return node
+            case _:
+                raise ValueError(f"expected {_URL}, or a mapping with one")
+
+    @property
+    def host(self) -> str:
+        """Name or address, an IPv6 address without its brackets."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or _PORTS[parts.scheme]
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, the port always there: `[::1]:80`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def distinct(workers: Iterable[Worker]) -> tuple[Worker, ...]:
+    """The workers, a second one of the same `host:port` renamed to `host:port#2`, and so on.
+
+    An id that is not the worker's own host:port was chosen by somebody and stays; raises FieldError
+    where one was chosen twice.
+    """
+    named = tuple(workers)
+    taken: set[str] = set()
+    for place, worker in enumerate(named):
+        if worker.worker_id != worker.authority:
+            if worker.worker_id in taken:
+                raise FieldError("another worker has this id too", place, "worker_id")
+            taken.add(worker.worker_id)
+    free: dict[str, Iterator[str]] = {}
+    return tuple(_renamed(worker, taken, free) for worker in named)
+
+
+def _renamed(worker: Worker, taken: set[str], free: dict[str, Iterator[str]]) -> Worker:
+    authority = worker.authority
+    if worker.worker_id != authority:
+        return worker
+    name = next(free.setdefault(authority, _names(authority, taken)))
+    return worker if name == authority else replace(worker, worker_id=name)
+
+
+def _names(authority: str, taken: set[str]) -> Iterator[str]:
+    numbered = (f"{authority}#{number}" for number in count(2))
+    return (name for name in chain([authority], numbered) if name not in taken)
+
+
+def _refuse_ours(headers: Mapping[str, str]) -> None:
+    seen: set[str] = set()
+    for name in headers:
+        if name.lower() in _OURS:
+            raise FieldError("is the gateway's own to send; leave it out", "headers", name)
+        if name.lower() in seen:
+            raise FieldError("is there twice, in other letter case", "headers", name)
+        seen.add(name.lower())

@@ -1,0 +1,41 @@
+"""A simulator and a gateway before it, in one process, and what to try with them."""
+
+import uvloop
+
+from gateway.app import Gateway
+from gateway.config import Config, PluginEntry, Worker
+from gateway.server import Server
+from gateway.simulator import Simulator, SimulatorConfig
+
+TRY = """\
+The gateway listens on {url}, before a simulated vLLM. Try, in another terminal:
+
+  curl {url}/v1/models
+
+  curl {url}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "sim", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+  curl -N {url}/sessions/my-agent/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "sim", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+Each call is logged below, one JSON line each. Ctrl-C ends it.
+"""
+
+
+def run_demo(port: int, plugins: list[str]) -> None:
+    """Serve until a signal. Raises ConfigError for a plugin that cannot be loaded."""
+    uvloop.run(_demo(port, plugins))
+
+
+async def _demo(port: int, plugins: list[str]) -> None:
+    async with Simulator(SimulatorConfig(ttft=0.2, itl=0.03)) as simulator:
+        names = ["sessions", *plugins, "access_log"]
+        gateway = Gateway(
+            Config(
+                port=port,
+                workers=(Worker(url=f"{simulator.url}/v1", worker_id="simulator"),),
+                plugins=tuple(PluginEntry(name=name, source="--plugin") for name in names),
+            )
+        )
+        print(TRY.format(url=f"http://127.0.0.1:{port}"), flush=True)
+        await Server(gateway).serve()

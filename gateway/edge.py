@@ -1,0 +1,90 @@
+"""The ASGI edge: an HTTP request becomes a Call, and its answer goes back through the server."""
+
+from urllib.parse import quote, unquote
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.asgi import ASGICaller
+from gateway.body import Body
+from gateway.call import Call, get_header
+from gateway.config import Config
+from gateway.errors import CallerGone, NotFound
+from gateway.proxy import Proxy
+
+
+class Edge:
+    """The ASGI endpoint of all paths that are carried to workers."""
+
+    def __init__(self, proxy: Proxy, settings: Config) -> None:
+        self._proxy = proxy
+        self._limits = settings.limits
+        self._patience = settings.timeouts.idle
+        self._extra = frozenset(settings.extra_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.serve(scope, receive, send, path=path_of(scope))
+
+    async def serve(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        path: str,
+        session_id: str | None = None,
+    ) -> None:
+        """Carry one HTTP request. `path` is what is asked of the worker, percent-encoding kept.
+
+        Raises NotFound for a path that is not carried.
+        """
+        if not self.carries(path):
+            raise NotFound(f"there is nothing at {path}")
+        caller = ASGICaller(receive, send, self._patience)
+        headers = scope["headers"]
+        client = scope.get("client")
+        call = Call(
+            caller,
+            method=scope["method"],
+            path=path,
+            query=scope.get("query_string", b""),
+            headers=headers,
+            body=Body(
+                source=caller.next_chunk,
+                length=_length(get_header(headers, b"content-length")),
+                limit=self._limits.max_body_bytes,
+            ),
+            session_id=session_id,
+            client=client[0] if client else None,
+        )
+        caller.left = lambda: call.lifeline.cut(CallerGone("the caller left"))
+        try:
+            await self._proxy.dispatch(call)
+            await caller.settle()
+        finally:
+            caller.unwatch()
+
+    def carries(self, path: str) -> bool:
+        """Everything under /v1/ and the configured paths, but nothing that climbs out of them."""
+        if path in self._extra:
+            return True
+        return path.startswith("/v1/") and not _climbs(path)
+
+
+def _climbs(path: str) -> bool:
+    """Whether some server behind could read `path` as leading elsewhere."""
+    if "." not in path and "%" not in path and "\\" not in path:
+        return False
+    plain = unquote(unquote(path)).replace("\\", "/")
+    return any(part in (".", "..") for part in plain.split("/"))
+
+
+def path_of(scope: Scope) -> str:
+    """The request's path below where the application is mounted, percent-encoding kept."""
+    raw = scope.get("raw_path")
+    path = raw.decode("latin-1") if raw else quote(scope["path"])
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if root else path
+
+
+def _length(value: bytes | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() else None

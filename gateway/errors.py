@@ -1,0 +1,234 @@
+"""What can go wrong, and what the caller is told.
+
+    GatewayError
+    ├── ConfigError                 an operator's mistake, found at start-up; no caller sees it
+    ├── CallerGone                  there is nobody to tell
+    │   └── CallerStalled
+    └── CallError                   answered in OpenAI's envelope; `status` and `code` below
+        ├── BadRequest              400 invalid_request
+        │   └── InvalidJSON         400 invalid_json
+        ├── Unauthorized            401 invalid_api_key
+        ├── Forbidden               403 permission_denied
+        ├── NotFound                404 not_found
+        ├── BodyTimeout             408 request_body_timeout
+        ├── BodyTooLarge            413 body_too_large
+        ├── TooManyRequests         429 rate_limit_exceeded
+        ├── HookFailed              500 hook_failed
+        ├── InternalError           500 internal_error
+        ├── UpstreamError           502 upstream_error
+        │   ├── ConnectFailed       502 upstream_connect_failed
+        │   ├── UpstreamClosed      502 upstream_closed
+        │   └── UpstreamProtocol    502 upstream_protocol_error
+        ├── NoWorker                503 no_worker
+        │   ├── TooManyCalls        503 too_many_calls
+        │   └── Draining            503 draining
+        └── UpstreamTimeout         504 upstream_timeout
+            ├── ConnectTimeout      504 upstream_connect_timeout
+            ├── FirstByteTimeout    504 upstream_first_byte_timeout
+            ├── IdleTimeout         504 upstream_idle_timeout
+            └── TotalTimeout        504 upstream_total_timeout
+
+A plugin refuses a call by raising a CallError from a deciding hook; any other exception there is a
+HookFailed. The envelope is `{"error": {"message", "type", "param", "code"}}`; what a worker says is
+never wrapped in it.
+"""
+
+import msgspec
+
+
+class GatewayError(Exception):
+    """The root of all that the gateway itself raises."""
+
+
+class ConfigError(GatewayError):
+    """The configuration cannot be used. `problems` has one line for each mistake."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class CallerGone(GatewayError):
+    """The caller closed its connection."""
+
+
+class CallerStalled(CallerGone):
+    """The caller took nothing in for `seconds` (timeouts.idle), and is given up."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the caller took nothing in for {seconds} s (timeouts.idle)")
+
+
+class CallError(GatewayError):
+    """Ends a call with `status` and an OpenAI error body.
+
+    `message` goes to the caller as it is: it never holds a key, a prompt or a worker's address.
+    `headers` are added to the answer (for example `Retry-After`).
+    """
+
+    status = 500
+    code = "internal_error"
+    type = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.headers = headers
+
+    def body(self) -> bytes:
+        """The JSON envelope of this error."""
+        inner = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return msgspec.json.encode({"error": inner})
+
+    def event(self) -> bytes:
+        """The SSE event that tells a caller, mid-stream, that the rest will not come."""
+        return b"event: error\ndata: " + self.body() + b"\n\n"
+
+
+class BadRequest(CallError):
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class InvalidJSON(BadRequest):
+    code = "invalid_json"
+
+
+class Unauthorized(CallError):
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+
+class Forbidden(CallError):
+    status = 403
+    code = "permission_denied"
+    type = "permission_error"
+
+
+class NotFound(CallError):
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class BodyTimeout(CallError):
+    """The caller sent nothing more of its request body for `timeouts.idle` seconds."""
+
+    status = 408
+    code = "request_body_timeout"
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(CallError):
+    status = 413
+    code = "body_too_large"
+    type = "invalid_request_error"
+
+
+class TooManyRequests(CallError):
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+
+class HookFailed(CallError):
+    """A deciding hook broke, so the call is refused: nothing is let through unchecked."""
+
+    code = "hook_failed"
+
+
+class InternalError(CallError):
+    """The gateway itself broke; the log has the traceback under the call's id."""
+
+
+class UpstreamError(CallError):
+    status = 502
+    code = "upstream_error"
+    type = "upstream_error"
+
+
+class ConnectFailed(UpstreamError):
+    """No connection to the worker: nothing of the call has reached it."""
+
+    code = "upstream_connect_failed"
+
+
+class UpstreamClosed(UpstreamError):
+    """The worker closed or reset the connection before its answer was whole."""
+
+    code = "upstream_closed"
+
+
+class UpstreamProtocol(UpstreamError):
+    """The worker sent what is not HTTP/1.1, or more of it than the limits allow."""
+
+    code = "upstream_protocol_error"
+
+
+class NoWorker(CallError):
+    status = 503
+    code = "no_worker"
+    type = "overloaded_error"
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message, headers=((b"retry-after", b"%d" % retry_after),))
+
+
+class TooManyCalls(NoWorker):
+    """`limits.max_calls` calls are in flight already."""
+
+    code = "too_many_calls"
+
+
+class Draining(NoWorker):
+    """The gateway is shutting down."""
+
+    code = "draining"
+
+
+class UpstreamTimeout(CallError):
+    """The worker took longer than `seconds`; the subclass names the phase."""
+
+    status = 504
+    code = "upstream_timeout"
+    type = "timeout_error"
+    what = "the worker did not finish within {} s"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(self.what.format(seconds))
+
+
+class ConnectTimeout(UpstreamTimeout):
+    code = "upstream_connect_timeout"
+    what = "no connection to the worker within {} s (timeouts.connect)"
+
+
+class FirstByteTimeout(UpstreamTimeout):
+    code = "upstream_first_byte_timeout"
+    what = "the worker began no answer within {} s (timeouts.first_byte)"
+
+
+class IdleTimeout(UpstreamTimeout):
+    code = "upstream_idle_timeout"
+    what = "the worker fell silent for {} s in the middle of its answer (timeouts.idle)"
+
+
+class TotalTimeout(UpstreamTimeout):
+    code = "upstream_total_timeout"
+    what = "the call took longer than {} s (timeouts.total)"

@@ -1,0 +1,99 @@
+"""Where a plugin's name in the configuration leads: an entry point, a module, a class, a file."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gateway.config import PluginEntry
+from gateway.errors import ConfigError
+
+GROUP = "gateway.plugins"
+"""The entry-point group in which installed packages offer plugins by name."""
+
+
+def find(entry: PluginEntry) -> tuple[str, Any]:
+    """The plugin's name, and its class or (of a bare one) its module. Raises ConfigError."""
+    try:
+        name, found = _find(entry.name, Path())
+        if inspect.ismodule(found):
+            found = _plugin_of(found)
+    except ConfigError as error:
+        raise ConfigError(*(f"{entry.source}: {problem}" for problem in error.problems)) from error
+    except Exception as error:  # a plugin's own code may raise anything while it is imported
+        raise ConfigError(f"{entry.source}: plugin {entry.name!r} {_failure(error)}") from error
+    return name, found
+
+
+def _find(name: str, base: Path) -> tuple[str, Any]:
+    if name.endswith(".py") or "/" in name:
+        return Path(name).stem, _file(base / name)
+    offered = {point.name: point for point in entry_points(group=GROUP)}
+    if name in offered:
+        return name, offered[name].load()
+    module_name, _, attribute = name.partition(":")
+    module = _module(module_name, sorted(offered))
+    if not attribute:
+        return module_name.rpartition(".")[2], module
+    found = getattr(module, attribute, None)
+    if not inspect.isclass(found):
+        raise ConfigError(f"plugin {name!r}: {module_name} has no class {attribute!r}")
+    return attribute, found
+
+
+def _file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"plugin {str(path)!r}: there is no such file")
+    spec = importlib.util.spec_from_file_location(f"gateway_file_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"plugin {str(path)!r}: a plugin's file must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # typing and msgspec look annotations up here
+    spec.loader.exec_module(module)
+    return module
+
+
+def _module(name: str, offered: list[str]) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise
+        close = difflib.get_close_matches(name, offered, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"installed: {', '.join(offered)}"
+        raise ConfigError(
+            f"unknown plugin {name!r}; {hint} (a name, a module, module:Class or a file.py)"
+        ) from None
+
+
+def _plugin_of(module: ModuleType) -> Any:
+    """The module itself where it has hooks of its own, else its one class with hooks."""
+    members = vars(module).values()
+    classes: list[Any] = [
+        member
+        for member in members
+        if inspect.isclass(member) and member.__module__ == module.__name__ and _has_hooks(member)
+    ]
+    if _has_hooks(module):
+        classes.append(module)
+    if len(classes) == 1:
+        return classes[0]
+    if not classes:
+        raise ConfigError(f"plugin {module.__name__}: nothing in it is marked with @hookimpl")
+    names = " or ".join(f"{module.__name__}:{c.__name__}" for c in classes)
+    raise ConfigError(f"plugin {module.__name__} holds several plugins: say {names}")
+
+
+def _has_hooks(holder: Any) -> bool:
+    return any(hasattr(value, "gateway_impl") for value in vars(holder).values())
+
+
+def _failure(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"has a syntax error: {error.msg} ({error.filename}, line {error.lineno})"
+    return f"cannot be loaded: {type(error).__name__}: {error}"

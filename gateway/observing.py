@@ -1,0 +1,77 @@
+"""The observers of one call: which of their methods exist, and that a broken one harms nobody."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.call import Headers, Outcome
+    from gateway.wire.dialects import Delta
+    from gateway.wire.sse import Event
+
+Methods = tuple[tuple[str, Callable[..., None]], ...]
+"""(plugin, bound method), in the order of the configuration file."""
+
+Note = Callable[[str, str, "Outcome", Exception], None]
+"""Told of a failure: the plugin, what broke, the call's outcome, the exception."""
+
+
+class Observers:
+    """What the `observe` hooks gave for one call.
+
+    Public tuples hold the bound methods that the observers really have; an empty one costs nothing.
+    A method that raises is taken out, for what it records can no longer be whole.
+    """
+
+    __slots__ = ("_note", "_outcome", "data", "delta", "event", "finished", "started")
+
+    def __init__(
+        self, observers: Sequence[tuple[str, object]], note: Note, outcome: "Outcome | None"
+    ) -> None:
+        self._note = note
+        self._outcome = outcome
+        self.started = _methods(observers, "started")
+        self.data = _methods(observers, "data")
+        self.event = _methods(observers, "event")
+        self.delta = _methods(observers, "delta")
+        self.finished = _methods(observers, "finished")
+
+    @property
+    def read_the_answer(self) -> bool:
+        """Whether any of them needs more of it than its bytes."""
+        return bool(self.delta or self.event)
+
+    def tell_started(self, status: int, headers: "Headers") -> None:
+        self.started = self._tell(self.started, "started", status, headers)
+
+    def tell_data(self, chunk: bytes) -> None:
+        self.data = self._tell(self.data, "data", chunk)
+
+    def tell_event(self, event: "Event") -> None:
+        self.event = self._tell(self.event, "event", event)
+
+    def tell_delta(self, delta: "Delta") -> None:
+        self.delta = self._tell(self.delta, "delta", delta)
+
+    def tell_finished(self) -> None:
+        self._tell(self.finished, "finished", self._outcome)
+
+    def _tell(self, methods: Methods, name: str, *arguments: Any) -> Methods:
+        """The methods that are still whole."""
+        broken = []
+        for entry in methods:
+            try:
+                entry[1](*arguments)
+            except Exception as error:  # noqa: BLE001  a watcher's failure is never the caller's
+                if self._outcome is not None:
+                    self._note(entry[0], f"observer.{name}", self._outcome, error)
+                broken.append(entry)
+        return methods if not broken else tuple(e for e in methods if e not in broken)
+
+
+def _methods(observers: Sequence[tuple[str, object]], name: str) -> Methods:
+    found = ((plugin, getattr(observer, name, None)) for plugin, observer in observers)
+    return tuple((plugin, method) for plugin, method in found if callable(method))
+
+
+UNOBSERVED = Observers((), lambda *_: None, None)
+"""Shared by the calls that nobody observes."""

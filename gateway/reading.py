@@ -1,0 +1,197 @@
+"""What is read from an answer on its way, and what is taken out of it.
+
+A Reader stands between the worker's bytes and the caller's. Without observers and injections there
+is none, and the bytes go through untouched.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.call import Call, Headers, get_header
+from gateway.observing import Observers
+from gateway.wire.dialects import Delta, Unreadable
+from gateway.wire.injection import Stripper
+from gateway.wire.sse import Event, EventTooLarge, Splitter
+
+DONE = b"[DONE]"
+
+
+class Reader(Protocol):
+    """`feed` takes what the worker sent and gives what may be sent on now.
+
+    `close` gives the rest once the answer is whole. `rewrites`: the body's length may change.
+    """
+
+    rewrites: bool
+
+    def feed(self, data: bytes) -> bytes: ...
+    def close(self) -> bytes: ...
+
+
+def reader_for(
+    call: Call,
+    status: int,
+    headers: Headers,
+    max_bytes: int,
+    *,
+    events: bool,
+) -> Reader | None:
+    """The reader that this answer needs, or None. `events`: it is an event stream."""
+    observers = call.observers
+    stripper = call.stripper if status == 200 else None
+    if not (events or stripper or observers.delta):
+        return DataReader(observers) if observers.data else None
+    readable = get_header(headers, b"content-encoding") in (None, b"identity")
+    if events:
+        if readable and (stripper or observers.event or observers.delta):
+            return EventReader(call, stripper, max_bytes)
+        return StreamReader(observers)
+    if readable and (stripper or (observers.delta and call.dialect)):
+        return AnswerReader(call, stripper, max_bytes)
+    return DataReader(observers) if observers.data else None
+
+
+class DataReader:
+    """Shows the bytes to observers and lets them through."""
+
+    rewrites = False
+
+    def __init__(self, observers: Observers) -> None:
+        self._observers = observers
+
+    def feed(self, data: bytes) -> bytes:
+        if self._observers.data:
+            self._observers.tell_data(data)
+        return data
+
+    def close(self) -> bytes:
+        return b""
+
+
+class StreamReader:
+    """Lets an event stream through, but for the `[DONE]` that ends it.
+
+    A caller stops reading there, and may do so only when the call has been recorded.
+    """
+
+    rewrites = False
+
+    def __init__(self, observers: Observers) -> None:
+        self._observers = observers
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        if self._observers.data:
+            self._observers.tell_data(data)
+        if self._held:
+            data, self._held = self._held + data, b""
+        if DONE not in data[-len(DONE) - 4 :]:
+            return data
+        start = max(data.rfind(b"data:"), 0)
+        self._held = data[start:]
+        return data[:start]
+
+    def close(self) -> bytes:
+        return self._held
+
+
+class EventReader:
+    """Splits an event stream once for all observers; whole events go on, less what was injected."""
+
+    def __init__(self, call: Call, stripper: Stripper | None, max_bytes: int) -> None:
+        self.rewrites = stripper is not None
+        self._call = call
+        self._observers = call.observers
+        self._stripper = stripper
+        self._splitter: Splitter | None = Splitter(max_bytes)
+        self._dialect = call.dialect
+        self._end = b""
+
+    def feed(self, data: bytes) -> bytes:
+        if self._observers.data:
+            self._observers.tell_data(data)
+        if self._splitter is None:
+            return data
+        try:
+            return b"".join([self._pass(event) for event in self._splitter.feed(data)])
+        except EventTooLarge:
+            return self._give_up(self._splitter)
+
+    def close(self) -> bytes:
+        rest = b""
+        if self._splitter is not None:
+            rest = b"".join([self._pass(event) for event in self._splitter.close()])
+        if self._stripper is not None:
+            rest += self._stripper.close()
+        return rest + self._end
+
+    def _pass(self, event: Event) -> bytes:
+        if self._observers.event:
+            self._observers.tell_event(event)
+        if event.data is not None and self._observers.delta and self._dialect is not None:
+            _tell_delta(self._call, self._dialect.read_event, event.data)
+        raw = self._stripper.event(event) if self._stripper is not None else event.raw
+        if event.data == DONE or self._end:
+            self._end += raw
+            return b""
+        return raw
+
+    def _give_up(self, splitter: Splitter) -> bytes:
+        """An event past the limit: the rest goes through unread rather than the call being lost."""
+        self._splitter = None
+        _note(self._call, "core: an event was larger than limits.max_event_bytes")
+        held = self._stripper.close() if self._stripper is not None else b""
+        return held + splitter.take_rest()
+
+
+class AnswerReader:
+    """Gathers a plain answer, shows it to observers and takes out what was injected."""
+
+    def __init__(self, call: Call, stripper: Stripper | None, max_bytes: int) -> None:
+        self.rewrites = stripper is not None
+        self._call = call
+        self._observers = call.observers
+        self._stripper = stripper
+        self._max_bytes = max_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        if self._observers.data:
+            self._observers.tell_data(data)
+        self._size += len(data)
+        if self._size <= self._max_bytes:
+            self._parts.append(data)
+            return b"" if self.rewrites else data
+        return self._give_up(data)
+
+    def close(self) -> bytes:
+        if self._size > self._max_bytes:
+            return b""
+        body = b"".join(self._parts)
+        if self._observers.delta and self._call.dialect is not None:
+            _tell_delta(self._call, self._call.dialect.read_answer, body)
+        return self._stripper.plain(body) if self._stripper is not None else b""
+
+    def _give_up(self, data: bytes) -> bytes:
+        if self._parts:
+            _note(self._call, "core: the answer was larger than limits.max_body_bytes")
+        held = b"".join(self._parts) if self.rewrites else b""
+        self._parts = []
+        return held + data
+
+
+def _tell_delta(call: Call, read: Callable[[bytes], Delta], data: bytes) -> None:
+    try:
+        delta = read(data)
+    except Unreadable as error:
+        _note(call, f"core: {error}")
+        return
+    if delta.usage is not None:
+        call.outcome.usage = delta.usage
+    call.observers.tell_delta(delta)
+
+
+def _note(call: Call, failure: str) -> None:
+    if failure not in call.outcome.failures:
+        call.outcome.failures.append(failure)

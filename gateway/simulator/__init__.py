@@ -1,0 +1,23 @@
+"""A stand-in engine that answers as vLLM 0.32 does on the wire.
+
+It is what the demo talks to, what tests run against, and what plugin authors get: a real server on
+a real socket with a small language model of its own, real stops, logprobs and tool calls, and
+faults on request.
+"""
+
+from gateway.simulator.app import SimulatorApp, create_simulator
+from gateway.simulator.config import SimulatorConfig
+from gateway.simulator.faults import Fault, Faults
+from gateway.simulator.monitor import Stats
+from gateway.simulator.server import Simulator, serve
+
+__all__ = [
+    "Fault",
+    "Faults",
+    "Simulator",
+    "SimulatorApp",
+    "SimulatorConfig",
+    "Stats",
+    "create_simulator",
+    "serve",
+]

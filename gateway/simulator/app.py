@@ -1,0 +1,116 @@
+"""The simulator as an ASGI application."""
+
+from random import Random
+from secrets import token_hex
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.simulator import other
+from gateway.simulator.breaking import FaultInjector
+from gateway.simulator.chat import prepare_chat
+from gateway.simulator.completions import prepare_completions
+from gateway.simulator.config import SimulatorConfig
+from gateway.simulator.faults import Faults
+from gateway.simulator.generation import GenerationEndpoint
+from gateway.simulator.monitor import Monitor
+from gateway.simulator.refusals import Refused
+
+_GUARDED = ("/v1", "/v2", "/inference", "/cohere")
+
+
+class SimulatorApp:
+    """A stand-in engine, to be served by `Simulator`, `serve` or any ASGI server.
+
+    Faults that break connections need one of the first two.
+    """
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self.config = config
+        self.monitor = Monitor(config.model, config.max_model_len)
+        self._injector = FaultInjector(_router(config, self.monitor), config)
+        headed = _AnswerHeaders(self._injector, config.request_id_headers)
+        self._outermost: ASGIApp = _Guard(headed, config.api_key) if config.api_key else headed
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong for all callers; may be replaced while serving."""
+        return self._injector.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._injector.faults = faults
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._outermost(scope, receive, send)
+
+
+def create_simulator(config: SimulatorConfig | None = None) -> SimulatorApp:
+    """A stand-in engine that answers as vLLM 0.32 does on the wire."""
+    return SimulatorApp(config or SimulatorConfig())
+
+
+def _router(config: SimulatorConfig, monitor: Monitor) -> Starlette:
+    fresh = Random(config.seed)
+    chat = GenerationEndpoint(prepare_chat, config, monitor, fresh)
+    completions = GenerationEndpoint(prepare_completions, config, monitor, fresh)
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
+            *other.routes(config, monitor),
+        ],
+        exception_handlers={Refused: _refused, HTTPException: _no_such_route},
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return Response(error.body(), error.status, media_type="application/json")
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+
+class _Guard:
+    """Wants the API key for the paths that vLLM guards; the others are open to everybody."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app = app
+        self._accepted = f"Bearer {api_key}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(_GUARDED):
+            given = Headers(scope=scope).get("authorization")
+            if given != self._accepted:
+                refusal = JSONResponse({"error": "Unauthorized"}, 401)
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class _AnswerHeaders:
+    """Adds what every answer of the engine carries."""
+
+    def __init__(self, app: ASGIApp, request_ids: bool) -> None:
+        self._app = app
+        self._request_ids = request_ids
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["vary"] = "Origin"
+                if self._request_ids:
+                    given = Headers(scope=scope).get("x-request-id")
+                    headers["x-request-id"] = given or token_hex(16)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,31 @@
+"""How a simulator is set up."""
+
+import msgspec
+
+from gateway.simulator.faults import Faults
+
+
+class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The simulator's settings; the defaults are a fast engine without faults.
+
+    `ttft` is the time to first token and `itl` the time between tokens, in seconds. With `api_key`
+    set, paths below `/v1`, `/v2`, `/inference` and `/cohere` want it as a bearer token; as in vLLM
+    the others do not. `seed` makes calls that bring none of their own repeatable, in the order of
+    their arrival. `request_id_headers` is vLLM's `--enable-request-id-headers`: every answer has an
+    `x-request-id`.
+    """
+
+    model: str = "sim"
+    ttft: float = 0.0
+    itl: float = 0.0
+    max_model_len: int = 2048
+    api_key: str | None = None
+    seed: int | None = None
+    request_id_headers: bool = False
+    faults: Faults = Faults()
+
+    def __post_init__(self) -> None:
+        if self.ttft < 0 or self.itl < 0:
+            raise ValueError("ttft and itl are seconds and must not be negative")
+        if self.max_model_len < 2:
+            raise ValueError("max_model_len must hold a prompt and an answer: at least 2")

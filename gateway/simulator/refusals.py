@@ -1,0 +1,162 @@
+"""What the engine refuses, in its own words.
+
+Two voices speak on the wire: the schema's (type "Bad Request"; pydantic's list of errors, written
+out) and the engine's (type "BadRequestError"; a sentence with the parameter at its end). Both are
+400, `code` is a number, and a path or method that does not exist has yet another shape.
+"""
+
+import json
+import re
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_CRASH = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+_SCALE_OUT = (
+    "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
+)
+
+
+class Refused(Exception):
+    """Ends a call with `status` and the engine's envelope."""
+
+    def __init__(self, status: int, message: str, kind: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+
+    def envelope(self) -> dict[str, dict[str, str | int | None]]:
+        """The body, as it is to be encoded."""
+        error = {"message": self.message, "type": self.kind, "param": self.param}
+        return {"error": {**error, "code": self.status}}
+
+    def body(self) -> bytes:
+        return msgspec.json.encode(self.envelope())
+
+
+def bad_request(message: str, param: str | None = None, value: object = None) -> Refused:
+    """The engine's own 400; it repeats the parameter, and the value where that was the trouble."""
+    if param is not None:
+        shown = "" if value is None else f", value={value}"
+        message = f"{message} (parameter={param}{shown})"
+    return Refused(400, message, "BadRequestError", param)
+
+
+def unknown_model(asked: str, served: str) -> Refused:
+    message = f"The model `{asked}` does not exist. Valid aliases: {served}."
+    return Refused(404, message, "NotFoundError", "model")
+
+
+def crashed() -> Refused:
+    """What callers are told once the engine's process is dead."""
+    return Refused(500, _CRASH, "InternalServerError")
+
+
+def overloaded() -> Refused:
+    """A refusal for lack of room. Not from a recording: vLLM has none of its own."""
+    return Refused(503, "The engine takes no more requests.", "ServiceUnavailableError")
+
+
+def no_scale_out() -> Refused:
+    return Refused(403, _SCALE_OUT, "PermissionDeniedError")
+
+
+def wrong_media_type() -> Refused:
+    message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+    return Refused(400, message, "Bad Request")
+
+
+def bad_schema(
+    kind: str, where: str, says: str, value: str, context: dict[str, object] | None = None
+) -> Refused:
+    """The schema's 400, for one mistake at `where` ("body.messages.0")."""
+    entry: dict[str, object] = {"type": kind, "loc": where, "msg": says, "input": value}
+    if context is not None:
+        entry["ctx"] = context
+    return Refused(400, f"1 validation error:\n  {entry}", "Bad Request", where)
+
+
+def missing(where: str, inside: object) -> Refused:
+    return bad_schema("missing", where, "Field required", shown(inside))
+
+
+def shown(value: object) -> str:
+    """How the schema's errors show a value: containers by their size alone."""
+    if isinstance(value, dict):
+        return f"<dict of {len(value)} items>"
+    if isinstance(value, list):
+        return f"<list of {len(value)} items>"
+    return str(value)
+
+
+def parse(body: bytes, kind: type[T]) -> T:
+    """The JSON `body` as `kind`; Refused as the engine's schema refuses it."""
+    if not body:
+        raise missing("body", None)
+    try:
+        raw = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise _not_json(error.pos, error.msg) from None
+    except UnicodeDecodeError as error:
+        raise _not_json(error.start, "Expecting value") from None
+    try:
+        return msgspec.convert(raw, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _translated(str(error), raw) from None
+
+
+def _not_json(position: int, says: str) -> Refused:
+    context: dict[str, object] = {"error": says}
+    where = f"body.{position}"
+    return bad_schema("json_invalid", where, "JSON decode error", shown({}), context)
+
+
+_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
+_EXPECTED = re.compile(r"Expected `(?P<wanted>[a-z]+)[^`]*`")
+_PLACE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+
+_WRONG_TYPE = {
+    "int": ("int_type", "Input should be a valid integer"),
+    "float": ("float_type", "Input should be a valid number"),
+    "bool": ("bool_type", "Input should be a valid boolean"),
+    "str": ("string_type", "Input should be a valid string"),
+    "array": ("list_type", "Input should be a valid list"),
+    "object": ("dict_type", "Input should be a valid dictionary"),
+}
+_UNREADABLE = {
+    "int": ("int_parsing", "unable to parse string as an integer"),
+    "float": ("float_parsing", "unable to parse string as a number"),
+    "bool": ("bool_parsing", "unable to interpret input"),
+}
+
+
+def _translated(says: str, raw: object) -> Refused:
+    """What msgspec found wrong in `raw`, as pydantic would have put it."""
+    place = _PLACE.search(says)
+    steps = re.findall(r"[^.\[\]]+", place["path"]) if place else []
+    value = raw
+    for step in steps:
+        value = _inside(value, step)
+    where = ".".join(["body", *steps])
+    absent = _MISSING.match(says)
+    if absent is not None:
+        return missing(f"{where}.{absent['field']}", value)
+    expected = _EXPECTED.match(says)
+    wanted = expected["wanted"] if expected else ""
+    kind, sentence = _WRONG_TYPE.get(wanted, ("value_error", says))
+    if isinstance(value, str) and wanted in _UNREADABLE:
+        kind, reason = _UNREADABLE[wanted]
+        sentence = f"{sentence}, {reason}"
+    return bad_schema(kind, where, sentence, shown(value))
+
+
+def _inside(value: object, step: str) -> object:
+    if isinstance(value, dict):
+        return value.get(step)
+    if isinstance(value, list) and step.isdigit():
+        return value[int(step)]
+    return None

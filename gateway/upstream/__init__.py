@@ -1,0 +1,1 @@
+"""The HTTP/1.1 client engine: one answer (response), one socket (connection), many (pool)."""

@@ -1,0 +1,167 @@
+"""One HTTP/1.1 connection to a worker; what it reads is handed on inside the read callback."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from gateway.call import Headers
+from gateway.errors import GatewayError, UpstreamClosed, UpstreamProtocol
+from gateway.upstream.response import ResponseParser
+
+
+class Receiver(Protocol):
+    """Takes one answer in the worker's read callback, so nothing here may wait.
+
+    `on_headers` once (`alone`: nothing of the body came with them), `on_body` for each read that
+    brought some of it, then either `on_end` with the last bytes or `on_error`. The connection has
+    forgotten its receiver before these two.
+    """
+
+    def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None: ...
+    def on_body(self, data: bytes) -> None: ...
+    def on_end(self, data: bytes) -> None: ...
+    def on_error(self, error: GatewayError) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """Carries one exchange at a time.
+
+    `heard`: a byte of the present answer has come, so a kept connection that turns out dead can be
+    told from a worker that breaks off. `on_idle` is called when another exchange may follow,
+    `on_lost` at the end.
+    """
+
+    __slots__ = (
+        "_on_idle",
+        "_on_lost",
+        "_parser",
+        "_receiver",
+        "_told_head",
+        "_transport",
+        "_unsent",
+        "_writable",
+        "heard",
+        "idle_since",
+        "loop",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        parser: ResponseParser,
+        on_idle: "Callable[[Connection], None]",
+        on_lost: "Callable[[Connection], None]",
+    ) -> None:
+        self.loop = loop
+        self.heard = False
+        self.idle_since = 0.0
+        self._parser = parser
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._told_head = False
+        self._unsent = False
+        self._writable: asyncio.Future[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
+    def begin(self, receiver: Receiver, head: bytes, *, head_only: bool, more: bool) -> None:
+        """Send a request and expect its answer.
+
+        `head` is the request up to and with what is known of its body; `more`: the rest follows by
+        `write`, the last of it with `more=False`. `head_only`: the method is HEAD.
+        """
+        self._parser.begin(head_only=head_only)
+        self._receiver = receiver
+        self._told_head = self.heard = False
+        if self._transport is None:
+            self.connection_lost(None)  # between its opening and now
+        else:
+            self.write(head, more=more)
+
+    def write(self, data: bytes, *, more: bool) -> None:
+        self._unsent = more
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait while the worker takes in less than is written to it."""
+        if self._writable is not None:
+            await self._writable
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def forsake(self, receiver: Receiver) -> None:
+        """Close at once if `receiver` still waits, so that the worker sees its caller gone."""
+        if self._receiver is receiver:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once, dropping what is unsent."""
+        self._receiver = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        receiver, parser = self._receiver, self._parser
+        if receiver is None:
+            self.abort()  # nobody asked: what comes here could be taken for the next answer
+            return
+        self.heard = True
+        try:
+            body = parser.feed(data)
+        except UpstreamProtocol as error:
+            self.abort()
+            receiver.on_error(error)
+            return
+        if not self._told_head and parser.head_done:
+            self._told_head = True
+            alone = not (body or parser.complete)
+            receiver.on_headers(parser.status, parser.headers, alone=alone)
+        if parser.complete:
+            self._finish(receiver, body)
+        elif body:
+            receiver.on_body(body)
+
+    def _finish(self, receiver: Receiver, body: bytes) -> None:
+        self._receiver = None
+        if self._parser.reusable and not self._unsent:
+            self._on_idle(self)
+        else:
+            self.abort()
+        receiver.on_end(body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.resume_writing()
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            if self._parser.until_close and exc is None:
+                receiver.on_end(b"")
+            else:
+                receiver.on_error(
+                    UpstreamClosed("the worker broke off before its answer was whole")
+                )
+        self._on_lost(self)
+
+    def pause_writing(self) -> None:
+        self._writable = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)

@@ -1,0 +1,68 @@
+"""What goes to a worker: the request's head, and its body where that is sent as it comes."""
+
+from collections.abc import AsyncIterable
+
+from gateway.call import Headers
+from gateway.upstream.connection import Connection
+from gateway.upstream.response import HOP_BY_HOP, without
+
+CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+"""Headers in which callers send their keys to the gateway; no worker is to see them unasked."""
+
+REPLACED = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class HeadTemplate:
+    """The lines that are the same in every request to one worker.
+
+    `host` is the authority, `own` are headers of the worker's own: they replace the caller's.
+    """
+
+    def __init__(self, host: str, own: dict[str, str], *, forward_credentials: bool) -> None:
+        lines = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in own.items()]
+        names = {name for name, _ in lines}
+        self._fixed = b"host: %b\r\n" % host.encode("ascii") + _lines(lines)
+        self._drop = (
+            HOP_BY_HOP | REPLACED | names | (frozenset() if forward_credentials else CREDENTIALS)
+        )
+
+    def fill(
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        request_id: str,
+        length: int | None,
+        *,
+        readable: bool = False,
+    ) -> bytes:
+        """The whole head. `target` is path and query; `length` None: the body comes in chunks.
+
+        `readable`: the answer is to be read here, so the worker must not compress it.
+        """
+        first = f"{method} {target} HTTP/1.1\r\nx-request-id: {request_id}\r\n".encode("latin-1")
+        drop = self._drop | {b"accept-encoding"} if readable else self._drop
+        kept = _lines(without(headers, drop))
+        return b"".join((first, self._fixed, kept, _framing(method, length), b"\r\n"))
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join([b"%b: %b\r\n" % line for line in headers])
+
+
+def _framing(method: str, length: int | None) -> bytes:
+    if length is None:
+        return b"transfer-encoding: chunked\r\n"
+    if length or method in WITH_BODY:
+        return b"content-length: %d\r\n" % length
+    return b""
+
+
+async def upload(chunks: AsyncIterable[bytes], connection: Connection, *, chunked: bool) -> None:
+    """Send a body as it comes, as fast as the worker takes it in."""
+    async for chunk in chunks:
+        if chunk:
+            connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk, more=True)
+            await connection.drain()
+    connection.write(b"0\r\n\r\n" if chunked else b"", more=False)

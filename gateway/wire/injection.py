@@ -1,0 +1,228 @@
+"""Injected, then taken out: a worker is asked for more than the caller wants, and none of it shows.
+
+Token ids, logprobs and a stream's usage come only on request. `inject` says what to set in the
+request; its Stripper takes out of the answer what came of it. What is left is what vLLM sends
+without the flags, as its answers with and without each of them show:
+
+- `token_ids`, `prompt_token_ids` and `logprobs` are null, not absent, where nobody asked for them.
+- A token inside a character, or of a tool call's mark-up, has an id and a logprob but no content. A
+  chat stream has an event with an empty delta for it only where ids or logprobs were asked for.
+- The usage of a stream comes as one more event, without choices, which has the `system_fingerprint`
+  then. Without it each event that finishes a choice has the fingerprint. So these are held back
+  until the usage has come, and events of other choices overtake them.
+
+A field that the worker did not send is not added, and what has another shape stays as it came.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal
+
+import msgspec
+
+from gateway.errors import InvalidJSON
+from gateway.wire.dialects import Dialect
+from gateway.wire.sse import Event, with_data
+
+Injection = Literal["token_ids", "logprobs", "usage"]
+
+_Object = dict[str, msgspec.Raw]
+
+_NULL = msgspec.Raw(b"null")
+_EMPTY_OBJECT = msgspec.Raw(b"{}")
+_EMPTY_LIST = msgspec.Raw(b"[]")
+_encode = msgspec.json.Encoder().encode
+_decode_object = msgspec.json.Decoder(_Object).decode
+_decode_choices = msgspec.json.Decoder(list[_Object]).decode
+
+
+def inject(
+    dialect: Dialect, body: Mapping[str, object], wanted: Collection[Injection]
+) -> tuple[dict[str, object], "Stripper | None"]:
+    """The top-level keys to set in the request `body`, and what takes their effect out again.
+
+    Not asked for is what the caller asks for already; what could not be undone (with `echo`, ids
+    and logprobs change a completion's text); and what would mend a request that the worker refuses
+    as it stands. Where nothing remains, the answer is ({}, None).
+    """
+    changes: dict[str, object] = {}
+    injected: set[Injection] = set()
+    for name, ask in _ASKS.get(dialect.name, {}).items():
+        if name in wanted and (added := ask(body)):
+            changes.update(added)
+            injected.add(name)
+    if not injected:
+        return {}, None
+    sees_tokens = _is_true(body.get("return_token_ids")) or _is_true(body.get("logprobs"))
+    return changes, Stripper(injected, drop_empty=not sees_tokens)
+
+
+def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:
+    """`body`, a JSON object, with some keys set; its other values keep their bytes and their order.
+
+    Raises InvalidJSON where it is no JSON object.
+    """
+    try:
+        values = _decode_object(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidJSON(f"the request body must be a JSON object: {error}") from None
+    return _encode({**values, **changes}) if changes else body
+
+
+class _Held(msgspec.Struct, frozen=True):
+    event: Event
+    answer: _Object
+    stripped: bool
+
+
+class Stripper:
+    """Takes the effect of injections out of one answer, plain or streamed.
+
+    `drop_empty`: the caller asked for neither ids nor logprobs, and would not have been sent an
+    event that has nothing else.
+    """
+
+    __slots__ = ("_drop_empty", "_finished", "_held", "_in_answer", "_in_choice", "_usage")
+
+    def __init__(self, injected: Collection[Injection], *, drop_empty: bool = True) -> None:
+        self._in_answer: tuple[str, ...] = ()
+        self._in_choice: tuple[str, ...] = ()
+        if "token_ids" in injected:
+            self._in_answer = ("prompt_token_ids",)
+            self._in_choice = ("token_ids", "prompt_token_ids")
+        if "logprobs" in injected:
+            self._in_choice += ("logprobs",)
+        self._usage = "usage" in injected
+        self._drop_empty = drop_empty
+        self._held: list[_Held] = []
+        self._finished: set[bytes] = set()  # the choices whose last events are held
+
+    def plain(self, body: bytes) -> bytes:
+        """A whole plain answer as the caller is to have it."""
+        answer, choices = _read(body)
+        return _encode(answer) if self._strip(answer, choices) else body
+
+    def event(self, event: Event) -> bytes:
+        """What is to be sent now; b"" where the event is dropped or held back."""
+        if event.data is None:
+            return event.raw
+        answer, choices = _read(event.data)
+        if choices:
+            # Events may overtake the end of another choice, not of their own.
+            late = self._held and not self._finished.isdisjoint(_indices(choices))
+            return (self.close() if late else b"") + self._choices(event, answer, choices)
+        if self._usage and _is_usage(answer):
+            return self._release(answer.get("system_fingerprint", _NULL))
+        return self.close() + event.raw
+
+    def close(self) -> bytes:
+        """What was held back for a usage event that did not come."""
+        return self._release(_NULL) if self._held else b""
+
+    def _choices(self, event: Event, answer: _Object, choices: list[_Object]) -> bytes:
+        stripped = self._strip(answer, choices)
+        if stripped and self._drop_empty and all(map(_is_empty, choices)):
+            return b""
+        if self._usage and "system_fingerprint" not in answer and any(map(_is_finished, choices)):
+            self._held.append(_Held(event, answer, stripped))
+            self._finished |= _indices(choices)
+            return b""
+        return with_data(event, _encode(answer)) if stripped else event.raw
+
+    def _strip(self, answer: _Object, choices: list[_Object]) -> bool:
+        """Sets to null what was injected; whether there was any of it."""
+        found = [_blank(choice, self._in_choice) for choice in choices]
+        if any(found):
+            answer["choices"] = msgspec.Raw(_encode(choices))
+        return _blank(answer, self._in_answer) or any(found)
+
+    def _release(self, fingerprint: msgspec.Raw) -> bytes:
+        held, self._held, self._finished = self._held, [], set()
+        parts = []
+        for one in held:
+            if fingerprint != _NULL:
+                one.answer["system_fingerprint"] = fingerprint
+            changed = one.stripped or fingerprint != _NULL
+            parts.append(with_data(one.event, _encode(one.answer)) if changed else one.event.raw)
+        return b"".join(parts)
+
+
+def _read(data: bytes) -> tuple[_Object, list[_Object]]:
+    """An answer and its choices, both empty where it is none."""
+    try:
+        answer = _decode_object(data)
+        return answer, _decode_choices(answer.get("choices", _EMPTY_LIST))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}, []
+
+
+def _blank(part: _Object, fields: tuple[str, ...]) -> bool:
+    found = False
+    for field in fields:
+        if part.get(field, _NULL) != _NULL:
+            part[field] = _NULL
+            found = True
+    return found
+
+
+def _indices(choices: list[_Object]) -> set[bytes]:
+    return {bytes(choice.get("index", _NULL)) for choice in choices}
+
+
+def _is_empty(choice: _Object) -> bool:
+    return choice.get("delta") == _EMPTY_OBJECT and not _is_finished(choice)
+
+
+def _is_finished(choice: _Object) -> bool:
+    return choice.get("finish_reason", _NULL) != _NULL
+
+
+def _is_usage(answer: _Object) -> bool:
+    return answer.get("choices") == _EMPTY_LIST and answer.get("usage", _NULL) != _NULL
+
+
+def _ask_ids(body: Mapping[str, object]) -> dict[str, object]:
+    return {} if _is_true(body.get("return_token_ids")) else {"return_token_ids": True}
+
+
+def _ask_completion_ids(body: Mapping[str, object]) -> dict[str, object]:
+    return {} if _is_true(body.get("echo")) else _ask_ids(body)
+
+
+def _ask_chat_logprobs(body: Mapping[str, object]) -> dict[str, object]:
+    asked = _is_true(body.get("logprobs"))
+    refused = body.get("top_logprobs") or body.get("logprob_token_ids")
+    return {} if asked or refused else {"logprobs": True}
+
+
+def _ask_completion_logprobs(body: Mapping[str, object]) -> dict[str, object]:
+    # A number of alternatives: 0 asks for the sampled token alone, and false is read as 0.
+    asked = body.get("logprobs") is not None
+    refused = body.get("logprob_token_ids")
+    return {} if asked or refused or _is_true(body.get("echo")) else {"logprobs": 0}
+
+
+def _ask_usage(body: Mapping[str, object]) -> dict[str, object]:
+    options = body.get("stream_options")
+    options = {} if options is None else options
+    if not body.get("stream") or not isinstance(options, dict):
+        return {}
+    if _is_true(options.get("include_usage")):
+        return {}
+    return {"stream_options": {**options, "include_usage": True}}
+
+
+def _is_true(value: object) -> bool:
+    """As a worker reads it: pydantic takes strings for booleans, and refuses all else."""
+    if isinstance(value, str):
+        return value.lower() not in ("0", "off", "f", "false", "n", "no")
+    return value is not None and value is not False and value != 0
+
+
+_ASKS: Mapping[str, Mapping[Injection, Callable[[Mapping[str, object]], dict[str, object]]]] = {
+    "chat": {"token_ids": _ask_ids, "logprobs": _ask_chat_logprobs, "usage": _ask_usage},
+    "completions": {
+        "token_ids": _ask_completion_ids,
+        "logprobs": _ask_completion_logprobs,
+        "usage": _ask_usage,
+    },
+}

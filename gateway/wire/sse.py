@@ -1,0 +1,178 @@
+"""Server-sent events, split as they arrive and without losing a byte.
+
+The format is WHATWG's event stream (HTML Living Standard, section 9.2.6): lines end in LF, CR or
+CRLF, a blank line ends an event. A proxy passes bytes on, so two things differ from a browser: a
+stream that breaks off without its last blank line still gives that event, and a frame without data
+(a comment, a stray blank line) is handed out too.
+"""
+
+import re
+
+import msgspec
+
+from gateway.errors import GatewayError
+
+DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+_BOM = b"\xef\xbb\xbf"
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+# A CR that is the last byte so far may be half of a CRLF: the line end that closes a frame must be
+# certain, or its LF would be taken for one more blank line.
+_BLANK_LINE = re.compile(rb"\r\n|\n|\r(?=[^\n])")
+_FRAME_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
+
+
+class EventTooLarge(GatewayError):
+    """More than the limit is held back and the event has not ended; see `Splitter.take_rest`."""
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One frame of a stream: the bytes up to and including a blank line.
+
+    `raw` is the frame as it came: the `raw` of all events, joined, are the stream. `data` is its
+    data lines joined with LF, or None where it has none. `event` and `id` are the fields of that
+    name, "" where absent.
+    """
+
+    raw: bytes
+    data: bytes | None = None
+    event: str = ""
+    id: str = ""
+
+
+class Splitter:
+    """Cuts one stream into events, wherever its chunks begin and end.
+
+    `max_event_bytes` bounds what is held back of an event that has not ended yet.
+    """
+
+    __slots__ = ("_at_start", "_max", "_rest")
+
+    def __init__(self, max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
+        self._max = max_event_bytes
+        self._rest = bytearray()
+        self._at_start = True
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that end in `chunk`.
+
+        Raises EventTooLarge. No event is lost by that, and `take_rest` has the bytes held back,
+        `chunk` included: pass them on, and all that follows, unread.
+        """
+        events = self._resume(chunk) if self._rest or self._at_start else self._split(chunk)
+        if not events and len(self._rest) > self._max:
+            raise EventTooLarge(
+                f"an event of the stream has {len(self._rest)} bytes and no end yet; "
+                f"at most {self._max} are held back"
+            )
+        return events
+
+    def close(self) -> list[Event]:
+        """The last event, where the stream ended without the blank line after it."""
+        rest = self.take_rest()
+        return [_parse(rest)] if rest else []
+
+    def take_rest(self) -> bytes:
+        """The bytes that belong to no event yet; the splitter forgets them."""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        return rest
+
+    def _resume(self, chunk: bytes) -> list[Event]:
+        if self._at_start:
+            return self._start(chunk)
+        # Only the seam is searched, so a long event costs the same in small chunks as in one.
+        seam = self._rest[-3:] + chunk
+        may_end = b"\n\n" in seam or (b"\r" in seam and _FRAME_END.search(seam) is not None)
+        lone_cr = len(self._rest) == 1
+        self._rest += chunk
+        return self._split(self.take_rest()) if may_end or lone_cr else []
+
+    def _start(self, chunk: bytes) -> list[Event]:
+        self._rest += chunk
+        if len(self._rest) < len(_BOM) and _BOM.startswith(bytes(self._rest)):
+            return []
+        self._at_start = False
+        text = self.take_rest()
+        if text.startswith(_BOM):
+            return [Event(_BOM), *self._split(text[len(_BOM) :])]
+        return self._split(text)
+
+    def _split(self, text: bytes) -> list[Event]:
+        if b"\r" in text:
+            events, rest = _split_any(text)
+        elif _is_single_line(text):
+            return [Event(text, text[6:-2])]
+        else:
+            events, rest = _split_lf(text)
+        self._rest += rest
+        return events
+
+
+def encode(data: bytes, event: str = "") -> bytes:
+    """An event for the wire. Line ends within `data` reach the reader as LF."""
+    head = b"event: %b\n" % event.encode() if event else b""
+    lines = [b"data: %b\n" % line for line in _LINE_END.split(data)]
+    return b"%b%b\n" % (head, b"".join(lines))
+
+
+def with_data(event: Event, data: bytes) -> bytes:
+    """The bytes of `event`, which has data, with `data`, one line, for it; its other lines stay."""
+    raw, old = event.raw, event.data
+    if old is not None and len(raw) == len(old) + 8 and _is_single_line(raw):
+        return b"data: %b\n\n" % data
+    lines = raw.splitlines(keepends=True)
+    *others, last = [number for number, line in enumerate(lines) if _is_data(line)]
+    line_end = lines[last][len(lines[last].rstrip(b"\r\n")) :]
+    lines[last] = b"data: " + data + line_end
+    return b"".join(line for number, line in enumerate(lines) if number not in others)
+
+
+def _is_single_line(text: bytes) -> bool:
+    return (
+        text.startswith(b"data: ") and text.endswith(b"\n\n") and text.find(b"\n") == len(text) - 2
+    )
+
+
+def _is_data(line: bytes) -> bool:
+    return line.rstrip(b"\r\n").partition(b":")[0] == b"data"
+
+
+def _split_lf(text: bytes) -> tuple[list[Event], bytes]:
+    """As `_split_any` for text without a CR, several times as fast."""
+    *frames, rest = text.split(b"\n\n")
+    events: list[Event] = []
+    for frame in frames:
+        if frame.startswith(b"data: ") and b"\n" not in frame:
+            events.append(Event(frame + b"\n\n", frame[6:]))
+        else:
+            events.extend(_split_any(frame + b"\n\n")[0])
+    if rest.startswith(b"\n"):
+        events.append(Event(b"\n"))
+        rest = rest[1:]
+    return events, rest
+
+
+def _split_any(text: bytes) -> tuple[list[Event], bytes]:
+    """The events that end in `text`, and what is left after them."""
+    events: list[Event] = []
+    start = 0
+    while end := _BLANK_LINE.match(text, start) or _FRAME_END.search(text, start):
+        events.append(_parse(text[start : end.end()]))
+        start = end.end()
+    return events, text[start:]
+
+
+def _parse(frame: bytes) -> Event:
+    data: list[bytes] = []
+    event = id_ = ""
+    for line in frame.splitlines():
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            data.append(value)
+        elif name == b"event":
+            event = value.decode(errors="replace")
+        elif name == b"id" and b"\0" not in value:
+            id_ = value.decode(errors="replace")
+    return Event(frame, b"\n".join(data) if data else None, event, id_)

@@ -1,0 +1,134 @@
+"""One JSON line for each call, without its prompt, its answer or anybody's key."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from gateway import Call, Delta, Gateway, Outcome, hookimpl
+
+log = logging.getLogger("gateway.access_log")
+
+BACKLOG = 10_000
+"""Lines that may wait for a slow disk; past that they are dropped, and the drops are counted."""
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """What is written. Times are seconds, `time` is Unix time; what is not known is left out."""
+
+    time: float
+    call_id: str
+    method: str
+    path: str
+    status: int
+    duration: float
+    bytes: int
+    ttft: float | None = None
+    session_id: str | None = None
+    principal: str | None = None
+    worker: str | None = None
+    model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    error: str | None = None
+    attempts: int = 1
+    caller_gone: bool = False
+
+
+class AccessLog:
+    """Writes from a thread, in batches; the file is opened for each, so it may be rotated."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """`path` of the file, or null for standard error.
+
+        `tokens`: read every answer for its usage. Without it the tokens are known only where
+        another plugin has the answer read, and streams cost less.
+        """
+
+        path: str | None = None
+        tokens: bool = True
+
+    def __init__(self, config: Config) -> None:
+        self._path = None if config.path is None else Path(config.path)
+        self._tokens = config.tokens
+        self._lines: asyncio.Queue[bytes] = asyncio.Queue(BACKLOG)
+        self._dropped = 0
+
+    @hookimpl
+    def observe(self, call: Call) -> object | None:
+        return UsageReader() if self._tokens else None
+
+    @hookimpl
+    async def call_finished(self, call: Call, outcome: Outcome) -> None:
+        try:
+            self._lines.put_nowait(msgspec.json.encode(line_of(call, outcome)) + b"\n")
+        except asyncio.QueueFull:
+            self._dropped += 1
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        if self._path is not None:
+            self._path.open("ab").close()  # a path that cannot be written is known at the start
+        writing = asyncio.create_task(self._write_all())
+        try:
+            yield
+        finally:
+            writing.cancel()
+            self._write(self._waiting())
+
+    async def _write_all(self) -> None:
+        while True:
+            batch = await self._lines.get() + self._waiting()
+            try:
+                await asyncio.to_thread(self._write, batch)
+            except OSError as error:
+                log.warning("%s: lines are lost: %s", self._path, error)
+
+    def _waiting(self) -> bytes:
+        return b"".join([self._lines.get_nowait() for _ in range(self._lines.qsize())])
+
+    def _write(self, batch: bytes) -> None:
+        if self._dropped:
+            log.warning("%d lines were dropped: the log is written too slowly", self._dropped)
+            self._dropped = 0
+        if self._path is None:
+            sys.stderr.buffer.write(batch)
+            sys.stderr.buffer.flush()
+        else:
+            with self._path.open("ab") as file:
+                file.write(batch)
+
+
+class UsageReader:
+    """An observer that wants answers read, so that `outcome.usage` is known."""
+
+    def delta(self, delta: Delta) -> None:
+        pass
+
+
+def line_of(call: Call, outcome: Outcome) -> Line:
+    usage = outcome.usage
+    return Line(
+        time=round(call.created, 3),
+        call_id=call.id,
+        method=call.method,
+        path=call.path,
+        status=outcome.status,
+        duration=round(outcome.duration, 6),
+        bytes=outcome.bytes_sent,
+        ttft=None if outcome.ttft is None else round(outcome.ttft, 6),
+        session_id=call.session_id,
+        principal=call.principal.id if call.principal else None,
+        worker=call.worker.id if call.worker else None,
+        model=call.model,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        error=outcome.error.code if outcome.error else None,
+        attempts=len(call.attempts),
+        caller_gone=outcome.caller_gone,
+    )

@@ -1,0 +1,61 @@
+"""Which session a call belongs to: from `/sessions/{id}/v1/...`, else from a header.
+
+A session id may hold slashes and colons (`harbor/hello-world:0`), so `/sessions/` is matched up to
+the first `/v1/` that leaves something to carry.
+"""
+
+import re
+from urllib.parse import unquote
+
+import msgspec
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gateway import BadRequest, Call, Gateway, NotFound, get_header, hookimpl, path_of
+
+SESSION_PATH = re.compile(r"/sessions/(?P<id>.+?)(?P<path>/v1/.+)")
+
+
+class Sessions:
+    """Sets `call.session_id`."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """`header` names the request header that holds the id; `max_length` is in characters."""
+
+        header: str = "x-session-id"
+        max_length: int = 256
+
+    def __init__(self, config: Config) -> None:
+        self._header = config.header.lower().encode("latin-1")
+        self._max_length = config.max_length
+
+    @hookimpl
+    def routes(self, gateway: Gateway) -> list[Route]:
+        return [Route("/sessions/{rest:path}", SessionEdge(gateway))]
+
+    @hookimpl
+    async def admit(self, call: Call) -> None:
+        if call.session_id is None:
+            value = get_header(call.headers, self._header)
+            if not value:
+                return
+            call.session_id = value.decode("latin-1")
+        if len(call.session_id) > self._max_length or not call.session_id.isprintable():
+            raise BadRequest(
+                f"a session id has at most {self._max_length} characters, all printable",
+                code="invalid_session_id",
+            )
+
+
+class SessionEdge:
+    """Carries what lies under a session's path, as if it had come without it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match = SESSION_PATH.fullmatch(path_of(scope))
+        if match is None:
+            raise NotFound("a session's calls go to /sessions/{id}/v1/...")
+        session_id = unquote(match["id"])
+        await self._gateway.carry(scope, receive, send, path=match["path"], session_id=session_id)
