@@ -60,20 +60,22 @@ class State:
     __slots__ = ("_values",)
 
     def __init__(self) -> None:
-        self._values: dict[StateKey[Any], Any] = {}
+        self._values: dict[StateKey[Any], Any] | None = None
 
     def __setitem__(self, key: StateKey[T], value: T) -> None:
+        if self._values is None:
+            self._values = {}
         self._values[key] = value
 
     def __getitem__(self, key: StateKey[T]) -> T:
-        return self._values[key]  # type: ignore[no-any-return]
+        return (self._values or {})[key]  # type: ignore[no-any-return]
 
     @overload
     def get(self, key: StateKey[T]) -> T | None: ...
     @overload
     def get(self, key: StateKey[T], default: T) -> T: ...
     def get(self, key: StateKey[T], default: T | None = None) -> T | None:
-        return self._values.get(key, default)
+        return self._values.get(key, default) if self._values else default
 
 
 class Attempt(msgspec.Struct):
@@ -123,7 +125,8 @@ class Answer(msgspec.Struct):
 class Caller(Protocol):
     """Where the answer goes: an ASGI server's connection, or a test's list.
 
-    `start`, `write` and `cut` never wait. After `write` returned False the caller is full: whoever
+    `start`, `write` and `cut` never wait. What `start` was given goes out with the next `write`, be
+    it empty. After `write` returned False the caller is full: whoever
     writes stops reading from the worker until `drained` was called.
     """
 
@@ -155,14 +158,22 @@ class Reply:
         self._head: tuple[int, Headers] | None = None
         self._end = b""
 
-    def start(self, status: int, headers: Headers) -> None:
-        """Decide on the head. It goes out with the first bytes of the body, or by `send_head`."""
+    def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
+        """Decide on the head; `events`: of an event stream.
+
+        It goes out with the first bytes of the body, or by `send_head`.
+        """
         self.begun = True
         self._outcome.status = status
-        self._events = is_event_stream(headers)
+        self._events = events
         self._head = (status, headers)
 
     def send_head(self) -> None:
+        """Send the head now: nothing of the body is there to go with it."""
+        self._pass_head()
+        self._caller.write(b"")
+
+    def _pass_head(self) -> None:
         if self._head is not None:
             (status, headers), self._head = self._head, None
             self._caller.start(status, headers)
@@ -171,17 +182,17 @@ class Reply:
         """False: the caller is full; stop until its `drained` is called."""
         self.count(data)
         self._end = data if len(data) > 3 else self._end[-3:] + data
-        self.send_head()
+        self._pass_head()
         return self._caller.write(data)
 
     async def end(self, data: bytes) -> None:
         """Send the last bytes, which have been counted before."""
-        self.send_head()
+        self._pass_head()
         await self._caller.end(data)
 
     def break_off(self, error: CallError) -> None:
         """Say in the middle of an answer that the rest will not come: it must not look whole."""
-        self.send_head()
+        self._pass_head()
         if self._events:
             gap = b"" if not self._end or self._end.endswith(BLANK_LINES) else b"\n\n"
             self.write(gap + error.event())
@@ -306,8 +317,8 @@ class Call:
         self.stripper: Stripper | None = None
         self._json: dict[str, Any] | None = None
         self._model: _Model | None = None
-        self._changes: dict[str, object] = {}
-        self._wanted: set[Injection] = set()
+        self._changes: dict[str, object] | None = None
+        self._wanted: set[Injection] | None = None
 
     def header(self, name: str) -> str | None:
         """The first value of a request header, whatever the case of `name`."""
@@ -341,7 +352,7 @@ class Call:
     async def set(self, key: str, value: object) -> None:
         """Send `value` under a top-level key of the body; its other bytes stay as they are."""
         await self.json()
-        self._changes[key] = value
+        self._changes = {**(self._changes or {}), key: value}
 
     async def inject(self, *wanted: Injection) -> None:
         """Ask the worker for what the caller may not have asked for: token_ids, logprobs, usage.
@@ -351,13 +362,13 @@ class Call:
         """
         if self.dialect is not None and self.method == "POST":
             await self.json()
-            self._wanted.update(wanted)
+            self._wanted = {*(self._wanted or ()), *wanted}
 
     def body_to_send(self) -> bytes | None:
         """The body for the worker, with changes and injections; None while it has not been read."""
         if self.body.data is None or not (self._changes or self._wanted):
             return self.body.data
-        changes = dict(self._changes)
+        changes = dict(self._changes or {})
         if self._wanted and self.dialect is not None:
             asked = {**(self._json or {}), **changes}
             added, self.stripper = inject(self.dialect, asked, self._wanted)

@@ -58,8 +58,7 @@ class Chains(msgspec.Struct, frozen=True):
 
     async def identify(self, call: Call) -> None:
         """authenticate. Raises Unauthorized where nobody knows the caller."""
-        if self.authenticate:
-            call.principal = await self._first_principal(call)
+        call.principal = await self._first_principal(call)
 
     async def decide(self, call: Call) -> None:
         """admit, prepare. Raises CallError where one of them refuses or breaks."""

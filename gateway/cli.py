@@ -73,7 +73,7 @@ def _add_simulate(commands: "Commands") -> None:
     parser.add_argument("--max-model-len", type=int, default=2048, help="tokens of context (2048)")
     parser.add_argument("--api-key", help="key that /v1 asks for")
     parser.add_argument("--seed", type=int, help="makes unseeded calls repeatable")
-    parser.add_argument("--fault", default="", help="what goes wrong, such as hang or reset:3")
+    parser.add_argument("--fault", help="what goes wrong, such as hang or reset:3")
     parser.set_defaults(run=_simulate)
 
 
@@ -164,7 +164,7 @@ def _simulate(options: argparse.Namespace) -> None:
             max_model_len=options.max_model_len,
             api_key=options.api_key,
             seed=options.seed,
-            faults=Faults.parse(options.fault),
+            faults=Faults.parse(options.fault) if options.fault else Faults(),
         )
     except ValueError as error:
         raise ConfigError(f"simulate: {error}") from None
@@ -201,6 +201,3 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # uvicorn would report at error level each answer that is broken off on purpose
-    incomplete = "ASGI callable returned without completing response."
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != incomplete)

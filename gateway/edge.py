@@ -8,6 +8,7 @@ from gateway.asgi import ASGICaller
 from gateway.body import Body
 from gateway.call import Call, get_header
 from gateway.config import Config
+from gateway.direct import DirectCaller
 from gateway.errors import CallerGone, NotFound
 from gateway.proxy import Proxy
 
@@ -39,7 +40,9 @@ class Edge:
         """
         if not self.carries(path):
             raise NotFound(f"there is nothing at {path}")
-        caller = ASGICaller(receive, send, self._patience)
+        caller = DirectCaller.behind(send, self._patience) or ASGICaller(
+            receive, send, self._patience
+        )
         headers = scope["headers"]
         client = scope.get("client")
         call = Call(
@@ -61,7 +64,7 @@ class Edge:
             await self._proxy.dispatch(call)
             await caller.settle()
         finally:
-            caller.unwatch()
+            caller.release()
 
     def carries(self, path: str) -> bool:
         """Everything under /v1/ and the configured paths, but nothing that climbs out of them."""

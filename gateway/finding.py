@@ -20,7 +20,7 @@ GROUP = "gateway.plugins"
 def find(entry: PluginEntry) -> tuple[str, Any]:
     """The plugin's name, and its class or (of a bare one) its module. Raises ConfigError."""
     try:
-        name, found = _find(entry.name, Path())
+        name, found = _find(entry.name, Path(entry.base))
         if inspect.ismodule(found):
             found = _plugin_of(found)
     except ConfigError as error:

@@ -4,9 +4,10 @@ Nothing is loaded unless the configuration names it. One pluggy.PluginManager be
 object and serves to declare and to check; it never calls the hooks of a call.
 """
 
+import contextlib
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -69,6 +70,15 @@ class Plugins:
                 hook = Hook(plugin.name, _in_order(impl, SPECS[caller.name]))
                 self.hooks[caller.name] += (hook,)
 
+    @contextlib.contextmanager
+    def blamed(self, name: str) -> Iterator[None]:
+        """Whatever is raised at start-up becomes a ConfigError that names the plugin."""
+        try:
+            yield
+        except Exception as error:
+            place = next(plugin.place for plugin in self.loaded if plugin.name == name)
+            raise _not_started(place, name, error) from error
+
     def chains(self) -> Chains:
         """The hooks of a call, frozen."""
         return Chains(Failures(), **{name: self.hooks[name] for name in FOR_CALLS})
@@ -93,11 +103,12 @@ def _load(entry: PluginEntry) -> Plugin:
     try:
         return Plugin(name, entry.source, factory(*arguments))
     except Exception as error:  # whatever a plugin's constructor raises is the operator's to read
-        raise ConfigError(f"{entry.source}: plugin {name} did not start: {_said(error)}") from error
+        raise _not_started(entry.source, name, error) from error
 
 
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+def _not_started(place: str, name: str, error: Exception) -> ConfigError:
+    said = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    return ConfigError(f"{place}: plugin {name} did not start: {said}")
 
 
 def _misplaced(plugin: Plugin, loaded: Sequence[Plugin]) -> list[str]:

@@ -93,11 +93,12 @@ class Proxy:
         call.body.check_length()
         if self._settings.timeouts.total is not None:
             call.lifeline.limit(self._settings.timeouts.total)
-        await self._chains.identify(call)
+        if self._chains.authenticate:
+            await self._chains.identify(call)
         await call.body.gather(GATHERED)
         await self._chains.decide(call)
         call.observers = self._chains.observers(call)
-        answer = await self._chains.first_answer(call)
+        answer = await self._chains.first_answer(call) if self._chains.handle else None
         if answer is not None:
             return await pass_on(call, answer, self._settings)
         return await self._forward(call)
@@ -122,30 +123,36 @@ class Proxy:
             finally:
                 worker.in_flight -= 1
                 attempt.ended = monotonic()
-                await self._chains.tell_attempt(call, attempt)
+                if self._chains.attempt_finished:
+                    await self._chains.tell_attempt(call, attempt)
 
     async def _choose(self, call: Call, tried: list[Worker], failed: CallError | None) -> Worker:
         """Raises the failure of the last attempt where no worker is left to try, else NoWorker."""
         workers: Sequence[Worker] = self._workers.all
         if tried:
             workers = [worker for worker in workers if worker not in tried]
-        workers = await self._chains.fit_workers(call, workers)
+        if self._chains.filter_workers:
+            workers = await self._chains.fit_workers(call, workers)
         if not workers:
             raise failed or NoWorker("no worker can take this call now")
-        picked = await self._chains.picked_worker(call, workers)
+        picked = None
+        if self._chains.pick_worker:
+            picked = await self._chains.picked_worker(call, workers)
         return picked or self._workers.least_loaded(workers)
 
     async def _record(self, call: Call, last: bytes | None) -> None:
         """Tell all who watch how the call went, while its last bytes wait."""
         call.reply.count(last or b"")
         call.outcome.duration = monotonic() - call.started
-        call.observers.tell_finished()
-        await self._chains.tell_call(call)
+        if call.observers.finished:
+            call.observers.tell_finished()
+        if self._chains.call_finished:
+            await self._chains.tell_call(call)
 
     def _check_room(self) -> None:
         if self.draining:
             raise Draining("the gateway is shutting down")
-        most = 10_000
+        most = self._settings.limits.max_calls
         if len(self.in_flight) > most:
             raise TooManyCalls(f"{most} calls are in flight already (limits.max_calls)")
 

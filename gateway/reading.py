@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.call import Call, Headers, get_header
+from gateway.config import Limits
 from gateway.observing import Observers
 from gateway.wire.dialects import Delta, Unreadable
 from gateway.wire.injection import Stripper
@@ -29,26 +30,23 @@ class Reader(Protocol):
 
 
 def reader_for(
-    call: Call,
-    status: int,
-    headers: Headers,
-    max_bytes: int,
-    *,
-    events: bool,
+    call: Call, status: int, headers: Headers, limits: Limits, *, events: bool
 ) -> Reader | None:
     """The reader that this answer needs, or None. `events`: it is an event stream."""
     observers = call.observers
     stripper = call.stripper if status == 200 else None
-    if not (events or stripper or observers.delta):
-        return DataReader(observers) if observers.data else None
-    readable = get_header(headers, b"content-encoding") in (None, b"identity")
     if events:
-        if readable and (stripper or observers.event or observers.delta):
-            return EventReader(call, stripper, max_bytes)
+        if (stripper or observers.event or observers.delta) and _is_plain(headers):
+            return EventReader(call, stripper, limits.max_event_bytes)
         return StreamReader(observers)
-    if readable and (stripper or (observers.delta and call.dialect)):
-        return AnswerReader(call, stripper, max_bytes)
+    if (stripper or (observers.delta and call.dialect)) and _is_plain(headers):
+        return AnswerReader(call, stripper, limits.max_body_bytes)
     return DataReader(observers) if observers.data else None
+
+
+def _is_plain(headers: Headers) -> bool:
+    """Whether the body can be read as it is; a compressed one goes through unread."""
+    return get_header(headers, b"content-encoding") in (None, b"identity")
 
 
 class DataReader:

@@ -23,7 +23,7 @@ class Source(Protocol):
     def resume_reading(self) -> None: ...
 
 
-class Relay:
+class Relay(Patience):
     """The Receiver of one answer (see upstream.connection), from a worker or from a `handle` hook.
 
     `done` gives the last bytes, not yet sent to the caller, or raises what ended the attempt: a
@@ -33,9 +33,9 @@ class Relay:
     __slots__ = (
         "_attempt",
         "_call",
+        "_events",
         "_headers",
         "_limits",
-        "_patience",
         "_reader",
         "_source",
         "_status",
@@ -44,12 +44,9 @@ class Relay:
     )
 
     def __init__(
-        self,
-        call: Call,
-        attempt: Attempt | None,
-        source: Source,
-        settings: Config,
+        self, call: Call, attempt: Attempt | None, source: Source, settings: Config
     ) -> None:
+        super().__init__(source.loop)
         self.done: asyncio.Future[bytes] = source.loop.create_future()
         self._call = call
         self._attempt = attempt
@@ -58,43 +55,42 @@ class Relay:
         self._limits = settings.limits
         self._reader: Reader | None = None
         self._status = 0
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._patience = Patience(source.loop, self.on_error)
 
     def await_first_byte(self) -> None:
         """The request has gone out whole: the worker's time runs."""
         if not self._status and not self.done.done():
-            self._patience.enter(self._timeouts.first_byte, FirstByteTimeout)
+            self.enter(self._timeouts.first_byte, FirstByteTimeout)
 
     # whoever reads the answer calls these
 
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
+        call = self._call
         self._note_head(status)
-        if self._call.observers.started:
-            self._call.observers.tell_started(status, headers)
-        events = is_event_stream(headers)
-        most = self._limits.max_event_bytes if events else self._limits.max_body_bytes
-        self._reader = reader_for(self._call, status, headers, most, events=events)
+        if call.observers.started:
+            call.observers.tell_started(status, headers)
+        self._events = is_event_stream(headers)
+        self._reader = reader_for(call, status, headers, self._limits, events=self._events)
         self._headers = self._answer_headers(status, headers)
-        self._call.caller.drained = self._resume
-        self._patience.enter(self._timeouts.idle, IdleTimeout)
-        if events or self._reader is None or not self._reader.rewrites:
+        call.caller.drained = self._resume
+        self.enter(self._timeouts.idle, IdleTimeout)
+        if self._events or self._reader is None or not self._reader.rewrites:
             self._start(None)
             if alone:
-                self._call.reply.send_head()
+                call.reply.send_head()
 
     def on_body(self, data: bytes) -> None:
-        self._patience.touch()
+        self.touch()
         if self._reader is not None:
             data = self._reader.feed(data)
         if data:
-            if not self._call.reply.begun:
+            reply = self._call.reply
+            if not reply.begun:
                 self._start(None)
-            if not self._call.reply.write(data):
+            if not reply.write(data):
                 self._pause()
 
     def on_end(self, data: bytes) -> None:
-        self._patience.leave()
+        self.leave()
         if self._reader is not None:
             data = (self._reader.feed(data) if data else b"") + self._reader.close()
         if not self.done.done():
@@ -103,13 +99,15 @@ class Relay:
             self.done.set_result(data)
 
     def on_error(self, error: GatewayError) -> None:
-        self._patience.leave()
+        self.leave()
         if not self.done.done():
             self.done.set_exception(error)
 
+    timed_out = on_error
+
     def close(self) -> None:
         """Nothing more will come, or be listened to."""
-        self._patience.leave()
+        self.leave()
         self._call.caller.drained = _nothing
 
     def _note_head(self, status: int) -> None:
@@ -123,7 +121,7 @@ class Relay:
         lines = without(headers, dropped)
         lines.append((b"x-request-id", self._call.id.encode()))
         if self._attempt is not None:
-            lines.append((b"x-gateway-worker", self._attempt.worker.id.encode()))
+            lines.append(self._attempt.worker.header)
         return lines
 
     def _start(self, length: int | None) -> None:
@@ -134,15 +132,15 @@ class Relay:
             lines = [
                 line for old in lines for line in (known if old[0] == b"content-length" else [old])
             ]
-        self._call.reply.start(self._status, lines)
+        self._call.reply.start(self._status, lines, events=self._events)
 
     def _pause(self) -> None:
         self._source.pause_reading()
-        self._patience.enter(self._timeouts.idle, CallerStalled)
+        self.enter(self._timeouts.idle, CallerStalled)
 
     def _resume(self) -> None:
         if not self.done.done():
-            self._patience.enter(self._timeouts.idle, IdleTimeout)
+            self.enter(self._timeouts.idle, IdleTimeout)
             self._source.resume_reading()
 
 

@@ -3,53 +3,31 @@
 import asyncio
 import gc
 import socket
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.lifespan.off import LifespanOff
 
 from gateway.app import Gateway
-from gateway.asgi import CallerTransport
+from gateway.direct import CallerConnection
 from gateway.proxy import LAST_WORDS
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, but nobody can send endless headers, or connect and stay silent."""
+class Lifespan(LifespanOff):
+    """Enters and leaves the gateway where uvicorn would speak the lifespan protocol with it.
 
-    max_header_bytes = 64 * 1024
+    So a ConfigError comes out as it is; uvicorn has only the text of a traceback.
+    """
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(CallerTransport(transport, self.loop))  # type: ignore[arg-type]
-        self._head_size = 0
-        self._head_open = True
-        self._expect_more()
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._gateway = cast(Gateway, config.app)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.transport.lost()  # type: ignore[attr-defined]
+    async def startup(self) -> None:
+        await self._gateway.__aenter__()
 
-    def _expect_more(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._head_open and not self.transport.is_closing():
-            self._head_size += len(data)
-            if self._head_size > self.max_header_bytes:
-                self.send_400_response("The request header is too large.")
-            else:
-                self._expect_more()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_size = 0
-        self._head_open = True
-
-    def on_headers_complete(self) -> None:
-        self._head_open = False
-        super().on_headers_complete()
+    async def shutdown(self) -> None:
+        await self._gateway.__aexit__(None, None, None)
 
 
 class Server(uvicorn.Server):
@@ -62,7 +40,7 @@ class Server(uvicorn.Server):
         self._gateway = gateway
         self._drain = settings.timeouts.drain
         protocol = type(
-            "Protocol", (BoundedProtocol,), {"max_header_bytes": settings.limits.max_header_bytes}
+            "Protocol", (CallerConnection,), {"max_header_bytes": settings.limits.max_header_bytes}
         )
         super().__init__(
             uvicorn.Config(
@@ -72,7 +50,7 @@ class Server(uvicorn.Server):
                 loop="uvloop",
                 http=protocol,
                 ws="none",
-                lifespan="on",
+                lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -84,12 +62,14 @@ class Server(uvicorn.Server):
                 else int(self._drain + 2 * LAST_WORDS),
             )
         )
+        self.config.load()
+        self.config.lifespan_class = Lifespan
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+    async def main_loop(self) -> None:
         gc.collect()
         gc.freeze()  # what stands now stands to the end: collections need not look at it again
         gc.set_threshold(10_000, 20, 20)
+        await super().main_loop()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._gateway.drain(self._drain))

@@ -11,7 +11,10 @@ from gateway.upstream.request import HeadTemplate
 
 
 class Worker:
-    """An inference server. `in_flight` counts the attempts it is now working on."""
+    """An inference server. `in_flight` counts the attempts it is now working on.
+
+    `header` tells callers that it was this one.
+    """
 
     def __init__(
         self, settings: config.Worker, timeouts: config.Timeouts, limits: config.Limits
@@ -22,6 +25,7 @@ class Worker:
         self.model_name = settings.model_name
         self.weight = settings.weight
         self.in_flight = 0
+        self.header = (b"x-gateway-worker", self.id.encode())
         parts = urlsplit(settings.url)
         self.pool = Pool(
             parts.hostname or "",

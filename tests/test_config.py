@@ -318,6 +318,7 @@ workers:
 timeouts: {connect: 1_0, total: 5, idle: null}
 """
     config = read(text)
+    assert [worker.host for worker in config.workers] == ["h", "i", "j"]
     assert [worker.weight for worker in config.workers] == [2, 2, 3]
     assert [worker.headers for worker in config.workers] == [{"A": "b"}] * 3
     assert (config.timeouts.connect, config.timeouts.total, config.timeouts.idle) == (10, 5, None)

@@ -1,9 +1,10 @@
 """One configuration out of file, environment and command line, of which the later wins."""
 
 from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
+
+from msgspec.structs import replace
 
 from gateway.config.conversion import convert
 from gateway.config.environment import command_line, environment
@@ -28,16 +29,22 @@ def load(
     """
     problems: list[str] = []
     references = References(environ, problems)
-    layers = (
-        _file(file, references, problems) if file is not None else Node({}, "defaults"),
-        environment(environ, references.used, problems),
-        command_line(overrides, problems),
+    lowest = _file(file, references, problems) if file is not None else Node({}, "defaults")
+    above = merge(
+        environment(environ, references.used, problems), command_line(overrides, problems)
     )
-    config = convert(reduce(merge, layers), Config, problems=problems)
+    config = convert(merge(lowest, above), Config, problems=problems)
     if config is None or problems:
-        # What is wrong in an anchor is wrong again in each of its aliases.
-        raise ConfigError(*dict.fromkeys(problems))
-    return config
+        raise ConfigError(*problems)
+    if file is None or (isinstance(above.value, dict) and "plugins" in above.value):
+        return config
+    return _beside(file, config)
+
+
+def _beside(file: Path, config: Config) -> Config:
+    """`config` with its plugins' files looked for in the folder of `file`."""
+    base = str(file.parent)
+    return replace(config, plugins=tuple(replace(entry, base=base) for entry in config.plugins))
 
 
 def _file(file: Path, references: References, problems: list[str]) -> Node:

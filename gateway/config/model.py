@@ -66,23 +66,21 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_event_bytes: Annotated[Bytes, Meta(description="One server-sent event of an answer.")] = (
         16 * MIB
     )
-    max_connections_per_worker: Annotated[
-        Annotated[int, Meta(gt=0)] | None,
-        Meta(description="Connections open to one worker at a time; null: no limit."),
-    ] = None
 
 
 class PluginEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A plugin to run: `name`, or `name: {options}`.
 
     `source` is where it was written, as messages begin: `gateway.yaml:12`. `written` is `options`
-    with the place of each, None where the entry was built in code.
+    with the place of each, None where the entry was built in code. `base` is the folder that a file
+    in `name` is looked for in: that of the configuration file, else the working directory.
     """
 
     name: Text
     options: Annotated[dict[str, object], Note(secret=True)] = {}
     source: str = ""
     written: Node | None = None
+    base: str = ""
 
     def __repr__(self) -> str:
         # Its options may hold keys, and a repr ends up in logs.

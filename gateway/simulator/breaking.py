@@ -9,7 +9,8 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.simulator.caller import CallerGone, read_body, until_gone
+from gateway.errors import CallerGone
+from gateway.simulator.caller import read_body, until_gone
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.faults import Fault, Faults
 from gateway.simulator.refusals import Refused, bad_request, crashed, overloaded

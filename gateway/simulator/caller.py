@@ -6,9 +6,7 @@ from typing import Self
 
 from starlette.types import Receive
 
-
-class CallerGone(Exception):
-    """Nobody waits for this answer any more."""
+from gateway.errors import CallerGone
 
 
 async def until_gone(receive: Receive) -> None:
@@ -17,7 +15,7 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-class Caller:
+class CallerWatch:
     """Watches the connection while an answer is generated.
 
     Every pause of the generation goes through `wait`, so that it stops within one token of the

@@ -1,6 +1,5 @@
 """How chat's answers look on the wire, plain and as a stream."""
 
-from collections.abc import Iterable, Iterator
 from secrets import token_hex
 
 import msgspec
@@ -132,13 +131,8 @@ class ChatAnswer:
         self._open = len(self._counts)
         self._parsers = [ToolParser() for _ in self._counts] if _may_call(request) else []
 
-    def opening(self) -> Iterable[bytes]:
-        ids = self._prompt if self._request.return_token_ids else None
-        for index in range(len(self._counts)):
-            choice = ChunkChoice(index=index, delta=MessageDelta("assistant", ""))
-            chunk = self._chunk([choice], self._running_usage(index))
-            chunk.prompt_token_ids, chunk.prompt_text = ids, None
-            yield msgspec.json.encode(chunk)
+    def opening(self) -> list[bytes]:
+        return [self._role(index) for index in range(len(self._counts))]
 
     def event(self, delta: Delta) -> bytes | None:
         self._counts[delta.index] += len(delta.tokens)
@@ -182,6 +176,13 @@ class ChatAnswer:
             prompt_token_ids=self._prompt if self._request.return_token_ids else None,
         )
         return msgspec.json.encode(completion)
+
+    def _role(self, index: int) -> bytes:
+        choice = ChunkChoice(index=index, delta=MessageDelta("assistant", ""))
+        chunk = self._chunk([choice], self._running_usage(index))
+        chunk.prompt_token_ids = self._prompt if self._request.return_token_ids else None
+        chunk.prompt_text = None
+        return msgspec.json.encode(chunk)
 
     def _choice(self, delta: Delta) -> Choice:
         message = self._message(delta)
@@ -259,11 +260,7 @@ def _may_call(request: ChatRequest) -> bool:
 
 
 def _calls(events: list[ToolEvent], *, streamed: bool) -> list[ToolCall]:
-    return list(_merged(events, streamed))
-
-
-def _merged(events: list[ToolEvent], streamed: bool) -> Iterator[ToolCall]:
-    """One entry for each call, in their order: an event may hold a call's name and arguments."""
+    """One entry for each call, in their order: one event may bring its name and arguments."""
     calls: dict[int, ToolCall] = {}
     for event in events:
         call = calls.get(event.index)
@@ -275,4 +272,4 @@ def _merged(events: list[ToolEvent], streamed: bool) -> Iterator[ToolCall]:
             call.function.name = event.name
         else:
             call.function.arguments = (call.function.arguments or "") + event.text
-    yield from calls.values()
+    return list(calls.values())

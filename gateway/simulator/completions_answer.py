@@ -1,7 +1,5 @@
 """How the answers of completions look on the wire, plain and as a stream."""
 
-from collections.abc import Iterable
-
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -100,8 +98,8 @@ class CompletionsAnswer:
         self._choices = [_ChoiceState(prompt) for prompt in prompts for _ in range(request.n or 1)]
         self._open = len(self._choices)
 
-    def opening(self) -> Iterable[bytes]:
-        return ()
+    def opening(self) -> list[bytes]:
+        return []
 
     def event(self, delta: Delta) -> bytes:
         state = self._choices[delta.index]

@@ -1,6 +1,6 @@
 """What the endpoints that generate share: a request is prepared, run, and written as it runs."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from random import Random
 from typing import Protocol
@@ -9,8 +9,9 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from gateway.errors import CallerGone
 from gateway.simulator.breaking import Conditions, conditions_of
-from gateway.simulator.caller import Caller, CallerGone, read_body
+from gateway.simulator.caller import CallerWatch, read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.engine import Delta, Generation, merged
 from gateway.simulator.monitor import CallInFlight, Monitor
@@ -23,7 +24,7 @@ _DONE = b"data: [DONE]\n\n"
 class Answer(Protocol):
     """Writes one call's answer; every method gives JSON without framing."""
 
-    def opening(self) -> Iterable[bytes]:
+    def opening(self) -> list[bytes]:
         """The events before any token, sent together with the first one."""
 
     def event(self, delta: Delta) -> bytes | None:
@@ -66,8 +67,8 @@ class GenerationEndpoint:
         conditions = conditions_of(scope)
         prepared = self._prepare(body, headers.get("x-request-id"), self._config)
         sequences = generations(prepared.plan, self._config, conditions, self._fresh)
-        with suppress(CallerGone), self._monitor.call() as call:
-            async with Caller(receive) as caller:
+        async with CallerWatch(receive) as caller:
+            with suppress(CallerGone), self._monitor.call() as call:
                 run = _Run(prepared.plan, sequences, conditions, caller, call)
                 write = _stream if prepared.plan.request.stream else _whole
                 last = await write(run, prepared.answer, send)
@@ -83,46 +84,50 @@ class _Run:
         plan: Plan,
         sequences: list[Generation],
         conditions: Conditions,
-        caller: Caller,
+        caller: CallerWatch,
         call: CallInFlight,
     ) -> None:
-        self._plan = plan
+        self.interval = plan.request.stream_interval or 1
+        self._prompt_tokens = sum(map(len, plan.prompts))
         self._sequences = sequences
         self._conditions = conditions
         self._caller = caller
         self._call = call
 
-    async def deltas(self) -> AsyncIterator[Delta]:
-        """Every step of every sequence; raises CallerGone."""
-        await self._caller.wait(self._conditions.ttft)
-        self._call.starts(sum(map(len, self._plan.prompts)))
-        live = self._sequences
-        while live:
-            self._call.adds(len(live))
-            for sequence in live:
-                yield sequence.step()
-            live = [sequence for sequence in live if not sequence.finished]
-            if live:
-                await self._caller.wait(self._conditions.itl)
+    async def step(self) -> list[Delta]:
+        """One token more of each sequence that has not ended; empty once all have."""
+        live = [sequence for sequence in self._sequences if not sequence.finished]
+        if not live:
+            return []
+        begun = self._call.running
+        await self._caller.wait(self._conditions.itl if begun else self._conditions.ttft)
+        if not begun:
+            self._call.starts(self._prompt_tokens)
+        self._call.adds(len(live))
+        return [sequence.step() for sequence in live]
 
-    async def chunks(self) -> AsyncIterator[Delta]:
-        """The steps, `stream_interval` of each sequence at a time; its first comes alone."""
-        interval = self._plan.request.stream_interval or 1
-        held: dict[int, list[Delta]] = {}
-        async for delta in self.deltas():
-            first = delta.index not in held
-            waiting = held.setdefault(delta.index, [])
-            waiting.append(delta)
-            if first or len(waiting) >= interval or delta.finish_reason:
-                yield merged(waiting)
-                held[delta.index] = []
+
+class _Chunks:
+    """Puts `interval` steps of a sequence into one; its first and its last do not wait."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._held: dict[int, list[Delta]] = {}
+
+    def add(self, delta: Delta) -> Delta | None:
+        first = delta.index not in self._held
+        waiting = [*self._held.get(delta.index, ()), delta]
+        due = first or len(waiting) >= self._interval or delta.finish_reason is not None
+        self._held[delta.index] = [] if due else waiting
+        return merged(waiting) if due else None
 
 
 async def _whole(run: _Run, answer: Answer, send: Send) -> bytes:
     """Generates the whole answer; returns its body, which is left to be sent."""
     steps: dict[int, list[Delta]] = {}
-    async for delta in run.deltas():
-        steps.setdefault(delta.index, []).append(delta)
+    while deltas := await run.step():
+        for delta in deltas:
+            steps.setdefault(delta.index, []).append(delta)
     body = answer.whole([merged(steps[index]) for index in sorted(steps)])
     headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -133,19 +138,23 @@ async def _stream(run: _Run, answer: Answer, send: Send) -> bytes:
     """Sends event by event as they are generated; returns the last, which is left to be sent."""
     headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    opened = False
-    async for delta in run.chunks():
-        if not opened:
-            opened = True
-            for event in answer.opening():
-                await _send_event(event, send)
-        written = answer.event(delta)
-        if written is not None:
-            await _send_event(written, send)
+    chunks, opening = _Chunks(run.interval), answer.opening()
+    while deltas := await run.step():
+        for event in (*opening, *_events(answer, chunks, deltas)):
+            await _send_event(event, send)
+        opening = []
     last = answer.closing()
     if last is not None:
         await _send_event(last, send)
     return _DONE
+
+
+def _events(answer: Answer, chunks: _Chunks, deltas: list[Delta]) -> Iterator[bytes]:
+    for delta in deltas:
+        chunk = chunks.add(delta)
+        event = None if chunk is None else answer.event(chunk)
+        if event is not None:
+            yield event
 
 
 async def _send_event(event: bytes, send: Send) -> None:

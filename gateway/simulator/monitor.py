@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from gateway.simulator.caller import CallerGone
+from gateway.errors import CallerGone
 
 # As many full contexts as the pretended key-value cache holds.
 _CACHE_CONTEXTS = 16

@@ -52,7 +52,7 @@ class _Writer:
 
     def _at(self, reference: str) -> Schema:
         place: object = self._root
-        for step in reference.removeprefix("#/").split("/"):
+        for step in reference.removeprefix("#").split("/")[1:]:
             place = place.get(step) if isinstance(place, Mapping) else None
         if not isinstance(place, Mapping):
             raise bad_request(f"Grammar error: Cannot resolve reference: {reference}")

@@ -2,10 +2,11 @@
 
 import httptools
 
-from gateway.call import Headers, get_header
+from gateway.call import Headers
 from gateway.errors import UpstreamProtocol
 
 BODILESS = frozenset({204, 304})
+FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class ResponseParser:
@@ -24,7 +25,9 @@ class ResponseParser:
         "_llhttp",
         "_max_header_bytes",
         "_max_headers",
+        "_measured",
         "_pieces",
+        "_trailer_size",
         "complete",
         "head_done",
         "headers",
@@ -44,12 +47,13 @@ class ResponseParser:
         if not self.reusable:
             self._llhttp = httptools.HttpResponseParser(self)
         self._head_only = head_only
-        self._head_size = 0
+        self._head_size = self._trailer_size = 0
         self._keep_alive = False
         self._pieces: list[bytes] = []
         self.headers: list[tuple[bytes, bytes]] = []
         self.status = 0
         self.head_done = self.complete = self.until_close = self.reusable = False
+        self._measured = False
 
     def feed(self, data: bytes) -> bytes:
         """The body bytes that `data` brought. After UpstreamProtocol nothing of it counts."""
@@ -64,11 +68,12 @@ class ResponseParser:
                     else UpstreamProtocol("the worker's answer is not valid HTTP/1.1")
                 ) from None
             self.reusable = False
-        if not self.head_done:
+        if not self._measured:
             self._measure_head(len(data))
-        return self._take_body()
-
-    def _take_body(self) -> bytes:
+        elif self._pieces:
+            self._trailer_size = 0
+        else:
+            self._measure_trailer(len(data))
         pieces = self._pieces
         if not pieces:
             return b""
@@ -76,10 +81,29 @@ class ResponseParser:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _measure_head(self, more: int) -> None:
+        """Keep to the limits; the exact sum is needed only where a read brought more than them."""
+        self._measured = self.head_done
         self._head_size += more
+        if self._head_size <= self._max_header_bytes and len(self.headers) <= self._max_headers:
+            return
+        if self.head_done:
+            self._head_size = sum(len(name) + len(value) + 4 for name, value in self.headers)
         if self._head_size > self._max_header_bytes:
             raise UpstreamProtocol(
                 f"the worker's header is larger than {self._max_header_bytes} bytes "
+                "(limits.max_header_bytes)"
+            )
+        if len(self.headers) > self._max_headers:
+            raise UpstreamProtocol(
+                f"the worker sent more than {self._max_headers} header lines (limits.max_headers)"
+            )
+
+    def _measure_trailer(self, more: int) -> None:
+        """What comes after the body is not kept, but llhttp gathers each line of it."""
+        self._trailer_size += more
+        if self._trailer_size > self._max_header_bytes and not self.complete:
+            raise UpstreamProtocol(
+                f"the worker's trailer is larger than {self._max_header_bytes} bytes "
                 "(limits.max_header_bytes)"
             )
 
@@ -92,12 +116,10 @@ class ResponseParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head_done:
             return  # a trailer
-        self._measure_head(len(name) + len(value))
-        if len(self.headers) >= self._max_headers:
-            raise UpstreamProtocol(
-                f"the worker sent more than {self._max_headers} header lines (limits.max_headers)"
-            )
-        self.headers.append((name.lower(), value))
+        name = name.lower()
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise UpstreamProtocol("the worker's answer has a transfer coding nobody asked for")
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.status = self._llhttp.get_status_code()
@@ -107,26 +129,19 @@ class ResponseParser:
             self.headers = []
             return
         self.head_done = True
-        self.until_close = self._ends_with_the_connection()
         self._keep_alive = self._llhttp.should_keep_alive()
+        self.until_close = not self._keep_alive and self._ends_with_the_connection()
         if self._head_only:
             self.complete = True  # llhttp waits for the body that a HEAD answer only announces
 
     def _ends_with_the_connection(self) -> bool:
         if self._head_only or self.status in BODILESS:
             return False
-        coding, length = None, None
-        for name, value in self.headers:
-            if name == b"transfer-encoding":
-                coding = value
-            elif name == b"content-length":
-                length = value
-        if coding is not None:
-            return not coding.strip().lower().endswith(b"chunked")
-        return length is None
+        return all(name not in FRAMING for name, _ in self.headers)
 
     def on_body(self, data: bytes) -> None:
-        self._pieces.append(data)
+        if not self._head_only:  # a worker that answers HEAD as if it were GET
+            self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         if self.status >= 200:
@@ -153,13 +168,8 @@ HOP_BY_HOP = frozenset(
 def without(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """`headers` less `dropped` (HOP_BY_HOP among them) and what `connection` names."""
     kept = [line for line in headers if line[0] not in dropped]
-    named = get_header(headers, b"connection")
-    if named is None or named in (b"keep-alive", b"close"):
+    named = [value for name, value in headers if name == b"connection"]
+    if not named or named in ([b"keep-alive"], [b"close"]):
         return kept
-    tokens = {
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
+    tokens = {token.strip().lower() for token in b",".join(named).split(b",")}
     return [line for line in kept if line[0] not in tokens]

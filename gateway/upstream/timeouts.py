@@ -7,20 +7,21 @@ from gateway.errors import GatewayError
 
 
 class Patience:
-    """Calls `on_timeout` when nothing was heard for as long as the present phase allows.
+    """Base of what waits for a worker: `timed_out` is called when nothing was heard for too long.
 
     A phase and each read only note the time. The timer looks at it when it fires, and goes off
     again later if need be; it is set anew only where it would come too late.
     """
 
-    __slots__ = ("_due", "_error", "_last", "_loop", "_on_timeout", "_seconds", "_timer")
+    __slots__ = ("_due", "_error", "_last", "_loop", "_seconds", "_timer")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, on_timeout: Callable[[GatewayError], None]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._on_timeout = on_timeout
         self._timer: asyncio.TimerHandle | None = None
+
+    def timed_out(self, error: GatewayError) -> None:
+        """The present phase took too long."""
+        raise error
 
     def enter(self, seconds: float | None, error: Callable[[float], GatewayError]) -> None:
         """Begin a phase: after `seconds` without a `touch` it ends with `error(seconds)`.
@@ -54,4 +55,4 @@ class Patience:
         if left > 0:
             self._set(left)
         else:
-            self._on_timeout(self._error(self._seconds))
+            self.timed_out(self._error(self._seconds))

@@ -1,0 +1,222 @@
+"""The caller behind the gateway's own server: answers go straight to its connection.
+
+ASGI's `send` is a coroutine for each message, checks every header again and writes head and body
+apart. An answer is relayed from the worker's read callback, where nothing can be awaited, its
+headers have been checked by llhttp, and each write is a system call. So where uvicorn is ours, and
+no middleware stands between, the bytes are framed here and written once. `gateway.asgi` does the
+same by ASGI alone, for every other server.
+"""
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+
+from starlette.types import Message, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from gateway.call import Headers, get_header
+from gateway.errors import BodyTimeout, CallerGone
+from gateway.upstream.response import BODILESS
+
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {PHRASES.get(status, '')}\r\n".encode()
+    for status in range(100, 600)
+}
+
+
+class CallerConnection(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, but nobody can send endless headers, or connect and stay silent.
+
+    `left` and `drained` are called when the caller has gone, and when it takes bytes in again.
+    """
+
+    max_header_bytes = 64 * 1024
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.left: Callable[[], None] = _nothing
+        self.drained: Callable[[], None] = _nothing
+        self._head_size = 0
+        self._head_open = True
+        self._expect_more()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self.left()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.drained()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_open and not self.transport.is_closing():
+            self._head_size += len(data)
+            if self._head_size > self.max_header_bytes:
+                self.send_400_response("The request header is too large.")
+            else:
+                self._expect_more()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_size = 0
+        self._head_open = True
+
+    def on_headers_complete(self) -> None:
+        self._head_open = False
+        super().on_headers_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # it has not even taken in its last answer
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _expect_more(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+
+class DirectCaller:
+    """A gateway.call.Caller. `patience` bounds the seconds in which it sends or takes in nothing.
+
+    `left` is called when the caller closes its connection after its request was received. The flags
+    that uvicorn keeps of an answer are kept here as its own `send` would keep them.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_cycle",
+        "_has_body",
+        "_head",
+        "_patience",
+        "drained",
+        "left",
+    )
+
+    def __init__(
+        self, connection: CallerConnection, cycle: RequestResponseCycle, patience: float | None
+    ) -> None:
+        self.left: Callable[[], None] = _nothing
+        self.drained: Callable[[], None] = _nothing
+        self._connection = connection
+        self._cycle = cycle
+        self._patience = patience
+        self._head = b""
+        self._has_body = True
+        self._chunked = False
+
+    @classmethod
+    def behind(cls, send: Send, patience: float | None) -> "DirectCaller | None":
+        """The caller, where `send` is that of a CallerConnection and not of some middleware."""
+        cycle = getattr(send, "__self__", None)
+        if not isinstance(cycle, RequestResponseCycle):
+            return None
+        connection = getattr(cycle.on_response, "__self__", None)
+        if not isinstance(connection, CallerConnection):
+            return None
+        return cls(connection, cycle, patience)
+
+    async def next_chunk(self) -> tuple[bytes, bool]:
+        """The next piece of the request's body, and whether more follows.
+
+        Raises CallerGone, or BodyTimeout when nothing comes for `patience` seconds.
+        """
+        cycle = self._cycle
+        if cycle.more_body:
+            message = await self._message()
+            if message["type"] == "http.disconnect":
+                raise CallerGone("the caller left while it sent its request")
+            data, more = message["body"], message["more_body"]
+        else:
+            data, more = bytes(cycle.body), False
+            cycle.body = bytearray()
+        if not more:
+            self._watch()
+        return data, more
+
+    async def _message(self) -> Message:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._cycle.receive()  # type: ignore[return-value]
+        except TimeoutError:
+            raise BodyTimeout(f"nothing more of the body came for {self._patience} s") from None
+
+    def _watch(self) -> None:
+        """The request is in: the connection has only to say when the caller leaves."""
+        if self._cycle.disconnected:
+            self.left()
+        else:
+            self._connection.left = self.left
+
+    def start(self, status: int, headers: Headers) -> None:
+        cycle = self._cycle
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        lines = [STATUS_LINES[status]]
+        lines += [b"%b: %b\r\n" % line for line in headers]
+        self._has_body = cycle.scope["method"] != "HEAD" and status not in BODILESS
+        if self._has_body and get_header(headers, b"content-length") is None:
+            if cycle.scope["http_version"] == "1.1":
+                self._chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+            else:
+                cycle.keep_alive = False  # its end is that of the connection
+        if (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
+
+    def _send(self, data: bytes) -> None:
+        if not self._has_body:
+            data = b""  # of an error that answers HEAD, or what a plugin gave where none may be
+        if self._head:
+            data, self._head = self._head + data, b""
+        if not self._cycle.disconnected:
+            self._connection.transport.write(data)
+
+    def write(self, data: bytes) -> bool:
+        self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data)
+        if not self._connection.flow.write_paused:
+            return True
+        self._connection.drained = self.drained
+        return False
+
+    async def end(self, data: bytes) -> None:
+        if self._chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        self._send(data)
+        cycle = self._cycle
+        if cycle.disconnected:
+            return
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self._connection.transport.close()
+        cycle.on_response()
+
+    def cut(self) -> None:
+        self.release()
+        self._send(b"")
+        self._cycle.disconnected = True  # else uvicorn reports an answer without an end
+        if self._connection.flow.write_paused:
+            self._connection.transport.abort()
+        else:
+            self._connection.transport.close()
+
+    async def settle(self) -> None:
+        """Nothing is left to wait for: what the caller has not taken in yet is the transport's."""
+
+    def release(self) -> None:
+        """The call is over. Also parts what holds each other, so that nothing waits for the gc."""
+        self.left = self.drained = self._connection.left = self._connection.drained = _nothing
+
+
+def _nothing() -> None:
+    pass

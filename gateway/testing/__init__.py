@@ -1,0 +1,45 @@
+"""What plugin authors test with: opt-in pytest fixtures, and the plain helpers they are made of.
+
+    pytest_plugins = ["gateway.testing"]  # in conftest.py, beside pytest-asyncio
+
+    async def test_it_counts(make_call):
+        call = await drive(counter, sse({"choices": []}), sse("[DONE]"), call=make_call())
+
+    async def test_it_runs(gateway_for, simulator):
+        live = await gateway_for(entry("./my_capture.py", path="out.jsonl"))
+        answer = await live.client.post("/v1/chat/completions", json={"messages": []})
+
+Streaming and connections are tested over real sockets: a gateway that is `live`, before the
+simulator for what engines say, or before a ScriptedWorker for what happens to the bytes.
+"""
+
+from gateway.testing.calls import (
+    DONE,
+    MESSAGES,
+    RecordedCall,
+    RecordingCaller,
+    drive,
+    make_call,
+    sse,
+)
+from gateway.testing.serving import GatewayFor, Live, entry, live
+from gateway.testing.worker import ScriptedConnection, ScriptedWorker, answer_of
+
+pytest_plugins = ["gateway.testing.fixtures"]
+
+__all__ = [
+    "DONE",
+    "MESSAGES",
+    "GatewayFor",
+    "Live",
+    "RecordedCall",
+    "RecordingCaller",
+    "ScriptedConnection",
+    "ScriptedWorker",
+    "answer_of",
+    "drive",
+    "entry",
+    "live",
+    "make_call",
+    "sse",
+]

@@ -1,0 +1,140 @@
+"""Calls without a network: one made by hand, and an observer driven through one's answer."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
+
+from gateway.body import Body
+from gateway.call import Answer, Call, Headers, Outcome
+from gateway.chains import Chains, Failures, Hook
+from gateway.config import Config
+from gateway.errors import UpstreamClosed
+from gateway.proxy import Proxy
+from gateway.workers import Workers
+
+MESSAGES: Sequence[Mapping[str, str]] = (MappingProxyType({"role": "user", "content": "Hello"}),)
+
+DONE = b"data: [DONE]\n\n"
+"""The event that ends a stream of chat or completions."""
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class RecordingCaller:
+    """A gateway.call.Caller that keeps what it is sent.
+
+    `status` is 0 until there is a head; `chunks` are the pieces of the body as they were written;
+    `is_cut`: the answer was broken off; `is_ended`: it came whole. While `is_full`, `write` says so
+    and whoever writes has to wait until `drained` is called.
+    """
+
+    def __init__(self) -> None:
+        self.drained: Callable[[], None] = lambda: None
+        self.status = 0
+        self.headers: Headers = ()
+        self.chunks: list[bytes] = []
+        self.is_full = self.is_cut = self.is_ended = False
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def start(self, status: int, headers: Headers) -> None:
+        self.status, self.headers = status, headers
+
+    def write(self, data: bytes) -> bool:
+        self.chunks.append(data)
+        return not self.is_full
+
+    def cut(self) -> None:
+        self.is_cut = True
+
+    async def end(self, data: bytes) -> None:
+        self.chunks.append(data)
+        self.is_ended = True
+
+
+class RecordedCall(Call):
+    """A Call whose caller is a RecordingCaller."""
+
+    __slots__ = ()
+    caller: RecordingCaller
+
+
+def make_call(
+    body: Mapping[str, object] | bytes | None = None,
+    *,
+    path: str = "/v1/chat/completions",
+    headers: Mapping[str, str] = NO_HEADERS,
+    method: str = "POST",
+    query: bytes = b"",
+    session_id: str | None = None,
+) -> RecordedCall:
+    """A call as the edge would make it. `body` None is a short chat for the model `sim`."""
+    if body is None:
+        body = {"model": "sim", "messages": [dict(message) for message in MESSAGES]}
+    return RecordedCall(
+        RecordingCaller(),
+        method=method,
+        path=path,
+        query=query,
+        headers=[(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
+        body=Body(body if isinstance(body, bytes) else msgspec.json.encode(body)),
+        session_id=session_id,
+    )
+
+
+def sse(*events: Mapping[str, object] | str) -> bytes:
+    """The bytes of a stream's events: a mapping is sent as JSON, a text as it is."""
+    data = [e.encode() if isinstance(e, str) else msgspec.json.encode(e) for e in events]
+    return b"".join([b"data: %b\n\n" % one for one in data])
+
+
+async def drive(
+    observer: object,
+    *chunks: bytes,
+    call: RecordedCall | None = None,
+    status: int = 200,
+    content_type: str = "text/event-stream",
+    broken: bool = False,
+) -> RecordedCall:
+    """Carry an answer made of `chunks` past `observer`, as the core does; gives the call.
+
+    Each chunk is one read from the worker. For a plain answer say `application/json`; `broken`: the
+    worker breaks off after the last chunk. What the observer raises is raised here, once the call
+    is over.
+    """
+    call = make_call() if call is None else call
+
+    async def body() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+        if broken:
+            raise UpstreamClosed("the worker broke off before its answer was whole")
+
+    async def handle(_: Call) -> Answer:
+        return Answer(status, [(b"content-type", content_type.encode("latin-1"))], body())
+
+    failures = _Raised()
+    settings = Config()
+    chains = Chains(
+        failures,
+        handle=(Hook("worker", handle),),
+        observe=(Hook("observer", lambda _: observer),),
+    )
+    await Proxy(chains, Workers(settings), settings).dispatch(call)
+    if failures.errors:
+        raise failures.errors[0]
+    return call
+
+
+class _Raised(Failures):
+    """Keeps what the observer raised, for the test to see, in place of counting it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[Exception] = []
+
+    def note(self, plugin: str, hook: str, outcome: Outcome, error: Exception) -> None:
+        self.errors.append(error)

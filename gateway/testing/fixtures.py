@@ -1,0 +1,44 @@
+"""The pytest fixtures; only here are pytest and pytest-asyncio needed."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from gateway import testing
+from gateway.config import Config, PluginEntry, Worker
+from gateway.simulator import Simulator
+
+
+@pytest_asyncio.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """A running simulator."""
+    async with Simulator() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def gateway_for(simulator: Simulator) -> AsyncIterator[testing.GatewayFor]:
+    """Starts gateways, see GatewayFor."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(
+            *plugins: str | type | PluginEntry,
+            workers: Sequence[str | Worker] | None = None,
+            **settings: Any,
+        ) -> testing.Live:
+            named = (p if isinstance(p, PluginEntry) else testing.entry(p) for p in plugins)
+            urls = (simulator.url,) if workers is None else workers
+            found = (w if isinstance(w, Worker) else Worker(url=w) for w in urls)
+            config = Config(workers=tuple(found), plugins=tuple(named), **settings)
+            return await stack.enter_async_context(testing.live(config))
+
+        yield start
+
+
+@pytest.fixture
+def make_call() -> Callable[..., testing.RecordedCall]:
+    """`gateway.testing.make_call` itself."""
+    return testing.make_call
