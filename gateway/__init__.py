@@ -4,17 +4,7 @@ These are the names that plugins and embedders may use; everything else may chan
 """
 
 from gateway.app import Gateway, create_app
-from gateway.call import (
-    Answer,
-    Attempt,
-    Call,
-    Caller,
-    Headers,
-    Outcome,
-    Principal,
-    StateKey,
-    get_header,
-)
+from gateway.call import Answer, Attempt, Call, Outcome, Principal, StateKey
 from gateway.config import Config
 from gateway.edge import path_of
 from gateway.errors import (
@@ -32,7 +22,9 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from gateway.headers import Headers, get_header
 from gateway.hookspecs import hookimpl
+from gateway.reply import Caller
 from gateway.wire.dialects import ChoiceDelta, Delta, Usage
 from gateway.wire.sse import Event
 from gateway.workers import Worker

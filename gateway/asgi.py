@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from starlette.types import Message, Receive, Send
 
-from gateway.call import Headers
 from gateway.errors import BodyTimeout, CallerGone
+from gateway.headers import Headers
 
 
 class ASGICaller:

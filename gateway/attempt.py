@@ -50,7 +50,8 @@ async def _exchange(
         relay.await_first_byte()
     else:
         connection.begin(relay, head, head_only=head_only, more=True)
-        sending = asyncio.create_task(_send_body(call, connection, relay))
+        patience = settings.timeouts.idle
+        sending = asyncio.create_task(_send_body(call, connection, relay, patience))
     try:
         return await relay.done
     finally:
@@ -72,9 +73,12 @@ def _head(call: Call, attempt: Attempt, body: bytes | None) -> bytes:
     )
 
 
-async def _send_body(call: Call, connection: Connection, relay: Relay) -> None:
+async def _send_body(
+    call: Call, connection: Connection, relay: Relay, patience: float | None
+) -> None:
+    chunked = call.body.length is None
     try:
-        await upload(call.body.stream(), connection, chunked=call.body.length is None)
+        await upload(call.body.stream(), connection, chunked=chunked, patience=patience)
     except GatewayError as error:  # too large, too slow, or the caller has gone
         relay.on_error(error)
     else:

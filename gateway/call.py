@@ -3,39 +3,23 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
 
 from gateway.body import Body, parse_object
 from gateway.errors import CallError, GatewayError, TotalTimeout
+from gateway.headers import Headers, get_header
 from gateway.observing import UNOBSERVED
+from gateway.reply import Caller, Reply
 from gateway.wire.dialects import Dialect, Usage, dialect_of
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
 
 if TYPE_CHECKING:
     from gateway.workers import Worker
 
-Headers = Sequence[tuple[bytes, bytes]]
-"""Header lines in order, names in lower case, repeated names kept apart."""
-
 T = TypeVar("T")
-
-
-BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n")
-
-
-def is_event_stream(headers: Headers) -> bool:
-    return (get_header(headers, b"content-type") or b"").lower().startswith(b"text/event-stream")
-
-
-def get_header(headers: Headers, name: bytes) -> bytes | None:
-    """The first value of `name` (lower case), or None."""
-    for key, value in headers:
-        if key == name:
-            return value
-    return None
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -120,88 +104,6 @@ class Answer(msgspec.Struct):
     status: int = 200
     headers: Headers = ()
     body: bytes | AsyncIterable[bytes] = b""
-
-
-class Caller(Protocol):
-    """Where the answer goes: an ASGI server's connection, or a test's list.
-
-    `start`, `write` and `cut` never wait. What `start` was given goes out with the next `write`, be
-    it empty. After `write` returned False the caller is full: whoever
-    writes stops reading from the worker until `drained` was called.
-    """
-
-    drained: Callable[[], None]
-
-    def start(self, status: int, headers: Headers) -> None: ...
-    def write(self, data: bytes) -> bool: ...
-    def cut(self) -> None:
-        """Break off, so that what was sent cannot be taken for a whole answer."""
-
-    async def end(self, data: bytes) -> None:
-        """Send the last bytes; returns when the server has taken them."""
-
-
-class Reply:
-    """What the caller has been sent so far; every byte of the answer goes through here.
-
-    `begun`: the head is decided, so there is no other answer any more.
-    """
-
-    __slots__ = ("_caller", "_end", "_events", "_head", "_outcome", "_started", "begun")
-
-    def __init__(self, caller: Caller, outcome: Outcome, started: float) -> None:
-        self.begun = False
-        self._caller = caller
-        self._outcome = outcome
-        self._started = started
-        self._events = False
-        self._head: tuple[int, Headers] | None = None
-        self._end = b""
-
-    def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
-        """Decide on the head; `events`: of an event stream.
-
-        It goes out with the first bytes of the body, or by `send_head`.
-        """
-        self.begun = True
-        self._outcome.status = status
-        self._events = events
-        self._head = (status, headers)
-
-    def send_head(self) -> None:
-        """Send the head now: nothing of the body is there to go with it."""
-        self._pass_head()
-        self._caller.write(b"")
-
-    def _pass_head(self) -> None:
-        if self._head is not None:
-            (status, headers), self._head = self._head, None
-            self._caller.start(status, headers)
-
-    def write(self, data: bytes) -> bool:
-        """False: the caller is full; stop until its `drained` is called."""
-        self.count(data)
-        self._end = data if len(data) > 3 else self._end[-3:] + data
-        self._pass_head()
-        return self._caller.write(data)
-
-    async def end(self, data: bytes) -> None:
-        """Send the last bytes, which have been counted before."""
-        self._pass_head()
-        await self._caller.end(data)
-
-    def break_off(self, error: CallError) -> None:
-        """Say in the middle of an answer that the rest will not come: it must not look whole."""
-        self._pass_head()
-        if self._events:
-            gap = b"" if not self._end or self._end.endswith(BLANK_LINES) else b"\n\n"
-            self.write(gap + error.event())
-        self._caller.cut()
-
-    def count(self, data: bytes) -> None:
-        if self._outcome.ttft is None and data:
-            self._outcome.ttft = time.monotonic() - self._started
-        self._outcome.bytes_sent += len(data)
 
 
 class Lifeline:

@@ -14,8 +14,8 @@ from http import HTTPStatus
 from starlette.types import Message, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.call import Headers, get_header
 from gateway.errors import BodyTimeout, CallerGone
+from gateway.headers import Headers, get_header
 from gateway.upstream.response import BODILESS
 
 PHRASES = {status.value: status.phrase for status in HTTPStatus}

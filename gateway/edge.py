@@ -6,10 +6,11 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.asgi import ASGICaller
 from gateway.body import Body
-from gateway.call import Call, get_header
+from gateway.call import Call
 from gateway.config import Config
 from gateway.direct import DirectCaller
 from gateway.errors import CallerGone, NotFound
+from gateway.headers import get_header
 from gateway.proxy import Proxy
 
 

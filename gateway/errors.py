@@ -226,7 +226,7 @@ class FirstByteTimeout(UpstreamTimeout):
 
 class IdleTimeout(UpstreamTimeout):
     code = "upstream_idle_timeout"
-    what = "the worker fell silent for {} s in the middle of its answer (timeouts.idle)"
+    what = "the worker neither sent nor took in anything for {} s (timeouts.idle)"
 
 
 class TotalTimeout(UpstreamTimeout):

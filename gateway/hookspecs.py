@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pluggy
 
-from gateway.call import Answer, Attempt, Call, Headers, Outcome, Principal
+from gateway.call import Answer, Attempt, Call, Outcome, Principal
+from gateway.headers import Headers
 from gateway.wire.dialects import Delta
 from gateway.wire.sse import Event
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gateway.call import Headers, Outcome
+    from gateway.call import Outcome
+    from gateway.headers import Headers
     from gateway.wire.dialects import Delta
     from gateway.wire.sse import Event
 

@@ -7,8 +7,9 @@ is none, and the bytes go through untouched.
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.call import Call, Headers, get_header
+from gateway.call import Call
 from gateway.config import Limits
+from gateway.headers import Headers, get_header
 from gateway.observing import Observers
 from gateway.wire.dialects import Delta, Unreadable
 from gateway.wire.injection import Stripper

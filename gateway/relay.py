@@ -4,9 +4,10 @@ import asyncio
 from time import monotonic
 from typing import Protocol
 
-from gateway.call import Attempt, Call, Headers, is_event_stream
+from gateway.call import Attempt, Call
 from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
+from gateway.headers import Headers, is_event_stream
 from gateway.reading import Reader, reader_for
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 from gateway.upstream.timeouts import Patience

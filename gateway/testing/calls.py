@@ -6,10 +6,11 @@ from types import MappingProxyType
 import msgspec
 
 from gateway.body import Body
-from gateway.call import Answer, Call, Headers, Outcome
+from gateway.call import Answer, Call, Outcome
 from gateway.chains import Chains, Failures, Hook
 from gateway.config import Config
 from gateway.errors import UpstreamClosed
+from gateway.headers import Headers
 from gateway.proxy import Proxy
 from gateway.workers import Workers
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from gateway.call import Headers
-from gateway.errors import GatewayError, UpstreamClosed, UpstreamProtocol
+from gateway.errors import GatewayError, IdleTimeout, UpstreamClosed, UpstreamProtocol
+from gateway.headers import Headers
 from gateway.upstream.response import ResponseParser
 
 
@@ -87,10 +87,18 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    async def drain(self) -> None:
-        """Wait while the worker takes in less than is written to it."""
-        if self._writable is not None:
-            await self._writable
+    async def drain(self, patience: float | None) -> None:
+        """Wait while the worker takes in less than is written to it.
+
+        Raises IdleTimeout when it takes nothing in for `patience` seconds.
+        """
+        if self._writable is None:
+            return
+        try:
+            async with asyncio.timeout(patience):
+                await self._writable
+        except TimeoutError:
+            raise IdleTimeout(patience or 0) from None
 
     def pause_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():

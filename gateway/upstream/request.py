@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable
 
-from gateway.call import Headers
+from gateway.headers import Headers
 from gateway.upstream.connection import Connection
 from gateway.upstream.response import HOP_BY_HOP, without
 
@@ -59,10 +59,15 @@ def _framing(method: str, length: int | None) -> bytes:
     return b""
 
 
-async def upload(chunks: AsyncIterable[bytes], connection: Connection, *, chunked: bool) -> None:
-    """Send a body as it comes, as fast as the worker takes it in."""
+async def upload(
+    chunks: AsyncIterable[bytes], connection: Connection, *, chunked: bool, patience: float | None
+) -> None:
+    """Send a body as it comes, as fast as the worker takes it in.
+
+    Raises IdleTimeout when it takes nothing in for `patience` seconds, and what `chunks` raises.
+    """
     async for chunk in chunks:
         if chunk:
             connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk, more=True)
-            await connection.drain()
+            await connection.drain(patience)
     connection.write(b"0\r\n\r\n" if chunked else b"", more=False)

@@ -2,8 +2,8 @@
 
 import httptools
 
-from gateway.call import Headers
 from gateway.errors import UpstreamProtocol
+from gateway.headers import Headers
 
 BODILESS = frozenset({204, 304})
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
