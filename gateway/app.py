@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.config import Config, is_loopback
-from gateway.edge import Edge
+from gateway.edge import Edge, path_of
 from gateway.errors import (
     BadRequest,
     CallError,
@@ -55,7 +55,7 @@ class Gateway:
         # router is passed by where the path alone decides: it costs a tenth of a short call.
         try:
             if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-                await self.edge(scope, receive, send)
+                await self.edge.serve(scope, receive, send, path=path_of(scope))
             else:
                 await self._router(scope, receive, send)
         except Exception as error:

@@ -15,13 +15,10 @@ from gateway.headers import Headers
 
 
 class ASGICaller:
-    """A gateway.call.Caller. `patience` bounds the seconds in which it sends or takes in nothing.
-
-    `left` is called when the caller closes its connection after its request was received.
-    """
+    """A gateway.reply.Caller. It may send or take in nothing for at most `patience` seconds."""
 
     def __init__(self, receive: Receive, send: Send, patience: float | None) -> None:
-        self.left: Callable[[], None] = _nothing
+        self._left: Callable[[], None] = _nothing
         self.drained: Callable[[], None] = _nothing
         self._receive = receive
         self._send = send
@@ -29,6 +26,13 @@ class ASGICaller:
         self._unsent: deque[Message] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+
+    def watch(self, left: Callable[[], None]) -> None:
+        """Call `left` when the caller leaves after its request has been received."""
+        self._left = left
+
+    def whole_body(self) -> None:
+        """ASGI does not tell before it is asked."""
 
     async def next_chunk(self) -> tuple[bytes, bool]:
         """The next piece of the request's body, and whether more follows.
@@ -51,7 +55,7 @@ class ASGICaller:
         """The request is in: the server has only to say when the caller leaves."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.left()
+        self._left()
 
     def start(self, status: int, headers: Headers) -> None:
         self._push({"type": "http.response.start", "status": status, "headers": headers})
@@ -77,7 +81,7 @@ class ASGICaller:
                 await self._send(self._unsent.popleft())
         except OSError:  # the ASGI specification's word for a caller that has gone
             self._unsent.clear()
-            self.left()
+            self._left()
         self._sending = None
         self.drained()
 
@@ -88,7 +92,7 @@ class ASGICaller:
 
     def release(self) -> None:
         """The call is over."""
-        self.left = self.drained = _nothing
+        self._left = self.drained = _nothing
         for task in (self._sending, self._watching):
             if task is not None:
                 task.cancel()

@@ -41,7 +41,7 @@ class Body:
 
     async def gather(self, most: int) -> None:
         """Have `data` if the body is at most `most` bytes long, or came in one piece."""
-        if self.data is not None or self._source is None:
+        if self._source is None:
             return
         self._begun, self._more = await self._source()
         if not self._more:

@@ -3,7 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
@@ -109,9 +110,10 @@ class Answer(msgspec.Struct):
 class Lifeline:
     """Lets a call be ended from outside its task, for a reason that its task then sees raised."""
 
-    __slots__ = ("_over", "_reason", "_task", "_timer")
+    __slots__ = ("_held", "_over", "_reason", "_task", "_timer")
 
     def __init__(self) -> None:
+        self._held = False
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._reason: GatewayError | None = None
@@ -122,8 +124,20 @@ class Lifeline:
         if self._over or self._reason is not None:
             return
         self._reason = reason
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
+        task = self._task
+        if task is not None and task is not asyncio.current_task() and not self._held:
+            task.cancel()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is begun within is finished: a cut takes effect at the end of the block."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._reason is not None:
+            raise self._reason
 
     def limit(self, seconds: float) -> None:
         """End the call with TotalTimeout when it is not over by then."""

@@ -81,10 +81,9 @@ class CallerConnection(HttpToolsProtocol):
 
 
 class DirectCaller:
-    """A gateway.call.Caller. `patience` bounds the seconds in which it sends or takes in nothing.
+    """A gateway.reply.Caller. It may send or take in nothing for at most `patience` seconds.
 
-    `left` is called when the caller closes its connection after its request was received. The flags
-    that uvicorn keeps of an answer are kept here as its own `send` would keep them.
+    The flags that uvicorn keeps of an answer are kept here as its own `send` would keep them.
     """
 
     __slots__ = (
@@ -95,13 +94,11 @@ class DirectCaller:
         "_head",
         "_patience",
         "drained",
-        "left",
     )
 
     def __init__(
         self, connection: CallerConnection, cycle: RequestResponseCycle, patience: float | None
     ) -> None:
-        self.left: Callable[[], None] = _nothing
         self.drained: Callable[[], None] = _nothing
         self._connection = connection
         self._cycle = cycle
@@ -121,23 +118,27 @@ class DirectCaller:
             return None
         return cls(connection, cycle, patience)
 
+    def watch(self, left: Callable[[], None]) -> None:
+        """Call `left` when the caller closes its connection before its answer is whole."""
+        self._connection.left = left
+
+    def whole_body(self) -> bytes | None:
+        """The request's body, if all of it has come already."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected:
+            return None
+        data, cycle.body = bytes(cycle.body), bytearray()
+        return data
+
     async def next_chunk(self) -> tuple[bytes, bool]:
         """The next piece of the request's body, and whether more follows.
 
         Raises CallerGone, or BodyTimeout when nothing comes for `patience` seconds.
         """
-        cycle = self._cycle
-        if cycle.more_body:
-            message = await self._message()
-            if message["type"] == "http.disconnect":
-                raise CallerGone("the caller left while it sent its request")
-            data, more = message["body"], message["more_body"]
-        else:
-            data, more = bytes(cycle.body), False
-            cycle.body = bytearray()
-        if not more:
-            self._watch()
-        return data, more
+        message = await self._message()
+        if message["type"] == "http.disconnect":
+            raise CallerGone("the caller left while it sent its request")
+        return message["body"], message["more_body"]
 
     async def _message(self) -> Message:
         try:
@@ -145,13 +146,6 @@ class DirectCaller:
                 return await self._cycle.receive()  # type: ignore[return-value]
         except TimeoutError:
             raise BodyTimeout(f"nothing more of the body came for {self._patience} s") from None
-
-    def _watch(self) -> None:
-        """The request is in: the connection has only to say when the caller leaves."""
-        if self._cycle.disconnected:
-            self.left()
-        else:
-            self._connection.left = self.left
 
     def start(self, status: int, headers: Headers) -> None:
         cycle = self._cycle
@@ -215,7 +209,7 @@ class DirectCaller:
 
     def release(self) -> None:
         """The call is over. Also parts what holds each other, so that nothing waits for the gc."""
-        self.left = self.drained = self._connection.left = self._connection.drained = _nothing
+        self.drained = self._connection.left = self._connection.drained = _nothing
 
 
 def _nothing() -> None:

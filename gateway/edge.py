@@ -53,6 +53,7 @@ class Edge:
             query=scope.get("query_string", b""),
             headers=headers,
             body=Body(
+                caller.whole_body(),
                 source=caller.next_chunk,
                 length=_length(get_header(headers, b"content-length")),
                 limit=self._limits.max_body_bytes,
@@ -60,7 +61,7 @@ class Edge:
             session_id=session_id,
             client=client[0] if client else None,
         )
-        caller.left = lambda: call.lifeline.cut(CallerGone("the caller left"))
+        caller.watch(lambda: call.lifeline.cut(CallerGone("the caller left")))
         try:
             await self._proxy.dispatch(call)
             await caller.settle()

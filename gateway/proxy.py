@@ -95,7 +95,8 @@ class Proxy:
             call.lifeline.limit(self._settings.timeouts.total)
         if self._chains.authenticate:
             await self._chains.identify(call)
-        await call.body.gather(GATHERED)
+        if call.body.data is None:
+            await call.body.gather(GATHERED)
         await self._chains.decide(call)
         call.observers = self._chains.observers(call)
         answer = await self._chains.first_answer(call) if self._chains.handle else None
@@ -124,7 +125,8 @@ class Proxy:
                 worker.in_flight -= 1
                 attempt.ended = monotonic()
                 if self._chains.attempt_finished:
-                    await self._chains.tell_attempt(call, attempt)
+                    with call.lifeline.held():
+                        await self._chains.tell_attempt(call, attempt)
 
     async def _choose(self, call: Call, tried: list[Worker], failed: CallError | None) -> Worker:
         """Raises the failure of the last attempt where no worker is left to try, else NoWorker."""

@@ -74,7 +74,12 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._gateway.drain(self._drain))
         await super().shutdown(sockets)
-        await draining
+        if self.force_exit:
+            draining.cancel()
+            await self._gateway.drain(0)
+        else:
+            await draining
+            self._captured_signals.clear()  # they are obeyed; uvicorn would die of them once more
 
     @property
     def address(self) -> tuple[str, int]:

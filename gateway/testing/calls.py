@@ -23,7 +23,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class RecordingCaller:
-    """A gateway.call.Caller that keeps what it is sent.
+    """A gateway.reply.Caller that keeps what it is sent.
 
     `status` is 0 until there is a head; `chunks` are the pieces of the body as they were written;
     `is_cut`: the answer was broken off; `is_ended`: it came whole. While `is_full`, `write` says so
