@@ -127,6 +127,7 @@ class DirectCaller:
         cycle = self._cycle
         if cycle.more_body or cycle.disconnected:
             return None
+        self._keep_reading()
         data, cycle.body = bytes(cycle.body), bytearray()
         return data
 
@@ -138,7 +139,13 @@ class DirectCaller:
         message = await self._message()
         if message["type"] == "http.disconnect":
             raise CallerGone("the caller left while it sent its request")
+        if not message["more_body"]:
+            self._keep_reading()
         return message["body"], message["more_body"]
+
+    def _keep_reading(self) -> None:
+        """A large body has paused it, and a paused connection does not tell of its end."""
+        self._connection.flow.resume_reading()
 
     async def _message(self) -> Message:
         try:
