@@ -78,19 +78,19 @@ class AccessLog:
         try:
             yield
         finally:
+            await self._lines.join()
             writing.cancel()
-            self._write(self._waiting())
 
     async def _write_all(self) -> None:
         while True:
-            batch = await self._lines.get() + self._waiting()
+            lines = [await self._lines.get()]
+            lines += [self._lines.get_nowait() for _ in range(self._lines.qsize())]
             try:
-                await asyncio.to_thread(self._write, batch)
+                await asyncio.to_thread(self._write, b"".join(lines))
             except OSError as error:
-                log.warning("%s: lines are lost: %s", self._path, error)
-
-    def _waiting(self) -> bytes:
-        return b"".join([self._lines.get_nowait() for _ in range(self._lines.qsize())])
+                log.warning("%s: %d lines are lost: %s", self._path, len(lines), error)
+            for _ in lines:
+                self._lines.task_done()
 
     def _write(self, batch: bytes) -> None:
         if self._dropped:
