@@ -48,7 +48,7 @@ class Gateway:
         self.edge = Edge(self.proxy, config)
         self.carry = self.edge.serve
         self._running = contextlib.AsyncExitStack()
-        self._router = Router(self._routes(), lifespan=self._lifespan)
+        self._router = Router(self._routes(), lifespan=self._lifespan, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Starlette's application would wrap `send`, and asgi.py must see the server's own. Its
@@ -57,6 +57,7 @@ class Gateway:
             if scope["type"] == "http" and scope["path"].startswith("/v1/"):
                 await self.edge.serve(scope, receive, send, path=path_of(scope))
             else:
+                scope["app"] = self  # without it the router answers in plain text what it has not
                 await self._router(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http":

@@ -40,13 +40,17 @@ class Body:
             self._too_large()
 
     async def gather(self, most: int) -> None:
-        """Have `data` if the body is at most `most` bytes long, or came in one piece."""
+        """Have `data` if the body is at most `most` bytes long, or came in one piece.
+
+        Raises BodyTooLarge (413), BodyTimeout (408), CallerGone.
+        """
         if self._source is None:
             return
         self._begun, self._more = await self._source()
         if not self._more:
             self.data, self._begun = self._begun, b""
             self.length = len(self.data)
+            self.check_length()
         elif self.length is not None and self.length <= most:
             await self.read()
 

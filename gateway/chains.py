@@ -4,6 +4,7 @@ pluggy declares and checks hooks; it does not call them: its own multicall costs
 as much, and takes a coroutine for an answer.
 """
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,7 +34,7 @@ class Failures:
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
 
-    def note(self, plugin: str, hook: str, outcome: Outcome, error: Exception) -> None:
+    def note(self, plugin: str, hook: str, outcome: Outcome, error: BaseException) -> None:
         if not self.counts[plugin, hook]:
             what = "plugin %s broke in %s; further failures of it are only counted"
             log.error(what, plugin, hook, exc_info=error)
@@ -117,7 +118,9 @@ class Chains(msgspec.Struct, frozen=True):
     async def _isolated(self, hook: Hook, name: str, call: Call, running: Awaitable[None]) -> None:
         try:
             await running
-        except Exception as error:  # noqa: BLE001  a watcher's failure is never the caller's
+        except (Exception, asyncio.CancelledError) as error:
+            if _ends_the_call(error):
+                raise
             self.failures.note(hook.plugin, name, call.outcome, error)
 
 
@@ -126,8 +129,16 @@ async def _closed(hook: Hook, name: str, running: Awaitable[T]) -> T:
         return await running
     except CallError:
         raise
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if _ends_the_call(error):
+            raise
         log.exception("plugin %s broke in %s; the call is refused", hook.plugin, name)
         raise HookFailed(
             f"the plugin {hook.plugin!r} failed while deciding on this call"
         ) from error
+
+
+def _ends_the_call(error: BaseException) -> bool:
+    """Whether the call's own task was cancelled, and not something that the hook waited for."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import BodyTimeout, CallerGone
@@ -108,10 +108,14 @@ class DirectCaller:
         self._chunked = False
 
     @classmethod
-    def behind(cls, send: Send, patience: float | None) -> "DirectCaller | None":
-        """The caller, where `send` is that of a CallerConnection and not of some middleware."""
+    def behind(
+        cls, receive: Receive, send: Send, patience: float | None
+    ) -> "DirectCaller | None":
+        """The caller, where both are those of a CallerConnection and not of some middleware."""
         cycle = getattr(send, "__self__", None)
         if not isinstance(cycle, RequestResponseCycle):
+            return None
+        if getattr(receive, "__self__", None) is not cycle:
             return None
         connection = getattr(cycle.on_response, "__self__", None)
         if not isinstance(connection, CallerConnection):

@@ -41,7 +41,7 @@ class Edge:
         """
         if not self.carries(path):
             raise NotFound(f"there is nothing at {path}")
-        caller = DirectCaller.behind(send, self._patience) or ASGICaller(
+        caller = DirectCaller.behind(receive, send, self._patience) or ASGICaller(
             receive, send, self._patience
         )
         headers = scope["headers"]

@@ -22,7 +22,9 @@ def find(entry: PluginEntry) -> tuple[str, Any]:
     try:
         name, found = _find(entry.name, Path(entry.base))
         if inspect.ismodule(found):
-            found = _plugin_of(found)
+            found = _plugin_of(found, entry.name)
+        elif not _has_hooks(found):
+            raise ConfigError(f"plugin {entry.name!r}: nothing in it is marked with @hookimpl")
     except ConfigError as error:
         raise ConfigError(*(f"{entry.source}: {problem}" for problem in error.problems)) from error
     except Exception as error:  # a plugin's own code may raise anything while it is imported
@@ -31,18 +33,19 @@ def find(entry: PluginEntry) -> tuple[str, Any]:
 
 
 def _find(name: str, base: Path) -> tuple[str, Any]:
-    if name.endswith(".py") or "/" in name:
-        return Path(name).stem, _file(base / name)
     offered = {point.name: point for point in entry_points(group=GROUP)}
     if name in offered:
         return name, offered[name].load()
-    module_name, _, attribute = name.partition(":")
-    module = _module(module_name, sorted(offered))
+    place, _, attribute = name.partition(":")
+    if place.endswith(".py") or "/" in place:
+        short, module = Path(place).stem, _file(base / place)
+    else:
+        short, module = place.rpartition(".")[2], _module(place, sorted(offered))
     if not attribute:
-        return module_name.rpartition(".")[2], module
+        return short, module
     found = getattr(module, attribute, None)
     if not inspect.isclass(found):
-        raise ConfigError(f"plugin {name!r}: {module_name} has no class {attribute!r}")
+        raise ConfigError(f"plugin {name!r}: {place} has no class {attribute!r}")
     return attribute, found
 
 
@@ -67,30 +70,31 @@ def _module(name: str, offered: list[str]) -> ModuleType:
         close = difflib.get_close_matches(name, offered, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"installed: {', '.join(offered)}"
         raise ConfigError(
-            f"unknown plugin {name!r}; {hint} (a name, a module, module:Class or a file.py)"
+            f"unknown plugin {name!r}; {hint} (a name, a module, module:Class or ./file.py)"
         ) from None
 
 
-def _plugin_of(module: ModuleType) -> Any:
+def _plugin_of(module: ModuleType, name: str) -> Any:
     """The module itself where it has hooks of its own, else its one class with hooks."""
-    members = vars(module).values()
-    classes: list[Any] = [
+    classes = [
         member
-        for member in members
+        for member in vars(module).values()
         if inspect.isclass(member) and member.__module__ == module.__name__ and _has_hooks(member)
     ]
-    if _has_hooks(module):
-        classes.append(module)
-    if len(classes) == 1:
+    bare = _has_hooks(module)
+    if bare and not classes:
+        return module
+    if len(classes) == 1 and not bare:
         return classes[0]
     if not classes:
-        raise ConfigError(f"plugin {module.__name__}: nothing in it is marked with @hookimpl")
-    names = " or ".join(f"{module.__name__}:{c.__name__}" for c in classes)
-    raise ConfigError(f"plugin {module.__name__} holds several plugins: say {names}")
+        raise ConfigError(f"plugin {name!r}: nothing in it is marked with @hookimpl")
+    choice = " or ".join(f"{name}:{found.__name__}" for found in classes)
+    rest = "; its @hookimpl functions need a file of their own" if bare else ""
+    raise ConfigError(f"plugin {name!r} holds several plugins: say {choice}{rest}")
 
 
 def _has_hooks(holder: Any) -> bool:
-    return any(hasattr(value, "gateway_impl") for value in vars(holder).values())
+    return any(hasattr(value, "gateway_impl") for _, value in inspect.getmembers_static(holder))
 
 
 def _failure(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Passes on the answer that a `handle` hook gave in a worker's place."""
 
 import asyncio
+from collections.abc import AsyncIterable
 
 from gateway.call import Answer, Call
 from gateway.config import Config
@@ -8,21 +9,41 @@ from gateway.relay import Relay
 
 
 async def pass_on(call: Call, answer: Answer, settings: Config) -> bytes:
-    """Relay `answer` as if a worker had sent it; gives its last bytes."""
+    """Relay `answer` as if a worker had sent it; gives its last bytes.
+
+    Raises what its body raises, and what ends a worker's answer too: IdleTimeout, CallerStalled.
+    """
     tap = _Tap()
     relay = Relay(call, None, tap, settings)
     try:
         relay.on_headers(answer.status, answer.headers, alone=False)
-        if isinstance(answer.body, bytes):
-            relay.on_end(answer.body)
-        else:
-            async for chunk in answer.body:
-                relay.on_body(chunk)
-                await tap.opened.wait()
-            relay.on_end(b"")
+        if not isinstance(answer.body, bytes):
+            return await _fed(answer.body, relay, tap)
+        relay.on_end(answer.body)
         return await relay.done
     finally:
         relay.close()
+
+
+async def _fed(body: AsyncIterable[bytes], relay: Relay, tap: "_Tap") -> bytes:
+    """Feed the relay until it has all of `body`, or has had enough."""
+    feeding = asyncio.create_task(_feed(body, relay, tap))
+    try:
+        return await relay.done
+    finally:
+        feeding.cancel()
+        await asyncio.wait((feeding,))
+
+
+async def _feed(body: AsyncIterable[bytes], relay: Relay, tap: "_Tap") -> None:
+    try:
+        async for chunk in body:
+            relay.on_body(chunk)
+            await tap.opened.wait()
+        relay.on_end(b"")
+    except Exception as error:  # noqa: BLE001  whatever it is, it is raised where `done` is awaited
+        if not relay.done.done():
+            relay.done.set_exception(error)
 
 
 class _Tap:

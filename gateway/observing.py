@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Methods = tuple[tuple[str, Callable[..., None]], ...]
 """(plugin, bound method), in the order of the configuration file."""
 
-Note = Callable[[str, str, "Outcome", Exception], None]
+Note = Callable[[str, str, "Outcome", BaseException], None]
 """Told of a failure: the plugin, what broke, the call's outcome, the exception."""
 
 

@@ -114,9 +114,10 @@ def _not_started(place: str, name: str, error: Exception) -> ConfigError:
 def _misplaced(plugin: Plugin, loaded: Sequence[Plugin]) -> list[str]:
     """What stands in the wrong order: `after` names the plugins that must come before this one."""
     later = [other.name for other in loaded[loaded.index(plugin) + 1 :]]
+    after = getattr(plugin.object, "after", ())
     problems = [
         f"{plugin.place}: plugin {plugin.name} must come after {name}: move it below {name}"
-        for name in getattr(plugin.object, "after", ())
+        for name in ((after,) if isinstance(after, str) else after)
         if name in later
     ]
     if plugin.name in later:

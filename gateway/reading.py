@@ -11,11 +11,15 @@ from gateway.call import Call
 from gateway.config import Limits
 from gateway.headers import Headers, get_header
 from gateway.observing import Observers
+from gateway.reply import BLANK_LINES
 from gateway.wire.dialects import Delta, Unreadable
 from gateway.wire.injection import Stripper
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 
 DONE = b"[DONE]"
+
+HELD_BACK = 64 * 1024
+"""Bytes of an event that are waited for when nothing reads it; a longer one goes on in pieces."""
 
 
 class Reader(Protocol):
@@ -36,11 +40,11 @@ def reader_for(
     """The reader that this answer needs, or None. `events`: it is an event stream."""
     observers = call.observers
     stripper = call.stripper if status == 200 else None
-    if events:
-        if (stripper or observers.event or observers.delta) and _is_plain(headers):
+    if events and _is_plain(headers):
+        if stripper or observers.event or observers.delta:
             return EventReader(call, stripper, limits.max_event_bytes)
         return StreamReader(observers)
-    if (stripper or (observers.delta and call.dialect)) and _is_plain(headers):
+    if not events and (stripper or (observers.delta and call.dialect)) and _is_plain(headers):
         return AnswerReader(call, stripper, limits.max_body_bytes)
     return DataReader(observers) if observers.data else None
 
@@ -68,9 +72,10 @@ class DataReader:
 
 
 class StreamReader:
-    """Lets an event stream through, but for the `[DONE]` that ends it.
+    """Lets an event stream through, whole events at a time, but for the `[DONE]` that ends it.
 
-    A caller stops reading there, and may do so only when the call has been recorded.
+    A caller stops reading there, and may do so only when the call has been recorded. Of an event
+    that breaks off nothing goes on, as it could not be followed by one that says so.
     """
 
     rewrites = False
@@ -84,14 +89,20 @@ class StreamReader:
             self._observers.tell_data(data)
         if self._held:
             data, self._held = self._held + data, b""
-        if DONE not in data[-len(DONE) - 4 :]:
+        end = len(data) if data.endswith(BLANK_LINES) else _end_of_events(data)
+        if DONE in data[max(0, end - len(DONE) - 4) : end]:
+            end = max(data.rfind(b"data:", 0, end), 0)
+        if end == len(data) or len(data) - end > HELD_BACK:
             return data
-        start = max(data.rfind(b"data:"), 0)
-        self._held = data[start:]
-        return data[:start]
+        self._held = data[end:]
+        return data[:end]
 
     def close(self) -> bytes:
         return self._held
+
+
+def _end_of_events(data: bytes) -> int:
+    return max((data.rfind(line) + len(line) for line in BLANK_LINES if line in data), default=0)
 
 
 class EventReader:

@@ -1,7 +1,6 @@
 """The workers of this gateway: what is configured, what is in flight, and the core's own choice."""
 
 from collections.abc import Sequence
-from ssl import SSLError
 from urllib.parse import urlsplit
 
 from gateway import config
@@ -56,7 +55,7 @@ class Workers:
         for worker in settings.workers:
             try:
                 self.all.append(Worker(worker, settings.timeouts, settings.limits))
-            except (OSError, SSLError) as error:
+            except OSError as error:
                 problems.append(f"workers: {worker.worker_id}: tls: {error}")
         if problems:
             raise ConfigError(*problems)

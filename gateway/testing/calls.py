@@ -15,6 +15,7 @@ from gateway.proxy import Proxy
 from gateway.workers import Workers
 
 MESSAGES: Sequence[Mapping[str, str]] = (MappingProxyType({"role": "user", "content": "Hello"}),)
+"""A short chat."""
 
 DONE = b"data: [DONE]\n\n"
 """The event that ends a stream of chat or completions."""
@@ -135,7 +136,7 @@ class _Raised(Failures):
 
     def __init__(self) -> None:
         super().__init__()
-        self.errors: list[Exception] = []
+        self.errors: list[BaseException] = []
 
-    def note(self, plugin: str, hook: str, outcome: Outcome, error: Exception) -> None:
+    def note(self, plugin: str, hook: str, outcome: Outcome, error: BaseException) -> None:
         self.errors.append(error)

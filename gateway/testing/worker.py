@@ -124,7 +124,7 @@ class ScriptedConnection(asyncio.Protocol):
         body, size = b"", -1
         while size:
             line = await self.reader.readuntil(b"\r\n")
-            size = int(line, 16)
+            size = int(line.partition(b";")[0], 16)
             body += line + await self.reader.readexactly(size + 2)
         return body
 

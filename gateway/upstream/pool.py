@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import aiohappyeyeballs
 
@@ -62,7 +64,7 @@ class Pool:
             raise ConnectTimeout(self._connect or 0) from None
         except ssl.SSLError as error:
             raise ConnectFailed(f"TLS with the worker failed: {error.reason}") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name with an empty or too long label
             raise ConnectFailed("the worker cannot be reached") from error
 
     async def _open(self) -> Connection:
@@ -121,11 +123,22 @@ class Pool:
 
 
 def tls_context(tls: TLS) -> ssl.SSLContext:
-    """The context for one worker. Raises OSError or ssl.SSLError where a file cannot be used."""
-    context = ssl.create_default_context(cafile=tls.ca_file)
+    """The context for one worker. Raises OSError with the file that cannot be used."""
+    with _blamed(tls.ca_file):
+        context = ssl.create_default_context(cafile=tls.ca_file)
     if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
+        with _blamed(tls.cert_file, tls.key_file):
+            context.load_cert_chain(tls.cert_file, tls.key_file)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+@contextmanager
+def _blamed(*files: str | None) -> Iterator[None]:
+    """Neither the system nor OpenSSL says which file it could not use."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{' with '.join(filter(None, files))}: {error.strerror}") from None

@@ -1,0 +1,415 @@
+"""Connections to a worker: kept, used again, given up, and opened where there are several ways."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from full_backlog import full_backlog
+
+from gateway.config import Limits, Timeouts, Worker
+from gateway.errors import ConnectFailed, GatewayError
+from gateway.headers import Headers
+from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker, answer_of
+from gateway.upstream.connection import Connection
+from gateway.upstream.pool import Pool
+
+OK = answer_of(b"{}")
+GET = b"GET / HTTP/1.1\r\nhost: worker\r\n\r\n"
+CALL = b'{"model": "m", "messages": []}'
+
+Script = Callable[[ScriptedConnection], Awaitable[None]]
+
+
+class Taking:
+    """A Receiver that keeps the body."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.body = b""
+
+    def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
+        self.status = status
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_end(self, data: bytes) -> None:
+        self.ended.set_result(self.body + data)
+
+    def on_error(self, error: GatewayError) -> None:
+        self.ended.set_exception(error)
+
+
+async def exchange(connection: Connection) -> bytes:
+    receiver = Taking()
+    connection.begin(receiver, GET, head_only=False, more=False)
+    return await receiver.ended
+
+
+@asynccontextmanager
+async def pool_for(
+    worker: ScriptedWorker, *, keepalive: float = 60, host: str = "127.0.0.1"
+) -> AsyncIterator[Pool]:
+    port = int(worker.url.rpartition(":")[2])
+    pool = Pool(host, port, limits=Limits(), connect=5, keepalive=keepalive)
+    yield pool
+    pool.close()
+    await until(lambda: len(pool) == 0)
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Let the loop turn until something has come about; the test's time-out is the limit."""
+    while not reached():  # noqa: ASYNC110  what is waited for is inside of what is tested
+        await asyncio.sleep(0)
+
+
+async def test_the_latest_used_connection_is_taken_first() -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
+        first, second, third = [await pool.open() for _ in range(3)]
+        for connection in (second, third, first):
+            assert await exchange(connection) == b"{}"
+        assert [pool.take() for _ in range(4)] == [first, third, second, None]
+
+
+async def test_a_connection_in_use_is_not_handed_out() -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
+        connection = await pool.open()
+        assert pool.take() is None
+        await exchange(connection)
+        assert pool.take() is connection
+        assert pool.take() is None
+        assert len(pool) == 1
+
+
+async def test_an_idle_connection_is_given_up_in_the_end() -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker, keepalive=0.02) as pool:
+        connections = [await pool.open() for _ in range(3)]
+        await exchange(connections[0])
+        await exchange(connections[1])
+        await worker.connections[0].wait_closed()
+        await worker.connections[1].wait_closed()
+        assert pool.take() is None
+        assert await exchange(connections[2]) == b"{}"  # it was never idle
+
+
+async def test_a_connection_that_the_worker_closes_is_forgotten() -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
+        await exchange(await pool.open())
+        worker.connections[0].close()
+        await until(lambda: len(pool) == 0)
+        assert pool.take() is None
+
+
+@pytest.mark.parametrize("unasked", [b"HTTP/1.1 408 Too Slow\r\n\r\n", b"\x00"])
+async def test_what_comes_unasked_closes_the_connection(unasked: bytes) -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
+        await exchange(await pool.open())
+        await worker.connections[0].write(unasked)
+        await worker.connections[0].wait_closed()
+        assert pool.take() is None
+
+
+async def test_closing_the_pool_closes_what_is_in_use_too() -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
+        idle, used = [await pool.open() for _ in range(2)]
+        await exchange(idle)
+        receiver = Taking()
+        used.begin(receiver, GET[:-2], head_only=False, more=False)
+        pool.close()
+        for connection in worker.connections:
+            await connection.wait_closed()
+        assert not receiver.ended.done()  # whoever closes the pool has ended its calls before
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 70 + ".test", "a..b", "127.0.0.1"])
+async def test_a_worker_that_cannot_be_reached(host: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        port = closed.getsockname()[1]
+        pool = Pool(host, port, limits=Limits(), connect=5, keepalive=60)
+        with pytest.raises(ConnectFailed, match="cannot be reached"):
+            await pool.open()
+    assert len(pool) == 0
+
+
+# several addresses
+
+
+@pytest.fixture
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes the loop find these addresses for worker.test."""
+
+    def set_addresses(*addresses: tuple[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        really = loop.getaddrinfo
+
+        async def getaddrinfo(host: str, port: int, **hints: Any) -> list[Any]:
+            if host != "worker.test":
+                return await really(host, port, **hints)
+            return [
+                (
+                    socket.AF_INET6 if ":" in host else socket.AF_INET,
+                    socket.SOCK_STREAM,
+                    socket.IPPROTO_TCP,
+                    "",
+                    (host, port, 0, 0) if ":" in host else (host, port),
+                )
+                for host, port in addresses
+            ]
+
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+
+    return set_addresses
+
+
+@pytest.fixture
+def dead() -> Iterator[tuple[str, int]]:
+    """An address that refuses connections."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        yield closed.getsockname()
+
+
+@pytest.fixture
+def silent() -> Iterator[tuple[str, int]]:
+    """An address at which connections hang."""
+    with full_backlog() as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        yield host, int(port)
+
+
+def address_of(worker: ScriptedWorker) -> tuple[str, int]:
+    return "127.0.0.1", int(worker.url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_one_address_that_works_is_enough(
+    resolve: Callable[..., None], dead: tuple[str, int], place: int
+) -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker, host="worker.test") as pool:
+        addresses = [dead, dead]
+        addresses.insert(place, address_of(worker))
+        resolve(*addresses)
+        assert await exchange(await pool.open()) == b"{}"
+
+
+async def test_an_address_that_hangs_does_not_hold_up_the_next(
+    resolve: Callable[..., None], silent: tuple[str, int]
+) -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker, host="worker.test") as pool:
+        resolve(silent, address_of(worker))
+        assert await exchange(await pool.open()) == b"{}"
+
+
+async def test_a_name_whose_addresses_are_all_dead(
+    resolve: Callable[..., None], dead: tuple[str, int]
+) -> None:
+    resolve(dead, ("::1", dead[1]), dead)
+    pool = Pool("worker.test", 80, limits=Limits(), connect=5, keepalive=60)
+    with pytest.raises(ConnectFailed, match="cannot be reached"):
+        await pool.open()
+
+
+async def test_a_worker_on_ipv6(gateway_for: GatewayFor) -> None:
+    hosts: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        hosts.extend(line for line in head.split(b"\r\n") if line.startswith(b"host:"))
+        writer.write(OK)
+        await reader.read()
+        writer.close()
+
+    try:
+        server = await asyncio.start_server(answer, "::1", 0)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        live = await gateway_for(workers=(f"http://[::1]:{port}/v1",))
+        assert (await live.client.get("/v1/models")).json() == {}
+    assert hosts == [b"host: [::1]:%d" % port]
+
+
+# through a gateway
+
+
+async def call(live: Live, content: bytes = CALL) -> tuple[int, object]:
+    """The status of a call, and the code of its error where it has one."""
+    answer = await live.client.post("/v1/chat/completions", content=content)
+    return answer.status_code, answer.json().get("error", {}).get("code")
+
+
+async def test_calls_one_after_the_other_share_a_connection(gateway_for: GatewayFor) -> None:
+    async with ScriptedWorker(OK) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        for _ in range(5):
+            assert await call(live) == (200, None)
+        assert len(worker.requests) == 5
+        assert len(worker.connections) == 1
+
+
+async def test_calls_at_a_time_have_a_connection_each_and_leave_it_for_the_next(
+    gateway_for: GatewayFor,
+) -> None:
+    together = asyncio.Barrier(4)
+
+    async def script(connection: ScriptedConnection) -> None:
+        while True:
+            await connection.read_request()
+            await together.wait()
+            await connection.write(OK)
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        for _ in range(3):
+            answers = await asyncio.gather(*(call(live) for _ in range(4)))
+            assert answers == [(200, None)] * 4
+        assert len(worker.connections) == 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}",
+        b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        OK + b"and more",
+        OK + OK,
+    ],
+)
+async def test_a_connection_is_not_used_again(gateway_for: GatewayFor, answer: bytes) -> None:
+    async with ScriptedWorker(answer) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        assert await call(live) == (200, None)
+        await worker.connections[0].wait_closed()
+        assert await call(live) == (200, None)
+        assert len(worker.connections) == 2
+
+
+def leaving(leave: Callable[[ScriptedConnection], None], said: bytes = b"") -> Script:
+    """Answers once on each connection, and leaves with the second request; later ones are well."""
+    seen: list[ScriptedConnection] = []
+
+    async def script(connection: ScriptedConnection) -> None:
+        seen.append(connection)
+        await connection.read_request()
+        await connection.write(OK)
+        await connection.read_request()
+        if connection is seen[0]:
+            if said:
+                await connection.write(said)
+            leave(connection)
+            await connection.wait_closed()
+        await connection.write(OK)
+
+    return script
+
+
+LEAVING = [ScriptedConnection.close, ScriptedConnection.abort, ScriptedConnection.reset]
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+async def test_a_kept_connection_that_was_dead_is_replaced_without_a_word(
+    gateway_for: GatewayFor, leave: Callable[[ScriptedConnection], None]
+) -> None:
+    async with ScriptedWorker(leaving(leave)) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        assert await call(live, b'{"first": 1}') == (200, None)
+        assert await call(live) == (200, None)
+
+        first, lost, again = worker.requests
+        assert first.endswith(b'{"first": 1}')
+        assert lost == again
+        assert again.endswith(CALL)
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+async def test_a_worker_that_leaves_as_the_request_arrives(
+    gateway_for: GatewayFor, leave: Callable[[ScriptedConnection], None]
+) -> None:
+    """It has decided to close before it has read anything of the request."""
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(OK)
+        await connection.reader.readexactly(1)
+        leave(connection)
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        for _ in range(4):
+            assert await call(live) == (200, None)
+        assert len(worker.connections) == 4
+
+
+@pytest.mark.parametrize("said", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n", OK[:-1]])
+async def test_it_is_not_replaced_once_a_byte_of_the_answer_has_come(
+    gateway_for: GatewayFor, said: bytes
+) -> None:
+    async with ScriptedWorker(leaving(ScriptedConnection.close, said)) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        assert await call(live) == (200, None)
+        if said.endswith(b"{"):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await call(live)
+        else:
+            assert await call(live) == (502, "upstream_closed")
+        assert len(worker.requests) == 2
+        assert len(worker.connections) == 1
+
+
+async def test_a_fresh_connection_is_not_replaced(gateway_for: GatewayFor) -> None:
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        assert await call(live) == (502, "upstream_closed")
+        assert len(worker.connections) == 1
+
+
+async def test_a_connection_is_replaced_only_once(gateway_for: GatewayFor) -> None:
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        if connection is worker.connections[0]:
+            await connection.write(OK)
+            await connection.read_request()
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        assert await call(live) == (200, None)
+        assert await call(live) == (502, "upstream_closed")
+        assert len(worker.requests) == 3
+
+
+async def test_a_body_too_long_to_be_sent_twice_has_a_fresh_connection(
+    gateway_for: GatewayFor,
+) -> None:
+    async with ScriptedWorker(OK) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        assert await call(live) == (200, None)
+        assert await call(live, b"x" * (3 << 20)) == (200, None)
+        assert len(worker.connections) == 2
+
+
+async def test_the_gateway_gives_up_what_it_does_not_use(gateway_for: GatewayFor) -> None:
+    async with ScriptedWorker(OK) as worker:
+        live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(keepalive=1))
+        (known,) = live.gateway.workers.all
+        known.pool = Pool(*address_of(worker), limits=Limits(), connect=5, keepalive=0.02)
+        assert await call(live) == (200, None)
+        await worker.connections[0].wait_closed()
+        assert await call(live) == (200, None)
+
+
+async def test_workers_do_not_share_connections(gateway_for: GatewayFor) -> None:
+    async with ScriptedWorker(OK) as one, ScriptedWorker(OK) as other:
+        live = await gateway_for(workers=(Worker(url=one.url), Worker(url=other.url)))
+        for _ in range(4):
+            assert await call(live) == (200, None)
+        assert [len(one.requests), len(other.requests)] == [2, 2]
+        assert [len(one.connections), len(other.connections)] == [1, 1]
