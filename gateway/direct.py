@@ -24,6 +24,11 @@ STATUS_LINES = {
     for status in range(100, 600)
 }
 
+TOO_LARGE = "The request header is too large."
+
+LINGER = 2.0
+"""Seconds for which a caller that still sends may read the answer that has refused it."""
+
 
 class CallerConnection(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, but nobody can send endless headers, or connect and stay silent.
@@ -37,13 +42,16 @@ class CallerConnection(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self.left: Callable[[], None] = _nothing
         self.drained: Callable[[], None] = _nothing
-        self._head_size = 0
+        self._head_size = self._read = 0
         self._head_open = True
+        self._lingering: asyncio.TimerHandle | None = None
         self._expect_more()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        if self._lingering is not None:
+            self._lingering.cancel()
         self.left()
 
     def resume_writing(self) -> None:
@@ -51,28 +59,53 @@ class CallerConnection(HttpToolsProtocol):
         self.drained()
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering is not None:
+            return
+        self._read = len(data)
         super().data_received(data)
         if self._head_open and not self.transport.is_closing():
             self._head_size += len(data)
             if self._head_size > self.max_header_bytes:
-                self.send_400_response("The request header is too large.")
+                self.send_400_response(TOO_LARGE)
             else:
                 self._expect_more()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_size = 0
+        # How much of this read was the request before it is not known, so none of it counts yet.
+        self._uncounted = 0 if self.cycle is None else self._read
+        self._head_size = -self._uncounted
         self._head_open = True
 
     def on_headers_complete(self) -> None:
         self._head_open = False
+        if self._head_size + self._uncounted + self._read > self.max_header_bytes:
+            lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            self._head_size = len(self.url) + lines
+            if self._head_size > self.max_header_bytes:
+                raise ValueError(TOO_LARGE)  # uvicorn answers what llhttp does not get past
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(TOO_LARGE if self._head_size > self.max_header_bytes else msg)
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
             self.transport.abort()  # it has not even taken in its last answer
         else:
             super().timeout_keep_alive_handler()
+
+    def finish(self) -> None:
+        """Close once the caller has its answer, though it may still be sending its request.
+
+        To close with bytes unread would reset the connection, and the answer be lost with it.
+        """
+        if self.cycle.more_body and self.transport.can_write_eof():
+            self._lingering = self.loop.call_later(LINGER, self.transport.abort)
+            self.transport.write_eof()
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
 
     def _expect_more(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
@@ -108,14 +141,10 @@ class DirectCaller:
         self._chunked = False
 
     @classmethod
-    def behind(
-        cls, receive: Receive, send: Send, patience: float | None
-    ) -> "DirectCaller | None":
+    def behind(cls, receive: Receive, send: Send, patience: float | None) -> "DirectCaller | None":
         """The caller, where both are those of a CallerConnection and not of some middleware."""
         cycle = getattr(send, "__self__", None)
-        if not isinstance(cycle, RequestResponseCycle):
-            return None
-        if getattr(receive, "__self__", None) is not cycle:
+        if not isinstance(cycle, RequestResponseCycle) or receive != cycle.receive:
             return None
         connection = getattr(cycle.on_response, "__self__", None)
         if not isinstance(connection, CallerConnection):
@@ -203,7 +232,7 @@ class DirectCaller:
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
-            self._connection.transport.close()
+            self._connection.finish()
         cycle.on_response()
 
     def cut(self) -> None:

@@ -113,7 +113,7 @@ async def pick_worker(call: Call, workers: "Sequence[Worker]") -> "Worker | None
 
 @hookspec
 async def attempt_finished(call: Call, attempt: Attempt) -> None:
-    """Learn how one try at a worker went; `attempt.error` is None when its answer came whole.
+    """Learn how one try at a worker went; `attempt.error` is None where it is not to blame.
 
     Called after each attempt, all plugins, also when the caller left in the middle.
     """

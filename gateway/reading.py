@@ -102,7 +102,13 @@ class StreamReader:
 
 
 def _end_of_events(data: bytes) -> int:
-    return max((data.rfind(line) + len(line) for line in BLANK_LINES if line in data), default=0)
+    """Where the last whole event ends; 0 where what follows it is too long to be held back."""
+    start = max(0, len(data) - HELD_BACK)
+    for line in BLANK_LINES:
+        found = data.rfind(line, start)
+        if found >= 0:
+            return found + len(line)
+    return 0
 
 
 class EventReader:

@@ -81,11 +81,16 @@ class RawClient:
             answer = await self.head()
         if method == "HEAD" or answer.status in (204, 304):
             return answer
+        body = bytearray()
         try:
-            await self._read_body(answer)
-        except (asyncio.IncompleteReadError, ConnectionResetError) as error:
-            answer.body += error.partial if isinstance(error, asyncio.IncompleteReadError) else b""
+            await self._read_body(answer, body)
+        except asyncio.IncompleteReadError as error:
+            answer.body = bytes(body) + error.partial
             raise CutShort(answer) from None
+        except ConnectionResetError:
+            answer.body = bytes(body)
+            raise CutShort(answer) from None
+        answer.body = bytes(body)
         return answer
 
     async def head(self) -> RawAnswer:
@@ -100,15 +105,15 @@ class RawClient:
         """Whether the server closes the connection, with nothing more said."""
         return await self.reader.read() == b""
 
-    async def _read_body(self, answer: RawAnswer) -> None:
+    async def _read_body(self, answer: RawAnswer, body: bytearray) -> None:
         length = answer.value(b"content-length")
         coding = answer.value(b"transfer-encoding")
         assert (length is None) == (coding == b"chunked")
         if length is not None:
-            answer.body = await self.reader.readexactly(int(length))
+            body += await self.reader.readexactly(int(length))
             return
         while size := int(await self._line(), 16):
-            answer.body += await self.reader.readexactly(size)
+            body += await self.reader.readexactly(size)
             assert await self._line() == b""
         assert await self._line() == b""
 

@@ -40,6 +40,17 @@ async def test_leaving_is_noticed_after_a_large_body_that_came_in_one_read() -> 
             await worker.connections[0].closed.wait()
 
 
+async def test_a_refusal_reaches_a_caller_that_is_still_sending() -> None:
+    """A connection that is closed with bytes unread is reset, and the answer lost with it."""
+    small = Limits(max_body_bytes=1024)
+    async with ScriptedWorker(b"") as worker, live(before(worker, limits=small)) as gateway:
+        for _ in range(10):
+            answer = await gateway.client.post(PATH, content=b"x" * 10_000_000)
+            assert answer.status_code == 413
+            assert answer.json()["error"]["code"] == "body_too_large"
+        assert not worker.connections
+
+
 async def test_http_1_0_callers_get_unframed_bodies_that_end_with_the_connection() -> None:
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
     async with ScriptedWorker(chunked) as worker, live(before(worker)) as gateway:

@@ -1,5 +1,6 @@
 """The ASGI edge: request ids, bodies that are refused, and life under other servers."""
 
+import asyncio
 from collections.abc import Sequence
 
 import httpx
@@ -10,10 +11,11 @@ from seen import seen
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from watching import PATIENCE
 
 from gateway import Call, Gateway, hookimpl
 from gateway.config import Config, Limits, Worker
-from gateway.testing import Live, ScriptedWorker, answer_of, entry, live
+from gateway.testing import Live, ScriptedConnection, ScriptedWorker, answer_of, entry, live
 
 CHAT = "/v1/chat/completions"
 JSON_BODY = (b"content-type", b"application/json")
@@ -108,11 +110,12 @@ SMALL = Limits(max_body_bytes=1000)
 
 async def refused(client: RawClient) -> None:
     """See that the next answer is a 413, with nothing before it and nothing after."""
-    answer = await client.head()
-    body = await client.reader.readexactly(int(answer.value(b"content-length") or b"0"))
-    assert (answer.status, code_of(body)) == (413, "body_too_large")
-    assert answer.values(b"connection") == [b"close"]
-    assert await client.ended()
+    async with asyncio.timeout(PATIENCE):
+        answer = await client.head()
+        body = await client.reader.readexactly(int(answer.value(b"content-length") or b"0"))
+        assert (answer.status, code_of(body)) == (413, "body_too_large")
+        assert answer.values(b"connection") == [b"close"]
+        assert await client.ended()
 
 
 @pytest.mark.parametrize("extra", [[], [(b"expect", b"100-continue")]])
@@ -127,29 +130,49 @@ async def test_a_body_announced_too_large_is_refused_unread(
     assert worker.connections == []
 
 
-def chunked(*chunks: bytes) -> list[bytes]:
-    return [*(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks), b"0\r\n\r\n"]
+TWICE = b"258\r\n%b\r\n" % (b"x" * 600) * 2
+IN_CHUNKS = (b"transfer-encoding", b"chunked")
 
 
-@pytest.mark.parametrize("plugins", [(), (Reads,)])
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        pytest.param(chunked(b"x" * 600, b"x" * 600), id="over several"),
-        pytest.param([b"".join(chunked(b"x" * 600, b"x" * 600))], id="at once"),
-    ],
-)
-@pytest.mark.parametrize("with_head", [True, False])
+@pytest.mark.parametrize("plugins", [(), (Reads,)], ids=["unread", "read"])
+@pytest.mark.parametrize("body", [TWICE, TWICE + b"0\r\n\r\n"], ids=["endless", "ended"])
+@pytest.mark.parametrize("apart", [False, True])
 async def test_a_chunked_body_is_refused_past_the_limit(
-    plugins: Sequence[type], pieces: list[bytes], *, with_head: bool
+    plugins: Sequence[type], body: bytes, *, apart: bool
 ) -> None:
+    """`apart`: it comes in a read of its own, after the gateway has asked for it."""
     async with ScriptedWorker(b"") as worker:
         async with live(before(worker, *plugins, limits=SMALL)) as gateway:
             async with client_of(gateway) as client:
-                head = head_of("POST", CHAT, [(b"transfer-encoding", b"chunked")])
-                for data in [head + pieces[0], *pieces[1:]] if with_head else [head, *pieces]:
-                    await client.send(data)
+                if apart:
+                    lines = [IN_CHUNKS, (b"expect", b"100-continue")]
+                    await client.send(head_of("POST", CHAT, lines))
+                    assert (await client.head()).status == 100
+                    await client.send(body)
+                else:
+                    await client.send(head_of("POST", CHAT, [IN_CHUNKS]) + body)
                 await refused(client)
+    assert worker.requests == []
+
+
+async def test_an_upload_that_grows_past_the_limit_is_broken_off() -> None:
+    """The worker has a part of it by then, and must not take that for the whole."""
+    reached = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.reader.readuntil(b"x" * 600)
+        reached.set()
+        await connection.read_request()
+
+    async with ScriptedWorker(script) as worker:
+        async with live(before(worker, limits=SMALL)) as gateway, client_of(gateway) as client:
+            async with asyncio.timeout(PATIENCE):
+                half = TWICE[: len(TWICE) // 2]
+                await client.send(head_of("POST", CHAT, [IN_CHUNKS]) + half)
+                await reached.wait()
+                await client.send(half)
+                await refused(client)
+                await worker.connections[0].wait_closed()
     assert worker.requests == []
 
 

@@ -13,7 +13,7 @@ from raw_client import CutShort, RawAnswer, RawClient
 from gateway import Call, CallError, Worker, hookimpl
 from gateway.config import Timeouts
 from gateway.simulator import Faults, Simulator, SimulatorConfig
-from gateway.testing import MESSAGES, GatewayFor, Live
+from gateway.testing import MESSAGES, GatewayFor, Live, ScriptedWorker, answer_of
 
 ERRORS = Path(__file__).parent.parent / "docs" / "errors.md"
 
@@ -221,6 +221,17 @@ async def test_another_worker_takes_over_where_one_refuses(
     answers = [await ask(live.client, path, stream=stream) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert simulator.stats.served == 4
+
+
+async def test_a_body_that_is_passed_on_as_it_comes_is_not_lost_on_the_way(
+    gateway_for: GatewayFor, refusing: Simulator
+) -> None:
+    body = b"x" * (3 << 20)
+    async with ScriptedWorker(answer_of(b"{}")) as worker:
+        live = await gateway_for(workers=(refusing.url, worker.url))
+        for _ in range(2):
+            assert (await live.client.post("/v1/completions", content=body)).content == b"{}"
+    assert [request.partition(b"\r\n\r\n")[2] == body for request in worker.requests] == [True] * 2
 
 
 async def test_only_a_worker_that_saw_nothing_is_replaced(

@@ -122,5 +122,5 @@ async def test_the_plugins_in_the_manual_run(
     assert (outcome.complete, outcome.failures) == (True, [])
 
 
-def test_the_first_plugin_in_the_manual_has_15_lines() -> None:
-    assert len([line for line in PLUGINS[0].splitlines() if line]) <= 15
+def test_the_first_plugin_in_the_manual_has_a_dozen_lines() -> None:
+    assert len([line for line in PLUGINS[0].splitlines() if line]) <= 12

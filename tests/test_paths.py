@@ -1,5 +1,6 @@
 """Which paths reach a worker, and that nothing else does."""
 
+import asyncio
 import posixpath
 from collections.abc import Iterator
 from urllib.parse import unquote
@@ -179,9 +180,11 @@ class Door:
     async def _ask(self, path: str) -> tuple[int, list[str]]:
         self._worker.requests.clear()
         statuses: list[int] = []
+        messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+        forever: asyncio.Future[Message] = asyncio.Future()
 
         async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return messages.pop() if messages else await forever
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":

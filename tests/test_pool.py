@@ -1,70 +1,20 @@
-"""Connections to a worker: kept, used again, given up, and opened where there are several ways."""
+"""Connections to a worker: kept, used again, replaced, and given up."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
-from full_backlog import full_backlog
+from pools import GET, OK, Taking, address_of, exchange, pool_for
+from watching import until
 
 from gateway.config import Limits, Timeouts, Worker
-from gateway.errors import ConnectFailed, GatewayError
-from gateway.headers import Headers
-from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker, answer_of
-from gateway.upstream.connection import Connection
+from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker
 from gateway.upstream.pool import Pool
 
-OK = answer_of(b"{}")
-GET = b"GET / HTTP/1.1\r\nhost: worker\r\n\r\n"
 CALL = b'{"model": "m", "messages": []}'
 
 Script = Callable[[ScriptedConnection], Awaitable[None]]
-
-
-class Taking:
-    """A Receiver that keeps the body."""
-
-    def __init__(self) -> None:
-        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.body = b""
-
-    def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
-        self.status = status
-
-    def on_body(self, data: bytes) -> None:
-        self.body += data
-
-    def on_end(self, data: bytes) -> None:
-        self.ended.set_result(self.body + data)
-
-    def on_error(self, error: GatewayError) -> None:
-        self.ended.set_exception(error)
-
-
-async def exchange(connection: Connection) -> bytes:
-    receiver = Taking()
-    connection.begin(receiver, GET, head_only=False, more=False)
-    return await receiver.ended
-
-
-@asynccontextmanager
-async def pool_for(
-    worker: ScriptedWorker, *, keepalive: float = 60, host: str = "127.0.0.1"
-) -> AsyncIterator[Pool]:
-    port = int(worker.url.rpartition(":")[2])
-    pool = Pool(host, port, limits=Limits(), connect=5, keepalive=keepalive)
-    yield pool
-    pool.close()
-    await until(lambda: len(pool) == 0)
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Let the loop turn until something has come about; the test's time-out is the limit."""
-    while not reached():  # noqa: ASYNC110  what is waited for is inside of what is tested
-        await asyncio.sleep(0)
 
 
 async def test_the_latest_used_connection_is_taken_first() -> None:
@@ -123,116 +73,6 @@ async def test_closing_the_pool_closes_what_is_in_use_too() -> None:
         for connection in worker.connections:
             await connection.wait_closed()
         assert not receiver.ended.done()  # whoever closes the pool has ended its calls before
-
-
-@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 70 + ".test", "a..b", "127.0.0.1"])
-async def test_a_worker_that_cannot_be_reached(host: str) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        port = closed.getsockname()[1]
-        pool = Pool(host, port, limits=Limits(), connect=5, keepalive=60)
-        with pytest.raises(ConnectFailed, match="cannot be reached"):
-            await pool.open()
-    assert len(pool) == 0
-
-
-# several addresses
-
-
-@pytest.fixture
-def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes the loop find these addresses for worker.test."""
-
-    def set_addresses(*addresses: tuple[str, int]) -> None:
-        loop = asyncio.get_running_loop()
-        really = loop.getaddrinfo
-
-        async def getaddrinfo(host: str, port: int, **hints: Any) -> list[Any]:
-            if host != "worker.test":
-                return await really(host, port, **hints)
-            return [
-                (
-                    socket.AF_INET6 if ":" in host else socket.AF_INET,
-                    socket.SOCK_STREAM,
-                    socket.IPPROTO_TCP,
-                    "",
-                    (host, port, 0, 0) if ":" in host else (host, port),
-                )
-                for host, port in addresses
-            ]
-
-        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
-
-    return set_addresses
-
-
-@pytest.fixture
-def dead() -> Iterator[tuple[str, int]]:
-    """An address that refuses connections."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        yield closed.getsockname()
-
-
-@pytest.fixture
-def silent() -> Iterator[tuple[str, int]]:
-    """An address at which connections hang."""
-    with full_backlog() as url:
-        host, _, port = url.removeprefix("http://").partition(":")
-        yield host, int(port)
-
-
-def address_of(worker: ScriptedWorker) -> tuple[str, int]:
-    return "127.0.0.1", int(worker.url.rpartition(":")[2])
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-async def test_one_address_that_works_is_enough(
-    resolve: Callable[..., None], dead: tuple[str, int], place: int
-) -> None:
-    async with ScriptedWorker(OK) as worker, pool_for(worker, host="worker.test") as pool:
-        addresses = [dead, dead]
-        addresses.insert(place, address_of(worker))
-        resolve(*addresses)
-        assert await exchange(await pool.open()) == b"{}"
-
-
-async def test_an_address_that_hangs_does_not_hold_up_the_next(
-    resolve: Callable[..., None], silent: tuple[str, int]
-) -> None:
-    async with ScriptedWorker(OK) as worker, pool_for(worker, host="worker.test") as pool:
-        resolve(silent, address_of(worker))
-        assert await exchange(await pool.open()) == b"{}"
-
-
-async def test_a_name_whose_addresses_are_all_dead(
-    resolve: Callable[..., None], dead: tuple[str, int]
-) -> None:
-    resolve(dead, ("::1", dead[1]), dead)
-    pool = Pool("worker.test", 80, limits=Limits(), connect=5, keepalive=60)
-    with pytest.raises(ConnectFailed, match="cannot be reached"):
-        await pool.open()
-
-
-async def test_a_worker_on_ipv6(gateway_for: GatewayFor) -> None:
-    hosts: list[bytes] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        hosts.extend(line for line in head.split(b"\r\n") if line.startswith(b"host:"))
-        writer.write(OK)
-        await reader.read()
-        writer.close()
-
-    try:
-        server = await asyncio.start_server(answer, "::1", 0)
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    port = server.sockets[0].getsockname()[1]
-    async with server:
-        live = await gateway_for(workers=(f"http://[::1]:{port}/v1",))
-        assert (await live.client.get("/v1/models")).json() == {}
-    assert hosts == [b"host: [::1]:%d" % port]
 
 
 # through a gateway

@@ -230,7 +230,7 @@ async def test_what_a_script_raises_comes_out() -> None:
         await ask()
 
 
-async def test_a_worker_speaks_tls(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_a_worker_speaks_tls() -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)

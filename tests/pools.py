@@ -1,0 +1,58 @@
+"""A worker's connections without a gateway: exchanges made by hand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from watching import until
+
+from gateway.config import Limits
+from gateway.errors import GatewayError
+from gateway.headers import Headers
+from gateway.testing import ScriptedWorker, answer_of
+from gateway.upstream.connection import Connection
+from gateway.upstream.pool import Pool
+
+GET = b"GET / HTTP/1.1\r\nhost: worker\r\n\r\n"
+OK = answer_of(b"{}")
+
+
+class Taking:
+    """A Receiver that keeps the body."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.body = b""
+
+    def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
+        self.status = status
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_end(self, data: bytes) -> None:
+        self.ended.set_result(self.body + data)
+
+    def on_error(self, error: GatewayError) -> None:
+        self.ended.set_exception(error)
+
+
+async def exchange(connection: Connection) -> bytes:
+    receiver = Taking()
+    connection.begin(receiver, GET, head_only=False, more=False)
+    return await receiver.ended
+
+
+def address_of(worker: ScriptedWorker) -> tuple[str, int]:
+    return "127.0.0.1", int(worker.url.rpartition(":")[2])
+
+
+@asynccontextmanager
+async def pool_for(
+    worker: ScriptedWorker, *, keepalive: float = 60, host: str = "127.0.0.1"
+) -> AsyncIterator[Pool]:
+    """A pool that is closed at the block's end, and empty then."""
+    pool = Pool(host, address_of(worker)[1], limits=Limits(), connect=5, keepalive=keepalive)
+    yield pool
+    pool.close()
+    await until(lambda: len(pool) == 0)
