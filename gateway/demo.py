@@ -28,7 +28,7 @@ def run_demo(port: int, plugins: list[str]) -> None:
 
 
 async def _demo(port: int, plugins: list[str]) -> None:
-    async with Simulator(SimulatorConfig(ttft=0.2, itl=0.03)) as simulator:
+    async with Simulator(SimulatorConfig(ttft=0.1, itl=0.01)) as simulator:
         names = ["sessions", *plugins, "access_log"]
         gateway = Gateway(
             Config(

@@ -300,10 +300,10 @@ async def test_a_long_body_goes_on_as_fast_as_the_worker_takes_it(
                     held_up_at = number * len(BLOCK)
                     reading.may_read.set()
                 await sending
+            assert held_up_at is not None  # else the gateway has taken it all
             await client.send(b"0\r\n\r\n" if chunked else b"")
             assert (await client.answer()).status == 200
 
-    assert held_up_at is not None  # else the gateway has taken it all
     assert held_up_at < 48 * MIB
     assert reading.size == count * len(BLOCK)
     assert reading.digest == hashlib.sha256(BLOCK * count).hexdigest()
@@ -315,22 +315,27 @@ async def test_an_answer_comes_as_fast_as_the_caller_takes_it(
 ) -> None:
     count = 64 * MIB // len(BLOCK)
     held_up = asyncio.Event()
+    held_up_at = None
 
     async def script(connection: ScriptedConnection) -> None:
+        nonlocal held_up_at
         await connection.read_request()
         (line,) = announced(count * len(BLOCK), chunked=chunked)
         await connection.write(b"HTTP/1.1 200 OK\r\n%b: %b\r\n\r\n" % line)
-        for _ in range(count):
+        for number in range(count):
             writing = asyncio.ensure_future(connection.write(coded(BLOCK, chunked=chunked)))
-            if not held_up.is_set() and not (await asyncio.wait([writing], timeout=STALLED))[0]:
+            if held_up_at is None and not (await asyncio.wait([writing], timeout=STALLED))[0]:
+                held_up_at = number * len(BLOCK)
                 held_up.set()
             await writing
+        held_up.set()
         await connection.write(b"0\r\n\r\n" if chunked else b"")
         await connection.reader.read()
 
     async with before(script) as setting, setting.client() as client:
         await client.send(head_of("GET", "/v1/files", []))
         await held_up.wait()
+        assert held_up_at is not None  # else the gateway has taken it all
         answer = await client.answer()
     assert hashlib.sha256(answer.body).digest() == hashlib.sha256(BLOCK * count).digest()
 
