@@ -123,9 +123,11 @@ class DirectCaller:
         "_chunked",
         "_connection",
         "_cycle",
+        "_flow",
         "_has_body",
         "_head",
         "_patience",
+        "_transport",
         "drained",
     )
 
@@ -134,6 +136,8 @@ class DirectCaller:
     ) -> None:
         self.drained: Callable[[], None] = _nothing
         self._connection = connection
+        self._transport = connection.transport
+        self._flow = connection.flow
         self._cycle = cycle
         self._patience = patience
         self._head = b""
@@ -213,11 +217,16 @@ class DirectCaller:
         if self._head:
             data, self._head = self._head + data, b""
         if not self._cycle.disconnected:
-            self._connection.transport.write(data)
+            self._transport.write(data)
 
     def write(self, data: bytes) -> bool:
-        self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data)
-        if not self._connection.flow.write_paused:
+        if self._chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head or not self._has_body or self._cycle.disconnected:
+            self._send(data)
+        else:
+            self._transport.write(data)
+        if not self._flow.write_paused:
             return True
         self._connection.drained = self.drained
         return False

@@ -89,6 +89,8 @@ class StreamReader:
             self._observers.tell_data(data)
         if self._held:
             data, self._held = self._held + data, b""
+        elif data.endswith(b"\n\n") and DONE not in data[-len(DONE) - 4 :]:
+            return data  # nearly always
         end = len(data) if data.endswith(BLANK_LINES) else _end_of_events(data)
         if DONE in data[max(0, end - len(DONE) - 4) : end]:
             end = max(data.rfind(b"data:", 0, end), 0)

@@ -80,7 +80,7 @@ class Relay(Patience):
                 call.reply.send_head()
 
     def on_body(self, data: bytes) -> None:
-        self.touch()
+        self._last = self._loop.time()
         if self._reader is not None:
             data = self._reader.feed(data)
         if data:

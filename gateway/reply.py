@@ -73,7 +73,8 @@ class Reply:
         """False: the caller is full; stop until its `drained` is called."""
         self.count(data)
         self._end = data if len(data) > 3 else self._end[-3:] + data
-        self._pass_head()
+        if self._head is not None:
+            self._pass_head()
         return self._caller.write(data)
 
     async def end(self, data: bytes) -> None:

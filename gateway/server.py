@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import socket
 from typing import Any, cast
 
@@ -56,7 +57,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=int(settings.timeouts.keepalive or 3600),
+                timeout_keep_alive=math.ceil(settings.timeouts.keepalive),  # 0 serves nobody
                 timeout_graceful_shutdown=None
                 if self._drain is None
                 else int(self._drain + 2 * LAST_WORDS),

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from watching import until
+from watching import PATIENCE, until
 
 from gateway.config import Limits
 from gateway.errors import GatewayError
 from gateway.headers import Headers
-from gateway.testing import ScriptedWorker, answer_of
+from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
 from gateway.upstream.connection import Connection
 from gateway.upstream.pool import Pool
 
@@ -41,6 +41,12 @@ async def exchange(connection: Connection) -> bytes:
     receiver = Taking()
     connection.begin(receiver, GET, head_only=False, more=False)
     return await receiver.ended
+
+
+async def gone(connection: ScriptedConnection) -> None:
+    """Wait until the worker's side sees it closed. Raises TimeoutError where it stays."""
+    async with asyncio.timeout(PATIENCE):
+        await connection.wait_closed()
 
 
 def address_of(worker: ScriptedWorker) -> tuple[str, int]:

@@ -5,12 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
-from pools import GET, OK, Taking, address_of, exchange, pool_for
+from pools import GET, OK, Taking, exchange, gone, pool_for
 from watching import until
 
-from gateway.config import Limits, Timeouts, Worker
+from gateway.config import Timeouts, Worker
 from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker
-from gateway.upstream.pool import Pool
 
 CALL = b'{"model": "m", "messages": []}'
 
@@ -40,8 +39,8 @@ async def test_an_idle_connection_is_given_up_in_the_end() -> None:
         connections = [await pool.open() for _ in range(3)]
         await exchange(connections[0])
         await exchange(connections[1])
-        await worker.connections[0].wait_closed()
-        await worker.connections[1].wait_closed()
+        await gone(worker.connections[0])
+        await gone(worker.connections[1])
         assert pool.take() is None
         assert await exchange(connections[2]) == b"{}"  # it was never idle
 
@@ -59,7 +58,7 @@ async def test_what_comes_unasked_closes_the_connection(unasked: bytes) -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
         await exchange(await pool.open())
         await worker.connections[0].write(unasked)
-        await worker.connections[0].wait_closed()
+        await gone(worker.connections[0])
         assert pool.take() is None
 
 
@@ -71,7 +70,7 @@ async def test_closing_the_pool_closes_what_is_in_use_too() -> None:
         used.begin(receiver, GET[:-2], head_only=False, more=False)
         pool.close()
         for connection in worker.connections:
-            await connection.wait_closed()
+            await gone(connection)
         assert not receiver.ended.done()  # whoever closes the pool has ended its calls before
 
 
@@ -125,7 +124,7 @@ async def test_a_connection_is_not_used_again(gateway_for: GatewayFor, answer: b
     async with ScriptedWorker(answer) as worker:
         live = await gateway_for(workers=(worker.url,))
         assert await call(live) == (200, None)
-        await worker.connections[0].wait_closed()
+        await gone(worker.connections[0])
         assert await call(live) == (200, None)
         assert len(worker.connections) == 2
 
@@ -238,11 +237,9 @@ async def test_a_body_too_long_to_be_sent_twice_has_a_fresh_connection(
 
 async def test_the_gateway_gives_up_what_it_does_not_use(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(OK) as worker:
-        live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(keepalive=1))
-        (known,) = live.gateway.workers.all
-        known.pool = Pool(*address_of(worker), limits=Limits(), connect=5, keepalive=0.02)
+        live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(keepalive=0.02))
         assert await call(live) == (200, None)
-        await worker.connections[0].wait_closed()
+        await gone(worker.connections[0])
         assert await call(live) == (200, None)
 
 

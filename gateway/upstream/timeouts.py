@@ -24,18 +24,15 @@ class Patience:
         raise error
 
     def enter(self, seconds: float | None, error: Callable[[float], GatewayError]) -> None:
-        """Begin a phase: after `seconds` without a `touch` it ends with `error(seconds)`.
+        """Begin a phase: `seconds` after the last read it ends with `error(seconds)`.
 
-        With None it never does.
+        With None it never does. Whoever reads sets `_last` to the loop's time at each read.
         """
         self._seconds = seconds
         self._error = error
         self._last = self._loop.time()
         if seconds is not None and (self._timer is None or self._due > self._last + seconds):
             self._set(seconds)
-
-    def touch(self) -> None:
-        self._last = self._loop.time()
 
     def leave(self) -> None:
         if self._timer is not None:
