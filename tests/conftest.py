@@ -1,12 +1,31 @@
 """The project tests itself with what it gives to plugin authors, on the loop that `serve` runs."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
+import httpx
+import pytest
 import uvloop
+
+from gateway.simulator import Simulator
 
 pytest_plugins = ["gateway.testing"]
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def client(simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+    """Speaks to the test's simulator, with no gateway between."""
+    async with httpx.AsyncClient(base_url=simulator.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty working directory, so that messages begin with a file's bare name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("folder"))
+        yield

@@ -1,7 +1,6 @@
 """What the simulator generates, and that plain answers and streams say the same."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -14,18 +13,6 @@ Body = dict[str, Any]
 
 MESSAGES = [{"role": "user", "content": "Tell me about the harbour."}]
 NOW = {"type": "function", "function": {"name": "now"}}
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    async with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(sim: Simulator) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=sim.url) as opened:
-        yield opened
 
 
 async def chat(client: httpx.AsyncClient, **body: Any) -> Body:

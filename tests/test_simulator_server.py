@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,18 +13,6 @@ import pytest
 from test_simulator import MESSAGES, NOW, Body, complete
 
 from gateway.simulator import Simulator, SimulatorConfig, create_simulator
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    async with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(sim: Simulator) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=sim.url) as opened:
-        yield opened
 
 
 async def test_load_and_metrics_tell_what_is_in_flight() -> None:
@@ -140,19 +127,19 @@ async def test_nothing_is_left_behind() -> None:
         await asyncio.open_connection("127.0.0.1", sim.port)
 
 
-async def test_a_worker_can_go_down_and_come_back(sim: Simulator) -> None:
-    async with httpx.AsyncClient(base_url=sim.url) as client:
+async def test_a_worker_can_go_down_and_come_back(simulator: Simulator) -> None:
+    async with httpx.AsyncClient(base_url=simulator.url) as client:
         assert (await client.get("/health")).status_code == 200
-        sim.refuse()
+        simulator.refuse()
         assert (await client.get("/health")).status_code == 200, "open connections stay"
         with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", sim.port)
-        await sim.accept()
-        assert httpx.URL(sim.url).port == sim.port
+            await asyncio.open_connection("127.0.0.1", simulator.port)
+        await simulator.accept()
+        assert httpx.URL(simulator.url).port == simulator.port
         assert (await complete(client))["object"] == "text_completion"
-    async with httpx.AsyncClient(base_url=sim.url) as client:
+    async with httpx.AsyncClient(base_url=simulator.url) as client:
         assert (await client.get("/health")).status_code == 200
-    assert sim.stats.accepted == 2
+    assert simulator.stats.accepted == 2
 
 
 def test_it_serves_as_a_process() -> None:

@@ -1,7 +1,6 @@
 """Tool calls and answers of a given format, plain, streamed and through OpenAI's client."""
 
 import json
-from collections.abc import AsyncIterator
 
 import httpx
 import openai
@@ -23,18 +22,6 @@ TOOLS = [
     {"type": "function", "function": WEATHER},
     NOW,
 ]
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    async with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(sim: Simulator) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=sim.url) as opened:
-        yield opened
 
 
 async def test_tool_calls_merge_into_json(client: httpx.AsyncClient) -> None:
@@ -123,9 +110,9 @@ async def test_an_answer_in_a_given_format_fits_it(client: httpx.AsyncClient) ->
     assert isinstance(found["afloat"], bool)
 
 
-async def test_the_openai_client_chats(sim: Simulator) -> None:
+async def test_the_openai_client_chats(simulator: Simulator) -> None:
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
-    async with openai.AsyncOpenAI(base_url=f"{sim.url}/v1", api_key="any") as client:
+    async with openai.AsyncOpenAI(base_url=f"{simulator.url}/v1", api_key="any") as client:
         plain = await client.chat.completions.create(model="sim", messages=messages, seed=4)
         stream = await client.chat.completions.create(
             model="sim", messages=messages, seed=4, stream=True
@@ -138,7 +125,7 @@ async def test_the_openai_client_chats(sim: Simulator) -> None:
     assert completion.usage.completion_tokens == 5
 
 
-async def test_the_openai_client_runs_an_agents_loop(sim: Simulator) -> None:
+async def test_the_openai_client_runs_an_agents_loop(simulator: Simulator) -> None:
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Weather?"}]
     tools: list[ChatCompletionToolParam] = [
         {
@@ -146,7 +133,7 @@ async def test_the_openai_client_runs_an_agents_loop(sim: Simulator) -> None:
             "function": {"name": "get_weather", "parameters": WEATHER["parameters"]},
         }
     ]
-    async with openai.AsyncOpenAI(base_url=f"{sim.url}/v1", api_key="any") as client:
+    async with openai.AsyncOpenAI(base_url=f"{simulator.url}/v1", api_key="any") as client:
         async with client.chat.completions.stream(
             model="sim", messages=messages, tools=tools
         ) as stream:
