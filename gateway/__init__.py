@@ -6,6 +6,7 @@ These are the names that plugins and embedders may use; everything else may chan
 from gateway.app import Gateway, create_app
 from gateway.call import Answer, Attempt, Call, Outcome, Principal, StateKey
 from gateway.config import Config
+from gateway.control import ControlRequest
 from gateway.edge import path_of
 from gateway.errors import (
     BadRequest,
@@ -25,9 +26,25 @@ from gateway.errors import (
 from gateway.headers import Headers, get_header
 from gateway.hookspecs import hookimpl
 from gateway.reply import Caller
+from gateway.storage import Storage, StorageUnavailable
+from gateway.trace import (
+    Delivery,
+    Divergence,
+    Reason,
+    Reward,
+    SessionInfo,
+    Timings,
+    Trace,
+    TraceAttempt,
+    TraceChoice,
+    Trajectories,
+    Trajectory,
+    Verdict,
+    WeightVersions,
+)
 from gateway.wire.dialects import ChoiceDelta, Delta, Usage
 from gateway.wire.sse import Event
-from gateway.workers import Worker
+from gateway.workers import Worker, WorkerInfo
 
 __version__ = "0.1.0"
 
@@ -43,7 +60,10 @@ __all__ = [
     "ChoiceDelta",
     "Config",
     "ConfigError",
+    "ControlRequest",
+    "Delivery",
     "Delta",
+    "Divergence",
     "Event",
     "Forbidden",
     "Gateway",
@@ -53,13 +73,27 @@ __all__ = [
     "NotFound",
     "Outcome",
     "Principal",
+    "Reason",
+    "Reward",
+    "SessionInfo",
     "StateKey",
+    "Storage",
+    "StorageUnavailable",
+    "Timings",
     "TooManyRequests",
+    "Trace",
+    "TraceAttempt",
+    "TraceChoice",
+    "Trajectories",
+    "Trajectory",
     "Unauthorized",
     "UpstreamError",
     "UpstreamTimeout",
     "Usage",
+    "Verdict",
+    "WeightVersions",
     "Worker",
+    "WorkerInfo",
     "create_app",
     "get_header",
     "hookimpl",

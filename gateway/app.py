@@ -7,13 +7,15 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
+from sqlite_utils.migrations import Migrations
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
+from gateway.admin import WorkersAdmin
 from gateway.config import Config, is_loopback
+from gateway.control import ControlRoute, Handler
 from gateway.edge import Edge, path_of
 from gateway.errors import (
     BadRequest,
@@ -22,8 +24,10 @@ from gateway.errors import (
     InternalError,
     NotFound,
 )
+from gateway.local import LocalHandler, LocalWorker
 from gateway.plugins import Plugins
 from gateway.proxy import Proxy
+from gateway.storage import Storage
 from gateway.workers import Workers
 
 log = logging.getLogger("gateway")
@@ -38,13 +42,16 @@ class Gateway:
     be used.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, local_handler: LocalHandler | None = None) -> None:
         self.config = config
         self.plugins = Plugins(config.plugins)
         self.chains = self.plugins.chains()
         _refuse_exposure(config, authenticated=bool(self.chains.authenticate))
         self.workers = Workers(config)
-        self.proxy = Proxy(self.chains, self.workers, config)
+        if local_handler is not None:
+            self.workers.all = [LocalWorker(local_handler, config)]
+        self.storage = Storage(config, self._migrations())
+        self.proxy = Proxy(self.chains, self.workers, config, self.storage)
         self.edge = Edge(self.proxy, config)
         self.carry = self.edge.serve
         self._running = contextlib.AsyncExitStack()
@@ -64,13 +71,42 @@ class Gateway:
                 raise
             await _page(error, scope["path"])(scope, receive, send)
 
+    def _migrations(self) -> list[Migrations]:
+        found = []
+        for hook in self.plugins.hooks["migrations"]:
+            with self.plugins.blamed(hook.plugin):
+                found.append(hook.run())
+        return found
+
     def _routes(self) -> list[BaseRoute]:
         carried = [Route(path, self.edge) for path in ("/v1/{path:path}", *self.config.extra_paths)]
         added: list[BaseRoute] = []
         for hook in self.plugins.hooks["routes"]:
             with self.plugins.blamed(hook.plugin):
                 added += hook.run(self)
-        return [*carried, Route("/health", _health), *added]
+        return [*carried, Route("/health", self._health), *self._admin(), *added]
+
+    def control(self, path: str, **handlers: Handler) -> ControlRoute:
+        """A route for those who run the gateway: `control("/jobs/{id}", GET=show, DELETE=cancel)`.
+
+        Where any plugin authenticates, it refuses whom none of them knows.
+        """
+        return ControlRoute(path, handlers, self.chains, self.config)
+
+    def _admin(self) -> list[ControlRoute]:
+        workers = WorkersAdmin(self.workers)
+        return [
+            self.control("/health/workers", GET=workers.health),
+            self.control("/admin/workers", GET=workers.list_all, POST=workers.add),
+            self.control("/admin/workers/{worker_id}", DELETE=workers.remove),
+        ]
+
+    async def _health(self, _: object) -> Response:
+        """200 even when degraded: calls go on."""
+        storage = self.storage.health
+        if storage.state == "ok":
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "degraded", "reason": f"storage: {storage.reason}"})
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
@@ -80,6 +116,8 @@ class Gateway:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.workers.close)
+            await self.storage.open()
+            stack.push_async_callback(self.storage.close)
             for hook in self.plugins.hooks["lifespan"]:
                 with self.plugins.blamed(hook.plugin):
                     await stack.enter_async_context(hook.run(self))
@@ -103,9 +141,12 @@ class Gateway:
         await self.proxy.drain(seconds)
 
 
-def create_app(config: Config) -> Gateway:
-    """The gateway as an ASGI application, for any server. Raises ConfigError."""
-    return Gateway(config)
+def create_app(config: Config, *, local_handler: LocalHandler | None = None) -> Gateway:
+    """The gateway as an ASGI application, for any server. Raises ConfigError.
+
+    With `local_handler` a function answers in place of the configured workers, see gateway.local.
+    """
+    return Gateway(config, local_handler=local_handler)
 
 
 def _refuse_exposure(config: Config, *, authenticated: bool) -> None:
@@ -116,10 +157,6 @@ def _refuse_exposure(config: Config, *, authenticated: bool) -> None:
         "so anybody could use the workers; enable an authenticating plugin, or listen on "
         "127.0.0.1, or set `allow_anonymous: true`"
     )
-
-
-async def _health(_: Request) -> Response:
-    return JSONResponse({"status": "ok"})
 
 
 def _page(error: Exception, path: str) -> Response:

@@ -6,6 +6,7 @@ from time import monotonic
 from gateway.call import Attempt, Call
 from gateway.config import Config
 from gateway.errors import GatewayError, UpstreamClosed
+from gateway.local import LocalWorker
 from gateway.relay import Relay
 from gateway.upstream.connection import Connection
 from gateway.upstream.request import upload
@@ -14,11 +15,13 @@ from gateway.upstream.request import upload
 async def try_once(call: Call, attempt: Attempt, settings: Config) -> bytes:
     """Send the call to the attempt's worker; gives the answer's last bytes, the others relayed.
 
-    Raises the CallError that ended the attempt, or CallerGone. Workers close kept connections when
-    they like (vLLM after 5 s): one that was dead before a byte of the answer is no failure of the
-    worker, and the request goes out once more on a fresh one.
+    Raises the CallError that ended the attempt, CallerGone, or InjectionRefused. Workers close kept
+    connections when they like (vLLM after 5 s): one that was dead before a byte of the answer is no
+    failure of the worker, and the request goes out once more on a fresh one.
     """
-    body = call.body_to_send()
+    if isinstance(attempt.worker, LocalWorker):
+        return await attempt.worker.carry(call, attempt, settings)
+    body = call.body_to_send(attempt)
     pool = attempt.worker.pool
     kept = pool.take() if body is not None else None  # a body that streams cannot be sent twice
     if kept is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -13,7 +13,9 @@ from gateway.body import Body, parse_object
 from gateway.errors import CallError, GatewayError, TotalTimeout
 from gateway.headers import Headers, get_header
 from gateway.observing import UNOBSERVED
+from gateway.refusing import NONE
 from gateway.reply import Caller, Reply
+from gateway.storage.writer import Entry, Sink
 from gateway.wire.dialects import Dialect, Usage, dialect_of
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
 
@@ -64,7 +66,10 @@ class State:
 
 
 class Attempt(msgspec.Struct):
-    """One try at a worker. Times are `time.monotonic()` seconds; None: it did not get that far."""
+    """One try at a worker. Times are `time.monotonic()` seconds; None: it did not get that far.
+
+    `left_out` is what was not injected this time, because the try before was refused with it.
+    """
 
     worker: "Worker"
     started: float
@@ -74,6 +79,7 @@ class Attempt(msgspec.Struct):
     ended: float | None = None
     status: int | None = None
     error: CallError | None = None
+    left_out: frozenset[Injection] = NONE
 
 
 class Outcome(msgspec.Struct):
@@ -173,6 +179,7 @@ class Call:
     """
 
     __slots__ = (
+        "_added",
         "_changes",
         "_json",
         "_model",
@@ -183,6 +190,7 @@ class Call:
         "client",
         "created",
         "dialect",
+        "entries",
         "headers",
         "id",
         "lifeline",
@@ -230,10 +238,12 @@ class Call:
         self.observers = UNOBSERVED
         self.lifeline = Lifeline()
         self.state = State()
+        self.entries: list[Entry] = []
         self.stripper: Stripper | None = None
         self._json: dict[str, Any] | None = None
         self._model: _Model | None = None
         self._changes: dict[str, object] | None = None
+        self._added: dict[str, object] | None = None
         self._wanted: set[Injection] | None = None
 
     def header(self, name: str) -> str | None:
@@ -280,15 +290,37 @@ class Call:
             await self.json()
             self._wanted = {*(self._wanted or ()), *wanted}
 
-    def body_to_send(self) -> bytes | None:
-        """The body for the worker, with changes and injections; None while it has not been read."""
+    def store(self, sink: Sink, item: object, size: int) -> None:
+        """Have `sink` store `item` (about `size` bytes in memory) in the call's transaction.
+
+        For `call_finished` and observers' `finished`. All that the plugins store of one call is
+        committed together, before the caller has its last byte.
+        """
+        self.entries.append(Entry(sink, item, size))
+
+    @property
+    def overwritten(self) -> Mapping[str, object]:
+        """The top-level keys of the body that plugins `set`, and to what."""
+        return self._changes or {}
+
+    @property
+    def injected(self) -> Mapping[str, object]:
+        """The top-level keys that the latest attempt's body had by `inject`, and their values."""
+        return self._added or {}
+
+    def body_to_send(self, attempt: Attempt) -> bytes | None:
+        """The body for the attempt's worker, with changes, and with the injections that it takes.
+
+        None while the body has not been read.
+        """
         if self.body.data is None or not (self._changes or self._wanted):
             return self.body.data
         changes = dict(self._changes or {})
         if self._wanted and self.dialect is not None:
             asked = {**(self._json or {}), **changes}
-            added, self.stripper = inject(self.dialect, asked, self._wanted)
-            changes.update(added)
+            refused = attempt.left_out | attempt.worker.refusals.of(self.dialect.name)
+            self._added, self.stripper = inject(self.dialect, asked, self._wanted - refused)
+            changes.update(self._added)
         return rewrite(self.body.data, changes) if changes else self.body.data
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 log = logging.getLogger("gateway")
+
+COMMANDS = "gateway.commands"
+"""The entry-point group in which installed packages offer commands by name."""
 
 BUILT_IN = ("serve", "demo", "simulate", "plugins", "config")
 
@@ -36,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    installed = ", ".join(sorted(entry_points(group=COMMANDS).names))
     parser = argparse.ArgumentParser(
-        prog="gateway", description="A gateway between callers of LLMs and inference servers."
+        prog="gateway",
+        description="A gateway between callers of LLMs and inference servers.",
+        epilog=f"Commands of installed plugins: {installed}." if installed else None,
     )
     parser.add_argument("--version", action="version", version=f"gateway {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -46,7 +53,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_plugins(commands)
     _add_config(commands)
-    _add_from_plugins(commands, arguments)
+    _add_from_others(parser, commands, arguments)
     return parser
 
 
@@ -111,14 +118,25 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_from_plugins(commands: "Commands", arguments: Sequence[str]) -> None:
-    """The commands of the configured plugins; they are loaded only for a name not built in."""
+def _add_from_others(
+    parser: argparse.ArgumentParser, commands: "Commands", arguments: Sequence[str]
+) -> None:
+    """A command not built in: of an installed package, by its name, or of a configured plugin.
+
+    Only what has it is loaded. Its options have the configuration as `settings`.
+    """
     if not arguments or arguments[0].startswith("-") or arguments[0] in BUILT_IN:
         return
     finder = argparse.ArgumentParser(add_help=False)
     finder.add_argument("--config", type=Path)
     found, _ = finder.parse_known_args(arguments)
-    for hook in Plugins(_load(found).plugins).hooks["add_commands"]:
+    settings = _load(found)
+    parser.set_defaults(settings=settings)
+    installed = entry_points(group=COMMANDS)
+    if arguments[0] in installed.names:
+        installed[arguments[0]].load()(commands)
+        return
+    for hook in Plugins(settings.plugins).hooks["add_commands"]:
         hook.run(commands)
 
 

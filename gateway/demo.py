@@ -18,6 +18,12 @@ The gateway listens on {url}, before a simulated vLLM. Try, in another terminal:
   curl -N {url}/sessions/my-agent/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "sim", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
+What was sampled for that session, and what it has become as a sequence to train on:
+
+  curl {url}/sessions/my-agent/traces
+
+  curl {url}/sessions/my-agent/trajectories
+
 Each call is logged below, one JSON line each. Ctrl-C ends it.
 """
 
@@ -29,10 +35,11 @@ def run_demo(port: int, plugins: list[str]) -> None:
 
 async def _demo(port: int, plugins: list[str]) -> None:
     async with Simulator(SimulatorConfig(ttft=0.1, itl=0.01)) as simulator:
-        names = ["sessions", *plugins, "access_log"]
+        names = ["sessions", "trace_capture", *plugins, "access_log"]
         gateway = Gateway(
             Config(
                 port=port,
+                db_path=":memory:",
                 workers=(Worker(url=f"{simulator.url}/v1", worker_id="simulator"),),
                 plugins=tuple(PluginEntry(name=name, source="--plugin") for name in names),
             )

@@ -22,6 +22,7 @@
         ├── NoWorker                503 no_worker
         │   ├── TooManyCalls        503 too_many_calls
         │   └── Draining            503 draining
+        ├── StorageFailed           503 storage_unavailable
         └── UpstreamTimeout         504 upstream_timeout
             ├── ConnectTimeout      504 upstream_connect_timeout
             ├── FirstByteTimeout    504 upstream_first_byte_timeout
@@ -200,6 +201,13 @@ class Draining(NoWorker):
     """The gateway is shutting down."""
 
     code = "draining"
+
+
+class StorageFailed(CallError):
+    """The embedded database can be neither read nor written now. Calls never meet it."""
+
+    status = 503
+    code = "storage_unavailable"
 
 
 class UpstreamTimeout(CallError):

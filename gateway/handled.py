@@ -1,20 +1,22 @@
-"""Passes on the answer that a `handle` hook gave in a worker's place."""
+"""Passes on an answer that came over no connection: a `handle` hook's, or the local worker's."""
 
 import asyncio
 from collections.abc import AsyncIterable
 
-from gateway.call import Answer, Call
+from gateway.call import Answer, Attempt, Call
 from gateway.config import Config
 from gateway.relay import Relay
 
 
-async def pass_on(call: Call, answer: Answer, settings: Config) -> bytes:
-    """Relay `answer` as if a worker had sent it; gives its last bytes.
+async def pass_on(
+    call: Call, answer: Answer, settings: Config, attempt: Attempt | None = None
+) -> bytes:
+    """Relay `answer` as if a worker had sent it, that of the attempt; gives its last bytes.
 
     Raises what its body raises, and what ends a worker's answer too: IdleTimeout, CallerStalled.
     """
     tap = _Tap()
-    relay = Relay(call, None, tap, settings)
+    relay = Relay(call, attempt, tap, settings)
     try:
         relay.on_headers(answer.status, answer.headers, alone=False)
         if not isinstance(answer.body, bytes):

@@ -18,12 +18,14 @@ import pluggy
 
 from gateway.call import Answer, Attempt, Call, Outcome, Principal
 from gateway.headers import Headers
+from gateway.trace import Trace
 from gateway.wire.dialects import Delta
 from gateway.wire.sse import Event
 
 if TYPE_CHECKING:
     import argparse
 
+    from sqlite_utils.migrations import Migrations
     from starlette.routing import BaseRoute
 
     from gateway.app import Gateway
@@ -151,5 +153,38 @@ def lifespan(gateway: "Gateway") -> AbstractAsyncContextManager[None]:
 
 
 @hookspec
+def migrations() -> "Migrations":
+    """Give the tables that the plugin keeps in the embedded database, as sqlite-utils Migrations.
+
+    Called once, at start-up; pending migrations run then. Tables carry the plugin's name or words
+    of its own. `call.store` and `gateway.storage.write` write, `gateway.storage.read` reads.
+    """
+
+
+@hookspec
+def redact_trace(trace: Trace) -> Trace | None:
+    """Change what is stored of a call: take out names, tag it in `trace.metadata`.
+
+    Called once for each trace, in the writer's thread, before it is stored; the caller's last byte
+    waits for it, so be quick. Change `trace` itself and return nothing, or return another. When
+    token ids or logprobs are changed, the verdict becomes INCOMPLETE, `redacted`. A failure is
+    counted, and the trace is stored without request, answer and tokens: nothing is kept in clear.
+    """
+
+
+@hookspec
+def trace_recorded(trace: Trace) -> None:
+    """Learn of a trace that has been committed.
+
+    Called once for each trace, in a thread of its own, so it may block. Behind a hook that is too
+    slow at most `trace_capture`'s `offered` traces wait; further ones are dropped for it and
+    counted. Isolated.
+    """
+
+
+@hookspec
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add commands to `gateway`; set `run=function` as the parser's default. Called by the CLI."""
+    """Add commands to `gateway`; set `run=function` as the parser's default. Called by the CLI.
+
+    The options that `run` is given have the configuration as `settings`.
+    """

@@ -21,6 +21,8 @@ from gateway.errors import (
     TooManyCalls,
 )
 from gateway.handled import pass_on
+from gateway.refusing import NONE, InjectionRefused
+from gateway.storage import Storage
 from gateway.workers import Worker, Workers
 
 log = logging.getLogger("gateway")
@@ -43,12 +45,15 @@ class Proxy:
     refused.
     """
 
-    def __init__(self, chains: Chains, workers: Workers, settings: Config) -> None:
+    def __init__(
+        self, chains: Chains, workers: Workers, settings: Config, storage: Storage
+    ) -> None:
         self.in_flight: set[Call] = set()
         self.draining = False
         self._chains = chains
         self._workers = workers
         self._settings = settings
+        self._storage = storage
         self._emptied: asyncio.Event | None = None
 
     async def dispatch(self, call: Call) -> None:
@@ -110,23 +115,40 @@ class Proxy:
         failed: CallError | None = None
         while True:
             worker = await self._choose(call, tried, failed)
-            attempt = Attempt(worker, monotonic())
-            call.attempts.append(attempt)
-            worker.in_flight += 1
             try:
-                return await try_once(call, attempt, self._settings)
+                return await self._ask(call, worker)
             except UNSEEN as error:
-                attempt.error = failed = error
+                failed = error
                 tried.append(worker)
-            except CallError as error:
-                attempt.error = error
-                raise
-            finally:
-                worker.in_flight -= 1
-                attempt.ended = monotonic()
-                if self._chains.attempt_finished:
-                    with call.lifeline.held():
-                        await self._chains.tell_attempt(call, attempt)
+
+    async def _ask(self, call: Call, worker: Worker) -> bytes:
+        """The worker's answer; where it refuses what is injected, that to the call without it."""
+        left_out = NONE
+        while True:
+            attempt = Attempt(worker, monotonic(), left_out=left_out)
+            try:
+                last = await self._attempt(call, attempt)
+            except InjectionRefused as refused:
+                left_out |= refused.injections
+                continue
+            if call.stripper is not None or left_out:
+                _learn(call, attempt)
+            return last
+
+    async def _attempt(self, call: Call, attempt: Attempt) -> bytes:
+        call.attempts.append(attempt)
+        attempt.worker.begin()
+        try:
+            return await try_once(call, attempt, self._settings)
+        except CallError as error:
+            attempt.error = error
+            raise
+        finally:
+            attempt.worker.end()
+            attempt.ended = monotonic()
+            if self._chains.attempt_finished:
+                with call.lifeline.held():
+                    await self._chains.tell_attempt(call, attempt)
 
     async def _choose(self, call: Call, tried: list[Worker], failed: CallError | None) -> Worker:
         """Raises the failure of the last attempt where no worker is left to try, else NoWorker."""
@@ -150,6 +172,8 @@ class Proxy:
             call.observers.tell_finished()
         if self._chains.call_finished:
             await self._chains.tell_call(call)
+        if call.entries:
+            await self._storage.commit(call.entries)
 
     def _check_room(self) -> None:
         if self.draining:
@@ -175,6 +199,13 @@ class Proxy:
                 while self.in_flight:
                     await self._emptied.wait()
         return not self.in_flight
+
+
+def _learn(call: Call, attempt: Attempt) -> None:
+    """What the worker takes of what is injected, and what it does not."""
+    if call.dialect is not None and attempt.status is not None and attempt.status < 400:
+        taken = call.stripper.injected if call.stripper is not None else NONE
+        attempt.worker.refusals.learn(call.dialect.name, taken, attempt.left_out)
 
 
 def _refuse(call: Call, error: CallError) -> bytes | None:

@@ -11,6 +11,7 @@ from gateway.call import Call
 from gateway.config import Limits
 from gateway.headers import Headers, get_header
 from gateway.observing import Observers
+from gateway.refusing import REFUSALS, Doubted
 from gateway.reply import BLANK_LINES
 from gateway.wire.dialects import Delta, Unreadable
 from gateway.wire.injection import Stripper
@@ -34,10 +35,25 @@ class Reader(Protocol):
     def close(self) -> bytes: ...
 
 
-def reader_for(
+def begin_reading(
     call: Call, status: int, headers: Headers, limits: Limits, *, events: bool
 ) -> Reader | None:
-    """The reader that this answer needs, or None. `events`: it is an event stream."""
+    """The reader that this answer needs, or None; observers are told that it `started`.
+
+    `events`: it is an event stream.
+    """
+    reader = _reader_for(call, status, headers, limits, events=events)
+    observers, stripper = call.observers, call.stripper
+    if stripper and status in REFUSALS and not events and _is_plain(headers):
+        return Doubted(stripper.injected, status, headers, observers, reader)
+    if observers.started:
+        observers.tell_started(status, headers)
+    return reader
+
+
+def _reader_for(
+    call: Call, status: int, headers: Headers, limits: Limits, *, events: bool
+) -> Reader | None:
     observers = call.observers
     stripper = call.stripper if status == 200 else None
     if events and _is_plain(headers):
@@ -123,6 +139,7 @@ class EventReader:
         self._stripper = stripper
         self._splitter: Splitter | None = Splitter(max_bytes)
         self._dialect = call.dialect
+        self._one_by_one = bool(self._observers.event or self._observers.delta)
         self._end = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -131,7 +148,11 @@ class EventReader:
         if self._splitter is None:
             return data
         try:
-            return b"".join([self._pass(event) for event in self._splitter.feed(data)])
+            run, length = self._run(data, self._splitter)
+            events = self._splitter.feed(data[length:] if length else data)
+            if len(events) == 1 and not run:  # nearly always
+                return self._pass(events[0])
+            return run + b"".join([self._pass(event) for event in events])
         except EventTooLarge:
             return self._give_up(self._splitter)
 
@@ -142,6 +163,12 @@ class EventReader:
         if self._stripper is not None:
             rest += self._stripper.close()
         return rest + self._end
+
+    def _run(self, data: bytes, splitter: Splitter) -> tuple[bytes, int]:
+        """What is sent of the events that need not be looked at one by one; how long they were."""
+        if self._stripper is None or self._one_by_one or self._end or not splitter.between_events:
+            return b"", 0
+        return self._stripper.run(data)
 
     def _pass(self, event: Event) -> bytes:
         if self._observers.event:

@@ -8,7 +8,8 @@ from gateway.call import Attempt, Call
 from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
 from gateway.headers import Headers, is_event_stream
-from gateway.reading import Reader, reader_for
+from gateway.reading import Reader, begin_reading
+from gateway.refusing import InjectionRefused
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 from gateway.upstream.timeouts import Patience
 
@@ -28,7 +29,7 @@ class Relay(Patience):
     """The Receiver of one answer (see upstream.connection), from a worker or from a `handle` hook.
 
     `done` gives the last bytes, not yet sent to the caller, or raises what ended the attempt: a
-    CallError, or CallerGone.
+    CallError, CallerGone, or InjectionRefused.
     """
 
     __slots__ = (
@@ -67,10 +68,8 @@ class Relay(Patience):
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
         call = self._call
         self._note_head(status)
-        if call.observers.started:
-            call.observers.tell_started(status, headers)
         self._events = is_event_stream(headers)
-        self._reader = reader_for(call, status, headers, self._limits, events=self._events)
+        self._reader = begin_reading(call, status, headers, self._limits, events=self._events)
         self._headers = self._answer_headers(status, headers)
         call.caller.drained = self._resume
         self.enter(self._timeouts.idle, IdleTimeout)
@@ -93,7 +92,10 @@ class Relay(Patience):
     def on_end(self, data: bytes) -> None:
         self.leave()
         if self._reader is not None:
-            data = (self._reader.feed(data) if data else b"") + self._reader.close()
+            try:
+                data = (self._reader.feed(data) if data else b"") + self._reader.close()
+            except InjectionRefused as refused:
+                self.on_error(refused)
         if not self.done.done():
             if not self._call.reply.begun:
                 self._start(len(data))

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import math
 import socket
+import sys
 from typing import Any, cast
 
 import uvicorn
@@ -70,6 +71,8 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what stands now stands to the end: collections need not look at it again
         gc.set_threshold(10_000, 20, 20)
+        # The storage's threads hand the interpreter back to the loop sooner than after 5 ms.
+        sys.setswitchinterval(0.001)
         await super().main_loop()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

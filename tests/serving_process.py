@@ -83,10 +83,10 @@ async def started(*arguments: str, environment: Mapping[str, str]) -> AsyncItera
 
 
 @contextlib.asynccontextmanager
-async def serving(worker: str, **settings: str) -> AsyncIterator[Process]:
-    """`gateway serve` before the worker, once it listens; `timeouts__drain` and so on are set."""
+async def serving(worker: str, *more: str, **settings: str) -> AsyncIterator[Process]:
+    """`gateway serve MORE` before the worker, once it listens; `timeouts__drain` etc. are set."""
     environment = {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    arguments = ("serve", "--port", "0", "--worker", worker)
+    arguments = ("serve", "--port", "0", "--worker", worker, *more)
     async with started(*arguments, environment=environment) as process:
         host, port = (await process.says(LISTENS)).groups()
         process.address = (host.decode(), int(port))

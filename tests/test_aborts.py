@@ -5,26 +5,19 @@ nobody.
 """
 
 import asyncio
-import gc
 import json
-import socket
-import struct
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 import pytest
 from full_backlog import full_backlog
+from leaving import alive, leave, open_descriptors
 from raw_client import Headers, RawClient, head_of
 from watching import PATIENCE, Watcher, until
 
 from gateway import Call, Principal, Worker, hookimpl
-from gateway.asgi import ASGICaller
 from gateway.config import TLS, Config
 from gateway.config import Worker as WorkerConfig
-from gateway.direct import DirectCaller
-from gateway.relay import Relay
 from gateway.testing import (
     MESSAGES,
     Live,
@@ -35,7 +28,6 @@ from gateway.testing import (
     live,
     sse,
 )
-from gateway.upstream.connection import Connection
 
 AT_ONCE = 0.1
 """Seconds from the caller's leaving to the worker's seeing it."""
@@ -168,14 +160,6 @@ async def begin(
         await client.head()
 
 
-def leave(client: RawClient, *, reset: bool) -> None:
-    """Close the connection, by RST as of a process that was killed, or by FIN."""
-    if reset:
-        raw = client.writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.writer.transport.abort()
-
-
 @pytest.fixture(params=[False, True], ids=["FIN", "RST"])
 def reset(request: pytest.FixtureRequest) -> bool:
     found: bool = request.param
@@ -298,7 +282,6 @@ async def test_who_leaves_while_an_attempt_is_recorded_does_not_stop_that() -> N
 
 PHASES = ("queued", "no room", "connecting", "waiting", "half", "streaming", "uploading")
 AT_A_TIME = 50
-KINDS = (Call, Relay, Connection, DirectCaller, ASGICaller)
 
 
 async def test_a_thousand_aborted_calls_leave_nothing_behind(setting: Setting) -> None:
@@ -326,13 +309,3 @@ async def _abort_one(setting: Setting, number: int) -> None:
     async with setting.client() as client, asyncio.timeout(PATIENCE):
         await begin(setting, client, phase, body, f"call-{number}")
         leave(client, reset=number % 2 == 0)
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def alive() -> Counter[str]:
-    """How many there are of what belongs to a call."""
-    gc.collect()
-    return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in KINDS)

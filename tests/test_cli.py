@@ -117,6 +117,17 @@ def test_plugins_add_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert out == "hello\n"
 
 
+def test_help_names_the_commands_of_installed_packages(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert "Commands of installed plugins: traces." in out
+    code, out, _ = run(capsys, "traces", "--help")
+    assert code == 0
+    assert "export" in out
+
+
 def test_wrong_fault_of_the_simulator_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "simulate", "--fault", "explode")
     assert code == 2

@@ -18,6 +18,7 @@ from gateway.config import (
     Config,
     Limits,
     Node,
+    StorageSettings,
     Timeouts,
     Worker,
     is_loopback,
@@ -191,7 +192,7 @@ SAID = """\
 gateway.yaml:1: port: expected a port from 0 to 65535, got 90900
 gateway.yaml:2: hots: unknown field; did you mean "host"?
 gateway.yaml:3: zzz: unknown field; the fields are host, port, workers, plugins, timeouts, limits, \
-db_path, allow_anonymous, log_level, extra_paths
+db_path, storage, allow_anonymous, log_level, extra_paths
 gateway.yaml:5: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
 gateway.yaml:7: timeouts.first_byte: expected a number greater than 0 (seconds) or null, got 0
 gateway.yaml:8: timeouts.idle: expected a number greater than 0 (seconds) or null, got inf
@@ -430,6 +431,7 @@ NUMBERS = [
     path
     for path in variables().values()
     if path[-1] not in ("host", "workers", "plugins", "extra_paths", "db_path", "log_level")
+    and path[-1] != "durability"
     and path[-1] != "allow_anonymous"
 ]
 Settings = dict[tuple[str, ...], int]
@@ -514,6 +516,9 @@ def test_no_environment_or_option_raises_anything_else(
     told(None, environ, overrides)
 
 
+SECTIONS = ("timeouts", "limits", "storage")
+
+
 def rows() -> dict[str, list[str]]:
     """The cells of each table row in docs/config.md, under the field they begin with."""
     lines = (ROOT / "docs" / "config.md").read_text().splitlines()
@@ -527,12 +532,13 @@ def documented(cls: Any, prefix: str) -> Iterator[tuple[str, object]]:
 
 
 def test_docs_and_code_name_the_same_fields() -> None:
-    top = [pair for pair in documented(Config, "") if pair[0] not in ("timeouts", "limits")]
+    top = [pair for pair in documented(Config, "") if pair[0] not in SECTIONS]
     expected = dict(
         [
             *top,
             *documented(Timeouts, "timeouts."),
             *documented(Limits, "limits."),
+            *documented(StorageSettings, "storage."),
             *documented(Worker, "workers[]."),
             *documented(TLS, "workers[].tls."),
         ]
@@ -578,7 +584,7 @@ def test_each_shipped_configuration_loads() -> None:
 def test_the_schema_knows_the_fields_and_the_short_forms() -> None:
     whole = json.loads(schema())
     parts = whole["$defs"]
-    for cls in (Config, Timeouts, Limits, TLS):
+    for cls in (Config, Timeouts, Limits, StorageSettings, TLS):
         assert tuple(parts[cls.__name__]["properties"]) == cls.__struct_fields__
         assert parts[cls.__name__]["additionalProperties"] is False
     url, mapping, reference = parts["Worker"]["anyOf"]

@@ -10,7 +10,14 @@ from gateway.config.conversion import FieldError, convert
 from gateway.config.environment import OPTIONS
 from gateway.config.hints import Note
 from gateway.config.layers import load
-from gateway.config.model import Config, Limits, PluginEntry, Timeouts, is_loopback
+from gateway.config.model import (
+    Config,
+    Limits,
+    PluginEntry,
+    StorageSettings,
+    Timeouts,
+    is_loopback,
+)
 from gateway.config.node import Node
 from gateway.config.schemas import schema
 from gateway.config.worker import TLS, Worker, distinct, split_url
@@ -24,6 +31,7 @@ __all__ = [
     "Node",
     "Note",
     "PluginEntry",
+    "StorageSettings",
     "Timeouts",
     "Worker",
     "convert",

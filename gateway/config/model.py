@@ -68,6 +68,22 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     )
 
 
+class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How what calls leave is kept in the embedded database."""
+
+    durability: Annotated[
+        Literal["process", "power", "none"],
+        Meta(description="What an answered call's trace outlives: the process, a power cut, none."),
+        Note(ignore_case=True),
+    ] = "process"
+    commit_timeout: Annotated[
+        Seconds, Meta(description="How long an answer's last byte waits for its commit.")
+    ] = 5.0
+    backlog_bytes: Annotated[
+        Bytes, Meta(description="What may wait in memory while the file cannot be written.")
+    ] = 256 * MIB
+
+
 class PluginEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A plugin to run: `name`, or `name: {options}`.
 
@@ -128,7 +144,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = ()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
-    db_path: Annotated[Text, Meta(description="File of the embedded database.")] = "gateway.db"
+    db_path: Annotated[
+        Text, Meta(description='File of the embedded database; ":memory:": gone at the end.')
+    ] = "gateway.db"
+    storage: StorageSettings = StorageSettings()
     allow_anonymous: Annotated[
         bool,
         Meta(

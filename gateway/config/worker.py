@@ -141,6 +141,10 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         bool,
         Meta(description="Whether it gets the keys of callers (Authorization, X-API-Key)."),
     ] = False
+    inject: Annotated[
+        bool,
+        Meta(description="Whether it is asked for the token ids and logprobs that plugins want."),
+    ] = True
     tls: Annotated[
         TLS | None, Meta(description="For https; null: the system's authorities, checked.")
     ] = None

@@ -12,6 +12,7 @@ from gateway.config import Config
 from gateway.errors import UpstreamClosed
 from gateway.headers import Headers
 from gateway.proxy import Proxy
+from gateway.storage import Storage
 from gateway.workers import Workers
 
 MESSAGES: Sequence[Mapping[str, str]] = (MappingProxyType({"role": "user", "content": "Hello"}),)
@@ -125,7 +126,7 @@ async def drive(
         handle=(Hook("worker", handle),),
         observe=(Hook("observer", lambda _: observer),),
     )
-    await Proxy(chains, Workers(settings), settings).dispatch(call)
+    await Proxy(chains, Workers(settings), settings, Storage(settings, ())).dispatch(call)
     if failures.errors:
         raise failures.errors[0]
     return call

@@ -39,7 +39,7 @@ class GatewayFor(Protocol):
 
     `plugins` are named as in the configuration file, given as classes, or made by `entry`. The
     worker is the test's simulator unless `workers` has the URLs of others. `settings` are fields of
-    the Config.
+    the Config; the database is gone with the gateway unless they name a `db_path`.
     """
 
     async def __call__(

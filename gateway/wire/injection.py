@@ -15,15 +15,20 @@ A field that the worker did not send is not added, and what has another shape st
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from gateway.errors import InvalidJSON
+from gateway.wire.cutting import Frame, cut_answer, frame_of
 from gateway.wire.dialects import Dialect
 from gateway.wire.sse import Event, with_data
 
 Injection = Literal["token_ids", "logprobs", "usage"]
+INJECTIONS: tuple[Injection, ...] = get_args(Injection)
+
+MOST_UNFRAMED = 4
+"""Events in a row whose frame was of no use to the next, before none is looked for any more."""
 
 _Object = dict[str, msgspec.Raw]
 
@@ -75,15 +80,26 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class Stripper:
-    """Takes the effect of injections out of one answer, plain or streamed.
+    """Takes the effect of the injections `injected` out of one answer, plain or streamed.
 
     `drop_empty`: the caller asked for neither ids nor logprobs, and would not have been sent an
     event that has nothing else.
     """
 
-    __slots__ = ("_drop_empty", "_finished", "_held", "_in_answer", "_in_choice", "_usage")
+    __slots__ = (
+        "_drop_empty",
+        "_finished",
+        "_frame",
+        "_held",
+        "_in_answer",
+        "_in_choice",
+        "_unframed",
+        "_usage",
+        "injected",
+    )
 
     def __init__(self, injected: Collection[Injection], *, drop_empty: bool = True) -> None:
+        self.injected = frozenset(injected)
         self._in_answer: tuple[str, ...] = ()
         self._in_choice: tuple[str, ...] = ()
         if "token_ids" in injected:
@@ -93,26 +109,60 @@ class Stripper:
             self._in_choice += ("logprobs",)
         self._usage = "usage" in injected
         self._drop_empty = drop_empty
+        self._frame: Frame | None = None
+        self._unframed = 0
         self._held: list[_Held] = []
         self._finished: set[bytes] = set()  # the choices whose last events are held
 
     def plain(self, body: bytes) -> bytes:
         """A whole plain answer as the caller is to have it."""
+        cut = cut_answer(body, self._in_answer, self._in_choice)
+        return self._any_plain(body) if cut is None else cut
+
+    def _any_plain(self, body: bytes) -> bytes:
         answer, choices = _read(body)
         return _encode(answer) if self._strip(answer, choices) else body
 
     def event(self, event: Event) -> bytes:
         """What is to be sent now; b"" where the event is dropped or held back."""
-        if event.data is None:
+        data = event.data
+        if data is None:
             return event.raw
-        answer, choices = _read(event.data)
+        if self._frame is not None and not self._held:
+            cut = self._frame.cut(event, data)
+            if cut is not None:
+                self._unframed = 0
+                return cut
+        return self._any_event(event, data)
+
+    def run(self, text: bytes) -> tuple[bytes, int]:
+        """What is to be sent of the events that `text` begins with, and how many bytes these are.
+
+        For several events that came in one read. (b"", 0): they are to be given to `event`.
+        """
+        if self._frame is None or self._held:
+            return b"", 0
+        return self._frame.cut_run(text) or (b"", 0)
+
+    def _any_event(self, event: Event, data: bytes) -> bytes:
+        """The same, for events of any kind: slower, and what `Frame.cut` is measured by."""
+        answer, choices = _read(data)
         if choices:
+            if len(choices) == 1 and self._unframed < MOST_UNFRAMED:
+                self._learn(answer, choices[0])
             # Events may overtake the end of another choice, not of their own.
             late = self._held and not self._finished.isdisjoint(_indices(choices))
             return (self.close() if late else b"") + self._choices(event, answer, choices)
         if self._usage and _is_usage(answer):
             return self._release(answer.get("system_fingerprint", _NULL))
         return self.close() + event.raw
+
+    def _learn(self, answer: _Object, choice: _Object) -> None:
+        if _is_finished(choice) or any(answer.get(key, _NULL) != _NULL for key in self._in_answer):
+            return
+        self._unframed += 1
+        found = frame_of(answer, self._in_choice, drop_empty=self._drop_empty)
+        self._frame = found or self._frame
 
     def close(self) -> bytes:
         """What was held back for a usage event that did not come."""

@@ -53,6 +53,11 @@ class Splitter:
         self._rest = bytearray()
         self._at_start = True
 
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte begins an event, for certain."""
+        return not (self._rest or self._at_start)
+
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that end in `chunk`.
 
@@ -99,10 +104,10 @@ class Splitter:
         return self._split(text)
 
     def _split(self, text: bytes) -> list[Event]:
+        if _is_single_line(text):
+            return [Event(text, text[6:-2])]
         if b"\r" in text:
             events, rest = _split_any(text)
-        elif _is_single_line(text):
-            return [Event(text, text[6:-2])]
         else:
             events, rest = _split_lf(text)
         self._rest += rest
@@ -119,7 +124,7 @@ def encode(data: bytes, event: str = "") -> bytes:
 def with_data(event: Event, data: bytes) -> bytes:
     """The bytes of `event`, which has data, with `data`, one line, for it; its other lines stay."""
     raw, old = event.raw, event.data
-    if old is not None and len(raw) == len(old) + 8 and _is_single_line(raw):
+    if old is not None and raw == b"data: %b\n\n" % old:
         return b"data: %b\n\n" % data
     lines = raw.splitlines(keepends=True)
     *others, last = [number for number, line in enumerate(lines) if _is_data(line)]
@@ -129,8 +134,12 @@ def with_data(event: Event, data: bytes) -> bytes:
 
 
 def _is_single_line(text: bytes) -> bool:
+    """Whether it is one event, with a single line of data; nearly all are."""
     return (
-        text.startswith(b"data: ") and text.endswith(b"\n\n") and text.find(b"\n") == len(text) - 2
+        text.find(b"\n") == len(text) - 2
+        and text[-1] == 10
+        and text.startswith(b"data: ")
+        and b"\r" not in text
     )
 
 

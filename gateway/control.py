@@ -1,0 +1,225 @@
+"""Routes for those who run the gateway: callers are identified as a call's are, and input is typed.
+
+A plugin adds them by `gateway.control(path, GET=..., POST=...)`, see Gateway.
+"""
+
+import asyncio
+import logging
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.body import Body
+from gateway.call import Call, Principal
+from gateway.chains import Chains
+from gateway.config import Config
+from gateway.edge import path_of
+from gateway.errors import (
+    BadRequest,
+    BodyTimeout,
+    CallerGone,
+    Forbidden,
+    InvalidJSON,
+    StorageFailed,
+)
+from gateway.headers import get_header
+from gateway.storage import StorageUnavailable
+
+log = logging.getLogger("gateway")
+T = TypeVar("T")
+
+# A name may hold slashes, but it ends before what makes the path that of a call.
+_NAME = "(?P<{}>(?:(?!/v1/.).)+)"
+
+
+class ControlRequest:
+    """A request to the gateway itself.
+
+    `params` are the parts that the path names, decoded; `principal` is None where no plugin
+    authenticates.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        *,
+        params: Mapping[str, str],
+        principal: Principal | None,
+        settings: Config,
+    ) -> None:
+        self.params = params
+        self.principal = principal
+        self.path = path_of(scope)
+        self._query: bytes = scope.get("query_string", b"")
+        self._receive = receive
+        self._patience = settings.timeouts.idle
+        self._body = Body(source=self._next_chunk, limit=settings.limits.max_body_bytes)
+
+    def query(self, type_: type[T]) -> T:
+        """The query string as a Struct. Raises BadRequest, which names the parameter."""
+        found = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+        try:
+            return msgspec.convert(found, type_, strict=False)
+        except msgspec.ValidationError as error:
+            raise _refusal("query string", error) from None
+
+    async def json(self, type_: type[T]) -> T:
+        """The body as a Struct.
+
+        Raises BadRequest, which names the field; InvalidJSON; BodyTooLarge; BodyTimeout.
+        """
+        data = await self._body.read()
+        try:
+            return msgspec.json.decode(data, type=type_)
+        except msgspec.ValidationError as error:
+            raise _refusal("request body", error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidJSON(f"the request body is not valid JSON: {error}") from None
+
+    async def _next_chunk(self) -> tuple[bytes, bool]:
+        try:
+            async with asyncio.timeout(self._patience):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTimeout(f"nothing more of the body came for {self._patience} s") from None
+        if message["type"] == "http.disconnect":
+            raise CallerGone("the caller left while it sent its request")
+        return message.get("body", b""), message.get("more_body", False)
+
+
+Handler = Callable[[ControlRequest], Awaitable[Any]]
+"""Gives a Starlette Response, or what is sent as JSON with status 200. It may raise CallErrors."""
+
+
+class ControlRoute(BaseRoute):
+    """One path, such as `/sessions/{id}/traces`, and what each method of it does.
+
+    It is matched against the path as it was sent: a name may hold slashes, and where it would be
+    taken for more than a name it can be percent-encoded. What lies under a session's /v1/ is a
+    call and never matches.
+    """
+
+    def __init__(
+        self, path: str, handlers: Mapping[str, Handler], chains: Chains, settings: Config
+    ) -> None:
+        self.path = path
+        self.methods = frozenset(handlers)
+        self._handlers = dict(handlers)
+        self._chains = chains
+        self._settings = settings
+        literal_or_name = re.split(r"\{(\w+)\}", path)
+        self._pattern = re.compile(
+            "".join(
+                _NAME.format(part) if place % 2 else re.escape(part)
+                for place, part in enumerate(literal_or_name)
+            )
+        )
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found = self._pattern.fullmatch(path_of(scope)) if scope["type"] == "http" else None
+        if found is None:
+            return Match.NONE, {}
+        params = {name: unquote(value) for name, value in found.groupdict().items()}
+        return Match.FULL, {"path_params": params}
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        raise NoMatchFound(name, path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises what `_page` of the application answers."""
+        begun = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            answer = await self._answer(scope, receive)
+            await answer(scope, receive, noting_send)
+        except CallerGone:
+            pass
+        except Exception:
+            if not begun:
+                raise
+            # The server closes a connection whose answer has no end: it cannot be taken for whole.
+            log.exception("the answer to %s broke off", scope["path"])
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        _refuse_other_sites(scope)
+        principal = await self._identify(scope)
+        handler = self._handlers.get(method)
+        if handler is None:
+            raise HTTPException(405, headers={"allow": ", ".join(sorted(self.methods))})
+        request = ControlRequest(
+            scope,
+            receive,
+            params=scope["path_params"],
+            principal=principal,
+            settings=self._settings,
+        )
+        try:
+            answer = await handler(request)
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except (sqlite3.DatabaseError, StorageUnavailable) as error:
+            log.error("%s %s: storage: %s", scope["method"], self.path, error)
+            raise StorageFailed("the database cannot be used now; /health says why") from None
+        if isinstance(answer, Response):
+            return answer
+        return Response(msgspec.json.encode(answer), media_type="application/json")
+
+    async def _identify(self, scope: Scope) -> Principal | None:
+        """Raises Unauthorized as a call does, once any plugin authenticates."""
+        if not self._chains.authenticate:
+            return None
+        client = scope.get("client")
+        call = Call(
+            _Nobody(),
+            method=scope["method"],
+            path=path_of(scope),
+            query=scope.get("query_string", b""),
+            headers=scope["headers"],
+            client=client[0] if client else None,
+        )
+        await self._chains.identify(call)
+        return call.principal
+
+
+def _refuse_other_sites(scope: Scope) -> None:
+    """A page on the web can make its reader's browser ask a gateway on that same machine."""
+    if get_header(scope["headers"], b"sec-fetch-site") == b"cross-site":
+        raise Forbidden("a page of another site may not ask for this")
+
+
+class _Nobody:
+    """The caller of a Call that is only asked who it is from, and never answered."""
+
+    def __init__(self) -> None:
+        self.drained: Callable[[], None] = self.cut
+
+    def start(self, status: int, headers: object) -> None: ...
+    def write(self, data: bytes) -> bool:
+        return True
+
+    def cut(self) -> None: ...
+    async def end(self, data: bytes) -> None: ...
+
+
+_FIELD = re.compile(r"at `\$\.?(?P<at>[^`]+)`|field `(?P<name>[^`]+)`")
+
+
+def _refusal(where: str, error: msgspec.ValidationError) -> BadRequest:
+    found = _FIELD.search(str(error))
+    field = found and (found["at"] or found["name"])
+    return BadRequest(f"the {where} is not what is expected here: {error}", param=field or None)

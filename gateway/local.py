@@ -1,0 +1,144 @@
+"""A worker in the gateway's own process: a function in place of inference servers.
+
+    async def answer(body: dict[str, Any]) -> dict[str, Any]: ...
+    app = create_app(config, local_handler=answer)
+
+It is the gateway's one worker, with the id `local`, so hooks, injections, attempts and traces are
+as with any other. It is given the body that a server would have been sent, and answers as a server
+answers that is not asked for a stream. A caller that streams gets that answer as events.
+"""
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.body import parse_object
+from gateway.call import Answer, Attempt, Call
+from gateway.config import Config
+from gateway.config import Worker as WorkerSettings
+from gateway.errors import CallError, FirstByteTimeout, InvalidJSON, NotFound, UpstreamError
+from gateway.handled import pass_on
+from gateway.wire.as_events import as_events
+from gateway.workers import Worker
+
+log = logging.getLogger("gateway")
+
+LocalHandler = Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]
+"""Answers the body of a call to /v1/chat/completions or /v1/completions, in OpenAI's form.
+
+`id`, `object`, `created` and `model` are added where it leaves them out. With `return_token_ids` in
+the body the ids are expected where vLLM puts them: `token_ids` in each choice, `prompt_token_ids`
+at the top (chat) or in each choice (completions). `{"error": {...}}` is an error, with `code` as
+its status; a CallError that it raises is the answer to the caller. A function that is not
+asynchronous runs in a thread, which goes on when its caller leaves.
+"""
+
+NAME = "local"
+
+_KINDS = {"chat": ("chatcmpl-", "chat.completion"), "completions": ("cmpl-", "text_completion")}
+_JSON = (b"content-type", b"application/json")
+_EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+
+
+class LocalWorker(Worker):
+    """Asks `handler` where others have a connection; `url` is `local`."""
+
+    def __init__(self, handler: LocalHandler, config: Config) -> None:
+        settings = WorkerSettings(url=f"http://{NAME}", worker_id=NAME)
+        super().__init__(settings, config.timeouts, config.limits)
+        self.url = NAME
+        self._handler = handler
+        # An object may be called by an `async def __call__`.
+        self._waits = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004  it is looked at, not called
+        )
+
+    async def carry(self, call: Call, attempt: Attempt, settings: Config) -> bytes:
+        """Answer the call; gives the answer's last bytes, the others relayed.
+
+        Raises what `attempt.try_once` raises.
+        """
+        await call.body.read()
+        attempt.connected = time.monotonic()
+        limit = settings.timeouts.first_byte
+        try:
+            async with asyncio.timeout(limit):
+                answer = await self._answer(call, call.body_to_send(attempt) or b"")
+        except TimeoutError:
+            raise FirstByteTimeout(limit or 0) from None
+        return await pass_on(call, answer, settings, attempt)
+
+    async def _answer(self, call: Call, body: bytes) -> Answer:
+        if call.dialect is not None and call.method == "POST":
+            try:
+                asked = parse_object(body)
+            except InvalidJSON as error:
+                return _plain(error.status, error.body())
+            return await self._generated(call, asked, call.dialect.name)
+        if call.path == "/v1/models" and call.method == "GET":
+            model = {"id": NAME, "object": "model", "created": int(call.created), "owned_by": NAME}
+            return _plain(200, msgspec.json.encode({"object": "list", "data": [model]}))
+        return _plain(404, NotFound(f"the local worker has nothing at {call.path}").body())
+
+    async def _generated(self, call: Call, asked: dict[str, Any], dialect: str) -> Answer:
+        said = await self._asked(call, dict(asked))
+        try:
+            status = _status(said)
+            if status != 200:
+                return _plain(status, msgspec.json.encode(said))
+            answer = {**_head(call, asked, dialect), **said}
+            if asked.get("stream"):
+                events = as_events(answer, dialect, usage=_wants_usage(asked))
+                return Answer(200, [_EVENTS], events)
+            return _plain(200, msgspec.json.encode(answer))
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+            log.error("call %s: the local handler's answer cannot be sent: %s", call.id, error)
+            raise UpstreamError("the local handler gave no valid answer") from error
+
+    async def _asked(self, call: Call, body: dict[str, Any]) -> Any:
+        try:
+            if self._waits:
+                said: Any = self._handler(body)
+            else:
+                said = await asyncio.to_thread(self._handler, body)
+            return await said if inspect.isawaitable(said) else said
+        except CallError:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            log.exception("call %s: the local handler failed", call.id)
+            raise UpstreamError("the local handler failed on this call") from error
+
+
+def _head(call: Call, asked: Mapping[str, Any], dialect: str) -> dict[str, Any]:
+    """What clients expect of any answer, for a handler that leaves it out."""
+    prefix, kind = _KINDS[dialect]
+    named = {"id": prefix + call.id, "object": kind, "created": int(call.created)}
+    return {**named, "model": asked.get("model") or NAME}
+
+
+def _plain(status: int, body: bytes) -> Answer:
+    return Answer(status, [_JSON, (b"content-length", b"%d" % len(body))], body)
+
+
+def _status(said: object) -> int:
+    """Raises TypeError where the handler gave something else than an answer or an error."""
+    if not isinstance(said, dict):
+        raise TypeError(f"it is not a dict but a {type(said).__name__}")
+    error = said.get("error")
+    if error is None:
+        return 200
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code <= 599 else 500
+
+
+def _wants_usage(asked: Mapping[str, Any]) -> bool:
+    options = asked.get("stream_options")
+    return isinstance(options, dict) and bool(options.get("include_usage"))

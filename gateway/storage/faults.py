@@ -1,0 +1,43 @@
+"""What an error of SQLite means: whether the file is to blame, and what may help."""
+
+import sqlite3
+
+_OF_THE_FILE = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+class FileGone(sqlite3.OperationalError):
+    """The file that is open is no longer the one at its path: it was deleted or replaced."""
+
+
+def blames_the_file(error: BaseException) -> bool:
+    """Full, locked, read-only, damaged, gone; not that a statement or an entry is at fault."""
+    return isinstance(error, FileGone) or _code(error) in _OF_THE_FILE
+
+
+def is_busy(error: BaseException) -> bool:
+    """Another connection has the lock; nothing else is wrong."""
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def is_damage(error: BaseException) -> bool:
+    """The file is not a database, or not a whole one."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: BaseException) -> int | None:
+    """SQLite's primary result code; Python keeps the extended one."""
+    code = getattr(error, "sqlite_errorcode", None) if isinstance(error, sqlite3.Error) else None
+    return None if code is None else code & 0xFF

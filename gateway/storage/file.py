@@ -1,0 +1,246 @@
+"""Opening the file: for the writer, for readers, and what is done with a damaged one."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from gateway.errors import ConfigError
+from gateway.storage.faults import FileGone, is_damage
+
+log = logging.getLogger("gateway.storage")
+
+Durability = Literal["process", "power", "none"]
+
+CHECKED = 2.0
+"""Seconds that the check of a file at start-up may take; a larger file is checked in part."""
+
+CHECKED_MARKED = 60.0
+"""Seconds for a file that was found damaged while it was used."""
+
+BUSY = 0.5
+"""Seconds that SQLite itself waits for another connection's lock; who needs it longer tries on."""
+
+_ALONE = 10.0
+"""Seconds that are waited for other processes that begin or move a file in the same folder."""
+
+_BESIDE = ("", "-wal", "-shm")
+
+
+class Connection(sqlite3.Connection):
+    """Notices when its file is no longer the one at `path`: SQLite would write on, into nothing."""
+
+    path: Path
+    identity: tuple[int, int] | None = None
+    given_up = False
+
+    def check(self) -> None:
+        """Raises FileGone."""
+        if self.given_up:
+            raise FileGone("the gateway has given this connection up")
+        if _identity(self.path) != self.identity:
+            raise FileGone("the database file was deleted or replaced")
+
+
+def prepare_file(path: Path) -> None:
+    """Make sure that a file can be there, move a damaged one aside.
+
+    Its mode is 0600: it holds what callers wrote. Raises ConfigError where its folder is missing.
+    """
+    if path.is_dir():
+        raise ConfigError(f"db_path {path}: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"db_path {path}: there is no folder {path.parent}; create it")
+    try:
+        _create(path)
+        if _damage(path) is not None:
+            _replace(path)
+    except OSError as error:  # met again, and told, by whoever opens it
+        log.error("the database %s cannot be begun: %s", path, error)
+
+
+def _create(path: Path) -> None:
+    """An empty file, unless there is one; SQLite gives those beside it the same mode."""
+    if path.exists():
+        return
+    with _alone(path.parent):
+        if path.exists():
+            return
+        if path.with_name(path.name + "-wal").exists():
+            log.warning("%s-wal was left without its database; moved to %s", path, _aside(path))
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_EXCL, 0o600))
+
+
+def _replace(path: Path) -> None:
+    """Move the damaged file aside, unless another process has just done so."""
+    with _alone(path.parent):
+        damage = _damage(path)
+        if damage is None:
+            return
+        aside = _aside(path)
+    log.error(
+        "the database %s is damaged (%s); it was moved to %s and a new one begun; "
+        "`sqlite3 %s .recover` may get its content back",
+        path,
+        damage,
+        aside,
+        aside,
+    )
+    _create(path)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the file; None where nothing was found, or it cannot be told now."""
+    marked = _marker(path).exists()
+    try:
+        db = open_read_only(path)
+    except sqlite3.Error:
+        return None
+    ends = time.monotonic() + (CHECKED_MARKED if marked else CHECKED)
+    try:
+        with _interrupted(db, ends):
+            [(found,)] = db.execute(f"PRAGMA {'integrity' if marked else 'quick'}_check(1)")
+    except sqlite3.Error as error:
+        if is_damage(error):
+            return str(error)
+        return "it was when it was last used" if marked and time.monotonic() > ends else None
+    finally:
+        db.close()
+    if found != "ok":
+        return str(found).splitlines()[-1]
+    _marker(path).unlink(missing_ok=True)
+    return None
+
+
+@contextlib.contextmanager
+def _interrupted(db: Connection, ends: float) -> Iterator[None]:
+    """End a statement at `ends`, of time.monotonic(), with an error.
+
+    SQLite asks the handler between the steps of a statement. A check may be a single long one.
+    """
+    db.set_progress_handler(lambda: int(time.monotonic() > ends), 10_000)
+    timer = threading.Timer(max(ends - time.monotonic(), 0), db.interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def mark_damaged(path: Path) -> None:
+    """Remember over a restart that SQLite found the file damaged, so that it is checked whole."""
+    try:
+        _marker(path).touch(0o600)
+    except OSError as error:
+        log.info("%s cannot be marked as damaged: %s", path, error)
+
+
+def _marker(path: Path) -> Path:
+    return path.with_name(path.name + ".is-damaged")
+
+
+def _aside(path: Path) -> Path:
+    """Give the file, and those beside it, a name that is free. Raises OSError."""
+    stem = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+    aside = path.with_name(stem)
+    number = 1
+    while any(aside.with_name(aside.name + suffix).exists() for suffix in _BESIDE):
+        number += 1
+        aside = path.with_name(f"{stem}.{number}")
+    for suffix in _BESIDE:
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    _marker(path).unlink(missing_ok=True)
+    return aside
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one process at a time begins or moves files; one that hangs is waited for in vain."""
+    fd = os.open(folder, os.O_RDONLY)
+    ends = time.monotonic() + _ALONE
+    try:
+        while not _locked(fd) and time.monotonic() < ends:
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def open_for_writing(
+    path: Path, durability: Durability, migrations: Sequence[Migrations]
+) -> Connection:
+    """The writer's connection, the tables up to date. Raises sqlite3.Error, what migrations raise.
+
+    Synchronous NORMAL in WAL mode outlives the process, FULL (an fsync for each commit) also the
+    machine: https://sqlite.org/wal.html
+    """
+    with contextlib.suppress(OSError):  # SQLite says it better
+        _create(path)
+    db = _connect(path, "rw")
+    try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+        db.execute("PRAGMA journal_size_limit = 67108864")
+        db.execute("BEGIN IMMEDIATE")  # several processes may start at once
+        database = Database(db)
+        for one in migrations:
+            one.apply(database)
+        db.execute("COMMIT")
+        db.check()
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_read_only(path: Path) -> Connection:
+    """A connection that cannot change anything. Raises sqlite3.Error."""
+    db = _connect(path, "ro")
+    db.execute("PRAGMA query_only = ON")
+    return db
+
+
+def _connect(path: Path, mode: Literal["rw", "ro"]) -> Connection:
+    identity = _identity(path)  # before, so that a file that is replaced meanwhile is noticed
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        factory=Connection,
+    )
+    db.path, db.identity = path, identity
+    return db
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  after each commit, and twice as fast
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

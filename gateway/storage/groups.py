@@ -1,0 +1,264 @@
+"""Group commit, as the event loop sees it: one group is being written, the next one gathers."""
+
+import asyncio
+import logging
+from collections import deque
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from gateway import config
+from gateway.errors import GatewayError
+from gateway.storage.faults import is_busy
+from gateway.storage.writer import Group, Tally, Writer, commit, tell_lost
+
+log = logging.getLogger("gateway.storage")
+
+RETRY = 1.0
+"""Seconds after which a group that could not be stored is tried again."""
+
+RETRY_LOCKED = 0.02
+"""The same where the file is locked: SQLite has waited for the lock already."""
+
+LARGEST_GROUP = 512
+"""Calls, not entries."""
+
+
+class StorageUnavailable(GatewayError):
+    """The file cannot be read or written now; the text says why."""
+
+
+class Health(msgspec.Struct):
+    """How the storage is. While it is `degraded`, for `reason`, calls do not wait for commits.
+
+    `waiting` entries, of `waiting_bytes`, are not committed yet; `lost` ones never will be. `slow`
+    counts how often calls stopped waiting for a commit. All counts are since the start.
+    """
+
+    state: Literal["ok", "degraded"] = "ok"
+    reason: str = ""
+    waiting: int = 0
+    waiting_bytes: int = 0
+    committed: int = 0
+    groups: int = 0
+    lost: int = 0
+    slow: int = 0
+
+
+class Left(msgspec.Struct, eq=False):
+    """What one call left; `released` is done when the call need not wait any longer."""
+
+    group: Group
+    released: asyncio.Future[None]
+    since: float
+
+
+class Groups:
+    """The queue before the writer. What cannot be stored now waits in it, up to `backlog_bytes`."""
+
+    def __init__(self, writer: Writer, settings: config.StorageSettings, health: Health) -> None:
+        self._writer = writer
+        self._settings = settings
+        self._health = health
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Left] = deque()
+        self._writing: list[Left] = []
+        self._group: Group = []
+        self._active = False  # a group is being written, or will be
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._added = self._finished = 0
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._closing: asyncio.Future[None] | None = None
+        self._ended = False
+
+    def add(self, group: Group) -> asyncio.Future[None] | None:
+        """Queue the entries of one call; the future is done when nobody need wait for them.
+
+        None: there is no room, they are lost.
+        """
+        size = _size(group)
+        if self._health.waiting_bytes + size > self._settings.backlog_bytes:
+            self._refuse(group)
+            return None
+        self._health.waiting += len(group)
+        self._health.waiting_bytes += size
+        released: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(Left(group, released, self._loop.time()))
+        self._added += 1
+        if self._health.state != "ok" or self._settings.durability == "none":
+            released.set_result(None)
+        if not self._active:
+            self._active = True
+            self._loop.call_soon(self._hand_over)
+        return released
+
+    async def flush(self) -> None:
+        """Wait until what was added before is committed. Raises StorageUnavailable if degraded."""
+        if self._finished == self._added:
+            return
+        if self._health.state != "ok":
+            raise StorageUnavailable(self._health.reason)
+        flushed: asyncio.Future[None] = self._loop.create_future()
+        self._flushes.append((self._added, flushed))
+        await flushed
+
+    def begin_degraded(self, error: BaseException) -> None:
+        """The file could not be opened: try on, although nothing waits yet."""
+        self._active = True
+        self._degrade(str(error))
+        self._failed(error)
+
+    async def drain(self, seconds: float) -> None:
+        """Store what waits, as far as that can be done within `seconds`."""
+        if not self._active:
+            return
+        self._closing = self._loop.create_future()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._write()
+        await asyncio.wait([self._closing], timeout=seconds)
+
+    def end(self) -> None:
+        """Nothing is tried again: what is left is lost. The writer is closed before."""
+        self._ended = True
+        self._stop_timer()
+        if self._retry is not None:
+            self._retry.cancel()
+        left = self._group + [entry for one in self._waiting for entry in one.group]
+        if left:
+            reason = self._health.reason or "the database does not answer"
+            log.error("%d entries are lost at shutdown: %s", len(left), reason)
+            self._lose(left, StorageUnavailable(reason))
+        self._release()
+        self._fail_flushes("the gateway is shut down")
+        self._waiting.clear()
+        self._health.waiting = self._health.waiting_bytes = 0
+
+    def _degrade(self, reason: str) -> None:
+        if self._health.state == "ok":
+            log.error("storage is degraded, calls go on without it: %s", reason)
+        self._health.state, self._health.reason = "degraded", reason
+        self._release()
+        self._fail_flushes(reason)
+
+    def _refuse(self, group: Group) -> None:
+        reason = "the backlog is full (storage.backlog_bytes)"
+        if self._active and self._health.state == "ok":
+            self._degrade(reason)
+        elif not self._active:
+            log.error("what a call left is lost: it is more than storage.backlog_bytes")
+        self._lose(group, StorageUnavailable(reason))
+
+    def _lose(self, group: Group, error: StorageUnavailable) -> None:
+        self._health.lost += len(group)
+        for entry in group:
+            tell_lost(entry, error)
+
+    def _hand_over(self) -> None:
+        """Give the writer what waits, as one group."""
+        if not self._waiting:
+            return
+        count = min(len(self._waiting), LARGEST_GROUP)
+        self._writing = [self._waiting.popleft() for _ in range(count)]
+        self._group = [entry for left in self._writing for entry in left.group]
+        if self._health.state == "ok":  # the first has waited for longest
+            until = self._writing[0].since + self._settings.commit_timeout
+            self._timer = self._loop.call_at(until, self._too_slow)
+        self._write()
+
+    def _write(self) -> None:
+        self._retry = None
+        group, tally = self._group, Tally()
+        done = partial(self._done, tally, _size(group))
+        self._writer.submit(lambda db: commit(db, group, tally), done)
+
+    def _too_slow(self) -> None:
+        self._health.slow += 1
+        self._degrade(f"a commit takes longer than {self._settings.commit_timeout} s")
+
+    def _release(self) -> None:
+        """Nobody waits any longer, for what is being written or for what comes after it."""
+        _release(self._writing)
+        _release(self._waiting)
+
+    def _done(self, tally: Tally, size: int, _: None, error: BaseException | None) -> None:
+        if self._ended:
+            return
+        left = _size(self._group) if error is not None else 0
+        self._health.waiting -= tally.committed + tally.lost
+        self._health.waiting_bytes -= size - left
+        self._health.committed += tally.committed
+        self._health.lost += tally.lost
+        if error is None:
+            self._succeeded(tally)
+        else:
+            self._failed(error)
+
+    def _succeeded(self, tally: Tally) -> None:
+        self._stop_timer()
+        self._health.groups += tally.committed > 0
+        self._finished += len(self._writing)
+        _release(self._writing)
+        self._writing, self._group = [], []
+        while self._flushes and self._flushes[0][0] <= self._finished:
+            _settle(self._flushes.popleft()[1])
+        self._recover()
+        if self._waiting:
+            self._hand_over()
+            return
+        self._active = False
+        if self._closing is not None:
+            _settle(self._closing)
+
+    def _recover(self) -> None:
+        """Calls wait again once the backlog is no older than they would wait."""
+        health = self._health
+        if health.state == "ok":
+            return
+        oldest = self._waiting[0].since if self._waiting else self._loop.time()
+        if self._loop.time() - oldest >= self._settings.commit_timeout:
+            health.reason = "catching up with what waited"
+            return
+        log.warning("storage works again; it was degraded: %s", health.reason)
+        health.state, health.reason = "ok", ""
+
+    def _failed(self, error: BaseException) -> None:
+        """Try again; calls go on waiting for a lock, until the timer, and for nothing else."""
+        if is_busy(error) and self._health.state == "ok":
+            self._retry = self._loop.call_later(RETRY_LOCKED, self._write)
+            return
+        self._stop_timer()
+        self._degrade(str(error))
+        if is_busy(error):
+            self._retry = self._loop.call_later(RETRY_LOCKED, self._write)
+        elif self._closing is not None:
+            _settle(self._closing)
+        else:
+            self._retry = self._loop.call_later(RETRY, self._write)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fail_flushes(self, reason: str) -> None:
+        while self._flushes:
+            flushed = self._flushes.popleft()[1]
+            if not flushed.done():
+                flushed.set_exception(StorageUnavailable(reason))
+
+
+def _size(group: Group) -> int:
+    return sum([entry.size for entry in group])
+
+
+def _release(all_left: "deque[Left] | list[Left]") -> None:
+    for left in all_left:
+        _settle(left.released)
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

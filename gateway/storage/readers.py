@@ -1,0 +1,96 @@
+"""Threads that read, each on its own connection."""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import local
+from typing import Any, TypeVar
+
+from gateway.storage.faults import FileGone, blames_the_file, is_damage
+from gateway.storage.file import Connection, mark_damaged, open_read_only
+from gateway.storage.groups import StorageUnavailable
+
+T = TypeVar("T")
+
+log = logging.getLogger("gateway.storage")
+
+READERS = 4
+
+_AGAIN = 0.02
+"""Seconds until queries are interrupted again: one may have been between two statements."""
+
+
+class Readers:
+    """Runs queries until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="gateway-reader")
+        self._running: set[Future[Any]] = set()
+        self._connections: list[Connection] = []
+        self._local = local()
+        self._closed = False
+
+    async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Raises what `query` raises; StorageUnavailable once this is closed."""
+        if self._closed:
+            raise StorageUnavailable("the database is not open")
+        job = self._threads.submit(self._query, query)
+        self._running.add(job)
+        job.add_done_callback(self._running.discard)
+        return await asyncio.wrap_future(job)
+
+    async def close(self, seconds: float) -> None:
+        """Interrupt what still runs; a thread that does not end is left behind."""
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + seconds
+        while self._running and loop.time() < ends:
+            for db in list(self._connections):
+                with contextlib.suppress(sqlite3.Error):  # closed just now
+                    db.interrupt()
+            await asyncio.sleep(_AGAIN)
+        if self._running:
+            log.error("a query does not end; its connection is left open")
+        self._threads.shutdown(wait=not self._running)
+        if not self._running:
+            for db in self._connections:
+                db.close()
+
+    def _query(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise StorageUnavailable("the database is not open")
+        try:
+            return query(self._connection())
+        except StopIteration as error:  # a future cannot hold it
+            raise RuntimeError("the query raised StopIteration") from error
+        except sqlite3.Error as error:
+            if blames_the_file(error):
+                self._drop(error)
+            raise
+
+    def _connection(self) -> Connection:
+        db: Connection | None = getattr(self._local, "db", None)
+        if db is not None:
+            try:
+                db.check()
+            except FileGone as error:
+                self._drop(error)
+                db = None
+        if db is None:
+            db = self._local.db = open_read_only(self._path)
+            self._connections.append(db)
+        return db
+
+    def _drop(self, error: sqlite3.Error) -> None:
+        if is_damage(error):
+            mark_damaged(self._path)
+        db: Connection | None = getattr(self._local, "db", None)
+        if db is not None:
+            self._local.db = None
+            self._connections.remove(db)
+            db.close()

@@ -1,0 +1,180 @@
+"""The embedded database of one gateway: what calls leave, what plugins read and change."""
+
+import asyncio
+import logging
+import sqlite3
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlite_utils.migrations import Migrations
+
+from gateway import config
+from gateway.storage.faults import blames_the_file, is_busy
+from gateway.storage.file import Connection, open_for_writing, open_read_only, prepare_file
+from gateway.storage.groups import RETRY_LOCKED, Groups, Health, StorageUnavailable
+from gateway.storage.readers import Readers
+from gateway.storage.writer import Group, Writer, change, give_back, tell_lost
+
+T = TypeVar("T")
+
+log = logging.getLogger("gateway.storage")
+
+LAST_COMMIT = 10.0
+"""Seconds that are waited for the writer at shutdown."""
+
+
+class Storage:
+    """One SQLite file; used from the gateway's event loop only.
+
+    Nothing is opened where no plugin has `migrations`. Whatever happens to the file, calls go on:
+    what they leave waits in a bounded backlog until it can be written again. `path` is the file's
+    place; that of a `":memory:"` is known once it is open.
+    """
+
+    def __init__(self, settings: config.Config, migrations: Sequence[Migrations]) -> None:
+        self.health = Health()
+        self.path = Path(settings.db_path)
+        self._settings = settings.storage
+        self._migrations = migrations
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._writer: Writer | None = None
+        self._groups: Groups | None = None
+        self._readers: Readers | None = None
+        self._changes: set[asyncio.Future[Any]] = set()
+
+    async def open(self) -> None:
+        """Create or update the tables; nothing, where it is open already.
+
+        A file that cannot be written now makes it degraded, and is tried again. Raises ConfigError
+        where there can be no file, and what a migration raises.
+        """
+        if not self._migrations or self._writer is not None:
+            return
+        if str(self.path) == ":memory:":
+            self._temporary = tempfile.TemporaryDirectory(prefix="gateway-")
+            self.path = Path(self._temporary.name, "memory")
+        prepare_file(self.path)
+        self._writer = Writer(
+            partial(open_for_writing, self.path, self._settings.durability, self._migrations)
+        )
+        self._groups = Groups(self._writer, self._settings, self.health)
+        self._readers = Readers(self.path)
+        try:
+            await self.write(lambda _: None)
+        except BaseException as error:
+            if not blames_the_file(error):
+                await self.close()
+                raise
+            self._groups.begin_degraded(error)
+
+    async def close(self) -> None:
+        """Store what is waiting, as far as it can be, and close the file.
+
+        Takes little more than LAST_COMMIT seconds; what could not be stored by then is lost.
+        """
+        writer, groups, readers = self._writer, self._groups, self._readers
+        if writer is None or groups is None or readers is None:
+            return
+        self._writer = self._groups = self._readers = None
+        ends = asyncio.get_running_loop().time() + LAST_COMMIT
+        try:
+            await groups.drain(LAST_COMMIT)
+            await readers.close(_left(ends))
+        finally:
+            await writer.close(_left(ends))
+            groups.end()
+            self._end()
+
+    def _end(self) -> None:
+        for change_ in self._changes:
+            _settle(change_, None, StorageUnavailable("the gateway is shut down"))
+        self.health.state, self.health.reason = "ok", ""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary, self.path = None, Path(":memory:")
+
+    async def commit(self, group: Group) -> None:
+        """Store the entries of one call together; returns when they are committed.
+
+        Returns early, and the entries follow, where the file makes callers wait longer than
+        `storage.commit_timeout`, while it is degraded, and with `durability: none`. Raises nothing.
+        """
+        if self._groups is None:
+            self._lose(group)
+        elif (released := self._groups.add(group)) is not None:
+            await released
+
+    def _lose(self, group: Group) -> None:
+        log.error("%d entries are lost: the database is not open", len(group))
+        self.health.lost += len(group)
+        for entry in group:
+            tell_lost(entry, StorageUnavailable("the database is not open"))
+
+    async def write(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a change in the writer's thread, in a transaction; committed when this returns.
+
+        A lock is waited for as long as `storage.commit_timeout`; `run` may then be called again.
+        Raises what `run` raises, sqlite3.Error where the file cannot be written.
+        """
+        return await self._patiently(lambda db: change(db, run))
+
+    async def give_back(self, pages: int) -> bool:
+        """Give space that was deleted back to the file system; whether there may be more of it."""
+        return await self._patiently(lambda db: give_back(db, pages))
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query in a reader's thread. Raises what it raises, sqlite3.Error among it."""
+        if self._readers is None:
+            raise StorageUnavailable("the database is not open")
+        return await self._readers.run(query)
+
+    async def flush(self) -> None:
+        """Wait until all that was handed over before is committed. Raises StorageUnavailable."""
+        if self._groups is not None:
+            await self._groups.flush()
+
+    def connect(self) -> Connection:
+        """A connection of one's own for reading, to be closed. Raises sqlite3.Error.
+
+        Its `check` raises sqlite3.OperationalError once the file has been replaced.
+        """
+        return open_read_only(self.path)
+
+    async def _patiently(self, task: Callable[[Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.commit_timeout
+        while True:
+            try:
+                return await self._in_writer(task)
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or loop.time() > until:
+                    raise
+            await asyncio.sleep(RETRY_LOCKED)
+
+    async def _in_writer(self, task: Callable[[Connection], T]) -> T:
+        if self._writer is None:
+            raise StorageUnavailable("the database is not open")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._changes.add(future)
+        future.add_done_callback(self._changes.discard)
+        self._writer.submit(task, partial(_settle, future))
+        return await future
+
+
+def _left(ends: float) -> float:
+    """Seconds for a step of the shutdown: enough to end in good order even when it is late."""
+    return max(ends - asyncio.get_running_loop().time(), 1.0)
+
+
+def _settle(future: "asyncio.Future[T]", result: T, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if isinstance(error, StopIteration):  # a future cannot hold it
+        error = RuntimeError("the change raised StopIteration")
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

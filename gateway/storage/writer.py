@@ -1,0 +1,245 @@
+"""The one thread that writes: whole groups of entries, each group in one transaction."""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from gateway.storage.faults import blames_the_file, is_busy, is_damage
+from gateway.storage.file import Connection, mark_damaged
+
+T = TypeVar("T")
+
+log = logging.getLogger("gateway.storage")
+
+
+class Sink(Protocol):
+    """How a plugin stores one kind of thing. Its methods run in the writer's thread."""
+
+    def prepare(self, db: sqlite3.Connection, item: Any) -> Any:
+        """The rows of `item`, made before the transaction begins; `db` is for reading only."""
+
+    def write(self, db: sqlite3.Connection, rows: Sequence[Any]) -> None:
+        """Insert what `prepare` gave, for all items of a transaction in order.
+
+        Called again, perhaps with another connection, where the transaction came to nothing.
+        """
+
+    def written(self, rows: Sequence[Any]) -> None:
+        """They are committed."""
+
+    def lost(self, item: Any, error: Exception) -> None:
+        """It will never be stored. May be called in the event loop's thread too."""
+
+
+class Entry(msgspec.Struct, eq=False):
+    """One item for a sink; `size` is about what it holds in memory, in bytes."""
+
+    sink: Sink
+    item: Any
+    size: int
+    rows: Any = None
+    prepared: bool = False
+
+
+Group = list[Entry]
+
+Done = Callable[[Any, BaseException | None], None]
+"""Told in the event loop: the result, or what was raised."""
+
+
+class Writer:
+    """Runs `task`s in order in its thread, on its connection; made in the event loop.
+
+    `connect` opens the file; it is asked again before each task until it succeeds, and after the
+    file was found at fault.
+    """
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._db: Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="gateway-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Callable[[Connection], T], done: Done) -> None:
+        """Run `task` with the connection, then `done` with its result or what it raised."""
+        self._tasks.put(lambda: self._attempt(task, done))
+
+    async def close(self, seconds: float) -> None:
+        """End the thread once its tasks are done; one that hangs is left behind."""
+        self._tasks.put(None)
+        await asyncio.wait([self._ended], timeout=seconds)
+        if self._ended.done():
+            self._thread.join()
+            return
+        log.error("the database does not answer; its connection is left open")
+        self._connect = _give_up
+        if self._db is not None:
+            self._db.given_up = True
+
+    def _attempt(self, task: Callable[[Connection], T], done: Done) -> None:
+        try:
+            if self._db is None:
+                self._db = self._connect()
+            result = task(self._db)
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits for it
+            if blames_the_file(error) and not is_busy(error):
+                self._disconnect(error)
+            self._tell(done, None, error)
+        else:
+            self._tell(done, result, None)
+
+    def _disconnect(self, error: BaseException) -> None:
+        """A connection that met a fault may know what is no longer so."""
+        if self._db is not None:
+            if is_damage(error):
+                mark_damaged(self._db.path)
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+
+    def _tell(self, done: Done, result: Any, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
+            self._loop.call_soon_threadsafe(done, result, error)
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+        self._tell(lambda _, __: self._ended.set_result(None), None, None)
+
+
+def _give_up() -> Connection:
+    raise sqlite3.OperationalError("the gateway is shut down")
+
+
+class Tally(msgspec.Struct):
+    """What became of the entries of a group."""
+
+    committed: int = 0
+    lost: int = 0
+
+
+def commit(db: Connection, group: Group, tally: Tally) -> None:
+    """Store the whole group in one transaction; an entry that cannot be stored is lost by itself.
+
+    Raises sqlite3.Error where the file is to blame: `group` then holds what is not committed yet,
+    and may be tried again.
+    """
+    _prepare(db, group, tally)
+    try:
+        _transact(db, group)
+    except BaseException as error:  # noqa: BLE001  a sink may raise anything
+        _undo(db, error)
+        _commit_singly(db, group, tally)
+    else:
+        tally.committed += len(group)
+        _tell_written(group)
+
+
+def _commit_singly(db: Connection, group: Group, tally: Tally) -> None:
+    while group:
+        try:
+            _transact(db, group[:1])
+        except BaseException as error:  # noqa: BLE001
+            _undo(db, error)
+            lose(group.pop(0), error, tally)
+        else:
+            tally.committed += 1
+            _tell_written([group.pop(0)])
+
+
+def _undo(db: Connection, error: BaseException) -> None:
+    """Roll back; raises the error again where the file is to blame."""
+    if db.in_transaction:
+        db.execute("ROLLBACK")
+    if blames_the_file(error):
+        raise error
+    db.check()  # no such table: because the file is another one?
+
+
+def change(db: Connection, run: Callable[[sqlite3.Connection], T]) -> T:
+    """`run` within a transaction of its own; what it raises undoes it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = run(db)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        db.check()
+        raise
+    db.check()
+    return result
+
+
+def give_back(db: sqlite3.Connection, pages: int) -> bool:
+    """Shorten the file by up to `pages` that are free; whether there may be more of them."""
+    [(before,)] = db.execute("PRAGMA freelist_count")
+    if before:
+        db.executescript(f"PRAGMA incremental_vacuum({pages})")  # execute would stop at one page
+    [(after,)] = db.execute("PRAGMA freelist_count")
+    return bool(0 < after < before)
+
+
+def _prepare(db: Connection, group: Group, tally: Tally) -> None:
+    for entry in [entry for entry in group if not entry.prepared]:
+        try:
+            entry.rows = entry.sink.prepare(db, entry.item)
+            entry.prepared = True
+        except BaseException as error:  # noqa: BLE001
+            _undo(db, error)
+            group.remove(entry)
+            lose(entry, error, tally)
+
+
+def _transact(db: Connection, group: Group) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    for sink, rows in _by_sink(group):
+        sink.write(db, rows)
+    if db.given_up:
+        db.check()
+    db.execute("COMMIT")
+    db.check()  # what went into a file that was deleted is nowhere
+
+
+def _by_sink(group: Group) -> list[tuple[Sink, list[Any]]]:
+    found: dict[int, tuple[Sink, list[Any]]] = {}  # by identity: a sink need not be hashable
+    for entry in group:
+        found.setdefault(id(entry.sink), (entry.sink, []))[1].append(entry.rows)
+    return list(found.values())
+
+
+def _tell_written(group: Group) -> None:
+    for sink, rows in _by_sink(group):
+        try:
+            sink.written(rows)
+        except BaseException:
+            log.exception("%r could not be told what was stored", type(sink).__name__)
+
+
+def lose(entry: Entry, error: BaseException, tally: Tally) -> None:
+    """Count the entry as lost and tell its sink."""
+    log.error("what a call left could not be stored and is lost", exc_info=error)
+    tally.lost += 1
+    tell_lost(entry, error)
+
+
+def tell_lost(entry: Entry, error: BaseException) -> None:
+    """Raises nothing."""
+    told = error if isinstance(error, Exception) else RuntimeError(repr(error))
+    try:
+        entry.sink.lost(entry.item, told)
+    except BaseException:
+        log.exception("%r could not be told what was lost", type(entry.sink).__name__)

@@ -1,0 +1,254 @@
+"""What is read back of the calls: traces, the sessions they belong to, and their trajectories.
+
+These are the shapes of the HTTP interface, of the clients, of exports and of the capture hooks. The
+names up to `raw_response` are those of rllm-model-gateway's TraceRecord; the others stand beside
+them. Times are Unix seconds, durations milliseconds, logprobs natural logarithms.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+Verdict = Literal["COMPLETE", "INCOMPLETE"]
+"""COMPLETE: every sampled token is there with its logprob, as many as the engine counted."""
+
+Reason = Literal[
+    "caller_gone",
+    "worker_broke_off",
+    "error_answer",
+    "error_event",
+    "aborted",
+    "unfinished",
+    "token_ids_missing",
+    "logprobs_missing",
+    "usage_missing",
+    "counts_differ",
+    "unreadable",
+    "too_large",
+    "redacted",
+    "capture_failed",
+]
+"""Why a choice is INCOMPLETE.
+
+- caller_gone: the caller left, so the engine stopped early.
+- worker_broke_off: connection lost, time-out, or the stream ended without its `[DONE]`.
+- error_answer: a status other than 200, from the worker or from the gateway.
+- error_event: an error in the stream, before `[DONE]`.
+- aborted: `finish_reason: "abort"`, a normal end on the wire.
+- unfinished: the choice has no finish reason.
+- token_ids_missing, logprobs_missing, usage_missing: the engine did not send them.
+- counts_differ: ids, logprobs and the engine's usage do not agree.
+- unreadable: the answer is not what its dialect says.
+- too_large: the answer was longer than is kept.
+- redacted: a `redact_trace` hook took out tokens.
+- capture_failed: the gateway itself could not record it.
+"""
+
+
+class TraceChoice(msgspec.Struct, kw_only=True):
+    """One choice of an answer: one sampled sequence.
+
+    `index` is prompt * n + i. `token_ids` are those sampled, end of sequence and tokens hidden by a
+    stop string included; `logprobs` has one value for each (None: the engine sent null). `message`
+    is the chat message, a stream's assembled as the plain answer would have been; `text` is a
+    completion's. `tokens` has the engine's text of each token, where it said; `top_logprobs` and
+    `prompt_logprobs` are as the engine sent them.
+    """
+
+    index: int = 0
+    message: dict[str, Any] | None = None
+    text: str | None = None
+    prompt_token_ids: list[int] = []
+    token_ids: list[int] = []
+    logprobs: list[float | None] = []
+    tokens: list[str] | None = None
+    top_logprobs: list[Any] | None = None
+    prompt_logprobs: list[Any] | None = None
+    routing_matrices: Any = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    verdict: Verdict = "INCOMPLETE"
+    reasons: list[Reason] = []
+
+
+class TraceAttempt(msgspec.Struct, kw_only=True):
+    """One try at a worker; milliseconds from the call's start."""
+
+    worker: str
+    started_ms: float
+    connected_ms: float | None = None
+    first_byte_ms: float | None = None
+    ended_ms: float | None = None
+    status: int | None = None
+    error: str | None = None
+
+
+class Timings(msgspec.Struct, kw_only=True):
+    """Milliseconds. `queue` is the time before the last attempt, `ttft` until the caller's first.
+
+    `itl` is the time between events of a stream, as they came from the worker.
+    """
+
+    queue_ms: float = 0.0
+    connect_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float = 0.0
+    itl_p50_ms: float | None = None
+    itl_p99_ms: float | None = None
+
+
+class Delivery(msgspec.Struct, kw_only=True):
+    """What the caller got: bytes of the body, whether it left, whether the answer was whole."""
+
+    status: int = 0
+    bytes: int = 0
+    caller_gone: bool = False
+    complete: bool = False
+
+
+class WeightVersions(msgspec.Struct, kw_only=True):
+    """The version stamped by the engine in the answer, and the one set by the admin call."""
+
+    engine: int | str | None = None
+    admin: int | None = None
+
+
+class Divergence(msgspec.Struct, kw_only=True):
+    """Where a prompt left the earlier sequence that it has most in common with.
+
+    `at` is the index of the first token that differs, in both; `found_id` is None where the whole
+    prompt is in common. `cause` is the likely one.
+    """
+
+    trace_id: str
+    choice: int
+    at: int
+    expected_id: int | None = None
+    found_id: int | None = None
+    expected_text: str | None = None
+    found_text: str | None = None
+    cause: Literal[
+        "retokenised_completion",
+        "stripped_reasoning",
+        "changed_tools",
+        "changed_system_prompt",
+        "compacted_history",
+        "retry",
+        "other_conversation",
+        "unknown",
+    ] = "unknown"
+
+
+class Trace(msgspec.Struct, kw_only=True):
+    """The record of one call.
+
+    The flat names describe the first choice, `choices` has all of them. `raw_request` is what the
+    caller sent; `injected` and `overwritten` are the keys that the gateway set in it, with the
+    values that were sent. `raw_response` is the engine's answer in the form of a plain one.
+    `metadata` is for hooks to fill. `parent_id` is the trace whose sequence this prompt extends, or
+    diverged from; `divergence` tells which. `retry_of` is the earlier trace of the same request.
+    """
+
+    trace_id: str
+    session_id: str = ""
+    model: str = ""
+    messages: list[dict[str, Any]] = []
+    prompt_token_ids: list[int] = []
+    response_message: dict[str, Any] = {}
+    completion_token_ids: list[int] = []
+    logprobs: list[float | None] | None = None
+    routing_matrices: Any = None
+    finish_reason: str | None = None
+    weight_version: int | str | None = None
+    latency_ms: float = 0.0
+    token_counts: dict[str, int] = {}
+    timestamp: float = 0.0
+    metadata: dict[str, Any] = {}
+    raw_request: dict[str, Any] | None = None
+    raw_response: dict[str, Any] | None = None
+
+    call_id: str = ""
+    parent_id: str | None = None
+    divergence: Divergence | None = None
+    retry_of: str | None = None
+    dialect: str | None = None
+    path: str = ""
+    streamed: bool = False
+    response_id: str = ""
+    worker: str | None = None
+    principal: str | None = None
+    attempts: list[TraceAttempt] = []
+    injected: dict[str, Any] = {}
+    overwritten: dict[str, Any] = {}
+    sampling_params: dict[str, Any] = {}
+    choices: list[TraceChoice] = []
+    usage: dict[str, Any] | None = None
+    weight_versions: WeightVersions = msgspec.field(default_factory=WeightVersions)
+    timings: Timings = msgspec.field(default_factory=Timings)
+    delivery: Delivery = msgspec.field(default_factory=Delivery)
+    error: str | None = None
+    verdict: Verdict = "INCOMPLETE"
+    reasons: list[Reason] = []
+
+
+class SessionInfo(msgspec.Struct, kw_only=True):
+    """A session. `incomplete` counts its traces that are not COMPLETE.
+
+    `lost` counts the calls whose trace could not be stored (a full disk, a locked file).
+    """
+
+    session_id: str
+    trace_count: int = 0
+    created_at: float | None = None
+    metadata: dict[str, Any] = {}
+    sampling_params: dict[str, Any] = {}
+    last_at: float | None = None
+    incomplete: int = 0
+    lost: int = 0
+
+
+class Reward(msgspec.Struct, kw_only=True):
+    """A judgement of a session, or of one trace of it, given whenever it is known."""
+
+    value: float
+    source: str = ""
+    trace_id: str | None = None
+    timestamp: float = 0.0
+
+
+class Trajectory(msgspec.Struct, kw_only=True):
+    """One branch of a session's tree of turns, as one sequence of tokens.
+
+    `token_ids`, `loss_mask`, `logprobs` and `weight_versions` have the same length. `loss_mask` is
+    1 exactly on sampled tokens, each sampled token once over all branches of the session: where
+    branches share a turn, only the first has its mask set. `logprobs` and `weight_versions` are
+    None where the mask is 0. `trace_ids` are the turns in order, `choices` the position of the
+    choice of each. `branched_from` is the branch that this one shares its first `shared` tokens
+    with, none of them sampled for this branch.
+    """
+
+    index: int
+    token_ids: list[int]
+    loss_mask: list[int]
+    logprobs: list[float | None]
+    weight_versions: list[int | str | None]
+    trace_ids: list[str]
+    choices: list[int]
+    verdict: Verdict
+    reasons: list[Reason] = []
+    branched_from: int | None = None
+    shared: int = 0
+    divergence: Divergence | None = None
+    rewards: list[Reward] = []
+
+
+class Trajectories(msgspec.Struct, kw_only=True):
+    """All branches of a session, its rewards, and the traces that belong to no branch.
+
+    A trace without token ids cannot be part of one; it is in `left_out` with its reasons.
+    """
+
+    session_id: str
+    trajectories: list[Trajectory]
+    rewards: list[Reward] = []
+    left_out: dict[str, list[Reason]] = {}

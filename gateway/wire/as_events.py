@@ -1,0 +1,87 @@
+"""A plain answer told as the events of a stream, each in vLLM's form."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+_Object = dict[str, Any]
+
+_HEAD = ("id", "object", "created", "model")
+_AT_THE_END = ("choices", "usage", "system_fingerprint")
+_FIRST_IN_CHOICE = ("index", "message", "text", "logprobs", "token_ids", "prompt_token_ids")
+_KINDS = {"chat": "chat.completion.chunk", "completions": "text_completion"}
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Object]
+    id: str = ""
+    created: int = 0
+    model: str | None = None
+    usage: _Object | None = None
+    system_fingerprint: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    text: str | None = None
+    message: _Object = {}
+    finish_reason: str | None = None
+
+
+def as_events(answer: Mapping[str, Any], dialect: str, *, usage: bool) -> bytes:
+    """The whole stream, `[DONE]` included; `usage`: with an event for it, where there is one.
+
+    A choice comes in one event with all its tokens, and its `finish_reason` in another; in chat the
+    role comes first. Keys that no stream has stand on the first event, or on a choice's last.
+    Raises msgspec.ValidationError, TypeError or ValueError where it is no answer of that dialect.
+    """
+    known = msgspec.convert(answer, _Answer)
+    head = {**{key: answer.get(key) for key in _HEAD}, "object": _KINDS[dialect]}
+    others = answer.keys() - {*_HEAD, *_AT_THE_END}
+    top = {key: answer[key] for key in answer if key in others and answer[key] is not None}
+    counted = known.usage if usage else None
+    stamp = {"system_fingerprint": known.system_fingerprint} if known.system_fingerprint else {}
+    told = [
+        {**head, "choices": [choice], **more}
+        for one in known.choices
+        for choice, more in _told(one, dialect, top, {} if counted else stamp)
+    ]
+    if counted is not None:
+        told.append({**head, "choices": [], "usage": counted, **stamp})
+    events = [b"data: %b\n\n" % msgspec.json.encode(event) for event in told]
+    return b"".join([*events, b"data: [DONE]\n\n"])
+
+
+def _told(
+    choice: _Object, dialect: str, top: _Object, stamp: _Object
+) -> Iterator[tuple[_Object, _Object]]:
+    """The choices of its events, each with the keys that stand beside it."""
+    known = msgspec.convert(choice, _Choice)
+    index = {"index": known.index}
+    logprobs = {"logprobs": choice.get("logprobs")}
+    ids: _Object = {key: choice[key] for key in ("prompt_token_ids", "token_ids") if key in choice}
+    no_ids: _Object = dict.fromkeys(ids)
+    unfinished = {"finish_reason": None}
+    if dialect == "chat":
+        role = {"role": known.message.get("role") or "assistant", "content": ""}
+        yield {**index, "delta": role, "logprobs": None, **unfinished}, top
+        yield {**index, "delta": _delta(known.message), **logprobs, **unfinished, **ids}, {}
+        empty: _Object = {"delta": {}}
+    else:
+        yield {**index, "text": known.text or "", **logprobs, **unfinished, **ids}, top
+        empty = {"text": ""}
+    rest = {key: choice[key] for key in choice if key not in _FIRST_IN_CHOICE}
+    yield {**index, **empty, "logprobs": None, "finish_reason": None, **rest, **no_ids}, stamp
+
+
+def _delta(message: Mapping[str, Any]) -> _Object:
+    said = {key: value for key, value in message.items() if key != "role" and value is not None}
+    calls = said.get("tool_calls")
+    if calls:
+        said["tool_calls"] = [{"index": place, **call} for place, call in enumerate(calls)]
+    elif calls is not None:
+        del said["tool_calls"]
+    if not said.get("content"):
+        said.pop("content", None)
+    return said
