@@ -8,10 +8,10 @@ import re
 from urllib.parse import unquote
 
 import msgspec
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway import BadRequest, Call, Gateway, NotFound, get_header, hookimpl, path_of
+from gateway import BadRequest, Call, Gateway, get_header, hookimpl, path_of
 
 SESSION_PATH = re.compile(r"/sessions/(?P<id>.+?)(?P<path>/v1/.+)")
 
@@ -31,7 +31,7 @@ class Sessions:
 
     @hookimpl
     def routes(self, gateway: Gateway) -> list[Route]:
-        return [Route("/sessions/{rest:path}", SessionEdge(gateway))]
+        return [SessionRoute("/sessions/{rest:path}", SessionEdge(gateway))]
 
     @hookimpl
     async def admit(self, call: Call) -> None:
@@ -47,6 +47,20 @@ class Sessions:
             )
 
 
+class SessionRoute(Route):
+    """Matches the calls of sessions alone: what else lies under /sessions may be another plugin's.
+
+    Like the worker's path, a session's is matched as it was sent: an encoded slash parts nothing.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found = SESSION_PATH.fullmatch(path_of(scope)) if scope["type"] == "http" else None
+        if found is None:
+            return Match.NONE, {}
+        params = {"session_id": unquote(found["id"]), "path": found["path"]}
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": params}
+
+
 class SessionEdge:
     """Carries what lies under a session's path, as if it had come without it."""
 
@@ -54,8 +68,4 @@ class SessionEdge:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match = SESSION_PATH.fullmatch(path_of(scope))
-        if match is None:
-            raise NotFound("a session's calls go to /sessions/{id}/v1/...")
-        session_id = unquote(match["id"])
-        await self._gateway.carry(scope, receive, send, path=match["path"], session_id=session_id)
+        await self._gateway.carry(scope, receive, send, **scope["path_params"])

@@ -1,0 +1,146 @@
+"""Records every call: the tokens that the engine sampled, committed before the last byte.
+
+`capture.py` gathers in the event loop; all else happens in the writer's thread: `assembly.py` reads
+the answer, `verdict.py` judges it, `record.py` makes the record, `leaning.py` the row, `sink.py`
+stores it. `reading.py` and `store.py` give traces back, `trajectories.py` makes sequences of them,
+`routes.py` answers trainers, `commands.py` is the command line.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from sqlite_utils.migrations import Migrations
+from starlette.routing import BaseRoute
+
+from gateway import Call, Gateway, hookimpl
+from gateway_plugins.trace_capture import sessions, store
+from gateway_plugins.trace_capture.capture import Capture
+from gateway_plugins.trace_capture.hooks import Hooks
+from gateway_plugins.trace_capture.options import SessionOptions
+from gateway_plugins.trace_capture.record import record
+from gateway_plugins.trace_capture.retention import Keep, Retention
+from gateway_plugins.trace_capture.routes import capture_routes
+from gateway_plugins.trace_capture.schema import MIGRATIONS
+from gateway_plugins.trace_capture.sink import TraceSink
+
+MIB = 1024 * 1024
+
+INJECTIONS: tuple[Literal["token_ids", "logprobs", "usage"], ...] = (
+    "token_ids",
+    "logprobs",
+    "usage",
+)
+
+
+class TraceCapture:
+    """The plugin."""
+
+    after = ("sessions",)
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+        """What is asked of the engine, what is kept, and for how long.
+
+        `token_ids`, `logprobs` and `usage`: whether they are injected where the caller did not ask.
+        `model` replaces the caller's. `max_answer_bytes` of an answer are kept. `offered` traces
+        may wait for `trace_recorded` hooks. Sessions that had no call for `keep_days` are deleted,
+        and the oldest ones while there are more than `keep_sessions`, or the file has more than
+        `keep_bytes` in use.
+        """
+
+        token_ids: bool = True
+        logprobs: bool = True
+        usage: bool = True
+        model: str | None = None
+        max_answer_bytes: Annotated[int, Meta(gt=0)] = 64 * MIB
+        offered: Annotated[int, Meta(gt=0)] = 1_000
+        keep_days: Annotated[float, Meta(gt=0)] | None = None
+        keep_sessions: Annotated[int, Meta(gt=0)] | None = None
+        keep_bytes: Annotated[int, Meta(gt=0)] | None = None
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.weight_version: int | None = None
+        self.hooks = Hooks(config.offered)
+        self.sink = TraceSink(record, self.hooks)
+        self._wanted = [name for name in INJECTIONS if getattr(config, name)]
+        self._options: SessionOptions | None = None
+        self._retention: Retention | None = None
+
+    @hookimpl
+    def migrations(self) -> Migrations:
+        return MIGRATIONS
+
+    @hookimpl
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+        return capture_routes(gateway, self)
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        self._options = SessionOptions(gateway.storage.connect)
+        self.hooks.start(gateway)
+        with contextlib.suppress(Exception):
+            self.weight_version = await gateway.storage.read(
+                lambda db: sessions.setting(db, "weight_version")
+            )
+        config = self.config
+        keep = Keep(config.keep_days, config.keep_sessions, config.keep_bytes)
+        self._retention = Retention(gateway.storage, keep, self.sink.forget)
+        cleaning = asyncio.create_task(self._retention.run())
+        try:
+            yield
+        finally:
+            cleaning.cancel()
+            with contextlib.suppress(Exception):
+                await gateway.storage.flush()
+            await asyncio.to_thread(self.hooks.stop)
+            self._options.close()
+
+    def delete_sessions(self, db: sqlite3.Connection, session_ids: Sequence[str]) -> int:
+        """Delete them within a transaction of the writer; gives how many traces there were."""
+        self.sink.forget()
+        return store.delete_sessions(db, session_ids)
+
+    def changed(self, session_id: str) -> None:
+        """The session's options were set, or it was deleted."""
+        if self._options is not None:
+            self._options.forget(session_id)
+
+    def lost_of(self, session_id: str) -> int:
+        """Traces of the session that could not be stored, and that the file does not count yet."""
+        return self.sink.lost_of(session_id)
+
+    def deleted(self) -> None:
+        """Something was: its space is given back."""
+        if self._retention is not None:
+            self._retention.look()
+
+    @hookimpl
+    async def prepare(self, call: Call) -> None:
+        if not captured(call):
+            return
+        if not (await call.body.read())[:64].lstrip().startswith(b"{"):
+            return  # not JSON: what is sent cannot be changed
+        if self.config.model is not None:
+            await call.set("model", self.config.model)
+        if call.session_id is not None and self._options is not None:
+            for name, value in self._options.sampling_params(call.session_id).items():
+                await call.set(name, value)
+        if self._wanted:
+            await call.inject(*self._wanted)
+
+    @hookimpl
+    def observe(self, call: Call) -> Capture | None:
+        if not captured(call):
+            return None
+        return Capture(call, self.sink, self.config.max_answer_bytes, self.weight_version)
+
+
+def captured(call: Call) -> bool:
+    """Whether it is a call for an answer of a model: any POST that is carried as an API's call."""
+    return call.method == "POST" and "/v1/" in call.path

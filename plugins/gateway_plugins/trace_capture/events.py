@@ -1,0 +1,56 @@
+"""The data of a whole stream's events.
+
+Format: WHATWG's event stream (HTML Living Standard, section 9.2.6). The stream is in hand from end
+to end, which makes this several times as fast as cutting it up as it arrives.
+"""
+
+import msgspec
+
+from gateway_plugins.trace_capture.shapes import UNREADABLE
+
+DONE = b"[DONE]"
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def data_of(stream: bytes) -> list[bytes]:
+    """The data of each event that has some, in order.
+
+    A last event that the stream broke off in, so that it is no JSON, is left out.
+    """
+    text = stream.removeprefix(_BOM)
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    found = _single_lines(text)
+    if found is None:
+        found = [data for frame in text.split(b"\n\n") if (data := _data(frame)) is not None]
+    if found and not text.endswith(b"\n\n") and not _is_whole(found[-1]):
+        del found[-1]
+    return found
+
+
+def _single_lines(text: bytes) -> list[bytes] | None:
+    """The data where each event is one line that begins with `data: `; else None."""
+    if not text.startswith(b"data: ") or not text.endswith(b"\n\n"):
+        return None
+    found = text[6:-2].split(b"\n\ndata: ")
+    return found if text.count(b"\n") == 2 * len(found) else None
+
+
+def _data(frame: bytes) -> bytes | None:
+    lines = [
+        value.removeprefix(b" ")
+        for name, _, value in (line.partition(b":") for line in frame.split(b"\n"))
+        if name == b"data"
+    ]
+    return b"\n".join(lines) if lines else None
+
+
+def _is_whole(data: bytes) -> bool:
+    if data == DONE:
+        return True
+    try:
+        msgspec.json.decode(data)
+    except UNREADABLE:
+        return False
+    return True

@@ -1,0 +1,139 @@
+"""The hooks of researchers: `redact_trace` before a trace is stored, `trace_recorded` after."""
+
+import logging
+import threading
+from queue import Full, Queue
+
+import msgspec
+
+from gateway import Gateway, Outcome, Trace
+from gateway_plugins.trace_capture.record import Record
+from gateway_plugins.trace_capture.traces import trace_of
+
+log = logging.getLogger("gateway.trace_capture")
+
+_encode = msgspec.json.Encoder().encode
+
+LAST_OFFERS = 5.0
+"""Seconds that are waited at shutdown for the hook to take what was offered."""
+
+
+class Hooks:
+    """Runs them; `dropped` counts the traces that `trace_recorded` was too slow for."""
+
+    def __init__(self, offered: int) -> None:
+        self.dropped = 0
+        self._offered: Queue[Trace | None] = Queue(offered)
+        self._gateway: Gateway | None = None
+        self._thread: threading.Thread | None = None
+        self.redacting = False
+        self.recording = False
+
+    def start(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.redacting = bool(gateway.plugins.hooks["redact_trace"])
+        self.recording = bool(gateway.plugins.hooks["trace_recorded"])
+        if self.recording:
+            self._thread = threading.Thread(target=self._run, name="trace-recorded", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Blocks until the hook has had what was offered, or for LAST_OFFERS seconds."""
+        if self._thread is None:
+            return
+        try:
+            self._offered.put(None, timeout=LAST_OFFERS)
+        except Full:
+            log.warning("a trace_recorded hook hangs; what was offered to it is dropped")
+            return
+        self._thread.join(LAST_OFFERS)
+
+    def redacted(self, record: Record) -> Trace | None:
+        """What is to be stored in place of `record`, None where the hooks left it as it was.
+
+        A change of `metadata` alone is put into the record.
+        """
+        trace = trace_of(record)
+        before, tokens = _encode(trace), _tokens(trace)
+        try:
+            trace = self._redact(trace)
+            after = _encode(trace)
+        except Exception:  # noqa: BLE001  counted; what it was to take out must not be stored
+            return _withheld(record)
+        if after == before:
+            return None
+        if _only_tagged(before, trace):
+            record.head.metadata = trace.metadata
+            return None
+        if _tokens(trace) != tokens:
+            _mark(trace)
+        return trace
+
+    def offer(self, trace: Trace) -> None:
+        try:
+            self._offered.put_nowait(trace)
+        except Full:
+            if not self.dropped:
+                log.warning("a trace_recorded hook is too slow; traces are dropped for it")
+            self.dropped += 1
+
+    def _redact(self, trace: Trace) -> Trace:
+        if self._gateway is None:
+            return trace
+        for hook in self._gateway.plugins.hooks["redact_trace"]:
+            try:
+                trace = hook.run(trace) or trace
+            except Exception as error:
+                self._note(hook.plugin, "redact_trace", error)
+                raise
+        return trace
+
+    def _run(self) -> None:
+        while (trace := self._offered.get()) is not None:
+            self._tell(trace)
+
+    def _tell(self, trace: Trace) -> None:
+        if self._gateway is None:
+            return
+        for hook in self._gateway.plugins.hooks["trace_recorded"]:
+            try:
+                hook.run(trace)
+            except Exception as error:  # noqa: BLE001  a watcher's failure is counted
+                self._note(hook.plugin, "trace_recorded", error)
+
+    def _note(self, plugin: str, hook: str, error: Exception) -> None:
+        if self._gateway is not None:
+            self._gateway.chains.failures.note(plugin, hook, Outcome(), error)
+
+
+def _tokens(trace: Trace) -> object:
+    return [
+        (one.prompt_token_ids[:], one.token_ids[:], one.logprobs[:]) for one in trace.choices
+    ], trace.completion_token_ids[:]
+
+
+def _only_tagged(before: bytes, trace: Trace) -> bool:
+    old = msgspec.json.decode(before, type=Trace)
+    old.metadata = trace.metadata
+    return _encode(old) == _encode(trace)
+
+
+def _mark(trace: Trace) -> None:
+    trace.verdict = "INCOMPLETE"
+    trace.reasons = list(dict.fromkeys([*trace.reasons, "redacted"]))
+    for choice in trace.choices:
+        choice.verdict = "INCOMPLETE"
+        choice.reasons = list(dict.fromkeys([*choice.reasons, "redacted"]))
+
+
+def _withheld(record: Record) -> Trace:
+    """That there was a call, and nothing that was said in it."""
+    return Trace(
+        trace_id=record.trace_id,
+        session_id=record.session_id or "",
+        model=record.model,
+        timestamp=record.timestamp,
+        call_id=record.head.call_id,
+        path=record.head.path,
+        reasons=["capture_failed"],
+    )

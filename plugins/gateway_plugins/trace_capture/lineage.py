@@ -1,0 +1,244 @@
+"""Finds, among the earlier token sequences of a session, the one that a prompt goes on from.
+
+A sequence is the prompt and the completion of one choice, as bytes: its token ids as int32, little
+endian. All lengths here are in bytes, so multiples of four.
+"""
+
+import hashlib
+from bisect import bisect_right
+from itertools import pairwise
+from typing import NamedTuple, Self
+
+Key = tuple[int, int]
+"""The number of the trace, and the place of the choice in it."""
+
+DIGEST_SIZE = 12
+"""8 bytes of the whole sequence, then 4 of its beginning, up to its rung."""
+
+
+class Relation(NamedTuple):
+    """What a prompt has in common with earlier sequences; keys are None where there is nothing.
+
+    It begins with the whole sequence of `parent`, `extends` bytes; that is the longest such one.
+    `nearest` is the first sequence on the line that it has most in common with, `common` bytes.
+    With `common > extends` it went along with `nearest` for a while and then left it.
+    """
+
+    parent: Key | None
+    extends: int
+    nearest: Key | None
+    common: int
+
+
+class _State(NamedTuple):
+    """A hash so far: of how many bytes, and the digest at the last rung."""
+
+    hasher: hashlib.blake2b
+    hashed: int
+    rung: bytes
+
+    @classmethod
+    def empty(cls) -> Self:
+        hasher = hashlib.blake2b(digest_size=8)
+        return cls(hasher, 0, hasher.digest()[:4])
+
+
+class _Line:
+    """A sequence kept whole, with all known sequences that it begins with, the shortest first."""
+
+    __slots__ = ("data", "ends", "keys", "state")
+
+    def __init__(self, data: bytes, ends: list[int], keys: list[Key], state: _State) -> None:
+        self.data = data
+        self.ends = ends
+        self.keys = keys
+        self.state = state
+
+    def insert(self, end: int, key: Key) -> None:
+        place = bisect_right(self.ends, end)
+        self.ends.insert(place, end)
+        self.keys.insert(place, key)
+
+
+class Lineage:
+    """The sequences of one session, for one thread.
+
+    The last `recent` of them that no other continues are kept whole, of all others their digests:
+    that a prompt extends one of these is still found, where it left one of them is not.
+    """
+
+    def __init__(self, recent: int = 32) -> None:
+        self._recent = max(recent, 1)
+        self._lines: list[_Line] = []
+        self._digests: dict[tuple[int, bytes], dict[int, dict[bytes, Key]]] = {}
+        self._longest_digest = 0
+        self._all_whole = True
+
+    @property
+    def kept(self) -> int:
+        """How many bytes of sequences are held in memory."""
+        return sum(len(line.data) for line in self._lines)
+
+    def add(self, key: Key, sequence: bytes) -> bytes:
+        """Take in a sequence and give its digest. Of equal ones the latest counts."""
+        line, common = self._nearest(sequence)
+        state = _hash(sequence, line.state if line and common == len(line.data) else None)
+        digest = _digest(state)
+        self._index(key, len(sequence), digest)
+        if line is not None and common == len(sequence) < len(line.data):
+            self._add_inside(key, sequence)
+        elif sequence:
+            self._add_line(key, sequence, line, common, state)
+        return digest
+
+    def add_digest(self, key: Key, length: int, digest: bytes) -> None:
+        """Take in a sequence of `length` bytes of which only the digest is known."""
+        self._all_whole = False
+        self._index(key, length, digest)
+
+    def parent(self, prompt: bytes) -> tuple[Key, int] | None:
+        """The sequence that a prompt comes from, and how many bytes they have in common.
+
+        That is the longest sequence that it extends: then all bytes of it. Otherwise the one that
+        it has most in common with, or None if that is nothing. `relation` tells these apart.
+        """
+        found = self.relation(prompt)
+        if found.parent is not None:
+            return found.parent, found.extends
+        return (found.nearest, found.common) if found.nearest is not None else None
+
+    def relation(self, prompt: bytes) -> Relation:
+        """What a prompt extends, and what it has most in common with."""
+        line, common = self._nearest(prompt)
+        if line is None:
+            key, extends = self._by_digest(prompt, 0, None)
+            return Relation(key, extends, key, extends)
+        after = bisect_right(line.ends, common)
+        parent = line.keys[after - 1] if after else None
+        extends = line.ends[after - 1] if after else 0
+        nearest = line.keys[after - 1 if extends == common else after]
+        if self._longest_digest > extends:
+            state = line.state if common == len(line.data) else None
+            key, length = self._by_digest(prompt, extends, state)
+            parent, extends = (key, length) if key is not None else (parent, extends)
+        if extends > common:
+            return Relation(parent, extends, parent, extends)
+        return Relation(parent, extends, nearest, common)
+
+    def _nearest(self, prompt: bytes) -> tuple[_Line | None, int]:
+        """The latest of the lines with most bytes in common."""
+        best, common = None, 0
+        for line in reversed(self._lines):
+            # One that has more in common has the next token in common, too.
+            if line.data[common : common + 4] == prompt[common : common + 4]:
+                shared = common_prefix(line.data, prompt)
+                if shared > common:
+                    best, common = line, shared
+                if common == len(prompt):
+                    break
+        return best, common
+
+    def _by_digest(self, prompt: bytes, above: int, state: _State | None) -> tuple[Key | None, int]:
+        """The longest sequence of more than `above` bytes that a prompt begins with."""
+        if self._all_whole:
+            return None, 0
+        found, longest = None, 0
+        hasher, hashed, mark = _copy(state)
+        view = memoryview(prompt)
+        for rung in _LADDER[bisect_right(_LADDER, above) - 1 : bisect_right(_LADDER, len(prompt))]:
+            if rung >= hashed:
+                hasher.update(view[hashed:rung])
+                hashed, mark = rung, hasher.digest()[:4]
+            bucket = self._digests.get((rung, mark), {})
+            for length in sorted(n for n in bucket if above < n <= len(prompt)):
+                hasher.update(view[hashed:length])
+                hashed = length
+                key = bucket[length].get(hasher.digest())
+                found, longest = (key, length) if key is not None else (found, longest)
+        return found, longest
+
+    def _index(self, key: Key, length: int, digest: bytes) -> None:
+        if not length:
+            return
+        rung = _LADDER[bisect_right(_LADDER, length) - 1]
+        bucket = self._digests.setdefault((rung, digest[8:]), {})
+        bucket.setdefault(length, {})[digest[:8]] = key
+        self._longest_digest = max(self._longest_digest, length)
+
+    def _add_inside(self, key: Key, sequence: bytes) -> None:
+        for line in self._lines:
+            if line.data.startswith(sequence):
+                line.insert(len(sequence), key)
+
+    def _add_line(
+        self, key: Key, sequence: bytes, line: _Line | None, common: int, state: _State
+    ) -> None:
+        if line is not None and common == len(line.data):
+            self._lines.remove(line)
+            line.data, line.state = sequence, state
+        else:
+            shared = bisect_right(line.ends, common) if line else 0
+            ends, keys = (line.ends[:shared], line.keys[:shared]) if line else ([], [])
+            line = _Line(sequence, ends, keys, state)
+        line.insert(len(sequence), key)
+        self._lines.append(line)
+        if len(self._lines) > self._recent:
+            del self._lines[0]
+            self._all_whole = False
+
+
+def digest_of(sequence: bytes) -> bytes:
+    """What `Lineage.add_digest` wants to know of a sequence: DIGEST_SIZE bytes."""
+    return _digest(_hash(sequence, None))
+
+
+def common_prefix(one: bytes, other: bytes) -> int:
+    """How many bytes two sequences have in common at their beginnings, in whole tokens."""
+    if other.startswith(one):
+        return len(one)
+    low, high = 0, min(len(one), len(other)) // 4
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low * 4 : middle * 4] == other[low * 4 : middle * 4]:
+            low = middle
+        else:
+            high = middle - 1
+    return low * 4
+
+
+def _hash(sequence: bytes, begun: _State | None) -> _State:
+    hasher, hashed, mark = _copy(begun)
+    rung = _LADDER[bisect_right(_LADDER, len(sequence)) - 1]
+    view = memoryview(sequence)
+    # A rung that was passed is still the last one.
+    if rung > hashed:
+        hasher.update(view[hashed:rung])
+        hashed, mark = rung, hasher.digest()[:4]
+    hasher.update(view[hashed:])
+    return _State(hasher, len(sequence), mark)
+
+
+def _copy(state: _State | None) -> _State:
+    if state is None:
+        return _State.empty()
+    return _State(state.hasher.copy(), state.hashed, state.rung)
+
+
+def _digest(state: _State) -> bytes:
+    return state.hasher.digest() + state.rung
+
+
+def _ladder() -> tuple[int, ...]:
+    """Lengths in bytes, each a quarter longer than the last; a sequence's rung is the last below.
+
+    A prompt can begin only with sequences that it shares the rung's digest with, so few lengths
+    of thousands have to be hashed.
+    """
+    rungs = [0, 16]
+    while rungs[-1] < 2**28:
+        rungs.append(rungs[-1] * 5 // 4)
+    assert all(low < high for low, high in pairwise(rungs))
+    return tuple(rung * 4 for rung in rungs)
+
+
+_LADDER = _ladder()

@@ -1,0 +1,109 @@
+"""What the writer remembers of the sessions that it lately wrote to."""
+
+import sqlite3
+from collections import OrderedDict, deque
+
+import msgspec
+
+from gateway_plugins.trace_capture.lineage import Lineage
+from gateway_plugins.trace_capture.packing import Codec
+from gateway_plugins.trace_capture.reading import Reader
+from gateway_plugins.trace_capture.rows import Ends, Place, unpack_ends
+
+STUB = 400
+"""About the bytes that a trace costs in memory besides its request and its sequence."""
+
+
+class Known(msgspec.Struct, eq=False):
+    """An earlier trace. `request` is None where it is not at hand, or must not be leant on."""
+
+    place: Place
+    trace_id: str
+    depth: int
+    request: bytes | None = None
+    size: int = 0
+
+
+class Session(msgspec.Struct, eq=False):
+    """The traces of one session; a `lineage` key is (position in `known`, choice)."""
+
+    lineage: Lineage
+    known: list[Known]
+    at_hand: deque[Known]
+    size: int = 0
+
+    def add(self, known: Known, sequences: list[bytes]) -> Ends:
+        """Take in a trace with the bytes of all its choices; gives where they end."""
+        position = len(self.known)
+        self.known.append(known)
+        ends = [
+            (len(sequence), self.lineage.add((position, choice), sequence))
+            for choice, sequence in enumerate(sequences)
+        ]
+        if len(self.at_hand) == self.at_hand.maxlen:
+            self._drop(self.at_hand[0])
+        self.at_hand.append(known)
+        known.size = len(known.request or b"") + sum(map(len, sequences))
+        self.size += STUB + known.size
+        return ends
+
+    def add_ends(self, known: Known, ends: Ends) -> None:
+        """Take in a trace of which nothing else is at hand."""
+        for choice, (length, digest) in enumerate(ends):
+            self.lineage.add_digest((len(self.known), choice), length, digest)
+        self.known.append(known)
+        self.size += STUB
+
+    def _drop(self, known: Known) -> None:
+        self.size -= known.size
+        known.request = None
+
+
+class Memory:
+    """The sessions written to last, at most about `limit` bytes of them."""
+
+    def __init__(self, limit: int, recent: int) -> None:
+        self._limit = limit
+        self._recent = recent
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._size = 0
+
+    def session(self, db: sqlite3.Connection, session_id: str, codec: Codec) -> Session:
+        """What is known of it, from the file where it is not at hand."""
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            session = self._load(db, session_id, codec)
+            self._size += session.size
+        self._sessions[session_id] = session
+        return session
+
+    def grown(self, by: int) -> None:
+        """A session has grown by so many bytes; those not used for longest go."""
+        self._size += by
+        while self._size > self._limit and len(self._sessions) > 1:
+            _, oldest = self._sessions.popitem(last=False)
+            self._size -= oldest.size
+
+    def forget(self) -> None:
+        """The file has been changed by somebody else."""
+        self._sessions.clear()
+        self._size = 0
+
+    def _load(self, db: sqlite3.Connection, session_id: str, codec: Codec) -> Session:
+        session = Session(Lineage(recent=self._recent), [], deque(maxlen=self._recent))
+        rows = db.execute(
+            "SELECT number, trace_id, depth, ends FROM traces WHERE session_id = ? ORDER BY number",
+            (session_id,),
+        ).fetchall()
+        reader = Reader(db, codec)
+        old = len(rows) - self._recent // 2
+        for place, (number, trace_id, depth, ends) in enumerate(rows):
+            known = Known(Place(number), trace_id, depth)
+            if place < old:
+                session.add_ends(known, unpack_ends(ends))
+            else:
+                material = reader.material(number)
+                known.request = material.request
+                known_ends = zip(material.sequences, unpack_ends(ends), strict=True)
+                session.add(known, [one if length else b"" for one, (length, _) in known_ends])
+        return session

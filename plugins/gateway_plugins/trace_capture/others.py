@@ -1,0 +1,110 @@
+"""Answers of all other APIs, and what is no answer at all."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway_plugins.trace_capture import facts
+from gateway_plugins.trace_capture.events import DONE, data_of
+from gateway_plugins.trace_capture.message_streams import Message
+from gateway_plugins.trace_capture.shapes import UNREADABLE, Assembled
+
+_FINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+def read_plain(body: bytes, *, status: int) -> Assembled:
+    """The record of a JSON body as it is, of another as text or base64.
+
+    It counts as readable where it is a JSON object.
+    """
+    try:
+        answer = msgspec.json.decode(body)
+        is_object = isinstance(answer, dict)
+        record = facts.assembled(answer if is_object else {"json": answer})
+        record.readable = is_object
+    except UNREADABLE:
+        record = _as_text(body, status)
+        record.readable = False
+    return record
+
+
+def read_responses(body: bytes) -> Assembled:
+    """The record of a stream of /v1/responses: the response of its last event."""
+    events, data = _events(body)
+    final = [event for event in events if event.get("type") in _FINAL]
+    answer = final[-1].get("response") if final else None
+    record = _record(answer if isinstance(answer, dict) else {"events": events}, events, data)
+    record.done = bool(final)
+    if not final:
+        _name_after(record, [event.get("response") for event in events])
+    return record
+
+
+def read_messages(body: bytes) -> Assembled:
+    """The record of a stream of /v1/messages."""
+    events, data = _events(body)
+    message = Message()
+    for event in events:
+        message.add(event)
+    record = _record(message.settled(), events, data)
+    record.done = message.stopped
+    return record
+
+
+def read_events(body: bytes) -> Assembled:
+    """The record of a stream of an unknown API: its events. Its end cannot be told."""
+    data = data_of(body)
+    events = [_event(one) for one in data if one != DONE]
+    known = [event for event in events if isinstance(event, dict)]
+    record = _record({"events": events}, known, data)
+    record.readable = True
+    for event in known:
+        record.response_id = record.response_id or facts.text(event.get("id"))
+        record.model = record.model or facts.text(event.get("model"))
+        facts.with_usage(record, event.get("usage"))
+    return record
+
+
+def _name_after(record: Assembled, responses: list[Any]) -> None:
+    """Of a response that did not end the first events tell the id and the model."""
+    first = next((one for one in responses if isinstance(one, dict)), {})
+    record.response_id, record.model = facts.text(first.get("id")), facts.text(first.get("model"))
+
+
+def _record(
+    answer: Mapping[str, Any], events: list[dict[str, Any]], data: list[bytes]
+) -> Assembled:
+    record = facts.assembled(answer)
+    record.streamed = True
+    record.events = len(data)
+    record.readable = len(events) == len([one for one in data if one != DONE])
+    errors = filter(None, map(facts.error_message, events))
+    record.error = record.error or next(errors, None)
+    return record
+
+
+def _events(body: bytes) -> tuple[list[dict[str, Any]], list[bytes]]:
+    data = data_of(body)
+    events = [_event(one) for one in data if one != DONE]
+    return [event for event in events if isinstance(event, dict)], data
+
+
+def _event(data: bytes) -> Any:
+    try:
+        event = msgspec.json.decode(data)
+        msgspec.json.encode(event)
+    except UNREADABLE:
+        return data.decode(errors="replace")
+    return event
+
+
+def _as_text(body: bytes, status: int) -> Assembled:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return facts.assembled({"base64": base64.b64encode(body).decode()})
+    record = facts.assembled({"text": text})
+    record.error = text[:1000] or None if status >= 400 else None
+    return record

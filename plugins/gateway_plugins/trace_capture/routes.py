@@ -1,0 +1,282 @@
+"""What a trainer asks of the gateway: sessions, traces, trajectories, rewards, weight versions."""
+
+import contextlib
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Annotated, Any, Protocol
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from gateway import (
+    BadRequest,
+    ControlRequest,
+    Gateway,
+    NotFound,
+    Reward,
+    SessionInfo,
+    Trace,
+    Verdict,
+)
+from gateway_plugins.trace_capture import rewards, sessions, store
+from gateway_plugins.trace_capture.paging import Paging, Since, array
+from gateway_plugins.trace_capture.trajectories import trajectories
+
+LONGEST_ID = 4096
+MOST_SESSIONS = 10_000
+"""That one request may name."""
+
+AT_ONCE = 20
+"""Sessions deleted in one transaction: the traces of calls wait for it."""
+
+Ids = Annotated[list[str], Meta(max_length=MOST_SESSIONS)]
+
+
+class Capturing(Protocol):
+    """What the routes need of the plugin object."""
+
+    weight_version: int | None
+
+    def delete_sessions(self, db: sqlite3.Connection, session_ids: Sequence[str]) -> int: ...
+    def deleted(self) -> None: ...
+    def changed(self, session_id: str) -> None: ...
+    def lost_of(self, session_id: str) -> int: ...
+
+
+class NewSession(msgspec.Struct, forbid_unknown_fields=True):
+    session_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    sampling_params: dict[str, Any] | None = None
+
+
+class SessionIds(msgspec.Struct, forbid_unknown_fields=True):
+    session_ids: Ids
+
+
+class TraceQuery(Paging):
+    """`session_ids` null: of all sessions, and of none."""
+
+    session_ids: Ids | None = None
+    until: Since | None = None
+    model: str | None = None
+    verdict: Verdict | None = None
+
+
+class NewReward(msgspec.Struct, forbid_unknown_fields=True):
+    value: float
+    source: str = ""
+    trace_id: str | None = None
+
+
+class WeightVersion(msgspec.Struct, forbid_unknown_fields=True):
+    weight_version: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+
+
+def capture_routes(gateway: Gateway, capture: Capturing) -> list[BaseRoute]:
+    """The routes of the plugin; the more particular paths come first."""
+    control = gateway.control
+    of_sessions, of_traces = SessionRoutes(gateway, capture), TraceRoutes(gateway)
+    admin = AdminRoutes(gateway, capture)
+    return [
+        control("/sessions", GET=of_sessions.list_all, POST=of_sessions.create),
+        control("/sessions/batch_delete", POST=of_sessions.delete_many),
+        control("/sessions/{session_id}/traces", GET=of_traces.of_session),
+        control("/sessions/{session_id}/trajectories", GET=of_traces.trajectories),
+        control("/sessions/{session_id}/rewards", GET=of_sessions.rewards, POST=of_sessions.reward),
+        control("/sessions/{session_id}", GET=of_sessions.get, DELETE=of_sessions.delete),
+        control("/traces/query", POST=of_traces.query),
+        control("/traces/{trace_id}", GET=of_traces.get),
+        control("/admin/weight_version", GET=admin.weight_version, POST=admin.set_weight_version),
+        control("/admin/flush", POST=admin.flush),
+    ]
+
+
+class SessionRoutes:
+    """Sessions and their rewards."""
+
+    def __init__(self, gateway: Gateway, capture: Capturing) -> None:
+        self._gateway = gateway
+        self._storage = gateway.storage
+        self._capture = capture
+
+    async def create(self, request: ControlRequest) -> dict[str, str]:
+        given = await request.json(NewSession)
+        session_id = _checked(given.session_id) if given.session_id else str(uuid.uuid4())
+
+        def put(db: sqlite3.Connection) -> None:
+            sessions.put(
+                db,
+                session_id,
+                now=time.time(),
+                metadata=given.metadata,
+                sampling_params=given.sampling_params,
+            )
+
+        await self._storage.write(put)
+        self._capture.changed(session_id)
+        return {"session_id": session_id, "url": _url(session_id)}
+
+    async def list_all(self, request: ControlRequest) -> Response:
+        paging = request.query(Paging)
+        listing = sessions.SessionList(paging.since)
+        return await array(self._gateway, listing, paging, request.path)
+
+    async def get(self, request: ControlRequest) -> SessionInfo:
+        session_id = request.params["session_id"]
+        found = await self._storage.read(lambda db: sessions.get(db, session_id))
+        lost = self._capture.lost_of(session_id)
+        if found is None and lost:
+            found = SessionInfo(session_id=session_id)
+        if found is None:
+            raise NotFound("there is no such session")
+        found.lost += lost
+        return found
+
+    async def delete(self, request: ControlRequest) -> dict[str, int]:
+        return {"deleted": await self._delete([request.params["session_id"]])}
+
+    async def delete_many(self, request: ControlRequest) -> dict[str, int]:
+        return {"deleted": await self._delete((await request.json(SessionIds)).session_ids)}
+
+    async def _delete(self, session_ids: list[str]) -> int:
+        deleted = 0
+        for start in range(0, len(session_ids), AT_ONCE):
+            some = session_ids[start : start + AT_ONCE]
+            deleted += await self._storage.write(
+                partial(self._capture.delete_sessions, session_ids=some)
+            )
+            for session_id in some:
+                self._capture.changed(session_id)
+        self._capture.deleted()
+        return deleted
+
+    async def rewards(self, request: ControlRequest) -> Response:
+        paging = request.query(Paging)
+        session_id = (await self.get(request)).session_id
+        listing = rewards.RewardList(session_id, paging.since)
+        return await array(self._gateway, listing, paging, request.path)
+
+    async def reward(self, request: ControlRequest) -> Reward:
+        given = await request.json(NewReward)
+        session_id = request.params["session_id"]
+        reward = Reward(
+            value=given.value,
+            source=given.source,
+            trace_id=given.trace_id,
+            timestamp=time.time(),
+        )
+        await self._storage.write(lambda db: rewards.add(db, session_id, reward))
+        return reward
+
+
+class TraceRoutes:
+    """Traces and what is made of them."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._storage = gateway.storage
+
+    async def get(self, request: ControlRequest) -> Trace:
+        trace_id = request.params["trace_id"]
+        found = await self._storage.read(lambda db: store.get(db, trace_id))
+        if found is None:
+            raise NotFound("there is no such trace")
+        return found
+
+    async def of_session(self, request: ControlRequest) -> Response:
+        paging = request.query(Paging)
+        filter_ = store.TraceFilter(session_ids=(request.params["session_id"],), since=paging.since)
+        return await array(self._gateway, TraceList(filter_), paging, request.path)
+
+    async def query(self, request: ControlRequest) -> Response:
+        query = await request.json(TraceQuery)
+        filter_ = store.TraceFilter(
+            session_ids=None if query.session_ids is None else tuple(query.session_ids),
+            since=query.since,
+            until=query.until,
+            model=query.model,
+            verdict=query.verdict,
+        )
+        return await array(self._gateway, TraceList(filter_), query)
+
+    async def trajectories(self, request: ControlRequest) -> Response:
+        session_id = request.params["session_id"]
+        data = await self._storage.read(lambda db: _trajectories(db, session_id))
+        return Response(data, media_type="application/json")
+
+
+class TraceList:
+    """The traces that a filter lets through, oldest first. A paging.Listing."""
+
+    def __init__(self, filter_: store.TraceFilter) -> None:
+        self._filter = filter_
+
+    def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
+        with _known_cursor():
+            for trace in store.select(db, self._filter, after=after):
+                yield trace.trace_id, msgspec.json.encode(trace)
+
+    def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
+        with _known_cursor():
+            return store.last(db, self._filter, after=after, limit=limit)
+
+
+@contextlib.contextmanager
+def _known_cursor() -> Iterator[None]:
+    try:
+        yield
+    except LookupError:
+        message = "the trace of this cursor is not there, or not any more; begin without one"
+        raise BadRequest(message, param="cursor") from None
+
+
+class AdminRoutes:
+    """The weight version, and what is captured but not yet committed."""
+
+    def __init__(self, gateway: Gateway, capture: Capturing) -> None:
+        self._storage = gateway.storage
+        self._capture = capture
+
+    async def weight_version(self, _: ControlRequest) -> dict[str, int | None]:
+        return {"weight_version": self._capture.weight_version}
+
+    async def set_weight_version(self, request: ControlRequest) -> dict[str, int | None]:
+        version = (await request.json(WeightVersion)).weight_version
+        # First the calls: those that begin once this is answered must bear the new version.
+        self._capture.weight_version = version
+        await self._storage.write(lambda db: sessions.put_setting(db, "weight_version", version))
+        return {"weight_version": version}
+
+    async def flush(self, _: ControlRequest) -> dict[str, str]:
+        await self._storage.flush()
+        return {"status": "flushed"}
+
+
+def _trajectories(db: sqlite3.Connection, session_id: str) -> bytes:
+    if not sessions.exists(db, session_id):
+        raise NotFound("there is no such session")
+    traces = list(store.select(db, store.TraceFilter(session_ids=(session_id,))))
+    found = trajectories(session_id, traces, rewards.of_session(db, session_id))
+    return msgspec.json.encode(found)
+
+
+def _checked(session_id: str) -> str:
+    if len(session_id) > LONGEST_ID or not session_id.isprintable():
+        raise BadRequest(
+            f"a session id has at most {LONGEST_ID} characters, all printable",
+            param="session_id",
+            code="invalid_session_id",
+        )
+    return session_id
+
+
+def _url(session_id: str) -> str:
+    """Where its calls go. Slashes stay as they are, but where they could end the id too early."""
+    safe = "" if "/v1" in session_id or session_id.startswith("/") else "/:"
+    return f"/sessions/{quote(session_id, safe=safe)}/v1"

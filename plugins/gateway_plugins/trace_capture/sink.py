@@ -1,0 +1,155 @@
+"""The writer's side: records become rows, leaning on earlier ones of their session."""
+
+import logging
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway import Trace
+from gateway_plugins.trace_capture.leaning import row_of, whole_row
+from gateway_plugins.trace_capture.memory import Memory
+from gateway_plugins.trace_capture.packing import Codec
+from gateway_plugins.trace_capture.rows import INSERT, Row
+from gateway_plugins.trace_capture.traces import trace_of
+
+if TYPE_CHECKING:
+    from gateway_plugins.trace_capture.capture import Capture
+    from gateway_plugins.trace_capture.hooks import Hooks
+    from gateway_plugins.trace_capture.record import Record
+
+log = logging.getLogger("gateway.trace_capture")
+
+REMEMBERED = 128 * 1024 * 1024
+"""Bytes of requests and sequences of sessions that are at hand for the next turn."""
+
+RECENT = 16
+"""Traces of a session whose bytes are at hand: the branches that it may go on from."""
+
+UPSERT = """
+INSERT INTO sessions (session_id, created_at, last_at, traces, incomplete, lost)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id) DO UPDATE SET
+    last_at = max(last_at, excluded.last_at),
+    traces = traces + excluded.traces,
+    incomplete = incomplete + excluded.incomplete,
+    lost = lost + excluded.lost
+"""
+
+
+class Written(msgspec.Struct, eq=False):
+    """What `prepare` gives: the row, and what is needed to make it anew."""
+
+    row: Row
+    capture: "Capture"
+    generation: int
+    trace: Trace | None = None
+
+
+class TraceSink:
+    """A gateway Sink of Captures; `reader` makes a Record of one.
+
+    `lost` counts by session the traces that could not be stored, until that could be written.
+    """
+
+    def __init__(self, read: "Callable[[Capture], Record]", hooks: "Hooks") -> None:
+        self.codec = Codec()
+        self._read = read
+        self._hooks = hooks
+        self._memory = Memory(REMEMBERED, RECENT)
+        self._seen: tuple[sqlite3.Connection, int] | None = None
+        self._generation = 0
+        self._first = True
+        self._unmarked: Counter[str] = Counter()
+        self._marking: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    # in the writer's thread
+
+    def prepare(self, db: sqlite3.Connection, item: "Capture") -> Written:
+        if self._first:
+            self._look_around(db)
+            self._first = False
+        return self._made(db, item)
+
+    def write(self, db: sqlite3.Connection, rows: Sequence[Written]) -> None:
+        self._first = True
+        self._look_around(db)
+        for one in rows:
+            if one.generation != self._generation:  # a base may have been deleted since
+                made = self._made(db, one.capture)
+                one.row, one.trace, one.generation = made.row, made.trace, made.generation
+        [(last,)] = db.execute("SELECT coalesce(max(number), 0) FROM traces")
+        for number, one in enumerate(rows, last + 1):
+            one.row.place.number = number
+        db.executemany(INSERT, [one.row.values() for one in rows])
+        with self._lock:
+            self._marking = Counter(self._unmarked)
+        db.executemany(UPSERT, _sessions([one.row for one in rows], self._marking))
+
+    def written(self, rows: Sequence[Written]) -> None:
+        with self._lock:
+            self._unmarked -= self._marking
+        for one in rows:
+            if one.trace is not None:
+                self._hooks.offer(one.trace)
+
+    def lost(self, item: "Capture", error: BaseException) -> None:
+        """May be called in the event loop's thread, too."""
+        self._seen = None  # rows that lean on it have to be made anew
+        session_id = item.call.session_id
+        if session_id is not None:
+            with self._lock:
+                self._unmarked[session_id] += 1
+
+    def lost_of(self, session_id: str) -> int:
+        """How many of its traces are lost and not yet marked so in the file."""
+        with self._lock:
+            return self._unmarked[session_id]
+
+    def forget(self) -> None:
+        """Rows were deleted: nothing may lean on what was known of them."""
+        self._generation += 1
+        self._memory.forget()
+
+    def _look_around(self, db: sqlite3.Connection) -> None:
+        """Notice that another process has written to the file."""
+        [(version,)] = db.execute("PRAGMA data_version")
+        seen = (db, version)  # a connection opened anew counts from the start again
+        if seen != self._seen:
+            self._seen = seen
+            self.forget()
+
+    def _made(self, db: sqlite3.Connection, capture: "Capture") -> Written:
+        record = self._read(capture)
+        session = None
+        if record.session_id is not None:
+            session = self._memory.session(db, record.session_id, self.codec)
+        before = session.size if session is not None else 0
+        changed = self._hooks.redacted(record) if self._hooks.redacting else None
+        if changed is not None:
+            row = whole_row(record, changed, session, self.codec)
+        else:
+            row = row_of(record, session, self.codec)
+        if session is not None:
+            self._memory.grown(session.size - before)
+        trace = (changed or trace_of(record)) if self._hooks.recording else None
+        return Written(row, capture, self._generation, trace)
+
+
+def _sessions(rows: Sequence[Row], lost: dict[str, int]) -> list[tuple[object, ...]]:
+    """For each session: first and last time, traces, incomplete ones, lost ones."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.session_id is not None:
+            one = found.setdefault(row.session_id, [row.timestamp, row.timestamp, 0, 0, 0])
+            one[1] = max(one[1], row.timestamp)
+            one[2] += 1
+            one[3] += not row.complete
+    for session_id, count in lost.items():
+        when = rows[0].timestamp
+        found.setdefault(session_id, [when, when, 0, 0, 0])[4] += count
+    return [(session_id, *counts) for session_id, counts in found.items()]

@@ -1,0 +1,162 @@
+"""Finding and deleting traces in the file; all functions take a connection and block."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from gateway import Trace, Verdict
+from gateway_plugins.trace_capture.reading import COLUMNS, Reader, Stored
+
+AT_ONCE = 200
+"""Rows that are fetched at a time: a reader never holds a whole session."""
+
+_TABLES = ("traces", "rewards", "sessions")
+
+
+class TraceFilter(msgspec.Struct, frozen=True):
+    """Which traces: all conditions that are not None hold. Times are Unix seconds, `since` is in,
+    `until` is not.
+    """
+
+    session_ids: tuple[str, ...] | None = None
+    since: float | None = None
+    until: float | None = None
+    model: str | None = None
+    verdict: Verdict | None = None
+
+
+def get(db: sqlite3.Connection, trace_id: str) -> Trace | None:
+    """The trace, or None. Raises Unreadable where a damaged file does not give it back."""
+    row = db.execute(f"SELECT {COLUMNS} FROM traces WHERE trace_id = ?", (trace_id,)).fetchone()
+    return Reader(db).trace(Stored(*row)) if row is not None else None
+
+
+def select(
+    db: sqlite3.Connection,
+    wanted: TraceFilter,
+    *,
+    after: str | None = None,
+    limit: int | None = None,
+) -> Iterator[Trace]:
+    """The traces in the order in which they were stored, those after the trace `after` only.
+
+    Raises LookupError where `after` is no trace, and Unreadable.
+    """
+    reader = Reader(db)
+    for row in rows(db, wanted, after=after, limit=limit):
+        yield reader.trace(row)
+
+
+def rows(
+    db: sqlite3.Connection,
+    wanted: TraceFilter,
+    *,
+    after: str | None = None,
+    limit: int | None = None,
+) -> Iterator[Stored]:
+    """The rows of those traces, for a Reader. Raises LookupError where `after` is no trace."""
+    last = _number(db, after) if after is not None else 0
+    while limit is None or limit > 0:
+        found = _page(db, wanted, last, AT_ONCE if limit is None else min(limit, AT_ONCE))
+        yield from found
+        if len(found) < AT_ONCE:
+            return
+        last = found[-1].number
+        limit = None if limit is None else limit - len(found)
+
+
+def count(db: sqlite3.Connection, wanted: TraceFilter) -> int:
+    """How many traces there are."""
+    where, values = _where(wanted, 0)
+    [(found,)] = db.execute(f"SELECT count(*) FROM traces WHERE {where}", values)
+    return int(found)
+
+
+def before_newest(db: sqlite3.Connection, wanted: TraceFilter, limit: int) -> str | None:
+    """The id of the trace before the newest `limit`; None where there are no more than those."""
+    where, values = _where(wanted, 0)
+    query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number DESC LIMIT 1 OFFSET ?"
+    row = db.execute(query, (*values, limit)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def sessions_of(db: sqlite3.Connection, wanted: TraceFilter) -> Iterator[str]:
+    """The ids of the sessions that have such a trace, by the time at which they were created."""
+    source, values = _sessions_with(wanted)
+    query = f"SELECT session_id {source} ORDER BY created_at, session_id"
+    return (row[0] for row in db.execute(query, values))
+
+
+def count_sessions(db: sqlite3.Connection, wanted: TraceFilter) -> tuple[int, int]:
+    """How many such sessions there are, and how many calls of theirs could not be stored."""
+    source, values = _sessions_with(wanted)
+    query = f"SELECT count(*), coalesce(sum(lost), 0) {source}"
+    [(found, lost)] = db.execute(query, values)
+    return found, lost
+
+
+def _sessions_with(wanted: TraceFilter) -> tuple[str, list[object]]:
+    where, values = _where(wanted, 0)
+    theirs = f"SELECT 1 FROM traces WHERE traces.session_id = one.session_id AND {where}"
+    return f"FROM sessions AS one WHERE EXISTS ({theirs})", values
+
+
+def last(
+    db: sqlite3.Connection, wanted: TraceFilter, *, after: str | None, limit: int
+) -> str | None:
+    """The id of the last trace of a page of `limit`; None where no further one follows it."""
+    start = _number(db, after) if after is not None else 0
+    where, values = _where(wanted, start)
+    query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number LIMIT 2 OFFSET ?"
+    found = db.execute(query, (*values, max(limit - 1, 0))).fetchall()
+    return found[0][0] if len(found) == 2 else None
+
+
+def delete_sessions(db: sqlite3.Connection, session_ids: Sequence[str]) -> int:
+    """Delete them, with their traces and rewards; gives how many traces there were."""
+    deleted = 0
+    for session_id in session_ids:
+        for table in _TABLES:
+            gone = db.execute(f"DELETE FROM {table} WHERE session_id = ?", (session_id,))
+            deleted += gone.rowcount if table == "traces" else 0
+    return deleted
+
+
+def _number(db: sqlite3.Connection, trace_id: str) -> int:
+    row = db.execute("SELECT number FROM traces WHERE trace_id = ?", (trace_id,)).fetchone()
+    if row is None:
+        raise LookupError(f"there is no trace {trace_id}")
+    number: int = row[0]
+    return number
+
+
+def _page(db: sqlite3.Connection, wanted: TraceFilter, last: int, most: int) -> list[Stored]:
+    where, values = _where(wanted, last)
+    query = f"SELECT {COLUMNS} FROM traces WHERE {where} ORDER BY number LIMIT ?"
+    return [Stored(*row) for row in db.execute(query, (*values, most))]
+
+
+def _where(wanted: TraceFilter, start: int) -> tuple[str, list[object]]:
+    conditions: list[tuple[str, list[object]]] = [("number > ?", [start])]
+    if wanted.session_ids is not None:
+        places = ", ".join("?" * len(wanted.session_ids))
+        conditions.append((f"session_id IN ({places})", [*wanted.session_ids]))
+    if wanted.since is not None:
+        conditions.append(("timestamp >= ? AND trace_id >= ?", [wanted.since, _at(wanted.since)]))
+    if wanted.until is not None:
+        later = _at(wanted.until + 1)
+        conditions.append(("timestamp < ? AND trace_id < ?", [wanted.until, later]))
+    if wanted.model is not None:
+        conditions.append(("model = ?", [wanted.model]))
+    if wanted.verdict is not None:
+        conditions.append(("complete = ?", [wanted.verdict == "COMPLETE"]))
+    return (
+        " AND ".join(condition for condition, _ in conditions),
+        [value for _, values in conditions for value in values],
+    )
+
+
+def _at(timestamp: float) -> str:
+    """What the ids of traces of that time begin with: their index serves as one by time."""
+    return f"{max(0, min(int(timestamp * 1000), 1 << 47)):012x}"

@@ -1,0 +1,83 @@
+"""Bytes that come back as they went in, whatever they lean on."""
+
+import contextlib
+import math
+
+import pytest
+from gateway_plugins.trace_capture.packing import (
+    Codec,
+    common_prefix,
+    delta,
+    pack_ids,
+    pack_logprobs,
+    unpack_ids,
+    unpack_logprobs,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+pieces = st.lists(st.binary(max_size=6), max_size=8).map(b"".join)
+
+
+@given(pieces, pieces, pieces, pieces)
+def test_a_text_is_whole_again_with_its_base(a: bytes, b: bytes, c: bytes, d: bytes) -> None:
+    for base, text in ((a + b + c, a + d + c), (a, d), (a + c, a), (b"", d), (d, d)):
+        found = delta(base, text)
+        assert found.apply(base) == text
+        assert len(found.middle) == len(text) - found.prefix - found.suffix
+
+
+def test_what_is_shared_is_not_kept() -> None:
+    base = b'{"messages":[' + b"x" * 1000 + b'],"model":"m"}'
+    found = delta(base, base.replace(b'],"model"', b',"more"],"model"'))
+    assert (found.prefix, found.suffix, found.middle) == (1013, 14, b',"more"')
+
+
+def test_a_base_that_is_too_short_is_refused() -> None:
+    found = delta(b"abcdef", b"abcdefg")
+    with pytest.raises(ValueError, match="base is shorter"):
+        found.apply(b"abc")
+
+
+@given(pieces, pieces, pieces)
+def test_common_prefix_is_the_longest(shared: bytes, one: bytes, other: bytes) -> None:
+    found = common_prefix(shared + one, shared + other)
+    assert (shared + one)[:found] == (shared + other)[:found]
+    assert found >= len(shared)
+    longer = found + 1
+    whole = found == min(len(shared + one), len(shared + other))
+    assert whole or (shared + one)[:longer] != (shared + other)[:longer]
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1)))
+def test_ids_come_back(ids: list[int]) -> None:
+    assert unpack_ids(pack_ids(ids)) == ids
+
+
+def test_what_is_no_token_id_is_refused() -> None:
+    with pytest.raises(OverflowError):
+        pack_ids([2**31])
+
+
+@given(st.lists(st.none() | st.floats(width=32, allow_nan=False)))
+def test_logprobs_come_back_with_every_null(values: list[float | None]) -> None:
+    packed = pack_logprobs(values)
+    assert unpack_logprobs(packed) == values
+    assert len(packed) == 4 * len(values)
+
+
+def test_minus_infinity_as_vllm_sends_it() -> None:
+    assert unpack_logprobs(pack_logprobs([-9999.0, -math.inf])) == [-9999.0, -math.inf]
+
+
+@given(st.binary(max_size=300), st.integers(1, 50))
+def test_squeezed_comes_back(data: bytes, times: int) -> None:
+    codec = Codec()
+    assert codec.unfold(codec.squeeze(data * times)) == data * times
+    assert len(codec.squeeze(data * times)) <= len(data * times) + 1
+
+
+@given(st.binary(min_size=1, max_size=50))
+def test_what_is_no_blob_is_said_so(garbage: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        Codec().unfold(garbage)

@@ -1,0 +1,181 @@
+"""Branches of a session: random trees of turns, held against what a search through all finds."""
+
+from collections import Counter
+
+import msgspec
+from gateway_plugins.trace_capture.trajectories import NEXT_TO_NOTHING, trajectories
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import Reward, Trace, TraceChoice, Trajectories
+
+IDS = st.lists(st.integers(0, 2), min_size=1, max_size=5)
+
+
+class Step(msgspec.Struct, frozen=True):
+    """How a call comes about: from which choice so far, what is added, and what is sampled."""
+
+    kind: str
+    origin: int
+    cut: int
+    user: list[int]
+    sampled: list[list[int]]
+
+
+STEPS = st.lists(
+    st.builds(
+        Step,
+        kind=st.sampled_from(["turn", "turn", "turn", "fork", "retry", "retokenised", "root"]),
+        origin=st.integers(0, 1000),
+        cut=st.integers(0, 1000),
+        user=IDS,
+        sampled=st.lists(IDS, min_size=1, max_size=3),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+def sequence(choice: TraceChoice) -> list[int]:
+    return choice.prompt_token_ids + choice.token_ids
+
+
+def prompt_of(step: Step, earlier: list[TraceChoice]) -> list[int]:
+    if step.kind == "root" or not earlier:
+        return step.user
+    origin = earlier[step.origin % len(earlier)]
+    if step.kind == "retry":
+        return origin.prompt_token_ids
+    if step.kind == "retokenised":
+        return [*origin.prompt_token_ids, 7, *origin.token_ids[1:], *step.user]
+    whole = sequence(origin)
+    return (whole[: step.cut % len(whole)] if step.kind == "fork" else whole) + step.user
+
+
+def choice_of(place: int, prompt: list[int], sampled: list[int]) -> TraceChoice:
+    return TraceChoice(
+        index=place,
+        prompt_token_ids=prompt,
+        token_ids=sampled,
+        logprobs=[-1.0 - place - at for at in range(len(sampled))],
+        verdict="COMPLETE",
+    )
+
+
+def grow(steps: list[Step]) -> list[Trace]:
+    traces: list[Trace] = []
+    choices: list[TraceChoice] = []
+    for number, step in enumerate(steps):
+        prompt = prompt_of(step, choices)
+        made = [choice_of(place, prompt, ids) for place, ids in enumerate(step.sampled)]
+        traces.append(Trace(trace_id=f"t{number}", weight_version=number, choices=made))
+        choices += made
+    return traces
+
+
+SESSIONS = STEPS.map(grow)
+Place = tuple[str, int]
+
+
+def by_place(traces: list[Trace]) -> dict[Place, TraceChoice]:
+    return {(t.trace_id, place): c for t in traces for place, c in enumerate(t.choices)}
+
+
+def parent_by_search(traces: list[Trace], trace_id: str, prompt: list[int]) -> Place | None:
+    """The longest sequence of the traces before, of equal ones the latest."""
+    best, longest = None, 0
+    for trace in traces:
+        if trace.trace_id == trace_id:
+            break
+        for place, choice in enumerate(trace.choices):
+            whole = sequence(choice)
+            if len(whole) >= longest and prompt[: len(whole)] == whole:
+                best, longest = (trace.trace_id, place), len(whole)
+    return best
+
+
+def places(made: Trajectories) -> list[list[Place]]:
+    return [list(zip(b.trace_ids, b.choices, strict=True)) for b in made.trajectories]
+
+
+@given(SESSIONS)
+def test_each_sampled_token_counts_once(traces: list[Trace]) -> None:
+    choices, counted = by_place(traces), Counter[tuple[Place, int]]()
+    made = trajectories("s", traces, [])
+    for branch, turns in zip(made.trajectories, places(made), strict=True):
+        left = dict(enumerate(branch.loss_mask))
+        for turn in turns:
+            start = len(choices[turn].prompt_token_ids)
+            for at, token in enumerate(choices[turn].token_ids):
+                assert branch.token_ids[start + at] == token
+                counted[turn, at] += left.pop(start + at)
+        assert not any(left.values())
+    wanted = {(turn, at) for turn, choice in choices.items() for at in range(len(choice.token_ids))}
+    assert counted == dict.fromkeys(wanted, 1)
+
+
+@given(SESSIONS)
+def test_a_branch_is_its_last_prompt_and_completion(traces: list[Trace]) -> None:
+    choices = by_place(traces)
+    made = trajectories("s", traces, [])
+    for branch, turns in zip(made.trajectories, places(made), strict=True):
+        assert branch.token_ids == sequence(choices[turns[-1]])
+
+
+@given(SESSIONS)
+def test_values_stand_where_the_mask_is_set(traces: list[Trace]) -> None:
+    choices = by_place(traces)
+    made = trajectories("s", traces, [])
+    for branch, turns in zip(made.trajectories, places(made), strict=True):
+        for values in (branch.logprobs, branch.weight_versions):
+            assert [value is not None for value in values] == list(map(bool, branch.loss_mask))
+        for trace_id, place in turns:
+            choice = choices[trace_id, place]
+            span = slice(len(choice.prompt_token_ids), len(sequence(choice)))
+            if any(branch.loss_mask[span]):
+                assert branch.logprobs[span] == choice.logprobs
+                assert set(branch.weight_versions[span]) == {int(trace_id[1:])}
+
+
+@given(SESSIONS)
+def test_branches_are_the_paths_to_the_leaves(traces: list[Trace]) -> None:
+    parents = {
+        turn: parent_by_search(traces, turn[0], choice.prompt_token_ids)
+        for turn, choice in by_place(traces).items()
+    }
+    found = places(trajectories("s", traces, []))
+    for turns in found:
+        assert [parents[turn] for turn in turns] == [None, *turns[:-1]]
+    assert {turns[-1] for turns in found} == set(parents) - set(parents.values())
+    order = [[(int(trace_id[1:]), place) for trace_id, place in turns] for turns in found]
+    assert order == sorted(order)
+
+
+@given(SESSIONS)
+def test_a_branch_says_what_it_shares(traces: list[Trace]) -> None:
+    branches = trajectories("s", traces, []).trajectories
+    assert [branch.index for branch in branches] == list(range(len(branches)))
+    for branch in branches:
+        earlier = [shared(branch.token_ids, e.token_ids) for e in branches[: branch.index]]
+        own = branch.loss_mask.index(1)
+        if branch.branched_from is None:
+            assert branch.shared == 0
+            assert max(earlier, default=0) < max(NEXT_TO_NOTHING, 1)
+            continue
+        assert branch.branched_from < branch.index
+        assert branch.shared == min(max(earlier), own)
+        assert earlier[branch.branched_from] >= branch.shared
+
+
+def shared(one: list[int], other: list[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+@given(SESSIONS)
+def test_rewards_come_with_the_branches_of_their_traces(traces: list[Trace]) -> None:
+    rewards = [Reward(value=1.0)] + [Reward(value=2.0, trace_id=t.trace_id) for t in traces]
+    made = trajectories("s", traces, rewards)
+    assert made.rewards == rewards
+    for branch in made.trajectories:
+        assert {reward.trace_id for reward in branch.rewards} == set(branch.trace_ids)
