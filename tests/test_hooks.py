@@ -2,10 +2,15 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
+from capture_probes import Notes, Reader, Redactor
+from capturing import call, capturing
 from probes import (
     Beside,
     BesideToo,
@@ -338,6 +343,41 @@ async def test_lifespan_that_fails_ends_the_start(
     with pytest.raises(ConfigError, match=says):
         await gateway_for(Beside, entry(BesideToo, fails=True))
     assert caplog.messages == ["Beside entered", "Beside left"], "what was entered is left"
+
+
+async def test_migrations_make_and_change_a_plugins_tables(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    def insert(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO notes (call_id) VALUES ('c-1')")
+
+    path = str(tmp_path / "gateway.db")
+    async with Gateway(Config(plugins=(entry(Notes),), db_path=path)) as first:
+        await first.storage.write(insert)
+    second = await gateway_for(entry(Notes, newer=True), db_path=path)
+    rows = await second.gateway.storage.read(
+        lambda db: db.execute("SELECT * FROM notes").fetchall()
+    )
+    assert rows == [("c-1", "red")]
+
+
+async def test_redact_trace_changes_what_is_stored(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    live = await capturing(gateway_for, tmp_path, entry(Redactor, does="words"))
+    assert (await call(live, "a")).json()["choices"][0]["message"]["content"]
+    [trace] = (await live.client.get("/sessions/a/traces")).json()
+    assert live.plugin(Redactor).given == [trace["trace_id"]]
+    assert (trace["messages"], trace["raw_request"], trace["verdict"]) == ([], None, "COMPLETE")
+
+
+async def test_trace_recorded_is_told_of_what_can_be_read(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path, Reader)
+    await call(live, "a")
+    reader = live.plugin(Reader)
+    await until(lambda: len(reader.traces) == 1)
+    [stored] = (await live.client.get("/sessions/a/traces")).json()
+    assert msgspec.to_builtins(reader.traces[0]) == stored
 
 
 def test_add_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

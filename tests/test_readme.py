@@ -82,9 +82,22 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
 
 
 def test_curl_against_the_demo(demo: str, tmp_path: Path) -> None:
-    command = block("sh", "curl").replace("http://127.0.0.1:9090", demo)
+    command = block("sh", "9090/v1/chat").replace("http://127.0.0.1:9090", demo)
     answer = json.loads(shell(command, tmp_path))
     assert answer["choices"][0]["message"]["content"]
+
+
+def test_a_trace_is_read_back_from_the_demo(demo: str, tmp_path: Path) -> None:
+    answers = [
+        json.loads(shell(block("sh", part).replace("http://127.0.0.1:9090", demo), tmp_path))
+        for part in ("my-agent/v1/chat", "my-agent/traces")
+    ]
+    answer, [trace] = answers
+    assert trace["verdict"] == "COMPLETE"
+    assert len(trace["completion_token_ids"]) == answer["usage"]["completion_tokens"]
+    code = block("python", "GatewayClient").replace("http://127.0.0.1:9090", demo)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"COMPLETE {trace['prompt_token_ids']}"[:-1])
 
 
 def test_openai_snippet_against_the_demo(demo: str, tmp_path: Path) -> None:
@@ -113,13 +126,24 @@ def test_first_serve_command(demo: str, tmp_path: Path) -> None:
     assert models["data"][0]["id"] == "sim"
 
 
+def test_traces_are_read_without_a_gateway(demo: str, tmp_path: Path) -> None:
+    port = free_port()
+    arguments = block("sh", "--plugin trace_capture").split()[1:]
+    arguments = [demo + "/v1" if "://" in part else part for part in arguments]
+    with running(*arguments, "--port", str(port), port=port, cwd=tmp_path) as url:
+        shell(block("sh", "my-agent/v1/chat").replace("http://127.0.0.1:9090", url), tmp_path)
+    assert "my-agent" in shell(block("sh", "traces list"), tmp_path)
+    assert len((tmp_path / "traces.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "trajectories.parquet").stat().st_size > 0
+
+
 def test_capture_plugin_writes_the_tokens(demo: str, tmp_path: Path) -> None:
     (tmp_path / "capture.py").write_text(block("python", "# capture.py"))
     port = free_port()
     arguments = block("sh", "./capture.py").split()[1:]
     arguments = [demo + "/v1" if "://" in part else part for part in arguments]
     with running(*arguments, "--port", str(port), port=port, cwd=tmp_path) as url:
-        command = block("sh", "curl").replace("http://127.0.0.1:9090", url)
+        command = block("sh", "9090/v1/chat").replace("http://127.0.0.1:9090", url)
         answer = json.loads(shell(command, tmp_path))
     assert answer["choices"][0]["token_ids"] is None
     [line] = (tmp_path / "traces.jsonl").read_text().splitlines()
