@@ -13,7 +13,8 @@ from capturing import CAPTURE, capturing
 from gateway_plugins.trace_capture import TraceCapture
 from gateway_plugins.trace_capture.routes import capture_routes
 
-from gateway import Divergence, Reason, Trace, TraceChoice
+from gateway import Divergence, Gateway, Reason, Trace, TraceChoice
+from gateway.config import load
 from gateway.control import ControlRoute
 from gateway.testing import GatewayFor
 
@@ -99,3 +100,10 @@ def test_its_links_lead_somewhere(link: str) -> None:
     assert file.exists()
     titles = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE) if anchor else []
     assert not anchor or anchor in {title.lower().replace(" ", "-") for title in titles}
+
+
+def test_the_shipped_configuration_is_good() -> None:
+    file = Path(__file__).parent.parent / "configs" / "capture.yaml"
+    gateway = Gateway(load(file, {}))
+    names = [plugin.name for plugin in gateway.plugins.loaded]
+    assert names == ["sessions", "trace_capture", "access_log"]
