@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from gateway.wire.dialects import Delta
     from gateway.wire.sse import Event
 
-Methods = tuple[tuple[str, Callable[..., None]], ...]
-"""(plugin, bound method), in the order of the configuration file."""
+Entry = tuple[str, Callable[..., None]]
+"""(plugin, bound method)"""
+
+Methods = tuple[Entry, ...]
+"""In the order of the configuration file."""
 
 Note = Callable[[str, str, "Outcome", BaseException], None]
 """Told of a failure: the plugin, what broke, the call's outcome, the exception."""
@@ -45,7 +48,11 @@ class Observers:
         self.started = self._tell(self.started, "started", status, headers)
 
     def tell_data(self, chunk: bytes) -> None:
-        self.data = self._tell(self.data, "data", chunk)
+        for entry in self.data:  # once for each read of a stream, so not by way of _tell
+            try:
+                entry[1](chunk)
+            except Exception as error:  # noqa: BLE001  as below
+                self.data = self._without(self.data, entry, "data", error)
 
     def tell_event(self, event: "Event") -> None:
         self.event = self._tell(self.event, "event", event)
@@ -58,20 +65,27 @@ class Observers:
 
     def _tell(self, methods: Methods, name: str, *arguments: Any) -> Methods:
         """The methods that are still whole."""
-        broken = []
+        whole = methods
         for entry in methods:
             try:
                 entry[1](*arguments)
             except Exception as error:  # noqa: BLE001  a watcher's failure is never the caller's
-                if self._outcome is not None:
-                    self._note(entry[0], f"observer.{name}", self._outcome, error)
-                broken.append(entry)
-        return methods if not broken else tuple(e for e in methods if e not in broken)
+                whole = self._without(whole, entry, name, error)
+        return whole
+
+    def _without(self, methods: Methods, broken: Entry, name: str, error: Exception) -> Methods:
+        if self._outcome is not None:
+            self._note(broken[0], f"observer.{name}", self._outcome, error)
+        return tuple(entry for entry in methods if entry != broken)
 
 
 def _methods(observers: Sequence[tuple[str, object]], name: str) -> Methods:
-    found = ((plugin, getattr(observer, name, None)) for plugin, observer in observers)
-    return tuple((plugin, method) for plugin, method in found if callable(method))
+    found = []
+    for plugin, observer in observers:
+        method = getattr(observer, name, None)
+        if callable(method):
+            found.append((plugin, method))
+    return tuple(found)
 
 
 UNOBSERVED = Observers((), lambda *_: None, None)

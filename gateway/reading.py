@@ -14,7 +14,7 @@ from gateway.observing import Observers
 from gateway.refusing import REFUSALS, Doubted
 from gateway.reply import BLANK_LINES
 from gateway.wire.dialects import Delta, Unreadable
-from gateway.wire.injection import Stripper
+from gateway.wire.injection import Cut, Stripper
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 
 DONE = b"[DONE]"
@@ -119,6 +119,12 @@ class StreamReader:
         return self._held
 
 
+def _after_two(data: bytes) -> int:
+    """Where the second event ends that is seen at once; else the end."""
+    end = data.find(b"\n\n", data.find(b"\n\n") + 2)
+    return end + 2 if end >= 0 else len(data)
+
+
 def _end_of_events(data: bytes) -> int:
     """Where the last whole event ends; 0 where what follows it is too long to be held back."""
     start = max(0, len(data) - HELD_BACK)
@@ -140,19 +146,20 @@ class EventReader:
         self._splitter: Splitter | None = Splitter(max_bytes)
         self._dialect = call.dialect
         self._one_by_one = bool(self._observers.event or self._observers.delta)
+        self._cut: Cut | None = None
         self._end = b""
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data:
             self._observers.tell_data(data)
+        if self._cut is not None:
+            cut = self._cut(data)
+            if cut is not None:  # nearly always: one event, like those before it
+                return cut
         if self._splitter is None:
             return data
         try:
-            run, length = self._run(data, self._splitter)
-            events = self._splitter.feed(data[length:] if length else data)
-            if len(events) == 1 and not run:  # nearly always
-                return self._pass(events[0])
-            return run + b"".join([self._pass(event) for event in events])
+            return self._read(data, self._splitter)
         except EventTooLarge:
             return self._give_up(self._splitter)
 
@@ -164,11 +171,26 @@ class EventReader:
             rest += self._stripper.close()
         return rest + self._end
 
-    def _run(self, data: bytes, splitter: Splitter) -> tuple[bytes, int]:
-        """What is sent of the events that need not be looked at one by one; how long they were."""
-        if self._stripper is None or self._one_by_one or self._end or not splitter.between_events:
-            return b"", 0
-        return self._stripper.run(data)
+    def _read(self, data: bytes, splitter: Splitter) -> bytes:
+        stripper = self._stripper
+        if stripper is None or self._one_by_one or self._end:
+            return self._each(splitter.feed(data))
+        sent = b""
+        if not splitter.between_events:  # the first events show what the others are like
+            begun = _after_two(data)
+            sent, data = self._each(splitter.feed(data[:begun])), data[begun:]
+        if splitter.between_events and not self._end:
+            run, length = stripper.run(data)
+            sent, data = sent + run, data[length:]
+        sent += self._each(splitter.feed(data))
+        more = splitter.between_events and not self._end
+        self._cut = stripper.cut if more else None
+        return sent
+
+    def _each(self, events: list[Event]) -> bytes:
+        if len(events) == 1:
+            return self._pass(events[0])
+        return b"".join([self._pass(event) for event in events])
 
     def _pass(self, event: Event) -> bytes:
         if self._observers.event:
@@ -183,7 +205,7 @@ class EventReader:
 
     def _give_up(self, splitter: Splitter) -> bytes:
         """An event past the limit: the rest goes through unread rather than the call being lost."""
-        self._splitter = None
+        self._splitter = self._cut = None
         _note(self._call, "core: an event was larger than limits.max_event_bytes")
         held = self._stripper.close() if self._stripper is not None else b""
         return held + splitter.take_rest()

@@ -49,15 +49,17 @@ def check(events: list[Event], injected: set[Injection], drop_empty: bool = True
     """The fast way is the slow one, event by event, and where they come in one read."""
     fast, slow = both(events, injected, drop_empty)
     assert fast == slow
-    stream = b"".join(event.raw for event in events)
-    assert read(stream, Stripper(injected, drop_empty=drop_empty)) == b"".join(slow)
+    raws = [event.raw for event in events]
+    stream = b"".join(raws)
+    for reads in (raws, [stream], [stream[:1], stream[1:]]):
+        assert read(reads, Stripper(injected, drop_empty=drop_empty)) == b"".join(slow)
 
 
-def read(stream: bytes, stripper: Stripper) -> bytes:
-    """What a caller is sent of a stream whose first byte comes alone, and all else in one read."""
+def read(reads: list[bytes], stripper: Stripper) -> bytes:
+    """What a caller is sent of a stream that comes in these reads."""
     call = Call(RecordingCaller(), method="POST", path="/v1/chat/completions")
     reader = EventReader(call, stripper, 1 << 20)
-    return reader.feed(stream[:1]) + reader.feed(stream[1:]) + reader.close()
+    return b"".join(map(reader.feed, reads)) + reader.close()
 
 
 def both_plain(body: bytes, injected: set[Injection]) -> tuple[bytes, bytes]:
@@ -81,8 +83,8 @@ def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     cut: list[bytes | None] = []
     fast = Frame.cut
 
-    def watched(self: Frame, event: Event, data: bytes) -> bytes | None:
-        cut.append(fast(self, event, data))
+    def watched(self: Frame, raw: bytes) -> bytes | None:
+        cut.append(fast(self, raw))
         return cut[-1]
 
     monkeypatch.setattr(Frame, "cut", watched)

@@ -9,12 +9,10 @@ the Struct gives the same bytes; then it may be written with nulls. Else the Str
 plain answer is read in the same way, as a whole.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 from msgspec import Raw
-
-from gateway.wire.sse import Event
 
 # `omit_defaults` goes by identity: what was absent is not written, and a null that came is.
 _ABSENT = Raw(b"null")
@@ -128,7 +126,7 @@ class Frame:
     else is dropped.
     """
 
-    __slots__ = ("_after", "_before", "_drop_empty", "_ids", "_logprobs", "_order", "_shortest")
+    __slots__ = ("_after", "_before", "_between", "_drop_empty", "_ids", "_logprobs", "_order")
 
     def __init__(
         self,
@@ -141,89 +139,80 @@ class Frame:
     ) -> None:
         self._before = before
         self._after = after
-        self._shortest = len(before) + len(after)
+        self._between = after + before
         self._order = order
         self._ids = "token_ids" in blank
         self._logprobs = "logprobs" in blank
         self._drop_empty = drop_empty
 
-    def cut(self, event: Event, data: bytes) -> bytes | None:
-        """The event, whose data is `data`, with nulls for what was injected.
+    def cut(self, raw: bytes) -> bytes | None:
+        """The event `raw` with nulls for what was injected, b"" where it is dropped.
 
-        Its own bytes where there is nothing of it, b"" where it is dropped. None: of another frame
-        or order, or the last of its choice.
+        None: it is of another frame or order, the last of its choice, or not a single event.
         """
-        raw, before, after = event.raw, self._before, self._after
-        if not (raw.startswith(before) and raw.endswith(after)) or len(raw) != len(data) + 8:
-            return None
-        if len(raw) < self._shortest:
+        before, after = self._before, self._after
+        if not (raw.startswith(before) and raw.endswith(after)):
             return None
         bare = raw[len(before) : -len(after)]
+        if b"\n" in bare or b"\r" in bare:
+            return None
         try:
             choice = self._order.one(bare)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        if choice.finish_reason != _NULL:
+        if choice.finish_reason != _NULL or _encode(choice) != bare:
             return None
-        injected = self._injected(choice)
-        if not injected:
-            return raw
-        if self._drop_empty and choice.delta == _EMPTY_OBJECT:
-            return b""
-        if _encode(choice) != bare:
-            return None
-        for field in injected:
-            setattr(choice, field, _NULL)
-        return before + _encode(choice) + after
+        return before + _encode(choice) + after if self._blank(choice) else b""
 
     def cut_run(self, text: bytes) -> tuple[bytes, int] | None:
         """The same for the events that `text` begins with, and how many bytes of it they are.
 
-        All of them but the last of the frame, which may not be the whole of an event. None: they
-        are fewer than two, or one of them would have to be read in full.
+        Up to the first that finishes its choice, and without the last of the frame, which may not
+        be the whole of an event. None: there are none, or one would have to be read in full.
         """
         before, after = self._before, self._after
-        between = after + before
-        end = text.rfind(between)
+        end = text.rfind(self._between)
         if end < 0 or not text.startswith(before):
             return None
-        bare = text[len(before) : end].split(between)
+        bare = text[len(before) : end].split(self._between)
         choices = self._choices(bare)
-        if choices is None:
+        ends = [one.finish_reason != _NULL for one in choices]
+        count = ends.index(True) if True in ends else len(ends)
+        if not count:
             return None
-        kept = [choice for choice in choices if self._blank(choice)]
-        cut = between.join(_encode_lines(kept).splitlines())
-        return (before + cut + after if kept else b""), end + len(after)
+        blank = self._blank
+        kept = [choice for choice in choices[:count] if blank(choice)]
+        cut = _encode_lines(kept)[:-1].replace(b"\n", self._between)
+        length = len(before) + len(self._between.join(bare[:count])) + len(after)
+        return (before + cut + after if kept else b""), length
 
-    def _choices(self, bare: list[bytes]) -> list[_Choice] | list[_SortedChoice] | None:
-        """None where it is not certain that each is one choice, in order and not the last."""
-        joined = b",".join(bare)
-        if b"\n" in joined or b"\r" in joined:
-            return None
+    def _choices(self, bare: list[bytes]) -> Sequence[_Choice | _SortedChoice]:
+        """Empty where it is not certain that each of `bare` is one choice, its keys in order."""
+        lines = b"\n".join(bare)
+        if lines.count(b"\n") >= len(bare) or b"\r" in lines:
+            return ()
         try:
-            choices = self._order.many(b"[%b]" % joined)
+            choices = self._order.many(b"[%b]" % b",".join(bare))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        if _encode_lines(choices) != b"%b\n" % b"\n".join(bare):
-            return None
-        return choices if all(one.finish_reason == _NULL for one in choices) else None
+            return ()
+        return choices if _encode_lines(choices) == lines + b"\n" else ()
 
     def _blank(self, choice: _Choice | _SortedChoice) -> bool:
         """Set to null what was injected; whether there is anything left to send."""
-        injected = self._injected(choice)
-        for field in injected:
-            setattr(choice, field, _NULL)
-        return not (injected and self._drop_empty and choice.delta == _EMPTY_OBJECT)
+        if self._drop_empty and choice.delta == _EMPTY_OBJECT and self._has_injected(choice):
+            return False
+        if self._ids:
+            if choice.token_ids is not _ABSENT:
+                choice.token_ids = _NULL
+            if choice.prompt_token_ids is not _ABSENT:
+                choice.prompt_token_ids = _NULL
+        if self._logprobs and choice.logprobs is not _ABSENT:
+            choice.logprobs = _NULL
+        return True
 
-    def _injected(self, choice: _Choice | _SortedChoice) -> list[str]:
-        found = []
-        if self._ids and choice.token_ids != _NULL:
-            found.append("token_ids")
-        if self._ids and choice.prompt_token_ids != _NULL:
-            found.append("prompt_token_ids")
-        if self._logprobs and choice.logprobs != _NULL:
-            found.append("logprobs")
-        return found
+    def _has_injected(self, choice: _Choice | _SortedChoice) -> bool:
+        ids = choice.token_ids != _NULL or choice.prompt_token_ids != _NULL
+        return (self._ids and ids) or (self._logprobs and choice.logprobs != _NULL)
 
 
 def frame_of(

@@ -25,6 +25,7 @@ from gateway.wire.dialects import Dialect
 from gateway.wire.sse import Event, with_data
 
 Injection = Literal["token_ids", "logprobs", "usage"]
+Cut = Callable[[bytes], bytes | None]
 INJECTIONS: tuple[Injection, ...] = get_args(Injection)
 
 MOST_UNFRAMED = 4
@@ -129,16 +130,24 @@ class Stripper:
         if data is None:
             return event.raw
         if self._frame is not None and not self._held:
-            cut = self._frame.cut(event, data)
+            cut = self._frame.cut(event.raw)
             if cut is not None:
                 self._unframed = 0
                 return cut
         return self._any_event(event, data)
 
+    @property
+    def cut(self) -> Cut | None:
+        """What gives an event as `event` does, or None for one that has to be read in full.
+
+        For events that come singly, until one of them is given to `event` or `run`.
+        """
+        return self._frame.cut if self._frame is not None and not self._held else None
+
     def run(self, text: bytes) -> tuple[bytes, int]:
         """What is to be sent of the events that `text` begins with, and how many bytes these are.
 
-        For several events that came in one read. (b"", 0): they are to be given to `event`.
+        For several that came in one read. What it leaves is to be given to `event`.
         """
         if self._frame is None or self._held:
             return b"", 0
