@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(VENV)/bin/gateway demo
 
 test: $(STAMP)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

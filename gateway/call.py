@@ -258,7 +258,10 @@ class Call:
 
     @property
     def model(self) -> str | None:
-        """The model that the body asks for; None where there is none, or it was not read whole."""
+        """The model that is asked for; None where there is none, or the body was not read whole."""
+        pinned = self._changes.get("model") if self._changes else None
+        if isinstance(pinned, str):
+            return pinned
         if self._model is None and self.body.data:
             try:
                 self._model = msgspec.json.decode(self.body.data, type=_Model)

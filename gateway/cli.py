@@ -112,6 +112,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--plugin", dest="plugins", action="append", metavar="NAME", help="may be repeated"
     )
     parser.add_argument("--db-path", help="file of the embedded database")
+    parser.add_argument("--store", help="sqlite, or memory: the database is gone at the end")
+    parser.add_argument("--model", help="sent in place of the model that callers name")
     parser.add_argument("--log-level", help="debug, info, warning or error")
     parser.add_argument(
         "--allow-anonymous", action="store_true", default=None, help="serve callers without a key"

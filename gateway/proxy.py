@@ -102,6 +102,8 @@ class Proxy:
             await self._chains.identify(call)
         if call.body.data is None:
             await call.body.gather(GATHERED)
+        if self._settings.model is not None:
+            await _pin(call, self._settings.model)
         await self._chains.decide(call)
         call.observers = self._chains.observers(call)
         answer = await self._chains.first_answer(call) if self._chains.handle else None
@@ -199,6 +201,12 @@ class Proxy:
                 while self.in_flight:
                     await self._emptied.wait()
         return not self.in_flight
+
+
+async def _pin(call: Call, model: str) -> None:
+    """Ask for `model` in place of the caller's, where the body is a JSON object."""
+    if call.method == "POST" and (await call.body.read())[:64].lstrip().startswith(b"{"):
+        await call.set("model", model)
 
 
 def _learn(call: Call, attempt: Attempt) -> None:

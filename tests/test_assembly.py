@@ -9,6 +9,7 @@ import pytest
 from assembling import JSON, answers, some
 from gateway_plugins.trace_capture.assembly import Assembled, Part, assemble, choices_of, whole
 from hypothesis import given
+from recording import Turn, body_of
 from recordings import load
 
 CHAT = "/v1/chat/completions"
@@ -152,3 +153,8 @@ def test_a_damaged_skeleton_gives_what_it_can(skeleton: bytes) -> None:
     part = Part(0, [1], [2], [-1.0], ["a"], b"{broken")
     assert choices_of(skeleton, [part])[0].token_ids == [2]
     assert whole(skeleton, [part]) in (None, {"choices": 5})
+
+
+def test_a_negative_number_is_no_token_id() -> None:
+    body = body_of(Turn([1], [[2, -1]]))
+    assert not assemble("/v1/chat/completions", body, streamed=False).readable

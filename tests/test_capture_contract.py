@@ -103,8 +103,9 @@ async def test_the_model_is_pinned(
     gateway_for: GatewayFor, tmp_path: Path, asked: dict[str, str]
 ) -> None:
     body = {"messages": chat()["messages"], "max_tokens": 2, **asked}
-    plugin = entry(CAPTURE, model="sim")
-    running = await gateway_for("sessions", plugin, db_path=str(tmp_path / "traces.db"))
+    running = await gateway_for(
+        "sessions", CAPTURE, model="sim", db_path=str(tmp_path / "traces.db")
+    )
     answer = await running.client.post(CHAT, json=body)
     assert answer.json()["model"] == "sim"
     [trace] = await traces_of(running)

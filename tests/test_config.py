@@ -192,7 +192,7 @@ SAID = """\
 gateway.yaml:1: port: expected a port from 0 to 65535, got 90900
 gateway.yaml:2: hots: unknown field; did you mean "host"?
 gateway.yaml:3: zzz: unknown field; the fields are host, port, workers, plugins, timeouts, limits, \
-db_path, storage, allow_anonymous, log_level, extra_paths
+db_path, store, storage, model, allow_anonymous, log_level, extra_paths
 gateway.yaml:5: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
 gateway.yaml:7: timeouts.first_byte: expected a number greater than 0 (seconds) or null, got 0
 gateway.yaml:8: timeouts.idle: expected a number greater than 0 (seconds) or null, got inf
@@ -389,9 +389,10 @@ def test_rllm_s_variables_come_before_ours() -> None:
         "RLLM_GATEWAY_HOST": "h",
         "RLLM_GATEWAY_PORT": "1",
         "RLLM_GATEWAY_DB_PATH": "d",
+        "RLLM_GATEWAY_STORE": "memory",
         "RLLM_GATEWAY_LOG_LEVEL": "INFO",
     }
-    assert load(environ=theirs) == Config(host="h", port=1, db_path="d")
+    assert load(environ=theirs) == Config(host="h", port=1, db_path="d", store="memory")
     assert load(environ={"GATEWAY_PORT": "2", **theirs}).port == 2
     assert read("port: 3", theirs).port == 1
 
@@ -431,8 +432,7 @@ NUMBERS = [
     path
     for path in variables().values()
     if path[-1] not in ("host", "workers", "plugins", "extra_paths", "db_path", "log_level")
-    and path[-1] != "durability"
-    and path[-1] != "allow_anonymous"
+    and path[-1] not in ("durability", "allow_anonymous", "store", "model")
 ]
 Settings = dict[tuple[str, ...], int]
 SETTINGS = st.dictionaries(st.sampled_from(NUMBERS), st.integers(1, 65535))

@@ -22,6 +22,8 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "workers": "--worker",
         "plugins": "--plugin",
         "db_path": "--db-path",
+        "store": "--store",
+        "model": "--model",
         "allow_anonymous": "--allow-anonymous",
         "log_level": "--log-level",
     }
@@ -29,7 +31,8 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
 
 # rllm-model-gateway's names, for those who come from there.
 _MIGRATED = {
-    f"RLLM_GATEWAY_{name.upper()}": (name,) for name in ("host", "port", "db_path", "log_level")
+    f"RLLM_GATEWAY_{name.upper()}": (name,)
+    for name in ("host", "port", "db_path", "store", "log_level")
 }
 
 

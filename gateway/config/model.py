@@ -147,7 +147,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     db_path: Annotated[
         Text, Meta(description='File of the embedded database; ":memory:": gone at the end.')
     ] = "gateway.db"
+    store: Annotated[
+        Literal["sqlite", "memory"],
+        Meta(description='Where the database is; "memory": as with the db_path ":memory:".'),
+        Note(ignore_case=True),
+    ] = "sqlite"
     storage: StorageSettings = StorageSettings()
+    model: Annotated[
+        Text | None, Meta(description="Sent in place of the model that callers name.")
+    ] = None
     allow_anonymous: Annotated[
         bool,
         Meta(

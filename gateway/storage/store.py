@@ -26,6 +26,9 @@ LAST_COMMIT = 10.0
 """Seconds that are waited for the writer at shutdown."""
 
 
+MEMORY = ":memory:"
+
+
 class Storage:
     """One SQLite file; used from the gateway's event loop only.
 
@@ -36,7 +39,7 @@ class Storage:
 
     def __init__(self, settings: config.Config, migrations: Sequence[Migrations]) -> None:
         self.health = Health()
-        self.path = Path(settings.db_path)
+        self.path = Path(MEMORY if settings.store == "memory" else settings.db_path)
         self._settings = settings.storage
         self._migrations = migrations
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -53,7 +56,7 @@ class Storage:
         """
         if not self._migrations or self._writer is not None:
             return
-        if str(self.path) == ":memory:":
+        if str(self.path) == MEMORY:
             self._temporary = tempfile.TemporaryDirectory(prefix="gateway-")
             self.path = Path(self._temporary.name, "memory")
         prepare_file(self.path)
@@ -94,7 +97,7 @@ class Storage:
         self.health.state, self.health.reason = "ok", ""
         if self._temporary is not None:
             self._temporary.cleanup()
-            self._temporary, self.path = None, Path(":memory:")
+            self._temporary, self.path = None, Path(MEMORY)
 
     async def commit(self, group: Group) -> None:
         """Store the entries of one call together; returns when they are committed.

@@ -114,6 +114,7 @@ class Writer:
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
             task()
+            del task  # what it held would live until the next one comes
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()

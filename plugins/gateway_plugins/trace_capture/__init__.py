@@ -46,7 +46,7 @@ class TraceCapture:
         """What is asked of the engine, what is kept, and for how long.
 
         `token_ids`, `logprobs` and `usage`: whether they are injected where the caller did not ask.
-        `model` replaces the caller's. `max_answer_bytes` of an answer are kept. `offered` traces
+        `max_answer_bytes` of an answer are kept. `offered` traces
         may wait for `trace_recorded` hooks. Sessions that had no call for `keep_days` are deleted,
         and the oldest ones while there are more than `keep_sessions`, or the file has more than
         `keep_bytes` in use.
@@ -55,7 +55,6 @@ class TraceCapture:
         token_ids: bool = True
         logprobs: bool = True
         usage: bool = True
-        model: str | None = None
         max_answer_bytes: Annotated[int, Meta(gt=0)] = 64 * MIB
         offered: Annotated[int, Meta(gt=0)] = 1_000
         keep_days: Annotated[float, Meta(gt=0)] | None = None
@@ -126,8 +125,6 @@ class TraceCapture:
             return
         if not (await call.body.read())[:64].lstrip().startswith(b"{"):
             return  # not JSON: what is sent cannot be changed
-        if self.config.model is not None:
-            await call.set("model", self.config.model)
         if call.session_id is not None and self._options is not None:
             for name, value in self._options.sampling_params(call.session_id).items():
                 await call.set(name, value)

@@ -14,8 +14,8 @@ from gateway import TraceChoice
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 """What reading, converting or encoding foreign JSON can raise."""
 
-Id: TypeAlias = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-"""A token id, as wide as it is stored."""
+Id: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""A token id, at most as wide as it is stored."""
 
 Index: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
