@@ -63,12 +63,14 @@ class _Line:
 class Lineage:
     """The sequences of one session, for one thread.
 
-    The last `recent` of them that no other continues are kept whole, of all others their digests:
-    that a prompt extends one of these is still found, where it left one of them is not.
+    The last `recent` of them that no other continues are kept whole, fewer where they are more than
+    `most` bytes together; of all others their digests: that a prompt extends one of these is still
+    found, where it left one of them is not.
     """
 
-    def __init__(self, recent: int = 32) -> None:
+    def __init__(self, recent: int = 32, most: int = 1 << 62) -> None:
         self._recent = max(recent, 1)
+        self._most = most
         self._lines: list[_Line] = []
         self._digests: dict[tuple[int, bytes], dict[int, dict[bytes, Key]]] = {}
         self._longest_digest = 0
@@ -182,7 +184,7 @@ class Lineage:
             line = _Line(sequence, ends, keys, state)
         line.insert(len(sequence), key)
         self._lines.append(line)
-        if len(self._lines) > self._recent:
+        while len(self._lines) > 1 and (len(self._lines) > self._recent or self.kept > self._most):
             del self._lines[0]
             self._all_whole = False
 

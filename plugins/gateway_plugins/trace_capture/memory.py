@@ -10,6 +10,12 @@ from gateway_plugins.trace_capture.packing import Codec
 from gateway_plugins.trace_capture.reading import Reader
 from gateway_plugins.trace_capture.rows import Ends, Place, unpack_ends
 
+RECENT = 16
+"""Traces of a session whose bytes are at hand: the branches that it may go on from."""
+
+LARGEST = 1024 * 1024
+"""Bytes of a session that are at hand; the latest trace always is."""
+
 STUB = 400
 """About the bytes that a trace costs in memory besides its request and its sequence."""
 
@@ -25,12 +31,16 @@ class Known(msgspec.Struct, eq=False):
 
 
 class Session(msgspec.Struct, eq=False):
-    """The traces of one session; a `lineage` key is (position in `known`, choice)."""
+    """The traces of one session; a `lineage` key is (position in `known`, choice).
+
+    `at_hand` are the last ones, of `held` bytes, whose requests and sequences are in memory.
+    """
 
     lineage: Lineage
     known: list[Known]
     at_hand: deque[Known]
     size: int = 0
+    held: int = 0
 
     def add(self, known: Known, sequences: list[bytes]) -> Ends:
         """Take in a trace with the bytes of all its choices; gives where they end."""
@@ -40,11 +50,12 @@ class Session(msgspec.Struct, eq=False):
             (len(sequence), self.lineage.add((position, choice), sequence))
             for choice, sequence in enumerate(sequences)
         ]
-        if len(self.at_hand) == self.at_hand.maxlen:
-            self._drop(self.at_hand[0])
-        self.at_hand.append(known)
         known.size = len(known.request or b"") + sum(map(len, sequences))
         self.size += STUB + known.size
+        self.held += known.size
+        self.at_hand.append(known)
+        while len(self.at_hand) > 1 and (len(self.at_hand) > RECENT or self.held > LARGEST):
+            self._drop(self.at_hand.popleft())
         return ends
 
     def add_ends(self, known: Known, ends: Ends) -> None:
@@ -56,15 +67,15 @@ class Session(msgspec.Struct, eq=False):
 
     def _drop(self, known: Known) -> None:
         self.size -= known.size
+        self.held -= known.size
         known.request = None
 
 
 class Memory:
     """The sessions written to last, at most about `limit` bytes of them."""
 
-    def __init__(self, limit: int, recent: int) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._recent = recent
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._size = 0
 
@@ -90,13 +101,13 @@ class Memory:
         self._size = 0
 
     def _load(self, db: sqlite3.Connection, session_id: str, codec: Codec) -> Session:
-        session = Session(Lineage(recent=self._recent), [], deque(maxlen=self._recent))
+        session = Session(Lineage(RECENT, LARGEST), [], deque())
         rows = db.execute(
             "SELECT number, trace_id, depth, ends FROM traces WHERE session_id = ? ORDER BY number",
             (session_id,),
         ).fetchall()
         reader = Reader(db, codec)
-        old = len(rows) - self._recent // 2
+        old = len(rows) - RECENT // 2
         for place, (number, trace_id, depth, ends) in enumerate(rows):
             known = Known(Place(number), trace_id, depth)
             if place < old:

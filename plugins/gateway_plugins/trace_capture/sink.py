@@ -26,9 +26,6 @@ log = logging.getLogger("gateway.trace_capture")
 REMEMBERED = 128 * 1024 * 1024
 """Bytes of requests and sequences of sessions that are at hand for the next turn."""
 
-RECENT = 16
-"""Traces of a session whose bytes are at hand: the branches that it may go on from."""
-
 UPSERT = """
 INSERT INTO sessions (session_id, created_at, last_at, traces, incomplete, lost)
 VALUES (?, ?, ?, ?, ?, ?)
@@ -59,7 +56,7 @@ class TraceSink:
         self.codec = Codec()
         self._read = read
         self._hooks = hooks
-        self._memory = Memory(REMEMBERED, RECENT)
+        self._memory = Memory(REMEMBERED)
         self._seen: tuple[sqlite3.Connection, int] | None = None
         self._generation = 0
         self._first = True
