@@ -9,6 +9,7 @@ rllm-model-gateway's own store, where that is installed.
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import sqlite3
@@ -72,7 +73,7 @@ async def rllm_size_of(turns: int, sessions: int) -> float:
             for place, turn in enumerate(conversation(f"s{number}", turns)):
                 trace = rllm_trace(turn, f"{number}-{place}")
                 await store.store_trace(trace["trace_id"], trace["session_id"], trace)
-        await store.flush()
+        await store.close()
         with sqlite3.connect(path) as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return path.stat().st_size / (turns * sessions * SAMPLED)
@@ -93,6 +94,8 @@ def read_times(traces: int) -> list[float]:
     """Milliseconds to read one session of 50 turns, for several, in a file of `traces`."""
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder)) as file:
         _fill(file, traces)
+        gc.freeze()  # as the gateway's server does
+        gc.set_threshold(10_000, 20, 20)
         times = []
         for number in random.sample(range(traces // READ_TURNS), 20):
             begun = time.perf_counter()

@@ -91,7 +91,7 @@ def pack_ids(ids: Sequence[int]) -> bytes:
 def unpack_ids(packed: bytes) -> list[int]:
     numbers = array("i")
     numbers.frombytes(packed)
-    return list(_little(numbers))
+    return _little(numbers).tolist()
 
 
 def pack_logprobs(values: Sequence[float | None]) -> bytes:
