@@ -128,13 +128,18 @@ def test_a_prompt_that_left_its_session_says_where(file: File) -> None:
     assert other.divergence.expected_text == "5"
 
 
-def test_a_retry_names_the_first_try(file: File) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_retry_names_the_first_try(file: File, restarted: bool) -> None:
     turn = Turn([1], [[2]], [{"role": "user", "content": "x"}])
     again = Turn([1], [[3]], turn.messages, retried=True)
     file.store([record_of(turn), record_of(again)])
-    [one, other] = read(file.db)
-    assert (one.retry_of, other.retry_of) == (None, one.trace_id)
-    assert other.divergence is None
+    if restarted:
+        file.restart()
+    file.store([record_of(again)])
+    first, second, third = read(file.db)
+    assert (first.retry_of, second.retry_of) == (None, first.trace_id)
+    assert third.retry_of == first.trace_id
+    assert second.divergence is None
 
 
 @pytest.mark.parametrize("restarted", [False, True])

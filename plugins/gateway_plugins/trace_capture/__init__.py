@@ -8,6 +8,7 @@ stores it. `reading.py` and `store.py` give traces back, `trajectories.py` makes
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ from msgspec import Meta
 from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
-from gateway import Call, Gateway, hookimpl
+from gateway import Call, Gateway, StorageUnavailable, hookimpl
 from gateway_plugins.trace_capture import sessions, store
 from gateway_plugins.trace_capture.capture import Capture
 from gateway_plugins.trace_capture.hooks import Hooks
@@ -27,6 +28,8 @@ from gateway_plugins.trace_capture.retention import Keep, Retention
 from gateway_plugins.trace_capture.routes import capture_routes
 from gateway_plugins.trace_capture.schema import MIGRATIONS
 from gateway_plugins.trace_capture.sink import TraceSink
+
+log = logging.getLogger("gateway.trace_capture")
 
 MIB = 1024 * 1024
 
@@ -83,10 +86,7 @@ class TraceCapture:
     async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
         self._options = SessionOptions(gateway.storage.connect)
         self.hooks.start(gateway)
-        with contextlib.suppress(Exception):
-            self.weight_version = await gateway.storage.read(
-                lambda db: sessions.setting(db, "weight_version")
-            )
+        self.weight_version = await _last_weight_version(gateway)
         config = self.config
         keep = Keep(config.keep_days, config.keep_sessions, config.keep_bytes)
         self._retention = Retention(gateway.storage, keep, self.sink.forget)
@@ -95,7 +95,7 @@ class TraceCapture:
             yield
         finally:
             cleaning.cancel()
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(StorageUnavailable):  # which says so itself, once closed
                 await gateway.storage.flush()
             await asyncio.to_thread(self.hooks.stop)
             self._options.close()
@@ -136,6 +136,18 @@ class TraceCapture:
         if not captured(call):
             return None
         return Capture(call, self.sink, self.config.max_answer_bytes, self.weight_version)
+
+
+async def _last_weight_version(gateway: Gateway) -> int | None:
+    """The one that was set before the restart."""
+    try:
+        version: int | None = await gateway.storage.read(
+            lambda db: sessions.setting(db, "weight_version")
+        )
+    except (sqlite3.Error, StorageUnavailable) as error:
+        log.error("the weight version cannot be read, traces have none until it is set: %s", error)
+        return None
+    return version
 
 
 def captured(call: Call) -> bool:

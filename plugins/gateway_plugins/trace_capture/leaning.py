@@ -51,7 +51,8 @@ def row_of(record: Record, session: Session | None, codec: Codec) -> Row:
     )
     row = _row(record, content, base, place, codec, complete=not record.head.reasons)
     if session is not None:
-        known = Known(place, record.trace_id, row.depth, record.request)
+        retry_of = record.head.retry_of
+        known = Known(place, record.trace_id, row.depth, record.request, retry_of)
         sequences = _sequences(texts, packed, which)
         row.ends = pack_ends(session.add(known, sequences))
     return row
@@ -148,10 +149,10 @@ def _tell_lineage(record: Record, session: Session, found: Relation, prompt: byt
 
 
 def _first_try(session: Session, request: bytes) -> str | None:
-    """The trace of the same request that came before this one."""
+    """The trace of the first try of the same request."""
     for known in reversed(session.at_hand):
         if known.request == request:
-            return known.trace_id
+            return known.retry_of or known.trace_id
     return None
 
 

@@ -21,12 +21,16 @@ STUB = 400
 
 
 class Known(msgspec.Struct, eq=False):
-    """An earlier trace. `request` is None where it is not at hand, or must not be leant on."""
+    """An earlier trace. `request` is None where it is not at hand, or must not be leant on.
+
+    `retry_of` is the trace of the first try, where this is another one.
+    """
 
     place: Place
     trace_id: str
     depth: int
     request: bytes | None = None
+    retry_of: str | None = None
     size: int = 0
 
 
@@ -114,7 +118,7 @@ class Memory:
                 session.add_ends(known, unpack_ends(ends))
             else:
                 material = reader.material(number)
-                known.request = material.request
+                known.request, known.retry_of = material.request, material.retry_of
                 known_ends = zip(material.sequences, unpack_ends(ends), strict=True)
                 session.add(known, [one if length else b"" for one, (length, _) in known_ends])
         return session

@@ -47,6 +47,7 @@ class Material(msgspec.Struct, frozen=True):
     request: bytes
     prompts: list[bytes]
     sequences: list[bytes]
+    retry_of: str | None = None
 
     @property
     def size(self) -> int:
@@ -144,6 +145,7 @@ def _resolve(content: Content, base: Material) -> Material:
         content.request.apply(base.request),
         prompts,
         [prompts[one.prompt] + one.ids for one in content.tokens],
+        content.head.retry_of,
     )
 
 
