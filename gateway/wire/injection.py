@@ -33,6 +33,7 @@ MOST_UNFRAMED = 4
 
 _Object = dict[str, msgspec.Raw]
 
+_DONE = b"[DONE]"
 _NULL = msgspec.Raw(b"null")
 _EMPTY_OBJECT = msgspec.Raw(b"{}")
 _EMPTY_LIST = msgspec.Raw(b"[]")
@@ -129,6 +130,8 @@ class Stripper:
         data = event.data
         if data is None:
             return event.raw
+        if data == _DONE:
+            return self.close() + event.raw
         if self._frame is not None and not self._held:
             cut = self._frame.cut(event.raw)
             if cut is not None:
