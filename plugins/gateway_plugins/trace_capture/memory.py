@@ -16,7 +16,7 @@ RECENT = 16
 LARGEST = 1024 * 1024
 """Bytes of a session that are at hand; the latest trace always is."""
 
-STUB = 400
+STUB = 800
 """About the bytes that a trace costs in memory besides its request and its sequence."""
 
 
