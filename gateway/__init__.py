@@ -28,6 +28,7 @@ from gateway.hookspecs import hookimpl
 from gateway.reply import Caller
 from gateway.storage import Storage, StorageUnavailable
 from gateway.trace import (
+    Cause,
     Delivery,
     Divergence,
     Reason,
@@ -57,6 +58,7 @@ __all__ = [
     "CallError",
     "Caller",
     "CallerGone",
+    "Cause",
     "ChoiceDelta",
     "Config",
     "ConfigError",

@@ -45,6 +45,19 @@ Reason = Literal[
 """
 
 
+Cause = Literal[
+    "retokenised_completion",
+    "stripped_reasoning",
+    "changed_tools",
+    "changed_system_prompt",
+    "compacted_history",
+    "retry",
+    "other_conversation",
+    "unknown",
+]
+"""Why a prompt left an earlier sequence, as far as it can be told."""
+
+
 class TraceChoice(msgspec.Struct, kw_only=True):
     """One choice of an answer: one sampled sequence.
 
@@ -127,16 +140,7 @@ class Divergence(msgspec.Struct, kw_only=True):
     found_id: int | None = None
     expected_text: str | None = None
     found_text: str | None = None
-    cause: Literal[
-        "retokenised_completion",
-        "stripped_reasoning",
-        "changed_tools",
-        "changed_system_prompt",
-        "compacted_history",
-        "retry",
-        "other_conversation",
-        "unknown",
-    ] = "unknown"
+    cause: Cause = "unknown"
 
 
 class Trace(msgspec.Struct, kw_only=True):

@@ -21,6 +21,7 @@ NAMES = [
     "CallError",
     "Caller",
     "CallerGone",
+    "Cause",
     "ChoiceDelta",
     "Config",
     "ConfigError",

@@ -1,22 +1,10 @@
 """Where a prompt left an earlier sequence, and the likely cause, told from both requests."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
-from gateway import Divergence, Trace, TraceChoice
+from gateway import Cause, Divergence, Trace, TraceChoice
 from gateway_plugins.trace_capture.messages import Message, read
 from gateway_plugins.trace_capture.trajectories import NEXT_TO_NOTHING, choices_of
-
-Cause: TypeAlias = Literal[
-    "retokenised_completion",
-    "stripped_reasoning",
-    "changed_tools",
-    "changed_system_prompt",
-    "compacted_history",
-    "retry",
-    "other_conversation",
-    "unknown",
-]
 
 
 def divergence(parent: Trace, choice_index: int, child: Trace) -> Divergence:

@@ -9,6 +9,8 @@ from bisect import bisect_right
 from itertools import pairwise
 from typing import NamedTuple, Self
 
+from gateway_plugins.trace_capture import packing
+
 Key = tuple[int, int]
 """The number of the trace, and the place of the choice in it."""
 
@@ -196,16 +198,7 @@ def digest_of(sequence: bytes) -> bytes:
 
 def common_prefix(one: bytes, other: bytes) -> int:
     """How many bytes two sequences have in common at their beginnings, in whole tokens."""
-    if other.startswith(one):
-        return len(one)
-    low, high = 0, min(len(one), len(other)) // 4
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low * 4 : middle * 4] == other[low * 4 : middle * 4]:
-            low = middle
-        else:
-            high = middle - 1
-    return low * 4
+    return packing.common_prefix(one, other) // 4 * 4
 
 
 def _hash(sequence: bytes, begun: _State | None) -> _State:

@@ -70,10 +70,9 @@ def delta(base: bytes, text: bytes) -> Delta:
 
 def common_prefix(one: bytes, other: bytes) -> int:
     """The bytes that both begin with, by halving: memory is compared at memory's speed."""
-    most = min(len(one), len(other))
-    if one[:most] == other[:most]:
-        return most
-    same, differ = 0, most
+    if other.startswith(one) or one.startswith(other):
+        return min(len(one), len(other))
+    same, differ = 0, min(len(one), len(other))
     while differ - same > 1:
         middle = (same + differ) // 2
         if one[same:middle] == other[same:middle]:
