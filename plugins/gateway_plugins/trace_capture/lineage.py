@@ -100,17 +100,6 @@ class Lineage:
         self._all_whole = False
         self._index(key, length, digest)
 
-    def parent(self, prompt: bytes) -> tuple[Key, int] | None:
-        """The sequence that a prompt comes from, and how many bytes they have in common.
-
-        That is the longest sequence that it extends: then all bytes of it. Otherwise the one that
-        it has most in common with, or None if that is nothing. `relation` tells these apart.
-        """
-        found = self.relation(prompt)
-        if found.parent is not None:
-            return found.parent, found.extends
-        return (found.nearest, found.common) if found.nearest is not None else None
-
     def relation(self, prompt: bytes) -> Relation:
         """What a prompt extends, and what it has most in common with."""
         line, common = self._nearest(prompt)
@@ -189,11 +178,6 @@ class Lineage:
         while len(self._lines) > 1 and (len(self._lines) > self._recent or self.kept > self._most):
             del self._lines[0]
             self._all_whole = False
-
-
-def digest_of(sequence: bytes) -> bytes:
-    """What `Lineage.add_digest` wants to know of a sequence: DIGEST_SIZE bytes."""
-    return _digest(_hash(sequence, None))
 
 
 def common_prefix(one: bytes, other: bytes) -> int:
