@@ -9,7 +9,7 @@ import uvloop
 
 from gateway.simulator import Simulator
 
-pytest_plugins = ["gateway.testing"]
+pytest_plugins = ["gateway.testing", "recorded_file"]
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -1,5 +1,7 @@
 """A file of traces, recorded by a real gateway, and the command line that reads it."""
 
+import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,21 @@ class Traces:
             main(["traces", *map(str, arguments), "--db-path", str(self.path)])
         printed = self._capsys.readouterr()
         return stopped.value.code or 0, printed.out, printed.err
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "traces.db"
+    asyncio.run(record(path))
+    return path
+
+
+@pytest.fixture
+def traces(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Traces:
+    """`gateway traces` on a copy of the file, so that a test may spoil it."""
+    path = tmp_path / "traces.db"
+    shutil.copy(recorded, path)
+    return Traces(path, capsys)
 
 
 async def record(path: Path) -> None:

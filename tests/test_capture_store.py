@@ -224,6 +224,20 @@ def test_a_damaged_row_is_said_and_not_guessed(file: File, blob: bytes) -> None:
         read(file.db)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_damaged_row_does_not_lose_what_comes_after_it(file: File, number: int) -> None:
+    """Its session goes on after a restart, and nothing new leans on it."""
+    turns = conversation(4)
+    file.store([record_of(turn) for turn in turns[:2]])
+    file.db.execute("UPDATE traces SET content = x'01' WHERE number = ?", (number,))
+    file.restart()
+    tally = file.store([record_of(turn) for turn in turns[2:]])
+    assert (tally.committed, tally.lost) == (2, 0)
+    file.db.execute("DELETE FROM traces WHERE number <= 2")
+    found = read(file.db)
+    assert [one.prompt_token_ids for one in found] == [turn.prompt for turn in turns[2:]]
+
+
 def test_pages_follow_one_another(file: File) -> None:
     file.store([record_of(turn) for turn in conversation(7)])
     wanted = store.TraceFilter(session_ids=("s",))

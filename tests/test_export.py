@@ -1,9 +1,7 @@
 """`gateway traces`, on a file that a gateway has written."""
 
-import asyncio
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,27 +13,12 @@ import pytest
 from capturing import call, capturing
 from gateway_plugins.trace_capture import store
 from gateway_plugins.trace_capture.opening import opened
-from recorded_file import Traces, record
+from recorded_file import Traces
 
 from gateway import cli
 from gateway.testing import GatewayFor
 
 GATEWAY = Path(sys.executable).with_name("gateway")
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recorded") / "traces.db"
-    asyncio.run(record(path))
-    return path
-
-
-@pytest.fixture
-def traces(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Traces:
-    """A copy of the file, so that a test may spoil it."""
-    path = tmp_path / "traces.db"
-    shutil.copy(recorded, path)
-    return Traces(path, capsys)
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:

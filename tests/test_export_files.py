@@ -1,9 +1,7 @@
 """`gateway traces export`: what is in the files, what is left out, and that nothing is spoilt."""
 
-import asyncio
 import io
 import json
-import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -15,28 +13,13 @@ import pytest
 from gateway_plugins.trace_capture.export import Progress, TrajectoryRow
 from gateway_plugins.trace_capture.parquet import schema_of
 from gateway_plugins.trace_capture.rows import Content, Head
-from recorded_file import Traces, record
+from recorded_file import Traces
 
 from gateway import Trace
 
 ADVICE = "--allow-incomplete writes it if it can be; --verdict COMPLETE asks for no other"
 
 FREE_TEXT = ("messages", "raw_request", "raw_response", "injected", "sampling_params")
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recorded") / "traces.db"
-    asyncio.run(record(path))
-    return path
-
-
-@pytest.fixture
-def traces(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Traces:
-    """A copy of the file, so that a test may spoil it."""
-    path = tmp_path / "traces.db"
-    shutil.copy(recorded, path)
-    return Traces(path, capsys)
 
 
 def exported(traces: Traces, *arguments: str) -> list[dict[str, Any]]:

@@ -7,13 +7,10 @@ import msgspec
 from gateway import Trace
 from gateway_plugins.trace_capture.assembly import Part
 from gateway_plugins.trace_capture.lineage import Relation
-from gateway_plugins.trace_capture.memory import Known, Session
+from gateway_plugins.trace_capture.memory import DEEPEST, Known, Session
 from gateway_plugins.trace_capture.packing import Codec, delta, pack_ids, pack_logprobs
 from gateway_plugins.trace_capture.record import Record
 from gateway_plugins.trace_capture.rows import Content, Head, Place, Prompt, Row, Tokens, pack_ends
-
-DEEPEST = 256
-"""Rows that lean on one another; the next one stands by itself, so that reading stays quick."""
 
 _NOTHING = Relation(None, 0, None, 0)
 _encode = msgspec.msgpack.Encoder().encode

@@ -1,5 +1,6 @@
 """What the writer remembers of the sessions that it lately wrote to."""
 
+import logging
 import sqlite3
 from collections import OrderedDict, deque
 
@@ -7,8 +8,13 @@ import msgspec
 
 from gateway_plugins.trace_capture.lineage import Lineage
 from gateway_plugins.trace_capture.packing import Codec
-from gateway_plugins.trace_capture.reading import Reader
+from gateway_plugins.trace_capture.reading import Reader, Unreadable
 from gateway_plugins.trace_capture.rows import Ends, Place, unpack_ends
+
+log = logging.getLogger("gateway.trace_capture")
+
+DEEPEST = 256
+"""Rows that lean on one another; the next one stands by itself, so that reading stays quick."""
 
 RECENT = 16
 """Traces of a session whose bytes are at hand: the branches that it may go on from."""
@@ -114,11 +120,20 @@ class Memory:
         old = len(rows) - RECENT // 2
         for place, (number, trace_id, depth, ends) in enumerate(rows):
             known = Known(Place(number), trace_id, depth)
-            if place < old:
+            if place < old or not _add_whole(session, known, reader, unpack_ends(ends)):
                 session.add_ends(known, unpack_ends(ends))
-            else:
-                material = reader.material(number)
-                known.request, known.retry_of = material.request, material.retry_of
-                known_ends = zip(material.sequences, unpack_ends(ends), strict=True)
-                session.add(known, [one if length else b"" for one, (length, _) in known_ends])
         return session
+
+
+def _add_whole(session: Session, known: Known, reader: Reader, ends: Ends) -> bool:
+    """False where a damaged file does not give it back: then nothing may lean on it either."""
+    try:
+        material = reader.material(known.place.number or 0)
+    except Unreadable as error:
+        log.error("%s; later turns of its session do not lean on it", error)
+        known.depth = DEEPEST
+        return False
+    known.request, known.retry_of = material.request, material.retry_of
+    sequences = zip(material.sequences, ends, strict=False)
+    session.add(known, [one if length else b"" for one, (length, _) in sequences])
+    return True

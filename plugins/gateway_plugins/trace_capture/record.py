@@ -118,7 +118,7 @@ def _decoded(capture: Capture) -> bytes | None:
         if coding in (b"gzip", b"x-gzip", b"deflate"):
             return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, UNFOLDED)
         if coding == b"zstd":
-            return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+            return zstandard.ZstdDecompressor().stream_reader(body).read(UNFOLDED)
     except (zlib.error, zstandard.ZstdError):
         return None
     return None

@@ -47,7 +47,7 @@ class Written(msgspec.Struct, eq=False):
 
 
 class TraceSink:
-    """A gateway Sink of Captures; `reader` makes a Record of one.
+    """A gateway Sink of Captures; `read` makes a Record of one.
 
     `lost` counts by session the traces that could not be stored, until that could be written.
     """
