@@ -4,6 +4,7 @@ These are the names that plugins and embedders may use; everything else may chan
 """
 
 from gateway.app import Gateway, create_app
+from gateway.asking import WorkerAnswer
 from gateway.call import Answer, Attempt, Call, Outcome, Principal, StateKey
 from gateway.config import Config
 from gateway.control import ControlRequest
@@ -13,6 +14,7 @@ from gateway.errors import (
     BodyTooLarge,
     CallerGone,
     CallError,
+    ChooseAgain,
     ConfigError,
     Forbidden,
     GatewayError,
@@ -45,7 +47,8 @@ from gateway.trace import (
 )
 from gateway.wire.dialects import ChoiceDelta, Delta, Usage
 from gateway.wire.sse import Event
-from gateway.workers import Worker, WorkerInfo
+from gateway.worker import Condition, Worker, WorkerInfo
+from gateway.workers import Workers
 
 __version__ = "0.1.0"
 
@@ -60,6 +63,8 @@ __all__ = [
     "CallerGone",
     "Cause",
     "ChoiceDelta",
+    "ChooseAgain",
+    "Condition",
     "Config",
     "ConfigError",
     "ControlRequest",
@@ -95,7 +100,9 @@ __all__ = [
     "Verdict",
     "WeightVersions",
     "Worker",
+    "WorkerAnswer",
     "WorkerInfo",
+    "Workers",
     "create_app",
     "get_header",
     "hookimpl",

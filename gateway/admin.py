@@ -1,14 +1,20 @@
 """The core's own routes: its health, and its workers while it runs."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gateway import config
 from gateway.config import Node
 from gateway.control import ControlRequest
 from gateway.errors import BadRequest, NotFound
-from gateway.workers import WorkerInfo, Workers
+from gateway.kept_workers import KeptWorkers
+from gateway.overlay import Change, Fields, Overlay
+from gateway.worker import Worker, WorkerInfo
+from gateway.workers import Workers
 
 
 class WorkersHealth(msgspec.Struct, kw_only=True):
@@ -26,17 +32,31 @@ class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
     api_path: str | None = None
     worker_id: str | None = None
     model_name: str | None = None
+    models: list[str] = []
     weight: float = 1.0
     headers: dict[str, str] = {}
     forward_authorization: bool = False
     inject: bool = True
 
 
-class WorkersAdmin:
-    """Lists, adds and removes the workers of one gateway."""
+class NewFields(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to change of a worker; what is not given stays (see overlay.Fields)."""
 
-    def __init__(self, workers: Workers) -> None:
+    model_name: str | UnsetType | None = UNSET
+    models: list[str] | UnsetType = UNSET
+    weight: float | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    forward_authorization: bool | UnsetType = UNSET
+    inject: bool | UnsetType = UNSET
+
+
+class WorkersAdmin:
+    """Lists and changes the workers of one gateway; a change holds once it is kept."""
+
+    def __init__(self, workers: Workers, kept: KeptWorkers) -> None:
         self._workers = workers
+        self._kept = kept
+        self._changing = asyncio.Lock()
 
     async def health(self, _: ControlRequest) -> WorkersHealth:
         found = self._infos()
@@ -46,33 +66,84 @@ class WorkersAdmin:
     async def list_all(self, _: ControlRequest) -> list[WorkerInfo]:
         return self._infos()
 
+    async def show(self, request: ControlRequest) -> WorkerInfo:
+        return self._find(request.params["worker_id"]).info()
+
     async def add(self, request: ControlRequest) -> dict[str, Any]:
-        settings = _checked(await request.json(NewWorker))
-        try:
-            worker = self._workers.add(settings)
-        except ValueError as error:
-            raise BadRequest(
-                f"{error}; give this one another worker_id", param="worker_id"
-            ) from None
-        return {"worker_id": worker.id, "url": worker.url, "api_path": worker.api_path}
+        settings = _checked(msgspec.structs.asdict(await request.json(NewWorker)))
+        async with self._changing:
+            if self._workers.find(settings.worker_id) is not None:
+                raise BadRequest(
+                    f"there is a worker {settings.worker_id} already; give this one another "
+                    "worker_id",
+                    param="worker_id",
+                )
+            await self._alter(settings.worker_id, lambda overlay: overlay.added(settings))
+        return {
+            "worker_id": settings.worker_id,
+            "url": settings.url,
+            "api_path": settings.api_path,
+        }
 
     async def remove(self, request: ControlRequest) -> dict[str, Any]:
         worker_id = request.params["worker_id"]
-        if self._workers.remove(worker_id) is None:
-            raise NotFound("there is no worker of this id; GET /admin/workers lists them")
+        await self._change(worker_id, lambda overlay: overlay.removed(worker_id))
         return {"removed": worker_id}
+
+    async def patch(self, request: ControlRequest) -> WorkerInfo:
+        worker_id = request.params["worker_id"]
+        fields = _checked_fields(await request.json(NewFields))
+        return await self._change(worker_id, lambda overlay: overlay.patched(worker_id, fields))
+
+    async def drain(self, request: ControlRequest) -> WorkerInfo:
+        return await self._drain(request.params["worker_id"], drained=True)
+
+    async def undrain(self, request: ControlRequest) -> WorkerInfo:
+        return await self._drain(request.params["worker_id"], drained=False)
+
+    async def _drain(self, worker_id: str, *, drained: bool) -> WorkerInfo:
+        return await self._change(
+            worker_id, lambda overlay: overlay.drained(worker_id, drained=drained)
+        )
+
+    async def _change(self, worker_id: str, change: Callable[[Overlay], Change]) -> WorkerInfo:
+        """How the worker is after the change. Raises NotFound, and what the database raises."""
+        async with self._changing:
+            worker = self._find(worker_id)
+            await self._alter(worker_id, change)
+        return worker.info()
+
+    async def _alter(self, worker_id: str, change: Callable[[Overlay], Change]) -> None:
+        """Keep the change, then make it; one that cannot be kept is not made."""
+        made = change(self._workers.overlay)
+        alter = self._workers.alter(worker_id, made)
+        await self._kept.keep(worker_id, made)
+        alter()
+
+    def _find(self, worker_id: str) -> Worker:
+        worker = self._workers.find(worker_id)
+        if worker is None:
+            raise NotFound("there is no worker of this id; GET /admin/workers lists them")
+        return worker
 
     def _infos(self) -> list[WorkerInfo]:
         return [worker.info() for worker in self._workers.all]
 
 
-def _checked(given: NewWorker) -> config.Worker:
+def _checked(given: dict[str, Any]) -> config.Worker:
     """Through the configuration's own checks, in its words. Raises BadRequest."""
-    written = {
-        name: value for name, value in msgspec.structs.asdict(given).items() if value is not None
-    }
+    written = {name: value for name, value in given.items() if value is not None}
     problems: list[str] = []
     made = config.convert(Node.of(written, ""), config.Worker, problems=problems)
     if made is None:
         raise BadRequest("; ".join(problems), param=problems[0].partition(":")[0])
     return made
+
+
+def _checked_fields(new: NewFields) -> Fields:
+    """Raises BadRequest, as for a whole worker."""
+    given = {
+        name: value for name, value in msgspec.structs.asdict(new).items() if value is not UNSET
+    }
+    made = _checked({**given, "url": "http://any"})
+    return Fields(**{name: getattr(made, name) for name in given})

@@ -2,31 +2,35 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from sqlite_utils.migrations import Migrations
+from msgspec.structs import replace
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.admin import WorkersAdmin
-from gateway.config import Config, is_loopback
+from gateway.chains import Chains
+from gateway.config import Config
 from gateway.control import ControlRoute, Handler
 from gateway.edge import Edge, path_of
 from gateway.errors import (
     BadRequest,
     CallError,
-    ConfigError,
     InternalError,
     NotFound,
 )
+from gateway.kept_workers import KeptWorkers
 from gateway.local import LocalHandler, LocalWorker
 from gateway.plugins import Plugins
+from gateway.probes import Prober
 from gateway.proxy import Proxy
+from gateway.reloading import Reloader
+from gateway.running import InFlight, Parts, added_routes, entered, leave
 from gateway.storage import Storage
 from gateway.workers import Workers
 
@@ -38,24 +42,68 @@ class Gateway:
 
     `async with` enters the plugins' lifespans and leaves them; an ASGI server does the same by the
     lifespan protocol. `carry` is for plugins with routes of their own: it carries an HTTP request
-    as a call for another path (see Edge.serve). Raises ConfigError where the configuration cannot
-    be used.
+    as a call for another path (see Edge.serve). `source` reads the configuration anew for a reload;
+    without one there is none. Callbacks in `reloaded` are told of each new configuration; none may
+    wait or raise. Raises ConfigError where the configuration cannot be used.
     """
 
-    def __init__(self, config: Config, *, local_handler: LocalHandler | None = None) -> None:
-        self.config = config
-        self.plugins = Plugins(config.plugins)
-        self.chains = self.plugins.chains()
-        _refuse_exposure(config, authenticated=bool(self.chains.authenticate))
+    def __init__(
+        self,
+        config: Config,
+        *,
+        local_handler: LocalHandler | None = None,
+        source: Callable[[], Config] | None = None,
+    ) -> None:
+        plugins = Plugins(config.plugins)
+        self.parts = Parts.of(config, plugins)
         self.workers = Workers(config)
         if local_handler is not None:
-            self.workers.all = [LocalWorker(local_handler, config)]
-        self.storage = Storage(config, self._migrations())
+            self.workers.put((LocalWorker(local_handler, config),))
+        everyone = plugins.new_since(None)
+        migrations = plugins.run("migrations", only=everyone).values()
+        self.storage = Storage(config, [*KeptWorkers.migrations(config), *migrations])
+        self._kept = KeptWorkers(self.storage, config)
+        self.prober = Prober(self.workers, config.probes)
         self.proxy = Proxy(self.chains, self.workers, config, self.storage)
         self.edge = Edge(self.proxy, config)
         self.carry = self.edge.serve
+        self._requests: InFlight[object] = InFlight()
+        self.in_flight: tuple[InFlight[Any], ...] = (self.proxy.in_flight, self._requests)
+        self.reloaded: list[Callable[[Config], None]] = [
+            lambda config: self.prober.change(config.probes)
+        ]
+        self.reloader = Reloader(self, source)
         self._running = contextlib.AsyncExitStack()
-        self._router = Router(self._routes(), lifespan=self._lifespan, redirect_slashes=False)
+        self._own_routes: Sequence[BaseRoute] = self._admin()
+        self._router = Router(lifespan=self._lifespan, redirect_slashes=False)
+        self.adopt(replace(self.parts, routes=added_routes(plugins, self, everyone)))
+
+    @property
+    def config(self) -> Config:
+        return self.parts.config
+
+    @property
+    def plugins(self) -> Plugins:
+        return self.parts.plugins
+
+    @property
+    def chains(self) -> Chains:
+        return self.parts.chains
+
+    def adopt(self, parts: Parts) -> None:
+        """From now on new calls and requests go by these; those in flight go on as they began."""
+        self.parts = parts
+        self.proxy.adopt(parts.chains, parts.config)
+        self.edge.adopt(parts.config)
+        carried = ("/v1/{path:path}", *parts.config.extra_paths)
+        self._router.routes = [
+            *(Route(path, self.edge) for path in carried),
+            *self._own_routes,
+            *(route for routes in parts.routes.values() for route in routes),
+            Route("/health", self._health),  # a plugin may say more of it
+        ]
+        for told in self.reloaded:
+            told(parts.config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Starlette's application would wrap `send`, and asgi.py must see the server's own. Its
@@ -65,40 +113,38 @@ class Gateway:
                 await self.edge.serve(scope, receive, send, path=path_of(scope))
             else:
                 scope["app"] = self  # without it the router answers in plain text what it has not
-                await self._router(scope, receive, send)
+                await self._route(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http":
                 raise
             await _page(error, scope["path"])(scope, receive, send)
 
-    def _migrations(self) -> list[Migrations]:
-        found = []
-        for hook in self.plugins.hooks["migrations"]:
-            with self.plugins.blamed(hook.plugin):
-                found.append(hook.run())
-        return found
-
-    def _routes(self) -> list[BaseRoute]:
-        carried = [Route(path, self.edge) for path in ("/v1/{path:path}", *self.config.extra_paths)]
-        added: list[BaseRoute] = []
-        for hook in self.plugins.hooks["routes"]:
-            with self.plugins.blamed(hook.plugin):
-                added += hook.run(self)
-        return [*carried, Route("/health", self._health), *self._admin(), *added]
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = object()
+        if scope["type"] == "http":
+            self._requests.add(request)
+        try:
+            await self._router(scope, receive, send)
+        finally:
+            self._requests.end(request)
 
     def control(self, path: str, **handlers: Handler) -> ControlRoute:
         """A route for those who run the gateway: `control("/jobs/{id}", GET=show, DELETE=cancel)`.
 
         Where any plugin authenticates, it refuses whom none of them knows.
         """
-        return ControlRoute(path, handlers, self.chains, self.config)
+        return ControlRoute(path, handlers, self)
 
     def _admin(self) -> list[ControlRoute]:
-        workers = WorkersAdmin(self.workers)
+        workers = WorkersAdmin(self.workers, self._kept)
+        one = "/admin/workers/{worker_id}"
         return [
             self.control("/health/workers", GET=workers.health),
+            self.control("/admin/reload", POST=self.reloader.answer),
             self.control("/admin/workers", GET=workers.list_all, POST=workers.add),
-            self.control("/admin/workers/{worker_id}", DELETE=workers.remove),
+            self.control(f"{one}/drain", POST=workers.drain),
+            self.control(f"{one}/undrain", POST=workers.undrain),
+            self.control(one, GET=workers.show, PATCH=workers.patch, DELETE=workers.remove),
         ]
 
     async def _health(self, _: object) -> Response:
@@ -118,11 +164,17 @@ class Gateway:
             stack.callback(self.workers.close)
             await self.storage.open()
             stack.push_async_callback(self.storage.close)
-            for hook in self.plugins.hooks["lifespan"]:
-                with self.plugins.blamed(hook.plugin):
-                    await stack.enter_async_context(hook.run(self))
+            self.workers.restore(await self._kept.load())
+            await stack.enter_async_context(self.prober)
+            running = await entered(self.plugins, self, self.plugins.new_since(None))
+            self.parts = replace(self.parts, lifespans=running)
+            stack.push_async_callback(self._leave)
             self._running = stack.pop_all()
         return self
+
+    async def _leave(self) -> None:
+        await self.reloader.close()
+        await leave(self.parts.lifespans.values())
 
     async def __aexit__(
         self,
@@ -147,16 +199,6 @@ def create_app(config: Config, *, local_handler: LocalHandler | None = None) -> 
     With `local_handler` a function answers in place of the configured workers, see gateway.local.
     """
     return Gateway(config, local_handler=local_handler)
-
-
-def _refuse_exposure(config: Config, *, authenticated: bool) -> None:
-    if authenticated or config.allow_anonymous or is_loopback(config.host):
-        return
-    raise ConfigError(
-        f"host {config.host}: other machines can reach it, and no plugin authenticates callers, "
-        "so anybody could use the workers; enable an authenticating plugin, or listen on "
-        "127.0.0.1, or set `allow_anonymous: true`"
-    )
 
 
 def _page(error: Exception, path: str) -> Response:

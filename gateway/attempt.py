@@ -6,34 +6,40 @@ from time import monotonic
 from gateway.call import Attempt, Call
 from gateway.config import Config
 from gateway.errors import GatewayError, UpstreamClosed
+from gateway.failover import may_run_again
 from gateway.local import LocalWorker
 from gateway.relay import Relay
 from gateway.upstream.connection import Connection
 from gateway.upstream.request import upload
+from gateway.upstream.unseen import ClosedUnseen
 
 
 async def try_once(call: Call, attempt: Attempt, settings: Config) -> bytes:
     """Send the call to the attempt's worker; gives the answer's last bytes, the others relayed.
 
-    Raises the CallError that ended the attempt, CallerGone, or InjectionRefused. Workers close kept
-    connections when they like (vLLM after 5 s): one that was dead before a byte of the answer is no
-    failure of the worker, and the request goes out once more on a fresh one.
+    Raises the CallError that ended the attempt, CallerGone, or HeldBack. Workers close kept
+    connections when they like (vLLM after 5 s). One that ends before a byte of the answer is no
+    failure of the worker where it had closed before the request came, or where it does no harm if
+    the worker runs it twice: then the request goes out once more, on a fresh one.
     """
     if isinstance(attempt.worker, LocalWorker):
         return await attempt.worker.carry(call, attempt, settings)
     body = call.body_to_send(attempt)
     pool = attempt.worker.pool
+    head = _head(call, attempt, body)  # now: a worker that changes may have another host and key
     kept = pool.take() if body is not None else None  # a body that streams cannot be sent twice
     if kept is not None:
         attempt.reused = True
         try:
-            return await _exchange(call, attempt, settings, kept, body)
+            return await _exchange(call, attempt, settings, kept, head, body)
+        except ClosedUnseen:
+            pass
         except UpstreamClosed:
-            if kept.heard:
+            if kept.heard or not may_run_again(call, settings.failover):
                 raise
         attempt.reused = False
     fresh = await pool.open()
-    return await _exchange(call, attempt, settings, fresh, body)
+    return await _exchange(call, attempt, settings, fresh, head, body)
 
 
 async def _exchange(
@@ -41,11 +47,11 @@ async def _exchange(
     attempt: Attempt,
     settings: Config,
     connection: Connection,
+    head: bytes,
     body: bytes | None,
 ) -> bytes:
     relay = Relay(call, attempt, connection, settings)
     attempt.connected = monotonic()
-    head = _head(call, attempt, body)
     head_only = call.method == "HEAD"
     sending = None
     if body is not None:
@@ -72,7 +78,7 @@ def _head(call: Call, attempt: Attempt, body: bytes | None) -> bytes:
         call.headers,
         call.id,
         call.body.length if body is None else len(body),
-        readable=call.stripper is not None or call.observers.read_the_answer,
+        readable=call.stripper is not None or call.observers.read_the_answer or call.reply.waiting,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +21,13 @@ from gateway.wire.dialects import Dialect, Usage, dialect_of
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
 
 if TYPE_CHECKING:
-    from gateway.workers import Worker
+    from gateway.chains import Chains
+    from gateway.worker import Worker
 
 T = TypeVar("T")
+
+_NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -69,6 +74,8 @@ class Attempt(msgspec.Struct):
     """One try at a worker. Times are `time.monotonic()` seconds; None: it did not get that far.
 
     `left_out` is what was not injected this time, because the try before was refused with it.
+    `last`: its answer is passed on whatever its status. `weight_version` is that of the worker's
+    weights when the attempt began, `weight_version_end` when it ended.
     """
 
     worker: "Worker"
@@ -80,6 +87,15 @@ class Attempt(msgspec.Struct):
     status: int | None = None
     error: CallError | None = None
     left_out: frozenset[Injection] = NONE
+    last: bool = True
+    weight_version: int | str | None = None
+    weight_version_end: int | str | None = None
+
+    def said(self) -> str:
+        """How it went, in a word: the status, or the code of the error."""
+        if self.error is not None:
+            return self.error.code
+        return "gone" if self.status is None else str(self.status)
 
 
 class Outcome(msgspec.Struct):
@@ -184,9 +200,11 @@ class Call:
         "_json",
         "_model",
         "_wanted",
+        "answer_headers",
         "attempts",
         "body",
         "caller",
+        "chains",
         "client",
         "created",
         "dialect",
@@ -240,6 +258,8 @@ class Call:
         self.state = State()
         self.entries: list[Entry] = []
         self.stripper: Stripper | None = None
+        self.answer_headers: list[tuple[bytes, bytes]] | None = None
+        self.chains: Chains
         self._json: dict[str, Any] | None = None
         self._model: _Model | None = None
         self._changes: dict[str, object] | None = None
@@ -268,6 +288,33 @@ class Call:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._model = _Model()
         return self._model.model if self._model else None
+
+    def add_header(self, name: str, value: str) -> None:
+        """Add a line to the head of the answer, whoever gives it.
+
+        The last moment for it is an observer's `started`, where `call.worker` has just answered.
+        Raises ValueError where the line cannot be sent.
+        """
+        line = (name.lower().encode("latin-1"), value.encode("latin-1"))
+        if not _NAME.fullmatch(line[0]) or not _VALUE.fullmatch(line[1]):
+            raise ValueError(f"{name}: {value!r} is no header")
+        self.answer_headers = [*(self.answer_headers or ()), line]
+
+    def keep_alive(self) -> None:
+        """Send an SSE comment to the caller, who asked for a stream and waits for it to begin.
+
+        The first sends the head of the answer with it: what is no event stream then is told as an
+        `error` event. Comments are no part of the answer, and nobody but the caller sees them.
+        """
+        self.reply.comment(self.own_headers())
+
+    def own_headers(self) -> list[tuple[bytes, bytes]]:
+        """What the gateway adds to the head of an answer: its id, its way if that was longer."""
+        lines = [(b"x-request-id", self.id.encode())]
+        if len(self.attempts) > 1:
+            ways = (f"{one.worker.id}={one.said()}" for one in self.attempts)
+            lines.append((b"x-gateway-attempts", ", ".join(ways).encode()))
+        return lines if self.answer_headers is None else [*lines, *self.answer_headers]
 
     async def json(self) -> dict[str, Any]:
         """The caller's body as a JSON object, parsed once; do not change it, use `set`.

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from gateway.call import Answer, Attempt, Call, Outcome, Principal
-from gateway.errors import CallError, HookFailed, Unauthorized
+from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
 from gateway.observing import UNOBSERVED, Observers
-from gateway.workers import Worker
+from gateway.worker import Worker
 
 log = logging.getLogger("gateway.plugins")
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class Chains(msgspec.Struct, frozen=True):
 async def _closed(hook: Hook, name: str, running: Awaitable[T]) -> T:
     try:
         return await running
-    except CallError:
+    except (CallError, ChooseAgain):
         raise
     except (Exception, asyncio.CancelledError) as error:
         if _ends_the_call(error):

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,9 @@ def _add_simulate(commands: "Commands") -> None:
     parser.add_argument("--itl", type=float, default=0.0, help="seconds between tokens")
     parser.add_argument("--max-model-len", type=int, default=2048, help="tokens of context (2048)")
     parser.add_argument("--api-key", help="key that /v1 asks for")
+    parser.add_argument(
+        "--development", action="store_true", help="with vLLM's development endpoints"
+    )
     parser.add_argument("--seed", type=int, help="makes unseeded calls repeatable")
     parser.add_argument("--fault", help="what goes wrong, such as hang or reset:3")
     parser.set_defaults(run=_simulate)
@@ -152,8 +156,10 @@ def _load(options: argparse.Namespace) -> Config:
 
 def _serve(options: argparse.Namespace) -> None:
     settings = _load(options)
-    gateway = Gateway(settings)
+    from_file = options.config or os.environ.get("GATEWAY_CONFIG")
+    gateway = Gateway(settings, source=partial(_load, options) if from_file else None)
     _log_to_stderr(settings.log_level)
+    gateway.reloaded.append(_log_as)
     if not settings.workers:
         log.warning("no worker is configured: every call gets a 503; name one with --worker URL")
     _run(gateway)
@@ -184,6 +190,7 @@ def _simulate(options: argparse.Namespace) -> None:
             max_model_len=options.max_model_len,
             api_key=options.api_key,
             seed=options.seed,
+            development=options.development,
             faults=Faults.parse(options.fault) if options.fault else Faults(),
         )
     except ValueError as error:
@@ -215,6 +222,10 @@ def _complain(problems: Sequence[str]) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return 2
+
+
+def _log_as(settings: Config) -> None:
+    logging.getLogger().setLevel(settings.log_level.upper())
 
 
 def _log_to_stderr(level: str) -> None:

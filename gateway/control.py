@@ -8,7 +8,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -100,6 +100,15 @@ Handler = Callable[[ControlRequest], Awaitable[Any]]
 """Gives a Starlette Response, or what is sent as JSON with status 200. It may raise CallErrors."""
 
 
+class Ruling(Protocol):
+    """What holds for requests now; a reload puts other things in their places."""
+
+    @property
+    def chains(self) -> Chains: ...
+    @property
+    def config(self) -> Config: ...
+
+
 class ControlRoute(BaseRoute):
     """One path, such as `/sessions/{id}/traces`, and what each method of it does.
 
@@ -108,14 +117,11 @@ class ControlRoute(BaseRoute):
     call and never matches.
     """
 
-    def __init__(
-        self, path: str, handlers: Mapping[str, Handler], chains: Chains, settings: Config
-    ) -> None:
+    def __init__(self, path: str, handlers: Mapping[str, Handler], ruling: Ruling) -> None:
         self.path = path
         self.methods = frozenset(handlers)
         self._handlers = dict(handlers)
-        self._chains = chains
-        self._settings = settings
+        self._ruling = ruling
         literal_or_name = re.split(r"\{(\w+)\}", path)
         self._pattern = re.compile(
             "".join(
@@ -166,7 +172,7 @@ class ControlRoute(BaseRoute):
             receive,
             params=scope["path_params"],
             principal=principal,
-            settings=self._settings,
+            settings=self._ruling.config,
         )
         try:
             answer = await handler(request)
@@ -181,7 +187,8 @@ class ControlRoute(BaseRoute):
 
     async def _identify(self, scope: Scope) -> Principal | None:
         """Raises Unauthorized as a call does, once any plugin authenticates."""
-        if not self._chains.authenticate:
+        chains = self._ruling.chains
+        if not chains.authenticate:
             return None
         client = scope.get("client")
         call = Call(
@@ -192,7 +199,7 @@ class ControlRoute(BaseRoute):
             headers=scope["headers"],
             client=client[0] if client else None,
         )
-        await self._chains.identify(call)
+        await chains.identify(call)
         return call.principal
 
 

@@ -19,6 +19,11 @@ class Edge:
 
     def __init__(self, proxy: Proxy, settings: Config) -> None:
         self._proxy = proxy
+        self._added: frozenset[str] = frozenset()
+        self.adopt(settings)
+
+    def adopt(self, settings: Config) -> None:
+        """From now on requests go by these settings."""
         self._limits = settings.limits
         self._patience = settings.timeouts.idle
         self._extra = frozenset(settings.extra_paths)
@@ -68,9 +73,16 @@ class Edge:
         finally:
             caller.release()
 
+    def also(self, *paths: str) -> None:
+        """Carry these too, each exactly as it is: for a plugin whose `routes` lead here."""
+        self._added |= frozenset(paths)
+
     def carries(self, path: str) -> bool:
-        """Everything under /v1/ and the configured paths, but nothing that climbs out of them."""
-        if path in self._extra:
+        """Everything under /v1/, the paths of the configuration, and what plugins have added.
+
+        Nothing that climbs out of /v1/ is.
+        """
+        if path in self._extra or path in self._added:
             return True
         return path.startswith("/v1/") and not _climbs(path)
 

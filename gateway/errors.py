@@ -4,6 +4,7 @@
     ├── ConfigError                 an operator's mistake, found at start-up; no caller sees it
     ├── CallerGone                  there is nobody to tell
     │   └── CallerStalled
+    ├── ChooseAgain                 raised by a hook that waited: the workers are other ones now
     └── CallError                   answered in OpenAI's envelope; `status` and `code` below
         ├── BadRequest              400 invalid_request
         │   └── InvalidJSON         400 invalid_json
@@ -58,6 +59,13 @@ class CallerStalled(CallerGone):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the caller took nothing in for {seconds} s (timeouts.idle)")
+
+
+class ChooseAgain(GatewayError):
+    """Raised in `filter_workers` or `pick_worker`, after a wait: choose among the workers of now.
+
+    The core then runs both hooks again with what is fit at this moment.
+    """
 
 
 class CallError(GatewayError):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import pluggy
 
 from gateway.call import Answer, Attempt, Call, Outcome, Principal
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from gateway.app import Gateway
-    from gateway.workers import Worker
+    from gateway.worker import Worker
 
 NAME = "gateway"
 hookspec = pluggy.HookspecMarker(NAME)
@@ -140,15 +141,29 @@ async def call_finished(call: Call, outcome: Outcome) -> None:
 
 @hookspec
 def routes(gateway: "Gateway") -> "Sequence[BaseRoute]":
-    """Add routes of Starlette's to the gateway; called once, at start-up."""
+    """Add routes of Starlette's to the gateway.
+
+    Called once, at start-up or at the reload that brings the plugin.
+    """
 
 
 @hookspec
 def lifespan(gateway: "Gateway") -> AbstractAsyncContextManager[None]:
     """Run something beside the gateway.
 
-    Called once; entered in order before the first call, left in reverse after the last. A failure
-    on entering ends the start-up.
+    Called once; entered in order before the first call, left in reverse after the last, in one task
+    of its own. A failure on entering ends the start-up, or the reload.
+    """
+
+
+@hookspec
+def reconfigure(config: msgspec.Struct) -> None:
+    """Take other options while the gateway runs, and keep what is known.
+
+    Called at a reload where the plugin's options are not what they were, with its new Config. Raise
+    ValueError to refuse, before anything is changed; nothing else of the reload happens then. Where
+    the reload fails after it, it is called with the Config before. A plugin without this hook is
+    made anew.
     """
 
 

@@ -7,11 +7,12 @@ object and serves to declare and to check; it never calls the hooks of a call.
 import contextlib
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import pluggy
+from msgspec.structs import replace
 
 from gateway import hookspecs
 from gateway.chains import Chains, Failures, Hook
@@ -27,26 +28,36 @@ FOR_CALLS = frozenset(Chains.__struct_fields__) - {"failures"}
 
 
 class Plugin(msgspec.Struct, frozen=True):
-    """A loaded plugin: `object` is the instance, or the module of a bare one."""
+    """A loaded plugin: `object` is the instance, or the module of a bare one.
+
+    `entry` is what the configuration says of it, `config` its options as its own Struct.
+    """
 
     name: str
-    place: str
+    entry: PluginEntry
     object: Any
+    config: Any = None
+
+    @property
+    def place(self) -> str:
+        return self.entry.source
 
 
 class Plugins:
     """The plugins of one gateway, configured, checked and in order.
 
-    `hooks` has, for each hook of hookspecs, its implementations in the order of the file. Raises
-    ConfigError with every problem found.
+    `hooks` has, for each hook of hookspecs, its implementations in the order of the file. What is
+    `before` is taken over: an object whose entry says the same, and one that can be reconfigured
+    with its new `config`; it is not given that here. Raises ConfigError with every problem found.
     """
 
-    def __init__(self, entries: Sequence[PluginEntry]) -> None:
+    def __init__(self, entries: Sequence[PluginEntry], before: "Plugins | None" = None) -> None:
         problems: list[str] = []
         self.loaded: list[Plugin] = []
         for entry in entries:
             try:
-                self.loaded.append(_load(entry))
+                kept = before.kept(entry) if before is not None else None
+                self.loaded.append(kept or _load(entry))
             except ConfigError as error:
                 problems.extend(error.problems)
         manager = pluggy.PluginManager(hookspecs.NAME)
@@ -70,6 +81,18 @@ class Plugins:
                 hook = Hook(plugin.name, _in_order(impl, SPECS[caller.name]))
                 self.hooks[caller.name] += (hook,)
 
+    def kept(self, entry: PluginEntry) -> Plugin | None:
+        """The plugin that `entry` names, where its object can go on. Raises ConfigError."""
+        for plugin in self.loaded:
+            if (plugin.entry.name, plugin.entry.base) != (entry.name, entry.base):
+                continue
+            if plugin.entry.options == entry.options:
+                return replace(plugin, entry=entry)
+            if any(hook.plugin == plugin.name for hook in self.hooks["reconfigure"]):
+                [config] = _configs(plugin.name, type(plugin.object), entry)
+                return replace(plugin, entry=entry, config=config)
+        return None
+
     @contextlib.contextmanager
     def blamed(self, name: str) -> Iterator[None]:
         """Whatever is raised at start-up becomes a ConfigError that names the plugin."""
@@ -79,9 +102,23 @@ class Plugins:
             place = next(plugin.place for plugin in self.loaded if plugin.name == name)
             raise _not_started(place, name, error) from error
 
-    def chains(self) -> Chains:
-        """The hooks of a call, frozen."""
-        return Chains(Failures(), **{name: self.hooks[name] for name in FOR_CALLS})
+    def run(self, name: str, *arguments: object, only: Collection[str]) -> dict[str, Any]:
+        """What hooks of start-up give, by plugin: those of `only` these. Raises ConfigError."""
+        given: dict[str, Any] = {}
+        for hook in self.hooks[name]:
+            if hook.plugin in only:
+                with self.blamed(hook.plugin):
+                    given[hook.plugin] = hook.run(*arguments)
+        return given
+
+    def new_since(self, before: "Plugins | None") -> frozenset[str]:
+        """The names of those whose object was not there `before`."""
+        known = {id(plugin.object) for plugin in before.loaded} if before is not None else ()
+        return frozenset(plugin.name for plugin in self.loaded if id(plugin.object) not in known)
+
+    def chains(self, failures: Failures | None = None) -> Chains:
+        """The hooks of a call, frozen; with `failures` they go on counting."""
+        return Chains(failures or Failures(), **{name: self.hooks[name] for name in FOR_CALLS})
 
 
 def _load(entry: PluginEntry) -> Plugin:
@@ -91,19 +128,25 @@ def _load(entry: PluginEntry) -> Plugin:
             raise ConfigError(
                 f"{entry.source}: plugin {name} is a bare module and takes no options"
             )
-        return Plugin(name, entry.source, factory)
+        return Plugin(name, entry, factory)
+    configs = _configs(name, factory, entry)
+    try:
+        return Plugin(name, entry, factory(*configs), *configs)
+    except Exception as error:  # whatever a plugin's constructor raises is the operator's to read
+        raise _not_started(entry.source, name, error) from error
+
+
+def _configs(name: str, factory: Any, entry: PluginEntry) -> list[object]:
+    """What the plugin is made with: its Config, if it has one. Raises ConfigError."""
     problems: list[str] = []
-    arguments = []
+    configs: list[object] = []
     if hasattr(factory, "Config"):
-        arguments.append(entry.options_as(factory.Config, problems))
+        configs.append(entry.options_as(factory.Config, problems))
     elif entry.options:
         problems.append(f"{entry.source}: plugin {name} takes no options")
     if problems:
         raise ConfigError(*problems)
-    try:
-        return Plugin(name, entry.source, factory(*arguments))
-    except Exception as error:  # whatever a plugin's constructor raises is the operator's to read
-        raise _not_started(entry.source, name, error) from error
+    return configs
 
 
 def _not_started(place: str, name: str, error: Exception) -> ConfigError:
@@ -129,6 +172,8 @@ def _misused(plugin: Plugin) -> list[str]:
     """Hooks that pluggy would take and that would then never run, or run wrongly."""
     where = f"{plugin.place}: plugin {plugin.name}"
     problems: list[str] = []
+    if hasattr(plugin.object, "reconfigure") and not hasattr(plugin.object, "Config"):
+        problems.append(f"{where}: reconfigure would never run: it has no Config")
     for name, value in inspect.getmembers_static(plugin.object, callable):
         options = getattr(value, "gateway_impl", None)
         spec = SPECS.get((options or {}).get("specname") or name)

@@ -7,23 +7,28 @@ from contextlib import suppress
 from time import monotonic
 
 from gateway.attempt import try_once
-from gateway.call import Attempt, Call
+from gateway.call import Answer, Attempt, Call
 from gateway.chains import Chains
 from gateway.config import Config
 from gateway.errors import (
+    BodyTimeout,
+    BodyTooLarge,
     CallerGone,
     CallError,
-    ConnectFailed,
-    ConnectTimeout,
+    ChooseAgain,
     Draining,
     InternalError,
+    NotFound,
     NoWorker,
     TooManyCalls,
 )
+from gateway.failover import UNSEEN, Budget, Failure, in_time, may_repeat, pause
 from gateway.handled import pass_on
-from gateway.refusing import NONE, InjectionRefused
+from gateway.refusing import NONE, InjectionRefused, WorkerRefused
+from gateway.running import InFlight
 from gateway.storage import Storage
-from gateway.workers import Worker, Workers
+from gateway.worker import Worker
+from gateway.workers import Serving, Workers
 
 log = logging.getLogger("gateway")
 
@@ -31,30 +36,40 @@ GATHERED = 1 << 20
 """Bodies of up to so many bytes are read whole, so that they can be sent again on another
 connection; longer ones go on as they come, unless a plugin asks for them."""
 
+QUICK_CHOICES = 10
+"""So often in a row a worker is chosen again at once; then a hook that never lets go, and does not
+wait either, is heard less often."""
+
+SLOW_CHOICE = 0.01
+"""Seconds between choices after that; a choice that took longer has waited for something."""
+
 LAST_WORDS = 5.0
 """Seconds in which callers that are cut off at shutdown are told so."""
-
-UNSEEN = (ConnectFailed, ConnectTimeout)
-"""After these the worker has seen nothing of the call, so another may be asked."""
 
 
 class Proxy:
     """Carries calls from their callers through the chains to the workers, and the answers back.
 
-    `in_flight` holds the calls that have begun and not ended; while `draining`, new ones are
-    refused.
+    `in_flight` holds the calls that have begun and not ended, `calls` counts all there were; while
+    `draining`, new ones are refused. A call keeps the `chains` that it began with.
     """
 
     def __init__(
         self, chains: Chains, workers: Workers, settings: Config, storage: Storage
     ) -> None:
-        self.in_flight: set[Call] = set()
+        self.in_flight: InFlight[Call] = InFlight()
         self.draining = False
-        self._chains = chains
+        self.calls = 0
+        self.chains = chains
         self._workers = workers
         self._settings = settings
         self._storage = storage
-        self._emptied: asyncio.Event | None = None
+        self._budget = Budget()
+
+    def adopt(self, chains: Chains, settings: Config) -> None:
+        """From now on calls begin with these chains."""
+        self.chains = chains
+        self._settings = settings
 
     async def dispatch(self, call: Call) -> None:
         """Carry `call` through the chain; when this returns, its caller has the answer or has gone.
@@ -63,6 +78,8 @@ class Proxy:
         raised but the cancellation of the task.
         """
         self.in_flight.add(call)
+        self.calls += 1
+        call.chains = self.chains
         try:
             last = None
             try:
@@ -72,9 +89,7 @@ class Proxy:
             if last is not None:
                 await call.reply.end(last)
         finally:
-            self.in_flight.discard(call)
-            if self._emptied is not None and not self.in_flight:
-                self._emptied.set()
+            self.in_flight.end(call)
 
     async def _answered(self, call: Call) -> bytes | None:
         """The last bytes of the answer, all before them sent; None: it was broken off."""
@@ -98,15 +113,15 @@ class Proxy:
         call.body.check_length()
         if self._settings.timeouts.total is not None:
             call.lifeline.limit(self._settings.timeouts.total)
-        if self._chains.authenticate:
-            await self._chains.identify(call)
+        if call.chains.authenticate:
+            await call.chains.identify(call)
         if call.body.data is None:
             await call.body.gather(GATHERED)
         if self._settings.model is not None:
             await _pin(call, self._settings.model)
-        await self._chains.decide(call)
-        call.observers = self._chains.observers(call)
-        answer = await self._chains.first_answer(call) if self._chains.handle else None
+        await call.chains.decide(call)
+        call.observers = call.chains.observers(call)
+        answer = await call.chains.first_answer(call) if call.chains.handle else None
         if answer is not None:
             return await pass_on(call, answer, self._settings)
         return await self._forward(call)
@@ -114,57 +129,120 @@ class Proxy:
     async def _forward(self, call: Call) -> bytes:
         """Try workers until one has answered, or the call may not be tried again."""
         tried: list[Worker] = []
-        failed: CallError | None = None
-        while True:
-            worker = await self._choose(call, tried, failed)
+        failure: Failure | None = None
+        while (worker := await self._choose(call, tried)) is not None:
+            tried.append(worker)
             try:
-                return await self._ask(call, worker)
-            except UNSEEN as error:
-                failed = error
-                tried.append(worker)
+                return await self._ask(call, worker, last=self._is_last(call, len(tried)))
+            except (CallError, WorkerRefused) as error:
+                failure = error
+            finally:
+                worker.end()
+            if not await self._goes_on(call, failure, tried):
+                break
+        return await self._last_word(call, failure)
 
-    async def _ask(self, call: Call, worker: Worker) -> bytes:
+    def _is_last(self, call: Call, asked: int) -> bool:
+        """Whether this answer is passed on, even a refusal; others are held back until it is known
+        who else there is."""
+        return call.body.data is None or asked >= self._settings.failover.workers
+
+    async def _goes_on(self, call: Call, failure: Failure, tried: list[Worker]) -> bool:
+        """Whether another worker is to be asked, now that the last of these failed; and waits."""
+        settings, asked = self._settings.failover, len(tried)
+        others = any(worker not in tried for worker in self._serving(call).fit)
+        if asked >= settings.workers or not others:
+            return False
+        wait = pause(failure, asked, settings)
+        if not (may_repeat(call, failure, asked, settings) and in_time(call, wait, settings)):
+            return False
+        # What reached no worker burdens none, so it is not charged.
+        if not (isinstance(failure, UNSEEN) or self._budget.take(settings.budget, self.calls)):
+            return False
+        await asyncio.sleep(wait)
+        return True
+
+    async def _last_word(self, call: Call, failure: Failure | None) -> bytes:
+        """What the caller is told when nobody is left to ask: how the latest attempt went."""
+        if not isinstance(failure, WorkerRefused):
+            raise failure or NoWorker("no worker can take this call now")
+        answer = Answer(failure.status, failure.headers, failure.body)
+        attempt = call.attempts[-1]
+        attempt.last = True
+        return await pass_on(call, answer, self._settings, attempt)
+
+    async def _ask(self, call: Call, worker: Worker, *, last: bool) -> bytes:
         """The worker's answer; where it refuses what is injected, that to the call without it."""
         left_out = NONE
         while True:
-            attempt = Attempt(worker, monotonic(), left_out=left_out)
+            attempt = Attempt(
+                worker,
+                monotonic(),
+                left_out=left_out,
+                last=last,
+                weight_version=worker.weight_version,
+            )
             try:
-                last = await self._attempt(call, attempt)
+                answer = await self._attempt(call, attempt)
             except InjectionRefused as refused:
                 left_out |= refused.injections
                 continue
             if call.stripper is not None or left_out:
                 _learn(call, attempt)
-            return last
+            return answer
 
     async def _attempt(self, call: Call, attempt: Attempt) -> bytes:
         call.attempts.append(attempt)
-        attempt.worker.begin()
         try:
             return await try_once(call, attempt, self._settings)
         except CallError as error:
-            attempt.error = error
+            if not isinstance(error, BodyTooLarge | BodyTimeout):  # the caller's doing
+                attempt.error = error
             raise
         finally:
-            attempt.worker.end()
-            attempt.ended = monotonic()
-            if self._chains.attempt_finished:
+            _note_end(attempt)
+            if call.chains.attempt_finished:
                 with call.lifeline.held():
-                    await self._chains.tell_attempt(call, attempt)
+                    await call.chains.tell_attempt(call, attempt)
 
-    async def _choose(self, call: Call, tried: list[Worker], failed: CallError | None) -> Worker:
-        """Raises the failure of the last attempt where no worker is left to try, else NoWorker."""
-        workers: Sequence[Worker] = self._workers.all
+    async def _choose(self, call: Call, tried: list[Worker]) -> Worker | None:
+        """A worker with a slot taken for this call; None: nobody is left to ask."""
+        fruitless, began = 0, call.started
+        while True:
+            try:
+                picked = await self._pick(call, tried)
+                # False where its last slot went to another call while the hooks waited.
+                if picked is None or picked.begin():
+                    return picked
+            except ChooseAgain:
+                pass
+            waited = monotonic() - began > SLOW_CHOICE
+            fruitless = 0 if waited else fruitless + 1
+            await asyncio.sleep(0 if fruitless < QUICK_CHOICES else SLOW_CHOICE)
+            began = monotonic()
+
+    async def _pick(self, call: Call, tried: list[Worker]) -> Worker | None:
+        """Raises NotFound where nobody serves the model asked for."""
+        serving = self._serving(call)
+        if not serving.all and self._workers.mixed:
+            await self._workers.ask_anew()  # it may have been loaded just now
+            serving = self._serving(call)
+        if not serving.all and self._workers.mixed:
+            raise _unknown_model(call.model or "")
+        workers: Sequence[Worker] = serving.fit
         if tried:
             workers = [worker for worker in workers if worker not in tried]
-        if self._chains.filter_workers:
-            workers = await self._chains.fit_workers(call, workers)
+        if call.chains.filter_workers:
+            workers = await call.chains.fit_workers(call, workers)
         if not workers:
-            raise failed or NoWorker("no worker can take this call now")
+            return None
         picked = None
-        if self._chains.pick_worker:
-            picked = await self._chains.picked_worker(call, workers)
+        if call.chains.pick_worker:
+            picked = await call.chains.picked_worker(call, workers)
         return picked or self._workers.least_loaded(workers)
+
+    def _serving(self, call: Call) -> Serving:
+        return self._workers.serving(call.model if self._workers.mixed else None)
 
     async def _record(self, call: Call, last: bytes | None) -> None:
         """Tell all who watch how the call went, while its last bytes wait."""
@@ -172,8 +250,8 @@ class Proxy:
         call.outcome.duration = monotonic() - call.started
         if call.observers.finished:
             call.observers.tell_finished()
-        if self._chains.call_finished:
-            await self._chains.tell_call(call)
+        if call.chains.call_finished:
+            await call.chains.tell_call(call)
         if call.entries:
             await self._storage.commit(call.entries)
 
@@ -195,18 +273,38 @@ class Proxy:
         await self._wait_until_empty(LAST_WORDS)
 
     async def _wait_until_empty(self, seconds: float | None) -> bool:
-        self._emptied = asyncio.Event()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.in_flight:
-                    await self._emptied.wait()
+                    await self.in_flight.over(self.in_flight)
         return not self.in_flight
+
+
+def _unknown_model(model: str) -> NotFound:
+    """As vLLM says it."""
+    message = f"The model `{model[:200]}` does not exist."
+    return NotFound(message, param="model", code="model_not_found")
 
 
 async def _pin(call: Call, model: str) -> None:
     """Ask for `model` in place of the caller's, where the body is a JSON object."""
     if call.method == "POST" and (await call.body.read())[:64].lstrip().startswith(b"{"):
         await call.set("model", model)
+
+
+def _note_end(attempt: Attempt) -> None:
+    worker, started = attempt.worker, attempt.started
+    attempt.ended = monotonic()
+    attempt.weight_version_end = worker.weight_version
+    error = None if attempt.error is None else attempt.error.code
+    if attempt.status is not None and attempt.status >= 500:
+        error = error or f"status {attempt.status}"
+    answered = error is None and attempt.first_byte is not None
+    worker.note(
+        ttft=attempt.first_byte - started if answered and attempt.first_byte else None,
+        duration=attempt.ended - started if answered else None,
+        error=error,
+    )
 
 
 def _learn(call: Call, attempt: Attempt) -> None:
@@ -228,7 +326,7 @@ def _refuse(call: Call, error: CallError) -> bytes | None:
         [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", call.id.encode()),
+            *call.own_headers(),
             *error.headers,
         ],
     )

@@ -11,7 +11,7 @@ from gateway.call import Call
 from gateway.config import Limits
 from gateway.headers import Headers, get_header
 from gateway.observing import Observers
-from gateway.refusing import REFUSALS, Doubted
+from gateway.refusing import NONE, REFUSALS, Holding
 from gateway.reply import BLANK_LINES
 from gateway.wire.dialects import Delta, Unreadable
 from gateway.wire.injection import Cut, Stripper
@@ -36,16 +36,18 @@ class Reader(Protocol):
 
 
 def begin_reading(
-    call: Call, status: int, headers: Headers, limits: Limits, *, events: bool
+    call: Call, status: int, headers: Headers, limits: Limits, *, events: bool, refused: bool
 ) -> Reader | None:
     """The reader that this answer needs, or None; observers are told that it `started`.
 
-    `events`: it is an event stream.
+    `events`: it is an event stream. `refused`: another worker may be asked in place of this answer.
     """
     reader = _reader_for(call, status, headers, limits, events=events)
     observers, stripper = call.observers, call.stripper
-    if stripper and status in REFUSALS and not events and _is_plain(headers):
-        return Doubted(stripper.injected, status, headers, observers, reader)
+    doubted = stripper is not None and status in REFUSALS and _is_plain(headers)
+    if (refused or doubted) and not events:
+        injected = stripper.injected if stripper is not None and doubted else NONE
+        return Holding(status, headers, observers, reader, injected=injected, refused=refused)
     if observers.started:
         observers.tell_started(status, headers)
     return reader

@@ -1,9 +1,12 @@
-"""Workers that refuse what is injected: noticed, asked again without it, and remembered.
+"""Answers that are held back: the call may be sent once more, and then nobody hears of them.
 
-An engine that does not know `return_token_ids` may answer 400 or 422 and name it. Its words alone
-prove nothing, for a caller's own mistake can be told in words that quote the request. So the worker
-is asked once more without the fields named, and what it says then is what the caller gets. That
-second answer is the proof: only where it is no refusal did the injection cause the first.
+A worker that answers with one of `failover.statuses` is passed by for another, see
+gateway.failover. One that refuses what is injected is noticed, asked again without it, and
+remembered. An engine that does not know `return_token_ids` may answer 400 or 422 and name it. Its
+words alone prove nothing, for a caller's own mistake can be told in words that quote the request.
+So the worker is asked once more without the fields named, and what it says then is what the caller
+gets. That second answer is the proof: only where it is no refusal did the injection cause the
+first.
 """
 
 import logging
@@ -41,8 +44,22 @@ _NAMED = {
 }
 
 
-class InjectionRefused(GatewayError):
-    """The worker refused the request and named `injections`; the caller was sent nothing yet."""
+class HeldBack(GatewayError):
+    """An answer that was held back to its end; the caller was sent nothing yet."""
+
+
+class WorkerRefused(HeldBack):
+    """The worker answered with one of `failover.statuses`; `body` is the whole of it."""
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        super().__init__(f"the worker answered {status}")
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class InjectionRefused(HeldBack):
+    """The worker refused the request and named `injections`."""
 
     def __init__(self, injections: frozenset[Injection]) -> None:
         super().__init__(f"the worker refused {_listed(injections)}")
@@ -88,27 +105,32 @@ class Refusals:
                 )
 
 
-class Doubted:
-    """The Reader of a refusal: held back until it is clear whether injections were its cause.
+class Holding:
+    """The Reader of an answer that is held back until it is whole, and then judged.
 
-    `close` raises InjectionRefused where it names one of `injected`; the observers never hear of
-    that answer. Any other goes on, through `reader`, as if it had not been held.
+    Where it names one of `injected`, that may have been its cause: `close` raises InjectionRefused.
+    `refused`: another worker can be asked in its place; else `close` raises WorkerRefused. The
+    observers then never hear of the answer. Any other, and one that is too long to hold, goes on
+    through `reader` as if it had not been held.
     """
 
     rewrites = True
 
     def __init__(
         self,
-        injected: Collection[Injection],
         status: int,
         headers: Headers,
         observers: "Observers",
         reader: "Reader | None",
+        *,
+        injected: Collection[Injection],
+        refused: bool,
     ) -> None:
-        self._injected = injected
         self._head = (status, headers)
         self._observers = observers
         self._reader = reader
+        self._injected = injected
+        self._refused = refused
         self._held: list[bytes] | None = []
         self._size = 0
 
@@ -117,22 +139,28 @@ class Doubted:
             return self._passed(data)
         self._held.append(data)
         self._size += len(data)
-        return b"" if self._size <= HELD_BACK else self._release()
+        return b"" if self._size <= HELD_BACK else self._release(self._held)
 
     def close(self) -> bytes:
+        rest = b""
         if self._held is not None:
-            named = named_in(b"".join(self._held), self._injected)
-            if named:
-                raise InjectionRefused(named)
-        rest = self._release() if self._held is not None else b""
+            self._judge(b"".join(self._held))
+            rest = self._release(self._held)
         return rest + (self._reader.close() if self._reader is not None else b"")
 
-    def _release(self) -> bytes:
-        held, self._held = b"".join(self._held or ()), None
+    def _judge(self, body: bytes) -> None:
+        named = named_in(body, self._injected)
+        if named:
+            raise InjectionRefused(named)
+        if self._refused:
+            raise WorkerRefused(*self._head, body)
+
+    def _release(self, held: list[bytes]) -> bytes:
+        self._held = None
         self.rewrites = False
         if self._observers.started:
             self._observers.tell_started(*self._head)
-        return self._passed(held) if held else b""
+        return self._passed(b"".join(held)) if held else b""
 
     def _passed(self, data: bytes) -> bytes:
         return data if self._reader is None else self._reader.feed(data)

@@ -9,11 +9,11 @@ from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
 from gateway.headers import Headers, is_event_stream
 from gateway.reading import Reader, begin_reading
-from gateway.refusing import InjectionRefused
+from gateway.refusing import HeldBack
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 from gateway.upstream.timeouts import Patience
 
-DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker"}
+DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"}
 
 
 class Source(Protocol):
@@ -29,13 +29,14 @@ class Relay(Patience):
     """The Receiver of one answer (see upstream.connection), from a worker or from a `handle` hook.
 
     `done` gives the last bytes, not yet sent to the caller, or raises what ended the attempt: a
-    CallError, CallerGone, or InjectionRefused.
+    CallError, CallerGone, or HeldBack.
     """
 
     __slots__ = (
         "_attempt",
         "_call",
         "_events",
+        "_failover",
         "_headers",
         "_limits",
         "_reader",
@@ -55,6 +56,7 @@ class Relay(Patience):
         self._source = source
         self._timeouts = settings.timeouts
         self._limits = settings.limits
+        self._failover = settings.failover
         self._reader: Reader | None = None
         self._status = 0
 
@@ -69,8 +71,17 @@ class Relay(Patience):
         call = self._call
         self._note_head(status)
         self._events = is_event_stream(headers)
-        self._reader = begin_reading(call, status, headers, self._limits, events=self._events)
-        self._headers = self._answer_headers(status, headers)
+        self._reader = begin_reading(
+            call,
+            status,
+            headers,
+            self._limits,
+            events=self._events,
+            refused=self._attempt is not None
+            and not self._attempt.last
+            and status in self._failover.statuses,
+        )
+        self._headers = headers
         call.caller.drained = self._resume
         self.enter(self._timeouts.idle, IdleTimeout)
         if self._events or self._reader is None or not self._reader.rewrites:
@@ -94,7 +105,7 @@ class Relay(Patience):
         if self._reader is not None:
             try:
                 data = (self._reader.feed(data) if data else b"") + self._reader.close()
-            except InjectionRefused as refused:
+            except HeldBack as refused:
                 self.on_error(refused)
         if not self.done.done():
             if not self._call.reply.begun:
@@ -117,19 +128,19 @@ class Relay(Patience):
         self._status = status
         if self._attempt is not None:
             self._attempt.status = status
-            self._attempt.first_byte = monotonic()
+            self._attempt.first_byte = self._attempt.first_byte or monotonic()
 
-    def _answer_headers(self, status: int, headers: Headers) -> list[tuple[bytes, bytes]]:
-        dropped = DROPPED | {b"content-length"} if status in BODILESS else DROPPED
-        lines = without(headers, dropped)
-        lines.append((b"x-request-id", self._call.id.encode()))
+    def _answer_headers(self) -> list[tuple[bytes, bytes]]:
+        dropped = DROPPED | {b"content-length"} if self._status in BODILESS else DROPPED
+        lines = without(self._headers, dropped)
+        lines += self._call.own_headers()
         if self._attempt is not None:
             lines.append(self._attempt.worker.header)
         return lines
 
     def _start(self, length: int | None) -> None:
         """Send the head. `length`: of the whole body, where it is known and may have changed."""
-        lines = self._headers
+        lines = self._answer_headers()
         if self._reader is not None and self._reader.rewrites:
             known = [] if length is None else [(b"content-length", b"%d" % length)]
             lines = [

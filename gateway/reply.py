@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import CallError
-from gateway.headers import Headers
+from gateway.headers import Headers, get_header
+from gateway.waiting import COMMENT, EVENT_STREAM, LateAnswer
 
 if TYPE_CHECKING:
     from gateway.call import Outcome
@@ -35,19 +36,44 @@ class Caller(Protocol):
 class Reply:
     """What the caller has been sent so far; every byte of the answer goes through here.
 
-    `begun`: the head is decided, so there is no other answer any more.
+    `begun`: the head is decided, so there is no other answer any more. `waiting`: comments went
+    out in front of it, so that it can only be an event stream, see gateway.waiting.
     """
 
-    __slots__ = ("_caller", "_end", "_events", "_head", "_outcome", "_started", "begun")
+    __slots__ = (
+        "_caller",
+        "_end",
+        "_events",
+        "_head",
+        "_late",
+        "_outcome",
+        "_started",
+        "begun",
+        "waiting",
+    )
 
     def __init__(self, caller: Caller, outcome: "Outcome", started: float) -> None:
-        self.begun = False
+        self.begun = self.waiting = False
         self._caller = caller
         self._outcome = outcome
         self._started = started
         self._events = False
         self._head: tuple[int, Headers] | None = None
         self._end = b""
+        self._late: LateAnswer | None = None
+
+    def comment(self, headers: Headers) -> None:
+        """Send a comment, the first behind the head of an event stream with `headers`.
+
+        Nothing is sent any more once the answer has begun.
+        """
+        if self.begun:
+            return
+        if not self.waiting:
+            self.waiting = True
+            self._outcome.status = 200
+            self._caller.start(200, [EVENT_STREAM, *headers])
+        self._caller.write(COMMENT)
 
     def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
         """Decide on the head; `events`: of an event stream.
@@ -55,9 +81,12 @@ class Reply:
         It goes out with the first bytes of the body, or by `send_head`.
         """
         self.begun = True
-        self._outcome.status = status
         self._events = events
-        self._head = (status, headers)
+        if not self.waiting:
+            self._outcome.status = status
+            self._head = (status, headers)
+        elif status != 200 or not events or get_header(headers, b"content-encoding"):
+            self._late = LateAnswer(status)
 
     def send_head(self) -> None:
         """Send the head now: nothing of the body is there to go with it."""
@@ -71,6 +100,9 @@ class Reply:
 
     def write(self, data: bytes) -> bool:
         """False: the caller is full; stop until its `drained` is called."""
+        if self._late is not None:
+            self._late.add(data)
+            return True
         self.count(data)
         self._end = data if len(data) > 3 else self._end[-3:] + data
         if self._head is not None:
@@ -79,13 +111,19 @@ class Reply:
 
     async def end(self, data: bytes) -> None:
         """Send the last bytes, which have been counted before."""
+        if self._late is not None:
+            self._late.add(data)
+            self._caller.write(self._late.event())
+            self._caller.cut()
+            return
         self._pass_head()
         await self._caller.end(data)
 
     def break_off(self, error: CallError) -> None:
         """Say in the middle of an answer that the rest will not come: it must not look whole."""
         self._pass_head()
-        if self._events:
+        self._late = None
+        if self._events or self.waiting:
             gap = b"" if not self._end or self._end.endswith(BLANK_LINES) else b"\n\n"
             self.write(gap + error.event())
         self._caller.cut()

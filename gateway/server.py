@@ -1,16 +1,21 @@
 """uvicorn as the gateway runs it: bounded headers, nothing added to answers, a told drain."""
 
 import asyncio
+import contextlib
 import gc
 import math
+import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.lifespan.off import LifespanOff
 
 from gateway.app import Gateway
+from gateway.config import Config
 from gateway.direct import CallerConnection
 from gateway.proxy import LAST_WORDS
 
@@ -40,17 +45,18 @@ class Server(uvicorn.Server):
     ) -> None:
         settings = gateway.config
         self._gateway = gateway
-        self._drain = settings.timeouts.drain
-        protocol = type(
-            "Protocol", (CallerConnection,), {"max_header_bytes": settings.limits.max_header_bytes}
-        )
+
+        class Protocol(CallerConnection):
+            """Of this server alone: its limit is."""
+
+        self._protocol = Protocol
         super().__init__(
             uvicorn.Config(
                 gateway,
                 host=settings.host if host is None else host,
                 port=settings.port if port is None else port,
                 loop="uvloop",
-                http=protocol,
+                http=self._protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -58,14 +64,36 @@ class Server(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=math.ceil(settings.timeouts.keepalive),  # 0 serves nobody
-                timeout_graceful_shutdown=None
-                if self._drain is None
-                else int(self._drain + 2 * LAST_WORDS),
             )
         )
         self.config.load()
         self.config.lifespan_class = Lifespan
+        self._follow(settings)
+        gateway.reloaded.append(self._follow)
+
+    def _follow(self, settings: Config) -> None:
+        """What connections go by from now on; `keepalive` holds for those that come."""
+        drain = self._drain = settings.timeouts.drain
+        self._protocol.max_header_bytes = settings.limits.max_header_bytes
+        self.config.timeout_keep_alive = math.ceil(settings.timeouts.keepalive)  # 0 serves nobody
+        grace = None if drain is None else int(drain + 2 * LAST_WORDS)
+        self.config.timeout_graceful_shutdown = grace
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Where a file can be read again, SIGHUP has it read; else it ends the process."""
+        main = threading.current_thread() is threading.main_thread()
+        if not (main and self._gateway.reloader.possible):
+            with super().capture_signals():
+                yield
+            return
+        loop = asyncio.get_running_loop()
+        with super().capture_signals():
+            loop.add_signal_handler(signal.SIGHUP, self._gateway.reloader.hang_up)
+            try:
+                yield
+            finally:
+                loop.remove_signal_handler(signal.SIGHUP)
 
     async def main_loop(self) -> None:
         gc.collect()

@@ -120,9 +120,15 @@ class Delivery(msgspec.Struct, kw_only=True):
 
 
 class WeightVersions(msgspec.Struct, kw_only=True):
-    """The version stamped by the engine in the answer, and the one set by the admin call."""
+    """The version stamped by the engine in the answer, and the one set by the admin call.
+
+    `worker` is that of the weights that the worker had when it was asked, and `worker_end` those it
+    had when its answer was whole, where they were changed in between.
+    """
 
     engine: int | str | None = None
+    worker: int | str | None = None
+    worker_end: int | str | None = None
     admin: int | None = None
 
 

@@ -1,113 +1,83 @@
-"""The workers of this gateway: what is configured, what is in flight, and the core's own choice."""
+"""The workers of this gateway: which there are, and the core's own choice of one."""
 
-from collections.abc import Sequence
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from gateway import config
 from gateway.errors import ConfigError
-from gateway.refusing import Refusals
-from gateway.upstream.pool import Pool, tls_context
-from gateway.upstream.request import HeadTemplate
+from gateway.overlay import Change, Overlay
+from gateway.slots import Slots
+from gateway.upstream.pool import Pool
+from gateway.worker import Contexts, Worker, make_pool
+
+DRAIN = "drain"
+"""Whose condition it is that an operator drains a worker."""
 
 
-class WorkerInfo(msgspec.Struct, kw_only=True):
-    """A worker as the admin interface tells of it; calls go to `url` + `api_path`."""
+class Serving(NamedTuple):
+    """The workers that serve one model: all of them, and those that may get a call now.
 
-    worker_id: str
-    url: str
-    api_path: str = "/v1"
-    model_name: str | None = None
-    weight: int | float = 1
-    healthy: bool = True
-    active_requests: int = 0
-
-
-class Worker:
-    """An inference server. `in_flight` counts the attempts it is now working on.
-
-    `header` tells callers that it was this one.
+    Both are the same objects until something about a worker changes.
     """
 
-    def __init__(
-        self, settings: config.Worker, timeouts: config.Timeouts, limits: config.Limits
-    ) -> None:
-        self.id = settings.worker_id
-        self.url = settings.url
-        self.api_path = settings.api_path
-        self.model_name = settings.model_name
-        self.weight = settings.weight
-        self.in_flight = 0
-        self.refusals = Refusals(self.id, inject=settings.inject)
-        self._removed = False
-        self.header = (b"x-gateway-worker", self.id.encode())
-        parts = urlsplit(settings.url)
-        self.pool = Pool(
-            parts.hostname or "",
-            parts.port or (443 if parts.scheme == "https" else 80),
-            limits=limits,
-            connect=timeouts.connect,
-            keepalive=timeouts.keepalive,
-            tls=tls_context(settings.tls or config.TLS()) if parts.scheme == "https" else None,
-        )
-        self.head = HeadTemplate(
-            parts.netloc, settings.headers, forward_credentials=settings.forward_authorization
-        )
-
-    def begin(self) -> None:
-        """An attempt at it begins."""
-        self.in_flight += 1
-
-    def end(self) -> None:
-        """An attempt at it is over; with the last one a worker that was removed is closed."""
-        self.in_flight -= 1
-        if self._removed and not self.in_flight:
-            self.pool.close()
-
-    def leave(self) -> None:
-        """Close its connections once nothing is in flight."""
-        self._removed = True
-        if not self.in_flight:
-            self.pool.close()
-
-    def info(self) -> WorkerInfo:
-        weight = self.weight  # rllm's clients take an integer alone
-        return WorkerInfo(
-            worker_id=self.id,
-            url=self.url,
-            api_path=self.api_path,
-            model_name=self.model_name,
-            weight=int(weight) if weight.is_integer() and weight < 1 << 53 else weight,
-            active_requests=self.in_flight,
-        )
-
-    def target(self, path: str, query: bytes) -> str:
-        """Where on this worker a call's path is: `/v1/...` lies under its `api_path`."""
-        if path.startswith("/v1/"):
-            path = self.api_path + path[3:]
-        return f"{path}?{query.decode('latin-1')}" if query else path
+    all: tuple[Worker, ...]
+    fit: tuple[Worker, ...]
 
 
 class Workers:
     """The registry. `all` are those that take calls, in the order in which they came.
 
-    A change puts a new list in the place of `all`, so that who goes through the old one may go on.
+    A change puts a new tuple in the place of `all`, so that who goes through the old one may go on.
+    `slots` are those of all workers together. Callbacks in `changed` are told of each change of a
+    worker's fitness, weight or models, and of each one that comes or goes; those in `freed` of each
+    slot given back. None of them may wait or raise. `ask_anew` has all asked for their models.
     """
 
     def __init__(self, settings: config.Config) -> None:
-        problems = []
-        self.all: list[Worker] = []
+        self.all: tuple[Worker, ...] = ()
+        self.overlay = Overlay()
+        self.slots = Slots()
+        self.changed: list[Callable[[], None]] = []
+        self.freed: list[Callable[[Worker], None]] = []
+        self.mixed = False
+        self.ask_anew: Callable[[], Awaitable[None]] = _ask_nobody
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0
-        for worker in settings.workers:
-            try:
-                self.add(worker)
-            except OSError as error:
-                problems.append(f"workers: {worker.worker_id}: tls: {error}")
-        if problems:
-            raise ConfigError(*problems)
+        self._serving: dict[str | None, Serving] = {}
+        self._names: frozenset[str] = frozenset()
+        self.plan(settings)()
+
+    def plan(self, settings: config.Config) -> Callable[[], None]:
+        """What makes the workers those of `settings`, with the admin interface's changes over them.
+
+        Raises ConfigError where that cannot be, and nothing is changed before what it gives is
+        called, which may be later, and does all at once. A worker that keeps its id stays the same
+        object, with its slots, conditions and calls. One that is gone gets no more calls.
+        """
+        pools = self._prepare(settings)
+
+        def follow() -> None:
+            self._settings = settings
+            self._arrange(replace(self.overlay, base=settings.workers), pools)
+
+        return follow
+
+    def alter(self, worker_id: str, change: Change) -> Callable[[], None]:
+        """What puts `change` over the worker of that id, as `plan` does.
+
+        Raises OSError where the TLS files of an added one cannot be used.
+        """
+        pools = {}
+        if change.added is not None and self.find(worker_id) is None:
+            pools[_place(change.added)] = self._pool(change.added)
+        return lambda: self._arrange(self.overlay.having(worker_id, change), pools)
+
+    def restore(self, changes: Mapping[str, Change]) -> None:
+        """Put what was changed before a restart over the configuration."""
+        self._arrange(replace(self.overlay, changes={**changes, **self.overlay.changes}), {})
 
     def add(self, worker: config.Worker) -> Worker:
         """From now on it takes calls.
@@ -116,21 +86,95 @@ class Workers:
         """
         if self.find(worker.worker_id) is not None:
             raise ValueError(f"there is a worker {worker.worker_id} already")
-        added = Worker(worker, self._settings.timeouts, self._settings.limits)
-        self.all = [*self.all, added]
-        return added
+        self.alter(worker.worker_id, self.overlay.added(worker))()
+        return next(one for one in self.all if one.id == worker.worker_id)
 
     def remove(self, worker_id: str) -> Worker | None:
         """No call is sent to it any more; those in flight finish. None: there is none."""
         worker = self.find(worker_id)
         if worker is not None:
-            self.all = [other for other in self.all if other is not worker]
-            self._leaving = [*(other for other in self._leaving if other.in_flight), worker]
-            worker.leave()
+            self.alter(worker_id, self.overlay.removed(worker_id))()
         return worker
+
+    def put(self, workers: tuple[Worker, ...]) -> None:
+        """These, in this order, are the workers now, in the place of the configuration's."""
+        for worker in workers:
+            worker.adopt(self)
+        self.overlay = Overlay(tuple(worker.settings for worker in workers))
+        self._set(workers)
+
+    def _prepare(self, settings: config.Config) -> "Pools":
+        """Pools for those that are reached in another way than now. Raises ConfigError."""
+        pools: Pools = {}
+        contexts: Contexts = {}
+        problems = []
+        for worker in settings.workers:
+            found = self.find(worker.worker_id)
+            if found is None or _reach(worker, settings) != _reach(found.settings, self._settings):
+                try:
+                    pools[_place(worker)] = make_pool(
+                        worker, settings.timeouts, settings.limits, contexts
+                    )
+                except OSError as error:
+                    problems.append(f"workers: {worker.worker_id}: tls: {error}")
+        if problems:
+            raise ConfigError(*problems)
+        return pools
+
+    def _arrange(self, overlay: Overlay, pools: "Pools") -> None:
+        self.overlay = overlay
+        found = {worker.id: worker for worker in self.all}
+        self._set(tuple(self._stand(one, found, pools) for one in overlay.standing()))
+
+    def _stand(
+        self, settings: config.Worker, found: Mapping[str, Worker], pools: "Pools"
+    ) -> Worker:
+        worker, pool = found.get(settings.worker_id), pools.get(_place(settings))
+        if worker is None:
+            now = self._settings
+            worker = Worker(settings, now.timeouts, now.limits, self, pool)
+        elif pool is not None or settings.url != worker.settings.url:
+            worker.change(settings, self._pool(settings) if pool is None else pool)
+        elif settings != worker.settings:
+            worker.change(settings)
+        if not self.overlay.of(worker.id).drained:
+            worker.clear(DRAIN)
+        elif DRAIN not in worker.conditions:
+            worker.mark(DRAIN, "draining", "by an operator")
+        return worker
+
+    def _pool(self, settings: config.Worker) -> Pool:
+        return make_pool(settings, self._settings.timeouts, self._settings.limits)
+
+    def _set(self, workers: tuple[Worker, ...]) -> None:
+        gone = [worker for worker in self.all if worker not in workers]
+        for worker in gone:
+            worker.leave()
+        self._leaving = [*(worker for worker in self._leaving if worker.busy), *gone]
+        self.all = workers
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at all workers anew, and tell who listens."""
+        self._serving = {}
+        self.mixed = len({worker.models for worker in self.all}) > 1
+        self._names = frozenset().union(*(worker.models or () for worker in self.all))
+        for told in self.changed:
+            told()
 
     def find(self, worker_id: str) -> Worker | None:
         return next((worker for worker in self.all if worker.id == worker_id), None)
+
+    def serving(self, model: str | None = None) -> Serving:
+        """Those that serve `model`, or may; None: any. Both tuples are empty for an unknown one."""
+        # Of names that strangers make up, only one view is kept.
+        key = model if model is None or model in self._names else ""
+        found = self._serving.get(key)
+        if found is None:
+            able = tuple(w for w in self.all if model is None or w.serves(model))
+            found = Serving(able, tuple(worker for worker in able if worker.fit))
+            self._serving[key] = found
+        return found
 
     def least_loaded(self, workers: Sequence[Worker]) -> Worker:
         """The core's own choice: least in flight for its weight, equal ones in turn."""
@@ -142,4 +186,23 @@ class Workers:
 
     def close(self) -> None:
         for worker in (*self.all, *self._leaving):
-            worker.pool.close()
+            worker.close()
+
+
+async def _ask_nobody() -> None:
+    pass
+
+
+Pools = dict[tuple[str, str], Pool]
+"""New pools for workers, by `_place`."""
+
+
+def _place(worker: config.Worker) -> tuple[str, str]:
+    return worker.worker_id, worker.url
+
+
+def _reach(worker: config.Worker, settings: config.Config) -> tuple[object, ...]:
+    """All that a pool is made of; never equal where the files of TLS may hold something new."""
+    timeouts = settings.timeouts
+    files = object() if worker.url.startswith("https:") else None
+    return worker.url, files, timeouts.connect, timeouts.keepalive, settings.limits

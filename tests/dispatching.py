@@ -7,13 +7,14 @@ from typing import TypeVar
 import msgspec
 
 from gateway import Gateway
-from gateway.config import Config, Limits, Timeouts, Worker
-from gateway.testing import RecordedCall, entry, make_call
+from gateway.config import Config, Failover, Limits, Timeouts, Worker
+from gateway.testing import NO_PROBES, RecordedCall, entry, make_call
 
 T = TypeVar("T")
 
 DEFAULT = Timeouts()
 NO_LIMITS = Limits()
+FAILOVER = Failover()
 
 
 @contextlib.asynccontextmanager
@@ -22,12 +23,15 @@ async def gateway_of(
     workers: Sequence[str] = (),
     timeouts: Timeouts = DEFAULT,
     limits: Limits = NO_LIMITS,
+    failover: Failover = FAILOVER,
 ) -> AsyncIterator[Gateway]:
     config = Config(
         workers=tuple(Worker(url=url) for url in workers),
         plugins=tuple(entry(plugin) for plugin in plugins),
         timeouts=timeouts,
         limits=limits,
+        failover=failover,
+        probes=NO_PROBES,
     )
     async with Gateway(config) as gateway:
         yield gateway

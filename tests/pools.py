@@ -11,7 +11,7 @@ from gateway.errors import GatewayError
 from gateway.headers import Headers
 from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
 from gateway.upstream.connection import Connection
-from gateway.upstream.pool import Pool
+from gateway.upstream.pool import SHORTEST_KEEPALIVE, Pool
 
 GET = b"GET / HTTP/1.1\r\nhost: worker\r\n\r\n"
 OK = answer_of(b"{}")
@@ -55,10 +55,15 @@ def address_of(worker: ScriptedWorker) -> tuple[str, int]:
 
 @asynccontextmanager
 async def pool_for(
-    worker: ScriptedWorker, *, keepalive: float = 60, host: str = "127.0.0.1"
+    worker: ScriptedWorker,
+    *,
+    keepalive: float = 60,
+    shortest: float = SHORTEST_KEEPALIVE,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Pool]:
     """A pool that is closed at the block's end, and empty then."""
-    pool = Pool(host, address_of(worker)[1], limits=Limits(), connect=5, keepalive=keepalive)
+    port = address_of(worker)[1]
+    pool = Pool(host, port, limits=Limits(), connect=5, keepalive=keepalive, shortest=shortest)
     yield pool
     pool.close()
     await until(lambda: len(pool) == 0)

@@ -84,9 +84,13 @@ async def started(*arguments: str, environment: Mapping[str, str]) -> AsyncItera
 
 @contextlib.asynccontextmanager
 async def serving(worker: str, *more: str, **settings: str) -> AsyncIterator[Process]:
-    """`gateway serve MORE` before the worker, once it listens; `timeouts__drain` etc. are set."""
+    """`gateway serve MORE` before the worker, once it listens; `timeouts__drain` etc. are set.
+
+    It makes no probes unless these say so; without a worker, those of MORE are served.
+    """
+    settings = {"probes__interval": "null", "probes__models": "null", **settings}
     environment = {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    arguments = ("serve", "--port", "0", "--worker", worker, *more)
+    arguments = ("serve", "--port", "0", *(("--worker", worker) if worker else ()), *more)
     async with started(*arguments, environment=environment) as process:
         host, port = (await process.says(LISTENS)).groups()
         process.address = (host.decode(), int(port))

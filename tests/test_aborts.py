@@ -20,6 +20,7 @@ from gateway.config import TLS, Config
 from gateway.config import Worker as WorkerConfig
 from gateway.testing import (
     MESSAGES,
+    NO_PROBES,
     Live,
     ScriptedConnection,
     ScriptedWorker,
@@ -135,6 +136,7 @@ async def setting() -> AsyncIterator[Setting]:
 def _config(worker: str, mute: str, full: str) -> Config:
     secure = mute.replace("http:", "https:")
     return Config(
+        probes=NO_PROBES,
         workers=(
             WorkerConfig(url=worker),
             WorkerConfig(url=secure, worker_id="shaking hands", tls=TLS(verify=False)),
@@ -264,7 +266,9 @@ class Slow:
 async def test_who_leaves_while_an_attempt_is_recorded_does_not_stop_that() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         config = Config(
-            workers=(WorkerConfig(url=worker.url),), plugins=(entry(Slow), entry(Watcher))
+            probes=NO_PROBES,
+            workers=(WorkerConfig(url=worker.url),),
+            plugins=(entry(Slow), entry(Watcher)),
         )
         async with live(config) as running, RawClient(*running.server.address) as client:
             slow, watcher = running.plugin(Slow), running.plugin(Watcher)

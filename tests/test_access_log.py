@@ -12,7 +12,7 @@ from watching import until
 from gateway import ConfigError
 from gateway.config import Config, Worker
 from gateway.simulator import Simulator
-from gateway.testing import Live, ScriptedConnection, ScriptedWorker, entry, live
+from gateway.testing import NO_PROBES, Live, ScriptedConnection, ScriptedWorker, entry, live
 
 CANARY = "canary-5f3a"
 CHAT = "/v1/chat/completions"
@@ -30,7 +30,7 @@ class Logged:
         self._file = file
         log = entry("access_log", path=str(file), **options)
         workers = (Worker(url=worker, worker_id="w"),)
-        self._config = Config(workers=workers, plugins=(entry("sessions"), log))
+        self._config = Config(probes=NO_PROBES, workers=workers, plugins=(entry("sessions"), log))
 
     async def lines(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
         async with live(self._config) as gateway:
@@ -114,7 +114,9 @@ async def test_a_file_that_cannot_be_written_is_an_error_at_start_up(tmp_path: P
 async def test_the_log_may_be_rotated(tmp_path: Path, simulator: Simulator) -> None:
     file = tmp_path / "log"
     config = Config(
-        workers=(Worker(url=simulator.url),), plugins=(entry("access_log", path=str(file)),)
+        probes=NO_PROBES,
+        workers=(Worker(url=simulator.url),),
+        plugins=(entry("access_log", path=str(file)),),
     )
     async with live(config) as gateway:
         await gateway.client.post(CHAT, json=body())

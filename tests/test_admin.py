@@ -7,7 +7,7 @@ import pytest
 from probes import Keys
 from watching import until
 
-from gateway import Call, Worker, admin, config, hookimpl
+from gateway import Call, Worker, admin, config, hookimpl, overlay
 from gateway.config import Limits, Timeouts
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import (
@@ -46,6 +46,20 @@ async def test_a_worker_that_is_added_takes_calls(gateway_for: GatewayFor) -> No
         assert await served_by(live) == authority
 
 
+UP = {
+    "healthy": True,
+    "state": "up",
+    "conditions": {},
+    "active_requests": 0,
+    "limit": None,
+    "weight_version": None,
+    "last_error": None,
+    "last_error_at": None,
+    "ttft": None,
+    "duration": None,
+}
+
+
 async def test_workers_are_listed_as_trainers_expect(gateway_for: GatewayFor) -> None:
     live = await gateway_for(workers=[])
     await add(live, url="http://a:1/openai", worker_id="one", model_name="m", weight=2)
@@ -56,23 +70,24 @@ async def test_workers_are_listed_as_trainers_expect(gateway_for: GatewayFor) ->
             "url": "http://a:1",
             "api_path": "/openai",
             "model_name": "m",
+            "models": ["m"],
             "weight": 2,
-            "healthy": True,
-            "active_requests": 0,
+            **UP,
         },
         {
             "worker_id": "b:2",
             "url": "http://b:2",
             "api_path": "/v1",
             "model_name": None,
+            "models": None,
             "weight": 0.5,
-            "healthy": True,
-            "active_requests": 0,
+            **UP,
         },
     ]
     listed = await live.client.get("/admin/workers")
     assert listed.json() == expected
     assert '"weight":2,' in listed.text, "rllm's model of it takes an integer alone"
+    assert (await live.client.get("/admin/workers/one")).json() == expected[0]
     health = await live.client.get("/health/workers")
     assert health.json() == {"workers": expected, "healthy": 2, "total": 2}
 
@@ -122,6 +137,9 @@ FILES = {"tls"}
 def test_a_worker_can_be_added_with_all_that_the_configuration_knows() -> None:
     known = set(config.Worker.__struct_fields__)
     assert set(admin.NewWorker.__struct_fields__) == known - FILES
+    place = {"url", "api_path", "worker_id"}
+    assert set(admin.NewFields.__struct_fields__) == known - FILES - place
+    assert admin.NewFields.__struct_fields__ == overlay.Fields.__struct_fields__
 
 
 async def test_an_id_is_given_once(gateway_for: GatewayFor) -> None:
@@ -188,7 +206,7 @@ async def test_fault_6_adding_and_removing_a_worker_disturbs_no_other(
         await add(live, url=second.url, worker_id="second")
         await live.client.delete("/admin/workers/second")
         assert (await streaming).text.endswith("data: [DONE]\n\n")
-        assert live.gateway.workers.all == [kept]
+        assert live.gateway.workers.all == (kept,)
         await served_by(live)
         assert first.stats.accepted <= 2, "the kept connections are still there"
 
@@ -244,14 +262,18 @@ async def test_fault_1_no_admin_call_without_a_key(gateway_for: GatewayFor) -> N
     for method, path in [
         ("GET", "/admin/workers"),
         ("POST", "/admin/workers"),
+        ("GET", "/admin/workers/x"),
         ("DELETE", "/admin/workers/x"),
+        ("PATCH", "/admin/workers/x"),
+        ("POST", "/admin/workers/x/drain"),
+        ("POST", "/admin/workers/x/undrain"),
         ("PATCH", "/admin/workers"),
         ("GET", "/health/workers"),
     ]:
         refused = await live.client.request(method, path, json={"url": "http://h"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
         assert refused.headers["www-authenticate"] == "Bearer"
-    assert live.gateway.workers.all == []
+    assert live.gateway.workers.all == ()
     live.client.headers["authorization"] = "abc"
     assert (await add(live, url="http://h")).status_code == 200
 

@@ -18,7 +18,15 @@ from gateway import BodyTooLarge, Call, hookimpl
 from gateway.body import Body, parse_object
 from gateway.config import Config, Worker
 from gateway.errors import CallerGone, InvalidJSON
-from gateway.testing import Live, ScriptedConnection, ScriptedWorker, answer_of, entry, live
+from gateway.testing import (
+    NO_PROBES,
+    Live,
+    ScriptedConnection,
+    ScriptedWorker,
+    answer_of,
+    entry,
+    live,
+)
 
 CHAT = "/v1/chat/completions"
 MIB = 1 << 20
@@ -171,7 +179,7 @@ class Reads:
 
 def before(worker: ScriptedWorker, *plugins: type) -> Config:
     named = tuple(entry(plugin) for plugin in plugins)
-    return Config(workers=(Worker(url=worker.url),), plugins=named)
+    return Config(probes=NO_PROBES, workers=(Worker(url=worker.url),), plugins=named)
 
 
 def client_of(gateway: Live) -> RawClient:

@@ -19,6 +19,7 @@ from gateway.config import Config, Worker
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import (
     DONE,
+    NO_PROBES,
     GatewayFor,
     Live,
     ScriptedConnection,
@@ -51,6 +52,7 @@ async def test_fault_9_what_a_session_asks_for_overwrites_its_callers_after_a_re
     asked = {**chat(temperature=1, max_tokens=3, top_p=0.5)}
     async with ScriptedWorker(answer_of(b'{"choices": []}')) as worker:
         config = Config(
+            probes=NO_PROBES,
             workers=(Worker(url=worker.url),),
             plugins=(entry("sessions"), entry(CAPTURE)),
             db_path=str(tmp_path / "traces.db"),

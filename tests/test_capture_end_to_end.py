@@ -19,6 +19,7 @@ from gateway.config import Config
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
+    NO_PROBES,
     GatewayFor,
     Live,
     ScriptedConnection,
@@ -329,7 +330,9 @@ async def test_each_recorded_answer_leaves_one_trace(tmp_path: Path) -> None:
     async with ScriptedWorker(playing.script) as worker:
         plugins = (entry(CAPTURE, **options),)
         workers, path = config(worker.url, []).workers, str(tmp_path / "traces.db")
-        async with live(Config(workers=workers, plugins=plugins, db_path=path)) as running:
+        async with live(
+            Config(probes=NO_PROBES, workers=workers, plugins=plugins, db_path=path)
+        ) as running:
             for exchange in RECORDED:
                 playing.exchange = exchange
                 with naming(exchange):

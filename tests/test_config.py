@@ -16,8 +16,10 @@ from gateway.config import (
     OPTIONS,
     TLS,
     Config,
+    Failover,
     Limits,
     Node,
+    Probes,
     StorageSettings,
     Timeouts,
     Worker,
@@ -192,13 +194,14 @@ SAID = """\
 gateway.yaml:1: port: expected a port from 0 to 65535, got 90900
 gateway.yaml:2: hots: unknown field; did you mean "host"?
 gateway.yaml:3: zzz: unknown field; the fields are host, port, workers, plugins, timeouts, limits, \
-db_path, store, storage, model, allow_anonymous, log_level, extra_paths
+failover, probes, persist_workers, db_path, store, storage, model, allow_anonymous, log_level, \
+extra_paths
 gateway.yaml:5: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
 gateway.yaml:7: timeouts.first_byte: expected a number greater than 0 (seconds) or null, got 0
 gateway.yaml:8: timeouts.idle: expected a number greater than 0 (seconds) or null, got inf
 gateway.yaml:9: timeouts.keepalive: expected a number greater than 0 (seconds), got null
 gateway.yaml:12: workers[1].weight: expected a number greater than 0, got true
-gateway.yaml:12: workers[1].model: unknown field; did you mean "model_name"?
+gateway.yaml:12: workers[1].model: unknown field; did you mean "models"?
 gateway.yaml:13: workers[2].url: missing; expected a URL such as "http://host:8000/v1"
 gateway.yaml:14: workers[3]: expected a URL such as "http://host:8000/v1", or a mapping with one, \
 got 5
@@ -354,7 +357,9 @@ def test_what_is_filled_in_is_never_shown() -> None:
     bare = "expected the name of a variable in ${...}; write $${ for a plain ${"
     said = problems(text, {"A": "SEC RET"})
     assert said[2] == f"gateway.yaml:5: plugins[0]: {bare}"
-    assert said[3] == "gateway.yaml:1: port: expected a port from 0 to 65535, got text (not shown)"
+    assert (
+        said[3] == "gateway.yaml:1 (A): port: expected a port from 0 to 65535, got text (not shown)"
+    )
     assert len(said) == 6
     assert "SEC" not in "".join(said)
 
@@ -432,7 +437,8 @@ NUMBERS = [
     path
     for path in variables().values()
     if path[-1] not in ("host", "workers", "plugins", "extra_paths", "db_path", "log_level")
-    and path[-1] not in ("durability", "allow_anonymous", "store", "model")
+    and path[-1] not in ("durability", "allow_anonymous", "store", "model", "persist_workers")
+    and path[-1] not in ("statuses", "rerun", "budget", "jitter", "path")
 ]
 Settings = dict[tuple[str, ...], int]
 SETTINGS = st.dictionaries(st.sampled_from(NUMBERS), st.integers(1, 65535))
@@ -516,7 +522,7 @@ def test_no_environment_or_option_raises_anything_else(
     told(None, environ, overrides)
 
 
-SECTIONS = ("timeouts", "limits", "storage")
+SECTIONS = ("timeouts", "limits", "failover", "probes", "storage")
 
 
 def rows() -> dict[str, list[str]]:
@@ -538,6 +544,8 @@ def test_docs_and_code_name_the_same_fields() -> None:
             *top,
             *documented(Timeouts, "timeouts."),
             *documented(Limits, "limits."),
+            *documented(Failover, "failover."),
+            *documented(Probes, "probes."),
             *documented(StorageSettings, "storage."),
             *documented(Worker, "workers[]."),
             *documented(TLS, "workers[].tls."),
@@ -571,7 +579,10 @@ def test_docs_name_each_variable_and_option() -> None:
 
 def test_each_shipped_configuration_loads() -> None:
     files = sorted((ROOT / "configs").glob("*.yaml"))
-    loaded = {file.stem: load(file, {"FLEET_KEY": "k", "FLEET_CA": "ca.pem"}) for file in files}
+    loaded = {
+        file.stem: load(file, {"FLEET_KEY": "k", "FLEET_CA": "ca.pem", "BACKENDS": "http://h"})
+        for file in files
+    }
     assert {"minimal", "fleet"} <= loaded.keys()
     fleet = loaded["fleet"]
     ids = [worker.worker_id for worker in fleet.workers]
@@ -584,7 +595,7 @@ def test_each_shipped_configuration_loads() -> None:
 def test_the_schema_knows_the_fields_and_the_short_forms() -> None:
     whole = json.loads(schema())
     parts = whole["$defs"]
-    for cls in (Config, Timeouts, Limits, StorageSettings, TLS):
+    for cls in (Config, Timeouts, Limits, Failover, Probes, StorageSettings, TLS):
         assert tuple(parts[cls.__name__]["properties"]) == cls.__struct_fields__
         assert parts[cls.__name__]["additionalProperties"] is False
     url, mapping, reference = parts["Worker"]["anyOf"]

@@ -15,7 +15,6 @@ from raw_client import CutShort, RawClient
 from starlette.responses import StreamingResponse
 
 from gateway import BadRequest, ControlRequest, Gateway, Principal, hookimpl
-from gateway.chains import Chains, Failures
 from gateway.config import Config, Limits, Timeouts
 from gateway.control import ControlRoute
 from gateway.testing import GatewayFor, Live
@@ -205,7 +204,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
 def route(path: str) -> ControlRoute:
-    return ControlRoute(path, {}, Chains(Failures()), Config())
+    return ControlRoute(path, {}, Gateway(Config()))
 
 
 @given(names)

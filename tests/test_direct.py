@@ -7,13 +7,13 @@ from raw_client import RawClient, head_of
 from watching import PATIENCE, until
 
 from gateway.config import Config, Limits, Timeouts, Worker
-from gateway.testing import Live, ScriptedConnection, ScriptedWorker, answer_of, live
+from gateway.testing import NO_PROBES, Live, ScriptedConnection, ScriptedWorker, answer_of, live
 
 PATH = "/v1/chat/completions"
 
 
 def before(worker: ScriptedWorker, **settings: object) -> Config:
-    return Config(workers=(Worker(url=worker.url),), **settings)  # type: ignore[arg-type]
+    return Config(probes=NO_PROBES, workers=(Worker(url=worker.url),), **settings)  # type: ignore[arg-type]
 
 
 def client_of(gateway: Live) -> RawClient:

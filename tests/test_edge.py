@@ -15,7 +15,15 @@ from watching import PATIENCE
 
 from gateway import Call, Gateway, hookimpl
 from gateway.config import Config, Limits, Worker
-from gateway.testing import Live, ScriptedConnection, ScriptedWorker, answer_of, entry, live
+from gateway.testing import (
+    NO_PROBES,
+    Live,
+    ScriptedConnection,
+    ScriptedWorker,
+    answer_of,
+    entry,
+    live,
+)
 
 CHAT = "/v1/chat/completions"
 JSON_BODY = (b"content-type", b"application/json")
@@ -51,7 +59,7 @@ class UpperEdge:
 
 def before(worker: ScriptedWorker, *plugins: type, **settings: object) -> Config:
     named = tuple(entry(plugin) for plugin in plugins)
-    return Config(workers=(Worker(url=worker.url),), plugins=named, **settings)  # type: ignore[arg-type]
+    return Config(probes=NO_PROBES, workers=(Worker(url=worker.url),), plugins=named, **settings)  # type: ignore[arg-type]
 
 
 def client_of(gateway: Live) -> RawClient:
@@ -99,7 +107,10 @@ async def test_callers_learn_which_worker_it_was_from_the_gateway_alone() -> Non
     )
     async with ScriptedWorker(forged) as worker:
         named = Worker(url=worker.url, worker_id="gpu 3")
-        async with live(Config(workers=(named,))) as gateway, client_of(gateway) as client:
+        async with (
+            live(Config(probes=NO_PROBES, workers=(named,))) as gateway,
+            client_of(gateway) as client,
+        ):
             answer = await client.ask("GET", "/v1/models", [(b"x-request-id", b"mine")])
     assert answer.values(b"x-gateway-worker") == [b"gpu 3"]
     assert answer.values(b"x-request-id") == [b"mine"]

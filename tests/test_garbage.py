@@ -17,7 +17,15 @@ from ways import PLUGINS
 
 from gateway import Gateway
 from gateway.config import Config, Worker
-from gateway.testing import RecordedCall, ScriptedConnection, ScriptedWorker, entry, live, make_call
+from gateway.testing import (
+    NO_PROBES,
+    RecordedCall,
+    ScriptedConnection,
+    ScriptedWorker,
+    entry,
+    live,
+    make_call,
+)
 from gateway.upstream.response import HOP_BY_HOP
 
 CODES = {"upstream_protocol_error", "upstream_closed"}
@@ -64,7 +72,9 @@ class Rehearsal(Stage):
 
 def config(url: str, way: str) -> Config:
     return Config(
-        workers=(Worker(url=url),), plugins=tuple(entry(plugin) for plugin in PLUGINS[way])
+        probes=NO_PROBES,
+        workers=(Worker(url=url),),
+        plugins=tuple(entry(plugin) for plugin in PLUGINS[way]),
     )
 
 
@@ -188,7 +198,7 @@ def test_noise(
     assert not complaints.records
 
 
-@settings(many, max_examples=5000)
+@settings(many, max_examples=2000)
 @given(mutants, places, asked)
 def test_answers_gone_wrong(
     rehearsal: Rehearsal,
@@ -201,7 +211,7 @@ def test_answers_gone_wrong(
     assert not complaints.records
 
 
-@settings(many, max_examples=3500)
+@settings(many, max_examples=1500)
 @given(word_salad | after_a_start, places, asked)
 def test_the_words_of_http_in_any_order(
     rehearsal: Rehearsal,

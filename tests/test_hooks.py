@@ -31,6 +31,7 @@ from probes import (
     ThenOnly,
     Witness,
 )
+from reloadable import Yielding, reloadable
 from watching import Watcher, until
 
 from gateway import (
@@ -343,6 +344,14 @@ async def test_lifespan_that_fails_ends_the_start(
     with pytest.raises(ConfigError, match=says):
         await gateway_for(Beside, entry(BesideToo, fails=True))
     assert caplog.messages == ["Beside entered", "Beside left"], "what was entered is left"
+
+
+async def test_reconfigure_takes_other_options(tmp_path: Path) -> None:
+    async with reloadable(tmp_path / "gateway.yaml", Yielding) as running:
+        plugin = running.live.plugin(Yielding)
+        await running.changed((Yielding, {"name": "two"}))
+        assert running.live.plugin(Yielding) is plugin
+        assert plugin.config.name == "two"
 
 
 async def test_migrations_make_and_change_a_plugins_tables(

@@ -17,11 +17,11 @@ from starlette.types import Message, Scope
 
 from gateway import Gateway
 from gateway.config import Config, Worker
-from gateway.testing import Live, ScriptedWorker, answer_of, live
+from gateway.testing import NO_PROBES, Live, ScriptedWorker, answer_of, live
 
 
 def before(worker: ScriptedWorker, **settings: object) -> Config:
-    return Config(workers=(Worker(url=worker.url),), **settings)  # type: ignore[arg-type]
+    return Config(probes=NO_PROBES, workers=(Worker(url=worker.url),), **settings)  # type: ignore[arg-type]
 
 
 def client_of(gateway: Live) -> RawClient:
@@ -212,7 +212,7 @@ def _scope(path: str) -> Scope:
 def door() -> Iterator[Door]:
     with Stage() as stage:
         worker = stage.enter(ScriptedWorker(answer_of(b"{}")))
-        config = Config(workers=(Worker(url=f"{worker.url}/deep/api"),))
+        config = Config(probes=NO_PROBES, workers=(Worker(url=f"{worker.url}/deep/api"),))
         yield Door(stage.enter(Gateway(config)), worker, stage)
 
 

@@ -53,6 +53,35 @@ async def test_a_connection_that_the_worker_closes_is_forgotten() -> None:
         assert pool.take() is None
 
 
+async def test_no_connection_is_taken_that_is_nearly_as_old_as_the_worker_keeps_one() -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker, shortest=0) as pool:
+        old, young = [await pool.open() for _ in range(2)]
+        await exchange(old)
+        [first] = worker.connections[:1]
+        await asyncio.sleep(0.05)
+        first.close()
+        await until(lambda: len(pool) == 1)
+        kept_for = old.loop.time() - old.idle_since  # or a little less
+        await exchange(young)
+        young.idle_since = young.loop.time()
+        assert pool.take() is young
+        await exchange(young)
+        young.idle_since = young.loop.time() - kept_for
+        assert pool.take() is None
+        await gone(worker.connections[1])
+
+
+async def test_what_is_closed_at_once_was_not_closed_for_its_age() -> None:
+    async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
+        first, second = [await pool.open() for _ in range(2)]
+        await exchange(first)
+        worker.connections[0].close()
+        await until(lambda: len(pool) == 1)
+        await exchange(second)
+        second.idle_since -= 10
+        assert pool.take() is second
+
+
 @pytest.mark.parametrize("unasked", [b"HTTP/1.1 408 Too Slow\r\n\r\n", b"\x00"])
 async def test_what_comes_unasked_closes_the_connection(unasked: bytes) -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
@@ -152,25 +181,36 @@ LEAVING = [ScriptedConnection.close, ScriptedConnection.abort, ScriptedConnectio
 
 
 @pytest.mark.parametrize("leave", LEAVING)
-async def test_a_kept_connection_that_was_dead_is_replaced_without_a_word(
+async def test_a_request_that_was_read_goes_out_again_where_that_is_harmless(
     gateway_for: GatewayFor, leave: Callable[[ScriptedConnection], None]
 ) -> None:
     async with ScriptedWorker(leaving(leave)) as worker:
         live = await gateway_for(workers=(worker.url,))
         assert await call(live, b'{"first": 1}') == (200, None)
-        assert await call(live) == (200, None)
+        assert (await live.client.get("/v1/models")).status_code == 200
 
         first, lost, again = worker.requests
         assert first.endswith(b'{"first": 1}')
         assert lost == again
-        assert again.endswith(CALL)
 
 
 @pytest.mark.parametrize("leave", LEAVING)
-async def test_a_worker_that_leaves_as_the_request_arrives(
+async def test_a_generation_that_was_read_does_not_go_out_again(
     gateway_for: GatewayFor, leave: Callable[[ScriptedConnection], None]
 ) -> None:
-    """It has decided to close before it has read anything of the request."""
+    async with ScriptedWorker(leaving(leave)) as worker:
+        live = await gateway_for(workers=(worker.url,))
+        assert await call(live, b'{"first": 1}') == (200, None)
+        assert await call(live) == (502, "upstream_closed")
+        assert len(worker.requests) == 2
+        assert len(worker.connections) == 1
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+async def test_what_was_read_in_part_does_not_go_out_again(
+    gateway_for: GatewayFor, leave: Callable[[ScriptedConnection], None]
+) -> None:
+    """How much of it a worker has looked at, only the worker knows."""
 
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
@@ -180,9 +220,9 @@ async def test_a_worker_that_leaves_as_the_request_arrives(
 
     async with ScriptedWorker(script) as worker:
         live = await gateway_for(workers=(worker.url,))
-        for _ in range(4):
-            assert await call(live) == (200, None)
-        assert len(worker.connections) == 4
+        assert await call(live) == (200, None)
+        assert await call(live) == (502, "upstream_closed")
+        assert len(worker.connections) == 1
 
 
 @pytest.mark.parametrize("said", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n", OK[:-1]])
@@ -221,7 +261,7 @@ async def test_a_connection_is_replaced_only_once(gateway_for: GatewayFor) -> No
     async with ScriptedWorker(script) as worker:
         live = await gateway_for(workers=(worker.url,))
         assert await call(live) == (200, None)
-        assert await call(live) == (502, "upstream_closed")
+        assert (await live.client.get("/v1/models")).status_code == 502
         assert len(worker.requests) == 3
 
 

@@ -12,7 +12,15 @@ from stage import Stage
 from ways import PLUGINS
 
 from gateway.config import Config, Worker
-from gateway.testing import Live, ScriptedConnection, ScriptedWorker, answer_of, entry, live
+from gateway.testing import (
+    NO_PROBES,
+    Live,
+    ScriptedConnection,
+    ScriptedWorker,
+    answer_of,
+    entry,
+    live,
+)
 from gateway.upstream.request import CREDENTIALS, REPLACED, HeadTemplate
 from gateway.upstream.response import HOP_BY_HOP
 
@@ -30,7 +38,7 @@ async def arrived(
 ) -> Seen:
     """What comes of a request at a worker with the settings of `worker`, whose URL is replaced."""
     async with ScriptedWorker(OK) as running:
-        config = Config(workers=(worker_at(running.url, worker),))
+        config = Config(probes=NO_PROBES, workers=(worker_at(running.url, worker),))
         async with live(config) as gateway, client_of(gateway) as client:
             assert (await client.ask(method, target, headers, body)).status == 200
     [request] = running.requests
@@ -131,7 +139,10 @@ async def test_a_workers_own_headers_replace_the_callers(*, forward: bool) -> No
 
 
 async def test_the_host_is_the_workers() -> None:
-    async with ScriptedWorker(OK) as worker, live(Config(workers=(Worker(url=worker.url),))) as own:
+    async with (
+        ScriptedWorker(OK) as worker,
+        live(Config(probes=NO_PROBES, workers=(Worker(url=worker.url),))) as own,
+    ):
         async with client_of(own) as client:
             await client.ask("GET", "/v1/models")
     assert seen(worker.requests[0]).values(b"host") == [worker.url.removeprefix("http://").encode()]
@@ -164,7 +175,7 @@ async def test_headers_of_one_connection_are_not_sent_back() -> None:
         b"proxy-authenticate: Basic\r\nupgrade: h2c\r\ntrailer: x-late\r\nx-public: 1\r\n"
     )
     async with ScriptedWorker(OK.replace(b"\r\n", b"\r\n" + lines, 1)) as worker:
-        async with live(Config(workers=(Worker(url=worker.url),))) as gateway:
+        async with live(Config(probes=NO_PROBES, workers=(Worker(url=worker.url),))) as gateway:
             async with client_of(gateway) as client:
                 answer = await client.ask("GET", "/v1/models")
     assert [name for name, _ in answer.headers] == [
@@ -186,7 +197,7 @@ async def test_repeated_lines_stay_apart_and_in_order_both_ways() -> None:
     ]
     answer = b"set-cookie: a=1\r\nx-b: 1\r\nset-cookie: b=2, c\r\nx-b: \r\n"
     async with ScriptedWorker(OK.replace(b"\r\n", b"\r\n" + answer, 1)) as worker:
-        async with live(Config(workers=(Worker(url=worker.url),))) as gateway:
+        async with live(Config(probes=NO_PROBES, workers=(Worker(url=worker.url),))) as gateway:
             async with client_of(gateway) as client:
                 got = await client.ask("GET", "/v1/models", lines)
     assert seen(worker.requests[0]).headers[2:] == lines
@@ -219,7 +230,9 @@ async def test_answers_that_are_read_are_not_to_be_compressed(way: str) -> None:
     plugins = tuple(entry(plugin) for plugin in PLUGINS[way])
     given = [(b"accept-encoding", b"gzip, br"), (b"content-type", b"application/json")]
     async with ScriptedWorker(OK) as worker:
-        async with live(Config(workers=(Worker(url=worker.url),), plugins=plugins)) as gateway:
+        async with live(
+            Config(probes=NO_PROBES, workers=(Worker(url=worker.url),), plugins=plugins)
+        ) as gateway:
             async with client_of(gateway) as client:
                 await client.ask("POST", CHAT, given, b'{"messages":[]}')
     accepted = seen(worker.requests[0]).values(b"accept-encoding")
@@ -234,7 +247,7 @@ async def test_a_head_request_is_answered_without_a_body() -> None:
         await connection.write(OK[:-2] if asked.method == "HEAD" else OK)
 
     async with ScriptedWorker(script) as worker:
-        async with live(Config(workers=(Worker(url=worker.url),))) as gateway:
+        async with live(Config(probes=NO_PROBES, workers=(Worker(url=worker.url),))) as gateway:
             async with client_of(gateway) as client:
                 head = await client.ask("HEAD", "/v1/models")
                 then = await client.ask("GET", "/v1/models")
@@ -250,7 +263,9 @@ class Way(Stage):
     def __enter__(self) -> "Way":
         super().__enter__()
         self._worker = self.enter(ScriptedWorker(OK))
-        self._gateway = self.enter(live(Config(workers=(Worker(url=self._worker.url),))))
+        self._gateway = self.enter(
+            live(Config(probes=NO_PROBES, workers=(Worker(url=self._worker.url),)))
+        )
         return self
 
     def carry(self, headers: Headers) -> Headers:

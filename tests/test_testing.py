@@ -22,6 +22,7 @@ from gateway.config import Config, Worker
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
+    NO_PROBES,
     GatewayFor,
     RecordedCall,
     ScriptedConnection,
@@ -249,7 +250,7 @@ def left_over() -> set[asyncio.Task[object]]:
 async def test_a_live_gateway_leaves_nothing_behind(simulator: Simulator) -> None:
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     tasks, frozen = left_over(), gc.get_freeze_count()
-    config = Config(workers=(Worker(url=simulator.url),), plugins=(entry(Door),))
+    config = Config(probes=NO_PROBES, workers=(Worker(url=simulator.url),), plugins=(entry(Door),))
     async with live(config) as gateway:
         waiting = asyncio.create_task(gateway.client.post(CHAT, json={}))
         idle = httpx.AsyncClient()
@@ -268,7 +269,7 @@ async def test_a_live_gateway_leaves_nothing_behind(simulator: Simulator) -> Non
 
 
 async def test_a_live_gateway_tells_its_callers_that_it_ends(simulator: Simulator) -> None:
-    config = Config(workers=(Worker(url=simulator.url),), plugins=(entry(Door),))
+    config = Config(probes=NO_PROBES, workers=(Worker(url=simulator.url),), plugins=(entry(Door),))
     async with httpx.AsyncClient() as client:
         async with live(config) as gateway:
             waiting = asyncio.create_task(client.post(gateway.url + CHAT, json={}))

@@ -10,7 +10,7 @@ import trustme
 
 from gateway import ConfigError, Gateway
 from gateway.config import TLS, Config, Worker
-from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of, live
+from gateway.testing import NO_PROBES, ScriptedConnection, ScriptedWorker, answer_of, live
 
 ADDRESS = "127.0.0.1"
 
@@ -54,7 +54,7 @@ def serving(ca: trustme.CA, name: str = ADDRESS, *, demanding: bool = False) -> 
 
 
 async def ask(worker: ScriptedWorker, tls: TLS | None) -> httpx.Response:
-    config = Config(workers=(Worker(url=worker.url, tls=tls),))
+    config = Config(probes=NO_PROBES, workers=(Worker(url=worker.url, tls=tls),))
     async with live(config) as gateway:
         return await gateway.client.get("/v1/models")
 
@@ -122,7 +122,9 @@ async def test_a_worker_without_tls_is_a_failed_connection(files: Files) -> None
         await connection.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with ScriptedWorker(answer_at_once) as worker:
-        config = Config(workers=(Worker(url=worker.url.replace("http:", "https:")),))
+        config = Config(
+            probes=NO_PROBES, workers=(Worker(url=worker.url.replace("http:", "https:")),)
+        )
         async with live(config) as gateway:
             answer = await gateway.client.get("/v1/models")
     assert refused(answer, files)
@@ -130,7 +132,9 @@ async def test_a_worker_without_tls_is_a_failed_connection(files: Files) -> None
 
 async def test_connections_are_kept(ca: trustme.CA, files: Files) -> None:
     async with serving(ca) as worker:
-        config = Config(workers=(Worker(url=worker.url, tls=TLS(ca_file=files.ca)),))
+        config = Config(
+            probes=NO_PROBES, workers=(Worker(url=worker.url, tls=TLS(ca_file=files.ca)),)
+        )
         async with live(config) as gateway:
             for _ in range(3):
                 assert (await gateway.client.get("/v1/models")).status_code == 200
@@ -142,7 +146,9 @@ async def test_a_large_body_goes_both_ways(ca: trustme.CA, files: Files) -> None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(ADDRESS).configure_cert(context)
     async with ScriptedWorker(answer_of(large), tls=context) as worker:
-        config = Config(workers=(Worker(url=worker.url, tls=TLS(ca_file=files.ca)),))
+        config = Config(
+            probes=NO_PROBES, workers=(Worker(url=worker.url, tls=TLS(ca_file=files.ca)),)
+        )
         async with live(config) as gateway:
             answer = await gateway.client.post("/v1/files", content=large)
     assert answer.content == large
@@ -166,7 +172,7 @@ def test_files_that_cannot_be_used_end_the_start(
     tls = broken(field, str(path), files)
     worker = Worker(url="https://127.0.0.1:1", worker_id="the-worker", tls=tls)
     with pytest.raises(ConfigError) as raised:
-        Gateway(Config(workers=(worker,)))
+        Gateway(Config(probes=NO_PROBES, workers=(worker,)))
     [problem] = raised.value.problems
     assert problem.startswith("workers: the-worker: tls: ")
     assert str(path) in problem

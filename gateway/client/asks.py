@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.admin import WorkersHealth
 from gateway.trace import Reward, SessionInfo, Trace, Trajectories, Verdict
-from gateway.workers import WorkerInfo
+from gateway.worker import WorkerInfo
 
 T = TypeVar("T")
 

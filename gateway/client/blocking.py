@@ -9,7 +9,7 @@ from gateway.admin import WorkersHealth
 from gateway.client import asks
 from gateway.client.asks import NEXT, Ask
 from gateway.trace import Reward, SessionInfo, Trace, Trajectories, Verdict
-from gateway.workers import WorkerInfo
+from gateway.worker import WorkerInfo
 
 T = TypeVar("T")
 

@@ -131,9 +131,11 @@ class _Conversion:
         return self.whole(node, made, hint, said, path)
 
     def scalar(self, node: Node, hint: Any, said: Any, path: str) -> Any:
-        plain = node.plain
-        if peel(hint).note.ignore_case and isinstance(plain, str):
+        plain, note = node.plain, peel(hint).note
+        if note.ignore_case and isinstance(plain, str):
             plain = plain.lower()
+        if note.read is not None:
+            plain = note.read(plain)
         try:
             made = msgspec.convert(plain, hint, strict=not node.loose)
         except ValueError:

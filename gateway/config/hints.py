@@ -12,14 +12,16 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     """What `convert` should know of a field beyond its type: `Annotated[float, Note(unit="s")]`.
 
     `expected` replaces the words made from the type. The value of a `secret` field is in no
-    message. `check` gets the converted value and raises ValueError with what it expected, or
-    FieldError with what is wrong inside.
+    message. `read` gets a scalar as it was written and gives what stands for it. `check` gets the
+    converted value and raises ValueError with what it expected, or FieldError with what is wrong
+    inside.
     """
 
     unit: str = ""
     expected: str = ""
     secret: bool = False
     ignore_case: bool = False
+    read: Callable[[object], object] | None = None
     check: Callable[[Any], object] | None = None
 
 

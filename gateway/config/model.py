@@ -13,6 +13,7 @@ from msgspec.structs import force_setattr, replace
 from gateway.config.conversion import convert
 from gateway.config.hints import Note
 from gateway.config.node import Node
+from gateway.config.sizes import SCHEMA, size
 from gateway.config.words import dotted
 from gateway.config.worker import Text, Worker, distinct
 
@@ -21,7 +22,15 @@ T = TypeVar("T", bound=msgspec.Struct)
 MIB = 1024 * 1024
 
 Seconds = Annotated[float, Meta(gt=0), Note(unit="seconds")]
-Bytes = Annotated[int, Meta(gt=0), Note(unit="bytes")]
+Bytes = Annotated[
+    int,
+    Meta(gt=0, extra_json_schema={"anyOf": SCHEMA}),
+    Note(expected='a size greater than 0, in bytes or such as "20 MiB"', read=size),
+]
+Status = Annotated[int, Meta(ge=400, le=599), Note(expected="a status from 400 to 599")]
+ProbePath = Annotated[
+    str, Meta(pattern=r'^/[!"$-z|~]*(?![\s\S])'), Note(expected='a path like "/health"')
+]
 ExtraPath = Annotated[
     str, Meta(pattern=r"^/[^?#{}\s]*(?![\s\S])"), Note(expected='a path like "/version"')
 ]
@@ -66,6 +75,58 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_event_bytes: Annotated[Bytes, Meta(description="One server-sent event of an answer.")] = (
         16 * MIB
     )
+
+
+class Failover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a call that one worker did not answer is given to another."""
+
+    workers: Annotated[
+        int, Meta(gt=0, description="Workers that are asked for one call at most; 1: no failover.")
+    ] = 3
+    statuses: Annotated[
+        tuple[Status, ...],
+        Meta(description="Answers after which another worker is asked; 429 only the first time."),
+    ] = (502, 503, 504, 429)
+    rerun: Annotated[
+        bool,
+        Meta(description="Whether a generation that a worker may have run is run once more."),
+    ] = False
+    budget: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Share of the calls that may be sent to a worker once more."),
+    ] = 0.2
+    backoff: Annotated[
+        Seconds, Meta(description="The wait before a second worker, on average; then doubled.")
+    ] = 0.05
+    deadline: Annotated[
+        Seconds | None, Meta(description="Age of a call after which no other worker is asked.")
+    ] = 60.0
+
+
+class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How workers are asked whether they are well, and which models they serve."""
+
+    interval: Annotated[
+        Seconds | None, Meta(description="Between two probes of a worker; null: none are made.")
+    ] = 5.0
+    jitter: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Share of the interval by which it varies, up and down."),
+    ] = 0.1
+    path: Annotated[ProbePath, Meta(description="What is asked; any status below 500 is well.")] = (
+        "/health"
+    )
+    timeout: Annotated[Seconds, Meta(description="For one probe, connecting included.")] = 3.0
+    fall: Annotated[
+        int, Meta(gt=0, description="Failures in a row after which a worker is down.")
+    ] = 3
+    rise: Annotated[
+        int, Meta(gt=0, description="Successes in a row after which it is up again.")
+    ] = 2
+    models: Annotated[
+        Seconds | None,
+        Meta(description="How often /v1/models is asked where `models` is not given; null: never."),
+    ] = 60.0
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -144,6 +205,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = ()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    failover: Failover = Failover()
+    probes: Probes = Probes()
+    persist_workers: Annotated[
+        bool,
+        Meta(description="Whether what the admin interface changes of workers outlives a restart."),
+    ] = False
     db_path: Annotated[
         Text, Meta(description='File of the embedded database; ":memory:": gone at the end.')
     ] = "gateway.db"

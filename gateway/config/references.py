@@ -1,4 +1,4 @@
-"""`${NAME}` in a file's texts: the environment's value in its place."""
+"""`${NAME}` in a file's texts: the environment's value in its place, or what the file says else."""
 
 import re
 from collections.abc import Mapping
@@ -8,15 +8,20 @@ from msgspec import UNSET
 from gateway.config.node import Node
 from gateway.config.words import dotted, line
 
-_REFERENCE = re.compile(r"\$(?P<literal>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
+_REFERENCE = re.compile(
+    r"\$(?P<literal>\$\{)"
+    r"|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<sign>[-?])(?P<word>[^{}]*))?\}"
+    r"|\$\{"
+)
 
 
 class References:
     """Fills in `environ`, adding a line to `problems` for each name that is not there.
 
+    `${NAME:-default}` and `${NAME:?what to set}` are as in a shell: an empty value counts as none.
     `$${` is a literal `${`, and what was filled in is not looked at again. A text with a value of
-    the environment in it is secret; one that is nothing else is loose, so `port: ${PORT}` works.
-    `used` has the names that were found.
+    the environment in it is secret, and its place names the variables; one that is nothing but a
+    reference is loose, so `port: ${PORT}` works. `used` has the names that were referred to.
     """
 
     def __init__(self, environ: Mapping[str, str], problems: list[str]) -> None:
@@ -43,16 +48,28 @@ class References:
         if wrong:
             self.problems.extend(line(node.place, path, problem) for problem in wrong)
             return Node(UNSET, node.place)
-        filled = _REFERENCE.sub(lambda m: m["literal"] or self.environ[m["name"]], text)
-        names = {match["name"] for match in found if match["name"]}
-        self.used |= names
+        filled = _REFERENCE.sub(self.value, text)
+        names = {match["name"]: "" for match in found if match["name"]}
+        self.used |= names.keys()
+        taken = [name for name in names if self.environ.get(name)]
+        place = f"{node.place} ({', '.join(taken)})" if taken else node.place
         whole = bool(names) and found[0].span() == (0, len(text))
-        return Node(filled, node.place, loose=whole, secret=bool(names))
+        return Node(filled, place, loose=whole, secret=bool(taken))
+
+    def value(self, match: re.Match[str]) -> str:
+        if match["literal"]:
+            return match["literal"]
+        value = self.environ.get(match["name"], "")
+        return value if value or match["sign"] != "-" else match["word"]
 
     def problem(self, match: re.Match[str]) -> str:
-        if match["literal"] or match["name"] in self.environ:
+        name = match["name"]
+        if match["sign"] == "?" and not self.environ.get(name):
+            said = match["word"] or "it is required"
+            return f"${{{name}}} is not set in the environment, or empty: {said}"
+        if match["literal"] or match["sign"] or name in self.environ:
             return ""
-        if match["name"]:
+        if name:
             return (
                 f"{match[0]} is not set in the environment; set it, or write $${{ for a plain ${{"
             )

@@ -23,7 +23,10 @@ def schema() -> bytes:
         _for_reader(part)
     parts["Worker"] = {"anyOf": [msgspec.json.schema(Url), parts["Worker"], _REFERENCE]}
     parts["PluginEntry"] = _plugin()
-    parts["Reference"] = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
+    parts["Reference"] = {
+        "type": "string",
+        "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:[-?][^{}]*)?\}",
+    }
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Gateway"} | root
     return msgspec.json.format(msgspec.json.encode(whole), indent=2)
 

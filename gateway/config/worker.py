@@ -127,8 +127,12 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Meta(description="Its name in logs, traces and answers; default: host:port."),
     ] = ""
     model_name: Annotated[
-        Text | None, Meta(description="The model it serves; null: not known.")
+        Text | None, Meta(description="The model it serves; null: see `models`.")
     ] = None
+    models: Annotated[
+        tuple[Text, ...],
+        Meta(description="All models it serves; without any here or in model_name it is asked."),
+    ] = ()
     weight: Annotated[
         float, Meta(gt=0, description="Its share of the calls, against the other workers'.")
     ] = 1.0

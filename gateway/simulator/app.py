@@ -11,11 +11,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.simulator import other
+from gateway.simulator import development, other
 from gateway.simulator.breaking import FaultInjector
 from gateway.simulator.chat import prepare_chat
 from gateway.simulator.completions import prepare_completions
 from gateway.simulator.config import SimulatorConfig
+from gateway.simulator.development import Control
 from gateway.simulator.faults import Faults
 from gateway.simulator.generation import GenerationEndpoint
 from gateway.simulator.monitor import Monitor
@@ -33,7 +34,8 @@ class SimulatorApp:
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
         self.monitor = Monitor(config.model, config.max_model_len)
-        self._injector = FaultInjector(_router(config, self.monitor), config)
+        self.control = Control()
+        self._injector = FaultInjector(_router(config, self.monitor, self.control), config)
         headed = _AnswerHeaders(self._injector, config.request_id_headers)
         self._outermost: ASGIApp = _Guard(headed, config.api_key) if config.api_key else headed
 
@@ -55,15 +57,16 @@ def create_simulator(config: SimulatorConfig | None = None) -> SimulatorApp:
     return SimulatorApp(config or SimulatorConfig())
 
 
-def _router(config: SimulatorConfig, monitor: Monitor) -> Starlette:
+def _router(config: SimulatorConfig, monitor: Monitor, control: Control) -> Starlette:
     fresh = Random(config.seed)
-    chat = GenerationEndpoint(prepare_chat, config, monitor, fresh)
-    completions = GenerationEndpoint(prepare_completions, config, monitor, fresh)
+    chat = GenerationEndpoint(prepare_chat, config, monitor, control, fresh)
+    completions = GenerationEndpoint(prepare_completions, config, monitor, control, fresh)
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
-            *other.routes(config, monitor),
+            *other.routes(config, monitor, control),
+            *(development.routes(config, control) if config.development else ()),
         ],
         exception_handlers={Refused: _refused, HTTPException: _no_such_route},
     )

@@ -47,6 +47,16 @@ class CallerWatch:
         if self._gone.done():
             raise CallerGone
 
+    async def until(self, event: asyncio.Event) -> None:
+        """Waits for `event`; raises CallerGone."""
+        waiting = asyncio.create_task(event.wait())
+        try:
+            await asyncio.wait((self._gone, waiting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if self._gone.done():
+            raise CallerGone
+
 
 async def read_body(receive: Receive) -> bytes:
     """The whole body of a request; CallerGone where it broke off."""

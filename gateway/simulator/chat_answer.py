@@ -131,6 +131,10 @@ class ChatAnswer:
         self._open = len(self._counts)
         self._parsers = [ToolParser() for _ in self._counts] if _may_call(request) else []
 
+    @property
+    def name(self) -> str:
+        return self._header.id
+
     def opening(self) -> list[bytes]:
         return [self._role(index) for index in range(len(self._counts))]
 

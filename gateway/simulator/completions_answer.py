@@ -98,6 +98,10 @@ class CompletionsAnswer:
         self._choices = [_ChoiceState(prompt) for prompt in prompts for _ in range(request.n or 1)]
         self._open = len(self._choices)
 
+    @property
+    def name(self) -> str:
+        return self._header.id
+
     def opening(self) -> list[bytes]:
         return []
 

@@ -12,7 +12,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     set, paths below `/v1`, `/v2`, `/inference` and `/cohere` want it as a bearer token; as in vLLM
     the others do not. `seed` makes calls that bring none of their own repeatable, in the order of
     their arrival. `request_id_headers` is vLLM's `--enable-request-id-headers`: every answer has an
-    `x-request-id`.
+    `x-request-id`. `development` is its `VLLM_SERVER_DEV_MODE=1`: pausing, and swapping weights.
     """
 
     model: str = "sim"
@@ -22,6 +22,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     api_key: str | None = None
     seed: int | None = None
     request_id_headers: bool = False
+    development: bool = False
     faults: Faults = Faults()
 
     def __post_init__(self) -> None:

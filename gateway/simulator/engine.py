@@ -107,6 +107,14 @@ class Generation:
         self._script = iter(script)
         self._detokenizer = Detokenizer()
         self._text = _Visible(sampling.stop, sampling.include_stop)
+        self._weights = ""
+        self.aborted = False
+
+    def use(self, weights: str) -> None:
+        """Sample with these from now on; "" are those that the engine was started with."""
+        if weights != self._weights:
+            self._weights = weights
+            self._context.salt(weights)
 
     def step(self) -> Delta:
         """Samples one token."""
@@ -149,7 +157,8 @@ class Generation:
                 return "stop", None
             if number in sampling.stop_token_ids:
                 return "stop", number
-        if sampling.abort_after is not None and self.count >= sampling.abort_after:
+        cut_at = sampling.abort_after
+        if self.aborted or (cut_at is not None and self.count >= cut_at):
             return "abort", None
         return ("length", None) if self.count >= sampling.max_tokens else (None, None)
 

@@ -1,5 +1,6 @@
 """What the endpoints that generate share: a request is prepared, run, and written as it runs."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from random import Random
@@ -13,16 +14,21 @@ from gateway.errors import CallerGone
 from gateway.simulator.breaking import Conditions, conditions_of
 from gateway.simulator.caller import CallerWatch, read_body
 from gateway.simulator.config import SimulatorConfig
+from gateway.simulator.development import Control, Running
 from gateway.simulator.engine import Delta, Generation, merged
 from gateway.simulator.monitor import CallInFlight, Monitor
 from gateway.simulator.preparing import Plan, generations
-from gateway.simulator.refusals import wrong_media_type
+from gateway.simulator.refusals import Refused, wrong_media_type
 
 _DONE = b"data: [DONE]\n\n"
 
 
 class Answer(Protocol):
-    """Writes one call's answer; every method gives JSON without framing."""
+    """Writes one call's answer; every method but `name` gives JSON without framing."""
+
+    @property
+    def name(self) -> str:
+        """The id that the answer bears."""
 
     def opening(self) -> list[bytes]:
         """The events before any token, sent together with the first one."""
@@ -52,11 +58,17 @@ class GenerationEndpoint:
     """A pure ASGI endpoint: the body goes through `prepare`, tokens come out at their pace."""
 
     def __init__(
-        self, prepare: Prepare, config: SimulatorConfig, monitor: Monitor, fresh: Random
+        self,
+        prepare: Prepare,
+        config: SimulatorConfig,
+        monitor: Monitor,
+        control: Control,
+        fresh: Random,
     ) -> None:
         self._prepare = prepare
         self._config = config
         self._monitor = monitor
+        self._control = control
         self._fresh = fresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,9 +81,11 @@ class GenerationEndpoint:
         sequences = generations(prepared.plan, self._config, conditions, self._fresh)
         async with CallerWatch(receive) as caller:
             with suppress(CallerGone), self._monitor.call() as call:
-                run = _Run(prepared.plan, sequences, conditions, caller, call)
+                await self._control.admitted(caller)
+                run = _Run(prepared, sequences, conditions, caller, call, self._control)
                 write = _stream if prepared.plan.request.stream else _whole
-                last = await write(run, prepared.answer, send)
+                with self._control.running(prepared.answer.name) as run.running:
+                    last = await write(run, prepared.answer, send)
                 self._monitor.call_is_whole(call)
                 await send({"type": "http.response.body", "body": last, "more_body": False})
 
@@ -81,13 +95,17 @@ class _Run:
 
     def __init__(
         self,
-        plan: Plan,
+        prepared: Prepared,
         sequences: list[Generation],
         conditions: Conditions,
         caller: CallerWatch,
         call: CallInFlight,
+        control: Control,
     ) -> None:
+        plan = prepared.plan
         self.interval = plan.request.stream_interval or 1
+        self.running = Running(prepared.answer.name)
+        self._control = control
         self._prompt_tokens = sum(map(len, plan.prompts))
         self._sequences = sequences
         self._conditions = conditions
@@ -95,12 +113,19 @@ class _Run:
         self._call = call
 
     async def step(self) -> list[Delta]:
-        """One token more of each sequence that has not ended; empty once all have."""
+        """One token more of each sequence that has not ended; empty once all have.
+
+        Raises Refused where the engine dies.
+        """
         live = [sequence for sequence in self._sequences if not sequence.finished]
         if not live:
             return []
         begun = self._call.running
         await self._caller.wait(self._conditions.itl if begun else self._conditions.ttft)
+        await self._control.may_step(self.running, self._caller)
+        for sequence in live:
+            sequence.use(self._control.weights)
+            sequence.aborted = self.running.aborted
         if not begun:
             self._call.starts(self._prompt_tokens)
         self._call.adds(len(live))
@@ -139,14 +164,22 @@ async def _stream(run: _Run, answer: Answer, send: Send) -> bytes:
     headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     chunks, opening = _Chunks(run.interval), answer.opening()
-    while deltas := await run.step():
-        for event in (*opening, *_events(answer, chunks, deltas)):
-            await _send_event(event, send)
-        opening = []
+    try:
+        while deltas := await run.step():
+            for event in (*opening, *_events(answer, chunks, deltas)):
+                await _send_event(event, send)
+            opening = []
+    except Refused as died:
+        return crash_event(died) + _DONE
     last = answer.closing()
     if last is not None:
         await _send_event(last, send)
     return _DONE
+
+
+def crash_event(died: Refused) -> bytes:
+    """The engine writes this one event with Python's own json, and so with spaces."""
+    return f"data: {json.dumps(died.envelope())}\n\n".encode()
 
 
 def _events(answer: Answer, chunks: _Chunks, deltas: list[Delta]) -> Iterator[bytes]:

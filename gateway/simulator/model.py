@@ -171,6 +171,10 @@ class Context:
         move = _MOVES[self.state].get(number) or _ANYWHERE.get(number)
         self.state = move or "clause"
 
+    def salt(self, weights: str) -> None:
+        """From now on the probabilities are those of other weights."""
+        self.digest = blake2b(self.digest + weights.encode(), digest_size=32).digest()
+
     def next(self) -> Distribution:
         """The probabilities of the token after all that was read."""
         weights: dict[int, float] = {}

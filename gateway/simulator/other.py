@@ -4,6 +4,7 @@ import time
 from secrets import token_hex
 
 import msgspec
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -11,6 +12,7 @@ from starlette.routing import Route
 from gateway.simulator.answers import VERSION
 from gateway.simulator.caller import read_body
 from gateway.simulator.config import SimulatorConfig
+from gateway.simulator.development import Control
 from gateway.simulator.monitor import Monitor
 from gateway.simulator.preparing import check_ids, check_model
 from gateway.simulator.refusals import bad_request, no_scale_out, parse
@@ -69,9 +71,9 @@ class Version(msgspec.Struct):
     version: str
 
 
-def routes(config: SimulatorConfig, monitor: Monitor) -> list[Route]:
+def routes(config: SimulatorConfig, monitor: Monitor, control: Control) -> list[Route]:
     """Their routes, for one simulator."""
-    endpoints = _Endpoints(config, monitor)
+    endpoints = _Endpoints(config, monitor, control)
     return [
         Route("/v1/models", endpoints.models),
         Route("/health", endpoints.alive),
@@ -88,12 +90,17 @@ def routes(config: SimulatorConfig, monitor: Monitor) -> list[Route]:
 
 
 class _Endpoints:
-    def __init__(self, config: SimulatorConfig, monitor: Monitor) -> None:
+    def __init__(self, config: SimulatorConfig, monitor: Monitor, control: Control) -> None:
         self._config = config
         self._monitor = monitor
+        self._control = control
 
     async def alive(self, request: Request) -> Response:
-        return Response()
+        """A dead engine says so once, and then nothing any more."""
+        if not self._control.dead:
+            return Response()
+        burial = BackgroundTask(self._control.bury)
+        return Response(status_code=503, headers={"connection": "close"}, background=burial)
 
     async def version(self, request: Request) -> Response:
         return _json(Version(VERSION))

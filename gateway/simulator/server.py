@@ -5,6 +5,7 @@ import socket
 import threading
 from contextlib import suppress
 from email.utils import formatdate
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -75,6 +76,7 @@ class Simulator:
 
     def __init__(self, config: SimulatorConfig | None = None, *, port: int = 0) -> None:
         self._app = create_simulator(config)
+        self._app.control.buried = self.refuse
         self._settings = _settings(self._app, "127.0.0.1", port)
         self._state = ServerState()
         self._accepted = 0
@@ -190,4 +192,7 @@ def serve(config: SimulatorConfig, host: str = "127.0.0.1", port: int = 8000) ->
         if config.faults.refuses:
             with _bound(host, port):
                 threading.Event().wait()
-        uvicorn.Server(_settings(create_simulator(config), host, port)).run()
+        app = create_simulator(config)
+        server = uvicorn.Server(_settings(app, host, port))
+        app.control.buried = partial(setattr, server, "should_exit", True)
+        server.run()

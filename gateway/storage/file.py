@@ -205,15 +205,20 @@ def open_for_writing(
         db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
         db.execute("PRAGMA journal_size_limit = 67108864")
         db.execute("BEGIN IMMEDIATE")  # several processes may start at once
-        database = Database(db)
-        for one in migrations:
-            one.apply(database)
+        migrate(db, migrations)
         db.execute("COMMIT")
         db.check()
     except BaseException:
         db.close()
         raise
     return db
+
+
+def migrate(db: sqlite3.Connection, migrations: Sequence[Migrations]) -> None:
+    """Bring the tables up to date, within a transaction. Raises what a migration raises."""
+    database = Database(db)
+    for one in migrations:
+        one.apply(database)
 
 
 def open_read_only(path: Path) -> Connection:

@@ -13,7 +13,13 @@ from sqlite_utils.migrations import Migrations
 
 from gateway import config
 from gateway.storage.faults import blames_the_file, is_busy
-from gateway.storage.file import Connection, open_for_writing, open_read_only, prepare_file
+from gateway.storage.file import (
+    Connection,
+    migrate,
+    open_for_writing,
+    open_read_only,
+    prepare_file,
+)
 from gateway.storage.groups import RETRY_LOCKED, Groups, Health, StorageUnavailable
 from gateway.storage.readers import Readers
 from gateway.storage.writer import Group, Writer, change, give_back, tell_lost
@@ -60,9 +66,7 @@ class Storage:
             self._temporary = tempfile.TemporaryDirectory(prefix="gateway-")
             self.path = Path(self._temporary.name, "memory")
         prepare_file(self.path)
-        self._writer = Writer(
-            partial(open_for_writing, self.path, self._settings.durability, self._migrations)
-        )
+        self._writer = Writer(self._open_for_writing)
         self._groups = Groups(self._writer, self._settings, self.health)
         self._readers = Readers(self.path)
         try:
@@ -72,6 +76,28 @@ class Storage:
                 await self.close()
                 raise
             self._groups.begin_degraded(error)
+
+    def _open_for_writing(self) -> Connection:
+        return open_for_writing(self.path, self._settings.durability, self._migrations)
+
+    async def migrate(self, migrations: Sequence[Migrations]) -> None:
+        """Have the tables of these too, from now on; those of the same names are replaced.
+
+        Raises sqlite3.Error where the file cannot be written, and what a migration raises.
+        """
+        if not migrations:
+            return
+        before, closed = self._migrations, self._writer is None
+        names = {one.name for one in migrations}
+        self._migrations = [*(one for one in before if one.name not in names), *migrations]
+        try:
+            await self.open()
+            await self.write(lambda db: migrate(db, migrations))
+        except BaseException:
+            self._migrations = before
+            if closed:
+                await self.close()
+            raise
 
     async def close(self) -> None:
         """Store what is waiting, as far as it can be, and close the file.

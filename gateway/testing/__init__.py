@@ -22,7 +22,7 @@ from gateway.testing.calls import (
     make_call,
     sse,
 )
-from gateway.testing.serving import GatewayFor, Live, entry, live
+from gateway.testing.serving import NO_PROBES, GatewayFor, Live, entry, live
 from gateway.testing.worker import ScriptedConnection, ScriptedWorker, answer_of
 
 pytest_plugins = ["gateway.testing.fixtures"]
@@ -30,6 +30,7 @@ pytest_plugins = ["gateway.testing.fixtures"]
 __all__ = [
     "DONE",
     "MESSAGES",
+    "NO_PROBES",
     "GatewayFor",
     "Live",
     "RecordedCall",

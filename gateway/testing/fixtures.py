@@ -33,6 +33,7 @@ async def gateway_for(simulator: Simulator) -> AsyncIterator[testing.GatewayFor]
             urls = (simulator.url,) if workers is None else workers
             found = (w if isinstance(w, Worker) else Worker(url=w) for w in urls)
             settings.setdefault("db_path", ":memory:")
+            settings.setdefault("probes", testing.NO_PROBES)
             config = Config(workers=tuple(found), plugins=tuple(named), **settings)
             return await stack.enter_async_context(testing.live(config))
 

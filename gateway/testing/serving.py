@@ -9,13 +9,17 @@ import httpx
 import msgspec
 
 from gateway.app import Gateway
-from gateway.config import Config, PluginEntry, Worker
+from gateway.config import Config, PluginEntry, Probes, Worker
 from gateway.server import Server
 
 T = TypeVar("T")
 
 LAST_WAIT = 1.0
 """Seconds in which what still answers someone may end by itself; it is cancelled after."""
+
+
+NO_PROBES = Probes(interval=None, models=None)
+"""For `Config(probes=NO_PROBES)`: the workers are sent calls alone."""
 
 
 class Live(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 from gateway.errors import GatewayError, IdleTimeout, UpstreamClosed, UpstreamProtocol
 from gateway.headers import Headers
 from gateway.upstream.response import ResponseParser
+from gateway.upstream.unseen import ClosedUnseen, sent_in_vain
 
 
 class Receiver(Protocol):
@@ -27,7 +28,8 @@ class Connection(asyncio.Protocol):
     """Carries one exchange at a time.
 
     `heard`: a byte of the present answer has come, so a kept connection that turns out dead can be
-    told from a worker that breaks off. `on_idle` is called when another exchange may follow,
+    told from a worker that breaks off; where it was closed before the request can have reached the
+    worker, the error is a ClosedUnseen. `on_idle` is called when another exchange may follow,
     `on_lost` at the end.
     """
 
@@ -36,8 +38,11 @@ class Connection(asyncio.Protocol):
         "_on_lost",
         "_parser",
         "_receiver",
+        "_sent",
+        "_sent_before",
         "_told_head",
         "_transport",
+        "_unseen",
         "_unsent",
         "_writable",
         "heard",
@@ -62,6 +67,8 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._told_head = False
         self._unsent = False
+        self._sent = self._sent_before = 0
+        self._unseen = False
         self._writable: asyncio.Future[None] | None = None
 
     @property
@@ -77,6 +84,7 @@ class Connection(asyncio.Protocol):
         self._parser.begin(head_only=head_only)
         self._receiver = receiver
         self._told_head = self.heard = False
+        self._sent_before = self._sent
         if self._transport is None:
             self.connection_lost(None)  # between its opening and now
         else:
@@ -84,6 +92,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes, *, more: bool) -> None:
         self._unsent = more
+        self._sent += len(data)
         if self._transport is not None:
             self._transport.write(data)
 
@@ -153,6 +162,10 @@ class Connection(asyncio.Protocol):
             self.abort()
         receiver.on_end(body)
 
+    def eof_received(self) -> None:
+        if self._transport is not None and self._receiver is not None and not self.heard:
+            self._unseen = sent_in_vain(self._transport, self._sent_before)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.resume_writing()
@@ -161,9 +174,8 @@ class Connection(asyncio.Protocol):
             if self._parser.until_close and exc is None:
                 receiver.on_end(b"")
             else:
-                receiver.on_error(
-                    UpstreamClosed("the worker broke off before its answer was whole")
-                )
+                kind = ClosedUnseen if self._unseen else UpstreamClosed
+                receiver.on_error(kind("the worker broke off before its answer was whole"))
         self._on_lost(self)
 
     def pause_writing(self) -> None:

@@ -16,12 +16,15 @@ from gateway.upstream.response import ResponseParser
 STAGGER = 0.25
 """Seconds that one address has before the next is tried beside it (RFC 8305)."""
 
+SHORTEST_KEEPALIVE = 1.0
+"""Seconds; what a worker closes sooner it closes for another reason than its age."""
+
 
 class Pool:
     """Hands out connections to `host`:`port`, the latest used first, so that the others may close.
 
     Times are seconds: `connect` bounds the opening of one (None: no bound), `keepalive` how long an
-    idle one is kept.
+    idle one is kept; one that the worker closed sooner than after `shortest` teaches nothing.
     """
 
     def __init__(
@@ -32,27 +35,32 @@ class Pool:
         limits: Limits,
         connect: float | None,
         keepalive: float,
+        shortest: float = SHORTEST_KEEPALIVE,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.limits = limits
         self._host = host
         self._port = port
-        self._limits = limits
         self._connect = connect
-        self._keepalive = keepalive
+        self._keepalive = self._horizon = keepalive
+        self._shortest = shortest
         self._tls = tls
         self._idle: dict[Connection, None] = {}  # the longest idle first
         self._all: set[Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
+        self._retired = False
 
     def __len__(self) -> int:
         return len(self._all)
 
     def take(self) -> Connection | None:
-        """An idle connection that is not known to be dead."""
+        """An idle connection that is not known to be dead, nor likely to die any moment."""
         while self._idle:
             connection, _ = self._idle.popitem()
-            if not connection.closed:
+            idle = connection.loop.time() - connection.idle_since
+            if not connection.closed and idle < self._horizon:
                 return connection
+            connection.abort()
         return None
 
     async def open(self) -> Connection:
@@ -87,18 +95,30 @@ class Pool:
         return connection
 
     def _connection(self) -> Connection:
-        parser = ResponseParser(self._limits.max_header_bytes, self._limits.max_headers)
+        parser = ResponseParser(self.limits.max_header_bytes, self.limits.max_headers)
         return Connection(asyncio.get_running_loop(), parser, self._keep, self._lost)
 
     def _keep(self, connection: Connection) -> None:
+        if self._retired:
+            connection.abort()
+            return
         connection.idle_since = connection.loop.time()
         self._idle[connection] = None
         if self._reaper is None:
             self._reap_later()
 
     def _lost(self, connection: Connection) -> None:
+        """Where the worker closed an idle one, it will do so again after that time (vLLM: 5 s).
+
+        A call sent at that very moment would be lost, so none is sent on one nearly so old. What
+        was learned last counts: no idle one outlives the worker's patience.
+        """
         self._all.discard(connection)
-        self._idle.pop(connection, None)
+        if connection in self._idle:
+            del self._idle[connection]
+            idle = connection.loop.time() - connection.idle_since
+            if idle >= self._shortest:
+                self._horizon = min(self._keepalive, idle * 0.8)
 
     def _reap_later(self) -> None:
         self._reaper = asyncio.get_running_loop().call_later(self._keepalive, self._reap)
@@ -112,12 +132,19 @@ class Pool:
         if self._idle:
             self._reap_later()
 
-    def close(self) -> None:
-        """Abort every connection, also those in use."""
+    def retire(self) -> None:
+        """Keep no connection: idle ones close now, the others as their exchanges end."""
+        self._retired = True
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
-        self._idle.clear()
+        idle, self._idle = self._idle, {}
+        for connection in idle:
+            connection.abort()
+
+    def close(self) -> None:
+        """Abort every connection, also those in use."""
+        self.retire()
         for connection in list(self._all):
             connection.abort()
 

@@ -69,9 +69,18 @@ class TraceCapture:
         self.weight_version: int | None = None
         self.hooks = Hooks(config.offered)
         self.sink = TraceSink(record, self.hooks)
-        self._wanted = [name for name in INJECTIONS if getattr(config, name)]
+        self._wanted = _wanted(config)
         self._options: SessionOptions | None = None
         self._retention: Retention | None = None
+
+    @hookimpl
+    def reconfigure(self, config: Config) -> None:
+        # The sink stays: two of them would not know what the other one deletes.
+        self.config = config
+        self._wanted = _wanted(config)
+        self.hooks.limit(config.offered)
+        if self._retention is not None:
+            self._retention.change(_keep(config))
 
     @hookimpl
     def migrations(self) -> Migrations:
@@ -87,9 +96,7 @@ class TraceCapture:
         self._options = SessionOptions(gateway.storage.connect)
         self.hooks.start(gateway)
         self.weight_version = await _last_weight_version(gateway)
-        config = self.config
-        keep = Keep(config.keep_days, config.keep_sessions, config.keep_bytes)
-        self._retention = Retention(gateway.storage, keep, self.sink.forget)
+        self._retention = Retention(gateway.storage, _keep(self.config), self.sink.forget)
         cleaning = asyncio.create_task(self._retention.run())
         try:
             yield
@@ -136,6 +143,14 @@ class TraceCapture:
         if not captured(call):
             return None
         return Capture(call, self.sink, self.config.max_answer_bytes, self.weight_version)
+
+
+def _wanted(config: TraceCapture.Config) -> list[Literal["token_ids", "logprobs", "usage"]]:
+    return [name for name in INJECTIONS if getattr(config, name)]
+
+
+def _keep(config: TraceCapture.Config) -> Keep:
+    return Keep(config.keep_days, config.keep_sessions, config.keep_bytes)
 
 
 async def _last_weight_version(gateway: Gateway) -> int | None:

@@ -26,16 +26,23 @@ class Hooks:
         self._offered: Queue[Trace | None] = Queue(offered)
         self._gateway: Gateway | None = None
         self._thread: threading.Thread | None = None
-        self.redacting = False
-        self.recording = False
 
     def start(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self.redacting = bool(gateway.plugins.hooks["redact_trace"])
-        self.recording = bool(gateway.plugins.hooks["trace_recorded"])
-        if self.recording:
-            self._thread = threading.Thread(target=self._run, name="trace-recorded", daemon=True)
-            self._thread.start()
+
+    def limit(self, offered: int) -> None:
+        """Let so many traces wait, from now on."""
+        with self._offered.mutex:
+            self._offered.maxsize = offered
+
+    @property
+    def redacting(self) -> bool:
+        """Whether any plugin does: a reload may bring one."""
+        return self._gateway is not None and bool(self._gateway.plugins.hooks["redact_trace"])
+
+    @property
+    def recording(self) -> bool:
+        return self._gateway is not None and bool(self._gateway.plugins.hooks["trace_recorded"])
 
     def stop(self) -> None:
         """Blocks until the hook has had what was offered, or for LAST_OFFERS seconds."""
@@ -70,6 +77,10 @@ class Hooks:
         return trace
 
     def offer(self, trace: Trace) -> None:
+        """In the writer's thread."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="trace-recorded", daemon=True)
+            self._thread.start()
         try:
             self._offered.put_nowait(trace)
         except Full:

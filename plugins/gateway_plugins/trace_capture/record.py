@@ -126,6 +126,7 @@ def _decoded(capture: Capture) -> bytes | None:
 
 def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
     call, outcome = capture.call, capture.call.outcome
+    begun, ended = _worker_versions(call)
     return Head(
         call_id=call.id,
         path=call.path,
@@ -147,7 +148,17 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         caller_gone=outcome.caller_gone,
         delivered=outcome.complete,
         error=str(outcome.error) if outcome.error is not None else answer.error,
+        worker_version=begun,
+        worker_version_end=ended,
     )
+
+
+def _worker_versions(call: Call) -> tuple[int | str | None, int | str | None]:
+    """Of the worker that answered: with which weights it began, and ended where that changed."""
+    if not call.attempts:
+        return None, None
+    begun, ended = call.attempts[-1].weight_version, call.attempts[-1].weight_version_end
+    return begun, ended if ended != begun else None
 
 
 def _attempt(call: Call, attempt: Attempt) -> AttemptRow:
@@ -212,6 +223,8 @@ def _share(ordered: Sequence[float], share: float) -> float | None:
 def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
     call, outcome = capture.call, capture.call.outcome
     refused = 0 if call.attempts else outcome.status  # by the gateway: no worker was asked
+    if refused and outcome.error is not None:
+        refused = outcome.error.status  # said in a stream of comments, its own status is 200
     judged = judge(
         answer,
         status=capture.status or refused,

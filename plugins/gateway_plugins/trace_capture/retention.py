@@ -50,6 +50,11 @@ class Retention:
         """Soon, rather than at the next turn."""
         self._wanted.set()
 
+    def change(self, keep: Keep) -> None:
+        """Keep by these limits, from now on."""
+        self._keep = keep
+        self.look()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:

@@ -56,7 +56,8 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     further than that, `left_choice` the position of the choice in it: they have `common` tokens in
     common, then the prompt has another one. `times` are queue, connect, TTFT, total, ITL p50 and
     p99 in whole microseconds. `whole`: a hook changed the trace, so the skeleton is all of it as
-    JSON.
+    JSON. `worker_version` is that of the worker's weights when the attempt that answered began,
+    `worker_version_end` when it ended, where that was another one.
     """
 
     call_id: str = ""
@@ -88,6 +89,8 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     retry_of: str | None = None
     metadata: dict[str, Any] = {}
     whole: bool = False
+    worker_version: int | str | None = None
+    worker_version_end: int | str | None = None
 
 
 class Content(msgspec.Struct, array_like=True, frozen=True):

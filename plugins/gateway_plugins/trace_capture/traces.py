@@ -42,12 +42,17 @@ def build(row: Identity, head: Head, request: bytes, skeleton: bytes, parts: lis
 
 def _flat(row: Identity, head: Head) -> Trace:
     queue, connect, ttft, total, itl_p50, itl_p99 = map(_milli, head.times)
-    version = head.engine_version if head.engine_version is not None else head.admin_version
+    versions = WeightVersions(
+        engine=head.engine_version,
+        worker=head.worker_version,
+        worker_end=head.worker_version_end,
+        admin=head.admin_version,
+    )
     return Trace(
         trace_id=row.trace_id,
         session_id=row.session_id or "",
         model=row.model,
-        weight_version=version,
+        weight_version=_version(versions),
         latency_ms=total or 0.0,
         timestamp=row.timestamp,
         metadata=head.metadata,
@@ -65,7 +70,7 @@ def _flat(row: Identity, head: Head) -> Trace:
         overwritten=head.overwritten,
         sampling_params=head.sampling_params,
         usage=head.usage,
-        weight_versions=WeightVersions(engine=head.engine_version, admin=head.admin_version),
+        weight_versions=versions,
         timings=Timings(
             queue_ms=queue or 0.0,
             connect_ms=connect,
@@ -84,6 +89,12 @@ def _flat(row: Identity, head: Head) -> Trace:
         verdict="COMPLETE" if row.complete else "INCOMPLETE",
         reasons=head.reasons,
     )
+
+
+def _version(versions: WeightVersions) -> int | str | None:
+    """What is known at first hand goes before what is known of the worker, or was announced."""
+    known = (versions.engine, versions.worker, versions.admin)
+    return next((one for one in known if one is not None), None)
 
 
 def _milli(microseconds: int | None) -> float | None:

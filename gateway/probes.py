@@ -1,0 +1,264 @@
+"""Asks the workers, now and then, whether they are well and which models they serve."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from gateway import config
+from gateway.asking import WorkerAnswer
+from gateway.errors import CallError
+from gateway.local import LocalWorker
+from gateway.worker import Worker
+from gateway.workers import Workers
+
+log = logging.getLogger("gateway.probes")
+
+PROBE = "probe"
+"""Whose condition it is that a worker does not answer its probes."""
+
+MOST_MODELS = 1_000
+LONGEST_NAME = 1_000
+"""A worker that says more, or names longer than so many characters, is not believed."""
+
+FIRST = 0.1
+"""Share of the interval over which the first probes are spread."""
+
+SOON = 5.0
+"""Seconds, at most, until a worker that could not be asked for its models is asked again."""
+
+ROUND = 1.0
+"""Seconds between two rounds in which all are asked for a model that nobody is known to serve."""
+
+PATIENCE = 2.0
+"""Seconds that a call waits for such a round."""
+
+FIRST_LOOK = 1.0
+"""Seconds that the start waits until several workers have said what they serve."""
+
+
+class Prober:
+    """Probes each of `workers` while its block lasts, whichever they are then.
+
+    A worker that fails `fall` probes in a row has the condition `probe` until `rise` have gone
+    well. Where its settings name no models, `Worker.models` follows what it says itself.
+    """
+
+    def __init__(self, workers: Workers, settings: config.Probes) -> None:
+        self._workers = workers
+        self._settings = settings
+        self._watched: dict[Worker, _Watch] = {}
+        self._seen: tuple[Worker, ...] = ()
+        self._ended: set[asyncio.Task[None]] = set()
+        self._round: asyncio.Task[None] | None = None
+        self._round_begun = 0.0
+        self._running = False
+
+    async def __aenter__(self) -> Self:
+        self._running = True
+        self._workers.changed.append(self._follow)
+        self._workers.ask_anew = self.ask_anew
+        self._follow()
+        if self._settings.models is not None and len(self._watched) > 1:
+            await self._first_look()
+        return self
+
+    async def _first_look(self) -> None:
+        """Lest the first calls of a mixed fleet go to workers that cannot serve them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                for watch in list(self._watched.values()):
+                    await watch.looked.wait()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._running = False
+        self._workers.changed.remove(self._follow)
+        self._unwatch(list(self._watched))
+        if self._round is not None:
+            self._end(self._round)
+        await asyncio.gather(*self._ended, return_exceptions=True)
+
+    def change(self, settings: config.Probes) -> None:
+        """Probe as these settings say from now on; a worker that is down is so until it rises."""
+        if settings == self._settings:
+            return
+        self._settings = settings
+        if self._running:
+            self._unwatch(list(self._watched))
+            self._seen = ()
+            self._follow()
+
+    async def ask_anew(self) -> None:
+        """Ask all workers for their models, for somebody misses one.
+
+        Whoever asks within the same second shares one round. It is waited for PATIENCE seconds.
+        """
+        if self._settings.models is None or not self._running:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._round is None or (self._round.done() and now - self._round_begun >= ROUND):
+            self._round_begun = now
+            self._round = asyncio.create_task(self._ask_all())
+        await asyncio.wait([self._round], timeout=PATIENCE)
+
+    async def _ask_all(self) -> None:
+        asked = [watch.ask_models() for worker, watch in self._watched.items() if worker.fit]
+        await asyncio.gather(*asked)
+
+    def _follow(self) -> None:
+        workers = self._workers.all
+        if workers is self._seen:
+            return
+        self._seen = workers
+        self._unwatch([worker for worker in self._watched if worker not in workers])
+        for worker in workers:
+            if isinstance(worker, LocalWorker):
+                continue
+            if worker not in self._watched:
+                self._watched[worker] = _Watch(worker, self._settings)
+            elif worker.models is None:
+                self._watched[worker].curious.set()
+
+    def _unwatch(self, workers: list[Worker]) -> None:
+        for worker in workers:
+            for task in self._watched.pop(worker).tasks:
+                self._end(task)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._ended.add(task)
+        task.add_done_callback(self._ended.discard)
+        task.cancel()
+
+
+class _Watch:
+    """Follows one worker, in `tasks`.
+
+    Set `curious` to have it asked for its models now; `looked`: it was asked for the first time.
+    """
+
+    def __init__(self, worker: Worker, settings: config.Probes) -> None:
+        self.curious = asyncio.Event()
+        self.looked = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+        self._worker = worker
+        self._settings = settings
+        self._failures = 0
+        self._successes = 0
+        if settings.interval is not None:
+            self._start(self._probe_on(settings.interval))
+        elif PROBE in worker.conditions:
+            worker.clear(PROBE)
+        if settings.models is not None:
+            self._start(self._ask_on(settings.models))
+
+    def _start(self, running: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(running)
+        task.add_done_callback(self._note_end)
+        self.tasks.append(task)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("worker %s is watched no more", self._worker.id, exc_info=error)
+
+    async def _probe_on(self, interval: float) -> None:
+        jitter = interval * self._settings.jitter
+        await asyncio.sleep(interval * FIRST * random.random())
+        while True:
+            failure = await self._probe()
+            if failure is None:
+                self._succeeded()
+            else:
+                self._failed(failure)
+            await asyncio.sleep(interval + jitter * random.uniform(-1, 1))
+
+    async def _probe(self) -> str | None:
+        """What went wrong, if anything did."""
+        try:
+            answer = await self._ask(self._settings.path)
+        except CallError as error:
+            return error.message
+        return f"the answer's status is {answer.status}" if answer.status >= 500 else None
+
+    def _failed(self, failure: str) -> None:
+        self._successes = 0
+        self._failures += 1
+        if self._failures >= self._settings.fall and PROBE not in self._worker.conditions:
+            reason = f"GET {self._settings.path}: {failure}, {self._failures} times in a row"
+            log.warning("worker %s is down: %s", self._worker.id, reason)
+            self._worker.mark(PROBE, "down", reason)
+
+    def _succeeded(self) -> None:
+        self._failures = 0
+        self._successes += 1
+        if self._successes >= self._settings.rise and PROBE in self._worker.conditions:
+            log.warning("worker %s is up: its probes go well again", self._worker.id)
+            self._worker.clear(PROBE)
+            self.curious.set()
+
+    async def _ask_on(self, interval: float) -> None:
+        while True:
+            self.curious.clear()
+            pause = interval if await self.ask_models() else min(interval, SOON)
+            self.looked.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self.curious.wait()
+
+    async def ask_models(self) -> bool:
+        """Ask which models it serves, unless its settings say so; False: it could not be asked."""
+        worker = self._worker
+        if worker.names_models:
+            return True
+        url = worker.url
+        try:
+            answer = await self._ask("/v1/models")
+        except CallError:
+            return False
+        if answer.status >= 500 or answer.status == 429:
+            return False
+        if url == worker.url and not worker.names_models:  # it may have been changed meanwhile
+            _learn(worker, read_models(answer.body) if answer.status == 200 else None)
+        return True
+
+    async def _ask(self, path: str) -> WorkerAnswer:
+        return await self._worker.ask("GET", path, patience=self._settings.timeout)
+
+
+def _learn(worker: Worker, models: frozenset[str] | None) -> None:
+    if models != worker.models:
+        worker.models = models
+        worker.changed()
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+def read_models(body: bytes) -> frozenset[str] | None:
+    """The names in an answer of `/v1/models`; None where it is none, or of more than can be meant.
+
+    The names of LoRA adapters are among them (vLLM, SGLang).
+    """
+    try:
+        found = msgspec.json.decode(body, type=_Models).data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    names = frozenset(model.id for model in found[: MOST_MODELS + 1])
+    if len(found) > MOST_MODELS or any(len(name) > LONGEST_NAME for name in names):
+        return None
+    return names or None

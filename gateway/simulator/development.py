@@ -1,0 +1,261 @@
+"""The development endpoints: pausing, weights and their versions, as vLLM has them in dev mode.
+
+They exist with `SimulatorConfig(development=True)` alone, as vLLM's do with
+`VLLM_SERVER_DEV_MODE=1`. Other weights sample other tokens, the same ones each time they are
+loaded, so that an answer shows which weights gave it. As in the real engine a generation between
+start and finish of a transfer of weights kills it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.simulator.caller import CallerWatch, read_body
+from gateway.simulator.config import SimulatorConfig
+from gateway.simulator.refusals import Refused, bad_schema, crashed, missing, parse
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+MODES = ("abort", "wait", "keep")
+
+
+class Running:
+    """One call that the engine works on; `aborted`: it ends with the next token."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.aborted = False
+
+
+class Control:
+    """What the endpoints change of one engine, and what its generations go by.
+
+    `weights` are "" as long as they are those that it was started with. `paused` is how, or None.
+    `buried` is called once its death has been told.
+    """
+
+    def __init__(self) -> None:
+        self.weights = ""
+        self.version = "default"
+        self.sleeping = False
+        self.paused: str | None = None
+        self.transferring = False
+        self.dead = False
+        self.buried: Callable[[], None] = lambda: None
+        self._running: set[Running] = set()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
+        self._idle = asyncio.Event()
+
+    async def bury(self) -> None:
+        self.buried()
+
+    async def admitted(self, caller: CallerWatch) -> None:
+        """What arrives while the engine is paused waits. Raises CallerGone."""
+        while self.paused is not None and not self.dead:
+            await caller.until(self._resumed)
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[Running]:
+        call = Running(name)
+        self._running.add(call)
+        try:
+            yield call
+        finally:
+            self._running.discard(call)
+            if not self._running:
+                self._idle.set()
+
+    async def may_step(self, call: Running, caller: CallerWatch) -> None:
+        """Wait while generations are frozen. Raises Refused where the engine dies, or has died."""
+        while self.paused == "keep" and not (call.aborted or self.dead):
+            await caller.until(self._resumed)
+        if self.transferring:
+            self.dead = True
+            self._resumed.set()
+        if self.dead:
+            raise crashed()
+
+    async def pause(self, mode: str) -> None:
+        """Returns at once, but for `wait`: when all that is running has ended."""
+        self.paused = mode
+        self._resumed.clear()
+        if mode == "abort":
+            self.abort(())
+        while mode == "wait" and self._running and self.paused is not None:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def resume(self) -> None:
+        self.paused = None
+        self._resumed.set()
+
+    def abort(self, names: tuple[str, ...]) -> int:
+        """Those of these names, or all; gives how many were meant, as vLLM counts them."""
+        for call in self._running:
+            call.aborted = call.aborted or not names or call.name in names
+        return len(names) or len(self._running)
+
+
+class _Rpc(msgspec.Struct):
+    method: str | None = None
+    kwargs: dict[str, Any] = {}
+
+
+class _Abort(msgspec.Struct):
+    request_ids: list[str] = []
+
+
+class _NewVersion(msgspec.Struct):
+    new_version: str
+
+
+class _Init(msgspec.Struct):
+    init_info: dict[str, Any]
+
+
+class _Update(msgspec.Struct):
+    update_info: dict[str, Any]
+
+
+class _Finish(msgspec.Struct):
+    weight_version: str | None = None
+
+
+def routes(config: SimulatorConfig, control: Control) -> list[Route]:
+    """Their routes, for one simulator."""
+    endpoints = _Endpoints(config, control)
+    gets = (endpoints.is_paused, endpoints.is_sleeping, endpoints.weight_info)
+    posts = (
+        endpoints.pause,
+        endpoints.resume,
+        endpoints.reset_prefix_cache,
+        endpoints.sleep,
+        endpoints.wake_up,
+        endpoints.update_weight_version,
+        endpoints.init_weight_transfer_engine,
+        endpoints.start_weight_update,
+        endpoints.update_weights,
+        endpoints.finish_weight_update,
+        endpoints.collective_rpc,
+        endpoints.abort_requests,
+    )
+    named = ((one, method) for method, all_ in (("GET", gets), ("POST", posts)) for one in all_)
+    return [
+        Route("/get_world_size", endpoints.get_world_size),
+        *(Route(f"/{one.__name__}", endpoints.alive(one), methods=[how]) for one, how in named),
+    ]
+
+
+class _Endpoints:
+    """Each is named as its path."""
+
+    def __init__(self, config: SimulatorConfig, control: Control) -> None:
+        self._config = config
+        self._control = control
+
+    def alive(self, endpoint: Endpoint) -> Endpoint:
+        async def checked(request: Request) -> Response:
+            if self._control.dead:
+                raise crashed()
+            return await endpoint(request)
+
+        return checked
+
+    async def get_world_size(self, _: Request) -> Response:
+        return JSONResponse({"world_size": 1})
+
+    async def pause(self, request: Request) -> Response:
+        mode = request.query_params.get("mode", "abort")
+        if mode not in MODES:
+            expected = "'abort', 'wait' or 'keep'"
+            says = f"Input should be {expected}"
+            raise bad_schema("literal_error", "query.mode", says, mode, {"expected": expected})
+        await self._control.pause(mode)
+        return JSONResponse({"status": "paused"})
+
+    async def resume(self, _: Request) -> Response:
+        self._control.resume()
+        return JSONResponse({"status": "resumed"})
+
+    async def is_paused(self, _: Request) -> Response:
+        return JSONResponse({"is_paused": self._control.paused is not None})
+
+    async def reset_prefix_cache(self, _: Request) -> Response:
+        return JSONResponse({"success": True})
+
+    async def sleep(self, request: Request) -> Response:
+        self._control.sleeping = True
+        return JSONResponse(
+            {"status": "sleeping", "level": int(request.query_params.get("level", "1"))}
+        )
+
+    async def wake_up(self, _: Request) -> Response:
+        self._control.sleeping = False
+        return JSONResponse({"status": "awake", "tags": None})
+
+    async def is_sleeping(self, _: Request) -> Response:
+        return JSONResponse({"is_sleeping": self._control.sleeping})
+
+    async def weight_info(self, _: Request) -> Response:
+        return JSONResponse({"weight_version": self._control.version})
+
+    async def update_weight_version(self, request: Request) -> Response:
+        asked = parse(await read_body(request.receive), _NewVersion)
+        self._control.version = asked.new_version
+        return JSONResponse({"success": True, "new_version": asked.new_version})
+
+    async def init_weight_transfer_engine(self, request: Request) -> Response:
+        parse(await read_body(request.receive), _Init)
+        return JSONResponse({"message": "Weight transfer initialized"})
+
+    async def start_weight_update(self, _: Request) -> Response:
+        self._control.transferring = True
+        return JSONResponse({"message": "Weight update started"})
+
+    async def update_weights(self, request: Request) -> Response:
+        body = await read_body(request.receive)
+        if not body:
+            raise missing("body.update_info", None)
+        asked = parse(body, _Update)
+        if not self._control.transferring:
+            raise _failed("start_weight_update must be called before update_weights.")
+        self._control.weights = msgspec.json.encode(asked.update_info, order="sorted").decode()
+        return JSONResponse({"message": "Weights updated"})
+
+    async def finish_weight_update(self, request: Request) -> Response:
+        asked = parse(await read_body(request.receive) or b"{}", _Finish)
+        if not self._control.transferring:
+            raise _failed("finish_weight_update called without a matching start_weight_update.")
+        self._control.transferring = False
+        self._control.version = asked.weight_version or self._control.version
+        return JSONResponse({"message": "Weight update finished"})
+
+    async def collective_rpc(self, request: Request) -> Response:
+        asked = parse(await read_body(request.receive), _Rpc)
+        if asked.method is None:
+            raise Refused(400, "Missing 'method' in request body", "Bad Request")
+        if asked.method != "reload_weights":
+            raise _failed(f"'CPUWorker' object has no attribute '{asked.method}'")
+        path = str(asked.kwargs.get("weights_path", self._config.model))
+        self._control.weights = "" if path == self._config.model else path
+        return JSONResponse({"results": [None]})
+
+    async def abort_requests(self, request: Request) -> Response:
+        asked = parse(await read_body(request.receive) or b"{}", _Abort)
+        count = self._control.abort(tuple(asked.request_ids))
+        return JSONResponse({"status": "aborted", "aborted": count})
+
+
+def _failed(says: str) -> Refused:
+    message = (
+        f"Call to collective_rpc method failed: Worker failed with error '{says}', "
+        "please check the stack trace above for the root cause"
+    )
+    return Refused(500, message, "InternalServerError")

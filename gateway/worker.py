@@ -1,0 +1,280 @@
+"""One worker: what it is, how it is, and how it is reached."""
+
+import ssl
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway import config
+from gateway.asking import WorkerAnswer, ask
+from gateway.headers import Headers
+from gateway.refusing import Refusals
+from gateway.slots import Slots
+from gateway.upstream.pool import Pool, tls_context
+from gateway.upstream.request import HeadTemplate
+
+if TYPE_CHECKING:
+    from gateway.workers import Workers
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """Why a worker is not simply `up`, in the words of whoever found out.
+
+    `state` is one word (down, draining, ejected, half_open, quarantined); while it `blocks`, the
+    worker gets no calls. `since` is Unix time.
+    """
+
+    state: str
+    reason: str
+    blocks: bool
+    since: float
+
+
+class WorkerInfo(msgspec.Struct, kw_only=True):
+    """A worker as the admin interface tells of it; calls go to `url` + `api_path`.
+
+    `state` is `up` or that of the condition that keeps calls from it, `conditions` are all of them
+    by who set them. `ttft` and `duration` are seconds of its answers, the latest weighing most.
+    """
+
+    worker_id: str
+    url: str
+    api_path: str = "/v1"
+    model_name: str | None = None
+    models: list[str] | None = None
+    weight: int | float = 1
+    healthy: bool = True
+    state: str = "up"
+    conditions: dict[str, Condition] = {}
+    active_requests: int = 0
+    limit: int | None = None
+    weight_version: int | str | None = None
+    last_error: str | None = None
+    last_error_at: float | None = None
+    ttft: float | None = None
+    duration: float | None = None
+
+
+class Worker:
+    """An inference server.
+
+    `in_flight` counts the attempts it is now working on, `slots` how many it may. `models` are the
+    names it serves, None while they are not known. `weight_version` is that of the weights it
+    generates with, where a plugin follows it; `header` tells callers that it was this one. `barred`
+    counts the plugins that let no attempt begin here now, and hold calls in `filter_workers`.
+    """
+
+    def __init__(
+        self,
+        settings: config.Worker,
+        timeouts: config.Timeouts,
+        limits: config.Limits,
+        registry: "Workers | None" = None,
+        pool: Pool | None = None,
+    ) -> None:
+        self.settings = settings
+        self.id = settings.worker_id
+        self.url = settings.url
+        self.slots = Slots(registry.slots if registry is not None else None)
+        self.conditions: dict[str, Condition] = {}
+        self.fit = True
+        self.models = _named(settings)
+        self.weight_version: int | str | None = None
+        self.last_error: str | None = None
+        self.last_error_at: float | None = None
+        self.ttft: float | None = None
+        self.duration: float | None = None
+        self.barred = 0
+        self.refusals = Refusals(self.id, inject=settings.inject)
+        self.header = (b"x-gateway-worker", self.id.encode())
+        self.pool = make_pool(settings, timeouts, limits) if pool is None else pool
+        self._retired: list[Pool] = []
+        self._registry = registry
+        self._follow(settings)
+
+    def _follow(self, settings: config.Worker) -> None:
+        self.settings = settings
+        self.api_path = settings.api_path
+        self.model_name = settings.model_name
+        self.weight = float(settings.weight)  # who builds the settings in code may give an int
+        self.head = HeadTemplate(
+            urlsplit(settings.url).netloc,
+            settings.headers,
+            forward_credentials=settings.forward_authorization,
+        )
+
+    def change(self, settings: config.Worker, pool: Pool | None = None) -> None:
+        """Follow other settings of the same id; `pool` is given where it is reached differently.
+
+        Calls in flight end as they began. Of a server in another place nothing is known yet.
+        """
+        old = self.settings
+        self._follow(settings)
+        if pool is not None:
+            self.pool.retire()
+            self._retired = [*(one for one in self._retired if len(one)), self.pool]
+            self.pool = pool
+        moved = settings.url != old.url
+        if moved or settings.inject != old.inject:
+            self.refusals = Refusals(self.id, inject=settings.inject)
+        if moved or _named(settings) != _named(old):
+            self.models = _named(settings)
+        if moved:
+            self.url, self.weight_version = settings.url, None
+
+    @property
+    def in_flight(self) -> int:
+        return self.slots.used
+
+    def begin(self) -> bool:
+        """Take a slot for attempts at it; False where it has none left, or is barred."""
+        return not self.barred and self.slots.take()
+
+    def end(self) -> None:
+        """Give the slot back."""
+        self.slots.give()
+        if self._registry is not None:
+            for told in self._registry.freed:
+                told(self)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any call or connection of it is left."""
+        return bool(self.in_flight or len(self.pool) or any(map(len, self._retired)))
+
+    def leave(self) -> None:
+        """Close its connections, those in use as their exchanges end."""
+        self.pool.retire()
+
+    def close(self) -> None:
+        """Close all its connections now."""
+        for pool in (self.pool, *self._retired):
+            pool.close()
+
+    def adopt(self, registry: "Workers") -> None:
+        """Belong to `registry`, for one that was made before it."""
+        self._registry = registry
+        self.slots.above = registry.slots
+
+    def mark(self, who: str, state: str, reason: str, *, blocks: bool = True) -> None:
+        """Set the condition of `who` (a plugin's name); while it `blocks`, no calls come here."""
+        self.conditions = {**self.conditions, who: Condition(state, reason, blocks, time.time())}
+        self._judge()
+
+    def clear(self, who: str) -> None:
+        """Take back what `who` has set, if anything."""
+        if who in self.conditions:
+            self.conditions = {k: v for k, v in self.conditions.items() if k != who}
+            self._judge()
+
+    def _judge(self) -> None:
+        self.fit = not any(condition.blocks for condition in self.conditions.values())
+        self.changed()
+
+    def changed(self) -> None:
+        """Say that its fitness, weight or models are not what they were."""
+        if self._registry is not None:
+            self._registry.refresh()
+
+    @property
+    def names_models(self) -> bool:
+        """Whether its settings say which models it serves, so that nobody need ask."""
+        return _named(self.settings) is not None
+
+    def serves(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        headers: Headers = (),
+        patience: float = 30.0,
+    ) -> WorkerAnswer:
+        """Ask the server itself, with the headers configured for it, and read all it says.
+
+        `path` may have a query; what is under /v1/ lies under its `api_path`. It takes no slot.
+        `patience` is in seconds. Raises UpstreamError or UpstreamTimeout where no answer came.
+        """
+        plain, _, query = path.partition("?")
+        return await ask(
+            self, method, self.target(plain, query.encode("latin-1")), body, headers, patience
+        )
+
+    def note(self, *, ttft: float | None, duration: float | None, error: str | None) -> None:
+        """How one attempt went, for the eyes of operators; times in seconds."""
+        self.ttft = _smoothed(self.ttft, ttft)
+        self.duration = _smoothed(self.duration, duration)
+        if error is not None:
+            self.last_error, self.last_error_at = error, time.time()
+
+    def info(self) -> WorkerInfo:
+        weight = self.weight  # rllm's clients take an integer alone
+        blocking = [one for one in self.conditions.values() if one.blocks]
+        others = [*blocking, *self.conditions.values()]
+        return WorkerInfo(
+            worker_id=self.id,
+            url=self.url,
+            api_path=self.api_path,
+            model_name=self.model_name,
+            models=None if self.models is None else sorted(self.models),
+            weight=int(weight) if weight.is_integer() and weight < 1 << 53 else weight,
+            healthy=self.fit,
+            state=others[0].state if others else "up",
+            conditions=self.conditions,
+            active_requests=self.in_flight,
+            limit=self.slots.limit,
+            weight_version=self.weight_version,
+            last_error=self.last_error,
+            last_error_at=self.last_error_at,
+            ttft=self.ttft,
+            duration=self.duration,
+        )
+
+    def target(self, path: str, query: bytes) -> str:
+        """Where on this worker a call's path is: `/v1/...` lies under its `api_path`."""
+        if path.startswith("/v1/"):
+            path = self.api_path + path[3:]
+        return f"{path}?{query.decode('latin-1')}" if query else path
+
+
+def _named(settings: config.Worker) -> frozenset[str] | None:
+    names = frozenset((*settings.models, *((settings.model_name,) if settings.model_name else ())))
+    return names or None
+
+
+Contexts = dict[config.TLS, ssl.SSLContext]
+"""Those made so far: one takes the system's authorities some 20 ms to load, and may be shared."""
+
+
+def make_pool(
+    settings: config.Worker,
+    timeouts: config.Timeouts,
+    limits: config.Limits,
+    contexts: Contexts | None = None,
+) -> Pool:
+    """Raises OSError where the TLS files cannot be used."""
+    parts = urlsplit(settings.url)
+    secure = parts.scheme == "https"
+    tls = settings.tls or config.TLS()
+    made = {} if contexts is None else contexts
+    if secure and tls not in made:
+        made[tls] = tls_context(tls)
+    return Pool(
+        parts.hostname or "",
+        parts.port or (443 if secure else 80),
+        limits=limits,
+        connect=timeouts.connect,
+        keepalive=timeouts.keepalive,
+        tls=made[tls] if secure else None,
+    )
+
+
+def _smoothed(mean: float | None, value: float | None) -> float | None:
+    if mean is None or value is None:
+        return mean if value is None else value
+    return mean + (value - mean) / 8
