@@ -1,0 +1,120 @@
+"""Sends the calls of a session to the worker that has its cache, by a policy of several.
+
+`keys.py` tells what a call is recognised by, `policies.py` chooses a worker for that: on the ring
+(`ring.py`), by what was remembered (`pins.py`), or in turn (`turns.py`). `views.py` keeps what is
+worked out of the workers until they change. `routes.py` explains a choice.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.routing import BaseRoute
+
+from gateway import Call, ControlRequest, Gateway, NotFound, StateKey, Worker, hookimpl
+from gateway_plugins.stickiness.keys import KeyReader
+from gateway_plugins.stickiness.pins import Pins
+from gateway_plugins.stickiness.policies import (
+    ConsistentHash,
+    LeastLoaded,
+    Policy,
+    PowerOfTwo,
+    RoundRobin,
+)
+from gateway_plugins.stickiness.routes import Route, RouteQuery, explain, key_of
+from gateway_plugins.stickiness.views import Views
+
+POINT = StateKey[int | None]("stickiness.point")
+"""What was found in the body, for a call that is tried once more."""
+
+HEADER = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+(?![\s\S])"
+"""Names that a header may have."""
+
+
+class Stickiness:
+    """The plugin."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+        """By what calls are recognised, and how a worker is chosen for that.
+
+        A call without a session is known by `header`, else by the first of `fields` that its body
+        has, else by the first `prefix_chars` characters of its prompt or first messages; null, an
+        empty list and 0 leave these out.
+
+        `load_factor` and `spill_above` are of `consistent_hash`: a worker is passed by for the next
+        one on the ring while it has `load_factor` times its share of all attempts in flight, and
+        no fewer than `spill_above`; null: never. `max_sessions` and `ttl`, in seconds, are of
+        `least_loaded`: how many sessions it remembers, and for how long without a call.
+        """
+
+        policy: Literal["consistent_hash", "least_loaded", "power_of_two", "round_robin"] = (
+            "consistent_hash"
+        )
+        header: Annotated[str, Meta(pattern=HEADER)] | None = "x-session-id"
+        fields: tuple[Annotated[str, Meta(min_length=1)], ...] = ("prompt_cache_key", "user")
+        prefix_chars: Annotated[int, Meta(ge=0)] = 200
+        load_factor: Annotated[float, Meta(gt=1)] | None = 1.25
+        spill_above: Annotated[int, Meta(ge=0)] = 8
+        max_sessions: Annotated[int, Meta(gt=0)] = 1_000_000
+        ttl: Annotated[float, Meta(gt=0)] = 3600.0
+
+    def __init__(self, config: Config) -> None:
+        self.pins = Pins(config.max_sessions, config.ttl)
+        self._views: Views | None = None
+        self.reconfigure(config)
+
+    @hookimpl
+    def reconfigure(self, config: Config) -> None:
+        """What sessions are pinned to is kept."""
+        self.config = config
+        self.keys = KeyReader(config.header, config.fields, config.prefix_chars)
+        self.pins.limit(config.max_sessions, config.ttl)
+        self.policy = _policy(config, self.pins)
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        self._views = views = Views(gateway.workers)
+        gateway.workers.changed.append(views.forget)
+        try:
+            yield
+        finally:
+            gateway.workers.changed.remove(views.forget)
+
+    @hookimpl
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+        return [gateway.control("/admin/route", GET=self.explain)]
+
+    @hookimpl
+    async def pick_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:
+        if self._views is None:
+            return None
+        point = self._point(call) if self.policy.keyed else None
+        return self.policy.pick(self._views.of_call(call), point, workers)
+
+    def _point(self, call: Call) -> int | None:
+        key = self.keys.named(call)
+        if key is not None:
+            return key.point()
+        if not call.attempts:
+            key = self.keys.of_body(call.body.data)
+            call.state[POINT] = None if key is None else key.point()
+        return call.state.get(POINT)
+
+    async def explain(self, request: ControlRequest) -> Route:
+        """Which worker a key leads to now, and why."""
+        query = request.query(RouteQuery)
+        key = key_of(query, self.keys.prefix)
+        if self._views is None:
+            raise NotFound("the gateway has not started")
+        return explain(self.policy, self.config.policy, self._views.of(query.model), key)
+
+
+def _policy(config: Stickiness.Config, pins: Pins) -> Policy:
+    if config.policy == "consistent_hash":
+        return ConsistentHash(config.load_factor, config.spill_above)
+    if config.policy == "least_loaded":
+        return LeastLoaded(pins)
+    return PowerOfTwo() if config.policy == "power_of_two" else RoundRobin()

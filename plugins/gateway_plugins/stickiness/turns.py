@@ -1,0 +1,36 @@
+"""Whose turn it is: each worker's comes as often as its weight says.
+
+This is stride scheduling (Waldspurger, Weihl 1995): whose turn is due first is taken, and its next
+one is due 1/weight later.
+"""
+
+import heapq
+import random
+from collections.abc import Container, Sequence
+
+from gateway import Worker
+
+
+class Turns:
+    """The turns of some workers. Each begins at random, as the other replicas have turns too."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._due = [
+            (random.random() / worker.weight, place, worker) for place, worker in enumerate(workers)
+        ]
+        heapq.heapify(self._due)
+
+    def take(self, members: Container[Worker]) -> Worker | None:
+        """The one of `members` whose turn is due first; those before it do not save theirs up."""
+        passed = []
+        taken = None
+        while taken is None and self._due:
+            due, place, worker = self._due[0]
+            if worker in members:
+                taken = worker
+                heapq.heapreplace(self._due, (due + 1 / worker.weight, place, worker))
+            else:
+                passed.append(heapq.heappop(self._due))
+        for before, place, worker in passed:
+            heapq.heappush(self._due, (before if taken is None else due, place, worker))
+        return taken

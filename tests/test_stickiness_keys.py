@@ -1,0 +1,154 @@
+"""What a call is recognised by, whatever callers send."""
+
+import json
+from collections.abc import Mapping
+
+import msgspec
+import pytest
+from gateway_plugins.stickiness.keys import Key, KeyReader
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.testing import make_call
+
+READER = KeyReader("X-Session-ID", ("prompt_cache_key", "user"), 20)
+
+SYSTEM = {"role": "system", "content": "Be brief. "}
+QUESTION = {"role": "user", "content": "What is a Ring?"}
+ANSWER = {"role": "assistant", "content": "A circle."}
+
+LONG = "X" * 100
+
+
+def key_of(
+    body: object, headers: Mapping[str, str] = {}, session_id: str | None = None
+) -> Key | None:
+    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    call = make_call(data, headers=headers, session_id=session_id)
+    return READER.named(call) or READER.of_body(call.body.data)
+
+
+def test_the_session_comes_first_then_the_header_the_fields_and_the_beginning() -> None:
+    body: dict[str, object] = {"prompt": "p", "user": "u", "prompt_cache_key": "c"}
+    header = {"x-session-id": "h"}
+    assert key_of(body, header, "s") == Key("session", "s")
+    assert key_of(body, header, "") == Key("header", "h")
+    assert key_of(body, {"x-session-id": ""}) == Key("field:prompt_cache_key", "c")
+    del body["prompt_cache_key"]
+    assert key_of(body) == Key("field:user", "u")
+    assert key_of({**body, "user": ""}) == Key("prefix", "p")
+
+
+def test_the_same_value_of_two_kinds_is_two_keys() -> None:
+    found = [key_of({}, session_id="a"), key_of({}, {"x-session-id": "a"}), key_of({"user": "a"})]
+    assert len({key.point() for key in found if key}) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "prefix"),
+    [
+        ({"prompt": "  Once Upon\n"}, "once upon"),
+        ({"prompt": LONG}, "x" * 20),
+        ({"prompt": ["One", "two"]}, "one"),
+        ({"prompt": [1, 2, 3, 4, 5, 6]}, "1 2 3 4 5"),
+        ({"prompt": [[1, 2], [3]]}, "1 2"),
+        ({"prompts": ["One"]}, "one"),
+        ({"prompts": [[7, 8]]}, "7 8"),
+        ({"messages": [QUESTION]}, "what is a ring?"),
+        ({"messages": [SYSTEM, QUESTION]}, "be brief. \nwhat is a"),
+        ({"messages": [[SYSTEM, QUESTION], [ANSWER]]}, "be brief. \nwhat is a"),
+        ({"messages": [{"content": [{"type": "text", "text": "Hi"}, {"type": "image"}]}]}, "hi"),
+        ({"input": "Hello"}, "hello"),
+        ({"input": [{"role": "user", "content": [{"text": "Hello"}]}]}, "hello"),
+        ({"input": ["One", "two"]}, "one"),
+    ],
+)
+def test_the_beginning_of_a_call(body: object, prefix: str) -> None:
+    assert key_of(body) == Key("prefix", prefix)
+
+
+def test_a_number_is_a_user_too() -> None:
+    assert key_of({"user": 7}) == Key("field:user", "7")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no json",
+        b'{"prompt": "cut',
+        b'{"prompt": "\xff"}',
+        b'{"prompt": "\\ud800"}',
+        b"[1]",
+        b"[" * 5_000,
+        b'{"prompt": ' + b"[" * 5_000 + b"1" + b"]" * 5_000 + b"}",
+        {},
+        {"prompt": ""},
+        {"prompt": []},
+        {"prompt": None},
+        {"prompt": True},
+        {"prompt": [[[[["deep"]]]]]},
+        {"messages": []},
+        {"messages": [{"role": 7, "content": "x"}]},
+        {"messages": [{"content": None}]},
+        {"messages": [{"content": [{"text": 7}]}]},
+        {"messages": {"content": "x"}},
+        {"user": {"id": 1}, "prompt": None},
+    ],
+)
+def test_what_says_nothing_has_no_key(body: object) -> None:
+    assert key_of(body) is None
+
+
+def test_a_long_conversation_keeps_the_key_of_its_first_turn() -> None:
+    patient = KeyReader(None, (), 1_000)
+    turns = [SYSTEM, QUESTION]
+    first = patient.of_body(msgspec.json.encode({"messages": turns}))
+    assert first is not None
+    for _ in range(20):
+        turns += [ANSWER, QUESTION]
+        assert patient.of_body(msgspec.json.encode({"messages": turns})) == first
+
+
+def test_spaces_in_the_json_make_no_other_key() -> None:
+    body = {"messages": [SYSTEM, QUESTION], "prompt": [1, 2]}
+    assert key_of(json.dumps(body, indent=3).encode()) == key_of(body)
+    ids = {"prompt": [1, 2, 3]}
+    assert key_of(json.dumps(ids, indent=3).encode()) == key_of(ids)
+
+
+def test_what_is_switched_off_is_not_looked_at() -> None:
+    call = make_call({"user": "u", "prompt": "p"}, headers={"x-session-id": "h"})
+    data = call.body.data
+    assert KeyReader(None, (), 0).named(call) is None
+    assert KeyReader(None, (), 0).of_body(data) is None
+    assert KeyReader(None, ("prompt",), 0).of_body(data) == Key("field:prompt", "p")
+    assert KeyReader(None, ("prompt", "prompt"), 5).of_body(data) == Key("field:prompt", "p")
+    assert KeyReader(None, ("class", "a-b"), 5).of_body(b'{"a-b": "x"}') == Key("field:a-b", "x")
+
+
+QUICKLY = settings(max_examples=50, deadline=None)
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["role", "content", "text", "x"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+names = st.sampled_from(["messages", "prompt", "prompts", "input", "user", "prompt_cache_key"])
+
+
+@QUICKLY
+@given(st.dictionaries(names, values))
+def test_no_body_makes_it_fail(body: dict[str, object]) -> None:
+    key = key_of(json.dumps(body).encode())
+    assert key is None or key.value
+
+
+@QUICKLY
+@given(st.binary(), st.sampled_from([b"", b'{"prompt":', b'{"messages":[{"content":']))
+def test_no_bytes_make_it_fail(data: bytes, before: bytes) -> None:
+    key = READER.of_body(before + data)
+    assert key is None or key.value
