@@ -1,0 +1,152 @@
+"""Keeps calls away from a worker that fails them, and brings it back by a trickle of trials.
+
+After Envoy's outlier detection and HAProxy's `observe layer7`: it watches the calls themselves and
+asks the worker nothing, which is what probes are for. Only what is the worker's fault counts (see
+`circuit.fault_of`); who calls wrongly, leaves or is too slow ejects nobody.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncIterator, Sequence
+from time import monotonic
+
+import msgspec
+
+from gateway import Attempt, Call, Gateway, Worker, hookimpl
+from gateway_plugins.circuit_breaker.circuit import Circuit, Options, fault_of
+
+log = logging.getLogger("gateway.circuit_breaker")
+
+NAME = "circuit_breaker"
+
+
+class Changes(msgspec.Struct):
+    """How often each change happened, over all workers; `spared`: `max_ejected` forbade one."""
+
+    ejected: int = 0
+    half_open: int = 0
+    closed: int = 0
+    spared: int = 0
+
+
+class CircuitBreaker:
+    """The plugin. `changes` counts what it did."""
+
+    Config = Options
+
+    def __init__(self, config: Options) -> None:
+        self.changes = Changes()
+        self._options = config
+        self._circuits: dict[Worker, Circuit] = {}
+        self._half_open: dict[Worker, Circuit] = {}
+        self._timers: dict[Worker, asyncio.TimerHandle] = {}
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        def follow() -> None:
+            self._follow(gateway.workers.all)
+
+        gateway.workers.changed.append(follow)
+        follow()
+        try:
+            yield
+        finally:
+            gateway.workers.changed.remove(follow)
+            for worker in self._circuits:
+                worker.clear(NAME)
+            self._follow(())
+
+    @hookimpl
+    def reconfigure(self, config: Options) -> None:
+        self._options = config
+        for circuit in self._circuits.values():
+            circuit.set_options(config)
+
+    @hookimpl
+    async def filter_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
+        if not self._half_open:
+            return workers
+        return [worker for worker in workers if self._may_try(worker)]
+
+    @hookimpl
+    async def attempt_finished(self, call: Call, attempt: Attempt) -> None:
+        circuit = self._circuits.get(attempt.worker)
+        if circuit is None:
+            return
+        if attempt.started < circuit.since:
+            circuit.ended_earlier()
+        elif fault := fault_of(attempt):
+            self._note_failure(attempt.worker, circuit, fault)
+        elif attempt.status is not None and circuit.worked(monotonic()):
+            self._close(attempt.worker, circuit)
+
+    def _follow(self, workers: Sequence[Worker]) -> None:
+        """Remember these workers, and forget all others."""
+        if self._circuits.keys() == set(workers):
+            return
+        for gone in self._circuits.keys() - set(workers):
+            self._half_open.pop(gone, None)
+            if timer := self._timers.pop(gone, None):
+                timer.cancel()
+        known = self._circuits
+        self._circuits = {one: known.get(one) or Circuit(self._options) for one in workers}
+
+    def _may_try(self, worker: Worker) -> bool:
+        circuit = self._half_open.get(worker)
+        return circuit is None or circuit.has_room(worker.in_flight)
+
+    def _note_failure(self, worker: Worker, circuit: Circuit, fault: str) -> None:
+        if circuit.state == "ejected":
+            return
+        now = monotonic()
+        reason = circuit.failed(now, fault)
+        if reason is None:
+            return
+        if circuit.state == "closed" and not self._may_eject(worker):
+            self._spare(worker, circuit, reason)
+        else:
+            self._eject(worker, circuit, reason)
+
+    def _may_eject(self, worker: Worker) -> bool:
+        """Whether the others for its models are enough; who gets no calls is none of them."""
+        peers = [one for one in self._circuits if one.models == worker.models and one is not worker]
+        lost = sum(not one.fit or one in self._half_open for one in peers)
+        # In floats 0.29 * 100 is a little less than 29.
+        return lost < math.floor(self._options.max_ejected * (len(peers) + 1) + 1e-9)
+
+    def _spare(self, worker: Worker, circuit: Circuit, reason: str) -> None:
+        if not circuit.spared:
+            circuit.spared = True
+            self.changes.spared += 1
+            why = "not ejected: too many others for its models are (max_ejected)"
+            log.warning("worker %s: %s; %s", worker.id, reason, why)
+
+    def _eject(self, worker: Worker, circuit: Circuit, reason: str) -> None:
+        circuit.eject(monotonic())
+        self._half_open.pop(worker, None)
+        self.changes.ejected += 1
+        reason = f"{reason}; ejected for {circuit.cooldown:.3g} s"
+        log.warning("worker %s: %s", worker.id, reason)
+        loop = asyncio.get_running_loop()
+        self._timers[worker] = loop.call_later(circuit.cooldown, self._try_again, worker, circuit)
+        worker.mark(NAME, "ejected", reason)
+
+    def _try_again(self, worker: Worker, circuit: Circuit) -> None:
+        del self._timers[worker]
+        circuit.open_half(monotonic(), worker.in_flight)
+        self._half_open[worker] = circuit
+        self.changes.half_open += 1
+        reason = f"the cooldown is over; trials at a time: {self._options.trials}"
+        log.info("worker %s: %s", worker.id, reason)
+        worker.mark(NAME, "half_open", reason, blocks=False)
+
+    def _close(self, worker: Worker, circuit: Circuit) -> None:
+        circuit.close(monotonic())
+        self._half_open.pop(worker, None)
+        self.changes.closed += 1
+        successes = self._options.successes
+        log.info("worker %s: %d trials in a row went well; it is back", worker.id, successes)
+        worker.clear(NAME)

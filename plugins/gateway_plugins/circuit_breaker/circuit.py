@@ -1,0 +1,191 @@
+"""One worker's circuit: what is remembered of its attempts, and when that is too much.
+
+Nothing in here waits, logs or knows of the gateway; times are `time.monotonic()` seconds.
+"""
+
+import random
+from collections import deque
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway import Attempt, UpstreamError, UpstreamTimeout
+
+SLICES = 10
+"""Parts of the window that are counted, and forgotten, together."""
+
+OF_THE_CALL = (501, 505)
+"""What was asked is not done here, whoever asks: HAProxy counts these as answers too."""
+
+Seconds = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Count = Annotated[int, Meta(gt=0)]
+State = Literal["closed", "ejected", "half_open"]
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a worker is ejected, for how long, and what brings it back.
+
+    After `consecutive_failures` in a row, or when at least `error_rate` of the calls of the latest
+    `window` seconds failed and these were at least `min_calls`; null turns either off. The
+    `cooldown` in seconds doubles with each ejection up to `max_cooldown` and varies by the share
+    `jitter` of it. Then up to `trials` calls at a time try the worker, and `successes` bring it
+    back. At most the share `max_ejected` of the workers for the same models is kept out.
+    """
+
+    consecutive_failures: Count | None = 5
+    error_rate: Share | None = 0.5
+    window: Seconds = 30.0
+    min_calls: Count = 20
+    cooldown: Seconds = 10.0
+    max_cooldown: Seconds = 300.0
+    jitter: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    trials: Count = 1
+    successes: Count = 2
+    max_ejected: Annotated[float, Meta(ge=0, le=1)] = 0.5
+
+    def __post_init__(self) -> None:
+        if self.consecutive_failures is None and self.error_rate is None:
+            raise ValueError("consecutive_failures or error_rate: one of them, else nothing ejects")
+        if self.max_cooldown < self.cooldown:
+            raise ValueError(
+                f"max_cooldown ({self.max_cooldown:g} s) must not be below"
+                f" cooldown ({self.cooldown:g} s)"
+            )
+
+
+def fault_of(attempt: Attempt) -> str | None:
+    """What the worker did wrong, in a word; None: nothing, or it was not the worker.
+
+    An attempt that ended with its caller's patience (it left, `timeouts.total`) or with the gateway
+    has no error. A worker that falls silent in the middle of an answer is at fault.
+    """
+    if isinstance(attempt.error, UpstreamError | UpstreamTimeout):
+        return attempt.error.code
+    if attempt.status is not None and attempt.status >= 500 and attempt.status not in OF_THE_CALL:
+        return f"status {attempt.status}"
+    return None
+
+
+class Window:
+    """How many calls there were in the latest `seconds`, and how many of them failed.
+
+    Counted in slices of a tenth, so that its memory does not grow with the traffic.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._width = seconds / SLICES
+        self._slices: deque[list[int]] = deque(maxlen=SLICES)
+
+    def add(self, now: float, *, failed: bool) -> None:
+        number = int(now / self._width)
+        if not self._slices or self._slices[-1][0] != number:
+            self._slices.append([number, 0, 0])
+        latest = self._slices[-1]
+        latest[1] += 1
+        latest[2] += failed
+
+    def counts(self, now: float) -> tuple[int, int]:
+        """Calls, and failures among them."""
+        oldest = int(now / self._width) - SLICES
+        fresh = [one for one in self._slices if one[0] > oldest]
+        return sum(one[1] for one in fresh), sum(one[2] for one in fresh)
+
+    def clear(self) -> None:
+        self._slices.clear()
+
+
+class Circuit:
+    """Closed while calls go through, ejected while none do, half open while a few may try.
+
+    `since` is when it became what it is: attempts that began before say nothing of it. `earlier`
+    are those of them that may still be running, `cooldown` is the latest one in seconds. `spared`:
+    it should have been ejected since, and too many others were.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.state: State = "closed"
+        self.since = 0.0
+        self.earlier = 0
+        self.cooldown = options.cooldown
+        self.spared = False
+        self._options = options
+        self._in_a_row = 0
+        self._level = 0
+        self._window = Window(options.window)
+
+    def set_options(self, options: Options) -> None:
+        """From now on; a cooldown that runs, runs on. Calls are counted anew."""
+        self._options = options
+        self._window = Window(options.window)
+
+    def worked(self, now: float) -> bool:
+        """Note an answer; whether that closes a half-open circuit."""
+        if self.state == "closed":
+            self._in_a_row = 0
+            self._window.add(now, failed=False)
+            return False
+        self._in_a_row += 1
+        return self.state == "half_open" and self._in_a_row >= self._options.successes
+
+    def failed(self, now: float, fault: str) -> str | None:
+        """Note a failure; why the worker is to be ejected now, if it is."""
+        if self.state == "half_open":
+            return f"tried again, and failed ({fault})"
+        self._in_a_row += 1
+        self._window.add(now, failed=True)
+        return self._too_many_in_a_row(fault) or self._too_many(now, fault)
+
+    def _too_many_in_a_row(self, fault: str) -> str | None:
+        most = self._options.consecutive_failures
+        if most is None or self._in_a_row < most:
+            return None
+        return f"{self._in_a_row} failures in a row, the latest: {fault}"
+
+    def _too_many(self, now: float, fault: str) -> str | None:
+        rate, least = self._options.error_rate, self._options.min_calls
+        calls, failures = self._window.counts(now)
+        if rate is None or calls < least or failures < rate * calls:
+            return None
+        seconds = self._options.window
+        return f"{failures} of {calls} calls failed in {seconds:g} s, the latest: {fault}"
+
+    def eject(self, now: float) -> None:
+        """From now on for `cooldown` seconds.
+
+        As with Envoy's outlier detection each ejection counts towards the next cooldown, and time
+        spent well counts back: one step for each time as long as the latest cooldown.
+        """
+        options = self._options
+        if self.state == "closed" and self._level:
+            self._level = max(0, self._level - int((now - self.since) / self.cooldown))
+        # A float has no 2 ** 1024; long before that the cooldown is max_cooldown.
+        plain = min(options.max_cooldown, options.cooldown * 2.0 ** min(self._level, 64))
+        self.cooldown = plain * random.uniform(1 - options.jitter, 1 + options.jitter)
+        self._level += 1
+        self._become("ejected", now)
+
+    def open_half(self, now: float, running: int) -> None:
+        """Let trials through; `running` attempts began before."""
+        self._become("half_open", now)
+        self.earlier = running
+
+    def close(self, now: float) -> None:
+        self._become("closed", now)
+
+    def _become(self, state: State, now: float) -> None:
+        self.state = state
+        self.since = now
+        self.spared = False
+        self._in_a_row = 0
+        self._window.clear()
+
+    def ended_earlier(self) -> None:
+        """One of the attempts has ended that began before the circuit became what it is."""
+        self.earlier = max(0, self.earlier - 1)
+
+    def has_room(self, running: int) -> bool:
+        """Whether one more trial may begin while the worker has `running` attempts."""
+        self.earlier = min(self.earlier, running)
+        return running - self.earlier < self._options.trials
