@@ -1,0 +1,126 @@
+"""Backpressure: no worker gets more calls at a time than it may, and the others wait in order."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.routing import BaseRoute
+
+from gateway import (
+    BadRequest,
+    Call,
+    ControlRequest,
+    Gateway,
+    NotFound,
+    Outcome,
+    Principal,
+    StateKey,
+    Worker,
+    get_header,
+    hookimpl,
+)
+from gateway_plugins.backpressure.gate import Gate
+from gateway_plugins.backpressure.options import Options
+from gateway_plugins.backpressure.order import Ticket
+from gateway_plugins.backpressure.report import QueueReport
+
+HIGHEST = 1_000
+"""Priorities go from minus this to this."""
+
+INTEGER = re.compile(rb"[+-]?[0-9]{1,4}")
+
+PRIORITY: StateKey[int] = StateKey("backpressure.priority")
+
+
+class Visit:
+    """A call at the gate, as its observer: it sees the call's end before anything can wait."""
+
+    __slots__ = ("gate", "ticket")
+
+    def __init__(self, gate: Gate, ticket: Ticket) -> None:
+        self.gate = gate
+        self.ticket = ticket
+
+    def finished(self, outcome: Outcome) -> None:
+        self.gate.done(self.ticket)
+
+
+VISIT: StateKey[Visit] = StateKey("backpressure")
+
+
+class Backpressure:
+    """The plugin."""
+
+    after = ("circuit_breaker", "trl", "weight_sync")
+
+    Config = Options
+
+    def __init__(self, config: Options) -> None:
+        self._options = config
+        self._gate: Gate | None = None
+
+    def report(self) -> QueueReport:
+        """The queue of now, and what it has seen. Raises NotFound before the gateway has begun."""
+        if self._gate is None:
+            raise NotFound("the gateway has not begun yet, so that nobody can wait")
+        return self._gate.report()
+
+    @hookimpl
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+        return [gateway.control("/admin/queue", GET=self._show)]
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        gate = self._gate = Gate(self._options, gateway.workers)
+        gate.open()
+        try:
+            yield
+        finally:
+            gate.close()
+
+    @hookimpl
+    def reconfigure(self, config: Options) -> None:
+        self._options = config
+        if self._gate is not None:
+            self._gate.set_options(config)
+
+    @hookimpl
+    async def admit(self, call: Call) -> None:
+        if not self._may_rank(call.principal):
+            return
+        value = get_header(call.headers, self._options.priority_header.lower().encode())
+        if value is not None:
+            call.state[PRIORITY] = _priority(value, self._options.priority_header)
+
+    @hookimpl
+    def observe(self, call: Call) -> Visit | None:
+        if self._gate is None:
+            return None
+        ticket = self._gate.ticket(call, call.state.get(PRIORITY, 0))
+        visit = call.state[VISIT] = Visit(self._gate, ticket)
+        return visit
+
+    @hookimpl
+    async def filter_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
+        visit = call.state.get(VISIT)
+        return workers if visit is None else await visit.gate.enter(visit.ticket, workers)
+
+    def _may_rank(self, principal: Principal | None) -> bool:
+        options = self._options
+        if options.priority_for_all or principal is None:
+            return options.priority_for_all
+        return options.priority_scope in principal.scopes or principal.id in options.priority_ids
+
+    async def _show(self, _: ControlRequest) -> QueueReport:
+        return self.report()
+
+
+def _priority(value: bytes, header: str) -> int:
+    if INTEGER.fullmatch(value) and abs(int(value)) <= HIGHEST:
+        return int(value)
+    raise BadRequest(
+        f"{header} is an integer from {-HIGHEST} to {HIGHEST}, higher first",
+        param=header,
+        code="invalid_priority",
+    )

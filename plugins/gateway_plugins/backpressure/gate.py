@@ -1,0 +1,287 @@
+"""The gate before the workers: calls go by while there is room, and wait in order while not.
+
+What holds whenever the loop comes to rest: no worker has room that anybody who waits could use.
+Who comes now may therefore take whatever room it sees. A slot that comes free is promised to the
+first who can use it, and kept for it until its attempt begins; the call then chooses again among
+the workers of that moment, so that every other plugin has its say on them.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from time import monotonic
+
+from gateway import Call, CallError, ChooseAgain, Worker, Workers
+from gateway_plugins.backpressure.options import Options
+from gateway_plugins.backpressure.order import Kind, Order, Ticket
+from gateway_plugins.backpressure.rate import Rate
+from gateway_plugins.backpressure.refusing import refusal
+from gateway_plugins.backpressure.report import Counts, QueueReport, by_principal, by_priority
+from gateway_plugins.backpressure.rooms import Rooms
+
+
+class Gate:
+    """The limits and the queue of one gateway, between `open` and `close`."""
+
+    def __init__(self, options: Options, workers: Workers) -> None:
+        self.counts = Counts()
+        self._options = options
+        self._workers = workers
+        self._rooms = Rooms(workers)
+        self._order = Order()
+        self._rate = Rate(monotonic())
+        self._tickets = 0
+        self._changes = 0
+        self._changed = False
+        self._freed: Counter[Worker] = Counter()
+        self._looking: asyncio.Handle | None = None
+        self._closed = False
+
+    def open(self) -> None:
+        self._workers.changed.append(self._on_change)
+        self._workers.freed.append(self._on_freed)
+        self._set_limits()
+
+    def close(self) -> None:
+        """Take the limits back; who waits goes on without."""
+        self._closed = True
+        self._workers.changed.remove(self._on_change)
+        self._workers.freed.remove(self._on_freed)
+        self._workers.slots.limit = None
+        for worker in self._workers.all:
+            worker.slots.limit = None
+        for ticket in list(self._order):
+            self._wake(ticket)
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def set_options(self, options: Options) -> None:
+        """Who waits keeps its place, and the time it may wait."""
+        self._options = options
+        self._on_change()
+
+    def ticket(self, call: Call, priority: int) -> Ticket:
+        """For a call that is new here."""
+        principal = None if call.principal is None else call.principal.id
+        self._tickets += 1
+        whose = self._order.party(principal)
+        return Ticket(
+            call, self._tickets, priority, whose, self._order.party(principal, call.session_id)
+        )
+
+    async def enter(self, ticket: Ticket, workers: Sequence[Worker]) -> Sequence[Worker]:
+        """Those of `workers` that the call may take a slot of now, once there are any.
+
+        Raises ChooseAgain after it has waited, CallError where it may not wait, or not any longer.
+        """
+        if self._closed:
+            return workers
+        promise = self._rooms.promised_to(ticket)
+        if promise is not None:
+            if kept := self._rooms.kept(ticket, promise, workers):
+                return kept
+            self._take_back(ticket)
+        if self._looking is not None:
+            self._look()
+        free = self._rooms.free(workers)
+        if free:
+            ticket.fly(True)
+            return free
+        kind = self._kind(ticket.call, workers)
+        if not workers and not self._may_change(kind):
+            return workers
+        self._refuse_stale(ticket, kind)
+        await self._wait(ticket, kind)
+        raise ChooseAgain
+
+    def done(self, ticket: Ticket) -> None:
+        """The call is over, whatever it was doing here."""
+        ticket.fly(False)
+        self._order.leave(ticket)
+        self._take_back(ticket)
+
+    def report(self) -> QueueReport:
+        waiting, now = list(self._order), monotonic()
+        return QueueReport(
+            length=len(waiting),
+            max_length=self._options.queue.length,
+            oldest_wait=max((now - ticket.since for ticket in waiting), default=0.0),
+            drain_rate=self._rate.value(now),
+            in_flight=self._workers.slots.used,
+            promised=self._rooms.promised,
+            max_in_flight=self._workers.slots.limit,
+            max_in_flight_by_worker={one.id: one.slots.limit for one in self._workers.all},
+            by_priority=by_priority(waiting),
+            by_principal=by_principal(waiting),
+            counts=self.counts,
+        )
+
+    # waiting
+
+    async def _wait(self, ticket: Ticket, kind: Kind) -> None:
+        """Until there is something to choose from. Raises CallError where that comes too late."""
+        loop = asyncio.get_running_loop()
+        self._admit(ticket, loop.time())
+        ticket.fly(False)
+        ticket.outcome = loop.create_future()
+        self._order.join(ticket, kind)
+        began = monotonic()
+        timer = loop.call_at(ticket.until, self._expire, ticket)
+        try:
+            error = await ticket.outcome
+        except asyncio.CancelledError:
+            self.counts.left += 1
+            raise
+        finally:
+            timer.cancel()
+            ticket.outcome = None
+            self._order.leave(ticket)
+            self.counts.waited_seconds += monotonic() - began
+        if error is not None:
+            raise error
+
+    def _admit(self, ticket: Ticket, now: float) -> None:
+        """Who has waited for this attempt already has its place, even in a queue that is full."""
+        attempt = len(ticket.call.attempts)
+        if ticket.attempt == attempt:
+            return
+        queue = self._options.queue
+        if len(self._order) >= queue.length:
+            self.counts.refused_full += 1
+            raise self._refusal("queue_full", f"{len(self._order)} calls wait for a worker already")
+        self.counts.waited += 1
+        ticket.attempt, ticket.until, ticket.since = attempt, now + queue.wait, monotonic()
+
+    def _expire(self, ticket: Ticket) -> None:
+        self.counts.refused_late += 1
+        wait = self._options.queue.wait
+        self._wake(ticket, self._refusal("queue_timeout", f"no worker had room within {wait:g} s"))
+
+    def _refusal(self, code: str, message: str) -> CallError:
+        """Who comes back is the last in the queue; while no slot ever came free, say its `wait`."""
+        rate = self._rate.value(monotonic())
+        seconds = (len(self._order) + 1) / rate if rate else self._options.queue.wait
+        return refusal(self._options.status, code, message, seconds=seconds)
+
+    def _wake(self, ticket: Ticket, error: CallError | None = None) -> None:
+        """It waits no longer; one whose caller has just left needs not be told."""
+        self._order.leave(ticket)
+        if ticket.outcome is not None and not ticket.outcome.done():
+            ticket.outcome.set_result(error)
+
+    def _kind(self, call: Call, workers: Sequence[Worker]) -> Kind:
+        model = call.model if self._workers.mixed else None
+        others = frozenset(self._workers.serving(model).fit).difference(workers)
+        tried = frozenset(attempt.worker for attempt in call.attempts)
+        return Kind(model, tried, others - tried)
+
+    def _may_change(self, kind: Kind) -> bool:
+        """Whether a call that was given no worker may yet get one by waiting."""
+        if self._options.no_worker == "refuse":
+            return False
+        return bool(kind.barred) or not self._workers.serving(kind.model).fit
+
+    def _refuse_stale(self, ticket: Ticket, kind: Kind) -> None:
+        """Where the workers may have changed while another plugin looked at them, choose anew."""
+        if kind.barred and ticket.seen != self._changes:
+            ticket.seen = self._changes
+            raise ChooseAgain
+
+    # giving
+
+    def _on_freed(self, worker: Worker) -> None:
+        self._rate.note(monotonic())
+        self._gain(worker)
+
+    def _take_back(self, ticket: Ticket) -> None:
+        """What it was promised, and will not use."""
+        promise = self._rooms.release(ticket)
+        if promise is not None:
+            self._gain(promise.worker)
+
+    def _gain(self, worker: Worker | None) -> None:
+        """There is room for one more there; None: somewhere."""
+        if self._order:
+            if worker is not None:
+                self._freed[worker] += 1
+            self._look_soon()
+
+    def _on_change(self) -> None:
+        self._changes += 1
+        self._changed = True
+        self._set_limits()
+        if self._order:
+            for worker in self._workers.all:
+                self._freed[worker] = len(self._order)
+            self._look_soon()
+
+    def _set_limits(self) -> None:
+        options = self._options
+        for worker in self._workers.all:
+            worker.slots.limit = options.workers.get(worker.id, options.max_in_flight_per_worker)
+        self._workers.slots.limit = options.max_in_flight
+        self._rooms.look_again()
+
+    def _look_soon(self) -> None:
+        """Once the call that has ended is counted as ended, and slots that came free together."""
+        if self._looking is None and self._order and not self._closed:
+            self._looking = asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        """Give what room there is to those who wait for it."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        freed, self._freed = self._freed, Counter()
+        changed, self._changed = self._changed, False
+        fit = self._workers.serving().fit
+        if changed or self._workers.slots.limit is not None:
+            self._deal(list(fit))
+        else:
+            self._deal([worker for worker in freed if worker in fit])
+        self._ask_again(freed, changed=changed)
+
+    def _deal(self, workers: list[Worker]) -> None:
+        """Promise the room of these, slot by slot."""
+        while self._order and self._rooms.overall() > 0:
+            workers = [worker for worker in workers if self._rooms.of(worker) > 0]
+            kinds = [kind for kind in self._order.kinds() if any(map(kind.includes, workers))]
+            ticket = self._order.first(kinds)
+            if ticket is None:
+                return
+            kind = self._order.kind_of(ticket)
+            self._grant(ticket, [worker for worker in workers if kind.includes(worker)])
+
+    def _grant(self, ticket: Ticket, workers: list[Worker]) -> None:
+        """One slot, at the least loaded of `workers`, or at whichever of them it chooses."""
+        least = min(workers, key=lambda worker: (worker.in_flight + 1) / worker.weight)
+        any_will_do = len(workers) > 1 and (
+            self._rooms.overall() == 1 or all(worker.slots.limit is None for worker in workers)
+        )
+        self._rooms.promise(ticket, None if any_will_do else least)
+        self._wake(ticket)
+        ticket.fly(True)
+
+    def _ask_again(self, freed: Counter[Worker], *, changed: bool) -> None:
+        """Those who may get from other plugins now what they did not: as many as there is room."""
+        for kind in self._order.kinds():
+            if changed and self._is_hopeless(kind):
+                self._send_back(kind, len(self._order))
+            elif kind.barred:
+                chances = sum(self._chances(worker, freed[worker]) for worker in kind.barred)
+                self._send_back(kind, chances)
+
+    def _chances(self, worker: Worker, freed: int) -> int:
+        return int(min(freed, max(self._rooms.of(worker), 0))) if freed and worker.fit else 0
+
+    def _is_hopeless(self, kind: Kind) -> bool:
+        """Whether nobody is left for those of this kind whom they have not tried."""
+        fit = self._workers.serving(kind.model).fit
+        if not fit:
+            return self._options.no_worker == "refuse" or not self._workers.serving(kind.model).all
+        return kind.tried.issuperset(fit)
+
+    def _send_back(self, kind: Kind, most: int) -> None:
+        while most > 0 and (ticket := self._order.first([kind])) is not None:
+            self._wake(ticket)
+            most -= 1

@@ -1,0 +1,23 @@
+"""What a call is told that the queue does not take, or does not keep any longer."""
+
+import math
+
+from gateway import CallError, TooManyRequests
+
+SOONEST, LATEST = 1, 60
+"""Bounds of Retry-After, in seconds."""
+
+
+class Overloaded(CallError):
+    """The workers have no room now; whoever asks again later may find some."""
+
+    status = 503
+    type = "overloaded_error"
+
+
+def refusal(status: int, code: str, message: str, *, seconds: float) -> CallError:
+    """A 429 or 503 for who may find room in so many seconds."""
+    bounded = max(SOONEST, math.ceil(min(seconds, LATEST)))
+    headers = ((b"retry-after", b"%d" % bounded),)
+    kind = TooManyRequests if status == TooManyRequests.status else Overloaded
+    return kind(message, code=code, headers=headers)
