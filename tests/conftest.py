@@ -9,7 +9,7 @@ import uvloop
 
 from gateway.simulator import Simulator
 
-pytest_plugins = ["gateway.testing", "recorded_file"]
+pytest_plugins = ["gateway.testing", "recorded_file", "trl_worker"]
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

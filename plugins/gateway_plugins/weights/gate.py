@@ -1,0 +1,139 @@
+"""Where calls wait while the weights change: shut for the time of an update, in order, bounded."""
+
+import asyncio
+import math
+from collections.abc import Iterable
+from time import monotonic
+
+from gateway import Call, CallError, ChooseAgain, NoWorker, Worker, Workers
+
+UNKNOWN = 5.0
+"""Seconds after which a caller is told to come again, as long as no update has been seen."""
+
+
+class WeightsUpdating(NoWorker):
+    """The weights are being changed, and the call has no place to wait, or has waited too long."""
+
+    code = "weights_updating"
+
+
+class Gate:
+    """Calls pass while it is open. While it is closed, up to `length` wait, each up to `wait` s.
+
+    The caller of a stream is sent an SSE comment every `comments` seconds while it waits, so that
+    nothing on the way takes its connection for dead; None: it hears nothing.
+    """
+
+    def __init__(
+        self, *, length: int = 10_000, wait: float = 300.0, comments: float | None = None
+    ) -> None:
+        self.closed = False
+        self._length = length
+        self._wait = wait
+        self._comments = comments
+        self._reason = ""
+        self._since = 0.0
+        self._lasted = UNKNOWN
+        self._held: dict[asyncio.Future[None], None] = {}
+        self._barred: tuple[Worker, ...] = ()
+
+    def limit(self, *, length: int, wait: float, comments: float | None) -> None:
+        """Other limits, for the calls that come from now on."""
+        self._length, self._wait, self._comments = length, wait, comments
+
+    @property
+    def held(self) -> int:
+        """How many calls wait now."""
+        return len(self._held)
+
+    def close(self, reason: str, workers: Iterable[Worker] = ()) -> None:
+        """Hold calls from now on; `reason` is told to those who wait in vain.
+
+        `workers` begin no attempt from now on, not even for a call that has passed already and that
+        another plugin still looks at.
+        """
+        if not self.closed:
+            self.closed, self._reason, self._since = True, reason, monotonic()
+        for worker in workers:
+            if worker not in self._barred:
+                worker.barred += 1
+                self._barred += (worker,)
+
+    def open(self) -> None:
+        """Let those who wait go on, the first to come first."""
+        if not self.closed:
+            return
+        self.closed, self._lasted = False, monotonic() - self._since
+        for worker in self._barred:
+            worker.barred -= 1
+        self._barred = ()
+        for waiter in self._held:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def passed(self, call: Call) -> None:
+        """Return at once while the gate is open; else wait until it is.
+
+        Raises ChooseAgain after a wait, WeightsUpdating where it was one too many or too long.
+        """
+        if not self.closed:
+            return
+        if len(self._held) >= self._length:
+            raise self._refusal(f"{self._length} calls wait already")
+        opened = asyncio.get_running_loop().create_future()
+        self._held[opened] = None
+        try:
+            async with asyncio.timeout(self._wait):
+                await self._keep(call, opened)
+        except TimeoutError:
+            raise self._refusal(f"this call has waited {self._wait} s") from None
+        finally:
+            del self._held[opened]
+        raise ChooseAgain
+
+    async def _keep(self, call: Call, opened: asyncio.Future[None]) -> None:
+        if self._comments is not None and await _streams(call):
+            while not (await asyncio.wait((opened,), timeout=self._comments))[0]:
+                call.keep_alive()
+        await opened
+
+    def _refusal(self, why: str) -> WeightsUpdating:
+        again = max(1, min(60, math.ceil(self._lasted)))
+        return WeightsUpdating(f"{self._reason}, and {why}", retry_after=again)
+
+
+async def drained(
+    registry: Workers, workers: Iterable[Worker], patience: float | None
+) -> list[Worker]:
+    """Wait up to `patience` seconds until none of `workers` has anything in flight.
+
+    Gives those that still have.
+    """
+    busy = {worker for worker in workers if worker.in_flight}
+    empty = asyncio.Event()
+
+    def freed(worker: Worker) -> None:
+        if not worker.in_flight:
+            busy.discard(worker)
+            if not busy:
+                empty.set()
+
+    registry.freed.append(freed)
+    try:
+        if busy:
+            await asyncio.wait_for(empty.wait(), patience)
+    except TimeoutError:
+        pass
+    finally:
+        registry.freed.remove(freed)
+    return list(busy)
+
+
+async def _streams(call: Call) -> bool:
+    """Whether the caller asked for a stream, as far as its body has been read."""
+    if not call.body.data:
+        return False
+    try:
+        return (await call.json()).get("stream") is True
+    except CallError:
+        return False

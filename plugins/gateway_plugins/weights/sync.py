@@ -1,0 +1,97 @@
+"""Changes the weights of all workers while calls are running, and knows which weights answered.
+
+`sync_orders.py` is what one engine is told, `sync_update.py` the steps of an update,
+`sync_admin.py` its routes, and `sync_versions.py` who has which weights. `gate.py` holds calls
+meanwhile.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from sqlite_utils.migrations import Migrations
+from starlette.routing import BaseRoute
+
+from gateway import Call, Gateway, Worker, hookimpl
+from gateway_plugins.weights.gate import Gate
+from gateway_plugins.weights.sync_admin import Times, WeightsAdmin
+from gateway_plugins.weights.sync_versions import MIGRATIONS
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class WeightSync:
+    """The plugin. Name it before those that queue and choose, so that it is asked first."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+        """While weights change, up to `held` calls wait, each up to `wait` seconds.
+
+        Callers of streams are sent an SSE comment every `comments` seconds of it, None: nothing.
+        Running calls have `drain` seconds to finish, and an engine `patience` seconds for each
+        step. Every `check` seconds each worker is asked which weights it has.
+        """
+
+        held: Annotated[int, Meta(ge=0)] = 10_000
+        wait: Seconds = 300.0
+        comments: Seconds | None = None
+        drain: Seconds = 120.0
+        patience: Seconds = 300.0
+        check: Seconds = 5.0
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.gate = Gate(length=config.held, wait=config.wait, comments=config.comments)
+        self._admin: WeightsAdmin | None = None
+
+    @property
+    def doubtful(self) -> frozenset[Worker]:
+        """Workers that may have half of some weights, and half of others."""
+        return frozenset() if self._admin is None else self._admin.versions.doubtful
+
+    @hookimpl
+    def migrations(self) -> Migrations:
+        return MIGRATIONS
+
+    @hookimpl
+    def reconfigure(self, config: Config) -> None:
+        """An update that is under way keeps its times."""
+        self.config = config
+        self.gate.limit(length=config.held, wait=config.wait, comments=config.comments)
+        if self._admin is not None:
+            self._admin.times = Times(config.drain, config.patience)
+            self._admin.versions.every = config.check
+
+    @hookimpl
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+        times = Times(self.config.drain, self.config.patience)
+        self._admin = admin = WeightsAdmin(gateway, self.gate, times)
+        return [
+            gateway.control("/admin/weights", GET=admin.show, POST=admin.update),
+            gateway.control("/admin/weights/pause", POST=admin.pause),
+            gateway.control("/admin/weights/resume", POST=admin.resume),
+        ]
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        assert self._admin is not None  # the routes were asked for first
+        versions = self._admin.versions
+        versions.every = self.config.check
+        await versions.load(gateway.storage)
+        gateway.workers.changed.append(versions.changed)
+        following = asyncio.create_task(versions.follow())
+        try:
+            yield
+        finally:
+            gateway.workers.changed.remove(versions.changed)
+            following.cancel()
+            await asyncio.wait((following,))
+            await self._admin.close()
+
+    @hookimpl
+    async def filter_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
+        await self.gate.passed(call)
+        return workers

@@ -1,0 +1,127 @@
+"""What one engine is told in an update: vLLM's development endpoints, and what they answer.
+
+They exist where vLLM was started with `VLLM_SERVER_DEV_MODE=1`, see `vllm/entrypoints/serve`.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from gateway import UpstreamError, UpstreamTimeout, Worker
+
+T = TypeVar("T")
+
+Mode = Literal["wait", "keep", "abort"]
+"""What becomes of running generations: they finish, are frozen in place, or are cut short."""
+
+QUOTED = 300
+"""Characters of an engine's refusal that are told on."""
+
+JSON = ((b"content-type", b"application/json"),)
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An update: the `version` that the weights will have, and how the engines get them.
+
+    With `update_info` by their weight transfer (start, update, finish), else by the engine's own
+    `method` with `kwargs`, on every worker alike. `mode` says what becomes of running calls.
+    """
+
+    version: Annotated[str, Meta(min_length=1, max_length=256)]
+    method: Annotated[str, Meta(pattern=r"^[A-Za-z]\w{0,99}$")] = "reload_weights"
+    kwargs: dict[str, Any] = {}
+    update_info: dict[str, Any] | None = None
+    mode: Mode = "wait"
+    reset_prefix_cache: bool = True
+
+
+class StepFailed(Exception):
+    """The worker did not do as it was told; the text is the reason."""
+
+
+class NoEndpoint(StepFailed):
+    """The engine has no such endpoint."""
+
+
+class Unreachable(StepFailed):
+    """No connection: there is no engine now, and the next one there is will be another."""
+
+
+class _Version(msgspec.Struct):
+    weight_version: str
+
+
+class _Success(msgspec.Struct):
+    success: bool
+
+
+class _Paused(msgspec.Struct):
+    is_paused: bool
+
+
+class Engine:
+    """One worker's engine; each order may take `patience` seconds. All raise StepFailed."""
+
+    def __init__(self, worker: Worker, patience: float) -> None:
+        self.worker = worker
+        self._patience = patience
+
+    async def version(self) -> str:
+        return _read(await self._ask("GET", "/weight_info"), _Version).weight_version
+
+    async def is_paused(self) -> bool:
+        return _read(await self._ask("GET", "/is_paused"), _Paused).is_paused
+
+    async def pause(self, mode: Mode) -> None:
+        await self._ask("POST", f"/pause?mode={mode}")
+
+    async def resume(self) -> None:
+        await self._ask("POST", "/resume")
+
+    async def call(self, order: Order) -> None:
+        body = {"method": order.method, "kwargs": order.kwargs}
+        await self._ask("POST", "/collective_rpc", body)
+
+    async def start(self) -> None:
+        await self._ask("POST", "/start_weight_update", {})
+
+    async def update(self, order: Order) -> None:
+        await self._ask("POST", "/update_weights", {"update_info": order.update_info})
+
+    async def finish(self) -> None:
+        await self._ask("POST", "/finish_weight_update", {})
+
+    async def forget_prefixes(self, mode: Mode) -> None:
+        """What is frozen keeps its prefixes in use, so those calls are computed anew."""
+        query = "?reset_running_requests=true" if mode == "keep" else ""
+        if not _read(await self._ask("POST", f"/reset_prefix_cache{query}"), _Success).success:
+            raise StepFailed("the engine still uses its prefix cache")
+
+    async def name(self, version: str) -> None:
+        await self._ask("POST", "/update_weight_version", {"new_version": version})
+
+    async def _ask(self, method: str, path: str, body: object = None) -> bytes:
+        sent = b"" if body is None else msgspec.json.encode(body)
+        try:
+            answer = await self.worker.ask(
+                method, path, sent, headers=JSON, patience=self._patience
+            )
+        except (UpstreamError, UpstreamTimeout) as error:
+            gone = error.code == "upstream_connect_failed"
+            raise (Unreachable if gone else StepFailed)(error.message) from None
+        path = path.partition("?")[0]
+        if answer.status == 404:
+            raise NoEndpoint(f"the engine has no {path}: start vLLM with VLLM_SERVER_DEV_MODE=1")
+        if answer.status != 200:
+            said = answer.body.decode(errors="replace").strip()[:QUOTED]
+            raise StepFailed(f"{path} was answered {answer.status}: {said}")
+        return answer.body
+
+
+def _read(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        said = body.decode(errors="replace")[:QUOTED]
+        raise StepFailed(f"the engine's answer cannot be read: {said}") from None

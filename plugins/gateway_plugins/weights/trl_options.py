@@ -1,0 +1,35 @@
+"""The options of the plugin `trl`."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How broadcasts are told, and which version of the weights calls may meet.
+
+    Where a plugin authenticates, only principals of the scope `scope` may broadcast; null: all may.
+    A worker has `timeout` seconds for a broadcast. One that some workers took and others did not is
+    answered as if all had, and the others get no calls until they have caught up (`quarantine`), or
+    with 503 as well, so that the trainer tries again (`fail`). An update waits up to `drain`
+    seconds until no call runs; meanwhile up to `held` calls wait, each up to `wait` seconds, and
+    the caller of a stream is sent a comment every `comments` seconds (null: none).
+
+    With a `required_version` only workers with these weights get calls. They are asked for it every
+    `version_interval` seconds; one that does not say gets calls only with `unknown_version: allow`.
+    An empty one is none.
+    """
+
+    scope: str | None = None
+    timeout: Seconds = 120.0
+    partial: Literal["quarantine", "fail"] = "quarantine"
+    drain: Seconds = 60.0
+    held: Annotated[int, Meta(gt=0)] = 10_000
+    wait: Seconds = 300.0
+    comments: Seconds | None = None
+    required_version: str | None = None
+    unknown_version: Literal["refuse", "allow"] = "refuse"
+    version_interval: Seconds = 3.0
