@@ -2,14 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+MINUTES ?= 10
 
-.PHONY: demo test lint clean
+.PHONY: demo test storm lint clean
 
 demo: $(STAMP)
 	$(VENV)/bin/gateway demo
 
 test: $(STAMP)
 	$(VENV)/bin/pytest -n auto --dist worksteal
+
+storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
+	PYTHONPATH=tests $(VENV)/bin/python -m storm --minutes $(MINUTES)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
