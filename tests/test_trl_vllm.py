@@ -2,7 +2,7 @@
 
 Opt-in, with two servers as `trl vllm-serve` starts them and a Python that has TRL 1.16:
 
-    VLLM_URLS=http://127.0.0.1:8001,http://127.0.0.1:8002 TRL_PYTHON=/opt/trl/bin/python \
+    VLLM_URLS=http://127.0.0.1:8001,http://127.0.0.1:8002 TRL_PYTHON=TRL/bin/python \
         pytest -m vllm tests/test_trl_vllm.py
 """
 

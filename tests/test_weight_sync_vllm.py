@@ -23,13 +23,16 @@ from gateway.config import Config, Probes, Worker
 from gateway.testing import Live, entry, live
 
 URLS = [url for url in os.environ.get("VLLM_URLS", "").split(",") if url]
-WEIGHTS = os.environ.get("VLLM_WEIGHTS", "/opt/engine/model,/opt/engine/model-b").split(",")
+WEIGHTS = os.environ.get("VLLM_WEIGHTS", "").split(",")
 KILL = [int(pid) for pid in os.environ.get("VLLM_KILL", "").split(",") if pid]
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(len(URLS) != 2, reason="VLLM_URLS does not name two running vLLMs"),
+    pytest.mark.skipif(
+        len(URLS) != 2 or len(WEIGHTS) != 2,
+        reason="VLLM_URLS and VLLM_WEIGHTS do not name two running vLLMs and two models",
+    ),
 ]
 
 CALLERS = 16
