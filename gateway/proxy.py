@@ -200,7 +200,8 @@ class Proxy:
                 attempt.error = error
             raise
         finally:
-            _note_end(attempt)
+            attempt.ended = monotonic()
+            attempt.worker.note(attempt)
             if call.chains.attempt_finished:
                 with call.lifeline.held():
                     await call.chains.tell_attempt(call, attempt)
@@ -290,21 +291,6 @@ async def _pin(call: Call, model: str) -> None:
     """Ask for `model` in place of the caller's, where the body is a JSON object."""
     if call.method == "POST" and (await call.body.read())[:64].lstrip().startswith(b"{"):
         await call.set("model", model)
-
-
-def _note_end(attempt: Attempt) -> None:
-    worker, started = attempt.worker, attempt.started
-    attempt.ended = monotonic()
-    attempt.weight_version_end = worker.weight_version
-    error = None if attempt.error is None else attempt.error.code
-    if attempt.status is not None and attempt.status >= 500:
-        error = error or f"status {attempt.status}"
-    answered = error is None and attempt.first_byte is not None
-    worker.note(
-        ttft=attempt.first_byte - started if answered and attempt.first_byte else None,
-        duration=attempt.ended - started if answered else None,
-        error=error,
-    )
 
 
 def _learn(call: Call, attempt: Attempt) -> None:

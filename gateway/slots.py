@@ -2,7 +2,8 @@
 
 
 class Slots:
-    """`used` of `limit` (None: no limit); taking one of these takes one of those `above` too.
+    """`used` of `limit` (None: no limit); taking one of these takes one of those `above` too, which
+    have none above them.
 
     Only `take` and `give` change `used`, and nothing waits in them: at no moment is `used` over a
     `limit` that stood when the last slot was taken.
@@ -22,10 +23,13 @@ class Slots:
 
     def take(self) -> bool:
         """False, and nothing is taken, where there is no slot left."""
+        above = self.above
         if self.limit is not None and self.used >= self.limit:
             return False
-        if self.above is not None and not self.above.take():
-            return False
+        if above is not None:
+            if above.limit is not None and above.used >= above.limit:
+                return False
+            above.used += 1
         self.used += 1
         return True
 
@@ -33,4 +37,4 @@ class Slots:
         """Give back one that was taken."""
         self.used -= 1
         if self.above is not None:
-            self.above.give()
+            self.above.used -= 1

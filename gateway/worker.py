@@ -16,7 +16,12 @@ from gateway.upstream.pool import Pool, tls_context
 from gateway.upstream.request import HeadTemplate
 
 if TYPE_CHECKING:
+    from gateway.call import Attempt
     from gateway.workers import Workers
+
+
+NEWEST = 1 / 8
+"""How much the latest answer weighs in the means of a worker's times."""
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -205,12 +210,20 @@ class Worker:
             self, method, self.target(plain, query.encode("latin-1")), body, headers, patience
         )
 
-    def note(self, *, ttft: float | None, duration: float | None, error: str | None) -> None:
-        """How one attempt went, for the eyes of operators; times in seconds."""
-        self.ttft = _smoothed(self.ttft, ttft)
-        self.duration = _smoothed(self.duration, duration)
-        if error is not None:
-            self.last_error, self.last_error_at = error, time.time()
+    def note(self, attempt: "Attempt") -> None:
+        """Remember how an attempt that has ended went, for the eyes of operators."""
+        attempt.weight_version_end = self.weight_version
+        if attempt.error is not None:
+            self.last_error, self.last_error_at = attempt.error.code, time.time()
+        elif attempt.status is not None and attempt.status >= 500:
+            self.last_error, self.last_error_at = f"status {attempt.status}", time.time()
+        elif attempt.first_byte is not None and attempt.ended is not None:
+            ttft, duration = attempt.first_byte - attempt.started, attempt.ended - attempt.started
+            if self.ttft is None or self.duration is None:
+                self.ttft, self.duration = ttft, duration
+            else:
+                self.ttft += (ttft - self.ttft) * NEWEST
+                self.duration += (duration - self.duration) * NEWEST
 
     def info(self) -> WorkerInfo:
         weight = self.weight  # rllm's clients take an integer alone
@@ -272,9 +285,3 @@ def make_pool(
         keepalive=timeouts.keepalive,
         tls=made[tls] if secure else None,
     )
-
-
-def _smoothed(mean: float | None, value: float | None) -> float | None:
-    if mean is None or value is None:
-        return mean if value is None else value
-    return mean + (value - mean) / 8

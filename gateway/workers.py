@@ -182,7 +182,7 @@ class Workers:
             return workers[0]
         self._turn = start = (self._turn + 1) % len(workers)
         rotated = [*workers[start:], *workers[:start]]
-        return min(rotated, key=lambda worker: (worker.in_flight + 1) / worker.weight)
+        return min(rotated, key=lambda worker: (worker.slots.used + 1) / worker.weight)
 
     def close(self) -> None:
         for worker in (*self.all, *self._leaving):
