@@ -169,9 +169,8 @@ class EventReader:
         rest = b""
         if self._splitter is not None:
             rest = b"".join([self._pass(event) for event in self._splitter.close()])
-        if self._stripper is not None:
-            rest += self._stripper.close()
-        return rest + self._end
+        held = self._stripper.close() if self._stripper is not None else b""
+        return rest + self._end + held
 
     def _read(self, data: bytes, splitter: Splitter) -> bytes:
         stripper = self._stripper

@@ -66,6 +66,11 @@ def both_plain(body: bytes, injected: set[Injection]) -> tuple[bytes, bytes]:
     return Stripper(injected).plain(body), Slow(injected).plain(body)
 
 
+AFTER_THE_END = encode(
+    b'{"id":"a","object":"c","created":1,"model":"m","choices":[{"index":0,"delta":{},'
+    b'"logprobs":{"content":[]},"finish_reason":"stop","token_ids":[4]}]}'
+)
+
 injections = st.sets(st.sampled_from(INJECTIONS))
 
 
@@ -184,6 +189,7 @@ def test_adversarial_events(sent: list[bytes], injected: set[Injection], drop_em
 
 @given(st.lists(nasty.flatmap(lambda data: st.sampled_from(frames(data))), max_size=6), injections)
 @example([encode(VLLM[2]).replace(b',"delta"', b',\n"delta"', 1)], ALL)
+@example([encode(b"[DONE]"), AFTER_THE_END], {"token_ids", "usage"})
 def test_adversarial_frames(sent: list[bytes], injected: set[Injection]) -> None:
     splitter = Splitter()
     stream = encode(VLLM[0]) + b"".join(sent)
