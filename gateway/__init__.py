@@ -28,6 +28,7 @@ from gateway.errors import (
 from gateway.headers import Headers, get_header
 from gateway.hookspecs import hookimpl
 from gateway.reply import Caller
+from gateway.samples import Histogram, Sample
 from gateway.storage import Storage, StorageUnavailable
 from gateway.trace import (
     Cause,
@@ -76,12 +77,14 @@ __all__ = [
     "Gateway",
     "GatewayError",
     "Headers",
+    "Histogram",
     "NoWorker",
     "NotFound",
     "Outcome",
     "Principal",
     "Reason",
     "Reward",
+    "Sample",
     "SessionInfo",
     "StateKey",
     "Storage",

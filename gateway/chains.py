@@ -102,10 +102,12 @@ class Chains(msgspec.Struct, frozen=True):
         found: list[tuple[str, object]] = []
         for hook in self.observe:
             try:
-                found.append((hook.plugin, hook.run(call)))
+                observer = hook.run(call)
+                if observer is not None:
+                    found.append((hook.plugin, observer))
             except Exception as error:  # noqa: BLE001  as below
                 self.failures.note(hook.plugin, "observe", call.outcome, error)
-        return Observers(found, self.failures.note, call.outcome)
+        return Observers(found, self.failures.note, call.outcome) if found else UNOBSERVED
 
     async def tell_attempt(self, call: Call, attempt: Attempt) -> None:
         for hook in self.attempt_finished:

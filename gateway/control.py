@@ -30,7 +30,7 @@ from gateway.errors import (
     InvalidJSON,
     StorageFailed,
 )
-from gateway.headers import get_header
+from gateway.headers import Headers, get_header
 from gateway.storage import StorageUnavailable
 
 log = logging.getLogger("gateway")
@@ -60,9 +60,15 @@ class ControlRequest:
         self.principal = principal
         self.path = path_of(scope)
         self._query: bytes = scope.get("query_string", b"")
+        self._headers: Headers = scope["headers"]
         self._receive = receive
         self._patience = settings.timeouts.idle
         self._body = Body(source=self._next_chunk, limit=settings.limits.max_body_bytes)
+
+    def header(self, name: str) -> str | None:
+        """The first value of a request header, whatever the case of `name`."""
+        value = get_header(self._headers, name.lower().encode("latin-1"))
+        return None if value is None else value.decode("latin-1")
 
     def query(self, type_: type[T]) -> T:
         """The query string as a Struct. Raises BadRequest, which names the parameter."""

@@ -10,7 +10,7 @@ isolated: the call goes on, the failure is counted, logged once, and named in
 `call.outcome.failures`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,7 @@ import pluggy
 
 from gateway.call import Answer, Attempt, Call, Outcome, Principal
 from gateway.headers import Headers
+from gateway.samples import Sample
 from gateway.trace import Trace
 from gateway.wire.dialects import Delta
 from gateway.wire.sse import Event
@@ -194,6 +195,15 @@ def trace_recorded(trace: Trace) -> None:
     Called once for each trace, in a thread of its own, so it may block. Behind a hook that is too
     slow at most `trace_capture`'s `offered` traces wait; further ones are dropped for it and
     counted. Isolated.
+    """
+
+
+@hookspec
+def samples() -> Iterable[Sample]:
+    """Tell what is to be counted of the plugin: numbers it has anyhow, as they are now.
+
+    Called for each scrape, where `metrics` is enabled, in the event loop, so be quick. Isolated: of
+    a plugin that breaks here, or gives what cannot be told, that scrape has nothing.
     """
 
 

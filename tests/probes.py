@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -24,6 +24,7 @@ from gateway import (
     Headers,
     Outcome,
     Principal,
+    Sample,
     TooManyRequests,
     Unauthorized,
     Worker,
@@ -255,6 +256,19 @@ class Beside:
 
 class BesideToo(Beside):
     pass
+
+
+class Tolling:
+    """Tells how often it was asked."""
+
+    def __init__(self) -> None:
+        self._tolls = 0
+
+    @hookimpl
+    def samples(self) -> Iterator[Sample]:
+        self._tolls += 1
+        labels = {"bell": "big"}
+        yield Sample("gateway_tolls_total", "counter", self._tolls, "Tolls of bells.", labels)
 
 
 class Greeter:

@@ -29,6 +29,7 @@ from probes import (
     Patient,
     Recorder,
     ThenOnly,
+    Tolling,
     Witness,
 )
 from reloadable import Yielding, reloadable
@@ -387,6 +388,13 @@ async def test_trace_recorded_is_told_of_what_can_be_read(
     await until(lambda: len(reader.traces) == 1)
     [stored] = (await live.client.get("/sessions/a/traces")).json()
     assert msgspec.to_builtins(reader.traces[0]) == stored
+
+
+async def test_samples_are_asked_for_at_each_scrape(gateway_for: GatewayFor) -> None:
+    live = await gateway_for(Tolling, "metrics")
+    for count in (1, 2):
+        answer = await live.client.get("/metrics")
+        assert f'gateway_tolls_total{{bell="big"}} {count}.0\n' in answer.text
 
 
 def test_add_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

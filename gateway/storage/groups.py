@@ -10,6 +10,7 @@ import msgspec
 
 from gateway import config
 from gateway.errors import GatewayError
+from gateway.samples import Histogram
 from gateway.storage.faults import is_busy
 from gateway.storage.writer import Group, Tally, Writer, commit, tell_lost
 
@@ -24,6 +25,12 @@ RETRY_LOCKED = 0.02
 LARGEST_GROUP = 512
 """Calls, not entries."""
 
+COMMIT_TIMES = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Bounds of Health.commit_times."""
+
 
 class StorageUnavailable(GatewayError):
     """The file cannot be read or written now; the text says why."""
@@ -34,6 +41,7 @@ class Health(msgspec.Struct):
 
     `waiting` entries, of `waiting_bytes`, are not committed yet; `lost` ones never will be. `slow`
     counts how often calls stopped waiting for a commit. All counts are since the start.
+    `commit_times` are seconds from a call's end to its commit, of the first call of each group.
     """
 
     state: Literal["ok", "degraded"] = "ok"
@@ -44,6 +52,7 @@ class Health(msgspec.Struct):
     groups: int = 0
     lost: int = 0
     slow: int = 0
+    commit_times: Histogram = msgspec.field(default_factory=lambda: Histogram(COMMIT_TIMES))
 
 
 class Left(msgspec.Struct, eq=False):
@@ -199,6 +208,8 @@ class Groups:
     def _succeeded(self, tally: Tally) -> None:
         self._stop_timer()
         self._health.groups += tally.committed > 0
+        if self._writing:
+            self._health.commit_times.add(self._loop.time() - self._writing[0].since)
         self._finished += len(self._writing)
         _release(self._writing)
         self._writing, self._group = [], []

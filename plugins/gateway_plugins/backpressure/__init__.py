@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from starlette.routing import BaseRoute
 
@@ -14,6 +14,7 @@ from gateway import (
     NotFound,
     Outcome,
     Principal,
+    Sample,
     StateKey,
     Worker,
     get_header,
@@ -22,7 +23,7 @@ from gateway import (
 from gateway_plugins.backpressure.gate import Gate
 from gateway_plugins.backpressure.options import Options
 from gateway_plugins.backpressure.order import Ticket
-from gateway_plugins.backpressure.report import QueueReport
+from gateway_plugins.backpressure.report import QueueReport, samples_of
 
 HIGHEST = 1_000
 """Priorities go from minus this to this."""
@@ -68,6 +69,10 @@ class Backpressure:
     @hookimpl
     def routes(self, gateway: Gateway) -> list[BaseRoute]:
         return [gateway.control("/admin/queue", GET=self._show)]
+
+    @hookimpl
+    def samples(self) -> Iterable[Sample]:
+        return () if self._gate is None else samples_of(self._gate.report())
 
     @hookimpl
     @contextlib.asynccontextmanager

@@ -1,9 +1,11 @@
 """What the queue tells of itself: to operators, and to whoever counts."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import msgspec
 
+from gateway import Sample
 from gateway_plugins.backpressure.order import Ticket
 
 MOST = 100
@@ -47,3 +49,23 @@ def by_priority(waiting: list[Ticket]) -> dict[str, int]:
 def by_principal(waiting: list[Ticket]) -> dict[str, int]:
     principals = (ticket.call.principal for ticket in waiting)
     return dict(Counter("" if one is None else one.id for one in principals).most_common(MOST))
+
+
+def samples_of(report: QueueReport) -> Iterator[Sample]:
+    counts = report.counts
+    for name, value, help_ in (
+        ("gateway_queue_length", report.length, "Calls that wait for a slot."),
+        ("gateway_queue_max_length", report.max_length, "Calls that may wait at a time."),
+        ("gateway_queue_oldest_wait_seconds", report.oldest_wait, "The longest wait of those."),
+        ("gateway_queue_promised", report.promised, "Slots about to be taken by who waited."),
+    ):
+        yield Sample(name, "gauge", value, help_)
+    for name, value, help_ in (
+        ("gateway_queue_waited_total", counts.waited, "Calls that have had to wait."),
+        ("gateway_queue_waited_seconds_total", counts.waited_seconds, "Their waits together."),
+        ("gateway_queue_left_total", counts.left, "Calls whose caller left while they waited."),
+    ):
+        yield Sample(name, "counter", value, help_)
+    for reason, value in (("full", counts.refused_full), ("late", counts.refused_late)):
+        help_ = "Calls that were refused: the queue was full, or they waited too long."
+        yield Sample("gateway_queue_refused_total", "counter", value, help_, {"reason": reason})

@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from time import monotonic
+from typing import get_args
 
 import msgspec
 
-from gateway import Attempt, Call, Gateway, Worker, hookimpl
-from gateway_plugins.circuit_breaker.circuit import Circuit, Options, fault_of
+from gateway import Attempt, Call, Gateway, Sample, Worker, hookimpl
+from gateway_plugins.circuit_breaker.circuit import Circuit, Options, State, fault_of
 
 log = logging.getLogger("gateway.circuit_breaker")
 
@@ -64,6 +65,18 @@ class CircuitBreaker:
         self._options = config
         for circuit in self._circuits.values():
             circuit.set_options(config)
+
+    @hookimpl
+    def samples(self) -> Iterator[Sample]:
+        help_ = "What the breaker did with workers; spared: it left one because of max_ejected."
+        for change, count in msgspec.structs.asdict(self.changes).items():
+            labels = {"change": change}
+            yield Sample("gateway_breaker_changes_total", "counter", count, help_, labels)
+        help_ = "1 for the state that the worker's circuit is in."
+        for worker, circuit in self._circuits.items():
+            for state in get_args(State):
+                is_it, labels = state == circuit.state, {"worker": worker.id, "state": state}
+                yield Sample("gateway_breaker_state", "gauge", is_it, help_, labels)
 
     @hookimpl
     async def filter_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:

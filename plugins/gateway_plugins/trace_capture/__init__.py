@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -18,7 +18,7 @@ from msgspec import Meta
 from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
-from gateway import Call, Gateway, StorageUnavailable, hookimpl
+from gateway import Call, Gateway, Sample, StorageUnavailable, hookimpl
 from gateway_plugins.trace_capture import sessions, store
 from gateway_plugins.trace_capture.capture import Capture
 from gateway_plugins.trace_capture.hooks import Hooks
@@ -125,6 +125,17 @@ class TraceCapture:
         """Something was: its space is given back."""
         if self._retention is not None:
             self._retention.look()
+
+    @hookimpl
+    def samples(self) -> Iterator[Sample]:
+        help_ = "Traces that are committed, by verdict."
+        for verdict in ("COMPLETE", "INCOMPLETE"):
+            count, labels = self.sink.committed[verdict], {"verdict": verdict}
+            yield Sample("gateway_traces_total", "counter", count, help_, labels)
+        help_ = "Traces that could not be stored."
+        yield Sample("gateway_traces_lost_total", "counter", self.sink.gone, help_)
+        help_ = "Traces that a trace_recorded hook was too slow for."
+        yield Sample("gateway_traces_not_offered_total", "counter", self.hooks.dropped, help_)
 
     @hookimpl
     async def prepare(self, call: Call) -> None:

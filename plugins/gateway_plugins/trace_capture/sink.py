@@ -50,6 +50,7 @@ class TraceSink:
     """A gateway Sink of Captures; `read` makes a Record of one.
 
     `lost` counts by session the traces that could not be stored, until that could be written.
+    `committed` counts all that were stored by their verdict, and `gone` all that were lost.
     """
 
     def __init__(self, read: "Callable[[Capture], Record]", hooks: "Hooks") -> None:
@@ -63,6 +64,8 @@ class TraceSink:
         self._unmarked: Counter[str] = Counter()
         self._marking: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self.committed: Counter[str] = Counter()
+        self.gone = 0
 
     # in the writer's thread
 
@@ -91,6 +94,7 @@ class TraceSink:
         with self._lock:
             self._unmarked -= self._marking
         for one in rows:
+            self.committed["COMPLETE" if one.row.complete else "INCOMPLETE"] += 1
             if one.trace is not None:
                 self._hooks.offer(one.trace)
 
@@ -98,8 +102,9 @@ class TraceSink:
         """May be called in the event loop's thread, too."""
         self._seen = None  # rows that lean on it have to be made anew
         session_id = item.call.session_id
-        if session_id is not None:
-            with self._lock:
+        with self._lock:
+            self.gone += 1
+            if session_id is not None:
                 self._unmarked[session_id] += 1
 
     def lost_of(self, session_id: str) -> int:

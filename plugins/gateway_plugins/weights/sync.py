@@ -7,7 +7,7 @@ meanwhile.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -15,7 +15,8 @@ from msgspec import Meta
 from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
-from gateway import Call, Gateway, Worker, hookimpl
+from gateway import Call, Gateway, Sample, Worker, hookimpl
+from gateway_plugins.weights.counting import samples_of
 from gateway_plugins.weights.gate import Gate
 from gateway_plugins.weights.sync_admin import Times, WeightsAdmin
 from gateway_plugins.weights.sync_versions import MIGRATIONS
@@ -73,6 +74,11 @@ class WeightSync:
             gateway.control("/admin/weights/pause", POST=admin.pause),
             gateway.control("/admin/weights/resume", POST=admin.resume),
         ]
+
+    @hookimpl
+    def samples(self) -> Iterator[Sample]:
+        epoch = 0 if self._admin is None else self._admin.versions.epoch
+        return samples_of("weight_sync", epoch, self.gate)
 
     @hookimpl
     @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ concerns one worker is a call like any other; what concerns the weights is told 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import msgspec
 from starlette.responses import Response
@@ -21,10 +21,12 @@ from gateway import (
     Forbidden,
     Gateway,
     Headers,
+    Sample,
     Worker,
     Workers,
     hookimpl,
 )
+from gateway_plugins.weights.counting import samples_of
 from gateway_plugins.weights.fleet import Fleet, WorkerStanding
 from gateway_plugins.weights.gate import Gate
 from gateway_plugins.weights.trl_broadcast import Broadcaster
@@ -88,6 +90,11 @@ class Trl:
             await broadcaster.close()
             self._running = None
             self._gate.open()
+
+    @hookimpl
+    def samples(self) -> Iterator[Sample]:
+        epoch = 0 if self._running is None else self._running.fleet.epoch
+        return samples_of(NAME, epoch, self._gate)
 
     @hookimpl
     def reconfigure(self, config: Options) -> None:

@@ -1,0 +1,163 @@
+"""Metrics for Prometheus: `GET /metrics` tells what calls, workers and plugins did.
+
+`watch.py` times the parts of an answer and `tally.py` counts calls, both in plain numbers;
+`labels.py` keeps the values of labels few. `state.py` looks at the gateway when it is asked, and
+`families.py` writes all of it by prometheus-client. Other plugins tell of themselves by the hook
+`samples`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from time import monotonic
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from gateway import (
+    Call,
+    ControlRequest,
+    Gateway,
+    Histogram,
+    Outcome,
+    Sample,
+    StateKey,
+    hookimpl,
+)
+from gateway_plugins.metrics.families import Told, checked, encoder_for
+from gateway_plugins.metrics.labels import Names, Routes
+from gateway_plugins.metrics.principals import Principals
+from gateway_plugins.metrics.state import samples_of
+from gateway_plugins.metrics.tally import Tally
+from gateway_plugins.metrics.watch import CountingWatch, Watch
+
+WATCH: StateKey[Watch] = StateKey("metrics")
+
+BEAT = 0.5
+"""Seconds after which the event loop is to wake a task, again and again."""
+
+SHORT = 2_048
+"""Bytes of a body that are looked through in less time than a Watch costs."""
+
+LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The plugin."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+        """What is told apart.
+
+        `models`: so many names of models. `routes`: paths beside the known ones. `principals`:
+        whether calls and tokens are counted by who calls. `tokens`: have every answer read for its
+        usage; without it tokens are counted where another plugin has the answer read.
+        """
+
+        models: Annotated[int, Meta(ge=0)] = 100
+        routes: tuple[str, ...] = ()
+        principals: bool = False
+        tokens: bool = False
+
+    def __init__(self, config: Config) -> None:
+        self._tally = Tally()
+        self._principals = Principals()
+        self._models = Names(config.models)
+        self._served: frozenset[str] = frozenset()
+        self._lag = Histogram(LAG)
+        self._writing = asyncio.Lock()
+        self._gateway: Gateway | None = None
+        self.reconfigure(config)
+
+    @hookimpl
+    def reconfigure(self, config: Config) -> None:
+        self._config = config
+        self._routes = Routes(config.routes)
+        self._models.most = config.models
+
+    @hookimpl
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+        self._gateway = gateway
+        return [gateway.control("/metrics", GET=self._show)]
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        def follow() -> None:
+            names = (worker.models or () for worker in gateway.workers.all)
+            self._served = frozenset().union(*names)
+
+        gateway.workers.changed.append(follow)
+        follow()
+        beating = asyncio.create_task(self._beat())
+        try:
+            yield
+        finally:
+            gateway.workers.changed.remove(follow)
+            beating.cancel()
+
+    @hookimpl
+    def observe(self, call: Call) -> Watch | None:
+        if self._config.tokens:
+            watch: Watch = CountingWatch()
+        elif _is_plain(call.body.data):
+            return None
+        else:
+            watch = Watch()
+        call.state[WATCH] = watch
+        return watch
+
+    @hookimpl
+    async def call_finished(self, call: Call, outcome: Outcome) -> None:
+        worker, name = call.worker, call.model
+        good = name in self._served or (outcome.complete and 200 <= outcome.status < 300)
+        way = self._tally.way(
+            self._routes.of(call.path),
+            self._models.of(name, good=good),
+            "" if worker is None else worker.id,
+        )
+        way.add(call, outcome, call.state.get(WATCH))
+        if len(call.attempts) > 1:
+            self._tally.add_retries(call)
+        if self._config.principals:
+            self._principals.add(call, outcome)
+
+    async def _beat(self) -> None:
+        """Notice how late the loop comes back to what it has to do."""
+        while True:
+            due = monotonic() + BEAT
+            await asyncio.sleep(BEAT)
+            self._lag.add(max(0.0, monotonic() - due))
+
+    async def _show(self, request: ControlRequest) -> Response:
+        """What is told is of one moment; it is written in a thread, one answer at a time."""
+        encode, content_type = encoder_for(request.header("accept") or "")
+        assert self._gateway is not None  # whose route this is
+        async with self._writing:
+            told = [*self._own(self._gateway), *self._others(self._gateway)]
+            families, broken = await asyncio.to_thread(checked, told)
+            text = await asyncio.to_thread(encode, families)
+        for plugin, error in broken:
+            self._gateway.chains.failures.note(plugin, "samples", Outcome(), error)
+        return Response(text, headers={"content-type": content_type})
+
+    def _own(self, gateway: Gateway) -> Iterator[Told]:
+        self._tally.forget({worker.id for worker in gateway.workers.all})
+        help_ = "Seconds by which the event loop was late for what it had to do."
+        lag = Sample("gateway_event_loop_lag_seconds", "histogram", self._lag, help_)
+        yield "metrics", self._tally.copy().samples()
+        yield "metrics", [*self._principals.samples(), *samples_of(gateway), lag]
+
+    def _others(self, gateway: Gateway) -> Iterator[Told]:
+        for hook in gateway.plugins.hooks["samples"]:
+            try:
+                yield hook.plugin, list(hook.run())
+            except Exception as error:  # noqa: BLE001  a watcher's failure harms nobody else
+                gateway.chains.failures.note(hook.plugin, "samples", Outcome(), error)
+
+
+def _is_plain(body: bytes | None) -> bool:
+    """Whether it cannot ask for a stream, and it costs nothing to know that."""
+    return body is not None and len(body) < SHORT and b'"stream"' not in body

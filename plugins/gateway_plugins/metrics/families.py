@@ -1,0 +1,149 @@
+"""What is told in one scrape, checked by the rules of the exposition, and written by them."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder, generate_latest
+
+from gateway import Histogram, Sample
+
+MOST = 20_000
+"""Samples of one plugin in one scrape."""
+
+_NAME = re.compile(r"(gateway|gen_ai)(_[a-z0-9]+)+")
+_LABEL = re.compile(r"[a-z][a-z0-9_]*")
+_TAKEN = ("_bucket", "_sum", "_count", "_created", "_info")
+"""Endings that the exposition gives to names itself."""
+
+Values = tuple[str, ...]
+
+Told = tuple[str, Iterable[Sample]]
+"""A plugin, and what it tells."""
+
+
+class Family(msgspec.Struct, eq=False):
+    """All samples of one name; `series` are by the values of its `labels`."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...]
+    series: dict[Values, float | Histogram] = {}
+
+    def take(self, sample: Sample) -> None:
+        """Raises ValueError where it is no sample of this family."""
+        if sample.kind != self.kind:
+            raise ValueError(f"{self.name} is a {self.kind} already, and no {sample.kind}")
+        if tuple(sorted(sample.labels)) != self.labels:
+            raise ValueError(f"{self.name} has the labels {self.labels} already, and no others")
+        values = tuple(_clean(sample.labels[label]) for label in self.labels)
+        if values in self.series:
+            raise ValueError(f"{self.name} has {dict(sample.labels)} twice")
+        value = sample.value  # a histogram goes on counting while this one is written
+        self.series[values] = value.copy() if isinstance(value, Histogram) else float(value)
+
+    def metric(self) -> Metric:
+        """The same for prometheus-client."""
+        if self.kind == "histogram":
+            return self._histogram()
+        kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        metric: CounterMetricFamily | GaugeMetricFamily
+        metric = kind(self.name, self.help, labels=self.labels)
+        for values, value in self.series.items():
+            assert not isinstance(value, Histogram)  # _check has seen to it
+            metric.add_metric(values, value)
+        return metric
+
+    def _histogram(self) -> Metric:
+        metric = HistogramMetricFamily(self.name, self.help, labels=self.labels)
+        for values, value in self.series.items():
+            assert isinstance(value, Histogram)
+            metric.add_metric(values, list(_buckets(value)), value.sum)
+        return metric
+
+
+class Families:
+    """A Collector for prometheus-client."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Family] = {}
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Take all of them, or none. Raises ValueError, and what the iterable raises."""
+        taken: dict[str, Family] = {}
+        for number, sample in enumerate(samples):
+            if number >= MOST:
+                raise ValueError(f"more than {MOST} samples; give its labels fewer values")
+            _check(sample)
+            family = taken.get(sample.name)
+            if family is None:
+                family = taken[sample.name] = self._beginning(sample)
+            family.take(sample)
+        self._families.update(taken)
+
+    def _beginning(self, sample: Sample) -> Family:
+        """A family with what others have told of it, or an empty one."""
+        there = self._families.get(sample.name)
+        if there is not None:
+            return msgspec.structs.replace(there, series=dict(there.series))
+        return Family(sample.name, sample.kind, sample.help, tuple(sorted(sample.labels)))
+
+    def collect(self) -> Iterator[Metric]:
+        for name in sorted(self._families):
+            yield self._families[name].metric()
+
+
+def checked(told: Sequence[Told]) -> tuple[Families, list[tuple[str, Exception]]]:
+    """All that can be told; and who told what cannot, whose samples are left out, and why."""
+    families = Families()
+    broken: list[tuple[str, Exception]] = []
+    for plugin, samples in told:
+        try:
+            families.add(samples)
+        except Exception as error:  # noqa: BLE001  samples hold whatever their plugin put there
+            broken.append((plugin, error))
+    return families, broken
+
+
+def encoder_for(accept: str) -> tuple[Callable[[Families], bytes], str]:
+    """What writes the exposition that a scraper's Accept asks for, and its content type."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        return generate_latest, "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _check(sample: Sample) -> None:
+    """Raises ValueError with what is wrong with a sample by itself."""
+    name, counts = sample.name, sample.kind == "counter"
+    if not _NAME.fullmatch(name) or name.endswith(_TAKEN):
+        raise ValueError(f"{name!r} is no name here: gateway_, then words in lower case and a unit")
+    if counts != name.endswith("_total"):
+        raise ValueError(f"{name}: the names of counters end in _total, and no others do")
+    for label in sample.labels:
+        if not _LABEL.fullmatch(label) or label in ("le", "quantile"):
+            raise ValueError(f"{name}: {label!r} is no name for a label")
+    if isinstance(sample.value, Histogram) != (sample.kind == "histogram"):
+        raise ValueError(f"{name}: the value of a {sample.kind} is not {sample.value!r}")
+    if not (isinstance(sample.help, str) and sample.help):
+        raise ValueError(f"{name}: help must say what it is")
+
+
+def _clean(value: str) -> str:
+    """Half a surrogate pair cannot be sent."""
+    return value.encode("utf-8", "replace").decode()
+
+
+def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:
+    """Each bound, and how many values were not above it."""
+    total = 0
+    for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
+        total += count
+        yield str(bound), total

@@ -1,0 +1,38 @@
+"""Who calls, where that is to be told: ids of principals, never what they show to prove it."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from gateway import Call, Outcome, Sample
+from gateway_plugins.metrics.labels import Names
+from gateway_plugins.metrics.tally import believable
+
+MOST = 1_000
+"""Principals that are told apart."""
+
+_REQUESTS = "Calls that have ended, by who called."
+_TOKENS = "Tokens as the engine counts them, by who called."
+
+
+class Principals:
+    """Calls and tokens of each; of a call that nobody vouched for the principal is empty."""
+
+    def __init__(self) -> None:
+        self._names = Names(MOST)
+        self._requests: Counter[str] = Counter()
+        self._tokens: Counter[tuple[str, str]] = Counter()
+
+    def add(self, call: Call, outcome: Outcome) -> None:
+        whose = self._names.of(None if call.principal is None else call.principal.id, good=True)
+        self._requests[whose] += 1
+        if outcome.usage is not None:
+            self._tokens[whose, "input"] += believable(outcome.usage.prompt_tokens)
+            self._tokens[whose, "output"] += believable(outcome.usage.completion_tokens)
+
+    def samples(self) -> Iterator[Sample]:
+        for whose, count in self._requests.items():
+            labels = {"principal": whose}
+            yield Sample("gateway_principal_requests_total", "counter", count, _REQUESTS, labels)
+        for (whose, kind), count in self._tokens.items():
+            labels = {"principal": whose, "gen_ai_token_type": kind}
+            yield Sample("gateway_principal_tokens_total", "counter", count, _TOKENS, labels)

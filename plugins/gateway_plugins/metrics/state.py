@@ -1,0 +1,54 @@
+"""How the gateway is at the moment of a scrape, as samples."""
+
+from collections.abc import Iterator
+
+from gateway import Gateway, Sample, Worker
+
+
+def samples_of(gateway: Gateway) -> Iterator[Sample]:
+    yield _gauge("gateway_calls_in_flight", len(gateway.proxy.in_flight), "Calls that run now.")
+    for worker in gateway.workers.all:
+        yield from _of_worker(worker)
+    yield from _of_storage(gateway)
+    for (plugin, hook), count in gateway.chains.failures.counts.items():
+        help_ = "Failures of hooks that watch, which no caller has seen."
+        labels = {"plugin": plugin, "hook": hook}
+        yield Sample("gateway_hook_failures_total", "counter", count, help_, labels)
+
+
+def _of_worker(worker: Worker) -> Iterator[Sample]:
+    labels = {"worker": worker.id}
+    state = {**labels, "state": worker.info().state}
+    yield _gauge("gateway_worker_up", worker.fit, "1 while the worker gets calls.", labels)
+    yield _gauge("gateway_worker_state", 1, "1 for the state that the worker is in.", state)
+    help_ = "Attempts that the worker is now working on."
+    yield _gauge("gateway_worker_in_flight", worker.in_flight, help_, labels)
+    if worker.slots.limit is not None:
+        help_ = "Attempts that the worker may work on at a time."
+        yield _gauge("gateway_worker_slots", worker.slots.limit, help_, labels)
+    version = str(worker.weight_version)
+    if version.isdecimal():
+        help_ = "The version of the worker's weights, where it is a number."
+        yield _gauge("gateway_worker_weight_version", float(version), help_, labels)
+
+
+def _of_storage(gateway: Gateway) -> Iterator[Sample]:
+    health = gateway.storage.health
+    help_ = "1 while calls do not wait for what they leave to be committed."
+    yield _gauge("gateway_storage_degraded", health.state != "ok", help_)
+    help_ = "Entries that calls have left and that are not committed yet."
+    yield _gauge("gateway_storage_waiting", health.waiting, help_)
+    help_ = "What those hold in memory."
+    yield _gauge("gateway_storage_waiting_bytes", health.waiting_bytes, help_)
+    for name, count, help_ in (
+        ("gateway_storage_committed_total", health.committed, "Entries that are committed."),
+        ("gateway_storage_lost_total", health.lost, "Entries that never will be."),
+        ("gateway_storage_slow_total", health.slow, "Times that calls stopped waiting."),
+    ):
+        yield Sample(name, "counter", count, help_)
+    help_ = "Seconds from the end of a call to the commit of what it left; one of each group."
+    yield Sample("gateway_storage_commit_seconds", "histogram", health.commit_times, help_)
+
+
+def _gauge(name: str, value: float, help_: str, labels: dict[str, str] | None = None) -> Sample:
+    return Sample(name, "gauge", value, help_, labels or {})

@@ -1,0 +1,176 @@
+"""What is counted of calls: plain numbers here, and samples when they are asked for."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from time import monotonic
+
+from gateway import Call, Histogram, Outcome, Sample
+from gateway_plugins.metrics.labels import OTHER
+from gateway_plugins.metrics.watch import PER_TOKEN, Watch
+
+MOST_WAYS = 1_000
+"""Combinations of route, model and worker that are told apart."""
+
+MOST_CODES = 100
+"""Codes of errors, and statuses, that are told apart for one of them."""
+
+MOST_TOKENS = 1 << 32
+"""Tokens of one call, whatever a worker says."""
+
+FORGOTTEN = 600.0
+"""Seconds after which the numbers of a worker that is gone are not told any more."""
+
+DURATION = (
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+    *(163.84, 327.68, 655.36, 1310.72),
+)
+FIRST_TOKEN = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0),
+)
+QUEUE = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+TOKENS = tuple(float(4**power) for power in range(12))
+"""OpenTelemetry's bounds for its metrics, longer at the end where agents' calls are."""
+
+Key = tuple[str, str, str]
+
+
+class Way:
+    """The calls of one route, for one model, that ended at one worker."""
+
+    __slots__ = (
+        "aborts",
+        "duration",
+        "errors",
+        "first_token",
+        "per_token",
+        "queue",
+        "statuses",
+        "tokens_in",
+        "tokens_out",
+    )
+
+    def __init__(self) -> None:
+        self.statuses: Counter[str | int] = Counter()
+        self.errors: Counter[str | int] = Counter()
+        self.aborts = 0
+        self.duration = Histogram(DURATION)
+        self.queue = Histogram(QUEUE)
+        self.first_token = Histogram(FIRST_TOKEN)
+        self.per_token = Histogram(PER_TOKEN)
+        self.tokens_in = Histogram(TOKENS)
+        self.tokens_out = Histogram(TOKENS)
+
+    def add(self, call: Call, outcome: Outcome, watch: Watch | None) -> None:
+        _count(self.statuses, outcome.status)
+        self.duration.add(outcome.duration)
+        if outcome.error is not None:
+            _count(self.errors, outcome.error.code)
+        if outcome.caller_gone:
+            self.aborts += 1
+        if call.attempts:
+            self.queue.add(call.attempts[-1].started - call.started)
+        if outcome.usage is not None:
+            self.tokens_in.add(believable(outcome.usage.prompt_tokens))
+            self.tokens_out.add(believable(outcome.usage.completion_tokens))
+        if watch is not None and watch.gaps is not None and outcome.status < 400:
+            self.first_token.add(watch.first - call.started)
+            self.per_token.merge(watch.gaps)
+
+    def copy(self) -> "Way":
+        copied = Way.__new__(Way)
+        for name in Way.__slots__:
+            value = getattr(self, name)
+            setattr(copied, name, value if isinstance(value, int) else value.copy())
+        return copied
+
+    def samples(self, labels: dict[str, str]) -> Iterator[Sample]:
+        for status, count in self.statuses.items():
+            named = {**labels, "status": str(status)}
+            yield Sample("gateway_requests_total", "counter", count, _REQUESTS, named)
+        for code, count in self.errors.items():
+            named = {**labels, "code": str(code)}
+            yield Sample("gateway_errors_total", "counter", count, _ERRORS, named)
+        yield Sample("gateway_aborts_total", "counter", self.aborts, _ABORTS, labels)
+        for name, histogram, help_ in (
+            ("gen_ai_server_request_duration_seconds", self.duration, _DURATION),
+            ("gen_ai_server_time_to_first_token_seconds", self.first_token, _FIRST_TOKEN),
+            ("gen_ai_server_time_per_output_token_seconds", self.per_token, _PER_TOKEN),
+            ("gateway_queue_time_seconds", self.queue, _QUEUE),
+        ):
+            if histogram.filled:
+                yield Sample(name, "histogram", histogram, help_, labels)
+        for kind, histogram in (("input", self.tokens_in), ("output", self.tokens_out)):
+            named = {**labels, "gen_ai_token_type": kind}
+            if histogram.filled:
+                yield Sample("gen_ai_client_token_usage", "histogram", histogram, _USAGE, named)
+
+
+_REQUESTS = "Calls that have ended, by the status that the caller was told; 0: it left before."
+_ERRORS = "Calls that the gateway answered or broke off with an error of its own, by its code."
+_ABORTS = "Calls whose caller left before their end."
+_DURATION = "Seconds from the call's start to the end of its answer."
+_FIRST_TOKEN = "Seconds from the call's start to the first event of its stream."
+_PER_TOKEN = "Seconds between the events of a stream."
+_QUEUE = "Seconds from the call's start to that of its latest attempt at a worker."
+_USAGE = "Tokens of one call as the engine counts them, where the answer was read."
+_RETRIES = "Attempts after the first, by how the one before went, and at which worker."
+
+
+class Tally:
+    """All that is counted of calls; what strangers can make different is bounded."""
+
+    def __init__(self) -> None:
+        self._ways: dict[Key, Way] = {}
+        self._retries: Counter[tuple[str, str]] = Counter()
+        self._absent: dict[str, float] = {}
+
+    def way(self, route: str, model: str, worker: str) -> Way:
+        key = (route, model, worker)
+        way = self._ways.get(key)
+        if way is None:
+            if len(self._ways) >= MOST_WAYS:
+                key = (OTHER, OTHER, OTHER)
+            way = self._ways.setdefault(key, Way())
+        return way
+
+    def add_retries(self, call: Call) -> None:
+        for attempt in call.attempts[:-1]:
+            key = (attempt.worker.id, attempt.said())
+            if key in self._retries or len(self._retries) < MOST_WAYS:
+                self._retries[key] += 1
+
+    def copy(self) -> "Tally":
+        """As it is now, for a thread to read."""
+        copied = Tally()
+        copied._ways = {key: way.copy() for key, way in self._ways.items()}
+        copied._retries = self._retries.copy()
+        return copied
+
+    def samples(self) -> Iterator[Sample]:
+        for (route, model, worker), way in self._ways.items():
+            yield from way.samples({"route": route, "model": model, "worker": worker})
+        for (worker, after), count in self._retries.items():
+            labels = {"worker": worker, "after": after}
+            yield Sample("gateway_retries_total", "counter", count, _RETRIES, labels)
+
+    def forget(self, present: Collection[str]) -> None:
+        """Drop what is told of workers that have not been `present` for long."""
+        now = monotonic()
+        counted = {key[2] for key in self._ways} | {worker for worker, _ in self._retries}
+        absent = counted - {"", OTHER} - set(present)
+        self._absent = {worker: self._absent.get(worker, now) for worker in absent}
+        gone = {worker for worker, since in self._absent.items() if now - since >= FORGOTTEN}
+        for key in [key for key in self._ways if key[2] in gone]:
+            del self._ways[key]
+        for retry in [retry for retry in self._retries if retry[0] in gone]:
+            del self._retries[retry]
+
+
+def believable(tokens: int) -> int:
+    """What a worker says there were: never less than none, which would count back."""
+    return min(max(tokens, 0), MOST_TOKENS)
+
+
+def _count(counts: Counter[str | int], what: str | int) -> None:
+    counts[what if what in counts or len(counts) < MOST_CODES else OTHER] += 1

@@ -1,0 +1,55 @@
+"""When the parts of one answer came: the observer of a call, in the worker's read callback."""
+
+from time import monotonic
+
+from gateway import Delta, Headers, Histogram, get_header
+
+PER_TOKEN = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1),
+    *(0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)
+"""Seconds. OpenTelemetry's for gen_ai.server.time_per_output_token, and what is faster."""
+
+
+class Watch:
+    """Times the events of a stream. `first` is when its first bytes came, 0 for a plain answer.
+
+    `gaps` has the seconds between events; those that came in one read have none between them. A
+    read that ends no event begins no token, so it counts with the next.
+    """
+
+    __slots__ = ("_last", "_stream", "first", "gaps")
+
+    def __init__(self) -> None:
+        self.first = 0.0
+        self.gaps: Histogram | None = None
+        self._last = 0.0
+        self._stream = False
+
+    def started(self, status: int, headers: Headers) -> None:
+        kind = get_header(headers, b"content-type")
+        self._stream = kind is not None and kind[:17].lower() == b"text/event-stream"
+
+    def data(self, chunk: bytes) -> None:
+        if not self._stream:
+            return
+        events = chunk.count(b"\n\n") or chunk.count(b"\r\n\r\n")
+        if not events:
+            return
+        now = monotonic()
+        if self.gaps is None:
+            self.first = now
+            self.gaps = Histogram(PER_TOKEN)
+        else:
+            self.gaps.add(now - self._last)
+        self._last = now
+        self.gaps.counts[0] += events - 1
+
+
+class CountingWatch(Watch):
+    """One that has the answer read, so that `outcome.usage` is known."""
+
+    __slots__ = ()
+
+    def delta(self, delta: Delta) -> None:
+        pass
