@@ -6,8 +6,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 import httpx
 import pytest
 import uvloop
+from hypothesis import settings
 
 from gateway.simulator import Simulator
+
+settings.register_profile("quick", max_examples=50)
+settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.load_profile("quick")
 
 pytest_plugins = ["gateway.testing", "recorded_file", "trl_worker"]
 

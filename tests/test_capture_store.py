@@ -68,7 +68,7 @@ def trees(draw: st.DrawFn) -> list[Turn]:
     return turns
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trees(), st.data())
 def test_any_tree_of_turns_comes_back(turns: list[Turn], data: st.DataObject) -> None:
     """In groups of any size, with restarts in between."""
