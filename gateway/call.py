@@ -4,8 +4,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncIterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
@@ -150,14 +149,13 @@ class Lifeline:
         if task is not None and task is not asyncio.current_task() and not self._held:
             task.cancel()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """What is begun within is finished: a cut takes effect at the end of the block."""
+    def hold(self) -> None:
+        """What is begun from now on is finished: a cut takes effect at `let_go`."""
         self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
+
+    def let_go(self) -> None:
+        """Raises the reason of a cut that came meanwhile."""
+        self._held = False
         if self._reason is not None:
             raise self._reason
 

@@ -1,6 +1,7 @@
 """The observers of one call: which of their methods exist, and that a broken one harms nobody."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ Entry = tuple[str, Callable[..., None]]
 
 Methods = tuple[Entry, ...]
 """In the order of the configuration file."""
+
+NONE: Methods = ()
+
+METHODS = frozenset({"started", "data", "event", "delta", "finished"})
 
 Note = Callable[[str, str, "Outcome", BaseException], None]
 """Told of a failure: the plugin, what broke, the call's outcome, the exception."""
@@ -33,11 +38,10 @@ class Observers:
     ) -> None:
         self._note = note
         self._outcome = outcome
-        self.started = _methods(observers, "started")
-        self.data = _methods(observers, "data")
-        self.event = _methods(observers, "event")
-        self.delta = _methods(observers, "delta")
-        self.finished = _methods(observers, "finished")
+        self.started = self.data = self.event = self.delta = self.finished = NONE
+        for plugin, observer in observers:
+            for name in _methods(observer):
+                setattr(self, name, (*getattr(self, name), (plugin, getattr(observer, name))))
 
     @property
     def read_the_answer(self) -> bool:
@@ -79,13 +83,18 @@ class Observers:
         return tuple(entry for entry in methods if entry != broken)
 
 
-def _methods(observers: Sequence[tuple[str, object]], name: str) -> Methods:
-    found = []
-    for plugin, observer in observers:
-        method = getattr(observer, name, None)
-        if callable(method):
-            found.append((plugin, method))
-    return tuple(found)
+def _methods(observer: object) -> Sequence[str]:
+    """Those that it really has; what most have of their class is looked up once for the class."""
+    own = getattr(observer, "__dict__", None)
+    if own and not METHODS.isdisjoint(own):
+        return [name for name in METHODS if callable(getattr(observer, name, None))]
+    kind: type = type(observer)
+    return _of_class(kind)
+
+
+@lru_cache(maxsize=256)
+def _of_class(kind: type) -> Sequence[str]:
+    return tuple(name for name in METHODS if callable(getattr(kind, name, None)))
 
 
 UNOBSERVED = Observers((), lambda *_: None, None)

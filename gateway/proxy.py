@@ -203,8 +203,11 @@ class Proxy:
             attempt.ended = monotonic()
             attempt.worker.note(attempt)
             if call.chains.attempt_finished:
-                with call.lifeline.held():
+                call.lifeline.hold()
+                try:
                     await call.chains.tell_attempt(call, attempt)
+                finally:
+                    call.lifeline.let_go()
 
     async def _choose(self, call: Call, tried: list[Worker]) -> Worker | None:
         """A worker with a slot taken for this call; None: nobody is left to ask."""
