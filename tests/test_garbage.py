@@ -185,7 +185,7 @@ after_a_start = word_salad.map(lambda rest: b"HTTP/1.1 200 OK\r\n" + rest)
 mutants = st.builds(edited, st.sampled_from(VALID), edits)
 
 
-@settings(many, max_examples=1200)
+@settings(many, max_examples=800)
 @given(noise, places, asked)
 def test_noise(
     rehearsal: Rehearsal,
@@ -198,7 +198,7 @@ def test_noise(
     assert not complaints.records
 
 
-@settings(many, max_examples=2000)
+@settings(many, max_examples=1000)
 @given(mutants, places, asked)
 def test_answers_gone_wrong(
     rehearsal: Rehearsal,
@@ -211,7 +211,7 @@ def test_answers_gone_wrong(
     assert not complaints.records
 
 
-@settings(many, max_examples=1500)
+@settings(many, max_examples=800)
 @given(word_salad | after_a_start, places, asked)
 def test_the_words_of_http_in_any_order(
     rehearsal: Rehearsal,
