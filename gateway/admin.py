@@ -37,6 +37,7 @@ class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, str] = {}
     forward_authorization: bool = False
     inject: bool = True
+    probe: bool = True
 
 
 class NewFields(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,6 +49,7 @@ class NewFields(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, str] | UnsetType = UNSET
     forward_authorization: bool | UnsetType = UNSET
     inject: bool | UnsetType = UNSET
+    probe: bool | UnsetType = UNSET
 
 
 class WorkersAdmin:

@@ -25,6 +25,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     headers: dict[str, str] | UnsetType = UNSET
     forward_authorization: bool | UnsetType = UNSET
     inject: bool | UnsetType = UNSET
+    probe: bool | UnsetType = UNSET
 
     def given(self) -> dict[str, object]:
         named = {name: getattr(self, name) for name in self.__struct_fields__}

@@ -175,12 +175,18 @@ class _Watch:
         jitter = interval * self._settings.jitter
         await asyncio.sleep(interval * FIRST * random.random())
         while True:
-            failure = await self._probe()
-            if failure is None:
-                self._succeeded()
+            if self._worker.settings.probe:
+                await self._look()
             else:
-                self._failed(failure)
+                self._worker.clear(PROBE)
             await asyncio.sleep(interval + jitter * random.uniform(-1, 1))
+
+    async def _look(self) -> None:
+        failure = await self._probe()
+        if failure is None:
+            self._succeeded()
+        else:
+            self._failed(failure)
 
     async def _probe(self) -> str | None:
         """What went wrong, if anything did."""

@@ -102,6 +102,22 @@ async def test_a_worker_that_fails_its_probes_gets_no_calls_until_it_recovers(
     ]
 
 
+async def test_a_worker_is_probed_no_more_once_it_is_said_so(gateway_for: GatewayFor) -> None:
+    failing, left_alone = Server(), Server()
+    failing.status = left_alone.status = 503
+    async with failing.worker, left_alone.worker:
+        fleet = [
+            Settings(url=failing.worker.url, worker_id="failing"),
+            Settings(url=left_alone.worker.url, probe=False),
+        ]
+        live = await gateway_for(workers=fleet, probes=OFTEN)
+        worker = live.gateway.workers.all[0]
+        await until(lambda: not worker.fit)
+        await live.client.patch("/admin/workers/failing", json={"probe": False})
+        await until(lambda: worker.fit)
+        assert left_alone.probes == 0
+
+
 @pytest.mark.parametrize("status", [204, 302, 401, 404])
 async def test_an_answer_below_500_is_well(gateway_for: GatewayFor, status: int) -> None:
     server = Server()

@@ -149,6 +149,9 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         bool,
         Meta(description="Whether it is asked for the token ids and logprobs that plugins want."),
     ] = True
+    probe: Annotated[
+        bool, Meta(description="Whether it is asked if it is well; else calls alone tell.")
+    ] = True
     tls: Annotated[
         TLS | None, Meta(description="For https; null: the system's authorities, checked.")
     ] = None
