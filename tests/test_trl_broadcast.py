@@ -78,7 +78,7 @@ async def test_who_missed_a_step_gets_no_call_until_it_took_a_whole_round(
     fleet: Fleet, paths: Sequence[str], status: int | None
 ) -> None:
     good, bad = await fleet.start(2)
-    live = await fleet.gateway(entry("trl", timeout=0.2))
+    live = await fleet.gateway(entry("trl", timeout=1.0))
     assert await round_of(live, paths) == [200] * len(paths)
     bad.failing[paths[-2]] = status
     answers = [await post(live, path, **PARAM) for path in paths]
@@ -145,7 +145,7 @@ async def test_what_nobody_takes_is_told_so_and_may_be_tried_again(
     workers = await fleet.start(2)
     for worker in workers:
         worker.failing["/update_weights"] = status
-    live = await fleet.gateway(entry("trl", timeout=0.2))
+    live = await fleet.gateway(entry("trl", timeout=1.0))
     answer = await post(live, "/update_weights")
     assert (answer.status_code, set(answer.json()["error"]["workers"])) == (
         503,

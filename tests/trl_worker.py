@@ -146,6 +146,7 @@ def shipped(**environ: str) -> Config:
 
 @pytest_asyncio.fixture
 async def fleet() -> AsyncIterator[Fleet]:
+    load()  # it takes longer than some test waits for an answer
     async with AsyncExitStack() as stack:
         yield Fleet(stack)
 
