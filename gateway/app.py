@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
@@ -14,9 +15,10 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.admin import WorkersAdmin
+from gateway.call import Outcome
 from gateway.chains import Chains
 from gateway.config import Config
-from gateway.control import ControlRoute, Handler
+from gateway.control import CARRIED, ControlRoute, Handler, ScopedRoute, added_routes
 from gateway.edge import Edge, path_of
 from gateway.errors import (
     BadRequest,
@@ -30,7 +32,7 @@ from gateway.plugins import Plugins
 from gateway.probes import Prober
 from gateway.proxy import Proxy
 from gateway.reloading import Reloader
-from gateway.running import InFlight, Parts, added_routes, entered, leave
+from gateway.running import InFlight, Parts, entered, leave
 from gateway.storage import Storage
 from gateway.workers import Workers
 
@@ -97,10 +99,10 @@ class Gateway:
         self.edge.adopt(parts.config)
         carried = ("/v1/{path:path}", *parts.config.extra_paths)
         self._router.routes = [
-            *(Route(path, self.edge) for path in carried),
+            *(self.carried(Route(path, self.edge)) for path in carried),
             *self._own_routes,
             *(route for routes in parts.routes.values() for route in routes),
-            Route("/health", self._health),  # a plugin may say more of it
+            self.guarded(Route("/health", self._health), scope=None),  # a plugin may say more of it
         ]
         for told in self.reloaded:
             told(parts.config)
@@ -128,31 +130,59 @@ class Gateway:
         finally:
             self._requests.end(request)
 
-    def control(self, path: str, **handlers: Handler) -> ControlRoute:
-        """A route for those who run the gateway: `control("/jobs/{id}", GET=show, DELETE=cancel)`.
+    def control(self, path: str, *, scope: str | None, **handlers: Handler) -> ControlRoute:
+        """A route for those who run the gateway: `control("/jobs/{id}", scope="admin", GET=show)`.
 
-        Where any plugin authenticates, it refuses whom none of them knows.
+        Where any plugin authenticates, it refuses whom none of them knows, or who has not this
+        `scope`; None: it is open to anybody.
         """
-        return ControlRoute(path, handlers, self)
+        return ControlRoute(path, scope, handlers, self)
+
+    def guarded(self, route: BaseRoute, *, scope: str | None) -> ScopedRoute:
+        """Any route of Starlette's, behind a scope as those of `control` are."""
+        return ScopedRoute(route, scope, self)
+
+    def carried(self, route: BaseRoute) -> ScopedRoute:
+        """A route that leads to `carry` or `edge`: who calls is asked there."""
+        return ScopedRoute(route, CARRIED, self)
 
     def _admin(self) -> list[ControlRoute]:
         workers = WorkersAdmin(self.workers, self._kept)
         one = "/admin/workers/{worker_id}"
+        control = partial(self.control, scope="admin")
         return [
-            self.control("/health/workers", GET=workers.health),
-            self.control("/admin/reload", POST=self.reloader.answer),
-            self.control("/admin/workers", GET=workers.list_all, POST=workers.add),
-            self.control(f"{one}/drain", POST=workers.drain),
-            self.control(f"{one}/undrain", POST=workers.undrain),
-            self.control(one, GET=workers.show, PATCH=workers.patch, DELETE=workers.remove),
+            self.control("/health/workers", scope="monitor", GET=workers.health),
+            control("/admin/reload", POST=self.reloader.answer),
+            control("/admin/workers", GET=workers.list_all, POST=workers.add),
+            control(f"{one}/drain", POST=workers.drain),
+            control(f"{one}/undrain", POST=workers.undrain),
+            control(one, GET=workers.show, PATCH=workers.patch, DELETE=workers.remove),
         ]
 
     async def _health(self, _: object) -> Response:
         """200 even when degraded: calls go on."""
-        storage = self.storage.health
-        if storage.state == "ok":
+        reasons = list(self._unwell())
+        if not reasons:
             return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "degraded", "reason": f"storage: {storage.reason}"})
+        return JSONResponse({"status": "degraded", "reason": "; ".join(reasons)})
+
+    def _unwell(self) -> Iterator[str]:
+        storage = self.storage.health
+        if storage.state != "ok":
+            yield f"storage: {storage.reason}"
+        for hook in self.plugins.hooks["health"]:
+            try:
+                reason = hook.run()
+            except Exception as error:  # noqa: BLE001  a watcher's failure harms nobody else
+                self.chains.failures.note(hook.plugin, "health", Outcome(), error)
+            else:
+                if reason is not None:
+                    yield f"{hook.plugin}: {reason}"
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """All that is served now, each with the `scope` that it asks for."""
+        return tuple(self._router.routes)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:

@@ -1,14 +1,15 @@
 """Routes for those who run the gateway: callers are identified as a call's are, and input is typed.
 
-A plugin adds them by `gateway.control(path, GET=..., POST=...)`, see Gateway.
+A plugin adds them by `gateway.control(path, scope=..., GET=...)`, see Gateway. What else it adds as
+routes of Starlette's, it puts behind a scope too, or says that calls are carried there.
 """
 
 import asyncio
 import logging
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -26,15 +27,24 @@ from gateway.errors import (
     BadRequest,
     BodyTimeout,
     CallerGone,
+    ConfigError,
     Forbidden,
     InvalidJSON,
     StorageFailed,
 )
 from gateway.headers import Headers, get_header
+from gateway.permission import require
+from gateway.plugins import Plugins
 from gateway.storage import StorageUnavailable
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
 
 log = logging.getLogger("gateway")
 T = TypeVar("T")
+
+CARRIED = "carried"
+"""In place of the scope of a route that leads to calls."""
 
 # A name may hold slashes, but it ends before what makes the path that of a call.
 _NAME = "(?P<{}>(?:(?!/v1/.).)+)"
@@ -44,7 +54,7 @@ class ControlRequest:
     """A request to the gateway itself.
 
     `params` are the parts that the path names, decoded; `principal` is None where no plugin
-    authenticates.
+    authenticates, or where the route is open to anybody.
     """
 
     def __init__(
@@ -115,6 +125,32 @@ class Ruling(Protocol):
     def config(self) -> Config: ...
 
 
+class ScopedRoute(BaseRoute):
+    """A route that says which `scope` it asks for; None: it is open to anybody, even without a key.
+
+    One of Starlette's own, `route`, is put behind it. CARRIED: it leads to calls, whose callers are
+    looked at as such.
+    """
+
+    def __init__(self, route: BaseRoute, scope: str | None, ruling: Ruling) -> None:
+        self.path: str = getattr(route, "path", repr(route))
+        self.scope = scope
+        self._route = route
+        self._ruling = ruling
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return self._route.matches(scope)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        return self._route.url_path_for(name, **path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.scope != CARRIED:
+            _refuse_other_sites(scope)
+            await identify(scope, self.scope, self._ruling)
+        await self._route.handle(scope, receive, send)
+
+
 class ControlRoute(BaseRoute):
     """One path, such as `/sessions/{id}/traces`, and what each method of it does.
 
@@ -123,8 +159,11 @@ class ControlRoute(BaseRoute):
     call and never matches.
     """
 
-    def __init__(self, path: str, handlers: Mapping[str, Handler], ruling: Ruling) -> None:
+    def __init__(
+        self, path: str, scope: str | None, handlers: Mapping[str, Handler], ruling: Ruling
+    ) -> None:
         self.path = path
+        self.scope = scope
         self.methods = frozenset(handlers)
         self._handlers = dict(handlers)
         self._ruling = ruling
@@ -169,7 +208,7 @@ class ControlRoute(BaseRoute):
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         _refuse_other_sites(scope)
-        principal = await self._identify(scope)
+        principal = await identify(scope, self.scope, self._ruling)
         handler = self._handlers.get(method)
         if handler is None:
             raise HTTPException(405, headers={"allow": ", ".join(sorted(self.methods))})
@@ -191,22 +230,49 @@ class ControlRoute(BaseRoute):
             return answer
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
-    async def _identify(self, scope: Scope) -> Principal | None:
-        """Raises Unauthorized as a call does, once any plugin authenticates."""
-        chains = self._ruling.chains
-        if not chains.authenticate:
-            return None
-        client = scope.get("client")
-        call = Call(
-            _Nobody(),
-            method=scope["method"],
-            path=path_of(scope),
-            query=scope.get("query_string", b""),
-            headers=scope["headers"],
-            client=client[0] if client else None,
-        )
-        await chains.identify(call)
-        return call.principal
+
+async def identify(scope: Scope, wanted: str | None, ruling: Ruling) -> Principal | None:
+    """Who asks; None where no plugin authenticates, or nothing is `wanted`.
+
+    Raises Unauthorized as a call does, and Forbidden where the scope `wanted` is missing.
+    """
+    if wanted is None or not ruling.chains.authenticate:
+        return None
+    client = scope.get("client")
+    call = Call(
+        _Nobody(),
+        method=scope["method"],
+        path=path_of(scope),
+        query=scope.get("query_string", b""),
+        headers=scope["headers"],
+        client=client[0] if client else None,
+    )
+    await ruling.chains.identify(call)
+    require(call.principal, wanted)
+    return call.principal
+
+
+def added_routes(
+    plugins: Plugins, gateway: "Gateway", only: Collection[str]
+) -> dict[str, Sequence[BaseRoute]]:
+    """The routes of `only` these plugins. Raises ConfigError."""
+    found: dict[str, Sequence[BaseRoute]] = {}
+    for name, routes in plugins.run("routes", gateway, only=only).items():
+        with plugins.blamed(name):
+            found[name] = tuple(routes)
+            _check_scopes(found[name])
+    return found
+
+
+def _check_scopes(routes: Sequence[BaseRoute]) -> None:
+    """Raises ConfigError where one does not say who may use it."""
+    for route in routes:
+        if not isinstance(route, ControlRoute | ScopedRoute):
+            raise ConfigError(
+                f"its route {getattr(route, 'path', route)!r} declares no scope: make it with "
+                "gateway.control(..., scope=...), or wrap it in gateway.guarded(route, scope=...), "
+                "or in gateway.carried(route) where it leads to calls"
+            )
 
 
 def _refuse_other_sites(scope: Scope) -> None:

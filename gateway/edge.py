@@ -19,7 +19,7 @@ class Edge:
 
     def __init__(self, proxy: Proxy, settings: Config) -> None:
         self._proxy = proxy
-        self._added: frozenset[str] = frozenset()
+        self._added: dict[str, str | None] = {}
         self.adopt(settings)
 
     def adopt(self, settings: Config) -> None:
@@ -65,6 +65,7 @@ class Edge:
             ),
             session_id=session_id,
             client=client[0] if client else None,
+            scope=self._added.get(path),
         )
         caller.watch(lambda: call.lifeline.cut(CallerGone("the caller left")))
         try:
@@ -73,9 +74,12 @@ class Edge:
         finally:
             caller.release()
 
-    def also(self, *paths: str) -> None:
-        """Carry these too, each exactly as it is: for a plugin whose `routes` lead here."""
-        self._added |= frozenset(paths)
+    def also(self, *paths: str, scope: str | None = None) -> None:
+        """Carry these too, each exactly as it is: for a plugin whose `routes` lead here.
+
+        `scope` is what its caller must have; None: what the calls of models ask for.
+        """
+        self._added.update(dict.fromkeys(paths, scope))
 
     def carries(self, path: str) -> bool:
         """Everything under /v1/, the paths of the configuration, and what plugins have added.

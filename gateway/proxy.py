@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -24,6 +23,7 @@ from gateway.errors import (
 )
 from gateway.failover import UNSEEN, Budget, Failure, in_time, may_repeat, pause
 from gateway.handled import pass_on
+from gateway.permission import allowed, check_model, permit
 from gateway.refusing import NONE, InjectionRefused, WorkerRefused
 from gateway.running import InFlight
 from gateway.storage import Storage
@@ -105,7 +105,7 @@ class Proxy:
             call.caller.cut()
             return None
         except Exception:
-            log.exception("call %s: the gateway failed", call.id)
+            log.exception("the gateway failed on a call", extra={"call_id": call.id})
             return _refuse(call, InternalError("the gateway failed on this call"))
 
     async def _answer(self, call: Call) -> bytes:
@@ -113,12 +113,14 @@ class Proxy:
         call.body.check_length()
         if self._settings.timeouts.total is not None:
             call.lifeline.limit(self._settings.timeouts.total)
-        if call.chains.authenticate:
+        if call.chains.authenticate and not call.internal:
             await call.chains.identify(call)
+            permit(call)
         if call.body.data is None:
             await call.body.gather(GATHERED)
         if self._settings.model is not None:
             await _pin(call, self._settings.model)
+        await check_model(call)
         await call.chains.decide(call)
         call.observers = call.chains.observers(call)
         answer = await call.chains.first_answer(call) if call.chains.handle else None
@@ -233,7 +235,7 @@ class Proxy:
             serving = self._serving(call)
         if not serving.all and self._workers.mixed:
             raise _unknown_model(call.model or "")
-        workers: Sequence[Worker] = serving.fit
+        workers = allowed(call, serving.fit)
         if tried:
             workers = [worker for worker in workers if worker not in tried]
         if call.chains.filter_workers:
@@ -252,8 +254,7 @@ class Proxy:
         """Tell all who watch how the call went, while its last bytes wait."""
         call.reply.count(last or b"")
         call.outcome.duration = monotonic() - call.started
-        if call.observers.finished:
-            call.observers.tell_finished()
+        call.observers.tell_finished()
         if call.chains.call_finished:
             await call.chains.tell_call(call)
         if call.entries:

@@ -14,10 +14,10 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.config import Config
-from gateway.control import ControlRequest
+from gateway.control import ControlRequest, added_routes
 from gateway.errors import BadRequest, ConfigError, Draining
 from gateway.plugins import Plugins
-from gateway.running import InFlight, Lifespan, Parts, added_routes, entered, leave
+from gateway.running import InFlight, Lifespan, Parts, entered, leave
 from gateway.storage.faults import blames_the_file
 
 if TYPE_CHECKING:

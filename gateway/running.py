@@ -100,17 +100,6 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         return cls(config, plugins, chains)
 
 
-def added_routes(
-    plugins: Plugins, gateway: "Gateway", only: Collection[str]
-) -> dict[str, Sequence[BaseRoute]]:
-    """The routes of `only` these plugins. Raises ConfigError."""
-    found: dict[str, Sequence[BaseRoute]] = {}
-    for name, routes in plugins.run("routes", gateway, only=only).items():
-        with plugins.blamed(name):
-            found[name] = tuple(routes)
-    return found
-
-
 async def entered(
     plugins: Plugins, gateway: "Gateway", only: Collection[str]
 ) -> dict[str, Lifespan]:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import (
@@ -31,9 +31,14 @@ from gateway import (
     hookimpl,
     path_of,
 )
+from gateway.permission import SCOPES
 from gateway.testing import DONE, sse
 
 log = logging.getLogger("probes")
+
+
+EVERYTHING = frozenset({*SCOPES, "notes"})
+"""Those of tests too."""
 
 
 class Keys:
@@ -52,7 +57,7 @@ class Keys:
         self.asked.append(given)
         if given == "revoked":
             raise Unauthorized("this key was revoked", code="revoked")
-        return Principal(self._key) if given.startswith(self._key) else None
+        return Principal(self._key, EVERYTHING) if given.startswith(self._key) else None
 
 
 class OtherKeys(Keys):
@@ -118,6 +123,19 @@ class Counting:
     async def prepare(self, call: Call) -> None:
         await call.inject("token_ids")
         await call.set("model", f"{(await call.json())['model']}-2")
+
+
+class Ailing:
+    """Is unwell where it has a `reason`, and cannot tell where that is empty."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    @hookimpl
+    def health(self) -> str | None:
+        if self.reason == "":
+            raise ValueError("a bug")
+        return self.reason
 
 
 class Canned:
@@ -217,11 +235,12 @@ class Pages:
     """A page of its own, and calls under a prefix."""
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[Route]:
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
         async def hello(request: Request) -> PlainTextResponse:
             return PlainTextResponse("hello")
 
-        return [Route("/hello", hello), Route("/team/{rest:path}", TeamEdge(gateway))]
+        team = Route("/team/{rest:path}", TeamEdge(gateway))
+        return [gateway.guarded(Route("/hello", hello), scope=None), gateway.carried(team)]
 
 
 class TeamEdge:

@@ -60,7 +60,7 @@ class Names:
 
     @hookimpl
     async def authenticate(self, call: Call) -> Principal:
-        return Principal(call.header("x-principal") or "", frozenset({"hurried"}))
+        return Principal(call.header("x-principal") or "", frozenset({"realtime", "hurried"}))
 
 
 class Fleet:

@@ -15,7 +15,7 @@ from sqlite_utils.db import Database
 from sqlite_utils.migrations import Migrations
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from gateway import Call, Gateway, hookimpl
 from gateway.config import load
@@ -48,11 +48,11 @@ class Named:
         call.add_header("x-named", self.config.name)
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[Route]:
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
         async def page(_: Request) -> PlainTextResponse:
             return PlainTextResponse(self.config.name)
 
-        return [Route(f"/{self.config.name}", page)]
+        return [gateway.guarded(Route(f"/{self.config.name}", page), scope=None)]
 
     @hookimpl
     @contextlib.asynccontextmanager

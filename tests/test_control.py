@@ -39,9 +39,9 @@ class Notes:
     @hookimpl
     def routes(self, gateway: Gateway) -> list[ControlRoute]:
         return [
-            gateway.control("/notes/{id}/tags", GET=self.tags),
-            gateway.control("/notes/{id}", GET=self.show, POST=self.write),
-            gateway.control("/broken/{how}", GET=self.broken),
+            gateway.control("/notes/{id}/tags", scope="notes", GET=self.tags),
+            gateway.control("/notes/{id}", scope="notes", GET=self.show, POST=self.write),
+            gateway.control("/broken/{how}", scope="notes", GET=self.broken),
         ]
 
     async def tags(self, request: ControlRequest) -> dict[str, Any]:
@@ -204,7 +204,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
 def route(path: str) -> ControlRoute:
-    return ControlRoute(path, {}, Gateway(Config()))
+    return ControlRoute(path, None, {}, Gateway(Config()))
 
 
 @given(names)

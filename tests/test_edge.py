@@ -9,7 +9,7 @@ import pytest
 from raw_client import RawClient, head_of
 from seen import seen
 from starlette.applications import Starlette
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from watching import PATIENCE
 
@@ -41,8 +41,8 @@ class Upper:
     """Carries calls below /upper, whose bodies it changes as they come."""
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[Route]:
-        return [Route("/upper", UpperEdge(gateway))]
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+        return [gateway.carried(Route("/upper", UpperEdge(gateway)))]
 
 
 class UpperEdge:

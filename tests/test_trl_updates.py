@@ -34,7 +34,7 @@ class Keys:
     @hookimpl
     async def authenticate(self, call: Call) -> Principal | None:
         name = call.header("authorization")
-        return Principal(name, frozenset({name})) if name else None
+        return Principal(name, frozenset({name, "realtime"})) if name else None
 
 
 async def begun(live: Live) -> "asyncio.Task[httpx.Response]":
@@ -174,10 +174,10 @@ async def test_who_waits_too_long_for_an_update_is_told(fleet: Fleet) -> None:
 
 async def test_who_may_not_broadcast_is_refused(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
-    live = await fleet.gateway(entry(Keys), entry("trl", scope="trainer"))
+    live = await fleet.gateway(entry(Keys), entry("trl"))
     told = [
         (await live.client.post("/pause", headers={"authorization": name})).status_code
-        for name in ("", "agent", "trainer")
+        for name in ("", "agent", "admin")
     ]
     assert told == [401, 403, 200]
     assert worker.told("/pause") == 1

@@ -8,7 +8,7 @@ import re
 from urllib.parse import unquote
 
 import msgspec
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import BadRequest, Call, Gateway, get_header, hookimpl, path_of
@@ -30,8 +30,8 @@ class Sessions:
         self._max_length = config.max_length
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[Route]:
-        return [SessionRoute("/sessions/{rest:path}", SessionEdge(gateway))]
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+        return [gateway.carried(SessionRoute("/sessions/{rest:path}", SessionEdge(gateway)))]
 
     @hookimpl
     async def admit(self, call: Call) -> None:

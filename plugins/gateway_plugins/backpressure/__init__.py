@@ -68,7 +68,7 @@ class Backpressure:
 
     @hookimpl
     def routes(self, gateway: Gateway) -> list[BaseRoute]:
-        return [gateway.control("/admin/queue", GET=self._show)]
+        return [gateway.control("/admin/queue", scope="monitor", GET=self._show)]
 
     @hookimpl
     def samples(self) -> Iterable[Sample]:

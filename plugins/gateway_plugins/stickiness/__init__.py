@@ -85,7 +85,7 @@ class Stickiness:
 
     @hookimpl
     def routes(self, gateway: Gateway) -> list[BaseRoute]:
-        return [gateway.control("/admin/route", GET=self.explain)]
+        return [gateway.control("/admin/route", scope="admin", GET=self.explain)]
 
     @hookimpl
     async def pick_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:

@@ -70,9 +70,9 @@ class WeightSync:
         times = Times(self.config.drain, self.config.patience)
         self._admin = admin = WeightsAdmin(gateway, self.gate, times)
         return [
-            gateway.control("/admin/weights", GET=admin.show, POST=admin.update),
-            gateway.control("/admin/weights/pause", POST=admin.pause),
-            gateway.control("/admin/weights/resume", POST=admin.resume),
+            gateway.control("/admin/weights", scope="admin", GET=admin.show, POST=admin.update),
+            gateway.control("/admin/weights/pause", scope="admin", POST=admin.pause),
+            gateway.control("/admin/weights/resume", scope="admin", POST=admin.resume),
         ]
 
     @hookimpl

@@ -215,7 +215,7 @@ class _Version(msgspec.Struct):
 def _version(body: bytes) -> int | str | None:
     try:
         return msgspec.json.decode(body, type=_Version).new_version
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

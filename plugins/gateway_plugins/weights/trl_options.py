@@ -11,7 +11,6 @@ Seconds = Annotated[float, Meta(gt=0)]
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How broadcasts are told, and which version of the weights calls may meet.
 
-    Where a plugin authenticates, only principals of the scope `scope` may broadcast; null: all may.
     A worker has `timeout` seconds for a broadcast. One that some workers took and others did not is
     answered as if all had, and the others get no calls until they have caught up (`quarantine`), or
     with 503 as well, so that the trainer tries again (`fail`). An update waits up to `drain`
@@ -23,7 +22,6 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     An empty one is none.
     """
 
-    scope: str | None = None
     timeout: Seconds = 120.0
     partial: Literal["quarantine", "fail"] = "quarantine"
     drain: Seconds = 60.0

@@ -119,5 +119,5 @@ async def _asked(worker: Worker, path: str) -> int | str | None:
         return None
     try:
         return msgspec.json.decode(answer.body, type=_Said).any
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
