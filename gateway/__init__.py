@@ -46,8 +46,9 @@ from gateway.trace import (
     Verdict,
     WeightVersions,
 )
-from gateway.wire.dialects import ChoiceDelta, Delta, Usage
+from gateway.wire.dialects import ChoiceDelta, Delta
 from gateway.wire.sse import Event
+from gateway.wire.usage import Usage
 from gateway.worker import Condition, Worker, WorkerInfo
 from gateway.workers import Workers
 

@@ -5,7 +5,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import msgspec
 
@@ -16,8 +16,9 @@ from gateway.observing import UNOBSERVED
 from gateway.refusing import NONE
 from gateway.reply import Caller, Reply
 from gateway.storage.writer import Entry, Sink
-from gateway.wire.dialects import Dialect, Usage, dialect_of
+from gateway.wire.dialects import Dialect, dialect_of
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
+from gateway.wire.usage import Usage
 
 if TYPE_CHECKING:
     from gateway.chains import Chains
@@ -25,15 +26,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Source = Literal["realtime", "batch", "eval"]
+"""What kind of work a call is for."""
+
+BYTES_PER_TOKEN = 4
+"""Of a request's body: English text has about so many letters for each token."""
+
+ONLY_USAGE = ("usage",)
+
 _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who calls, as an `authenticate` hook established it. `id` may be logged, a key never."""
+    """Who calls, as an `authenticate` hook established it. `id` may be logged, a key never.
+
+    `scopes` are what it may do, see gateway.permission. It may use `models` and `workers` (ids)
+    only; None: any. `labels` are an operator's own words, for plugins that tell principals apart.
+    """
 
     id: str
-    scopes: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset({"realtime"})
+    models: frozenset[str] | None = None
+    workers: frozenset[str] | None = None
+    labels: Mapping[str, str] = {}
 
 
 class StateKey(Generic[T]):
@@ -190,6 +206,9 @@ class Call:
 
     `path` is as the caller sent it after any session prefix, percent-encoding kept and without the
     query; `headers` are the caller's own. `started` is `time.monotonic()`, `created` is Unix time.
+    `source` says what kind of work it is for: realtime, batch or eval. An `internal` call is one of
+    the gateway's own jobs: nobody is asked who calls, `principal` is whom the job is for, or None.
+    `scope` is what the principal needs where it is not that of all calls, see gateway.permission.
     """
 
     __slots__ = (
@@ -197,6 +216,7 @@ class Call:
         "_changes",
         "_json",
         "_model",
+        "_trace_id",
         "_wanted",
         "answer_headers",
         "attempts",
@@ -204,11 +224,13 @@ class Call:
         "caller",
         "chains",
         "client",
+        "counts_tokens",
         "created",
         "dialect",
         "entries",
         "headers",
         "id",
+        "internal",
         "lifeline",
         "method",
         "observers",
@@ -217,7 +239,9 @@ class Call:
         "principal",
         "query",
         "reply",
+        "scope",
         "session_id",
+        "source",
         "started",
         "state",
         "stripper",
@@ -234,6 +258,10 @@ class Call:
         body: Body | None = None,
         session_id: str | None = None,
         client: str | None = None,
+        principal: Principal | None = None,
+        source: Source = "realtime",
+        internal: bool = False,
+        scope: str | None = None,
     ) -> None:
         self.caller = caller
         self.method = method
@@ -247,7 +275,10 @@ class Call:
         self.started = time.monotonic()
         self.created = time.time()
         self.dialect: Dialect | None = dialect_of(path)
-        self.principal: Principal | None = None
+        self.principal = principal
+        self.source: Source = source
+        self.internal = internal
+        self.scope = scope
         self.attempts: list[Attempt] = []
         self.outcome = Outcome()
         self.reply = Reply(caller, self.outcome, self.started)
@@ -256,8 +287,10 @@ class Call:
         self.state = State()
         self.entries: list[Entry] = []
         self.stripper: Stripper | None = None
+        self.counts_tokens = False
         self.answer_headers: list[tuple[bytes, bytes]] | None = None
         self.chains: Chains
+        self._trace_id: str | None = None
         self._json: dict[str, Any] | None = None
         self._model: _Model | None = None
         self._changes: dict[str, object] | None = None
@@ -268,6 +301,26 @@ class Call:
         """The first value of a request header, whatever the case of `name`."""
         value = get_header(self.headers, name.lower().encode("latin-1"))
         return None if value is None else value.decode("latin-1")
+
+    @property
+    def trace_id(self) -> str:
+        """The gateway's own name of this call, which no other has; `id` is as its caller chose it.
+
+        32 hexadecimal digits: 12 of the time in milliseconds, as UUID 7 begins, then chance.
+        """
+        if self._trace_id is None:
+            self._trace_id = f"{int(self.created * 1000):012x}{random.getrandbits(80):020x}"
+        return self._trace_id
+
+    @property
+    def prompt_estimate(self) -> int:
+        """About how many tokens the prompt has: one for each four bytes of the request's body."""
+        return (self.body.length or len(self.body.data or b"")) // BYTES_PER_TOKEN
+
+    @property
+    def completion_so_far(self) -> int:
+        """About how many tokens of a stream have come, where somebody has them counted."""
+        return self.observers.tokens_so_far
 
     @property
     def worker(self) -> "Worker | None":
@@ -296,7 +349,11 @@ class Call:
         line = (name.lower().encode("latin-1"), value.encode("latin-1"))
         if not _NAME.fullmatch(line[0]) or not _VALUE.fullmatch(line[1]):
             raise ValueError(f"{name}: {value!r} is no header")
-        self.answer_headers = [*(self.answer_headers or ()), line]
+        self.add_lines(line)
+
+    def add_lines(self, *lines: tuple[bytes, bytes]) -> None:
+        """The same for several that are known to be good, names in lower case; it is cheaper."""
+        self.answer_headers = [*(self.answer_headers or ()), *lines]
 
     def keep_alive(self) -> None:
         """Send an SSE comment to the caller, who asked for a stream and waits for it to begin.
@@ -335,8 +392,18 @@ class Call:
         path whose dialect has no such thing, or where the caller asked for it himself.
         """
         if self.dialect is not None and self.method == "POST":
+            if wanted == ONLY_USAGE and b'"stream"' not in await self.body.read():
+                return  # a plain answer has it anyhow
             await self.json()
             self._wanted = {*(self._wanted or ()), *wanted}
+
+    def count_tokens(self) -> None:
+        """Have `outcome.usage` known when the call is over: in `finished` and `call_finished`.
+
+        To be called in `observe` at the latest. It is cheap: the end of the answer is looked at,
+        and all of a stream only where the engine did not tell.
+        """
+        self.counts_tokens = True
 
     def store(self, sink: Sink, item: object, size: int) -> None:
         """Have `sink` store `item` (about `size` bytes in memory) in the call's transaction.

@@ -34,10 +34,17 @@ class Failures:
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
 
-    def note(self, plugin: str, hook: str, outcome: Outcome, error: BaseException) -> None:
+    def note(
+        self,
+        plugin: str,
+        hook: str,
+        outcome: Outcome,
+        error: BaseException,
+        call_id: str | None = None,
+    ) -> None:
         if not self.counts[plugin, hook]:
             what = "plugin %s broke in %s; further failures of it are only counted"
-            log.error(what, plugin, hook, exc_info=error)
+            log.error(what, plugin, hook, exc_info=error, extra={"call_id": call_id})
         self.counts[plugin, hook] += 1
         if plugin not in outcome.failures:
             outcome.failures.append(plugin)
@@ -64,13 +71,13 @@ class Chains(msgspec.Struct, frozen=True):
     async def decide(self, call: Call) -> None:
         """admit, prepare. Raises CallError where one of them refuses or breaks."""
         for hook in self.admit:
-            await _closed(hook, "admit", hook.run(call))
+            await _closed(call, hook, "admit", hook.run(call))
         for hook in self.prepare:
-            await _closed(hook, "prepare", hook.run(call))
+            await _closed(call, hook, "prepare", hook.run(call))
 
     async def _first_principal(self, call: Call) -> Principal:
         for hook in self.authenticate:
-            principal: Principal | None = await _closed(hook, "authenticate", hook.run(call))
+            principal: Principal | None = await _closed(call, hook, "authenticate", hook.run(call))
             if principal is not None:
                 return principal
         raise Unauthorized(
@@ -79,25 +86,26 @@ class Chains(msgspec.Struct, frozen=True):
 
     async def first_answer(self, call: Call) -> Answer | None:
         for hook in self.handle:
-            answer: Answer | None = await _closed(hook, "handle", hook.run(call))
+            answer: Answer | None = await _closed(call, hook, "handle", hook.run(call))
             if answer is not None:
                 return answer
         return None
 
     async def fit_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
         for hook in self.filter_workers:
-            workers = await _closed(hook, "filter_workers", hook.run(call, workers))
+            workers = await _closed(call, hook, "filter_workers", hook.run(call, workers))
         return workers
 
     async def picked_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:
         for hook in self.pick_worker:
-            worker: Worker | None = await _closed(hook, "pick_worker", hook.run(call, workers))
+            picking = hook.run(call, workers)
+            worker: Worker | None = await _closed(call, hook, "pick_worker", picking)
             if worker is not None:
                 return worker
         return None
 
     def observers(self, call: Call) -> Observers:
-        if not self.observe:
+        if not (self.observe or call.counts_tokens):
             return UNOBSERVED
         found: list[tuple[str, object]] = []
         for hook in self.observe:
@@ -106,8 +114,10 @@ class Chains(msgspec.Struct, frozen=True):
                 if observer is not None:
                     found.append((hook.plugin, observer))
             except Exception as error:  # noqa: BLE001  as below
-                self.failures.note(hook.plugin, "observe", call.outcome, error)
-        return Observers(found, self.failures.note, call.outcome) if found else UNOBSERVED
+                self.failures.note(hook.plugin, "observe", call.outcome, error, call.id)
+        if not (found or call.counts_tokens):
+            return UNOBSERVED
+        return Observers(found, self.failures.note, call)
 
     async def tell_attempt(self, call: Call, attempt: Attempt) -> None:
         for hook in self.attempt_finished:
@@ -123,10 +133,10 @@ class Chains(msgspec.Struct, frozen=True):
         except (Exception, asyncio.CancelledError) as error:
             if _ends_the_call(error):
                 raise
-            self.failures.note(hook.plugin, name, call.outcome, error)
+            self.failures.note(hook.plugin, name, call.outcome, error, call.id)
 
 
-async def _closed(hook: Hook, name: str, running: Awaitable[T]) -> T:
+async def _closed(call: Call, hook: Hook, name: str, running: Awaitable[T]) -> T:
     try:
         return await running
     except (CallError, ChooseAgain):
@@ -134,7 +144,8 @@ async def _closed(hook: Hook, name: str, running: Awaitable[T]) -> T:
     except (Exception, asyncio.CancelledError) as error:
         if _ends_the_call(error):
             raise
-        log.exception("plugin %s broke in %s; the call is refused", hook.plugin, name)
+        what = "plugin %s broke in %s; the call is refused"
+        log.exception(what, hook.plugin, name, extra={"call_id": call.id})
         raise HookFailed(
             f"the plugin {hook.plugin!r} failed while deciding on this call"
         ) from error

@@ -10,7 +10,8 @@ isolated: the call goes on, the failure is counted, logged once, and named in
 `call.outcome.failures`.
 """
 
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -144,7 +145,9 @@ async def call_finished(call: Call, outcome: Outcome) -> None:
 def routes(gateway: "Gateway") -> "Sequence[BaseRoute]":
     """Add routes of Starlette's to the gateway.
 
-    Called once, at start-up or at the reload that brings the plugin.
+    Called once, at start-up or at the reload that brings the plugin. Each is made by
+    `gateway.control`, or wrapped by `gateway.guarded` or `gateway.carried`, and so declares who may
+    use it; one that does not ends the start-up.
     """
 
 
@@ -204,6 +207,22 @@ def samples() -> Iterable[Sample]:
 
     Called for each scrape, where `metrics` is enabled, in the event loop, so be quick. Isolated: of
     a plugin that breaks here, or gives what cannot be told, that scrape has nothing.
+    """
+
+
+@hookspec
+def health() -> str | None:
+    """Say what is not well, in a few words for an operator; None: nothing.
+
+    Called for each GET /health, in the event loop, so be quick. Anybody can read it. Isolated.
+    """
+
+
+@hookspec
+def read_traces(db: sqlite3.Connection, since: float, until: float) -> Iterator[Trace]:
+    """Give back the traces of calls that came from `since` until before `until`, in Unix seconds.
+
+    Called by commands that go through what was recorded. It blocks.
     """
 
 

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from gateway.counting import TokenCounter
+
 if TYPE_CHECKING:
-    from gateway.call import Outcome
+    from gateway.call import Call, Outcome
     from gateway.headers import Headers
     from gateway.wire.dialects import Delta
     from gateway.wire.sse import Event
@@ -20,33 +22,52 @@ NONE: Methods = ()
 
 METHODS = frozenset({"started", "data", "event", "delta", "finished"})
 
-Note = Callable[[str, str, "Outcome", BaseException], None]
-"""Told of a failure: the plugin, what broke, the call's outcome, the exception."""
+Note = Callable[[str, str, "Outcome", BaseException, str], None]
+"""Told of a failure: the plugin, what broke, the call's outcome, the exception, the call's id."""
 
 
 class Observers:
-    """What the `observe` hooks gave for one call.
+    """What the `observe` hooks gave for one call, and what counts its tokens where that is asked.
 
     Public tuples hold the bound methods that the observers really have; an empty one costs nothing.
-    A method that raises is taken out, for what it records can no longer be whole.
+    A method that raises is taken out, for what it records can no longer be whole. Without a call
+    there are none.
     """
 
-    __slots__ = ("_note", "_outcome", "data", "delta", "event", "finished", "started")
+    __slots__ = (
+        "_call",
+        "_counter",
+        "_note",
+        "data",
+        "delta",
+        "event",
+        "finished",
+        "started",
+    )
 
     def __init__(
-        self, observers: Sequence[tuple[str, object]], note: Note, outcome: "Outcome | None"
+        self, observers: Sequence[tuple[str, object]], note: Note, call: "Call | None"
     ) -> None:
         self._note = note
-        self._outcome = outcome
+        self._call = call
+        self._counter: TokenCounter | None = None
         self.started = self.data = self.event = self.delta = self.finished = NONE
+        if call is not None and call.counts_tokens:
+            self._counter = TokenCounter(call)
+            self.started = (("core", self._counter.started),)
+            self.data = (("core", self._counter.data),)
         for plugin, observer in observers:
             for name in _methods(observer):
                 setattr(self, name, (*getattr(self, name), (plugin, getattr(observer, name))))
 
     @property
+    def tokens_so_far(self) -> int:
+        return 0 if self._counter is None else self._counter.so_far
+
+    @property
     def read_the_answer(self) -> bool:
         """Whether any of them needs more of it than its bytes."""
-        return bool(self.delta or self.event)
+        return bool(self.delta or self.event or self._counter)
 
     def tell_started(self, status: int, headers: "Headers") -> None:
         self.started = self._tell(self.started, "started", status, headers)
@@ -65,7 +86,16 @@ class Observers:
         self.delta = self._tell(self.delta, "delta", delta)
 
     def tell_finished(self) -> None:
-        self._tell(self.finished, "finished", self._outcome)
+        if self._call is None:
+            return
+        if self._counter is not None:
+            self._tell((("core", self._count),), "count_tokens")
+        self._tell(self.finished, "finished", self._call.outcome)
+
+    def _count(self) -> None:
+        """Where no `delta` has had the answer read, and so its usage known."""
+        if self._call is not None and self._counter is not None:
+            self._call.outcome.usage = self._call.outcome.usage or self._counter.usage()
 
     def _tell(self, methods: Methods, name: str, *arguments: Any) -> Methods:
         """The methods that are still whole."""
@@ -78,8 +108,9 @@ class Observers:
         return whole
 
     def _without(self, methods: Methods, broken: Entry, name: str, error: Exception) -> Methods:
-        if self._outcome is not None:
-            self._note(broken[0], f"observer.{name}", self._outcome, error)
+        call = self._call
+        if call is not None:
+            self._note(broken[0], f"observer.{name}", call.outcome, error, call.id)
         return tuple(entry for entry in methods if entry != broken)
 
 

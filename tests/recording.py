@@ -1,6 +1,7 @@
 """Records and the file they go to, without a gateway: what the writer's thread sees."""
 
 import json
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 from gateway_plugins.trace_capture.assembly import assemble
 from gateway_plugins.trace_capture.hooks import Hooks
-from gateway_plugins.trace_capture.record import Record, new_id
+from gateway_plugins.trace_capture.record import Record
 from gateway_plugins.trace_capture.rows import Head
 from gateway_plugins.trace_capture.schema import MIGRATIONS
 from gateway_plugins.trace_capture.sink import TraceSink
@@ -55,7 +56,7 @@ def entry_of(token: int) -> dict[str, Any]:
 def record_of(turn: Turn) -> Record:
     request = {"messages": turn.messages, "model": "m", **turn.fields}
     return Record(
-        trace_id=new_id(1.0),
+        trace_id=f"{1000:012x}{random.getrandbits(80):020x}",
         session_id=turn.session_id,
         timestamp=1.0,
         model="m",

@@ -64,15 +64,16 @@ async def test_a_plain_call(tmp_path: Path, simulator: Simulator) -> None:
     }
 
 
-async def test_a_stream_has_tokens_where_usage_was_asked_for(
+async def test_a_stream_has_the_engines_tokens_where_usage_was_asked_for(
     tmp_path: Path, simulator: Simulator
 ) -> None:
     asked, unasked = await Logged(tmp_path / "log", simulator.url).lines(
         {"json": body(stream=True, stream_options={"include_usage": True})},
         {"json": body(stream=True)},
     )
-    assert asked["completion_tokens"] == 5
-    assert "completion_tokens" not in unasked
+    assert asked["completion_tokens"] == unasked["completion_tokens"] == 5
+    assert "tokens_counted" not in asked
+    assert unasked["tokens_counted"]
 
 
 async def test_tokens_are_unknown_where_answers_are_not_read(

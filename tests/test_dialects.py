@@ -14,10 +14,10 @@ from gateway.wire.dialects import (
     Delta,
     Dialect,
     Unreadable,
-    Usage,
     dialect_of,
 )
 from gateway.wire.sse import Splitter
+from gateway.wire.usage import Usage
 
 RECORDED = load()
 ANSWERED = [
@@ -133,7 +133,7 @@ def test_the_end_of_a_chat() -> None:
     assert finish.choices == [
         ChoiceDelta(0, "", [958], [-1.4120399951934814], "stop", stop_reason=958)
     ]
-    assert (usage.choices, usage.usage) == ([], Usage(38, 4, 42))
+    assert (usage.choices, usage.usage) == ([], Usage(38, 4))
     assert done == Delta(done=True)
 
 
@@ -268,3 +268,8 @@ def _read_or_unreadable(dialect: Dialect, data: bytes) -> None:
     for read_one in (dialect.read_event, dialect.read_answer):
         with suppress(Unreadable):
             assert isinstance(read_one(data), Delta)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat%2Fcompletions", "/v1/%63hat/completions"])
+def test_an_encoded_path_is_that_which_the_worker_reads(path: str) -> None:
+    assert dialect_of(path) is CHAT

@@ -12,6 +12,7 @@ import pytest
 from capture_probes import Notes, Reader, Redactor
 from capturing import call, capturing
 from probes import (
+    Ailing,
     Beside,
     BesideToo,
     Canned,
@@ -39,7 +40,6 @@ from gateway import (
     Config,
     ConfigError,
     Gateway,
-    Principal,
     cli,
 )
 from gateway.simulator import Simulator
@@ -82,8 +82,8 @@ async def test_authenticate_takes_the_first_principal(
     assert (await post(live, {"authorization": "revoked"})).json()["error"]["code"] == "revoked"
     assert first.asked == ["abc", "b", "revoked"]
     assert second.asked == ["b"], "who is refused by one is not asked of the next"
-    principals = [call.principal for call in live.plugin(Witness).calls]
-    assert principals == [Principal("a"), None, None]
+    calls = live.plugin(Witness).calls
+    assert [call.principal and call.principal.id for call in calls] == ["a", None, None]
     assert simulator.stats.accepted == 1
 
 
@@ -395,6 +395,34 @@ async def test_samples_are_asked_for_at_each_scrape(gateway_for: GatewayFor) -> 
     for count in (1, 2):
         answer = await live.client.get("/metrics")
         assert f'gateway_tolls_total{{bell="big"}} {count}.0\n' in answer.text
+
+
+async def test_health_says_what_is_not_well(gateway_for: GatewayFor) -> None:
+    live = await gateway_for(Ailing)
+    ailing = live.plugin(Ailing)
+    assert (await live.client.get("/health")).json() == {"status": "ok"}
+    ailing.reason = "it coughs"
+    answer = (await live.client.get("/health")).json()
+    assert answer == {"status": "degraded", "reason": "Ailing: it coughs"}
+    ailing.reason = ""
+    assert (await live.client.get("/health")).json() == {"status": "ok"}
+    assert live.gateway.chains.failures.counts["Ailing", "health"] == 1
+
+
+async def test_read_traces_gives_back_what_was_recorded(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    for session_id in ("a", "b", "c"):
+        await call(live, session_id)
+    recorded = (await live.client.post("/traces/query", json={})).json()
+    [hook] = live.gateway.plugins.hooks["read_traces"]
+    times = [trace["timestamp"] for trace in recorded]
+
+    def read(db: sqlite3.Connection) -> list[object]:
+        return [msgspec.to_builtins(trace) for trace in hook.run(db, times[1], times[2])]
+
+    assert await live.gateway.storage.read(read) == [recorded[1]]
 
 
 def test_add_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,5 +139,12 @@ class _Raised(Failures):
         super().__init__()
         self.errors: list[BaseException] = []
 
-    def note(self, plugin: str, hook: str, outcome: Outcome, error: BaseException) -> None:
+    def note(
+        self,
+        plugin: str,
+        hook: str,
+        outcome: Outcome,
+        error: BaseException,
+        call_id: str | None = None,
+    ) -> None:
         self.errors.append(error)

@@ -215,6 +215,38 @@ class Frame:
         return (self._ids and ids) or (self._logprobs and choice.logprobs != _NULL)
 
 
+class OpenFrame(Frame):
+    """One with nothing to take out of its choices: only their last events are looked for.
+
+    No string of JSON has a quotation mark that is not escaped, so what is looked for is nowhere but
+    where a choice says how it ends.
+    """
+
+    __slots__ = ()
+
+    def cut(self, raw: bytes) -> bytes | None:
+        one = raw.find(b"\n") == len(raw) - 2
+        return raw if one and self._goes_on(raw) else super().cut(raw)
+
+    def cut_run(self, text: bytes) -> tuple[bytes, int] | None:
+        length = text.rfind(b"\n\n") + 2
+        run = text[:length]
+        seams = run.count(b"\n\n") - 1
+        if seams >= 0 and run.count(self._between) == seams and self._goes_on(run):
+            return run, length
+        return super().cut_run(text)
+
+    def _goes_on(self, text: bytes) -> bool:
+        """Whether no choice ends in it: events of this frame, one or more."""
+        return (
+            text.startswith(self._before)
+            and text.endswith(self._after)
+            and b'"finish_reason":"' not in text
+            and b'"finish_reason":null' in text
+            and b"\r" not in text
+        )
+
+
 def frame_of(
     answer: Mapping[str, Raw], blank: Collection[str], *, drop_empty: bool
 ) -> Frame | None:
@@ -226,6 +258,8 @@ def frame_of(
     for order in _ORDERS:
         try:
             if _encode(order.one(choice)) == choice:
+                if not blank:
+                    return OpenFrame(before, after, order, (), drop_empty=False)
                 return Frame(before, after, order, blank, drop_empty=drop_empty)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass

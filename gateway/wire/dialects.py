@@ -11,22 +11,16 @@ that were sampled, and the end-of-sequence token has no text at all.
 
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.wire.usage import ToldUsage, Usage
 
 
 class Unreadable(GatewayError):
     """What a worker sent is not an answer in this dialect."""
-
-
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """The engine's own count of tokens, summed over all prompts and choices of the call."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
 
 
 class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
@@ -79,7 +73,7 @@ class Dialect(Protocol):
 
 def dialect_of(path: str) -> Dialect | None:
     """The dialect of a path as the caller sends it, without the query; None where it has none."""
-    return _BY_PATH.get(path)
+    return _BY_PATH.get(unquote(path) if "%" in path else path)  # as the worker reads it
 
 
 class _ChatLogprob(msgspec.Struct, gc=False):
@@ -124,7 +118,7 @@ _Choice = TypeVar("_Choice")
 class _Answer(msgspec.Struct, Generic[_Choice], gc=False):
     choices: list[_Choice] = []
     prompt_token_ids: list[int] | None = None
-    usage: Usage | None = None
+    usage: ToldUsage | None = None
     id: str | None = None
     model: str | None = None
     error: msgspec.Raw = msgspec.Raw()
@@ -152,7 +146,7 @@ class _Choices(msgspec.Struct, Generic[_Choice], frozen=True):
             raise Unreadable(message) from None
         return Delta(
             [self.choice(choice, answer.prompt_token_ids) for choice in answer.choices],
-            answer.usage,
+            None if answer.usage is None else answer.usage.read(),
             answer.id or "",
             answer.model or "",
             _error_message(bytes(answer.error)),

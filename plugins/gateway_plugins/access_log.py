@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway import Call, Delta, Gateway, Outcome, hookimpl
+from gateway import Call, Gateway, Outcome, hookimpl
 
 log = logging.getLogger("gateway.access_log")
 
@@ -18,7 +18,10 @@ BACKLOG = 10_000
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """What is written. Times are seconds, `time` is Unix time; what is not known is left out."""
+    """What is written. Times are seconds, `time` is Unix time; what is not known is left out.
+
+    `tokens_counted`: the engine did not tell them, so they were counted in what came of the stream.
+    """
 
     time: float
     call_id: str
@@ -34,6 +37,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    tokens_counted: bool = False
     error: str | None = None
     attempts: int = 1
     caller_gone: bool = False
@@ -45,8 +49,8 @@ class AccessLog:
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """`path` of the file, or null for standard error.
 
-        `tokens`: read every answer for its usage. Without it the tokens are known only where
-        another plugin has the answer read, and streams cost less.
+        `tokens`: look for its usage in every answer. Without it the tokens are known only where
+        another plugin does.
         """
 
         path: str | None = None
@@ -60,7 +64,9 @@ class AccessLog:
 
     @hookimpl
     def observe(self, call: Call) -> object | None:
-        return UsageReader() if self._tokens else None
+        if self._tokens:
+            call.count_tokens()
+        return None
 
     @hookimpl
     async def call_finished(self, call: Call, outcome: Outcome) -> None:
@@ -104,13 +110,6 @@ class AccessLog:
                 file.write(batch)
 
 
-class UsageReader:
-    """An observer that wants answers read, so that `outcome.usage` is known."""
-
-    def delta(self, delta: Delta) -> None:
-        pass
-
-
 def line_of(call: Call, outcome: Outcome) -> Line:
     usage = outcome.usage
     return Line(
@@ -128,6 +127,7 @@ def line_of(call: Call, outcome: Outcome) -> Line:
         model=call.model,
         prompt_tokens=usage.prompt_tokens if usage else None,
         completion_tokens=usage.completion_tokens if usage else None,
+        tokens_counted=usage.counted if usage else False,
         error=outcome.error.code if outcome.error else None,
         attempts=len(call.attempts),
         caller_gone=outcome.caller_gone,

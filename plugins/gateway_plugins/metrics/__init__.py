@@ -32,7 +32,7 @@ from gateway_plugins.metrics.labels import Names, Routes
 from gateway_plugins.metrics.principals import Principals
 from gateway_plugins.metrics.state import samples_of
 from gateway_plugins.metrics.tally import Tally
-from gateway_plugins.metrics.watch import CountingWatch, Watch
+from gateway_plugins.metrics.watch import Watch
 
 WATCH: StateKey[Watch] = StateKey("metrics")
 
@@ -52,8 +52,8 @@ class Metrics:
         """What is told apart.
 
         `models`: so many names of models. `routes`: paths beside the known ones. `principals`:
-        whether calls and tokens are counted by who calls. `tokens`: have every answer read for its
-        usage; without it tokens are counted where another plugin has the answer read.
+        whether calls and tokens are counted by who calls. `tokens`: look for its usage in every
+        answer; without it tokens are known where another plugin does.
         """
 
         models: Annotated[int, Meta(ge=0)] = 100
@@ -80,7 +80,7 @@ class Metrics:
     @hookimpl
     def routes(self, gateway: Gateway) -> list[BaseRoute]:
         self._gateway = gateway
-        return [gateway.control("/metrics", GET=self._show)]
+        return [gateway.control("/metrics", scope="monitor", GET=self._show)]
 
     @hookimpl
     @contextlib.asynccontextmanager
@@ -101,12 +101,10 @@ class Metrics:
     @hookimpl
     def observe(self, call: Call) -> Watch | None:
         if self._config.tokens:
-            watch: Watch = CountingWatch()
-        elif _is_plain(call.body.data):
+            call.count_tokens()
+        if _is_plain(call.body.data):
             return None
-        else:
-            watch = Watch()
-        call.state[WATCH] = watch
+        watch = call.state[WATCH] = Watch()
         return watch
 
     @hookimpl

@@ -11,7 +11,7 @@ MOST = 1_000
 """Principals that are told apart."""
 
 _REQUESTS = "Calls that have ended, by who called."
-_TOKENS = "Tokens as the engine counts them, by who called."
+_TOKENS = "Tokens of calls, by who called."
 
 
 class Principals:

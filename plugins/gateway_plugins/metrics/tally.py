@@ -113,7 +113,7 @@ _DURATION = "Seconds from the call's start to the end of its answer."
 _FIRST_TOKEN = "Seconds from the call's start to the first event of its stream."
 _PER_TOKEN = "Seconds between the events of a stream."
 _QUEUE = "Seconds from the call's start to that of its latest attempt at a worker."
-_USAGE = "Tokens of one call as the engine counts them, where the answer was read."
+_USAGE = "Tokens of one call: as the engine tells them, or counted in its stream."
 _RETRIES = "Attempts after the first, by how the one before went, and at which worker."
 
 

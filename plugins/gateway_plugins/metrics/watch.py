@@ -2,7 +2,7 @@
 
 from time import monotonic
 
-from gateway import Delta, Headers, Histogram, get_header
+from gateway import Headers, Histogram, get_header
 
 PER_TOKEN = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1),
@@ -44,12 +44,3 @@ class Watch:
             self.gaps.add(now - self._last)
         self._last = now
         self.gaps.counts[0] += events - 1
-
-
-class CountingWatch(Watch):
-    """One that has the answer read, so that `outcome.usage` is known."""
-
-    __slots__ = ()
-
-    def delta(self, delta: Delta) -> None:
-        pass

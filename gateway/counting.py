@@ -1,0 +1,145 @@
+"""The tokens of a call, known at its end: as the engine tells them, else counted in its stream.
+
+Nothing is read while an answer runs. Its chunks are kept, and looked through when it is over: the
+usage is in the last of them. Of a long stream that costs memory, so whenever KEPT bytes have come
+they are counted and let go.
+"""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.headers import Headers, get_header, is_event_stream
+from gateway.wire.sse import Event, EventTooLarge, Splitter
+from gateway.wire.usage import Count, ToldUsage, Usage, told_usage
+
+if TYPE_CHECKING:
+    from gateway.call import Call
+
+KEPT = 64 * 1024
+"""Bytes of a stream that are kept unread."""
+
+LARGEST = 64 * 1024 * 1024
+"""Bytes of a plain answer, or of one event, past which its tokens are not told."""
+
+
+class TokenCounter:
+    """An observer, the core's own: of calls whose tokens somebody has counted."""
+
+    __slots__ = (
+        "_call",
+        "_chunks",
+        "_count",
+        "_readable",
+        "_size",
+        "_splitter",
+        "_stream",
+        "_told",
+    )
+
+    def __init__(self, call: "Call") -> None:
+        self._call = call
+        self._readable = self._stream = False
+        self._begin()
+
+    def started(self, status: int, headers: Headers) -> None:
+        plain = get_header(headers, b"content-encoding") in (None, b"identity")
+        self._readable = plain and 200 <= status < 300
+        self._stream = is_event_stream(headers)
+        self._begin()
+
+    def data(self, chunk: bytes) -> None:
+        if not self._readable:
+            return
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > KEPT:
+            self._make_room()
+
+    @property
+    def so_far(self) -> int:
+        """About how many tokens have come: what was counted, and a token for each read since."""
+        return self._count.completion + len(self._chunks) if self._stream else 0
+
+    def usage(self) -> Usage | None:
+        """What the call has cost; None where nobody can tell. To be asked once, at its end."""
+        if not self._readable:
+            return None
+        return self._of_stream() if self._stream else self._of_answer()
+
+    def _begin(self) -> None:
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._splitter: Splitter | None = None
+        self._count = Count()
+        self._told: ToldUsage | None = None
+
+    def _make_room(self) -> None:
+        if self._stream:
+            self._look_through(self._events())
+        elif self._size > LARGEST:
+            self._readable = False
+            self._chunks = []
+
+    def _of_answer(self) -> Usage | None:
+        body, self._chunks = b"".join(self._chunks), []
+        told = told_usage(body)
+        return None if told is None else told.read()
+
+    def _of_stream(self) -> Usage:
+        events = self._events()
+        if self._splitter is not None:
+            events += self._splitter.close()
+        for event in reversed(events):
+            if self._tells(event):
+                break
+        else:
+            self._look_through(events)
+        if self._told is not None:
+            return self._told.read()
+        prompt = self._count.prompt(_choices_asked(self._call.body.data))
+        if prompt is None:
+            prompt = self._call.prompt_estimate
+        return Usage(prompt, self._count.completion, counted=True)
+
+    def _tells(self, event: Event) -> bool:
+        """Whether it tells the whole usage, as the last event of most streams does."""
+        if event.data is None or b"_tokens" not in event.data:
+            return False
+        told = told_usage(event.data)
+        if told is None or told.prompt_tokens is None:
+            return False
+        self._told = told
+        return True
+
+    def _look_through(self, events: list[Event]) -> None:
+        for event in events:
+            if event.data is None:
+                continue
+            told = told_usage(event.data) if b"_tokens" in event.data else None
+            if told is not None:
+                self._told = told if self._told is None else self._told.merged(told)
+            self._count.add(event.data)
+
+    def _events(self) -> list[Event]:
+        """Those that have ended in what was kept, which is let go."""
+        text, self._chunks, self._size = b"".join(self._chunks), [], 0
+        if self._splitter is None:
+            self._splitter = Splitter(LARGEST)
+        try:
+            return self._splitter.feed(text)
+        except EventTooLarge:
+            self._readable = False
+            return []
+
+
+class _Asked(msgspec.Struct):
+    n: int | None = None
+
+
+def _choices_asked(body: bytes | None) -> int:
+    """For each prompt."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=_Asked).n or 1
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 1

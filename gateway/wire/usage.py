@@ -1,0 +1,204 @@
+"""What an answer says of the tokens it cost, for each API; and a count where it does not.
+
+OpenAI's chat and completions say `prompt_tokens` and `completion_tokens`, its responses and
+Anthropic's messages `input_tokens` and `output_tokens`. Anthropic's `input_tokens` leave out what
+came from its cache, and its streams tell the input in one event and the output in another.
+"""
+
+import msgspec
+from msgspec import Raw
+
+MOST = 1 << 32
+"""Tokens of one call that are believed, whatever a worker says."""
+
+_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """The tokens of one call, summed over all its prompts and choices.
+
+    `cached_tokens` are those of the prompt that the engine had in its cache, `reasoning_tokens`
+    those of the completion that were thought and not said. `counted`: the engine did not tell, so
+    they were counted in what came of the answer, and a prompt without ids is an estimate.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    counted: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class ToldUsage(msgspec.Struct, gc=False):
+    """`usage` as it is on the wire; None where it says nothing."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+    def merged(self, later: "ToldUsage") -> "ToldUsage":
+        """With what a later event of the stream told anew."""
+        return msgspec.structs.replace(self, **_told(later))
+
+    def read(self) -> Usage:
+        """The same in the gateway's words; what no engine can mean is brought into bounds."""
+        cached = self.cache_read_input_tokens or 0
+        prompt = self.prompt_tokens
+        if prompt is None:
+            prompt = (self.input_tokens or 0) + cached + (self.cache_creation_input_tokens or 0)
+        completion = self.completion_tokens
+        if completion is None:
+            completion = self.output_tokens or 0
+        asked = self.prompt_tokens_details or self.input_tokens_details or _NOTHING
+        said = self.completion_tokens_details or self.output_tokens_details or _NOTHING
+        return Usage(
+            _bounded(prompt),
+            _bounded(completion),
+            _bounded(asked.cached_tokens or cached),
+            _bounded(said.reasoning_tokens or 0),
+        )
+
+
+_NOTHING = _Details()
+
+
+class _Within(msgspec.Struct, gc=False):
+    usage: ToldUsage | None = None
+
+
+class _Telling(msgspec.Struct, gc=False):
+    """An answer, or an event: its usage, or that of what it is about."""
+
+    usage: Raw = Raw()
+    response: Raw = Raw()
+    message: Raw = Raw()
+
+
+_read = msgspec.json.Decoder(_Telling).decode
+_read_usage = msgspec.json.Decoder(ToldUsage | None).decode
+_read_within = msgspec.json.Decoder(_Within).decode
+
+
+def told_usage(data: bytes) -> ToldUsage | None:
+    """The usage of a plain answer, or of an event of a stream, whatever its API; raises nothing."""
+    try:
+        answer = _read(data)
+        if bytes(answer.usage):
+            usage: ToldUsage | None = _read_usage(answer.usage)
+            return usage
+        for part in (answer.response, answer.message):
+            if bytes(part).startswith(b"{"):
+                return _read_within(part).usage
+    except _FAILURES:
+        pass
+    return None
+
+
+class _Said(msgspec.Struct, gc=False):
+    content: Raw = Raw()
+    reasoning: Raw = Raw()
+    reasoning_content: Raw = Raw()
+    tool_calls: Raw = Raw()
+
+
+class _Logprobs(msgspec.Struct, gc=False):
+    content: list[Raw] | None = None
+    tokens: list[Raw] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: _Said | None = None
+    text: str | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    choices: list[_Choice] = []
+    prompt_token_ids: list[int] | None = None
+    type: str = ""
+
+
+_read_event = msgspec.json.Decoder(_Event).decode
+
+_SILENT = frozenset((b"", b"null", b'""', b"[]"))
+_PARTS = (".delta", "_delta")
+"""How the types of events end that add to an answer, in responses and in messages."""
+
+
+class Count:
+    """The tokens of a stream, event by event: by their ids, else their logprobs, else events."""
+
+    __slots__ = ("_events", "_ids", "_logprobs", "_prompts")
+
+    def __init__(self) -> None:
+        self._ids = self._logprobs = self._events = 0
+        self._prompts: dict[int, int] = {}
+
+    def add(self, data: bytes) -> None:
+        """One event's data; what cannot be read counts for nothing."""
+        try:
+            event = _read_event(data)
+        except _FAILURES:
+            return
+        if event.prompt_token_ids:
+            self._prompts[0] = len(event.prompt_token_ids)
+        if event.type.endswith(_PARTS):
+            self._events += 1
+        for choice in event.choices:
+            self._add_choice(choice)
+
+    def _add_choice(self, choice: _Choice) -> None:
+        if choice.prompt_token_ids:
+            self._prompts[choice.index] = len(choice.prompt_token_ids)
+        self._ids += len(choice.token_ids or ())
+        if choice.logprobs is not None:
+            self._logprobs += len(choice.logprobs.content or choice.logprobs.tokens or ())
+        self._events += _says_something(choice)
+
+    @property
+    def completion(self) -> int:
+        return self._ids or self._logprobs or self._events
+
+    def prompt(self, choices: int) -> int | None:
+        """The tokens of all prompts, of which each had so many choices; None: without ids."""
+        if not self._prompts:
+            return None
+        return sum(n for index, n in self._prompts.items() if index % max(choices, 1) == 0)
+
+
+def _says_something(choice: _Choice) -> bool:
+    if choice.text:
+        return True
+    said = choice.delta
+    if said is None:
+        return False
+    parts = (said.content, said.reasoning, said.reasoning_content, said.tool_calls)
+    return any(bytes(part) not in _SILENT for part in parts)
+
+
+def _told(usage: ToldUsage) -> dict[str, object]:
+    values = ((name, getattr(usage, name)) for name in usage.__struct_fields__)
+    return {name: value for name, value in values if value is not None}
+
+
+def _bounded(tokens: int) -> int:
+    return min(max(tokens, 0), MOST)
