@@ -14,6 +14,7 @@ from gateway import __version__, config
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.logs import Logs, Written
 from gateway.plugins import SPECS, Plugins
 from gateway.server import Server
 
@@ -119,6 +120,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", help="sqlite, or memory: the database is gone at the end")
     parser.add_argument("--model", help="sent in place of the model that callers name")
     parser.add_argument("--log-level", help="debug, info, warning or error")
+    parser.add_argument("--log-format", help="text, json, or auto: text on a terminal")
     parser.add_argument(
         "--allow-anonymous", action="store_true", default=None, help="serve callers without a key"
     )
@@ -158,8 +160,8 @@ def _serve(options: argparse.Namespace) -> None:
     settings = _load(options)
     from_file = options.config or os.environ.get("GATEWAY_CONFIG")
     gateway = Gateway(settings, source=partial(_load, options) if from_file else None)
-    _log_to_stderr(settings.log_level)
-    gateway.reloaded.append(_log_as)
+    logs = _log_to_stderr(settings.log_level, settings.log_format)
+    gateway.reloaded.append(logs.follow)
     if not settings.workers:
         log.warning("no worker is configured: every call gets a 503; name one with --worker URL")
     _run(gateway)
@@ -224,11 +226,7 @@ def _complain(problems: Sequence[str]) -> int:
     return 2
 
 
-def _log_as(settings: Config) -> None:
-    logging.getLogger().setLevel(settings.log_level.upper())
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+def _log_to_stderr(level: str, written: Written = "auto") -> Logs:
+    logs = Logs(level, written)
+    logs.begin()
+    return logs

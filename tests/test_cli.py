@@ -122,7 +122,7 @@ def test_help_names_the_commands_of_installed_packages(
 ) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    assert "Commands of installed plugins: traces." in out
+    assert "Commands of installed plugins: keys, traces, usage." in out
     code, out, _ = run(capsys, "traces", "--help")
     assert code == 0
     assert "export" in out

@@ -26,6 +26,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "model": "--model",
         "allow_anonymous": "--allow-anonymous",
         "log_level": "--log-level",
+        "log_format": "--log-format",
     }
 )
 

@@ -234,6 +234,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Meta(description="The least grave that is logged."),
         Note(ignore_case=True),
     ] = "info"
+    log_format: Annotated[
+        Literal["auto", "text", "json"],
+        Meta(description="How it is written; auto: text for a terminal, JSON lines for all else."),
+        Note(ignore_case=True),
+    ] = "auto"
     extra_paths: Annotated[
         tuple[ExtraPath, ...],
         Meta(description="Paths outside /v1 that are carried to a worker, each exactly as it is."),
