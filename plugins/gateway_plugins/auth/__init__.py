@@ -1,0 +1,109 @@
+"""Says who calls, by the keys in a file.
+
+`keys.py` has the file's format and finds a token's key, `watching.py` reads the file again when it
+changes, `tokens.py` finds the token in a call, `slowing.py` slows those down who guess, and
+`commands.py` is `gateway keys`, which changes the file by `editing.py`.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from gateway import Call, CallError, Gateway, Principal, Sample, hookimpl
+from gateway_plugins.auth.keys import KNOWN_SCOPES, Fault, Keys
+from gateway_plugins.auth.slowing import Slowing
+from gateway_plugins.auth.tokens import token_of
+from gateway_plugins.auth.watching import KeysFile
+
+Reason = Literal["missing", "unknown", Fault]
+
+
+class KeysUnavailable(CallError):
+    """The keys were never read, so nobody can be told from anybody else."""
+
+    status = 503
+    code = "keys_unavailable"
+    type = "server_error"
+
+
+class Auth:
+    """The plugin."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+        """Where the keys are, and how many seconds pass between two looks at the file."""
+
+        keys_file: Annotated[str, Meta(min_length=1)] = "keys.json"
+        check: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
+
+    def __init__(self, config: Config) -> None:
+        self.file = KeysFile(Path(config.keys_file), config.check, self._known_scopes)
+        self.slowing = Slowing()
+        self._gateway: Gateway | None = None
+        self._failures: Counter[Reason] = Counter()
+
+    @hookimpl
+    def reconfigure(self, config: Config) -> None:
+        self.file.change(Path(config.keys_file), config.check)
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        self._gateway = gateway
+        await self.file.look()
+        watching = asyncio.create_task(self.file.run())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    @hookimpl
+    async def authenticate(self, call: Call) -> Principal | None:
+        keys = self.file.keys
+        if keys is None:
+            raise KeysUnavailable("the gateway cannot read its keys now; /health says so too")
+        found = _found(keys, call)
+        if isinstance(found, Principal):
+            return found
+        self._failures[found] += 1
+        await self.slowing.failed(call.client)
+        return None
+
+    @hookimpl
+    def health(self) -> str | None:
+        if self.file.trouble is None:
+            return None
+        meanwhile = "no call goes on" if self.file.keys is None else "the keys before still hold"
+        return f"the file of keys is not good, {meanwhile}; the log says why"
+
+    @hookimpl
+    def samples(self) -> Iterator[Sample]:
+        help_ = "Calls and requests without a valid key, by what was wrong with it."
+        for reason in (*get_args(Literal["missing", "unknown"]), *get_args(Fault)):
+            count, labels = self._failures[reason], {"reason": reason}
+            yield Sample("gateway_auth_failures_total", "counter", count, help_, labels)
+        help_ = "Keys in the file as it was when it was last good."
+        yield Sample("gateway_auth_keys", "gauge", len(self.file.keys or ()), help_)
+        help_ = "1 while the file of keys cannot be read, or is no file of keys."
+        broken = self.file.trouble is not None
+        yield Sample("gateway_auth_file_broken", "gauge", int(broken), help_)
+
+    def _known_scopes(self) -> set[str]:
+        routes = () if self._gateway is None else self._gateway.routes
+        return {*KNOWN_SCOPES, *(str(getattr(route, "scope", None)) for route in routes)}
+
+
+def _found(keys: Keys, call: Call) -> Principal | Reason:
+    """Whose valid key the call shows, or why it shows none."""
+    token = token_of(call.headers)
+    if token is None:
+        return "missing"
+    key = keys.find(token)
+    if key is None:
+        return "unknown"
+    return key.fault(call.created) or key.principal

@@ -1,0 +1,217 @@
+"""`gateway keys create|list|rotate|revoke`: the file of keys without an editor."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway import ConfigError
+from gateway_plugins.auth import Auth
+from gateway_plugins.auth.editing import added, edit, entries_in, hashed, revoked, rotated
+from gateway_plugins.auth.keys import DEFAULT_SCOPES, KNOWN_SCOPES, Entry
+from gateway_plugins.auth.listing import line_of, table
+from gateway_plugins.auth.times import duration, moment, written
+from gateway_plugins.auth.tokens import new_token
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Options = argparse.Namespace
+
+NAMES = ("auth", "gateway_plugins.auth", "gateway_plugins.auth:Auth")
+"""As which a configuration may name the plugin."""
+
+EXPIRES = "ISO 8601 (UTC, or with an offset), or from now on: 12h, 90d"
+
+
+def add_key_commands(subcommands: "Subcommands") -> None:
+    """Add `keys`."""
+    parser = subcommands.add_parser("keys", help="make, list, rotate and revoke callers' keys")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_create(actions)
+    _add_list(actions)
+    _add_rotate(actions)
+    _add_revoke(actions)
+
+
+def _add_create(actions: "Subcommands") -> None:
+    parser = actions.add_parser("create", help="make a key; its secret is printed this once")
+    parser.add_argument("--id", dest="key_id", required=True, help="whose it is; logs name it")
+    parser.add_argument(
+        "--scope", dest="scopes", action="append", metavar="S", help="what it may do (realtime)"
+    )
+    parser.add_argument("--expires", type=_expiry, metavar="TIME", help=EXPIRES)
+    parser.add_argument(
+        "--model", dest="models", action="append", metavar="M", help="it may use; otherwise all"
+    )
+    parser.add_argument(
+        "--worker", dest="workers", action="append", metavar="W", help="it may use; otherwise all"
+    )
+    parser.add_argument(
+        "--label", dest="labels", action="append", type=_label, metavar="K=V", default=[]
+    )
+    _add_file(parser)
+    parser.set_defaults(run=_create)
+
+
+def _add_list(actions: "Subcommands") -> None:
+    parser = actions.add_parser("list", help="a line for each key, never its secret")
+    parser.add_argument("--json", action="store_true", help="JSON lines in place of a table")
+    _add_file(parser)
+    parser.set_defaults(run=_list)
+
+
+def _add_rotate(actions: "Subcommands") -> None:
+    parser = actions.add_parser("rotate", help="a new secret for a key; it is printed this once")
+    parser.add_argument("key_id", metavar="ID")
+    parser.add_argument(
+        "--grace",
+        type=_duration,
+        default=0.0,
+        metavar="TIME",
+        help="how long the old one is still valid, such as 1h; otherwise it is gone at once",
+    )
+    parser.add_argument(
+        "--expires", type=_expiry, metavar="TIME", help=f"otherwise as before; {EXPIRES}"
+    )
+    _add_file(parser)
+    parser.set_defaults(run=_rotate)
+
+
+def _add_revoke(actions: "Subcommands") -> None:
+    parser = actions.add_parser("revoke", help="refuse a key from now on")
+    parser.add_argument("key_id", metavar="ID")
+    _add_file(parser)
+    parser.set_defaults(run=_revoke)
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, help="YAML or TOML file that says where the keys are"
+    )
+    parser.add_argument("--file", type=Path, help="file of keys (keys.json)")
+
+
+def _expiry(text: str) -> str:
+    """ISO 8601 of either."""
+    try:
+        return written(time.time() + duration(text))
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        return written(moment(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a time ({EXPIRES}), got {text!r}") from None
+
+
+def _duration(text: str) -> float:
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; got {text!r}") from None
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"expected name=value, got {text!r}")
+    return name, value
+
+
+def _path(options: Options) -> Path:
+    if options.file is not None:
+        return Path(options.file)
+    for plugin in options.settings.plugins:
+        if plugin.name in NAMES:
+            problems: list[str] = []
+            config = plugin.options_as(Auth.Config, problems)
+            if problems:
+                raise ConfigError(*problems)
+            return Path(config.keys_file)
+    return Path(Auth.Config().keys_file)
+
+
+def _create(options: Options) -> int:
+    token = new_token()
+    entry = Entry(
+        id=options.key_id,
+        token_sha256=hashed(token),
+        scopes=tuple(options.scopes or DEFAULT_SCOPES),
+        expires=options.expires,
+        models=_some(options.models),
+        workers=_some(options.workers),
+        labels=dict(options.labels),
+    )
+    path = _path(options)
+    edit(path, lambda entries: added(entries, entry), create=True)
+    for scope in sorted({*(entry.scopes or ())} - KNOWN_SCOPES):
+        _tell(
+            f"the scope {scope!r} is none of the gateway's own: {', '.join(sorted(KNOWN_SCOPES))}"
+        )
+    return _hand_out(token, path, options.key_id)
+
+
+def _some(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
+
+
+def _list(options: Options) -> int:
+    now = time.time()
+    lines = [line_of(entry, now) for entry in entries_in(_path(options))]
+    if options.json:
+        _print([msgspec.json.encode(line).decode() for line in lines])
+    else:
+        _print(table(lines))
+    return 0
+
+
+def _rotate(options: Options) -> int:
+    token, path = new_token(), _path(options)
+    edit(
+        path,
+        lambda entries: rotated(
+            entries,
+            options.key_id,
+            token,
+            now=time.time(),
+            grace=options.grace,
+            expires=options.expires,
+        ),
+    )
+    return _hand_out(token, path, options.key_id)
+
+
+def _revoke(options: Options) -> int:
+    path = _path(options)
+    edit(path, lambda entries: revoked(entries, options.key_id))
+    _tell(f"{path.absolute()}: the key {options.key_id!r} is revoked")
+    return 0
+
+
+def _hand_out(token: str, path: Path, id_: str) -> int:
+    """The secret goes to standard output, by itself, and nowhere else."""
+    _tell(f"{path.absolute()}: the key {id_!r} is written; its secret is shown this once:")
+    try:
+        _print([token])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; the secret is lost: `gateway keys rotate` makes another"
+        ) from None
+    return 0
+
+
+def _print(lines: list[str]) -> None:
+    """UTF-8 whatever the terminal's encoding."""
+    try:
+        sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = None
+        raise ConfigError(f"standard output: {error.strerror or error}") from None
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201  a command line prints

@@ -1,0 +1,208 @@
+"""The file of keys: its format, and whom a token belongs to.
+
+    {"keys": [{"id": "alice", "token_sha256": "9f86d081...", "scopes": ["realtime", "sessions"]}]}
+
+Each key has an `id` and either `token` or `token_sha256`, the token's SHA-256 in hexadecimal. What
+may be left out: `scopes` (then `realtime` alone), `expires` (ISO 8601, UTC where it names no
+offset, or Unix seconds), `models` and `workers` (then any), `labels`, `revoked`. Keys may share an
+id, so that one can take over from another; a token stands once.
+"""
+
+import re
+from collections.abc import Iterator
+from hashlib import blake2b
+from hmac import compare_digest
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway import ConfigError, Principal
+from gateway_plugins.auth.times import moment
+from gateway_plugins.auth.tokens import digest_of
+
+Fault = Literal["expired", "revoked"]
+
+Text = Annotated[str, Meta(min_length=1, max_length=200)]
+"""Of printable characters: logs and metrics have it."""
+
+DEFAULT_SCOPES = ("realtime",)
+
+KNOWN_SCOPES = frozenset(
+    {"realtime", "batch", "eval", "upload", "sessions", "sessions:all", "monitor", "admin"}
+)
+"""Those that the gateway asks for by itself; plugins may ask for others."""
+
+_TOKEN = re.compile(r"[!-~]{1,4096}")
+_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
+_A_FIELDS_NAME = re.compile(r"[a-z_]{1,20}")
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One key as it is written."""
+
+    id: Text
+    token: str | None = None
+    token_sha256: str | None = None
+    scopes: tuple[Text, ...] | None = None
+    expires: str | float | None = None
+    models: tuple[Text, ...] | None = None
+    workers: tuple[Text, ...] | None = None
+    labels: dict[Text, Text] = {}
+    revoked: bool = False
+
+    def __repr__(self) -> str:
+        return f"Entry({self.id!r})"  # never its token
+
+    @property
+    def until(self) -> float | None:
+        """Unix seconds from which it is not valid. Raises ValueError with what was expected."""
+        if self.expires is None:
+            return None
+        try:
+            return moment(self.expires)
+        except ValueError as error:
+            raise ValueError(f"expires: {error}") from None
+
+    @property
+    def digest(self) -> bytes:
+        """Of its token. Raises ValueError with what was expected."""
+        if self.token_sha256 is None and self.token is not None:
+            if not _TOKEN.fullmatch(self.token):
+                raise ValueError("token: expected printable ASCII without spaces, 4096 at most")
+            return digest_of(self.token.encode())
+        if self.token_sha256 is None or self.token is not None:
+            raise ValueError("expected `token` or `token_sha256`, and one of them alone")
+        return _from_hex(self.token_sha256)
+
+
+def _from_hex(text: str) -> bytes:
+    try:
+        found = bytes.fromhex(text) if len(text) == 64 else b""
+    except ValueError:
+        found = b""
+    if len(found) != 32:
+        raise ValueError("token_sha256: expected 64 hexadecimal digits")
+    return found
+
+
+class Key(msgspec.Struct, frozen=True, gc=False):
+    """Whom a token belongs to. `until` is in Unix seconds; None: it does not expire."""
+
+    digest: bytes
+    principal: Principal
+    until: float | None = None
+    revoked: bool = False
+
+    def fault(self, now: float) -> Fault | None:
+        """Why it is not valid at `now`, in Unix seconds."""
+        if self.revoked:
+            return "revoked"
+        return "expired" if self.until is not None and now >= self.until else None
+
+
+class Keys:
+    """The keys in a file's bytes, by the digests of their tokens.
+
+    What stands as it did `before` is taken over, since most of a large file does. Raises
+    ConfigError, which names the place of a mistake and no token.
+    """
+
+    def __init__(self, data: bytes, before: "Keys | None" = None) -> None:
+        self.scopes: set[str] = set()
+        self._by_digest: dict[bytes, Key] = {}
+        self._by_text: dict[bytes, Key] = {}
+        known = {} if before is None else before._by_text
+        sets = _Sets()
+        for place, raw in enumerate(_split(data)):
+            text = blake2b(raw, digest_size=16).digest()
+            try:
+                self._add(text, known.get(text) or _key(_read_entry(raw), sets))
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(f"keys[{place}]: {_words(error)}") from None
+
+    def _add(self, text: bytes, key: Key) -> None:
+        if key.digest in self._by_digest:
+            raise ValueError("its token stands in an entry above; write it once")
+        self._by_digest[key.digest] = self._by_text[text] = key
+        self.scopes |= key.principal.scopes
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def find(self, token: bytes) -> Key | None:
+        """The key that has this token, valid or not, in the same time for any that is not known."""
+        digest = digest_of(token)
+        key = self._by_digest.get(digest)
+        return key if key is not None and compare_digest(key.digest, digest) else None
+
+
+class _Sets:
+    """One set for all keys that have the same names."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, ...], frozenset[str]] = {}
+
+    def of(self, names: tuple[str, ...]) -> frozenset[str]:
+        return self._made.setdefault(names, frozenset(names))
+
+
+def _key(entry: Entry, sets: _Sets) -> Key:
+    """Raises ValueError with what was expected."""
+    for problem in _unprintable(entry):
+        raise ValueError(problem)
+    principal = Principal(
+        id=entry.id,
+        scopes=sets.of(DEFAULT_SCOPES if entry.scopes is None else entry.scopes),
+        models=None if entry.models is None else sets.of(entry.models),
+        workers=None if entry.workers is None else sets.of(entry.workers),
+        labels=entry.labels,
+    )
+    return Key(entry.digest, principal, entry.until, entry.revoked)
+
+
+def _unprintable(entry: Entry) -> Iterator[str]:
+    for name, texts in (
+        ("id", (entry.id,)),
+        ("scopes", entry.scopes or ()),
+        ("models", entry.models or ()),
+        ("workers", entry.workers or ()),
+        ("labels", (*entry.labels, *entry.labels.values())),
+    ):
+        if not "".join(texts).isprintable():
+            yield f"{name}: expected printable characters"
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    # Keys are read one by one, so that other threads get between them.
+    keys: list[msgspec.Raw]
+
+
+_read_file = msgspec.json.Decoder(_File).decode
+_read_entry = msgspec.json.Decoder(Entry).decode
+
+
+def parse(data: bytes) -> list[Entry]:
+    """The entries in a file's bytes. Raises ConfigError as Keys does."""
+    Keys(data)
+    return [_read_entry(raw) for raw in _split(data)]
+
+
+def _split(data: bytes) -> list[msgspec.Raw]:
+    """Raises ConfigError where they are no file of keys."""
+    try:
+        return _read_file(data.removeprefix(b"\xef\xbb\xbf")).keys
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(_words(error)) from None
+
+
+def _words(error: Exception) -> str:
+    """What msgspec says, which has no values in it; a field's name may be a token out of place."""
+    if isinstance(error, UnicodeDecodeError):
+        return "expected text in UTF-8"
+    if isinstance(error, RecursionError):
+        return "is nested too deep"
+    found = _UNKNOWN_FIELD.search(str(error))
+    if found is None or _A_FIELDS_NAME.fullmatch(found["name"]):
+        return str(error)
+    return "has an unknown field (not shown)"

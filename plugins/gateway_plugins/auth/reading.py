@@ -1,0 +1,65 @@
+"""Reading the file of keys: whole, of one moment, and no more than a file of keys may have."""
+
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway import ConfigError
+
+MOST_BYTES = 64 * 1024 * 1024
+
+
+class Stamp(NamedTuple):
+    """What differs where a file is another one, or has been written to."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "Stamp":
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class Read(NamedTuple):
+    """A file's bytes; `mode` has its permissions."""
+
+    data: bytes
+    stamp: Stamp
+    mode: int
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Raises ConfigError where there is no such file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+        raise ConfigError(f"{path}: is not a file")
+    return Stamp.of(found)
+
+
+def read(path: Path) -> Read:
+    """Raises ConfigError where it cannot be read, is too large, or was written to meanwhile."""
+    stamp_of(path)
+    try:
+        with path.open("rb") as stream:
+            before = Stamp.of(os.fstat(stream.fileno()))
+            data = stream.read(MOST_BYTES + 1)
+            after = os.fstat(stream.fileno())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{path}: has more than {MOST_BYTES} bytes")
+    if before != Stamp.of(after) or len(data) != before.size:
+        raise ConfigError(f"{path}: is being written to")
+    return Read(data, before, stat.S_IMODE(after.st_mode))
+
+
+def unreadable(path: Path, error: Exception) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return ConfigError(f"{path}: cannot be read: {reason or error}")

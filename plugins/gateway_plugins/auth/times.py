@@ -1,0 +1,46 @@
+"""Moments and durations as people write them, and Unix seconds as the gateway has them."""
+
+import math
+from datetime import UTC, datetime
+
+LATEST = 1e11
+"""Unix seconds in the year 5138: a larger number was meant as milliseconds."""
+
+LONGEST = 1e10
+"""Seconds of a duration, three centuries: more cannot be meant."""
+
+UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def moment(text: str | float) -> float:
+    """Unix seconds of ISO 8601 (UTC where it names no offset), or of Unix seconds.
+
+    Raises ValueError with what was expected.
+    """
+    try:
+        found = _iso(text) if isinstance(text, str) else text
+    except (ValueError, OverflowError):
+        found = math.nan
+    if not 0 <= found <= LATEST:
+        raise ValueError("expected ISO 8601, such as 2030-01-31T12:00:00Z, or Unix seconds")
+    return float(found)
+
+
+def _iso(text: str) -> float:
+    found = datetime.fromisoformat(text)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def written(seconds: float) -> str:
+    """A moment in Unix seconds as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def duration(text: str) -> float:
+    """Seconds of `90d`, `1.5h`. Raises ValueError with what was expected."""
+    number, unit = text[:-1], text[-1:]
+    plain = number.isascii() and number.replace(".", "", 1).isdigit() and len(number) <= 12
+    seconds = float(number) * UNITS[unit] if unit in UNITS and plain else math.inf
+    if seconds > LONGEST:
+        raise ValueError("expected a number with s, m, h, d or w, such as 90d")
+    return seconds

@@ -1,0 +1,38 @@
+"""What a caller shows to say who it is: where it stands, how it is made, and what is kept of it."""
+
+import hashlib
+import secrets
+
+from gateway import Headers
+
+_BEARER = b"bearer "
+
+
+def token_of(headers: Headers) -> bytes | None:
+    """The token of `Authorization: Bearer`, else of `x-api-key`, else of `api-key`; None: none.
+
+    What is empty, or of another scheme, is as if it were not there.
+    """
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == _BEARER:
+            token = value[7:].strip()
+            if token:
+                return token
+    return _plain(headers, b"x-api-key") or _plain(headers, b"api-key")
+
+
+def _plain(headers: Headers, wanted: bytes) -> bytes | None:
+    for name, value in headers:
+        if name == wanted and (token := value.strip()):
+            return token
+    return None
+
+
+def digest_of(token: bytes) -> bytes:
+    """32 bytes of SHA-256. Tokens are random, so a slow hash would protect nothing."""
+    return hashlib.sha256(token).digest()
+
+
+def new_token() -> str:
+    """`gw-` and 43 characters for 256 random bits, all of them safe in URLs and shells."""
+    return f"gw-{secrets.token_urlsafe(32)}"

@@ -1,0 +1,147 @@
+"""The keys that hold now: read again when their file changes, kept while it is not good."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway import ConfigError
+from gateway_plugins.auth.keys import Keys
+from gateway_plugins.auth.reading import Stamp, read, stamp_of
+
+log = logging.getLogger("gateway.auth")
+
+SETTLED = 2_000_000_000
+"""Nanoseconds after which a file's time tells one write from the next, on any file system."""
+
+MOST_WARNINGS = 20
+"""Scopes that are spoken of."""
+
+OTHERS = 0o077
+"""The permissions of everybody but a file's owner."""
+
+
+class Content(NamedTuple):
+    """What bytes with this digest are: keys, or nothing of the kind, because of a `fault`."""
+
+    digest: bytes
+    keys: Keys | None = None
+    fault: str = ""
+
+
+class Looked(NamedTuple):
+    """What was found. `stamp` None: look again, whether or not it seems to have changed."""
+
+    stamp: Stamp | None
+    content: Content
+    mode: int
+
+
+class KeysFile:
+    """Looks at one file. `keys` is None until it was good once, `trouble` says what is wrong now.
+
+    `every` is in seconds. `known` gives the scopes that something asks for.
+    """
+
+    def __init__(self, path: Path, every: float, known: Callable[[], Collection[str]]) -> None:
+        self.path = path
+        self._every = every
+        self._wanted = asyncio.Event()
+        self.keys: Keys | None = None
+        self.trouble: str | None = None
+        self._known = known
+        self._stamp: Stamp | None = None
+        self._content = Content(b"")
+        self._warned: set[str] = set()
+
+    def change(self, path: Path, every: float) -> None:
+        """Look at this file soon, and from then on; until it is good, the keys before hold."""
+        self.path, self._every = path, every
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._every):
+                    await self._wanted.wait()
+            self._wanted.clear()
+            await self.look()
+
+    async def look(self) -> None:
+        """Take what the file has, where it has changed and is good. Raises nothing."""
+        path = self.path
+        found = await asyncio.to_thread(_look, path, self._stamp, self._content, self.keys)
+        if found is None or path != self.path:
+            return
+        if isinstance(found, Looked):
+            self._note(found)
+        else:
+            self._stamp = None
+            self._tell(found)
+
+    def _note(self, looked: Looked) -> None:
+        self._stamp, self._content = looked.stamp, looked.content
+        if looked.content.keys is None:
+            self._tell(f"{self.path}: {looked.content.fault}")
+        else:
+            self._take(looked.content.keys)
+            self._warn(looked.mode, looked.content.keys)
+
+    def _take(self, keys: Keys) -> None:
+        if keys is not self.keys or self.trouble is not None:
+            log.info("%s: %d keys hold now", self.path, len(keys))
+        self.keys, self.trouble = keys, None
+
+    def _tell(self, trouble: str) -> None:
+        """Once, until it is another or over."""
+        if trouble != self.trouble:
+            what = "every call gets a 503" if self.keys is None else "the keys before still hold"
+            log.error("%s; until that is mended %s", trouble, what)
+        self.trouble = trouble
+
+    def _warn(self, mode: int, keys: Keys) -> None:
+        if mode & OTHERS and self._is_news("mode"):
+            log.warning("%s can be read by others than its owner: chmod 600", self.path)
+        for scope in sorted(keys.scopes - {*self._known()})[:MOST_WARNINGS]:
+            if len(self._warned) < MOST_WARNINGS and self._is_news(f"scope {scope}"):
+                log.warning("%s: nothing asks for the scope %r", self.path, scope)
+
+    def _is_news(self, what: str) -> bool:
+        is_news = what not in self._warned
+        self._warned.add(what)
+        return is_news
+
+
+def _look(
+    path: Path, stamp: Stamp | None, before: Content, keys: Keys | None
+) -> Looked | str | None:
+    """In a thread. None: the file is as it was; text: why it cannot be read now."""
+    try:
+        return None if stamp_of(path) == stamp else _looked(path, before, keys)
+    except ConfigError as error:
+        return str(error)
+    except Exception as error:  # another look has to follow, whatever became of this one
+        log.exception("%s could not be looked at", path)
+        return f"{path}: {type(error).__name__}"
+
+
+def _looked(path: Path, before: Content, keys: Keys | None) -> Looked:
+    """Raises ConfigError where it cannot be read now."""
+    data, stamp, mode = read(path)
+    # A write in the same tick of the clock leaves no trace, so what is new is read once more.
+    settled = time.time_ns() - stamp.changed > SETTLED
+    digest = hashlib.sha256(data).digest()
+    content = before if digest == before.digest else _content(digest, data, keys)
+    return Looked(stamp if settled else None, content, mode)
+
+
+def _content(digest: bytes, data: bytes, before: Keys | None) -> Content:
+    try:
+        return Content(digest, Keys(data, before))
+    except ConfigError as error:
+        return Content(digest, fault=str(error))
