@@ -1,0 +1,159 @@
+"""The keys that have called lately: what each uses now, and is let in or refused by."""
+
+import asyncio
+
+from gateway_plugins.limits.book import Book, Tab
+from gateway_plugins.limits.bucket import Bucket
+from gateway_plugins.limits.need import Need
+from gateway_plugins.limits.refusing import Line, spent, too_fast, too_many_at_once
+from gateway_plugins.limits.rules import Budget, Flow, Terms
+
+SLICE = 500
+"""Accounts that are looked at in one turn of the loop."""
+
+
+class Visit:
+    """One call of a key's while it runs: what it took and has to give back.
+
+    It is the call's observer where a key has limits that are free again at its end: that comes
+    before any plugin can wait.
+    """
+
+    __slots__ = ("_held", "account", "day", "month", "need", "taken")
+
+    def __init__(self, account: "Account", need: Need, taken: float) -> None:
+        self.account = account
+        self.need = need
+        self.taken = taken
+        self.day: Tab | None = None
+        self.month: Tab | None = None
+        self._held = True
+
+    def finished(self, outcome: object) -> None:
+        """Give the slot back, the first time."""
+        if self._held:
+            self._held = False
+            self.account.in_flight -= 1
+
+    def settle(self, used: Need, now: float) -> None:
+        """Put what the call has used in the place of what it was thought to need."""
+        if self.account.tokens is not None:
+            self.account.tokens.settle(self.taken, used.tokens, now)
+        for tab in (self.day, self.month):
+            if tab is not None:
+                tab.add(used.tokens - self.need.tokens, used.cost - self.need.cost)
+
+
+class Account:
+    """One key. Times are monotonic seconds."""
+
+    __slots__ = ("in_flight", "key", "requests", "terms", "tokens")
+
+    def __init__(self, key: str, terms: Terms, now: float) -> None:
+        self.key = key
+        self.terms = terms
+        self.in_flight = 0
+        self.requests = _bucket(terms.requests, None, now)
+        self.tokens = _bucket(terms.tokens, None, now)
+
+    def change(self, terms: Terms, now: float) -> None:
+        """Other limits, from now on; what was used stays used."""
+        self.terms = terms
+        self.requests = _bucket(terms.requests, self.requests, now)
+        self.tokens = _bucket(terms.tokens, self.tokens, now)
+
+    def enter(self, need: Need, book: Book, now: float) -> Visit:
+        """Let a call in. Raises LimitReached; then nothing was taken."""
+        terms = self.terms
+        if terms.budgets:
+            self._check_budgets(need, book)
+        self._check(need, now)
+        if self.requests is not None:
+            self.requests.take(1)
+        taken = self.tokens.take(need.tokens) if self.tokens is not None else 0.0
+        self.in_flight += 1
+        visit = Visit(self, need, taken)
+        if terms.budgets:
+            visit.day, visit.month = book.day.tab(self.key), book.month.tab(self.key)
+            visit.day.add(need.tokens, need.cost)
+            visit.month.add(need.tokens, need.cost)
+        return visit
+
+    def _check(self, need: Need, now: float) -> None:
+        requests, tokens, concurrent, _ = self.terms
+        if requests is not None and self.requests is not None:
+            wait = self.requests.wait(1, now)
+            if wait:
+                raise too_fast(requests.code, requests.limit, wait)
+        if tokens is not None and self.tokens is not None:
+            wait = self.tokens.wait(need.tokens, now) if need.tokens else 0.0
+            if wait:
+                raise too_fast(tokens.code, tokens.limit, wait)
+        if concurrent is not None and self.in_flight >= concurrent:
+            raise too_many_at_once(concurrent)
+
+    def _check_budgets(self, need: Need, book: Book) -> None:
+        for budget in self.terms.budgets:
+            left = budget.most - self.spent(budget, book)
+            needed = need.cost if budget.of_cost else need.tokens
+            if needed > max(left, 0):
+                span = book.day if budget.of_day else book.month
+                unit = budget.unit
+                raise spent(budget.code, budget.most / unit, left / unit, needed / unit, span.ends)
+
+    def spent(self, budget: Budget, book: Book) -> int:
+        """What calls of this key, those in flight among them, took of a budget."""
+        span = book.day if budget.of_day else book.month
+        tab = span.tabs.get(self.key)
+        if tab is None:
+            return 0
+        return tab.all_cost if budget.of_cost else tab.all_tokens
+
+    def lines(self, now: float) -> list[Line]:
+        """The headers that tell how much is left."""
+        requests, tokens = self.terms.requests, self.terms.tokens
+        found: list[Line] = []
+        if requests is not None and self.requests is not None:
+            found += requests.lines.of(self.requests, now)
+        if tokens is not None and self.tokens is not None:
+            found += tokens.lines.of(self.tokens, now)
+        return found
+
+    def is_idle(self, now: float) -> bool:
+        """Whether a new account would be the same."""
+        buckets = (self.requests, self.tokens)
+        full = all(one is None or one.refill(now) >= one.capacity for one in buckets)
+        return full and not self.in_flight
+
+
+class Accounts:
+    """All that are known now, each from its key's first call on until it has been idle."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Account] = {}
+
+    def of(self, key: str, terms: Terms, now: float) -> Account:
+        account = self.known.get(key)
+        if account is None:
+            account = self.known[key] = Account(key, terms, now)
+        elif account.terms is not terms:
+            account.change(terms, now)
+        return account
+
+    async def sweep(self, now: float) -> None:
+        """Forget the idle ones, some at a time."""
+        keys = list(self.known)
+        for start in range(0, len(keys), SLICE):
+            for key in keys[start : start + SLICE]:
+                if self.known[key].is_idle(now):
+                    del self.known[key]
+            await asyncio.sleep(0)
+
+
+def _bucket(flow: Flow | None, before: Bucket | None, now: float) -> Bucket | None:
+    if flow is None:
+        return None
+    if before is None:
+        return Bucket(flow.capacity, flow.rate, now)
+    before.change(flow.capacity, flow.rate, now)
+    return before

@@ -1,0 +1,66 @@
+"""The spending of all processes, brought from the database while the gateway runs."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+
+from gateway import GatewayError, Storage
+from gateway_plugins.limits.book import Book
+from gateway_plugins.limits.ledger import Ledger, delete_old
+
+log = logging.getLogger("gateway.limits")
+
+LOOK = 1.0
+"""Seconds between two looks at what other processes have spent."""
+
+CLEAN = 3_600.0
+"""Seconds between two deletions of what is old."""
+
+
+class Keeper:
+    """Keeps the `book` as the database has it, while `wanted`.
+
+    `unread` says why it cannot be read, "": it can.
+    """
+
+    def __init__(self, book: Book, ledger: Ledger, wanted: Callable[[], bool]) -> None:
+        self.unread = ""
+        self._book = book
+        self._ledger = ledger
+        self._wanted = wanted
+
+    async def run(self, storage: Storage) -> None:
+        """Until cancelled."""
+        cleaned = -CLEAN
+        while True:
+            await asyncio.sleep(LOOK)
+            await self.look(storage)
+            if self._wanted() and time.monotonic() - cleaned > CLEAN:
+                await self.clean(storage)
+                cleaned = time.monotonic()
+
+    async def look(self, storage: Storage) -> None:
+        """Learn what is new. A file that cannot be read now is no reason to stop."""
+        if not self._wanted():
+            self.unread = ""
+            return
+        try:
+            news = await storage.write(self._ledger.news)
+        except (sqlite3.Error, GatewayError) as error:
+            if not self.unread:
+                log.warning("what other processes spend of budgets cannot be read now: %s", error)
+            self.unread = f"what other processes spend of budgets cannot be read: {error}"
+            return
+        self.unread = ""
+        self._book.turn(time.time())
+        self._book.learn(news)
+
+    async def clean(self, storage: Storage) -> None:
+        """Delete what is too old to be asked for."""
+        try:
+            while await storage.write(delete_old):
+                pass
+        except (sqlite3.Error, GatewayError) as error:
+            log.warning("old spending could not be deleted now: %s", error)

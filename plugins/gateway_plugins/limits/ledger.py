@@ -1,0 +1,132 @@
+"""What was spent, in the database: added to call by call, and read where others have added to it.
+
+All processes on one file add to the same rows. Reading goes on in the thread that writes: what this
+process has committed is then known exactly, and what is more in a row is that of others.
+"""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from gateway_plugins.limits.book import Spending, periods_of
+
+MIGRATIONS = Migrations("limits")
+
+KEPT_DAYS = 90
+
+SLICE = 1_000
+"""Rows deleted in one transaction."""
+
+_TABLES = (
+    """
+    CREATE TABLE limits_spent (
+        period INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        tokens INTEGER NOT NULL,
+        cost INTEGER NOT NULL,
+        changed INTEGER NOT NULL,
+        PRIMARY KEY (period, key)
+    ) WITHOUT ROWID
+    """,
+    "CREATE TABLE limits_changes (count INTEGER NOT NULL)",
+    "INSERT INTO limits_changes VALUES (0)",
+)
+
+_CHANGE = "UPDATE limits_changes SET count = count + 1"
+
+_ADD = """
+    INSERT INTO limits_spent (key, period, tokens, cost, changed)
+    VALUES (?, ?, ?, ?, (SELECT count FROM limits_changes))
+    ON CONFLICT (period, key) DO UPDATE SET
+        tokens = tokens + excluded.tokens,
+        cost = cost + excluded.cost,
+        changed = excluded.changed
+"""
+
+_NEWS = """
+    SELECT key, period, tokens, cost FROM limits_spent WHERE period IN (?, ?) AND changed > ?
+"""
+
+_DELETE = """
+    DELETE FROM limits_spent WHERE (period, key) IN
+        (SELECT period, key FROM limits_spent WHERE period < ? LIMIT ?)
+"""
+
+
+@MIGRATIONS()
+def create_tables(db: Database) -> None:
+    """Tokens and cost (in billionths) by period and key; `changed` is the change that made a row
+    what it is, by their count."""
+    for statement in _TABLES:
+        db.conn.execute(statement)
+
+
+Totals = dict[tuple[str, int], tuple[int, int]]
+"""Tokens and cost by key and period."""
+
+
+class Ledger:
+    """The sink of what calls spend: its items are the Spendings of one call.
+
+    All methods run in the writer's thread.
+    """
+
+    def __init__(self) -> None:
+        self._own: Totals = {}
+        self._seen: tuple[sqlite3.Connection, int] | None = None
+        self._known = 0
+        self._periods = (0, 0)
+
+    def prepare(self, db: sqlite3.Connection, item: Sequence[Spending]) -> Sequence[Spending]:
+        return item
+
+    def write(self, db: sqlite3.Connection, rows: Sequence[Sequence[Spending]]) -> None:
+        sums: Totals = {}
+        _add(sums, rows)
+        db.execute(_CHANGE)
+        db.executemany(_ADD, [(*whose, *spent) for whose, spent in sums.items()])
+
+    def written(self, rows: Sequence[Sequence[Spending]]) -> None:
+        _add(self._own, rows)
+
+    def lost(self, item: Sequence[Spending], error: Exception) -> None:
+        """The storage has logged it. The call still counts in this process."""
+
+    def news(self, db: sqlite3.Connection) -> list[Spending]:
+        """What others have spent in this day and month, of the keys of which that may be new."""
+        periods = periods_of(time.time())
+        if periods != self._periods:
+            self._own = {whose: own for whose, own in self._own.items() if whose[1] in periods}
+            self._periods = periods
+        [(version,)] = db.execute("PRAGMA data_version")
+        seen = (db, version)  # a connection opened anew counts from the start again
+        if seen == self._seen:
+            return []
+        if self._seen is None or self._seen[0] is not db:
+            self._known = 0  # it may be another file
+        [(count,)] = db.execute("SELECT count FROM limits_changes")
+        found = [
+            self._of_others(*row) for row in db.execute(_NEWS, (*periods, self._known)).fetchall()
+        ]
+        self._seen, self._known = seen, count
+        return found
+
+    def _of_others(self, key: str, period: int, tokens: int, cost: int) -> Spending:
+        own_tokens, own_cost = self._own.get((key, period), (0, 0))
+        return Spending(key, period, max(tokens - own_tokens, 0), max(cost - own_cost, 0))
+
+
+def delete_old(db: sqlite3.Connection) -> bool:
+    """Some of the rows that nobody asks for any longer; whether there may be more."""
+    day, _ = periods_of(time.time() - KEPT_DAYS * 86_400)
+    return db.execute(_DELETE, (day, SLICE)).rowcount > 0
+
+
+def _add(sums: Totals, rows: Sequence[Sequence[Spending]]) -> None:
+    for call in rows:
+        for key, period, tokens, cost in call:
+            before = sums.get((key, period), (0, 0))
+            sums[key, period] = before[0] + tokens, before[1] + cost

@@ -1,0 +1,54 @@
+"""What a call is thought to need before it runs, and what it has used after, in tokens and cost."""
+
+import msgspec
+
+from gateway import Attempt, Call, Outcome
+from gateway_plugins.limits.estimate import Asked, estimate
+from gateway_plugins.limits.options import Options
+
+
+class Need(msgspec.Struct, frozen=True, gc=False):
+    """Tokens of a call, and their cost in billionths."""
+
+    tokens: int
+    cost: int
+
+
+NOTHING = Need(0, 0)
+
+
+def need_of(call: Call, asked: Asked, options: Options) -> Need:
+    prompt, completion = estimate(call, asked, options.completion_estimate)
+    tokens = prompt + completion
+    if not options.prices or not tokens:
+        return Need(tokens, 0)
+    return Need(tokens, options.price_of(call.model).of(prompt, completion))
+
+
+def used_by(call: Call, outcome: Outcome, needed: Need, options: Options) -> Need:
+    """What its answer tells. Where that is not known, all that was thought to be needed.
+
+    Nothing at all of what no worker has run, and of a request that is no call of a model, whatever
+    is in its answer: what it tells of was another call.
+    """
+    if not needed.tokens:
+        return NOTHING
+    usage = outcome.usage
+    if usage is None:
+        return needed if _may_have_run(call) else NOTHING
+    if not options.prices:
+        return Need(usage.total_tokens, 0)
+    price = options.price_of(call.model)
+    cost = price.of(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return Need(usage.total_tokens, cost)
+
+
+def _may_have_run(call: Call) -> bool:
+    """Whether it was sent to a worker that did not refuse it."""
+    return any(_is_possible(attempt) for attempt in call.attempts)
+
+
+def _is_possible(attempt: Attempt) -> bool:
+    if attempt.connected is None:
+        return False
+    return attempt.status is None or 200 <= attempt.status < 300

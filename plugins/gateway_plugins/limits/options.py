@@ -1,0 +1,111 @@
+"""The plugin's options, and which limits they give to a key."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+MOST = 1 << 53
+"""Requests, tokens, or units of a currency that a limit can be."""
+
+NOT_GIVEN = 0
+"""In the place of a limit that is left out; nobody can write it."""
+
+Count = Annotated[int, Meta(gt=0, le=MOST)]
+Amount = Annotated[float, Meta(gt=0, le=MOST / 1e9)]
+PerMillion = Annotated[float, Meta(ge=0, le=1e5)]
+
+ANY_MODEL = "*"
+
+
+class KeyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one key may use; null is no limit, and what is left out is as in the wider limits.
+
+    `burst_requests` and `burst_tokens` are how much of a minute's limit may be used at once, which
+    is all of it where they are not given. Days and months are those of UTC. Costs are in the
+    currency of `prices`.
+    """
+
+    requests_per_minute: Count | None = NOT_GIVEN
+    burst_requests: Count | None = NOT_GIVEN
+    tokens_per_minute: Count | None = NOT_GIVEN
+    burst_tokens: Count | None = NOT_GIVEN
+    concurrent: Count | None = NOT_GIVEN
+    tokens_per_day: Count | None = NOT_GIVEN
+    tokens_per_month: Count | None = NOT_GIVEN
+    cost_per_day: Amount | None = NOT_GIVEN
+    cost_per_month: Amount | None = NOT_GIVEN
+
+    def over(self, wider: "KeyLimits") -> "KeyLimits":
+        """These, and where they say nothing the `wider` ones."""
+        own = {name: getattr(self, name) for name in self.__struct_fields__}
+        given = {name: value for name, value in own.items() if value != NOT_GIVEN}
+        return msgspec.structs.replace(wider, **given)
+
+    def of(self, name: str) -> float | None:
+        """The limit of that name, None where there is none."""
+        value: float | None = getattr(self, name)
+        return None if value == NOT_GIVEN else value
+
+    @property
+    def bounds_cost(self) -> bool:
+        return bool(self.of("cost_per_day") or self.of("cost_per_month"))
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of a million tokens. Those of the prompt that the engine had cached cost `cached`.
+
+    `cached` null: they cost what the others do.
+    """
+
+    input: PerMillion
+    output: PerMillion
+    cached: PerMillion | None = None
+
+    def of(self, prompt: int, completion: int, cached: int = 0) -> int:
+        """What so many tokens cost, in billionths; `cached` ones are among those of the prompt."""
+        cached = min(cached, prompt)
+        cached_price = self.input if self.cached is None else self.cached
+        millionths = (
+            (prompt - cached) * self.input + cached * cached_price + completion * self.output
+        )
+        return round(millionths * 1_000)
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may use how much.
+
+    A key is a principal's id; calls without a principal share the key `anonymous`. `default` holds
+    for each of them. What the tier says that its label `tier` names in `tiers` goes before that,
+    and what `keys` says of it before both. `prices` are by model, `*` is any other.
+    `completion_estimate` is how many tokens an answer is expected to have whose caller gives no
+    most.
+    """
+
+    default: KeyLimits = KeyLimits()
+    tiers: dict[str, KeyLimits] = {}
+    keys: dict[str, KeyLimits] = {}
+    prices: dict[str, Price] = {}
+    completion_estimate: Annotated[int, Meta(ge=0, le=1 << 20)] = 1_000
+
+    def __post_init__(self) -> None:
+        everyone = (self.default, *self.tiers.values(), *self.keys.values())
+        if any(one.bounds_cost for one in everyone) and ANY_MODEL not in self.prices:
+            raise ValueError(
+                'cost_per_day and cost_per_month need prices, with one for the model "*", so that '
+                "no model's tokens go uncounted (its input and output may be 0)"
+            )
+
+    def limits_of(self, key: str | None, tier: str | None) -> KeyLimits:
+        limits = self.default
+        if tier in self.tiers:
+            limits = self.tiers[tier].over(limits)
+        return self.keys[key].over(limits) if key in self.keys else limits
+
+    def price_of(self, model: str | None) -> Price:
+        found: Mapping[str, Price] = self.prices
+        return found.get(model or ANY_MODEL) or found.get(ANY_MODEL) or FREE
+
+
+FREE = Price(input=0, output=0)

@@ -1,0 +1,113 @@
+"""The limits of the options, worked out once for all keys that they are the same for."""
+
+from typing import NamedTuple
+
+from gateway_plugins.limits.options import KeyLimits, Options
+from gateway_plugins.limits.refusing import BucketLines, Code
+
+BILLION = 1_000_000_000
+
+MINUTE = 60.0
+
+
+class Flow(NamedTuple):
+    """How a bucket is to be: a limit per minute, at most `capacity` of it at once."""
+
+    code: Code
+    limit: int
+    capacity: int
+    lines: BucketLines
+
+    @property
+    def rate(self) -> float:
+        """A second."""
+        return self.limit / MINUTE
+
+
+class Budget(NamedTuple):
+    """At most so many tokens, or billionths of a currency, in a day or a month."""
+
+    code: Code
+    most: int
+    of_cost: bool
+    of_day: bool
+
+    @property
+    def unit(self) -> int:
+        """How many of what is counted are one of what is told."""
+        return BILLION if self.of_cost else 1
+
+
+class Terms(NamedTuple):
+    """What one key may use; None, and no budgets: nothing of that kind is limited."""
+
+    requests: Flow | None
+    tokens: Flow | None
+    concurrent: int | None
+    budgets: tuple[Budget, ...]
+
+    @property
+    def limited(self) -> bool:
+        return any(one is not None for one in self[:3]) or bool(self.budgets)
+
+
+class Rules:
+    """The options, as long as they hold. Keys with the same limits share one Terms."""
+
+    def __init__(self, options: Options) -> None:
+        every = (options.default, *options.tiers.values(), *options.keys.values())
+        self.options = options
+        self.have_budgets = any(_budgets_of(one) for one in every)
+        self._terms: dict[tuple[str | None, str | None], Terms | None] = {}
+
+    def terms(self, key: str, tier: str | None) -> Terms | None:
+        """None where the key has no limits."""
+        options = self.options
+        whose = (key if key in options.keys else None, tier if tier in options.tiers else None)
+        try:
+            return self._terms[whose]
+        except KeyError:
+            terms = _terms_of(options.limits_of(*whose))
+            found = self._terms[whose] = terms if terms.limited else None
+            return found
+
+
+def _terms_of(limits: KeyLimits) -> Terms:
+    concurrent = limits.of("concurrent")
+    requests = limits.of("requests_per_minute")
+    tokens = limits.of("tokens_per_minute")
+    return Terms(
+        None if requests is None else _requests(int(requests), limits.of("burst_requests")),
+        None if tokens is None else _tokens(int(tokens), limits.of("burst_tokens")),
+        None if concurrent is None else int(concurrent),
+        _budgets_of(limits),
+    )
+
+
+def _requests(limit: int, burst: float | None) -> Flow:
+    capacity = int(burst or limit)
+    return Flow("requests_per_minute", limit, capacity, BucketLines("requests", capacity))
+
+
+def _tokens(limit: int, burst: float | None) -> Flow:
+    capacity = int(burst or limit)
+    return Flow("tokens_per_minute", limit, capacity, BucketLines("tokens", capacity))
+
+
+_BUDGETS: tuple[tuple[Code, bool, bool], ...] = (
+    ("cost_per_month", True, False),
+    ("tokens_per_month", False, False),
+    ("cost_per_day", True, True),
+    ("tokens_per_day", False, True),
+)
+"""In the order in which they are looked at: who has run out of a month is not told of a day."""
+
+
+def _budgets_of(limits: KeyLimits) -> tuple[Budget, ...]:
+    found = []
+    for code, of_cost, of_day in _BUDGETS:
+        limit = limits.of(code)
+        if limit is not None:
+            most = round(limit * BILLION) if of_cost else int(limit)
+            found.append(Budget(code, most, of_cost, of_day))
+    return tuple(found)
