@@ -113,7 +113,8 @@ def _fill(file: File, traces: int) -> None:
     block = real * READ_TURNS
     for copy in range(1, traces // block):
         file.db.execute(
-            "INSERT INTO traces SELECT number + :up, printf('%032x', number + :up),"
+            "INSERT INTO traces (number, trace_id, session_id, timestamp, complete, model, base,"
+            " depth, ends, content) SELECT number + :up, printf('%032x', number + :up),"
             " 's' || (CAST(substr(session_id, 2) AS INTEGER) + :sessions), timestamp, complete,"
             " model, base + :up, depth, ends, content FROM traces WHERE number <= :block",
             {"up": copy * block, "sessions": copy * real, "block": block},

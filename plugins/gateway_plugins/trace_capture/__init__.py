@@ -18,7 +18,7 @@ from msgspec import Meta
 from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
-from gateway import Call, Gateway, Sample, StorageUnavailable, hookimpl
+from gateway import Call, Gateway, Sample, StorageUnavailable, Trace, hookimpl
 from gateway_plugins.trace_capture import sessions, store
 from gateway_plugins.trace_capture.capture import Capture
 from gateway_plugins.trace_capture.hooks import Hooks
@@ -107,19 +107,29 @@ class TraceCapture:
             await asyncio.to_thread(self.hooks.stop)
             self._options.close()
 
-    def delete_sessions(self, db: sqlite3.Connection, session_ids: Sequence[str]) -> int:
-        """Delete them within a transaction of the writer; gives how many traces there were."""
-        self.sink.forget()
-        return store.delete_sessions(db, session_ids)
+    def delete_sessions(
+        self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
+    ) -> int:
+        """Delete those of the owner's, or of anybody's, within a transaction of the writer.
+
+        Gives how many traces there were.
+        """
+        deleted = store.delete_sessions(db, session_ids, owner)
+        if deleted:
+            self.sink.forget()
+        return deleted
 
     def changed(self, session_id: str) -> None:
         """The session's options were set, or it was deleted."""
         if self._options is not None:
             self._options.forget(session_id)
 
-    def lost_of(self, session_id: str) -> int:
-        """Traces of the session that could not be stored, and that the file does not count yet."""
-        return self.sink.lost_of(session_id)
+    def lost_of(self, session_id: str, caller: str | None) -> int:
+        """Traces of the session that could not be stored, and that the file does not count yet.
+
+        With `caller` only where the first of them was that one's.
+        """
+        return self.sink.losses.of(session_id, caller)
 
     def deleted(self) -> None:
         """Something was: its space is given back."""
@@ -136,6 +146,10 @@ class TraceCapture:
         yield Sample("gateway_traces_lost_total", "counter", self.sink.gone, help_)
         help_ = "Traces that a trace_recorded hook was too slow for."
         yield Sample("gateway_traces_not_offered_total", "counter", self.hooks.dropped, help_)
+
+    @hookimpl
+    def read_traces(self, db: sqlite3.Connection, since: float, until: float) -> Iterator[Trace]:
+        return store.select(db, store.TraceFilter(since=since, until=until))
 
     @hookimpl
     async def prepare(self, call: Call) -> None:

@@ -75,6 +75,7 @@ def _row(
         ends=b"",
         content=codec.squeeze(_encoded(content)),
         place=place,
+        principal=record.head.principal,
     )
 
 

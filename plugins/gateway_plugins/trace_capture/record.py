@@ -1,6 +1,5 @@
 """What was gathered of a call becomes what is recorded of it: read, timed and judged."""
 
-import random
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,7 +86,7 @@ def record(capture: Capture) -> Record:
     head = _head(capture, answer, streamed)
     _judge(capture, answer, head)
     return Record(
-        trace_id=new_id(call.created),
+        trace_id=call.trace_id,
         session_id=call.session_id,
         timestamp=call.created,
         model=answer.model or call.model or "",
@@ -96,11 +95,6 @@ def record(capture: Capture) -> Record:
         answer=answer,
         head=head,
     )
-
-
-def new_id(created: float) -> str:
-    """32 hexadecimal digits: 12 of the time in milliseconds, as UUID 7 begins, then chance."""
-    return f"{int(created * 1000):012x}{random.getrandbits(80):020x}"
 
 
 def _is_stream(capture: Capture) -> bool:

@@ -8,13 +8,14 @@ import msgspec
 
 from gateway import BadRequest, NotFound, Reward
 from gateway_plugins.trace_capture import sessions
+from gateway_plugins.trace_capture.owners import is_one_of
 
 _FIELDS = "number, value, source, trace_id, timestamp FROM rewards"
 
 
-def add(db: sqlite3.Connection, session_id: str, reward: Reward) -> None:
-    """Raises NotFound where there is no such session, or it has no such trace."""
-    if not sessions.exists(db, session_id):
+def add(db: sqlite3.Connection, session_id: str, reward: Reward, owner: str | None = None) -> None:
+    """Raises NotFound where there is no such session of the owner's, or it has no such trace."""
+    if not sessions.exists(db, session_id, owner):
         raise NotFound("there is no such session")
     if reward.trace_id is not None and not _has(db, session_id, reward.trace_id):
         raise NotFound("the session has no trace of this id", param="trace_id")
@@ -32,19 +33,22 @@ def of_session(db: sqlite3.Connection, session_id: str) -> list[Reward]:
 
 
 class RewardList:
-    """Those of a session given at `since` (Unix seconds) or later. A paging.Listing."""
+    """Those of a session given at `since` (Unix seconds) or later. A paging.Listing.
 
-    def __init__(self, session_id: str, since: float | None) -> None:
-        self._session_id = session_id
+    None where it is not the owner's; owner None: whoever it belongs to.
+    """
+
+    def __init__(self, session_id: str, since: float | None, owner: str | None = None) -> None:
+        self._theirs, self._whose = is_one_of([session_id], owner)
         self._since = -1.0 if since is None else since
 
     def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
-        query = f"SELECT {_FIELDS} {_WHERE}"
+        query = f"SELECT {_FIELDS} WHERE {self._theirs} AND {_PAGE}"
         for row in db.execute(query, (*self._values(after), -1, 0)):
             yield str(row[0]), msgspec.json.encode(_reward(row))
 
     def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
-        query = f"SELECT number FROM rewards {_WHERE}"
+        query = f"SELECT number FROM rewards WHERE {self._theirs} AND {_PAGE}"
         found = db.execute(query, (*self._values(after), 2, limit - 1)).fetchall()
         return str(found[0][0]) if len(found) == 2 else None
 
@@ -55,10 +59,10 @@ class RewardList:
             number = -1
         if not 0 <= number < 1 << 63:
             raise BadRequest("no list of rewards gave this cursor", param="cursor")
-        return self._session_id, number, self._since
+        return *self._whose, number, self._since
 
 
-_WHERE = "WHERE session_id = ? AND number > ? AND timestamp >= ? ORDER BY number LIMIT ? OFFSET ?"
+_PAGE = "number > ? AND timestamp >= ? ORDER BY number LIMIT ? OFFSET ?"
 
 
 def _has(db: sqlite3.Connection, session_id: str, trace_id: str) -> bool:

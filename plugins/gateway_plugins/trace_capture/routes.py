@@ -25,6 +25,7 @@ from gateway import (
     Verdict,
 )
 from gateway_plugins.trace_capture import rewards, sessions, store
+from gateway_plugins.trace_capture.owners import maker, owner_seen
 from gateway_plugins.trace_capture.paging import Paging, Since, array
 from gateway_plugins.trace_capture.trajectories import trajectories
 
@@ -43,10 +44,12 @@ class Capturing(Protocol):
 
     weight_version: int | None
 
-    def delete_sessions(self, db: sqlite3.Connection, session_ids: Sequence[str]) -> int: ...
+    def delete_sessions(
+        self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
+    ) -> int: ...
     def deleted(self) -> None: ...
     def changed(self, session_id: str) -> None: ...
-    def lost_of(self, session_id: str) -> int: ...
+    def lost_of(self, session_id: str, caller: str | None) -> int: ...
 
 
 class NewSession(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,7 +83,7 @@ class WeightVersion(msgspec.Struct, forbid_unknown_fields=True):
 
 def capture_routes(gateway: Gateway, capture: Capturing) -> list[BaseRoute]:
     """The routes of the plugin; the more particular paths come first."""
-    control = gateway.control
+    control = partial(gateway.control, scope="sessions")
     of_sessions, of_traces = SessionRoutes(gateway, capture), TraceRoutes(gateway)
     admin = AdminRoutes(gateway, capture)
     return [
@@ -92,8 +95,13 @@ def capture_routes(gateway: Gateway, capture: Capturing) -> list[BaseRoute]:
         control("/sessions/{session_id}", GET=of_sessions.get, DELETE=of_sessions.delete),
         control("/traces/query", POST=of_traces.query),
         control("/traces/{trace_id}", GET=of_traces.get),
-        control("/admin/weight_version", GET=admin.weight_version, POST=admin.set_weight_version),
         control("/admin/flush", POST=admin.flush),
+        gateway.control(
+            "/admin/weight_version",
+            scope="admin",
+            GET=admin.weight_version,
+            POST=admin.set_weight_version,
+        ),
     ]
 
 
@@ -116,6 +124,8 @@ class SessionRoutes:
                 now=time.time(),
                 metadata=given.metadata,
                 sampling_params=given.sampling_params,
+                maker=maker(request),
+                owner=owner_seen(request),
             )
 
         await self._storage.write(put)
@@ -124,14 +134,18 @@ class SessionRoutes:
 
     async def list_all(self, request: ControlRequest) -> Response:
         paging = request.query(Paging)
-        listing = sessions.SessionList(paging.since)
+        listing = sessions.SessionList(paging.since, owner_seen(request))
         return await array(self._gateway, listing, paging, request.path)
 
     async def get(self, request: ControlRequest) -> SessionInfo:
-        session_id = request.params["session_id"]
-        found = await self._storage.read(lambda db: sessions.get(db, session_id))
-        lost = self._capture.lost_of(session_id)
-        if found is None and lost:
+        session_id, owner = request.params["session_id"], owner_seen(request)
+
+        def look(db: sqlite3.Connection) -> tuple[SessionInfo | None, bool]:
+            return sessions.get(db, session_id, owner), sessions.exists(db, session_id)
+
+        found, taken = await self._storage.read(look)
+        lost = self._capture.lost_of(session_id, owner if found is None else None)
+        if lost and not taken:
             found = SessionInfo(session_id=session_id)
         if found is None:
             raise NotFound("there is no such session")
@@ -139,17 +153,19 @@ class SessionRoutes:
         return found
 
     async def delete(self, request: ControlRequest) -> dict[str, int]:
-        return {"deleted": await self._delete([request.params["session_id"]])}
+        session_ids = [request.params["session_id"]]
+        return {"deleted": await self._delete(session_ids, owner_seen(request))}
 
     async def delete_many(self, request: ControlRequest) -> dict[str, int]:
-        return {"deleted": await self._delete((await request.json(SessionIds)).session_ids)}
+        session_ids = (await request.json(SessionIds)).session_ids
+        return {"deleted": await self._delete(session_ids, owner_seen(request))}
 
-    async def _delete(self, session_ids: list[str]) -> int:
+    async def _delete(self, session_ids: list[str], owner: str | None) -> int:
         deleted = 0
         for start in range(0, len(session_ids), AT_ONCE):
             some = session_ids[start : start + AT_ONCE]
             deleted += await self._storage.write(
-                partial(self._capture.delete_sessions, session_ids=some)
+                partial(self._capture.delete_sessions, session_ids=some, owner=owner)
             )
             for session_id in some:
                 self._capture.changed(session_id)
@@ -159,19 +175,19 @@ class SessionRoutes:
     async def rewards(self, request: ControlRequest) -> Response:
         paging = request.query(Paging)
         session_id = (await self.get(request)).session_id
-        listing = rewards.RewardList(session_id, paging.since)
+        listing = rewards.RewardList(session_id, paging.since, owner_seen(request))
         return await array(self._gateway, listing, paging, request.path)
 
     async def reward(self, request: ControlRequest) -> Reward:
         given = await request.json(NewReward)
-        session_id = request.params["session_id"]
+        session_id, owner = request.params["session_id"], owner_seen(request)
         reward = Reward(
             value=given.value,
             source=given.source,
             trace_id=given.trace_id,
             timestamp=time.time(),
         )
-        await self._storage.write(lambda db: rewards.add(db, session_id, reward))
+        await self._storage.write(lambda db: rewards.add(db, session_id, reward, owner))
         return reward
 
 
@@ -183,15 +199,19 @@ class TraceRoutes:
         self._storage = gateway.storage
 
     async def get(self, request: ControlRequest) -> Trace:
-        trace_id = request.params["trace_id"]
-        found = await self._storage.read(lambda db: store.get(db, trace_id))
+        trace_id, owner = request.params["trace_id"], owner_seen(request)
+        found = await self._storage.read(lambda db: store.get(db, trace_id, owner))
         if found is None:
             raise NotFound("there is no such trace")
         return found
 
     async def of_session(self, request: ControlRequest) -> Response:
         paging = request.query(Paging)
-        filter_ = store.TraceFilter(session_ids=(request.params["session_id"],), since=paging.since)
+        filter_ = store.TraceFilter(
+            session_ids=(request.params["session_id"],),
+            since=paging.since,
+            owner=owner_seen(request),
+        )
         return await array(self._gateway, TraceList(filter_), paging, request.path)
 
     async def query(self, request: ControlRequest) -> Response:
@@ -202,12 +222,13 @@ class TraceRoutes:
             until=query.until,
             model=query.model,
             verdict=query.verdict,
+            owner=owner_seen(request),
         )
         return await array(self._gateway, TraceList(filter_), query)
 
     async def trajectories(self, request: ControlRequest) -> Response:
-        session_id = request.params["session_id"]
-        data = await self._storage.read(lambda db: _trajectories(db, session_id))
+        session_id, owner = request.params["session_id"], owner_seen(request)
+        data = await self._storage.read(lambda db: _trajectories(db, session_id, owner))
         return Response(data, media_type="application/json")
 
 
@@ -258,10 +279,11 @@ class AdminRoutes:
         return {"status": "flushed"}
 
 
-def _trajectories(db: sqlite3.Connection, session_id: str) -> bytes:
-    if not sessions.exists(db, session_id):
+def _trajectories(db: sqlite3.Connection, session_id: str, owner: str | None) -> bytes:
+    if not sessions.exists(db, session_id, owner):
         raise NotFound("there is no such session")
-    traces = list(store.select(db, store.TraceFilter(session_ids=(session_id,))))
+    wanted = store.TraceFilter(session_ids=(session_id,), owner=owner)
+    traces = list(store.select(db, wanted))
     found = trajectories(session_id, traces, rewards.of_session(db, session_id))
     return msgspec.json.encode(found)
 

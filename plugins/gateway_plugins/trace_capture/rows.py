@@ -116,7 +116,7 @@ class Place(msgspec.Struct, eq=False):
 
 
 class Row(msgspec.Struct, eq=False, kw_only=True):
-    """One trace, ready to be inserted."""
+    """One trace, ready to be inserted. `principal` is who called."""
 
     trace_id: str
     session_id: str | None
@@ -128,6 +128,7 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
     ends: bytes
     content: bytes
     place: Place
+    principal: str | None = None
 
     def values(self) -> tuple[object, ...]:
         """In the order of INSERT."""
@@ -142,10 +143,17 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
             self.depth,
             self.ends,
             self.content,
+            self.principal,
         )
 
 
-INSERT = f"INSERT INTO traces VALUES ({', '.join('?' * 10)})"
+INSERT = """
+INSERT INTO traces
+    (number, trace_id, session_id, timestamp, complete, model, base, depth, ends, content, owner)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+    CASE WHEN ?3 IS NULL THEN ?11 ELSE (SELECT owner FROM sessions WHERE session_id = ?3) END)
+"""
+"""Of a session's traces when the session is there: they are its owner's."""
 
 
 def pack_ends(ends: Ends) -> bytes:

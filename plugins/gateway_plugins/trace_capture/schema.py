@@ -46,10 +46,29 @@ CREATE TABLE capture_settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHO
 """
 
 
+_OWNERS = """
+ALTER TABLE sessions ADD COLUMN owner TEXT;
+CREATE INDEX sessions_by_owner ON sessions (owner, created_at, session_id)
+    WHERE owner IS NOT NULL;
+ALTER TABLE traces ADD COLUMN owner TEXT;
+CREATE INDEX traces_by_owner ON traces (owner) WHERE owner IS NOT NULL
+"""
+
+
 @MIGRATIONS()
 def create_tables(db: Database) -> None:
     """Sessions, their traces and rewards; `capture_settings` are JSON values set by admin calls."""
-    for statement in _TABLES.split(";"):
+    _run(db, _TABLES)
+
+
+@MIGRATIONS()
+def add_owners(db: Database) -> None:
+    """The ids of the principals that sessions and traces belong to; NULL: nobody's."""
+    _run(db, _OWNERS)
+
+
+def _run(db: Database, statements: str) -> None:
+    connection: sqlite3.Connection = db.conn
+    for statement in statements.split(";"):
         if statement.strip():
-            connection: sqlite3.Connection = db.conn
             connection.execute(statement)

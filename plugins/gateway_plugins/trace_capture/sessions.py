@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from gateway import BadRequest, SessionInfo
+from gateway import BadRequest, Forbidden, SessionInfo
+from gateway_plugins.trace_capture.owners import is_one_of
 
 _FIELDS = (
     "session_id, traces, created_at, metadata, sampling_params, last_at, incomplete, lost"
@@ -24,33 +25,51 @@ def put(
     now: float,
     metadata: dict[str, Any] | None = None,
     sampling_params: dict[str, Any] | None = None,
+    maker: str | None = None,
+    owner: str | None = None,
 ) -> None:
-    """Create the session; of one that exists, replace what is given and keep the rest."""
+    """Create the session, as `maker`'s; of one that exists, replace what is given, keep the rest.
+
+    Raises Forbidden where it exists and is not the owner's; None: whoever it belongs to.
+    """
     given = {"metadata": _json(metadata), "sampling_params": _json(sampling_params)}
-    db.execute(
-        "INSERT INTO sessions (session_id, created_at, last_at, metadata, sampling_params)"
-        " VALUES (:id, :now, :now, coalesce(:metadata, '{}'), coalesce(:sampling_params, '{}'))"
-        " ON CONFLICT (session_id) DO UPDATE SET metadata = coalesce(:metadata, metadata),"
-        " sampling_params = coalesce(:sampling_params, sampling_params)",
-        {"id": session_id, "now": now, **given},
+    done = db.execute(
+        "INSERT INTO sessions (session_id, created_at, last_at, metadata, sampling_params, owner)"
+        " VALUES (:id, :now, :now, coalesce(:metadata, '{}'), coalesce(:sampling_params, '{}'),"
+        " :maker) ON CONFLICT (session_id) DO UPDATE SET metadata = coalesce(:metadata, metadata),"
+        " sampling_params = coalesce(:sampling_params, sampling_params)"
+        " WHERE :owner IS NULL OR owner = :owner",
+        {"id": session_id, "now": now, "maker": maker, "owner": owner, **given},
     )
+    if not done.rowcount:
+        raise Forbidden(
+            "this session id is not for this key; choose another, or leave it out and get one",
+            param="session_id",
+        )
 
 
-def get(db: sqlite3.Connection, session_id: str) -> SessionInfo | None:
-    row = db.execute(f"SELECT {_FIELDS} WHERE session_id = ?", (session_id,)).fetchone()
+def get(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> SessionInfo | None:
+    """None where it is not the owner's, too; owner None: whoever it belongs to."""
+    where, values = is_one_of([session_id], owner)
+    row = db.execute(f"SELECT {_FIELDS} WHERE {where}", values).fetchone()
     return None if row is None else _info(row)
 
 
-def exists(db: sqlite3.Connection, session_id: str) -> bool:
-    row = db.execute("SELECT 1 FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
-    return row is not None
+def exists(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> bool:
+    """And is the owner's; None: whoever it belongs to."""
+    where, values = is_one_of([session_id], owner)
+    return db.execute(f"SELECT 1 FROM sessions WHERE {where}", values).fetchone() is not None
 
 
 class SessionList:
-    """Those created at `since` (Unix seconds) or later, oldest first. A paging.Listing."""
+    """Those created at `since` (Unix seconds) or later, oldest first. A paging.Listing.
 
-    def __init__(self, since: float | None) -> None:
+    Of `owner` alone; None: everybody's.
+    """
+
+    def __init__(self, since: float | None, owner: str | None = None) -> None:
         self._since = since
+        self._owner = owner
 
     def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
         where, values = self._where(after)
@@ -68,19 +87,15 @@ class SessionList:
         ).fetchall()
         return _cursor(*found[0]) if len(found) == 2 else None
 
-    def _where(self, after: str | None) -> tuple[str, tuple[Any, ...]]:
-        since = -1.0 if self._since is None else self._since
-        if after is None:
-            return "created_at >= ?", (since,)
-        created_at, _, session_id = after.partition(",")
-        try:
-            return "created_at >= ? AND (created_at, session_id) > (?, ?)", (
-                since,
-                float(created_at),
-                session_id,
-            )
-        except ValueError:
-            raise BadRequest("no list of sessions gave this cursor", param="cursor") from None
+    def _where(self, after: str | None) -> tuple[str, list[Any]]:
+        where = "created_at >= ?"
+        values: list[Any] = [-1.0 if self._since is None else self._since]
+        if self._owner is not None:
+            where, values = f"{where} AND owner = ?", [*values, self._owner]
+        if after is not None:
+            where = f"{where} AND (created_at, session_id) > (?, ?)"
+            values += _place(after)
+        return where, values
 
 
 def setting(db: sqlite3.Connection, name: str) -> Any:
@@ -114,6 +129,14 @@ def _info(row: tuple[Any, ...]) -> SessionInfo:
 
 def _cursor(created_at: float | None, session_id: str) -> str:
     return f"{created_at!r},{session_id}"
+
+
+def _place(cursor: str) -> tuple[float, str]:
+    created_at, _, session_id = cursor.partition(",")
+    try:
+        return float(created_at), session_id
+    except ValueError:
+        raise BadRequest("no list of sessions gave this cursor", param="cursor") from None
 
 
 def _json(value: Any) -> str | None:

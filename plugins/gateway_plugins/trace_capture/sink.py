@@ -2,15 +2,15 @@
 
 import logging
 import sqlite3
-import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway import Trace
 from gateway_plugins.trace_capture.leaning import row_of, whole_row
+from gateway_plugins.trace_capture.losses import Loss, Losses
 from gateway_plugins.trace_capture.memory import Memory
 from gateway_plugins.trace_capture.packing import Codec
 from gateway_plugins.trace_capture.rows import INSERT, Row
@@ -27,8 +27,8 @@ REMEMBERED = 128 * 1024 * 1024
 """Bytes of requests and sequences of sessions that are at hand for the next turn."""
 
 UPSERT = """
-INSERT INTO sessions (session_id, created_at, last_at, traces, incomplete, lost)
-VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO sessions (session_id, owner, created_at, last_at, traces, incomplete, lost)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (session_id) DO UPDATE SET
     last_at = max(last_at, excluded.last_at),
     traces = traces + excluded.traces,
@@ -49,8 +49,8 @@ class Written(msgspec.Struct, eq=False):
 class TraceSink:
     """A gateway Sink of Captures; `read` makes a Record of one.
 
-    `lost` counts by session the traces that could not be stored, until that could be written.
-    `committed` counts all that were stored by their verdict, and `gone` all that were lost.
+    `losses` are the traces that could not be stored, until that could be written. `committed`
+    counts all that were stored by their verdict, and `gone` all that were lost.
     """
 
     def __init__(self, read: "Callable[[Capture], Record]", hooks: "Hooks") -> None:
@@ -61,9 +61,7 @@ class TraceSink:
         self._seen: tuple[sqlite3.Connection, int] | None = None
         self._generation = 0
         self._first = True
-        self._unmarked: Counter[str] = Counter()
-        self._marking: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self.losses = Losses()
         self.committed: Counter[str] = Counter()
         self.gone = 0
 
@@ -85,14 +83,11 @@ class TraceSink:
         [(last,)] = db.execute("SELECT coalesce(max(number), 0) FROM traces")
         for number, one in enumerate(rows, last + 1):
             one.row.place.number = number
+        db.executemany(UPSERT, _sessions([one.row for one in rows], self.losses.begin()))
         db.executemany(INSERT, [one.row.values() for one in rows])
-        with self._lock:
-            self._marking = Counter(self._unmarked)
-        db.executemany(UPSERT, _sessions([one.row for one in rows], self._marking))
 
     def written(self, rows: Sequence[Written]) -> None:
-        with self._lock:
-            self._unmarked -= self._marking
+        self.losses.end()
         for one in rows:
             self.committed["COMPLETE" if one.row.complete else "INCOMPLETE"] += 1
             if one.trace is not None:
@@ -101,16 +96,11 @@ class TraceSink:
     def lost(self, item: "Capture", error: BaseException) -> None:
         """May be called in the event loop's thread, too."""
         self._seen = None  # rows that lean on it have to be made anew
-        session_id = item.call.session_id
-        with self._lock:
-            self.gone += 1
-            if session_id is not None:
-                self._unmarked[session_id] += 1
-
-    def lost_of(self, session_id: str) -> int:
-        """How many of its traces are lost and not yet marked so in the file."""
-        with self._lock:
-            return self._unmarked[session_id]
+        self.gone += 1
+        call = item.call
+        if call.session_id is not None:
+            caller = call.principal.id if call.principal is not None else None
+            self.losses.add(call.session_id, caller)
 
     def forget(self) -> None:
         """Rows were deleted: nothing may lean on what was known of them."""
@@ -142,16 +132,22 @@ class TraceSink:
         return Written(row, capture, self._generation, trace)
 
 
-def _sessions(rows: Sequence[Row], lost: dict[str, int]) -> list[tuple[object, ...]]:
-    """For each session: first and last time, traces, incomplete ones, lost ones."""
+def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[tuple[object, ...]]:
+    """For each session: who called first, first and last time, traces, incomplete and lost ones.
+
+    Who called first is the owner of a session that is new.
+    """
     found: dict[str, list[float]] = {}
+    callers: dict[str, str | None] = {}
     for row in rows:
         if row.session_id is not None:
+            callers.setdefault(row.session_id, row.principal)
             one = found.setdefault(row.session_id, [row.timestamp, row.timestamp, 0, 0, 0])
             one[1] = max(one[1], row.timestamp)
             one[2] += 1
             one[3] += not row.complete
-    for session_id, count in lost.items():
+    for session_id, loss in lost.items():
+        callers.setdefault(session_id, loss.caller)
         when = rows[0].timestamp
-        found.setdefault(session_id, [when, when, 0, 0, 0])[4] += count
-    return [(session_id, *counts) for session_id, counts in found.items()]
+        found.setdefault(session_id, [when, when, 0, 0, 0])[4] += loss.count
+    return [(session_id, callers[session_id], *counts) for session_id, counts in found.items()]

@@ -6,17 +6,19 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from gateway import Trace, Verdict
+from gateway_plugins.trace_capture.owners import is_one_of
 from gateway_plugins.trace_capture.reading import COLUMNS, Reader, Stored
 
 AT_ONCE = 200
 """Rows that are fetched at a time: a reader never holds a whole session."""
 
 _TABLES = ("traces", "rewards", "sessions")
+"""The last of them says whose a session is."""
 
 
 class TraceFilter(msgspec.Struct, frozen=True):
     """Which traces: all conditions that are not None hold. Times are Unix seconds, `since` is in,
-    `until` is not.
+    `until` is not. `owner` is the id of the principal that they belong to, see owners.py.
     """
 
     session_ids: tuple[str, ...] | None = None
@@ -24,11 +26,16 @@ class TraceFilter(msgspec.Struct, frozen=True):
     until: float | None = None
     model: str | None = None
     verdict: Verdict | None = None
+    owner: str | None = None
 
 
-def get(db: sqlite3.Connection, trace_id: str) -> Trace | None:
-    """The trace, or None. Raises Unreadable where a damaged file does not give it back."""
-    row = db.execute(f"SELECT {COLUMNS} FROM traces WHERE trace_id = ?", (trace_id,)).fetchone()
+def get(db: sqlite3.Connection, trace_id: str, owner: str | None = None) -> Trace | None:
+    """The trace, or None; also where it is not the owner's, unless that is None.
+
+    Raises Unreadable where a damaged file does not give it back.
+    """
+    where, values = _is(trace_id, owner)
+    row = db.execute(f"SELECT {COLUMNS} FROM traces WHERE {where}", values).fetchone()
     return Reader(db).trace(Stored(*row)) if row is not None else None
 
 
@@ -41,7 +48,7 @@ def select(
 ) -> Iterator[Trace]:
     """The traces in the order in which they were stored, those after the trace `after` only.
 
-    Raises LookupError where `after` is no trace, and Unreadable.
+    Raises LookupError where `after` is no trace of the owner's, and Unreadable.
     """
     reader = Reader(db)
     for row in rows(db, wanted, after=after, limit=limit):
@@ -55,8 +62,8 @@ def rows(
     after: str | None = None,
     limit: int | None = None,
 ) -> Iterator[Stored]:
-    """The rows of those traces, for a Reader. Raises LookupError where `after` is no trace."""
-    last = _number(db, after) if after is not None else 0
+    """The rows of those traces, for a Reader. Raises LookupError as `select` does."""
+    last = _number(db, after, wanted.owner) if after is not None else 0
     while limit is None or limit > 0:
         found = _page(db, wanted, last, AT_ONCE if limit is None else min(limit, AT_ONCE))
         yield from found
@@ -106,25 +113,38 @@ def last(
     db: sqlite3.Connection, wanted: TraceFilter, *, after: str | None, limit: int
 ) -> str | None:
     """The id of the last trace of a page of `limit`; None where no further one follows it."""
-    start = _number(db, after) if after is not None else 0
+    start = _number(db, after, wanted.owner) if after is not None else 0
     where, values = _where(wanted, start)
     query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number LIMIT 2 OFFSET ?"
     found = db.execute(query, (*values, max(limit - 1, 0))).fetchall()
     return found[0][0] if len(found) == 2 else None
 
 
-def delete_sessions(db: sqlite3.Connection, session_ids: Sequence[str]) -> int:
-    """Delete them, with their traces and rewards; gives how many traces there were."""
+def delete_sessions(
+    db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None = None
+) -> int:
+    """Delete them, with their traces and rewards; gives how many traces there were.
+
+    Those that are not the owner's stay; None: whoever they belong to.
+    """
     deleted = 0
     for session_id in session_ids:
+        where, values = is_one_of([session_id], owner)
         for table in _TABLES:
-            gone = db.execute(f"DELETE FROM {table} WHERE session_id = ?", (session_id,))
+            gone = db.execute(f"DELETE FROM {table} WHERE {where}", values)
             deleted += gone.rowcount if table == "traces" else 0
     return deleted
 
 
-def _number(db: sqlite3.Connection, trace_id: str) -> int:
-    row = db.execute("SELECT number FROM traces WHERE trace_id = ?", (trace_id,)).fetchone()
+def _is(trace_id: str, owner: str | None) -> tuple[str, list[object]]:
+    if owner is None:
+        return "trace_id = ?", [trace_id]
+    return "trace_id = ? AND owner = ?", [trace_id, owner]
+
+
+def _number(db: sqlite3.Connection, trace_id: str, owner: str | None) -> int:
+    where, values = _is(trace_id, owner)
+    row = db.execute(f"SELECT number FROM traces WHERE {where}", values).fetchone()
     if row is None:
         raise LookupError(f"there is no trace {trace_id}")
     number: int = row[0]
@@ -140,8 +160,9 @@ def _page(db: sqlite3.Connection, wanted: TraceFilter, last: int, most: int) -> 
 def _where(wanted: TraceFilter, start: int) -> tuple[str, list[object]]:
     conditions: list[tuple[str, list[object]]] = [("number > ?", [start])]
     if wanted.session_ids is not None:
-        places = ", ".join("?" * len(wanted.session_ids))
-        conditions.append((f"session_id IN ({places})", [*wanted.session_ids]))
+        conditions.append(is_one_of(wanted.session_ids, wanted.owner))
+    elif wanted.owner is not None:
+        conditions.append(("owner = ?", [wanted.owner]))
     if wanted.since is not None:
         conditions.append(("timestamp >= ? AND trace_id >= ?", [wanted.since, _at(wanted.since)]))
     if wanted.until is not None:
