@@ -1,0 +1,169 @@
+"""Counts what each key uses: calls and tokens, in the transaction that stores the call's trace.
+
+`ledger.py` makes a row of a call and `names.py` keeps names of models few; `schema.py` has the
+tables. `journal.py` is the file that outlives a gateway which dies, `flight.py` writes there what
+is in flight, and `recovery.py` counts what others left there. `summing.py` adds rows to the sums and `upkeep.py` has that done, and what is old deleted.
+`reading.py` gives sums back, for `routes.py` and `commands.py`; `verify.py` compares them with the
+traces, by `expected.py`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from sqlite_utils.migrations import Migrations
+from starlette.routing import BaseRoute
+
+from gateway import (
+    Answer,
+    Call,
+    Gateway,
+    Outcome,
+    Sample,
+    Storage,
+    StorageUnavailable,
+    hookimpl,
+)
+from gateway_plugins.usage import reading
+from gateway_plugins.usage.flight import Flight, begun
+from gateway_plugins.usage.ledger import LONGEST, ROW_SIZE, Ledger, row_of
+from gateway_plugins.usage.names import MOST, Models
+from gateway_plugins.usage.opening import is_in_memory
+from gateway_plugins.usage.recovery import Recovery
+from gateway_plugins.usage.routes import OWN_PATH, KeyUsageRoute, own_answer
+from gateway_plugins.usage.schema import MIGRATIONS
+from gateway_plugins.usage.upkeep import Keep, Upkeep
+
+log = logging.getLogger("gateway.usage")
+
+
+Days = Annotated[int, Meta(ge=1, le=36_500)] | None
+
+
+class KeyUsage:
+    """The plugin."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+        """How long sums of days and single calls are kept, and who pays for nobody's calls.
+
+        `keep_days` and `keep_calls_days` are whole days before the one that is, null: for ever.
+        `internal_id` is the key of calls without a principal: all of them where no plugin
+        authenticates, else the gateway's own jobs.
+        """
+
+        keep_days: Days = 90
+        keep_calls_days: Days = 31
+        internal_id: Annotated[str, Meta(min_length=1, max_length=LONGEST)] = "internal"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._ledger = Ledger()
+        self.models = Models()
+        self._storage: Storage | None = None
+        self._upkeep: Upkeep | None = None
+        self._flight: Flight | None = None
+        self._recovery: Recovery | None = None
+
+    @hookimpl
+    def reconfigure(self, config: Config) -> None:
+        self.config = config
+        if self._upkeep is not None:
+            self._upkeep.keep = _keep(config)
+
+    @hookimpl
+    def migrations(self) -> Migrations:
+        return MIGRATIONS
+
+    @hookimpl
+    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+        route = KeyUsageRoute(gateway)
+        return [gateway.control("/monitor/key_usage", scope="monitor", GET=route.show)]
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+        self._storage = gateway.storage
+        self._upkeep = Upkeep(gateway.storage, _keep(self.config))
+        self._recovery = Recovery(gateway.storage, self.models)
+        with self._journalled(gateway):
+            keeping = asyncio.create_task(self._run(gateway, self._upkeep, self._recovery))
+            try:
+                yield
+            finally:
+                keeping.cancel()
+
+    @contextlib.contextmanager
+    def _journalled(self, gateway: Gateway) -> Iterator[None]:
+        self._flight = flight = begun(gateway)
+        if flight is None:
+            yield
+            return
+        self._ledger.ended = flight.ended
+        noting = asyncio.create_task(flight.run())
+        try:
+            yield
+        finally:
+            noting.cancel()
+            flight.close()
+
+    async def _run(self, gateway: Gateway, upkeep: Upkeep, recovery: Recovery) -> None:
+        """What was counted before may be much, so that no start-up waits for its models."""
+        try:
+            self.models.learn(await gateway.storage.read(lambda db: reading.models(db, MOST)))
+        except (sqlite3.Error, StorageUnavailable) as error:
+            log.error("the models counted before are not known: %s", error)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(upkeep.run())
+            if not is_in_memory(gateway.config):
+                group.create_task(recovery.run())
+
+    @hookimpl
+    async def prepare(self, call: Call) -> None:
+        call.count_tokens()
+        await call.inject("usage")
+
+    @hookimpl
+    async def handle(self, call: Call) -> Answer | None:
+        if call.path != OWN_PATH or call.method != "GET" or self._storage is None:
+            return None
+        return await own_answer(self._storage, self._key(call))
+
+    @hookimpl
+    def observe(self, call: Call) -> None:
+        if self._flight is not None and _counts(call):
+            self._flight.begin(call, self._key(call))
+
+    @hookimpl
+    async def call_finished(self, call: Call, outcome: Outcome) -> None:
+        if _counts(call):
+            row = row_of(call, outcome, self._key(call), self.models.of(call, outcome))
+            if self._flight is not None:
+                self._flight.over(row.id)
+            call.store(self._ledger, row, ROW_SIZE)
+
+    @hookimpl
+    def samples(self) -> Iterator[Sample]:
+        help_ = "Calls whose usage is committed."
+        yield Sample("gateway_usage_calls_total", "counter", self._ledger.committed, help_)
+        help_ = "Calls whose usage could not be stored."
+        yield Sample("gateway_usage_calls_lost_total", "counter", self._ledger.gone, help_)
+
+    def _key(self, call: Call) -> str:
+        found = self.config.internal_id if call.principal is None else call.principal.id
+        return found[:LONGEST]
+
+
+def _counts(call: Call) -> bool:
+    """Not who was not let in, and not a look at what was used."""
+    if call.principal is None and call.chains.authenticate and not call.internal:
+        return False
+    return call.path != OWN_PATH or call.method != "GET"
+
+
+def _keep(config: KeyUsage.Config) -> Keep:
+    return Keep(config.keep_days, config.keep_calls_days)

@@ -1,0 +1,40 @@
+"""The file as the command line reads it, whatever a gateway writes meanwhile."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+
+from gateway import Config, ConfigError, Storage
+
+
+def is_in_memory(settings: Config) -> bool:
+    return settings.store == "memory" or settings.db_path == ":memory:"
+
+
+@contextlib.contextmanager
+def opened(settings: Config) -> Iterator[sqlite3.Connection]:
+    """A connection that sees the file as it is now, in one snapshot.
+
+    Raises ConfigError where it is not a file with usage, and for what SQLite says in the block.
+    """
+    if is_in_memory(settings):
+        raise ConfigError("the database is in memory; ask the gateway: GET /monitor/key_usage")
+    storage = Storage(settings, ())
+    if not storage.path.is_file():
+        raise ConfigError(f"{storage.path}: is no file; name one with --db-path or --config")
+    try:
+        with contextlib.closing(storage.connect()) as db:
+            db.execute("BEGIN")
+            _check(db, settings.db_path)
+            yield db
+    except sqlite3.Error as error:
+        raise ConfigError(f"{storage.path}: cannot be read: {error}") from error
+
+
+def _check(db: sqlite3.Connection, path: str) -> None:
+    try:
+        db.execute("SELECT 1 FROM usage_marks LIMIT 1")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        raise ConfigError(f"{path}: has no usage: no gateway with the plugin used it") from None

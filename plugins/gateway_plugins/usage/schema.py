@@ -1,0 +1,86 @@
+"""The tables of usage, and how they came to be what they are.
+
+`usage_calls` is the ledger, a row for each call. Its rows are added to `usage_sums` a little later,
+many at a time, for adding to a sum costs more than a row. The sums of days that are no longer told
+apart are those of the day 0. `usage_marks` says up to which `number` rows are summed, and from
+which day on calls and days are all there. The views `usage_days` and `usage_totals` are the sums
+together with the rows that they still lack, and so exact at every moment.
+"""
+
+import sqlite3
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+MIGRATIONS = Migrations("usage")
+
+WAY = ("key", "model", "worker", "source")
+"""What sums are told apart by, beside the day."""
+
+COUNTS = (
+    "requests",
+    "successes",
+    "errors",
+    "aborts",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "counted",
+)
+"""What is summed; `counted` are the calls whose tokens no engine told."""
+
+DAY_OF_A_CALL = (
+    "CAST(strftime('%Y%m%d', CAST(time / 86400 AS INTEGER) * 86400, 'unixepoch') AS INTEGER)"
+)
+"""Of a row of the ledger, in SQL."""
+
+_WAY = ", ".join(WAY)
+_COUNTS = ", ".join(COUNTS)
+_SUMS = ", ".join(f"sum({name}) AS {name}" for name in COUNTS)
+_WAY_COLUMNS = ", ".join(f"{name} TEXT NOT NULL" for name in WAY)
+_COUNT_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in COUNTS)
+_TABLES = f"""
+CREATE TABLE usage_calls (
+    number INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    time REAL NOT NULL,
+    {_WAY_COLUMNS},
+    outcome INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    counted INTEGER NOT NULL
+);
+CREATE TABLE usage_sums (
+    day INTEGER NOT NULL, {_WAY_COLUMNS}, {_COUNT_COLUMNS}, PRIMARY KEY (day, {_WAY})
+) WITHOUT ROWID;
+CREATE INDEX usage_sums_by_way ON usage_sums ({_WAY}, day);
+CREATE TABLE usage_marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO usage_marks (name, value) VALUES ('summed', 0);
+CREATE VIEW usage_not_summed AS
+    SELECT number, {DAY_OF_A_CALL} AS day, {_WAY}, 1 AS requests,
+        outcome = 0 AS successes, outcome = 1 AS errors, outcome = 2 AS aborts,
+        {", ".join(COUNTS[4:])}
+    FROM usage_calls WHERE number > (SELECT value FROM usage_marks WHERE name = 'summed');
+CREATE VIEW usage_days AS
+    SELECT day, {_WAY}, {_SUMS} FROM (
+        SELECT day, {_WAY}, {_COUNTS} FROM usage_sums WHERE day > 0
+        UNION ALL SELECT day, {_WAY}, {_COUNTS} FROM usage_not_summed
+    ) GROUP BY day, {_WAY};
+CREATE VIEW usage_totals AS
+    SELECT {_WAY}, {_SUMS} FROM (
+        SELECT {_WAY}, {_COUNTS} FROM usage_sums
+        UNION ALL SELECT {_WAY}, {_COUNTS} FROM usage_not_summed
+    ) GROUP BY {_WAY};
+"""
+
+
+@MIGRATIONS()
+def create_tables(db: Database) -> None:
+    """Days are numbers as they are written, 20261121, and UTC; times are Unix seconds."""
+    connection: sqlite3.Connection = db.conn
+    for statement in _TABLES.split(";"):
+        if statement.strip():
+            connection.execute(statement)

@@ -1,0 +1,244 @@
+"""The ledger and its sums: each call once, whatever is repeated, undone, or written at once."""
+
+import asyncio
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from gateway_plugins.usage.ledger import Ledger, Row
+from gateway_plugins.usage.reading import Place, page
+from gateway_plugins.usage.schema import COUNTS, MIGRATIONS, WAY
+from gateway_plugins.usage.summing import DAY, day_of, sum_some
+from gateway_plugins.usage.upkeep import Keep, Upkeep, call_id_at
+from gateway_plugins.usage.verify import Checked, differences
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import Config, Storage, Trace
+from gateway.storage import Entry
+from gateway.storage.file import Connection, open_for_writing, prepare_file
+from gateway.storage.writer import Tally, change, commit
+
+NOON = 1_795_262_400.0
+"""Of 21 November 2026, UTC."""
+
+
+def row(number: int, when: float = NOON) -> Row:
+    """A call told by its number, some days and keys apart."""
+    return Row(
+        id=call_id_at(when - number % 3 * DAY) + number.to_bytes(10, "big"),
+        time=when - number % 3 * DAY,
+        key=f"key-{number % 2}",
+        model="sim",
+        worker=f"w{number % 2}",
+        source="realtime",
+        outcome=number % 3,
+        prompt_tokens=number,
+        completion_tokens=2 * number,
+        cached_tokens=3,
+        reasoning_tokens=5,
+        counted=number % 2,
+    )
+
+
+class Refusing:
+    """A sink that undoes the transaction that it is in."""
+
+    def prepare(self, db: sqlite3.Connection, item: object) -> object:
+        return item
+
+    def write(self, db: sqlite3.Connection, rows: Sequence[object]) -> None:
+        raise ValueError("this sink takes nothing")
+
+    def written(self, rows: Sequence[object]) -> None: ...
+    def lost(self, item: object, error: BaseException) -> None: ...
+
+
+@contextmanager
+def files() -> Iterator[list[Connection]]:
+    """Two connections to one file, as two processes have them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "gateway.db")
+        prepare_file(path)
+        with closing(open_for_writing(path, "process", [MIGRATIONS])) as one:
+            with closing(open_for_writing(path, "process", [MIGRATIONS])) as other:
+                yield [one, other]
+
+
+def entries(rows: Iterable[Row], *, undone: bool = False) -> list[Entry]:
+    ledger = Ledger()
+    found = [Entry(ledger, one, 1) for one in rows]
+    return [*found, Entry(Refusing(), None, 1)] if undone else found
+
+
+Sums = dict[tuple[str | int, ...], tuple[int, ...]]
+"""The counts of each day and way, or of each way."""
+
+
+def sums(db: sqlite3.Connection, table: str) -> Sums:
+    found = db.execute(f"SELECT * FROM {table}").fetchall()
+    return {one[: -len(COUNTS)]: one[-len(COUNTS) :] for one in found}
+
+
+def modelled(rows: Iterable[Row]) -> Sums:
+    """The sums by days, each number added up by itself."""
+    found: dict[tuple[str | int, ...], Counter[str]] = {}
+    for one in rows:
+        day = int(time.strftime("%Y%m%d", time.gmtime(one.time)))
+        counts = found.setdefault((day, one.key, one.model, one.worker, one.source), Counter())
+        counts["requests"] += 1
+        counts[("successes", "errors", "aborts")[one.outcome]] += 1
+        for name in COUNTS[4:]:
+            counts[name] += getattr(one, name)
+    return {way: tuple(counts[name] for name in COUNTS) for way, counts in found.items()}
+
+
+groups = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 30), max_size=12),
+        st.integers(0, 1),
+        st.sampled_from(("committed", "undone", "summed up")),
+    ),
+    max_size=8,
+)
+"""The numbers of calls, which of two connections writes them, and what becomes of the group."""
+
+
+def test_each_call_is_counted_once_however_often_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway_plugins.usage.summing.AT_ONCE", 7)
+    with files() as connections:
+        db = connections[0]
+
+        @given(groups)
+        def check(written: list[tuple[list[int], int, str]]) -> None:
+            clear(db)
+            known: dict[int, Row] = {}
+            for numbers, which, fate in written:
+                known.update({number: row(number) for number in numbers})
+                group = entries(map(row, numbers), undone=fate == "undone")
+                commit(connections[which], group, Tally())
+                if fate == "summed up":
+                    change(connections[1 - which], sum_some)
+            days = modelled(known.values())
+            assert db.execute("SELECT count(*) FROM usage_calls").fetchone() == (len(known),)
+            assert sums(db, "usage_days") == days
+            assert sums(db, "usage_totals") == without_days(days)
+            assert list(differences(db, nothing, "internal", Checked())) == []
+            assert read(db, None) == without_days(days)
+            assert read(db, 20261120) == without_days(only(days, 20261120))
+
+        check()
+
+
+def only(days: Sums, day: int) -> Sums:
+    return {way: counts for way, counts in days.items() if way[0] == day}
+
+
+def read(db: sqlite3.Connection, day: int | None) -> Sums:
+    """The totals, or one day, page by page."""
+    found: Sums = {}
+    after = Place(day)
+    while rows := page(db, after, 3):
+        for one in rows:
+            found[tuple(one[name] for name in WAY)] = tuple(int(one[name]) for name in COUNTS)
+        after = msgspec.convert({"bucket": day, **rows[-1]}, Place)
+    return found
+
+
+def clear(db: sqlite3.Connection) -> None:
+    for table in ("usage_calls", "usage_sums"):
+        db.execute(f"DELETE FROM {table}")
+    db.execute("UPDATE usage_marks SET value = 0")
+
+
+def without_days(days: Sums) -> Sums:
+    totals: Sums = {}
+    for way, counts in days.items():
+        before = totals.get(way[1:], (0,) * len(counts))
+        totals[way[1:]] = tuple(map(sum, zip(before, counts, strict=True)))
+    return totals
+
+
+def nothing(db: sqlite3.Connection, since: float, until: float) -> Iterator[Trace]:
+    return iter(())
+
+
+async def test_two_gateways_on_one_file_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+    config = Config(db_path=str(tmp_path / "gateway.db"))
+    storages = [Storage(config, [MIGRATIONS]) for _ in range(2)]
+    for storage in storages:
+        await storage.open()
+    try:
+        await asyncio.gather(
+            *(
+                storage.commit(entries([row(number), row(number + 100 * which)]))
+                for number in range(1, 60)
+                for which, storage in enumerate(storages, 1)
+            )
+        )
+        [(calls,)] = await storages[0].read(
+            lambda db: db.execute("SELECT sum(requests) FROM usage_totals").fetchall()
+        )
+    finally:
+        for storage in storages:
+            await storage.close()
+    assert calls == 59 * 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "day"),
+    [(0, 19700101), (NOON + DAY / 2 - 0.001, 20261121), (NOON + DAY / 2, 20261122)],
+)
+def test_days_are_of_utc_and_begin_at_midnight(seconds: float, day: int) -> None:
+    assert day_of(seconds) == day
+
+
+def test_the_ledger_read_by_sqlite_has_the_same_days() -> None:
+    with files() as [db, _]:
+
+        @given(st.floats(0, 4e9), st.floats(-1e-6, 1e-6))
+        def check(seconds: float, beside: float) -> None:
+            clear(db)
+            times = (seconds, max(seconds // DAY * DAY + beside, 0))
+            commit(
+                db,
+                entries(row(0, when)._replace(id=repr(when).encode()) for when in times),
+                Tally(),
+            )
+            assert list(differences(db, nothing, "internal", Checked())) == []
+
+        check()
+
+
+async def test_old_calls_and_days_are_deleted_and_totals_stay(tmp_path: Path) -> None:
+    storage = Storage(Config(db_path=str(tmp_path / "gateway.db")), [MIGRATIONS])
+    await storage.open()
+    try:
+        ages = (20, 5, 2, 1, 0)
+        rows = [row(3 * n, NOON - age * DAY) for n, age in enumerate(ages)]
+        await storage.commit(entries(rows))
+        await Upkeep(storage, Keep(10, 1)).turn(NOON)
+
+        def read(db: sqlite3.Connection) -> tuple[object, ...]:
+            calls = db.execute("SELECT count(*) FROM usage_calls").fetchone()
+            days = db.execute("SELECT count(*) FROM usage_days").fetchone()
+            totals = db.execute("SELECT sum(requests) FROM usage_totals").fetchone()
+            return *calls, *days, *totals, list(differences(db, nothing, "", Checked()))
+
+        assert await storage.read(read) == (2, 4, 5, [])
+        await Upkeep(storage, Keep(None, None)).turn(NOON + 1e9)
+        assert await storage.read(read) == (2, 4, 5, [])
+        await Upkeep(storage, Keep(1, 1)).turn(NOON + 100 * DAY)
+        await storage.commit(entries([row(99, NOON + 100 * DAY)]))
+        await Upkeep(storage, Keep(1, 1)).turn(NOON + 100 * DAY)
+        assert await storage.read(read) == (1, 1, 6, [])
+    finally:
+        await storage.close()
