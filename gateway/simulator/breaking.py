@@ -213,6 +213,8 @@ class _BreakingSend:
     def _unbuffered(self) -> asyncio.Transport:
         """The connection, set so that `send` waits until all that was written has left."""
         transport = _transport(self._scope)
+        if transport.is_closing():
+            raise CallerGone
         transport.set_write_buffer_limits(high=0)
         return transport
 

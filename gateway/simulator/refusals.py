@@ -103,6 +103,8 @@ def parse(body: bytes, kind: type[T]) -> T:
         raise _not_json(error.pos, error.msg) from None
     except UnicodeDecodeError as error:
         raise _not_json(error.start, "Expecting value") from None
+    except (ValueError, RecursionError):  # a number of many thousand digits; too deep
+        raise Refused(400, "There was an error parsing the body", "Bad Request") from None
     try:
         return msgspec.convert(raw, kind, strict=False)
     except msgspec.ValidationError as error:
