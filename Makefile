@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 MINUTES ?= 10
+CALLS ?= 10000
 
-.PHONY: demo test storm lint clean
+.PHONY: demo test storm accounting lint clean
 
 demo: $(STAMP)
 	$(VENV)/bin/gateway demo
@@ -14,6 +15,9 @@ test: $(STAMP)
 
 storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
 	PYTHONPATH=tests $(VENV)/bin/python -m storm --minutes $(MINUTES)
+
+accounting: $(STAMP)  # `make accounting CALLS=10000`: the ledger against what engines have served
+	PYTHONPATH=tests $(VENV)/bin/python -m accounting --calls $(CALLS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,35 @@
+"""Runs the storm and prints what the books say: `make accounting CALLS=10000`."""
+
+import argparse
+import sys
+
+import msgspec
+import uvloop
+
+from accounting.conduct import Plan, Report, run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="accounting", description=__doc__)
+    parser.add_argument("--calls", type=int, default=10_000, help="how many (10000)")
+    parser.add_argument("--seed", type=int, default=1, help="other calls for another seed (1)")
+    options = parser.parse_args()
+    report = uvloop.run(run(Plan(calls=options.calls, seed=options.seed)))
+    sys.stdout.write(text_of(report))
+    sys.exit(bool(report.problems))
+
+
+def text_of(report: Report) -> str:
+    shown = msgspec.structs.replace(report, problems=report.problems[:50])
+    whole = msgspec.json.format(msgspec.json.encode(shown), indent=2).decode()
+    return (
+        f"{whole}\n"
+        f"{sum(report.verdicts.values())} calls in {report.seconds} s, {report.rows} rows:"
+        f" {report.exact} exact to the token, {report.partial} within what was said and read\n"
+        f"{report.in_flight_at_kill} in flight at the kill, {len(report.missing)} of them in no"
+        f" book\n{len(report.problems)} problems\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The ledger against what was written down: what must hold, call by call."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from accounting.calls import KEYS, LAME, Asked, Verdict
+from accounting.tap import Served, Tokens, events_of, tokens_of
+
+OUTCOMES = ("success", "error", "abort")
+
+MAY_END: Mapping[Verdict, Sequence[str]] = {
+    "whole": ("success",),
+    "error": ("error",),
+    "broken": ("error",),
+    "left": OUTCOMES,
+    "killed": OUTCOMES,
+}
+"""What the ledger may say of a call: what becomes of it when its caller has gone nobody sees."""
+
+
+class Row(NamedTuple):
+    """A row of the ledger, its id in hexadecimal."""
+
+    trace_id: str
+    key: str
+    model: str
+    worker: str
+    source: str
+    outcome: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    counted: int
+
+
+class Books(NamedTuple):
+    """`traced` are the ids of the calls' traces by the calls' own ids, each as often as it is."""
+
+    rows: Mapping[str, Row]
+    traced: Mapping[str, Sequence[str]]
+    served: Mapping[str, Sequence[Served]]
+
+
+class Findings(msgspec.Struct):
+    """`missing` are calls that were in flight at the kill, and are in no book."""
+
+    problems: list[str] = []
+    missing: list[str] = []
+    exact: int = 0
+    partial: int = 0
+    tokens: int = 0
+
+
+def rows_of(db: sqlite3.Connection) -> dict[str, Row]:
+    query = """
+        SELECT lower(hex(id)), key, model, worker, source, outcome, prompt_tokens,
+            completion_tokens, cached_tokens, counted FROM usage_calls
+    """
+    found = {}
+    for trace_id, key, model, worker, source, outcome, *tokens in db.execute(query):
+        ended = OUTCOMES[outcome]
+        found[trace_id] = Row(trace_id, key, model, worker, source, ended, *tokens)
+    return found
+
+
+def by_call(served: Iterable[Served]) -> dict[str, list[Served]]:
+    found: dict[str, list[Served]] = {}
+    for one in served:
+        found.setdefault(one.call_id, []).append(one)
+    return found
+
+
+def compare(asked: Sequence[Asked], books: Books) -> Findings:
+    """Every call with its row, and every row with its call."""
+    findings = Findings()
+    for one in asked:
+        _compare(one, books, findings)
+    findings.problems += _of_untraced(asked, books)
+    return findings
+
+
+def _compare(asked: Asked, books: Books, findings: Findings) -> None:
+    ask = asked.ask
+    traced = books.traced.get(ask.call_id, ())
+    rows = [books.rows[one] for one in traced if one in books.rows]
+    if len(traced) > 1 or len(rows) != len(traced):
+        findings.problems.append(f"{ask.call_id}: {len(traced)} traces, {len(rows)} rows")
+    if ask.kind != "answered":
+        if traced:
+            findings.problems.append(f"{ask.call_id}: {ask.kind}, and there is a trace")
+    elif rows:
+        said = list(_wrong(asked, rows[0], books.served.get(ask.call_id, ()), findings))
+        findings.problems += [f"{ask.call_id} {asked.verdict}: {one}; {rows[0]}" for one in said]
+        findings.tokens += rows[0].prompt_tokens + rows[0].completion_tokens
+    elif asked.doomed and not asked.said.whole:
+        findings.missing.append(ask.call_id)
+    elif asked.verdict != "left" or ask.call_id in books.served:
+        findings.problems.append(f"{ask.call_id} {asked.verdict}: no row; {asked.said.status}")
+
+
+def _wrong(asked: Asked, row: Row, served: Sequence[Served], findings: Findings) -> Iterator[str]:
+    if row.key != asked.ask.key:
+        yield "another's key"
+    if row.source != SOURCES.get(row.key):
+        yield "another source"
+    if row.outcome not in MAY_END[asked.verdict]:
+        yield "another outcome"
+    last = served[-1] if served else None
+    if last is not None and asked.verdict == "whole" and row.worker != last.worker:
+        yield f"not {last.worker}'s"
+    sent = Tokens(None, 0) if last is None else tokens_of(last, asked.ask.choices)
+    if asked.verdict == "whole":
+        findings.exact += 1
+        yield from _unlike(row, sent)
+    else:
+        findings.partial += 1
+        yield from _out_of_bounds(asked, row, sent)
+
+
+def _unlike(row: Row, sent: Tokens) -> Iterator[str]:
+    """What was heard to the end is known."""
+    if (row.prompt_tokens, row.completion_tokens) != (sent.prompt, sent.completion):
+        yield f"the engine says {sent}"
+    if row.cached_tokens != sent.cached or row.counted == sent.told:
+        yield f"the engine says {sent}"
+
+
+def _out_of_bounds(asked: Asked, row: Row, sent: Tokens) -> Iterator[str]:
+    """The gateway has heard no more than the worker said, and no less than the caller was told."""
+    if row.completion_tokens > sent.completion:
+        yield f"the engine had not said so much: {sent}"
+    if row.completion_tokens < pieces_of(asked):
+        yield f"its caller had {pieces_of(asked)} pieces"
+    if row.completion_tokens and row.prompt_tokens != sent.prompt:
+        yield f"the engine had another prompt: {sent}"
+
+
+def pieces_of(asked: Asked) -> int:
+    """How many events with text its caller has read, each of one token or more."""
+    if not asked.said.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        return 0
+    choices = [
+        choice for event in events_of(asked.said.body) for choice in event.get("choices", ())
+    ]
+    return sum(bool(one.get("text") or one.get("delta", {}).get("content")) for one in choices)
+
+
+def _of_untraced(asked: Sequence[Asked], books: Books) -> Iterator[str]:
+    """Rows without a trace: refusals, and calls whose callers left before there was anything."""
+    traced = {trace_id for ids in books.traced.values() for trace_id in ids}
+    rows = [row for trace_id, row in books.rows.items() if trace_id not in traced]
+    refused = Counter(row.key for row in rows if row.outcome == "error")
+    left = Counter(row.key for row in rows if row.outcome == "abort")
+    said = [one for one in asked if one.ask.kind == "untraced"]
+    sure = Counter(one.ask.key for one in said if one.verdict == "error")
+    perhaps = Counter(one.ask.key for one in said)
+    gone = Counter(
+        one.ask.key
+        for one in asked
+        if one.verdict == "left" and one.ask.call_id not in books.traced
+    )
+    for key in (*KEYS, LAME):
+        if not sure[key] <= refused[key] <= perhaps[key]:
+            yield f"{key}: {sure[key]} refused without a trace, {refused[key]} such rows"
+        if left[key] > gone[key]:
+            yield f"{key}: {gone[key]} left without a trace, {left[key]} such rows"
+    yield from (f"a row of nobody's: {row}" for row in rows if row.key not in (*KEYS, LAME))
+    served = (row for row in rows if row.outcome == "success" or row.completion_tokens)
+    yield from (f"served without a trace: {row}" for row in served)
+
+
+SOURCES = {"ada": "realtime", "ben": "batch", "cy": "eval", "dee": "realtime", LAME: "realtime"}
+"""Each has the scope that its calls are counted as; the first of all where it has several."""
+
+COUNTS = ("requests", "successes", "errors", "aborts", "prompt_tokens", "completion_tokens")
+
+
+def check_sums(db: sqlite3.Connection, rows: Iterable[Row]) -> list[str]:
+    """Days and totals by key are what the rows add up to."""
+    expected: dict[str, Counter[str]] = {}
+    for row in rows:
+        plural = {"success": "successes", "error": "errors", "abort": "aborts"}[row.outcome]
+        sums = expected.setdefault(row.key, Counter())
+        sums.update({"requests": 1, plural: 1})
+        sums.update(prompt_tokens=row.prompt_tokens, completion_tokens=row.completion_tokens)
+    problems = []
+    for table in ("usage_days", "usage_totals"):
+        columns = ", ".join(f"sum({name})" for name in COUNTS)
+        found = {
+            key: dict(zip(COUNTS, sums, strict=True))
+            for key, *sums in db.execute(f"SELECT key, {columns} FROM {table} GROUP BY key")
+        }
+        wanted = {key: {name: sums[name] for name in COUNTS} for key, sums in expected.items()}
+        if found != wanted:
+            problems.append(f"{table}: {found}; the rows add up to {wanted}")
+    return problems

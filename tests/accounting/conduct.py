@@ -1,0 +1,262 @@
+"""A run from its first call to the comparison of all books."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from random import Random
+
+import msgspec
+import slow_disk
+from capturing import CAPTURE
+from gateway_plugins.trace_capture import TraceCapture
+from serving_process import COMMAND, LISTENS, Process, started
+
+from accounting.books import SOURCES, Books, by_call, check_sums, compare, rows_of
+from accounting.calls import LAME
+from accounting.load import Load
+from accounting.tap import Tap
+from gateway.simulator import Simulator, SimulatorConfig
+
+FOREVER = 1e11
+"""Unix seconds after which nothing was recorded."""
+
+NEVER = re.compile(rb"(?!)")
+BROKEN = re.compile(rb"Traceback|ERROR| broke in |never retrieved")
+
+SLOW_DISK = slow_disk.__file__
+"""For the gateway that is killed: an answer before its commit would be seen then."""
+
+CALM, DEAD = 0.4, 0.1
+"""Seconds, on average, that a worker is well, and that it is dead then."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How many calls, by how many callers; `itl` is in seconds."""
+
+    calls: int = 10_000
+    callers: int = 32
+    workers: int = 3
+    itl: float = 0.001
+    seed: int = 1
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """How a run went. `problems` is empty where all held that must hold.
+
+    `exact` calls were compared to the token, `partial` ones by what was said and what was read.
+    `in_flight_at_kill` calls ran on the gateway that was killed, or their callers had just left it;
+    `missing` ones of them are in no book.
+    """
+
+    plan: Plan
+    seconds: float
+    verdicts: dict[str, int]
+    statuses: dict[int, int]
+    outcomes: dict[str, int]
+    rows: int
+    exact: int
+    partial: int
+    tokens: int
+    in_flight_at_kill: int
+    missing: list[str]
+    problems: list[str]
+
+
+class Gateways:
+    """Processes that share a database."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+        self.live: list[Process] = []
+        self.readings: dict[Process, asyncio.Task[None]] = {}
+        self._stack = stack
+
+    async def start(self, file: Path) -> Process:
+        running = started("serve", "--config", str(file), environment={})
+        process = await self._stack.enter_async_context(running)
+        host, port = (await process.says(LISTENS)).groups()
+        process.address = (host.decode(), int(port))
+        self.readings[process] = asyncio.create_task(_read_log(process))
+        self.live.append(process)
+        return process
+
+    def kill(self, process: Process) -> None:
+        """It has no orderly end."""
+        self.live.remove(process)
+        process.kill(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """All that live, in the orderly way: whatever was begun is in the books then."""
+        for process in self.live:
+            process.kill(signal.SIGTERM)
+        await asyncio.gather(*self.readings.values())
+
+
+async def _read_log(process: Process) -> None:
+    """So that it never waits for somebody to read."""
+    with contextlib.suppress(EOFError):
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await process.says(NEVER)
+
+
+def write_keys(folder: Path) -> None:
+    scopes = {key: [source] for key, source in SOURCES.items()}
+    scopes[LAME] = ["monitor"]
+    keys = [{"id": one, "token": f"key-{one}", "scopes": some} for one, some in scopes.items()]
+    file = folder / "keys.json"
+    file.write_bytes(msgspec.json.encode({"keys": keys}))
+    file.chmod(0o600)
+
+
+def configured(folder: Path, name: str, taps: Sequence[Tap], *plugins: str) -> Path:
+    """A configuration with more plugins, JSON being YAML too."""
+    config = {
+        "port": 0,
+        "db_path": str(folder / "calls.db"),
+        "workers": [{"url": tap.url, "worker_id": tap.name} for tap in taps],
+        "plugins": [
+            {"gateway_plugins.auth:Auth": {"keys_file": str(folder / "keys.json")}},
+            "sessions",
+            {CAPTURE: {"logprobs": False}},
+            "gateway_plugins.usage:KeyUsage",
+            *plugins,
+        ],
+        "probes": {"interval": None, "models": None},
+    }
+    file = folder / name
+    file.write_bytes(msgspec.json.encode(config))
+    return file
+
+
+@contextlib.asynccontextmanager
+async def tapped(plan: Plan) -> AsyncIterator[list[Tap]]:
+    """Workers, each behind its tap."""
+    async with contextlib.AsyncExitStack() as stack:
+        taps = []
+        for number in range(plan.workers):
+            config = SimulatorConfig(itl=plan.itl, ttft=plan.itl)
+            simulator = await stack.enter_async_context(Simulator(config))
+            taps.append(tap := Tap(f"w{number}", simulator.port))
+            await tap.start()
+            stack.callback(tap.kill)
+        yield taps
+
+
+async def _kill_workers(taps: Sequence[Tap], seed: int) -> None:
+    """One at a time, again and again; the others are there to be asked."""
+    chance = Random(f"deaths {seed}")
+    while True:
+        await asyncio.sleep(CALM * chance.uniform(0.5, 1.5))
+        tap = chance.choice(taps)
+        tap.kill()
+        await asyncio.sleep(DEAD * chance.uniform(0.5, 1.5))
+        await tap.start()
+
+
+class Death:
+    """A gateway's: as somebody has just read its answer, and `after` calls are over."""
+
+    def __init__(self, process: Process, gateways: Gateways, load: Load, after: int) -> None:
+        self._process = process
+        self._gateways = gateways
+        self._load = load
+        self._after = after
+        self._came = asyncio.Event()
+        load.answered = self._answered
+
+    def _answered(self, process: Process) -> None:
+        due = process is self._process and len(self._load.asked) >= self._after
+        if due and not self._came.is_set():
+            self._load.doom(process)
+            self._gateways.kill(process)
+            self._came.set()
+
+    async def replace(self, file: Path) -> None:
+        """Start another in its place."""
+        await self._came.wait()
+        await self._gateways.start(file)
+
+
+async def run(plan: Plan) -> Report:
+    loop = asyncio.get_running_loop()
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        taps = await stack.enter_async_context(tapped(plan))
+        write_keys(folder)
+        file = configured(folder, "gateway.yaml", taps)
+        gateways = Gateways(stack)
+        slow = configured(folder, "slow.yaml", taps, SLOW_DISK)
+        first, _ = await asyncio.gather(gateways.start(slow), gateways.start(file))
+        load = Load(gateways, plan.seed)
+        began = loop.time()
+        death = Death(first, gateways, load, plan.calls // 2)
+        await asyncio.gather(_storm(plan, taps, load), death.replace(file))
+        seconds = loop.time() - began
+        verified = await verify(file)
+        await gateways.stop()
+        served = by_call(page for tap in taps for page in tap.served)
+        with contextlib.closing(sqlite3.connect(folder / "calls.db")) as db:
+            books = Books(rows_of(db), traces_of(db), served)
+            report = report_of(plan, load, books, check_sums(db, books.rows.values()))
+        report.seconds = round(seconds, 2)
+        report.problems += [*verified, *_of_logs(gateways.readings)]
+    return report
+
+
+async def _storm(plan: Plan, taps: Sequence[Tap], load: Load) -> None:
+    killing = asyncio.create_task(_kill_workers(taps, plan.seed))
+    try:
+        await load.run(plan.calls, plan.callers)
+    finally:
+        killing.cancel()
+        await asyncio.wait((killing,))
+
+
+def traces_of(db: sqlite3.Connection) -> dict[str, list[str]]:
+    """The ids of all traces, by the calls' ids as their callers chose them."""
+    found: dict[str, list[str]] = {}
+    for trace in TraceCapture(TraceCapture.Config()).read_traces(db, 0, FOREVER):
+        found.setdefault(trace.call_id, []).append(trace.trace_id)
+    return found
+
+
+async def verify(file: Path) -> list[str]:
+    """What `gateway usage verify` has to say; nothing is best."""
+    arguments = (*COMMAND, "usage", "verify", "--config", str(file))
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=pipe, stderr=pipe)
+    said, complaints = await process.communicate()
+    lines = [*said.decode().splitlines(), *complaints.decode().splitlines()]
+    if process.returncode:
+        lines.append(f"it exits with {process.returncode}")
+    return [f"verify: {line}" for line in lines]
+
+
+def report_of(plan: Plan, load: Load, books: Books, wrong_sums: list[str]) -> Report:
+    rows = books.rows
+    findings = compare(load.asked, books)
+    return Report(
+        plan=plan,
+        seconds=0.0,
+        verdicts=dict(Counter(one.verdict for one in load.asked)),
+        statuses=dict(sorted(Counter(one.said.status for one in load.asked).items())),
+        outcomes=dict(Counter(row.outcome for row in rows.values())),
+        rows=len(rows),
+        exact=findings.exact,
+        partial=findings.partial,
+        tokens=findings.tokens,
+        in_flight_at_kill=sum(one.doomed for one in load.asked),
+        missing=findings.missing,
+        problems=[*findings.problems, *wrong_sums],
+    )
+
+
+def _of_logs(processes: Iterable[Process]) -> list[str]:
+    lines = (line for process in processes for line in process.log.splitlines())
+    return [line.decode() for line in lines if BROKEN.search(line)]
