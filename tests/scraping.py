@@ -1,5 +1,7 @@
 """Reads /metrics as Prometheus does."""
 
+from pathlib import Path
+
 from capturing import chat
 from probes import Keys
 from prometheus_client import Metric
@@ -10,7 +12,14 @@ from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, Live, ScriptedWorker, answer_of, entry
 
 CHAT = "/v1/chat/completions"
-ALL = ("sessions", "circuit_breaker", "weight_sync", "trl", "backpressure", "trace_capture")
+ALL = (
+    *("limits", "sessions", "circuit_breaker", "weight_sync", "trl", "backpressure"),
+    *("trace_capture", "usage"),
+)
+
+
+NOBODY = Path(__file__).with_name("no_keys.json")
+"""A file of keys without any."""
 
 
 class Scrape:
@@ -54,7 +63,8 @@ class BrokenWatcher:
 async def everything(gateway_for: GatewayFor, simulator: Simulator) -> Scrape:
     """A scrape with all plugins that tell something, and something of each to tell."""
     refusing = answer_of(b"{}", status="503 Service Unavailable")
-    plugins = (entry(Keys, key="a"), *ALL, entry("metrics", principals=True, tokens=True))
+    telling = entry("metrics", principals=True, tokens=True)
+    plugins = (entry(Keys, key="a"), entry("auth", keys_file=str(NOBODY)), *ALL, telling)
     async with ScriptedWorker(refusing) as worker:
         live = await gateway_for(*plugins, BrokenWatcher, workers=(worker.url, simulator.url))
         live.gateway.workers.all[1].weight_version = 7

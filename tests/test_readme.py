@@ -149,3 +149,21 @@ def test_capture_plugin_writes_the_tokens(demo: str, tmp_path: Path) -> None:
     [line] = (tmp_path / "traces.jsonl").read_text().splitlines()
     trace = json.loads(line)
     assert len(trace["ids"]) == len(trace["logprobs"]) == answer["usage"]["completion_tokens"]
+
+
+def test_a_key_is_made_used_billed_and_revoked(demo: str, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    workers = block("yaml", "auth:").replace("http://127.0.0.1:8000/v1", demo + "/v1")
+    file.write_text(workers)
+    key = shell(block("sh", "keys create"), tmp_path).strip()
+    port = free_port()
+    with running("serve", "--config", str(file), "--port", str(port), port=port, cwd=tmp_path):
+        url = f"http://127.0.0.1:{port}"
+        call = block("sh", "my-agent/v1/chat").replace("http://127.0.0.1:9090", url)
+        assert json.loads(shell(call, tmp_path))["error"]["code"] == "invalid_api_key"
+        shell(call.replace("curl", f"curl -H 'authorization: Bearer {key}'"), tmp_path)
+        looks = block("sh", "/monitor/key_usage").replace("http://127.0.0.1:9090", url)
+        told = shell(f"KEY={key}\n{looks}", tmp_path)
+    assert told.count('"requests":1') >= 2
+    assert "me" in shell(block("sh", "usage verify"), tmp_path)
+    assert json.loads((tmp_path / "keys.json").read_text())["keys"][0]["revoked"]
