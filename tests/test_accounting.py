@@ -27,7 +27,7 @@ def assert_all_kinds_of_calls(report: Report) -> None:
     assert report.statuses.keys() >= {200, 400, 401, 403}
     assert report.outcomes.keys() == {"success", "error", "abort"}
     assert report.exact > SMALL.calls / 3
-    assert len(report.missing) <= report.in_flight_at_kill < SMALL.calls / 4
+    assert report.recovered <= report.cut_off <= report.in_flight_at_kill < SMALL.calls / 4
 
 
 # the comparison sees what is wrong
@@ -65,7 +65,7 @@ def found(
 
 def test_a_right_row_is_no_problem() -> None:
     findings = found([ROW], asked(said(4)))
-    assert (findings.problems, findings.missing, findings.exact) == ([], [], 1)
+    assert (findings.problems, findings.cut_off, findings.exact) == ([], [], 1)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,37 @@ def test_a_call_that_is_missing_or_there_twice_is_a_problem() -> None:
     assert found([ROW, refused], asked(said(4))).problems
 
 
-def test_a_call_in_flight_at_the_kill_may_be_missing() -> None:
-    findings = found([], asked(said(1, whole=False), "killed", doomed=True), traces=())
-    assert (findings.problems, findings.missing) == ([], ["c"])
+CUT_OFF = asked(said(1, whole=False), "killed", doomed=True)
+RECOVERED = Row("t", "ada", "sim", "w0", "realtime", "error", 0, 2, 0, 1)
+
+
+def test_a_call_in_flight_at_the_kill_may_have_no_trace_but_has_a_row() -> None:
+    findings = found([RECOVERED], CUT_OFF, traces=())
+    assert (findings.problems, findings.recovered, findings.noted) == ([], 1, 2)
+    early = RECOVERED._replace(worker="", completion_tokens=0)
+    assert found([early], CUT_OFF, traces=()).problems == []
+    assert found([], CUT_OFF, traces=()).problems
     assert found([], asked(said(4), doomed=True), traces=()).problems
+
+
+def test_a_call_in_flight_at_the_kill_has_no_row_where_no_worker_was_asked() -> None:
+    findings = compare([CUT_OFF], Books({}, {}, {}))
+    assert (findings.problems, findings.cut_off) == ([], [CUT_OFF])
+    assert compare([CUT_OFF], Books({"t": RECOVERED}, {}, {})).problems, "no worker said so much"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(RECOVERED._replace(key="ben"), RECOVERED._replace(prompt_tokens=1)),
+        *(RECOVERED._replace(source="eval"), RECOVERED._replace(worker="w1")),
+        *(RECOVERED._replace(completion_tokens=5), RECOVERED._replace(outcome="success")),
+    ],
+)
+def test_a_wrong_row_of_such_a_call_is_a_problem(wrong: Row) -> None:
+    assert found([wrong], CUT_OFF, traces=()).problems
+    twice = [RECOVERED, wrong._replace(trace_id="u")]
+    assert found(twice, CUT_OFF, traces=()).problems
 
 
 @pytest.mark.parametrize(("counted", "right"), [(0, False), (1, True), (2, True), (3, False)])

@@ -26,8 +26,9 @@ def text_of(report: Report) -> str:
         f"{whole}\n"
         f"{sum(report.verdicts.values())} calls in {report.seconds} s, {report.rows} rows:"
         f" {report.exact} exact to the token, {report.partial} within what was said and read\n"
-        f"{report.in_flight_at_kill} in flight at the kill, {len(report.missing)} of them in no"
-        f" book\n{len(report.problems)} problems\n"
+        f"{report.in_flight_at_kill} in flight at the kill, {report.cut_off} without a trace:"
+        f" {report.recovered} of them recovered with {report.noted} tokens, no worker asked for the"
+        f" others\n{len(report.problems)} problems\n"
     )
 
 

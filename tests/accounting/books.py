@@ -1,7 +1,7 @@
 """The ledger against what was written down: what must hold, call by call."""
 
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -36,6 +36,11 @@ class Row(NamedTuple):
     cached_tokens: int
     counted: int
 
+    @property
+    def recovered(self) -> bool:
+        """Whether a journal had it, where it has no trace: what is refused has nothing counted."""
+        return self.outcome == "error" and bool(self.counted)
+
 
 class Books(NamedTuple):
     """`traced` are the ids of the calls' traces by the calls' own ids, each as often as it is."""
@@ -46,10 +51,16 @@ class Books(NamedTuple):
 
 
 class Findings(msgspec.Struct):
-    """`missing` are calls that were in flight at the kill, and are in no book."""
+    """`cut_off` are calls that were in flight at the kill, and have no trace.
+
+    `recovered` of them have a row nevertheless, with `noted` tokens of the completions; no worker
+    had begun to serve any of the others.
+    """
 
     problems: list[str] = []
-    missing: list[str] = []
+    cut_off: list[Asked] = []
+    recovered: int = 0
+    noted: int = 0
     exact: int = 0
     partial: int = 0
     tokens: int = 0
@@ -80,6 +91,7 @@ def compare(asked: Sequence[Asked], books: Books) -> Findings:
     for one in asked:
         _compare(one, books, findings)
     findings.problems += _of_untraced(asked, books)
+    findings.problems += _of_recovered(books, findings)
     return findings
 
 
@@ -97,7 +109,7 @@ def _compare(asked: Asked, books: Books, findings: Findings) -> None:
         findings.problems += [f"{ask.call_id} {asked.verdict}: {one}; {rows[0]}" for one in said]
         findings.tokens += rows[0].prompt_tokens + rows[0].completion_tokens
     elif asked.doomed and not asked.said.whole:
-        findings.missing.append(ask.call_id)
+        findings.cut_off.append(asked)
     elif asked.verdict != "left" or ask.call_id in books.served:
         findings.problems.append(f"{ask.call_id} {asked.verdict}: no row; {asked.said.status}")
 
@@ -149,10 +161,14 @@ def pieces_of(asked: Asked) -> int:
     return sum(bool(one.get("text") or one.get("delta", {}).get("content")) for one in choices)
 
 
+def untraced(books: Books) -> list[Row]:
+    traced = {trace_id for ids in books.traced.values() for trace_id in ids}
+    return [row for trace_id, row in books.rows.items() if trace_id not in traced]
+
+
 def _of_untraced(asked: Sequence[Asked], books: Books) -> Iterator[str]:
     """Rows without a trace: refusals, and calls whose callers left before there was anything."""
-    traced = {trace_id for ids in books.traced.values() for trace_id in ids}
-    rows = [row for trace_id, row in books.rows.items() if trace_id not in traced]
+    rows = [row for row in untraced(books) if not row.recovered]
     refused = Counter(row.key for row in rows if row.outcome == "error")
     left = Counter(row.key for row in rows if row.outcome == "abort")
     said = [one for one in asked if one.ask.kind == "untraced"]
@@ -171,6 +187,52 @@ def _of_untraced(asked: Sequence[Asked], books: Books) -> Iterator[str]:
     yield from (f"a row of nobody's: {row}" for row in rows if row.key not in (*KEYS, LAME))
     served = (row for row in rows if row.outcome == "success" or row.completion_tokens)
     yield from (f"served without a trace: {row}" for row in served)
+
+
+class Remains(NamedTuple):
+    """Calls that were cut off and rows of such calls, of the same key and the same size."""
+
+    asked: list[Asked]
+    rows: list[Row]
+
+
+def _of_recovered(books: Books, findings: Findings) -> Iterator[str]:
+    """Each call that a worker had begun to serve has a row, with no more than the worker had said.
+
+    Their ids died with the gateway: it is by their keys and sizes that calls and rows are matched.
+    """
+    found: dict[tuple[str, int], Remains] = defaultdict(lambda: Remains([], []))
+    for asked in findings.cut_off:
+        found[asked.ask.key, len(asked.ask.body) // 4].asked.append(asked)
+    for row in untraced(books):
+        if row.recovered:
+            found[row.key, row.prompt_tokens].rows.append(row)
+            findings.recovered += 1
+            findings.noted += row.completion_tokens
+    for alike in found.values():
+        yield from _unlike_remains(alike, books)
+
+
+def _unlike_remains(alike: Remains, books: Books) -> Iterator[str]:
+    served = [books.served.get(one.ask.call_id, ()) for one in alike.asked]
+    if not sum(map(bool, served)) <= len(alike.rows) <= len(served):
+        ids = [one.ask.call_id for one in alike.asked]
+        yield f"in flight at the kill: {ids}, {sum(map(bool, served))} served; {alike.rows}"
+        return
+    said = sorted((max(map(events_in, pages), default=0) for pages in served), reverse=True)
+    noted = sorted((row.completion_tokens for row in alike.rows), reverse=True)
+    if any(heard > told for heard, told in zip(noted, said, strict=False)):
+        yield f"in flight at the kill: {said} events were said; {alike.rows}"
+    servers = {page.worker for pages in served for page in pages}
+    for row in alike.rows:
+        heard = row.completion_tokens > 0  # else it may be one that could not be reached
+        if (heard and row.worker not in servers) or row.source != SOURCES.get(row.key):
+            yield f"in flight at the kill: not by its worker or source: {row}"
+
+
+def events_in(said: Served) -> int:
+    """How many have ended; each is taken for a token while a stream runs."""
+    return said.body.count(b"\n\n")
 
 
 SOURCES = {"ada": "realtime", "ben": "batch", "cy": "eval", "dee": "realtime", LAME: "realtime"}

@@ -73,7 +73,8 @@ class Asked(msgspec.Struct):
 
     whole: it had its answer to the end. error: it was told another status. broken: its answer broke
     off, or ended with the gateway's error. left: it had gone before. killed: the gateway was.
-    `doomed`: it ran on the gateway that was killed, when that was, or had just been left.
+    `doomed`: it ran on the gateway that was killed, when that was, or had just been left
+    or broken off.
     """
 
     ask: Ask

@@ -50,8 +50,9 @@ class Report(msgspec.Struct, kw_only=True):
     """How a run went. `problems` is empty where all held that must hold.
 
     `exact` calls were compared to the token, `partial` ones by what was said and what was read.
-    `in_flight_at_kill` calls ran on the gateway that was killed, or their callers had just left it;
-    `missing` ones of them are in no book.
+    `in_flight_at_kill` calls ran on the gateway that was killed, or had just been left or cut off;
+    `cut_off` ones of them have no trace, and `recovered` ones of those a row, with `noted` tokens;
+    no worker was asked for the others.
     """
 
     plan: Plan
@@ -64,7 +65,9 @@ class Report(msgspec.Struct, kw_only=True):
     partial: int
     tokens: int
     in_flight_at_kill: int
-    missing: list[str]
+    cut_off: int
+    recovered: int
+    noted: int
     problems: list[str]
 
 
@@ -252,7 +255,9 @@ def report_of(plan: Plan, load: Load, books: Books, wrong_sums: list[str]) -> Re
         partial=findings.partial,
         tokens=findings.tokens,
         in_flight_at_kill=sum(one.doomed for one in load.asked),
-        missing=findings.missing,
+        cut_off=len(findings.cut_off),
+        recovered=findings.recovered,
+        noted=findings.noted,
         problems=[*findings.problems, *wrong_sums],
     )
 

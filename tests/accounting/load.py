@@ -17,7 +17,8 @@ PATIENCE = 60.0
 
 
 NOTICED = 2.0
-"""Seconds in which a gateway is sure to have in its books that a caller has left."""
+"""Seconds in which a gateway is sure to have in its books what its caller did not wait for: that
+this one has left, or that the answer was broken off."""
 
 
 class Serving(Protocol):
@@ -40,7 +41,7 @@ class Load:
         self._chance = Random(f"load {seed}")
         self._running: dict[str, Process] = {}
         self._doomed: set[str] = set()
-        self._left: list[tuple[float, Process, Asked]] = []
+        self._early: list[tuple[float, Process, Asked]] = []
 
     async def run(self, calls: int, callers: int) -> None:
         left = iter(range(calls))
@@ -52,7 +53,7 @@ class Load:
         """It is killed now."""
         self._doomed |= {call_id for call_id, by in self._running.items() if by is process}
         since = monotonic() - NOTICED
-        for when, by, asked in self._left:
+        for when, by, asked in self._early:
             asked.doomed |= by is process and when > since
 
     async def _call(self, left: Iterator[int]) -> None:
@@ -68,8 +69,8 @@ class Load:
             verdict = verdict_of(said, gone=gone, doomed=doomed)
             asked = Asked(ask, said, verdict, doomed)
             self.asked.append(asked)
-            if verdict == "left":
-                self._left.append((monotonic(), process, asked))
+            if verdict in ("left", "broken"):
+                self._early.append((monotonic(), process, asked))
             if verdict == "whole":
                 self.answered(process)
 

@@ -7,7 +7,8 @@ part is what the core does with the plugin's hooks for a call, less the same wit
 a plain answer, and for a short stream, whose usage is looked for; most of that is the core's, which
 reads the usage for all plugins that want it. The writer's part is a call in a transaction of 1, 10
 and 50 calls, less one in which nothing is written; and the sums that are made of it later, where
-`keys` keys have rows already and call at random.
+`keys` keys have rows already and call at random. The journal of calls in flight is by itself: a
+call's beginning and end there, and a round of notes.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
+from gateway_plugins.usage.flight import Flight
+from gateway_plugins.usage.journal import Journal
 from gateway_plugins.usage.ledger import ROW_SIZE, Ledger, Row, row_of
 from gateway_plugins.usage.schema import MIGRATIONS
 from gateway_plugins.usage.summing import sum_some
@@ -142,6 +145,27 @@ def cost_of_sums(db: Connection, rounds: int, keys: int) -> float:
     return least / (2 * LOOPS)
 
 
+def costs_of_the_journal(rounds: int) -> tuple[float, float]:
+    """Seconds for each call, and for noting something new of all LOOPS that are in flight."""
+    calls, least, noting = calls_of(gateway_with(), 10), float("inf"), float("inf")
+    with tempfile.TemporaryDirectory() as folder:
+        flight = Flight(Journal(Path(folder, "usage.db"), LOOPS))
+        for _ in range(rounds):
+            began = time.thread_time()
+            for call in calls:
+                flight.begin(call, "key-1")
+            noted = time.thread_time()
+            flight.note()
+            ended = time.thread_time()
+            for call in calls:
+                flight.over(bytes.fromhex(call.trace_id))
+                flight.ended(bytes.fromhex(call.trace_id))
+            noting = min(noting, ended - noted)
+            least = min(least, time.thread_time() - ended + noted - began)
+        flight.close()
+    return least / LOOPS, noting
+
+
 @contextmanager
 def file_of(keys: int) -> Iterator[Connection]:
     """One in which each key has sums."""
@@ -165,6 +189,9 @@ async def main() -> None:
     for name, chunks in (("plain", (ANSWER,)), ("stream", EVENTS)):
         cost = await cost_in_the_loop(given.rounds, given.keys, chunks)
         sys.stdout.write(f"loop, {name}: {cost * 1e6:.2f} us\n")
+    cost, noting = costs_of_the_journal(given.rounds)
+    sys.stdout.write(f"journal: {cost * 1e6:.2f} us\n")
+    sys.stdout.write(f"notes of {LOOPS} calls in flight: {noting * 1e3:.2f} ms, 10 a second\n")
     with file_of(given.keys) as db:
         for group in (1, 10, 50):
             cost = cost_in_the_writer(db, given.rounds, given.keys, group)

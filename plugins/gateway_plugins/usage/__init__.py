@@ -1,10 +1,10 @@
 """Counts what each key uses: calls and tokens, in the transaction that stores the call's trace.
 
 `ledger.py` makes a row of a call and `names.py` keeps names of models few; `schema.py` has the
-tables. `journal.py` is the file that outlives a gateway which dies, `flight.py` writes there what
-is in flight, and `recovery.py` counts what others left there. `summing.py` adds rows to the sums and `upkeep.py` has that done, and what is old deleted.
-`reading.py` gives sums back, for `routes.py` and `commands.py`; `verify.py` compares them with the
-traces, by `expected.py`.
+tables. `journal.py` is the file that outlives a gateway which dies: `flight.py` writes there what
+is in flight, `recovery.py` counts what others left there. `summing.py` adds rows to the sums and
+`upkeep.py` has that done, and what is old deleted. `reading.py` gives sums back, for `routes.py`
+and `commands.py`; `verify.py` compares them with the traces, by `expected.py`.
 """
 
 import asyncio
@@ -117,10 +117,13 @@ class KeyUsage:
             self.models.learn(await gateway.storage.read(lambda db: reading.models(db, MOST)))
         except (sqlite3.Error, StorageUnavailable) as error:
             log.error("the models counted before are not known: %s", error)
+        if is_in_memory(gateway.config):
+            await upkeep.run()
+            return
+        await recovery.turn()  # before any row is deleted that tells that a call was counted
         async with asyncio.TaskGroup() as group:
+            group.create_task(recovery.run())
             group.create_task(upkeep.run())
-            if not is_in_memory(gateway.config):
-                group.create_task(recovery.run())
 
     @hookimpl
     async def prepare(self, call: Call) -> None:
@@ -152,6 +155,12 @@ class KeyUsage:
         yield Sample("gateway_usage_calls_total", "counter", self._ledger.committed, help_)
         help_ = "Calls whose usage could not be stored."
         yield Sample("gateway_usage_calls_lost_total", "counter", self._ledger.gone, help_)
+        help_ = "Calls that were in flight when a gateway died, counted by this one."
+        counted = 0 if self._recovery is None else self._recovery.counted
+        yield Sample("gateway_usage_calls_recovered_total", "counter", counted, help_)
+        help_ = "Calls for which the journal of those in flight had no room."
+        unnoted = 0 if self._flight is None else self._flight.unnoted
+        yield Sample("gateway_usage_calls_not_journalled_total", "counter", unnoted, help_)
 
     def _key(self, call: Call) -> str:
         found = self.config.internal_id if call.principal is None else call.principal.id
