@@ -405,13 +405,14 @@ class Call:
         """
         self.counts_tokens = True
 
-    def store(self, sink: Sink, item: object, size: int) -> None:
+    def store(self, sink: Sink, item: object, size: int, *, lazy: bool = False) -> None:
         """Have `sink` store `item` (about `size` bytes in memory) in the call's transaction.
 
         For `call_finished` and observers' `finished`. All that the plugins store of one call is
-        committed together, before the caller has its last byte.
+        committed together, before the caller has its last byte; where all of it is `lazy`, a moment
+        later, unless it is to outlive a power cut (`storage.durability`).
         """
-        self.entries.append(Entry(sink, item, size))
+        self.entries.append(Entry(sink, item, size, lazy))
 
     @property
     def overwritten(self) -> Mapping[str, object]:

@@ -7,8 +7,8 @@ as much, and takes a coroutine for an answer.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -18,7 +18,9 @@ from gateway.observing import UNOBSERVED, Observers
 from gateway.worker import Worker
 
 log = logging.getLogger("gateway.plugins")
-T = TypeVar("T")
+
+WHATEVER = (Exception, asyncio.CancelledError)
+"""What a hook may raise: also that something it waited for was cancelled."""
 
 
 class Hook(NamedTuple):
@@ -70,14 +72,19 @@ class Chains(msgspec.Struct, frozen=True):
 
     async def decide(self, call: Call) -> None:
         """admit, prepare. Raises CallError where one of them refuses or breaks."""
-        for hook in self.admit:
-            await _closed(call, hook, "admit", hook.run(call))
-        for hook in self.prepare:
-            await _closed(call, hook, "prepare", hook.run(call))
+        for name, hooks in (("admit", self.admit), ("prepare", self.prepare)):
+            for hook in hooks:
+                try:
+                    await hook.run(call)
+                except WHATEVER as error:
+                    _refuse(call, hook, name, error)
 
     async def _first_principal(self, call: Call) -> Principal:
         for hook in self.authenticate:
-            principal: Principal | None = await _closed(call, hook, "authenticate", hook.run(call))
+            try:
+                principal: Principal | None = await hook.run(call)
+            except WHATEVER as error:
+                _refuse(call, hook, "authenticate", error)
             if principal is not None:
                 return principal
         raise Unauthorized(
@@ -86,20 +93,28 @@ class Chains(msgspec.Struct, frozen=True):
 
     async def first_answer(self, call: Call) -> Answer | None:
         for hook in self.handle:
-            answer: Answer | None = await _closed(call, hook, "handle", hook.run(call))
+            try:
+                answer: Answer | None = await hook.run(call)
+            except WHATEVER as error:
+                _refuse(call, hook, "handle", error)
             if answer is not None:
                 return answer
         return None
 
     async def fit_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
         for hook in self.filter_workers:
-            workers = await _closed(call, hook, "filter_workers", hook.run(call, workers))
+            try:
+                workers = await hook.run(call, workers)
+            except WHATEVER as error:
+                _refuse(call, hook, "filter_workers", error)
         return workers
 
     async def picked_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:
         for hook in self.pick_worker:
-            picking = hook.run(call, workers)
-            worker: Worker | None = await _closed(call, hook, "pick_worker", picking)
+            try:
+                worker: Worker | None = await hook.run(call, workers)
+            except WHATEVER as error:
+                _refuse(call, hook, "pick_worker", error)
             if worker is not None:
                 return worker
         return None
@@ -121,34 +136,31 @@ class Chains(msgspec.Struct, frozen=True):
 
     async def tell_attempt(self, call: Call, attempt: Attempt) -> None:
         for hook in self.attempt_finished:
-            await self._isolated(hook, "attempt_finished", call, hook.run(call, attempt))
+            try:
+                await hook.run(call, attempt)
+            except WHATEVER as error:
+                self._isolate(call, hook, "attempt_finished", error)
 
     async def tell_call(self, call: Call) -> None:
         for hook in self.call_finished:
-            await self._isolated(hook, "call_finished", call, hook.run(call, call.outcome))
+            try:
+                await hook.run(call, call.outcome)
+            except WHATEVER as error:
+                self._isolate(call, hook, "call_finished", error)
 
-    async def _isolated(self, hook: Hook, name: str, call: Call, running: Awaitable[None]) -> None:
-        try:
-            await running
-        except (Exception, asyncio.CancelledError) as error:
-            if _ends_the_call(error):
-                raise
-            self.failures.note(hook.plugin, name, call.outcome, error, call.id)
-
-
-async def _closed(call: Call, hook: Hook, name: str, running: Awaitable[T]) -> T:
-    try:
-        return await running
-    except (CallError, ChooseAgain):
-        raise
-    except (Exception, asyncio.CancelledError) as error:
+    def _isolate(self, call: Call, hook: Hook, name: str, error: BaseException) -> None:
         if _ends_the_call(error):
-            raise
-        what = "plugin %s broke in %s; the call is refused"
-        log.exception(what, hook.plugin, name, extra={"call_id": call.id})
-        raise HookFailed(
-            f"the plugin {hook.plugin!r} failed while deciding on this call"
-        ) from error
+            raise error
+        self.failures.note(hook.plugin, name, call.outcome, error, call.id)
+
+
+def _refuse(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn:
+    """Raises what the call ends with, whose deciding hook raised `error`."""
+    if isinstance(error, CallError | ChooseAgain) or _ends_the_call(error):
+        raise error
+    what = "plugin %s broke in %s; the call is refused"
+    log.error(what, hook.plugin, name, exc_info=error, extra={"call_id": call.id})
+    raise HookFailed(f"the plugin {hook.plugin!r} failed while deciding on this call") from error
 
 
 def _ends_the_call(error: BaseException) -> bool:

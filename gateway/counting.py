@@ -40,13 +40,19 @@ class TokenCounter:
     def __init__(self, call: "Call") -> None:
         self._call = call
         self._readable = self._stream = False
-        self._begin()
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._count: Count | None = None
+        self._splitter: Splitter | None = None
+        self._told: ToldUsage | None = None
 
     def started(self, status: int, headers: Headers) -> None:
+        """Another worker's answer may have begun before, and come to nothing."""
         plain = get_header(headers, b"content-encoding") in (None, b"identity")
         self._readable = plain and 200 <= status < 300
         self._stream = is_event_stream(headers)
-        self._begin()
+        self._chunks, self._size = [], 0
+        self._count = self._splitter = self._told = None
 
     def data(self, chunk: bytes) -> None:
         if not self._readable:
@@ -59,20 +65,15 @@ class TokenCounter:
     @property
     def so_far(self) -> int:
         """About how many tokens have come: what was counted, and a token for each read since."""
-        return self._count.completion + len(self._chunks) if self._stream else 0
+        if not self._stream:
+            return 0
+        return len(self._chunks) + (0 if self._count is None else self._count.completion)
 
     def usage(self) -> Usage | None:
         """What the call has cost; None where nobody can tell. To be asked once, at its end."""
         if not self._readable:
             return None
         return self._of_stream() if self._stream else self._of_answer()
-
-    def _begin(self) -> None:
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._splitter: Splitter | None = None
-        self._count = Count()
-        self._told: ToldUsage | None = None
 
     def _make_room(self) -> None:
         if self._stream:
@@ -97,10 +98,11 @@ class TokenCounter:
             self._look_through(events)
         if self._told is not None:
             return self._told.read()
-        prompt = self._count.prompt(_choices_asked(self._call.body.data))
+        count = self._count or Count()
+        prompt = count.prompt(_choices_asked(self._call.body.data))
         if prompt is None:
             prompt = self._call.prompt_estimate
-        return Usage(prompt, self._count.completion, counted=True)
+        return Usage(prompt, count.completion, counted=True)
 
     def _tells(self, event: Event) -> bool:
         """Whether it tells the whole usage, as the last event of most streams does."""
@@ -113,13 +115,14 @@ class TokenCounter:
         return True
 
     def _look_through(self, events: list[Event]) -> None:
+        count = self._count = self._count or Count()
         for event in events:
             if event.data is None:
                 continue
             told = told_usage(event.data) if b"_tokens" in event.data else None
             if told is not None:
                 self._told = told if self._told is None else self._told.merged(told)
-            self._count.add(event.data)
+            count.add(event.data)
 
     def _events(self) -> list[Event]:
         """Those that have ended in what was kept, which is let go."""

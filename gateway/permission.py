@@ -38,10 +38,15 @@ def permit(call: Call) -> None:
     """
     if call.principal is None:
         return
-    wanted = call.scope or _scope_under(call.path)
+    scopes = call.principal.scopes
+    wanted = call.scope
+    if wanted is None and call.dialect is None:
+        wanted = _scope_under(call.path)
     if wanted is not None:
         require(call.principal, wanted)
-    source = next((one for one in SOURCES if one in call.principal.scopes), None)
+    if "realtime" in scopes:
+        return
+    source = next((one for one in SOURCES if one in scopes), None)
     if source is not None:
         call.source = source
     elif wanted is None:

@@ -70,6 +70,7 @@ async def test_what_is_spent_is_recorded_with_the_call_and_known_after_a_restart
     usages = [(await ask(first, stream=False)).json()["usage"] for _ in range(3)]
     tokens = sum(one["total_tokens"] for one in usages)
     cost = sum(one["prompt_tokens"] * 1e-3 + one["completion_tokens"] * 2e-3 for one in usages)
+    await first.gateway.storage.flush()
     day, month = rows(tmp_path / "gateway.db")[::-1]
     assert day[1:] == month[1:] == ("anonymous", tokens, round(cost * 1e9))
     second = await gateway_for(plugin, **settings)
@@ -86,6 +87,7 @@ async def test_another_process_s_spending_is_seen(
     one, other = [await gateway_for(plugin, **settings) for _ in range(2)]
     for live in (one, other, one):
         assert (await ask(live, max_tokens=500, stop=["."])).status_code == 200
+        await live.gateway.storage.flush()
     total = rows(tmp_path / "gateway.db")[0][2]
     books = [live.plugin(Limits)._book for live in (one, other)]
     await until(lambda: all(book.month.tab("anonymous").all_tokens == total for book in books))

@@ -308,3 +308,58 @@ async def test_entries_go_in_order_whoever_waits(path: Path) -> None:
         mine = [one for one in found if one.startswith(f"{name}.")]
         assert mine == [f"{name}.{turn}" for turn in range(20)]
     assert is_whole(path)
+
+
+def lazily(notes: Notes, *texts: str) -> list[Entry]:
+    return [Entry(notes, text, 1, lazy=True) for text in texts]
+
+
+async def test_nobody_waits_for_what_is_lazy_and_it_is_stored_soon(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        for number in range(20):
+            await storage.commit(lazily(notes, str(number)))
+        assert notes.transactions == 0
+        await until(lambda: len(notes.written_ones) == 20)
+        assert notes.transactions == 1
+        assert texts(path) == [str(number) for number in range(20)]
+
+
+async def test_what_is_waited_for_takes_what_is_lazy_along_in_order(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        await storage.commit(lazily(notes, "a"))
+        await storage.commit([*notes.entries("b"), *lazily(notes, "c")])
+        assert (texts(path), notes.transactions) == (["a", "b", "c"], 1)
+
+
+async def test_a_flush_and_the_end_store_what_is_lazy(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        await storage.commit(lazily(notes, "a"))
+        await storage.flush()
+        assert texts(path) == ["a"]
+        await storage.commit(lazily(notes, "b"))
+    assert texts(path) == ["a", "b"]
+
+
+async def test_what_comes_while_a_group_is_written_is_not_hurried(path: Path) -> None:
+    notes = Notes()
+    notes.fault = gate = Gate()
+    async with opened(path) as storage:
+        first = asyncio.create_task(storage.commit(notes.entries("0")))
+        await until(gate.reached.is_set)
+        for number in range(1, 4):
+            await storage.commit(lazily(notes, str(number)))
+        gate.opened.set()
+        await first
+        assert notes.transactions == 1
+        await until(lambda: len(notes.written_ones) == 4)
+        assert notes.transactions == 2
+
+
+async def test_what_is_to_outlive_a_power_cut_is_never_lazy(path: Path) -> None:
+    notes = Notes()
+    async with opened(path, durability="power") as storage:
+        await storage.commit(lazily(notes, "a"))
+        assert texts(path) == ["a"]

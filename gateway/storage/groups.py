@@ -25,6 +25,9 @@ RETRY_LOCKED = 0.02
 LARGEST_GROUP = 512
 """Calls, not entries."""
 
+LAZY = 0.05
+"""Seconds that entries which nobody waits for are gathered, where no others take them along."""
+
 COMMIT_TIMES = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -81,6 +84,10 @@ class Groups:
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._closing: asyncio.Future[None] | None = None
         self._ended = False
+        self._urgent = False  # somebody waits for one of `waiting`
+        self._lazy: asyncio.TimerHandle | None = None
+        self._nobody: asyncio.Future[None] = self._loop.create_future()
+        self._nobody.set_result(None)
 
     def add(self, group: Group) -> asyncio.Future[None] | None:
         """Queue the entries of one call; the future is done when nobody need wait for them.
@@ -93,15 +100,34 @@ class Groups:
             return None
         self._health.waiting += len(group)
         self._health.waiting_bytes += size
+        self._added += 1
+        if self._settings.durability != "power" and all(entry.lazy for entry in group):
+            return self._add_lazily(group)
         released: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(Left(group, released, self._loop.time()))
-        self._added += 1
+        self._urgent = True
         if self._health.state != "ok" or self._settings.durability == "none":
             released.set_result(None)
+        self._begin()
+        return released
+
+    def _add_lazily(self, group: Group) -> asyncio.Future[None]:
+        self._waiting.append(Left(group, self._nobody, self._loop.time() + LAZY))
+        if not self._active:
+            self._begin_later()
+        return self._nobody
+
+    def _begin_later(self) -> None:
+        if self._lazy is None:
+            self._lazy = self._loop.call_later(LAZY, self._begin)
+
+    def _begin(self) -> None:
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
         if not self._active:
             self._active = True
             self._loop.call_soon(self._hand_over)
-        return released
 
     async def flush(self) -> None:
         """Wait until what was added before is committed. Raises StorageUnavailable if degraded."""
@@ -111,6 +137,8 @@ class Groups:
             raise StorageUnavailable(self._health.reason)
         flushed: asyncio.Future[None] = self._loop.create_future()
         self._flushes.append((self._added, flushed))
+        self._urgent = True
+        self._begin()
         await flushed
 
     def begin_degraded(self, error: BaseException) -> None:
@@ -121,6 +149,8 @@ class Groups:
 
     async def drain(self, seconds: float) -> None:
         """Store what waits, as far as that can be done within `seconds`."""
+        if self._lazy is not None:
+            self._begin()
         if not self._active:
             return
         self._closing = self._loop.create_future()
@@ -133,6 +163,8 @@ class Groups:
         """Nothing is tried again: what is left is lost. The writer is closed before."""
         self._ended = True
         self._stop_timer()
+        if self._lazy is not None:
+            self._lazy.cancel()
         if self._retry is not None:
             self._retry.cancel()
         left = self._group + [entry for one in self._waiting for entry in one.group]
@@ -172,6 +204,8 @@ class Groups:
         count = min(len(self._waiting), LARGEST_GROUP)
         self._writing = [self._waiting.popleft() for _ in range(count)]
         self._group = [entry for left in self._writing for entry in left.group]
+        waited_for = any(left.released is not self._nobody for left in self._waiting)
+        self._urgent = waited_for or bool(self._flushes)
         if self._health.state == "ok":  # the first has waited for longest
             until = self._writing[0].since + self._settings.commit_timeout
             self._timer = self._loop.call_at(until, self._too_slow)
@@ -216,11 +250,13 @@ class Groups:
         while self._flushes and self._flushes[0][0] <= self._finished:
             _settle(self._flushes.popleft()[1])
         self._recover()
-        if self._waiting:
+        if self._waiting and (self._urgent or self._closing is not None):
             self._hand_over()
             return
         self._active = False
-        if self._closing is not None:
+        if self._waiting:
+            self._begin_later()
+        elif self._closing is not None:
             _settle(self._closing)
 
     def _recover(self) -> None:

@@ -133,7 +133,7 @@ class Storage:
         """
         if self._groups is None:
             self._lose(group)
-        elif (released := self._groups.add(group)) is not None:
+        elif (released := self._groups.add(group)) is not None and not released.done():
             await released
 
     def _lose(self, group: Group) -> None:

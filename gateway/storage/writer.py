@@ -39,11 +39,15 @@ class Sink(Protocol):
 
 
 class Entry(msgspec.Struct, eq=False):
-    """One item for a sink; `size` is about what it holds in memory, in bytes."""
+    """One item for a sink; `size` is about what it holds in memory, in bytes.
+
+    A `lazy` one makes no call wait.
+    """
 
     sink: Sink
     item: Any
     size: int
+    lazy: bool = False
     rows: Any = None
     prepared: bool = False
 

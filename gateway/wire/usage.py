@@ -58,24 +58,21 @@ class ToldUsage(msgspec.Struct, gc=False):
 
     def read(self) -> Usage:
         """The same in the gateway's words; what no engine can mean is brought into bounds."""
-        cached = self.cache_read_input_tokens or 0
-        prompt = self.prompt_tokens
+        prompt, completion, cached = self.prompt_tokens, self.completion_tokens, 0
         if prompt is None:
+            cached = self.cache_read_input_tokens or 0
             prompt = (self.input_tokens or 0) + cached + (self.cache_creation_input_tokens or 0)
-        completion = self.completion_tokens
         if completion is None:
             completion = self.output_tokens or 0
-        asked = self.prompt_tokens_details or self.input_tokens_details or _NOTHING
-        said = self.completion_tokens_details or self.output_tokens_details or _NOTHING
-        return Usage(
-            _bounded(prompt),
-            _bounded(completion),
-            _bounded(asked.cached_tokens or cached),
-            _bounded(said.reasoning_tokens or 0),
-        )
-
-
-_NOTHING = _Details()
+        asked = self.prompt_tokens_details or self.input_tokens_details
+        if asked is not None:
+            cached = asked.cached_tokens or cached
+        said = self.completion_tokens_details or self.output_tokens_details
+        thought = 0 if said is None else said.reasoning_tokens or 0
+        tokens = (prompt, completion, cached, thought)
+        if min(tokens) < 0 or max(tokens) > MOST:
+            prompt, completion, cached, thought = (min(max(one, 0), MOST) for one in tokens)
+        return Usage(prompt, completion, cached, thought)
 
 
 class _Within(msgspec.Struct, gc=False):
@@ -198,7 +195,3 @@ def _says_something(choice: _Choice) -> bool:
 def _told(usage: ToldUsage) -> dict[str, object]:
     values = ((name, getattr(usage, name)) for name in usage.__struct_fields__)
     return {name: value for name, value in values if value is not None}
-
-
-def _bounded(tokens: int) -> int:
-    return min(max(tokens, 0), MOST)

@@ -139,7 +139,7 @@ class Limits:
         used = used_by(call, outcome, visit.need, self._rules.options)
         visit.settle(used, monotonic())
         if visit.day is not None and used != NOTHING:
-            call.store(self._ledger, _spendings(visit, used), ENTRY_BYTES)
+            call.store(self._ledger, _spendings(visit, used), ENTRY_BYTES, lazy=True)
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:
