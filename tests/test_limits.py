@@ -118,7 +118,9 @@ async def test_tokens_are_taken_by_an_estimate_and_settled_by_the_truth(
         before = await left(live, "tokens_per_minute")
         answer = await ask(live, max_tokens=300, stop=None, stream=stream, n=1)
         assert answer.status_code == 200
-        assert int(answer.headers["x-ratelimit-remaining-tokens"]) < before - 200  # a slow machine gives it time to refill
+        assert (
+            int(answer.headers["x-ratelimit-remaining-tokens"]) < before - 200
+        )  # a slow machine gives it time to refill
         usage = live.plugin(Watcher).outcomes[-1].usage
         assert usage is not None
         assert not usage.counted, "the engine was asked for it"

@@ -218,6 +218,7 @@ async def test_only_so_many_models_are_told_apart_also_after_a_restart(
         first = await gateway_for(Badges, "usage", workers=[worker.url], db_path=path)
         for name in "ab":
             await ask(first, model=name)
+        await first.gateway.storage.flush()
         live = await gateway_for(Badges, "usage", workers=[worker.url], db_path=path)
         await until(lambda: "b" in live.plugin(KeyUsage).models)
         for name in "ca":
@@ -317,6 +318,7 @@ async def test_a_key_is_told_when_its_usage_cannot_be_read(
     path = tmp_path / "gateway.db"
     live = await gateway_for(Badges, "usage", db_path=str(path))
     await ask(live)
+    await live.gateway.storage.flush()
     empty(tmp_path)
     refused = await live.client.get("/v1/usage", headers={"authorization": "ada"})
     assert refused.status_code == 503
@@ -341,6 +343,7 @@ async def test_completions_and_streams_of_many_choices_are_counted(gateway_for: 
 async def test_what_is_committed_is_told_to_scrapers(gateway_for: GatewayFor) -> None:
     live = await gateway_for("usage", "metrics")
     await ask(live)
+    await live.gateway.storage.flush()
     text = (await live.client.get("/metrics")).text
     assert "gateway_usage_calls_total 1.0" in text
     assert "gateway_usage_calls_lost_total 0.0" in text

@@ -18,14 +18,18 @@ from gateway_plugins.usage.flight import Flight
 from gateway_plugins.usage.journal import (
     HEADER,
     LONGEST_KEY,
+    NOT_ENDED,
     SLOT,
     STEP,
+    UNKNOWN,
+    WORKER_AT,
+    Ended,
     Journal,
     Noted,
     is_locked,
     read,
 )
-from gateway_plugins.usage.ledger import ERROR, Ledger, Row, insert
+from gateway_plugins.usage.ledger import ERROR, SUCCESS, Ledger, Row, insert
 from gateway_plugins.usage.names import OTHER, Models
 from gateway_plugins.usage.recovery import LARGEST, NOT_READ, Recovery, journals_of
 from gateway_plugins.usage.schema import MIGRATIONS
@@ -66,7 +70,7 @@ def left(folder: Path, calls: Sequence[Noted], name: str = "gateway.db") -> Path
     for call in calls:
         slot = begin(journal, call)
         if call.worker:
-            journal.note(slot, call.worker, call.completion_tokens)
+            journal.note(slot, call.worker, call.completion_tokens, call.ended)
     [path] = journals_of(folder / "begun")
     dead = folder / f"{name}-calls-1-{len(list(folder.iterdir())):08x}"
     shutil.copy(path, dead)
@@ -135,7 +139,7 @@ async def test_calls_in_flight_at_a_kill_are_counted_by_the_next_gateway(tmp_pat
     assert {row.prompt_tokens for row in rows} == {size // 4 for size in sizes}
     assert [row.completion_tokens for row in rows] == [call.completion_tokens for call in before]
     assert all(row.counted for row in rows)
-    assert b"3 calls were in flight when a gateway died" in second.log
+    assert b"3 calls that a gateway had when it died" in second.log
     assert journals_of(database) == [], "an orderly end leaves none"
 
 
@@ -175,14 +179,16 @@ async def test_a_call_that_waits_for_its_commit_is_in_the_journal(
     assert len(rows_in(database)) == 1
 
 
-async def test_what_is_refused_or_not_counted_is_not_journalled(
+async def test_what_is_not_counted_is_not_journalled(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await gateway_for("usage", db_path=str(tmp_path / "gateway.db"))
     [path] = journals_of(tmp_path / "gateway.db")
-    assert (await live.client.post(CHAT, content=b'{"stream": tru')).status_code == 400
     assert (await live.client.get("/v1/usage")).status_code == 200
     assert not any(path.read_bytes()[SLOT:]), "no slot was ever used"
+    assert (await live.client.post(CHAT, content=b'{"stream": tru')).status_code == 400
+    await live.gateway.storage.flush()
+    assert noted(path) == []
     assert (await live.client.post(CHAT, json=chat(max_tokens=1))).status_code == 200
     assert any(path.read_bytes()[SLOT:])
 
@@ -210,6 +216,7 @@ async def test_calls_go_on_where_there_can_be_no_journal(
 # the file
 
 names = st.text(st.characters(exclude_categories=()), max_size=300)
+tokens = st.integers(0, (1 << 32) - 1)
 calls = st.builds(
     Noted,
     id=st.binary(min_size=16, max_size=16),
@@ -220,6 +227,9 @@ calls = st.builds(
     worker=names,
     prompt_tokens=st.integers(0, 1 << 40),
     completion_tokens=st.integers(0, 1 << 40),
+    ended=st.builds(
+        Ended, st.integers(0, 2) | st.just(UNKNOWN), st.integers(0, 1), tokens, tokens, tokens
+    ),
 )
 steps = st.lists(st.tuples(st.sampled_from(("begin", "begin", "note", "end")), calls), max_size=30)
 
@@ -235,7 +245,8 @@ def as_written(call: Noted, *, is_noted: bool) -> Noted:
     return call._replace(
         key=key,
         model=OTHER if len(name) > room else name.decode(),
-        worker=written(call.worker, 135) if is_noted else "",
+        worker=written(call.worker, SLOT - WORKER_AT) if is_noted else "",
+        ended=call.ended if is_noted else NOT_ENDED,
         prompt_tokens=min(call.prompt_tokens, (1 << 32) - 1),
         completion_tokens=min(call.completion_tokens, (1 << 32) - 1) if is_noted else 0,
     )
@@ -252,8 +263,10 @@ def play(journal: Journal, steps: Sequence[tuple[str, Noted]]) -> list[Noted]:
             if what == "end":
                 journal.end(slot)
                 continue
-            journal.note(slot, call.worker, call.completion_tokens)
-            told = first._replace(worker=call.worker, completion_tokens=call.completion_tokens)
+            journal.note(slot, call.worker, call.completion_tokens, call.ended)
+            told = first._replace(
+                worker=call.worker, completion_tokens=call.completion_tokens, ended=call.ended
+            )
             underway.append((slot, told, True))
     return [as_written(call, is_noted=is_noted) for _, call, is_noted in underway]
 
@@ -408,6 +421,34 @@ async def recovered(database: Path) -> int:
 
 def some(count: int) -> list[Noted]:
     return [CALL._replace(id=number.to_bytes(16, "big")) for number in range(count)]
+
+
+async def test_a_call_that_was_over_is_counted_as_it_ended(database: Path) -> None:
+    over = Ended(SUCCESS, 0, 17, 5, 3)
+    first, second = some(2)
+    left(database.parent, [first._replace(ended=over), second])
+    assert await recovered(database) == 2
+    told, estimated = rows_in(database)
+    assert told[6:] == (SUCCESS, 17, CALL.completion_tokens, 5, 3, 0)
+    assert estimated[6:] == (ERROR, CALL.prompt_tokens, CALL.completion_tokens, 0, 0, 1)
+
+
+async def test_a_kill_right_after_the_answers_loses_none(database: Path) -> None:
+    async with Simulator() as simulator:
+        config = str(configured(database.parent, simulator.url))
+        async with serving("", "--config", config) as first:
+            lines = [(b"authorization", b"Bearer key-ada"), (b"content-type", b"application/json")]
+            body = msgspec.json.encode(chat())
+            async with first.client() as client:
+                answers = [await client.ask("POST", CHAT, lines, body) for _ in range(5)]
+            first.kill(SIGKILL)
+            await first.ended()
+        used = [msgspec.json.decode(answer.body)["usage"] for answer in answers]
+        await recovered(database)
+    rows = sorted(rows_in(database), key=lambda row: row.time)
+    assert [row.outcome for row in rows] == [SUCCESS] * 5
+    assert [row.completion_tokens for row in rows] == [one["completion_tokens"] for one in used]
+    assert [row.prompt_tokens for row in rows] == [one["prompt_tokens"] for one in used]
 
 
 async def test_each_call_is_counted_once(database: Path) -> None:

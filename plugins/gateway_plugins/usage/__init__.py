@@ -31,7 +31,7 @@ from gateway import (
 )
 from gateway_plugins.usage import reading
 from gateway_plugins.usage.flight import Flight, begun
-from gateway_plugins.usage.ledger import LONGEST, ROW_SIZE, Ledger, row_of
+from gateway_plugins.usage.ledger import LONGEST, ROW_SIZE, Ledger, Row, row_of
 from gateway_plugins.usage.names import MOST, Models
 from gateway_plugins.usage.opening import is_in_memory
 from gateway_plugins.usage.recovery import Recovery
@@ -65,6 +65,7 @@ class KeyUsage:
         self._ledger = Ledger()
         self.models = Models()
         self._storage: Storage | None = None
+        self._in_memory = False
         self._upkeep: Upkeep | None = None
         self._flight: Flight | None = None
         self._recovery: Recovery | None = None
@@ -88,6 +89,7 @@ class KeyUsage:
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
         self._storage = gateway.storage
+        self._in_memory = is_in_memory(gateway.config)
         self._upkeep = Upkeep(gateway.storage, _keep(self.config))
         self._recovery = Recovery(gateway.storage, self.models)
         with self._journalled(gateway):
@@ -117,7 +119,7 @@ class KeyUsage:
             self.models.learn(await gateway.storage.read(lambda db: reading.models(db, MOST)))
         except (sqlite3.Error, StorageUnavailable) as error:
             log.error("the models counted before are not known: %s", error)
-        if is_in_memory(gateway.config):
+        if self._in_memory:
             await upkeep.run()
             return
         await recovery.turn()  # before any row is deleted that tells that a call was counted
@@ -145,9 +147,14 @@ class KeyUsage:
     async def call_finished(self, call: Call, outcome: Outcome) -> None:
         if _counts(call):
             row = row_of(call, outcome, self._key(call), self.models.of(call, outcome))
-            if self._flight is not None:
-                self._flight.over(row.id)
-            call.store(self._ledger, row, ROW_SIZE)
+            call.store(self._ledger, row, ROW_SIZE, lazy=self._may_wait(call, row))
+
+    def _may_wait(self, call: Call, row: Row) -> bool:
+        """Whether the row outlives the process before it is stored; not where a trace may not."""
+        if self._flight is None:
+            return self._in_memory
+        self._flight.over(row.id)
+        return not call.entries and self._flight.keep(row)
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:

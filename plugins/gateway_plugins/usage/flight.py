@@ -6,8 +6,8 @@ import logging
 import msgspec
 
 from gateway import Call, Gateway
-from gateway_plugins.usage.journal import Journal
-from gateway_plugins.usage.ledger import LONGEST
+from gateway_plugins.usage.journal import Ended, Journal
+from gateway_plugins.usage.ledger import LONGEST, Row
 from gateway_plugins.usage.opening import is_in_memory
 
 log = logging.getLogger("gateway.usage")
@@ -42,20 +42,42 @@ class Flight:
         """The call may be sent to a worker from now on."""
         call_id = bytes.fromhex(call.trace_id)
         prompt, model = call.prompt_estimate, (call.model or "")[:LONGEST]
+        slot = self._taken(call_id, call.created, prompt, key, model, call.source)
+        if slot is not None:
+            self._underway[call_id] = Underway(call, slot)
+
+    def _taken(
+        self, call_id: bytes, time: float, prompt: int, key: str, model: str, source: str
+    ) -> int | None:
         try:
-            slot = self._journal.begin(call_id, call.created, prompt, key, model, call.source)
+            slot = self._journal.begin(call_id, time, prompt, key, model, source)
         except OSError as error:
             slot = None
             self._tell(error)
         if slot is None:
             self.unnoted += 1
-            return
-        self._slots[call_id] = slot
-        self._underway[call_id] = Underway(call, slot)
+        else:
+            self._slots[call_id] = slot
+        return slot
 
     def over(self, call_id: bytes) -> None:
         """The call is, and its row is about to be stored: no more can come of it."""
         self._underway.pop(call_id, None)
+
+    def keep(self, row: Row) -> bool:
+        """Write down what has become of the call; False: there is no slot for it.
+
+        Nobody need wait then until the row is stored, for it is not lost with the process.
+        """
+        slot = self._slots.get(row.id)
+        if slot is None:  # the call was refused before it had one
+            slot = self._taken(row.id, row.time, 0, row.key, row.model, row.source)
+        if slot is None:
+            return False
+        used = row.prompt_tokens, row.cached_tokens, row.reasoning_tokens
+        ended = Ended(row.outcome, row.counted, *used)
+        self._journal.note(slot, row.worker, row.completion_tokens, ended)
+        return True
 
     def ended(self, call_id: bytes) -> None:
         """It is in the books, or known to be in none."""

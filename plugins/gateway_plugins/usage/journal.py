@@ -7,7 +7,7 @@ all others slots of 512 bytes, each of one call:
     byte 0            1: a call is in flight, 0: none; written last when one begins
     bytes 1 to 367    what is known as it begins: a CRC-32, BEGUN, the key, the model, the source
     bytes 368 to 511  what is noted later: a CRC-32 that goes on from the one before, NOTED, the
-                      worker
+                      worker; at last how it ended, which is in the books a moment later
 
 Whoever writes it has an exclusive `flock` on it, which ends with the process.
 """
@@ -21,7 +21,7 @@ import secrets
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 from zlib import crc32
 
 from gateway_plugins.usage.names import OTHER
@@ -37,8 +37,8 @@ HEADER = b"calls in flight at a gateway, form 1\n".ljust(SLOT, b"\0")
 BEGUN = struct.Struct("<16sdIBBB")
 """Id, Unix time, tokens of the prompt, bytes of the key, of the model and of the source."""
 
-NOTED = struct.Struct("<IB")
-"""Tokens of the completion, bytes of the worker's id."""
+NOTED = struct.Struct("<IBBBIII")
+"""Tokens of the completion, bytes of the worker's id, and what Ended has."""
 
 SUM = struct.Struct("<I")
 IN_FLIGHT, FREE = 1, 0
@@ -52,10 +52,26 @@ SHORT = 100
 
 MOST_TOKENS = (1 << 32) - 1
 
+UNKNOWN = 255
+"""The outcome of a call in flight."""
+
 YEAR_10000 = 253_402_300_800.0
 """In Unix seconds; SQLite knows no days from then on."""
 
 TRIES = 5
+
+
+class Ended(NamedTuple):
+    """How a call ended, as the ledger's Row has it; an `outcome` of UNKNOWN: it has not."""
+
+    outcome: int
+    counted: int
+    prompt_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+
+
+NOT_ENDED = Ended(UNKNOWN, 1, 0, 0, 0)
 
 
 class Noted(NamedTuple):
@@ -69,6 +85,13 @@ class Noted(NamedTuple):
     worker: str
     prompt_tokens: int
     completion_tokens: int
+    ended: Ended = NOT_ENDED
+
+
+class _Later(TypedDict, total=False):
+    worker: str
+    completion_tokens: int
+    ended: Ended
 
 
 class Journal:
@@ -107,11 +130,16 @@ class Journal:
         step[at] = IN_FLIGHT
         return slot
 
-    def note(self, slot: int, worker: str, tokens: int) -> None:
-        """Write whom the call is with, and how many tokens have come; a long id is cut."""
+    def note(self, slot: int, worker: str, tokens: int, ended: Ended = NOT_ENDED) -> None:
+        """Write whom the call is with, how many tokens have come, and how it `ended`.
+
+        A long id is cut.
+        """
         step, at = self._steps[slot // STEP], slot % STEP * SLOT
         name = worker.encode(errors="replace")[: SLOT - WORKER_AT]
-        text = NOTED.pack(min(tokens, MOST_TOKENS), len(name)) + name
+        outcome, counted, prompt, cached, thought = ended
+        told = (min(count, MOST_TOKENS) for count in (prompt, cached, thought))
+        text = NOTED.pack(min(tokens, MOST_TOKENS), len(name), outcome, counted, *told) + name
         before = SUM.unpack_from(step, at + 1)[0]
         text = SUM.pack(crc32(text, before)) + text
         step[at + NOTED_AT : at + NOTED_AT + len(text)] = text
@@ -218,18 +246,20 @@ def _call_in(slot: bytes) -> Noted | None:
     if end > NOTED_AT or crc32(slot[1 + SUM.size : end]) != begun or not 0 <= time < YEAR_10000:
         return None
     key, model, source = _texts(slot[NAMES_AT:end], lengths)
-    worker, tokens = _noted_in(slot, begun)
-    return Noted(call_id, time, key, model, source, worker, prompt, tokens)
+    return Noted(call_id, time, key, model, source, "", prompt, 0)._replace(
+        **_noted_in(slot, begun)
+    )
 
 
-def _noted_in(slot: bytes, begun: int) -> tuple[str, int]:
+def _noted_in(slot: bytes, begun: int) -> _Later:
     """Nothing where none of it is of this call, or the process died as it wrote."""
-    tokens, length = NOTED.unpack_from(slot, NOTED_AT + SUM.size)
+    tokens, length, *ended = NOTED.unpack_from(slot, NOTED_AT + SUM.size)
     end = WORKER_AT + length
     told = SUM.unpack_from(slot, NOTED_AT)[0]
     if end > SLOT or crc32(slot[NOTED_AT + SUM.size : end], begun) != told:
-        return "", 0
-    return slot[WORKER_AT:end].decode(errors="ignore"), tokens
+        return {}
+    worker = slot[WORKER_AT:end].decode(errors="ignore")
+    return {"worker": worker, "completion_tokens": tokens, "ended": Ended(*ended)}
 
 
 def _texts(names: bytes, lengths: Sequence[int]) -> Iterator[str]:

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from gateway import GatewayError, Storage
-from gateway_plugins.usage.journal import HEADER, SLOT, STEP, Noted, is_locked, read
-from gateway_plugins.usage.ledger import ERROR, Row, insert
+from gateway_plugins.usage.journal import HEADER, SLOT, STEP, UNKNOWN, Noted, is_locked, read
+from gateway_plugins.usage.ledger import ERROR, SUCCESS, Row, insert
 from gateway_plugins.usage.names import Models
 
 log = logging.getLogger("gateway.usage")
@@ -70,7 +70,7 @@ class Recovery:
         except (OSError, sqlite3.Error, GatewayError) as error:
             self._say_once(f"{path}: what was in flight cannot be counted now: {error}")
         if self.counted > before:
-            message = "%d calls were in flight when a gateway died; they are counted as errors"
+            message = "%d calls that a gateway had when it died are counted now"
             log.warning(message, self.counted - before)
 
     async def _recover(self, path: Path, fd: int) -> None:
@@ -90,20 +90,23 @@ class Recovery:
             self.counted += await self._storage.write(partial(insert, rows=rows))
 
     def _row_of(self, call: Noted) -> Row:
-        tokens = call.completion_tokens
+        """As it ended; one that had not is an error, with the tokens that are known of it."""
+        tokens, ended = call.completion_tokens, call.ended
+        if ended.outcome == UNKNOWN:
+            ended = ended._replace(outcome=ERROR, prompt_tokens=call.prompt_tokens)
         return Row(
             id=call.id,
             time=call.time,
             key=call.key,
-            model=self._models.named(call.model, served=tokens > 0),
+            model=self._models.named(call.model, served=ended.outcome == SUCCESS or tokens > 0),
             worker=call.worker,
             source=call.source,
-            outcome=ERROR,
-            prompt_tokens=call.prompt_tokens,
+            outcome=ended.outcome,
+            prompt_tokens=ended.prompt_tokens,
             completion_tokens=tokens,
-            cached_tokens=0,
-            reasoning_tokens=0,
-            counted=1,
+            cached_tokens=ended.cached_tokens,
+            reasoning_tokens=ended.reasoning_tokens,
+            counted=ended.counted,
         )
 
     def _say_once(self, words: str) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import logging
 import sqlite3
 import time
@@ -70,6 +71,7 @@ class KeyUsageRoute:
     async def show(self, request: ControlRequest) -> UsagePage:
         query = request.query(UsageQuery)
         after = _place(query)
+        await _flush(self._storage)
         # One more than is shown tells whether there are more.
         rows = await self._storage.read(lambda db: page(db, after, query.limit + 1))
         shown = rows[: query.limit]
@@ -102,8 +104,15 @@ def _cursor(bucket: int | None, row: Values) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
 
 
+async def _flush(storage: Storage) -> None:
+    """Calls that are over are there, even those that were to be stored a moment later."""
+    with contextlib.suppress(StorageUnavailable):
+        await storage.flush()
+
+
 async def own_answer(storage: Storage, key: str) -> Answer:
     """GET /v1/usage. Raises UsageUnreadable."""
+    await _flush(storage)
     try:
         used = await storage.read(lambda db: _own(db, key))
     except (sqlite3.Error, StorageUnavailable) as error:
