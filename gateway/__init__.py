@@ -29,7 +29,7 @@ from gateway.headers import Headers, get_header
 from gateway.hookspecs import hookimpl
 from gateway.reply import Caller
 from gateway.samples import Histogram, Sample
-from gateway.storage import Storage, StorageUnavailable
+from gateway.storage import Storage, StorageUnavailable, insert_rows
 from gateway.trace import (
     Cause,
     Delivery,
@@ -110,5 +110,6 @@ __all__ = [
     "create_app",
     "get_header",
     "hookimpl",
+    "insert_rows",
     "path_of",
 ]

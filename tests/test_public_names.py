@@ -68,6 +68,7 @@ NAMES = [
     "create_app",
     "get_header",
     "hookimpl",
+    "insert_rows",
     "path_of",
 ]
 

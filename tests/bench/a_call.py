@@ -10,6 +10,7 @@ read of its own.
 
 import argparse
 import asyncio
+import gc
 import hashlib
 import json
 import sys
@@ -120,6 +121,8 @@ async def cost(plugins: Sequence[str], keys: int, rounds: int, stream: bool) -> 
         )
         async with Gateway(settings) as gateway:
             [worker] = gateway.workers.all
+            gc.collect()
+            gc.freeze()
             pool = worker.pool = MemoryPool(STREAM if stream else PLAIN)
             return min([await carry(gateway, pool, keys, stream) for _ in range(rounds)])
 
@@ -131,6 +134,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     asked = parser.parse_args()
     sys.setswitchinterval(0.001)  # as gateway.server does
+    gc.set_threshold(10_000, 20, 20)
     names = [name for name in asked.plugins.split(",") if name]
     for stream in (False, True):
         before = 0.0

@@ -150,10 +150,12 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
 INSERT = """
 INSERT INTO traces
     (number, trace_id, session_id, timestamp, complete, model, base, depth, ends, content, owner)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
-    CASE WHEN ?3 IS NULL THEN ?11 ELSE (SELECT owner FROM sessions WHERE session_id = ?3) END)
+SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
+    CASE WHEN column3 IS NULL THEN column11
+    ELSE (SELECT owner FROM sessions WHERE session_id = column3) END
+FROM (
 """
-"""Of a session's traces when the session is there: they are its owner's."""
+"""Before the VALUES of rows and a parenthesis; their sessions, whose owners own them, come first."""
 
 
 def pack_ends(ends: Ends) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway import Trace
+from gateway import Trace, insert_rows
 from gateway_plugins.trace_capture.leaning import row_of, whole_row
 from gateway_plugins.trace_capture.losses import Loss, Losses
 from gateway_plugins.trace_capture.memory import Memory
@@ -26,9 +26,10 @@ log = logging.getLogger("gateway.trace_capture")
 REMEMBERED = 128 * 1024 * 1024
 """Bytes of requests and sequences of sessions that are at hand for the next turn."""
 
-UPSERT = """
+SESSIONS = """
 INSERT INTO sessions (session_id, owner, created_at, last_at, traces, incomplete, lost)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+ADDED = """
 ON CONFLICT (session_id) DO UPDATE SET
     last_at = max(last_at, excluded.last_at),
     traces = traces + excluded.traces,
@@ -83,8 +84,9 @@ class TraceSink:
         [(last,)] = db.execute("SELECT coalesce(max(number), 0) FROM traces")
         for number, one in enumerate(rows, last + 1):
             one.row.place.number = number
-        db.executemany(UPSERT, _sessions([one.row for one in rows], self.losses.begin()))
-        db.executemany(INSERT, [one.row.values() for one in rows])
+        sessions = _sessions([one.row for one in rows], self.losses.begin())
+        insert_rows(db, SESSIONS, sessions, ADDED)
+        insert_rows(db, INSERT, [one.row.values() for one in rows], ")")
 
     def written(self, rows: Sequence[Written]) -> None:
         self.losses.end()

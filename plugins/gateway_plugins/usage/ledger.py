@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gateway import Call, Outcome, Usage
+from gateway import Call, Outcome, Usage, insert_rows
 
 SUCCESS, ERROR, ABORT = 0, 1, 2
 """Of a row's `outcome`."""
@@ -66,15 +66,12 @@ def how_it_went(caller_gone: bool, complete: bool, status: int) -> int:
     return SUCCESS if complete and status < 400 else ERROR
 
 
-_INSERT = (
-    f"INSERT INTO usage_calls ({','.join(Row._fields)})"
-    f" VALUES ({','.join('?' * len(Row._fields))}) ON CONFLICT (id) DO NOTHING"
-)
+_INSERT = f"INSERT INTO usage_calls ({','.join(Row._fields)})"
 
 
 def insert(db: sqlite3.Connection, rows: Sequence[Row]) -> int:
     """How many were not there yet; those that are stay as they are."""
-    return db.executemany(_INSERT, rows).rowcount
+    return insert_rows(db, _INSERT, rows, "ON CONFLICT (id) DO NOTHING")
 
 
 class Ledger:
