@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.headers import Headers, get_header, is_event_stream
+from gateway.headers import Headers, get_header
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 from gateway.wire.usage import Count, ToldUsage, Usage, told_usage
 
@@ -27,7 +27,6 @@ class TokenCounter:
     """An observer, the core's own: of calls whose tokens somebody has counted."""
 
     __slots__ = (
-        "_call",
         "_chunks",
         "_count",
         "_readable",
@@ -37,8 +36,7 @@ class TokenCounter:
         "_told",
     )
 
-    def __init__(self, call: "Call") -> None:
-        self._call = call
+    def __init__(self) -> None:
         self._readable = self._stream = False
         self._chunks: list[bytes] = []
         self._size = 0
@@ -46,11 +44,11 @@ class TokenCounter:
         self._splitter: Splitter | None = None
         self._told: ToldUsage | None = None
 
-    def started(self, status: int, headers: Headers) -> None:
+    def started(self, status: int, headers: Headers, *, events: bool) -> None:
         """Another worker's answer may have begun before, and come to nothing."""
         plain = get_header(headers, b"content-encoding") in (None, b"identity")
         self._readable = plain and 200 <= status < 300
-        self._stream = is_event_stream(headers)
+        self._stream = events
         self._chunks, self._size = [], 0
         self._count = self._splitter = self._told = None
 
@@ -69,11 +67,11 @@ class TokenCounter:
             return 0
         return len(self._chunks) + (0 if self._count is None else self._count.completion)
 
-    def usage(self) -> Usage | None:
+    def usage(self, call: "Call") -> Usage | None:
         """What the call has cost; None where nobody can tell. To be asked once, at its end."""
         if not self._readable:
             return None
-        return self._of_stream() if self._stream else self._of_answer()
+        return self._of_stream(call) if self._stream else self._of_answer()
 
     def _make_room(self) -> None:
         if self._stream:
@@ -87,7 +85,7 @@ class TokenCounter:
         told = told_usage(body)
         return None if told is None else told.read()
 
-    def _of_stream(self) -> Usage:
+    def _of_stream(self, call: "Call") -> Usage:
         events = self._events()
         if self._splitter is not None:
             events += self._splitter.close()
@@ -99,9 +97,9 @@ class TokenCounter:
         if self._told is not None:
             return self._told.read()
         count = self._count or Count()
-        prompt = count.prompt(_choices_asked(self._call.body.data))
+        prompt = count.prompt(_choices_asked(call.body.data))
         if prompt is None:
-            prompt = self._call.prompt_estimate
+            prompt = call.prompt_estimate
         return Usage(prompt, count.completion, counted=True)
 
     def _tells(self, event: Event) -> bool:

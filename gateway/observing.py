@@ -30,14 +30,15 @@ class Observers:
     """What the `observe` hooks gave for one call, and what counts its tokens where that is asked.
 
     Public tuples hold the bound methods that the observers really have; an empty one costs nothing.
+    `counter` sees what goes to `started` and `data`.
     A method that raises is taken out, for what it records can no longer be whole. Without a call
     there are none.
     """
 
     __slots__ = (
         "_call",
-        "_counter",
         "_note",
+        "counter",
         "data",
         "delta",
         "event",
@@ -50,29 +51,30 @@ class Observers:
     ) -> None:
         self._note = note
         self._call = call
-        self._counter: TokenCounter | None = None
+        counts = call is not None and call.counts_tokens
+        self.counter = TokenCounter() if counts else None
         self.started = self.data = self.event = self.delta = self.finished = NONE
-        if call is not None and call.counts_tokens:
-            self._counter = TokenCounter(call)
-            self.started = (("core", self._counter.started),)
-            self.data = (("core", self._counter.data),)
         for plugin, observer in observers:
             for name in _methods(observer):
                 setattr(self, name, (*getattr(self, name), (plugin, getattr(observer, name))))
 
     @property
     def tokens_so_far(self) -> int:
-        return 0 if self._counter is None else self._counter.so_far
+        return 0 if self.counter is None else self.counter.so_far
 
     @property
     def read_the_answer(self) -> bool:
         """Whether any of them needs more of it than its bytes."""
-        return bool(self.delta or self.event or self._counter)
+        return bool(self.delta or self.event or self.counter)
 
-    def tell_started(self, status: int, headers: "Headers") -> None:
+    def tell_started(self, status: int, headers: "Headers", *, events: bool) -> None:
+        if self.counter is not None:
+            self.counter.started(status, headers, events=events)
         self.started = self._tell(self.started, "started", status, headers)
 
     def tell_data(self, chunk: bytes) -> None:
+        if self.counter is not None:
+            self.counter.data(chunk)
         for entry in self.data:  # once for each read of a stream, so not by way of _tell
             try:
                 entry[1](chunk)
@@ -86,16 +88,14 @@ class Observers:
         self.delta = self._tell(self.delta, "delta", delta)
 
     def tell_finished(self) -> None:
-        if self._call is None:
+        call = self._call
+        if call is None:
             return
-        if self._counter is not None:
-            self._tell((("core", self._count),), "count_tokens")
-        self._tell(self.finished, "finished", self._call.outcome)
-
-    def _count(self) -> None:
-        """Where no `delta` has had the answer read, and so its usage known."""
-        if self._call is not None and self._counter is not None:
-            self._call.outcome.usage = self._call.outcome.usage or self._counter.usage()
+        # A `delta` has had the answer read, and so its usage known.
+        if self.counter is not None and call.outcome.usage is None:
+            call.outcome.usage = self.counter.usage(call)
+        if self.finished:
+            self._tell(self.finished, "finished", call.outcome)
 
     def _tell(self, methods: Methods, name: str, *arguments: Any) -> Methods:
         """The methods that are still whole."""

@@ -48,8 +48,8 @@ def begin_reading(
     if (refused or doubted) and not events:
         injected = stripper.injected if stripper is not None and doubted else NONE
         return Holding(status, headers, observers, reader, injected=injected, refused=refused)
-    if observers.started:
-        observers.tell_started(status, headers)
+    if observers.started or observers.counter:
+        observers.tell_started(status, headers, events=events)
     return reader
 
 
@@ -64,7 +64,7 @@ def _reader_for(
         return StreamReader(observers)
     if not events and (stripper or (observers.delta and call.dialect)) and _is_plain(headers):
         return AnswerReader(call, stripper, limits.max_body_bytes)
-    return DataReader(observers) if observers.data else None
+    return DataReader(observers) if observers.data or observers.counter else None
 
 
 def _is_plain(headers: Headers) -> bool:
@@ -81,7 +81,7 @@ class DataReader:
         self._observers = observers
 
     def feed(self, data: bytes) -> bytes:
-        if self._observers.data:
+        if self._observers.data or self._observers.counter:
             self._observers.tell_data(data)
         return data
 
@@ -103,7 +103,7 @@ class StreamReader:
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
-        if self._observers.data:
+        if self._observers.data or self._observers.counter:
             self._observers.tell_data(data)
         if self._held:
             data, self._held = self._held + data, b""
@@ -152,7 +152,7 @@ class EventReader:
         self._end = b""
 
     def feed(self, data: bytes) -> bytes:
-        if self._observers.data:
+        if self._observers.data or self._observers.counter:
             self._observers.tell_data(data)
         if self._cut is not None:
             cut = self._cut(data)
@@ -225,7 +225,7 @@ class AnswerReader:
         self._size = 0
 
     def feed(self, data: bytes) -> bytes:
-        if self._observers.data:
+        if self._observers.data or self._observers.counter:
             self._observers.tell_data(data)
         self._size += len(data)
         if self._size <= self._max_bytes:

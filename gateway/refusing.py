@@ -158,8 +158,8 @@ class Holding:
     def _release(self, held: list[bytes]) -> bytes:
         self._held = None
         self.rewrites = False
-        if self._observers.started:
-            self._observers.tell_started(*self._head)
+        if self._observers.started or self._observers.counter:
+            self._observers.tell_started(*self._head, events=False)
         return self._passed(b"".join(held)) if held else b""
 
     def _passed(self, data: bytes) -> bytes:

@@ -26,11 +26,11 @@ def counted(
     status: int = 200,
     asked: dict[str, object] | bytes | None = None,
 ) -> Usage | None:
-    counter = TokenCounter(make_call(asked))
-    counter.started(status, headers)
+    counter = TokenCounter()
+    counter.started(status, headers, events=headers == EVENTS)
     for chunk in chunks:
         counter.data(chunk)
-    return counter.usage()
+    return counter.usage(make_call(asked))
 
 
 def is_stream(exchange: Exchange) -> bool:
@@ -130,14 +130,14 @@ def test_wherever_a_stream_is_cut_it_costs_the_same(at: list[int], long: int) ->
 
 @given(st.integers(0, 5_000))
 def test_a_long_stream_is_counted_and_let_go(tokens: int) -> None:
-    counter = TokenCounter(make_call())
-    counter.started(200, EVENTS)
+    counter = TokenCounter()
+    counter.started(200, EVENTS, events=True)
     event = chat("x" * 200, token_ids=[5])
     for _ in range(tokens):
         counter.data(event)
         assert counter._size <= KEPT
     assert counter.so_far == tokens
-    usage = counter.usage()
+    usage = counter.usage(make_call())
     assert usage is not None
     assert (usage.completion_tokens, usage.counted) == (tokens, True)
 
@@ -195,9 +195,9 @@ def _both(data: bytes) -> Iterable[Usage | None]:
 
 
 def test_the_worker_that_answers_last_counts() -> None:
-    counter = TokenCounter(make_call())
-    counter.started(200, EVENTS)
+    counter = TokenCounter()
+    counter.started(200, EVENTS, events=True)
     counter.data(chat("a"))
-    counter.started(200, JSON)
+    counter.started(200, JSON, events=False)
     counter.data(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}')
-    assert counter.usage() == Usage(1, 2)
+    assert counter.usage(make_call()) == Usage(1, 2)

@@ -18,7 +18,9 @@ from gateway_plugins.usage.flight import Flight
 from gateway_plugins.usage.journal import (
     HEADER,
     LONGEST_KEY,
+    NAMES_AT,
     NOT_ENDED,
+    NOTED_AT,
     SLOT,
     STEP,
     UNKNOWN,
@@ -216,7 +218,7 @@ async def test_calls_go_on_where_there_can_be_no_journal(
 # the file
 
 names = st.text(st.characters(exclude_categories=()), max_size=300)
-tokens = st.integers(0, (1 << 32) - 1)
+tokens = st.integers(0, (1 << 64) - 1)
 calls = st.builds(
     Noted,
     id=st.binary(min_size=16, max_size=16),
@@ -225,8 +227,8 @@ calls = st.builds(
     model=names,
     source=st.sampled_from(("realtime", "batch", "eval")),
     worker=names,
-    prompt_tokens=st.integers(0, 1 << 40),
-    completion_tokens=st.integers(0, 1 << 40),
+    prompt_tokens=tokens,
+    completion_tokens=tokens,
     ended=st.builds(
         Ended, st.integers(0, 2) | st.just(UNKNOWN), st.integers(0, 1), tokens, tokens, tokens
     ),
@@ -241,14 +243,19 @@ def written(text: str, size: int) -> str:
 def as_written(call: Noted, *, is_noted: bool) -> Noted:
     """What is to be read of it."""
     key, name = written(call.key, LONGEST_KEY), call.model.encode(errors="replace")
-    room = min(332 - len(call.key.encode(errors="replace")[:LONGEST_KEY]) - len(call.source), 255)
+    room = min(
+        NOTED_AT
+        - NAMES_AT
+        - len(call.key.encode(errors="replace")[:LONGEST_KEY])
+        - len(call.source),
+        255,
+    )
     return call._replace(
         key=key,
         model=OTHER if len(name) > room else name.decode(),
         worker=written(call.worker, SLOT - WORKER_AT) if is_noted else "",
         ended=call.ended if is_noted else NOT_ENDED,
-        prompt_tokens=min(call.prompt_tokens, (1 << 32) - 1),
-        completion_tokens=min(call.completion_tokens, (1 << 32) - 1) if is_noted else 0,
+        completion_tokens=call.completion_tokens if is_noted else 0,
     )
 
 

@@ -101,7 +101,7 @@ class Groups:
         self._health.waiting += len(group)
         self._health.waiting_bytes += size
         self._added += 1
-        if self._settings.durability != "power" and all(entry.lazy for entry in group):
+        if self._settings.durability != "power" and _is_lazy(group):
             return self._add_lazily(group)
         released: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(Left(group, released, self._loop.time()))
@@ -298,7 +298,11 @@ class Groups:
 
 
 def _size(group: Group) -> int:
-    return sum([entry.size for entry in group])
+    return group[0].size if len(group) == 1 else sum([entry.size for entry in group])
+
+
+def _is_lazy(group: Group) -> bool:
+    return group[0].lazy if len(group) == 1 else all([entry.lazy for entry in group])  # noqa: C419
 
 
 def _release(all_left: "deque[Left] | list[Left]") -> None:

@@ -55,7 +55,7 @@ async def carry(gateway: Gateway, calls: list[RecordedCall]) -> float:
     for call in calls:
         call.observers = chains.observers(call)
         if call.observers.started:
-            call.observers.tell_started(200, HEADERS)
+            call.observers.tell_started(200, HEADERS, events=True)
         if chains.call_finished:
             await chains.tell_call(call)
     return time.thread_time() - began

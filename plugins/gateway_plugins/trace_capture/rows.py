@@ -155,7 +155,7 @@ SELECT column1, column2, column3, column4, column5, column6, column7, column8, c
     ELSE (SELECT owner FROM sessions WHERE session_id = column3) END
 FROM (
 """
-"""Before the VALUES of rows and a parenthesis; their sessions, whose owners own them, come first."""
+"""Before the VALUES of rows and a parenthesis; their sessions, with the owners, come first."""
 
 
 def pack_ends(ends: Ends) -> bytes:

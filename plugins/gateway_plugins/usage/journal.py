@@ -34,10 +34,10 @@ STEP = 256
 
 HEADER = b"calls in flight at a gateway, form 1\n".ljust(SLOT, b"\0")
 
-BEGUN = struct.Struct("<16sdIBBB")
+BEGUN = struct.Struct("<16sdQBBB")
 """Id, Unix time, tokens of the prompt, bytes of the key, of the model and of the source."""
 
-NOTED = struct.Struct("<IBBBIII")
+NOTED = struct.Struct("<QBBBQQQ")
 """Tokens of the completion, bytes of the worker's id, and what Ended has."""
 
 SUM = struct.Struct("<I")
@@ -49,8 +49,6 @@ LONGEST_KEY = 200
 LONGEST_NAME = 255
 SHORT = 100
 """A model's name of so many bytes fits with any key."""
-
-MOST_TOKENS = (1 << 32) - 1
 
 UNKNOWN = 255
 """The outcome of a call in flight."""
@@ -137,9 +135,7 @@ class Journal:
         """
         step, at = self._steps[slot // STEP], slot % STEP * SLOT
         name = worker.encode(errors="replace")[: SLOT - WORKER_AT]
-        outcome, counted, prompt, cached, thought = ended
-        told = (min(count, MOST_TOKENS) for count in (prompt, cached, thought))
-        text = NOTED.pack(min(tokens, MOST_TOKENS), len(name), outcome, counted, *told) + name
+        text = NOTED.pack(tokens, len(name), *ended) + name
         before = SUM.unpack_from(step, at + 1)[0]
         text = SUM.pack(crc32(text, before)) + text
         step[at + NOTED_AT : at + NOTED_AT + len(text)] = text
@@ -210,7 +206,7 @@ def _begun(call_id: bytes, time: float, prompt: int, key: str, model: str, sourc
     names = (key + model + source).encode("utf-8", "replace")
     if len(names) > whose + name + kind or whose > LONGEST_KEY or name > SHORT:
         whose, name, kind, names = _cut(key, model, source)
-    text = BEGUN.pack(call_id, time, min(prompt, MOST_TOKENS), whose, name, kind) + names
+    text = BEGUN.pack(call_id, time, prompt, whose, name, kind) + names
     return SUM.pack(crc32(text)) + text
 
 
