@@ -414,6 +414,15 @@ class Call:
         """
         self.entries.append(Entry(sink, item, size, lazy))
 
+    def let_go(self) -> None:
+        """The call is over: what plugins kept of it, which mostly has the call, need not live on.
+
+        Only the collector would find such a ring, and all that the call holds would wait for it.
+        """
+        self.observers = UNOBSERVED
+        self.state = State()
+        self.entries = []
+
     @property
     def overwritten(self) -> Mapping[str, object]:
         """The top-level keys of the body that plugins `set`, and to what."""

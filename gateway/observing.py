@@ -35,9 +35,11 @@ class Observers:
     there are none.
     """
 
+    # Not the call, which has its observers: a call in a cycle would be left to the collector.
     __slots__ = (
-        "_call",
+        "_call_id",
         "_note",
+        "_outcome",
         "counter",
         "data",
         "delta",
@@ -50,7 +52,8 @@ class Observers:
         self, observers: Sequence[tuple[str, object]], note: Note, call: "Call | None"
     ) -> None:
         self._note = note
-        self._call = call
+        self._outcome = None if call is None else call.outcome
+        self._call_id = "" if call is None else call.id
         counts = call is not None and call.counts_tokens
         self.counter = TokenCounter() if counts else None
         self.started = self.data = self.event = self.delta = self.finished = NONE
@@ -87,11 +90,8 @@ class Observers:
     def tell_delta(self, delta: "Delta") -> None:
         self.delta = self._tell(self.delta, "delta", delta)
 
-    def tell_finished(self) -> None:
-        call = self._call
-        if call is None:
-            return
-        # A `delta` has had the answer read, and so its usage known.
+    def tell_finished(self, call: "Call") -> None:
+        # A `delta` may have had the answer read, and so its usage known.
         if self.counter is not None and call.outcome.usage is None:
             call.outcome.usage = self.counter.usage(call)
         if self.finished:
@@ -108,9 +108,8 @@ class Observers:
         return whole
 
     def _without(self, methods: Methods, broken: Entry, name: str, error: Exception) -> Methods:
-        call = self._call
-        if call is not None:
-            self._note(broken[0], f"observer.{name}", call.outcome, error, call.id)
+        if self._outcome is not None:
+            self._note(broken[0], f"observer.{name}", self._outcome, error, self._call_id)
         return tuple(entry for entry in methods if entry != broken)
 
 

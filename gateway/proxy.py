@@ -90,6 +90,7 @@ class Proxy:
                 await call.reply.end(last)
         finally:
             self.in_flight.end(call)
+            call.let_go()
 
     async def _answered(self, call: Call) -> bytes | None:
         """The last bytes of the answer, all before them sent; None: it was broken off."""
@@ -254,7 +255,7 @@ class Proxy:
         """Tell all who watch how the call went, while its last bytes wait."""
         call.reply.count(last or b"")
         call.outcome.duration = monotonic() - call.started
-        call.observers.tell_finished()
+        call.observers.tell_finished(call)
         if call.chains.call_finished:
             await call.chains.tell_call(call)
         if call.entries:
