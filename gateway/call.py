@@ -422,6 +422,9 @@ class Call:
         self.observers = UNOBSERVED
         self.state = State()
         self.entries = []
+        for error in (self.outcome.error, *(attempt.error for attempt in self.attempts)):
+            if error is not None:  # where it was raised are the frames of the call
+                error.__traceback__ = error.__context__ = error.__cause__ = None
 
     @property
     def overwritten(self) -> Mapping[str, object]:
