@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from gateway.simulator import Simulator
 
 # How long data takes to make says how busy the machine is, and nothing of the code.
-settings.register_profile("quick", max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile("quick")
 

@@ -158,7 +158,7 @@ def check(trace: Trace, caller: Leaver, whole: dict[int, Sampled]) -> int:
     return sum(len(one.token_ids) for one in recorded.values())
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 async def test_each_call_that_was_started_has_one_trace(
     gateway_for: GatewayFor, tmp_path: Path, seed: int
 ) -> None:

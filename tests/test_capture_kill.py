@@ -312,6 +312,7 @@ async def test_a_gateway_that_is_stopped_has_what_it_broke_off(tmp_path: Path) -
     assert figures.unread > CALLERS / 3
 
 
+@pytest.mark.slow
 async def test_what_is_written_through_to_the_disk_is_there_too(tmp_path: Path) -> None:
     figures = await Kills(tmp_path / "traces.db", seed=4, durability="power").run(2)
     assert figures.finished > CALLERS

@@ -113,7 +113,7 @@ async def test_keys_have_the_limits_of_their_tier_and_their_own(gateway_for: Gat
 async def test_tokens_are_taken_by_an_estimate_and_settled_by_the_truth(
     gateway_for: GatewayFor,
 ) -> None:
-    live = await gateway_for(limits(default={"tokens_per_minute": 600}), Watcher)
+    live = await gateway_for(limits(default={"tokens_per_minute": 3_000}), Watcher)
     for stream in (False, True):
         before = await left(live, "tokens_per_minute")
         answer = await ask(live, max_tokens=300, stop=None, stream=stream, n=1)

@@ -23,9 +23,7 @@ STREAM = [
     DONE,
 ]
 PLUGINS: list[tuple[str | PluginEntry, ...]] = [
-    (),
-    ("sessions", "trace_capture"),
-    ("circuit_breaker", "backpressure", "stickiness", "openai_models"),
+    ("sessions", "circuit_breaker", "backpressure", "stickiness", "trace_capture"),
     (entry("limits", default={"tokens_per_minute": 10**9}), "usage", "metrics", "access_log"),
 ]
 

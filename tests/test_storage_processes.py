@@ -28,7 +28,10 @@ async def said(process: Process) -> list[str]:
     return out.decode().splitlines()[1:]
 
 
-@pytest.mark.parametrize("before", [None, b"no database" * 1_000])
+BROKEN = pytest.param(b"no database" * 1_000, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("before", [None, BROKEN])
 async def test_eight_begin_at_once(path: Path, before: bytes | None) -> None:
     if before is not None:
         put(path, before)
