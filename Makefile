@@ -1,5 +1,7 @@
 # `make demo` and `make test` each do all their set-up; they need Python 3.11 or later, nothing else.
 PYTHON ?= python3
+# One more than there are processors: some tests wait.
+TESTERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 VENV := .venv
 STAMP := $(VENV)/.installed
 MINUTES ?= 10
@@ -11,7 +13,7 @@ demo: $(STAMP)
 	$(VENV)/bin/gateway demo
 
 test: $(STAMP)
-	$(VENV)/bin/pytest -n auto --dist worksteal
+	$(VENV)/bin/pytest -n $(TESTERS) --dist worksteal
 
 storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
 	PYTHONPATH=tests $(VENV)/bin/python -m storm --minutes $(MINUTES)
