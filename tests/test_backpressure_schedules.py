@@ -175,7 +175,11 @@ class Schedules(RuleBasedStateMachine):
 
     @rule()
     def rest(self) -> None:
-        self.step(40)
+        """Many calls that choose one after the other take their turns; what is promised is used."""
+        for _ in range(10):
+            self.step(40)
+            if not self.fleet.queue.report().promised:
+                break
         self.nobody_waits_in_vain()
 
     def alive(self) -> list[RecordedCall]:
