@@ -5,7 +5,7 @@ These are the names that plugins and embedders may use; everything else may chan
 
 from gateway.app import Gateway, create_app
 from gateway.asking import WorkerAnswer
-from gateway.call import Answer, Attempt, Call, Outcome, Principal, StateKey
+from gateway.call import Answer, Attempt, Call, Outcome, Principal
 from gateway.config import Config
 from gateway.control import ControlRequest
 from gateway.edge import path_of
@@ -29,6 +29,7 @@ from gateway.headers import Headers, get_header
 from gateway.hookspecs import hookimpl
 from gateway.reply import Caller
 from gateway.samples import Histogram, Sample
+from gateway.state import StateKey
 from gateway.storage import Storage, StorageUnavailable, insert_rows
 from gateway.trace import (
     Cause,

@@ -1,20 +1,21 @@
 """What travels through the chain: a Call, its Attempts at workers, and its Outcome."""
 
-import asyncio
 import random
 import re
 import time
 from collections.abc import AsyncIterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from gateway.body import Body, parse_object
-from gateway.errors import CallError, GatewayError, TotalTimeout
+from gateway.errors import CallError
 from gateway.headers import Headers, get_header
+from gateway.lifeline import Lifeline
 from gateway.observing import UNOBSERVED
 from gateway.refusing import NONE
 from gateway.reply import Caller, Reply
+from gateway.state import State
 from gateway.storage.writer import Entry, Sink
 from gateway.wire.dialects import Dialect, dialect_of
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
@@ -23,8 +24,6 @@ from gateway.wire.usage import Usage
 if TYPE_CHECKING:
     from gateway.chains import Chains
     from gateway.worker import Worker
-
-T = TypeVar("T")
 
 Source = Literal["realtime", "batch", "eval"]
 """What kind of work a call is for."""
@@ -50,39 +49,6 @@ class Principal(msgspec.Struct, frozen=True):
     models: frozenset[str] | None = None
     workers: frozenset[str] | None = None
     labels: Mapping[str, str] = {}
-
-
-class StateKey(Generic[T]):
-    """A plugin's typed place on a call: `KEY = StateKey[int]("mine")`, `call.state[KEY] = 1`."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class State:
-    """What plugins keep on a call, each under its own StateKey, so that names cannot clash."""
-
-    __slots__ = ("_values",)
-
-    def __init__(self) -> None:
-        self._values: dict[StateKey[Any], Any] | None = None
-
-    def __setitem__(self, key: StateKey[T], value: T) -> None:
-        if self._values is None:
-            self._values = {}
-        self._values[key] = value
-
-    def __getitem__(self, key: StateKey[T]) -> T:
-        return (self._values or {})[key]  # type: ignore[no-any-return]
-
-    @overload
-    def get(self, key: StateKey[T]) -> T | None: ...
-    @overload
-    def get(self, key: StateKey[T], default: T) -> T: ...
-    def get(self, key: StateKey[T], default: T | None = None) -> T | None:
-        return self._values.get(key, default) if self._values else default
 
 
 class Attempt(msgspec.Struct):
@@ -142,59 +108,6 @@ class Answer(msgspec.Struct):
     status: int = 200
     headers: Headers = ()
     body: bytes | AsyncIterable[bytes] = b""
-
-
-class Lifeline:
-    """Lets a call be ended from outside its task, for a reason that its task then sees raised."""
-
-    __slots__ = ("_held", "_over", "_reason", "_task", "_timer")
-
-    def __init__(self) -> None:
-        self._held = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._reason: GatewayError | None = None
-        self._over = False
-
-    def cut(self, reason: GatewayError) -> None:
-        """Raise `reason` out of the `with` block, as soon as it waits; the first reason counts."""
-        if self._over or self._reason is not None:
-            return
-        self._reason = reason
-        task = self._task
-        if task is not None and task is not asyncio.current_task() and not self._held:
-            task.cancel()
-
-    def hold(self) -> None:
-        """What is begun from now on is finished: a cut takes effect at `let_go`."""
-        self._held = True
-
-    def let_go(self) -> None:
-        """Raises the reason of a cut that came meanwhile."""
-        self._held = False
-        if self._reason is not None:
-            raise self._reason
-
-    def limit(self, seconds: float) -> None:
-        """End the call with TotalTimeout when it is not over by then."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, lambda: self.cut(TotalTimeout(seconds)))
-
-    def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        if self._reason is not None:
-            self._over = True
-            raise self._reason
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._reason is None or self._task is None:
-            return
-        self._task.uncancel()
-        if kind is None or kind is asyncio.CancelledError:
-            raise self._reason from None
 
 
 class _Model(msgspec.Struct):
@@ -413,6 +326,11 @@ class Call:
         later, unless it is to outlive a power cut (`storage.durability`).
         """
         self.entries.append(Entry(sink, item, size, lazy))
+
+    @property
+    def waits_for_commit(self) -> bool:
+        """Whether something of it has to be committed before its caller has the last byte."""
+        return not all(entry.lazy for entry in self.entries)
 
     def let_go(self) -> None:
         """The call is over: what plugins kept of it, which mostly has the call, need not live on.

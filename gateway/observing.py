@@ -77,7 +77,10 @@ class Observers:
 
     def tell_data(self, chunk: bytes) -> None:
         if self.counter is not None:
-            self.counter.data(chunk)
+            try:
+                self.counter.data(chunk)
+            except Exception as error:  # noqa: BLE001  as below
+                self._give_up_counting(error)
         for entry in self.data:  # once for each read of a stream, so not by way of _tell
             try:
                 entry[1](chunk)
@@ -93,9 +96,16 @@ class Observers:
     def tell_finished(self, call: "Call") -> None:
         # A `delta` may have had the answer read, and so its usage known.
         if self.counter is not None and call.outcome.usage is None:
-            call.outcome.usage = self.counter.usage(call)
+            try:
+                call.outcome.usage = self.counter.usage(call)
+            except Exception as error:  # noqa: BLE001  as below
+                self._give_up_counting(error)
         if self.finished:
             self._tell(self.finished, "finished", call.outcome)
+
+    def _give_up_counting(self, error: Exception) -> None:
+        self.counter = None
+        self._say("core", "count_tokens", error)
 
     def _tell(self, methods: Methods, name: str, *arguments: Any) -> Methods:
         """The methods that are still whole."""
@@ -108,9 +118,12 @@ class Observers:
         return whole
 
     def _without(self, methods: Methods, broken: Entry, name: str, error: Exception) -> Methods:
-        if self._outcome is not None:
-            self._note(broken[0], f"observer.{name}", self._outcome, error, self._call_id)
+        self._say(broken[0], f"observer.{name}", error)
         return tuple(entry for entry in methods if entry != broken)
+
+    def _say(self, plugin: str, what: str, error: Exception) -> None:
+        if self._outcome is not None:
+            self._note(plugin, what, self._outcome, error, self._call_id)
 
 
 def _methods(observer: object) -> Sequence[str]:

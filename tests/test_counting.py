@@ -9,10 +9,12 @@ from answers import cut, places
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import Exchange, load
+from storing import Notes
+from watching import Watcher
 
-from gateway import Usage
+from gateway import Call, Usage, hookimpl
 from gateway.counting import KEPT, TokenCounter
-from gateway.testing import DONE, make_call, sse
+from gateway.testing import DONE, GatewayFor, make_call, sse
 from gateway.wire.usage import MOST
 
 RECORDED = {name: one for name, one in load().items() if one.method == "POST" and one.body}
@@ -201,3 +203,37 @@ def test_the_worker_that_answers_last_counts() -> None:
     counter.started(200, JSON, events=False)
     counter.data(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}')
     assert counter.usage(make_call()) == Usage(1, 2)
+
+
+class Counted:
+    """A plugin that has the tokens of each call counted."""
+
+    @hookimpl
+    async def prepare(self, call: Call) -> None:
+        call.count_tokens()
+
+
+@pytest.mark.parametrize("method", ["data", "usage"])
+async def test_a_count_that_breaks_harms_no_call(
+    gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(TokenCounter, method, broken)
+    live = await gateway_for(Counted, Watcher)
+    body = {"model": "sim", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    for stream in (False, True):
+        answer = await live.client.post("/v1/chat/completions", json=body | {"stream": stream})
+        assert answer.is_success
+        outcome = live.plugin(Watcher).outcomes[-1]
+        assert (outcome.complete, outcome.usage, outcome.failures) == (True, None, ["core"])
+
+
+def test_a_call_waits_only_for_what_is_not_lazy() -> None:
+    call = make_call()
+    assert not call.waits_for_commit
+    call.store(Notes(), "a", 1, lazy=True)
+    assert not call.waits_for_commit
+    call.store(Notes(), "b", 1)
+    assert call.waits_for_commit

@@ -32,6 +32,14 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    @classmethod
+    def told(cls, usage: object) -> "Usage | None":
+        """Of an answer's `usage`, decoded before; None where it is not as engines say it."""
+        try:
+            return msgspec.convert(usage, ToldUsage).read()
+        except msgspec.ValidationError:
+            return None
+
 
 class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None

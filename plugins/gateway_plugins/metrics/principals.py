@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from gateway import Call, Outcome, Sample
 from gateway_plugins.metrics.labels import Names
-from gateway_plugins.metrics.tally import believable
 
 MOST = 1_000
 """Principals that are told apart."""
@@ -26,8 +25,8 @@ class Principals:
         whose = self._names.of(None if call.principal is None else call.principal.id, good=True)
         self._requests[whose] += 1
         if outcome.usage is not None:
-            self._tokens[whose, "input"] += believable(outcome.usage.prompt_tokens)
-            self._tokens[whose, "output"] += believable(outcome.usage.completion_tokens)
+            self._tokens[whose, "input"] += outcome.usage.prompt_tokens
+            self._tokens[whose, "output"] += outcome.usage.completion_tokens
 
     def samples(self) -> Iterator[Sample]:
         for whose, count in self._requests.items():

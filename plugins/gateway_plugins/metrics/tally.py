@@ -14,9 +14,6 @@ MOST_WAYS = 1_000
 MOST_CODES = 100
 """Codes of errors, and statuses, that are told apart for one of them."""
 
-MOST_TOKENS = 1 << 32
-"""Tokens of one call, whatever a worker says."""
-
 FORGOTTEN = 600.0
 """Seconds after which the numbers of a worker that is gone are not told any more."""
 
@@ -71,8 +68,8 @@ class Way:
         if call.attempts:
             self.queue.add(call.attempts[-1].started - call.started)
         if outcome.usage is not None:
-            self.tokens_in.add(believable(outcome.usage.prompt_tokens))
-            self.tokens_out.add(believable(outcome.usage.completion_tokens))
+            self.tokens_in.add(outcome.usage.prompt_tokens)
+            self.tokens_out.add(outcome.usage.completion_tokens)
         if watch is not None and watch.gaps is not None and outcome.status < 400:
             self.first_token.add(watch.first - call.started)
             self.per_token.merge(watch.gaps)
@@ -165,11 +162,6 @@ class Tally:
             del self._ways[key]
         for retry in [retry for retry in self._retries if retry[0] in gone]:
             del self._retries[retry]
-
-
-def believable(tokens: int) -> int:
-    """What a worker says there were: never less than none, which would count back."""
-    return min(max(tokens, 0), MOST_TOKENS)
 
 
 def _count(counts: Counter[str | int], what: str | int) -> None:

@@ -154,7 +154,7 @@ class KeyUsage:
         if self._flight is None:
             return self._in_memory
         self._flight.over(row.id)
-        return not call.entries and self._flight.keep(row)
+        return not call.waits_for_commit and self._flight.keep(row)
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:

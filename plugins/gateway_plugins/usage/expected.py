@@ -1,16 +1,12 @@
 """What a call must have been counted as, by its trace: found anew, from what was recorded."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
 from gateway import Trace, Usage
 from gateway_plugins.usage.ledger import LONGEST, how_it_went
 from gateway_plugins.usage.names import OTHER, is_plain
-
-MOST_TOKENS = 1 << 32
-"""Of one call, that the gateway believes."""
 
 _NOT_WHOLE = frozenset({"too_large", "redacted", "capture_failed", "unreadable"})
 """Reasons of a trace that has not all that the gateway has seen."""
@@ -56,7 +52,7 @@ def _tokens(trace: Trace) -> tuple[Mapping[str, int], bool | None]:
         return _all_of(Usage()), False
     if not _NOT_WHOLE.isdisjoint(trace.reasons):
         return {}, None
-    told = _told(trace.usage)
+    told = Usage.told(trace.usage)
     if told is not None:
         return _all_of(told), False
     if not trace.streamed:
@@ -77,54 +73,6 @@ def _all_of(usage: Usage) -> dict[str, int]:
         "cached_tokens": usage.cached_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
     }
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Told(msgspec.Struct):
-    """The engine's usage, as OpenAI's APIs and Anthropic's have it."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
-_NO_DETAILS = _Details()
-
-
-def _told(usage: dict[str, Any] | None) -> Usage | None:
-    """None where it is not what engines send, and the gateway has not read it either."""
-    try:
-        told = msgspec.convert(usage, _Told)
-    except msgspec.ValidationError:
-        return None
-    cached = told.cache_read_input_tokens or 0
-    prompt = told.prompt_tokens
-    if prompt is None:
-        prompt = (told.input_tokens or 0) + cached + (told.cache_creation_input_tokens or 0)
-    completion = told.output_tokens if told.completion_tokens is None else told.completion_tokens
-    asked = told.prompt_tokens_details or told.input_tokens_details or _NO_DETAILS
-    said = told.completion_tokens_details or told.output_tokens_details or _NO_DETAILS
-    return Usage(
-        _bounded(prompt),
-        _bounded(completion or 0),
-        _bounded(asked.cached_tokens or cached),
-        _bounded(said.reasoning_tokens or 0),
-    )
-
-
-def _bounded(tokens: int) -> int:
-    return min(max(tokens, 0), MOST_TOKENS)
 
 
 def _sampled(trace: Trace) -> dict[str, int]:
