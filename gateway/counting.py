@@ -86,13 +86,10 @@ class TokenCounter:
         return None if told is None else told.read()
 
     def _of_stream(self, call: "Call") -> Usage:
-        events = self._events()
-        if self._splitter is not None:
-            events += self._splitter.close()
-        for event in reversed(events):
-            if self._tells(event):
-                break
-        else:
+        if not self._tells(_last_told(self._chunks)):
+            events = self._events()
+            if self._splitter is not None:
+                events += self._splitter.close()
             self._look_through(events)
         if self._told is not None:
             return self._told.read()
@@ -102,11 +99,9 @@ class TokenCounter:
             prompt = call.prompt_estimate
         return Usage(prompt, count.completion, counted=True)
 
-    def _tells(self, event: Event) -> bool:
-        """Whether it tells the whole usage, as the last event of most streams does."""
-        if event.data is None or b"_tokens" not in event.data:
-            return False
-        told = told_usage(event.data)
+    def _tells(self, data: bytes) -> bool:
+        """Whether that event tells the whole usage, as the last one of most streams does."""
+        told = told_usage(data) if data else None
         if told is None or told.prompt_tokens is None:
             return False
         self._told = told
@@ -132,6 +127,15 @@ class TokenCounter:
         except EventTooLarge:
             self._readable = False
             return []
+
+
+def _last_told(chunks: list[bytes]) -> bytes:
+    """The line of data in which tokens were last told, where it is in the last that came."""
+    text = b"".join(chunks[-2:])
+    end = text.rfind(b"_tokens")
+    start = text.rfind(b"\ndata:", 0, max(end, 0)) + 1
+    line = text[start : text.find(b"\n", end)] if end >= 0 else b""
+    return line[5:] if line.startswith(b"data:") else b""
 
 
 class _Asked(msgspec.Struct):

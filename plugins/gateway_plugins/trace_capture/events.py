@@ -34,7 +34,7 @@ def _single_lines(text: bytes) -> list[bytes] | None:
     if not text.startswith(b"data: ") or not text.endswith(b"\n\n"):
         return None
     found = text[6:-2].split(b"\n\ndata: ")
-    return found if text.count(b"\n") == 2 * len(found) else None
+    return found if b"".join(found).find(b"\n") < 0 else None
 
 
 def _data(frame: bytes) -> bytes | None:

@@ -1,10 +1,11 @@
 """How bytes become few: what a text shares with an earlier one, compression, packed numbers."""
 
 import math
+import struct
 import sys
 from array import array
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 import zstandard
@@ -84,7 +85,10 @@ def common_prefix(one: bytes, other: bytes) -> int:
 
 def pack_ids(ids: Sequence[int]) -> bytes:
     """int32, little-endian. Raises OverflowError for what is no token id."""
-    return _little(array("i", ids)).tobytes()
+    try:
+        return struct.pack(f"<{len(ids)}i", *ids)  # in a quarter of the time of an array
+    except struct.error as error:
+        raise OverflowError(str(error)) from None
 
 
 def unpack_ids(packed: bytes) -> list[int]:
@@ -99,10 +103,18 @@ def pack_logprobs(values: Sequence[float | None]) -> bytes:
     What float32 would change stands in the part's `extra`, too (see parts.py).
     """
     try:
-        numbers = array("f", cast("Sequence[float]", values))  # as they nearly always are
-    except TypeError:
+        return struct.pack(f"<{len(values)}f", *values)  # as they nearly always are
+    except (struct.error, OverflowError):
         numbers = array("f", [math.nan if value is None else value for value in values])
-    return _little(numbers).tobytes()
+        return _little(numbers).tobytes()
+
+
+def fits_float32(values: list[float | None]) -> bool:
+    """Whether none of them is changed by being packed."""
+    packed = pack_logprobs(values)
+    if list(struct.unpack(f"<{len(values)}f", packed)) == values:
+        return True
+    return None in values and unpack_logprobs(packed) == values
 
 
 def unpack_logprobs(packed: bytes) -> list[float | None]:

@@ -1,12 +1,12 @@
 """The numbers of a choice, taken from its plain form or from its chunks of a stream."""
 
-from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
 from typing import Any
 
 import msgspec
 
+from gateway_plugins.trace_capture.packing import fits_float32
 from gateway_plugins.trace_capture.shapes import (
     ChatChoice,
     ChatChunk,
@@ -75,20 +75,12 @@ def _chain(lists: Sequence[Any]) -> list[Any]:
 
 
 def _finish(part: Part, extra: Extra, chunks: Sequence[Any]) -> Part:
-    if not _fits_float32(part.logprobs):
+    if not fits_float32(part.logprobs):
         extra.logprobs = part.logprobs
     if extra != _NOTHING:
         part.extra = _encode(extra)
     part.finish_reason = next((c.finish_reason for c in reversed(chunks) if c.finish_reason), None)
     return part
-
-
-def _fits_float32(values: list[float | None]) -> bool:
-    try:
-        return array("f", values).tolist() == values  # type: ignore[type-var]
-    except TypeError:  # of a null
-        known = [value for value in values if value is not None]
-        return array("f", known).tolist() == known
 
 
 def _is_regular(entries: list[Any], texts: list[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -136,7 +137,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         usage=answer.usage,
         engine_version=answer.weight_version,
         admin_version=capture.admin_version,
-        times=_times(capture, streamed),
+        times=_times(capture, streamed, answer.events),
         status=outcome.status,
         bytes_sent=outcome.bytes_sent,
         caller_gone=outcome.caller_gone,
@@ -189,23 +190,21 @@ def _micro(seconds: float) -> int:
     return int(seconds * 1e6)
 
 
-def _times(capture: Capture, streamed: bool) -> list[int | None]:
+def _times(capture: Capture, streamed: bool, events: int) -> list[int | None]:
     """Microseconds: queue, connect, TTFT, total, ITL p50, ITL p99."""
     call, outcome = capture.call, capture.call.outcome
     last = call.attempts[-1] if call.attempts else None
     queue = (last.started - call.started) if last is not None else outcome.duration
     connect = last.connected - last.started if last is not None and last.connected else None
-    gaps = _gaps(capture) if streamed else []
+    gaps = _gaps(capture, events) if streamed else []
     times = (queue, connect, outcome.ttft, outcome.duration, _share(gaps, 0.5), _share(gaps, 0.99))
     return [None if one is None else int(one * 1e6) for one in times]
 
 
-def _gaps(capture: Capture) -> list[float]:
+def _gaps(capture: Capture, events: int) -> list[float]:
     """Seconds between events, sorted; those that came in one read have none between them."""
-    gaps: list[float] = []
-    for place in range(1, len(capture.times)):
-        gaps.append(capture.times[place] - capture.times[place - 1])
-        gaps.extend([0.0] * (capture.chunks[place].count(b"\n\n") - 1))
+    gaps = [later - earlier for earlier, later in pairwise(capture.times)]
+    gaps += [0.0] * (events - len(capture.times))
     gaps.sort()
     return gaps
 
