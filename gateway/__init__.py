@@ -29,6 +29,7 @@ from gateway.headers import Headers, get_header
 from gateway.hookspecs import hookimpl
 from gateway.reply import Caller
 from gateway.samples import Histogram, Sample
+from gateway.shared import SharedRow, SharedTable
 from gateway.state import StateKey
 from gateway.storage import Storage, StorageUnavailable, insert_rows
 from gateway.trace import (
@@ -88,6 +89,8 @@ __all__ = [
     "Reward",
     "Sample",
     "SessionInfo",
+    "SharedRow",
+    "SharedTable",
     "StateKey",
     "Storage",
     "StorageUnavailable",

@@ -1,6 +1,5 @@
 """The core's own routes: its health, and its workers while it runs."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +7,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway import config
+from gateway.agreed_workers import AgreedWorkers
 from gateway.config import Node
 from gateway.control import ControlRequest
 from gateway.errors import BadRequest, NotFound
-from gateway.kept_workers import KeptWorkers
 from gateway.overlay import Change, Fields, Overlay
 from gateway.worker import Worker, WorkerInfo
 from gateway.workers import Workers
@@ -55,10 +54,9 @@ class NewFields(msgspec.Struct, forbid_unknown_fields=True):
 class WorkersAdmin:
     """Lists and changes the workers of one gateway; a change holds once it is kept."""
 
-    def __init__(self, workers: Workers, kept: KeptWorkers) -> None:
+    def __init__(self, workers: Workers, agreed: AgreedWorkers) -> None:
         self._workers = workers
-        self._kept = kept
-        self._changing = asyncio.Lock()
+        self._agreed = agreed
 
     async def health(self, _: ControlRequest) -> WorkersHealth:
         found = self._infos()
@@ -73,14 +71,15 @@ class WorkersAdmin:
 
     async def add(self, request: ControlRequest) -> dict[str, Any]:
         settings = _checked(msgspec.structs.asdict(await request.json(NewWorker)))
-        async with self._changing:
+        async with self._agreed.changing():
             if self._workers.find(settings.worker_id) is not None:
                 raise BadRequest(
                     f"there is a worker {settings.worker_id} already; give this one another "
                     "worker_id",
                     param="worker_id",
                 )
-            await self._alter(settings.worker_id, lambda overlay: overlay.added(settings))
+            added = self._workers.overlay.added(settings)
+            await self._agreed.change(settings.worker_id, added)
         return {
             "worker_id": settings.worker_id,
             "url": settings.url,
@@ -110,17 +109,10 @@ class WorkersAdmin:
 
     async def _change(self, worker_id: str, change: Callable[[Overlay], Change]) -> WorkerInfo:
         """How the worker is after the change. Raises NotFound, and what the database raises."""
-        async with self._changing:
+        async with self._agreed.changing():
             worker = self._find(worker_id)
-            await self._alter(worker_id, change)
+            await self._agreed.change(worker_id, change(self._workers.overlay))
         return worker.info()
-
-    async def _alter(self, worker_id: str, change: Callable[[Overlay], Change]) -> None:
-        """Keep the change, then make it; one that cannot be kept is not made."""
-        made = change(self._workers.overlay)
-        alter = self._workers.alter(worker_id, made)
-        await self._kept.keep(worker_id, made)
-        alter()
 
     def _find(self, worker_id: str) -> Worker:
         worker = self._workers.find(worker_id)

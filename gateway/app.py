@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.admin import WorkersAdmin
+from gateway.agreed_workers import AgreedWorkers
 from gateway.call import Outcome
 from gateway.chains import Chains
 from gateway.config import Config
@@ -33,6 +34,7 @@ from gateway.probes import Prober
 from gateway.proxy import Proxy
 from gateway.reloading import Reloader
 from gateway.running import InFlight, Parts, entered, leave
+from gateway.siblings import Siblings
 from gateway.storage import Storage
 from gateway.workers import Workers
 
@@ -46,7 +48,8 @@ class Gateway:
     lifespan protocol. `carry` is for plugins with routes of their own: it carries an HTTP request
     as a call for another path (see Edge.serve). `source` reads the configuration anew for a reload;
     without one there is none. Callbacks in `reloaded` are told of each new configuration; none may
-    wait or raise. Raises ConfigError where the configuration cannot be used.
+    wait or raise. `siblings` are the other processes of this gateway (see docs/processes.md).
+    Raises ConfigError where the configuration cannot be used.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class Gateway:
         *,
         local_handler: LocalHandler | None = None,
         source: Callable[[], Config] | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
+        self.siblings = siblings or Siblings()
         plugins = Plugins(config.plugins)
         self.parts = Parts.of(config, plugins)
         self.workers = Workers(config)
@@ -63,8 +68,12 @@ class Gateway:
             self.workers.put((LocalWorker(local_handler, config),))
         everyone = plugins.new_since(None)
         migrations = plugins.run("migrations", only=everyone).values()
-        self.storage = Storage(config, [*KeptWorkers.migrations(config), *migrations])
-        self._kept = KeptWorkers(self.storage, config)
+        self.storage = Storage(
+            config,
+            [*KeptWorkers.migrations(config), *migrations],
+            self.siblings,
+        )
+        self._agreed = AgreedWorkers(self.workers, KeptWorkers(self.storage, config), self.siblings)
         self.prober = Prober(self.workers, config.probes)
         self.proxy = Proxy(self.chains, self.workers, config, self.storage)
         self.edge = Edge(self.proxy, config)
@@ -147,7 +156,7 @@ class Gateway:
         return ScopedRoute(route, CARRIED, self)
 
     def _admin(self) -> list[ControlRoute]:
-        workers = WorkersAdmin(self.workers, self._kept)
+        workers = WorkersAdmin(self.workers, self._agreed)
         one = "/admin/workers/{worker_id}"
         control = partial(self.control, scope="admin")
         return [
@@ -190,11 +199,12 @@ class Gateway:
             yield
 
     async def __aenter__(self) -> Self:
-        async with contextlib.AsyncExitStack() as stack:
+        async with self.reloader.held(), contextlib.AsyncExitStack() as stack:
             stack.callback(self.workers.close)
+            await stack.enter_async_context(self.siblings)
             await self.storage.open()
             stack.push_async_callback(self.storage.close)
-            self.workers.restore(await self._kept.load())
+            await self._agreed.restore()
             await stack.enter_async_context(self.prober)
             running = await entered(self.plugins, self, self.plugins.new_since(None))
             self.parts = replace(self.parts, lifespans=running)

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway import __version__, config
+from gateway import __version__, config, processes
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -110,6 +110,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="YAML or TOML file (else $GATEWAY_CONFIG)")
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (9090)")
+    parser.add_argument("--processes", help="processes that serve the port (1)")
     parser.add_argument(
         "--worker", dest="workers", action="append", metavar="URL", help="may be repeated"
     )
@@ -159,11 +160,15 @@ def _load(options: argparse.Namespace) -> Config:
 def _serve(options: argparse.Namespace) -> None:
     settings = _load(options)
     from_file = options.config or os.environ.get("GATEWAY_CONFIG")
-    gateway = Gateway(settings, source=partial(_load, options) if from_file else None)
+    source = partial(_load, options) if from_file else None
+    gateway = Gateway(settings, source=source)
     logs = _log_to_stderr(settings.log_level, settings.log_format)
     gateway.reloaded.append(logs.follow)
     if not settings.workers:
         log.warning("no worker is configured: every call gets a 503; name one with --worker URL")
+    if settings.processes > 1:
+        del gateway  # it was made to find what is wrong while there is one to tell it
+        sys.exit(processes.serve(settings, source))
     _run(gateway)
 
 

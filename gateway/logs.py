@@ -61,15 +61,20 @@ class Line(msgspec.Struct, omit_defaults=True):
     logger: str
     message: str
     call_id: str | None = None
+    process: int | None = None
     errors: list[Failure] = []
 
 
 class Formatter(logging.Formatter):
-    """Writes records, each within LONGEST bytes. With `debug` exceptions say their messages."""
+    """Writes records, each within LONGEST bytes. With `debug` exceptions say their messages.
 
-    def __init__(self, *, debug: bool = False) -> None:
+    `process` is the index of this one, where it is one of several.
+    """
+
+    def __init__(self, *, debug: bool = False, process: int | None = None) -> None:
         super().__init__()
         self._debug = debug
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         for most, places in SIZES:
@@ -91,6 +96,7 @@ class Formatter(logging.Formatter):
             logger=clean(record.name, NAME),
             message=clean(self._message(record), most),
             call_id=clean(call_id, NAME) if isinstance(call_id, str) else None,
+            process=self._process,
             errors=[self._failure(one, most, places) for one in _chain(record)],
         )
 
@@ -118,31 +124,46 @@ class TextFormatter(Formatter):
         head = f"{self.formatTime(record)} {line.level.upper():<7} {line.logger}: {line.message}"
         if line.call_id is not None:
             head += f" call_id={line.call_id}"
+        if line.process is not None:
+            head += f" process={line.process}"
         return "\n".join([head, *(below for error in line.errors for below in _text_of(error))])
 
 
 class Handler(logging.StreamHandler[TextIO]):
     """Writes to `stream`: text where it is a terminal, else JSON, or as `written` says."""
 
-    def __init__(self, stream: TextIO, level: str = "info", written: Written = "auto") -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        level: str = "info",
+        written: Written = "auto",
+        process: int | None = None,
+    ) -> None:
         super().__init__(stream)
         self._terminal = stream.isatty()
+        self._process = process
         self.write_as(level, written)
 
     def write_as(self, level: str, written: Written) -> None:
         text = self._terminal if written == "auto" else written == "text"
         kind = TextFormatter if text else Formatter
-        self.setFormatter(kind(debug=level == "debug"))
+        self.setFormatter(kind(debug=level == "debug", process=self._process))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the library's name
         """Nothing: logging's own way is to print the record, arguments and all."""
 
 
 class Logs:
-    """The log of a process that runs a gateway."""
+    """The log of a process that runs a gateway; `process` is its index, where there are several."""
 
-    def __init__(self, level: str, written: Written, stream: TextIO | None = None) -> None:
-        self.handler = Handler(stream or sys.stderr)
+    def __init__(
+        self,
+        level: str,
+        written: Written,
+        stream: TextIO | None = None,
+        process: int | None = None,
+    ) -> None:
+        self.handler = Handler(stream or sys.stderr, process=process)
         self._set(level, written)
 
     def begin(self) -> None:

@@ -42,6 +42,12 @@ class Plugin(msgspec.Struct, frozen=True):
     def place(self) -> str:
         return self.entry.source
 
+    @property
+    def one_process(self) -> str | None:
+        """Why it cannot work in several processes; None: it can."""
+        why: str | None = getattr(self.object, "one_process", None)
+        return why
+
 
 class Plugins:
     """The plugins of one gateway, configured, checked and in order.

@@ -6,8 +6,8 @@ the last of them has ended.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway.config import Config
 from gateway.control import ControlRequest, added_routes
-from gateway.errors import BadRequest, ConfigError, Draining
+from gateway.errors import BadRequest, ConfigError, Draining, InternalError
 from gateway.plugins import Plugins
 from gateway.running import InFlight, Lifespan, Parts, entered, leave
 from gateway.storage.faults import blames_the_file
@@ -27,10 +27,14 @@ T = TypeVar("T")
 
 log = logging.getLogger("gateway")
 
-FIXED = ("host", "port", "db_path", "store", "storage", "persist_workers")
+FIXED = ("host", "port", "processes", "db_path", "store", "storage", "persist_workers")
 """Settings that are taken at the start alone."""
 
 LISTS = ("workers", "plugins")
+
+
+OTHERS = 60.0
+"""Seconds in which the other processes are to have reloaded, too."""
 
 
 class Difference(msgspec.Struct):
@@ -57,6 +61,13 @@ class Reloaded(msgspec.Struct):
     needs_restart: list[str]
 
 
+class Heard(msgspec.Struct):
+    """How another process fared: `problem` is empty where it goes by the new configuration."""
+
+    index: int
+    problem: str = ""
+
+
 class Reloader:
     """Reloads one gateway, one time after another. `source` gives the configuration anew."""
 
@@ -67,6 +78,7 @@ class Reloader:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._retiring: list[Lifespan] = []
         self._signalled = False
+        gateway.siblings.answer("reload", self._hear)
 
     @property
     def possible(self) -> bool:
@@ -76,12 +88,18 @@ class Reloader:
     async def answer(self, _: ControlRequest) -> Reloaded:
         """POST /admin/reload; a caller who leaves does not stop it halfway."""
         try:
-            return await asyncio.shield(self._begin(self.reload()))
+            return await asyncio.shield(self._begin(self._reload_all()))
         except ConfigError as error:
             said = "\n".join(error.problems)
             raise BadRequest(
                 f"nothing was changed, because of this:\n{said}", code="invalid_configuration"
             ) from None
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """While this lasts no reload begins."""
+        async with self._alone:
+            yield
 
     def hang_up(self) -> None:
         """SIGHUP. One that comes before the last one was obeyed is the same wish again."""
@@ -111,6 +129,12 @@ class Reloader:
         log.info("reloaded: %s", msgspec.json.encode(done).decode())
         return done
 
+    async def follow(self, config: Config) -> None:
+        """Go by what another process goes by. Raises what `reload` raises."""
+        async with self._alone:
+            if config != self._gateway.config:
+                await self._reload(lambda: config)
+
     async def close(self) -> None:
         """End what goes on, and leave the lifespans that calls in flight were waited for with."""
         for task in self._tasks:
@@ -118,6 +142,31 @@ class Reloader:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await leave(self._retiring)
+
+    async def _reload_all(self) -> Reloaded:
+        """Here first, so that what cannot be used is used nowhere; then in the other processes."""
+        done = await self.reload()
+        siblings = self._gateway.siblings
+        said = await siblings.ask("reload", wait=OTHERS)
+        heard = [msgspec.msgpack.decode(one, type=Heard) for one in said]
+        silent = set(range(siblings.count)) - {siblings.index, *(one.index for one in heard)}
+        problems = {one.index: one.problem for one in heard if one.problem}
+        problems |= dict.fromkeys(silent, "it does not answer")
+        if problems:
+            told = "; ".join(f"process {index}: {problems[index]}" for index in sorted(problems))
+            raise InternalError(
+                f"not all processes go by the new configuration, reload again: {told}",
+                code="partly_reloaded",
+            )
+        return done
+
+    async def _hear(self, _: bytes) -> bytes:
+        problem = ""
+        try:
+            await self.reload()
+        except Exception as error:  # noqa: BLE001  it is told by the one who asked
+            problem = str(error) or type(error).__name__
+        return msgspec.msgpack.encode(Heard(self._gateway.siblings.index, problem))
 
     def _begin(self, work: Any) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work)

@@ -13,6 +13,7 @@ from gateway.chains import Chains
 from gateway.config import Config, is_loopback
 from gateway.errors import ConfigError
 from gateway.plugins import Plugins
+from gateway.storage import MEMORY
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -88,8 +89,11 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
     def of(cls, config: Config, plugins: Plugins, before: "Parts | None" = None) -> Self:
         """Without routes and lifespans as yet; failures of hooks are counted on from `before`.
 
-        Raises ConfigError where strangers could use the workers, and nobody has said they may.
+        Raises ConfigError where strangers could use the workers, and nobody has said they may, and
+        where something cannot be done in several processes.
         """
+        if config.processes > 1:
+            _check_shared(config, plugins)
         chains = plugins.chains(before.chains.failures if before is not None else None)
         if not (chains.authenticate or config.allow_anonymous or is_loopback(config.host)):
             raise ConfigError(
@@ -98,6 +102,24 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
                 "listen on 127.0.0.1, or set `allow_anonymous: true`"
             )
         return cls(config, plugins, chains)
+
+
+def _check_shared(config: Config, plugins: Plugins) -> None:
+    """Raises ConfigError with all that works in one process alone."""
+    several = f"processes: {config.processes}"
+    problems = [
+        f"{plugin.place}: plugin {plugin.name} works in one process alone ({plugin.one_process}), "
+        f"and there are {several}; leave `processes` at 1, or take the plugin out"
+        for plugin in plugins.loaded
+        if plugin.one_process
+    ]
+    if config.store == "memory" or config.db_path == MEMORY:
+        problems.append(
+            f"{several}: the database is in memory, where each process would have one of its own; "
+            "name a file in `db_path`, or leave `processes` at 1"
+        )
+    if problems:
+        raise ConfigError(*problems)
 
 
 async def entered(

@@ -46,7 +46,8 @@ class Sample(msgspec.Struct, frozen=True):
 
     `name` begins with `gateway_` and says the unit; that of a counter ends in `_total`. All samples
     of one name have the same `kind` and the same names of `labels`, whose values must be few.
-    `value` is a Histogram where the kind is that, else a number.
+    `value` is a Histogram where the kind is that, else a number. `merge` says how the values of a
+    gauge in several processes become one; those of the other kinds are always added up.
     """
 
     name: str
@@ -54,3 +55,4 @@ class Sample(msgspec.Struct, frozen=True):
     value: float | Histogram
     help: str
     labels: Mapping[str, str] = {}
+    merge: Literal["sum", "max", "min"] = "sum"

@@ -90,6 +90,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with super().capture_signals():
             loop.add_signal_handler(signal.SIGHUP, self._gateway.reloader.hang_up)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # see gateway.processes
             try:
                 yield
             finally:

@@ -79,6 +79,13 @@ class Workers:
         """Put what was changed before a restart over the configuration."""
         self._arrange(replace(self.overlay, changes={**changes, **self.overlay.changes}), {})
 
+    def follow(self, changes: Mapping[str, Change]) -> None:
+        """Put these over the configuration, in the place of all changes before.
+
+        Raises OSError where the TLS files of an added one cannot be used.
+        """
+        self._arrange(replace(self.overlay, changes=changes), {})
+
     def add(self, worker: config.Worker) -> Worker:
         """From now on it takes calls.
 

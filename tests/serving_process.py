@@ -29,6 +29,10 @@ class Process:
     def url(self) -> str:
         return "http://{}:{}".format(*self.address)
 
+    @property
+    def pid(self) -> int:
+        return self._running.pid
+
     def client(self) -> RawClient:
         return RawClient(*self.address)
 
@@ -48,6 +52,12 @@ class Process:
                 if not line:
                     raise EOFError(self.log.decode())
                 self.log += line
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Of its log, to its end; unlike `says` it keeps none of them."""
+        assert self._running.stderr is not None
+        async for line in self._running.stderr:
+            yield line
 
     async def ended(self) -> int:
         """Its exit code, the rest of its log read."""

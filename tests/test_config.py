@@ -193,9 +193,9 @@ db_path: ""
 SAID = """\
 gateway.yaml:1: port: expected a port from 0 to 65535, got 90900
 gateway.yaml:2: hots: unknown field; did you mean "host"?
-gateway.yaml:3: zzz: unknown field; the fields are host, port, workers, plugins, timeouts, limits, \
-failover, probes, persist_workers, db_path, store, storage, model, allow_anonymous, log_level, \
-log_format, extra_paths
+gateway.yaml:3: zzz: unknown field; the fields are host, port, processes, workers, plugins, \
+timeouts, limits, failover, probes, persist_workers, db_path, store, storage, model, \
+allow_anonymous, log_level, log_format, extra_paths
 gateway.yaml:5: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
 gateway.yaml:7: timeouts.first_byte: expected a number greater than 0 (seconds) or null, got 0
 gateway.yaml:8: timeouts.idle: expected a number greater than 0 (seconds) or null, got inf
@@ -439,7 +439,7 @@ NUMBERS = [
     if path[-1] not in ("host", "workers", "plugins", "extra_paths", "db_path", "log_level")
     and path[-1]
     not in ("log_format", "durability", "allow_anonymous", "store", "model", "persist_workers")
-    and path[-1] not in ("statuses", "rerun", "budget", "jitter", "path")
+    and path[-1] not in ("statuses", "rerun", "budget", "jitter", "path", "processes")
 ]
 Settings = dict[tuple[str, ...], int]
 SETTINGS = st.dictionaries(st.sampled_from(NUMBERS), st.integers(1, 65535))

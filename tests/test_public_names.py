@@ -45,6 +45,8 @@ NAMES = [
     "Reward",
     "Sample",
     "SessionInfo",
+    "SharedRow",
+    "SharedTable",
     "StateKey",
     "Storage",
     "StorageUnavailable",

@@ -195,6 +195,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Meta(ge=0, le=65535, description="Port to listen on; 0: any that is free."),
         Note(expected="a port from 0 to 65535"),
     ] = 9090
+    processes: Annotated[
+        int,
+        Meta(ge=1, le=128, description="Processes that `gateway serve` runs on the port."),
+        Note(expected="a number of processes from 1 to 128"),
+    ] = 1
     workers: Annotated[
         tuple[Worker, ...],
         Meta(description="The inference servers: URLs, or mappings."),

@@ -16,6 +16,7 @@ from sqlite_utils.migrations import Migrations
 
 from gateway.errors import ConfigError
 from gateway.storage.faults import FileGone, is_damage
+from gateway.storage.turn import Turn
 
 log = logging.getLogger("gateway.storage")
 
@@ -40,6 +41,7 @@ class Connection(sqlite3.Connection):
     """Notices when its file is no longer the one at `path`: SQLite would write on, into nothing."""
 
     path: Path
+    turn: Turn
     identity: tuple[int, int] | None = None
     given_up = False
 
@@ -189,16 +191,18 @@ def _locked(fd: int) -> bool:
 
 
 def open_for_writing(
-    path: Path, durability: Durability, migrations: Sequence[Migrations]
+    path: Path, durability: Durability, migrations: Sequence[Migrations], turn: Turn | None = None
 ) -> Connection:
     """The writer's connection, the tables up to date. Raises sqlite3.Error, what migrations raise.
 
+    Its transactions wait for their `turn`, where several processes have one.
     Synchronous NORMAL in WAL mode outlives the process, FULL (an fsync for each commit) also the
     machine: https://sqlite.org/wal.html
     """
     with contextlib.suppress(OSError):  # SQLite says it better
         _create(path)
     db = _connect(path, "rw")
+    db.turn = turn or Turn(None)
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")

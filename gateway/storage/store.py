@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlite_utils.migrations import Migrations
 
 from gateway import config
+from gateway.siblings import Siblings
 from gateway.storage.faults import blames_the_file, is_busy
 from gateway.storage.file import (
     Connection,
@@ -22,6 +23,7 @@ from gateway.storage.file import (
 )
 from gateway.storage.groups import RETRY_LOCKED, Groups, Health, StorageUnavailable
 from gateway.storage.readers import Readers
+from gateway.storage.turn import Turn
 from gateway.storage.writer import Group, Writer, change, give_back, tell_lost
 
 T = TypeVar("T")
@@ -40,14 +42,22 @@ class Storage:
 
     Nothing is opened where no plugin has `migrations`. Whatever happens to the file, calls go on:
     what they leave waits in a bounded backlog until it can be written again. `path` is the file's
-    place; that of a `":memory:"` is known once it is open.
+    place; that of a `":memory:"` is known once it is open. `siblings` use the same one.
     """
 
-    def __init__(self, settings: config.Config, migrations: Sequence[Migrations]) -> None:
+    def __init__(
+        self,
+        settings: config.Config,
+        migrations: Sequence[Migrations],
+        siblings: Siblings | None = None,
+    ) -> None:
         self.health = Health()
         self.path = Path(MEMORY if settings.store == "memory" else settings.db_path)
         self._settings = settings.storage
         self._migrations = migrations
+        self._siblings = siblings or Siblings()
+        self._siblings.answer("flush", self._flush_for_another)
+        self._turn = Turn(self._siblings.file("storage.turn"))
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._writer: Writer | None = None
         self._groups: Groups | None = None
@@ -78,7 +88,7 @@ class Storage:
             self._groups.begin_degraded(error)
 
     def _open_for_writing(self) -> Connection:
-        return open_for_writing(self.path, self._settings.durability, self._migrations)
+        return open_for_writing(self.path, self._settings.durability, self._migrations, self._turn)
 
     async def migrate(self, migrations: Sequence[Migrations]) -> None:
         """Have the tables of these too, from now on; those of the same names are replaced.
@@ -116,6 +126,7 @@ class Storage:
             await writer.close(_left(ends))
             groups.end()
             self._end()
+            self._turn.close()
 
     def _end(self) -> None:
         for change_ in self._changes:
@@ -161,9 +172,23 @@ class Storage:
         return await self._readers.run(query)
 
     async def flush(self) -> None:
-        """Wait until all that was handed over before is committed. Raises StorageUnavailable."""
+        """Wait until all that was handed over before is committed, in the other processes as well.
+
+        Raises StorageUnavailable.
+        """
         if self._groups is not None:
             await self._groups.flush()
+            for reason in filter(None, await self._siblings.ask("flush")):
+                raise StorageUnavailable(reason.decode())
+
+    async def _flush_for_another(self, _: bytes) -> bytes:
+        """Why it cannot be; nothing where it is done."""
+        try:
+            if self._groups is not None:
+                await self._groups.flush()
+        except StorageUnavailable as error:
+            return str(error).encode()
+        return b""
 
     def connect(self) -> Connection:
         """A connection of one's own for reading, to be closed. Raises sqlite3.Error.

@@ -176,15 +176,16 @@ def _undo(db: Connection, error: BaseException) -> None:
 
 def change(db: Connection, run: Callable[[sqlite3.Connection], T]) -> T:
     """`run` within a transaction of its own; what it raises undoes it."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        result = run(db)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        db.check()
-        raise
+    with db.turn:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            result = run(db)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            db.check()
+            raise
     db.check()
     return result
 
@@ -210,12 +211,13 @@ def _prepare(db: Connection, group: Group, tally: Tally) -> None:
 
 
 def _transact(db: Connection, group: Group) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    for sink, rows in _by_sink(group):
-        sink.write(db, rows)
-    if db.given_up:
-        db.check()
-    db.execute("COMMIT")
+    with db.turn:
+        db.execute("BEGIN IMMEDIATE")
+        for sink, rows in _by_sink(group):
+            sink.write(db, rows)
+        if db.given_up:
+            db.check()
+        db.execute("COMMIT")
     db.check()  # what went into a file that was deleted is nowhere
 
 

@@ -88,10 +88,10 @@ class Auth:
             count, labels = self._failures[reason], {"reason": reason}
             yield Sample("gateway_auth_failures_total", "counter", count, help_, labels)
         help_ = "Keys in the file as it was when it was last good."
-        yield Sample("gateway_auth_keys", "gauge", len(self.file.keys or ()), help_)
+        yield Sample("gateway_auth_keys", "gauge", len(self.file.keys or ()), help_, merge="max")
         help_ = "1 while the file of keys cannot be read, or is no file of keys."
         broken = self.file.trouble is not None
-        yield Sample("gateway_auth_file_broken", "gauge", int(broken), help_)
+        yield Sample("gateway_auth_file_broken", "gauge", int(broken), help_, merge="max")
 
     def _known_scopes(self) -> set[str]:
         routes = () if self._gateway is None else self._gateway.routes

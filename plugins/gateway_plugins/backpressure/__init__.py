@@ -20,6 +20,7 @@ from gateway import (
     get_header,
     hookimpl,
 )
+from gateway_plugins.backpressure.dividing import part_of
 from gateway_plugins.backpressure.gate import Gate
 from gateway_plugins.backpressure.options import Options
 from gateway_plugins.backpressure.order import Ticket
@@ -58,6 +59,7 @@ class Backpressure:
 
     def __init__(self, config: Options) -> None:
         self._options = config
+        self._place = 0, 1
         self._gate: Gate | None = None
 
     def report(self) -> QueueReport:
@@ -77,7 +79,8 @@ class Backpressure:
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
-        gate = self._gate = Gate(self._options, gateway.workers)
+        self._place = gateway.siblings.index, gateway.siblings.count
+        gate = self._gate = Gate(part_of(self._options, *self._place), gateway.workers)
         gate.open()
         try:
             yield
@@ -86,9 +89,10 @@ class Backpressure:
 
     @hookimpl
     def reconfigure(self, config: Options) -> None:
+        part = part_of(config, *self._place)
         self._options = config
         if self._gate is not None:
-            self._gate.set_options(config)
+            self._gate.set_options(part)
 
     @hookimpl
     async def admit(self, call: Call) -> None:

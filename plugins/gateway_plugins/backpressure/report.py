@@ -53,13 +53,13 @@ def by_principal(waiting: list[Ticket]) -> dict[str, int]:
 
 def samples_of(report: QueueReport) -> Iterator[Sample]:
     counts = report.counts
-    for name, value, help_ in (
+    for name, calls, help_ in (
         ("gateway_queue_length", report.length, "Calls that wait for a slot."),
         ("gateway_queue_max_length", report.max_length, "Calls that may wait at a time."),
-        ("gateway_queue_oldest_wait_seconds", report.oldest_wait, "The longest wait of those."),
         ("gateway_queue_promised", report.promised, "Slots about to be taken by who waited."),
     ):
-        yield Sample(name, "gauge", value, help_)
+        yield Sample(name, "gauge", calls, help_)
+    yield _oldest(report.oldest_wait)
     for name, value, help_ in (
         ("gateway_queue_waited_total", counts.waited, "Calls that have had to wait."),
         ("gateway_queue_waited_seconds_total", counts.waited_seconds, "Their waits together."),
@@ -69,3 +69,8 @@ def samples_of(report: QueueReport) -> Iterator[Sample]:
     for reason, value in (("full", counts.refused_full), ("late", counts.refused_late)):
         help_ = "Calls that were refused: the queue was full, or they waited too long."
         yield Sample("gateway_queue_refused_total", "counter", value, help_, {"reason": reason})
+
+
+def _oldest(wait: float) -> Sample:
+    help_ = "The longest wait of those."
+    return Sample("gateway_queue_oldest_wait_seconds", "gauge", wait, help_, merge="max")

@@ -76,7 +76,7 @@ class CircuitBreaker:
         for worker, circuit in self._circuits.items():
             for state in get_args(State):
                 is_it, labels = state == circuit.state, {"worker": worker.id, "state": state}
-                yield Sample("gateway_breaker_state", "gauge", is_it, help_, labels)
+                yield Sample("gateway_breaker_state", "gauge", is_it, help_, labels, "max")
 
     @hookimpl
     async def filter_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:

@@ -1,17 +1,20 @@
 """How much each key may use: requests and tokens a minute, calls at a time, budgets.
 
-`bucket.py` is the algorithm, `accounts.py` lets calls in; `rules.py` works out which limits a key
-has, `need.py` and `estimate.py` what a call costs. `book.py` has what is spent of the budgets in
-memory, `ledger.py` in the database, and `keeping.py` brings it from there. `refusing.py` says all
-that to callers, `views.py` to operators.
+`bucket.py` is the algorithm, `accounts.py` lets calls in, and `shared.py` does where several
+processes do; `rules.py` works out which limits a key has, `need.py` and `estimate.py` what a call
+costs. `book.py` has what is spent of the budgets in memory, `ledger.py` in the database, and
+`keeping.py` brings it from there. `refusing.py` says all that to callers, `views.py` to operators.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from functools import partial
 from time import monotonic
+from typing import Any
 
+import msgspec
 from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
@@ -35,13 +38,17 @@ from gateway_plugins.limits.need import NOTHING, Need, need_of, used_by
 from gateway_plugins.limits.options import Options
 from gateway_plugins.limits.refusing import CODES, LimitReached
 from gateway_plugins.limits.rules import Rules
-from gateway_plugins.limits.views import Asked, KeyState, Page, some_keys, state_of
+from gateway_plugins.limits.shared import Common
+from gateway_plugins.limits.views import Asked, KeyState, Page, merged, some_keys, state_of
 
 ANONYMOUS = "anonymous"
 """The key of calls that nobody vouched for."""
 
 SWEEP = 60.0
 """Seconds between two looks for idle accounts."""
+
+SHOWN = "limits"
+"""What processes ask each other for by this name."""
 
 ENTRY_BYTES = 500
 """What a call's Spendings hold in memory."""
@@ -74,21 +81,25 @@ class Limits:
 
     @hookimpl
     def routes(self, gateway: Gateway) -> list[BaseRoute]:
-        return [gateway.control("/admin/limits", scope="monitor", GET=self._show)]
+        show = partial(self._show, gateway)
+        return [gateway.control("/admin/limits", scope="monitor", GET=show)]
 
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
         await self._keeper.look(gateway.storage)
-        tasks = (
-            asyncio.create_task(self._keeper.run(gateway.storage)),
-            asyncio.create_task(self._sweep()),
-        )
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            _keep_running(stack, self._keeper.run(gateway.storage))
+            _keep_running(stack, self._sweep())
+            siblings = gateway.siblings
+            place = siblings.file("limits")
+            if place is not None:
+                common = Common(place, siblings.index, siblings.count)
+                stack.callback(common.close)
+                self._accounts = Accounts(common.account)
+                _keep_running(stack, common.run())
+                siblings.answer(SHOWN, self._tell)
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
 
     @hookimpl
     async def admit(self, call: Call) -> None:
@@ -147,7 +158,8 @@ class Limits:
         for name, count in self._refused.items():
             yield Sample("gateway_limits_refused_total", "counter", count, help_, {"limit": name})
         help_ = "Keys that have called lately and have limits."
-        yield Sample("gateway_limits_keys", "gauge", len(self._accounts.known), help_)
+        keys = len(self._accounts.known)
+        yield Sample("gateway_limits_keys", "gauge", keys, help_, merge="max")
 
     @hookimpl
     def health(self) -> str | None:
@@ -158,26 +170,44 @@ class Limits:
             await asyncio.sleep(SWEEP)
             await self._accounts.sweep(monotonic())
 
-    async def _show(self, request: ControlRequest) -> KeyState | Page:
+    async def _show(self, gateway: Gateway, request: ControlRequest) -> KeyState | Page:
+        """As all processes know it, each of them the keys that have called there."""
         asked = request.query(Asked)
-        self._book.turn(time.time())
-        if asked.key is not None:
-            return self._state(asked.key)
-        keys = list(self._accounts.known)
-        found = await asyncio.to_thread(some_keys, keys, asked)
-        more = found[asked.limit - 1] if len(found) > asked.limit else None
-        known = (key for key in found[: asked.limit] if key in self._accounts.known)
-        return Page([self._state(key) for key in known], more)
+        others = await gateway.siblings.ask(SHOWN, msgspec.msgpack.encode(asked))
+        pages = [msgspec.msgpack.decode(one, type=Page) for one in others]
+        page = merged([await self._page(asked), *pages], asked.limit)
+        if asked.key is None:
+            return page
+        return page.keys[0] if page.keys else self._rested(asked.key)
 
-    def _state(self, key: str) -> KeyState:
-        """Of a key that has not called lately: what it may use, without the limits of a tier."""
-        account = self._accounts.known.get(key)
-        if account is None:
-            terms = self._rules.terms(key, None)
-            if terms is None:
-                raise NotFound(f"the key {key[:200]!r} has no limits", param="key")
-            account = Account(key, terms, monotonic())
-        return state_of(account, self._book, monotonic())
+    async def _tell(self, asked: bytes) -> bytes:
+        """Another process what this one knows."""
+        return msgspec.msgpack.encode(await self._page(msgspec.msgpack.decode(asked, type=Asked)))
+
+    async def _page(self, asked: Asked) -> Page:
+        self._book.turn(time.time())
+        found = await self._keys(asked)
+        more = found[asked.limit - 1] if len(found) > asked.limit else None
+        known = (self._accounts.known.get(key) for key in found[: asked.limit])
+        now = monotonic()
+        return Page([state_of(one, self._book, now) for one in known if one is not None], more)
+
+    async def _keys(self, asked: Asked) -> list[str]:
+        if asked.key is not None:
+            return [asked.key]
+        return await asyncio.to_thread(some_keys, list(self._accounts.known), asked)
+
+    def _rested(self, key: str) -> KeyState:
+        """A key that has not called lately: what it may use, without the limits of a tier."""
+        terms = self._rules.terms(key, None)
+        if terms is None:
+            raise NotFound(f"the key {key[:200]!r} has no limits", param="key")
+        return state_of(Account(key, terms, monotonic()), self._book, monotonic())
+
+
+def _keep_running(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Until the stack is left."""
+    stack.callback(asyncio.create_task(work).cancel)
 
 
 def _whose(principal: Principal | None) -> tuple[str, str | None]:

@@ -1,10 +1,11 @@
 """The keys that have called lately: what each uses now, and is let in or refused by."""
 
 import asyncio
+from collections.abc import Callable
 
 from gateway_plugins.limits.book import Book, Tab
 from gateway_plugins.limits.bucket import Bucket
-from gateway_plugins.limits.need import Need
+from gateway_plugins.limits.need import NOTHING, Need
 from gateway_plugins.limits.refusing import Line, spent, too_fast, too_many_at_once
 from gateway_plugins.limits.rules import Budget, Flow, Terms
 
@@ -33,34 +34,40 @@ class Visit:
         """Give the slot back, the first time."""
         if self._held:
             self._held = False
-            self.account.in_flight -= 1
+            self.account.leave()
 
     def settle(self, used: Need, now: float) -> None:
         """Put what the call has used in the place of what it was thought to need."""
-        if self.account.tokens is not None:
-            self.account.tokens.settle(self.taken, used.tokens, now)
+        self.account.settle(self, used, now)
         for tab in (self.day, self.month):
             if tab is not None:
                 tab.add(used.tokens - self.need.tokens, used.cost - self.need.cost)
 
 
 class Account:
-    """One key. Times are monotonic seconds."""
+    """One key. Times are monotonic seconds.
 
-    __slots__ = ("in_flight", "key", "requests", "terms", "tokens")
+    `elsewhere` is what other processes' calls may take of budgets and have not recorded yet.
+    """
+
+    __slots__ = ("elsewhere", "in_flight", "key", "requests", "terms", "tokens")
 
     def __init__(self, key: str, terms: Terms, now: float) -> None:
         self.key = key
         self.terms = terms
         self.in_flight = 0
-        self.requests = _bucket(terms.requests, None, now)
-        self.tokens = _bucket(terms.tokens, None, now)
+        self.elsewhere = NOTHING
+        self.requests = bucket_of(terms.requests, None, now)
+        self.tokens = bucket_of(terms.tokens, None, now)
+
+    def look(self, now: float) -> None:
+        """Bring it up to date, where it is not alone in changing."""
 
     def change(self, terms: Terms, now: float) -> None:
         """Other limits, from now on; what was used stays used."""
         self.terms = terms
-        self.requests = _bucket(terms.requests, self.requests, now)
-        self.tokens = _bucket(terms.tokens, self.tokens, now)
+        self.requests = bucket_of(terms.requests, self.requests, now)
+        self.tokens = bucket_of(terms.tokens, self.tokens, now)
 
     def enter(self, need: Need, book: Book, now: float) -> Visit:
         """Let a call in. Raises LimitReached; then nothing was taken."""
@@ -78,6 +85,15 @@ class Account:
             visit.day.add(need.tokens, need.cost)
             visit.month.add(need.tokens, need.cost)
         return visit
+
+    def leave(self) -> None:
+        """A call that was let in does not run any longer."""
+        self.in_flight -= 1
+
+    def settle(self, visit: Visit, used: Need, now: float) -> None:
+        """It has used so many tokens, and not what it took."""
+        if self.tokens is not None:
+            self.tokens.settle(visit.taken, used.tokens, now)
 
     def _check(self, need: Need, now: float) -> None:
         requests, tokens, concurrent, _ = self.terms
@@ -105,9 +121,9 @@ class Account:
         """What calls of this key, those in flight among them, took of a budget."""
         span = book.day if budget.of_day else book.month
         tab = span.tabs.get(self.key)
-        if tab is None:
-            return 0
-        return tab.all_cost if budget.of_cost else tab.all_tokens
+        if budget.of_cost:
+            return self.elsewhere.cost + (0 if tab is None else tab.all_cost)
+        return self.elsewhere.tokens + (0 if tab is None else tab.all_tokens)
 
     def lines(self, now: float) -> list[Line]:
         """The headers that tell how much is left."""
@@ -121,21 +137,25 @@ class Account:
 
     def is_idle(self, now: float) -> bool:
         """Whether a new account would be the same."""
+        return self.is_whole(now) and not self.in_flight
+
+    def is_whole(self, now: float) -> bool:
+        """Whether nothing is missing in its buckets."""
         buckets = (self.requests, self.tokens)
-        full = all(one is None or one.refill(now) >= one.capacity for one in buckets)
-        return full and not self.in_flight
+        return all(one is None or one.refill(now) >= one.capacity for one in buckets)
 
 
 class Accounts:
     """All that are known now, each from its key's first call on until it has been idle."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[str, Terms, float], Account] = Account) -> None:
         self.known: dict[str, Account] = {}
+        self._make = make
 
     def of(self, key: str, terms: Terms, now: float) -> Account:
         account = self.known.get(key)
         if account is None:
-            account = self.known[key] = Account(key, terms, now)
+            account = self.known[key] = self._make(key, terms, now)
         elif account.terms is not terms:
             account.change(terms, now)
         return account
@@ -150,7 +170,7 @@ class Accounts:
             await asyncio.sleep(0)
 
 
-def _bucket(flow: Flow | None, before: Bucket | None, now: float) -> Bucket | None:
+def bucket_of(flow: Flow | None, before: Bucket | None, now: float) -> Bucket | None:
     if flow is None:
         return None
     if before is None:

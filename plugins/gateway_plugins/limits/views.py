@@ -52,8 +52,19 @@ def some_keys(keys: list[str], asked: Asked) -> list[str]:
     return heapq.nsmallest(asked.limit + 1, (key for key in keys if key > asked.cursor))
 
 
+def merged(pages: list[Page], limit: int) -> Page:
+    """One page of the same page of several processes; the first that knows a key is believed."""
+    states = {state.key: state for page in reversed(pages) for state in page.keys}
+    end = min((page.next for page in pages if page.next is not None), default=None)
+    keys = sorted(key for key in states if end is None or key <= end)
+    if len(keys) > limit:
+        end = keys[limit - 1]
+    return Page([states[key] for key in keys[:limit]], end)
+
+
 def state_of(account: Account, book: Book, now: float) -> KeyState:
     """`now` is monotonic."""
+    account.look(now)
     return KeyState(account.key, account.in_flight, dict(_states(account, book, now)))
 
 

@@ -2,8 +2,8 @@
 
 `watch.py` times the parts of an answer and `tally.py` counts calls, both in plain numbers;
 `labels.py` keeps the values of labels few. `state.py` looks at the gateway when it is asked, and
-`families.py` writes all of it by prometheus-client. Other plugins tell of themselves by the hook
-`samples`.
+`families.py` writes all of it by prometheus-client, and `others.py` puts that of other processes to
+it. Other plugins tell of themselves by the hook `samples`.
 """
 
 import asyncio
@@ -27,10 +27,11 @@ from gateway import (
     StateKey,
     hookimpl,
 )
-from gateway_plugins.metrics.families import Told, checked, encoder_for
+from gateway_plugins.metrics.families import Families, Told, checked, encoder_for
 from gateway_plugins.metrics.labels import Names, Routes
+from gateway_plugins.metrics.others import merge, written
 from gateway_plugins.metrics.principals import Principals
-from gateway_plugins.metrics.state import samples_of
+from gateway_plugins.metrics.state import processes, samples_of
 from gateway_plugins.metrics.tally import Tally
 from gateway_plugins.metrics.watch import Watch
 
@@ -91,6 +92,7 @@ class Metrics:
 
         gateway.workers.changed.append(follow)
         follow()
+        gateway.siblings.answer("metrics", self._tell)
         beating = asyncio.create_task(self._beat())
         try:
             yield
@@ -130,16 +132,30 @@ class Metrics:
             self._lag.add(max(0.0, monotonic() - due))
 
     async def _show(self, request: ControlRequest) -> Response:
-        """What is told is of one moment; it is written in a thread, one answer at a time."""
+        """What all processes tell; it is written in a thread, one answer at a time."""
         encode, content_type = encoder_for(request.header("accept") or "")
         assert self._gateway is not None  # whose route this is
+        siblings = self._gateway.siblings
         async with self._writing:
-            told = [*self._own(self._gateway), *self._others(self._gateway)]
-            families, broken = await asyncio.to_thread(checked, told)
+            said = await siblings.ask("metrics")
+            families = await self._collect(self._gateway)
+            await asyncio.to_thread(merge, families, said)
+            families.add(processes(len(said) + 1, siblings.count))
             text = await asyncio.to_thread(encode, families)
-        for plugin, error in broken:
-            self._gateway.chains.failures.note(plugin, "samples", Outcome(), error)
         return Response(text, headers={"content-type": content_type})
+
+    async def _tell(self, _: bytes) -> bytes:
+        """Another process is scraped."""
+        assert self._gateway is not None
+        return await asyncio.to_thread(written, await self._collect(self._gateway))
+
+    async def _collect(self, gateway: Gateway) -> Families:
+        """What this process tells, all of it of one moment."""
+        told = [*self._own(gateway), *self._others(gateway)]
+        families, broken = await asyncio.to_thread(checked, told)
+        for plugin, error in broken:
+            gateway.chains.failures.note(plugin, "samples", Outcome(), error)
+        return families
 
     def _own(self, gateway: Gateway) -> Iterator[Told]:
         self._tally.forget({worker.id for worker in gateway.workers.all})

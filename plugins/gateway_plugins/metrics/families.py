@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 
 import msgspec
 from prometheus_client.core import (
@@ -22,6 +23,8 @@ _LABEL = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = ("_bucket", "_sum", "_count", "_created", "_info")
 """Endings that the exposition gives to names itself."""
 
+_NO_SUMS = frozenset(product(("max", "min"), ("counter", "histogram")))
+
 Values = tuple[str, ...]
 
 Told = tuple[str, Iterable[Sample]]
@@ -33,6 +36,7 @@ class Family(msgspec.Struct, eq=False):
 
     name: str
     kind: str
+    merge: str
     help: str
     labels: tuple[str, ...]
     series: dict[Values, float | Histogram] = {}
@@ -41,6 +45,8 @@ class Family(msgspec.Struct, eq=False):
         """Raises ValueError where it is no sample of this family."""
         if sample.kind != self.kind:
             raise ValueError(f"{self.name} is a {self.kind} already, and no {sample.kind}")
+        if sample.merge != self.merge:
+            raise ValueError(f"{self.name} has merge={self.merge!r} already, not {sample.merge!r}")
         if tuple(sorted(sample.labels)) != self.labels:
             raise ValueError(f"{self.name} has the labels {self.labels} already, and no others")
         values = tuple(_clean(sample.labels[label]) for label in self.labels)
@@ -93,7 +99,15 @@ class Families:
         there = self._families.get(sample.name)
         if there is not None:
             return msgspec.structs.replace(there, series=dict(there.series))
-        return Family(sample.name, sample.kind, sample.help, tuple(sorted(sample.labels)))
+        labels = tuple(sorted(sample.labels))
+        return Family(sample.name, sample.kind, sample.merge, sample.help, labels)
+
+    def __iter__(self) -> Iterator[Family]:
+        return iter(self._families.values())
+
+    def having(self, family: Family) -> Family:
+        """The one of its name that is there, else this one, which is there from now on."""
+        return self._families.setdefault(family.name, family)
 
     def collect(self) -> Iterator[Metric]:
         for name in sorted(self._families):
@@ -127,6 +141,8 @@ def _check(sample: Sample) -> None:
         raise ValueError(f"{name!r} is no name here: gateway_, then words in lower case and a unit")
     if counts != name.endswith("_total"):
         raise ValueError(f"{name}: the names of counters end in _total, and no others do")
+    if sample.merge not in ("sum", "max", "min") or (sample.merge, sample.kind) in _NO_SUMS:
+        raise ValueError(f"{name}: merge is {sample.merge!r}; sum, or max and min for a gauge")
     for label in sample.labels:
         if not _LABEL.fullmatch(label) or label in ("le", "quantile"):
             raise ValueError(f"{name}: {label!r} is no name for a label")

@@ -1,6 +1,7 @@
 """How the gateway is at the moment of a scrape, as samples."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from gateway import Gateway, Sample, Worker
 
@@ -16,11 +17,18 @@ def samples_of(gateway: Gateway) -> Iterator[Sample]:
         yield Sample("gateway_hook_failures_total", "counter", count, help_, labels)
 
 
+def processes(answered: int, count: int) -> Iterator[Sample]:
+    help_ = "Processes whose numbers these are."
+    yield _gauge("gateway_processes", answered, help_)
+    help_ = "Processes that there are to be."
+    yield _gauge("gateway_processes_configured", count, help_)
+
+
 def _of_worker(worker: Worker) -> Iterator[Sample]:
     labels = {"worker": worker.id}
     state = {**labels, "state": worker.info().state}
-    yield _gauge("gateway_worker_up", worker.fit, "1 while the worker gets calls.", labels)
-    yield _gauge("gateway_worker_state", 1, "1 for the state that the worker is in.", state)
+    yield _gauge("gateway_worker_up", worker.fit, "1 while the worker gets calls.", labels, "min")
+    yield _gauge("gateway_worker_state", 1, "1 for the state that the worker is in.", state, "max")
     help_ = "Attempts that the worker is now working on."
     yield _gauge("gateway_worker_in_flight", worker.in_flight, help_, labels)
     if worker.slots.limit is not None:
@@ -29,13 +37,13 @@ def _of_worker(worker: Worker) -> Iterator[Sample]:
     version = str(worker.weight_version)
     if version.isdecimal():
         help_ = "The version of the worker's weights, where it is a number."
-        yield _gauge("gateway_worker_weight_version", float(version), help_, labels)
+        yield _gauge("gateway_worker_weight_version", float(version), help_, labels, "min")
 
 
 def _of_storage(gateway: Gateway) -> Iterator[Sample]:
     health = gateway.storage.health
     help_ = "1 while calls do not wait for what they leave to be committed."
-    yield _gauge("gateway_storage_degraded", health.state != "ok", help_)
+    yield _gauge("gateway_storage_degraded", health.state != "ok", help_, merge="max")
     help_ = "Entries that calls have left and that are not committed yet."
     yield _gauge("gateway_storage_waiting", health.waiting, help_)
     help_ = "What those hold in memory."
@@ -50,5 +58,11 @@ def _of_storage(gateway: Gateway) -> Iterator[Sample]:
     yield Sample("gateway_storage_commit_seconds", "histogram", health.commit_times, help_)
 
 
-def _gauge(name: str, value: float, help_: str, labels: dict[str, str] | None = None) -> Sample:
-    return Sample(name, "gauge", value, help_, labels or {})
+def _gauge(
+    name: str,
+    value: float,
+    help_: str,
+    labels: dict[str, str] | None = None,
+    merge: Literal["sum", "max", "min"] = "sum",
+) -> Sample:
+    return Sample(name, "gauge", value, help_, labels or {}, merge)

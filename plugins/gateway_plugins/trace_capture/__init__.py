@@ -95,7 +95,7 @@ class TraceCapture:
     async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
         self._options = SessionOptions(gateway.storage.connect)
         self.hooks.start(gateway)
-        self.weight_version = await _last_weight_version(gateway)
+        await self._follow_weight_version(gateway)
         self._retention = Retention(gateway.storage, _keep(self.config), self.sink.forget)
         cleaning = asyncio.create_task(self._retention.run())
         try:
@@ -106,6 +106,16 @@ class TraceCapture:
                 await gateway.storage.flush()
             await asyncio.to_thread(self.hooks.stop)
             self._options.close()
+
+    async def _follow_weight_version(self, gateway: Gateway) -> None:
+        """Take over the one that was set before the restart, and each that others set."""
+
+        async def look(_: bytes) -> bytes:
+            self.weight_version = await _last_weight_version(gateway)
+            return b""
+
+        gateway.siblings.answer("weight version", look)
+        await look(b"")
 
     def delete_sessions(
         self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
@@ -179,7 +189,7 @@ def _keep(config: TraceCapture.Config) -> Keep:
 
 
 async def _last_weight_version(gateway: Gateway) -> int | None:
-    """The one that was set before the restart."""
+    """The one that was set last, also before a restart."""
     try:
         version: int | None = await gateway.storage.read(
             lambda db: sessions.setting(db, "weight_version")

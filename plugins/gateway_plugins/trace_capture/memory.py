@@ -25,6 +25,12 @@ LARGEST = 1024 * 1024
 STUB = 800
 """About the bytes that a trace costs in memory besides its request and its sequence."""
 
+BARE = 2_600
+"""About the bytes that a session costs in memory besides its traces."""
+
+
+_LATEST = "SELECT trace_id FROM traces WHERE session_id = ? ORDER BY number DESC LIMIT 1"
+
 
 class Known(msgspec.Struct, eq=False):
     """An earlier trace. `request` is None where it is not at hand, or must not be leant on.
@@ -44,13 +50,15 @@ class Session(msgspec.Struct, eq=False):
     """The traces of one session; a `lineage` key is (position in `known`, choice).
 
     `at_hand` are the last ones, of `held` bytes, whose requests and sequences are in memory.
+    `checked` is the look of Memory's at which the file was found to have these traces and no other.
     """
 
     lineage: Lineage
     known: list[Known]
     at_hand: deque[Known]
-    size: int = 0
+    size: int = BARE
     held: int = 0
+    checked: int = 0
 
     def add(self, known: Known, sequences: list[bytes]) -> Ends:
         """Take in a trace with the bytes of all its choices; gives where they end."""
@@ -88,13 +96,17 @@ class Memory:
         self._limit = limit
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._size = 0
+        self._look = 0
 
     def session(self, db: sqlite3.Connection, session_id: str, codec: Codec) -> Session:
         """What is known of it, from the file where it is not at hand."""
         session = self._sessions.pop(session_id, None)
+        if session is not None and session.checked != self._look:
+            session = self._check(db, session_id, session)
         if session is None:
             session = self._load(db, session_id, codec)
             self._size += session.size
+        session.checked = self._look
         self._sessions[session_id] = session
         return session
 
@@ -105,8 +117,28 @@ class Memory:
             _, oldest = self._sessions.popitem(last=False)
             self._size -= oldest.size
 
+    def doubt(self) -> None:
+        """Traces of these sessions may have come from another process, or been deleted."""
+        self._look += 1
+
+    def knows(self, session: Session) -> bool:
+        """Whether nothing has happened since the session was looked at."""
+        return session.checked == self._look
+
+    def _check(self, db: sqlite3.Connection, session_id: str, session: Session) -> Session | None:
+        """The session, where its latest trace in the file is the latest that is known to be there.
+
+        Then so are all before: numbers ascend, and a session is only ever deleted as a whole.
+        """
+        there = (one.trace_id for one in reversed(session.known) if one.place.number is not None)
+        latest = db.execute(_LATEST, (session_id,)).fetchone()
+        if latest == ((known,) if (known := next(there, None)) is not None else None):
+            return session
+        self._size -= session.size
+        return None
+
     def forget(self) -> None:
-        """The file has been changed by somebody else."""
+        """Rows are not, or no longer, in the file."""
         self._sessions.clear()
         self._size = 0
 

@@ -262,6 +262,7 @@ class AdminRoutes:
 
     def __init__(self, gateway: Gateway, capture: Capturing) -> None:
         self._storage = gateway.storage
+        self._siblings = gateway.siblings
         self._capture = capture
 
     async def weight_version(self, _: ControlRequest) -> dict[str, int | None]:
@@ -272,6 +273,7 @@ class AdminRoutes:
         # First the calls: those that begin once this is answered must bear the new version.
         self._capture.weight_version = version
         await self._storage.write(lambda db: sessions.put_setting(db, "weight_version", version))
+        await self._siblings.ask("weight version")
         return {"weight_version": version}
 
     async def flush(self, _: ControlRequest) -> dict[str, str]:

@@ -11,7 +11,7 @@ import msgspec
 from gateway import Trace, insert_rows
 from gateway_plugins.trace_capture.leaning import row_of, whole_row
 from gateway_plugins.trace_capture.losses import Loss, Losses
-from gateway_plugins.trace_capture.memory import Memory
+from gateway_plugins.trace_capture.memory import Memory, Session
 from gateway_plugins.trace_capture.packing import Codec
 from gateway_plugins.trace_capture.rows import INSERT, Row
 from gateway_plugins.trace_capture.traces import trace_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gateway.trace_capture")
 
-REMEMBERED = 128 * 1024 * 1024
+REMEMBERED = 64 * 1024 * 1024
 """Bytes of requests and sequences of sessions that are at hand for the next turn."""
 
 SESSIONS = """
@@ -44,6 +44,7 @@ class Written(msgspec.Struct, eq=False):
     row: Row
     capture: "Capture"
     generation: int
+    session: Session | None = None
     trace: Trace | None = None
 
 
@@ -78,9 +79,10 @@ class TraceSink:
         self._first = True
         self._look_around(db)
         for one in rows:
-            if one.generation != self._generation:  # a base may have been deleted since
+            if one.generation != self._generation or not self._holds(db, one):
                 made = self._made(db, one.capture)
-                one.row, one.trace, one.generation = made.row, made.trace, made.generation
+                one.row, one.trace = made.row, made.trace
+                one.generation, one.session = made.generation, made.session
         [(last,)] = db.execute("SELECT coalesce(max(number), 0) FROM traces")
         for number, one in enumerate(rows, last + 1):
             one.row.place.number = number
@@ -105,17 +107,25 @@ class TraceSink:
             self.losses.add(call.session_id, caller)
 
     def forget(self) -> None:
-        """Rows were deleted: nothing may lean on what was known of them."""
-        self._generation += 1
-        self._memory.forget()
+        """Sessions were deleted: nothing may lean on what was known of them."""
+        self._memory.doubt()
 
     def _look_around(self, db: sqlite3.Connection) -> None:
         """Notice that another process has written to the file."""
         [(version,)] = db.execute("PRAGMA data_version")
-        seen = (db, version)  # a connection opened anew counts from the start again
-        if seen != self._seen:
-            self._seen = seen
-            self.forget()
+        before, self._seen = self._seen, (db, version)
+        if before is None or before[0] is not db:  # one opened anew counts from the start again
+            self._generation += 1
+            self._memory.forget()
+        elif before[1] != version:
+            self._memory.doubt()
+
+    def _holds(self, db: sqlite3.Connection, made: Written) -> bool:
+        """Whether all that the row leans on is still in the file, and nothing came after it."""
+        session_id = made.row.session_id
+        if made.session is None or session_id is None or self._memory.knows(made.session):
+            return True
+        return self._memory.session(db, session_id, self.codec) is made.session
 
     def _made(self, db: sqlite3.Connection, capture: "Capture") -> Written:
         record = self._read(capture)
@@ -131,7 +141,7 @@ class TraceSink:
         if session is not None:
             self._memory.grown(session.size - before)
         trace = (changed or trace_of(record)) if self._hooks.recording else None
-        return Written(row, capture, self._generation, trace)
+        return Written(row, capture, self._generation, session, trace)
 
 
 def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[tuple[object, ...]]:

@@ -42,6 +42,8 @@ class WeightSync:
         patience: Seconds = 300.0
         check: Seconds = 5.0
 
+    one_process = "it holds calls of this process alone while weights change"
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self.gate = Gate(length=config.held, wait=config.wait, comments=config.comments)

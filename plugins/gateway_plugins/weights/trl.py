@@ -57,6 +57,7 @@ class Trl:
     """The plugin."""
 
     Config = Options
+    one_process = "it holds calls of this process alone while weights change"
 
     def __init__(self, config: Options) -> None:
         self._options = config

@@ -1,0 +1,173 @@
+"""What the processes of one gateway say to each other, over sockets in a folder of their own.
+
+A request is one connection: its length in four bytes, then a name and what the handler of that name
+is to be given, as MessagePack; the answer comes back in the same way. Who fails answers nothing.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+log = logging.getLogger("gateway")
+
+WAIT = 1.0
+"""Seconds in which another process is to answer."""
+
+MOST = 64 * 1024 * 1024
+"""Bytes of a request, and of an answer."""
+
+LOOK_AGAIN = 0.005
+"""Seconds after which a process that waits for its turn tries again."""
+
+Answerer = Callable[[bytes], Awaitable[bytes]]
+
+
+class Asked(msgspec.Struct, array_like=True):
+    """A request, as it is sent."""
+
+    name: str
+    content: bytes
+
+
+class Siblings:
+    """The processes of one gateway, as one of them sees the others.
+
+    `index` is from 0 to `count` - 1, and a process that replaces a crashed one has the same.
+    `folder` is private to them (0700) and there as long as the one that started them; None: this
+    one is alone, and has nobody to ask. It answers while it is entered.
+    """
+
+    def __init__(self, index: int = 0, count: int = 1, folder: Path | None = None) -> None:
+        self.index = index
+        self.count = count
+        self.folder = folder
+        self._answers: dict[str, Answerer] = {}
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def file(self, name: str) -> Path | None:
+        """The place of a file that only these processes know; None where this one is alone."""
+        return None if self.folder is None else self.folder / name
+
+    def answer(self, name: str, handler: Answerer) -> None:
+        """What the others ask for by `name` is answered by `handler`; the latest of a name is."""
+        self._answers[name] = handler
+
+    async def ask(self, name: str, content: bytes = b"", *, wait: float = WAIT) -> list[bytes]:
+        """The answers of all others that answered within `wait` seconds, in the order of `index`.
+
+        One that is silent is logged, but for one that does not run now. Raises nothing.
+        """
+        if self.folder is None:
+            return []
+        request = _framed(msgspec.msgpack.encode(Asked(name, content)))
+        others = [index for index in range(self.count) if index != self.index]
+        said = await asyncio.gather(*(self._ask(index, request, wait) for index in others))
+        for index, answer in zip(others, said, strict=True):
+            if answer is None and self._place(index).exists():
+                log.warning("process %d did not answer process %d: %s", index, self.index, name)
+        return [answer for answer in said if answer is not None]
+
+    @contextlib.asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[None]:
+        """While this lasts no other process has its turn of that name; alone, it is nothing.
+
+        The kernel ends the turn of a process that is killed.
+        """
+        if self.folder is None:
+            yield
+            return
+        fd = os.open(self.folder / f"{name}.turn", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            while not _locked(fd):  # noqa: ASYNC110  the kernel has no event for a loop
+                await asyncio.sleep(LOOK_AGAIN)
+            yield
+        finally:
+            os.close(fd)
+
+    async def __aenter__(self) -> Self:
+        if self.folder is not None:
+            place = self._place(self.index)
+            place.unlink(missing_ok=True)  # of one that was killed
+            self._server = await asyncio.start_unix_server(self._serve, place)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._place(self.index).unlink(missing_ok=True)
+            self._server = None
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _place(self, index: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{index}.sock"
+
+    async def _ask(self, index: int, request: bytes, wait: float) -> bytes | None:
+        """None where it is not there, breaks off, or takes too long."""
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            async with asyncio.timeout(wait):
+                reader, writer = await asyncio.open_unix_connection(self._place(index))
+                try:
+                    writer.write(request)
+                    return await _read(reader)
+                finally:
+                    writer.close()
+        return None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            async with asyncio.timeout(WAIT):
+                asked = msgspec.msgpack.decode(await _read(reader), type=Asked)
+            handler = self._answers.get(asked.name)
+            if handler is not None:  # in the middle of a reload not all have the same plugins
+                writer.write(_framed(await handler(asked.content)))
+                await writer.drain()
+        except asyncio.CancelledError:
+            pass  # this process ends
+        except (OSError, EOFError) as error:
+            log.debug("another process has left: %s", error)
+        except Exception:
+            log.exception("what another process asked for could not be answered")
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _framed(content: bytes) -> bytes:
+    return len(content).to_bytes(4) + content
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    """Raises EOFError where it breaks off, ValueError where it is too long."""
+    length = int.from_bytes(await reader.readexactly(4))
+    if length > MOST:
+        raise ValueError(f"another process says {length} bytes at once, and at most {MOST} may be")
+    return await reader.readexactly(length)

@@ -1,0 +1,49 @@
+"""What one of several processes has of the limits: slots and places in the queue are divided."""
+
+from msgspec.structs import replace
+
+from gateway import ConfigError
+from gateway_plugins.backpressure.options import Options
+
+
+def part_of(options: Options, index: int, count: int) -> Options:
+    """The options of the process `index` of `count`; all of theirs make up the given ones.
+
+    Raises ConfigError where one of them would have no slot at all of some worker.
+    """
+    if count == 1:
+        return options
+    _check(options, count)
+    queue = options.queue
+    length = max(_part(queue.length, index, count), min(queue.length, 1))
+    return replace(
+        options,
+        max_in_flight_per_worker=_limit(options.max_in_flight_per_worker, index, count),
+        workers={name: _limit(most, index, count) for name, most in options.workers.items()},
+        max_in_flight=_limit(options.max_in_flight, index, count),
+        queue=replace(queue, length=length),
+    )
+
+
+def _part(most: int, index: int, count: int) -> int:
+    return most // count + (index < most % count)
+
+
+def _limit(most: int | None, index: int, count: int) -> int | None:
+    return None if most is None else _part(most, index, count)
+
+
+def _check(options: Options, count: int) -> None:
+    limits = {
+        "max_in_flight_per_worker": options.max_in_flight_per_worker,
+        "max_in_flight": options.max_in_flight,
+        **{f"workers.{name}": most for name, most in options.workers.items()},
+    }
+    problems = [
+        f"{field}: {most} cannot be divided among {count} processes; allow at least {count}, "
+        f"or set processes to {most} or less"
+        for field, most in limits.items()
+        if most is not None and most < count
+    ]
+    if problems:
+        raise ConfigError(*problems)
