@@ -4,11 +4,12 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 
 import pytest
-from accounting.books import Books, Findings, Row, check_sums, compare
+from accounting.books import Books, Findings, check_sums, compare
 from accounting.calls import Ask, Asked, Verdict
 from accounting.conduct import Plan, Report, run
 from accounting.load import verdict_of
-from accounting.tap import Said, Served, Tokens, tokens_of
+from accounting.tap import Said, Served, tokens_of
+from counted import Row, Tokens
 
 from gateway.testing import DONE, sse
 

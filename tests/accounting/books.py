@@ -6,40 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from counted import MAY_END, Row, Tokens, out_of_bounds, rows_after, unlike
 
-from accounting.calls import KEYS, LAME, Asked, Verdict
-from accounting.tap import Served, Tokens, events_of, tokens_of
-
-OUTCOMES = ("success", "error", "abort")
-
-MAY_END: Mapping[Verdict, Sequence[str]] = {
-    "whole": ("success",),
-    "error": ("error",),
-    "broken": ("error",),
-    "left": OUTCOMES,
-    "killed": OUTCOMES,
-}
-"""What the ledger may say of a call: what becomes of it when its caller has gone nobody sees."""
-
-
-class Row(NamedTuple):
-    """A row of the ledger, its id in hexadecimal."""
-
-    trace_id: str
-    key: str
-    model: str
-    worker: str
-    source: str
-    outcome: str
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    counted: int
-
-    @property
-    def recovered(self) -> bool:
-        """Whether a journal had it, where it has no trace: what is refused has nothing counted."""
-        return self.outcome == "error" and bool(self.counted)
+from accounting.calls import KEYS, LAME, Asked
+from accounting.tap import Served, events_of, tokens_of
 
 
 class Books(NamedTuple):
@@ -67,15 +37,7 @@ class Findings(msgspec.Struct):
 
 
 def rows_of(db: sqlite3.Connection) -> dict[str, Row]:
-    query = """
-        SELECT lower(hex(id)), key, model, worker, source, outcome, prompt_tokens,
-            completion_tokens, cached_tokens, counted FROM usage_calls
-    """
-    found = {}
-    for trace_id, key, model, worker, source, outcome, *tokens in db.execute(query):
-        ended = OUTCOMES[outcome]
-        found[trace_id] = Row(trace_id, key, model, worker, source, ended, *tokens)
-    return found
+    return {row.trace_id: row for row in rows_after(db, 0).values()}
 
 
 def by_call(served: Iterable[Served]) -> dict[str, list[Served]]:
@@ -127,28 +89,10 @@ def _wrong(asked: Asked, row: Row, served: Sequence[Served], findings: Findings)
     sent = Tokens(None, 0) if last is None else tokens_of(last, asked.ask.choices)
     if asked.verdict == "whole":
         findings.exact += 1
-        yield from _unlike(row, sent)
+        yield from unlike(row, sent)
     else:
         findings.partial += 1
-        yield from _out_of_bounds(asked, row, sent)
-
-
-def _unlike(row: Row, sent: Tokens) -> Iterator[str]:
-    """What was heard to the end is known."""
-    if (row.prompt_tokens, row.completion_tokens) != (sent.prompt, sent.completion):
-        yield f"the engine says {sent}"
-    if row.cached_tokens != sent.cached or row.counted == sent.told:
-        yield f"the engine says {sent}"
-
-
-def _out_of_bounds(asked: Asked, row: Row, sent: Tokens) -> Iterator[str]:
-    """The gateway has heard no more than the worker said, and no less than the caller was told."""
-    if row.completion_tokens > sent.completion:
-        yield f"the engine had not said so much: {sent}"
-    if row.completion_tokens < pieces_of(asked):
-        yield f"its caller had {pieces_of(asked)} pieces"
-    if row.completion_tokens and row.prompt_tokens != sent.prompt:
-        yield f"the engine had another prompt: {sent}"
+        yield from out_of_bounds(row, sent, pieces_of(asked))
 
 
 def pieces_of(asked: Asked) -> int:

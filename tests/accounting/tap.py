@@ -8,6 +8,7 @@ from typing import Any
 
 import httptools
 import msgspec
+from counted import Tokens
 
 CHUNK = 1 << 16
 
@@ -140,18 +141,6 @@ async def _pass_on(
         writer.close()
     except ConnectionError:
         writer.transport.abort()
-
-
-class Tokens(msgspec.Struct, frozen=True):
-    """Of one answer. `told`: the engine says so at its end; else they are counted by their ids.
-
-    `prompt` is None where there was nothing to count.
-    """
-
-    prompt: int | None
-    completion: int
-    cached: int = 0
-    told: bool = False
 
 
 NOTHING = Tokens(None, 0)

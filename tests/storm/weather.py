@@ -3,26 +3,35 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
-from storm.worker import FaultyWorker, Mood
+from storm.worker import Mood
 
 MOODS: tuple[Mood, ...] = ("killed", "hung", "slow", "500", "503", "breaking")
 FLAPS = 4
 
 
-async def blow(workers: Sequence[FaultyWorker], spell: float, seed: int) -> None:
+class Worker(Protocol):
+    """Something that fails as it is told to."""
+
+    name: str
+
+    async def become(self, mood: Mood) -> None: ...
+
+
+async def blow(workers: Sequence[Worker], spell: float, seed: int) -> None:
     """Until cancelled. A spell lasts `spell` seconds on average."""
     async with asyncio.TaskGroup() as group:
         for worker in workers:
             group.create_task(_trouble(worker, spell, random.Random(f"{worker.name} {seed}")))
 
 
-async def clear_up(workers: Sequence[FaultyWorker]) -> None:
+async def clear_up(workers: Sequence[Worker]) -> None:
     for worker in workers:
         await worker.become("well")
 
 
-async def _trouble(worker: FaultyWorker, spell: float, chance: random.Random) -> None:
+async def _trouble(worker: Worker, spell: float, chance: random.Random) -> None:
     while True:
         await asyncio.sleep(spell * chance.uniform(0, 1))
         seconds = spell * chance.uniform(0.5, 1.5)
@@ -35,7 +44,7 @@ async def _trouble(worker: FaultyWorker, spell: float, chance: random.Random) ->
         await worker.become("well")
 
 
-async def _flap(worker: FaultyWorker, seconds: float) -> None:
+async def _flap(worker: Worker, seconds: float) -> None:
     """Die and come back, several times in one spell."""
     for _ in range(FLAPS):
         await worker.become("killed")

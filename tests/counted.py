@@ -1,0 +1,83 @@
+"""Rows of the ledger of usage, and what must hold of one, by what was said and what was read."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+OUTCOMES = ("success", "error", "abort")
+
+MAY_END: Mapping[str, Sequence[str]] = {
+    "whole": ("success",),
+    "error": ("error",),
+    "broken": ("error",),
+    "left": OUTCOMES,
+    "killed": OUTCOMES,
+}
+"""What the ledger may say of a call: what becomes of it when its caller has gone nobody sees."""
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Of one answer. `told`: the engine says so at its end; else they are counted by their ids.
+
+    `prompt` is None where there was nothing to count.
+    """
+
+    prompt: int | None
+    completion: int
+    cached: int = 0
+    told: bool = False
+
+
+class Row(NamedTuple):
+    """A row of the ledger, its id in hexadecimal."""
+
+    trace_id: str
+    key: str
+    model: str
+    worker: str
+    source: str
+    outcome: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    counted: int
+
+    @property
+    def recovered(self) -> bool:
+        """Whether a journal had it, where it has no trace: what is refused has nothing counted."""
+        return self.outcome == "error" and bool(self.counted)
+
+
+def rows_after(db: sqlite3.Connection, number: int) -> dict[int, Row]:
+    """Those with a higher number, by their numbers."""
+    query = """
+        SELECT number, lower(hex(id)), key, model, worker, source, outcome, prompt_tokens,
+            completion_tokens, cached_tokens, counted FROM usage_calls WHERE number > ?
+    """
+    found = {}
+    for one, trace_id, key, model, worker, source, outcome, *tokens in db.execute(query, (number,)):
+        found[one] = Row(trace_id, key, model, worker, source, OUTCOMES[outcome], *tokens)
+    return found
+
+
+def unlike(row: Row, sent: Tokens) -> Iterator[str]:
+    """What was heard to the end is known."""
+    if (row.prompt_tokens, row.completion_tokens) != (sent.prompt, sent.completion):
+        yield f"the engine says {sent}"
+    if row.cached_tokens != sent.cached or row.counted == sent.told:
+        yield f"the engine says {sent}"
+
+
+def out_of_bounds(row: Row, sent: Tokens, pieces: int) -> Iterator[str]:
+    """The gateway has heard no more than the worker said, and no less than the caller was told.
+
+    `pieces` are the events with text that the caller had, each of one token or more.
+    """
+    if row.completion_tokens > sent.completion:
+        yield f"the engine had not said so much: {sent}"
+    if row.completion_tokens < pieces:
+        yield f"its caller had {pieces} pieces"
+    if row.completion_tokens and row.prompt_tokens != sent.prompt:
+        yield f"the engine had another prompt: {sent}"
