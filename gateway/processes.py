@@ -31,6 +31,9 @@ from gateway.supervisor import Post, Supervisor
 
 log = logging.getLogger("gateway")
 
+MEMORY = Path("/dev/shm")
+"""Linux's file system without a disk behind it."""
+
 NOT_LISTENING = 3
 """The exit status with which uvicorn ends where it cannot listen."""
 
@@ -61,8 +64,14 @@ def serve(settings: Config, source: Source | None) -> int:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """Private to this gateway. It is locked, so that nobody who tidies up thinks it forgotten."""
-    with tempfile.TemporaryDirectory(prefix="gateway-", ignore_cleanup_errors=True) as made:
+    """Private to this gateway. It is locked, so that nobody who tidies up thinks it forgotten.
+
+    In memory, where that can be: a disk may hold up who writes to a page that it is writing out.
+    """
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(
+        prefix="gateway-", dir=memory, ignore_cleanup_errors=True
+    ) as made:
         fd = os.open(made, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)

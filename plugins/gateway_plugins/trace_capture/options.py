@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -19,55 +19,82 @@ FRESH = 1.0
 
 QUERY = "SELECT sampling_params FROM sessions WHERE session_id = ?"
 
+ANY = "SELECT EXISTS (SELECT 1 FROM sessions WHERE sampling_params != '{}')"
+
 Params = Mapping[str, Any]
+
+T = TypeVar("T")
 
 
 class Readable(Protocol):
     """What `Storage.connect` gives, as far as it is used here."""
 
     def check(self) -> None: ...
-    def execute(self, sql: str, parameters: tuple[str], /) -> sqlite3.Cursor: ...
+    def execute(self, sql: str, parameters: tuple[str, ...] = (), /) -> sqlite3.Cursor: ...
     def close(self) -> None: ...
 
 
 class SessionOptions:
-    """Reads them from the file; `forget` when this process changes them."""
+    """Reads them from the file; `forget` when this process changes them.
+
+    While no session has any, which is looked up once in a while, none is looked for.
+    """
 
     def __init__(self, connect: Callable[[], Readable]) -> None:
         self._connect = connect
         self._db: Readable | None = None
         self._known: OrderedDict[str, tuple[float, Params]] = OrderedDict()
+        self._some = True
+        self._looked = 0.0
 
     def sampling_params(self, session_id: str) -> Params:
         """Empty where none were given. While the file cannot be read, what they last were."""
-        read_at, params = self._known.get(session_id, (0.0, {}))
         now = time.monotonic()
+        if now - self._looked >= FRESH:
+            self._looked = now
+            self._some = self._tried(self._read_whether_any, self._some)
+        if not self._some:
+            return {}
+        read_at, params = self._known.get(session_id, (0.0, {}))
         if now - read_at < FRESH:
             return params
-        try:
-            params = self._read(session_id)
-        except sqlite3.Error as error:
-            log.error("sampling parameters of sessions cannot be read now: %s", error)
-            self.close()
+        params = self._tried(lambda: self._read(session_id), params)
         self._known[session_id] = (now, params)
         self._known.move_to_end(session_id)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return params
 
+    def _tried(self, read: Callable[[], T], last: T) -> T:
+        try:
+            return read()
+        except sqlite3.Error as error:
+            log.error("sampling parameters of sessions cannot be read now: %s", error)
+            self.close()
+            return last
+
     def forget(self, session_id: str) -> None:
         self._known.pop(session_id, None)
+        self._looked = 0.0
 
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
             self._db = None
 
-    def _read(self, session_id: str) -> Params:
+    def _open(self) -> Readable:
+        """Raises sqlite3.Error, also where the file is another one by now."""
         if self._db is None:
             self._db = self._connect()
         self._db.check()
-        row = self._db.execute(QUERY, (session_id,)).fetchone()
+        return self._db
+
+    def _read_whether_any(self) -> bool:
+        [(some,)] = self._open().execute(ANY)
+        return bool(some)
+
+    def _read(self, session_id: str) -> Params:
+        row = self._open().execute(QUERY, (session_id,)).fetchone()
         if row is None or row[0] == "{}":
             return {}
         found: Params = msgspec.json.decode(row[0])

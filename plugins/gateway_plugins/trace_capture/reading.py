@@ -16,9 +16,6 @@ from gateway_plugins.trace_capture.traces import Identity, build
 CACHED = 64 * 1024 * 1024
 """Bytes of requests and sequences that a Reader keeps for the traces that lean on them."""
 
-DEEPEST = 100_000
-"""Bases below a trace; more of them is a circle in a damaged file."""
-
 COLUMNS = "number, trace_id, session_id, timestamp, complete, model, base, content"
 
 _contents = msgspec.msgpack.Decoder(Content)
@@ -115,9 +112,9 @@ class Reader:
         while wanted is not None and wanted not in self._cache:
             base, content = known or self._leant_on(wanted)
             above.append((wanted, content))
+            if base is not None and base >= wanted:
+                raise ValueError("it leans on a later trace")
             wanted, known = base, None
-            if len(above) > DEEPEST:
-                raise ValueError("its bases go round in a circle")
         material = self._cache[wanted] if wanted is not None else NOTHING
         for one, content in reversed(above):
             material = _resolve(content, material)

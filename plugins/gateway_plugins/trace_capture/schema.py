@@ -55,6 +55,11 @@ CREATE INDEX traces_by_owner ON traces (owner) WHERE owner IS NOT NULL
 """
 
 
+_WITH_PARAMS = """
+CREATE INDEX sessions_with_params ON sessions (session_id) WHERE sampling_params != '{}'
+"""
+
+
 @MIGRATIONS()
 def create_tables(db: Database) -> None:
     """Sessions, their traces and rewards; `capture_settings` are JSON values set by admin calls."""
@@ -65,6 +70,12 @@ def create_tables(db: Database) -> None:
 def add_owners(db: Database) -> None:
     """The ids of the principals that sessions and traces belong to; NULL: nobody's."""
     _run(db, _OWNERS)
+
+
+@MIGRATIONS()
+def index_params(db: Database) -> None:
+    """Whether any session asks for sampling parameters is seen at once."""
+    _run(db, _WITH_PARAMS)
 
 
 def _run(db: Database, statements: str) -> None:

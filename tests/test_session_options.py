@@ -1,0 +1,62 @@
+"""The sampling parameters of sessions, as the event loop looks them up for each call."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gateway_plugins.trace_capture import options
+from gateway_plugins.trace_capture.options import ANY, SessionOptions
+from gateway_plugins.trace_capture.schema import MIGRATIONS
+
+from gateway.storage.file import Connection, open_for_writing, open_read_only
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Connection]:
+    db = open_for_writing(tmp_path / "gateway.db", "process", [MIGRATIONS])
+    yield db
+    db.close()
+
+
+@pytest.fixture
+def read(file: Connection) -> Iterator[SessionOptions]:
+    found = SessionOptions(lambda: open_read_only(file.path))
+    yield found
+    found.close()
+
+
+def give(db: sqlite3.Connection, session_id: str, params: str) -> None:
+    db.execute(
+        "INSERT INTO sessions (session_id, created_at, last_at, sampling_params)"
+        " VALUES (?, 0, 0, ?)",
+        (session_id, params),
+    )
+
+
+def test_what_another_process_gives_holds_after_a_while(
+    file: Connection, read: SessionOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(file, "bare", "{}")
+    assert read.sampling_params("a") == {}
+    give(file, "a", '{"top_p": 0.5}')
+    assert read.sampling_params("a") == {}
+    monkeypatch.setattr(options, "FRESH", 0.0)
+    assert read.sampling_params("a") == {"top_p": 0.5}
+    assert read.sampling_params("bare") == {}
+    file.execute("DELETE FROM sessions")
+    assert read.sampling_params("a") == {}
+
+
+def test_what_this_process_gives_holds_at_once(file: Connection, read: SessionOptions) -> None:
+    assert read.sampling_params("a") == {}
+    give(file, "a", '{"top_p": 0.5}')
+    read.forget("a")
+    assert read.sampling_params("a") == {"top_p": 0.5}
+
+
+def test_whether_any_session_has_some_is_seen_without_looking_through_them(
+    file: Connection,
+) -> None:
+    plan = str(file.execute(f"EXPLAIN QUERY PLAN {ANY}").fetchall())
+    assert "sessions_with_params" in plan
