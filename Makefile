@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 MINUTES ?= 10
 CALLS ?= 10000
 
-.PHONY: demo test storm accounting lint clean
+.PHONY: demo test storm accounting soak bench lint clean
 
 demo: $(STAMP)
 	$(VENV)/bin/gateway demo
@@ -20,6 +20,12 @@ storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
 
 accounting: $(STAMP)  # `make accounting CALLS=10000`: the ledger against what engines have served
 	PYTHONPATH=tests $(VENV)/bin/python -m accounting --calls $(CALLS)
+
+soak: $(STAMP)  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
+	PYTHONPATH=tests $(VENV)/bin/python -m soak --minutes $(MINUTES)
+
+bench: $(STAMP)  # `make bench ARGS=--quick`: beside other gateways; see docs/performance.md
+	PYTHONPATH=tests $(VENV)/bin/python -m bench $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,120 @@
+"""The gateway that is measured, as an operator would run it."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from bench.systems import SESSIONS, Command, Place, System
+
+Filler = Callable[[Path], None]
+"""Makes the file of traces before the gateway starts for the first time."""
+
+WHOLE = (
+    "auth",
+    "limits",
+    "sessions",
+    "circuit_breaker",
+    "backpressure",
+    "stickiness",
+    "trace_capture",
+    "usage",
+    "metrics",
+)
+"""As in configs/operator.yaml."""
+
+MOST = 1_000_000_000
+"""A limit that is counted and never reached."""
+
+NAME = "gateway"
+
+AT_A_TIME = 2_000
+"""Calls that a worker may have, so that none of those that are measured waits for a place."""
+
+KEYS = 10
+
+COMMAND = (sys.executable, "-c", "from gateway.cli import main; main()", "serve")
+
+
+def gateway(
+    name: str = NAME,
+    plugins: Sequence[str] = WHOLE,
+    *,
+    keys: int = KEYS,
+    workers: int = 1,
+    sessions: int = SESSIONS,
+    fill: Filler | None = None,
+) -> System:
+    """With a file of so many keys, so many workers, and the file of traces that `fill` makes."""
+
+    def command(place: Place) -> Command:
+        write_keys(place.folder / "keys.json", keys)
+        text = yaml.safe_dump(_configuration(place, plugins, workers), sort_keys=False)
+        file = place.folder / "gateway.yaml"
+        file.write_text(text)
+        traces = place.folder / "gateway.db"
+        if fill is not None and not traces.exists():
+            fill(traces)
+        return Command(
+            argv=(*COMMAND, "--config", str(file)),
+            configuration=text,
+            traces=traces if "trace_capture" in plugins else None,
+        )
+
+    return System(
+        name=name,
+        command=command,
+        workers=workers,
+        keys=keys if "auth" in plugins else 0,
+        sessions=sessions,
+        kept=fill is not None,
+    )
+
+
+def _configuration(place: Place, plugins: Sequence[str], workers: int) -> dict[str, object]:
+    return {
+        "host": "127.0.0.1",
+        "port": place.port,
+        "workers": [f"http://{host}:{place.worker_port}/v1" for host in hosts(workers)],
+        "plugins": [_plugin(name) for name in plugins],
+        "db_path": "gateway.db",
+    }
+
+
+def _plugin(name: str) -> str | dict[str, object]:
+    match name:
+        case "auth":
+            return {name: {"keys_file": "keys.json"}}
+        case "backpressure":
+            return {name: {"max_in_flight_per_worker": AT_A_TIME}}
+        case "limits":
+            limits = ("requests_per_minute", "tokens_per_minute", "concurrent")
+            return {name: {"default": dict.fromkeys(limits, MOST)}}
+    return name
+
+
+def hosts(count: int) -> list[str]:
+    """The addresses that `upstream -hosts COUNT` listens on."""
+    return [f"127.0.{number >> 8}.{number & 255}" for number in range(1, count + 1)]
+
+
+def write_keys(file: Path, count: int) -> None:
+    """Those that `load -keys COUNT` calls with."""
+    digests = (hashlib.sha256(token_of(number).encode()) for number in range(count))
+    keys = [
+        {"id": f"key-{number}", "token_sha256": digest.hexdigest()}
+        for number, digest in enumerate(digests)
+    ]
+    file.touch(mode=0o600)
+    file.write_text(json.dumps({"keys": keys}))
+
+
+def token_of(number: int) -> str:
+    return f"gw-{number:043d}"
+
+
+def without(*names: str) -> tuple[str, ...]:
+    return tuple(name for name in WHOLE if name not in names)

@@ -1,0 +1,206 @@
+"""The works that systems do while they are measured, and what was found."""
+
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+from typing import IO, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from bench.processes import OTHERS, pinned, used
+from bench.running import Running
+from bench.stack import token_of
+
+KIB, MIB = 1024, 1024 * 1024
+
+NEVER = 3600.0
+"""Seconds."""
+
+
+class Reading(msgspec.Struct, kw_only=True):
+    """One work of one system in one round; None is what this work does not tell.
+
+    CPU is in microseconds of user and system time of the whole system. Times are in milliseconds:
+    of whole calls, to the first event, and between events. `memory` is resident, in MiB, at the
+    end; `idle_memory` before the first call; `per_stream` in KiB. `answered` counts every call.
+    """
+
+    per_call: float | None = None
+    per_event: float | None = None
+    rate: float | None = None
+    latency_p50: float | None = None
+    latency_p99: float | None = None
+    ttft_p50: float | None = None
+    ttft_p99: float | None = None
+    gap_p99: float | None = None
+    memory: float | None = None
+    idle_memory: float | None = None
+    per_stream: float | None = None
+    answered: int = 0
+    errors: int = 0
+    first_error: str = ""
+
+
+class Work(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def do(self, running: Running, seconds: float) -> Reading:
+        """With so many seconds in which it is measured, or a few more."""
+
+
+class Quantiles(msgspec.Struct, frozen=True):
+    p50: float | None
+    p99: float | None
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What the program `load` prints at its end."""
+
+    seconds: float
+    calls: int
+    events: int
+    answered: int
+    errors: int
+    first_error: str
+    latency: Quantiles
+    ttft: Quantiles
+    gap: Quantiles
+
+
+class Calls(msgspec.Struct, frozen=True, kw_only=True):
+    """So many callers that call without a pause, for `least` seconds or more.
+
+    `gap` is the time between the events of a worker's stream in seconds, 0: none. The callers begin
+    one by one over `spread` seconds. Where there are `beside`, these are made at the same time, and
+    nothing is told of them but their errors.
+    """
+
+    name: str
+    callers: int = 32
+    stream: bool = False
+    tokens: int = 64
+    prompt_tokens: int = 32
+    prompt_bytes: int = 512
+    gap: float = 0.0
+    spread: float = 0.0
+    least: float = 0.0
+    beside: "Calls | None" = None
+
+    def do(self, running: Running, seconds: float) -> Reading:
+        seconds = max(seconds, self.least)
+        with ExitStack() as stack:
+            beside = None
+            if self.beside is not None:
+                beside = stack.enter_context(pinned(self.beside.argv(running, seconds), OTHERS))
+            main = stack.enter_context(pinned(self.argv(running, seconds), OTHERS))
+            reading = _read(main, running)
+            if beside is not None:
+                _add(reading, _told(beside))
+        return reading
+
+    def argv(self, running: Running, seconds: float) -> list[str]:
+        warm = 1.0 + self.spread
+        return [
+            *(str(running.load), "-url", running.url, "-callers", str(self.callers)),
+            *("-warm", f"{warm}s", "-for", f"{seconds}s", "-spread", f"{self.spread}s"),
+            *("-sessions", str(running.system.sessions), "-keys", str(running.system.keys)),
+            *("-prompt-bytes", str(self.prompt_bytes), *(["-stream"] if self.stream else [])),
+            *("-text", orders(self.tokens, self.prompt_tokens, self.gap)),
+        ]
+
+
+def orders(tokens: int, prompt_tokens: int, gap: float) -> str:
+    """What tells the worker in a call's text how to answer, for not every gateway passes headers
+    on; `gap` in seconds."""
+    return f" tokens={tokens} prompt-tokens={prompt_tokens} gap-us={gap * 1e6:.0f} "
+
+
+def _read(load: subprocess.Popen[bytes], running: Running) -> Reading:
+    before = _cpu_at(load, b"begin", running)
+    cpu = _cpu_at(load, b"end", running) - before
+    told = _told(load)
+    return Reading(
+        per_call=cpu * 1e6 / told.calls if told.calls and cpu else None,
+        per_event=cpu * 1e6 / told.events if told.events and cpu else None,
+        rate=told.calls / told.seconds,
+        latency_p50=told.latency.p50,
+        latency_p99=told.latency.p99,
+        ttft_p50=told.ttft.p50,
+        ttft_p99=told.ttft.p99,
+        gap_p99=told.gap.p99,
+        memory=used(running.pid).memory / MIB if running.pid is not None else None,
+        answered=told.answered,
+        errors=told.errors,
+        first_error=told.first_error,
+    )
+
+
+def _add(reading: Reading, beside: Told) -> None:
+    reading.answered += beside.answered
+    reading.errors += beside.errors
+    reading.first_error = reading.first_error or beside.first_error
+
+
+def _cpu_at(load: subprocess.Popen[bytes], word: bytes, running: Running) -> float:
+    """Seconds of CPU by the time at which it says the word."""
+    line = _output(load).readline()
+    if line.strip() != word:
+        raise RuntimeError(f"the load generator said {line!r}, expected {word!r}")
+    return used(running.pid).cpu if running.pid is not None else 0.0
+
+
+def _told(load: subprocess.Popen[bytes]) -> Told:
+    lines = _output(load).read().splitlines()
+    return msgspec.json.decode(lines[-1], type=Told)
+
+
+def _output(load: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert load.stdout is not None
+    return load.stdout
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """So many streams of which nothing comes after the first event."""
+
+    name: str
+    streams: int = 1_000
+    warm: int = 100
+
+    def do(self, running: Running, seconds: float) -> Reading:
+        assert running.pid is not None, "a worker's memory is not measured"
+        idle = used(running.pid).memory
+        with ExitStack() as opened:
+            _open(running, self.warm, opened)  # what is loaded once is loaded now
+            before = used(running.pid).memory
+            _open(running, self.streams, opened)
+            time.sleep(min(seconds, 1.0))
+            after = used(running.pid).memory
+        return Reading(
+            idle_memory=idle / MIB,
+            memory=after / MIB,
+            per_stream=(after - before) / self.streams / KIB,
+        )
+
+
+def _open(running: Running, count: int, opened: ExitStack) -> None:
+    where = urlsplit(running.url)
+    assert where.hostname is not None
+    content = orders(tokens=2, prompt_tokens=32, gap=NEVER)
+    messages = [{"role": "user", "content": content}]
+    body = msgspec.json.encode({"model": "bench-model", "stream": True, "messages": messages})
+    head = (
+        f"POST {where.path.replace('%s', 'idle')} HTTP/1.1\r\nhost: {where.netloc}\r\n"
+        f"authorization: Bearer {token_of(0)}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    for _ in range(count):
+        one = opened.enter_context(socket.create_connection((where.hostname, where.port)))
+        one.sendall(head.encode() + body)
+        said = b""
+        while b"data:" not in said:
+            said += (more := one.recv(65536))
+            if not more:
+                raise RuntimeError(f"a stream did not begin: {said[:200]!r}")
