@@ -22,11 +22,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import uvloop
+from costs import HEAD, plugin
 from memory_worker import MemoryPool
 
 from gateway import Gateway
-from gateway.config import Config, PluginEntry, Probes, Worker
-from gateway.testing import DONE, RecordedCall, entry, make_call, sse
+from gateway.config import Config, Probes, Worker
+from gateway.testing import DONE, RecordedCall, make_call, sse
 
 AT_ONCE = 32
 CALLS = 1_024
@@ -41,7 +42,6 @@ BODY = json.dumps(
         "usage": USAGE,
     }
 ).encode()
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n"
 PLAIN = [HEAD % b"application/json" + b"content-length: %d\r\n\r\n" % len(BODY) + BODY]
 
 
@@ -58,17 +58,6 @@ STREAM = [
     *[TOKEN] * 64,
     LAST + event([], usage=USAGE) + DONE,
 ]
-
-
-def plugin(name: str, folder: Path) -> PluginEntry:
-    match name:
-        case "auth":
-            return entry("auth", keys_file=str(folder / "keys.json"))
-        case "limits":
-            most = 10**12
-            limits = {"requests_per_minute": most, "tokens_per_minute": most, "concurrent": most}
-            return entry("limits", default=limits)
-    return entry(name)
 
 
 def token_of(number: int) -> str:
