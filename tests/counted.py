@@ -1,4 +1,4 @@
-"""Rows of the ledger of usage, and what must hold of one, by what was said and what was read."""
+"""Calls that are counted, their rows in the ledger of usage, and what must hold of one."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +28,22 @@ class Tokens(msgspec.Struct, frozen=True):
     completion: int
     cached: int = 0
     told: bool = False
+
+
+def head_of(
+    call_id: str, key: str, body: bytes, headers: Mapping[str, str], *, path: str, method: str
+) -> bytes:
+    """Of a request that can be found again by its id."""
+    lines = {
+        "host": "gateway.test",
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "authorization": f"Bearer key-{key}",
+        "x-request-id": call_id,
+        **headers,
+    }
+    written = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"{method} {path} HTTP/1.1\r\n{written}\r\n".encode()
 
 
 class Row(NamedTuple):

@@ -5,6 +5,7 @@ from random import Random
 from typing import Any, Literal
 
 import msgspec
+from counted import head_of
 
 from accounting.tap import Said
 
@@ -53,16 +54,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     leaves_at: int | None = None
 
     def head(self) -> bytes:
-        lines = {
-            "host": "gateway.test",
-            "content-type": "application/json",
-            "content-length": str(len(self.body)),
-            "authorization": f"Bearer key-{self.key}",
-            "x-request-id": self.call_id,
-            **self.headers,
-        }
-        written = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        return f"POST {self.path} HTTP/1.1\r\n{written}\r\n".encode()
+        return head_of(
+            self.call_id, self.key, self.body, self.headers, path=self.path, method="POST"
+        )
 
 
 Verdict = Literal["whole", "error", "broken", "left", "killed"]

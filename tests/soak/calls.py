@@ -5,6 +5,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+from counted import head_of
 
 from soak.engine import VOCABULARY
 from soak.facts import Kind
@@ -45,16 +46,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     leaves_at: int | None = None
 
     def head(self) -> bytes:
-        lines = {
-            "host": "gateway.test",
-            "content-type": "application/json",
-            "content-length": str(len(self.body)),
-            "authorization": f"Bearer key-{self.key}",
-            "x-request-id": self.call_id,
-            **self.headers,
-        }
-        written = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        return f"{self.method} {self.path} HTTP/1.1\r\n{written}\r\n".encode()
+        return head_of(
+            self.call_id, self.key, self.body, self.headers, path=self.path, method=self.method
+        )
 
 
 class Inventing:

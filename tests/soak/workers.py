@@ -11,6 +11,7 @@ from typing import cast
 import httptools
 import msgspec
 import uvloop
+from mortal import Mortal
 from storm import weather
 from storm.worker import Mood
 
@@ -32,41 +33,15 @@ EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encodi
 SLOWER = 10
 
 
-class Worker:
+class Worker(Mortal[Mood]):
     """Serves on a loopback port, always the same, while it is not killed."""
 
     def __init__(self, name: str, plan: Plan, tell: Tell) -> None:
+        super().__init__("well", lambda: Connection(self))
         self.name = name
         self.plan = plan
         self.tell = tell
-        self.mood: Mood = "well"
         self.chance = Random(f"{name} {plan.seed}")
-        self.connections: set[Connection] = set()
-        self.port = 0
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Connection(self), "127.0.0.1", self.port, reuse_address=True, backlog=1024
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    def kill(self) -> None:
-        """As when its process dies: the port is closed, and every connection reset."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for connection in list(self.connections):
-            connection.transport.abort()
-
-    async def become(self, mood: Mood) -> None:
-        """What it is from now on; calls that it has begun end as they began, but for a kill."""
-        self.mood = mood
-        if mood == "killed":
-            self.kill()
-        elif self._server is None:
-            await self.start()
 
 
 class Connection(asyncio.Protocol):

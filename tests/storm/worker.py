@@ -4,6 +4,8 @@ import asyncio
 import random
 from typing import Literal, cast
 
+from mortal import Mortal
+
 from storm.ledger import Ledger, pieces_of
 
 Mood = Literal["well", "slow", "hung", "500", "503", "400", "breaking", "killed"]
@@ -28,49 +30,23 @@ WHOLE = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-class FaultyWorker:
+class FaultyWorker(Mortal[Mood]):
     """Serves on a loopback port, always the same, while it is not killed.
 
     `limit` is how many calls it may be given at a time, `running` are those it has.
     """
 
     def __init__(self, name: str, limit: int, ledger: Ledger, seed: int) -> None:
+        super().__init__("well", lambda: WorkerConnection(self))
         self.name = name
-        self.mood: Mood = "well"
         self.ledger = ledger
         self.running: set[WorkerConnection] = set()
-        self.connections: set[WorkerConnection] = set()
         self.random = random.Random(f"{name} {seed}")
         self._limit = limit
-        self._port = 0
-        self._server: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    async def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: WorkerConnection(self), "127.0.0.1", self._port, reuse_address=True
-        )
-        self._port = self._server.sockets[0].getsockname()[1]
-
-    def kill(self) -> None:
-        """As when its process dies: the port is closed, and every connection reset."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for connection in list(self.connections):
-            connection.transport.abort()
-
-    async def become(self, mood: Mood) -> None:
-        """What it is from now on; calls that it has begun end as they began, but for a kill."""
-        self.mood = mood
-        if mood == "killed":
-            self.kill()
-        elif self._server is None:
-            await self.start()
+        return f"http://127.0.0.1:{self.port}"
 
     def begin(self, connection: "WorkerConnection") -> None:
         self.running.add(connection)
