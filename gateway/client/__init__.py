@@ -6,7 +6,7 @@
         for trajectory in gateway.trajectories(session_id).trajectories:
             train(trajectory.token_ids, trajectory.loss_mask, trajectory.logprobs)
 
-`asks.py` has the requests, the two clients only send them.
+`asks.py` defines the requests; the two clients only send them.
 """
 
 from gateway.admin import WorkersHealth

@@ -1,4 +1,4 @@
-"""What can be asked of a gateway: the request of each question, and how its answer is read."""
+"""The requests that the clients can send to a gateway, and how each response is decoded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ NEXT = "x-next-cursor"
 
 
 class GatewayClientError(Exception):
-    """The gateway refused, or could not be asked.
+    """The gateway rejected a request, or could not be reached.
 
-    `status` is the HTTP status, `code` and `param` are the gateway's own words; None where no
-    answer came, or it was not the gateway's.
+    `status` is the HTTP status, None if there was no response. `code` and `param` are from the
+    gateway's error body; None if the response has none.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class GatewayClientError(Exception):
 
 
 class Ask(msgspec.Struct, Generic[T], frozen=True):
-    """One question. `body` is sent as JSON; None of `params` is sent that is None."""
+    """One request. `body` is sent as JSON; None values in `params` and `body` are left out."""
 
     answer: type[T]
     method: str
@@ -49,7 +49,7 @@ class Ask(msgspec.Struct, Generic[T], frozen=True):
     body: Mapping[str, Any] | None = None
 
     def request(self, gateway_url: str) -> dict[str, Any]:
-        """The arguments for httpx."""
+        """Arguments for `request` of an httpx client."""
         found: dict[str, Any] = {
             "method": self.method,
             "url": gateway_url + self.path,
@@ -61,7 +61,7 @@ class Ask(msgspec.Struct, Generic[T], frozen=True):
         return found
 
     def read(self, response: httpx.Response) -> T:
-        """Raises GatewayClientError where it is a refusal, or no answer to this."""
+        """Decode the response. Raises GatewayClientError if it is an error or cannot be decoded."""
         if not response.is_success:
             raise _refusal(self, response)
         try:
@@ -74,7 +74,7 @@ class Ask(msgspec.Struct, Generic[T], frozen=True):
 
     @contextmanager
     def sent(self) -> Iterator[None]:
-        """What goes wrong on the way becomes a GatewayClientError."""
+        """Turn httpx's errors in the block into a GatewayClientError."""
         try:
             yield
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class AsyncGatewayClient:
-    """GatewayClient with the same methods as coroutines, for one event loop; see there."""
+    """GatewayClient with the same methods as coroutines, for one event loop; see GatewayClient."""
 
     def __init__(
         self, gateway_url: str, timeout: float = 30.0, *, api_key: str | None = None

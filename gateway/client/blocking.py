@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class GatewayClient:
-    """Asks a gateway at `gateway_url`. All methods raise GatewayClientError.
+    """Client of the gateway at `gateway_url`. All methods raise GatewayClientError.
 
-    `timeout` is in seconds; `api_key` is sent as `Authorization: Bearer`. Use it from any thread,
-    and close it, or use it in a `with` block.
+    `timeout` is in seconds; `api_key` is sent as `Authorization: Bearer`. A client may be used from
+    any thread; close it, or use it in a `with` block.
     """
 
     def __init__(
@@ -42,14 +42,15 @@ class GatewayClient:
         metadata: Mapping[str, Any] | None = None,
         sampling_params: Mapping[str, Any] | None = None,
     ) -> str:
-        """Its id, a new one where none is given. Of one that exists, what is given is replaced.
+        """Create a session and return its id, a new one if `session_id` is None.
 
-        `sampling_params` overwrite what its calls ask for.
+        If the session exists, the given `metadata` and `sampling_params` replace its own.
+        `sampling_params` override those in the session's calls.
         """
         return self._ask(asks.create_session(session_id, metadata, sampling_params)).session_id
 
     def get_session_url(self, session_id: str) -> str:
-        """The base URL for the session's OpenAI client."""
+        """Base URL for the session's OpenAI client."""
         return self.gateway_url + asks.session_path(session_id, "/v1")
 
     def get_session_info(self, session_id: str) -> SessionInfo:
@@ -58,27 +59,27 @@ class GatewayClient:
     def list_sessions(
         self, since: float | None = None, limit: int | None = None
     ) -> list[SessionInfo]:
-        """Those created at `since` (Unix seconds) or later, oldest first."""
+        """Sessions created at `since` (Unix seconds) or later, oldest first."""
         return self._ask(asks.list_sessions(since, limit))
 
     def delete_session(self, session_id: str) -> int:
-        """How many traces went with it; 0 for one that is not known."""
+        """Delete a session and return the number of traces deleted; 0 if it is unknown."""
         return self._ask(asks.delete_session(session_id)).deleted
 
     def delete_sessions(self, session_ids: Sequence[str]) -> int:
-        """How many traces went with them."""
+        """Delete sessions and return the number of traces deleted."""
         return self._ask(asks.delete_sessions(session_ids)).deleted
 
     def get_session_traces(
         self, session_id: str, since: float | None = None, limit: int | None = None
     ) -> list[Trace]:
-        """Oldest first; none for a session that is not known."""
+        """Traces of a session, oldest first; empty if the session is unknown."""
         return self._ask(asks.session_traces(session_id, since, limit))
 
     def iter_traces(
         self, session_id: str, since: float | None = None, page: int = 200
     ) -> Iterator[Trace]:
-        """The same, `page` of them in memory at a time."""
+        """Yield the traces of `get_session_traces`, with at most `page` in memory."""
         cursor: str | None = ""
         while cursor is not None:
             ask = asks.session_traces(session_id, since, page, cursor or None)
@@ -99,28 +100,31 @@ class GatewayClient:
         model: str | None = None,
         verdict: Verdict | None = None,
     ) -> list[Trace]:
-        """Traces of these sessions, or of all and none, that began from `since` to `until`."""
+        """Traces that began from `since` to `until` (Unix seconds) and match the other arguments.
+
+        If `session_ids` is None, traces of all sessions and traces without a session.
+        """
         return self._ask(asks.query_traces(session_ids, since, until, model, verdict, limit))
 
     def trajectories(self, session_id: str) -> Trajectories:
-        """The branches of a session, each as one sequence of tokens."""
+        """Trajectories of a session: each branch as one sequence of tokens."""
         return self._ask(asks.trajectories(session_id))
 
     def add_reward(
         self, session_id: str, value: float, source: str = "", trace_id: str | None = None
     ) -> Reward:
-        """`value` must be finite; `trace_id` is that of a trace of the session."""
+        """Add a reward; `value` must be finite, and `trace_id` names a trace of the session."""
         return self._ask(asks.add_reward(session_id, value, source, trace_id))
 
     def rewards(self, session_id: str) -> list[Reward]:
-        """In the order in which they were given."""
+        """Rewards of a session, in the order in which they were added."""
         return self._ask(asks.rewards(session_id))
 
     def get_weight_version(self) -> int | None:
         return self._ask(asks.weight_version()).weight_version
 
     def set_weight_version(self, version: int) -> None:
-        """Calls from now on bear it, unless the engine stamps its own."""
+        """Record `version` with calls from now on, unless the engine reports its own."""
         self._ask(asks.set_weight_version(version))
 
     def add_worker(
@@ -132,11 +136,11 @@ class GatewayClient:
         *,
         worker_id: str | None = None,
     ) -> str:
-        """The worker's id. A path in `url` is its `api_path`, which is /v1 without one."""
+        """Add a worker and return its id. `api_path` defaults to the path of `url`, else /v1."""
         return self._ask(asks.add_worker(url, api_path, model_name, weight, worker_id)).worker_id
 
     def remove_worker(self, worker_id: str) -> None:
-        """Calls in flight at it finish."""
+        """Remove a worker; its calls in flight finish."""
         self._ask(asks.remove_worker(worker_id))
 
     def list_workers(self) -> list[WorkerInfo]:
@@ -146,7 +150,7 @@ class GatewayClient:
         return self._ask(asks.health_workers())
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until all that was captured before can be read; answered calls can be anyhow."""
+        """Wait until all traces captured so far can be read; those of ended calls normally can."""
         return self._ask(asks.flush(), timeout=timeout).status == "flushed"
 
     def health(self) -> dict[str, Any]:

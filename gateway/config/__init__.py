@@ -2,8 +2,8 @@
 
     config = load(Path("gateway.yaml"), os.environ, {"port": 9000})
 
-A plugin's options become its own Struct by `PluginEntry.options_as`, through the same `convert`
-and with the same words; `Note` and `FieldError` say what a type cannot.
+`PluginEntry.options_as` converts a plugin's options to the plugin's own Struct, through the same
+`convert` and with the same messages. `Note` and `FieldError` express what a type cannot.
 """
 
 from gateway.config.conversion import FieldError, convert

@@ -1,12 +1,12 @@
-"""Settings as written into frozen Structs: every mistake at once, in the same words everywhere.
+"""Converts settings as written to frozen Structs and reports all mistakes in one uniform format.
 
-The fields of the configuration and the options of a plugin go through the one `convert`:
+The fields of the configuration and the options of a plugin go through the same `convert`:
 
     gateway.yaml:7: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
     gateway.yaml:12: plugins.access_log.pth: unknown option; did you mean "path"?
 
-msgspec alone stops at the first mistake and knows of no lines, so Structs, lists and mappings are
-walked here; each scalar is left to msgspec.
+msgspec alone stops at the first mistake and has no line numbers, so this module walks Structs,
+lists and mappings itself; msgspec converts each scalar.
 """
 
 import math
@@ -24,7 +24,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class FieldError(ValueError):
-    """Raised in a `__post_init__` or a check: `path` leads from the value to the field at fault."""
+    """Raised by a `__post_init__` or a check; `path` leads from the value to the faulty field."""
 
     def __init__(self, message: str, *path: str | int) -> None:
         super().__init__(message)
@@ -34,21 +34,22 @@ class FieldError(ValueError):
 def convert(
     node: Node, type_: type[T], *, problems: list[str], field: str = "", noun: str = "field"
 ) -> T | None:
-    """`node` as a `type_`, or None and a line in `problems` for each mistake.
+    """Convert `node` to a `type_`; returns None if it has mistakes and adds each to `problems`.
 
-    `field` is what the fields' names begin with in the messages. A field that the type lacks is a
-    mistake. A Struct may have a classmethod `shorthand(node: Node) -> Node` that turns a shorter
-    way to write it into the full mapping, or raises ValueError with what it expected; a ValueError
-    from `__post_init__` is a mistake too.
+    `field` is the prefix of the fields' names in the messages. A field that the type lacks is a
+    mistake. A Struct may have a classmethod `shorthand(node: Node) -> Node` that expands a shorter
+    notation to the full mapping, or raises ValueError with what it expected; a ValueError from
+    `__post_init__` is a mistake too.
     """
     made = _Conversion(problems, noun).value(node, type_, field)
     return made if isinstance(made, type_) else None
 
 
 class _Conversion:
-    """One walk. Each method gives UNSET for what has a mistake, once that is in `problems`.
+    """One conversion. Each method reports a mistake to `problems` and then returns UNSET.
 
-    `hint` is the type to make, `said` the one to speak of: there it may be `or null`.
+    `hint` is the type to convert to; `said` is the type that messages describe, which may include
+    `or null`.
     """
 
     def __init__(self, problems: list[str], noun: str) -> None:
@@ -112,7 +113,7 @@ class _Conversion:
         key_hint, value_hint = get_args(peel(hint).bare) or (str, object)
         made = {}
         for key, child in node.value.items():
-            # In a secret mapping even a name that is wrong may be a misplaced secret.
+            # In a secret mapping even a wrong name may be a misplaced secret.
             name = self.value(
                 Node(key, child.place, loose=True, secret=node.secret), key_hint, path
             )
@@ -144,7 +145,7 @@ class _Conversion:
         return made if finite else self.unlike(node, said, path)
 
     def whole(self, node: Node, made: Any, hint: Any, said: Any, path: str) -> Any:
-        """The list or mapping itself, of items already made: which kind, and how many."""
+        """Convert a container of items that are converted already; checks its kind and length."""
         if UNSET in made or (isinstance(made, dict) and UNSET in made.values()):
             return UNSET
         try:
@@ -172,13 +173,13 @@ class _Conversion:
 
 
 def _is_null(node: Node, hint: Any) -> bool:
-    """Whether null is meant; loose text is taken for it only where text itself cannot be meant."""
+    """Whether the value means null. A loose "null" does, unless the type is str."""
     loose = node.loose and node.value == "null" and peel(hint).bare is not str
     return loose or node.value is None
 
 
 def _member(node: Node, hint: Any) -> Any:
-    """The member of a union that what is written must be meant as; the union if it is a scalar."""
+    """Return the member of a union that fits a mapping or list; the union itself for a scalar."""
     choices = members(peel(hint).bare)
     if len(choices) == 1:
         return hint
@@ -194,13 +195,13 @@ def _inside(outer: Node, inner: Node) -> Node:
 
 
 def _split(node: Node) -> list[Node]:
-    """The items of a list written as text with commas, as in an environment variable."""
+    """Split a list written as text with commas, as in an environment variable."""
     texts = [text.strip() for text in str(node.value).split(",")]
     return [msgspec.structs.replace(node, value=text) for text in texts if text]
 
 
 def _locate(node: Node, path: str, error: FieldError) -> tuple[Node, str]:
-    """Where the field that is spoken of is written, and its name."""
+    """Return the node of the field that `error` is about, and the field's name."""
     for key in error.path:
         path = dotted(path, key)
         held: dict[Any, Node] | list[Any] | object = node.value

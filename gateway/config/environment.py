@@ -14,7 +14,7 @@ from gateway.config.words import line
 
 PREFIX = "GATEWAY_"
 
-# The command-line option of each field that has one; `--worker` and `--plugin` may be repeated.
+# The command-line options, by field; `--worker` and `--plugin` may be repeated.
 OPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "host": "--host",
@@ -30,7 +30,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# rllm-model-gateway's names, for those who come from there.
+# The names of rllm-model-gateway, for users who migrate from it.
 _MIGRATED = {
     f"RLLM_GATEWAY_{name.upper()}": (name,)
     for name in ("host", "port", "db_path", "store", "log_level")
@@ -38,7 +38,7 @@ _MIGRATED = {
 
 
 def variables() -> dict[str, tuple[str, ...]]:
-    """The field, as its path, that each environment variable sets."""
+    """Path of the field that each environment variable sets, by the variable's name."""
     found: dict[str, tuple[str, ...]] = {}
     for field in msgspec.structs.fields(Config):
         if holds(field.type) is msgspec.Struct:
@@ -51,9 +51,9 @@ def variables() -> dict[str, tuple[str, ...]]:
 
 
 def environment(environ: Mapping[str, str], used: Collection[str], problems: list[str]) -> Node:
-    """What `environ` sets, as a layer; a name that is almost one of ours is a problem.
+    """Return the fields that `environ` sets, as a layer; reports names that look misspelt.
 
-    `used` are the names that the file refers to: they serve another purpose.
+    `used` are the names that the file refers to: they serve another purpose, so they are skipped.
     """
     known = variables()
     strange = environ.keys() - known.keys() - {f"{PREFIX}CONFIG", *used}
@@ -71,7 +71,7 @@ def environment(environ: Mapping[str, str], used: Collection[str], problems: lis
 
 
 def command_line(overrides: Mapping[str, object], problems: list[str]) -> Node:
-    """Fields and their values, as a layer; null is an option that was not given."""
+    """Return the fields in `overrides` as a layer; null means that the option was not given."""
     given: dict[str, Node] = {}
     for name, value in overrides.items():
         option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
@@ -89,12 +89,15 @@ def _nested(path: tuple[str, ...], node: Node) -> Node:
 
 
 def _close(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` looks like a slip of, without what all of them begin with."""
+    """Return the known name that `name` may misspell, or None; compared without the prefix."""
     names = [other.removeprefix(PREFIX) for other in known]
     close = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1, cutoff=0.75)
     return PREFIX + close[0] if close else None
 
 
 def _of_kubernetes(name: str, environ: Mapping[str, str]) -> bool:
-    """Kubernetes sets GATEWAY_PORT to tcp://... in each pod beside a service named `gateway`."""
+    """Whether Kubernetes set the variable, not the user.
+
+    It sets GATEWAY_PORT to tcp://... in each pod beside a service named `gateway`.
+    """
     return name.endswith("GATEWAY_PORT") and environ[name].startswith("tcp://")

@@ -1,7 +1,7 @@
-"""A configuration file into a tree that knows the place of each value.
+"""Reads a configuration file into a tree that keeps the place of each value.
 
-What a file may cost is bounded: its size, how deep it nests, and how many values its aliases make
-of it.
+The cost of a file is bounded by limits on its size, its nesting depth, and the number of values
+after its aliases are expanded.
 """
 
 import re
@@ -14,15 +14,16 @@ from gateway.config.yaml_tree import yaml_tree
 from gateway.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024
-# tomllib takes time in the square of the dots in a key; a key is on one line.
+# tomllib takes time quadratic in the number of dots in a key; a key is on one line.
 MAX_DOTS = 250
 _QUOTED = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*')""")
 
 
 def read_file(file: Path, problems: list[str]) -> Node:
-    """The mapping in a YAML or TOML file, told apart by the suffix; an empty file is an empty one.
+    """Read the mapping in a YAML or TOML file; the suffix selects the format.
 
-    Adds to `problems` what is wrong in one place only; raises ConfigError for the whole file.
+    An empty file is an empty mapping. Adds mistakes in single places to `problems`; raises
+    ConfigError if the file as a whole is unusable.
     """
     readers = {".yaml": yaml_tree, ".yml": yaml_tree, ".toml": _toml_tree}
     reader = readers.get(file.suffix.lower())

@@ -1,4 +1,4 @@
-"""What a field's annotation says: its type, msgspec's bounds, and a `Note` of ours."""
+"""Reads a field's annotation: its type, msgspec's bounds, and the gateway's own `Note`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
@@ -9,12 +9,12 @@ from msgspec import Meta
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What `convert` should know of a field beyond its type: `Annotated[float, Note(unit="s")]`.
+    """Properties of a field beyond its type, for `convert`: `Annotated[float, Note(unit="s")]`.
 
-    `expected` replaces the words made from the type. The value of a `secret` field is in no
-    message. `read` gets a scalar as it was written and gives what stands for it. `check` gets the
-    converted value and raises ValueError with what it expected, or FieldError with what is wrong
-    inside.
+    `expected` replaces the description made from the type. No message contains the value of a
+    `secret` field. `read` maps a scalar as written to the scalar to convert. `check` receives the
+    converted value; it raises ValueError with what it expected, or FieldError for a mistake inside
+    the value.
     """
 
     unit: str = ""
@@ -26,7 +26,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Peeled(NamedTuple):
-    """A type without its annotations, and these."""
+    """A type without its annotations, and the annotations."""
 
     bare: Any
     metas: list[Meta]
@@ -42,12 +42,12 @@ def peel(hint: Any) -> Peeled:
 
 
 def members(bare: Any) -> tuple[Any, ...]:
-    """The types of a union; of any other type, itself."""
+    """Return the types of a union; any other type is its own single member."""
     return get_args(bare) if get_origin(bare) in (Union, UnionType) else (bare,)
 
 
 def without_none(hint: Any) -> Any:
-    """`X` for an `X | None`, with the annotations of both; any other type as it is."""
+    """Return `X` for `X | None`, with the annotations of both; any other type unchanged."""
     bare, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     some = [member for member in members(bare) if member is not NoneType]
     if len(some) != 1 or len(some) == len(members(bare)):
@@ -56,9 +56,9 @@ def without_none(hint: Any) -> Any:
 
 
 def holds(hint: Any) -> type | None:
-    """How a type that holds others is walked, as Struct, dict or list; None for a scalar.
+    """Return Struct, dict or list, the way to walk a container type; None for a scalar.
 
-    What is not known here (a TypedDict, a tuple of fixed length) is a scalar: msgspec converts it
+    Other types (a TypedDict, a tuple of fixed length) count as scalars: msgspec converts them
     whole.
     """
     bare = peel(hint).bare

@@ -1,4 +1,4 @@
-"""One configuration out of file, environment and command line, of which the later wins."""
+"""Merges file, environment and command line into one configuration; the later layer wins."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +22,10 @@ def load(
     environ: Mapping[str, str] = NOTHING,
     overrides: Mapping[str, object] = NOTHING,
 ) -> Config:
-    """The configuration in `file`, under that of `environ`, under that of `overrides`.
+    """Load the configuration: `overrides` over `environ` over `file`.
 
-    `overrides` are fields by name, `timeouts` and `limits` as mappings; null is an option that was
-    not given. Mappings merge key by key, lists replace. Raises ConfigError with all that is wrong.
+    `overrides` are fields by name, `timeouts` and `limits` as mappings; null means that the option
+    was not given. Mappings merge key by key, lists replace. Raises ConfigError with all mistakes.
     """
     problems: list[str] = []
     references = References(environ, problems)
@@ -42,7 +42,7 @@ def load(
 
 
 def _beside(file: Path, config: Config) -> Config:
-    """`config` with its plugins' files looked for in the folder of `file`."""
+    """Return `config` with the folder of `file` as the base of its plugins' files."""
     base = str(file.parent)
     return replace(config, plugins=tuple(replace(entry, base=base) for entry in config.plugins))
 

@@ -1,6 +1,6 @@
-"""The configuration as the gateway holds it: frozen Structs that know of no file.
+"""The configuration as frozen Structs, independent of the file that it was read from.
 
-They can be built in code too, for an embedded gateway.
+An embedded gateway can build them in code.
 """
 
 import ipaddress
@@ -37,7 +37,7 @@ ExtraPath = Annotated[
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How long each phase may take, in seconds; null is no limit."""
+    """Timeout of each phase, in seconds; null: no limit."""
 
     connect: Annotated[
         Seconds | None, Meta(description="To open a connection to a worker, TLS included.")
@@ -58,7 +58,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much is taken in before it is refused."""
+    """Sizes and counts above which the gateway rejects calls and responses."""
 
     max_calls: Annotated[
         int, Meta(gt=0, description="Calls in flight at a time, over all workers.")
@@ -78,7 +78,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Failover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When a call that one worker did not answer is given to another."""
+    """When the gateway retries a failed call on another worker."""
 
     workers: Annotated[
         int, Meta(gt=0, description="Workers that are asked for one call at most; 1: no failover.")
@@ -104,7 +104,7 @@ class Failover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How workers are asked whether they are well, and which models they serve."""
+    """How the gateway checks the health of workers and the models they serve."""
 
     interval: Annotated[
         Seconds | None, Meta(description="Between two probes of a worker; null: none are made.")
@@ -130,7 +130,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How what calls leave is kept in the embedded database."""
+    """How plugins' records of calls are stored in the embedded database."""
 
     durability: Annotated[
         Literal["process", "power", "none"],
@@ -148,9 +148,9 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class PluginEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A plugin to run: `name`, or `name: {options}`.
 
-    `source` is where it was written, as messages begin: `gateway.yaml:12`. `written` is `options`
-    with the place of each, None where the entry was built in code. `base` is the folder that a file
-    in `name` is looked for in: that of the configuration file, else the working directory.
+    `source` is the place of the entry, as messages begin: `gateway.yaml:12`. `written` is `options`
+    with the place of each, None if the entry was built in code. A file in `name` is relative to the
+    folder `base`: that of the configuration file, or the working directory if empty.
     """
 
     name: Text
@@ -160,7 +160,7 @@ class PluginEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     base: str = ""
 
     def __repr__(self) -> str:
-        # Its options may hold keys, and a repr ends up in logs.
+        # The options may hold keys, and a repr ends up in logs.
         return f"PluginEntry({self.name!r})"
 
     @classmethod
@@ -179,7 +179,10 @@ class PluginEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return Node(full, name.place)
 
     def options_as(self, type_: type[T], problems: list[str]) -> T | None:
-        """The options as the plugin's own Struct, or None and a line for each mistake."""
+        """Convert the options to the plugin's own Struct; None if they have mistakes.
+
+        Adds a line to `problems` for each mistake.
+        """
         written = self.written or Node.of(self.options, self.source)
         secret = replace(written, secret=True)
         field = dotted("plugins", self.name)
@@ -254,7 +257,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on `host`; a name is not looked up."""
+    """Whether only this machine can connect to `host`; does not look up names."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

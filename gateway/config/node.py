@@ -1,4 +1,4 @@
-"""What was written and where: the tree that files, environment and command line become.
+"""The tree of values and their places that files, environment and command line are read into.
 
 `port: 9090` in line 2 is `Node({"port": Node(9090, "gateway.yaml:2")}, "gateway.yaml:1")`,
 and GATEWAY_PORT=9090 is `Node({"port": Node("9090", "GATEWAY_PORT", loose=True)}, "environment")`.
@@ -16,9 +16,9 @@ class Node(msgspec.Struct, frozen=True):
     """A value as it was written.
 
     `place` begins every message about it: `gateway.yaml:7`, `GATEWAY_PORT`, `--port`.
-    A `loose` value comes from where all is text (the environment, the command line, `${NAME}`):
-    its "8000" may be a number, and its "a,b" a list. A `secret` value is never shown.
-    UNSET stands for a value whose mistake has already been reported.
+    A `loose` value comes from a source that has only text (the environment, the command line,
+    `${NAME}`): "8000" may be a number, and "a,b" a list. No message shows a `secret` value.
+    UNSET stands for a value with a mistake that is reported already.
     """
 
     value: "bool | int | float | str | UnsetType | list[Node] | dict[str, Node] | None"
@@ -28,9 +28,9 @@ class Node(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, value: object, place: str, *, loose: bool = False, room: int = MAX_DEPTH) -> "Node":
-        """A tree of plain mappings and lists, all of it at one place; what is neither is text.
+        """Build a node from plain mappings, lists and scalars, all at one place.
 
-        Raises ValueError where it is more than `room` levels deep.
+        Any other value becomes text. Raises ValueError if it nests more than `room` levels deep.
         """
         if room < 0:
             raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
@@ -50,7 +50,7 @@ class Node(msgspec.Struct, frozen=True):
 
     @property
     def plain(self) -> object:
-        """The value without its places."""
+        """The value without the places."""
         if isinstance(self.value, dict):
             return {key: child.plain for key, child in self.value.items()}
         if isinstance(self.value, list):
@@ -59,7 +59,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 def merge(lower: Node, upper: Node) -> Node:
-    """`upper` over `lower`: mappings key by key, anything else is replaced whole."""
+    """Merge `upper` over `lower`: mappings key by key; any other value replaces the lower one."""
     if not (isinstance(lower.value, dict) and isinstance(upper.value, dict)):
         return upper
     both = {

@@ -1,4 +1,4 @@
-"""`${NAME}` in a file's texts: the environment's value in its place, or what the file says else."""
+"""Replaces `${NAME}` in a file's texts by the environment's value, or by the file's default."""
 
 import re
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ _REFERENCE = re.compile(
 
 
 class References:
-    """Fills in `environ`, adding a line to `problems` for each name that is not there.
+    """Fills in values of `environ` and adds a line to `problems` for each missing name.
 
     `${NAME:-default}` and `${NAME:?what to set}` are as in a shell: an empty value counts as none.
-    `$${` is a literal `${`, and what was filled in is not looked at again. A text with a value of
-    the environment in it is secret, and its place names the variables; one that is nothing but a
-    reference is loose, so `port: ${PORT}` works. `used` has the names that were referred to.
+    `$${` is a literal `${`; inserted values are not expanded again. A text that contains a value of
+    the environment is secret, and its place names the variables. A text that consists of a single
+    reference is loose, so `port: ${PORT}` works. `used` contains the referenced names.
     """
 
     def __init__(self, environ: Mapping[str, str], problems: list[str]) -> None:

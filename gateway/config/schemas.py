@@ -11,10 +11,10 @@ _REFERENCE = {"$ref": "#/$defs/Reference"}
 
 
 def schema() -> bytes:
-    """The file as people write it, as JSON Schema 2020-12 in JSON.
+    """Return the JSON Schema (2020-12) of a configuration file, as JSON text.
 
-    It knows what the Structs do not show: a worker may be a URL, a plugin is a name or a mapping of
-    one name, and `${NAME}` may stand for any value.
+    Includes the notations that the Structs lack: a worker may be a URL, a plugin is a name or a
+    mapping with one name, and `${NAME}` may stand for any value.
     """
     root = msgspec.json.schema(Config, schema_hook=lambda _: {"description": "Any value."})
     parts = root["$defs"]
@@ -32,12 +32,12 @@ def schema() -> bytes:
 
 
 def _for_reader(part: dict[str, Any]) -> None:
-    """Out goes what only programmers need; in comes `${NAME}`."""
+    """Drop details for programmers from one Struct's schema, and allow `${NAME}` in each field."""
     part["description"] = part["description"].partition("\n\n")[0]
     for name, written in part["properties"].items():
         about = {key: written.pop(key) for key in ("description", "default") if key in written}
         if about.get("default") == "":
-            # Made from the worker's other fields.
+            # An empty default stands for one computed from the worker's other fields.
             del about["default"]
         choices = written.get("anyOf", [written])
         part["properties"][name] = {"anyOf": [*choices, _REFERENCE]} | about

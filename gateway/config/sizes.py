@@ -1,4 +1,4 @@
-"""Sizes as people write them: `20 MB`, `1.5 GiB`, or a plain number of bytes."""
+"""Sizes in human-readable form: `20 MB`, `1.5 GiB`, or a plain number of bytes."""
 
 import re
 
@@ -9,13 +9,13 @@ SCHEMA = (
     {"type": "integer", "exclusiveMinimum": 0},
     {"type": "string", "pattern": r"^\s*[0-9]{1,15}(\.[0-9]{1,3})?\s*([kKmMgGtT][iI]?)?[bB]\s*$"},
 )
-"""What may be written, for a JSON Schema."""
+"""The accepted notations, as alternatives of a JSON Schema."""
 
 
 def size(written: object) -> object:
-    """The bytes in a text such as `20 MB` (20,000,000) or `20 MiB` (20,971,520).
+    """Return the bytes in a text such as `20 MB` (20,000,000) or `20 MiB` (20,971,520).
 
-    What is no such text is given back as it is.
+    Returns any other value unchanged.
     """
     found = _SIZE.fullmatch(written) if isinstance(written, str) else None
     if found is None:

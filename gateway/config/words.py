@@ -1,4 +1,4 @@
-"""The words of a message: what was expected there, what was there, and what may have been meant."""
+"""Parts of error messages: the expected value, the value found, and a suggestion."""
 
 import difflib
 import re
@@ -32,7 +32,7 @@ _PLAIN = frozenset(ascii_letters + digits + "_-")
 
 
 def describe(hint: Any) -> str:
-    """What may be written for a type: `a number greater than 0 (seconds) or null`."""
+    """Describe the values that a type accepts: `a number greater than 0 (seconds) or null`."""
     bare, metas, note = peel(hint)
     choices = members(bare)
     if note.expected:
@@ -45,7 +45,7 @@ def describe(hint: Any) -> str:
 
 
 def show(node: Node) -> str:
-    """What was written, on one line; only its kind where it is secret."""
+    """Return the value on one line; only its kind if it is secret, a list or a mapping."""
     value = node.value
     if node.secret or isinstance(value, dict | list) or value is None:
         kind = _kind(value)
@@ -53,24 +53,24 @@ def show(node: Node) -> str:
     if isinstance(value, str):
         return quote(_masked(value))
     if isinstance(value, int) and value.bit_length() > 64:
-        # Python refuses to print an integer of many thousand digits.
+        # str() raises ValueError for an integer of many thousand digits.
         return "a number of more than 64 bits"
     return str(value).lower()
 
 
 def line(place: str, path: str, problem: str) -> str:
-    """One problem as it is told: `gateway.yaml:7: timeouts.connect: expected ...`."""
+    """Format one problem: `gateway.yaml:7: timeouts.connect: expected ...`."""
     return ": ".join(part for part in (place, path, problem) if part)
 
 
 def quote(text: str) -> str:
-    """`text` in quotes, cut where it is long, its line breaks and the like escaped."""
+    """Quote `text`: longer texts cut to 80 characters, line breaks and the like escaped."""
     cut = text if len(text) <= 80 else text[:77] + "..."
     return f'"{cut}"' if cut.isprintable() else f'"{ascii(cut)[1:-1]}"'
 
 
 def dotted(path: str, key: str | int) -> str:
-    """The name of what `path` holds under `key`: `workers[0].tls`."""
+    """Append `key`, a name or an index, to `path`: `workers[0].tls`."""
     if isinstance(key, int):
         return f"{path}[{key}]"
     name = key if 0 < len(key) <= 80 and set(key) <= _PLAIN else quote(key)
@@ -78,7 +78,7 @@ def dotted(path: str, key: str | int) -> str:
 
 
 def suggest(name: str, known: Iterable[str], noun: str) -> str:
-    """What may have been meant by `name`, else all that is known."""
+    """Suggest the known name closest to `name`; list all known names if none is close."""
     names = list(known)
     if close := difflib.get_close_matches(name, names, n=1):
         return f'did you mean "{close[0]}"?'
@@ -86,7 +86,7 @@ def suggest(name: str, known: Iterable[str], noun: str) -> str:
 
 
 def listed(choices: Sequence[str]) -> str:
-    """`a, b or c`."""
+    """Join the choices: `a, b or c`."""
     *most, last = choices
     return f"{', '.join(most)} or {last}" if most else last
 
@@ -103,7 +103,7 @@ def _type(bare: Any) -> str:
 
 
 def _masked(text: str) -> str:
-    """Without what may be a key if this is a URL: user and password, query, fragment."""
+    """Mask the parts of a URL that may hold a key: user and password, query, fragment."""
     user, at, rest = text.rpartition("@")
     if ":" in user:
         scheme, slashes, _ = user.rpartition("//")

@@ -1,4 +1,4 @@
-"""A worker as the configuration names it: where it is, and what is sent to it on every call."""
+"""The configuration of one worker: its URL, and the headers and options of every call to it."""
 
 import ipaddress
 import re
@@ -19,7 +19,7 @@ _HOST = re.compile(r"[a-z0-9._-]+")
 _PORTS = {"http": 80, "https": 443}
 _URL = 'a URL such as "http://host:8000/v1"'
 
-# The gateway writes these itself, or they concern a single connection.
+# The gateway writes these headers itself, or they concern a single connection.
 _OURS = frozenset(
     {
         "connection",
@@ -38,9 +38,10 @@ _OURS = frozenset(
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """`("http://h:8000", "/v1")` for `http://h:8000/v1/`; the path is empty where there is none.
+    """Split a URL: `http://h:8000/v1/` becomes `("http://h:8000", "/v1")`; the path may be empty.
 
-    Raises ValueError with what was expected. It never repeats the URL, which may hold a password.
+    Raises ValueError with the expected form. The message never repeats the URL, which may hold a
+    password.
     """
     parts = _parts(url)
     if "@" in parts.netloc:
@@ -52,7 +53,7 @@ def split_url(url: str) -> tuple[str, str]:
 
 def _parts(url: str) -> SplitResult:
     try:
-        # urlsplit drops line breaks and tabs without a word.
+        # urlsplit drops line breaks and tabs silently.
         parts = urlsplit(url if re.fullmatch(r"[!-~]+", url) else "")
         port, host = parts.port, parts.hostname or ""
         known = parts.scheme in _PORTS and port != 0
@@ -63,7 +64,7 @@ def _parts(url: str) -> SplitResult:
     raise ValueError(f"expected {_URL}, http or https")
 
 
-# `$` would let a line break through at the end of the text; nothing may follow here.
+# The end of the text: `$` would also match before a final line break.
 _END = r"(?![\s\S])"
 
 Url = Annotated[
@@ -91,7 +92,7 @@ Text = Annotated[str, Meta(min_length=1), Note(expected="text that is not empty"
 
 
 class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How an https worker is checked, and what the gateway presents."""
+    """How the gateway verifies an https worker, and the certificate that the gateway presents."""
 
     ca_file: Annotated[
         Text | None, Meta(description="PEM file of the authorities to trust; null: the system's.")
@@ -112,10 +113,11 @@ class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An inference server. A URL alone will do: `http://host:8000/v1`.
+    """An inference server. A URL is enough: `http://host:8000/v1`.
 
-    Calls go to `url` + `api_path`. Building one splits a `url` that has a path, fills in `api_path`
-    and `worker_id`, and raises ValueError where what is said cannot be.
+    Calls go to `url` + `api_path`. The constructor splits a `url` that has a path, fills in
+    `api_path` and `worker_id`, and raises ValueError if the fields contradict each other or the
+    gateway sets one of the `headers` itself.
     """
 
     url: Annotated[Url, Meta(description="http:// or https://, host, port; a path is `api_path`.")]
@@ -169,7 +171,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         force_setattr(self, "worker_id", self.worker_id or self.authority)
 
     def __repr__(self) -> str:
-        # Its headers hold keys, and a repr ends up in logs.
+        # The headers may hold keys, and a repr ends up in logs.
         return f"Worker({self.worker_id!r} at {self.url + self.api_path!r})"
 
     @classmethod
@@ -184,7 +186,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def host(self) -> str:
-        """Name or address, an IPv6 address without its brackets."""
+        """Name or address; an IPv6 address is without brackets."""
         return urlsplit(self.url).hostname or ""
 
     @property
@@ -194,15 +196,15 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def authority(self) -> str:
-        """`host:port`, the port always there: `[::1]:80`."""
+        """`host:port`, always with the port: `[::1]:80`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def distinct(workers: Iterable[Worker]) -> tuple[Worker, ...]:
-    """The workers, a second one of the same `host:port` renamed to `host:port#2`, and so on.
+    """Make the worker ids unique: a second worker at `host:port` becomes `host:port#2`, and so on.
 
-    An id that is not the worker's own host:port was chosen by somebody and stays; raises FieldError
-    where one was chosen twice.
+    An id other than the worker's `host:port` was chosen by the user and stays. Raises FieldError if
+    two workers have the same chosen id.
     """
     named = tuple(workers)
     taken: set[str] = set()

@@ -1,7 +1,7 @@
-"""YAML into a tree that knows the line of each value.
+"""Reads YAML into a tree that keeps the line of each value.
 
-The text is composed into nodes and never constructed into objects: so lines are known, a key that
-is written twice is seen, and no tag can build anything.
+The text is composed into YAML nodes and never constructed into objects. So the lines are known,
+duplicate keys are detected, and no tag can create an object.
 """
 
 import re
@@ -17,7 +17,7 @@ from gateway.errors import ConfigError
 
 MAX_VALUES = 50_000
 
-# libyaml's, where PyYAML was built with it, is six times as fast.
+# The libyaml loader is six times as fast; PyYAML has it if it was built with libyaml.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _TRUTH = dict.fromkeys(("yes", "true", "on"), True) | dict.fromkeys(("no", "false", "off"), False)
@@ -26,21 +26,21 @@ Scalar = None | bool | int | float | str
 
 
 def yaml_tree(text: str, name: str, problems: list[str]) -> Node:
-    """The one document in `text`; null where there is none.
+    """Read the one document in `text`; a null node if there is none.
 
-    Adds a line to `problems` for each value that may not be there, and puts UNSET in its place.
-    Raises ConfigError for what is not YAML, or too much of it.
+    Adds a line to `problems` for each value that is not allowed, and replaces the value by UNSET.
+    Raises ConfigError if the text is not YAML, nests too deep, or has too many values.
     """
     try:
         _refuse_depth(text, name)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        # The error itself quotes the file, which may hold a key.
+        # str(error) quotes the file, which may hold a key.
         said = ", ".join(filter(None, (error.context, error.problem)))
         place = _place(name, error.problem_mark or error.context_mark)
         raise ConfigError(f"{place}: not YAML: {said}") from None
     except yaml.YAMLError:
-        # Only the reader's errors have no mark.
+        # Only the reader's errors, about characters, have no mark.
         raise ConfigError(f"{name}: not YAML: a character in it is forbidden there") from None
     if root is None:
         return Node(None, name)
@@ -48,7 +48,10 @@ def yaml_tree(text: str, name: str, problems: list[str]) -> Node:
 
 
 def _refuse_depth(text: str, name: str) -> None:
-    """Composing recurses; the events that come before it do not."""
+    """Raise ConfigError if the text nests too deep.
+
+    Checked on the events, which are parsed without recursion; composing recurses.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -61,7 +64,7 @@ def _refuse_depth(text: str, name: str) -> None:
 
 
 class _Tree:
-    """Turns composed nodes into ours."""
+    """Converts composed YAML nodes to Nodes."""
 
     def __init__(self, name: str, problems: list[str]) -> None:
         self.name = name
@@ -94,7 +97,7 @@ class _Tree:
         own: dict[str, Node] = {}
         inherited: dict[str, Node] = {}
         for key, value in written.value:
-            # The key's line, not the value's: a mapping or a long text begins on the line after.
+            # The key's line, not the value's: a mapping or a long text begins on the next line.
             at = _place(self.name, key.start_mark)
             if not isinstance(key, yaml.ScalarNode):
                 self.report(at, path, "expected the name of a field before the colon")
@@ -110,7 +113,7 @@ class _Tree:
         return Node(inherited | own, place)
 
     def merged(self, made: Node, path: str) -> dict[str, Node]:
-        """What `<<` brings in: one mapping, or several of which the first wins."""
+        """Return the keys that `<<` merges in, from one mapping or several; the first wins."""
         inherited: dict[str, Node] = {}
         for source in reversed(made.value if isinstance(made.value, list) else [made]):
             if isinstance(source.value, dict):
@@ -147,7 +150,7 @@ def _place(name: str, mark: Any) -> str:
 
 
 def _number(text: str, make: Callable[[str], float]) -> float | str:
-    """YAML 1.1 has 1:30 for ninety and 010 for eight; these stay text, and are then refused."""
+    """Convert a number. YAML 1.1's 1:30 (ninety) and 010 (eight) stay text, which is rejected."""
     try:
         return make(text.replace("_", "").lower())
     except ValueError:

@@ -1,9 +1,9 @@
 """The embedded database: one SQLite file, one writer thread, commits in groups.
 
-`file.py` opens the file, `faults.py` tells what an error of it means, `writer.py` is the thread,
-`groups.py` the queue before it, `rows.py` puts many rows in at once, `readers.py` are the threads
-that read, `turn.py` has writers of several processes take turns, `store.py` is what the gateway and
-its plugins see.
+`file.py` opens the file, `faults.py` classifies its errors, `writer.py` is the writer thread,
+`groups.py` the queue in front of it, `rows.py` inserts many rows at once, `readers.py` are the
+reader threads, `turn.py` serializes the writers of several processes, and `store.py` is the
+interface for the gateway and its plugins.
 """
 
 from gateway.storage.file import open_read_only

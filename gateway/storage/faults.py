@@ -1,4 +1,4 @@
-"""What an error of SQLite means: whether the file is to blame, and what may help."""
+"""Classifies SQLite's errors: whether the file is at fault, locked, or damaged."""
 
 import sqlite3
 
@@ -19,25 +19,25 @@ _OF_THE_FILE = frozenset(
 
 
 class FileGone(sqlite3.OperationalError):
-    """The file that is open is no longer the one at its path: it was deleted or replaced."""
+    """The open file is no longer the one at its path: it was deleted or replaced."""
 
 
 def blames_the_file(error: BaseException) -> bool:
-    """Full, locked, read-only, damaged, gone; not that a statement or an entry is at fault."""
+    """Whether the file is at fault (full, locked, read-only, damaged, gone), not a statement."""
     return isinstance(error, FileGone) or _code(error) in _OF_THE_FILE
 
 
 def is_busy(error: BaseException) -> bool:
-    """Another connection has the lock; nothing else is wrong."""
+    """Whether the only fault is that another connection holds the lock."""
     return _code(error) == sqlite3.SQLITE_BUSY
 
 
 def is_damage(error: BaseException) -> bool:
-    """The file is not a database, or not a whole one."""
+    """Whether the file is not a database, or a damaged one."""
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _code(error: BaseException) -> int | None:
-    """SQLite's primary result code; Python keeps the extended one."""
+    """SQLite's primary result code, or None; Python reports the extended one."""
     code = getattr(error, "sqlite_errorcode", None) if isinstance(error, sqlite3.Error) else None
     return None if code is None else code & 0xFF

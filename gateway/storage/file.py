@@ -1,4 +1,4 @@
-"""Opening the file: for the writer, for readers, and what is done with a damaged one."""
+"""Opens the database file for the writer and for readers, and moves a damaged file aside."""
 
 import contextlib
 import fcntl
@@ -26,19 +26,19 @@ CHECKED = 2.0
 """Seconds that the check of a file at start-up may take; a larger file is checked in part."""
 
 CHECKED_MARKED = 60.0
-"""Seconds for a file that was found damaged while it was used."""
+"""The same, for a file that was found damaged while in use."""
 
 BUSY = 0.5
-"""Seconds that SQLite itself waits for another connection's lock; who needs it longer tries on."""
+"""Seconds that SQLite itself waits for another connection's lock; the gateway may retry then."""
 
 _ALONE = 10.0
-"""Seconds that are waited for other processes that begin or move a file in the same folder."""
+"""Seconds to wait for other processes that create or move a file in the same folder."""
 
 _BESIDE = ("", "-wal", "-shm")
 
 
 class Connection(sqlite3.Connection):
-    """Notices when its file is no longer the one at `path`: SQLite would write on, into nothing."""
+    """A connection that detects a deleted or replaced file; SQLite would go on writing to it."""
 
     path: Path
     turn: Turn
@@ -46,7 +46,7 @@ class Connection(sqlite3.Connection):
     given_up = False
 
     def check(self) -> None:
-        """Raises FileGone."""
+        """Raise FileGone if the file at `path` is another, or the connection was given up."""
         if self.given_up:
             raise FileGone("the gateway has given this connection up")
         if _identity(self.path) != self.identity:
@@ -54,9 +54,10 @@ class Connection(sqlite3.Connection):
 
 
 def prepare_file(path: Path) -> None:
-    """Make sure that a file can be there, move a damaged one aside.
+    """Create the file if it is missing, and move a damaged one aside.
 
-    Its mode is 0600: it holds what callers wrote. Raises ConfigError where its folder is missing.
+    A new file has the mode 0600, as it will hold callers' prompts. Raises ConfigError if `path` is
+    a folder or its folder is missing.
     """
     if path.is_dir():
         raise ConfigError(f"db_path {path}: is a folder; name a file")
@@ -66,12 +67,12 @@ def prepare_file(path: Path) -> None:
         _create(path)
         if _damage(path) is not None:
             _replace(path)
-    except OSError as error:  # met again, and told, by whoever opens it
+    except OSError as error:  # opening the file will fail and report this again
         log.error("the database %s cannot be begun: %s", path, error)
 
 
 def _create(path: Path) -> None:
-    """An empty file, unless there is one; SQLite gives those beside it the same mode."""
+    """Create an empty file if there is none; SQLite creates -wal and -shm with the same mode."""
     if path.exists():
         return
     with _alone(path.parent):
@@ -83,7 +84,7 @@ def _create(path: Path) -> None:
 
 
 def _replace(path: Path) -> None:
-    """Move the damaged file aside, unless another process has just done so."""
+    """Move the damaged file aside and create a new one, unless another process has done so."""
     with _alone(path.parent):
         damage = _damage(path)
         if damage is None:
@@ -101,7 +102,10 @@ def _replace(path: Path) -> None:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with the file; None where nothing was found, or it cannot be told now."""
+    """Describe the damage of the file; None if none was found or it cannot be checked.
+
+    If the check does not end in time, a file marked as damaged counts as damaged, others do not.
+    """
     marked = _marker(path).exists()
     try:
         db = open_read_only(path)
@@ -125,9 +129,10 @@ def _damage(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def _interrupted(db: Connection, ends: float) -> Iterator[None]:
-    """End a statement at `ends`, of time.monotonic(), with an error.
+    """Interrupt a statement with an error at `ends`, in time.monotonic() seconds.
 
-    SQLite asks the handler between the steps of a statement. A check may be a single long one.
+    SQLite calls the progress handler between the steps of a statement. A check may be a single long
+    step, so a timer interrupts it as well.
     """
     db.set_progress_handler(lambda: int(time.monotonic() > ends), 10_000)
     timer = threading.Timer(max(ends - time.monotonic(), 0), db.interrupt)
@@ -140,7 +145,7 @@ def _interrupted(db: Connection, ends: float) -> Iterator[None]:
 
 
 def mark_damaged(path: Path) -> None:
-    """Remember over a restart that SQLite found the file damaged, so that it is checked whole."""
+    """Mark the file as damaged, so that the next start checks all of it."""
     try:
         _marker(path).touch(0o600)
     except OSError as error:
@@ -152,7 +157,7 @@ def _marker(path: Path) -> Path:
 
 
 def _aside(path: Path) -> Path:
-    """Give the file, and those beside it, a name that is free. Raises OSError."""
+    """Rename the file, its -wal and its -shm to an unused name; return it. Raises OSError."""
     stem = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
     aside = path.with_name(stem)
     number = 1
@@ -169,7 +174,10 @@ def _aside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Only one process at a time begins or moves files; one that hangs is waited for in vain."""
+    """Hold the folder's lock, so that only one process at a time creates or moves files.
+
+    Proceeds without the lock after `_ALONE` seconds, in case another process hangs.
+    """
     fd = os.open(folder, os.O_RDONLY)
     ends = time.monotonic() + _ALONE
     try:
@@ -193,13 +201,14 @@ def _locked(fd: int) -> bool:
 def open_for_writing(
     path: Path, durability: Durability, migrations: Sequence[Migrations], turn: Turn | None = None
 ) -> Connection:
-    """The writer's connection, the tables up to date. Raises sqlite3.Error, what migrations raise.
+    """Open the writer's connection and migrate the tables.
 
-    Its transactions wait for their `turn`, where several processes have one.
-    Synchronous NORMAL in WAL mode outlives the process, FULL (an fsync for each commit) also the
-    machine: https://sqlite.org/wal.html
+    Transactions wait for their `turn` if several processes share one. In WAL mode, commits with
+    synchronous NORMAL survive the end of the process, those with FULL (an fsync for each commit)
+    also a power cut: https://sqlite.org/wal.html
+    Raises sqlite3.Error, and the exceptions of migrations.
     """
-    with contextlib.suppress(OSError):  # SQLite says it better
+    with contextlib.suppress(OSError):  # SQLite's error will be clearer
         _create(path)
     db = _connect(path, "rw")
     db.turn = turn or Turn(None)
@@ -219,21 +228,21 @@ def open_for_writing(
 
 
 def migrate(db: sqlite3.Connection, migrations: Sequence[Migrations]) -> None:
-    """Bring the tables up to date, within a transaction. Raises what a migration raises."""
+    """Migrate the tables, within the caller's transaction. Raises the exceptions of migrations."""
     database = Database(db)
     for one in migrations:
         one.apply(database)
 
 
 def open_read_only(path: Path) -> Connection:
-    """A connection that cannot change anything. Raises sqlite3.Error."""
+    """Open a read-only connection. Raises sqlite3.Error."""
     db = _connect(path, "ro")
     db.execute("PRAGMA query_only = ON")
     return db
 
 
 def _connect(path: Path, mode: Literal["rw", "ro"]) -> Connection:
-    identity = _identity(path)  # before, so that a file that is replaced meanwhile is noticed
+    identity = _identity(path)  # before connecting, to detect a file that is replaced meanwhile
     db = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -249,7 +258,7 @@ def _connect(path: Path, mode: Literal["rw", "ro"]) -> Connection:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116  after each commit, and twice as fast
+        found = os.stat(path)  # noqa: PTH116  runs after each commit; twice as fast as Path.stat
     except OSError:
         return None
     return found.st_dev, found.st_ino

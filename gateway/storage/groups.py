@@ -1,4 +1,4 @@
-"""Group commit, as the event loop sees it: one group is being written, the next one gathers."""
+"""Group commit, on the event loop's side: while one group is written, the next one collects."""
 
 import asyncio
 import logging
@@ -17,34 +17,35 @@ from gateway.storage.writer import Group, Tally, Writer, commit, tell_lost
 log = logging.getLogger("gateway.storage")
 
 RETRY = 1.0
-"""Seconds after which a group that could not be stored is tried again."""
+"""Seconds between two tries to store a group."""
 
 RETRY_LOCKED = 0.02
-"""The same where the file is locked: SQLite has waited for the lock already."""
+"""The same if the file is locked: SQLite has waited for the lock already."""
 
 LARGEST_GROUP = 512
-"""Calls, not entries."""
+"""Maximum number of calls (not entries) in one group."""
 
 LAZY = 0.05
-"""Seconds that entries which nobody waits for are gathered, where no others take them along."""
+"""Seconds that lazy entries wait before they are written, unless a group takes them sooner."""
 
 COMMIT_TIMES = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-"""Bounds of Health.commit_times."""
+"""Bounds of Health.commit_times, in seconds."""
 
 
 class StorageUnavailable(GatewayError):
-    """The file cannot be read or written now; the text says why."""
+    """The file cannot be read or written now; the message is the reason."""
 
 
 class Health(msgspec.Struct):
-    """How the storage is. While it is `degraded`, for `reason`, calls do not wait for commits.
+    """State of the storage. While it is `degraded`, for `reason`, calls do not wait for commits.
 
-    `waiting` entries, of `waiting_bytes`, are not committed yet; `lost` ones never will be. `slow`
-    counts how often calls stopped waiting for a commit. All counts are since the start.
-    `commit_times` are seconds from a call's end to its commit, of the first call of each group.
+    `waiting` entries (`waiting_bytes` in all) are not committed yet; `lost` ones never will be.
+    `slow` counts the commits that took too long, so that calls stopped waiting. All counts are
+    since the start. `commit_times` are the seconds from a call's end to its commit, for the first
+    call of each group.
     """
 
     state: Literal["ok", "degraded"] = "ok"
@@ -59,7 +60,7 @@ class Health(msgspec.Struct):
 
 
 class Left(msgspec.Struct, eq=False):
-    """What one call left; `released` is done when the call need not wait any longer."""
+    """The entries of one call; `released` is done when the call need not wait any longer."""
 
     group: Group
     released: asyncio.Future[None]
@@ -67,7 +68,7 @@ class Left(msgspec.Struct, eq=False):
 
 
 class Groups:
-    """The queue before the writer. What cannot be stored now waits in it, up to `backlog_bytes`."""
+    """The queue in front of the writer; also the backlog, of at most `backlog_bytes`."""
 
     def __init__(self, writer: Writer, settings: config.StorageSettings, health: Health) -> None:
         self._writer = writer
@@ -84,15 +85,15 @@ class Groups:
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._closing: asyncio.Future[None] | None = None
         self._ended = False
-        self._urgent = False  # somebody waits for one of `waiting`
+        self._urgent = False  # a call or a flush waits for one of `_waiting`
         self._lazy: asyncio.TimerHandle | None = None
         self._nobody: asyncio.Future[None] = self._loop.create_future()
         self._nobody.set_result(None)
 
     def add(self, group: Group) -> asyncio.Future[None] | None:
-        """Queue the entries of one call; the future is done when nobody need wait for them.
+        """Queue the entries of one call; the future is done when the call need not wait any longer.
 
-        None: there is no room, they are lost.
+        Returns None if the backlog is full; the entries are then lost.
         """
         size = _size(group)
         if self._health.waiting_bytes + size > self._settings.backlog_bytes:
@@ -130,7 +131,10 @@ class Groups:
             self._loop.call_soon(self._hand_over)
 
     async def flush(self) -> None:
-        """Wait until what was added before is committed. Raises StorageUnavailable if degraded."""
+        """Wait until all entries added so far are committed.
+
+        Raises StorageUnavailable if the storage is degraded or closed before that.
+        """
         if self._finished == self._added:
             return
         if self._health.state != "ok":
@@ -142,13 +146,13 @@ class Groups:
         await flushed
 
     def begin_degraded(self, error: BaseException) -> None:
-        """The file could not be opened: try on, although nothing waits yet."""
+        """Start degraded because the file could not be opened; retries although nothing waits."""
         self._active = True
         self._degrade(str(error))
         self._failed(error)
 
     async def drain(self, seconds: float) -> None:
-        """Store what waits, as far as that can be done within `seconds`."""
+        """Store the waiting entries, as far as possible within `seconds`."""
         if self._lazy is not None:
             self._begin()
         if not self._active:
@@ -160,7 +164,7 @@ class Groups:
         await asyncio.wait([self._closing], timeout=seconds)
 
     def end(self) -> None:
-        """Nothing is tried again: what is left is lost. The writer is closed before."""
+        """Give up entries that are not stored: they are lost. Call it after closing the writer."""
         self._ended = True
         self._stop_timer()
         if self._lazy is not None:
@@ -198,7 +202,7 @@ class Groups:
             tell_lost(entry, error)
 
     def _hand_over(self) -> None:
-        """Give the writer what waits, as one group."""
+        """Pass up to LARGEST_GROUP waiting calls to the writer, as one group."""
         if not self._waiting:
             return
         count = min(len(self._waiting), LARGEST_GROUP)
@@ -206,7 +210,7 @@ class Groups:
         self._group = [entry for left in self._writing for entry in left.group]
         waited_for = any(left.released is not self._nobody for left in self._waiting)
         self._urgent = waited_for or bool(self._flushes)
-        if self._health.state == "ok":  # the first has waited for longest
+        if self._health.state == "ok":  # the first call has waited longest
             until = self._writing[0].since + self._settings.commit_timeout
             self._timer = self._loop.call_at(until, self._too_slow)
         self._write()
@@ -222,7 +226,7 @@ class Groups:
         self._degrade(f"a commit takes longer than {self._settings.commit_timeout} s")
 
     def _release(self) -> None:
-        """Nobody waits any longer, for what is being written or for what comes after it."""
+        """Release all calls that wait, for the group being written or for a later one."""
         _release(self._writing)
         _release(self._waiting)
 
@@ -260,7 +264,7 @@ class Groups:
             _settle(self._closing)
 
     def _recover(self) -> None:
-        """Calls wait again once the backlog is no older than they would wait."""
+        """Leave the degraded state once the oldest entry is younger than `commit_timeout`."""
         health = self._health
         if health.state == "ok":
             return
@@ -272,7 +276,7 @@ class Groups:
         health.state, health.reason = "ok", ""
 
     def _failed(self, error: BaseException) -> None:
-        """Try again; calls go on waiting for a lock, until the timer, and for nothing else."""
+        """Retry later. Calls keep waiting only if the file is locked, and until the timer fires."""
         if is_busy(error) and self._health.state == "ok":
             self._retry = self._loop.call_later(RETRY_LOCKED, self._write)
             return

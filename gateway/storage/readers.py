@@ -1,4 +1,4 @@
-"""Threads that read, each on its own connection."""
+"""Reader threads, each with its own connection."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,11 @@ log = logging.getLogger("gateway.storage")
 READERS = 4
 
 _AGAIN = 0.02
-"""Seconds until queries are interrupted again: one may have been between two statements."""
+"""Seconds until queries are interrupted again: a query may have been between two statements."""
 
 
 class Readers:
-    """Runs queries until it is closed."""
+    """Runs queries in `READERS` threads until it is closed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,7 +36,7 @@ class Readers:
         self._closed = False
 
     async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Raises what `query` raises; StorageUnavailable once this is closed."""
+        """Run `query` and return its result. Raises its exception; StorageUnavailable if closed."""
         if self._closed:
             raise StorageUnavailable("the database is not open")
         job = self._threads.submit(self._query, query)
@@ -45,7 +45,7 @@ class Readers:
         return await asyncio.wrap_future(job)
 
     async def close(self, seconds: float) -> None:
-        """Interrupt what still runs; a thread that does not end is left behind."""
+        """Interrupt running queries; after `seconds`, threads that have not ended are abandoned."""
         self._closed = True
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds

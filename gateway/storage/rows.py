@@ -1,4 +1,4 @@
-"""Many rows by few statements."""
+"""Inserts many rows with few statements."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -6,20 +6,20 @@ from functools import lru_cache
 from itertools import chain
 
 MOST = 256
-"""Rows of one statement."""
+"""Maximum number of rows of one statement."""
 
 VARIABLES = 32_766
-"""Of one statement: SQLite's default since 3.32."""
+"""Maximum number of variables of one statement: SQLite's default since 3.32."""
 
 
 def insert_rows(
     db: sqlite3.Connection, before: str, rows: Sequence[Sequence[object]], after: str = ""
 ) -> int:
-    """Run `before`, VALUES of the rows, `after`; gives how many rows were changed.
+    """Run `before`, VALUES of the rows, `after`; return the number of rows changed.
 
-    Like `executemany`, but a statement has as many rows as it can. With each one Python's lock is
-    let go and taken back, which costs more than the row where the event loop wants it, too. Rows
-    are all of one length.
+    Like `executemany`, but with many rows per statement. Each statement releases and reacquires the
+    GIL, which costs more than a row if the event loop contends for it. All rows have the same
+    length.
     """
     changed = start = 0
     while start < len(rows):
@@ -32,7 +32,10 @@ def insert_rows(
 
 
 def _at_once(rows: int, columns: int) -> int:
-    """A power of two, so that there are few statements, and each is known to the connection."""
+    """Number of rows for the next statement: a power of two.
+
+    So there are few distinct statements, and the connection caches each.
+    """
     most = min(rows, MOST, VARIABLES // columns)
     return 1 << (most.bit_length() - 1)
 

@@ -1,4 +1,4 @@
-"""The embedded database of one gateway: what calls leave, what plugins read and change."""
+"""The embedded database of one gateway: stores records of calls, runs plugins' queries."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ T = TypeVar("T")
 log = logging.getLogger("gateway.storage")
 
 LAST_COMMIT = 10.0
-"""Seconds that are waited for the writer at shutdown."""
+"""Seconds to wait for the writer at shutdown."""
 
 
 MEMORY = ":memory:"
@@ -40,9 +40,9 @@ MEMORY = ":memory:"
 class Storage:
     """One SQLite file; used from the gateway's event loop only.
 
-    Nothing is opened where no plugin has `migrations`. Whatever happens to the file, calls go on:
-    what they leave waits in a bounded backlog until it can be written again. `path` is the file's
-    place; that of a `":memory:"` is known once it is open. `siblings` use the same one.
+    Opens nothing if no plugin has `migrations`. Faults of the file never stop calls: their entries
+    wait in a bounded backlog until the file can be written again. `path` is the path of the file;
+    for `":memory:"` that of a temporary file, known after `open`. `siblings` use the same file.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Storage:
         self._changes: set[asyncio.Future[Any]] = set()
 
     async def open(self) -> None:
-        """Create or update the tables; nothing, where it is open already.
+        """Open the file and create or update the tables; does nothing if open already.
 
-        A file that cannot be written now makes it degraded, and is tried again. Raises ConfigError
-        where there can be no file, and what a migration raises.
+        If the file cannot be written now, the storage is degraded and retries. Raises ConfigError
+        if there can be no file at the path, and the exceptions of migrations.
         """
         if not self._migrations or self._writer is not None:
             return
@@ -91,9 +91,9 @@ class Storage:
         return open_for_writing(self.path, self._settings.durability, self._migrations, self._turn)
 
     async def migrate(self, migrations: Sequence[Migrations]) -> None:
-        """Have the tables of these too, from now on; those of the same names are replaced.
+        """Apply these migrations too; they replace earlier ones of the same names.
 
-        Raises sqlite3.Error where the file cannot be written, and what a migration raises.
+        Raises sqlite3.Error if the file cannot be written, and the exceptions of migrations.
         """
         if not migrations:
             return
@@ -110,9 +110,9 @@ class Storage:
             raise
 
     async def close(self) -> None:
-        """Store what is waiting, as far as it can be, and close the file.
+        """Store the waiting entries, as far as possible, and close the file.
 
-        Takes little more than LAST_COMMIT seconds; what could not be stored by then is lost.
+        Takes little more than LAST_COMMIT seconds; entries not stored by then are lost.
         """
         writer, groups, readers = self._writer, self._groups, self._readers
         if writer is None or groups is None or readers is None:
@@ -139,8 +139,9 @@ class Storage:
     async def commit(self, group: Group) -> None:
         """Store the entries of one call together; returns when they are committed.
 
-        Returns early, and the entries follow, where the file makes callers wait longer than
-        `storage.commit_timeout`, while it is degraded, and with `durability: none`. Raises nothing.
+        Returns before the commit if it takes longer than `storage.commit_timeout`, if the storage
+        is degraded, if all entries are lazy (unless `durability` is `power`), or if `durability` is
+        `none`. Raises nothing.
         """
         if self._groups is None:
             self._lose(group)
@@ -154,25 +155,26 @@ class Storage:
             tell_lost(entry, StorageUnavailable("the database is not open"))
 
     async def write(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a change in the writer's thread, in a transaction; committed when this returns.
+        """Run a change in the writer's thread, in a transaction that is committed on return.
 
-        A lock is waited for as long as `storage.commit_timeout`; `run` may then be called again.
-        Raises what `run` raises, sqlite3.Error where the file cannot be written.
+        If the file is locked, retries for `storage.commit_timeout` seconds; `run` may then be
+        called again. Raises the exceptions of `run`, and sqlite3.Error if the file cannot be
+        written.
         """
         return await self._patiently(lambda db: change(db, run))
 
     async def give_back(self, pages: int) -> bool:
-        """Give space that was deleted back to the file system; whether there may be more of it."""
+        """Return up to `pages` free pages to the file system; True if there may be more of them."""
         return await self._patiently(lambda db: give_back(db, pages))
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query in a reader's thread. Raises what it raises, sqlite3.Error among it."""
+        """Run a query in a reader thread. Raises its exceptions, among them sqlite3.Error."""
         if self._readers is None:
             raise StorageUnavailable("the database is not open")
         return await self._readers.run(query)
 
     async def flush(self) -> None:
-        """Wait until all that was handed over before is committed, in the other processes as well.
+        """Wait until all entries added so far are committed, in the other processes as well.
 
         Raises StorageUnavailable.
         """
@@ -182,7 +184,7 @@ class Storage:
                 raise StorageUnavailable(reason.decode())
 
     async def _flush_for_another(self, _: bytes) -> bytes:
-        """Why it cannot be; nothing where it is done."""
+        """Flush for another process; return the reason if it fails, else an empty text."""
         try:
             if self._groups is not None:
                 await self._groups.flush()
@@ -191,9 +193,9 @@ class Storage:
         return b""
 
     def connect(self) -> Connection:
-        """A connection of one's own for reading, to be closed. Raises sqlite3.Error.
+        """Open a read-only connection, which the caller must close. Raises sqlite3.Error.
 
-        Its `check` raises sqlite3.OperationalError once the file has been replaced.
+        Its `check` raises sqlite3.OperationalError if the file was replaced.
         """
         return open_read_only(self.path)
 
@@ -219,7 +221,7 @@ class Storage:
 
 
 def _left(ends: float) -> float:
-    """Seconds for a step of the shutdown: enough to end in good order even when it is late."""
+    """Seconds left for a step of the shutdown; at least 1, so that a late step can end cleanly."""
     return max(ends - asyncio.get_running_loop().time(), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Turns of several processes that write one file."""
+"""A lock for several processes that write one file."""
 
 import contextlib
 import fcntl
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 class Turn:
-    """Writers of different processes come one after another: `with turn:`, in the writer's thread.
+    """Serializes writers of different processes: `with turn:`, in the writer's thread.
 
-    SQLite alone has a writer that finds the file locked sleep, 1 ms at first and then up to 100 ms,
-    and look again, while others take the lock that it missed. The kernel wakes who waits here as
-    soon as the other is done, and ends the turn of a process that is killed. Where the lock cannot
-    be had, or there is no `path`, SQLite's own still keeps writers apart.
+    With SQLite's own lock, a writer that finds the file locked sleeps for 1 ms, later for up to
+    100 ms, and polls again, while others take the lock in between. With flock, the kernel wakes the
+    next writer as soon as the lock is free, and releases the lock of a killed process. If the lock
+    file cannot be locked, or `path` is None, SQLite's own lock still separates writers.
     """
 
     def __init__(self, path: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The one thread that writes: whole groups of entries, each group in one transaction."""
+"""The single writer thread: stores groups of entries, each group in one transaction."""
 
 import asyncio
 import contextlib
@@ -20,28 +20,28 @@ log = logging.getLogger("gateway.storage")
 
 
 class Sink(Protocol):
-    """How a plugin stores one kind of thing. Its methods run in the writer's thread."""
+    """Stores one kind of item for a plugin. The methods run in the writer's thread."""
 
     def prepare(self, db: sqlite3.Connection, item: Any) -> Any:
-        """The rows of `item`, made before the transaction begins; `db` is for reading only."""
+        """Make the rows of `item` before the transaction begins; `db` is for reading only."""
 
     def write(self, db: sqlite3.Connection, rows: Sequence[Any]) -> None:
-        """Insert what `prepare` gave, for all items of a transaction in order.
+        """Insert the results of `prepare`, for all items of a transaction in order.
 
-        Called again, perhaps with another connection, where the transaction came to nothing.
+        Called again, possibly with another connection, if the transaction failed.
         """
 
     def written(self, rows: Sequence[Any]) -> None:
-        """They are committed."""
+        """Called once the rows are committed."""
 
     def lost(self, item: Any, error: Exception) -> None:
-        """It will never be stored. May be called in the event loop's thread too."""
+        """Called if `item` will never be stored; may run in the event loop's thread too."""
 
 
 class Entry(msgspec.Struct, eq=False):
-    """One item for a sink; `size` is about what it holds in memory, in bytes.
+    """One item for a sink; `size` is its approximate size in memory, in bytes.
 
-    A `lazy` one makes no call wait.
+    No call waits for the commit of a `lazy` entry.
     """
 
     sink: Sink
@@ -55,14 +55,14 @@ class Entry(msgspec.Struct, eq=False):
 Group = list[Entry]
 
 Done = Callable[[Any, BaseException | None], None]
-"""Told in the event loop: the result, or what was raised."""
+"""Called in the event loop with the result, or with the exception raised."""
 
 
 class Writer:
-    """Runs `task`s in order in its thread, on its connection; made in the event loop.
+    """Runs tasks in order in its own thread, on its own connection; create it in the event loop.
 
-    `connect` opens the file; it is asked again before each task until it succeeds, and after the
-    file was found at fault.
+    `connect` opens the file; it is called before each task until it succeeds, and again after a
+    fault of the file.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
@@ -75,11 +75,11 @@ class Writer:
         self._thread.start()
 
     def submit(self, task: Callable[[Connection], T], done: Done) -> None:
-        """Run `task` with the connection, then `done` with its result or what it raised."""
+        """Run `task` with the connection, then call `done` with its result or exception."""
         self._tasks.put(lambda: self._attempt(task, done))
 
     async def close(self, seconds: float) -> None:
-        """End the thread once its tasks are done; one that hangs is left behind."""
+        """End the thread once its tasks are done; after `seconds`, abandon a thread that hangs."""
         self._tasks.put(None)
         await asyncio.wait([self._ended], timeout=seconds)
         if self._ended.done():
@@ -95,7 +95,7 @@ class Writer:
             if self._db is None:
                 self._db = self._connect()
             result = task(self._db)
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits for it
+        except BaseException as error:  # noqa: BLE001  passed to `done`
             if blames_the_file(error) and not is_busy(error):
                 self._disconnect(error)
             self._tell(done, None, error)
@@ -103,7 +103,7 @@ class Writer:
             self._tell(done, result, None)
 
     def _disconnect(self, error: BaseException) -> None:
-        """A connection that met a fault may know what is no longer so."""
+        """Close the connection after a fault of the file: its cached state may be out of date."""
         if self._db is not None:
             if is_damage(error):
                 mark_damaged(self._db.path)
@@ -112,13 +112,13 @@ class Writer:
             self._db = None
 
     def _tell(self, done: Done, result: Any, error: BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for the result
             self._loop.call_soon_threadsafe(done, result, error)
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
             task()
-            del task  # what it held would live until the next one comes
+            del task  # else its objects would live until the next task arrives
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
@@ -130,17 +130,17 @@ def _give_up() -> Connection:
 
 
 class Tally(msgspec.Struct):
-    """What became of the entries of a group."""
+    """Counts of the entries of a group, by outcome."""
 
     committed: int = 0
     lost: int = 0
 
 
 def commit(db: Connection, group: Group, tally: Tally) -> None:
-    """Store the whole group in one transaction; an entry that cannot be stored is lost by itself.
+    """Store the group in one transaction; if that fails, store each entry in its own.
 
-    Raises sqlite3.Error where the file is to blame: `group` then holds what is not committed yet,
-    and may be tried again.
+    Only an entry that cannot be stored is lost. Raises sqlite3.Error if the file is at fault:
+    `group` then holds the entries that are not committed yet, and may be tried again.
     """
     _prepare(db, group, tally)
     try:
@@ -166,16 +166,16 @@ def _commit_singly(db: Connection, group: Group, tally: Tally) -> None:
 
 
 def _undo(db: Connection, error: BaseException) -> None:
-    """Roll back; raises the error again where the file is to blame."""
+    """Roll back; raises the error again if the file is at fault."""
     if db.in_transaction:
         db.execute("ROLLBACK")
     if blames_the_file(error):
         raise error
-    db.check()  # no such table: because the file is another one?
+    db.check()  # "no such table" may mean that the file was replaced
 
 
 def change(db: Connection, run: Callable[[sqlite3.Connection], T]) -> T:
-    """`run` within a transaction of its own; what it raises undoes it."""
+    """Run `run` in its own transaction, which is rolled back if it raises."""
     with db.turn:
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -191,10 +191,10 @@ def change(db: Connection, run: Callable[[sqlite3.Connection], T]) -> T:
 
 
 def give_back(db: sqlite3.Connection, pages: int) -> bool:
-    """Shorten the file by up to `pages` that are free; whether there may be more of them."""
+    """Shorten the file by up to `pages` free pages; True if there may be more of them."""
     [(before,)] = db.execute("PRAGMA freelist_count")
     if before:
-        db.executescript(f"PRAGMA incremental_vacuum({pages})")  # execute would stop at one page
+        db.executescript(f"PRAGMA incremental_vacuum({pages})")  # execute() frees one page only
     [(after,)] = db.execute("PRAGMA freelist_count")
     return bool(0 < after < before)
 
@@ -218,7 +218,7 @@ def _transact(db: Connection, group: Group) -> None:
         if db.given_up:
             db.check()
         db.execute("COMMIT")
-    db.check()  # what went into a file that was deleted is nowhere
+    db.check()  # a commit to a deleted file is lost
 
 
 def _by_sink(group: Group) -> list[tuple[Sink, list[Any]]]:
@@ -237,14 +237,14 @@ def _tell_written(group: Group) -> None:
 
 
 def lose(entry: Entry, error: BaseException, tally: Tally) -> None:
-    """Count the entry as lost and tell its sink."""
+    """Count the entry as lost and call its sink's `lost`."""
     log.error("what a call left could not be stored and is lost", exc_info=error)
     tally.lost += 1
     tell_lost(entry, error)
 
 
 def tell_lost(entry: Entry, error: BaseException) -> None:
-    """Raises nothing."""
+    """Call the sink's `lost`; logs its exceptions and raises nothing."""
     told = error if isinstance(error, Exception) else RuntimeError(repr(error))
     try:
         entry.sink.lost(entry.item, told)

@@ -1,4 +1,4 @@
-"""What plugin authors test with: opt-in pytest fixtures, and the plain helpers they are made of.
+"""Test tools for plugin authors: opt-in pytest fixtures and the plain helpers behind them.
 
     pytest_plugins = ["gateway.testing"]  # in conftest.py, beside pytest-asyncio
 
@@ -9,8 +9,8 @@
         live = await gateway_for(entry("./my_capture.py", path="out.jsonl"))
         answer = await live.client.post("/v1/chat/completions", json={"messages": []})
 
-Streaming and connections are tested over real sockets: a gateway that is `live`, before the
-simulator for what engines say, or before a ScriptedWorker for what happens to the bytes.
+Test streaming and connections over real sockets: a `live` gateway in front of the simulator for
+responses as engines send them, or in front of a ScriptedWorker to control the bytes.
 """
 
 from gateway.testing.calls import (

@@ -1,4 +1,4 @@
-"""Calls without a network: one made by hand, and an observer driven through one's answer."""
+"""Calls without a network: builds a call, and runs an observer over a scripted response."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -25,11 +25,11 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class RecordingCaller:
-    """A gateway.reply.Caller that keeps what it is sent.
+    """A gateway.reply.Caller that records the response.
 
-    `status` is 0 until there is a head; `chunks` are the pieces of the body as they were written;
-    `is_cut`: the answer was broken off; `is_ended`: it came whole. While `is_full`, `write` says so
-    and whoever writes has to wait until `drained` is called.
+    `status` is 0 until the head is sent; `chunks` are the pieces of the body as written; `is_cut`:
+    the response was broken off; `is_ended`: it is complete. While `is_full`, `write` returns False
+    and the sender must wait until `drained` is called.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class RecordingCaller:
 
 
 class RecordedCall(Call):
-    """A Call whose caller is a RecordingCaller."""
+    """A Call with a RecordingCaller as its caller."""
 
     __slots__ = ()
     caller: RecordingCaller
@@ -74,7 +74,7 @@ def make_call(
     query: bytes = b"",
     session_id: str | None = None,
 ) -> RecordedCall:
-    """A call as the edge would make it. `body` None is a short chat for the model `sim`."""
+    """Build a call as the HTTP server would. `body` None: a short chat for the model `sim`."""
     if body is None:
         body = {"model": "sim", "messages": [dict(message) for message in MESSAGES]}
     return RecordedCall(
@@ -89,7 +89,7 @@ def make_call(
 
 
 def sse(*events: Mapping[str, object] | str) -> bytes:
-    """The bytes of a stream's events: a mapping is sent as JSON, a text as it is."""
+    """Encode server-sent events: a mapping becomes JSON, a text is used unchanged."""
     data = [e.encode() if isinstance(e, str) else msgspec.json.encode(e) for e in events]
     return b"".join([b"data: %b\n\n" % one for one in data])
 
@@ -102,11 +102,11 @@ async def drive(
     content_type: str = "text/event-stream",
     broken: bool = False,
 ) -> RecordedCall:
-    """Carry an answer made of `chunks` past `observer`, as the core does; gives the call.
+    """Run a call through the core with `chunks` as its response and `observer`; return the call.
 
-    Each chunk is one read from the worker. For a plain answer say `application/json`; `broken`: the
-    worker breaks off after the last chunk. What the observer raises is raised here, once the call
-    is over.
+    Each chunk is one read from the worker. For a response that is not a stream, pass
+    `application/json`; `broken`: the worker breaks off after the last chunk. Raises the observer's
+    first exception after the call has ended.
     """
     call = make_call() if call is None else call
 
@@ -133,7 +133,7 @@ async def drive(
 
 
 class _Raised(Failures):
-    """Keeps what the observer raised, for the test to see, in place of counting it."""
+    """Stores the observer's exceptions for the test instead of counting them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The pytest fixtures; only here are pytest and pytest-asyncio needed."""
+"""The pytest fixtures; the only module that needs pytest and pytest-asyncio."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,7 +21,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest_asyncio.fixture
 async def gateway_for(simulator: Simulator) -> AsyncIterator[testing.GatewayFor]:
-    """Starts gateways, see GatewayFor."""
+    """A function that starts gateways, see GatewayFor."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(

@@ -1,4 +1,4 @@
-"""The real gateway on a real socket, inside a test's loop."""
+"""Runs the real gateway on a real socket, in the test's event loop."""
 
 import asyncio
 import contextlib
@@ -15,15 +15,15 @@ from gateway.server import Server
 T = TypeVar("T")
 
 LAST_WAIT = 1.0
-"""Seconds in which what still answers someone may end by itself; it is cancelled after."""
+"""Seconds that responses in progress have to end by themselves before they are cancelled."""
 
 
 NO_PROBES = Probes(interval=None, models=None)
-"""For `Config(probes=NO_PROBES)`: the workers are sent calls alone."""
+"""For `Config(probes=NO_PROBES)`: the workers receive calls only."""
 
 
 class Live(msgspec.Struct, frozen=True):
-    """A gateway that serves. `client` is an httpx client of its own, without time-outs."""
+    """A running gateway. `client` is an httpx client for its `url`, without timeouts."""
 
     url: str
     gateway: Gateway
@@ -31,7 +31,7 @@ class Live(msgspec.Struct, frozen=True):
     client: httpx.AsyncClient
 
     def plugin(self, kind: type[T]) -> T:
-        """The running plugin of that class. Raises LookupError where there is none."""
+        """Return the running plugin of that class. Raises LookupError if there is none."""
         for plugin in self.gateway.plugins.loaded:
             if isinstance(plugin.object, kind):
                 return plugin.object
@@ -39,11 +39,11 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class GatewayFor(Protocol):
-    """The fixture `gateway_for`: starts a gateway that serves until the test is over.
+    """The fixture `gateway_for`: starts a gateway that serves until the test ends.
 
-    `plugins` are named as in the configuration file, given as classes, or made by `entry`. The
-    worker is the test's simulator unless `workers` has the URLs of others. `settings` are fields of
-    the Config; the database is gone with the gateway unless they name a `db_path`.
+    `plugins` are names as in the configuration file, classes, or results of `entry`. The worker is
+    the test's simulator unless `workers` names others. `settings` are fields of the Config; the
+    database is deleted with the gateway unless they contain a `db_path`.
     """
 
     async def __call__(
@@ -55,7 +55,7 @@ class GatewayFor(Protocol):
 
 
 def entry(plugin: str | type, **options: object) -> PluginEntry:
-    """How the configuration names a plugin and its options.
+    """Build the configuration entry of a plugin with its options.
 
     `plugin` is a name as in the configuration file, or a class at the top level of its module.
     """
@@ -71,10 +71,11 @@ def _name_of(plugin: type) -> str:
 
 @contextlib.asynccontextmanager
 async def live(gateway: Gateway | Config) -> AsyncIterator[Live]:
-    """Serve on a free loopback port while the block lasts, with the server that `serve` runs.
+    """Serve on a free loopback port during the block, with the same server as `gateway serve`.
 
-    No signal is handled, the process is not ended, and nothing stays behind: at the end what is in
-    flight is told that the gateway drains. Raises ConfigError where a plugin does not start.
+    Handles no signals and does not end the process. At the end of the block, calls in flight end
+    with the error `draining` and everything is closed. Raises ConfigError if a plugin does not
+    start.
     """
     if isinstance(gateway, Config):
         gateway = Gateway(gateway)
@@ -93,7 +94,7 @@ async def live(gateway: Gateway | Config) -> AsyncIterator[Live]:
 
 
 async def _stop(server: Server, gateway: Gateway) -> None:
-    """What uvicorn does at its end, without the tenths of a second in which it looks about."""
+    """Shut down as uvicorn does, without its polling every tenth of a second."""
     for listening in server.servers:
         listening.close()
     await gateway.drain(0)
@@ -107,5 +108,5 @@ async def _stop(server: Server, gateway: Gateway) -> None:
     for connection in list(state.connections):
         if connection.transport is not None:
             connection.transport.abort()
-    while state.connections:  # noqa: ASYNC110  uvicorn has no event for it; it is the next turn
+    while state.connections:  # noqa: ASYNC110  uvicorn has no event for it; one loop turn is enough
         await asyncio.sleep(0)

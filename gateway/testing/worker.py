@@ -1,4 +1,4 @@
-"""A worker that does with its connections exactly what a test tells it to."""
+"""A worker with connections that a test's script controls byte by byte."""
 
 import asyncio
 import socket
@@ -14,21 +14,22 @@ LONGEST_REQUEST = 1 << 30
 Script = Callable[["ScriptedConnection"], Awaitable[None]]
 
 PEER_LEFT = (ConnectionError, asyncio.IncompleteReadError)
-"""What a script may let through: its peer closed, or sent less than was waited for."""
+"""Exceptions that a script need not catch: the peer closed, or sent less than expected."""
 
 
 class ScriptedWorker:
-    """A raw TCP server on a free loopback port, in the running loop, while its block lasts.
+    """A raw TCP server on a free loopback port, in the running loop, for the length of a block.
 
         async with ScriptedWorker(answer_of(b"{}")) as worker:
             ...  # worker.url, worker.requests
 
-    With bytes for a `script` each request is read and answered with them. A coroutine function is
-    run for each connection, which is closed when it returns. What it raises, but for a peer that
-    left, is raised when the block ends.
+    If `script` is bytes, every request gets them as its response. If it is a coroutine function, it
+    runs once per connection, and the connection closes when it returns. An exception of the script
+    other than PEER_LEFT is raised at the end of the block.
 
-    `requests` are the raw requests, in the order in which they were read whole; `connections` are
-    all there ever were. With a `tls` context it speaks TLS, and `url` says https.
+    `requests` are the raw requests in the order in which they were completely read; `connections`
+    are all connections, closed ones included. With a `tls` context the server uses TLS, and `url`
+    begins with https.
     """
 
     def __init__(self, script: bytes | Script, *, tls: ssl.SSLContext | None = None) -> None:
@@ -42,7 +43,7 @@ class ScriptedWorker:
 
     @property
     def url(self) -> str:
-        """Where it serves, without a slash at the end."""
+        """URL of the server, without a slash at the end."""
         return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}"
 
     @property
@@ -90,10 +91,10 @@ class ScriptedWorker:
 
 
 class ScriptedConnection(asyncio.Protocol):
-    """One connection to a ScriptedWorker, in the hands of its script.
+    """One connection to a ScriptedWorker, controlled by the script.
 
-    `reader` has what the peer sent and was not read yet. `closed` is set once the connection is
-    gone, whoever closed it.
+    `reader` holds the peer's bytes that were not read yet. `closed` is set once the connection is
+    closed by either side.
     """
 
     def __init__(
@@ -107,9 +108,9 @@ class ScriptedConnection(asyncio.Protocol):
         self._writable.set()
 
     async def read_request(self) -> bytes:
-        """The next request, head and body as they came.
+        """Read the next request; returns the raw bytes of head and body.
 
-        Raises asyncio.IncompleteReadError or ConnectionError when the peer closes before its end.
+        Raises asyncio.IncompleteReadError or ConnectionError if the peer closes before its end.
         """
         request = await self.reader.readuntil(b"\r\n\r\n")
         fields = dict(line.lower().partition(b":")[::2] for line in request.split(b"\r\n"))
@@ -129,9 +130,9 @@ class ScriptedConnection(asyncio.Protocol):
         return body
 
     async def write(self, data: bytes) -> None:
-        """Send `data`, and wait while the peer takes in less than it is sent.
+        """Send `data`, and wait while the write buffer is full.
 
-        Raises ConnectionError when the peer has closed.
+        Raises ConnectionError if the peer has closed.
         """
         self._raise_if_closed()
         self._transport.write(data)
@@ -139,7 +140,7 @@ class ScriptedConnection(asyncio.Protocol):
         self._raise_if_closed()
 
     async def dribble(self, data: bytes) -> None:
-        """Send `data` byte by byte; a peer in the same loop reads each alone."""
+        """Send `data` byte by byte; a peer in the same loop reads each byte separately."""
         for at in range(len(data)):
             await self.write(data[at : at + 1])
             await asyncio.sleep(0)
@@ -149,15 +150,15 @@ class ScriptedConnection(asyncio.Protocol):
             raise ConnectionResetError("the peer has closed the connection")
 
     def close(self) -> None:
-        """Close once everything is sent."""
+        """Close after all data is sent."""
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, dropping what is unsent."""
+        """Close at once and drop unsent data."""
         self._transport.abort()
 
     def reset(self) -> None:
-        """Close at once with RST: that is what closing does to a socket that must not linger."""
+        """Close at once with RST, by closing the socket with a linger time of zero."""
         raw: socket.socket = self._transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
@@ -195,7 +196,7 @@ class ScriptedConnection(asyncio.Protocol):
 def answer_of(
     body: bytes, *, status: str = "200 OK", content_type: str = "application/json"
 ) -> bytes:
-    """A plain HTTP/1.1 answer, its length told."""
+    """Build an HTTP/1.1 response with a content-length."""
     head = f"HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}"
     return head.encode("latin-1") + b"\r\n\r\n" + body
 

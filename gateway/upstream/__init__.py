@@ -1,1 +1,1 @@
-"""The HTTP/1.1 client engine: one answer (response), one socket (connection), many (pool)."""
+"""HTTP/1.1 client: response parser, one connection, the connection pool of a worker."""

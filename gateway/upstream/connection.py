@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to a worker; what it reads is handed on inside the read callback."""
+"""One HTTP/1.1 connection to a worker; passes data to its receiver inside the read callback."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from gateway.upstream.unseen import ClosedUnseen, sent_in_vain
 
 
 class Receiver(Protocol):
-    """Takes one answer in the worker's read callback, so nothing here may wait.
+    """Receives one response inside the worker's read callback, so no method may block.
 
-    `on_headers` once (`alone`: nothing of the body came with them), `on_body` for each read that
-    brought some of it, then either `on_end` with the last bytes or `on_error`. The connection has
-    forgotten its receiver before these two.
+    The connection calls `on_headers` once (`alone`: no part of the body came with them), `on_body`
+    for each read with a part of the body, then either `on_end` with the last bytes or `on_error`.
+    The connection drops its reference to the receiver before `on_end` or `on_error`.
     """
 
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None: ...
@@ -25,12 +25,12 @@ class Receiver(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Carries one exchange at a time.
+    """One connection, which carries one exchange at a time.
 
-    `heard`: a byte of the present answer has come, so a kept connection that turns out dead can be
-    told from a worker that breaks off; where it was closed before the request can have reached the
-    worker, the error is a ClosedUnseen. `on_idle` is called when another exchange may follow,
-    `on_lost` at the end.
+    `heard`: a byte of the current response has arrived; separates a kept connection that was dead
+    from a worker that breaks off a response. If the worker closed the connection before the request
+    can have reached it, the error is a ClosedUnseen. `on_idle` is called when another exchange may
+    follow, `on_lost` when the connection has closed.
     """
 
     __slots__ = (
@@ -76,17 +76,17 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def begin(self, receiver: Receiver, head: bytes, *, head_only: bool, more: bool) -> None:
-        """Send a request and expect its answer.
+        """Send a request and pass its response to `receiver`.
 
-        `head` is the request up to and with what is known of its body; `more`: the rest follows by
-        `write`, the last of it with `more=False`. `head_only`: the method is HEAD.
+        `head` is the request with all of the body that is available; `more`: the rest follows
+        through `write`, its last part with `more=False`. `head_only`: the method is HEAD.
         """
         self._parser.begin(head_only=head_only)
         self._receiver = receiver
         self._told_head = self.heard = False
         self._sent_before = self._sent
         if self._transport is None:
-            self.connection_lost(None)  # between its opening and now
+            self.connection_lost(None)  # closed since it was opened
         else:
             self.write(head, more=more)
 
@@ -97,9 +97,9 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     async def drain(self, patience: float | None) -> None:
-        """Wait while the worker takes in less than is written to it.
+        """Wait while the write buffer is full.
 
-        Raises IdleTimeout when it takes nothing in for `patience` seconds.
+        Raises IdleTimeout if that takes more than `patience` seconds.
         """
         if self._writable is None:
             return
@@ -118,12 +118,12 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def forsake(self, receiver: Receiver) -> None:
-        """Close at once if `receiver` still waits, so that the worker sees its caller gone."""
+        """Close at once if `receiver` still waits, so that the worker notices the abort."""
         if self._receiver is receiver:
             self.abort()
 
     def abort(self) -> None:
-        """Close at once, dropping what is unsent."""
+        """Close at once and drop unsent data."""
         self._receiver = None
         if self._transport is not None:
             self._transport.abort()
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         receiver, parser = self._receiver, self._parser
         if receiver is None:
-            self.abort()  # nobody asked: what comes here could be taken for the next answer
+            self.abort()  # no request is open: the data could be taken for the next response
             return
         self.heard = True
         try:

@@ -1,4 +1,4 @@
-"""The connections to one worker: opened when needed, kept while the worker keeps them."""
+"""The connections to one worker: opened on demand, kept as long as the worker keeps them."""
 
 import asyncio
 import socket
@@ -14,17 +14,18 @@ from gateway.upstream.connection import Connection
 from gateway.upstream.response import ResponseParser
 
 STAGGER = 0.25
-"""Seconds that one address has before the next is tried beside it (RFC 8305)."""
+"""Seconds to wait for one address before the next is tried in parallel (RFC 8305)."""
 
 SHORTEST_KEEPALIVE = 1.0
-"""Seconds; what a worker closes sooner it closes for another reason than its age."""
+"""Seconds; a worker that closes an idle connection sooner does so for another reason than age."""
 
 
 class Pool:
-    """Hands out connections to `host`:`port`, the latest used first, so that the others may close.
+    """Connections to `host`:`port`. The latest used is handed out first, so that others may expire.
 
-    Times are seconds: `connect` bounds the opening of one (None: no bound), `keepalive` how long an
-    idle one is kept; one that the worker closed sooner than after `shortest` teaches nothing.
+    Times are in seconds: `connect` is the timeout to open a connection (None: no limit),
+    `keepalive` how long an idle one is kept. If the worker closes one that was idle for less than
+    `shortest`, nothing is inferred about the worker's keep-alive timeout.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Pool:
         self._keepalive = self._horizon = keepalive
         self._shortest = shortest
         self._tls = tls
-        self._idle: dict[Connection, None] = {}  # the longest idle first
+        self._idle: dict[Connection, None] = {}  # longest idle first
         self._all: set[Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._retired = False
@@ -54,7 +55,7 @@ class Pool:
         return len(self._all)
 
     def take(self) -> Connection | None:
-        """An idle connection that is not known to be dead, nor likely to die any moment."""
+        """Return an idle connection that is open and not about to expire; None if there is none."""
         while self._idle:
             connection, _ = self._idle.popitem()
             idle = connection.loop.time() - connection.idle_since
@@ -64,7 +65,7 @@ class Pool:
         return None
 
     async def open(self) -> Connection:
-        """A fresh connection. Raises ConnectFailed or ConnectTimeout."""
+        """Open a new connection. Raises ConnectFailed or ConnectTimeout."""
         try:
             async with asyncio.timeout(self._connect):
                 return await self._open()
@@ -72,7 +73,7 @@ class Pool:
             raise ConnectTimeout(self._connect or 0) from None
         except ssl.SSLError as error:
             raise ConnectFailed(f"TLS with the worker failed: {error.reason}") from error
-        except (OSError, UnicodeError) as error:  # a name with an empty or too long label
+        except (OSError, UnicodeError) as error:  # UnicodeError: an empty or too long label
             raise ConnectFailed("the worker cannot be reached") from error
 
     async def _open(self) -> Connection:
@@ -108,10 +109,11 @@ class Pool:
             self._reap_later()
 
     def _lost(self, connection: Connection) -> None:
-        """Where the worker closed an idle one, it will do so again after that time (vLLM: 5 s).
+        """Forget a closed connection; learn the worker's keep-alive timeout (vLLM: 5 s) from it.
 
-        A call sent at that very moment would be lost, so none is sent on one nearly so old. What
-        was learned last counts: no idle one outlives the worker's patience.
+        If the worker closed it while idle, its idle time is that timeout. A call sent at the moment
+        of the close would be lost, so `take` skips connections that are nearly that old. The latest
+        observation counts: no idle connection outlives the worker's timeout.
         """
         self._all.discard(connection)
         if connection in self._idle:
@@ -133,7 +135,7 @@ class Pool:
             self._reap_later()
 
     def retire(self) -> None:
-        """Keep no connection: idle ones close now, the others as their exchanges end."""
+        """Close idle connections now, and the others as their exchanges end."""
         self._retired = True
         if self._reaper is not None:
             self._reaper.cancel()
@@ -143,14 +145,14 @@ class Pool:
             connection.abort()
 
     def close(self) -> None:
-        """Abort every connection, also those in use."""
+        """Abort all connections, including those in use."""
         self.retire()
         for connection in list(self._all):
             connection.abort()
 
 
 def tls_context(tls: TLS) -> ssl.SSLContext:
-    """The context for one worker. Raises OSError with the file that cannot be used."""
+    """Create the TLS context for one worker. Raises OSError naming the file that is unusable."""
     with _blamed(tls.ca_file):
         context = ssl.create_default_context(cafile=tls.ca_file)
     if tls.cert_file:
@@ -164,7 +166,7 @@ def tls_context(tls: TLS) -> ssl.SSLContext:
 
 @contextmanager
 def _blamed(*files: str | None) -> Iterator[None]:
-    """Neither the system nor OpenSSL says which file it could not use."""
+    """Add the file names to an OSError: neither the system nor OpenSSL reports them."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What goes to a worker: the request's head, and its body where that is sent as it comes."""
+"""Builds the head of a request to a worker, and uploads a body that is streamed."""
 
 from collections.abc import AsyncIterable
 
@@ -7,16 +7,17 @@ from gateway.upstream.connection import Connection
 from gateway.upstream.response import HOP_BY_HOP, without
 
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
-"""Headers in which callers send their keys to the gateway; no worker is to see them unasked."""
+"""Headers with callers' keys for the gateway; stripped unless `forward_authorization` is set."""
 
 REPLACED = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class HeadTemplate:
-    """The lines that are the same in every request to one worker.
+    """The header lines that are the same in every request to one worker.
 
-    `host` is the authority, `own` are headers of the worker's own: they replace the caller's.
+    `host` is the authority; `own` are the headers configured for the worker, which replace the
+    caller's.
     """
 
     def __init__(self, host: str, own: dict[str, str], *, forward_credentials: bool) -> None:
@@ -37,9 +38,9 @@ class HeadTemplate:
         *,
         readable: bool = False,
     ) -> bytes:
-        """The whole head. `target` is path and query; `length` None: the body comes in chunks.
+        """Build the whole head. `target` is path and query; `length` None: the body is chunked.
 
-        `readable`: the answer is to be read here, so the worker must not compress it.
+        `readable`: the gateway reads the response, so the worker must not compress it.
         """
         first = f"{method} {target} HTTP/1.1\r\nx-request-id: {request_id}\r\n".encode("latin-1")
         drop = self._drop | {b"accept-encoding"} if readable else self._drop
@@ -62,9 +63,10 @@ def _framing(method: str, length: int | None) -> bytes:
 async def upload(
     chunks: AsyncIterable[bytes], connection: Connection, *, chunked: bool, patience: float | None
 ) -> None:
-    """Send a body as it comes, as fast as the worker takes it in.
+    """Send a body chunk by chunk, as fast as the worker reads it.
 
-    Raises IdleTimeout when it takes nothing in for `patience` seconds, and what `chunks` raises.
+    Raises IdleTimeout if a chunk has to wait more than `patience` seconds for the worker to read,
+    and any exception of `chunks`.
     """
     async for chunk in chunks:
         if chunk:

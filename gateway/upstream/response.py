@@ -1,4 +1,4 @@
-"""One HTTP/1.1 answer after another out of a worker's bytes, by llhttp."""
+"""Parses successive HTTP/1.1 responses of a worker, with llhttp."""
 
 import httptools
 
@@ -10,12 +10,12 @@ FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class ResponseParser:
-    """Feed it what the worker sent; it keeps the head and hands back the body.
+    """Parses the bytes that the worker sent; stores the head and returns the body.
 
-    After `feed`: `head_done` with `status` and `headers`, `complete` when the answer is whole, then
-    `reusable` says whether the connection may carry another. An answer with neither length nor
-    chunks is `until_close`: whole only when the worker closes. Interim answers (1xx) and trailers
-    are dropped.
+    After `feed`, `head_done` is set once `status` and `headers` are known, and `complete` once the
+    response has ended; then `reusable` is whether the connection may carry another. A response with
+    neither length nor chunks is `until_close`: it ends when the worker closes. Interim responses
+    (1xx) and trailers are dropped.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class ResponseParser:
         self.begin(head_only=False)
 
     def begin(self, *, head_only: bool) -> None:
-        """Expect the next answer; `head_only`: it answers a HEAD request and has no body."""
+        """Start the next response; `head_only`: the request was a HEAD, so it has no body."""
         if not self.reusable:
             self._llhttp = httptools.HttpResponseParser(self)
         self._head_only = head_only
@@ -56,11 +56,11 @@ class ResponseParser:
         self._measured = False
 
     def feed(self, data: bytes) -> bytes:
-        """The body bytes that `data` brought. After UpstreamProtocol nothing of it counts."""
+        """Return the body bytes in `data`. Raises UpstreamProtocol; `data` is then void."""
         try:
             self._llhttp.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self.complete:  # what follows a whole answer only costs the connection
+            if not self.complete:  # bytes after a whole response only cost the connection
                 cause = error.__context__
                 raise (
                     cause
@@ -81,7 +81,10 @@ class ResponseParser:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _measure_head(self, more: int) -> None:
-        """Keep to the limits; the exact sum is needed only where a read brought more than them."""
+        """Raise UpstreamProtocol if the head is over a limit.
+
+        The exact size is computed only if the bytes read so far are more than the limit.
+        """
         self._measured = self.head_done
         self._head_size += more
         if self._head_size <= self._max_header_bytes and len(self.headers) <= self._max_headers:
@@ -99,7 +102,7 @@ class ResponseParser:
             )
 
     def _measure_trailer(self, more: int) -> None:
-        """What comes after the body is not kept, but llhttp gathers each line of it."""
+        """Raise UpstreamProtocol if the trailer is too large: llhttp buffers each of its lines."""
         self._trailer_size += more
         if self._trailer_size > self._max_header_bytes and not self.complete:
             raise UpstreamProtocol(
@@ -132,7 +135,7 @@ class ResponseParser:
         self._keep_alive = self._llhttp.should_keep_alive()
         self.until_close = not self._keep_alive and self._ends_with_the_connection()
         if self._head_only:
-            self.complete = True  # llhttp waits for the body that a HEAD answer only announces
+            self.complete = True  # llhttp waits for the body that a HEAD response only announces
 
     def _ends_with_the_connection(self) -> bool:
         if self._head_only or self.status in BODILESS:
@@ -140,7 +143,7 @@ class ResponseParser:
         return all(name not in FRAMING for name, _ in self.headers)
 
     def on_body(self, data: bytes) -> None:
-        if not self._head_only:  # a worker that answers HEAD as if it were GET
+        if not self._head_only:  # a faulty worker may send a body in response to HEAD
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:
@@ -166,7 +169,7 @@ HOP_BY_HOP = frozenset(
 
 
 def without(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
-    """`headers` less `dropped` (HOP_BY_HOP among them) and what `connection` names."""
+    """Return `headers` without `dropped` (includes HOP_BY_HOP) and those `connection` names."""
     kept = [line for line in headers if line[0] not in dropped]
     named = [value for name, value in headers if name == b"connection"]
     if not named or named in ([b"keep-alive"], [b"close"]):

@@ -1,4 +1,4 @@
-"""One timer for all phases of an attempt."""
+"""A single timer for all phases of an attempt."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from gateway.errors import GatewayError
 
 LATE = 0.05
-"""Seconds; a timer that fires so late says more of the gateway than of the worker."""
+"""Seconds; a timer that fires later than this shows that the gateway was busy, not the worker."""
 
 
 class Patience:
-    """Base of what waits for a worker: `timed_out` is called when nothing was heard for too long.
+    """Base class for receivers: calls `timed_out` if the worker sends nothing for too long.
 
-    A phase and each read only note the time. The timer looks at it when it fires, and goes off
-    again later if need be; it is set anew only where it would come too late.
+    A new phase and each read only store the time. When the timer fires, it compares that time and
+    is set again if the phase has time left. A new phase sets it only if it would fire too late.
     """
 
     __slots__ = ("_due", "_error", "_last", "_loop", "_seconds", "_timer")
@@ -23,13 +23,13 @@ class Patience:
         self._timer: asyncio.TimerHandle | None = None
 
     def timed_out(self, error: GatewayError) -> None:
-        """The present phase took too long."""
+        """Handle the timeout of the current phase; raises `error` by default."""
         raise error
 
     def enter(self, seconds: float | None, error: Callable[[float], GatewayError]) -> None:
-        """Begin a phase: `seconds` after the last read it ends with `error(seconds)`.
+        """Begin a phase that ends with `error(seconds)` if no read occurs for `seconds`.
 
-        With None it never does. Whoever reads sets `_last` to the loop's time at each read.
+        None: no timeout. The subclass sets `_last` to the loop's time at each read.
         """
         self._seconds = seconds
         self._error = error
@@ -56,6 +56,6 @@ class Patience:
         if left > 0:
             self._set(left)
         elif now - self._due > LATE:
-            self._set(LATE)  # the loop was held up, and has not read what came meanwhile
+            self._set(LATE)  # the loop was blocked and has not read the data that arrived since
         else:
             self.timed_out(self._error(self._seconds))

@@ -1,11 +1,12 @@
-"""Whether a connection was closed before a byte of the request can have reached the worker.
+"""Detects that a worker closed a connection before a byte of the request can have reached it.
 
-A worker closes a kept connection when it likes, and that may cross with a request on its way. A
-generation must not run twice, so that request may go out again only with a proof that nobody has
-it. The proof is the worker's FIN: it acknowledges all that its kernel had taken in by then, so
-where Linux counts nothing acknowledged beyond what was sent before, the worker had closed first.
-A reset proves nothing: Linux does not look at what it acknowledges, and acknowledgements are held
-back for up to 40 ms, so a worker that read the request and then reset looks the same.
+A worker may close a kept connection at any time, also while a request is on its way. A generation
+must not run twice, so the gateway may send the request again only if it can prove that no worker
+has it. The proof is the worker's FIN: it acknowledges all bytes that the worker's kernel had
+received by then. If Linux counts no byte acknowledged beyond those sent before the request, the
+worker had closed first. A reset proves nothing: Linux ignores the acknowledgement in it, and
+acknowledgements are delayed by up to 40 ms, so a worker that read the request and then reset the
+connection looks the same.
 """
 
 import asyncio
@@ -17,17 +18,17 @@ from gateway.errors import UpstreamClosed
 
 _ACKNOWLEDGED = struct.Struct("@Q")
 _OFFSET = 120
-"""Of `tcpi_bytes_acked` in the kernel's `struct tcp_info`, since Linux 4.1; the SYN counts one."""
+"""Byte offset of `tcpi_bytes_acked` in `struct tcp_info` since Linux 4.1; the SYN counts one."""
 
 
 class ClosedUnseen(UpstreamClosed):
-    """The worker had closed the connection before it can have had a byte of the request."""
+    """The worker closed the connection before a byte of the request can have reached it."""
 
 
 def sent_in_vain(transport: asyncio.BaseTransport, before: int) -> bool:
-    """Whether the peer, whose FIN has just come, had nothing beyond the first `before` bytes.
+    """Whether the peer, which has just sent FIN, had received at most the first `before` bytes.
 
-    False where that cannot be known: over TLS, and elsewhere than on Linux.
+    False if that cannot be known: over TLS, and on systems other than Linux.
     """
     if sys.platform != "linux" or transport.get_extra_info("ssl_object") is not None:
         return False
