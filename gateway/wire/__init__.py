@@ -1,5 +1,5 @@
-"""What the APIs look like on the wire.
+"""Wire formats of the APIs.
 
-`sse` splits a stream of bytes into events, `dialects` reads tokens, logprobs and usage out of them,
-`injection` asks a worker for more than the caller did and takes it out of the answer again.
+`sse` splits a stream of bytes into events, `dialects` reads tokens, logprobs and usage from them,
+`injection` adds fields to a request and strips their effect from the response.
 """

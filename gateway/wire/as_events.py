@@ -1,4 +1,4 @@
-"""A plain answer told as the events of a stream, each in vLLM's form."""
+"""Converts a plain response to the events of a stream, each in the form that vLLM sends."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,11 +30,12 @@ class _Choice(msgspec.Struct):
 
 
 def as_events(answer: Mapping[str, Any], dialect: str, *, usage: bool) -> bytes:
-    """The whole stream, `[DONE]` included; `usage`: with an event for it, where there is one.
+    """Return the whole stream, `[DONE]` included; `usage` adds an event for the usage, if any.
 
-    A choice comes in one event with all its tokens, and its `finish_reason` in another; in chat the
-    role comes first. Keys that no stream has stand on the first event, or on a choice's last.
-    Raises msgspec.ValidationError, TypeError or ValueError where it is no answer of that dialect.
+    Each choice has one event with all its tokens and another with its `finish_reason`; in chat an
+    event with the role comes first. Keys that no stream has go on a choice's first event if they
+    are the response's, and on its last event if they are the choice's. Raises
+    msgspec.ValidationError, TypeError or ValueError if `answer` is not a response of that dialect.
     """
     known = msgspec.convert(answer, _Answer)
     head = {**{key: answer.get(key) for key in _HEAD}, "object": _KINDS[dialect]}
@@ -56,7 +57,7 @@ def as_events(answer: Mapping[str, Any], dialect: str, *, usage: bool) -> bytes:
 def _told(
     choice: _Object, dialect: str, top: _Object, stamp: _Object
 ) -> Iterator[tuple[_Object, _Object]]:
-    """The choices of its events, each with the keys that stand beside it."""
+    """Yield the choice object of each event, with that event's further top-level keys."""
     known = msgspec.convert(choice, _Choice)
     index = {"index": known.index}
     logprobs = {"logprobs": choice.get("logprobs")}

@@ -1,12 +1,12 @@
-"""Takes injected fields out of answers and events in one pass, where that is surely exact.
+"""Strips injected fields from responses and events in one pass, if the result is certainly exact.
 
-`injection.Stripper` reads anything, and reads it twice. But the events of a stream mostly differ
-in their one choice alone: what stands before and after it, its Frame, stays the same. Where an
-event has the frame of one that was read in full, only the choice is read, into a Struct that holds
-each value as its own bytes and knows the keys that engines send, in an order in which they send
-them. That the choice has these keys, all of them once and in that order, is certain when writing
-the Struct gives the same bytes; then it may be written with nulls. Else the Stripper reads on. A
-plain answer is read in the same way, as a whole.
+`injection.Stripper` handles any response, but decodes it twice. Most events of a stream differ only
+in their one choice: the bytes before and after the choice, the event's Frame, stay the same. If an
+event has the frame of one that was decoded in full, only the choice is decoded, into a Struct that
+keeps each value as its own bytes and has the keys that engines send, in an order in which they send
+them. If encoding the Struct gives the same bytes again, the choice certainly has these keys, each
+once and in that order; the Struct may then be encoded with nulls. Otherwise the Stripper decodes
+the event. A plain response is handled in the same way, as a whole.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 from msgspec import Raw
 
-# `omit_defaults` goes by identity: what was absent is not written, and a null that came is.
+# `omit_defaults` compares by identity: an absent key is not written, a null that came is.
 _ABSENT = Raw(b"null")
 _NULL = Raw(b"null")
 _EMPTY_OBJECT = Raw(b"{}")
-_PLACE = b"[\0]"  # no JSON has this byte
+_PLACE = b"[\0]"  # JSON never contains this byte
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -27,11 +27,11 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 class _Exact(
     msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
-    """Written without the keys that it was read without."""
+    """A struct that encodes only the keys that it was decoded with."""
 
 
 class _Choice(_Exact):
-    """Of an event, as vLLM, SGLang and OpenAI order it."""
+    """Choice of an event, in the key order of vLLM, SGLang and OpenAI."""
 
     index: Raw = _ABSENT
     delta: Raw = _ABSENT
@@ -45,7 +45,7 @@ class _Choice(_Exact):
 
 
 class _SortedChoice(_Exact):
-    """Of an event or an answer, as engines order it that sort all keys."""
+    """Choice of an event or a plain response, from engines that sort all keys."""
 
     delta: Raw = _ABSENT
     finish_reason: Raw = _ABSENT
@@ -59,7 +59,7 @@ class _SortedChoice(_Exact):
 
 
 class _WholeChoice(_Exact):
-    """Of a plain answer."""
+    """Choice of a plain response."""
 
     index: Raw = _ABSENT
     message: Raw = _ABSENT
@@ -104,7 +104,7 @@ class _SortedAnswer(_Exact):
 
 
 class _Order(msgspec.Struct, frozen=True):
-    """Reads choices whose keys come in one order: one choice, or a list of them."""
+    """Decoders of choices with one key order: of one choice, and of a list of them."""
 
     one: Callable[[bytes], _Choice | _SortedChoice]
     many: Callable[[bytes], list[_Choice] | list[_SortedChoice]]
@@ -120,10 +120,10 @@ _ORDERS = (
 
 
 class Frame:
-    """What stands around the choice of one event, and the order of the choice's keys.
+    """The bytes around the choice of one event, and the order of the choice's keys.
 
-    `blank`: the fields of a choice that are set to null. `drop_empty`: an event that had nothing
-    else is dropped.
+    `blank`: the fields of a choice to set to null. `drop_empty`: drop an event that has nothing
+    besides these fields.
     """
 
     __slots__ = ("_after", "_before", "_between", "_drop_empty", "_ids", "_logprobs", "_order")
@@ -146,9 +146,10 @@ class Frame:
         self._drop_empty = drop_empty
 
     def cut(self, raw: bytes) -> bytes | None:
-        """The event `raw` with nulls for what was injected, b"" where it is dropped.
+        """Return the event `raw` with nulls for injected fields, or b"" if the event is dropped.
 
-        None: it is of another frame or order, the last of its choice, or not a single event.
+        None if the event has another frame or key order, finishes its choice, or is not a single
+        event.
         """
         before, after = self._before, self._after
         if not (raw.startswith(before) and raw.endswith(after)):
@@ -165,10 +166,11 @@ class Frame:
         return before + _encode(choice) + after if self._blank(choice) else b""
 
     def cut_run(self, text: bytes) -> tuple[bytes, int] | None:
-        """The same for the events that `text` begins with, and how many bytes of it they are.
+        """Strip the leading events of `text`; return the result and the number of bytes consumed.
 
-        Up to the first that finishes its choice, and without the last of the frame, which may not
-        be the whole of an event. None: there are none, or one would have to be read in full.
+        Stops before the first event that finishes its choice, and before the last event of the
+        frame, which may be incomplete. None if there is no such event, or if one must be decoded in
+        full.
         """
         before, after = self._before, self._after
         end = text.rfind(self._between)
@@ -187,7 +189,7 @@ class Frame:
         return (before + cut + after if kept else b""), length
 
     def _choices(self, bare: list[bytes]) -> Sequence[_Choice | _SortedChoice]:
-        """Empty where it is not certain that each of `bare` is one choice, its keys in order."""
+        """Decode `bare`; empty if it is uncertain that each is one choice with keys in order."""
         array = b"[%b]" % b",".join(bare)
         if not _is_one_line(array):
             return ()
@@ -195,11 +197,11 @@ class Frame:
             choices = self._order.many(array)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return ()
-        # Line by line: with commas alone, what is one choice might be another one's half.
+        # Compare line by line: in the comma-joined array a choice may span two items of `bare`.
         return choices if _encode_lines(choices) == b"\n".join([*bare, b""]) else ()
 
     def _blank(self, choice: _Choice | _SortedChoice) -> bool:
-        """Set to null what was injected; whether there is anything left to send."""
+        """Set injected fields to null; return whether anything is left to send."""
         if self._drop_empty and choice.delta == _EMPTY_OBJECT and self._has_injected(choice):
             return False
         if self._ids:
@@ -217,10 +219,10 @@ class Frame:
 
 
 class OpenFrame(Frame):
-    """One with nothing to take out of its choices: only their last events are looked for.
+    """Frame of events with nothing to strip; only the event that finishes a choice is searched for.
 
-    No string of JSON has a quotation mark that is not escaped, so what is looked for is nowhere but
-    where a choice says how it ends.
+    Quotation marks inside a JSON string are escaped, so the search matches only the key that gives
+    the finish reason of a choice.
     """
 
     __slots__ = ()
@@ -238,7 +240,7 @@ class OpenFrame(Frame):
         return super().cut_run(text)
 
     def _goes_on(self, text: bytes) -> bool:
-        """Whether no choice ends in it: events of this frame, one or more."""
+        """Whether `text` is one or more events of this frame, none of which finishes its choice."""
         return (
             text.startswith(self._before)
             and text.endswith(self._after)
@@ -249,14 +251,14 @@ class OpenFrame(Frame):
 
 
 def _is_one_line(text: bytes) -> bool:
-    """`in` would cost five times as much: it looks first whether it was given a number."""
+    """Whether `text` has no line end. `in` costs five times as much: it first tests for an int."""
     return text.find(b"\n") < 0 and text.find(b"\r") < 0
 
 
 def frame_of(
     answer: Mapping[str, Raw], blank: Collection[str], *, drop_empty: bool
 ) -> Frame | None:
-    """The frame around the choice of `answer`, which has one; None for an unforeseen order."""
+    """Return the frame around the one choice of `answer`; None if its key order is unknown."""
     choice = bytes(answer["choices"])[1:-1]
     written = _encode({**answer, "choices": Raw(_PLACE)})
     before, _, after = (b"data: %b\n\n" % written).partition(_PLACE)
@@ -279,7 +281,10 @@ _BEGINNINGS: Mapping[bytes, msgspec.json.Decoder[_Answer] | msgspec.json.Decoder
 
 
 def cut_answer(body: bytes, in_answer: Collection[str], in_choice: Collection[str]) -> bytes | None:
-    """A plain answer with nulls for those fields of it and of its choices; None: not certain."""
+    """Return a plain response with nulls for the given fields of its own and of its choices.
+
+    None if its key order is unknown, so that an exact result is not certain.
+    """
     decoder = _BEGINNINGS.get(body[:6])
     if decoder is None:
         return None

@@ -1,12 +1,12 @@
-"""Where tokens, logprobs, usage and finish reasons are on the wire, for each API.
+"""Decoders of tokens, logprobs, usage and finish reasons, for each API.
 
-A dialect reads an answer into a `Delta`, the same for one event of a stream and for one whole plain
-answer. The formats are OpenAI's with the fields that vLLM adds for `return_token_ids`; what an
-engine leaves out is empty here.
+A dialect decodes a response into a `Delta`, for one event of a stream and for one whole plain
+response alike. The formats are OpenAI's with the fields that vLLM adds for `return_token_ids`;
+fields that an engine omits are empty here.
 
-Token ids are the only true record of what was sampled. Text does not give them back: a token that
-ends inside a character has an id and a logprob but no text of its own, a stop string hides tokens
-that were sampled, and the end-of-sequence token has no text at all.
+Token ids are the only exact record of the sampled tokens. Text cannot be converted back to them: a
+token that ends inside a character has an id and a logprob but no text of its own, a stop string
+hides tokens that were sampled, and the end-of-sequence token has no text at all.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,17 @@ from gateway.wire.usage import ToldUsage, Usage
 
 
 class Unreadable(GatewayError):
-    """What a worker sent is not an answer in this dialect."""
+    """A worker's response is not in the format of this dialect."""
 
 
 class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
-    """What one event of a stream, or a plain answer, adds to one choice.
+    """The part of one choice in one event of a stream, or in a plain response.
 
-    `index` is prompt * n + i where a call has several prompts. `token_ids` are those sampled,
-    without text or not, end of sequence included; `logprobs` has one value for each, in natural
-    logarithms, None where the engine sent null (its -9999.0 for minus infinity stays). Each is
-    empty where the engine did not give it. `prompt_token_ids` comes once for each choice, whatever
-    the dialect: in its plain answer, or on its first event.
+    `index` is prompt * n + i if a call has several prompts. `token_ids` are the sampled tokens,
+    with or without text, end of sequence included; `logprobs` has one value for each, in natural
+    logarithms, None if the engine sent null (its -9999.0 for minus infinity stays). Each is empty
+    if the engine omitted it. `prompt_token_ids` comes once per choice in every dialect: in its
+    plain response, or on its first event.
     """
 
     index: int
@@ -43,11 +43,11 @@ class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
-    """What one event of a stream, or a plain answer, says.
+    """Content of one event of a stream, or of a plain response.
 
-    `usage` comes at the end or not at all, but where the caller asked for `continuous_usage_stats`
-    each event has its own, counting up. `error` is the message of an error that came in place of an
-    answer; a stream may still end as usual (`done`) after it.
+    `usage` comes at the end or not at all; if the caller requested `continuous_usage_stats`, each
+    event has its own, counting up. `error` is the message of an error sent in place of a response;
+    a stream may still end as usual (`done`) after it.
     """
 
     choices: list[ChoiceDelta] = []
@@ -59,21 +59,24 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Dialect(Protocol):
-    """How one API is read. Whatever the bytes, nothing but Unreadable is raised."""
+    """Decoder of one API. Its methods raise Unreadable and nothing else, for any bytes."""
 
     @property
     def name(self) -> str: ...
 
     def read_event(self, data: bytes) -> Delta:
-        """What an event of a stream says, from its data."""
+        """Decode the data of one event of a stream."""
 
     def read_answer(self, body: bytes) -> Delta:
-        """What a whole plain answer says."""
+        """Decode a whole plain response."""
 
 
 def dialect_of(path: str) -> Dialect | None:
-    """The dialect of a path as the caller sends it, without the query; None where it has none."""
-    return _BY_PATH.get(unquote(path) if "%" in path else path)  # as the worker reads it
+    """Return the dialect of a request path, or None if the path has no dialect.
+
+    `path` is the path as the caller sent it, without the query.
+    """
+    return _BY_PATH.get(unquote(path) if "%" in path else path)  # decoded as the worker does
 
 
 class _ChatLogprob(msgspec.Struct, gc=False):
@@ -129,7 +132,7 @@ class _Error(msgspec.Struct):
 
 
 class _Choices(msgspec.Struct, Generic[_Choice], frozen=True):
-    """A dialect whose answers and events alike are a list of choices."""
+    """A dialect in which a response and an event alike hold a list of choices."""
 
     name: str
     decoder: msgspec.json.Decoder[_Answer[_Choice]]
@@ -172,7 +175,7 @@ def _completion_choice(choice: _CompletionChoice, _: list[int] | None) -> Choice
     logprobs = (choice.logprobs.token_logprobs if choice.logprobs is not None else None) or []
     echoed = len(choice.prompt_token_ids or ())
     if echoed and len(logprobs) == echoed + len(token_ids):
-        logprobs = logprobs[echoed:]  # with `echo` those of the prompt come first
+        logprobs = logprobs[echoed:]  # with `echo` the prompt's logprobs come first
     return ChoiceDelta(
         choice.index,
         choice.text or "",
@@ -185,7 +188,7 @@ def _completion_choice(choice: _CompletionChoice, _: list[int] | None) -> Choice
 
 
 def _error_message(error: bytes) -> str | None:
-    """An error is never lost for having an unforeseen shape: it is then given as it came."""
+    """Return the message of an error, its raw text if its shape is unknown, or None if no error."""
     if not error or error == b"null":
         return None
     try:

@@ -1,17 +1,18 @@
-"""Injected, then taken out: a worker is asked for more than the caller wants, and none of it shows.
+"""Injection: request more from a worker than the caller did, and strip it from the response.
 
-Token ids, logprobs and a stream's usage come only on request. `inject` says what to set in the
-request; its Stripper takes out of the answer what came of it. What is left is what vLLM sends
-without the flags, as its answers with and without each of them show:
+Workers send token ids, logprobs and the usage of a stream only on request. `inject` returns the
+keys to set in the request; its Stripper removes their effect from the response. The result is what
+vLLM sends without the flags, as shown by its responses with and without each of them:
 
-- `token_ids`, `prompt_token_ids` and `logprobs` are null, not absent, where nobody asked for them.
+- `token_ids`, `prompt_token_ids` and `logprobs` are null, not absent, if they were not requested.
 - A token inside a character, or of a tool call's mark-up, has an id and a logprob but no content. A
-  chat stream has an event with an empty delta for it only where ids or logprobs were asked for.
-- The usage of a stream comes as one more event, without choices, which has the `system_fingerprint`
-  then. Without it each event that finishes a choice has the fingerprint. So these are held back
-  until the usage has come, and events of other choices overtake them.
+  chat stream has an event with an empty delta for it only if ids or logprobs were requested.
+- The usage of a stream comes as one more event, without choices, and that event then has the
+  `system_fingerprint`. Without the usage, each event that finishes a choice has the fingerprint. So
+  the events that finish a choice are held back until the usage has come, and events of other
+  choices overtake them.
 
-A field that the worker did not send is not added, and what has another shape stays as it came.
+A field that the worker did not send is not added, and a value of another shape is left as it is.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -29,7 +30,7 @@ Cut = Callable[[bytes], bytes | None]
 INJECTIONS: tuple[Injection, ...] = get_args(Injection)
 
 MOST_UNFRAMED = 4
-"""Events in a row whose frame was of no use to the next, before none is looked for any more."""
+"""Number of frames in a row that may fail to match the next event before no more are computed."""
 
 _Object = dict[str, msgspec.Raw]
 
@@ -45,11 +46,12 @@ _decode_choices = msgspec.json.Decoder(list[_Object]).decode
 def inject(
     dialect: Dialect, body: Mapping[str, object], wanted: Collection[Injection]
 ) -> tuple[dict[str, object], "Stripper | None"]:
-    """The top-level keys to set in the request `body`, and what takes their effect out again.
+    """Return the top-level keys to set in the request `body`, and the Stripper of their effect.
 
-    Not asked for is what the caller asks for already; what could not be undone (with `echo`, ids
-    and logprobs change a completion's text); and what would mend a request that the worker refuses
-    as it stands. Where nothing remains, the answer is ({}, None).
+    Three kinds are not injected: fields that the caller requests itself; fields with an effect that
+    cannot be stripped (with `echo`, ids and logprobs change a completion's text); and fields that
+    would make valid a request that the worker rejects as it stands. Returns ({}, None) if none
+    remain.
     """
     changes: dict[str, object] = {}
     injected: set[Injection] = set()
@@ -64,9 +66,9 @@ def inject(
 
 
 def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:
-    """`body`, a JSON object, with some keys set; its other values keep their bytes and their order.
+    """Set some keys of `body`, a JSON object; its other values keep their bytes and their order.
 
-    Raises InvalidJSON where it is no JSON object.
+    Raises InvalidJSON if `body` is not a JSON object.
     """
     try:
         values = _decode_object(body)
@@ -82,9 +84,9 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class Stripper:
-    """Takes the effect of the injections `injected` out of one answer, plain or streamed.
+    """Strips the effect of the injections `injected` from one response, plain or streamed.
 
-    `drop_empty`: the caller asked for neither ids nor logprobs, and would not have been sent an
+    `drop_empty`: the caller requested neither ids nor logprobs, and would not have received an
     event that has nothing else.
     """
 
@@ -114,10 +116,10 @@ class Stripper:
         self._frame: Frame | None = None
         self._unframed = 0
         self._held: list[_Held] = []
-        self._finished: set[bytes] = set()  # the choices whose last events are held
+        self._finished: set[bytes] = set()  # choices with their last event held back
 
     def plain(self, body: bytes) -> bytes:
-        """A whole plain answer as the caller is to have it."""
+        """Return a whole plain response as the caller is to receive it."""
         cut = cut_answer(body, self._in_answer, self._in_choice)
         return self._any_plain(body) if cut is None else cut
 
@@ -126,7 +128,7 @@ class Stripper:
         return _encode(answer) if self._strip(answer, choices) else body
 
     def event(self, event: Event) -> bytes:
-        """What is to be sent now; b"" where the event is dropped or held back."""
+        """Return the bytes to send now; b"" if the event is dropped or held back."""
         data = event.data
         if data is None:
             return event.raw
@@ -141,28 +143,29 @@ class Stripper:
 
     @property
     def cut(self) -> Cut | None:
-        """What gives an event as `event` does, or None for one that has to be read in full.
+        """A function that strips one event as `event` does, or None if there is none at present.
 
-        For events that come singly, until one of them is given to `event` or `run`.
+        It returns None for an event that must be decoded in full. It is for events that arrive
+        singly, and valid until one of them is passed to `event` or `run`.
         """
         return self._frame.cut if self._frame is not None and not self._held else None
 
     def run(self, text: bytes) -> tuple[bytes, int]:
-        """What is to be sent of the events that `text` begins with, and how many bytes these are.
+        """Strip the leading events of `text`; return the result and the number of bytes consumed.
 
-        For several that came in one read. What it leaves is to be given to `event`.
+        For several events that came in one read. Pass the rest of `text` to `event`.
         """
         if self._frame is None or self._held:
             return b"", 0
         return self._frame.cut_run(text) or (b"", 0)
 
     def _any_event(self, event: Event, data: bytes) -> bytes:
-        """The same, for events of any kind: slower, and what `Frame.cut` is measured by."""
+        """Strip an event of any kind: slower than `Frame.cut`, and the reference for its result."""
         answer, choices = _read(data)
         if choices:
             if len(choices) == 1 and self._unframed < MOST_UNFRAMED:
                 self._learn(answer, choices[0])
-            # Events may overtake the end of another choice, not of their own.
+            # An event may overtake the held end of another choice, but not that of its own.
             late = self._held and not self._finished.isdisjoint(_indices(choices))
             return (self.close() if late else b"") + self._choices(event, answer, choices)
         if self._usage and _is_usage(answer):
@@ -177,7 +180,7 @@ class Stripper:
         self._frame = found or self._frame
 
     def close(self) -> bytes:
-        """What was held back for a usage event that did not come."""
+        """Return the events held back for a usage event that did not come."""
         return self._release(_NULL) if self._held else b""
 
     def _choices(self, event: Event, answer: _Object, choices: list[_Object]) -> bytes:
@@ -191,7 +194,7 @@ class Stripper:
         return with_data(event, _encode(answer)) if stripped else event.raw
 
     def _strip(self, answer: _Object, choices: list[_Object]) -> bool:
-        """Sets to null what was injected; whether there was any of it."""
+        """Set injected fields to null; return whether there were any."""
         found = [_blank(choice, self._in_choice) for choice in choices]
         if any(found):
             answer["choices"] = msgspec.Raw(_encode(choices))
@@ -209,7 +212,7 @@ class Stripper:
 
 
 def _read(data: bytes) -> tuple[_Object, list[_Object]]:
-    """An answer and its choices, both empty where it is none."""
+    """Decode a response and its choices; both are empty if `data` is not a response."""
     try:
         answer = _decode_object(data)
         return answer, _decode_choices(answer.get("choices", _EMPTY_LIST))
@@ -257,7 +260,7 @@ def _ask_chat_logprobs(body: Mapping[str, object]) -> dict[str, object]:
 
 
 def _ask_completion_logprobs(body: Mapping[str, object]) -> dict[str, object]:
-    # A number of alternatives: 0 asks for the sampled token alone, and false is read as 0.
+    # A number of alternatives: 0 requests the sampled token alone; workers read false as 0.
     asked = body.get("logprobs") is not None
     refused = body.get("logprob_token_ids")
     return {} if asked or refused or _is_true(body.get("echo")) else {"logprobs": 0}
@@ -274,7 +277,7 @@ def _ask_usage(body: Mapping[str, object]) -> dict[str, object]:
 
 
 def _is_true(value: object) -> bool:
-    """As a worker reads it: pydantic takes strings for booleans, and refuses all else."""
+    """Whether a worker takes `value` as true: pydantic accepts strings, and rejects other types."""
     if isinstance(value, str):
         return value.lower() not in ("0", "off", "f", "false", "n", "no")
     return value is not None and value is not False and value != 0

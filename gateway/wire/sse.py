@@ -1,9 +1,9 @@
 """Server-sent events, split as they arrive and without losing a byte.
 
 The format is WHATWG's event stream (HTML Living Standard, section 9.2.6): lines end in LF, CR or
-CRLF, a blank line ends an event. A proxy passes bytes on, so two things differ from a browser: a
-stream that breaks off without its last blank line still gives that event, and a frame without data
-(a comment, a stray blank line) is handed out too.
+CRLF, a blank line ends an event. A proxy forwards all bytes, so two things differ from a browser: a
+stream that ends without its last blank line still yields that event, and a frame without data (a
+comment, a stray blank line) is returned too.
 """
 
 import re
@@ -16,22 +16,22 @@ DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-# A CR that is the last byte so far may be half of a CRLF: the line end that closes a frame must be
-# certain, or its LF would be taken for one more blank line.
+# A CR that is the last byte so far may be half of a CRLF. If it closed a frame, the LF that follows
+# would be taken for one more blank line.
 _BLANK_LINE = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 _FRAME_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 
 
 class EventTooLarge(GatewayError):
-    """More than the limit is held back and the event has not ended; see `Splitter.take_rest`."""
+    """An unfinished event exceeds the buffer limit; see `Splitter.take_rest`."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One frame of a stream: the bytes up to and including a blank line.
 
-    `raw` is the frame as it came: the `raw` of all events, joined, are the stream. `data` is its
-    data lines joined with LF, or None where it has none. `event` and `id` are the fields of that
-    name, "" where absent.
+    `raw` is the frame as received: the `raw` of all events, joined, is the stream. `data` is its
+    data lines joined with LF, or None if it has none. `event` and `id` are the fields of that name,
+    "" if absent.
     """
 
     raw: bytes
@@ -41,9 +41,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Splitter:
-    """Cuts one stream into events, wherever its chunks begin and end.
+    """Splits one stream into events, independently of its chunk boundaries.
 
-    `max_event_bytes` bounds what is held back of an event that has not ended yet.
+    `max_event_bytes` is the maximum number of bytes buffered of an unfinished event.
     """
 
     __slots__ = ("_at_start", "_max", "_rest")
@@ -55,14 +55,15 @@ class Splitter:
 
     @property
     def between_events(self) -> bool:
-        """Whether the next byte begins an event, for certain."""
+        """Whether the next byte certainly begins an event."""
         return not (self._rest or self._at_start)
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """The events that end in `chunk`.
+        """Return the events that end in `chunk`.
 
-        Raises EventTooLarge. No event is lost by that, and `take_rest` has the bytes held back,
-        `chunk` included: pass them on, and all that follows, unread.
+        Raises EventTooLarge if the buffer exceeds its limit. No event is lost then, and `take_rest`
+        returns the buffered bytes, `chunk` included: forward them and the rest of the stream
+        without splitting.
         """
         events = self._resume(chunk) if self._rest or self._at_start else self._split(chunk)
         if not events and len(self._rest) > self._max:
@@ -73,12 +74,12 @@ class Splitter:
         return events
 
     def close(self) -> list[Event]:
-        """The last event, where the stream ended without the blank line after it."""
+        """Return the last event, if the stream ended without the blank line after it."""
         rest = self.take_rest()
         return [_parse(rest)] if rest else []
 
     def take_rest(self) -> bytes:
-        """The bytes that belong to no event yet; the splitter forgets them."""
+        """Return the bytes that belong to no event yet, and clear the buffer."""
         rest = bytes(self._rest)
         self._rest.clear()
         return rest
@@ -86,7 +87,7 @@ class Splitter:
     def _resume(self, chunk: bytes) -> list[Event]:
         if self._at_start:
             return self._start(chunk)
-        # Only the seam is searched, so a long event costs the same in small chunks as in one.
+        # Search only the seam, so that a long event costs the same in small chunks as in one.
         seam = self._rest[-3:] + chunk
         may_end = b"\n\n" in seam or (b"\r" in seam and _FRAME_END.search(seam) is not None)
         lone_cr = len(self._rest) == 1
@@ -115,14 +116,17 @@ class Splitter:
 
 
 def encode(data: bytes, event: str = "") -> bytes:
-    """An event for the wire. Line ends within `data` reach the reader as LF."""
+    """Encode an event for the wire. Line ends within `data` reach the reader as LF."""
     head = b"event: %b\n" % event.encode() if event else b""
     lines = [b"data: %b\n" % line for line in _LINE_END.split(data)]
     return b"%b%b\n" % (head, b"".join(lines))
 
 
 def with_data(event: Event, data: bytes) -> bytes:
-    """The bytes of `event`, which has data, with `data`, one line, for it; its other lines stay."""
+    """Return the bytes of `event` with `data` in place of its own data; its other lines stay.
+
+    `event` must have data, and `data` must be one line.
+    """
     raw, old = event.raw, event.data
     if old is not None and raw == b"data: %b\n\n" % old:
         return b"data: %b\n\n" % data
@@ -134,7 +138,7 @@ def with_data(event: Event, data: bytes) -> bytes:
 
 
 def _is_single_line(text: bytes) -> bool:
-    """Whether it is one event, with a single line of data; nearly all are."""
+    """Whether `text` is one event with a single line of data, as nearly all are."""
     return (
         text.find(b"\n") == len(text) - 2
         and text[-1] == 10
@@ -148,7 +152,7 @@ def _is_data(line: bytes) -> bool:
 
 
 def _split_lf(text: bytes) -> tuple[list[Event], bytes]:
-    """As `_split_any` for text without a CR, several times as fast."""
+    """Split as `_split_any` does, for text without a CR and several times as fast."""
     *frames, rest = text.split(b"\n\n")
     events: list[Event] = []
     for frame in frames:
@@ -163,7 +167,7 @@ def _split_lf(text: bytes) -> tuple[list[Event], bytes]:
 
 
 def _split_any(text: bytes) -> tuple[list[Event], bytes]:
-    """The events that end in `text`, and what is left after them."""
+    """Return the events that end in `text`, and the bytes left after them."""
     events: list[Event] = []
     start = 0
     while end := _BLANK_LINE.match(text, start) or _FRAME_END.search(text, start):

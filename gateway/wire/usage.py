@@ -1,8 +1,8 @@
-"""What an answer says of the tokens it cost, for each API; and a count where it does not.
+"""Token usage of a response, for each API, and a count for responses without it.
 
-OpenAI's chat and completions say `prompt_tokens` and `completion_tokens`, its responses and
-Anthropic's messages `input_tokens` and `output_tokens`. Anthropic's `input_tokens` leave out what
-came from its cache, and its streams tell the input in one event and the output in another.
+OpenAI's chat and completions send `prompt_tokens` and `completion_tokens`, its responses and
+Anthropic's messages `input_tokens` and `output_tokens`. Anthropic's `input_tokens` exclude tokens
+from its cache, and its streams send the input in one event and the output in another.
 """
 
 from contextlib import suppress
@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Raw
 
 MOST = 1 << 32
-"""Tokens of one call that are believed, whatever a worker says."""
+"""Maximum tokens of one call; larger counts from a worker are lowered to it."""
 
 SHORT = 1_000
-"""Bytes before an answer's usage that are read sooner than passed by."""
+"""Offset of a usage, in bytes, up to which decoding the whole is faster than skipping to it."""
 
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -22,9 +22,10 @@ _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """The tokens of one call, summed over all its prompts and choices.
 
-    `cached_tokens` are those of the prompt that the engine had in its cache, `reasoning_tokens`
-    those of the completion that were thought and not said. `counted`: the engine did not tell, so
-    they were counted in what came of the answer, and a prompt without ids is an estimate.
+    `cached_tokens` are the prompt tokens that the engine had in its cache, `reasoning_tokens` the
+    completion tokens spent on reasoning and not on visible output. `counted`: the engine sent no
+    usage, so the gateway counted the tokens in the part of the response that it received; the count
+    of a prompt without ids is an estimate.
     """
 
     prompt_tokens: int = 0
@@ -39,7 +40,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def told(cls, usage: object) -> "Usage | None":
-        """Of an answer's `usage`, decoded before; None where it is not as engines say it."""
+        """Convert a response's decoded `usage`; None if it is not in a format of an engine."""
         try:
             return msgspec.convert(usage, ToldUsage).read()
         except msgspec.ValidationError:
@@ -52,7 +53,7 @@ class _Details(msgspec.Struct, gc=False):
 
 
 class ToldUsage(msgspec.Struct, gc=False):
-    """`usage` as it is on the wire; None where it says nothing."""
+    """`usage` as it is on the wire; None for a field that is absent."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -66,11 +67,11 @@ class ToldUsage(msgspec.Struct, gc=False):
     output_tokens_details: _Details | None = None
 
     def merged(self, later: "ToldUsage") -> "ToldUsage":
-        """With what a later event of the stream told anew."""
+        """Return this usage, updated with the fields that a later event of the stream has."""
         return msgspec.structs.replace(self, **_told(later))
 
     def read(self) -> Usage:
-        """The same in the gateway's words; what no engine can mean is brought into bounds."""
+        """Convert to `Usage`; impossible counts are clipped to 0 and MOST."""
         prompt, completion, cached = self.prompt_tokens, self.completion_tokens, 0
         if prompt is None:
             cached = self.cache_read_input_tokens or 0
@@ -93,7 +94,7 @@ class _Within(msgspec.Struct, gc=False):
 
 
 class _Telling(msgspec.Struct, gc=False):
-    """An answer, or an event: its usage, or that of what it is about."""
+    """A response or an event: its usage, or the object that may hold one."""
 
     usage: Raw = Raw()
     response: Raw = Raw()
@@ -106,7 +107,7 @@ _read_within = msgspec.json.Decoder(_Within).decode
 
 
 def told_usage(data: bytes) -> ToldUsage | None:
-    """The usage of a plain answer, or of an event of a stream, whatever its API; raises nothing."""
+    """Return the usage of a plain response or of an event, for any API, if any; never raises."""
     try:
         answer = _read_end(data)
         if bytes(answer.usage):
@@ -121,10 +122,11 @@ def told_usage(data: bytes) -> ToldUsage | None:
 
 
 def _read_end(data: bytes) -> _Telling:
-    """From the last `usage` on, where all that follows it ends with the answer: that is quicker.
+    """Decode from the last `"usage":` on if that is the end of a valid object, which is faster.
 
-    It is a key and no text, in which its quotation marks would be escaped. Where it is a key of
-    some part of the answer, more is closed than was opened.
+    The match is a key and not text, as quotation marks are escaped in text. If it is a key of a
+    nested object, the rest closes more brackets than it opens and does not decode; then decode the
+    whole.
     """
     start = data.rfind(b'"usage":')
     if start > SHORT:
@@ -164,11 +166,14 @@ _read_event = msgspec.json.Decoder(_Event).decode
 
 _SILENT = frozenset((b"", b"null", b'""', b"[]"))
 _PARTS = (".delta", "_delta")
-"""How the types of events end that add to an answer, in responses and in messages."""
+"""Suffixes of the types of events that add output, in the responses and messages APIs."""
 
 
 class Count:
-    """The tokens of a stream, event by event: by their ids, else their logprobs, else events."""
+    """Counts the tokens of a stream, event by event.
+
+    Counts token ids; if there are none, logprobs; if there are none either, events.
+    """
 
     __slots__ = ("_events", "_ids", "_logprobs", "_prompts")
 
@@ -177,7 +182,7 @@ class Count:
         self._prompts: dict[int, int] = {}
 
     def add(self, data: bytes) -> None:
-        """One event's data; what cannot be read counts for nothing."""
+        """Add one event's data; an event that cannot be decoded counts for nothing."""
         try:
             event = _read_event(data)
         except _FAILURES:
@@ -202,14 +207,14 @@ class Count:
         return self._ids or self._logprobs or self._events
 
     def prompt(self, choices: int) -> int | None:
-        """The tokens of all prompts, of which each had so many choices; None: without ids."""
+        """Number of tokens of all prompts, each with `choices` choices; None if no ids came."""
         if not self._prompts:
             return None
         return sum(n for index, n in self._prompts.items() if index % max(choices, 1) == 0)
 
 
 def _length(ids: Raw) -> int:
-    """Of a list of numbers. There may be 100,000, and to make them would hold up all calls."""
+    """Length of an encoded list of numbers: decoding 100,000 would block all other calls."""
     written = bytes(ids)
     return written.count(b",") + 1 if written.startswith(b"[") and len(written) > 2 else 0
 
