@@ -1,8 +1,8 @@
-"""A stand-in engine that answers as vLLM 0.32 does on the wire.
+"""A stand-in engine with the wire behaviour of vLLM 0.32.
 
-It is what the demo talks to, what tests run against, and what plugin authors get: a real server on
-a real socket with a small language model of its own, real stops, logprobs and tool calls, and
-faults on request.
+The demo and the tests run against it, and plugin authors can too. It is a real server on a real
+socket with a small language model of its own, real stops, logprobs and tool calls, and faults on
+request.
 """
 
 from gateway.simulator.app import SimulatorApp, create_simulator

@@ -1,4 +1,4 @@
-"""What answers of chat and of completions have in common on the wire.
+"""Parts that the responses of chat and of completions share.
 
 The order of the fields is the order on the wire. `UNSET` leaves a field out, None writes null: the
 engine does both, and clients see the difference.
@@ -35,7 +35,7 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
 class Header(msgspec.Struct, frozen=True):
-    """The fields at the head of every answer and every event of one call."""
+    """The first fields of every response and every event of one call."""
 
     id: str
     created: int
@@ -44,36 +44,39 @@ class Header(msgspec.Struct, frozen=True):
 
 
 def header(prefix: str, request: GenerationRequest, given_id: str | None, model: str) -> Header:
-    """A new answer's header; `given_id` is the caller's `X-Request-Id`, if any."""
+    """Return a new response's header; `given_id` is the caller's `X-Request-Id`, if any."""
     name = given_id or request.request_id or token_hex(8)
     fingerprint = blake2b(model.encode(), digest_size=4).hexdigest()
     return Header(f"{prefix}{name}", int(time.time()), model, f"vllm-{VERSION}-{fingerprint}")
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    """The usage that ends a stream."""
+    """Return the usage at the end of a stream."""
     return Usage(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens)
 
 
 def running_usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    """The usage on each event of a stream with `continuous_usage_stats`."""
+    """Return the usage for each event of a stream with `continuous_usage_stats`."""
     total = prompt_tokens + completion_tokens
     return Usage(prompt_tokens, total, completion_tokens, completion_tokens_details=None)
 
 
 def plain_usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    """The usage of an answer that is not streamed."""
+    """Return the usage of a response that is not streamed."""
     total = prompt_tokens + completion_tokens
     return Usage(prompt_tokens, total, completion_tokens, None, None)
 
 
 def token_name(alternative: Alternative, as_ids: bool) -> str:
-    """What logprobs call a token: its text, or with `return_tokens_as_token_ids` its id."""
+    """Return a token's name in logprobs: its text, or its id for `return_tokens_as_token_ids`."""
     return f"token_id:{alternative.id}" if as_ids else alternative.text
 
 
 def prompt_logprobs(ids: list[int], count: int) -> PromptLogprobs:
-    """What the model thought of each token of a prompt, by token id; null for the first."""
+    """Return the logprobs of each token of a prompt, by token id; null for the first token.
+
+    Each entry has the prompt's token and the `count` likeliest ones.
+    """
     return [
         None
         if seen is None

@@ -28,7 +28,7 @@ _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 class SimulatorApp:
     """A stand-in engine, to be served by `Simulator`, `serve` or any ASGI server.
 
-    Faults that break connections need one of the first two.
+    Faults that break connections need `Simulator` or `serve`.
     """
 
     def __init__(self, config: SimulatorConfig) -> None:
@@ -41,7 +41,7 @@ class SimulatorApp:
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong for all callers; may be replaced while serving."""
+        """The faults that apply to all callers; may be replaced while serving."""
         return self._injector.faults
 
     @faults.setter
@@ -53,7 +53,7 @@ class SimulatorApp:
 
 
 def create_simulator(config: SimulatorConfig | None = None) -> SimulatorApp:
-    """A stand-in engine that answers as vLLM 0.32 does on the wire."""
+    """Return a stand-in engine with the wire behaviour of vLLM 0.32."""
     return SimulatorApp(config or SimulatorConfig())
 
 
@@ -83,7 +83,7 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
 
 
 class _Guard:
-    """Wants the API key for the paths that vLLM guards; the others are open to everybody."""
+    """Requires the API key on the paths that vLLM guards; other paths are open."""
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app = app
@@ -100,7 +100,7 @@ class _Guard:
 
 
 class _AnswerHeaders:
-    """Adds what every answer of the engine carries."""
+    """Adds the headers that every response of the engine has."""
 
     def __init__(self, app: ASGIApp, request_ids: bool) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Makes answers go wrong as `faults` describes, on the wire and not only in their words."""
+"""Applies the faults of `faults` to responses, down to the connection and not only in the body."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from gateway.simulator.faults import Fault, Faults
 from gateway.simulator.refusals import Refused, bad_request, crashed, overloaded
 
 EXTENSION = "gateway.simulator"
-"""Where the simulator's own server puts the connection: `scope["extensions"][EXTENSION]`."""
+"""Key of the connection in `scope["extensions"]`, set by the simulator's own server."""
 
 _CONDITIONS = "gateway.simulator.conditions"
 _GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -26,7 +26,11 @@ _GARBAGE = b"\x00\xff\x13This is not HTTP.\r\n\r\n"
 
 
 class Conditions(msgspec.Struct, frozen=True):
-    """How one call is generated: seconds to the first token and between tokens, tokens to abort."""
+    """How one call is generated.
+
+    `ttft` is the time to the first token and `itl` the time between tokens, in seconds.
+    `abort_after` is the number of tokens after which the call is aborted, None for no abort.
+    """
 
     ttft: float = 0.0
     itl: float = 0.0
@@ -34,13 +38,13 @@ class Conditions(msgspec.Struct, frozen=True):
 
 
 def conditions_of(scope: Scope) -> Conditions:
-    """What `FaultInjector` settled for this call."""
+    """Return the conditions that `FaultInjector` set for this call."""
     conditions: Conditions = scope[_CONDITIONS]
     return conditions
 
 
 class _Broken(Exception):
-    """The fault has ended this answer; `connection` is False where the answer ended in HTTP."""
+    """A fault has ended this response; `connection` is False if it ended as valid HTTP."""
 
     def __init__(self, *, connection: bool) -> None:
         super().__init__()
@@ -48,10 +52,11 @@ class _Broken(Exception):
 
 
 class FaultInjector:
-    """ASGI middleware: applies the configured fault, or the one that a call asks for.
+    """ASGI middleware: applies the configured fault, or the one that a call requests.
 
-    A call asks by `x-sim-fault: NAME[:ARGUMENT]`; `x-sim-ttft` and `x-sim-itl` are seconds of its
-    own. `faults` may be replaced at any time and holds from the next call on.
+    A call requests a fault by the header `x-sim-fault: NAME[:ARGUMENT]`; its headers `x-sim-ttft`
+    and `x-sim-itl` set its own times, in seconds. `faults` may be replaced at any time and applies
+    from the next call on.
     """
 
     def __init__(self, app: ASGIApp, config: SimulatorConfig) -> None:
@@ -141,7 +146,7 @@ def _seconds(headers: Headers, name: str, default: float) -> float:
 
 
 async def refuse(refused: Refused, send: Send) -> None:
-    """Answers with `refused`."""
+    """Send `refused` as the response."""
     body = refused.body()
     headers = [
         (b"content-length", b"%d" % len(body)),
@@ -170,7 +175,7 @@ async def _fail_at_once(fault: Fault, scope: Scope, receive: Receive) -> None:
 
 
 class _BreakingSend:
-    """Passes an answer on until it is time to break it."""
+    """Forwards a response up to the point at which the fault breaks it."""
 
     def __init__(self, fault: Fault, scope: Scope, send: Send) -> None:
         self._fault = fault
@@ -201,7 +206,7 @@ class _BreakingSend:
 
     async def _break_stream(self, event: bytes) -> None:
         if self._fault.name == "error-event":
-            # The engine writes this one event with Python's own json, and so with spaces.
+            # The engine encodes only this event with Python's json module, hence with spaces.
             body = f"data: {json.dumps(crashed().envelope())}\n\ndata: [DONE]\n\n".encode()
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
             raise _Broken(connection=False)
@@ -211,7 +216,7 @@ class _BreakingSend:
         await self._end(transport)
 
     def _unbuffered(self) -> asyncio.Transport:
-        """The connection, set so that `send` waits until all that was written has left."""
+        """Return the connection, set so that `send` waits until all written bytes have left."""
         transport = _transport(self._scope)
         if transport.is_closing():
             raise CallerGone
@@ -249,7 +254,10 @@ def _transport(scope: Scope) -> asyncio.Transport:
 
 
 def _reset(transport: asyncio.Transport) -> None:
-    """Ends the connection with RST: that is what closing does to a socket that must not linger."""
+    """End the connection with RST.
+
+    A socket with SO_LINGER at 0 seconds sends RST when it is closed.
+    """
     raw = transport.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

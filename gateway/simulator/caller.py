@@ -1,4 +1,4 @@
-"""The other end of a call, which may go away at any moment."""
+"""The caller's side of a connection: its request body, and its disconnect at any moment."""
 
 import asyncio
 from types import TracebackType
@@ -10,16 +10,16 @@ from gateway.errors import CallerGone
 
 
 async def until_gone(receive: Receive) -> None:
-    """Returns when the caller has closed the connection; what it still sends is dropped."""
+    """Return once the caller has closed the connection; drop what it still sends."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class CallerWatch:
-    """Watches the connection while an answer is generated.
+    """Watches the connection while a response is generated.
 
-    Every pause of the generation goes through `wait`, so that it stops within one token of the
-    caller's going away, however long the pause was to be.
+    Every pause of the generation goes through `wait`, so that the generation stops within one token
+    of the caller's disconnect, however long the pause.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -39,7 +39,7 @@ class CallerWatch:
         await asyncio.wait((self._gone,))
 
     async def wait(self, seconds: float) -> None:
-        """Lets `seconds` pass, at least one turn of the loop; raises CallerGone."""
+        """Wait for `seconds`, at least one turn of the loop; raises CallerGone."""
         if seconds > 0:
             await asyncio.wait((self._gone,), timeout=seconds)
         else:
@@ -48,7 +48,7 @@ class CallerWatch:
             raise CallerGone
 
     async def until(self, event: asyncio.Event) -> None:
-        """Waits for `event`; raises CallerGone."""
+        """Wait for `event`; raises CallerGone."""
         waiting = asyncio.create_task(event.wait())
         try:
             await asyncio.wait((self._gone, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -59,7 +59,7 @@ class CallerWatch:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The whole body of a request; CallerGone where it broke off."""
+    """Read the whole body of a request; raises CallerGone if it breaks off."""
     parts: list[bytes] = []
     while True:
         message = await receive()

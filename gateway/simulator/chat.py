@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: the request, read and checked as the engine does it."""
+"""`/v1/chat/completions`: parses and checks a request as the engine does."""
 
 from random import Random
 
@@ -14,7 +14,7 @@ from gateway.simulator.toolcalls import planned
 
 
 def prepare_chat(body: bytes, given_id: str | None, config: SimulatorConfig) -> Prepared:
-    """What `body` asks for; raises Refused."""
+    """Parse and check `body`, and plan its response; raises Refused."""
     request = parse(body, ChatRequest)
     _check_messages(request.messages)
     _check_logprobs(request)
@@ -53,7 +53,7 @@ def _check_messages(messages: list[Message]) -> None:
                 for name in message.__struct_fields__
                 if (value := getattr(message, name)) is not None
             }
-            # The engine lists every kind of message that this is not; the first of them will do.
+            # The engine lists every message type that does not match; the first is enough here.
             where = f"body.messages.{place}.ChatCompletionDeveloperMessageParam.role"
             raise missing(where, fields)
 

@@ -1,4 +1,4 @@
-"""How chat's answers look on the wire, plain and as a stream."""
+"""Responses of chat on the wire, plain and streamed."""
 
 from secrets import token_hex
 
@@ -43,7 +43,7 @@ class CalledFunction(msgspec.Struct):
 
 
 class ToolCall(msgspec.Struct):
-    """A call; in a stream, where `index` says which, what an event adds to it."""
+    """A tool call; in a stream, the part of call `index` that one event adds."""
 
     id: str | UnsetType
     type: str | UnsetType
@@ -117,7 +117,7 @@ class Chunk(msgspec.Struct, kw_only=True):
 
 
 class ChatAnswer:
-    """Writes the answer to one request; see `generation.Answer`."""
+    """Writes the response to one request; see `generation.Answer`."""
 
     def __init__(self, request: ChatRequest, prompt: list[int], header: Header) -> None:
         options = request.stream_options
@@ -206,7 +206,7 @@ class ChatAnswer:
         content, events = parser.feed(delta.text, last=True)
         if not parser.whole:
             return Message(content=delta.text)
-        # The model's own choice leaves null where it says nothing, a forced one an empty string.
+        # Without text, `content` is null if the model chose to call, "" if the call was forced.
         own_choice = self._request.tool_choice in (None, "auto")
         calls = _calls(events, streamed=False)
         return Message(content=content.strip() or (None if own_choice else ""), tool_calls=calls)
@@ -254,7 +254,7 @@ class ChatAnswer:
             TopLogprob(name, other.logprob, list(name.encode()))
             for name, other in zip(names, shown, strict=True)
         ]
-        # Of the sampled token the engine gives the text's bytes, of the others those of the name.
+        # The engine sends the bytes of the sampled token's text, but those of the others' names.
         text = sampled.text.encode()
         return TokenLogprob(token_name(sampled, self._as_ids), sampled.logprob, list(text), top)
 
@@ -264,7 +264,7 @@ def _may_call(request: ChatRequest) -> bool:
 
 
 def _calls(events: list[ToolEvent], *, streamed: bool) -> list[ToolCall]:
-    """One entry for each call, in their order: one event may bring its name and arguments."""
+    """Return one entry per call, in order: one event may bring its name and arguments."""
     calls: dict[int, ToolCall] = {}
     for event in events:
         call = calls.get(event.index)

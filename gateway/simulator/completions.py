@@ -1,4 +1,4 @@
-"""`/v1/completions`: the request, read and checked as the engine does it."""
+"""`/v1/completions`: parses and checks a request as the engine does."""
 
 from random import Random
 
@@ -22,7 +22,7 @@ _DEFAULT_MAX_TOKENS = 16
 
 
 def prepare_completions(body: bytes, given_id: str | None, config: SimulatorConfig) -> Prepared:
-    """What `body` asks for; raises Refused."""
+    """Parse and check `body`, and plan its response; raises Refused."""
     request = parse(body, CompletionRequest)
     prompts = _prompts(request)
     check_request(request, config)
@@ -42,7 +42,7 @@ def prepare_completions(body: bytes, given_id: str | None, config: SimulatorConf
 
 
 def _prompts(request: CompletionRequest) -> list[str | list[int]]:
-    """The prompts one by one: a text, ids, or a list of either."""
+    """Return the prompts as a list: the field is a text, ids, or a list of either."""
     prompt = request.prompt
     if prompt is None or prompt == "":
         raise bad_request(

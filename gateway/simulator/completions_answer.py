@@ -1,4 +1,4 @@
-"""How the answers of completions look on the wire, plain and as a stream."""
+"""Responses of completions on the wire, plain and streamed."""
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,7 +19,7 @@ from gateway.simulator.tokens import decode, piece_text
 
 
 class Logprobs(msgspec.Struct):
-    """Parallel lists, one entry for each token; equal names in `top_logprobs` fall together."""
+    """Parallel lists, one entry per token; equal names in `top_logprobs` share one entry."""
 
     text_offset: list[int]
     token_logprobs: list[float | None]
@@ -74,7 +74,7 @@ class Chunk(msgspec.Struct, kw_only=True):
 
 
 class _ChoiceState:
-    """What has to be known of one choice from event to event."""
+    """State of one choice that is kept between events."""
 
     def __init__(self, prompt: list[int]) -> None:
         self.prompt = prompt
@@ -84,7 +84,7 @@ class _ChoiceState:
 
 
 class CompletionsAnswer:
-    """Writes the answer to one request; see `generation.Answer`."""
+    """Writes the response to one request; see `generation.Answer`."""
 
     def __init__(
         self, request: CompletionRequest, prompts: list[list[int]], header: Header
@@ -161,11 +161,11 @@ class CompletionsAnswer:
         )
 
     def _said(self, delta: Delta, state: _ChoiceState) -> tuple[str, Logprobs | None]:
-        """The text and logprobs of `delta`, with the prompt's before them where it is echoed."""
+        """Return the text and logprobs of `delta`, after the prompt's if it is to be echoed."""
         echoes = bool(self._request.echo) and not state.begun
         state.begun = True
         state.completion_tokens += len(delta.tokens)
-        # With ids asked for as well the engine leaves the echoed prompt out of the text.
+        # If ids are requested as well, the engine leaves the echoed prompt out of the text.
         before = decode(state.prompt) if echoes and not self._request.return_token_ids else ""
         return before + delta.text, self._logprobs(delta, state, echoes)
 
@@ -184,7 +184,7 @@ class CompletionsAnswer:
     def _append(
         self, logprobs: Logprobs, number: int, place: tuple[Alternative, ...], state: _ChoiceState
     ) -> None:
-        """Adds one token; `place` is empty for the first of a prompt, which nothing scores."""
+        """Add one token; `place` is empty for the first of a prompt, which has no score."""
         as_ids = bool(self._request.return_tokens_as_token_ids)
         scored = {token_name(token, as_ids): token.logprob for token in place}
         unscored = f"token_id:{number}" if as_ids else piece_text(number)

@@ -1,4 +1,4 @@
-"""How a simulator is set up."""
+"""Configuration of a simulator."""
 
 import msgspec
 
@@ -8,11 +8,11 @@ from gateway.simulator.faults import Faults
 class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The simulator's settings; the defaults are a fast engine without faults.
 
-    `ttft` is the time to first token and `itl` the time between tokens, in seconds. With `api_key`
-    set, paths below `/v1`, `/v2`, `/inference` and `/cohere` want it as a bearer token; as in vLLM
-    the others do not. `seed` makes calls that bring none of their own repeatable, in the order of
-    their arrival. `request_id_headers` is vLLM's `--enable-request-id-headers`: every answer has an
-    `x-request-id`. `development` is its `VLLM_SERVER_DEV_MODE=1`: pausing, and swapping weights.
+    `ttft` is the time to first token and `itl` the time between tokens, in seconds. If `api_key` is
+    set, paths below `/v1`, `/v2`, `/inference` and `/cohere` require it as a bearer token; as in
+    vLLM the other paths do not. `seed` makes calls without a seed repeatable, in the order of their
+    arrival. `request_id_headers` is vLLM's `--enable-request-id-headers`: every response has an
+    `x-request-id`. `development` is vLLM's `VLLM_SERVER_DEV_MODE=1`: pausing, and swapping weights.
     """
 
     model: str = "sim"

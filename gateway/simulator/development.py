@@ -1,9 +1,9 @@
-"""The development endpoints: pausing, weights and their versions, as vLLM has them in dev mode.
+"""The development endpoints of vLLM: pausing, weights and their versions.
 
-They exist with `SimulatorConfig(development=True)` alone, as vLLM's do with
+They exist only with `SimulatorConfig(development=True)`, as vLLM's do with
 `VLLM_SERVER_DEV_MODE=1`. Other weights sample other tokens, the same ones each time they are
-loaded, so that an answer shows which weights gave it. As in the real engine a generation between
-start and finish of a transfer of weights kills it.
+loaded, so that a response shows which weights produced it. As in vLLM, a generation step between
+start and finish of a weight transfer kills the engine.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ MODES = ("abort", "wait", "keep")
 
 
 class Running:
-    """One call that the engine works on; `aborted`: it ends with the next token."""
+    """One call in generation; `aborted`: it ends with the next token."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -34,10 +34,10 @@ class Running:
 
 
 class Control:
-    """What the endpoints change of one engine, and what its generations go by.
+    """State of one engine that the endpoints change and its generations read.
 
-    `weights` are "" as long as they are those that it was started with. `paused` is how, or None.
-    `buried` is called once its death has been told.
+    `weights` is "" for the weights that the engine was started with. `paused` is the pause mode, or
+    None. `buried` is called after a health check has reported that the engine is dead.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Control:
         self.buried()
 
     async def admitted(self, caller: CallerWatch) -> None:
-        """What arrives while the engine is paused waits. Raises CallerGone."""
+        """Wait while the engine is paused. Raises CallerGone."""
         while self.paused is not None and not self.dead:
             await caller.until(self._resumed)
 
@@ -73,7 +73,7 @@ class Control:
                 self._idle.set()
 
     async def may_step(self, call: Running, caller: CallerWatch) -> None:
-        """Wait while generations are frozen. Raises Refused where the engine dies, or has died."""
+        """Wait while generations are frozen. Raises Refused if the engine dies, or is dead."""
         while self.paused == "keep" and not (call.aborted or self.dead):
             await caller.until(self._resumed)
         if self.transferring:
@@ -83,7 +83,7 @@ class Control:
             raise crashed()
 
     async def pause(self, mode: str) -> None:
-        """Returns at once, but for `wait`: when all that is running has ended."""
+        """Pause. Returns at once, except in mode "wait": once all running calls have ended."""
         self.paused = mode
         self._resumed.clear()
         if mode == "abort":
@@ -97,7 +97,10 @@ class Control:
         self._resumed.set()
 
     def abort(self, names: tuple[str, ...]) -> int:
-        """Those of these names, or all; gives how many were meant, as vLLM counts them."""
+        """Abort the calls of these names, or all if none is given.
+
+        Returns the number of calls requested, as vLLM counts them, even if some do not run.
+        """
         for call in self._running:
             call.aborted = call.aborted or not names or call.name in names
         return len(names) or len(self._running)
@@ -129,7 +132,7 @@ class _Finish(msgspec.Struct):
 
 
 def routes(config: SimulatorConfig, control: Control) -> list[Route]:
-    """Their routes, for one simulator."""
+    """Return the routes of the development endpoints, for one simulator."""
     endpoints = _Endpoints(config, control)
     gets = (endpoints.is_paused, endpoints.is_sleeping, endpoints.weight_info)
     posts = (
@@ -154,7 +157,7 @@ def routes(config: SimulatorConfig, control: Control) -> list[Route]:
 
 
 class _Endpoints:
-    """Each is named as its path."""
+    """The handlers; each is named as its path."""
 
     def __init__(self, config: SimulatorConfig, control: Control) -> None:
         self._config = config

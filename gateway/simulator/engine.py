@@ -1,4 +1,4 @@
-"""Sequences: what the engine samples token by token, and when each answer ends."""
+"""Sequences: the tokens that the engine samples one by one, and the end of each sequence."""
 
 from collections.abc import Iterable, Sequence
 from random import Random
@@ -11,7 +11,7 @@ from gateway.simulator.tokens import EOS, Detokenizer, piece_text
 
 
 class Alternative(msgspec.Struct, frozen=True, gc=False):
-    """A token at one place, its logprob, its rank (1 is the likeliest) and its text there."""
+    """A token at one position: its logprob, its rank (1 is the likeliest) and its text there."""
 
     id: int
     logprob: float
@@ -20,16 +20,16 @@ class Alternative(msgspec.Struct, frozen=True, gc=False):
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
-    """A token of an answer; `alternatives` begin with the token itself, empty without logprobs."""
+    """A sampled token; `alternatives` begins with the token itself, empty without logprobs."""
 
     id: int
     alternatives: tuple[Alternative, ...] = ()
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What one or several steps added to choice `index`.
+    """Output that one or several steps added to choice `index`.
 
-    `text` is what becomes visible, which may lag behind the tokens. `finish_reason` is None until
+    `text` is the newly visible text, which may lag behind the tokens. `finish_reason` is None until
     the sequence ends; `stop_reason` is the stop string or stop token that ended it.
     """
 
@@ -41,7 +41,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 def merged(deltas: Sequence[Delta]) -> Delta:
-    """Several consecutive deltas of one sequence as one."""
+    """Merge several consecutive deltas of one sequence into one."""
     last = deltas[-1]
     if len(deltas) == 1:
         return last
@@ -57,7 +57,7 @@ def merged(deltas: Sequence[Delta]) -> Delta:
 def alternatives(
     number: int, distribution: Distribution, count: int, held: bytes
 ) -> tuple[Alternative, ...]:
-    """`number` and the `count` likeliest tokens, without naming any twice."""
+    """Return `number` and the `count` likeliest tokens, none of them twice."""
     first = (number, distribution.logprob(number), distribution.rank(number))
     best = [
         (other, logprob, rank)
@@ -71,7 +71,7 @@ def alternatives(
 
 
 def score(ids: Iterable[int], count: int) -> list[tuple[Alternative, ...] | None]:
-    """What the model thought of each of `ids` before it read it; None for the first."""
+    """Return logprobs of each of `ids` given those before it; None for the first."""
     context, detokenizer = Context(), Detokenizer()
     scores: list[tuple[Alternative, ...] | None] = []
     for number in ids:
@@ -84,10 +84,10 @@ def score(ids: Iterable[int], count: int) -> list[tuple[Alternative, ...] | None
 
 
 class Generation:
-    """One sequence: give it a step until it is `finished`.
+    """One sequence; call `step` until it is `finished`.
 
-    `script` is text that structured output forces on the model, as ids; with it exhausted the model
-    goes on by itself. `chance` decides all that is random, so equal ones give equal sequences.
+    `script` is text that structured output forces on the model, as ids; after it the model
+    continues freely. `chance` decides everything random, so equal ones give equal sequences.
     """
 
     def __init__(
@@ -111,13 +111,13 @@ class Generation:
         self.aborted = False
 
     def use(self, weights: str) -> None:
-        """Sample with these from now on; "" are those that the engine was started with."""
+        """Sample with `weights` from now on; "" is the weights that the engine was started with."""
         if weights != self._weights:
             self._weights = weights
             self._context.salt(weights)
 
     def step(self) -> Delta:
-        """Samples one token."""
+        """Sample one token."""
         number, distribution = self._choose()
         token = self._report(number, distribution)
         self._context.read(number)
@@ -164,18 +164,21 @@ class Generation:
 
 
 class _Visible:
-    """The text of an answer: what was found in it, and what of it may be shown already."""
+    """The text of a sequence: finds stop strings, and tracks the part that may be shown."""
 
     def __init__(self, stop: tuple[str, ...], include_stop: bool) -> None:
         self._stop = stop
         self._include_stop = include_stop
         self._text = ""
         self._shown = 0
-        # The beginning of a stop string must not be shown before it is clear that it is none.
+        # A possible beginning of a stop string is not shown until it turns out not to be one.
         self._held = 0 if include_stop or not stop else max(map(len, stop)) - 1
 
     def add(self, fresh: str, may_stop: bool) -> str | None:
-        """The stop string that `fresh` completes, if any; the text then ends with or before it."""
+        """Add text; return the stop string that `fresh` completes, if any.
+
+        The text then ends with the stop string or before it.
+        """
         self._text += fresh
         if not fresh or not may_stop:
             return None
@@ -187,7 +190,7 @@ class _Visible:
         return None
 
     def show(self, everything: bool) -> str:
-        """What has become visible since the last time."""
+        """Return the text that has become visible since the last call."""
         end = len(self._text) if everything else len(self._text) - self._held
         if end <= self._shown:
             return ""

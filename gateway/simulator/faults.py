@@ -1,20 +1,20 @@
-"""What can be made to go wrong with an answer: the names, and when each applies.
+"""Faults that the simulator applies to responses: names, arguments and effects.
 
-| name         | argument | what the caller sees                                                 |
+| name         | argument | effect for the caller                                                |
 |--------------|----------|----------------------------------------------------------------------|
 | refuse       |          | no connection at all; for the whole simulator only                   |
-| hang         |          | the request is taken and never answered                              |
+| hang         |          | the request is read and never answered                               |
 | reset-before |          | the connection is reset before any byte                              |
 | garbage      |          | bytes that are not HTTP                                              |
 | 500, 503     |          | that status with an error body                                       |
-| slow         | seconds  | so much more time before each token                                  |
-| reset        | events   | a reset after so many events, or after half of a plain answer        |
-| close        | events   | an end inside an event, or inside a plain answer                     |
-| truncate     |          | as close:1; a plain answer ends short of its content-length          |
+| slow         | seconds  | that much more time before each token                                |
+| reset        | events   | a reset after that many events, or after half of a plain response    |
+| close        | events   | an end inside an event, or inside a plain response                   |
+| truncate     |          | as close:1; a plain response ends short of its content-length        |
 | error-event  | events   | an error event, then `[DONE]`, as when the engine dies; plain: a 500 |
 | abort        | tokens   | a normal end with finish_reason "abort", as when the engine stops    |
 
-An argument that is not given is 1.
+The default argument is 1.
 """
 
 from typing import Literal, get_args
@@ -41,14 +41,14 @@ _WITH_ARGUMENT = frozenset({"slow", "reset", "close", "error-event", "abort"})
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One way to go wrong. `argument` is a count, or seconds for "slow"."""
+    """One kind of failure. `argument` is a count, or seconds for "slow"."""
 
     name: FaultName
     argument: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
-        """Reads NAME or NAME:ARGUMENT; ValueError says what would have been right."""
+        """Parse NAME or NAME:ARGUMENT. Raises ValueError with the accepted form."""
         name, separator, argument = text.strip().partition(":")
         try:
             known = msgspec.convert(name, FaultName)
@@ -72,10 +72,10 @@ def _number(name: str, argument: str) -> float:
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes wrong for all callers; a call can ask for a fault of its own besides.
+    """The fault that applies to all callers; a call can also request one of its own.
 
-    The fault meets generation calls, or with `everywhere` every path, health and metrics too. With
-    `first` it meets only that many of them and then the simulator has recovered.
+    The fault applies to generation calls, or with `everywhere` to every path, health and metrics
+    included. With `first` it applies only to that many calls, and then the simulator has recovered.
     """
 
     fault: Fault | None = None
@@ -84,10 +84,10 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, text: str) -> "Faults":
-        """The fault NAME[:ARGUMENT] for every generation call; ValueError as `Fault.parse`."""
+        """The fault NAME[:ARGUMENT] for every generation call; raises as `Fault.parse` does."""
         return cls(fault=Fault.parse(text))
 
     @property
     def refuses(self) -> bool:
-        """Whether no connection is to be accepted."""
+        """Whether all connections are refused."""
         return self.fault is not None and self.fault.name == "refuse"

@@ -1,4 +1,4 @@
-"""What the endpoints that generate share: a request is prepared, run, and written as it runs."""
+"""Shared part of the generating endpoints: prepare a request, run it, write its response."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -24,38 +24,38 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class Answer(Protocol):
-    """Writes one call's answer; every method but `name` gives JSON without framing."""
+    """Writes one call's response; every method except `name` returns JSON without framing."""
 
     @property
     def name(self) -> str:
-        """The id that the answer bears."""
+        """The id in the response."""
 
     def opening(self) -> list[bytes]:
         """The events before any token, sent together with the first one."""
 
     def event(self, delta: Delta) -> bytes | None:
-        """The event for `delta`, or None where the engine sends none."""
+        """The event for `delta`, or None if the engine sends none."""
 
     def closing(self) -> bytes | None:
         """The event after all sequences have ended, if any."""
 
     def whole(self, deltas: list[Delta]) -> bytes:
-        """The answer that is not streamed, from one delta for each choice, in their order."""
+        """The response that is not streamed, from one delta per choice, in their order."""
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A request that was read and checked, and the hand that writes its answer."""
+    """A parsed and checked request, and the writer of its response."""
 
     plan: Plan
     answer: Answer
 
 
 Prepare = Callable[[bytes, str | None, SimulatorConfig], Prepared]
-"""From a body and the caller's `X-Request-Id` to what is to be done; raises Refused."""
+"""Function of a body, the caller's `X-Request-Id` and the configuration; raises Refused."""
 
 
 class GenerationEndpoint:
-    """A pure ASGI endpoint: the body goes through `prepare`, tokens come out at their pace."""
+    """A pure ASGI endpoint: parses the body by `prepare`, generates tokens at the set pace."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class GenerationEndpoint:
 
 
 class _Run:
-    """Steps all sequences of a call together, as a batch of the engine does."""
+    """Steps all sequences of a call together, as the engine does in a batch."""
 
     def __init__(
         self,
@@ -113,9 +113,9 @@ class _Run:
         self._call = call
 
     async def step(self) -> list[Delta]:
-        """One token more of each sequence that has not ended; empty once all have.
+        """Return one more token of each unfinished sequence; empty once all have ended.
 
-        Raises Refused where the engine dies.
+        Raises Refused if the engine dies, and CallerGone.
         """
         live = [sequence for sequence in self._sequences if not sequence.finished]
         if not live:
@@ -133,7 +133,7 @@ class _Run:
 
 
 class _Chunks:
-    """Puts `interval` steps of a sequence into one; its first and its last do not wait."""
+    """Merges `interval` steps of a sequence into one; its first and last are not delayed."""
 
     def __init__(self, interval: int) -> None:
         self._interval = interval
@@ -148,7 +148,7 @@ class _Chunks:
 
 
 async def _whole(run: _Run, answer: Answer, send: Send) -> bytes:
-    """Generates the whole answer; returns its body, which is left to be sent."""
+    """Generate the whole response; return its body, which is not sent yet."""
     steps: dict[int, list[Delta]] = {}
     while deltas := await run.step():
         for delta in deltas:
@@ -160,7 +160,7 @@ async def _whole(run: _Run, answer: Answer, send: Send) -> bytes:
 
 
 async def _stream(run: _Run, answer: Answer, send: Send) -> bytes:
-    """Sends event by event as they are generated; returns the last, which is left to be sent."""
+    """Send events as they are generated; return the last, which is not sent yet."""
     headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     chunks, opening = _Chunks(run.interval), answer.opening()
@@ -178,7 +178,10 @@ async def _stream(run: _Run, answer: Answer, send: Send) -> bytes:
 
 
 def crash_event(died: Refused) -> bytes:
-    """The engine writes this one event with Python's own json, and so with spaces."""
+    """Return the event that reports a crash.
+
+    The engine encodes only this event with Python's json module, hence with spaces.
+    """
     return f"data: {json.dumps(died.envelope())}\n\n".encode()
 
 

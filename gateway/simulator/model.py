@@ -1,7 +1,7 @@
-"""The simulator's language model: a small grammar that gives each token a probability.
+"""The simulator's language model: a small grammar that assigns each token a probability.
 
-It is a real model in what matters to those who test against it: the probability of a token depends
-on all ids before it and on nothing else, all probabilities together are one, and scoring a text
+It has the properties of a real model that tests rely on: the probability of a token depends on all
+ids before it and on nothing else, all probabilities sum to one, and scoring a text
 (`prompt_logprobs`) gives the numbers that sampling it gave.
 """
 
@@ -14,13 +14,13 @@ import msgspec
 from gateway.simulator import words
 from gateway.simulator.tokens import CAFE_HEAD, DASH_HEAD, EOS, SIZE, id_of
 
-# What all tokens outside of the candidates share, as there is no token that cannot come.
+# Total probability of the tokens outside the candidates: no token has probability zero.
 _REMAINDER = 1e-4
 _MOST_FROM_EDGE = 8
 
 
 class Edge(msgspec.Struct, frozen=True):
-    """Words that may come in a state, how likely they are together, and the state that follows."""
+    """Possible words in a state, their total probability weight, and the next state."""
 
     words: tuple[int, ...]
     leads_to: str
@@ -102,7 +102,7 @@ def _moves(edges: Iterable[Edge]) -> dict[int, str]:
 
 
 _MOVES = {state: _moves(edges) for state, edges in GRAMMAR.items()}
-# Where a word leads that the grammar did not expect, as in a prompt that somebody else wrote.
+# The state after a word that the grammar did not expect, as in a prompt by somebody else.
 _ANYWHERE = _moves(
     (
         Edge((*_FIRST, *_OPENERS, *_DETERMINERS), "the"),
@@ -130,14 +130,14 @@ class Distribution(msgspec.Struct, frozen=True, gc=False):
         return self.candidates.get(number, self.floor)
 
     def rank(self, number: int) -> int:
-        """1 for the likeliest token; those that share the floor come in the order of their ids."""
+        """1 for the likeliest token; tokens with the floor are ranked in the order of their ids."""
         if number in self.candidates:
             return list(self.candidates).index(number) + 1
         better = sum(other < number for other in self.candidates)
         return len(self.candidates) + number - better + 1
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """The `count` likeliest tokens with their logprobs, best first."""
+        """Return the `count` likeliest tokens with their logprobs, best first."""
         best = list(self.candidates.items())[:count]
         for number in range(SIZE):
             if len(best) >= count:
@@ -148,13 +148,13 @@ class Distribution(msgspec.Struct, frozen=True, gc=False):
 
 
 def certain(number: int, confidence: float) -> Distribution:
-    """Where structured output leaves one token: `number` has the probability `confidence`."""
+    """Return the distribution of a forced token: `number` has the probability `confidence`."""
     floor = math.log((1 - confidence) / (SIZE - 1))
     return Distribution({number: math.log(confidence)}, floor)
 
 
 class Context:
-    """What the model has read so far: the place in the sentence, and a digest of every id."""
+    """The tokens read so far: the place in the sentence, and a digest of every id."""
 
     __slots__ = ("digest", "state")
 
@@ -166,17 +166,17 @@ class Context:
         return Context(self.digest, self.state)
 
     def read(self, number: int) -> None:
-        """Adds one id."""
+        """Add one id."""
         self.digest = blake2b(self.digest + number.to_bytes(4, "big"), digest_size=32).digest()
         move = _MOVES[self.state].get(number) or _ANYWHERE.get(number)
         self.state = move or "clause"
 
     def salt(self, weights: str) -> None:
-        """From now on the probabilities are those of other weights."""
+        """Use the probabilities of other weights from now on."""
         self.digest = blake2b(self.digest + weights.encode(), digest_size=32).digest()
 
     def next(self) -> Distribution:
-        """The probabilities of the token after all that was read."""
+        """Return the probabilities of the next token."""
         weights: dict[int, float] = {}
         for place, edge in enumerate(GRAMMAR[self.state]):
             _weigh(weights, edge, self.digest[4 * place : 4 * place + 4] or b"\0\0\0\0")
@@ -191,7 +191,7 @@ def _by_weight(item: tuple[int, float]) -> float:
 
 
 def _weigh(weights: dict[int, float], edge: Edge, chance: bytes) -> None:
-    """Gives some words of `edge` their weight; four bytes of chance say which and how much."""
+    """Weigh some words of `edge`; the four bytes of `chance` decide which words and weights."""
     favour, steepness, where, step = chance
     share = edge.weight * (0.3 + favour / 150)
     ratio = 0.4 + steepness / 640

@@ -1,4 +1,4 @@
-"""What the simulator counts, and how `/metrics` tells it."""
+"""Counts of the simulator, and their format at `/metrics`."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,15 +8,16 @@ import msgspec
 
 from gateway.errors import CallerGone
 
-# As many full contexts as the pretended key-value cache holds.
+# Number of full contexts that fit into the simulated key-value cache.
 _CACHE_CONTEXTS = 16
 
 
 class Stats(msgspec.Struct, frozen=True):
     """A simulator's counts at one moment.
 
-    `served` calls got their whole answer; `aborted` ones lost their caller on the way; `in_flight`
-    ones wait or run. `connections` are open now, `accepted` counts all there ever were.
+    `served` calls got their whole response; `aborted` calls lost their caller before its end;
+    `in_flight` calls wait or run. `connections` is the number of open connections, `accepted` the
+    number ever accepted.
     """
 
     served: int
@@ -27,7 +28,7 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class CallInFlight:
-    """One generation call: it waits, then holds its prompt and what it adds in the cache."""
+    """One generation call: it waits, then its prompt and its tokens occupy the cache."""
 
     __slots__ = ("completion_tokens", "prompt_tokens", "whole")
 
@@ -67,7 +68,7 @@ class Monitor:
 
     @contextmanager
     def call(self) -> Iterator[CallInFlight]:
-        """A call from its arrival to its end; CallerGone in between makes it an aborted one."""
+        """Track a call from its arrival to its end; CallerGone in between counts it as aborted."""
         call = CallInFlight()
         self._calls.add(call)
         self.idle.clear()
@@ -83,7 +84,11 @@ class Monitor:
             self._forget(call)
 
     def call_is_whole(self, call: CallInFlight) -> None:
-        """To be said before the last byte leaves: who has the answer finds the call counted."""
+        """Count the call as served.
+
+        Called before the last byte is sent, so that a caller with the whole response finds it
+        counted.
+        """
         call.whole = True
         self.served += 1
         self._forget(call)
@@ -97,7 +102,7 @@ class Monitor:
             self.idle.set()
 
     def metrics(self) -> bytes:
-        """Prometheus' text format, with the names and labels of vLLM."""
+        """Return Prometheus' text format, with the names and labels of vLLM."""
         running = [call for call in self._calls if call.running]
         prompts = sum(call.prompt_tokens for call in running)
         completions = sum(call.completion_tokens for call in running)

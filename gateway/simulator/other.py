@@ -72,7 +72,7 @@ class Version(msgspec.Struct):
 
 
 def routes(config: SimulatorConfig, monitor: Monitor, control: Control) -> list[Route]:
-    """Their routes, for one simulator."""
+    """Return the routes of the endpoints that generate nothing, for one simulator."""
     endpoints = _Endpoints(config, monitor, control)
     return [
         Route("/v1/models", endpoints.models),
@@ -96,7 +96,7 @@ class _Endpoints:
         self._control = control
 
     async def alive(self, request: Request) -> Response:
-        """A dead engine says so once, and then nothing any more."""
+        """Return 200; a dead engine returns 503 once, and then stops serving."""
         if not self._control.dead:
             return Response()
         burial = BackgroundTask(self._control.bury)

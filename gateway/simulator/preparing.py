@@ -1,6 +1,6 @@
-"""From a request to sequences that can be stepped: checks, sampling, chance, forced text.
+"""From a request to sequences that can be stepped: checks, sampling, random sources, forced text.
 
-The checks are vLLM's, in its order and in its words; what it does not check is let through.
+The checks are vLLM's, in its order and its wording; anything that vLLM does not check is accepted.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,11 +26,11 @@ _ANY_OBJECT: dict[str, object] = {
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A checked request: one answer for each prompt and each of `n`.
+    """A checked request: one response for each prompt and each of `n`.
 
-    `logprobs` is how many alternatives are reported with each token, None for no logprobs.
-    `max_tokens` None is all that the context leaves. `script` gives the text that the model is
-    forced to write, None where it is free.
+    `logprobs` is the number of alternatives reported with each token, None for no logprobs.
+    `max_tokens` None means all that the context leaves. `script` returns the text that the model is
+    forced to write, None if it is free.
     """
 
     request: GenerationRequest
@@ -41,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def check_request(request: GenerationRequest, config: SimulatorConfig) -> None:
-    """What can be said before the prompt is looked at."""
+    """Run the checks that do not need the prompt; raises Refused."""
     if request.stream_options is not None and not request.stream:
         raise bad_request(
             "Stream options can only be defined when `stream=True`.", "stream_options"
@@ -59,7 +59,7 @@ def check_model(model: str | None, config: SimulatorConfig) -> None:
 
 
 def check_ids(ids: Sequence[int], where: str) -> None:
-    """Token ids that a caller sent; `where` is their place in the body."""
+    """Check token ids from a caller; `where` is their place in the body. Raises Refused."""
     for place, number in enumerate(ids):
         if number < 0:
             says = "Input should be greater than or equal to 0"
@@ -69,7 +69,10 @@ def check_ids(ids: Sequence[int], where: str) -> None:
 
 
 def prompt_from_text(text: str, config: SimulatorConfig) -> list[int]:
-    """The ids of `text`; as in vLLM no more of it is read than shows that it is too long."""
+    """Return the ids of `text`; raises Refused if it is too long.
+
+    As in vLLM, `text` is encoded only until its length is known to exceed the limit.
+    """
     ids = encode(text, limit=config.max_model_len + 1)
     check_length(len(ids), config, at_least=True)
     return ids
@@ -89,13 +92,13 @@ def check_length(length: int, config: SimulatorConfig, *, at_least: bool = False
 
 
 def truncated(ids: list[int], request: GenerationRequest) -> list[int]:
-    """The last `truncate_prompt_tokens` of a prompt."""
+    """Return the last `truncate_prompt_tokens` ids of a prompt."""
     keep = request.truncate_prompt_tokens
     return ids if keep is None or keep < 1 else ids[-keep:]
 
 
 def structured(request: GenerationRequest, chance: Random) -> str | None:
-    """The text that the request's structured output leaves possible, one of them."""
+    """Return a random text that fits the request's structured output, None if it has none."""
     outputs, answer = request.structured_outputs, request.response_format
     if outputs is not None and outputs.choice:
         return chance.choice(outputs.choice)
@@ -111,7 +114,7 @@ def structured(request: GenerationRequest, chance: Random) -> str | None:
 def generations(
     plan: Plan, config: SimulatorConfig, conditions: Conditions, fresh: Random
 ) -> list[Generation]:
-    """The sequences of `plan`, prompt by prompt; `fresh` is the chance of calls without a seed."""
+    """Return the sequences of `plan`, prompt by prompt; `fresh` decides calls without a seed."""
     found: list[Generation] = []
     for prompt in plan.prompts:
         context = Context()
@@ -136,7 +139,10 @@ def _count(request: GenerationRequest) -> int:
 def _chance(
     request: GenerationRequest, sampling: Sampling, context: Context, choice: int, fresh: Random
 ) -> Random:
-    """Equal prompts and seeds give equal chance; a greedy sequence needs no seed for that."""
+    """Return the random source of one sequence: equal for equal prompts, seeds and choices.
+
+    A greedy sequence needs no seed for that.
+    """
     if sampling.greedy:
         return Random(context.digest.hex())
     if request.seed is None:

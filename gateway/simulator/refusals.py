@@ -1,8 +1,8 @@
-"""What the engine refuses, in its own words.
+"""Error responses of the engine, in its own wording.
 
-Two voices speak on the wire: the schema's (type "Bad Request"; pydantic's list of errors, written
-out) and the engine's (type "BadRequestError"; a sentence with the parameter at its end). Both are
-400, `code` is a number, and a path or method that does not exist has yet another shape.
+There are two kinds: the schema's (type "Bad Request"; pydantic's list of errors as text) and the
+engine's (type "BadRequestError"; a sentence with the parameter at its end). Both have status 400,
+and `code` is a number. A path or method that does not exist has yet another shape.
 """
 
 import json
@@ -30,7 +30,7 @@ class Refused(Exception):
         self.param = param
 
     def envelope(self) -> dict[str, dict[str, str | int | None]]:
-        """The body, as it is to be encoded."""
+        """The body, before it is encoded."""
         error = {"message": self.message, "type": self.kind, "param": self.param}
         return {"error": {**error, "code": self.status}}
 
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 def bad_request(message: str, param: str | None = None, value: object = None) -> Refused:
-    """The engine's own 400; it repeats the parameter, and the value where that was the trouble."""
+    """Return the engine's own 400; it names the parameter, and the value if that was the fault."""
     if param is not None:
         shown = "" if value is None else f", value={value}"
         message = f"{message} (parameter={param}{shown})"
@@ -52,12 +52,12 @@ def unknown_model(asked: str, served: str) -> Refused:
 
 
 def crashed() -> Refused:
-    """What callers are told once the engine's process is dead."""
+    """Return the error for callers once the engine's process is dead."""
     return Refused(500, _CRASH, "InternalServerError")
 
 
 def overloaded() -> Refused:
-    """A refusal for lack of room. Not from a recording: vLLM has none of its own."""
+    """Return a 503 for lack of capacity. Not from a recording: vLLM has none of its own."""
     return Refused(503, "The engine takes no more requests.", "ServiceUnavailableError")
 
 
@@ -73,7 +73,7 @@ def wrong_media_type() -> Refused:
 def bad_schema(
     kind: str, where: str, says: str, value: str, context: dict[str, object] | None = None
 ) -> Refused:
-    """The schema's 400, for one mistake at `where` ("body.messages.0")."""
+    """Return the schema's 400, for one mistake at the path `where` ("body.messages.0")."""
     entry: dict[str, object] = {"type": kind, "loc": where, "msg": says, "input": value}
     if context is not None:
         entry["ctx"] = context
@@ -85,7 +85,7 @@ def missing(where: str, inside: object) -> Refused:
 
 
 def shown(value: object) -> str:
-    """How the schema's errors show a value: containers by their size alone."""
+    """Return a value as the schema's errors show it: containers by their size alone."""
     if isinstance(value, dict):
         return f"<dict of {len(value)} items>"
     if isinstance(value, list):
@@ -94,7 +94,7 @@ def shown(value: object) -> str:
 
 
 def parse(body: bytes, kind: type[T]) -> T:
-    """The JSON `body` as `kind`; Refused as the engine's schema refuses it."""
+    """Decode the JSON `body` as `kind`; raises Refused as the engine's schema does."""
     if not body:
         raise missing("body", None)
     try:
@@ -103,7 +103,7 @@ def parse(body: bytes, kind: type[T]) -> T:
         raise _not_json(error.pos, error.msg) from None
     except UnicodeDecodeError as error:
         raise _not_json(error.start, "Expecting value") from None
-    except (ValueError, RecursionError):  # a number of many thousand digits; too deep
+    except (ValueError, RecursionError):  # thousands of digits, or nested too deep
         raise Refused(400, "There was an error parsing the body", "Bad Request") from None
     try:
         return msgspec.convert(raw, kind, strict=False)
@@ -137,7 +137,7 @@ _UNREADABLE = {
 
 
 def _translated(says: str, raw: object) -> Refused:
-    """What msgspec found wrong in `raw`, as pydantic would have put it."""
+    """Return the mistake that msgspec found in `raw`, in pydantic's wording."""
     place = _PLACE.search(says)
     steps = re.findall(r"[^.\[\]]+", place["path"]) if place else []
     value = raw

@@ -1,4 +1,4 @@
-"""The bodies that callers send, as far as the simulator reads them; it ignores the rest."""
+"""Request bodies, with the fields that the simulator reads; it ignores all others."""
 
 import msgspec
 
@@ -23,7 +23,7 @@ class ResponseFormat(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What chat and completions have in common. `model` None is the served one."""
+    """The fields that chat and completions share. `model` None is the served one."""
 
     model: str | None = None
     request_id: str | None = None

@@ -1,4 +1,4 @@
-"""One token out of a distribution: temperature, top-k, top-p, and what may not come."""
+"""Samples one token of a distribution: temperature, top-k, top-p and excluded tokens."""
 
 import math
 from collections.abc import Container, Sequence
@@ -9,16 +9,16 @@ import msgspec
 from gateway.simulator.model import Distribution
 from gateway.simulator.tokens import SIZE
 
-# Below this the engine is greedy too.
+# The engine is greedy below this temperature.
 _COLD = 0.01
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How one sequence is sampled and when it ends.
 
-    `logprobs` is how many of the likeliest tokens are reported with each sampled one, None for no
+    `logprobs` is the number of likeliest tokens reported with each sampled one, None for no
     logprobs at all. `abort_after` ends the sequence with finish_reason "abort" after that many
-    tokens, as an engine does that is told to drop its requests.
+    tokens, as an engine does if instructed to drop its requests.
     """
 
     max_tokens: int
@@ -42,7 +42,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 def sample(
     distribution: Distribution, sampling: Sampling, banned: Container[int], chance: Random
 ) -> int:
-    """The next token; logprobs are the distribution's own, whatever was masked here."""
+    """Sample the next token.
+
+    The logprobs to report are those of `distribution`, whatever is masked here.
+    """
     allowed = sampling.allowed
     likely = [
         (number, logprob)
@@ -89,7 +92,7 @@ def _weighted(
 
 
 def _others(distribution: Distribution, sampling: Sampling, banned: Container[int]) -> list[int]:
-    """The tokens outside of the candidates that may come, or, where none may, those that must."""
+    """Return the allowed tokens outside the candidates; else any allowed; else banned ones too."""
     pool = list(range(SIZE)) if sampling.allowed is None else sorted(sampling.allowed)
     free = [number for number in pool if number not in banned]
     return [number for number in free if number not in distribution.candidates] or free or pool

@@ -1,4 +1,4 @@
-"""JSON that fits a JSON Schema: the arguments of tool calls, and answers of a given format."""
+"""JSON that fits a JSON Schema: the arguments of tool calls, and structured output."""
 
 import json
 from collections.abc import Mapping
@@ -15,10 +15,11 @@ _ADJECTIVES = words.ADJECTIVES.split()
 
 
 def instance(schema: Schema, chance: Random) -> str:
-    """A JSON text that fits `schema`; Refused, as the engine's grammar refuses, for a bad type.
+    """Return a JSON text that fits `schema`.
 
-    Types, properties, items, enum, const, anyOf, oneOf, minimum, maximum and references count, and
-    no other keyword. Every property is given, required or not.
+    Supports types, properties, items, enum, const, anyOf, oneOf, minimum, maximum and references,
+    and no other keyword. Every property is given, required or not. Raises Refused for a bad type,
+    as the engine's grammar does, or for an unknown reference.
     """
     return json.dumps(_Writer(schema, chance).value(schema, 0))
 
@@ -38,7 +39,7 @@ class _Writer:
         return self._of_type(_type_of(schema), schema, depth)
 
     def _followed(self, schema: Schema) -> Schema:
-        """`schema`, or the one that its reference or its first alternative leads to."""
+        """Return `schema`, or the target of its reference or of its first alternative."""
         for _ in range(_DEEPEST):
             reference = schema.get("$ref")
             options = schema.get("anyOf") or schema.get("oneOf")

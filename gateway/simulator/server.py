@@ -1,4 +1,4 @@
-"""Serving the simulator: inside a running loop, or as a process of its own."""
+"""Serves the simulator: inside a running loop, or as a process of its own."""
 
 import asyncio
 import socket
@@ -19,14 +19,14 @@ from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.faults import Faults
 from gateway.simulator.monitor import Stats
 
-# Seconds; uvicorn takes whole ones only.
+# In seconds; uvicorn accepts whole ones only.
 _LONGEST_DRAIN = 1
 
 
 class BreakableHttp(HttpToolsProtocol):
-    """uvicorn's protocol, with the connection in reach of faults that break it.
+    """uvicorn's protocol, with the connection accessible to faults that break it.
 
-    `closed` is done once the connection is.
+    `closed` is done once the connection is closed.
     """
 
     closed: asyncio.Future[None]
@@ -65,13 +65,13 @@ def _settings(app: SimulatorApp, host: str, port: int) -> uvicorn.Config:
 
 
 class Simulator:
-    """A simulator that serves on a loopback port, in the running loop, while its block lasts.
+    """A simulator on a loopback port, served by the running loop inside its `async with` block.
 
         async with Simulator(SimulatorConfig(itl=0.02)) as sim:
             ...  # sim.url, sim.stats
 
-    Leaving the block breaks off what is still in flight; no task and no socket stays. `port` 0 is
-    any that is free.
+    Leaving the block breaks off all calls in flight; no task and no socket remains. `port` 0
+    selects a free port.
     """
 
     def __init__(self, config: SimulatorConfig | None = None, *, port: int = 0) -> None:
@@ -86,7 +86,7 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Where it serves, without a slash at the end."""
+        """Base URL of the server, without a slash at the end."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
@@ -95,9 +95,9 @@ class Simulator:
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong for all callers; may be replaced at any time.
+        """The faults that apply to all callers; may be replaced at any time.
 
-        Only the fault "refuse" is for the configuration; later there are `refuse()` and `accept()`.
+        The fault "refuse" works only in the configuration; later use `refuse()` and `accept()`.
         """
         return self._app.faults
 
@@ -117,7 +117,7 @@ class Simulator:
         )
 
     async def idle(self) -> None:
-        """Waits until no generation call is in flight, as after a caller has gone away."""
+        """Wait until no generation call is in flight, as after a caller has left."""
         await self._app.monitor.idle.wait()
 
     async def __aenter__(self) -> Self:
@@ -138,25 +138,25 @@ class Simulator:
         for connection in connections:
             connection.transport.abort()
         await asyncio.gather(*(connection.closed for connection in connections))
-        # Each call notices that its caller is gone; what awaits something else is not waited for.
+        # Each call notices its caller's disconnect; a task that awaits something else is cancelled.
         if self._state.tasks:
             _, late = await asyncio.wait(self._state.tasks, timeout=_LONGEST_DRAIN)
             for task in late:
                 task.cancel()
 
     def refuse(self) -> None:
-        """Refuses connections from now on, as a worker does that is down; open ones stay."""
+        """Refuse connections from now on, as a worker that is down does; open ones stay."""
         self._stop_listening()
         self._bind()
 
     async def accept(self) -> None:
-        """Accepts connections again, at the same address."""
+        """Accept connections again, at the same address."""
         if self._server is None and self._socket is not None:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._connection, sock=self._socket)
 
     def _bind(self) -> None:
-        """Takes the port; as long as nobody listens, connections to it are refused."""
+        """Bind the port; while nothing listens on it, connections to it are refused."""
         self._socket = _bound("127.0.0.1", self._port)
         self._port = self._socket.getsockname()[1]
 
@@ -178,8 +178,8 @@ class Simulator:
 
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only where the protocol is named; with it on, the second
-    # write of each answer would wait 40 ms for an acknowledgement.
+    # asyncio turns Nagle's algorithm off only if the protocol is named; with it on, the second
+    # write of each response would wait 40 ms for an acknowledgement.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((host, port))
@@ -187,7 +187,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def serve(config: SimulatorConfig, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serves until the process is told to stop (SIGINT, SIGTERM)."""
+    """Serve until the process receives SIGINT or SIGTERM."""
     with suppress(KeyboardInterrupt):
         if config.faults.refuses:
             with _bound(host, port):

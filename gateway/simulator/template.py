@@ -1,4 +1,4 @@
-"""From messages to the ids of a prompt: ChatML, with tools as Qwen is told of them."""
+"""Converts messages to the ids of a prompt: ChatML, with tools in Qwen's format."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _TOOLS = (
 def chat_ids(
     messages: Sequence[Message], tools: Sequence[Tool] = (), *, open_answer: bool = True
 ) -> list[int]:
-    """The prompt's ids; with `open_answer` it ends where the assistant is to speak."""
+    """Return the prompt's ids; with `open_answer` the assistant's turn is opened at the end."""
     ids: list[int] = []
     if tools:
         described = "\n".join(msgspec.json.encode(tool).decode() for tool in tools)

@@ -1,8 +1,8 @@
-"""The simulator's tokenizer: a fixed vocabulary, and text in both directions.
+"""The simulator's tokenizer: a fixed vocabulary, with encoding and decoding of text.
 
 Ids 0 to 2 are special, the next 256 are the single bytes, the rest are words and parts of words.
-With all bytes among them every text survives encoding and decoding, and as in a real byte-level
-vocabulary some tokens end inside a UTF-8 character.
+With all single bytes in the vocabulary, every text survives encoding and decoding, and as in a real
+byte-level vocabulary some tokens end inside a UTF-8 character.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ IM_START = 1
 EOS = 2
 _FIRST_BYTE = len(SPECIALS)
 
-# Each holds the beginning of a character whose last byte is a token of its own: the dash and the é.
+# Each ends before the last byte of a character, the dash or the é; that byte is a token of its own.
 DASH_HEAD = " \u2014".encode()[:-1]
 CAFE_HEAD = " caf\u00e9".encode()[:-1]
 
@@ -34,7 +34,7 @@ _UNSPACED = (words.OPENERS, words.FRAGMENTS)
 
 
 def _pieces() -> list[bytes]:
-    """What stands above the single bytes, in the order of their ids."""
+    """Return the tokens after the single bytes, in the order of their ids."""
     spaced = [" " + word for text in _SPACED for word in text.split()]
     unspaced = [word for text in _UNSPACED for word in text.split()]
     texts = [*spaced, *unspaced, "\n\n", "  "]
@@ -52,12 +52,12 @@ _LONGEST = max(map(len, TOKENS))
 
 
 def id_of(text: str | bytes) -> int:
-    """The id of the one token that is exactly `text`; KeyError where there is none."""
+    """Return the id of the one token that is exactly `text`; raises KeyError if there is none."""
     return _IDS[text.encode() if isinstance(text, str) else text]
 
 
 def encode(text: str, limit: int | None = None) -> list[int]:
-    """The ids of `text`, the longest piece first at each place; at most `limit` of them.
+    """Return the ids of `text`, the longest token first at each position; at most `limit` ids.
 
     Special tokens are never read from text: a prompt cannot forge the end of a message.
     """
@@ -80,15 +80,15 @@ def _longest_piece(data: bytes, at: int) -> tuple[int, int]:
 
 
 def decode(ids: Iterable[int]) -> str:
-    """The text of `ids`, special tokens by name, what is not UTF-8 as U+FFFD."""
+    """Return the text of `ids`: special tokens by name, bytes that are not UTF-8 as U+FFFD."""
     return b"".join(TOKENS[number] for number in ids).decode("utf-8", errors="replace")
 
 
 def piece_text(number: int, held: bytes = b"") -> str:
-    """What an answer's logprobs call this token when the bytes `held` come before it.
+    """Return a token's text in logprobs, if the bytes `held` come before it.
 
-    The empty string for a token that ends inside a character, as the engine has it; the whole
-    character for the token that completes one.
+    It is empty for a token that ends inside a character, as in the engine, and the whole character
+    for the token that completes one.
     """
     for data in (TOKENS[number], held + TOKENS[number]):
         try:
@@ -99,7 +99,7 @@ def piece_text(number: int, held: bytes = b"") -> str:
 
 
 def piece_texts(ids: Sequence[int]) -> list[str]:
-    """`piece_text` of each of `ids`, each after those before it."""
+    """Return `piece_text` of each of `ids`, each after those before it."""
     texts, held = [], b""
     for number in ids:
         text = piece_text(number, held)
@@ -109,17 +109,17 @@ def piece_texts(ids: Sequence[int]) -> list[str]:
 
 
 class Detokenizer:
-    """Turns ids into text as they come, and holds back what may still become a character.
+    """Decodes ids as they come, and holds back bytes that may still become a character.
 
-    As in the engine, text that ends in U+FFFD waits for the next token, and what waits when the
-    answer ends is never shown: text does not give the ids back.
+    As in the engine, text that ends in U+FFFD waits for the next token. Text that still waits at
+    the end of the response is never shown, so ids cannot be recovered from text.
     """
 
     def __init__(self) -> None:
         self.held = b""
 
     def add(self, number: int) -> str:
-        """The text that `number` completes, often all of it, sometimes none."""
+        """Return the text that `number` completes, often all of it, sometimes none."""
         if number < _FIRST_BYTE:
             return ""
         data = self.held + TOKENS[number]

@@ -1,6 +1,6 @@
-"""Tool calls: how the model writes them, and how the server finds them in what it writes.
+"""Tool calls: how the model writes them, and how the server parses them.
 
-The model's way is that of Qwen and Hermes: `<tool_call>`, a JSON object with name and arguments,
+The format is that of Qwen and Hermes: `<tool_call>`, a JSON object with name and arguments,
 `</tool_call>`.
 """
 
@@ -21,7 +21,7 @@ _GAP = re.compile(r',\s*"arguments":\s*(?=\S)')
 
 
 class Started(msgspec.Struct, frozen=True):
-    """Call `index` of this answer has begun; its arguments come in fragments."""
+    """Call `index` of this response has begun; its arguments follow in fragments."""
 
     index: int
     name: str
@@ -38,15 +38,15 @@ ToolEvent = Started | Fragment
 
 
 def written(name: str, arguments: str) -> str:
-    """A tool call as the model writes it; `arguments` is JSON text."""
+    """Return a tool call as the model writes it; `arguments` is JSON text."""
     return f'{OPEN}\n{{"name": {json.dumps(name)}, "arguments": {arguments}{CLOSE}'
 
 
 def planned(request: ChatRequest, chance: Random) -> str | None:
-    """The tool calls that the model makes in answer to `request`; None for an answer in words.
+    """Return the tool calls that the model makes for `request`, None if it replies in words.
 
-    When the choice is the model's own ("auto") it calls a tool for a user and answers in words once
-    it has seen a tool's result, so that an agent's loop comes to its end.
+    If the tool choice is left to the model ("auto"), it calls a tool after a user's message and
+    replies in words otherwise, as after a tool's result, so that an agent's loop ends.
     """
     tools = request.tools or []
     match request.tool_choice:
@@ -69,13 +69,13 @@ def planned(request: ChatRequest, chance: Random) -> str | None:
 
 
 def _some(tools: list[Tool], request: ChatRequest, chance: Random) -> list[Tool]:
-    """One tool, and now and then two at once where there are several."""
+    """Return one tool, or sometimes two at once if calls may be parallel and there are several."""
     together = request.parallel_tool_calls and chance.random() < 0.3
     return chance.sample(tools, min(len(tools), 2 if together else 1))
 
 
 class ToolParser:
-    """Finds tool calls in text as it comes, and holds back what may still become one."""
+    """Finds tool calls in text as it comes, and holds back text that may still become one."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -88,7 +88,10 @@ class ToolParser:
         return self._calls > 0 and self._in == "text"
 
     def feed(self, text: str, last: bool = False) -> tuple[str, list[ToolEvent]]:
-        """What `text` adds to the content and to the calls; `last` gives up what is held back."""
+        """Return the content and the tool events that `text` adds.
+
+        `last` releases the text that is held back.
+        """
         self._held += text
         said: list[str] = []
         events: list[ToolEvent] = []
@@ -97,7 +100,7 @@ class ToolParser:
         return "".join(said), events
 
     def _advance(self, said: list[str], events: list[ToolEvent], last: bool) -> bool:
-        """Goes on to the next part of the text; False where that has not come yet."""
+        """Continue with the next part of the text; False if it has not come yet."""
         match self._in:
             case "text":
                 before, opened = self._until(OPEN, last)
@@ -133,7 +136,7 @@ class ToolParser:
         return found
 
     def _until(self, mark: str, last: bool) -> tuple[str, bool]:
-        """Takes what comes before `mark`, and `mark` itself where it is there."""
+        """Take the text before `mark`, and `mark` itself if it is present."""
         before, found, after = self._held.partition(mark)
         if found:
             self._held = after
@@ -143,12 +146,12 @@ class ToolParser:
         return before[: len(before) - keep], False
 
     def _blanks(self, text: str) -> int:
-        """White space at the end of arguments so far: the engine shows it with what follows."""
+        """White space at the end of arguments so far: the engine sends it with the next text."""
         return len(text) - len(text.rstrip()) if self._in == "arguments" else 0
 
 
 def _overlap(text: str, mark: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `mark`."""
+    """Number of characters at the end of `text` that may be the beginning of `mark`."""
     for length in range(min(len(text), len(mark) - 1), 0, -1):
         if text.endswith(mark[:length]):
             return length

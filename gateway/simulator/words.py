@@ -1,8 +1,8 @@
-"""The words that the simulator knows, by the part they play in a sentence.
+"""The words that the simulator knows, by part of speech.
 
-They are plain English on purpose: what a demo prints should be pleasant to look at, and a test that
-fails should show sentences rather than noise. Each list is split at white space; no word stands in
-two of them.
+They are plain English on purpose: the output of a demo should be pleasant to read, and a failing
+test should show sentences rather than noise. Each list is split at white space; no word is in two
+of them.
 """
 
 OPENERS = "The Every Another That This Each Our My Your Her His Their One"
