@@ -1,6 +1,6 @@
-"""A gateway between callers of large language models and the servers that answer them.
+"""A gateway between callers of large language models and inference servers.
 
-These are the names that plugins and embedders may use; everything else may change.
+Plugins and embedders may use the names exported here; everything else may change.
 """
 
 from gateway.app import Gateway, create_app

@@ -1,4 +1,4 @@
-"""The core's own routes: its health, and its workers while it runs."""
+"""The core's own routes: health, and the administration of workers at run time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from gateway.workers import Workers
 
 
 class WorkersHealth(msgspec.Struct, kw_only=True):
-    """All workers, and how many of the `total` are `healthy`."""
+    """All workers, with the number of `healthy` ones and the `total`."""
 
     workers: list[WorkerInfo]
     healthy: int
@@ -25,7 +25,7 @@ class WorkersHealth(msgspec.Struct, kw_only=True):
 
 
 class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
-    """A worker as it is added: the fields of the configuration's, but for what names files here."""
+    """A worker to add: the fields of a configured worker, except those that name local files."""
 
     url: str
     api_path: str | None = None
@@ -40,7 +40,7 @@ class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class NewFields(msgspec.Struct, forbid_unknown_fields=True):
-    """What is to change of a worker; what is not given stays (see overlay.Fields)."""
+    """Fields of a worker to change; omitted fields keep their values (see overlay.Fields)."""
 
     model_name: str | UnsetType | None = UNSET
     models: list[str] | UnsetType = UNSET
@@ -52,7 +52,7 @@ class NewFields(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class WorkersAdmin:
-    """Lists and changes the workers of one gateway; a change holds once it is kept."""
+    """Lists and changes the workers of one gateway; a change takes effect once it is stored."""
 
     def __init__(self, workers: Workers, agreed: AgreedWorkers) -> None:
         self._workers = workers
@@ -108,7 +108,7 @@ class WorkersAdmin:
         )
 
     async def _change(self, worker_id: str, change: Callable[[Overlay], Change]) -> WorkerInfo:
-        """How the worker is after the change. Raises NotFound, and what the database raises."""
+        """Apply the change and return the changed worker. Raises NotFound and database errors."""
         async with self._agreed.changing():
             worker = self._find(worker_id)
             await self._agreed.change(worker_id, change(self._workers.overlay))
@@ -125,7 +125,7 @@ class WorkersAdmin:
 
 
 def _checked(given: dict[str, Any]) -> config.Worker:
-    """Through the configuration's own checks, in its words. Raises BadRequest."""
+    """Check with the configuration's own checks and messages. Raises BadRequest."""
     written = {name: value for name, value in given.items() if value is not None}
     problems: list[str] = []
     made = config.convert(Node.of(written, ""), config.Worker, problems=problems)
@@ -135,7 +135,7 @@ def _checked(given: dict[str, Any]) -> config.Worker:
 
 
 def _checked_fields(new: NewFields) -> Fields:
-    """Raises BadRequest, as for a whole worker."""
+    """Check the given fields as those of a whole worker. Raises BadRequest."""
     given = {
         name: value for name, value in msgspec.structs.asdict(new).items() if value is not UNSET
     }

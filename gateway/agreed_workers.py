@@ -1,4 +1,4 @@
-"""The admin interface's changes of workers: kept, and the same in all processes of a gateway."""
+"""Stores the admin interface's changes of workers, and applies them in all processes."""
 
 import asyncio
 import time
@@ -14,10 +14,10 @@ from gateway.workers import Workers
 
 
 class Agreed(msgspec.Struct, frozen=True):
-    """All changes by worker, as one process knows them; those of the latest `since` hold.
+    """All changes by worker id, as one process knows them; the ones with the latest `since` hold.
 
-    `since` is when the latest was made, in nanoseconds of time.monotonic_ns(), which is one clock
-    in all processes of a machine; 0: none has been made since the gateway was started.
+    `since` is the time of the latest change in nanoseconds of time.monotonic_ns(), a clock that all
+    processes of a machine share; 0: no change has been made since the gateway started.
     """
 
     since: int = 0
@@ -25,9 +25,10 @@ class Agreed(msgspec.Struct, frozen=True):
 
 
 class AgreedWorkers:
-    """Makes changes one at a time over all processes. What is told is always all of them.
+    """Makes changes one at a time across all processes.
 
-    So a process that did not hear of one has it with the next, or before it makes one itself.
+    Every message carries all changes, so a process that missed one gets it with the next message,
+    or before it makes a change itself.
     """
 
     def __init__(self, workers: Workers, kept: KeptWorkers, siblings: Siblings) -> None:
@@ -40,22 +41,22 @@ class AgreedWorkers:
         siblings.answer("workers changed", self._hear)
 
     async def restore(self) -> None:
-        """Take over what holds: in the database, and in the other processes."""
+        """Apply the changes stored in the database, then those of the other processes."""
         self._workers.restore(await self._kept.load())
         await self._catch_up()
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
-        """While this lasts nobody else changes workers, and what others have changed holds here."""
+        """Lock out other changes of workers; changes made by other processes are applied first."""
         async with self._alone, self._siblings.turn("workers"):
             await self._catch_up()
             yield
 
     async def change(self, worker_id: str, change: Change) -> None:
-        """Keep the change, make it, and have it made by the others; only while `changing`.
+        """Store the change, apply it, and send it to the other processes; only inside `changing`.
 
-        One that cannot be kept is not made: raises sqlite3.Error or StorageUnavailable, and
-        OSError where the TLS files of an added worker cannot be used.
+        A change that cannot be stored is not applied. Raises sqlite3.Error or StorageUnavailable,
+        and OSError if the TLS files of an added worker cannot be used.
         """
         alter = self._workers.alter(worker_id, change)
         await self._kept.keep(worker_id, change)

@@ -1,4 +1,4 @@
-"""The Starlette assembly: routes, lifespan, error pages; Gateway is all of it together."""
+"""The Starlette assembly: routes, lifespan, error pages. Gateway combines all parts."""
 
 import contextlib
 import logging
@@ -44,12 +44,12 @@ log = logging.getLogger("gateway")
 class Gateway:
     """One gateway: its plugins, its workers, its calls. An ASGI application.
 
-    `async with` enters the plugins' lifespans and leaves them; an ASGI server does the same by the
-    lifespan protocol. `carry` is for plugins with routes of their own: it carries an HTTP request
-    as a call for another path (see Edge.serve). `source` reads the configuration anew for a reload;
-    without one there is none. Callbacks in `reloaded` are told of each new configuration; none may
-    wait or raise. `siblings` are the other processes of this gateway (see docs/processes.md).
-    Raises ConfigError where the configuration cannot be used.
+    `async with` enters and leaves the plugins' lifespans; an ASGI server does the same through the
+    lifespan protocol. Plugins with routes of their own use `carry` to forward an HTTP request as a
+    call for another path (see Edge.serve). `source` reads the configuration again for a reload;
+    without `source` the gateway cannot reload. The callbacks in `reloaded` receive each new
+    configuration; they must not block or raise. `siblings` are the other processes of this gateway
+    (see docs/processes.md). Raises ConfigError if the configuration cannot be used.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Gateway:
         return self.parts.chains
 
     def adopt(self, parts: Parts) -> None:
-        """From now on new calls and requests go by these; those in flight go on as they began."""
+        """Use `parts` for new calls and requests; those in flight keep their previous parts."""
         self.parts = parts
         self.proxy.adopt(parts.chains, parts.config)
         self.edge.adopt(parts.config)
@@ -111,19 +111,20 @@ class Gateway:
             *(self.carried(Route(path, self.edge)) for path in carried),
             *self._own_routes,
             *(route for routes in parts.routes.values() for route in routes),
-            self.guarded(Route("/health", self._health), scope=None),  # a plugin may say more of it
+            # Last, so that a plugin's own /health takes precedence.
+            self.guarded(Route("/health", self._health), scope=None),
         ]
         for told in self.reloaded:
             told(parts.config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Starlette's application would wrap `send`, and asgi.py must see the server's own. Its
-        # router is passed by where the path alone decides: it costs a tenth of a short call.
+        # Starlette's application would wrap `send`, but gateway.direct needs the server's own. If
+        # the path alone decides, the router is bypassed: it costs a tenth of a short call.
         try:
             if scope["type"] == "http" and scope["path"].startswith("/v1/"):
                 await self.edge.serve(scope, receive, send, path=path_of(scope))
             else:
-                scope["app"] = self  # without it the router answers in plain text what it has not
+                scope["app"] = self  # without it the router answers unknown paths in plain text
                 await self._route(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http":
@@ -140,19 +141,19 @@ class Gateway:
             self._requests.end(request)
 
     def control(self, path: str, *, scope: str | None, **handlers: Handler) -> ControlRoute:
-        """A route for those who run the gateway: `control("/jobs/{id}", scope="admin", GET=show)`.
+        """Return a route for operators: `control("/jobs/{id}", scope="admin", GET=show)`.
 
-        Where any plugin authenticates, it refuses whom none of them knows, or who has not this
-        `scope`; None: it is open to anybody.
+        If any plugin authenticates, the route rejects unknown callers and callers without `scope`.
+        With `scope` None it is open to anybody.
         """
         return ControlRoute(path, scope, handlers, self)
 
     def guarded(self, route: BaseRoute, *, scope: str | None) -> ScopedRoute:
-        """Any route of Starlette's, behind a scope as those of `control` are."""
+        """Return a Starlette route that requires a scope, as the routes of `control` do."""
         return ScopedRoute(route, scope, self)
 
     def carried(self, route: BaseRoute) -> ScopedRoute:
-        """A route that leads to `carry` or `edge`: who calls is asked there."""
+        """Return a route that leads to `carry` or `edge`, which authenticate the caller."""
         return ScopedRoute(route, CARRIED, self)
 
     def _admin(self) -> list[ControlRoute]:
@@ -169,7 +170,7 @@ class Gateway:
         ]
 
     async def _health(self, _: object) -> Response:
-        """200 even when degraded: calls go on."""
+        """Return 200 even if degraded, because the gateway still serves calls."""
         reasons = list(self._unwell())
         if not reasons:
             return JSONResponse({"status": "ok"})
@@ -182,7 +183,7 @@ class Gateway:
         for hook in self.plugins.hooks["health"]:
             try:
                 reason = hook.run()
-            except Exception as error:  # noqa: BLE001  a watcher's failure harms nobody else
+            except Exception as error:  # noqa: BLE001  this hook is isolated
                 self.chains.failures.note(hook.plugin, "health", Outcome(), error)
             else:
                 if reason is not None:
@@ -190,7 +191,7 @@ class Gateway:
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
-        """All that is served now, each with the `scope` that it asks for."""
+        """All routes in use, each with the `scope` that it requires."""
         return tuple(self._router.routes)
 
     @contextlib.asynccontextmanager
@@ -226,23 +227,23 @@ class Gateway:
         await self._running.__aexit__(kind, error, trace)
 
     async def drain(self, seconds: float | None) -> None:
-        """Take no new calls, give those in flight `seconds` to finish, and end what is left.
+        """Reject new calls, give those in flight `seconds` to finish, then end the others.
 
-        Who is left is told: 503 `draining`, or in the middle of a stream an `error` event.
+        A caller whose call is ended gets 503 `draining`, or an `error` event in mid-stream.
         """
         await self.proxy.drain(seconds)
 
 
 def create_app(config: Config, *, local_handler: LocalHandler | None = None) -> Gateway:
-    """The gateway as an ASGI application, for any server. Raises ConfigError.
+    """Return the gateway as an ASGI application for any server. Raises ConfigError.
 
-    With `local_handler` a function answers in place of the configured workers, see gateway.local.
+    With `local_handler` a function replaces the configured workers, see gateway.local.
     """
     return Gateway(config, local_handler=local_handler)
 
 
 def _page(error: Exception, path: str) -> Response:
-    """What a route raised, in the envelope that callers can read."""
+    """Convert an exception of a route into a response with the error envelope."""
     if isinstance(error, HTTPException) and error.status_code == 404:
         error = NotFound(f"there is nothing at {path}")
     if isinstance(error, HTTPException):

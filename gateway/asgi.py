@@ -1,7 +1,7 @@
-"""The caller behind any ASGI server: takes an answer without waiting, is noticed when it leaves.
+"""The caller behind any ASGI server: accepts a response without blocking, reports a disconnect.
 
-An answer is written from the worker's read callback, where nothing can be awaited, so a Task
-carries what is to be sent. Under the gateway's own server `gateway.direct` does without.
+The response is written from the worker's read callback, which cannot await anything, so a Task
+sends the queued messages. Under the gateway's own server `gateway.direct` needs no such Task.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from gateway.headers import Headers
 
 
 class ASGICaller:
-    """A gateway.reply.Caller. It may send or take in nothing for at most `patience` seconds."""
+    """A gateway.reply.Caller that may send or read nothing for at most `patience` seconds."""
 
     def __init__(self, receive: Receive, send: Send, patience: float | None) -> None:
         self._left: Callable[[], None] = _nothing
@@ -28,16 +28,16 @@ class ASGICaller:
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self, left: Callable[[], None]) -> None:
-        """Call `left` when the caller leaves after its request has been received."""
+        """Call `left` if the caller disconnects after its request has been received."""
         self._left = left
 
     def whole_body(self) -> None:
-        """ASGI does not tell before it is asked."""
+        """Return None: ASGI gives no body without a `receive`."""
 
     async def next_chunk(self) -> tuple[bytes, bool]:
-        """The next piece of the request's body, and whether more follows.
+        """Return the next chunk of the request body, and whether more follows.
 
-        Raises CallerGone, or BodyTimeout when nothing comes for `patience` seconds.
+        Raises CallerGone, or BodyTimeout if nothing arrives for `patience` seconds.
         """
         try:
             async with asyncio.timeout(self._patience):
@@ -52,7 +52,7 @@ class ASGICaller:
         return message.get("body", b""), more
 
     async def _watch(self) -> None:
-        """The request is in: the server has only to say when the caller leaves."""
+        """Wait for the disconnect, the only message left after the whole request."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._left()
@@ -68,7 +68,7 @@ class ASGICaller:
         self._push({"type": "http.response.body", "body": data, "more_body": False})
 
     def cut(self) -> None:
-        """Returning from the application without an end closes the connection."""
+        """Do nothing: returning from the application without an end closes the connection."""
 
     def _push(self, message: Message) -> None:
         self._unsent.append(message)
@@ -79,19 +79,19 @@ class ASGICaller:
         try:
             while self._unsent:
                 await self._send(self._unsent.popleft())
-        except OSError:  # the ASGI specification's word for a caller that has gone
+        except OSError:  # the ASGI specification's error for a caller that has gone
             self._unsent.clear()
             self._left()
         self._sending = None
         self.drained()
 
     async def settle(self) -> None:
-        """Wait until the server has taken everything; a caller that takes nothing is given up."""
+        """Wait until the server has taken everything; give up after `patience` seconds."""
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=self._patience)
 
     def release(self) -> None:
-        """The call is over."""
+        """Drop the callbacks and cancel the tasks at the end of the call."""
         self._left = self.drained = _nothing
         for task in (self._sending, self._watching):
             if task is not None:

@@ -1,4 +1,4 @@
-"""One request to one worker that is not a call: a probe, a question, an order to its engine."""
+"""A request to one worker that is not a call: a probe, a query, a command to its engine."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class WorkerAnswer(msgspec.Struct, frozen=True):
-    """What a worker said to `Worker.ask`, its body whole."""
+    """A worker's response to `Worker.ask`, with the whole body."""
 
     status: int
     headers: Headers
@@ -24,7 +24,7 @@ class WorkerAnswer(msgspec.Struct, frozen=True):
 async def ask(
     worker: "Worker", method: str, target: str, body: bytes, headers: Headers, patience: float
 ) -> WorkerAnswer:
-    """Ask on a connection of its own, closed after. Raises UpstreamError or UpstreamTimeout."""
+    """Send a request on a new connection, then close it. Raises UpstreamError, UpstreamTimeout."""
     head = worker.head.fill(method, target, headers, "gateway", len(body), readable=True)
     try:
         async with asyncio.timeout(patience):
@@ -40,7 +40,7 @@ async def ask(
 
 
 class _Gathering:
-    """The Receiver (see upstream.connection) that keeps up to `most` bytes of a body."""
+    """A Receiver (see upstream.connection) that keeps at most `most` bytes of a body."""
 
     def __init__(self, connection: Connection, most: int) -> None:
         self.done: asyncio.Future[WorkerAnswer] = connection.loop.create_future()
@@ -57,7 +57,7 @@ class _Gathering:
             self.on_error(UpstreamError("the worker's answer is larger than limits.max_body_bytes"))
 
     def on_end(self, data: bytes) -> None:
-        self._connection.abort()  # at once: it is in the pool by now, and no call may take it
+        self._connection.abort()  # now: the connection is in the pool, and no call may take it
         self.on_body(data)
         if not self.done.done():
             self.done.set_result(WorkerAnswer(self._status, self._headers, bytes(self._body)))

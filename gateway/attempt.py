@@ -1,4 +1,4 @@
-"""One try at one worker: a connection, the request, and the relay that carries the answer."""
+"""One attempt at one worker: a connection, the request, and the relay of the response."""
 
 import asyncio
 from time import monotonic
@@ -15,18 +15,20 @@ from gateway.upstream.unseen import ClosedUnseen
 
 
 async def try_once(call: Call, attempt: Attempt, settings: Config) -> bytes:
-    """Send the call to the attempt's worker; gives the answer's last bytes, the others relayed.
+    """Send the call to the attempt's worker and relay the response but for its last bytes.
 
-    Raises the CallError that ended the attempt, CallerGone, or HeldBack. Workers close kept
-    connections when they like (vLLM after 5 s). One that ends before a byte of the answer is no
-    failure of the worker where it had closed before the request came, or where it does no harm if
-    the worker runs it twice: then the request goes out once more, on a fresh one.
+    Returns those bytes. Raises the CallError that ended the attempt, CallerGone, or HeldBack.
+
+    Workers close kept connections at any time (vLLM after 5 s). If a kept connection ends before
+    the first byte of the response, the request is sent once more on a new connection, provided that
+    the worker had closed it before the request arrived or that the call may run twice. That is no
+    failure of the worker.
     """
     if isinstance(attempt.worker, LocalWorker):
         return await attempt.worker.carry(call, attempt, settings)
     body = call.body_to_send(attempt)
     pool = attempt.worker.pool
-    head = _head(call, attempt, body)  # now: a worker that changes may have another host and key
+    head = _head(call, attempt, body)  # before any wait: host and key may change
     kept = pool.take() if body is not None else None  # a body that streams cannot be sent twice
     if kept is not None:
         attempt.reused = True

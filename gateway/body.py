@@ -1,4 +1,4 @@
-"""The body of a request: read whole by whoever asks for it, else passed on as it comes."""
+"""The body of a request: read whole if any part asks for it, else forwarded as it arrives."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -8,13 +8,14 @@ import msgspec
 from gateway.errors import BodyTooLarge, InvalidJSON
 
 Source = Callable[[], Awaitable[tuple[bytes, bool]]]
-"""Gives the next chunk, and whether more follows; raises CallerGone, BodyTimeout."""
+"""Returns the next chunk, and whether more follows. Raises CallerGone, BodyTimeout."""
 
 
 class Body:
-    """`data` is the whole body once it has been read; `length` its bytes, where known before.
+    """A request body. `data` is the whole body once it has been read, None before.
 
-    `limit` is the most that is taken, in bytes: past it reading raises BodyTooLarge.
+    `length` is its size in bytes, None if it is unknown before reading. `limit` is the maximum size
+    in bytes: reading more raises BodyTooLarge.
     """
 
     __slots__ = ("_begun", "_limit", "_more", "_source", "data", "length")
@@ -35,12 +36,12 @@ class Body:
         self._more = data is None
 
     def check_length(self) -> None:
-        """Raises BodyTooLarge by what the caller announced, before a byte is read."""
+        """Raise BodyTooLarge if the announced length is above the limit, before a byte is read."""
         if self._limit is not None and self.length is not None and self.length > self._limit:
             self._too_large()
 
     async def gather(self, most: int) -> None:
-        """Have `data` if the body is at most `most` bytes long, or came in one piece.
+        """Read the body into `data` if it is at most `most` bytes long or arrives in one chunk.
 
         Raises BodyTooLarge (413), BodyTimeout (408), CallerGone.
         """
@@ -55,14 +56,14 @@ class Body:
             await self.read()
 
     async def read(self) -> bytes:
-        """The whole body. Raises BodyTooLarge (413), BodyTimeout (408), CallerGone."""
+        """Return the whole body. Raises BodyTooLarge (413), BodyTimeout (408), CallerGone."""
         if self.data is None:
             self.data = b"".join([chunk async for chunk in self.stream()])
             self.length = len(self.data)
         return self.data
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The chunks as they come; what was streamed cannot be had again."""
+        """Yield the chunks as they arrive; the body can be streamed only once."""
         source, self._source = self._source, None
         if source is None:
             raise RuntimeError("this body has already been streamed")
@@ -85,7 +86,7 @@ class Body:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """`data` as a JSON object. Raises InvalidJSON (400)."""
+    """Parse `data` as a JSON object. Raises InvalidJSON (400)."""
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

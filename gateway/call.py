@@ -1,4 +1,4 @@
-"""What travels through the chain: a Call, its Attempts at workers, and its Outcome."""
+"""The objects that hooks receive: a Call, its Attempts at workers, and its Outcome."""
 
 import random
 import re
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from gateway.worker import Worker
 
 Source = Literal["realtime", "batch", "eval"]
-"""What kind of work a call is for."""
+"""Kind of work that a call belongs to."""
 
 BYTES_PER_TOKEN = 4
-"""Of a request's body: English text has about so many letters for each token."""
+"""Estimated bytes of a request body per token, as in English text."""
 
 ONLY_USAGE = ("usage",)
 
@@ -38,10 +38,11 @@ _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who calls, as an `authenticate` hook established it. `id` may be logged, a key never.
+    """The identity of a caller, set by an `authenticate` hook. `id` may be logged, a key never.
 
-    `scopes` are what it may do, see gateway.permission. It may use `models` and `workers` (ids)
-    only; None: any. `labels` are an operator's own words, for plugins that tell principals apart.
+    `scopes` are its permissions, see gateway.permission. `models` (names) and `workers` (ids) are
+    the only ones that it may use; None: any. `labels` are an operator's own tags, for plugins that
+    distinguish principals.
     """
 
     id: str
@@ -52,11 +53,11 @@ class Principal(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct):
-    """One try at a worker. Times are `time.monotonic()` seconds; None: it did not get that far.
+    """One try at a worker. Times are `time.monotonic()` seconds, None if not reached.
 
-    `left_out` is what was not injected this time, because the try before was refused with it.
-    `last`: its answer is passed on whatever its status. `weight_version` is that of the worker's
-    weights when the attempt began, `weight_version_end` when it ended.
+    `left_out` are the injections omitted this time because the worker rejected the attempt before
+    with them. `last`: the response is forwarded whatever its status. `weight_version` is the
+    worker's weight version when the attempt began, `weight_version_end` when it ended.
     """
 
     worker: "Worker"
@@ -73,19 +74,20 @@ class Attempt(msgspec.Struct):
     weight_version_end: int | str | None = None
 
     def said(self) -> str:
-        """How it went, in a word: the status, or the code of the error."""
+        """The result in one word: the error's code, else the status, else `gone`."""
         if self.error is not None:
             return self.error.code
         return "gone" if self.status is None else str(self.status)
 
 
 class Outcome(msgspec.Struct):
-    """How a call ended, as its caller saw it.
+    """The end of a call, as its caller saw it.
 
-    `status` is 0 when the caller left before it could be told anything; `complete` means that the
-    worker's whole answer came (or the gateway's own), and then its last bytes are about to be sent;
-    `ttft` and `duration` are seconds from the call's start; `bytes_sent` counts the answer's body.
-    `failures` names the plugins whose isolated hooks broke: what they recorded is not whole.
+    `status` is 0 if the caller left before anything was sent. `complete` means that the whole
+    response of the worker (or of the gateway itself) has arrived; its last bytes are about to be
+    sent. `ttft` and `duration` are seconds from the call's start, `bytes_sent` is the size of the
+    response body in bytes. `failures` names the plugins whose isolated hooks failed: the records of
+    these plugins are incomplete.
     """
 
     status: int = 0
@@ -100,9 +102,9 @@ class Outcome(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What a `handle` hook says in a worker's place.
+    """The response of a `handle` hook, in place of a worker's.
 
-    `body` is whole, or comes as an asynchronous iterable of chunks (for SSE, events).
+    `body` is the whole body, or an asynchronous iterable of chunks (for SSE, events).
     """
 
     status: int = 200
@@ -115,13 +117,14 @@ class _Model(msgspec.Struct):
 
 
 class Call:
-    """One request on its way through the gateway, and what plugins came to know about it.
+    """One request on its way through the gateway, with the data that plugins attach to it.
 
-    `path` is as the caller sent it after any session prefix, percent-encoding kept and without the
-    query; `headers` are the caller's own. `started` is `time.monotonic()`, `created` is Unix time.
-    `source` says what kind of work it is for: realtime, batch or eval. An `internal` call is one of
-    the gateway's own jobs: nobody is asked who calls, `principal` is whom the job is for, or None.
-    `scope` is what the principal needs where it is not that of all calls, see gateway.permission.
+    `path` is as the caller sent it, without the session prefix and the query, percent-encoding
+    kept; `headers` are the caller's own. `started` is `time.monotonic()`, `created` is Unix time.
+    `source` is the kind of work: realtime, batch or eval. An `internal` call comes from one of the
+    gateway's own jobs and is not authenticated; its `principal` is the one that the job runs for,
+    or None. `scope` is the scope that the principal needs if it is not that of all calls, see
+    gateway.permission.
     """
 
     __slots__ = (
@@ -211,15 +214,15 @@ class Call:
         self._wanted: set[Injection] | None = None
 
     def header(self, name: str) -> str | None:
-        """The first value of a request header, whatever the case of `name`."""
+        """Return the first value of a request header, or None. `name` is case-insensitive."""
         value = get_header(self.headers, name.lower().encode("latin-1"))
         return None if value is None else value.decode("latin-1")
 
     @property
     def trace_id(self) -> str:
-        """The gateway's own name of this call, which no other has; `id` is as its caller chose it.
+        """Unique id that the gateway gives to this call, whereas the caller may choose `id`.
 
-        32 hexadecimal digits: 12 of the time in milliseconds, as UUID 7 begins, then chance.
+        32 hexadecimal digits: 12 for the time in milliseconds, as UUID 7 begins, then 20 random.
         """
         if self._trace_id is None:
             self._trace_id = f"{int(self.created * 1000):012x}{random.getrandbits(80):020x}"
@@ -227,12 +230,12 @@ class Call:
 
     @property
     def prompt_estimate(self) -> int:
-        """About how many tokens the prompt has: one for each four bytes of the request's body."""
+        """Estimated prompt tokens: one for each four bytes of the request body."""
         return (self.body.length or len(self.body.data or b"")) // BYTES_PER_TOKEN
 
     @property
     def completion_so_far(self) -> int:
-        """About how many tokens of a stream have come, where somebody has them counted."""
+        """Approximate tokens of a stream received so far; 0 if no plugin requested a count."""
         return self.observers.tokens_so_far
 
     @property
@@ -242,7 +245,7 @@ class Call:
 
     @property
     def model(self) -> str | None:
-        """The model that is asked for; None where there is none, or the body was not read whole."""
+        """The requested model; None if the body names none or was not read whole."""
         pinned = self._changes.get("model") if self._changes else None
         if isinstance(pinned, str):
             return pinned
@@ -254,10 +257,10 @@ class Call:
         return self._model.model if self._model else None
 
     def add_header(self, name: str, value: str) -> None:
-        """Add a line to the head of the answer, whoever gives it.
+        """Add a header line to the response, whether it comes from a worker or not.
 
-        The last moment for it is an observer's `started`, where `call.worker` has just answered.
-        Raises ValueError where the line cannot be sent.
+        An observer's `started` is the latest place to call it; `call.worker` has just responded
+        then. Raises ValueError if the line is not a valid header.
         """
         line = (name.lower().encode("latin-1"), value.encode("latin-1"))
         if not _NAME.fullmatch(line[0]) or not _VALUE.fullmatch(line[1]):
@@ -265,19 +268,20 @@ class Call:
         self.add_lines(line)
 
     def add_lines(self, *lines: tuple[bytes, bytes]) -> None:
-        """The same for several that are known to be good, names in lower case; it is cheaper."""
+        """Add several lines known to be valid, names in lower case; cheaper than `add_header`."""
         self.answer_headers = [*(self.answer_headers or ()), *lines]
 
     def keep_alive(self) -> None:
-        """Send an SSE comment to the caller, who asked for a stream and waits for it to begin.
+        """Send an SSE comment to a caller that requested a stream and waits for it to begin.
 
-        The first sends the head of the answer with it: what is no event stream then is told as an
-        `error` event. Comments are no part of the answer, and nobody but the caller sees them.
+        The first comment also sends the head of the response: any response other than an event
+        stream is then sent as an `error` event. Comments are not part of the response, and only the
+        caller sees them.
         """
         self.reply.comment(self.own_headers())
 
     def own_headers(self) -> list[tuple[bytes, bytes]]:
-        """What the gateway adds to the head of an answer: its id, its way if that was longer."""
+        """Header lines that the gateway adds to a response: the id, the attempts if several."""
         lines = [(b"x-request-id", self.id.encode())]
         if len(self.attempts) > 1:
             ways = (f"{one.worker.id}={one.said()}" for one in self.attempts)
@@ -285,79 +289,80 @@ class Call:
         return lines if self.answer_headers is None else [*lines, *self.answer_headers]
 
     async def json(self) -> dict[str, Any]:
-        """The caller's body as a JSON object, parsed once; do not change it, use `set`.
+        """Return the caller's body as a JSON object, parsed once; to change it, use `set`.
 
-        Raises InvalidJSON (400) where it is none, BodyTooLarge (413) past the limit.
+        Raises InvalidJSON (400) if it is not a JSON object, BodyTooLarge (413) above the limit.
         """
         if self._json is None:
             self._json = parse_object(await self.body.read())
         return self._json
 
     async def set(self, key: str, value: object) -> None:
-        """Send `value` under a top-level key of the body; its other bytes stay as they are."""
+        """Send `value` under a top-level key of the body; all other bytes stay unchanged."""
         await self.json()
         self._changes = {**(self._changes or {}), key: value}
 
     async def inject(self, *wanted: Injection) -> None:
-        """Ask the worker for what the caller may not have asked for: token_ids, logprobs, usage.
+        """Request data that the caller may not have requested: token_ids, logprobs, usage.
 
-        The answer is given to observers with it and to the caller without. Nothing happens on a
-        path whose dialect has no such thing, or where the caller asked for it himself.
+        Observers get the response with it, the caller gets the response without it. Does nothing if
+        the path's dialect has no such field, or if the caller requested the data.
         """
         if self.dialect is not None and self.method == "POST":
             if wanted == ONLY_USAGE and b'"stream"' not in await self.body.read():
-                return  # a plain answer has it anyhow
+                return  # a plain response always has it
             await self.json()
             self._wanted = {*(self._wanted or ()), *wanted}
 
     def count_tokens(self) -> None:
-        """Have `outcome.usage` known when the call is over: in `finished` and `call_finished`.
+        """Set `outcome.usage` at the end of the call, for `finished` and `call_finished`.
 
-        To be called in `observe` at the latest. It is cheap: the end of the answer is looked at,
-        and all of a stream only where the engine did not tell.
+        Call it in `observe` at the latest. It is cheap: the gateway reads only the end of the
+        response, and the whole of a stream only if the engine did not report the usage.
         """
         self.counts_tokens = True
 
     def store(self, sink: Sink, item: object, size: int, *, lazy: bool = False) -> None:
         """Have `sink` store `item` (about `size` bytes in memory) in the call's transaction.
 
-        For `call_finished` and observers' `finished`. All that the plugins store of one call is
-        committed together, before the caller has its last byte; where all of it is `lazy`, a moment
-        later, unless it is to outlive a power cut (`storage.durability`).
+        For `call_finished` and observers' `finished`. All items that plugins store for one call are
+        committed together, before the caller gets the last byte. If all of them are `lazy`, the
+        commit follows shortly after, unless it must survive a power cut (`storage.durability`).
         """
         self.entries.append(Entry(sink, item, size, lazy))
 
     @property
     def waits_for_commit(self) -> bool:
-        """Whether something of it has to be committed before its caller has the last byte."""
+        """Whether an item must be committed before the caller gets the last byte."""
         return not all(entry.lazy for entry in self.entries)
 
     def let_go(self) -> None:
-        """The call is over: what plugins kept of it, which mostly has the call, need not live on.
+        """Release the objects that plugins attached to the call, once it is over.
 
-        Only the collector would find such a ring, and all that the call holds would wait for it.
+        Most of them refer to the call. Only the garbage collector would free such a cycle, and
+        everything that the call holds would stay in memory until then.
         """
         self.observers = UNOBSERVED
         self.state = State()
         self.entries = []
         for error in (self.outcome.error, *(attempt.error for attempt in self.attempts)):
-            if error is not None:  # where it was raised are the frames of the call
+            if error is not None:  # its traceback refers to frames that hold the call
                 error.__traceback__ = error.__context__ = error.__cause__ = None
 
     @property
     def overwritten(self) -> Mapping[str, object]:
-        """The top-level keys of the body that plugins `set`, and to what."""
+        """Top-level keys of the body that plugins `set`, with their values."""
         return self._changes or {}
 
     @property
     def injected(self) -> Mapping[str, object]:
-        """The top-level keys that the latest attempt's body had by `inject`, and their values."""
+        """Top-level keys that `inject` added to the latest attempt's body, with their values."""
         return self._added or {}
 
     def body_to_send(self, attempt: Attempt) -> bytes | None:
-        """The body for the attempt's worker, with changes, and with the injections that it takes.
+        """Return the body for the attempt's worker, with changes and the injections it accepts.
 
-        None while the body has not been read.
+        None if the body has not been read.
         """
         if self.body.data is None or not (self._changes or self._wanted):
             return self.body.data
@@ -371,9 +376,9 @@ class Call:
 
 
 def request_id(given: bytes | None) -> str:
-    """The caller's x-request-id where it is short and printable, else a new one."""
+    """Return the caller's x-request-id if it is short and printable, else a new one."""
     if given and len(given) <= 128 and given.isascii():
         text = given.decode()
         if text.isprintable() and " " not in text:
             return text
-    return f"{random.getrandbits(128):032x}"  # random seeds itself anew in a forked process
+    return f"{random.getrandbits(128):032x}"  # random reseeds itself in a forked process

@@ -1,7 +1,7 @@
 """The hooks of all plugins, frozen into tuples at start-up and run in order.
 
-pluggy declares and checks hooks; it does not call them: its own multicall costs some twenty times
-as much, and takes a coroutine for an answer.
+pluggy declares and checks the hooks but does not call them: its own multicall costs about twenty
+times as much, and treats a coroutine as a result.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from gateway.worker import Worker
 log = logging.getLogger("gateway.plugins")
 
 WHATEVER = (Exception, asyncio.CancelledError)
-"""What a hook may raise: also that something it waited for was cancelled."""
+"""Exceptions that a hook may raise; CancelledError if something that it awaited was cancelled."""
 
 
 class Hook(NamedTuple):
-    """One plugin's implementation of one hook, bound, taking the hook's arguments in order."""
+    """One plugin's implementation of one hook: bound, takes all arguments of the hook in order."""
 
     plugin: str
     run: Callable[..., Any]
 
 
 class Failures:
-    """Counts what broke in isolated hooks; `counts` is by plugin and hook. Each is logged once."""
+    """Counts failures of isolated hooks in `counts`, by plugin and hook; logs the first of each."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -67,11 +67,11 @@ class Chains(msgspec.Struct, frozen=True):
     call_finished: tuple[Hook, ...] = ()
 
     async def identify(self, call: Call) -> None:
-        """authenticate. Raises Unauthorized where nobody knows the caller."""
+        """Run `authenticate`. Raises Unauthorized if no plugin knows the caller."""
         call.principal = await self._first_principal(call)
 
     async def decide(self, call: Call) -> None:
-        """admit, prepare. Raises CallError where one of them refuses or breaks."""
+        """Run `admit`, then `prepare`. Raises CallError if a hook rejects the call or fails."""
         for name, hooks in (("admit", self.admit), ("prepare", self.prepare)):
             for hook in hooks:
                 try:
@@ -128,7 +128,7 @@ class Chains(msgspec.Struct, frozen=True):
                 observer = hook.run(call)
                 if observer is not None:
                     found.append((hook.plugin, observer))
-            except Exception as error:  # noqa: BLE001  as below
+            except Exception as error:  # noqa: BLE001  this hook is isolated
                 self.failures.note(hook.plugin, "observe", call.outcome, error, call.id)
         if not (found or call.counts_tokens):
             return UNOBSERVED
@@ -155,7 +155,7 @@ class Chains(msgspec.Struct, frozen=True):
 
 
 def _refuse(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn:
-    """Raises what the call ends with, whose deciding hook raised `error`."""
+    """Raise the error that ends the call after a deciding hook raised `error`."""
     if isinstance(error, CallError | ChooseAgain) or _ends_the_call(error):
         raise error
     what = "plugin %s broke in %s; the call is refused"
@@ -164,6 +164,6 @@ def _refuse(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn
 
 
 def _ends_the_call(error: BaseException) -> bool:
-    """Whether the call's own task was cancelled, and not something that the hook waited for."""
+    """Whether the call's own task was cancelled, rather than something that the hook awaited."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""The command line: serve, demo, simulate, plugins, config, and what plugins add."""
+"""The command line: serve, demo, simulate, plugins, config, and the commands of plugins."""
 
 import argparse
 import logging
@@ -30,7 +30,7 @@ BUILT_IN = ("serve", "demo", "simulate", "plugins", "config")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, or with 2 for a mistake that the operator can mend."""
+    """Run one command and exit: 0 on success, 2 for a mistake that the operator can correct."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         options = _parser(arguments).parse_args(arguments)
@@ -130,9 +130,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_from_others(
     parser: argparse.ArgumentParser, commands: "Commands", arguments: Sequence[str]
 ) -> None:
-    """A command not built in: of an installed package, by its name, or of a configured plugin.
+    """Add a command that is not built in: of an installed package or of a configured plugin.
 
-    Only what has it is loaded. Its options have the configuration as `settings`.
+    If an installed package offers the command by name, only that package is loaded. The command's
+    options contain the configuration as `settings`.
     """
     if not arguments or arguments[0].startswith("-") or arguments[0] in BUILT_IN:
         return
@@ -167,7 +168,7 @@ def _serve(options: argparse.Namespace) -> None:
     if not settings.workers:
         log.warning("no worker is configured: every call gets a 503; name one with --worker URL")
     if settings.processes > 1:
-        del gateway  # it was made to find what is wrong while there is one to tell it
+        del gateway  # made only to find errors while a single process can report them
         sys.exit(processes.serve(settings, source))
     _run(gateway)
 
@@ -180,7 +181,7 @@ def _run(gateway: Gateway) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from gateway.demo import run_demo  # the simulator is loaded only where it is wanted
+    from gateway.demo import run_demo  # so that other commands do not load the simulator
 
     _log_to_stderr("warning")
     run_demo(options.port, options.plugin or [])

@@ -1,7 +1,8 @@
-"""Routes for those who run the gateway: callers are identified as a call's are, and input is typed.
+"""Routes for operators: callers are authenticated as those of calls are, and input is typed.
 
-A plugin adds them by `gateway.control(path, scope=..., GET=...)`, see Gateway. What else it adds as
-routes of Starlette's, it puts behind a scope too, or says that calls are carried there.
+A plugin adds such routes with `gateway.control(path, scope=..., GET=...)`, see Gateway. A plugin's
+other Starlette routes must be wrapped: by `gateway.guarded`, which puts them behind a scope, or by
+`gateway.carried` if they lead to calls.
 """
 
 import asyncio
@@ -44,17 +45,17 @@ log = logging.getLogger("gateway")
 T = TypeVar("T")
 
 CARRIED = "carried"
-"""In place of the scope of a route that leads to calls."""
+"""Stands in place of the scope for a route that leads to calls."""
 
-# A name may hold slashes, but it ends before what makes the path that of a call.
+# A name may contain slashes, but not `/v1/` and more: such a path belongs to a call.
 _NAME = "(?P<{}>(?:(?!/v1/.).)+)"
 
 
 class ControlRequest:
     """A request to the gateway itself.
 
-    `params` are the parts that the path names, decoded; `principal` is None where no plugin
-    authenticates, or where the route is open to anybody.
+    `params` are the named parts of the path, decoded. `principal` is None if no plugin
+    authenticates, or if the route is open to anybody.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class ControlRequest:
         self._body = Body(source=self._next_chunk, limit=settings.limits.max_body_bytes)
 
     def header(self, name: str) -> str | None:
-        """The first value of a request header, whatever the case of `name`."""
+        """Return the first value of a request header, or None. `name` is case-insensitive."""
         value = get_header(self._headers, name.lower().encode("latin-1"))
         return None if value is None else value.decode("latin-1")
 
     def query(self, type_: type[T]) -> T:
-        """The query string as a Struct. Raises BadRequest, which names the parameter."""
+        """Parse the query string as a Struct. Raises BadRequest, which names the parameter."""
         found = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
         try:
             return msgspec.convert(found, type_, strict=False)
@@ -89,7 +90,7 @@ class ControlRequest:
             raise _refusal("query string", error) from None
 
     async def json(self, type_: type[T]) -> T:
-        """The body as a Struct.
+        """Parse the body as a Struct.
 
         Raises BadRequest, which names the field; InvalidJSON; BodyTooLarge; BodyTimeout.
         """
@@ -113,11 +114,11 @@ class ControlRequest:
 
 
 Handler = Callable[[ControlRequest], Awaitable[Any]]
-"""Gives a Starlette Response, or what is sent as JSON with status 200. It may raise CallErrors."""
+"""Returns a Starlette Response, or a value to send as JSON with status 200; may raise CallError."""
 
 
 class Ruling(Protocol):
-    """What holds for requests now; a reload puts other things in their places."""
+    """The hooks and the configuration in force now; a reload replaces them."""
 
     @property
     def chains(self) -> Chains: ...
@@ -126,10 +127,9 @@ class Ruling(Protocol):
 
 
 class ScopedRoute(BaseRoute):
-    """A route that says which `scope` it asks for; None: it is open to anybody, even without a key.
+    """A Starlette `route` that requires a `scope`; None: it is open to anybody, even without a key.
 
-    One of Starlette's own, `route`, is put behind it. CARRIED: it leads to calls, whose callers are
-    looked at as such.
+    With CARRIED the route leads to calls, whose callers are authenticated as part of the call.
     """
 
     def __init__(self, route: BaseRoute, scope: str | None, ruling: Ruling) -> None:
@@ -152,11 +152,11 @@ class ScopedRoute(BaseRoute):
 
 
 class ControlRoute(BaseRoute):
-    """One path, such as `/sessions/{id}/traces`, and what each method of it does.
+    """One path, such as `/sessions/{id}/traces`, with a handler for each method.
 
-    It is matched against the path as it was sent: a name may hold slashes, and where it would be
-    taken for more than a name it can be percent-encoded. What lies under a session's /v1/ is a
-    call and never matches.
+    Matches the path as it was sent, percent-encoding kept. A name may contain slashes; if the name
+    would be read as more than a name, the client can percent-encode it. A path under a session's
+    /v1/ is a call and never matches.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class ControlRoute(BaseRoute):
         raise NoMatchFound(name, path_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises what `_page` of the application answers."""
+        """Handle one request. Raises errors, which gateway.app turns into responses."""
         begun = False
 
         async def noting_send(message: Message) -> None:
@@ -202,7 +202,7 @@ class ControlRoute(BaseRoute):
         except Exception:
             if not begun:
                 raise
-            # The server closes a connection whose answer has no end: it cannot be taken for whole.
+            # The server closes the connection of an unfinished response: it cannot look complete.
             log.exception("the answer to %s broke off", scope["path"])
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
@@ -232,9 +232,9 @@ class ControlRoute(BaseRoute):
 
 
 async def identify(scope: Scope, wanted: str | None, ruling: Ruling) -> Principal | None:
-    """Who asks; None where no plugin authenticates, or nothing is `wanted`.
+    """Return the caller's principal; None if no plugin authenticates, or if `wanted` is None.
 
-    Raises Unauthorized as a call does, and Forbidden where the scope `wanted` is missing.
+    Raises Unauthorized as a call does, and Forbidden if the principal lacks the scope `wanted`.
     """
     if wanted is None or not ruling.chains.authenticate:
         return None
@@ -255,7 +255,7 @@ async def identify(scope: Scope, wanted: str | None, ruling: Ruling) -> Principa
 def added_routes(
     plugins: Plugins, gateway: "Gateway", only: Collection[str]
 ) -> dict[str, Sequence[BaseRoute]]:
-    """The routes of `only` these plugins. Raises ConfigError."""
+    """Return the routes of the plugins in `only`, by plugin. Raises ConfigError."""
     found: dict[str, Sequence[BaseRoute]] = {}
     for name, routes in plugins.run("routes", gateway, only=only).items():
         with plugins.blamed(name):
@@ -265,7 +265,7 @@ def added_routes(
 
 
 def _check_scopes(routes: Sequence[BaseRoute]) -> None:
-    """Raises ConfigError where one does not say who may use it."""
+    """Raise ConfigError if a route declares no scope."""
     for route in routes:
         if not isinstance(route, ControlRoute | ScopedRoute):
             raise ConfigError(
@@ -276,13 +276,13 @@ def _check_scopes(routes: Sequence[BaseRoute]) -> None:
 
 
 def _refuse_other_sites(scope: Scope) -> None:
-    """A page on the web can make its reader's browser ask a gateway on that same machine."""
+    """Raise Forbidden if a web page made the browser send the request to a local gateway."""
     if get_header(scope["headers"], b"sec-fetch-site") == b"cross-site":
         raise Forbidden("a page of another site may not ask for this")
 
 
 class _Nobody:
-    """The caller of a Call that is only asked who it is from, and never answered."""
+    """The caller of a Call that is only authenticated and gets no response."""
 
     def __init__(self) -> None:
         self.drained: Callable[[], None] = self.cut

@@ -1,8 +1,8 @@
-"""The tokens of a call, known at its end: as the engine tells them, else counted in its stream.
+"""The tokens of a call at its end: as the engine reports them, else counted in the stream.
 
-Nothing is read while an answer runs. Its chunks are kept, and looked through when it is over: the
-usage is in the last of them. Of a long stream that costs memory, so whenever KEPT bytes have come
-they are counted and let go.
+Nothing is parsed while a response runs. Its chunks are kept and parsed at the end, because the last
+ones contain the usage. A long stream would take too much memory, so its tokens are counted and its
+chunks dropped after every KEPT bytes.
 """
 
 from typing import TYPE_CHECKING
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from gateway.call import Call
 
 KEPT = 64 * 1024
-"""Bytes of a stream that are kept unread."""
+"""Maximum bytes of a stream to keep unparsed."""
 
 LARGEST = 64 * 1024 * 1024
-"""Bytes of a plain answer, or of one event, past which its tokens are not told."""
+"""Maximum bytes of a plain response, or of one event; above it the tokens stay unknown."""
 
 
 class TokenCounter:
-    """An observer, the core's own: of calls whose tokens somebody has counted."""
+    """The core's own observer, for calls whose tokens a plugin wants counted."""
 
     __slots__ = (
         "_chunks",
@@ -45,7 +45,7 @@ class TokenCounter:
         self._told: ToldUsage | None = None
 
     def started(self, status: int, headers: Headers, *, events: bool) -> None:
-        """Another worker's answer may have begun before, and come to nothing."""
+        """Start anew: the response of another worker may have begun before and failed."""
         plain = get_header(headers, b"content-encoding") in (None, b"identity")
         self._readable = plain and 200 <= status < 300
         self._stream = events
@@ -62,13 +62,13 @@ class TokenCounter:
 
     @property
     def so_far(self) -> int:
-        """About how many tokens have come: what was counted, and a token for each read since."""
+        """Approximate tokens so far: the counted ones, plus one for each chunk since."""
         if not self._stream:
             return 0
         return len(self._chunks) + (0 if self._count is None else self._count.completion)
 
     def usage(self, call: "Call") -> Usage | None:
-        """What the call has cost; None where nobody can tell. To be asked once, at its end."""
+        """Return the call's usage, None if it is unknown. Call it once, at the end of the call."""
         if not self._readable:
             return None
         return self._of_stream(call) if self._stream else self._of_answer()
@@ -100,7 +100,7 @@ class TokenCounter:
         return Usage(prompt, count.completion, counted=True)
 
     def _tells(self, data: bytes) -> bool:
-        """Whether that event tells the whole usage, as the last one of most streams does."""
+        """Whether the event reports the whole usage, as the last one of most streams does."""
         told = told_usage(data) if data else None
         if told is None or told.prompt_tokens is None:
             return False
@@ -118,7 +118,7 @@ class TokenCounter:
             count.add(event.data)
 
     def _events(self) -> list[Event]:
-        """Those that have ended in what was kept, which is let go."""
+        """Return the complete events in the kept chunks, and drop these chunks."""
         text, self._chunks, self._size = b"".join(self._chunks), [], 0
         if self._splitter is None:
             self._splitter = Splitter(LARGEST)
@@ -130,7 +130,7 @@ class TokenCounter:
 
 
 def _last_told(chunks: list[bytes]) -> bytes:
-    """The line of data in which tokens were last told, where it is in the last that came."""
+    """Return the latest data line with token counts in the last two chunks; empty if none."""
     text = b"".join(chunks[-2:])
     end = text.rfind(b"_tokens")
     start = text.rfind(b"\ndata:", 0, max(end, 0)) + 1
@@ -143,7 +143,7 @@ class _Asked(msgspec.Struct):
 
 
 def _choices_asked(body: bytes | None) -> int:
-    """For each prompt."""
+    """Number of choices requested for each prompt."""
     try:
         return msgspec.json.decode(body or b"{}", type=_Asked).n or 1
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

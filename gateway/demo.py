@@ -1,4 +1,4 @@
-"""A simulator and a gateway before it, in one process, and what to try with them."""
+"""A simulator with a gateway before it in one process, and example requests to try."""
 
 import uvloop
 
@@ -29,7 +29,7 @@ Each call is logged below, one JSON line each. Ctrl-C ends it.
 
 
 def run_demo(port: int, plugins: list[str]) -> None:
-    """Serve until a signal. Raises ConfigError for a plugin that cannot be loaded."""
+    """Serve until a signal arrives. Raises ConfigError if a plugin cannot be loaded."""
     uvloop.run(_demo(port, plugins))
 
 

@@ -1,10 +1,10 @@
-"""The caller behind the gateway's own server: answers go straight to its connection.
+"""The caller behind the gateway's own server: responses go straight to its connection.
 
-ASGI's `send` is a coroutine for each message, checks every header again and writes head and body
-apart. An answer is relayed from the worker's read callback, where nothing can be awaited, its
-headers have been checked by llhttp, and each write is a system call. So where uvicorn is ours, and
-no middleware stands between, the bytes are framed here and written once. `gateway.asgi` does the
-same by ASGI alone, for every other server.
+ASGI's `send` is a coroutine for each message, checks every header again, and writes head and body
+separately. The gateway relays a response from the worker's read callback, which cannot await
+anything; llhttp has checked the headers already, and each write is a system call. So if the server
+is the gateway's own uvicorn, without middleware between, this module frames the bytes and writes
+them once. `gateway.asgi` does the same through ASGI alone, for every other server.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ STATUS_LINES = {
 TOO_LARGE = "The request header is too large."
 
 LINGER = 2.0
-"""Seconds for which a caller that still sends may read the answer that has refused it."""
+"""Seconds that a caller has to read an early response while it still sends its request."""
 
 
 class CallerConnection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, but nobody can send endless headers, or connect and stay silent.
+    """uvicorn's HTTP/1.1 protocol with limits on header size and on silence after connecting.
 
-    `left` and `drained` are called when the caller has gone, and when it takes bytes in again.
+    It calls `left` when the caller has disconnected, `drained` when the caller reads again.
     """
 
     max_header_bytes = 64 * 1024
@@ -72,7 +72,7 @@ class CallerConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        # How much of this read was the request before it is not known, so none of it counts yet.
+        # An unknown part of this read belongs to the previous request, so none of it counts yet.
         self._uncounted = 0 if self.cycle is None else self._read
         self._head_size = -self._uncounted
         self._head_open = True
@@ -83,7 +83,7 @@ class CallerConnection(HttpToolsProtocol):
             lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
             self._head_size = len(self.url) + lines
             if self._head_size > self.max_header_bytes:
-                raise ValueError(TOO_LARGE)  # uvicorn answers what llhttp does not get past
+                raise ValueError(TOO_LARGE)  # makes llhttp fail, and uvicorn then sends a 400
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -91,14 +91,14 @@ class CallerConnection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
-            self.transport.abort()  # it has not even taken in its last answer
+            self.transport.abort()  # it has not even read its last response
         else:
             super().timeout_keep_alive_handler()
 
     def finish(self) -> None:
-        """Close once the caller has its answer, though it may still be sending its request.
+        """Close after the response, even if the caller is still sending its request.
 
-        To close with bytes unread would reset the connection, and the answer be lost with it.
+        Closing with bytes unread would reset the connection, and the response would be lost.
         """
         if self.cycle.more_body and self.transport.can_write_eof():
             self._lingering = self.loop.call_later(LINGER, self.transport.abort)
@@ -114,9 +114,9 @@ class CallerConnection(HttpToolsProtocol):
 
 
 class DirectCaller:
-    """A gateway.reply.Caller. It may send or take in nothing for at most `patience` seconds.
+    """A gateway.reply.Caller that may send or read nothing for at most `patience` seconds.
 
-    The flags that uvicorn keeps of an answer are kept here as its own `send` would keep them.
+    It sets uvicorn's flags for a response in the same way as uvicorn's own `send`.
     """
 
     __slots__ = (
@@ -146,7 +146,7 @@ class DirectCaller:
 
     @classmethod
     def behind(cls, receive: Receive, send: Send, patience: float | None) -> "DirectCaller | None":
-        """The caller, where both are those of a CallerConnection and not of some middleware."""
+        """Return the caller, or None if `receive` and `send` are not a CallerConnection's own."""
         cycle = getattr(send, "__self__", None)
         if not isinstance(cycle, RequestResponseCycle) or receive != cycle.receive:
             return None
@@ -156,11 +156,11 @@ class DirectCaller:
         return cls(connection, cycle, patience)
 
     def watch(self, left: Callable[[], None]) -> None:
-        """Call `left` when the caller closes its connection before its answer is whole."""
+        """Call `left` if the caller closes its connection before its response is complete."""
         self._connection.left = left
 
     def whole_body(self) -> bytes | None:
-        """The request's body, if all of it has come already."""
+        """Return the request body if all of it has arrived, else None."""
         cycle = self._cycle
         if cycle.more_body or cycle.disconnected:
             return None
@@ -169,9 +169,9 @@ class DirectCaller:
         return data
 
     async def next_chunk(self) -> tuple[bytes, bool]:
-        """The next piece of the request's body, and whether more follows.
+        """Return the next chunk of the request body, and whether more follows.
 
-        Raises CallerGone, or BodyTimeout when nothing comes for `patience` seconds.
+        Raises CallerGone, or BodyTimeout if nothing arrives for `patience` seconds.
         """
         message = await self._message()
         if message["type"] == "http.disconnect":
@@ -181,7 +181,7 @@ class DirectCaller:
         return message["body"], message["more_body"]
 
     def _keep_reading(self) -> None:
-        """A large body has paused it, and a paused connection does not tell of its end."""
+        """Resume after a large body: a paused connection does not notice a disconnect."""
         self._connection.flow.resume_reading()
 
     async def _message(self) -> Message:
@@ -203,7 +203,7 @@ class DirectCaller:
                 self._chunked = True
                 lines.append(b"transfer-encoding: chunked\r\n")
             else:
-                cycle.keep_alive = False  # its end is that of the connection
+                cycle.keep_alive = False  # the end of the connection ends the body
         if (b"connection", b"close") in headers:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
@@ -213,7 +213,7 @@ class DirectCaller:
 
     def _send(self, data: bytes) -> None:
         if not self._has_body:
-            data = b""  # of an error that answers HEAD, or what a plugin gave where none may be
+            data = b""  # an error's body after HEAD, or a plugin's where none is allowed
         if self._head:
             data, self._head = self._head + data, b""
         if not self._cycle.disconnected:
@@ -247,17 +247,17 @@ class DirectCaller:
     def cut(self) -> None:
         self.release()
         self._send(b"")
-        self._cycle.disconnected = True  # else uvicorn reports an answer without an end
+        self._cycle.disconnected = True  # else uvicorn reports an unfinished response
         if self._connection.flow.write_paused:
             self._connection.transport.abort()
         else:
             self._connection.transport.close()
 
     async def settle(self) -> None:
-        """Nothing is left to wait for: what the caller has not taken in yet is the transport's."""
+        """Return at once: the transport sends the bytes that the caller has not read yet."""
 
     def release(self) -> None:
-        """The call is over. Also parts what holds each other, so that nothing waits for the gc."""
+        """End the call. Breaks reference cycles too, so that nothing waits for the collector."""
         self.drained = self._connection.left = self._connection.drained = _nothing
 
 

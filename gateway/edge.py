@@ -1,4 +1,4 @@
-"""The ASGI edge: an HTTP request becomes a Call, and its answer goes back through the server."""
+"""The ASGI edge: turns an HTTP request into a Call, and returns the response to the server."""
 
 from urllib.parse import quote, unquote
 
@@ -15,7 +15,7 @@ from gateway.proxy import Proxy
 
 
 class Edge:
-    """The ASGI endpoint of all paths that are carried to workers."""
+    """The ASGI endpoint of all paths that are forwarded to workers."""
 
     def __init__(self, proxy: Proxy, settings: Config) -> None:
         self._proxy = proxy
@@ -23,7 +23,7 @@ class Edge:
         self.adopt(settings)
 
     def adopt(self, settings: Config) -> None:
-        """From now on requests go by these settings."""
+        """Use these settings for new requests."""
         self._limits = settings.limits
         self._patience = settings.timeouts.idle
         self._extra = frozenset(settings.extra_paths)
@@ -40,9 +40,9 @@ class Edge:
         path: str,
         session_id: str | None = None,
     ) -> None:
-        """Carry one HTTP request. `path` is what is asked of the worker, percent-encoding kept.
+        """Forward one HTTP request. `path` is the path at the worker, percent-encoding kept.
 
-        Raises NotFound for a path that is not carried.
+        Raises NotFound if the path is not forwarded.
         """
         if not self.carries(path):
             raise NotFound(f"there is nothing at {path}")
@@ -75,16 +75,16 @@ class Edge:
             caller.release()
 
     def also(self, *paths: str, scope: str | None = None) -> None:
-        """Carry these too, each exactly as it is: for a plugin whose `routes` lead here.
+        """Forward these exact paths too: for a plugin with `routes` that lead here.
 
-        `scope` is what its caller must have; None: what the calls of models ask for.
+        `scope` is the scope that a caller needs; None: that of the calls of models.
         """
         self._added.update(dict.fromkeys(paths, scope))
 
     def carries(self, path: str) -> bool:
-        """Everything under /v1/, the paths of the configuration, and what plugins have added.
+        """Whether `path` is under /v1/, in the configuration, or added by a plugin.
 
-        Nothing that climbs out of /v1/ is.
+        False for a path that climbs out of /v1/.
         """
         if path in self._extra or path in self._added:
             return True
@@ -92,7 +92,7 @@ class Edge:
 
 
 def _climbs(path: str) -> bool:
-    """Whether some server behind could read `path` as leading elsewhere."""
+    """Whether a server behind the gateway could resolve `path` to another place."""
     if "." not in path and "%" not in path and "\\" not in path:
         return False
     plain = unquote(unquote(path)).replace("\\", "/")
@@ -100,7 +100,7 @@ def _climbs(path: str) -> bool:
 
 
 def path_of(scope: Scope) -> str:
-    """The request's path below where the application is mounted, percent-encoding kept."""
+    """Return the request's path below the application's mount point, percent-encoding kept."""
     raw = scope.get("raw_path")
     path = raw.decode("latin-1") if raw else quote(scope["path"])
     root: str = scope.get("root_path", "")

@@ -1,11 +1,11 @@
-"""What can go wrong, and what the caller is told.
+"""The gateway's errors, and the response that the caller gets for each.
 
     GatewayError
     ├── ConfigError                 an operator's mistake, found at start-up; no caller sees it
-    ├── CallerGone                  there is nobody to tell
+    ├── CallerGone                  no caller is left to respond to
     │   └── CallerStalled
-    ├── ChooseAgain                 raised by a hook that waited: the workers are other ones now
-    └── CallError                   answered in OpenAI's envelope; `status` and `code` below
+    ├── ChooseAgain                 raised by a hook that waited: the set of workers has changed
+    └── CallError                   sent in OpenAI's envelope; `status` and `code` below
         ├── BadRequest              400 invalid_request
         │   └── InvalidJSON         400 invalid_json
         ├── Unauthorized            401 invalid_api_key
@@ -30,16 +30,16 @@
             ├── IdleTimeout         504 upstream_idle_timeout
             └── TotalTimeout        504 upstream_total_timeout
 
-A plugin refuses a call by raising a CallError from a deciding hook; any other exception there is a
-HookFailed. The envelope is `{"error": {"message", "type", "param", "code"}}`; what a worker says is
-never wrapped in it.
+A plugin rejects a call by raising a CallError from a deciding hook; any other exception there
+becomes a HookFailed. The envelope is `{"error": {"message", "type", "param", "code"}}`; a worker's
+response is never wrapped in it.
 """
 
 import msgspec
 
 
 class GatewayError(Exception):
-    """The root of all that the gateway itself raises."""
+    """Base class of all exceptions that the gateway itself raises."""
 
 
 class ConfigError(GatewayError):
@@ -55,24 +55,24 @@ class CallerGone(GatewayError):
 
 
 class CallerStalled(CallerGone):
-    """The caller took nothing in for `seconds` (timeouts.idle), and is given up."""
+    """The caller read nothing for `seconds` (timeouts.idle), so its call is ended."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the caller took nothing in for {seconds} s (timeouts.idle)")
 
 
 class ChooseAgain(GatewayError):
-    """Raised in `filter_workers` or `pick_worker`, after a wait: choose among the workers of now.
+    """Raised in `filter_workers` or `pick_worker` after a wait, to choose again.
 
-    The core then runs both hooks again with what is fit at this moment.
+    The core then runs both hooks again with the workers that are fit at that moment.
     """
 
 
 class CallError(GatewayError):
     """Ends a call with `status` and an OpenAI error body.
 
-    `message` goes to the caller as it is: it never holds a key, a prompt or a worker's address.
-    `headers` are added to the answer (for example `Retry-After`).
+    `message` goes to the caller as it is: it must never contain a key, a prompt or a worker's
+    address. `headers` are added to the response (for example `Retry-After`).
     """
 
     status = 500
@@ -94,7 +94,7 @@ class CallError(GatewayError):
         self.headers = headers
 
     def body(self) -> bytes:
-        """The JSON envelope of this error."""
+        """Return the JSON envelope of this error."""
         inner = {
             "message": self.message,
             "type": self.type,
@@ -104,7 +104,7 @@ class CallError(GatewayError):
         return msgspec.json.encode({"error": inner})
 
     def event(self) -> bytes:
-        """The SSE event that tells a caller, mid-stream, that the rest will not come."""
+        """Return the SSE event that reports this error to the caller in mid-stream."""
         return b"event: error\ndata: " + self.body() + b"\n\n"
 
 
@@ -157,13 +157,13 @@ class TooManyRequests(CallError):
 
 
 class HookFailed(CallError):
-    """A deciding hook broke, so the call is refused: nothing is let through unchecked."""
+    """A deciding hook failed, so the call is rejected: no call passes unchecked."""
 
     code = "hook_failed"
 
 
 class InternalError(CallError):
-    """The gateway itself broke; the log has the traceback under the call's id."""
+    """The gateway itself failed; the log has the traceback under the call's id."""
 
 
 class UpstreamError(CallError):
@@ -173,19 +173,19 @@ class UpstreamError(CallError):
 
 
 class ConnectFailed(UpstreamError):
-    """No connection to the worker: nothing of the call has reached it."""
+    """No connection to the worker: no part of the call has reached the worker."""
 
     code = "upstream_connect_failed"
 
 
 class UpstreamClosed(UpstreamError):
-    """The worker closed or reset the connection before its answer was whole."""
+    """The worker closed or reset the connection before its response was complete."""
 
     code = "upstream_closed"
 
 
 class UpstreamProtocol(UpstreamError):
-    """The worker sent what is not HTTP/1.1, or more of it than the limits allow."""
+    """The worker sent invalid HTTP/1.1, or more than the limits allow."""
 
     code = "upstream_protocol_error"
 
@@ -212,7 +212,7 @@ class Draining(NoWorker):
 
 
 class StorageFailed(CallError):
-    """The embedded database can be neither read nor written now. Calls never meet it."""
+    """The embedded database can be neither read nor written now. Never raised for calls."""
 
     status = 503
     code = "storage_unavailable"

@@ -1,7 +1,8 @@
-"""What happens when a worker did not answer: whether, when and why another is asked.
+"""Failover: whether, when and why a call goes to another worker.
 
-Never after a byte has gone to the caller. A generation that a worker may have run is not run again
-unless `failover.rerun` says so; what a worker refused by status, or never got, it has not run.
+A call never fails over after a byte has gone to the caller. A generation that a worker may have run
+does not run again unless `failover.rerun` is set. A worker has not run a call that it rejected by
+status or never received.
 """
 
 import random
@@ -20,21 +21,21 @@ from gateway.refusing import WorkerRefused
 from gateway.upstream.unseen import ClosedUnseen
 
 UNSEEN = (ConnectFailed, ConnectTimeout, ClosedUnseen)
-"""After these the worker has seen nothing of the call."""
+"""Errors after which the worker has received nothing of the call."""
 
 HARMLESS = frozenset(
     {"/tokenize", "/detokenize", "/v1/embeddings", "/v1/rerank", "/v1/score", "/v1/classify"}
 )
-"""Paths whose POST samples nothing: asked twice, they answer the same at the same price."""
+"""Paths with a POST that samples nothing: a repeat gives the same response at the same cost."""
 
 LONGEST_PAUSE = 5.0
-"""Seconds that are waited for the next worker at most, on average."""
+"""Maximum pause in seconds before the next worker, on average."""
 
 RESERVE = 1.0
-"""Repeats a second that are allowed however few calls there are."""
+"""Repeats per second that are always allowed, even with few calls."""
 
 MOST_SAVED = 100.0
-"""Repeats that a budget saves up at most."""
+"""Maximum repeats that a budget saves up."""
 
 SAVED_AT_FIRST = 10.0
 
@@ -42,10 +43,10 @@ Failure = CallError | WorkerRefused
 
 
 class Budget:
-    """How many repeats the traffic allows: a bucket filled by a share of the calls, and by time.
+    """Limits repeats by the traffic: a token bucket filled by a share of the calls, and by time.
 
-    A worker that fails under full load is thus not answered by twice the load on the others, see
-    "retry budgets" in Finagle's and Linkerd's documentation.
+    So a worker that fails under full load does not double the load on the others, see "retry
+    budgets" in Finagle's and Linkerd's documentation.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,10 @@ class Budget:
         self._at = monotonic()
 
     def take(self, share: float, calls: int) -> bool:
-        """Whether one more repeat is within `share` of the `calls` there have been so far."""
+        """Take one repeat, or return False if the budget has none left.
+
+        `calls` counts all calls so far; each one adds `share` of a repeat to the budget.
+        """
         now = monotonic()
         earned = share * (calls - self._seen) + RESERVE * (now - self._at)
         self._saved = min(MOST_SAVED, self._saved + earned)
@@ -66,9 +70,9 @@ class Budget:
 
 
 def may_repeat(call: Call, failure: Failure, asked: int, settings: Failover) -> bool:
-    """Whether the call may be given to another worker, when the last of `asked` failed like this.
+    """Whether the call may go to another worker after the last of `asked` failed with `failure`.
 
-    A worker that has begun to answer is never replaced, for the observers have heard of it.
+    A worker that has begun to respond is never replaced, because the observers have seen its head.
     """
     if call.reply.begun:
         return False
@@ -84,12 +88,12 @@ def may_repeat(call: Call, failure: Failure, asked: int, settings: Failover) -> 
 
 
 def may_run_again(call: Call, settings: Failover) -> bool:
-    """Whether it does no harm if two workers run it."""
+    """Whether two workers may run the call: it does no harm, or `failover.rerun` is set."""
     return settings.rerun or call.method in ("GET", "HEAD", "OPTIONS") or call.path in HARMLESS
 
 
 def pause(failure: Failure, asked: int, settings: Failover) -> float:
-    """Seconds to wait before the next worker is asked; none where the last saw nothing of it."""
+    """Seconds to wait before the next worker; 0 if the last one received nothing of the call."""
     if isinstance(failure, UNSEEN):
         return 0.0
     doubled = settings.backoff * 2.0 ** min(asked - 1, 16)
@@ -97,5 +101,5 @@ def pause(failure: Failure, asked: int, settings: Failover) -> float:
 
 
 def in_time(call: Call, wait: float, settings: Failover) -> bool:
-    """Whether another worker may still be asked, `wait` seconds from now."""
+    """Whether the deadline allows another worker `wait` seconds from now."""
     return settings.deadline is None or monotonic() + wait - call.started < settings.deadline

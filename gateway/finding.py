@@ -1,4 +1,4 @@
-"""Where a plugin's name in the configuration leads: an entry point, a module, a class, a file."""
+"""Finds the plugin that the configuration names: an entry point, a module, a class, a file."""
 
 import difflib
 import importlib
@@ -18,7 +18,7 @@ GROUP = "gateway.plugins"
 
 
 def find(entry: PluginEntry) -> tuple[str, Any]:
-    """The plugin's name, and its class or (of a bare one) its module. Raises ConfigError."""
+    """Return the plugin's name, and its class or (if it has none) module. Raises ConfigError."""
     try:
         name, found = _find(entry.name, Path(entry.base))
         if inspect.ismodule(found):
@@ -27,7 +27,7 @@ def find(entry: PluginEntry) -> tuple[str, Any]:
             raise ConfigError(f"plugin {entry.name!r}: nothing in it is marked with @hookimpl")
     except ConfigError as error:
         raise ConfigError(*(f"{entry.source}: {problem}" for problem in error.problems)) from error
-    except Exception as error:  # a plugin's own code may raise anything while it is imported
+    except Exception as error:  # a plugin may raise anything while it is imported
         raise ConfigError(f"{entry.source}: plugin {entry.name!r} {_failure(error)}") from error
     return name, found
 
@@ -56,7 +56,7 @@ def _file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"plugin {str(path)!r}: a plugin's file must end in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # typing and msgspec look annotations up here
+    sys.modules[spec.name] = module  # typing and msgspec resolve annotations here
     spec.loader.exec_module(module)
     return module
 
@@ -75,7 +75,7 @@ def _module(name: str, offered: list[str]) -> ModuleType:
 
 
 def _plugin_of(module: ModuleType, name: str) -> Any:
-    """The module itself where it has hooks of its own, else its one class with hooks."""
+    """Return the module if it has hooks itself, else its only class with hooks."""
     classes = [
         member
         for member in vars(module).values()

@@ -1,4 +1,4 @@
-"""Passes on an answer that came over no connection: a `handle` hook's, or the local worker's."""
+"""Forwards an answer that came over no connection: a `handle` hook's or the local worker's."""
 
 import asyncio
 from collections.abc import AsyncIterable
@@ -11,9 +11,9 @@ from gateway.relay import Relay
 async def pass_on(
     call: Call, answer: Answer, settings: Config, attempt: Attempt | None = None
 ) -> bytes:
-    """Relay `answer` as if a worker had sent it, that of the attempt; gives its last bytes.
+    """Relay `answer` as if the attempt's worker had sent it; return its last bytes.
 
-    Raises what its body raises, and what ends a worker's answer too: IdleTimeout, CallerStalled.
+    Raises the exceptions of its body, and IdleTimeout or CallerStalled as for a worker's response.
     """
     tap = _Tap()
     relay = Relay(call, attempt, tap, settings)
@@ -28,7 +28,7 @@ async def pass_on(
 
 
 async def _fed(body: AsyncIterable[bytes], relay: Relay, tap: "_Tap") -> bytes:
-    """Feed the relay until it has all of `body`, or has had enough."""
+    """Feed `body` to the relay until its end, or until the relay ends first."""
     feeding = asyncio.create_task(_feed(body, relay, tap))
     try:
         return await relay.done
@@ -43,13 +43,13 @@ async def _feed(body: AsyncIterable[bytes], relay: Relay, tap: "_Tap") -> None:
             relay.on_body(chunk)
             await tap.opened.wait()
         relay.on_end(b"")
-    except Exception as error:  # noqa: BLE001  whatever it is, it is raised where `done` is awaited
+    except Exception as error:  # noqa: BLE001  raised again by awaiting `done`
         if not relay.done.done():
             relay.done.set_exception(error)
 
 
 class _Tap:
-    """Closed while the caller takes nothing in."""
+    """Stops the feed while the caller reads nothing."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Header lines as they travel, and what is read out of them."""
+"""HTTP header lines, and functions that read them."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def is_event_stream(headers: Headers) -> bool:
 
 
 def get_header(headers: Headers, name: bytes) -> bytes | None:
-    """The first value of `name` (lower case), or None."""
+    """Return the first value of `name` (lower case), or None."""
     for key, value in headers:
         if key == name:
             return value

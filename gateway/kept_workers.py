@@ -1,4 +1,4 @@
-"""The table in which what the admin interface changed of workers outlives a restart."""
+"""The table that keeps the admin interface's changes of workers across restarts."""
 
 import logging
 import sqlite3
@@ -20,7 +20,7 @@ MIGRATIONS = Migrations("gateway")
 
 @MIGRATIONS()
 def create_workers(db: Database) -> None:
-    """A Change as JSON for each worker that has one, in the order of their first changes."""
+    """Create the table: one Change as JSON per changed worker, in order of first change."""
     connection: sqlite3.Connection = db.conn
     connection.execute(
         "CREATE TABLE workers (number INTEGER PRIMARY KEY, worker_id TEXT NOT NULL UNIQUE,"
@@ -40,7 +40,7 @@ class KeptWorkers:
         return [MIGRATIONS] if settings.persist_workers else []
 
     async def load(self) -> dict[str, Change]:
-        """Those of the runs before; none where they cannot be read, which is logged."""
+        """Load the changes of earlier runs; none, with a log message, if they cannot be read."""
         if not self._keeps:
             return {}
         try:
@@ -52,7 +52,7 @@ class KeptWorkers:
         return {worker_id: change for worker_id, change in found.items() if change is not None}
 
     async def keep(self, worker_id: str, change: Change) -> None:
-        """Returns once it is committed. Raises sqlite3.Error or StorageUnavailable."""
+        """Store and commit the change. Raises sqlite3.Error or StorageUnavailable."""
         if self._keeps:
             await self._storage.write(lambda db: _store(db, worker_id, change))
 

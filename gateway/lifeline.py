@@ -1,4 +1,4 @@
-"""How a call is ended from outside its task."""
+"""Ends a call from outside its task."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from gateway.errors import GatewayError, TotalTimeout
 
 
 class Lifeline:
-    """Lets a call be ended from outside its task, for a reason that its task then sees raised."""
+    """Ends a call from outside its task, by raising a given reason inside the task."""
 
     __slots__ = ("_held", "_over", "_reason", "_task", "_timer")
 
@@ -18,7 +18,7 @@ class Lifeline:
         self._over = False
 
     def cut(self, reason: GatewayError) -> None:
-        """Raise `reason` out of the `with` block, as soon as it waits; the first reason counts."""
+        """Raise `reason` from the `with` block at its next wait; the first reason counts."""
         if self._over or self._reason is not None:
             return
         self._reason = reason
@@ -27,17 +27,17 @@ class Lifeline:
             task.cancel()
 
     def hold(self) -> None:
-        """What is begun from now on is finished: a cut takes effect at `let_go`."""
+        """Protect the work from here until `let_go`: a cut takes effect only then."""
         self._held = True
 
     def let_go(self) -> None:
-        """Raises the reason of a cut that came meanwhile."""
+        """End the protection. Raises the reason of a cut that came in between."""
         self._held = False
         if self._reason is not None:
             raise self._reason
 
     def limit(self, seconds: float) -> None:
-        """End the call with TotalTimeout when it is not over by then."""
+        """End the call with TotalTimeout if it is not over after `seconds`."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(seconds, lambda: self.cut(TotalTimeout(seconds)))
 

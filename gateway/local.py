@@ -3,9 +3,10 @@
     async def answer(body: dict[str, Any]) -> dict[str, Any]: ...
     app = create_app(config, local_handler=answer)
 
-It is the gateway's one worker, with the id `local`, so hooks, injections, attempts and traces are
-as with any other. It is given the body that a server would have been sent, and answers as a server
-answers that is not asked for a stream. A caller that streams gets that answer as events.
+The function is the gateway's only worker, with the id `local`, so hooks, injections, attempts and
+traces work as with any other worker. It receives the body that would have been sent to a server,
+and returns the response of a server to a request without streaming. If the caller streams, the
+gateway sends that response as events.
 """
 
 import asyncio
@@ -29,13 +30,14 @@ from gateway.worker import Worker
 log = logging.getLogger("gateway")
 
 LocalHandler = Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]
-"""Answers the body of a call to /v1/chat/completions or /v1/completions, in OpenAI's form.
+"""Maps the body of a call to /v1/chat/completions or /v1/completions to OpenAI's response.
 
-`id`, `object`, `created` and `model` are added where it leaves them out. With `return_token_ids` in
-the body the ids are expected where vLLM puts them: `token_ids` in each choice, `prompt_token_ids`
-at the top (chat) or in each choice (completions). `{"error": {...}}` is an error, with `code` as
-its status; a CallError that it raises is the answer to the caller. A function that is not
-asynchronous runs in a thread, which goes on when its caller leaves.
+The gateway adds `id`, `object`, `created` and `model` if the response lacks them. If the body has
+`return_token_ids`, the ids are expected in vLLM's format: `token_ids` in each choice,
+`prompt_token_ids` at the top (chat) or in each choice (completions). `{"error": {...}}` is an
+error, with `code` as its status. If the function raises a CallError, the caller gets it as the
+response. A function that is not asynchronous runs in a thread, which continues if the caller
+leaves.
 """
 
 NAME = "local"
@@ -46,22 +48,22 @@ _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class LocalWorker(Worker):
-    """Asks `handler` where others have a connection; `url` is `local`."""
+    """Calls `handler` instead of using a connection; `url` is `local`."""
 
     def __init__(self, handler: LocalHandler, config: Config) -> None:
         settings = WorkerSettings(url=f"http://{NAME}", worker_id=NAME)
         super().__init__(settings, config.timeouts, config.limits)
         self.url = NAME
         self._handler = handler
-        # An object may be called by an `async def __call__`.
+        # A callable object may have an `async def __call__`.
         self._waits = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004  it is looked at, not called
+            getattr(handler, "__call__", None)  # noqa: B004  inspected, not called
         )
 
     async def carry(self, call: Call, attempt: Attempt, settings: Config) -> bytes:
-        """Answer the call; gives the answer's last bytes, the others relayed.
+        """Run the call, relay the response but for its last bytes, and return those.
 
-        Raises what `attempt.try_once` raises.
+        Raises the same exceptions as `attempt.try_once`.
         """
         await call.body.read()
         attempt.connected = time.monotonic()
@@ -119,7 +121,7 @@ class LocalWorker(Worker):
 
 
 def _head(call: Call, asked: Mapping[str, Any], dialect: str) -> dict[str, Any]:
-    """What clients expect of any answer, for a handler that leaves it out."""
+    """Fields that clients expect in any response, in case the handler omits them."""
     prefix, kind = _KINDS[dialect]
     named = {"id": prefix + call.id, "object": kind, "created": int(call.created)}
     return {**named, "model": asked.get("model") or NAME}
@@ -130,7 +132,7 @@ def _plain(status: int, body: bytes) -> Answer:
 
 
 def _status(said: object) -> int:
-    """Raises TypeError where the handler gave something else than an answer or an error."""
+    """Return the status: 200, or that of an error. Raises TypeError if `said` is not a dict."""
     if not isinstance(said, dict):
         raise TypeError(f"it is not a dict but a {type(said).__name__}")
     error = said.get("error")

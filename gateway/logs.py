@@ -1,8 +1,8 @@
-"""What the gateway logs, as lines on standard error: JSON for programs, text for people.
+"""The gateway's log, as lines on standard error: JSON for programs, text for people.
 
-No line holds what a caller or a worker said. An exception may quote it in its message, so of an
-exception only its type and its places in the code are written, unless everything is to be seen
-(level debug). The same goes for what asyncio, uvicorn and the interpreter itself report.
+No line contains data of a caller or a worker. The message of an exception may quote such data, so
+the log has only the exception's type and its places in the code, unless the level is debug. The
+same applies to reports of asyncio, uvicorn and the interpreter itself.
 """
 
 import logging
@@ -30,23 +30,23 @@ log = logging.getLogger("gateway")
 Written = Literal["auto", "text", "json"]
 
 LONGEST = 16 * 1024
-"""Bytes of a line (as text: of all lines of a record)."""
+"""Maximum bytes of a line (in text format: of all lines of a record)."""
 
 SIZES = ((8192, 12), (1024, 4), (256, 1))
-"""Characters of a text and places of an exception; the first pair with which a line fits holds."""
+"""Maximum characters of a text and places of an exception; the first pair that fits is used."""
 
 ERRORS = 4
-"""Of an exception and what it came from, the nearest."""
+"""Maximum exceptions of a record: the exception and its nearest causes."""
 
 NAME = 160
-"""Characters of a name: of a logger, a call, an exception's type, a place."""
+"""Maximum characters of a name: of a logger, a call, an exception's type, a place."""
 
 _REPR = re.compile(r"[<{'\"]|\((?!\))")
-"""Where the repr of something begins."""
+"""The beginning of a repr."""
 
 
 class Failure(msgspec.Struct, omit_defaults=True):
-    """One exception: its type, and where it went through, outermost first, `file:line:function`."""
+    """One exception: its type and its code places, outermost first, as `file:line:function`."""
 
     type: str
     where: list[str] = []
@@ -54,7 +54,7 @@ class Failure(msgspec.Struct, omit_defaults=True):
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """What a JSON line holds. `errors`: the exception, then those that it came from."""
+    """The fields of a JSON line. `errors`: the exception, then its causes."""
 
     time: str
     level: str
@@ -66,9 +66,9 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class Formatter(logging.Formatter):
-    """Writes records, each within LONGEST bytes. With `debug` exceptions say their messages.
+    """Formats records, each within LONGEST bytes. With `debug` exceptions include their messages.
 
-    `process` is the index of this one, where it is one of several.
+    `process` is the index of this process if there are several, else None.
     """
 
     def __init__(self, *, debug: bool = False, process: int | None = None) -> None:
@@ -84,7 +84,7 @@ class Formatter(logging.Formatter):
         return written
 
     def write(self, line: Line, record: logging.LogRecord) -> str:
-        """As JSON."""
+        """Format the line as JSON."""
         return msgspec.json.encode(line).decode()
 
     def _line(self, record: logging.LogRecord, most: int, places: int) -> Line:
@@ -101,7 +101,7 @@ class Formatter(logging.Formatter):
         )
 
     def _message(self, record: logging.LogRecord) -> str:
-        """Raises nothing: a record whose arguments do not fit is told by its place."""
+        """Never raises: if formatting fails, the message names the record's place in the code."""
         try:
             if self._debug:
                 return record.getMessage()
@@ -118,7 +118,7 @@ class Formatter(logging.Formatter):
 
 
 class TextFormatter(Formatter):
-    """A line for a record, with the call's id at its end; an exception in indented lines below."""
+    """Formats one line per record, the call's id at its end; exceptions in indented lines below."""
 
     def write(self, line: Line, record: logging.LogRecord) -> str:
         head = f"{self.formatTime(record)} {line.level.upper():<7} {line.logger}: {line.message}"
@@ -130,7 +130,7 @@ class TextFormatter(Formatter):
 
 
 class Handler(logging.StreamHandler[TextIO]):
-    """Writes to `stream`: text where it is a terminal, else JSON, or as `written` says."""
+    """Writes to `stream` as `written`; `auto`: text if the stream is a terminal, else JSON."""
 
     def __init__(
         self,
@@ -150,11 +150,11 @@ class Handler(logging.StreamHandler[TextIO]):
         self.setFormatter(kind(debug=level == "debug", process=self._process))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the library's name
-        """Nothing: logging's own way is to print the record, arguments and all."""
+        """Do nothing: the library's version would print the record with its arguments."""
 
 
 class Logs:
-    """The log of a process that runs a gateway; `process` is its index, where there are several."""
+    """The log of a process that runs a gateway; `process` is its index if there are several."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class Logs:
         self._set(level, written)
 
     def begin(self) -> None:
-        """From now on all that is said goes this way: the interpreter's words, too."""
+        """Handle all log records and the interpreter's own reports from now on."""
         logging.getLogger().handlers[:] = [self.handler]
         warnings.showwarning = _warned
         sys.unraisablehook = _unraisable
@@ -175,7 +175,7 @@ class Logs:
         threading.excepthook = _thread_ended
 
     def follow(self, config: "Config") -> None:
-        """After a reload."""
+        """Apply the log settings of a reloaded configuration."""
         self._set(config.log_level, config.log_format)
 
     def _set(self, level: str, written: Written) -> None:
@@ -184,7 +184,7 @@ class Logs:
 
 
 def clean(text: str, most: int) -> str:
-    """At most so many characters, each of which shows: no line end, no terminal's command."""
+    """Return at most `most` printable characters: no line ends, no control sequences."""
     text = text[: most + 1]
     if not text.isprintable():
         text = "".join(one if one.isprintable() else _escaped(one) for one in text)
@@ -196,7 +196,7 @@ def _escaped(character: str) -> str:
 
 
 def _message_of(record: logging.LogRecord) -> str:
-    """The message, where an exception is named by what cannot quote anybody."""
+    """Return the message, with exceptions replaced by text that cannot quote private data."""
     if isinstance(record.msg, BaseException):
         return str(_told(record.msg))
     message, arguments = str(record.msg), record.args
@@ -208,7 +208,10 @@ def _message_of(record: logging.LogRecord) -> str:
 
 
 def _told(argument: object) -> object:
-    """Errors of the gateway, of SQLite and of the system say what is written for people to read."""
+    """Replace an exception by its type, unless its message is written for people to read.
+
+    The errors of the gateway, of SQLite and of the system have such messages.
+    """
     if not isinstance(argument, BaseException) or isinstance(
         argument, GatewayError | sqlite3.Error
     ):
@@ -220,14 +223,14 @@ def _told(argument: object) -> object:
 
 
 def _without_reprs(message: str) -> str:
-    """asyncio writes below its first line, and at its end, what it was about, contents and all."""
+    """Cut off the reprs that asyncio appends to its first line and below it: they contain data."""
     first = message.partition("\n")[0]
     found = _REPR.search(first)
     return first[: found.start()].rstrip() if found else first
 
 
 def _chain(record: logging.LogRecord) -> Sequence[BaseException]:
-    """The record's exception and those behind it, nearest first."""
+    """Return the record's exception and its causes, nearest first."""
     found: list[BaseException] = []
     waiting = deque([record.exc_info[1]] if record.exc_info else [])
     while waiting and len(found) < ERRORS:
@@ -254,7 +257,7 @@ def _type(error: BaseException) -> str:
 def _said(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001  its class may be anybody's
+    except Exception:  # noqa: BLE001  any class may raise anything
         return "(it cannot say)"
 
 
@@ -277,7 +280,7 @@ def _warned(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """In place of warnings.showwarning."""
+    """Replacement for warnings.showwarning."""
     warned = logging.getLogger("py.warnings")
     warned.warning("%s at %s:%d", category.__name__, filename, lineno)
     warned.debug("%s", message)
@@ -294,6 +297,6 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 def _thread_ended(ended: threading.ExceptHookArgs) -> None:
     if ended.exc_type is SystemExit:
-        return  # it is how a thread ends itself
+        return  # a normal way for a thread to end itself
     name = ended.thread.name if ended.thread is not None else "?"
     log.error("the thread %s ended by an error", name, exc_info=ended.exc_value)
