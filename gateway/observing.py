@@ -1,4 +1,4 @@
-"""The observers of one call: which of their methods exist, and that a broken one harms nobody."""
+"""The observers of one call: which methods each of them has, and isolation of those that fail."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -23,19 +23,19 @@ NONE: Methods = ()
 METHODS = frozenset({"started", "data", "event", "delta", "finished"})
 
 Note = Callable[[str, str, "Outcome", BaseException, str], None]
-"""Told of a failure: the plugin, what broke, the call's outcome, the exception, the call's id."""
+"""Called on a failure: the plugin, what broke, the call's outcome, the exception, the call's id."""
 
 
 class Observers:
-    """What the `observe` hooks gave for one call, and what counts its tokens where that is asked.
+    """The observers that the `observe` hooks returned for one call, and its token counter, if any.
 
-    Public tuples hold the bound methods that the observers really have; an empty one costs nothing.
-    `counter` sees what goes to `started` and `data`.
-    A method that raises is taken out, for what it records can no longer be whole. Without a call
-    there are none.
+    Each public tuple holds the bound methods that the observers have; an empty tuple costs nothing.
+    `counter` sees what goes to `started` and `data`. A method that raises is removed, because its
+    record can no longer be complete. If `call` is None there are no observers.
     """
 
-    # Not the call, which has its observers: a call in a cycle would be left to the collector.
+    # No reference to the call, which refers to its observers: only the garbage collector would
+    # free a call in a cycle.
     __slots__ = (
         "_call_id",
         "_note",
@@ -67,7 +67,7 @@ class Observers:
 
     @property
     def read_the_answer(self) -> bool:
-        """Whether any of them needs more of it than its bytes."""
+        """Whether `delta`, `event` or the counter needs more of the response than its raw bytes."""
         return bool(self.delta or self.event or self.counter)
 
     def tell_started(self, status: int, headers: "Headers", *, events: bool) -> None:
@@ -81,7 +81,7 @@ class Observers:
                 self.counter.data(chunk)
             except Exception as error:  # noqa: BLE001  as below
                 self._give_up_counting(error)
-        for entry in self.data:  # once for each read of a stream, so not by way of _tell
+        for entry in self.data:  # once per read of a stream, so without the cost of _tell
             try:
                 entry[1](chunk)
             except Exception as error:  # noqa: BLE001  as below
@@ -94,7 +94,7 @@ class Observers:
         self.delta = self._tell(self.delta, "delta", delta)
 
     def tell_finished(self, call: "Call") -> None:
-        # A `delta` may have had the answer read, and so its usage known.
+        # The usage is known already if the response was parsed for a `delta` observer.
         if self.counter is not None and call.outcome.usage is None:
             try:
                 call.outcome.usage = self.counter.usage(call)
@@ -108,12 +108,12 @@ class Observers:
         self._say("core", "count_tokens", error)
 
     def _tell(self, methods: Methods, name: str, *arguments: Any) -> Methods:
-        """The methods that are still whole."""
+        """Call the methods; return those that did not raise."""
         whole = methods
         for entry in methods:
             try:
                 entry[1](*arguments)
-            except Exception as error:  # noqa: BLE001  a watcher's failure is never the caller's
+            except Exception as error:  # noqa: BLE001  an observer must not harm the call
                 whole = self._without(whole, entry, name, error)
         return whole
 
@@ -127,7 +127,7 @@ class Observers:
 
 
 def _methods(observer: object) -> Sequence[str]:
-    """Those that it really has; what most have of their class is looked up once for the class."""
+    """Names of the methods that `observer` has; cached per class unless the instance sets any."""
     own = getattr(observer, "__dict__", None)
     if own and not METHODS.isdisjoint(own):
         return [name for name in METHODS if callable(getattr(observer, name, None))]

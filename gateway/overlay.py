@@ -1,7 +1,7 @@
-"""What the admin interface changed of the workers, over what the configuration says of them.
+"""Changes made through the admin interface, layered over the configured workers.
 
-The changes lie over the configuration's workers, id by id and field by field, wherever these come
-from: the start and each reload put the same changes over what the file says then.
+The changes apply by worker id and by field, whatever the configured workers are: the start and each
+reload apply the same changes to the workers in the file at that time.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from gateway import config
 
 
 class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The settings of a worker that may change while it runs; only those given change.
+    """Settings of a worker that may change while it runs; only the fields that are given change.
 
-    Where it is, is not among them: a server in another place is another worker.
+    The URL cannot be changed: another URL is another worker.
     """
 
     model_name: str | UnsetType | None = UNSET
@@ -35,16 +35,16 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return replace(worker, **self.given())
 
     def __repr__(self) -> str:
-        # Its headers hold keys, and a repr ends up in logs.
+        # `headers` hold keys, and a repr ends up in logs.
         return f"Fields({', '.join(self.given())})"
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What was changed of the worker of one id.
+    """The change to the worker with one id.
 
-    `removed`: the configuration's takes no calls. `added`: the one that was put there where the
-    configuration has none, or a removed one. `fields` lie over the configuration's; while
-    `drained`, it is given no calls.
+    `removed`: the configured worker gets no calls. `added`: a worker that was added under an id
+    that the configuration lacks, or after the configured worker was removed. `fields` override
+    those of the configured worker. While `drained`, the worker gets no calls.
     """
 
     removed: bool = False
@@ -57,13 +57,13 @@ NO_CHANGE = Change()
 
 
 class Overlay(msgspec.Struct, frozen=True):
-    """The configuration's workers, and the changes by id, in the order in which they were begun."""
+    """The configured workers, and the changes by worker id in the order in which they began."""
 
     base: tuple[config.Worker, ...] = ()
     changes: Mapping[str, Change] = {}
 
     def standing(self) -> list[config.Worker]:
-        """The workers that there are: the configuration's in their order, then those added."""
+        """Return the current workers: the configured ones in their order, then the added ones."""
         found = {
             worker.worker_id: self.of(worker.worker_id).fields.over(worker)
             for worker in self.base
@@ -78,16 +78,16 @@ class Overlay(msgspec.Struct, frozen=True):
         return self.changes.get(worker_id, NO_CHANGE)
 
     def having(self, worker_id: str, change: Change) -> "Overlay":
-        """This one with `change` in the place of what was changed of that worker before."""
+        """Return a copy in which `change` replaces the previous change of that worker."""
         changes = {**self.changes, worker_id: change}
         if change == NO_CHANGE:
             del changes[worker_id]
         return replace(self, changes=changes)
 
-    # These give the Change after which a worker is as their names say.
+    # Each of these returns the Change that puts a worker into the state in the method's name.
 
     def added(self, worker: config.Worker) -> Change:
-        """`worker` must not be among those standing."""
+        """`worker` must not be among `standing()`."""
         return Change(removed=self.of(worker.worker_id).removed, added=worker)
 
     def removed(self, worker_id: str) -> Change:

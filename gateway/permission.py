@@ -1,16 +1,16 @@
-"""Who may do what: scopes, and the models and workers that a principal is bound to.
+"""Scopes, and the models and workers that a principal is limited to.
 
-A scope is a word that a route asks for and a principal has:
+A scope is a word that a route requires and a principal holds:
 
-- realtime, batch, eval: the calls of models, under /v1 and the paths beside it. Any one of them
-  does, and says what a call is counted as.
-- upload: /v1/files. Batches under /v1/batches ask for `batch`.
-- sessions: sessions and their traces, those that the same principal has begun; `sessions:all` with
-  it: all of them.
-- monitor: metrics, usage and other views of how the gateway is.
-- admin: what changes it.
+- realtime, batch, eval: model calls, under /v1 and the paths beside it. Any one of them suffices,
+  and determines the source that a call is counted under.
+- upload: /v1/files and /v1/uploads. Batches under /v1/batches require `batch`.
+- sessions: the sessions that the same principal began, and their traces; with `sessions:all` in
+  addition, all sessions.
+- monitor: metrics, usage and other views of the gateway's state.
+- admin: routes that change the gateway.
 
-Where no plugin authenticates there are no principals, and everybody may do everything.
+If no plugin authenticates, there are no principals and every caller may do everything.
 """
 
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 ALL_SESSIONS = "sessions:all"
 
 SCOPES = frozenset((*SOURCES, "upload", "monitor", "admin", "sessions", ALL_SESSIONS))
-"""Those that the gateway and its own plugins ask for; other plugins may have others."""
+"""Scopes that the gateway and its own plugins require; other plugins may define others."""
 
 _UNDER = {"files": "upload", "uploads": "upload", "batches": "batch"}
 
 
 def permit(call: Call) -> None:
-    """Find out what the call is counted as. Raises Forbidden where its principal may not make it.
+    """Check the scopes of the call's principal and set the call's source.
 
-    The scopes alone are looked at: nothing of the body is known as yet.
+    Raises Forbidden if a scope is missing. Only scopes are checked: the body has not been read yet.
     """
     if call.principal is None:
         return
@@ -54,23 +54,26 @@ def permit(call: Call) -> None:
 
 
 def _scope_under(path: str) -> str | None:
-    """What a path under /v1 asks for beside the calls of models."""
+    """Scope that a path under /v1 requires if it is not a model call; None if no certain one."""
     if not path.startswith("/v1/"):
         return None
-    return _UNDER.get(unquote(path).split("/", 3)[2])  # as the worker reads it
+    return _UNDER.get(unquote(path).split("/", 3)[2])  # decoded, as the worker reads it
 
 
 def require(principal: Principal | None, scope: str) -> None:
-    """Raises Forbidden, which names the scope, where there is a principal and it has it not."""
+    """Raise Forbidden, naming the scope, if there is a principal and it lacks the scope."""
     if principal is not None and scope not in principal.scopes:
         raise Forbidden(f"this needs a key with the scope `{scope}`", code="missing_scope")
 
 
 async def check_model(call: Call) -> None:
-    """Raises Forbidden where the call's principal is bound to other models than it asks for."""
+    """Raise Forbidden if the principal is limited to models and the call's is none of them.
+
+    A call of such a principal that names no model is rejected, too.
+    """
     if call.principal is None or call.principal.models is None or call.method != "POST":
         return
-    await call.body.read()  # where it is long, nobody has yet
+    await call.body.read()  # a long body has not been read yet
     model = call.model
     if model is None:
         raise Forbidden("this key is for certain models, and the call names none")
@@ -83,7 +86,7 @@ async def check_model(call: Call) -> None:
 
 
 def allowed(call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
-    """Those of the workers that the call's principal may use."""
+    """Return the workers that the call's principal may use."""
     if call.principal is None or call.principal.workers is None:
         return workers
     return [worker for worker in workers if worker.id in call.principal.workers]

@@ -1,7 +1,7 @@
 """Find, configure, check and order plugins, then freeze their hooks into chains.
 
-Nothing is loaded unless the configuration names it. One pluggy.PluginManager belongs to one Plugins
-object and serves to declare and to check; it never calls the hooks of a call.
+Nothing is loaded unless the configuration names it. Each Plugins object uses one
+pluggy.PluginManager to declare and check hooks; it never calls the hooks of a call.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ SPECS: Mapping[str, Callable[..., Any]] = {
     name: value for name, value in vars(hookspecs).items() if hasattr(value, "gateway_spec")
 }
 FOR_CALLS = frozenset(Chains.__struct_fields__) - {"failures"}
-"""The hooks that run for each call; the others run at start-up or for the command line."""
+"""Hooks that run for each call; the others run at start-up or for the command line."""
 
 
 class Plugin(msgspec.Struct, frozen=True):
-    """A loaded plugin: `object` is the instance, or the module of a bare one.
+    """A loaded plugin: `object` is the instance, or the module of a bare plugin.
 
-    `entry` is what the configuration says of it, `config` its options as its own Struct.
+    `entry` is its entry in the configuration, `config` its options as its own Struct.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Plugin(msgspec.Struct, frozen=True):
 
     @property
     def one_process(self) -> str | None:
-        """Why it cannot work in several processes; None: it can."""
+        """Reason why it cannot work in several processes; None if it can."""
         why: str | None = getattr(self.object, "one_process", None)
         return why
 
@@ -52,9 +52,10 @@ class Plugin(msgspec.Struct, frozen=True):
 class Plugins:
     """The plugins of one gateway, configured, checked and in order.
 
-    `hooks` has, for each hook of hookspecs, its implementations in the order of the file. What is
-    `before` is taken over: an object whose entry says the same, and one that can be reconfigured
-    with its new `config`; it is not given that here. Raises ConfigError with every problem found.
+    `hooks` maps each hook of hookspecs to its implementations in the order of the file. An object
+    of `before` is kept if its options are unchanged or if it can be reconfigured; it is then listed
+    with its new `config`, but `reconfigure` is not called here. Raises ConfigError with every
+    problem found.
     """
 
     def __init__(self, entries: Sequence[PluginEntry], before: "Plugins | None" = None) -> None:
@@ -88,7 +89,7 @@ class Plugins:
                 self.hooks[caller.name] += (hook,)
 
     def kept(self, entry: PluginEntry) -> Plugin | None:
-        """The plugin that `entry` names, where its object can go on. Raises ConfigError."""
+        """Return the plugin of `entry` if its object can stay, else None. Raises ConfigError."""
         for plugin in self.loaded:
             if (plugin.entry.name, plugin.entry.base) != (entry.name, entry.base):
                 continue
@@ -101,7 +102,7 @@ class Plugins:
 
     @contextlib.contextmanager
     def blamed(self, name: str) -> Iterator[None]:
-        """Whatever is raised at start-up becomes a ConfigError that names the plugin."""
+        """Turn any exception raised at start-up into a ConfigError that names the plugin."""
         try:
             yield
         except Exception as error:
@@ -109,7 +110,10 @@ class Plugins:
             raise _not_started(place, name, error) from error
 
     def run(self, name: str, *arguments: object, only: Collection[str]) -> dict[str, Any]:
-        """What hooks of start-up give, by plugin: those of `only` these. Raises ConfigError."""
+        """Run a start-up hook of the plugins `only`; return results by plugin.
+
+        Raises ConfigError.
+        """
         given: dict[str, Any] = {}
         for hook in self.hooks[name]:
             if hook.plugin in only:
@@ -118,12 +122,12 @@ class Plugins:
         return given
 
     def new_since(self, before: "Plugins | None") -> frozenset[str]:
-        """The names of those whose object was not there `before`."""
+        """Names of the plugins whose object is not among those of `before`."""
         known = {id(plugin.object) for plugin in before.loaded} if before is not None else ()
         return frozenset(plugin.name for plugin in self.loaded if id(plugin.object) not in known)
 
     def chains(self, failures: Failures | None = None) -> Chains:
-        """The hooks of a call, frozen; with `failures` they go on counting."""
+        """Return the hooks of a call, frozen; if `failures` is given, it continues to count."""
         return Chains(failures or Failures(), **{name: self.hooks[name] for name in FOR_CALLS})
 
 
@@ -138,12 +142,12 @@ def _load(entry: PluginEntry) -> Plugin:
     configs = _configs(name, factory, entry)
     try:
         return Plugin(name, entry, factory(*configs), *configs)
-    except Exception as error:  # whatever a plugin's constructor raises is the operator's to read
+    except Exception as error:  # the operator is to see whatever a plugin's constructor raises
         raise _not_started(entry.source, name, error) from error
 
 
 def _configs(name: str, factory: Any, entry: PluginEntry) -> list[object]:
-    """What the plugin is made with: its Config, if it has one. Raises ConfigError."""
+    """Constructor arguments of the plugin: its Config, if it has one. Raises ConfigError."""
     problems: list[str] = []
     configs: list[object] = []
     if hasattr(factory, "Config"):
@@ -161,7 +165,7 @@ def _not_started(place: str, name: str, error: Exception) -> ConfigError:
 
 
 def _misplaced(plugin: Plugin, loaded: Sequence[Plugin]) -> list[str]:
-    """What stands in the wrong order: `after` names the plugins that must come before this one."""
+    """Problems with the order: `after` names the plugins that must come before this one."""
     later = [other.name for other in loaded[loaded.index(plugin) + 1 :]]
     after = getattr(plugin.object, "after", ())
     problems = [
@@ -175,7 +179,7 @@ def _misplaced(plugin: Plugin, loaded: Sequence[Plugin]) -> list[str]:
 
 
 def _misused(plugin: Plugin) -> list[str]:
-    """Hooks that pluggy would take and that would then never run, or run wrongly."""
+    """Problems with hooks that pluggy would accept but that would never run, or run wrongly."""
     where = f"{plugin.place}: plugin {plugin.name}"
     problems: list[str] = []
     if hasattr(plugin.object, "reconfigure") and not hasattr(plugin.object, "Config"):
@@ -215,7 +219,7 @@ def _did_you_mean(name: str) -> str:
 
 
 def _in_order(impl: Any, spec: Callable[..., Any]) -> Callable[..., Any]:
-    """`impl` callable with the spec's arguments by position, whichever of them it takes."""
+    """Return `impl` as a callable that takes all of the spec's arguments by position."""
     names = tuple(inspect.signature(spec).parameters)
     run: Callable[..., Any] = impl.function
     if impl.argnames == names:

@@ -1,4 +1,4 @@
-"""Asks the workers, now and then, whether they are well and which models they serve."""
+"""Periodic health probes of the workers, and requests for the models that they serve."""
 
 import asyncio
 import contextlib
@@ -20,33 +20,34 @@ from gateway.workers import Workers
 log = logging.getLogger("gateway.probes")
 
 PROBE = "probe"
-"""Whose condition it is that a worker does not answer its probes."""
+"""Owner of the condition of a worker that does not respond to its probes."""
 
 MOST_MODELS = 1_000
 LONGEST_NAME = 1_000
-"""A worker that says more, or names longer than so many characters, is not believed."""
+"""A worker's list of models is ignored if it exceeds a limit (names; characters per name)."""
 
 FIRST = 0.1
 """Share of the interval over which the first probes are spread."""
 
 SOON = 5.0
-"""Seconds, at most, until a worker that could not be asked for its models is asked again."""
+"""Maximum time in seconds until a failed request for a worker's models is repeated."""
 
 ROUND = 1.0
-"""Seconds between two rounds in which all are asked for a model that nobody is known to serve."""
+"""Minimum time in seconds between two rounds that request all workers' models for a missing one."""
 
 PATIENCE = 2.0
-"""Seconds that a call waits for such a round."""
+"""Maximum time in seconds that a call waits for such a round."""
 
 FIRST_LOOK = 1.0
-"""Seconds that the start waits until several workers have said what they serve."""
+"""Maximum time in seconds that the start waits for the models of several workers."""
 
 
 class Prober:
-    """Probes each of `workers` while its block lasts, whichever they are then.
+    """Probes each worker in `workers` between entry and exit, and follows additions and removals.
 
-    A worker that fails `fall` probes in a row has the condition `probe` until `rise` have gone
-    well. Where its settings name no models, `Worker.models` follows what it says itself.
+    A worker that fails `fall` probes in a row has the condition `probe` until `rise` probes in a
+    row have succeeded. If the settings of a worker name no models, `Worker.models` follows its own
+    list.
     """
 
     def __init__(self, workers: Workers, settings: config.Probes) -> None:
@@ -69,7 +70,7 @@ class Prober:
         return self
 
     async def _first_look(self) -> None:
-        """Lest the first calls of a mixed fleet go to workers that cannot serve them."""
+        """Wait for the models: the first calls of a mixed fleet must reach the right workers."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK):
                 for watch in list(self._watched.values()):
@@ -89,7 +90,7 @@ class Prober:
         await asyncio.gather(*self._ended, return_exceptions=True)
 
     def change(self, settings: config.Probes) -> None:
-        """Probe as these settings say from now on; a worker that is down is so until it rises."""
+        """Apply these settings from now on; a worker that is down stays down until it rises."""
         if settings == self._settings:
             return
         self._settings = settings
@@ -99,9 +100,10 @@ class Prober:
             self._follow()
 
     async def ask_anew(self) -> None:
-        """Ask all workers for their models, for somebody misses one.
+        """Request the models of all fit workers, because a call names a model that none serves.
 
-        Whoever asks within the same second shares one round. It is waited for PATIENCE seconds.
+        Callers within ROUND seconds share one round. Waits for the round for at most PATIENCE
+        seconds.
         """
         if self._settings.models is None or not self._running:
             return
@@ -141,9 +143,9 @@ class Prober:
 
 
 class _Watch:
-    """Follows one worker, in `tasks`.
+    """Follows one worker, by the asyncio tasks in `tasks`.
 
-    Set `curious` to have it asked for its models now; `looked`: it was asked for the first time.
+    Set `curious` to request its models now. `looked` is set after the first such request.
     """
 
     def __init__(self, worker: Worker, settings: config.Probes) -> None:
@@ -189,7 +191,7 @@ class _Watch:
             self._failed(failure)
 
     async def _probe(self) -> str | None:
-        """What went wrong, if anything did."""
+        """Probe once; return the failure, or None if the probe succeeded."""
         try:
             answer = await self._ask(self._settings.path)
         except CallError as error:
@@ -222,7 +224,7 @@ class _Watch:
                     await self.curious.wait()
 
     async def ask_models(self) -> bool:
-        """Ask which models it serves, unless its settings say so; False: it could not be asked."""
+        """Request its models, unless its settings name them; return False if the request failed."""
         worker = self._worker
         if worker.names_models:
             return True
@@ -233,7 +235,7 @@ class _Watch:
             return False
         if answer.status >= 500 or answer.status == 429:
             return False
-        if url == worker.url and not worker.names_models:  # it may have been changed meanwhile
+        if url == worker.url and not worker.names_models:  # its settings may have changed meanwhile
             _learn(worker, read_models(answer.body) if answer.status == 200 else None)
         return True
 
@@ -256,9 +258,9 @@ class _Models(msgspec.Struct):
 
 
 def read_models(body: bytes) -> frozenset[str] | None:
-    """The names in an answer of `/v1/models`; None where it is none, or of more than can be meant.
+    """Parse the names in a `/v1/models` response; None if it is not one, or exceeds the limits.
 
-    The names of LoRA adapters are among them (vLLM, SGLang).
+    An empty list is None as well. The names include those of LoRA adapters (vLLM, SGLang).
     """
     try:
         found = msgspec.json.decode(body, type=_Models).data

@@ -1,7 +1,7 @@
 """`gateway serve --processes N`: one port, one database, N processes, each a whole gateway.
 
-`supervisor.py` starts and replaces them, `sharing_port.py` has them listen on one port, and
-`siblings.py` is how they talk. What is the same in all of them is in docs/processes.md.
+`supervisor.py` starts and replaces the processes, `sharing_port.py` lets them listen on one port,
+and `siblings.py` carries their messages. docs/processes.md lists what is the same in all of them.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ from gateway.supervisor import Post, Supervisor
 log = logging.getLogger("gateway")
 
 MEMORY = Path("/dev/shm")
-"""Linux's file system without a disk behind it."""
+"""A Linux file system that is kept in memory, not on a disk."""
 
 NOT_LISTENING = 3
-"""The exit status with which uvicorn ends where it cannot listen."""
+"""Exit status of uvicorn if it cannot listen."""
 
 Source = Callable[[], Config]
 
 
 def serve(settings: Config, source: Source | None) -> int:
-    """Serve with `settings.processes` processes until a signal; gives the exit status.
+    """Serve with `settings.processes` processes until a signal; return the exit status.
 
-    `source` reads the configuration anew. `settings` were found good by making a Gateway of them.
+    `source` reads the configuration again. `settings` must have been checked by building a Gateway.
     """
     try:
         sockets = listening(settings.host, settings.port, settings.processes)
@@ -51,7 +51,7 @@ def serve(settings: Config, source: Source | None) -> int:
         log.error("%s", error)
         return NOT_LISTENING
     gc.collect()
-    gc.freeze()  # what stands now is shared by all, as long as no collection touches it
+    gc.freeze()  # all processes share this memory as long as no collection touches it
     with _folder() as folder:
         return Supervisor(
             partial(_fill, settings, source, folder, sockets),
@@ -64,9 +64,10 @@ def serve(settings: Config, source: Source | None) -> int:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """Private to this gateway. It is locked, so that nobody who tidies up thinks it forgotten.
+    """Create a folder that is private to this gateway, and delete it at the end.
 
-    In memory, where that can be: a disk may hold up who writes to a page that it is writing out.
+    The folder is locked, so that programs that clean up temporary files leave it alone. It is in
+    memory if possible: a write to a page that is being written to a disk may block.
     """
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(
@@ -99,7 +100,7 @@ def _fill(
     sockets: Sequence[Sequence[socket.socket]],
     post: Post,
 ) -> int:
-    """The life of one process."""
+    """Run one process; return its exit status."""
     if BALANCED:
         _close([own for index, own in enumerate(sockets) if index != post.index])
     siblings = Siblings(post.index, settings.processes, folder)
@@ -126,22 +127,22 @@ def _serve(
 
 
 async def _standing(siblings: Siblings) -> Config | None:
-    """What the other processes go by; None where there is none."""
+    """Return the configuration that another process uses; None if no other process replies."""
     for told in await siblings.ask("configuration"):
-        config: Config = pickle.loads(told)  # of a process of ours, by a socket in a folder of ours
+        config: Config = pickle.loads(told)  # safe: from our own process, via our private folder
         return config
     return None
 
 
 def _read_again(source: Source | None) -> Config | None:
-    """None where it cannot be: the gateway goes on with what it was started with."""
+    """Read the configuration; None if that fails, and the gateway then keeps its first one."""
     with contextlib.suppress(ConfigError):
         return source() if source is not None else None
     return None
 
 
 class OneOfSeveral(Server):
-    """Says when it serves, and drains once the supervisor is gone."""
+    """Server of one process: reports when it serves, and drains once the supervisor is gone."""
 
     def __init__(self, gateway: Gateway, post: Post) -> None:
         super().__init__(gateway)
@@ -159,7 +160,7 @@ class OneOfSeveral(Server):
         return pickle.dumps(self._gateway.config)
 
     async def _catch_up(self) -> None:
-        """The others may have reloaded while this one started, and was not heard of yet."""
+        """Adopt the others' configuration: they may have reloaded while this process started."""
         config = await _standing(self._gateway.siblings)
         try:
             if config is not None:
@@ -174,7 +175,7 @@ class OneOfSeveral(Server):
 
 
 def _status_of(run: Callable[[], None]) -> int:
-    """The exit status with which a command would end that does the same."""
+    """Call `run`; return the exit status that a command doing the same would end with."""
     try:
         run()
     except ConfigError as error:
@@ -184,14 +185,14 @@ def _status_of(run: Callable[[], None]) -> int:
         return error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         return 130
-    except BaseException as error:  # noqa: BLE001  nobody is left to raise it to
+    except BaseException as error:  # noqa: BLE001  no caller is left to handle it
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 
 
 def _clear(folder: Path, post: Post) -> None:
-    """Whoever is the last one without a supervisor takes the folder away."""
+    """Delete the folder if the supervisor is gone and this process is the last one."""
     readable, _, _ = select.select([post.life], [], [], 0)
     if readable and not any(folder.glob("*.sock")):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The story of one call, from top to bottom: `dispatch` and what it is made of."""
+"""The course of one call, from top to bottom: `dispatch` and its steps."""
 
 import asyncio
 import logging
@@ -33,25 +33,25 @@ from gateway.workers import Serving, Workers
 log = logging.getLogger("gateway")
 
 GATHERED = 1 << 20
-"""Bodies of up to so many bytes are read whole, so that they can be sent again on another
-connection; longer ones go on as they come, unless a plugin asks for them."""
+"""Maximum size in bytes of a body that is read whole, so that it can be sent again on another
+connection; a larger body is streamed, unless a plugin reads it."""
 
 QUICK_CHOICES = 10
-"""So often in a row a worker is chosen again at once; then a hook that never lets go, and does not
-wait either, is heard less often."""
+"""Number of fruitless choices of a worker in a row that are repeated at once; after that a hook
+that keeps raising ChooseAgain without waiting is called less often."""
 
 SLOW_CHOICE = 0.01
-"""Seconds between choices after that; a choice that took longer has waited for something."""
+"""Seconds between choices after that; a longer choice must have waited, and resets the count."""
 
 LAST_WORDS = 5.0
-"""Seconds in which callers that are cut off at shutdown are told so."""
+"""Seconds for sending the error to callers that are cut off at shutdown."""
 
 
 class Proxy:
-    """Carries calls from their callers through the chains to the workers, and the answers back.
+    """Carries calls from their callers through the chains to the workers, and the responses back.
 
-    `in_flight` holds the calls that have begun and not ended, `calls` counts all there were; while
-    `draining`, new ones are refused. A call keeps the `chains` that it began with.
+    `in_flight` holds the calls that have begun and not ended, `calls` counts all calls so far.
+    While `draining`, new calls are rejected. A call keeps the `chains` that it began with.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class Proxy:
         self._budget = Budget()
 
     def adopt(self, chains: Chains, settings: Config) -> None:
-        """From now on calls begin with these chains."""
+        """Replace the settings, and the chains of calls that begin from now on."""
         self.chains = chains
         self._settings = settings
 
     async def dispatch(self, call: Call) -> None:
-        """Carry `call` through the chain; when this returns, its caller has the answer or has gone.
+        """Carry `call` through the chain; return when its caller has the response or has gone.
 
-        Whatever callers, plugins and workers do ends in an answer and in `call.outcome`. Nothing is
-        raised but the cancellation of the task.
+        Any failure of callers, plugins and workers ends in a response and in `call.outcome`. Raises
+        nothing except when the task is cancelled.
         """
         self.in_flight.add(call)
         self.calls += 1
@@ -93,7 +93,7 @@ class Proxy:
             call.let_go()
 
     async def _answered(self, call: Call) -> bytes | None:
-        """The last bytes of the answer, all before them sent; None: it was broken off."""
+        """Return the last bytes of the response, all others sent; None if it was broken off."""
         try:
             with call.lifeline:
                 last = await self._answer(call)
@@ -130,7 +130,7 @@ class Proxy:
         return await self._forward(call)
 
     async def _forward(self, call: Call) -> bytes:
-        """Try workers until one has answered, or the call may not be tried again."""
+        """Try workers until one has responded or the call may not be retried."""
         tried: list[Worker] = []
         failure: Failure | None = None
         while (worker := await self._choose(call, tried)) is not None:
@@ -146,12 +146,12 @@ class Proxy:
         return await self._last_word(call, failure)
 
     def _is_last(self, call: Call, asked: int) -> bool:
-        """Whether this answer is passed on, even a refusal; others are held back until it is known
-        who else there is."""
+        """Whether a response with a failover status is passed on; earlier ones are held back until
+        it is known whether another worker can be tried."""
         return call.body.data is None or asked >= self._settings.failover.workers
 
     async def _goes_on(self, call: Call, failure: Failure, tried: list[Worker]) -> bool:
-        """Whether another worker is to be asked, now that the last of these failed; and waits."""
+        """Whether to try another worker after this failure; waits first if so."""
         settings, asked = self._settings.failover, len(tried)
         others = any(worker not in tried for worker in self._serving(call).fit)
         if asked >= settings.workers or not others:
@@ -159,14 +159,14 @@ class Proxy:
         wait = pause(failure, asked, settings)
         if not (may_repeat(call, failure, asked, settings) and in_time(call, wait, settings)):
             return False
-        # What reached no worker burdens none, so it is not charged.
+        # An attempt that reached no worker caused no load, so the budget is not charged.
         if not (isinstance(failure, UNSEEN) or self._budget.take(settings.budget, self.calls)):
             return False
         await asyncio.sleep(wait)
         return True
 
     async def _last_word(self, call: Call, failure: Failure | None) -> bytes:
-        """What the caller is told when nobody is left to ask: how the latest attempt went."""
+        """Pass on the latest attempt's response, or raise its error: no worker is left to try."""
         if not isinstance(failure, WorkerRefused):
             raise failure or NoWorker("no worker can take this call now")
         answer = Answer(failure.status, failure.headers, failure.body)
@@ -175,7 +175,7 @@ class Proxy:
         return await pass_on(call, answer, self._settings, attempt)
 
     async def _ask(self, call: Call, worker: Worker, *, last: bool) -> bytes:
-        """The worker's answer; where it refuses what is injected, that to the call without it."""
+        """Return the last bytes of the response; if injections are rejected, retry without them."""
         left_out = NONE
         while True:
             attempt = Attempt(
@@ -199,7 +199,7 @@ class Proxy:
         try:
             return await try_once(call, attempt, self._settings)
         except CallError as error:
-            if not isinstance(error, BodyTooLarge | BodyTimeout):  # the caller's doing
+            if not isinstance(error, BodyTooLarge | BodyTimeout):  # caused by the caller
                 attempt.error = error
             raise
         finally:
@@ -213,12 +213,12 @@ class Proxy:
                     call.lifeline.let_go()
 
     async def _choose(self, call: Call, tried: list[Worker]) -> Worker | None:
-        """A worker with a slot taken for this call; None: nobody is left to ask."""
+        """Choose a worker and take one of its slots; None if no worker is left to try."""
         fruitless, began = 0, call.started
         while True:
             try:
                 picked = await self._pick(call, tried)
-                # False where its last slot went to another call while the hooks waited.
+                # False if its last slot went to another call while the hooks waited.
                 if picked is None or picked.begin():
                     return picked
             except ChooseAgain:
@@ -229,10 +229,13 @@ class Proxy:
             began = monotonic()
 
     async def _pick(self, call: Call, tried: list[Worker]) -> Worker | None:
-        """Raises NotFound where nobody serves the model asked for."""
+        """Choose a worker without taking a slot; None if no worker is left to try.
+
+        Raises NotFound if no worker serves the requested model.
+        """
         serving = self._serving(call)
         if not serving.all and self._workers.mixed:
-            await self._workers.ask_anew()  # it may have been loaded just now
+            await self._workers.ask_anew()  # the model may have been loaded just now
             serving = self._serving(call)
         if not serving.all and self._workers.mixed:
             raise _unknown_model(call.model or "")
@@ -252,7 +255,7 @@ class Proxy:
         return self._workers.serving(call.model if self._workers.mixed else None)
 
     async def _record(self, call: Call, last: bytes | None) -> None:
-        """Tell all who watch how the call went, while its last bytes wait."""
+        """Report the outcome to observers and hooks, and store entries, before the last bytes."""
         call.reply.count(last or b"")
         call.outcome.duration = monotonic() - call.started
         call.observers.tell_finished(call)
@@ -269,7 +272,7 @@ class Proxy:
             raise TooManyCalls(f"{most} calls are in flight already (limits.max_calls)")
 
     async def drain(self, seconds: float | None) -> None:
-        """Refuse new calls, wait up to `seconds` for those in flight, then end what is left."""
+        """Reject new calls, wait up to `seconds` for those in flight, then end the others."""
         self.draining = True
         if await self._wait_until_empty(seconds):
             return
@@ -287,26 +290,29 @@ class Proxy:
 
 
 def _unknown_model(model: str) -> NotFound:
-    """As vLLM says it."""
+    """Return the error that vLLM gives for an unknown model."""
     message = f"The model `{model[:200]}` does not exist."
     return NotFound(message, param="model", code="model_not_found")
 
 
 async def _pin(call: Call, model: str) -> None:
-    """Ask for `model` in place of the caller's, where the body is a JSON object."""
+    """Replace the requested model with `model` if the body is a JSON object."""
     if call.method == "POST" and (await call.body.read())[:64].lstrip().startswith(b"{"):
         await call.set("model", model)
 
 
 def _learn(call: Call, attempt: Attempt) -> None:
-    """What the worker takes of what is injected, and what it does not."""
+    """Remember which injections the worker accepts, and which it rejects."""
     if call.dialect is not None and attempt.status is not None and attempt.status < 400:
         taken = call.stripper.injected if call.stripper is not None else NONE
         attempt.worker.refusals.learn(call.dialect.name, taken, attempt.left_out)
 
 
 def _refuse(call: Call, error: CallError) -> bytes | None:
-    """The body of the error, its head sent; in the middle of an answer, None: it is broken off."""
+    """Send the head of an error response and return its body.
+
+    In the middle of a response, break the response off and return None.
+    """
     call.outcome.error = error
     if call.reply.begun:
         call.reply.break_off(error)

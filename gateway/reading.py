@@ -1,7 +1,7 @@
-"""What is read from an answer on its way, and what is taken out of it.
+"""Readers parse a response on its way to the caller, and remove injected fields from it.
 
-A Reader stands between the worker's bytes and the caller's. Without observers and injections there
-is none, and the bytes go through untouched.
+A Reader stands between the worker's bytes and the caller. Without observers and injections most
+responses have no Reader, and their bytes pass through untouched.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from gateway.wire.sse import Event, EventTooLarge, Splitter
 DONE = b"[DONE]"
 
 HELD_BACK = 64 * 1024
-"""Bytes of an event that are waited for when nothing reads it; a longer one goes on in pieces."""
+"""Maximum size in bytes of a partial event that is held back; a longer one is sent in pieces."""
 
 
 class Reader(Protocol):
-    """`feed` takes what the worker sent and gives what may be sent on now.
+    """`feed` takes bytes from the worker and returns the bytes to send now.
 
-    `close` gives the rest once the answer is whole. `rewrites`: the body's length may change.
+    `close` returns the rest once the response is whole. `rewrites`: the body's length may change.
     """
 
     rewrites: bool
@@ -38,9 +38,10 @@ class Reader(Protocol):
 def begin_reading(
     call: Call, status: int, headers: Headers, limits: Limits, *, events: bool, refused: bool
 ) -> Reader | None:
-    """The reader that this answer needs, or None; observers are told that it `started`.
+    """Return the reader that this response needs, or None; call the observers' `started`.
 
-    `events`: it is an event stream. `refused`: another worker may be asked in place of this answer.
+    `events`: the response is an event stream. `refused`: another worker may be tried instead. If
+    the response is held back, `started` is called when it is released.
     """
     reader = _reader_for(call, status, headers, limits, events=events)
     observers, stripper = call.observers, call.stripper
@@ -68,12 +69,12 @@ def _reader_for(
 
 
 def _is_plain(headers: Headers) -> bool:
-    """Whether the body can be read as it is; a compressed one goes through unread."""
+    """Whether the body is uncompressed; a compressed body passes through unparsed."""
     return get_header(headers, b"content-encoding") in (None, b"identity")
 
 
 class DataReader:
-    """Shows the bytes to observers and lets them through."""
+    """Passes the bytes to observers and forwards them unchanged."""
 
     rewrites = False
 
@@ -90,10 +91,11 @@ class DataReader:
 
 
 class StreamReader:
-    """Lets an event stream through, whole events at a time, but for the `[DONE]` that ends it.
+    """Forwards an event stream in whole events, except for the `[DONE]` that ends it.
 
-    A caller stops reading there, and may do so only when the call has been recorded. Of an event
-    that breaks off nothing goes on, as it could not be followed by one that says so.
+    A caller stops reading at `[DONE]`, so it is sent only after the call has been recorded. A
+    partial event is not forwarded unless it is longer than HELD_BACK: no `error` event could follow
+    it.
     """
 
     rewrites = False
@@ -122,13 +124,13 @@ class StreamReader:
 
 
 def _after_two(data: bytes) -> int:
-    """Where the second event ends that is seen at once; else the end."""
+    """Offset after the second event that ends in two LF; the length of `data` if there is none."""
     end = data.find(b"\n\n", data.find(b"\n\n") + 2)
     return end + 2 if end >= 0 else len(data)
 
 
 def _end_of_events(data: bytes) -> int:
-    """Where the last whole event ends; 0 where what follows it is too long to be held back."""
+    """Offset after the last whole event; 0 if no event ends within the last HELD_BACK bytes."""
     start = max(0, len(data) - HELD_BACK)
     for line in BLANK_LINES:
         found = data.rfind(line, start)
@@ -138,7 +140,7 @@ def _end_of_events(data: bytes) -> int:
 
 
 class EventReader:
-    """Splits an event stream once for all observers; whole events go on, less what was injected."""
+    """Splits an event stream once for all observers; forwards it without injected fields."""
 
     def __init__(self, call: Call, stripper: Stripper | None, max_bytes: int) -> None:
         self.rewrites = stripper is not None
@@ -177,7 +179,7 @@ class EventReader:
         if stripper is None or self._one_by_one or self._end:
             return self._each(splitter.feed(data))
         sent = b""
-        if not splitter.between_events:  # the first events show what the others are like
+        if not splitter.between_events:  # the first events show the form of the others
             begun = _after_two(data)
             sent, data = self._each(splitter.feed(data[:begun])), data[begun:]
         if splitter.between_events and not self._end:
@@ -205,7 +207,7 @@ class EventReader:
         return raw
 
     def _give_up(self, splitter: Splitter) -> bytes:
-        """An event past the limit: the rest goes through unread rather than the call being lost."""
+        """Handle an event past the limit: forward the rest unparsed rather than fail the call."""
         self._splitter = self._cut = None
         _note(self._call, "core: an event was larger than limits.max_event_bytes")
         held = self._stripper.close() if self._stripper is not None else b""
@@ -213,7 +215,7 @@ class EventReader:
 
 
 class AnswerReader:
-    """Gathers a plain answer, shows it to observers and takes out what was injected."""
+    """Gathers a response that is no stream, shows it to observers and removes injected fields."""
 
     def __init__(self, call: Call, stripper: Stripper | None, max_bytes: int) -> None:
         self.rewrites = stripper is not None

@@ -1,12 +1,12 @@
-"""Answers that are held back: the call may be sent once more, and then nobody hears of them.
+"""Responses that are held back: the call may be sent again, and then nobody sees them.
 
-A worker that answers with one of `failover.statuses` is passed by for another, see
-gateway.failover. One that refuses what is injected is noticed, asked again without it, and
-remembered. An engine that does not know `return_token_ids` may answer 400 or 422 and name it. Its
-words alone prove nothing, for a caller's own mistake can be told in words that quote the request.
-So the worker is asked once more without the fields named, and what it says then is what the caller
-gets. That second answer is the proof: only where it is no refusal did the injection cause the
-first.
+If a worker responds with one of `failover.statuses`, another worker is tried, see gateway.failover.
+If a worker rejects injected fields, the call is sent to it again without them, and the rejection is
+remembered. An engine that does not know `return_token_ids` may respond with 400 or 422 and name the
+field. The message alone proves nothing, because a message about a caller's own mistake can quote
+the request. So the call is sent once more without the fields that are named, and the caller gets
+that second response. The second response is the proof: only if it is no error did the injection
+cause the first.
 """
 
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger("gateway")
 REFUSALS = frozenset((400, 422))
 
 HELD_BACK = 64 * 1024
-"""Bytes of a refusal that are read before it goes on; a longer one goes on unread."""
+"""Maximum size in bytes of a response that is held back; a longer one is forwarded unread."""
 
 NONE: frozenset[Injection] = frozenset()
 
@@ -37,7 +37,7 @@ _FIELDS: dict[Injection, str] = {
     "logprobs": "logprobs|top_logprobs",
     "usage": "stream_options|include_usage",
 }
-# In a JSON string a line end before the name is two characters, the second of them a letter.
+# In a JSON string a line end before the name is two characters, and the second is a letter.
 _NAMED = {
     injection: re.compile(rf"(?:\\[nrt]|(?<![A-Za-z0-9_]))(?:{fields})(?![A-Za-z0-9_])".encode())
     for injection, fields in _FIELDS.items()
@@ -45,11 +45,11 @@ _NAMED = {
 
 
 class HeldBack(GatewayError):
-    """An answer that was held back to its end; the caller was sent nothing yet."""
+    """A response that was held back to its end; nothing has been sent to the caller yet."""
 
 
 class WorkerRefused(HeldBack):
-    """The worker answered with one of `failover.statuses`; `body` is the whole of it."""
+    """The worker responded with one of `failover.statuses`; `body` is the whole body."""
 
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
         super().__init__(f"the worker answered {status}")
@@ -59,7 +59,7 @@ class WorkerRefused(HeldBack):
 
 
 class InjectionRefused(HeldBack):
-    """The worker refused the request and named `injections`."""
+    """The worker rejected the request and named `injections`."""
 
     def __init__(self, injections: frozenset[Injection]) -> None:
         super().__init__(f"the worker refused {_listed(injections)}")
@@ -67,28 +67,28 @@ class InjectionRefused(HeldBack):
 
 
 class Refusals:
-    """What one worker does not take of what is injected, for as long as the gateway runs.
+    """The injections that one worker rejects, kept for as long as the gateway runs.
 
-    Told apart by dialect: an engine may know `logprobs` in chat and not in completions. What it has
-    taken once it does not refuse as such, whatever it says of a later request.
+    They are kept by dialect: an engine may know `logprobs` in chat and not in completions. Once a
+    worker has accepted an injection, a later error is not blamed on it.
     """
 
     __slots__ = ("_refused", "_taken", "_worker")
 
     def __init__(self, worker: str, *, inject: bool) -> None:
-        """`inject` false: nothing is ever injected."""
+        """If `inject` is False, nothing is ever injected."""
         self._worker = worker
         self._refused: dict[str, frozenset[Injection]] | None = {} if inject else None
         self._taken: dict[str, frozenset[Injection]] = {}
 
     def of(self, dialect: str) -> frozenset[Injection]:
-        """What is not to be injected into calls of `dialect`."""
+        """Injections to leave out of calls of `dialect`."""
         return _ALL if self._refused is None else self._refused.get(dialect, NONE)
 
     def learn(
         self, dialect: str, taken: frozenset[Injection], left_out: frozenset[Injection]
     ) -> None:
-        """An answer without error came with `taken`; it had not with `left_out`."""
+        """Record a response without error to a call with `taken`; with `left_out` it had failed."""
         known = self._taken.get(dialect, NONE)
         if not taken <= known:
             self._taken[dialect] = known = known | taken
@@ -106,12 +106,12 @@ class Refusals:
 
 
 class Holding:
-    """The Reader of an answer that is held back until it is whole, and then judged.
+    """The Reader of a response that is held back until it is whole, and then judged.
 
-    Where it names one of `injected`, that may have been its cause: `close` raises InjectionRefused.
-    `refused`: another worker can be asked in its place; else `close` raises WorkerRefused. The
-    observers then never hear of the answer. Any other, and one that is too long to hold, goes on
-    through `reader` as if it had not been held.
+    `close` raises InjectionRefused if the response names one of `injected`, which may have caused
+    it. Else it raises WorkerRefused if `refused` is True: another worker can be tried. In both
+    cases the observers never see the response. Any other response, and one that is too long to
+    hold, passes through `reader` as if it had not been held.
     """
 
     rewrites = True
@@ -167,7 +167,7 @@ class Holding:
 
 
 def named_in(refusal: bytes, injected: Iterable[Injection]) -> frozenset[Injection]:
-    """Those of `injected` whose fields a worker's refusal names, or quotes."""
+    """Return the members of `injected` whose fields a rejection names or quotes."""
     return frozenset(one for one in injected if _NAMED[one].search(refusal))
 
 

@@ -1,4 +1,4 @@
-"""Carries one answer to the caller, inside the worker's read callback."""
+"""Carries one response to the caller, inside the worker's read callback."""
 
 import asyncio
 from time import monotonic
@@ -17,7 +17,7 @@ DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker", b"x-gateway-attemp
 
 
 class Source(Protocol):
-    """Where the answer comes from, as far as the relay turns its tap."""
+    """Source of a response, as far as the relay controls its flow."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -26,10 +26,10 @@ class Source(Protocol):
 
 
 class Relay(Patience):
-    """The Receiver of one answer (see upstream.connection), from a worker or from a `handle` hook.
+    """The Receiver of one response (see upstream.connection), from a worker or a `handle` hook.
 
-    `done` gives the last bytes, not yet sent to the caller, or raises what ended the attempt: a
-    CallError, CallerGone, or HeldBack.
+    `done` returns the last bytes, which have not been sent to the caller yet, or raises what ended
+    the attempt: a CallError, CallerGone, or HeldBack.
     """
 
     __slots__ = (
@@ -61,11 +61,11 @@ class Relay(Patience):
         self._status = 0
 
     def await_first_byte(self) -> None:
-        """The request has gone out whole: the worker's time runs."""
+        """Start the timeout for the first byte: the whole request has been sent."""
         if not self._status and not self.done.done():
             self.enter(self._timeouts.first_byte, FirstByteTimeout)
 
-    # whoever reads the answer calls these
+    # called by the source of the response
 
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
         call = self._call
@@ -120,7 +120,7 @@ class Relay(Patience):
     timed_out = on_error
 
     def close(self) -> None:
-        """Nothing more will come, or be listened to."""
+        """Stop the timer and detach from the caller: nothing more is received or handled."""
         self.leave()
         self._call.caller.drained = _nothing
 
@@ -139,7 +139,7 @@ class Relay(Patience):
         return lines
 
     def _start(self, length: int | None) -> None:
-        """Send the head. `length`: of the whole body, where it is known and may have changed."""
+        """Send the head; `length` is that of the whole body if it is known and may have changed."""
         lines = self._answer_headers()
         if self._reader is not None and self._reader.rewrites:
             known = [] if length is None else [(b"content-length", b"%d" % length)]

@@ -1,7 +1,7 @@
-"""The file read again while the gateway runs: all that can fail first, then all at once.
+"""Reload the configuration while the gateway runs: first all that can fail, then all at once.
 
-Calls in flight go on with the plugins that they began with. A plugin that is not kept is left when
-the last of them has ended.
+Calls in flight continue with the plugins that they began with. The lifespan of a plugin that is not
+kept is left when the last of these calls has ended.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ T = TypeVar("T")
 log = logging.getLogger("gateway")
 
 FIXED = ("host", "port", "processes", "db_path", "store", "storage", "persist_workers")
-"""Settings that are taken at the start alone."""
+"""Settings that are read only at the start."""
 
 LISTS = ("workers", "plugins")
 
 
 OTHERS = 60.0
-"""Seconds in which the other processes are to have reloaded, too."""
+"""Timeout in seconds for the other processes to reload, too."""
 
 
 class Difference(msgspec.Struct):
-    """Names of workers or plugins; `moved`: those that stayed are in another order."""
+    """Names of workers or plugins; `moved`: those present before and after changed their order."""
 
     added: list[str]
     removed: list[str]
@@ -47,7 +47,7 @@ class Difference(msgspec.Struct):
 
 
 class Changed(msgspec.Struct):
-    """What a reload has changed; `settings` are the names of all other fields."""
+    """The changes made by a reload; `settings` has the names of all other changed fields."""
 
     workers: Difference
     plugins: Difference
@@ -55,21 +55,21 @@ class Changed(msgspec.Struct):
 
 
 class Reloaded(msgspec.Struct):
-    """`needs_restart` names settings that are other ones in the file, and are not in force."""
+    """`needs_restart` names settings that differ in the file but only apply after a restart."""
 
     changed: Changed
     needs_restart: list[str]
 
 
 class Heard(msgspec.Struct):
-    """How another process fared: `problem` is empty where it goes by the new configuration."""
+    """Result of another process's reload; `problem` is empty if it uses the new configuration."""
 
     index: int
     problem: str = ""
 
 
 class Reloader:
-    """Reloads one gateway, one time after another. `source` gives the configuration anew."""
+    """Reloads one gateway, one reload at a time. `source` reads the configuration again."""
 
     def __init__(self, gateway: "Gateway", source: Callable[[], Config] | None) -> None:
         self._gateway = gateway
@@ -82,11 +82,11 @@ class Reloader:
 
     @property
     def possible(self) -> bool:
-        """Whether there is something to read again."""
+        """Whether there is a configuration to read again."""
         return self._source is not None
 
     async def answer(self, _: ControlRequest) -> Reloaded:
-        """POST /admin/reload; a caller who leaves does not stop it halfway."""
+        """Handle POST /admin/reload; a caller who leaves does not interrupt the reload."""
         try:
             return await asyncio.shield(self._begin(self._reload_all()))
         except ConfigError as error:
@@ -97,22 +97,22 @@ class Reloader:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """While this lasts no reload begins."""
+        """Wait for a reload that is running; no other begins before the block ends."""
         async with self._alone:
             yield
 
     def hang_up(self) -> None:
-        """SIGHUP. One that comes before the last one was obeyed is the same wish again."""
+        """Handle SIGHUP; signals that arrive before the reload begins count as one."""
         if not self._signalled:
             self._signalled = True
             self._begin(self._obey())
 
     async def reload(self) -> Reloaded:
-        """Read the configuration again and go by it.
+        """Read the configuration again and apply it.
 
-        Raises ConfigError where it cannot be used, sqlite3.Error where a new plugin's tables cannot
-        be made; then nothing was changed. Raises BadRequest where there is nothing to read, and
-        Draining.
+        Raises ConfigError if it cannot be used, sqlite3.Error if a new plugin's tables cannot be
+        created; nothing has changed then. Raises BadRequest if there is nothing to read, and
+        Draining if the gateway is shutting down.
         """
         if self._source is None:
             raise BadRequest(
@@ -120,7 +120,7 @@ class Reloader:
                 code="nothing_to_reload",
             )
         async with self._alone:
-            self._signalled = False  # whoever signals from now on means what the file says then
+            self._signalled = False  # a signal from now on refers to a later state of the file
             try:
                 done = await self._reload(self._source)
             except Exception as error:
@@ -130,13 +130,13 @@ class Reloader:
         return done
 
     async def follow(self, config: Config) -> None:
-        """Go by what another process goes by. Raises what `reload` raises."""
+        """Apply the configuration of another process. Raises what `reload` raises."""
         async with self._alone:
             if config != self._gateway.config:
                 await self._reload(lambda: config)
 
     async def close(self) -> None:
-        """End what goes on, and leave the lifespans that calls in flight were waited for with."""
+        """Cancel running tasks, and leave the lifespans that were kept for calls in flight."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -144,7 +144,7 @@ class Reloader:
         await leave(self._retiring)
 
     async def _reload_all(self) -> Reloaded:
-        """Here first, so that what cannot be used is used nowhere; then in the other processes."""
+        """Reload here first, so that a bad configuration is used nowhere; then elsewhere."""
         done = await self.reload()
         siblings = self._gateway.siblings
         said = await siblings.ask("reload", wait=OTHERS)
@@ -164,7 +164,7 @@ class Reloader:
         problem = ""
         try:
             await self.reload()
-        except Exception as error:  # noqa: BLE001  it is told by the one who asked
+        except Exception as error:  # noqa: BLE001  the process that requested the reload reports it
             problem = str(error) or type(error).__name__
         return msgspec.msgpack.encode(Heard(self._gateway.siblings.index, problem))
 
@@ -178,7 +178,7 @@ class Reloader:
         try:
             await self.reload()
         except ConfigError:
-            pass  # it is in the log
+            pass  # it has been logged
         except Exception:
             log.exception("the reload failed")
 
@@ -186,7 +186,7 @@ class Reloader:
         gateway, before = self._gateway, self._gateway.parts
         if gateway.proxy.draining:
             raise Draining("the gateway is shutting down")
-        # Reading the file and importing plugins take long enough for calls to notice.
+        # In threads: reading the file and importing plugins would delay calls noticeably.
         config, needs_restart = _changeable(await asyncio.to_thread(source), before.config)
         plugins = await asyncio.to_thread(Plugins, config.plugins, before.plugins)
         async with AsyncExitStack() as undo:
@@ -200,7 +200,10 @@ class Reloader:
         return Reloaded(_changed(before, parts), needs_restart)
 
     async def _prepared(self, parts: Parts, before: Parts, undo: AsyncExitStack) -> Parts:
-        """With the tables, routes and lifespans of new plugins, and those of the kept ones."""
+        """Return `parts` with routes and lifespans, those of new plugins and of kept ones.
+
+        Creates the tables of new plugins and enters their lifespans; `undo` leaves these lifespans.
+        """
         gateway, plugins = self._gateway, parts.plugins
         new = plugins.new_since(before.plugins)
         await self._migrate(plugins, new)
@@ -218,12 +221,12 @@ class Reloader:
                 await self._gateway.storage.migrate([found])
             except Exception as error:
                 if blames_the_file(error):
-                    raise  # it may do better the next time
+                    raise  # the database file is at fault: the next reload may succeed
                 with plugins.blamed(name):
                     raise
 
     def _retire(self, before: Parts, now: Parts) -> None:
-        """Leave the lifespans of plugins that are gone, after what is in flight at this moment."""
+        """Leave the lifespans of removed plugins once all that is in flight now has ended."""
         kept = set(map(id, now.lifespans.values()))
         gone = [one for one in before.lifespans.values() if id(one) not in kept]
         if gone:
@@ -248,13 +251,13 @@ def _in_order(of: Mapping[str, T], plugins: Plugins) -> dict[str, T]:
 
 
 def _changeable(read: Config, before: Config) -> tuple[Config, list[str]]:
-    """What was read with the fixed settings of `before`, and the names of those that differ."""
+    """Return `read` with the fixed settings of `before`, and the names of those that differ."""
     kept = {name: getattr(before, name) for name in FIXED}
     return replace(read, **kept), [name for name in FIXED if getattr(read, name) != kept[name]]
 
 
 def _reconfigure(before: Plugins, now: Plugins, undo: AsyncExitStack) -> None:
-    """Give the plugins that are kept their new options. Raises ConfigError."""
+    """Give the kept plugins their new options; `undo` restores the old ones. Raises ConfigError."""
     old = {id(plugin.object): plugin.config for plugin in before.loaded}
     for plugin in now.loaded:
         config = old.get(id(plugin.object), plugin.config)

@@ -1,4 +1,4 @@
-"""The answer on its way out: where it goes, and what of it has been sent."""
+"""The response on its way out: the connection to the caller, and a record of what has been sent."""
 
 import time
 from collections.abc import Callable
@@ -15,11 +15,11 @@ BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n")
 
 
 class Caller(Protocol):
-    """Where the answer goes: an ASGI server's connection, or a test's list.
+    """Destination of a response: the connection of an ASGI server, or the list of a test.
 
-    `start`, `write` and `cut` never wait. What `start` was given goes out with the next `write`, be
-    it empty. After `write` returned False the caller is full: whoever
-    writes stops reading from the worker until `drained` was called.
+    `start`, `write` and `cut` never wait. The head given to `start` is sent with the next `write`,
+    even an empty one. After `write` has returned False the caller is full: nothing may be read from
+    the worker until `drained` is called.
     """
 
     drained: Callable[[], None]
@@ -27,17 +27,17 @@ class Caller(Protocol):
     def start(self, status: int, headers: Headers) -> None: ...
     def write(self, data: bytes) -> bool: ...
     def cut(self) -> None:
-        """Break off, so that what was sent cannot be taken for a whole answer."""
+        """Break off, so that the bytes sent so far cannot be taken for a whole response."""
 
     async def end(self, data: bytes) -> None:
-        """Send the last bytes; returns when the server has taken them."""
+        """Send the last bytes; return when the server has taken them."""
 
 
 class Reply:
-    """What the caller has been sent so far; every byte of the answer goes through here.
+    """The bytes sent to the caller so far; every byte of the response passes through here.
 
-    `begun`: the head is decided, so there is no other answer any more. `waiting`: comments went
-    out in front of it, so that it can only be an event stream, see gateway.waiting.
+    `begun`: the head is decided, so no other response is possible. `waiting`: comments were sent
+    before the response, so it can only be an event stream, see gateway.waiting.
     """
 
     __slots__ = (
@@ -63,9 +63,9 @@ class Reply:
         self._late: LateAnswer | None = None
 
     def comment(self, headers: Headers) -> None:
-        """Send a comment, the first behind the head of an event stream with `headers`.
+        """Send a comment; the first one follows the head of an event stream with `headers`.
 
-        Nothing is sent any more once the answer has begun.
+        Nothing is sent once the response has begun.
         """
         if self.begun:
             return
@@ -76,9 +76,9 @@ class Reply:
         self._caller.write(COMMENT)
 
     def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
-        """Decide on the head; `events`: of an event stream.
+        """Decide on the head; `events`: the response is an event stream.
 
-        It goes out with the first bytes of the body, or by `send_head`.
+        The head is sent with the first bytes of the body, or by `send_head`.
         """
         self.begun = True
         self._events = events
@@ -89,7 +89,7 @@ class Reply:
             self._late = LateAnswer(status)
 
     def send_head(self) -> None:
-        """Send the head now: nothing of the body is there to go with it."""
+        """Send the head now, because no bytes of the body are there to go with it."""
         self._pass_head()
         self._caller.write(b"")
 
@@ -99,7 +99,7 @@ class Reply:
             self._caller.start(status, headers)
 
     def write(self, data: bytes) -> bool:
-        """False: the caller is full; stop until its `drained` is called."""
+        """Send bytes; return False if the caller is full: stop until its `drained` is called."""
         if self._late is not None:
             self._late.add(data)
             return True
@@ -110,7 +110,7 @@ class Reply:
         return self._caller.write(data)
 
     async def end(self, data: bytes) -> None:
-        """Send the last bytes, which have been counted before."""
+        """Send the last bytes, which `count` has counted before."""
         if self._late is not None:
             self._late.add(data)
             self._caller.write(self._late.event())
@@ -120,7 +120,7 @@ class Reply:
         await self._caller.end(data)
 
     def break_off(self, error: CallError) -> None:
-        """Say in the middle of an answer that the rest will not come: it must not look whole."""
+        """End a response early with `error` (as an event in a stream): it must not look whole."""
         self._pass_head()
         self._late = None
         if self._events or self.waiting:

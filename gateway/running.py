@@ -1,4 +1,4 @@
-"""What runs now: the parts of a gateway, and what was begun and has not ended."""
+"""The parts of a running gateway, and the items that have begun and not ended."""
 
 import asyncio
 import logging
@@ -26,8 +26,8 @@ log = logging.getLogger("gateway")
 class Lifespan:
     """The lifespan of one plugin, in a task of its own.
 
-    It may be entered by a reload and left by the shutdown, and what it holds (a task group, a
-    time-out) must be left in the task that has entered it.
+    It may be entered by a reload and left by the shutdown, but its resources (a task group, a
+    timeout) must be left in the task that entered them.
     """
 
     def __init__(self, plugin: str, manager: AbstractAsyncContextManager[None]) -> None:
@@ -38,7 +38,7 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
 
     async def enter(self) -> None:
-        """Raises what entering raises, RuntimeError where it ended before it was entered."""
+        """Enter it. Raises what entering raises, RuntimeError if it ended before that."""
         task = self._task = asyncio.create_task(self._run(), name=f"lifespan of {self._plugin}")
         try:
             await asyncio.wait([task, self._entered], return_when=asyncio.FIRST_COMPLETED)
@@ -52,10 +52,10 @@ class Lifespan:
         task.add_done_callback(self._note_end)
 
     async def leave(self) -> None:
-        """Raises what leaving raises."""
+        """Leave it. Raises what leaving raises."""
         self._leaving.set()
         if self._task is not None:
-            await asyncio.wait([self._task])  # whose end does not hang on who waits for it
+            await asyncio.wait([self._task])  # cancelling this wait does not cancel the task
             _tell(self._task)
 
     async def _run(self) -> None:
@@ -71,13 +71,13 @@ class Lifespan:
 
 
 def _tell(task: asyncio.Task[None]) -> None:
-    """Raises what the task has raised."""
+    """Raise what the task raised."""
     if not task.cancelled():
         task.result()
 
 
 class Parts(msgspec.Struct, frozen=True, eq=False):
-    """What a gateway goes by and a reload replaces; `routes` and `lifespans` are by plugin."""
+    """The parts of a gateway that a reload replaces; `routes` and `lifespans` are by plugin."""
 
     config: Config
     plugins: Plugins
@@ -87,10 +87,10 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
 
     @classmethod
     def of(cls, config: Config, plugins: Plugins, before: "Parts | None" = None) -> Self:
-        """Without routes and lifespans as yet; failures of hooks are counted on from `before`.
+        """Return parts without routes and lifespans; hook failures are counted on from `before`.
 
-        Raises ConfigError where strangers could use the workers, and nobody has said they may, and
-        where something cannot be done in several processes.
+        Raises ConfigError if other machines could use the workers without authentication and
+        `allow_anonymous` is not set, and if something cannot work in several processes.
         """
         if config.processes > 1:
             _check_shared(config, plugins)
@@ -105,7 +105,7 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
 
 
 def _check_shared(config: Config, plugins: Plugins) -> None:
-    """Raises ConfigError with all that works in one process alone."""
+    """Raise ConfigError with everything that works in one process only."""
     several = f"processes: {config.processes}"
     problems = [
         f"{plugin.place}: plugin {plugin.name} works in one process alone ({plugin.one_process}), "
@@ -125,9 +125,9 @@ def _check_shared(config: Config, plugins: Plugins) -> None:
 async def entered(
     plugins: Plugins, gateway: "Gateway", only: Collection[str]
 ) -> dict[str, Lifespan]:
-    """The lifespans of `only` these plugins, entered in order.
+    """Enter the lifespans of the plugins in `only`, in order, and return them by plugin.
 
-    Raises ConfigError where one of them fails, those before it left again.
+    Raises ConfigError if one of them fails; those before it are left first.
     """
     running: dict[str, Lifespan] = {}
     try:
@@ -144,14 +144,14 @@ async def entered(
 
 
 async def leave(lifespans: Iterable[Lifespan]) -> None:
-    """All of them, in reverse. Raises what one of them raises."""
+    """Leave all of them, in reverse order. Raises what one of them raises."""
     async with AsyncExitStack() as stack:
         for lifespan in lifespans:
             stack.push_async_callback(lifespan.leave)
 
 
 class InFlight(set[T]):
-    """What has begun and not ended: who begins is added, and `end` takes it out again."""
+    """Items that have begun and not ended: `add` an item when it begins, `end` it later."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the gateway and its plugins count, in the shape in which a scrape asks for it."""
+"""Metrics of the gateway and its plugins, in the form that a scrape needs."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ import msgspec
 
 
 class Histogram:
-    """How often values fell under each of some bounds: plain integers, cheap to add to.
+    """Counts of values under each of several bounds: plain integers, cheap to add to.
 
-    `bounds` ascend; `counts` has one more place than they have, for what is above the last. A value
-    that equals a bound counts under it, as with Prometheus' `le`. `sum` is that of all values.
+    `bounds` ascend; `counts` has one more element, for values above the last bound. A value that
+    equals a bound counts under it, as with Prometheus' `le`. `sum` is the sum of all values.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -44,10 +44,11 @@ class Histogram:
 class Sample(msgspec.Struct, frozen=True):
     """One number, or one histogram, at the moment of a scrape.
 
-    `name` begins with `gateway_` and says the unit; that of a counter ends in `_total`. All samples
-    of one name have the same `kind` and the same names of `labels`, whose values must be few.
-    `value` is a Histogram where the kind is that, else a number. `merge` says how the values of a
-    gauge in several processes become one; those of the other kinds are always added up.
+    `name` begins with `gateway_` and contains the unit; the name of a counter ends in `_total`. All
+    samples of one name have the same `kind` and the same names of `labels`, and a label must have
+    few values. `value` is a Histogram if `kind` is "histogram", else a number. `merge` is the
+    operation that combines a gauge's values from several processes; values of the other kinds are
+    always added up.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""uvicorn as the gateway runs it: bounded headers, nothing added to answers, a told drain."""
+"""uvicorn as the gateway runs it: bounded headers, no added response headers, draining shutdown."""
 
 import asyncio
 import contextlib
@@ -21,9 +21,9 @@ from gateway.proxy import LAST_WORDS
 
 
 class Lifespan(LifespanOff):
-    """Enters and leaves the gateway where uvicorn would speak the lifespan protocol with it.
+    """Enters and leaves the gateway in place of uvicorn's lifespan protocol.
 
-    So a ConfigError comes out as it is; uvicorn has only the text of a traceback.
+    A ConfigError is thus raised as it is; uvicorn keeps only the text of a traceback.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -38,7 +38,7 @@ class Lifespan(LifespanOff):
 
 
 class Server(uvicorn.Server):
-    """Serves one gateway. At a signal calls in flight get `timeouts.drain` seconds to finish."""
+    """Serves one gateway; after a signal, calls in flight have `timeouts.drain` seconds to end."""
 
     def __init__(
         self, gateway: Gateway, *, host: str | None = None, port: int | None = None
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
         self._gateway = gateway
 
         class Protocol(CallerConnection):
-            """Of this server alone: its limit is."""
+            """One class per server, because the header limit is an attribute of the class."""
 
         self._protocol = Protocol
         super().__init__(
@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
         gateway.reloaded.append(self._follow)
 
     def _follow(self, settings: Config) -> None:
-        """What connections go by from now on; `keepalive` holds for those that come."""
+        """Apply these settings to connections; `keepalive` applies to new connections only."""
         drain = self._drain = settings.timeouts.drain
         self._protocol.max_header_bytes = settings.limits.max_header_bytes
         self.config.timeout_keep_alive = math.ceil(settings.timeouts.keepalive)  # 0 serves nobody
@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Where a file can be read again, SIGHUP has it read; else it ends the process."""
+        """Reload on SIGHUP if the configuration can be read again; else SIGHUP ends the process."""
         main = threading.current_thread() is threading.main_thread()
         if not (main and self._gateway.reloader.possible):
             with super().capture_signals():
@@ -98,9 +98,9 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         gc.collect()
-        gc.freeze()  # what stands now stands to the end: collections need not look at it again
+        gc.freeze()  # these objects live to the end: collections can skip them
         gc.set_threshold(10_000, 20, 20)
-        # The storage's threads hand the interpreter back to the loop sooner than after 5 ms.
+        # The storage's threads must return the interpreter to the loop sooner than after 5 ms.
         sys.setswitchinterval(0.001)
         await super().main_loop()
 
@@ -112,10 +112,10 @@ class Server(uvicorn.Server):
             await self._gateway.drain(0)
         else:
             await draining
-            self._captured_signals.clear()  # they are obeyed; uvicorn would die of them once more
+            self._captured_signals.clear()  # handled; uvicorn would raise them again and die
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port that are listened on; with port 0 in the configuration, the real one."""
+        """Host and port that the server listens on; the actual port if port 0 is configured."""
         name: Any = self.servers[0].sockets[0].getsockname()
         return name[0], name[1]

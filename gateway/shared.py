@@ -1,14 +1,14 @@
-"""Numbers that all processes of one gateway share: rows of a file that each of them has mapped.
+"""Numbers that all processes of one gateway share: rows of a file that each process maps.
 
-A row is found by its key, as a line of a set-associative cache is (M. D. Hill and A. J. Smith,
+A row is found by its key, like a line of a set-associative cache (M. D. Hill and A. J. Smith,
 Evaluating Associativity in CPU Caches, IEEE Transactions on Computers 38(12), 1989): a digest of
-the key says in which set it is, and there it may be in any place. In a full set the row gives way
-that has rested longest. A set is looked at and changed under a lock of the kernel's, which goes
-with a process that dies, whatever it was doing: flock, on one of a few files beside the table, for
-that costs less than fcntl's locks of bytes do.
+the key determines the set, and the row may be at any place in that set. In a full set a new row
+replaces the row that has rested longest. A set is read and changed under a kernel lock, which is
+released if its process dies, whatever the process was doing. The lock is flock on one of a few
+files beside the table, because flock costs less than fcntl's byte-range locks.
 
-The file is sparse: a byte for each set, whether it is in use, and then the sets, each of them the
-digests of its rows and the rows. The kernel sees to it that all processes see the same.
+The file is sparse: one byte per set (whether the set is in use), then the sets. Each set has the
+digests of its rows, then the rows. The kernel shows the same content to all processes.
 """
 
 import contextlib
@@ -30,30 +30,31 @@ log = logging.getLogger("gateway")
 SETS = 8_192
 
 WAYS = 32
-"""Rows of a set. While half of all rows are in use, less than one set in five thousand is full."""
+"""Rows per set. While half of all rows are in use, less than one set in five thousand is full."""
 
 DIGEST = 16
-"""Bytes by which a key is told from others."""
+"""Length in bytes of the digest that identifies a key."""
 
 FREE = bytes(DIGEST)
-"""In the place of the digest of a row that is not in use."""
+"""Digest of a row that is not in use."""
 
 IN_USE = b"\1"
-"""In the byte of such a set."""
+"""Byte of a set that is in use."""
 
 LOCKS = 16
-"""One of them is for every sixteenth set."""
+"""Number of lock files; each serves every sixteenth set."""
 
 Numbers = tuple[Any, ...]
-"""As `struct` gives them."""
+"""As `struct` returns them."""
 
 
 class SharedTable:
-    """A table in the file `path`, which is made where it is not there.
+    """A table in the file `path`, which is created if it does not exist.
 
-    Its rows are of `size` bytes, all 0 in a new one, and the same in all processes. `resting` says
-    of a row since when, in monotonic seconds, a new one is as good: infinity where it is not. Each
-    process, and each thread, opens one of its own. Raises OSError where it cannot be made.
+    Each row has `size` bytes, all 0 in a new row; `size` is the same in all processes. `resting`
+    returns the monotonic time in seconds since when a new row is as good as the given one; infinity
+    if a new row is not as good. Each process, and each thread, opens its own table. Raises OSError
+    if the table cannot be created.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class SharedTable:
         return SharedRow(self, digest, int.from_bytes(digest[:4], "little") % self._sets)
 
     def in_use(self) -> Iterator["SharedRow"]:
-        """All rows there are, each of them entered while it is looked at."""
+        """Yield all rows in use, each of them entered until the next one is requested."""
         number = -1
         while (number := self.map.find(IN_USE, number + 1, self._sets)) >= 0:
             fcntl.flock(self.lock_of(number), fcntl.LOCK_EX)
@@ -91,25 +92,28 @@ class SharedTable:
                 fcntl.flock(self.lock_of(number), fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """From now on it has no room for any row."""
+        """Close the files; from now on the table has no room for any row."""
         self.map.close()
         self._files.close()
 
-    # for its rows
+    # used by the rows
 
     def lock_of(self, number: int) -> int:
         return self._locks[number % LOCKS]
 
     def start(self, number: int) -> int:
-        """Where the digests of a set begin."""
+        """Offset in the file at which the digests of a set begin."""
         return self._sets + number * self._set_bytes
 
     def place(self, number: int, at: int) -> int:
-        """Of the row whose digest is `at` bytes from the start of the set."""
+        """Offset in the file of the row whose digest is `at` bytes from the start of the set."""
         return self.start(number) + WAYS * DIGEST + at // DIGEST * self._size
 
     def made(self, number: int, digest: bytes) -> int | None:
-        """The place of a new row in the set, which is locked; None: there is no room for it."""
+        """Create a row in the set, which must be locked, and return its offset in the file.
+
+        None if there is no room for the row.
+        """
         start = self.start(number)
         if not self.map[number]:
             try:
@@ -138,20 +142,23 @@ class SharedTable:
         return mmap.mmap(self._file, size)
 
     def _take(self, at: int, size: int) -> None:
-        """Have the disk give so many bytes. Raises OSError where it has none: where memory without
-        a disk behind it was touched, the process would be killed."""
+        """Allocate `size` bytes in the file system.
+
+        Raises OSError if there is no space: the process would be killed if it touched mapped memory
+        that has no space behind it.
+        """
         if os.pwrite(self._file, bytes(size), at) < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _digests(self, number: int) -> Iterator[tuple[int, bytes]]:
-        """And how far from the start of the set they are."""
+        """Yield each digest of the set, after its offset in bytes from the start of the set."""
         start = self.start(number)
         all_of_them = self.map[start : start + WAYS * DIGEST]
         for at in range(0, WAYS * DIGEST, DIGEST):
             yield at, all_of_them[at : at + DIGEST]
 
     def _room(self, number: int) -> int | None:
-        """A place that is free, or that of the row that has rested longest."""
+        """Offset of the digest of a free row, or of the replaceable row that has rested longest."""
         longest, found = monotonic(), None
         for at, digest in self._digests(number):
             if digest == FREE:
@@ -163,16 +170,16 @@ class SharedTable:
         return found
 
     def _complain(self, why: str) -> None:
-        """Once: there are rows without a place."""
+        """Warn that some rows have no place; only once."""
         if not self._warned:
             self._warned = True
             log.warning("no room for some of the %s that the processes share: %s", self._name, why)
 
 
 class SharedRow:
-    """The row of one key, in `with` alone: nobody else sees or changes it meanwhile.
+    """The row of one key, usable only inside `with`: nobody else reads or changes it meanwhile.
 
-    Nothing may be awaited in there, and no other row entered.
+    Inside the block nothing may be awaited, and no other row entered.
     """
 
     __slots__ = ("_digest", "_lock", "_map", "_number", "_place", "_start", "_table")
@@ -215,18 +222,20 @@ class SharedRow:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def read(self, fields: struct.Struct, at: int = 0) -> Numbers | None:
-        """Those `at` so many bytes from its start; None where the table has no room for the row, so
-        that this process has its own alone."""
+        """Return the numbers that begin `at` bytes from the start of the row.
+
+        None if the table has no room for the row: this process then has only its own numbers.
+        """
         return None if self._place is None else fields.unpack_from(self._map, self._place + at)
 
     def write(self, fields: struct.Struct, numbers: Iterable[Any], at: int = 0) -> None:
-        """Put these there, where there is a row."""
+        """Write `numbers` at `at` bytes from the start of the row, if the table has the row."""
         if self._place is not None:
             fields.pack_into(self._map, self._place + at, *numbers)
 
 
 def _opened(path: Path, files: contextlib.ExitStack) -> int:
-    """A descriptor that is closed with the others."""
+    """Open a file; its descriptor is closed with the others in `files`."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     files.callback(os.close, file)
     return file

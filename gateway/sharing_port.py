@@ -7,19 +7,20 @@ import sys
 from collections.abc import Sequence
 
 BALANCED = sys.platform == "linux"
-"""Whether the kernel gives each new connection to one of the sockets of a port (SO_REUSEPORT).
+"""Whether the kernel distributes new connections over the sockets of one port (SO_REUSEPORT).
 
-Elsewhere the option is missing or means something else, and all processes accept from one socket.
+On other systems the option is missing or means something else, and all processes accept from one
+socket.
 """
 
 Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 def listening(host: str, port: int, count: int) -> list[list[socket.socket]]:
-    """For each of `count` processes the sockets of its own, bound and not listening yet.
+    """Return the sockets of each of `count` processes, bound and not listening yet.
 
-    There is one for each address of `host`; with port 0 all have the same free one. Raises OSError,
-    also where somebody else listens there.
+    There is one socket per address of `host`; with port 0 all sockets have the same free port.
+    Raises OSError, also if another program listens there.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = [(family, address) for family, *_, address in dict.fromkeys(found)]
@@ -38,7 +39,7 @@ def _of(
     if not BALANCED:
         return [_bound(family, address, shared=False)] * count
     if address[1]:
-        # Another gateway of the same user would let this one in, and both would get the calls.
+        # Another gateway of the same user would share its port, and each would get some calls.
         _bound(family, address, shared=False).close()
     first = _bound(family, address, shared=True)
     address = (address[0], first.getsockname()[1], *address[2:])

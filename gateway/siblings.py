@@ -1,7 +1,8 @@
-"""What the processes of one gateway say to each other, over sockets in a folder of their own.
+"""Messages between the processes of one gateway, over sockets in a private folder.
 
-A request is one connection: its length in four bytes, then a name and what the handler of that name
-is to be given, as MessagePack; the answer comes back in the same way. Who fails answers nothing.
+A request is one connection: its length in four bytes (big-endian), then the name of a handler and
+the handler's input, as MessagePack. The reply is the handler's output with the same length prefix.
+If the handler raises, the connection closes without a reply.
 """
 
 import asyncio
@@ -19,13 +20,13 @@ import msgspec
 log = logging.getLogger("gateway")
 
 WAIT = 1.0
-"""Seconds in which another process is to answer."""
+"""Seconds within which another process must reply."""
 
 MOST = 64 * 1024 * 1024
-"""Bytes of a request, and of an answer."""
+"""Maximum size in bytes of a request, and of a reply."""
 
 LOOK_AGAIN = 0.005
-"""Seconds after which a process that waits for its turn tries again."""
+"""Seconds between two tries of a process that waits for its turn."""
 
 Answerer = Callable[[bytes], Awaitable[bytes]]
 
@@ -38,11 +39,12 @@ class Asked(msgspec.Struct, array_like=True):
 
 
 class Siblings:
-    """The processes of one gateway, as one of them sees the others.
+    """The processes of one gateway, from the point of view of one of them.
 
-    `index` is from 0 to `count` - 1, and a process that replaces a crashed one has the same.
-    `folder` is private to them (0700) and there as long as the one that started them; None: this
-    one is alone, and has nobody to ask. It answers while it is entered.
+    `index` is from 0 to `count` - 1; a process that replaces a crashed one has the same index.
+    `folder` is private to these processes (0700) and exists as long as the process that started
+    them; None if this process is alone and has no others to contact. It serves requests between
+    entry and exit.
     """
 
     def __init__(self, index: int = 0, count: int = 1, folder: Path | None = None) -> None:
@@ -54,17 +56,17 @@ class Siblings:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def file(self, name: str) -> Path | None:
-        """The place of a file that only these processes know; None where this one is alone."""
+        """Path of a file that only these processes know; None if this process is alone."""
         return None if self.folder is None else self.folder / name
 
     def answer(self, name: str, handler: Answerer) -> None:
-        """What the others ask for by `name` is answered by `handler`; the latest of a name is."""
+        """Register `handler` for requests named `name`; a later handler replaces an earlier one."""
         self._answers[name] = handler
 
     async def ask(self, name: str, content: bytes = b"", *, wait: float = WAIT) -> list[bytes]:
-        """The answers of all others that answered within `wait` seconds, in the order of `index`.
+        """Return the replies of the others within `wait` seconds, in the order of `index`.
 
-        One that is silent is logged, but for one that does not run now. Raises nothing.
+        A process that does not reply is logged, unless it is not running now. Raises nothing.
         """
         if self.folder is None:
             return []
@@ -78,7 +80,7 @@ class Siblings:
 
     @contextlib.asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
-        """While this lasts no other process has its turn of that name; alone, it is nothing.
+        """Let only one process at a time into blocks of that name; no effect if this one is alone.
 
         The kernel ends the turn of a process that is killed.
         """
@@ -87,7 +89,7 @@ class Siblings:
             return
         fd = os.open(self.folder / f"{name}.turn", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            while not _locked(fd):  # noqa: ASYNC110  the kernel has no event for a loop
+            while not _locked(fd):  # noqa: ASYNC110  flock has no event to wait for
                 await asyncio.sleep(LOOK_AGAIN)
             yield
         finally:
@@ -96,7 +98,7 @@ class Siblings:
     async def __aenter__(self) -> Self:
         if self.folder is not None:
             place = self._place(self.index)
-            place.unlink(missing_ok=True)  # of one that was killed
+            place.unlink(missing_ok=True)  # left by a killed process
             self._server = await asyncio.start_unix_server(self._serve, place)
         return self
 
@@ -120,7 +122,7 @@ class Siblings:
         return self.folder / f"{index}.sock"
 
     async def _ask(self, index: int, request: bytes, wait: float) -> bytes | None:
-        """None where it is not there, breaks off, or takes too long."""
+        """None if the process is not there, breaks off, or takes too long."""
         with contextlib.suppress(OSError, EOFError, ValueError):
             async with asyncio.timeout(wait):
                 reader, writer = await asyncio.open_unix_connection(self._place(index))
@@ -139,7 +141,7 @@ class Siblings:
             async with asyncio.timeout(WAIT):
                 asked = msgspec.msgpack.decode(await _read(reader), type=Asked)
             handler = self._answers.get(asked.name)
-            if handler is not None:  # in the middle of a reload not all have the same plugins
+            if handler is not None:  # during a reload not all have the same plugins
                 writer.write(_framed(await handler(asked.content)))
                 await writer.drain()
         except asyncio.CancelledError:
@@ -166,7 +168,7 @@ def _framed(content: bytes) -> bytes:
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
-    """Raises EOFError where it breaks off, ValueError where it is too long."""
+    """Read one message. Raises EOFError if it breaks off, ValueError if it is too long."""
     length = int.from_bytes(await reader.readexactly(4))
     if length > MOST:
         raise ValueError(f"another process says {length} bytes at once, and at most {MOST} may be")

@@ -1,12 +1,11 @@
-"""How many attempts may be in flight at a time: at one worker, and over all of them."""
+"""Limits on the number of attempts in flight: at one worker, and over all workers."""
 
 
 class Slots:
-    """`used` of `limit` (None: no limit); taking one of these takes one of those `above` too, which
-    have none above them.
+    """`used` slots of `limit` (None: no limit). Taking one also takes one of `above`, if set.
 
-    Only `take` and `give` change `used`, and nothing waits in them: at no moment is `used` over a
-    `limit` that stood when the last slot was taken.
+    The `above` of an `above` is None. Only `take` and `give` change `used`, and neither waits: at
+    no moment is `used` over the `limit` in force when the last slot was taken.
     """
 
     __slots__ = ("above", "limit", "used")
@@ -22,7 +21,7 @@ class Slots:
         return own or (self.above is not None and self.above.full)
 
     def take(self) -> bool:
-        """False, and nothing is taken, where there is no slot left."""
+        """Take a slot; return False, and take nothing, if no slot is left."""
         above = self.above
         if self.limit is not None and self.used >= self.limit:
             return False
@@ -34,7 +33,7 @@ class Slots:
         return True
 
     def give(self) -> None:
-        """Give back one that was taken."""
+        """Give back one slot."""
         self.used -= 1
         if self.above is not None:
             self.above.used -= 1

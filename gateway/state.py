@@ -1,4 +1,4 @@
-"""What plugins keep on a call while it runs."""
+"""Values that plugins keep on a call while it runs."""
 
 from typing import Any, Generic, TypeVar, overload
 
@@ -15,7 +15,7 @@ class StateKey(Generic[T]):
 
 
 class State:
-    """What plugins keep on a call, each under its own StateKey, so that names cannot clash."""
+    """Values that plugins keep on a call, each under its own StateKey to avoid clashes."""
 
     __slots__ = ("_values",)
 

@@ -1,7 +1,7 @@
-"""The process that starts the others, replaces those that crash, and passes signals on.
+"""The process that starts the others, replaces those that crash, and forwards signals.
 
-It serves nothing, has no threads and no event loop, so that it can be forked at any time and hardly
-anything in it can fail.
+It serves no requests and has no threads and no event loop, so that it can fork at any time and
+hardly anything in it can fail.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ import msgspec
 log = logging.getLogger("gateway")
 
 STEADY = 10.0
-"""Seconds after which a process has not ended quickly."""
+"""Run time in seconds from which the end of a process no longer counts as quick."""
 
 PAUSES = (0.5, 10.0)
-"""Seconds before one that keeps ending quickly is replaced: at first, and at most."""
+"""Seconds before a process that keeps ending quickly is replaced: first pause, longest pause."""
 
 ENDS = frozenset({signal.SIGINT, signal.SIGTERM})
 HEARD = frozenset({*ENDS, signal.SIGHUP, signal.SIGCHLD})
 
 
 class Post(msgspec.Struct, frozen=True):
-    """What a process is to be. `replaces`: one of this index has been there before.
+    """The place that a process fills. `replaces`: another process had this index before.
 
-    `ready` is a pipe into which it writes its index as one byte once it serves; from `life` comes
-    nothing but the end, when the supervisor has ended.
+    `ready` is a pipe into which the process writes its index as one byte once it serves. `life` is
+    a pipe that carries nothing but its end, when the supervisor has ended.
     """
 
     index: int
@@ -41,11 +41,11 @@ class Post(msgspec.Struct, frozen=True):
 
 
 Role = Callable[[Post], int]
-"""The life of a process; gives its exit status."""
+"""The life of a process; returns its exit status."""
 
 
 class Child(msgspec.Struct):
-    """A process that runs; `began` is of time.monotonic()."""
+    """A running process; `began` is a time of time.monotonic()."""
 
     index: int
     began: float
@@ -53,10 +53,11 @@ class Child(msgspec.Struct):
 
 
 class Supervisor:
-    """Runs `count` processes until it is told to end, or until one cannot even start at first.
+    """Runs `count` processes until a signal ends it, or until one of the first ones cannot start.
 
-    The first is alone until it serves, so that what is wrong is told once. `serving` is called when
-    all serve for the first time, `closing` when no others are to be accepted; neither may raise.
+    The first process is alone until it serves, so that a problem is reported once. `serving` is
+    called when all processes serve for the first time, `closing` when no more connections are to be
+    accepted. Neither may raise.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Supervisor:
         self._status = 0
 
     def run(self) -> int:
-        """The exit status of all of it."""
+        """Run until all processes have ended; return the exit status for all of them."""
         with contextlib.ExitStack() as stack:
             self._signals, self._readiness, self._life = (
                 stack.enter_context(_pipe()) for _ in range(3)
@@ -93,7 +94,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[None]:
-        """Signals wake `_wait`, and do nothing else."""
+        """Let signals wake `_wait`, and do nothing else."""
         before = {number: signal.signal(number, lambda *_: None) for number in HEARD}
         signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
         try:
@@ -111,12 +112,12 @@ class Supervisor:
             self._running[pid] = Child(index, now)
 
     def _wait(self) -> None:
-        """Until something happens, or a process is due."""
+        """Wait until something happens, or until a process is due."""
         pause = None
         if self._due:
             pause = max(0.0, min(self._due.values()) - time.monotonic())
         readable, _, _ = select.select([self._signals[0], self._readiness[0]], [], [], pause)
-        if self._readiness[0] in readable:  # before it is found out that one of them has ended
+        if self._readiness[0] in readable:  # before _reap drops a child that was ready
             self._note_ready(os.read(self._readiness[0], 4096))
         if self._signals[0] in readable:
             for number in os.read(self._signals[0], 4096):
@@ -142,7 +143,7 @@ class Supervisor:
             self._end(number)
 
     def _end(self, number: int) -> None:
-        """Have all finish what they do; a second SIGINT has them end at once, as with one."""
+        """Let all processes finish their work; a second SIGINT ends them at once."""
         if not self._ending:
             self._ending = True
             self._due.clear()
@@ -151,7 +152,7 @@ class Supervisor:
 
     def _tell(self, number: int) -> None:
         for pid in self._running:
-            os.kill(pid, number)  # it may have ended, but is not forgotten before it is reaped
+            os.kill(pid, number)  # safe if it has ended: its pid is not reused before it is reaped
 
     def _reap(self) -> None:
         for pid in list(self._running):
@@ -160,7 +161,7 @@ class Supervisor:
                 self._note_end(pid, self._running.pop(pid), os.waitstatus_to_exitcode(status))
 
     def _note_end(self, pid: int, child: Child, code: int) -> None:
-        """`code` is an exit status, or a signal's number below 0."""
+        """`code` is an exit status, or a negative signal number."""
         if self._ending:
             self._status = self._status or _as_status(code)
         elif self._complete or child.ready:
@@ -170,7 +171,7 @@ class Supervisor:
             self._end(signal.SIGTERM)
 
     def _replace(self, pid: int, child: Child, code: int) -> None:
-        """At once, but for one that keeps ending soon after its start."""
+        """Replace it at once, or after a pause if it keeps ending soon after its start."""
         first, most = PAUSES
         quick = time.monotonic() - child.began < STEADY
         pause = self._pauses[child.index] if quick else 0.0
@@ -192,15 +193,15 @@ class Supervisor:
         return pid
 
     def _be(self, index: int, mask: set[int]) -> None:
-        """The life of a child; it does not come back. The signals are those of the start again."""
+        """Run a child; never returns. Signal handlers are set back to those of the start."""
         status = 1
         try:
-            os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which tells the others
+            os.setpgid(0, 0)  # Ctrl-C must reach only the supervisor, which forwards it
             signal.set_wakeup_fd(-1)
             for number in HEARD - {signal.SIGINT}:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            # A server that can reload hears of it once it listens for signals.
+            # SIGHUP stays blocked until a server that can reload handles signals.
             later = {signal.SIGHUP} if self._reloads else set()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask | later)
             for fd in (*self._signals, self._readiness[0], self._life[1]):
@@ -214,7 +215,7 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _pipe() -> Iterator[tuple[int, int]]:
-    """Both ends, which nobody waits to write into."""
+    """Both ends of a pipe; writing to it never blocks."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     try:
@@ -225,5 +226,5 @@ def _pipe() -> Iterator[tuple[int, int]]:
 
 
 def _as_status(code: int) -> int:
-    """As a shell tells it."""
+    """Exit status as a shell reports it."""
     return code if code >= 0 else 128 - code

@@ -1,8 +1,8 @@
-"""What is read back of the calls: traces, the sessions they belong to, and their trajectories.
+"""Records of calls as they are read back: traces, their sessions, and their trajectories.
 
 These are the shapes of the HTTP interface, of the clients, of exports and of the capture hooks. The
-names up to `raw_response` are those of rllm-model-gateway's TraceRecord; the others stand beside
-them. Times are Unix seconds, durations milliseconds, logprobs natural logarithms.
+names up to `raw_response` are those of rllm-model-gateway's TraceRecord; the gateway adds the
+others. Times are Unix seconds, durations milliseconds, logprobs natural logarithms.
 """
 
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 Verdict = Literal["COMPLETE", "INCOMPLETE"]
-"""COMPLETE: every sampled token is there with its logprob, as many as the engine counted."""
+"""COMPLETE: every sampled token is present with its logprob, as many as the engine counted."""
 
 Reason = Literal[
     "caller_gone",
@@ -31,16 +31,16 @@ Reason = Literal[
 """Why a choice is INCOMPLETE.
 
 - caller_gone: the caller left, so the engine stopped early.
-- worker_broke_off: connection lost, time-out, or the stream ended without its `[DONE]`.
+- worker_broke_off: connection lost, timeout, or the stream ended without its `[DONE]`.
 - error_answer: a status other than 200, from the worker or from the gateway.
 - error_event: an error in the stream, before `[DONE]`.
 - aborted: `finish_reason: "abort"`, a normal end on the wire.
 - unfinished: the choice has no finish reason.
 - token_ids_missing, logprobs_missing, usage_missing: the engine did not send them.
 - counts_differ: ids, logprobs and the engine's usage do not agree.
-- unreadable: the answer is not what its dialect says.
-- too_large: the answer was longer than is kept.
-- redacted: a `redact_trace` hook took out tokens.
+- unreadable: the response does not have the form of its dialect.
+- too_large: the response was longer than the gateway keeps.
+- redacted: a `redact_trace` hook removed tokens.
 - capture_failed: the gateway itself could not record it.
 """
 
@@ -55,17 +55,17 @@ Cause = Literal[
     "other_conversation",
     "unknown",
 ]
-"""Why a prompt left an earlier sequence, as far as it can be told."""
+"""Why a prompt left an earlier sequence, as far as that can be determined."""
 
 
 class TraceChoice(msgspec.Struct, kw_only=True):
-    """One choice of an answer: one sampled sequence.
+    """One choice of a response: one sampled sequence.
 
-    `index` is prompt * n + i. `token_ids` are those sampled, end of sequence and tokens hidden by a
-    stop string included; `logprobs` has one value for each (None: the engine sent null). `message`
-    is the chat message, a stream's assembled as the plain answer would have been; `text` is a
-    completion's. `tokens` has the engine's text of each token, where it said; `top_logprobs` and
-    `prompt_logprobs` are as the engine sent them.
+    `index` is prompt * n + i. `token_ids` are the sampled ones, including the end of sequence and
+    tokens hidden by a stop string; `logprobs` has one value per token id (None: the engine sent
+    null). `message` is the chat message, for a stream assembled as the plain response would have
+    had it; `text` is the text of a completion. `tokens` has the engine's text of each token, if the
+    engine sent it; `top_logprobs` and `prompt_logprobs` are as the engine sent them.
     """
 
     index: int = 0
@@ -85,7 +85,7 @@ class TraceChoice(msgspec.Struct, kw_only=True):
 
 
 class TraceAttempt(msgspec.Struct, kw_only=True):
-    """One try at a worker; milliseconds from the call's start."""
+    """One try at a worker; times are milliseconds from the call's start."""
 
     worker: str
     started_ms: float
@@ -97,9 +97,10 @@ class TraceAttempt(msgspec.Struct, kw_only=True):
 
 
 class Timings(msgspec.Struct, kw_only=True):
-    """Milliseconds. `queue` is the time before the last attempt, `ttft` until the caller's first.
+    """Milliseconds. `queue` is the time before the last attempt.
 
-    `itl` is the time between events of a stream, as they came from the worker.
+    `ttft` is the time to the caller's first byte. `itl` is the time between events of a stream, as
+    they came from the worker.
     """
 
     queue_ms: float = 0.0
@@ -111,7 +112,7 @@ class Timings(msgspec.Struct, kw_only=True):
 
 
 class Delivery(msgspec.Struct, kw_only=True):
-    """What the caller got: bytes of the body, whether it left, whether the answer was whole."""
+    """The caller's side: bytes of the body, whether it left, whether the response was whole."""
 
     status: int = 0
     bytes: int = 0
@@ -120,10 +121,10 @@ class Delivery(msgspec.Struct, kw_only=True):
 
 
 class WeightVersions(msgspec.Struct, kw_only=True):
-    """The version stamped by the engine in the answer, and the one set by the admin call.
+    """The version that the engine put in the response, and the version set by the admin call.
 
-    `worker` is that of the weights that the worker had when it was asked, and `worker_end` those it
-    had when its answer was whole, where they were changed in between.
+    `worker` is the version of the worker's weights when the attempt began. `worker_end` is the
+    version when its response was whole, if the weights changed in between.
     """
 
     engine: int | str | None = None
@@ -133,9 +134,9 @@ class WeightVersions(msgspec.Struct, kw_only=True):
 
 
 class Divergence(msgspec.Struct, kw_only=True):
-    """Where a prompt left the earlier sequence that it has most in common with.
+    """The point at which a prompt left the earlier sequence that it has most in common with.
 
-    `at` is the index of the first token that differs, in both; `found_id` is None where the whole
+    `at` is the index of the first token that differs, in both; `found_id` is None if the whole
     prompt is in common. `cause` is the likely one.
     """
 
@@ -154,9 +155,10 @@ class Trace(msgspec.Struct, kw_only=True):
 
     The flat names describe the first choice, `choices` has all of them. `raw_request` is what the
     caller sent; `injected` and `overwritten` are the keys that the gateway set in it, with the
-    values that were sent. `raw_response` is the engine's answer in the form of a plain one.
-    `metadata` is for hooks to fill. `parent_id` is the trace whose sequence this prompt extends, or
-    diverged from; `divergence` tells which. `retry_of` is the earlier trace of the same request.
+    values that were sent. `raw_response` is the engine's response in the form of a plain one.
+    `metadata` is for hooks to fill. `parent_id` is the trace whose sequence this prompt extends or
+    diverged from; `divergence` is set only if it diverged. `retry_of` is the earlier trace of the
+    same request.
     """
 
     trace_id: str
@@ -218,7 +220,7 @@ class SessionInfo(msgspec.Struct, kw_only=True):
 
 
 class Reward(msgspec.Struct, kw_only=True):
-    """A judgement of a session, or of one trace of it, given whenever it is known."""
+    """A judgement of a session, or of one of its traces, given at any time."""
 
     value: float
     source: str = ""
@@ -230,11 +232,11 @@ class Trajectory(msgspec.Struct, kw_only=True):
     """One branch of a session's tree of turns, as one sequence of tokens.
 
     `token_ids`, `loss_mask`, `logprobs` and `weight_versions` have the same length. `loss_mask` is
-    1 exactly on sampled tokens, each sampled token once over all branches of the session: where
+    1 exactly on sampled tokens, each sampled token once over all branches of the session: if
     branches share a turn, only the first has its mask set. `logprobs` and `weight_versions` are
-    None where the mask is 0. `trace_ids` are the turns in order, `choices` the position of the
-    choice of each. `branched_from` is the branch that this one shares its first `shared` tokens
-    with, none of them sampled for this branch.
+    None if the mask is 0. `trace_ids` are the turns in order, `choices` the position of each turn's
+    choice. `branched_from` is the branch that shares its first `shared` tokens with this one; none
+    of these tokens was sampled for this branch.
     """
 
     index: int
@@ -255,7 +257,7 @@ class Trajectory(msgspec.Struct, kw_only=True):
 class Trajectories(msgspec.Struct, kw_only=True):
     """All branches of a session, its rewards, and the traces that belong to no branch.
 
-    A trace without token ids cannot be part of one; it is in `left_out` with its reasons.
+    A trace without token ids cannot be part of a branch; it is in `left_out` with its reasons.
     """
 
     session_id: str

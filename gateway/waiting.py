@@ -1,8 +1,9 @@
-"""An answer that can no longer have its own head: comments have gone out before it.
+"""Responses that can no longer have their own head, because comments were sent before them.
 
-While a call waits (see Call.keep_alive) its caller may be sent the head of an event stream and
-comments. A stream then goes on behind them. Whatever else comes, an error of a worker's or of the
-gateway's, has to be said in that stream: as one `error` event, the last one.
+While a call waits (see Call.keep_alive), the gateway may send its caller the head of an event
+stream and comments. A response that is an event stream then follows them. Any other response, such
+as an error of the worker or of the gateway, is sent in that stream as one `error` event, the last
+one.
 """
 
 import re
@@ -12,10 +13,10 @@ import msgspec
 COMMENT = b": waiting\n\n"
 
 MOST = 64 * 1024
-"""Bytes that are kept of such an answer; of a longer one only the status is told."""
+"""Maximum size in bytes of such a response; of a longer one only the status is reported."""
 
 QUOTED = 2_000
-"""Characters that are quoted of one that is no error body."""
+"""Maximum number of characters quoted from a response that is no error body."""
 
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
@@ -25,7 +26,7 @@ class _Body(msgspec.Struct):
 
 
 class LateAnswer:
-    """Gathers an answer with `status` whose head cannot be sent; `event` tells it all the same."""
+    """Gathers a response with `status` whose head cannot be sent; `event` renders it."""
 
     def __init__(self, status: int) -> None:
         self._status = status
@@ -38,7 +39,7 @@ class LateAnswer:
             self._body += data
 
     def event(self) -> bytes:
-        """The body where it is an error that clients can read, else words about it."""
+        """An `error` event: the body if clients can read it as an error, else a message."""
         body = self._body if self._size <= MOST else b""
         if not _is_error(body):
             body = self._words(body)

@@ -1,4 +1,4 @@
-"""One worker: what it is, how it is, and how it is reached."""
+"""One worker: its settings, its state, and the requests sent to it."""
 
 import ssl
 import time
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 NEWEST = 1 / 8
-"""How much the latest answer weighs in the means of a worker's times."""
+"""Weight of the latest response in the means of a worker's times."""
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """Why a worker is not simply `up`, in the words of whoever found out.
+    """Why a worker is not simply `up`, in the words of the condition's owner.
 
-    `state` is one word (down, draining, ejected, half_open, quarantined); while it `blocks`, the
-    worker gets no calls. `since` is Unix time.
+    `state` is one word (down, draining, ejected, half_open, quarantined); while the condition
+    `blocks`, the worker gets no calls. `since` is Unix time.
     """
 
     state: str
@@ -38,10 +38,11 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):
-    """A worker as the admin interface tells of it; calls go to `url` + `api_path`.
+    """A worker as the admin interface shows it; calls go to `url` + `api_path`.
 
-    `state` is `up` or that of the condition that keeps calls from it, `conditions` are all of them
-    by who set them. `ttft` and `duration` are seconds of its answers, the latest weighing most.
+    `state` is `up`, or the state of one of the `conditions`, of a blocking one if there is any;
+    `conditions` are by owner. `ttft` and `duration` are exponential moving averages of the times of
+    its responses, in seconds.
     """
 
     worker_id: str
@@ -65,10 +66,11 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
 class Worker:
     """An inference server.
 
-    `in_flight` counts the attempts it is now working on, `slots` how many it may. `models` are the
-    names it serves, None while they are not known. `weight_version` is that of the weights it
-    generates with, where a plugin follows it; `header` tells callers that it was this one. `barred`
-    counts the plugins that let no attempt begin here now, and hold calls in `filter_workers`.
+    `in_flight` counts the attempts that it is working on now, and `slots` has their limit. `models`
+    are the names that it serves, None while unknown. `weight_version` is the version of the weights
+    that it generates with, if a plugin follows the version. `header` is the response header that
+    names this worker. `barred` counts the plugins that let no attempt begin here now, and hold
+    calls in `filter_workers`.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Worker:
         self.settings = settings
         self.api_path = settings.api_path
         self.model_name = settings.model_name
-        self.weight = float(settings.weight)  # who builds the settings in code may give an int
+        self.weight = float(settings.weight)  # settings that are built in code may have an int
         self.head = HeadTemplate(
             urlsplit(settings.url).netloc,
             settings.headers,
@@ -111,9 +113,10 @@ class Worker:
         )
 
     def change(self, settings: config.Worker, pool: Pool | None = None) -> None:
-        """Follow other settings of the same id; `pool` is given where it is reached differently.
+        """Apply other settings of the same id; `pool` is given if the way to the worker changed.
 
-        Calls in flight end as they began. Of a server in another place nothing is known yet.
+        Calls in flight end as they began. If the URL has changed, what was learnt from the old
+        server (rejected injections, models, weight version) is forgotten.
         """
         old = self.settings
         self._follow(settings)
@@ -134,7 +137,7 @@ class Worker:
         return self.slots.used
 
     def begin(self) -> bool:
-        """Take a slot for attempts at it; False where it has none left, or is barred."""
+        """Take a slot for an attempt; return False if none is left, or if the worker is barred."""
         return not self.barred and self.slots.take()
 
     def end(self) -> None:
@@ -146,11 +149,11 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether any call or connection of it is left."""
+        """Whether any of its calls or connections is left."""
         return bool(self.in_flight or len(self.pool) or any(map(len, self._retired)))
 
     def leave(self) -> None:
-        """Close its connections, those in use as their exchanges end."""
+        """Close its connections; those in use close when their exchanges end."""
         self.pool.retire()
 
     def close(self) -> None:
@@ -159,7 +162,7 @@ class Worker:
             pool.close()
 
     def adopt(self, registry: "Workers") -> None:
-        """Belong to `registry`, for one that was made before it."""
+        """Join `registry`, for a worker that was created before it."""
         self._registry = registry
         self.slots.above = registry.slots
 
@@ -169,7 +172,7 @@ class Worker:
         self._judge()
 
     def clear(self, who: str) -> None:
-        """Take back what `who` has set, if anything."""
+        """Remove the condition of `who`, if there is one."""
         if who in self.conditions:
             self.conditions = {k: v for k, v in self.conditions.items() if k != who}
             self._judge()
@@ -179,13 +182,13 @@ class Worker:
         self.changed()
 
     def changed(self) -> None:
-        """Say that its fitness, weight or models are not what they were."""
+        """Report a change of its fitness, weight or models to the registry."""
         if self._registry is not None:
             self._registry.refresh()
 
     @property
     def names_models(self) -> bool:
-        """Whether its settings say which models it serves, so that nobody need ask."""
+        """Whether its settings name the models it serves, so that they need not be requested."""
         return _named(self.settings) is not None
 
     def serves(self, model: str) -> bool:
@@ -200,10 +203,11 @@ class Worker:
         headers: Headers = (),
         patience: float = 30.0,
     ) -> WorkerAnswer:
-        """Ask the server itself, with the headers configured for it, and read all it says.
+        """Send a request to the server itself with its configured headers; read the whole response.
 
-        `path` may have a query; what is under /v1/ lies under its `api_path`. It takes no slot.
-        `patience` is in seconds. Raises UpstreamError or UpstreamTimeout where no answer came.
+        `path` may have a query; a path under /v1/ is taken as below its `api_path`. It takes no
+        slot. `patience` is the timeout in seconds. Raises UpstreamError or UpstreamTimeout if no
+        response came.
         """
         plain, _, query = path.partition("?")
         return await ask(
@@ -211,7 +215,7 @@ class Worker:
         )
 
     def note(self, attempt: "Attempt") -> None:
-        """Remember how an attempt that has ended went, for the eyes of operators."""
+        """Record how an attempt that has ended went, for operators to see."""
         attempt.weight_version_end = self.weight_version
         if attempt.error is not None:
             self.last_error, self.last_error_at = attempt.error.code, time.time()
@@ -226,7 +230,7 @@ class Worker:
                 self.duration += (duration - self.duration) * NEWEST
 
     def info(self) -> WorkerInfo:
-        weight = self.weight  # rllm's clients take an integer alone
+        weight = self.weight  # rllm's clients accept only an integer
         blocking = [one for one in self.conditions.values() if one.blocks]
         others = [*blocking, *self.conditions.values()]
         return WorkerInfo(
@@ -249,7 +253,7 @@ class Worker:
         )
 
     def target(self, path: str, query: bytes) -> str:
-        """Where on this worker a call's path is: `/v1/...` lies under its `api_path`."""
+        """Return the path and query of a call on this worker: `/v1/...` is below its `api_path`."""
         if path.startswith("/v1/"):
             path = self.api_path + path[3:]
         return f"{path}?{query.decode('latin-1')}" if query else path
@@ -261,7 +265,7 @@ def _named(settings: config.Worker) -> frozenset[str] | None:
 
 
 Contexts = dict[config.TLS, ssl.SSLContext]
-"""Those made so far: one takes the system's authorities some 20 ms to load, and may be shared."""
+"""TLS contexts to share: each takes some 20 ms to load the system's certificate authorities."""
 
 
 def make_pool(
@@ -270,7 +274,7 @@ def make_pool(
     limits: config.Limits,
     contexts: Contexts | None = None,
 ) -> Pool:
-    """Raises OSError where the TLS files cannot be used."""
+    """Create a worker's connection pool. Raises OSError if the TLS files cannot be used."""
     parts = urlsplit(settings.url)
     secure = parts.scheme == "https"
     tls = settings.tls or config.TLS()

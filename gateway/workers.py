@@ -1,4 +1,4 @@
-"""The workers of this gateway: which there are, and the core's own choice of one."""
+"""The workers of this gateway, and the core's own choice of one."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from gateway.upstream.pool import Pool
 from gateway.worker import Contexts, Worker, make_pool
 
 DRAIN = "drain"
-"""Whose condition it is that an operator drains a worker."""
+"""Owner of the "draining" condition, which an operator sets."""
 
 
 class Serving(NamedTuple):
     """The workers that serve one model: all of them, and those that may get a call now.
 
-    Both are the same objects until something about a worker changes.
+    Both tuples are the same objects until something about a worker changes.
     """
 
     all: tuple[Worker, ...]
@@ -27,12 +27,13 @@ class Serving(NamedTuple):
 
 
 class Workers:
-    """The registry. `all` are those that take calls, in the order in which they came.
+    """The registry. `all` are the workers that take calls, in the order of `Overlay.standing`.
 
-    A change puts a new tuple in the place of `all`, so that who goes through the old one may go on.
-    `slots` are those of all workers together. Callbacks in `changed` are told of each change of a
-    worker's fitness, weight or models, and of each one that comes or goes; those in `freed` of each
-    slot given back. None of them may wait or raise. `ask_anew` has all asked for their models.
+    A change replaces the tuple `all`, so that a loop over the old tuple may continue. `slots` are
+    those of all workers together. Callbacks in `changed` are called after each change of a worker's
+    fitness, weight or models, and after each worker that is added or removed; callbacks in `freed`
+    after each slot that is given back. None of them may wait or raise. `ask_anew` requests the
+    models of all workers.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -51,11 +52,12 @@ class Workers:
         self.plan(settings)()
 
     def plan(self, settings: config.Config) -> Callable[[], None]:
-        """What makes the workers those of `settings`, with the admin interface's changes over them.
+        """Return a function that applies `settings`, with the admin interface's changes over them.
 
-        Raises ConfigError where that cannot be, and nothing is changed before what it gives is
-        called, which may be later, and does all at once. A worker that keeps its id stays the same
-        object, with its slots, conditions and calls. One that is gone gets no more calls.
+        Raises ConfigError if the settings cannot be applied. Nothing changes before the function is
+        called, which may be later; it applies everything at once. A worker that keeps its id stays
+        the same object, with its slots, conditions and calls. A worker that is gone gets no more
+        calls.
         """
         pools = self._prepare(settings)
 
@@ -66,9 +68,9 @@ class Workers:
         return follow
 
     def alter(self, worker_id: str, change: Change) -> Callable[[], None]:
-        """What puts `change` over the worker of that id, as `plan` does.
+        """Return a function that applies `change` to the worker of that id, like `plan`.
 
-        Raises OSError where the TLS files of an added one cannot be used.
+        Raises OSError if the TLS files of an added worker cannot be used.
         """
         pools = {}
         if change.added is not None and self.find(worker_id) is None:
@@ -76,20 +78,20 @@ class Workers:
         return lambda: self._arrange(self.overlay.having(worker_id, change), pools)
 
     def restore(self, changes: Mapping[str, Change]) -> None:
-        """Put what was changed before a restart over the configuration."""
+        """Apply the changes made before a restart; changes made since then take precedence."""
         self._arrange(replace(self.overlay, changes={**changes, **self.overlay.changes}), {})
 
     def follow(self, changes: Mapping[str, Change]) -> None:
-        """Put these over the configuration, in the place of all changes before.
+        """Replace all changes with these.
 
-        Raises OSError where the TLS files of an added one cannot be used.
+        Raises OSError if the TLS files of an added worker cannot be used.
         """
         self._arrange(replace(self.overlay, changes=changes), {})
 
     def add(self, worker: config.Worker) -> Worker:
-        """From now on it takes calls.
+        """Add a worker, which takes calls from now on, and return it.
 
-        Raises ValueError where another has its id, OSError where its TLS files cannot be used.
+        Raises ValueError if another worker has its id, OSError if its TLS files cannot be used.
         """
         if self.find(worker.worker_id) is not None:
             raise ValueError(f"there is a worker {worker.worker_id} already")
@@ -97,21 +99,21 @@ class Workers:
         return next(one for one in self.all if one.id == worker.worker_id)
 
     def remove(self, worker_id: str) -> Worker | None:
-        """No call is sent to it any more; those in flight finish. None: there is none."""
+        """Remove and return a worker; calls in flight finish. None if there is no such worker."""
         worker = self.find(worker_id)
         if worker is not None:
             self.alter(worker_id, self.overlay.removed(worker_id))()
         return worker
 
     def put(self, workers: tuple[Worker, ...]) -> None:
-        """These, in this order, are the workers now, in the place of the configuration's."""
+        """Replace the workers of the configuration with these, in this order."""
         for worker in workers:
             worker.adopt(self)
         self.overlay = Overlay(tuple(worker.settings for worker in workers))
         self._set(workers)
 
     def _prepare(self, settings: config.Config) -> "Pools":
-        """Pools for those that are reached in another way than now. Raises ConfigError."""
+        """Create pools for workers that are new or reached differently. Raises ConfigError."""
         pools: Pools = {}
         contexts: Contexts = {}
         problems = []
@@ -162,7 +164,7 @@ class Workers:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at all workers anew, and tell who listens."""
+        """Recompute the views of all workers, and call the callbacks in `changed`."""
         self._serving = {}
         self.mixed = len({worker.models for worker in self.all}) > 1
         self._names = frozenset().union(*(worker.models or () for worker in self.all))
@@ -173,8 +175,8 @@ class Workers:
         return next((worker for worker in self.all if worker.id == worker_id), None)
 
     def serving(self, model: str | None = None) -> Serving:
-        """Those that serve `model`, or may; None: any. Both tuples are empty for an unknown one."""
-        # Of names that strangers make up, only one view is kept.
+        """Workers that may serve `model` (None: any); both tuples are empty if none does."""
+        # All unknown names share one view, so that made-up names do not fill the memory.
         key = model if model is None or model in self._names else ""
         found = self._serving.get(key)
         if found is None:
@@ -184,7 +186,7 @@ class Workers:
         return found
 
     def least_loaded(self, workers: Sequence[Worker]) -> Worker:
-        """The core's own choice: least in flight for its weight, equal ones in turn."""
+        """The worker with the fewest attempts in flight for its weight, equal ones in turn."""
         if len(workers) == 1:
             return workers[0]
         self._turn = start = (self._turn + 1) % len(workers)
@@ -209,7 +211,7 @@ def _place(worker: config.Worker) -> tuple[str, str]:
 
 
 def _reach(worker: config.Worker, settings: config.Config) -> tuple[object, ...]:
-    """All that a pool is made of; never equal where the files of TLS may hold something new."""
+    """All that determines a pool; never equal for https, because TLS files may be new."""
     timeouts = settings.timeouts
     files = object() if worker.url.startswith("https:") else None
     return worker.url, files, timeouts.connect, timeouts.keepalive, settings.limits
