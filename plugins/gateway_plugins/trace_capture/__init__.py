@@ -1,9 +1,10 @@
-"""Records every call: the tokens that the engine sampled, committed before the last byte.
+"""Records every call with the tokens that the engine sampled, and commits it before the last byte.
 
-`capture.py` gathers in the event loop; all else happens in the writer's thread: `assembly.py` reads
-the answer, `verdict.py` judges it, `record.py` makes the record, `leaning.py` the row, `sink.py`
-stores it. `reading.py` and `store.py` give traces back, `trajectories.py` makes sequences of them,
-`routes.py` answers trainers, `commands.py` is the command line.
+`capture.py` collects the response in the event loop; everything else happens in the writer's
+thread: `assembly.py` parses the response, `verdict.py` judges it, `record.py` makes the record,
+`leaning.py` makes the row, and `sink.py` stores it. `reading.py` and `store.py` read traces,
+`trajectories.py` builds token sequences from them, `routes.py` serves trainers, and `commands.py`
+is the command line.
 """
 
 import asyncio
@@ -41,18 +42,18 @@ INJECTIONS: tuple[Literal["token_ids", "logprobs", "usage"], ...] = (
 
 
 class TraceCapture:
-    """The plugin."""
+    """The trace_capture plugin."""
 
     after = ("sessions",)
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """What is asked of the engine, what is kept, and for how long.
+        """Fields to inject, size limits, and retention limits.
 
-        `token_ids`, `logprobs` and `usage`: whether they are injected where the caller did not ask.
-        `max_answer_bytes` of an answer are kept. `offered` traces
-        may wait for `trace_recorded` hooks. Sessions that had no call for `keep_days` are deleted,
-        and the oldest ones while there are more than `keep_sessions`, or the file has more than
-        `keep_bytes` in use.
+        `token_ids`, `logprobs` and `usage`: whether to inject each if the caller did not request
+        it. At most `max_answer_bytes` of a response are kept. At most `offered` traces wait for
+        `trace_recorded` hooks. Sessions without a call for `keep_days` days are deleted. The
+        sessions that were idle longest are deleted while there are more than `keep_sessions`, or
+        while the file has more than `keep_bytes` in use.
         """
 
         token_ids: bool = True
@@ -75,7 +76,7 @@ class TraceCapture:
 
     @hookimpl
     def reconfigure(self, config: Config) -> None:
-        # The sink stays: two of them would not know what the other one deletes.
+        # The sink is kept: of two sinks, each would miss what the other one deletes.
         self.config = config
         self._wanted = _wanted(config)
         self.hooks.limit(config.offered)
@@ -102,13 +103,13 @@ class TraceCapture:
             yield
         finally:
             cleaning.cancel()
-            with contextlib.suppress(StorageUnavailable):  # which says so itself, once closed
+            with contextlib.suppress(StorageUnavailable):  # the storage reports that itself
                 await gateway.storage.flush()
             await asyncio.to_thread(self.hooks.stop)
             self._options.close()
 
     async def _follow_weight_version(self, gateway: Gateway) -> None:
-        """Take over the one that was set before the restart, and each that others set."""
+        """Load the version set before the restart; reload it when another process sets one."""
 
         async def look(_: bytes) -> bytes:
             self.weight_version = await _last_weight_version(gateway)
@@ -120,9 +121,9 @@ class TraceCapture:
     def delete_sessions(
         self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
     ) -> int:
-        """Delete those of the owner's, or of anybody's, within a transaction of the writer.
+        """Delete sessions within a transaction of the writer; return the number of their traces.
 
-        Gives how many traces there were.
+        Only the sessions of `owner` are deleted; any owner's if `owner` is None.
         """
         deleted = store.delete_sessions(db, session_ids, owner)
         if deleted:
@@ -130,19 +131,19 @@ class TraceCapture:
         return deleted
 
     def changed(self, session_id: str) -> None:
-        """The session's options were set, or it was deleted."""
+        """Forget the session's cached options: they were set, or the session was deleted."""
         if self._options is not None:
             self._options.forget(session_id)
 
     def lost_of(self, session_id: str, caller: str | None) -> int:
-        """Traces of the session that could not be stored, and that the file does not count yet.
+        """Number of the session's traces that could not be stored and are not yet in the file.
 
-        With `caller` only where the first of them was that one's.
+        With `caller`, 0 if another principal made the first of these calls.
         """
         return self.sink.losses.of(session_id, caller)
 
     def deleted(self) -> None:
-        """Something was: its space is given back."""
+        """Return the space of deleted sessions to the file system soon."""
         if self._retention is not None:
             self._retention.look()
 
@@ -166,7 +167,7 @@ class TraceCapture:
         if not captured(call):
             return
         if not (await call.body.read())[:64].lstrip().startswith(b"{"):
-            return  # not JSON: what is sent cannot be changed
+            return  # not a JSON object: the request cannot be changed
         if call.session_id is not None and self._options is not None:
             for name, value in self._options.sampling_params(call.session_id).items():
                 await call.set(name, value)
@@ -189,7 +190,7 @@ def _keep(config: TraceCapture.Config) -> Keep:
 
 
 async def _last_weight_version(gateway: Gateway) -> int | None:
-    """The one that was set last, also before a restart."""
+    """Return the version set last, also before a restart; None if none was, or on an error."""
     try:
         version: int | None = await gateway.storage.read(
             lambda db: sessions.setting(db, "weight_version")
@@ -201,5 +202,5 @@ async def _last_weight_version(gateway: Gateway) -> int | None:
 
 
 def captured(call: Call) -> bool:
-    """Whether it is a call for an answer of a model: any POST that is carried as an API's call."""
+    """Whether the call is recorded: any POST to a path of an API (with `/v1/` in it)."""
     return call.method == "POST" and "/v1/" in call.path

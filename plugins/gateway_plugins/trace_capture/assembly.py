@@ -1,4 +1,4 @@
-"""From the bytes of an answer, as the worker sent them, to what is recorded of it."""
+"""Parses the bytes of a response, as the worker sent them, into an Assembled."""
 
 from typing import Literal
 
@@ -25,9 +25,9 @@ _STREAMS = {
 
 
 def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> Assembled:
-    """The record of an answer of `path`, the request's; never raises, whatever the bytes.
+    """Return the record of a response to a request for `path`; never raises, whatever the bytes.
 
-    `body` has no content encoding any more. `streamed`: it is an event stream.
+    `body` is already decoded (no content encoding). `streamed`: it is an event stream.
     """
     form, api = _form_of(path)
     try:
@@ -40,7 +40,7 @@ def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> As
         return answered
     record = others.read_plain(body, status=status)
     record.streamed, record.done = streamed, not streamed
-    if form or streamed:  # no answer of its kind; where it is an error it was read as that
+    if form or streamed:  # no response of this API; readable only if it is an error
         record.readable = not streamed and record.readable and record.error is not None
     elif api == "unknown":
         record.readable = True

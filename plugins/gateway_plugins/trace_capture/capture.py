@@ -1,4 +1,4 @@
-"""What is gathered of one call while it runs; nothing is read or counted here."""
+"""Collects the response of one call while it runs; nothing is parsed or counted here."""
 
 import time
 from typing import TYPE_CHECKING
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class Capture:
-    """The observer of one call: keeps the answer's bytes as they come, and when they came.
+    """The observer of one call: keeps the response's chunks and the time at which each arrived.
 
-    It goes to the writer's thread when the call is over, which makes the record of it.
+    When the call is over, the writer's thread makes the record from the Capture.
     """
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""`gateway traces list|show|export`: reading the file without a gateway."""
+"""`gateway traces list|show|export`: reads the file without a gateway."""
 
 import argparse
 import contextlib
@@ -48,7 +48,7 @@ SUFFIXES = {
     ".pq": "parquet",
 }
 PIPE_BROKEN = 141
-"""As the shell tells of a program that SIGPIPE ended."""
+"""Exit status that a shell reports for a program killed by SIGPIPE."""
 
 TIMES = "ISO 8601 (local, or with an offset), Unix seconds, or how long ago: 30m, 2h, 7d"
 STATUS = """\
@@ -58,7 +58,7 @@ it too, --verdict COMPLETE asks for nothing else."""
 
 
 def add_trace_commands(subcommands: "Subcommands") -> None:
-    """Add `traces`."""
+    """Add the `traces` command."""
     parser = subcommands.add_parser("traces", help="read what trace_capture recorded")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_list(actions)
@@ -124,7 +124,7 @@ def _count(text: str) -> int:
 
 
 def _moment(text: str) -> float:
-    """Unix seconds."""
+    """Parse a time into Unix seconds. Raises ArgumentTypeError if it is not one."""
     try:
         if text[-1:] in UNITS:
             found = time.time() - float(text[:-1]) * UNITS[text[-1]]
@@ -154,7 +154,7 @@ def _filter(options: Options) -> store.TraceFilter:
 
 
 def _quiet_in_pipes(run: Run) -> Run:
-    """Whoever reads may stop reading: `| head` is no error of ours."""
+    """End quietly if the reader of the pipe stops reading, as `| head` does."""
 
     @wraps(run)
     def quiet(options: Options) -> int:
@@ -172,7 +172,7 @@ def _quiet_in_pipes(run: Run) -> Run:
 
 
 def _drop_output() -> None:
-    """Python flushes standard output once more as it ends."""
+    """Point standard output at the null device: Python flushes it once more at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -280,7 +280,7 @@ def _said(options: Options, tally: Tally, lost: int) -> Iterator[str]:
 
 
 def _print(line: bytes) -> None:
-    """UTF-8 whatever the terminal's encoding."""
+    """Write a line of UTF-8, whatever the terminal's encoding."""
     sys.stdout.buffer.write(line + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""Where a prompt left an earlier sequence, and the likely cause, told from both requests."""
+"""Finds the token at which a prompt diverged from an earlier sequence, and the likely cause."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,13 @@ from gateway_plugins.trace_capture.trajectories import NEXT_TO_NOTHING, choices_
 
 
 def divergence(parent: Trace, choice_index: int, child: Trace) -> Divergence:
-    """How the prompt of `child` left the sequence of a choice of `parent`.
+    """Return how the prompt of `child` diverged from the sequence of a choice of `parent`.
 
-    `choice_index` is its place in `parent.choices`; one that is not there is the flat names'. Of
-    `child` its first prompt counts. `found_id` is None where the prompt is wholly in common. The
-    texts are those of the two tokens, where an engine said them. Never raises, whatever was sent.
+    `choice_index` is the choice's position in `parent.choices`; if there is no such choice, only
+    the prompt in `parent`'s flat fields is compared. The first prompt of `child` is used.
+    `found_id` is None if the sequence begins with the whole prompt. The texts of the two tokens are
+    set if an engine sent them. The cause is inferred from both requests. Never raises, whatever was
+    sent.
     """
     choice = _choice(parent, choice_index)
     sequence = [*choice.prompt_token_ids, *choice.token_ids]
@@ -22,7 +24,7 @@ def divergence(parent: Trace, choice_index: int, child: Trace) -> Divergence:
     texts = _texts(parent, child)
     try:
         cause = _cause(parent, choice, child, prompt, at)
-    except RecursionError:  # of values nested too deeply to be compared
+    except RecursionError:  # values nested too deeply to compare
         cause = "unknown"
     return Divergence(
         trace_id=parent.trace_id,
@@ -53,7 +55,7 @@ def _at(ids: Sequence[int], place: int) -> int | None:
 
 
 def _texts(*traces: Trace) -> dict[int | None, str]:
-    """The text of each token that was sampled, where the engine said it."""
+    """Return the text of each sampled token, if the engine sent it."""
     return {
         token: text
         for trace in traces
@@ -82,7 +84,7 @@ def _is_retry(parent: Trace, choice: TraceChoice, child: Trace, prompt: list[int
 
 
 def _without_messages(parent: Trace, choice: TraceChoice, child: Trace, at: int) -> Cause:
-    """Of completions, whose prompts are texts or token ids."""
+    """Return the cause for completions: their prompts are texts or token ids, not messages."""
     start, after = _field(parent, "prompt"), _field(child, "prompt")
     in_answer = at >= len(choice.prompt_token_ids)
     if in_answer and isinstance(start, str) and isinstance(after, str):
@@ -95,7 +97,7 @@ def _without_messages(parent: Trace, choice: TraceChoice, child: Trace, at: int)
 def _of_instructions(
     parent: Trace, child: Trace, before: list[Message], after: list[Message]
 ) -> Cause | None:
-    """Of what stands before the first turn; None where that is the same."""
+    """Return the cause if tools or messages before the first turn differ; None if they do not."""
     old, new = _instructions(before), _instructions(after)
     same_tools = _tools(parent) == _tools(child)
     if same_tools and before[:old] == after[:new]:
@@ -108,7 +110,11 @@ def _of_instructions(
 def _of_history(
     before: list[Message], answer: Message, after: list[Message], *, in_answer: int
 ) -> Cause:
-    """Of the turns; `in_answer` counts the tokens of the answer that are still in common."""
+    """Return the cause found in the turns.
+
+    `in_answer` is the number of the completion's tokens that are in common; it is negative if the
+    divergence lies in the parent's prompt.
+    """
     history = [*before, answer]
     same = 0
     while same < min(len(history), len(after)) and _same(history[same], after[same]):
@@ -126,9 +132,9 @@ def _of_history(
 
 
 def _of_same_texts(history: list[Message], in_answer: int) -> Cause:
-    """All messages came back as they were, so it is how they became tokens.
+    """Return the cause if all messages came back unchanged: they were tokenised differently.
 
-    Chat templates leave out reasoning that was sent back, of some turns or of all.
+    Chat templates omit reasoning that was sent back, for some turns or for all.
     """
     if in_answer < 0:
         thought = any(one.reasoning for one in history)
@@ -155,7 +161,7 @@ def _begin_alike(one: list[Message], other: list[Message]) -> bool:
 
 
 def _instructions(messages: list[Message]) -> int:
-    """How many messages stand before the first turn."""
+    """Number of messages before the first turn (roles system and developer)."""
     count = 0
     while count < len(messages) and messages[count].role in ("system", "developer"):
         count += 1

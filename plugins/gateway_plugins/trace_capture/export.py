@@ -1,4 +1,4 @@
-"""Traces and trajectories into files that a trainer reads; what is not COMPLETE stays out."""
+"""Writes traces and trajectories to files for trainers; by default only COMPLETE ones."""
 
 import contextlib
 import os
@@ -22,10 +22,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class TrajectoryRow(Trajectory, kw_only=True):
-    """A trajectory by itself: with its session's id and metadata.
+    """A self-contained trajectory: with its session's id and metadata.
 
-    `session_rewards` are those given to the session as a whole, `rewards` those of its traces.
-    `session_lost` counts the session's calls that could not be stored.
+    `session_rewards` are the rewards of the session as a whole, `rewards` those of the trajectory's
+    traces. `session_lost` is the number of the session's calls that could not be stored.
     """
 
     session_id: str
@@ -35,17 +35,17 @@ class TrajectoryRow(Trajectory, kw_only=True):
 
 
 class Output(Protocol):
-    """Where rows go."""
+    """A destination of rows."""
 
     def write(self, row: msgspec.Struct) -> None:
-        """Raises ValueError where the format cannot hold what is in the row."""
+        """Write a row. Raises ValueError if the format cannot hold a value of the row."""
 
     def close(self) -> None:
-        """Only then is all of it written."""
+        """Write the rest; the output is incomplete before this call."""
 
 
 class JsonLines:
-    """An Output: one JSON object in each line."""
+    """An Output: one JSON object per line."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -58,10 +58,10 @@ class JsonLines:
 
 
 class Tally(msgspec.Struct):
-    """What was written, and what was left out; one that has several reasons counts in each.
+    """Counts of rows written and left out; a row with several reasons counts under each of them.
 
-    Beside those of the records, `damaged`: the file does not give it back, and `does_not_fit`: the
-    format cannot hold it.
+    Reasons besides those of the records: `damaged` if the file does not yield the row, and
+    `does_not_fit` if the format cannot hold it.
     """
 
     written: int = 0
@@ -77,7 +77,7 @@ class Tally(msgspec.Struct):
 
 
 class Export:
-    """Writes what is wanted to `output`. `incomplete`: what is not COMPLETE too."""
+    """Writes traces or trajectories to `output`. `incomplete`: also those not COMPLETE."""
 
     def __init__(self, db: sqlite3.Connection, output: Output, *, incomplete: bool) -> None:
         self.tally = Tally()
@@ -86,7 +86,7 @@ class Export:
         self._incomplete = incomplete
 
     def traces(self, wanted: store.TraceFilter) -> Iterator[None]:
-        """One step for each trace."""
+        """Write the wanted traces; yield once per trace."""
         reader = Reader(self._db)
         for row in store.rows(self._db, wanted):
             try:
@@ -98,9 +98,9 @@ class Export:
             yield
 
     def trajectories(self, wanted: store.TraceFilter) -> Iterator[None]:
-        """One step for each session that has a wanted trace; its trajectories are whole.
+        """Write all trajectories of each session that has a wanted trace; yield once per session.
 
-        With `wanted.verdict` only those of that verdict.
+        `wanted.verdict` selects trajectories, not traces. Each trajectory is written whole.
         """
         of_sessions = msgspec.structs.replace(wanted, verdict=None)
         for session_id in store.sessions_of(self._db, of_sessions):
@@ -145,10 +145,10 @@ def _rows(db: sqlite3.Connection, found: Trajectories) -> Iterator[TrajectoryRow
 
 @contextlib.contextmanager
 def replaced(path: Path, *, force: bool) -> Iterator[Path]:
-    """A file beside `path` to write to, that takes its place when the block has ended well.
+    """Yield a file beside `path` to write to, which replaces `path` if the block does not raise.
 
-    Its mode is 0600. Raises ConfigError where something is there already, unless `force`, and for
-    what the file system says in the block.
+    Its mode is 0600. Raises ConfigError if `path` is not a file, if it exists and `force` is false,
+    and for an OSError raised in the block.
     """
     path = path.resolve()
     _check_free(path, force)
@@ -180,7 +180,7 @@ def _check_free(path: Path, force: bool) -> None:
 
 
 class Progress:
-    """A bar on a terminal; nothing elsewhere."""
+    """A progress bar on a terminal; writes nothing to any other stream."""
 
     WIDTH = 30
     EVERY = 0.1
@@ -190,7 +190,7 @@ class Progress:
         self._next = 0.0
 
     def follow(self, steps: Iterable[None], what: str, total: Callable[[], int]) -> None:
-        """Go through all steps; a step is one of `total()` `what`."""
+        """Run all steps. `total()` is their number, `what` the plural noun shown for a step."""
         if self._stream is None:
             for _ in steps:
                 pass
@@ -214,5 +214,5 @@ class Progress:
 
 
 def progress_stream(to_stdout: bool) -> TextIO | None:
-    """Standard error, unless it and the rows share a terminal."""
+    """Return standard error, or None if the rows are written to a terminal."""
     return None if to_stdout and sys.stdout.isatty() else sys.stderr

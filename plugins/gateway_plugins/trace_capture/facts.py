@@ -1,4 +1,4 @@
-"""What an answer says of itself, wherever the engines put it."""
+"""Reads ids, model, weight version, usage and errors from every place that engines use."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from gateway_plugins.trace_capture.shapes import UNREADABLE, Assembled
 
 
 def assembled(answer: Mapping[str, Any], skeleton: bytes | None = None) -> Assembled:
-    """The record of `answer`, without parts; `skeleton` where its JSON is at hand."""
+    """Return the record of `answer`, without parts; `skeleton` is its JSON, if already encoded."""
     usage = answer.get("usage")
     found = Assembled(
         skeleton=msgspec.json.encode(answer) if skeleton is None else skeleton,
@@ -23,7 +23,7 @@ def assembled(answer: Mapping[str, Any], skeleton: bytes | None = None) -> Assem
 
 
 def with_usage(found: Assembled, usage: object) -> None:
-    """Sets the engine's count, under either of its names."""
+    """Set `usage`, and the completion token count from either of its two names."""
     if isinstance(usage, dict):
         found.usage = usage
         count = usage.get("completion_tokens", usage.get("output_tokens"))
@@ -35,7 +35,7 @@ def text(value: object) -> str:
 
 
 def weight_version(answer: Mapping[str, Any]) -> int | str | None:
-    """The version that the engine stamped on the answer or on its first choice that has one."""
+    """Return the weight version in the response, or in its first choice that has one."""
     choices = answer.get("choices")
     for place in (answer, *(choices if isinstance(choices, list) else ())):
         if isinstance(place, dict) and (found := _version_at(place)) is not None:
@@ -44,7 +44,7 @@ def weight_version(answer: Mapping[str, Any]) -> int | str | None:
 
 
 def error_message(answer: Mapping[str, Any]) -> str | None:
-    """The message of an error; one of an unforeseen shape is given as it came."""
+    """Return the error's message, as JSON if its shape is unknown; None if there is no error."""
     error = answer.get("error")
     if error is None and answer.get("object", answer.get("type")) == "error":
         error = answer

@@ -1,4 +1,4 @@
-"""Chat and completions: what of reading them differs."""
+"""The differences between chat and completions responses, as one Form for each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,11 +25,11 @@ _LISTS = tuple(CompletionLogprobs.__struct_fields__)
 
 
 class Form(msgspec.Struct, frozen=True):
-    """How one of the two APIs is read.
+    """Types and functions for reading one of the two APIs.
 
-    The lists of numbers are those named `outside` in an answer, `inside` in a choice, and `scores`
-    in its logprobs. `part` makes a part of a choice's chunks, `settle` what is beside the numbers:
-    the fields of a plain choice.
+    `outside`, `inside` and `scores` name the lists of numbers in a response, in a choice, and in a
+    choice's logprobs. `part` makes a Part from a choice's chunks. `settle` makes the other fields
+    of a plain choice from them.
     """
 
     object: str

@@ -1,4 +1,4 @@
-"""The hooks of researchers: `redact_trace` before a trace is stored, `trace_recorded` after."""
+"""Runs the hooks `redact_trace`, before a trace is stored, and `trace_recorded`, after it is."""
 
 import logging
 import threading
@@ -15,11 +15,11 @@ log = logging.getLogger("gateway.trace_capture")
 _encode = msgspec.json.Encoder().encode
 
 LAST_OFFERS = 5.0
-"""Seconds that are waited at shutdown for the hook to take what was offered."""
+"""Seconds to wait at shutdown for the hook to process queued traces."""
 
 
 class Hooks:
-    """Runs them; `dropped` counts the traces that `trace_recorded` was too slow for."""
+    """Runs both hooks; `dropped` counts the traces that `trace_recorded` was too slow for."""
 
     def __init__(self, offered: int) -> None:
         self.dropped = 0
@@ -31,13 +31,13 @@ class Hooks:
         self._gateway = gateway
 
     def limit(self, offered: int) -> None:
-        """Let so many traces wait, from now on."""
+        """Set how many traces may wait in the queue."""
         with self._offered.mutex:
             self._offered.maxsize = offered
 
     @property
     def redacting(self) -> bool:
-        """Whether any plugin does: a reload may bring one."""
+        """Whether any plugin has a `redact_trace` hook; a reload may add one."""
         return self._gateway is not None and bool(self._gateway.plugins.hooks["redact_trace"])
 
     @property
@@ -45,7 +45,7 @@ class Hooks:
         return self._gateway is not None and bool(self._gateway.plugins.hooks["trace_recorded"])
 
     def stop(self) -> None:
-        """Blocks until the hook has had what was offered, or for LAST_OFFERS seconds."""
+        """Block until the hook has processed the queue, or time out after LAST_OFFERS seconds."""
         if self._thread is None:
             return
         try:
@@ -56,16 +56,17 @@ class Hooks:
         self._thread.join(LAST_OFFERS)
 
     def redacted(self, record: Record) -> Trace | None:
-        """What is to be stored in place of `record`, None where the hooks left it as it was.
+        """Return the trace to store in place of `record`, or None to store the record.
 
-        A change of `metadata` alone is put into the record.
+        A change of `metadata` alone is written into the record. If a hook raises, the trace
+        returned has none of the call's content.
         """
         trace = trace_of(record)
         before, tokens = _encode(trace), _tokens(trace)
         try:
             trace = self._redact(trace)
             after = _encode(trace)
-        except Exception:  # noqa: BLE001  counted; what it was to take out must not be stored
+        except Exception:  # noqa: BLE001  counted; content that it should redact must not be stored
             return _withheld(record)
         if after == before:
             return None
@@ -77,7 +78,10 @@ class Hooks:
         return trace
 
     def offer(self, trace: Trace) -> None:
-        """In the writer's thread."""
+        """Queue a trace for `trace_recorded`; drop it if the queue is full.
+
+        Called in the writer's thread.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="trace-recorded", daemon=True)
             self._thread.start()
@@ -109,7 +113,7 @@ class Hooks:
         for hook in self._gateway.plugins.hooks["trace_recorded"]:
             try:
                 hook.run(trace)
-            except Exception as error:  # noqa: BLE001  a watcher's failure is counted
+            except Exception as error:  # noqa: BLE001  the failure is counted
                 self._note(hook.plugin, "trace_recorded", error)
 
     def _note(self, plugin: str, hook: str, error: Exception) -> None:
@@ -138,7 +142,7 @@ def _mark(trace: Trace) -> None:
 
 
 def _withheld(record: Record) -> Trace:
-    """That there was a call, and nothing that was said in it."""
+    """A trace that records the call without any of its content."""
     return Trace(
         trace_id=record.trace_id,
         session_id=record.session_id or "",

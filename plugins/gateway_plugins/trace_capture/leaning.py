@@ -1,4 +1,4 @@
-"""A record becomes a row: what it shares with an earlier trace of its session is not kept twice."""
+"""Turns a record into a row, delta-encoded against an earlier trace of its session."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def whole_row(record: Record, trace: Trace, session: Session | None, codec: Codec) -> Row:
-    """The row of a trace that a hook changed: it has nothing but what the hook left."""
+    """Return the row of a trace that a hook changed; it holds only what the hook left."""
     place, texts, packed, which = Place(), *_packed(record)
-    if session is not None:  # only in memory: later turns are told where they come from
+    if session is not None:  # in memory only, so that later turns find their parent
         sequences = _sequences(texts, packed, which)
         session.add(Known(place, record.trace_id, DEEPEST), sequences)
     content = Content(Head(whole=True), skeleton=msgspec.json.encode(trace))
@@ -27,7 +27,7 @@ def whole_row(record: Record, trace: Trace, session: Session | None, codec: Code
 
 
 def row_of(record: Record, session: Session | None, codec: Codec) -> Row:
-    """The row of `record`; the session comes to know of it."""
+    """Return the row of `record`, and add the record to the session."""
     answer, place = record.answer, Place()
     texts, packed, which = _packed(record)
     relations = [session.lineage.relation(text) if session else _NOTHING for text in texts]
@@ -88,7 +88,7 @@ def _encoded(content: Content) -> bytes:
 
 
 def _fit(head: Head) -> None:
-    """What has an integer of more than 64 bits, which MessagePack has not, becomes JSON text."""
+    """Replace values with integers of more than 64 bits by JSON text: MessagePack has none."""
     head.injected, head.overwritten = _fitting(head.injected), _fitting(head.overwritten)
     head.sampling_params = _fitting(head.sampling_params)
     head.usage = None if head.usage is None else _fitting(head.usage)
@@ -107,7 +107,7 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _packed(record: Record) -> tuple[list[bytes], list[bytes], list[int]]:
-    """The different prompts, and for each choice its ids, and which prompt it has."""
+    """Return the distinct prompts, each choice's token ids, and the index of its prompt."""
     texts: dict[bytes, int] = {}
     parts = record.answer.parts
     which = [texts.setdefault(pack_ids(part.prompt_token_ids), len(texts)) for part in parts]
@@ -115,15 +115,18 @@ def _packed(record: Record) -> tuple[list[bytes], list[bytes], list[int]]:
 
 
 def _sequences(texts: list[bytes], packed: list[bytes], which: list[int]) -> list[bytes]:
-    """Of each choice prompt and completion; empty where nothing was sampled.
+    """Return prompt and completion of each choice; b"" if nothing was sampled.
 
-    A prompt alone is no turn: what is asked again after an abort does not extend it.
+    A prompt alone is not a turn: a request that is repeated after an abort does not extend it.
     """
     return [texts[at] + ids if ids else b"" for at, ids in zip(which, packed, strict=True)]
 
 
 def _base(session: Session | None, relations: list[Relation]) -> Known | None:
-    """What the row leans on: what its prompt has most in common with, else the latest trace."""
+    """Return the base to delta-encode against; None if there is none, or its chain is too deep.
+
+    The base shares the longest prefix with the first prompt; else it is the latest cached trace.
+    """
     if session is None:
         return None
     key = relations[0].nearest if relations else None
@@ -147,7 +150,7 @@ def _tell_lineage(record: Record, session: Session, found: Relation, prompt: byt
 
 
 def _first_try(session: Session, request: bytes) -> str | None:
-    """The trace of the first try of the same request."""
+    """Return the id of the first trace of the same request; None if none is in memory."""
     for known in reversed(session.at_hand):
         if known.request == request:
             return known.retry_of or known.trace_id

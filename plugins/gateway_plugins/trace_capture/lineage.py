@@ -1,7 +1,7 @@
-"""Finds, among the earlier token sequences of a session, the one that a prompt goes on from.
+"""Finds the earlier token sequence of a session that a prompt continues.
 
 A sequence is the prompt and the completion of one choice, as bytes: its token ids as int32, little
-endian. All lengths here are in bytes, so multiples of four.
+endian. All lengths here are in bytes, so they are multiples of four.
 """
 
 import hashlib
@@ -12,18 +12,18 @@ from typing import NamedTuple, Self
 from gateway_plugins.trace_capture import packing
 
 Key = tuple[int, int]
-"""The number of the trace, and the place of the choice in it."""
+"""Number of the trace, and position of the choice in it."""
 
 DIGEST_SIZE = 12
-"""8 bytes of the whole sequence, then 4 of its beginning, up to its rung."""
+"""Bytes of a digest: 8 hash the whole sequence, 4 hash its prefix up to its rung."""
 
 
 class Relation(NamedTuple):
-    """What a prompt has in common with earlier sequences; keys are None where there is nothing.
+    """The prefixes that a prompt shares with earlier sequences; keys are None if it shares none.
 
-    It begins with the whole sequence of `parent`, `extends` bytes; that is the longest such one.
-    `nearest` is the first sequence on the line that it has most in common with, `common` bytes.
-    With `common > extends` it went along with `nearest` for a while and then left it.
+    `parent` is the longest sequence that is wholly a prefix of the prompt, `extends` its length.
+    `nearest` shares the longest prefix, `common` bytes; of several on a line, it is the shortest.
+    With `common > extends`, the prompt follows `nearest` beyond `parent` and then diverges.
     """
 
     parent: Key | None
@@ -33,7 +33,7 @@ class Relation(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A hash so far: of how many bytes, and the digest at the last rung."""
+    """A hash in progress: the number of bytes hashed, and the digest at the last rung."""
 
     hasher: hashlib.blake2b
     hashed: int
@@ -46,7 +46,7 @@ class _State(NamedTuple):
 
 
 class _Line:
-    """A sequence kept whole, with all known sequences that it begins with, the shortest first."""
+    """A sequence kept whole, and all known sequences that are prefixes of it, shortest first."""
 
     __slots__ = ("data", "ends", "keys", "state")
 
@@ -63,11 +63,11 @@ class _Line:
 
 
 class Lineage:
-    """The sequences of one session, for one thread.
+    """The sequences of one session. For use in one thread.
 
-    The last `recent` of them that no other continues are kept whole, fewer where they are more than
-    `most` bytes together; of all others their digests: that a prompt extends one of these is still
-    found, where it left one of them is not.
+    The latest `recent` sequences that no other one continues are kept whole, fewer if they exceed
+    `most` bytes together, but at least one. The others are kept as digests: a prompt that extends
+    one of them is still matched with it, but the point of a divergence from it is not found.
     """
 
     def __init__(self, recent: int = 32, most: int = 1 << 62) -> None:
@@ -80,11 +80,11 @@ class Lineage:
 
     @property
     def kept(self) -> int:
-        """How many bytes of sequences are held in memory."""
+        """Number of bytes of sequences held in memory."""
         return sum(len(line.data) for line in self._lines)
 
     def add(self, key: Key, sequence: bytes) -> bytes:
-        """Take in a sequence and give its digest. Of equal ones the latest counts."""
+        """Add a sequence and return its digest. If sequences are equal, the latest key is used."""
         line, common = self._nearest(sequence)
         state = _hash(sequence, line.state if line and common == len(line.data) else None)
         digest = _digest(state)
@@ -96,12 +96,12 @@ class Lineage:
         return digest
 
     def add_digest(self, key: Key, length: int, digest: bytes) -> None:
-        """Take in a sequence of `length` bytes of which only the digest is known."""
+        """Add a sequence of `length` bytes by its digest alone."""
         self._all_whole = False
         self._index(key, length, digest)
 
     def relation(self, prompt: bytes) -> Relation:
-        """What a prompt extends, and what it has most in common with."""
+        """Return which sequence a prompt extends, and with which it shares the longest prefix."""
         line, common = self._nearest(prompt)
         if line is None:
             key, extends = self._by_digest(prompt, 0, None)
@@ -119,10 +119,10 @@ class Lineage:
         return Relation(parent, extends, nearest, common)
 
     def _nearest(self, prompt: bytes) -> tuple[_Line | None, int]:
-        """The latest of the lines with most bytes in common."""
+        """Return the line with the longest common prefix, the latest of several, and its length."""
         best, common = None, 0
         for line in reversed(self._lines):
-            # One that has more in common has the next token in common, too.
+            # A line with a longer common prefix also has the next token in common.
             if line.data[common : common + 4] == prompt[common : common + 4]:
                 shared = common_prefix(line.data, prompt)
                 if shared > common:
@@ -132,7 +132,7 @@ class Lineage:
         return best, common
 
     def _by_digest(self, prompt: bytes, above: int, state: _State | None) -> tuple[Key | None, int]:
-        """The longest sequence of more than `above` bytes that a prompt begins with."""
+        """Return the longest sequence of more than `above` bytes that is a prefix of `prompt`."""
         if self._all_whole:
             return None, 0
         found, longest = None, 0
@@ -181,7 +181,7 @@ class Lineage:
 
 
 def common_prefix(one: bytes, other: bytes) -> int:
-    """How many bytes two sequences have in common at their beginnings, in whole tokens."""
+    """Length in bytes of the common prefix of two sequences, in whole tokens."""
     return packing.common_prefix(one, other) // 4 * 4
 
 
@@ -189,7 +189,7 @@ def _hash(sequence: bytes, begun: _State | None) -> _State:
     hasher, hashed, mark = _copy(begun)
     rung = _LADDER[bisect_right(_LADDER, len(sequence)) - 1]
     view = memoryview(sequence)
-    # A rung that was passed is still the last one.
+    # If the rung was passed already, `mark` is its digest.
     if rung > hashed:
         hasher.update(view[hashed:rung])
         hashed, mark = rung, hasher.digest()[:4]
@@ -208,10 +208,11 @@ def _digest(state: _State) -> bytes:
 
 
 def _ladder() -> tuple[int, ...]:
-    """Lengths in bytes, each a quarter longer than the last; a sequence's rung is the last below.
+    """Return lengths in bytes, each a quarter longer than the one before.
 
-    A prompt can begin only with sequences that it shares the rung's digest with, so few lengths
-    of thousands have to be hashed.
+    A sequence's rung is the longest of these lengths that does not exceed its own. A prompt can
+    begin only with a sequence whose digest at the rung equals the prompt's, so only few of
+    thousands of lengths have to be hashed.
     """
     rungs = [0, 16]
     while rungs[-1] < 2**28:

@@ -1,4 +1,4 @@
-"""Reading what has fields that the structs do not know: slower, and nothing is lost."""
+"""Reads responses with fields that the structs do not know: slower, but nothing is lost."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def numbers_of(choice: Any, form: Form) -> Any:
-    """The struct of a plain choice with its numbers only. Raises one of UNREADABLE."""
+    """Return the struct of a plain choice with its numbers only. Raises one of UNREADABLE."""
     if not isinstance(choice, dict):
         raise TypeError("a choice must be an object")
     wanted = [name for name in _NUMBERS if name in form.choice.__struct_fields__]
@@ -28,7 +28,7 @@ def numbers_of(choice: Any, form: Form) -> Any:
 
 
 class Rest(msgspec.Struct):
-    """The unknown fields of one choice: in itself, in its deltas, in its logprobs."""
+    """The unknown fields of one choice, of its deltas, and of its logprobs."""
 
     choice: dict[str, Any] = {}
     message: dict[str, Any] = {}
@@ -36,9 +36,10 @@ class Rest(msgspec.Struct):
 
 
 class Loose:
-    """The events of a stream, and aside of them the fields that the structs do not know.
+    """The events of a stream, and separately the fields that the structs do not know.
 
-    `outside` has those of the answer. `unreadable` counts the events left out.
+    `outside` holds the unknown fields of the response itself. `unreadable` counts the events left
+    out.
     """
 
     def __init__(self, form: Form) -> None:
@@ -49,14 +50,14 @@ class Loose:
         self._rests: dict[int, Rest] = {}
 
     def read(self, data: bytes) -> None:
-        """Adds an event."""
+        """Parse and add an event."""
         try:
             self.events.append(self._event(_decode(data)))
         except UNREADABLE:
             self.unreadable += 1
 
     def rest(self, index: int) -> Rest:
-        """What is to be added to a choice."""
+        """Return the unknown fields to add to the choice at `index`."""
         rest = self._rests.get(index) or Rest()
         return Rest(rest.choice, settled(rest.message), rest.scores)
 
@@ -107,7 +108,7 @@ def _object(value: Any) -> dict[str, Any]:
 def _apart(
     value: Mapping[str, Any], names: Collection[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields with these names, and the others."""
+    """Return the fields with these names, and the other ones."""
     known = {key: item for key, item in value.items() if key in names}
     others = {k: item for k, item in value.items() if k not in names and k not in _IGNORED}
     return known, others

@@ -1,4 +1,4 @@
-"""Traces that could not be stored, until the file counts them."""
+"""Counts traces that could not be stored, until the file counts them."""
 
 import threading
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ import msgspec
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """Traces of one session; `caller` is the principal of the first of their calls."""
+    """Lost traces of one session; `caller` is the principal of the first of their calls."""
 
     count: int
     caller: str | None
 
 
 class Losses:
-    """By session. Its methods may be called in any thread."""
+    """Losses by session. Thread-safe."""
 
     def __init__(self) -> None:
         self._unmarked: dict[str, Loss] = {}
@@ -27,19 +27,19 @@ class Losses:
             self._unmarked[session_id] = Loss(known.count + 1, known.caller)
 
     def of(self, session_id: str, caller: str | None = None) -> int:
-        """How many there are; with `caller` only where the first of them was that one's."""
+        """Number of lost traces; with `caller`, 0 if another principal made the first call."""
         with self._lock:
             found = self._unmarked.get(session_id)
         return found.count if found is not None and caller in (None, found.caller) else 0
 
     def begin(self) -> Mapping[str, Loss]:
-        """Those that a transaction is about to count in the file."""
+        """Return the losses that a transaction is about to count in the file."""
         with self._lock:
             self._marking = self._unmarked.copy()
             return self._marking
 
     def end(self) -> None:
-        """It is committed."""
+        """Remove the losses given by `begin`: the transaction is committed."""
         with self._lock:
             for session_id, marked in self._marking.items():
                 known = self._unmarked.pop(session_id)

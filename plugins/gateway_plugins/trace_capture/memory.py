@@ -1,4 +1,4 @@
-"""What the writer remembers of the sessions that it lately wrote to."""
+"""Caches the sessions that the writer wrote to last."""
 
 import logging
 import sqlite3
@@ -14,28 +14,28 @@ from gateway_plugins.trace_capture.rows import Ends, Place, unpack_ends
 log = logging.getLogger("gateway.trace_capture")
 
 DEEPEST = 256
-"""Rows that lean on one another; the next one stands by itself, so that reading stays quick."""
+"""Maximum length of a chain of bases, so that reading stays fast; the next row has no base."""
 
 RECENT = 16
-"""Traces of a session whose bytes are at hand: the branches that it may go on from."""
+"""Maximum traces cached with their bytes per session: the branches that a prompt may continue."""
 
 LARGEST = 1024 * 1024
-"""Bytes of a session that are at hand; the latest trace always is."""
+"""Maximum cached bytes per session; the latest trace is cached even if it is larger."""
 
 STUB = 800
-"""About the bytes that a trace costs in memory besides its request and its sequence."""
+"""Approximate bytes of memory per trace, besides its request and its sequences."""
 
 BARE = 2_600
-"""About the bytes that a session costs in memory besides its traces."""
+"""Approximate bytes of memory per session, besides its traces."""
 
 
 _LATEST = "SELECT trace_id FROM traces WHERE session_id = ? ORDER BY number DESC LIMIT 1"
 
 
 class Known(msgspec.Struct, eq=False):
-    """An earlier trace. `request` is None where it is not at hand, or must not be leant on.
+    """An earlier trace. `request` is None if it is not cached, or must not be a delta base.
 
-    `retry_of` is the trace of the first try, where this is another one.
+    `retry_of` is the id of the first trace of the same request, if this one is a retry.
     """
 
     place: Place
@@ -49,8 +49,9 @@ class Known(msgspec.Struct, eq=False):
 class Session(msgspec.Struct, eq=False):
     """The traces of one session; a `lineage` key is (position in `known`, choice).
 
-    `at_hand` are the last ones, of `held` bytes, whose requests and sequences are in memory.
-    `checked` is the look of Memory's at which the file was found to have these traces and no other.
+    `at_hand`: the latest traces whose requests and sequences are in memory (`held` bytes in all).
+    `checked`: the value of Memory's counter `_look` when the file was last found to hold exactly
+    these traces.
     """
 
     lineage: Lineage
@@ -61,7 +62,7 @@ class Session(msgspec.Struct, eq=False):
     checked: int = 0
 
     def add(self, known: Known, sequences: list[bytes]) -> Ends:
-        """Take in a trace with the bytes of all its choices; gives where they end."""
+        """Add a trace with the sequences of its choices; return their lengths and digests."""
         position = len(self.known)
         self.known.append(known)
         ends = [
@@ -77,7 +78,7 @@ class Session(msgspec.Struct, eq=False):
         return ends
 
     def add_ends(self, known: Known, ends: Ends) -> None:
-        """Take in a trace of which nothing else is at hand."""
+        """Add a trace of which only the lengths and digests of its sequences are known."""
         for choice, (length, digest) in enumerate(ends):
             self.lineage.add_digest((len(self.known), choice), length, digest)
         self.known.append(known)
@@ -90,7 +91,7 @@ class Session(msgspec.Struct, eq=False):
 
 
 class Memory:
-    """The sessions written to last, at most about `limit` bytes of them."""
+    """The sessions written to last, at most about `limit` bytes in all."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -99,7 +100,7 @@ class Memory:
         self._look = 0
 
     def session(self, db: sqlite3.Connection, session_id: str, codec: Codec) -> Session:
-        """What is known of it, from the file where it is not at hand."""
+        """Return the session, loaded from the file if it is not cached."""
         session = self._sessions.pop(session_id, None)
         if session is not None and session.checked != self._look:
             session = self._check(db, session_id, session)
@@ -111,24 +112,25 @@ class Memory:
         return session
 
     def grown(self, by: int) -> None:
-        """A session has grown by so many bytes; those not used for longest go."""
+        """Count `by` more bytes for a session; drop the least recently used ones over the limit."""
         self._size += by
         while self._size > self._limit and len(self._sessions) > 1:
             _, oldest = self._sessions.popitem(last=False)
             self._size -= oldest.size
 
     def doubt(self) -> None:
-        """Traces of these sessions may have come from another process, or been deleted."""
+        """Have all sessions checked again: another process may have added or deleted traces."""
         self._look += 1
 
     def knows(self, session: Session) -> bool:
-        """Whether nothing has happened since the session was looked at."""
+        """Whether `doubt` was not called since the session was checked."""
         return session.checked == self._look
 
     def _check(self, db: sqlite3.Connection, session_id: str, session: Session) -> Session | None:
-        """The session, where its latest trace in the file is the latest that is known to be there.
+        """Return the session if its latest stored trace is also the latest one in the file.
 
-        Then so are all before: numbers ascend, and a session is only ever deleted as a whole.
+        All earlier ones are then in the file too: numbers ascend, and a session is only ever
+        deleted as a whole. Otherwise returns None.
         """
         there = (one.trace_id for one in reversed(session.known) if one.place.number is not None)
         latest = db.execute(_LATEST, (session_id,)).fetchone()
@@ -138,7 +140,7 @@ class Memory:
         return None
 
     def forget(self) -> None:
-        """Rows are not, or no longer, in the file."""
+        """Drop all sessions: some of their rows may not be in the file."""
         self._sessions.clear()
         self._size = 0
 
@@ -158,7 +160,7 @@ class Memory:
 
 
 def _add_whole(session: Session, known: Known, reader: Reader, ends: Ends) -> bool:
-    """False where a damaged file does not give it back: then nothing may lean on it either."""
+    """Return False if a damaged file does not yield the trace; it then must not be a base."""
     try:
         material = reader.material(known.place.number or 0)
     except Unreadable as error:

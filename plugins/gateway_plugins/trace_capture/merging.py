@@ -1,4 +1,4 @@
-"""Deltas put together, in time linear in their length."""
+"""Merges stream deltas, in time linear in their length."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ _ONCE = frozenset({"id", "type", "name", "role", "index"})
 
 
 class _Pieces(list[str]):
-    """A text that still grows."""
+    """A text that is still being assembled."""
 
 
 def merge(into: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Adds `delta`: texts grow, lists are extended, the rest replaces what was there.
+    """Merge `delta` into `into`: append texts, extend lists, replace other values.
 
-    Names and ids come once; some engines repeat them. Call `settled` at the end.
+    Names and ids are set only once, because some engines repeat them. Call `settled` at the end.
     """
     for key, value in delta.items():
         old = into.get(key)
@@ -30,7 +30,7 @@ def merge(into: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 def settled(value: Any) -> Any:
-    """What was merged, as JSON."""
+    """Return a merged value as plain JSON types."""
     if isinstance(value, _Pieces):
         return "".join(value)
     if isinstance(value, dict):
@@ -39,7 +39,7 @@ def settled(value: Any) -> Any:
 
 
 def joined(pieces: Sequence[Any]) -> Any:
-    """One text of many; one list where some of them are lists of content parts; None of none."""
+    """Join texts; return a list if some pieces are lists of content parts, None if all are None."""
     known = [piece for piece in pieces if piece is not None]
     try:
         return "".join(known) if known else None
@@ -48,9 +48,9 @@ def joined(pieces: Sequence[Any]) -> Any:
 
 
 def tool_calls(fragments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The calls that the fragments are of, without the `index` that tells them apart.
+    """Assemble tool calls from their fragments, without the `index` that distinguishes them.
 
-    Where an engine sends no index, an id that is new begins a call.
+    If an engine sends no index, a new id begins a new call.
     """
     calls: dict[int, dict[str, Any]] = {}
     last = -1

@@ -1,4 +1,4 @@
-"""The message that a stream of /v1/messages is of."""
+"""Assembles the message of a /v1/messages stream."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gateway_plugins.trace_capture.shapes import UNREADABLE
 
 
 class Message:
-    """Takes a stream's events in; `settled` is the plain answer, `stopped` whether it ended."""
+    """Collects a stream's events; `settled` returns the plain message, `stopped`: it has ended."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -18,7 +18,7 @@ class Message:
         self._inputs: dict[int, list[str]] = {}
 
     def add(self, event: dict[str, Any]) -> None:
-        """Takes in an event; an unknown one changes nothing."""
+        """Add an event; an unknown one changes nothing."""
         kind = event.get("type")
         if kind == "message_stop":
             self.stopped = True
@@ -32,7 +32,7 @@ class Message:
             self._grow(_index(event), _object(event.get("delta")))
 
     def settled(self) -> dict[str, Any]:
-        """The message with its content blocks in order; {} where none has begun."""
+        """Return the message with its content blocks in order; {} if no message has begun."""
         if not self._message and not self._blocks:
             return {}
         blocks = [self._block(index) for index in sorted(self._blocks)]
@@ -62,7 +62,7 @@ class Message:
 
 
 def _input(text: str) -> Any:
-    """The arguments of a tool; those of a broken-off call stay text."""
+    """Parse the arguments of a tool call; they stay text if the stream broke off in them."""
     try:
         return msgspec.json.decode(text)
     except UNREADABLE:

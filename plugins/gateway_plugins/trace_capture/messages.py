@@ -1,4 +1,4 @@
-"""Chat messages in one form, so that an answer can be compared with the copy that came back."""
+"""Normalises chat messages, to compare a response with the copy in a later request."""
 
 import contextlib
 from typing import Any
@@ -9,9 +9,9 @@ _REASONING = ("reasoning", "reasoning_content", "thinking")
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What a message says. `text` is without white space at its ends and without reasoning.
+    """The content of a message. `text` has no reasoning, and no white space at its ends.
 
-    `parts` are those of the content that are no text, `calls` the tool calls as (name, arguments).
+    `parts` are the content parts other than text, `calls` the tool calls as (name, arguments).
     """
 
     role: object
@@ -22,12 +22,12 @@ class Message(msgspec.Struct, frozen=True):
     call_id: object
 
     def visible(self) -> tuple[object, ...]:
-        """All of it but the reasoning."""
+        """Return all fields except the reasoning."""
         return self.role, self.text, self.parts, self.calls, self.call_id
 
 
 def read(message: object) -> Message:
-    """Never raises; what is no message has no role."""
+    """Normalise a message. Never raises; anything but a JSON object gets no role."""
     if not isinstance(message, dict):
         return Message(None, "", "", [message], [], None)
     text, thoughts, parts = _content(message.get("content"))
@@ -43,7 +43,7 @@ def read(message: object) -> Message:
 
 
 def _content(content: object) -> tuple[str, list[str], list[Any]]:
-    """Text, reasoning and other parts of a content, which is a text or a list of parts."""
+    """Return text, reasoning and other parts of a content (a text or a list of parts)."""
     texts: list[str] = []
     thoughts: list[str] = []
     others: list[Any] = []
@@ -59,13 +59,13 @@ def _content(content: object) -> tuple[str, list[str], list[Any]]:
 
 
 def _thoughts(fields: dict[Any, Any]) -> list[str]:
-    """The reasoning; the same under two names counts once."""
+    """Return the reasoning texts; the same text under two names counts once."""
     found = (fields.get(name) for name in _REASONING)
     return list(dict.fromkeys(thought for thought in found if isinstance(thought, str)))
 
 
 def _without_thinking(text: str) -> tuple[str, list[str]]:
-    """The text outside of <think>, and what was inside; the template may have opened it."""
+    """Split off <think> texts; the opening tag may be missing if the template had opened it."""
     *closed, rest = text.split("</think>")
     outside: list[str] = []
     inside: list[str] = []

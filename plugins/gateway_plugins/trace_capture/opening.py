@@ -1,4 +1,4 @@
-"""The file of traces as the command line opens it: for reading only, and of any gateway's."""
+"""Opens the file of traces for the command line: read-only, also while a gateway writes to it."""
 
 import contextlib
 import sqlite3
@@ -19,15 +19,15 @@ _NO_ROOM_BESIDE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that sees the file as it is now, whatever a gateway writes meanwhile.
+    """Yield a connection to a snapshot of the file, unaffected by a gateway that writes to it.
 
-    Raises ConfigError where it is not a file with traces, and for what SQLite says in the block.
+    Raises ConfigError if it is not a file with traces, and for a sqlite3.Error in the block.
     """
     _check(path)
     try:
         with contextlib.closing(_connect(path)) as db:
             _check_tables(path, db)
-            db.execute("BEGIN")  # one snapshot for all that is read
+            db.execute("BEGIN")  # one snapshot for all reads
             yield db
     except sqlite3.Error as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
@@ -43,7 +43,10 @@ def _check(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Where nothing may be written beside the file, it is read as one that does not change."""
+    """Connect read-only, or as immutable if SQLite cannot create its files beside the file.
+
+    A WAL that holds data rules out the latter: SQLite's error is raised then.
+    """
     try:
         return _tried(path, "mode=ro")
     except sqlite3.OperationalError as error:

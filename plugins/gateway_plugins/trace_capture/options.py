@@ -1,4 +1,4 @@
-"""What a session asks of its calls: the sampling parameters that were given with it."""
+"""Sampling parameters that a session sets for its calls."""
 
 import logging
 import sqlite3
@@ -12,10 +12,10 @@ import msgspec
 log = logging.getLogger("gateway.trace_capture")
 
 REMEMBERED = 10_000
-"""Sessions whose parameters are at hand."""
+"""Number of sessions whose parameters are cached."""
 
 FRESH = 1.0
-"""Seconds after which they are read again: another process may have changed them."""
+"""Seconds until parameters are read again: another process may have changed them."""
 
 QUERY = "SELECT sampling_params FROM sessions WHERE session_id = ?"
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Readable(Protocol):
-    """What `Storage.connect` gives, as far as it is used here."""
+    """The used part of the connection that `Storage.connect` returns."""
 
     def check(self) -> None: ...
     def execute(self, sql: str, parameters: tuple[str, ...] = (), /) -> sqlite3.Cursor: ...
@@ -35,9 +35,10 @@ class Readable(Protocol):
 
 
 class SessionOptions:
-    """Reads them from the file; `forget` when this process changes them.
+    """Reads and caches sessions' parameters; call `forget` when this process changes them.
 
-    While no session has any, which is looked up once in a while, none is looked for.
+    Every FRESH seconds it is checked whether any session has parameters; while none has, they are
+    not read for each session.
     """
 
     def __init__(self, connect: Callable[[], Readable]) -> None:
@@ -48,7 +49,7 @@ class SessionOptions:
         self._looked = 0.0
 
     def sampling_params(self, session_id: str) -> Params:
-        """Empty where none were given. While the file cannot be read, what they last were."""
+        """Return {} if none were given, and the last known ones if the file cannot be read."""
         now = time.monotonic()
         if now - self._looked >= FRESH:
             self._looked = now
@@ -83,7 +84,7 @@ class SessionOptions:
             self._db = None
 
     def _open(self) -> Readable:
-        """Raises sqlite3.Error, also where the file is another one by now."""
+        """Return an open connection. Raises sqlite3.Error, also if the file has been replaced."""
         if self._db is None:
             self._db = self._connect()
         self._db.check()

@@ -1,4 +1,4 @@
-"""Answers of all other APIs, and what is no answer at all."""
+"""Reads responses of all other APIs, and bodies that are no response of an API."""
 
 import base64
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ _FINAL = frozenset({"response.completed", "response.incomplete", "response.faile
 
 
 def read_plain(body: bytes, *, status: int) -> Assembled:
-    """The record of a JSON body as it is, of another as text or base64.
+    """Return the record of a JSON body as it is, and of any other body as text or base64.
 
-    It counts as readable where it is a JSON object.
+    The record is `readable` only if the body is a JSON object.
     """
     try:
         answer = msgspec.json.decode(body)
@@ -31,7 +31,7 @@ def read_plain(body: bytes, *, status: int) -> Assembled:
 
 
 def read_responses(body: bytes) -> Assembled:
-    """The record of a stream of /v1/responses: the response of its last event."""
+    """Return the record of a /v1/responses stream: the response in its last final event."""
     events, data = _events(body)
     final = [event for event in events if event.get("type") in _FINAL]
     answer = final[-1].get("response") if final else None
@@ -43,7 +43,7 @@ def read_responses(body: bytes) -> Assembled:
 
 
 def read_messages(body: bytes) -> Assembled:
-    """The record of a stream of /v1/messages."""
+    """Return the record of a /v1/messages stream."""
     events, data = _events(body)
     message = Message()
     for event in events:
@@ -54,7 +54,7 @@ def read_messages(body: bytes) -> Assembled:
 
 
 def read_events(body: bytes) -> Assembled:
-    """The record of a stream of an unknown API: its events. Its end cannot be told."""
+    """Return the record of an unknown API's stream: its events. It has no known end marker."""
     data = data_of(body)
     events = [_event(one) for one in data if one != DONE]
     known = [event for event in events if isinstance(event, dict)]
@@ -68,7 +68,7 @@ def read_events(body: bytes) -> Assembled:
 
 
 def _name_after(record: Assembled, responses: list[Any]) -> None:
-    """Of a response that did not end the first events tell the id and the model."""
+    """Set id and model from the first event with a response, for a stream that did not end."""
     first = next((one for one in responses if isinstance(one, dict)), {})
     record.response_id, record.model = facts.text(first.get("id")), facts.text(first.get("model"))
 

@@ -1,4 +1,4 @@
-"""How bytes become few: what a text shares with an earlier one, compression, packed numbers."""
+"""Storage formats: delta encoding of texts, compression, and packed numbers."""
 
 import math
 import struct
@@ -12,10 +12,10 @@ import zstandard
 
 LEVEL = 3
 SMALL = 96
-"""Bytes below which compression gains nothing."""
+"""Size in bytes below which compression gains nothing."""
 
 LARGEST = 1 << 31
-"""Bytes that a blob may unfold to: a damaged file must not take all memory."""
+"""Maximum bytes of a decompressed blob: a damaged file must not exhaust the memory."""
 
 N = TypeVar("N", int, float)
 
@@ -23,14 +23,14 @@ _PLAIN, _ZSTD = b"\0", b"\1"
 
 
 class Codec:
-    """zstandard contexts, reused; for one thread at a time."""
+    """Reused zstandard contexts; for one thread at a time."""
 
     def __init__(self) -> None:
         self._compress = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress
         self._decompress = zstandard.ZstdDecompressor().decompress
 
     def squeeze(self, data: bytes) -> bytes:
-        """`data`, compressed where that makes it shorter; the first byte says which."""
+        """Return `data`, compressed if that makes it shorter; the first byte marks the form."""
         if len(data) >= SMALL:
             compressed = self._compress(data)
             if len(compressed) < len(data):
@@ -38,7 +38,7 @@ class Codec:
         return _PLAIN + data
 
     def unfold(self, blob: bytes) -> bytes:
-        """Back from `squeeze`. Raises ValueError for anything else."""
+        """Return the data of a blob made by `squeeze`. Raises ValueError for anything else."""
         if blob[:1] == _PLAIN:
             return blob[1:]
         try:
@@ -48,21 +48,21 @@ class Codec:
 
 
 class Delta(msgspec.Struct, array_like=True, frozen=True):
-    """A text as what it shares with a base: `prefix` and `suffix` bytes, and what is between."""
+    """A text: the base's first `prefix` bytes, `middle`, and the base's last `suffix` bytes."""
 
     prefix: int
     suffix: int
     middle: bytes
 
     def apply(self, base: bytes) -> bytes:
-        """Raises ValueError where `base` is too short to be the base of this."""
+        """Return the text. Raises ValueError if `base` is too short to be its base."""
         if self.prefix + self.suffix > len(base):
             raise ValueError("the base is shorter than what is taken of it")
         return base[: self.prefix] + self.middle + base[len(base) - self.suffix :]
 
 
 def delta(base: bytes, text: bytes) -> Delta:
-    """`text` against `base`; `delta(b"", text)` is the whole of it."""
+    """Encode `text` against `base`; `delta(b"", text)` holds the whole text."""
     prefix = common_prefix(base, text)
     most = min(len(base), len(text)) - prefix
     suffix = common_prefix(base[: -most - 1 : -1], text[: -most - 1 : -1]) if most else 0
@@ -70,7 +70,7 @@ def delta(base: bytes, text: bytes) -> Delta:
 
 
 def common_prefix(one: bytes, other: bytes) -> int:
-    """The bytes that both begin with, by halving: memory is compared at memory's speed."""
+    """Length in bytes of the common prefix, by bisection: each comparison is a fast memcmp."""
     if other.startswith(one) or one.startswith(other):
         return min(len(one), len(other))
     same, differ = 0, min(len(one), len(other))
@@ -84,9 +84,9 @@ def common_prefix(one: bytes, other: bytes) -> int:
 
 
 def pack_ids(ids: Sequence[int]) -> bytes:
-    """int32, little-endian. Raises OverflowError for what is no token id."""
+    """Pack as int32, little-endian. Raises OverflowError if a value is not a token id."""
     try:
-        return struct.pack(f"<{len(ids)}i", *ids)  # in a quarter of the time of an array
+        return struct.pack(f"<{len(ids)}i", *ids)  # takes a quarter of the time of `array`
     except struct.error as error:
         raise OverflowError(str(error)) from None
 
@@ -98,19 +98,19 @@ def unpack_ids(packed: bytes) -> list[int]:
 
 
 def pack_logprobs(values: Sequence[float | None]) -> bytes:
-    """float32, little-endian; None becomes NaN, which no engine can send in JSON.
+    """Pack as float32, little-endian; None becomes NaN, which no engine can send in JSON.
 
-    What float32 would change stands in the part's `extra`, too (see parts.py).
+    If float32 would change a value, the values are also in the part's `extra` (see parts.py).
     """
     try:
-        return struct.pack(f"<{len(values)}f", *values)  # as they nearly always are
+        return struct.pack(f"<{len(values)}f", *values)  # works if no value is None, the usual case
     except (struct.error, OverflowError):
         numbers = array("f", [math.nan if value is None else value for value in values])
         return _little(numbers).tobytes()
 
 
 def fits_float32(values: list[float | None]) -> bool:
-    """Whether none of them is changed by being packed."""
+    """Whether packing changes none of the values."""
     packed = pack_logprobs(values)
     if list(struct.unpack(f"<{len(values)}f", packed)) == values:
         return True

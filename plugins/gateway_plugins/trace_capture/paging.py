@@ -1,4 +1,4 @@
-"""Lists that are read in pages and sent as one JSON array: none is ever whole in memory."""
+"""Reads lists in pages and sends them as one JSON array: no list is ever whole in memory."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -15,16 +15,16 @@ from gateway import Gateway
 
 PAGE_ROWS = 200
 PAGE_BYTES = 4 << 20
-"""A page ends with the row that passes so many bytes of JSON."""
+"""A page ends with the row that reaches this many bytes of JSON."""
 
 Since = Annotated[float, Meta(ge=0, le=1e12)]
 Limit = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class Paging(msgspec.Struct, forbid_unknown_fields=True):
-    """What every list takes: rows from `since` (Unix seconds) on, at most `limit`, after `cursor`.
+    """Parameters of every list: at most `limit` rows, from `since` (Unix seconds), after `cursor`.
 
-    `cursor` is what `x-next-cursor` said with the page before.
+    `cursor` is the `x-next-cursor` header of the page before.
     """
 
     since: Since | None = None
@@ -33,20 +33,20 @@ class Paging(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Listing(Protocol):
-    """Rows in an order that does not change, each with a cursor that reading goes on after.
+    """Rows in a fixed order, each with a cursor after which reading can continue.
 
-    Both raise BadRequest where `after` is no cursor of theirs.
+    Both methods raise BadRequest if `after` is not a cursor of this listing.
     """
 
     def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
-        """Pairs of a cursor and the row as JSON."""
+        """Yield pairs of a cursor and the row as JSON."""
 
     def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
-        """The cursor of the `limit`-th row (1 or more), where another follows it."""
+        """Return the cursor of the `limit`-th row (1 or more) if another row follows, else None."""
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Rows as JSON with commas between, their count, the last one's cursor, and if any follow."""
+    """Comma-separated rows as JSON, their count, the last cursor, and whether to read on."""
 
     data: bytes
     count: int
@@ -57,7 +57,7 @@ class Page(msgspec.Struct, frozen=True):
 def read_page(
     listing: Listing, after: str | None, room: int | None, db: sqlite3.Connection
 ) -> Page:
-    """At most `room` rows, PAGE_ROWS rows, and not many more than PAGE_BYTES bytes."""
+    """Read at most `room` and PAGE_ROWS rows; stop with the row that reaches PAGE_BYTES."""
     most = PAGE_ROWS if room is None else min(room, PAGE_ROWS)
     found: list[bytes] = []
     size = 0
@@ -73,9 +73,9 @@ def read_page(
 
 
 async def array(gateway: Gateway, listing: Listing, paging: Paging, path: str = "") -> Response:
-    """The list as a JSON array, with the headers that lead to the next page where there is one.
+    """Return the list as a JSON array, with headers that lead to the next page, if there is one.
 
-    `path` is that of a GET request, for the Link header.
+    `path` is the path of a GET request, for the Link header; it is empty for other methods.
     """
     after = unquote(paging.cursor) if paging.cursor else None
     read = gateway.storage.read

@@ -1,8 +1,8 @@
-"""Traces and trajectories as Parquet: columns of fixed types, made of the public record shapes.
+"""Writes traces and trajectories as Parquet, with column types derived from the public structs.
 
-Lists of token ids and masks are list<int32>, logprobs list<float32>. What has a fixed shape is a
-struct; what callers and engines fill as they like is JSON text, and what may be a number or a text
-(a weight version) is text.
+Lists of token ids and masks are list<int32>, logprobs list<float32>. A value of a fixed shape is a
+struct. A value that callers and engines fill freely is JSON text. A value that may be a number or
+a text (a weight version) is text.
 """
 
 import json
@@ -20,22 +20,22 @@ if typing.TYPE_CHECKING:
 
 ROWS = 1_000
 BYTES = 16 << 20
-"""A row group ends with the row that passes either."""
+"""A row group ends with the row that reaches either limit."""
 
 Convert = Callable[[Any], Any]
 
 
 class Column(NamedTuple):
-    """Its Arrow type, and how a value of msgspec's builtins becomes one of it."""
+    """An Arrow type, and the conversion to it from a value of msgspec's builtins."""
 
     type: "pa.DataType"
     convert: Convert
 
 
 def load() -> Any:
-    """The module pyarrow. Raises ConfigError where it is not installed."""
+    """Return the module pyarrow. Raises ConfigError if it is not installed."""
     try:
-        import pyarrow.parquet  # an extra, and slow to import
+        import pyarrow.parquet  # an optional dependency, and slow to import
     except ImportError:
         raise ConfigError(
             "Parquet needs pyarrow: pip install 'llm-call-gateway[parquet]', or --format jsonl"
@@ -59,7 +59,7 @@ class ParquetFile:
         self._size = 0
 
     def write(self, row: msgspec.Struct) -> None:
-        """Raises ValueError where a column cannot hold what is in the row."""
+        """Write a row. Raises ValueError if a column cannot hold a value of the row."""
         found = self._column.convert(msgspec.to_builtins(row))
         try:
             one = self._array([found], self._column.type)
@@ -84,7 +84,7 @@ class ParquetFile:
 
 
 def schema_of(row_type: type[msgspec.Struct]) -> "pa.Schema":
-    """The columns of a file of such rows."""
+    """Return the columns of a file of such rows."""
     return load().schema(list(_struct(row_type).type))
 
 
@@ -125,7 +125,7 @@ def _list(item: Any) -> Column:
     pyarrow = load()
     numbers = {int: pyarrow.int32(), float | None: pyarrow.float32()}
     column = Column(numbers[item], _same) if item in numbers else _column(item)
-    if column.convert is _text:  # a list of what may be anything is one text
+    if column.convert is _text:  # a list of arbitrary values is one JSON text
         return _json()
     if column.convert is _same:
         return Column(pyarrow.list_(column.type), _same)

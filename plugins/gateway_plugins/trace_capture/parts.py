@@ -1,4 +1,4 @@
-"""The numbers of a choice, taken from its plain form or from its chunks of a stream."""
+"""Extracts the numbers of a choice from its plain form or from its chunks of a stream."""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
@@ -21,7 +21,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Scored(msgspec.Struct, gc=False):
-    """Of an entry, what a `Part` has a place for; other fields are ignored."""
+    """The fields of an entry that a `Part` holds; other fields are ignored."""
 
     token: str
     logprob: float | None
@@ -30,7 +30,7 @@ class _Scored(msgspec.Struct, gc=False):
 def chat_part(
     chunks: Sequence[ChatChoice] | Sequence[ChatChunk], index: int, prompt: list[int]
 ) -> Part:
-    """The part of one chat choice; a plain choice is its only chunk."""
+    """Return the part of one chat choice; a plain choice is its only chunk."""
     entries = _chain([chunk.logprobs.content for chunk in chunks if chunk.logprobs])
     part = Part(index, prompt, _chain([chunk.token_ids for chunk in chunks]))
     extra = Extra()
@@ -45,8 +45,8 @@ def chat_part(
 
 
 def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list[int]) -> Part:
-    """The part of one choice of a completion; a plain choice is its only chunk."""
-    del prompt  # completions have it in the choice
+    """Return the part of one choice of a completion; a plain choice is its only chunk."""
+    del prompt  # completions have their prompt in the choice
     part = Part(
         index,
         _chain([chunk.prompt_token_ids for chunk in chunks]),
@@ -61,14 +61,14 @@ def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list
 
 
 def with_prompt_logprobs(part: Part, values: list[Any]) -> None:
-    """Adds the prompt logprobs that a chat answer has for all its choices."""
+    """Add the prompt logprobs, which a chat response has once for all its choices."""
     extra = msgspec.json.decode(part.extra, type=Extra) if part.extra else Extra()
     extra.prompt_logprobs = values
     part.extra = _encode(extra)
 
 
 def _chain(lists: Sequence[Any]) -> list[Any]:
-    """All of the lists, of which some are null or absent, as one."""
+    """Concatenate lists, some of which may be null or absent."""
     if len(lists) == 1:
         return lists[0] or []
     return list(chain.from_iterable(filter(None, lists)))
@@ -84,7 +84,7 @@ def _finish(part: Part, extra: Extra, chunks: Sequence[Any]) -> Part:
 
 
 def _is_regular(entries: list[Any], texts: list[str]) -> bool:
-    """Whether each entry's bytes are those of its text, and nothing else was sampled beside it."""
+    """Whether each entry's `bytes` are its text in UTF-8, and each `top_logprobs` is empty."""
     if [entry.top_logprobs for entry in entries] != [[]] * len(entries):
         return False
     joined = "".join(texts)
@@ -93,7 +93,7 @@ def _is_regular(entries: list[Any], texts: list[str]) -> bool:
     try:
         same = bytes(chain.from_iterable(lists)) == joined.encode()
         return same and list(map(len, lists)) == list(sizes)
-    except (TypeError, ValueError):  # null or absent, or a number that is no byte
+    except (TypeError, ValueError):  # null or absent, or a number that is not a byte
         return False
 
 
@@ -110,7 +110,7 @@ def _rest(entry: dict[str, Any]) -> dict[str, Any]:
 def _take_scores(part: Part, extra: Extra, scores: list[CompletionLogprobs]) -> None:
     texts: list[str] = _chain([score.tokens for score in scores])
     values: list[float | None] = _chain([score.token_logprobs for score in scores])
-    # With `echo` those of the prompt come first.
+    # With `echo`, the values of the prompt come first.
     echoed = len(part.prompt_token_ids)
     echoes = echoed > 0 and len(values) == echoed + len(part.token_ids)
     if echoes or len(texts) != len(values):
@@ -131,10 +131,10 @@ def _has_list(values: Iterable[object]) -> bool:
 
 
 def offsets_of(texts: list[str]) -> list[int]:
-    """Where each of a completion's tokens begins in its text."""
+    """Return the offset in characters of each token in the text of a completion."""
     return [0, *accumulate(map(len, texts))][:-1]
 
 
 def sampled_of(texts: list[str], values: list[float | None]) -> list[dict[str, float | None]]:
-    """A completion's `top_logprobs` where only the sampled tokens were asked for."""
+    """Return a completion's `top_logprobs` if only the sampled tokens were requested."""
     return [{text: value} for text, value in zip(texts, values, strict=False)]

@@ -1,4 +1,4 @@
-"""Plain answers of chat and completions."""
+"""Reads plain (not streamed) responses of chat and completions."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def read(body: bytes, form: Form) -> Assembled | None:
-    """The record of a plain answer; None where it is JSON but no answer with choices.
+    """Return the record of a plain response; None if it is JSON but has no list of choices.
 
     Raises one of UNREADABLE.
     """
@@ -55,7 +55,7 @@ def _record(answer: PlainAnswer, parts: list[Part]) -> Assembled:
 
 
 def _blank(target: Any, names: tuple[str, ...]) -> None:
-    """An empty list is left where something is taken out."""
+    """Replace lists that were moved to the parts by empty ones, which mark their place."""
     for name in names:
         if getattr(target, name):
             setattr(target, name, [])

@@ -1,4 +1,4 @@
-"""Rows of the file become traces again."""
+"""Rebuilds traces from rows of the file."""
 
 import sqlite3
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from gateway_plugins.trace_capture.rows import Content, Head, Prompt
 from gateway_plugins.trace_capture.traces import Identity, build
 
 CACHED = 64 * 1024 * 1024
-"""Bytes of requests and sequences that a Reader keeps for the traces that lean on them."""
+"""Bytes of requests and sequences that a Reader caches as bases of later traces."""
 
 COLUMNS = "number, trace_id, session_id, timestamp, complete, model, base, content"
 
@@ -22,7 +22,7 @@ _contents = msgspec.msgpack.Decoder(Content)
 
 
 class Unreadable(GatewayError):
-    """A trace in the file cannot be made whole again; the text says which, and why."""
+    """A trace in the file cannot be rebuilt; the message names the trace and the reason."""
 
 
 class Stored(NamedTuple):
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 
 
 class Material(msgspec.Struct, frozen=True):
-    """What other rows lean on, as bytes: the request, and for each choice prompt and sequence."""
+    """The bytes that later rows encode against: request, distinct prompts, choices' sequences."""
 
     request: bytes
     prompts: list[bytes]
@@ -57,8 +57,8 @@ NOTHING = Material(b"", [], [])
 class Reader:
     """Reads traces over one connection; for one thread at a time.
 
-    What traces lean on is kept at hand, so that a session read in order costs its tokens once.
-    Raises Unreadable for what a damaged file holds.
+    Bases are cached, so that a session read in order decodes each token once. Raises Unreadable if
+    the file is damaged.
     """
 
     def __init__(self, db: sqlite3.Connection, codec: Codec | None = None) -> None:
@@ -74,14 +74,14 @@ class Reader:
             raise Unreadable(f"the trace {row.trace_id} cannot be read: {error}") from error
 
     def material(self, number: int) -> Material:
-        """Raises Unreadable too where the row is not there."""
+        """Return the material of a row. Raises Unreadable, also if there is no such row."""
         try:
             return self._material(number, None)
         except (ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
             raise Unreadable(f"the trace number {number} cannot be read: {error}") from error
 
     def _trace(self, row: Stored, *, alone: bool = False) -> Trace:
-        """`alone`: without where it diverged from another one."""
+        """Rebuild a trace; with `alone`, without its divergence from another trace."""
         content = self._content(row.content)
         if content.head.whole:
             return msgspec.json.decode(content.skeleton, type=Trace)
@@ -106,7 +106,7 @@ class Reader:
         return _contents.decode(self._codec.unfold(blob))
 
     def _material(self, number: int, known: tuple[int | None, Content] | None) -> Material:
-        """Of the row and all that it leans on; `known` are its base and content, if at hand."""
+        """Decode a row after its chain of bases; `known`: its base and content, if already read."""
         above: list[tuple[int, Content]] = []
         wanted: int | None = number
         while wanted is not None and wanted not in self._cache:

@@ -1,4 +1,4 @@
-"""What was gathered of a call becomes what is recorded of it: read, timed and judged."""
+"""Turns a Capture into a Record: parses the response, computes times, and judges it."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from gateway_plugins.trace_capture.rows import AttemptRow, Head
 from gateway_plugins.trace_capture.verdict import judge
 
 UNFOLDED = 256 * 1024 * 1024
-"""Bytes that a compressed answer may unfold to."""
+"""Maximum bytes of a decompressed response."""
 
 SAMPLING = (
     "temperature",
@@ -56,7 +56,7 @@ SAMPLING = (
     "top_logprobs",
     "prompt_logprobs",
 )
-"""Request fields that decide what is sampled, or how the prompt becomes tokens."""
+"""Request fields that affect sampling, or how the prompt is tokenised."""
 
 _Sampling = msgspec.defstruct(
     "_Sampling", [(name, Any | msgspec.UnsetType, msgspec.UNSET) for name in SAMPLING], gc=False
@@ -65,7 +65,7 @@ _sampling = msgspec.json.Decoder(_Sampling)
 
 
 class Record(msgspec.Struct):
-    """One call, read. `request` is the body as the caller sent it; `retried`: it says it was."""
+    """One parsed call. `request`: the body as the caller sent it. `retried`: marked as a retry."""
 
     trace_id: str
     session_id: str | None
@@ -78,7 +78,7 @@ class Record(msgspec.Struct):
 
 
 def record(capture: Capture) -> Record:
-    """Never raises for what the caller or the worker sent."""
+    """Return the record of a finished call. Never raises, whatever caller and worker sent."""
     call = capture.call
     streamed = _is_stream(capture)
     body = _decoded(capture)
@@ -104,7 +104,7 @@ def _is_stream(capture: Capture) -> bool:
 
 
 def _decoded(capture: Capture) -> bytes | None:
-    """The answer's body without its content-encoding; None where that cannot be undone."""
+    """Return the response body without its content-encoding; None if it cannot be decoded."""
     body = b"".join(capture.chunks)
     coding = (get_header(capture.headers, b"content-encoding") or b"identity").strip().lower()
     try:
@@ -149,7 +149,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
 
 
 def _worker_versions(call: Call) -> tuple[int | str | None, int | str | None]:
-    """Of the worker that answered: with which weights it began, and ended where that changed."""
+    """Weight versions when the last attempt began and, if it changed, when it ended (else None)."""
     if not call.attempts:
         return None, None
     begun, ended = call.attempts[-1].weight_version, call.attempts[-1].weight_version_end
@@ -172,7 +172,7 @@ def _attempt(call: Call, attempt: Attempt) -> AttemptRow:
 def sampling_params(
     body: bytes, injected: Mapping[str, object], overwritten: Mapping[str, object]
 ) -> dict[str, Any]:
-    """What the engine was asked to sample by: the caller's fields, with the gateway's over them."""
+    """Return the sampling fields sent to the engine: the caller's, overridden by the gateway's."""
     try:
         asked = _sampling.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -191,7 +191,7 @@ def _micro(seconds: float) -> int:
 
 
 def _times(capture: Capture, streamed: bool, events: int) -> list[int | None]:
-    """Microseconds: queue, connect, TTFT, total, ITL p50, ITL p99."""
+    """Return whole microseconds: queue, connect, TTFT, total, ITL p50, ITL p99."""
     call, outcome = capture.call, capture.call.outcome
     last = call.attempts[-1] if call.attempts else None
     queue = (last.started - call.started) if last is not None else outcome.duration
@@ -202,7 +202,7 @@ def _times(capture: Capture, streamed: bool, events: int) -> list[int | None]:
 
 
 def _gaps(capture: Capture, events: int) -> list[float]:
-    """Seconds between events, sorted; those that came in one read have none between them."""
+    """Return the seconds between events, sorted; 0.0 between events that came in one read."""
     gaps = [later - earlier for earlier, later in pairwise(capture.times)]
     gaps += [0.0] * (events - len(capture.times))
     gaps.sort()
@@ -215,9 +215,10 @@ def _share(ordered: Sequence[float], share: float) -> float | None:
 
 def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
     call, outcome = capture.call, capture.call.outcome
-    refused = 0 if call.attempts else outcome.status  # by the gateway: no worker was asked
+    # Without an attempt, the gateway itself rejected the call.
+    refused = 0 if call.attempts else outcome.status
     if refused and outcome.error is not None:
-        refused = outcome.error.status  # said in a stream of comments, its own status is 200
+        refused = outcome.error.status  # sent after SSE comments, so its own status is 200
     judged = judge(
         answer,
         status=capture.status or refused,

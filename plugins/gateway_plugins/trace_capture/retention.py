@@ -1,4 +1,4 @@
-"""What is kept and for how long; deletion goes in slices, so that traces of calls get between."""
+"""Deletes old sessions, in slices, so that traces of calls are stored between them."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from gateway_plugins.trace_capture.store import delete_sessions
 log = logging.getLogger("gateway.trace_capture")
 
 EVERY = 60.0
-"""Seconds between two looks."""
+"""Seconds between two runs of the cleaning."""
 
 SLICE = 20
 """Sessions in one transaction."""
@@ -23,11 +23,11 @@ LOOSE_SLICE = 500
 """Traces without a session in one transaction."""
 
 PAGES = 1_000
-"""Pages given back to the file system at a time."""
+"""Pages returned to the file system at a time."""
 
 
 class Keep(msgspec.Struct, frozen=True):
-    """The limits; None is none. `days` counts from a session's last call."""
+    """The limits; None means no limit. `days` counts from a session's last call."""
 
     days: float | None = None
     sessions: int | None = None
@@ -35,7 +35,7 @@ class Keep(msgspec.Struct, frozen=True):
 
 
 class Retention:
-    """Deletes what is past the limits, and gives the space of all that was deleted back.
+    """Deletes sessions and traces past the limits, and returns their space to the file system.
 
     `forget` is called in the writer's thread, within the transaction that deletes.
     """
@@ -47,16 +47,16 @@ class Retention:
         self._wanted = asyncio.Event()
 
     def look(self) -> None:
-        """Soon, rather than at the next turn."""
+        """Clean soon, before EVERY seconds have passed."""
         self._wanted.set()
 
     def change(self, keep: Keep) -> None:
-        """Keep by these limits, from now on."""
+        """Replace the limits, and apply them soon."""
         self._keep = keep
         self.look()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Clean every EVERY seconds, and after `look`, until cancelled."""
         while True:
             try:
                 await self.clean(time.time())
@@ -70,14 +70,14 @@ class Retention:
             self._wanted.clear()
 
     async def clean(self, now: float) -> None:
-        """Delete what is past the limits at `now`, Unix seconds."""
+        """Delete sessions and traces past the limits at `now` (Unix seconds)."""
         while await self._storage.write(lambda db: self._delete_some(db, now)):
             pass
         while await self._storage.give_back(PAGES):
             pass
 
     def _delete_some(self, db: sqlite3.Connection, now: float) -> bool:
-        """One slice; whether there may be more."""
+        """Delete one slice; return whether there may be more to delete."""
         if self._keep.days is not None:
             before = now - self._keep.days * 86_400
             if self._delete_loose(db, before) or self._delete(db, "last_at < ?", before, SLICE):
@@ -88,12 +88,13 @@ class Retention:
         if self._keep.sessions is not None and count > self._keep.sessions:
             return self._delete(db, "?", True, min(count - self._keep.sessions, SLICE))
         if self._keep.bytes is not None and _used(db) > self._keep.bytes:
-            some = max(1, min(count // 10, SLICE))  # not more than need be of a few large ones
+            # At most a tenth: of a few large sessions, a full slice would be too many.
+            some = max(1, min(count // 10, SLICE))
             return self._delete(db, "?", True, some) or self._delete_loose(db, now)
         return False
 
     def _delete(self, db: sqlite3.Connection, where: str, value: float, most: int) -> bool:
-        """The sessions that were idle for longest."""
+        """Delete the matching sessions that were idle longest; return whether there were any."""
         query = f"SELECT session_id FROM sessions WHERE {where} ORDER BY last_at LIMIT ?"
         found = [session_id for (session_id,) in db.execute(query, (value, most))]
         if found:
@@ -102,7 +103,7 @@ class Retention:
         return bool(found)
 
     def _delete_loose(self, db: sqlite3.Connection, before: float) -> bool:
-        """Traces that belong to no session."""
+        """Delete traces without a session; return whether there were any."""
         gone = db.execute(
             "DELETE FROM traces WHERE number IN (SELECT number FROM traces"
             " WHERE session_id IS NULL AND timestamp < ? ORDER BY number LIMIT ?)",
@@ -112,7 +113,7 @@ class Retention:
 
 
 def _used(db: sqlite3.Connection) -> int:
-    """Bytes of the file that hold something."""
+    """Number of bytes in the file's used pages."""
     [(pages,)] = db.execute("PRAGMA page_count")
     [(free,)] = db.execute("PRAGMA freelist_count")
     [(size,)] = db.execute("PRAGMA page_size")

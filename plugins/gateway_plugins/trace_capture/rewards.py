@@ -1,4 +1,4 @@
-"""The rewards in the database. All functions take a connection; the storage commits."""
+"""Reads and writes rewards in the database. Functions take a connection; the storage commits."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -14,7 +14,11 @@ _FIELDS = "number, value, source, trace_id, timestamp FROM rewards"
 
 
 def add(db: sqlite3.Connection, session_id: str, reward: Reward, owner: str | None = None) -> None:
-    """Raises NotFound where there is no such session of the owner's, or it has no such trace."""
+    """Store a reward.
+
+    Raises NotFound if the owner has no such session, or if the session has no such trace. If
+    `owner` is None, the session may be any owner's.
+    """
     if not sessions.exists(db, session_id, owner):
         raise NotFound("there is no such session")
     if reward.trace_id is not None and not _has(db, session_id, reward.trace_id):
@@ -27,15 +31,15 @@ def add(db: sqlite3.Connection, session_id: str, reward: Reward, owner: str | No
 
 
 def of_session(db: sqlite3.Connection, session_id: str) -> list[Reward]:
-    """All of them, in the order in which they were given."""
+    """Return all rewards of a session, in the order in which they were given."""
     query = f"SELECT {_FIELDS} WHERE session_id = ? ORDER BY number"
     return [_reward(row) for row in db.execute(query, (session_id,))]
 
 
 class RewardList:
-    """Those of a session given at `since` (Unix seconds) or later. A paging.Listing.
+    """The rewards of a session given at `since` (Unix seconds) or later. A paging.Listing.
 
-    None where it is not the owner's; owner None: whoever it belongs to.
+    Empty if the session is not the owner's. If `owner` is None, it may be any owner's.
     """
 
     def __init__(self, session_id: str, since: float | None, owner: str | None = None) -> None:

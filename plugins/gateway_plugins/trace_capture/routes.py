@@ -1,4 +1,4 @@
-"""What a trainer asks of the gateway: sessions, traces, trajectories, rewards, weight versions."""
+"""HTTP routes for trainers: sessions, traces, trajectories, rewards and weight versions."""
 
 import contextlib
 import sqlite3
@@ -31,16 +31,16 @@ from gateway_plugins.trace_capture.trajectories import trajectories
 
 LONGEST_ID = 4096
 MOST_SESSIONS = 10_000
-"""That one request may name."""
+"""Maximum number of sessions that one request may name."""
 
 AT_ONCE = 20
-"""Sessions deleted in one transaction: the traces of calls wait for it."""
+"""Sessions deleted per transaction; few, because the traces of calls wait for it."""
 
 Ids = Annotated[list[str], Meta(max_length=MOST_SESSIONS)]
 
 
 class Capturing(Protocol):
-    """What the routes need of the plugin object."""
+    """The part of the plugin object that the routes use."""
 
     weight_version: int | None
 
@@ -63,7 +63,7 @@ class SessionIds(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TraceQuery(Paging):
-    """`session_ids` null: of all sessions, and of none."""
+    """Filters; `session_ids` null selects all traces, also those without a session."""
 
     session_ids: Ids | None = None
     until: Since | None = None
@@ -82,7 +82,7 @@ class WeightVersion(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def capture_routes(gateway: Gateway, capture: Capturing) -> list[BaseRoute]:
-    """The routes of the plugin; the more particular paths come first."""
+    """Return the routes of the plugin; more specific paths come first."""
     control = partial(gateway.control, scope="sessions")
     of_sessions, of_traces = SessionRoutes(gateway, capture), TraceRoutes(gateway)
     admin = AdminRoutes(gateway, capture)
@@ -106,7 +106,7 @@ def capture_routes(gateway: Gateway, capture: Capturing) -> list[BaseRoute]:
 
 
 class SessionRoutes:
-    """Sessions and their rewards."""
+    """Routes for sessions and their rewards."""
 
     def __init__(self, gateway: Gateway, capture: Capturing) -> None:
         self._gateway = gateway
@@ -192,7 +192,7 @@ class SessionRoutes:
 
 
 class TraceRoutes:
-    """Traces and what is made of them."""
+    """Routes for traces and trajectories."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -233,7 +233,7 @@ class TraceRoutes:
 
 
 class TraceList:
-    """The traces that a filter lets through, oldest first. A paging.Listing."""
+    """The traces that match a filter, oldest first. A paging.Listing."""
 
     def __init__(self, filter_: store.TraceFilter) -> None:
         self._filter = filter_
@@ -258,7 +258,7 @@ def _known_cursor() -> Iterator[None]:
 
 
 class AdminRoutes:
-    """The weight version, and what is captured but not yet committed."""
+    """Routes for the weight version, and for flushing traces that are not yet committed."""
 
     def __init__(self, gateway: Gateway, capture: Capturing) -> None:
         self._storage = gateway.storage
@@ -270,7 +270,7 @@ class AdminRoutes:
 
     async def set_weight_version(self, request: ControlRequest) -> dict[str, int | None]:
         version = (await request.json(WeightVersion)).weight_version
-        # First the calls: those that begin once this is answered must bear the new version.
+        # Set in memory before storing: calls that begin after the response must have the version.
         self._capture.weight_version = version
         await self._storage.write(lambda db: sessions.put_setting(db, "weight_version", version))
         await self._siblings.ask("weight version")
@@ -301,6 +301,6 @@ def _checked(session_id: str) -> str:
 
 
 def _url(session_id: str) -> str:
-    """Where its calls go. Slashes stay as they are, but where they could end the id too early."""
+    """Return the path for a session's calls; slashes are quoted if they could end the id early."""
     safe = "" if "/v1" in session_id or session_id.startswith("/") else "/:"
     return f"/sessions/{quote(session_id, safe=safe)}/v1"

@@ -1,8 +1,8 @@
-"""A trace as it lies in the file: its row, and what its blobs hold.
+"""The format of a trace in the file: its row, and the content of its blobs.
 
-`number` orders the traces of a file. A row may lean on an earlier row of its session, its `base`:
-the request and the prompts are then what they add to the base's request, and to the sequence
-(prompt and completion) of one of the base's choices. `depth` is how many bases lie below it.
+`number` orders the traces of a file. A row may have a `base`, an earlier row of its session: the
+request is then delta-encoded against the base's request, and the prompts against the sequence
+(prompt and completion) of one of the base's choices. `depth` is the length of the chain of bases.
 """
 
 import struct
@@ -15,7 +15,7 @@ from gateway_plugins.trace_capture.lineage import DIGEST_SIZE
 from gateway_plugins.trace_capture.packing import Delta
 
 Ends = list[tuple[int, bytes]]
-"""For each choice the length of its sequence in bytes, and its digest."""
+"""For each choice, the length of its sequence in bytes, and its digest."""
 
 _END = struct.Struct(f"<q{DIGEST_SIZE}s")
 
@@ -38,7 +38,7 @@ class Tokens(msgspec.Struct, array_like=True, frozen=True):
 
 
 class AttemptRow(msgspec.Struct, array_like=True, frozen=True):
-    """Times are whole microseconds from the call's start."""
+    """One attempt. Times are whole microseconds from the call's start."""
 
     worker: str
     started: int
@@ -50,14 +50,14 @@ class AttemptRow(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Head(msgspec.Struct, array_like=True, kw_only=True):
-    """All that is short. Fields are only ever added, at the end, with a default.
+    """The short fields of a trace. Fields are only ever added, at the end, with a default.
 
-    `parent` is the trace that the first prompt extends. `left` is the one that it went along with
-    further than that, `left_choice` the position of the choice in it: they have `common` tokens in
-    common, then the prompt has another one. `times` are queue, connect, TTFT, total, ITL p50 and
-    p99 in whole microseconds. `whole`: a hook changed the trace, so the skeleton is all of it as
-    JSON. `worker_version` is that of the worker's weights when the attempt that answered began,
-    `worker_version_end` when it ended, where that was another one.
+    `parent` is the trace that the first prompt extends. `left` is the trace that shares the longest
+    prefix with the first prompt beyond `parent`, `left_choice` the choice's position in it: they
+    have `common` tokens in common, and the next token of the prompt differs. `times` are queue,
+    connect, TTFT, total, ITL p50 and p99 in whole microseconds. `whole`: a hook changed the trace,
+    so the skeleton is the whole trace as JSON. `worker_version` is the version of the worker's
+    weights when the last attempt began, `worker_version_end` the one when it ended, if it changed.
     """
 
     call_id: str = ""
@@ -94,10 +94,10 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
 
 
 class Content(msgspec.Struct, array_like=True, frozen=True):
-    """All that a row holds: one blob, compressed as a whole.
+    """The content of a row: one blob, compressed as a whole.
 
-    For each choice, in the order of the answer's, an item of `tokens`, `texts` and `extra`. With
-    `head.whole` the trace is in `skeleton`.
+    `tokens`, `texts` and `extra` have one item per choice, in the order of the response's choices.
+    If `head.whole`, the trace is in `skeleton`.
     """
 
     head: Head
@@ -110,13 +110,13 @@ class Content(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Place(msgspec.Struct, eq=False):
-    """Where a trace is in the file: its number is known once its transaction has begun."""
+    """The number of a trace in the file; None until its transaction has begun."""
 
     number: int | None = None
 
 
 class Row(msgspec.Struct, eq=False, kw_only=True):
-    """One trace, ready to be inserted. `principal` is who called."""
+    """One trace, ready to be inserted. `principal` is the caller's."""
 
     trace_id: str
     session_id: str | None
@@ -131,7 +131,7 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
     principal: str | None = None
 
     def values(self) -> tuple[object, ...]:
-        """In the order of INSERT."""
+        """Return the values in the order of INSERT."""
         return (
             self.place.number,
             self.trace_id,
@@ -155,7 +155,10 @@ SELECT column1, column2, column3, column4, column5, column6, column7, column8, c
     ELSE (SELECT owner FROM sessions WHERE session_id = column3) END
 FROM (
 """
-"""Before the VALUES of rows and a parenthesis; their sessions, with the owners, come first."""
+"""The statement before the rows' VALUES and a closing parenthesis.
+
+A trace takes its owner from its session, so sessions must be inserted before their traces.
+"""
 
 
 def pack_ends(ends: Ends) -> bytes:

@@ -1,4 +1,4 @@
-"""The tables of trace_capture, and how they came to be what they are."""
+"""The tables of trace_capture, and their migrations."""
 
 import sqlite3
 
@@ -62,19 +62,19 @@ CREATE INDEX sessions_with_params ON sessions (session_id) WHERE sampling_params
 
 @MIGRATIONS()
 def create_tables(db: Database) -> None:
-    """Sessions, their traces and rewards; `capture_settings` are JSON values set by admin calls."""
+    """Create the tables; `capture_settings` holds JSON values set by admin calls."""
     _run(db, _TABLES)
 
 
 @MIGRATIONS()
 def add_owners(db: Database) -> None:
-    """The ids of the principals that sessions and traces belong to; NULL: nobody's."""
+    """Add the ids of the principals that own sessions and traces; NULL: no owner."""
     _run(db, _OWNERS)
 
 
 @MIGRATIONS()
 def index_params(db: Database) -> None:
-    """Whether any session asks for sampling parameters is seen at once."""
+    """Add an index to find quickly whether any session has sampling parameters."""
     _run(db, _WITH_PARAMS)
 
 

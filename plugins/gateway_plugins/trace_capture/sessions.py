@@ -1,6 +1,6 @@
-"""The sessions in the database, and the settings that admin calls leave there.
+"""Reads and writes sessions in the database, and the settings that admin calls store there.
 
-All functions take a connection; what they write is committed by the storage.
+All functions take a connection; the storage commits their changes.
 """
 
 import sqlite3
@@ -28,9 +28,10 @@ def put(
     maker: str | None = None,
     owner: str | None = None,
 ) -> None:
-    """Create the session, as `maker`'s; of one that exists, replace what is given, keep the rest.
+    """Create a session owned by `maker`, or replace the given fields of an existing one.
 
-    Raises Forbidden where it exists and is not the owner's; None: whoever it belongs to.
+    Raises Forbidden if the session exists and is not the owner's. If `owner` is None, it may be any
+    owner's.
     """
     given = {"metadata": _json(metadata), "sampling_params": _json(sampling_params)}
     done = db.execute(
@@ -49,22 +50,25 @@ def put(
 
 
 def get(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> SessionInfo | None:
-    """None where it is not the owner's, too; owner None: whoever it belongs to."""
+    """Return a session; None if there is none, or if it is not the owner's.
+
+    If `owner` is None, the session may be any owner's.
+    """
     where, values = is_one_of([session_id], owner)
     row = db.execute(f"SELECT {_FIELDS} WHERE {where}", values).fetchone()
     return None if row is None else _info(row)
 
 
 def exists(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> bool:
-    """And is the owner's; None: whoever it belongs to."""
+    """Whether there is such a session of the owner's (of any owner if `owner` is None)."""
     where, values = is_one_of([session_id], owner)
     return db.execute(f"SELECT 1 FROM sessions WHERE {where}", values).fetchone() is not None
 
 
 class SessionList:
-    """Those created at `since` (Unix seconds) or later, oldest first. A paging.Listing.
+    """The sessions created at `since` (Unix seconds) or later, oldest first. A paging.Listing.
 
-    Of `owner` alone; None: everybody's.
+    Only those of `owner`; all if `owner` is None.
     """
 
     def __init__(self, since: float | None, owner: str | None = None) -> None:
@@ -99,7 +103,7 @@ class SessionList:
 
 
 def setting(db: sqlite3.Connection, name: str) -> Any:
-    """None where it was never set."""
+    """Return the value of a setting; None if it was never set."""
     query = "SELECT value FROM capture_settings WHERE name = ?"
     row = db.execute(query, (name,)).fetchone()
     return None if row is None else msgspec.json.decode(row[0])

@@ -1,7 +1,7 @@
-"""What an answer is taken apart into, and the wire shapes that it is read with.
+"""The structs of a parsed response, and the wire structs that it is decoded with.
 
-The structs for the wire forbid unknown fields: an answer that has some is read the slower way of
-`loose`, which keeps them.
+The wire structs forbid unknown fields: a response with unknown fields is read by `loose`, which is
+slower and keeps them.
 """
 
 from typing import Annotated, Any, TypeAlias
@@ -12,22 +12,23 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway import TraceChoice
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
-"""What reading, converting or encoding foreign JSON can raise."""
+"""Exceptions that decoding, converting or encoding foreign JSON can raise."""
 
 Id: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-"""A token id, at most as wide as it is stored."""
+"""A token id, limited to the int32 that it is stored as."""
 
 Index: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 MaybeAny: TypeAlias = Any
-"""A field that is passed on, UNSET where the engine did not send it."""
+"""A field that is kept as it came; UNSET if the engine did not send it."""
 
 
 class Part(msgspec.Struct, gc=False):
-    """The numbers of one choice, apart from its answer's skeleton.
+    """The numbers of one choice, which are kept apart from its response's skeleton.
 
-    `tokens` are the engine's texts of `token_ids`. `extra` is JSON (of `Extra`) of what does not
-    follow from the rest, b"" in the common case. Parts stand in the order of the answer's choices.
+    `tokens` are the engine's texts of `token_ids`. `extra` is JSON (of `Extra`) of values that
+    cannot be derived from the other fields, b"" in the common case. Parts have the order of the
+    response's choices.
     """
 
     index: int
@@ -40,10 +41,10 @@ class Part(msgspec.Struct, gc=False):
 
 
 class Extra(msgspec.Struct, omit_defaults=True):
-    """What of a choice's numbers a `Part` has no place for.
+    """The numbers of a choice for which a `Part` has no field.
 
-    `logprobs` are given only where float32 would change them. `content` has, for each token of a
-    chat answer, the fields beside `token` and `logprob`. The next four are a completion's lists as
+    `logprobs` are set only if float32 would change them. `content` has, for each token of a chat
+    response, the fields other than `token` and `logprob`. The next four are a completion's lists as
     they came.
     """
 
@@ -57,12 +58,12 @@ class Extra(msgspec.Struct, omit_defaults=True):
 
 
 class Assembled(msgspec.Struct, kw_only=True):
-    """An answer in the form of a plain one, its numbers apart.
+    """A response in the form of a plain one, with its numbers kept apart.
 
-    `skeleton` is a JSON object without token ids and logprobs: where it has an empty list for them,
-    `parts` has what was in it. `completion_tokens` is the engine's count. `done`: a stream ended as
-    it should; always so for a plain answer. `error` is the message of an error event or body.
-    `readable`: every part of the answer was what its dialect says. `events` counts a stream's
+    `skeleton` is a JSON object without token ids and logprobs: if it has an empty list in their
+    place, `parts` has the values. `completion_tokens` is the engine's count. `done`: a stream ended
+    as it should; always true for a plain response. `error` is the message of an error event or
+    body. `readable`: every part of the response conforms to its dialect. `events` counts a stream's
     events that have data.
     """
 
@@ -81,14 +82,14 @@ class Assembled(msgspec.Struct, kw_only=True):
 
     @property
     def choices(self) -> list[TraceChoice]:
-        """The choices by index, made anew with each call."""
+        """Return the choices by index, built anew on each access."""
         from gateway_plugins.trace_capture.whole import choices_of
 
         return choices_of(self.skeleton, self.parts)
 
 
 class Entry(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A sampled token in the logprobs of a chat answer."""
+    """A sampled token in the logprobs of a chat response."""
 
     token: str
     logprob: float | None
@@ -97,14 +98,14 @@ class Entry(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class ChatLogprobs(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """`content` holds dicts in place of entries where `loose` read them."""
+    """Logprobs of a chat choice; `content` holds dicts instead of entries if `loose` read them."""
 
     content: list[Entry] | UnsetType | None = UNSET
     refusal: MaybeAny = UNSET
 
 
 class CompletionLogprobs(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """Parallel lists, one value for each token."""
+    """Parallel lists with one value per token."""
 
     tokens: list[str] | UnsetType | None = UNSET
     token_logprobs: list[float | None] | UnsetType | None = UNSET
@@ -113,7 +114,7 @@ class CompletionLogprobs(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class Choice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """What choices have in common, plain and streamed, of chat and completions."""
+    """The fields that choices of chat and completions share, plain and streamed."""
 
     index: Index | UnsetType = UNSET
     finish_reason: str | UnsetType | None = UNSET
@@ -129,7 +130,7 @@ class ChatChoice(Choice, gc=False, forbid_unknown_fields=True):
 
 
 class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The texts are strings with nearly all engines; some send lists of parts."""
+    """A chat delta. Nearly all engines send strings as texts; some send lists of parts."""
 
     role: str | None = None
     content: Any = None
@@ -145,7 +146,7 @@ class ChatChunk(Choice, gc=False, forbid_unknown_fields=True):
 
 
 class CompletionChoice(Choice, gc=False, forbid_unknown_fields=True):
-    """The same in a stream."""
+    """A choice of a completion, plain or streamed."""
 
     text: str | UnsetType | None = UNSET
     logprobs: CompletionLogprobs | UnsetType | None = UNSET
@@ -154,7 +155,7 @@ class CompletionChoice(Choice, gc=False, forbid_unknown_fields=True):
 
 
 class Answer(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The outside of an answer, and of an event of a stream."""
+    """The top-level fields of a response, and of an event of a stream."""
 
     id: str | UnsetType | None = UNSET
     object: str | UnsetType | None = UNSET

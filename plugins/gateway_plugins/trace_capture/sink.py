@@ -1,4 +1,4 @@
-"""The writer's side: records become rows, leaning on earlier ones of their session."""
+"""Stores records as rows, delta-encoded against earlier rows; runs in the writer's thread."""
 
 import logging
 import sqlite3
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.trace_capture")
 
 REMEMBERED = 64 * 1024 * 1024
-"""Bytes of requests and sequences of sessions that are at hand for the next turn."""
+"""Bytes of memory for sessions' requests and sequences, cached for their next turns."""
 
 SESSIONS = """
 INSERT INTO sessions (session_id, owner, created_at, last_at, traces, incomplete, lost)
@@ -39,7 +39,7 @@ ON CONFLICT (session_id) DO UPDATE SET
 
 
 class Written(msgspec.Struct, eq=False):
-    """What `prepare` gives: the row, and what is needed to make it anew."""
+    """The result of `prepare`: the row, and the data needed to build it again."""
 
     row: Row
     capture: "Capture"
@@ -49,10 +49,10 @@ class Written(msgspec.Struct, eq=False):
 
 
 class TraceSink:
-    """A gateway Sink of Captures; `read` makes a Record of one.
+    """A gateway Sink of Captures; `read` makes a Record from a Capture.
 
-    `losses` are the traces that could not be stored, until that could be written. `committed`
-    counts all that were stored by their verdict, and `gone` all that were lost.
+    `losses` counts the traces that could not be stored, until the file counts them. `committed`
+    counts all stored traces by verdict, and `gone` all lost ones.
     """
 
     def __init__(self, read: "Callable[[Capture], Record]", hooks: "Hooks") -> None:
@@ -98,8 +98,8 @@ class TraceSink:
                 self._hooks.offer(one.trace)
 
     def lost(self, item: "Capture", error: BaseException) -> None:
-        """May be called in the event loop's thread, too."""
-        self._seen = None  # rows that lean on it have to be made anew
+        """Count a trace that will never be stored. May be called in the event loop's thread too."""
+        self._seen = None  # rows that have it as a base must be built again
         self.gone += 1
         call = item.call
         if call.session_id is not None:
@@ -107,21 +107,21 @@ class TraceSink:
             self.losses.add(call.session_id, caller)
 
     def forget(self) -> None:
-        """Sessions were deleted: nothing may lean on what was known of them."""
+        """Have cached sessions checked after a deletion: deleted rows must not become bases."""
         self._memory.doubt()
 
     def _look_around(self, db: sqlite3.Connection) -> None:
-        """Notice that another process has written to the file."""
+        """Detect writes by another process, and a new connection."""
         [(version,)] = db.execute("PRAGMA data_version")
         before, self._seen = self._seen, (db, version)
-        if before is None or before[0] is not db:  # one opened anew counts from the start again
+        if before is None or before[0] is not db:  # a new connection starts its own count
             self._generation += 1
             self._memory.forget()
         elif before[1] != version:
             self._memory.doubt()
 
     def _holds(self, db: sqlite3.Connection, made: Written) -> bool:
-        """Whether all that the row leans on is still in the file, and nothing came after it."""
+        """Whether the row's chain of bases is still in the file, with no newer trace after it."""
         session_id = made.row.session_id
         if made.session is None or session_id is None or self._memory.knows(made.session):
             return True
@@ -145,9 +145,9 @@ class TraceSink:
 
 
 def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[tuple[object, ...]]:
-    """For each session: who called first, first and last time, traces, incomplete and lost ones.
+    """Return per session: first caller, first and last time, traces, incomplete and lost ones.
 
-    Who called first is the owner of a session that is new.
+    The first caller becomes the owner of a new session. Times are Unix seconds.
     """
     found: dict[str, list[float]] = {}
     callers: dict[str, str | None] = {}

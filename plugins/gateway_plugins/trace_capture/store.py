@@ -1,4 +1,4 @@
-"""Finding and deleting traces in the file; all functions take a connection and block."""
+"""Finds and deletes traces in the file; all functions take a connection and block."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,17 @@ from gateway_plugins.trace_capture.owners import is_one_of
 from gateway_plugins.trace_capture.reading import COLUMNS, Reader, Stored
 
 AT_ONCE = 200
-"""Rows that are fetched at a time: a reader never holds a whole session."""
+"""Rows fetched at a time, so that a reader never holds a whole session."""
 
 _TABLES = ("traces", "rewards", "sessions")
-"""The last of them says whose a session is."""
+"""In the order of deletion; `sessions` is last, because it holds the sessions' owners."""
 
 
 class TraceFilter(msgspec.Struct, frozen=True):
-    """Which traces: all conditions that are not None hold. Times are Unix seconds, `since` is in,
-    `until` is not. `owner` is the id of the principal that they belong to, see owners.py.
+    """Conditions on traces; all that are not None must hold.
+
+    Times are Unix seconds; `since` is inclusive, `until` exclusive. `owner` is the id of the
+    principal that owns the traces, see owners.py.
     """
 
     session_ids: tuple[str, ...] | None = None
@@ -30,9 +32,9 @@ class TraceFilter(msgspec.Struct, frozen=True):
 
 
 def get(db: sqlite3.Connection, trace_id: str, owner: str | None = None) -> Trace | None:
-    """The trace, or None; also where it is not the owner's, unless that is None.
+    """Return a trace; None if there is none, or if it is not the owner's (unless `owner` is None).
 
-    Raises Unreadable where a damaged file does not give it back.
+    Raises Unreadable if a damaged file does not yield it.
     """
     where, values = _is(trace_id, owner)
     row = db.execute(f"SELECT {COLUMNS} FROM traces WHERE {where}", values).fetchone()
@@ -46,9 +48,9 @@ def select(
     after: str | None = None,
     limit: int | None = None,
 ) -> Iterator[Trace]:
-    """The traces in the order in which they were stored, those after the trace `after` only.
+    """Yield traces in the order in which they were stored, beginning after the trace `after`.
 
-    Raises LookupError where `after` is no trace of the owner's, and Unreadable.
+    Raises LookupError if the owner has no trace `after`, and Unreadable if the file is damaged.
     """
     reader = Reader(db)
     for row in rows(db, wanted, after=after, limit=limit):
@@ -62,7 +64,7 @@ def rows(
     after: str | None = None,
     limit: int | None = None,
 ) -> Iterator[Stored]:
-    """The rows of those traces, for a Reader. Raises LookupError as `select` does."""
+    """Yield the rows of the same traces, for a Reader. Raises LookupError as `select` does."""
     last = _number(db, after, wanted.owner) if after is not None else 0
     while limit is None or limit > 0:
         found = _page(db, wanted, last, AT_ONCE if limit is None else min(limit, AT_ONCE))
@@ -74,14 +76,14 @@ def rows(
 
 
 def count(db: sqlite3.Connection, wanted: TraceFilter) -> int:
-    """How many traces there are."""
+    """Number of matching traces."""
     where, values = _where(wanted, 0)
     [(found,)] = db.execute(f"SELECT count(*) FROM traces WHERE {where}", values)
     return int(found)
 
 
 def before_newest(db: sqlite3.Connection, wanted: TraceFilter, limit: int) -> str | None:
-    """The id of the trace before the newest `limit`; None where there are no more than those."""
+    """Return the id of the trace before the newest `limit`; None if there is no such trace."""
     where, values = _where(wanted, 0)
     query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number DESC LIMIT 1 OFFSET ?"
     row = db.execute(query, (*values, limit)).fetchone()
@@ -89,14 +91,14 @@ def before_newest(db: sqlite3.Connection, wanted: TraceFilter, limit: int) -> st
 
 
 def sessions_of(db: sqlite3.Connection, wanted: TraceFilter) -> Iterator[str]:
-    """The ids of the sessions that have such a trace, by the time at which they were created."""
+    """Return the ids of the sessions that have a matching trace, by time of creation."""
     source, values = _sessions_with(wanted)
     query = f"SELECT session_id {source} ORDER BY created_at, session_id"
     return (row[0] for row in db.execute(query, values))
 
 
 def count_sessions(db: sqlite3.Connection, wanted: TraceFilter) -> tuple[int, int]:
-    """How many such sessions there are, and how many calls of theirs could not be stored."""
+    """Count the sessions with a matching trace, and their calls that could not be stored."""
     source, values = _sessions_with(wanted)
     query = f"SELECT count(*), coalesce(sum(lost), 0) {source}"
     [(found, lost)] = db.execute(query, values)
@@ -112,7 +114,7 @@ def _sessions_with(wanted: TraceFilter) -> tuple[str, list[object]]:
 def last(
     db: sqlite3.Connection, wanted: TraceFilter, *, after: str | None, limit: int
 ) -> str | None:
-    """The id of the last trace of a page of `limit`; None where no further one follows it."""
+    """Return the id of the last trace of a page of `limit`; None if no trace follows it."""
     start = _number(db, after, wanted.owner) if after is not None else 0
     where, values = _where(wanted, start)
     query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number LIMIT 2 OFFSET ?"
@@ -123,9 +125,9 @@ def last(
 def delete_sessions(
     db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None = None
 ) -> int:
-    """Delete them, with their traces and rewards; gives how many traces there were.
+    """Delete sessions with their traces and rewards; return the number of traces deleted.
 
-    Those that are not the owner's stay; None: whoever they belong to.
+    Sessions of another owner are kept. If `owner` is None, any owner's are deleted.
     """
     deleted = 0
     for session_id in session_ids:
@@ -179,5 +181,5 @@ def _where(wanted: TraceFilter, start: int) -> tuple[str, list[object]]:
 
 
 def _at(timestamp: float) -> str:
-    """What the ids of traces of that time begin with: their index serves as one by time."""
+    """Return the prefix of trace ids of that time, so that the id index serves as a time index."""
     return f"{max(0, min(int(timestamp * 1000), 1 << 47)):012x}"

@@ -1,4 +1,4 @@
-"""Streamed answers of chat and completions, put together as the plain ones would have been."""
+"""Assembles chat and completions streams into the form of plain responses."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _OF_CHOICE = ("finish_reason", "stop_reason", "matched_stop", "routed_experts")
 
 
 def read(body: bytes, form: Form) -> Assembled:
-    """The record of a stream, whatever its events are."""
+    """Return the record of a stream; events that cannot be read make it not `readable`."""
     data = data_of(body)
     events = [event for event in data if event != DONE]
     loose = Loose(form)
@@ -36,7 +36,7 @@ def read(body: bytes, form: Form) -> Assembled:
 
 
 def _read_at_once(data: list[bytes], form: Form) -> list[Any] | None:
-    """The events, where the structs know all of their fields."""
+    """Return the events, or None if the structs cannot read all of them."""
     try:
         events = form.events(b"[%b]" % b",".join(data))
     except UNREADABLE:
@@ -59,7 +59,7 @@ def _settle(events: list[Any], loose: Loose, form: Form) -> Assembled:
         or event.service_tier
     ]
     indices = sorted(by_index)
-    # A chat has one prompt, told with the first event of each choice.
+    # A chat has one prompt, sent with the first event of each choice.
     told = [event.prompt_token_ids for event in outside if event.prompt_token_ids]
     prompt: list[int] = told[0] if told else []
     answer = _outside(events, outside, form)
@@ -117,13 +117,13 @@ def _scores(scores: Sequence[Any], rest: Rest, form: Form) -> dict[str, Any] | N
 
 
 def _mark(values: Sequence[Any]) -> Any:
-    """[] for what is a list somewhere, else null or UNSET."""
+    """Return [] if any value is a non-empty list; otherwise the first one present, or UNSET."""
     if any(values):
         return []
     return next((value for value in values if value is not msgspec.UNSET), msgspec.UNSET)
 
 
 def _known(values: Sequence[Any]) -> Any:
-    """The last value that is neither null nor absent."""
+    """Return the last value that is neither null nor absent; None if there is none."""
     known = (value for value in reversed(values) if value not in (None, msgspec.UNSET))
     return next(known, None)

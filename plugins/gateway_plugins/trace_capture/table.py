@@ -1,4 +1,4 @@
-"""Traces as lines of a table, for people."""
+"""Formats traces as lines of a text table."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -11,16 +11,16 @@ from gateway import Trace, Verdict
 from gateway_plugins.trace_capture.reading import Reader, Stored, Unreadable
 
 WIDEST = 40
-"""Characters of a cell; what is longer is cut."""
+"""Maximum characters of a cell; longer text is cut."""
 
 AT_ONCE = 100
-"""Lines that are laid out together."""
+"""Lines laid out together."""
 
 HEADINGS = ("ID", "TIME", "SESSION", "MODEL", "WORKER", "TOKENS", "VERDICT", "REASONS")
 
 
 class Line(msgspec.Struct, frozen=True):
-    """What a line tells of a trace. `time` is UTC; tokens as the engine counted them."""
+    """One line of the table. `time` is UTC; token counts are the engine's."""
 
     trace_id: str
     time: str
@@ -34,7 +34,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def lines_of(db: sqlite3.Connection, rows: Iterable[Stored]) -> Iterator[Line]:
-    """What a damaged file does not give back is `damaged`."""
+    """Yield the line of each row; if the row cannot be read, its reason is `damaged`."""
     reader = Reader(db)
     for row in rows:
         try:
@@ -64,7 +64,7 @@ def _line(trace: Trace) -> Line:
 
 
 def table(lines: Iterable[Line]) -> Iterator[str]:
-    """Rows of text below their headings; nothing in them can move a terminal's cursor."""
+    """Yield headings, then rows of text; control characters are escaped, for the terminal."""
     coming = iter(lines)
     widths = [len(heading) for heading in HEADINGS]
     waiting: list[tuple[str, ...]] = [HEADINGS]

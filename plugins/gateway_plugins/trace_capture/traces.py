@@ -1,4 +1,4 @@
-"""A public Trace, made of what is recorded of a call."""
+"""Builds the public Trace from the recorded data of a call."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from gateway_plugins.trace_capture.rows import AttemptRow, Head
 
 
 class Identity(NamedTuple):
-    """What a row says in columns of its own."""
+    """The fields of a trace that have columns of their own."""
 
     trace_id: str
     session_id: str | None
@@ -21,7 +21,7 @@ class Identity(NamedTuple):
 
 
 def trace_of(record: Record) -> Trace:
-    """As it will be read back; a divergence is found only then."""
+    """Return the trace as it will be read back, except the divergence, found only on reading."""
     identity = Identity(
         record.trace_id,
         record.session_id,
@@ -92,7 +92,7 @@ def _flat(row: Identity, head: Head) -> Trace:
 
 
 def _version(versions: WeightVersions) -> int | str | None:
-    """What is known at first hand goes before what is known of the worker, or was announced."""
+    """Return the engine's own version if known, else the worker's, else the admin's."""
     known = (versions.engine, versions.worker, versions.admin)
     return next((one for one in known if one is not None), None)
 

@@ -1,8 +1,9 @@
-"""The branches of a session, as sequences of tokens to train on.
+"""Builds the branches of a session, as sequences of tokens to train on.
 
-The sampled sequences (prompt and completion of each choice) make a tree: one whose prompt begins
-with the whole of an earlier one is a turn after it. A branch is a leaf with all turns before it, so
-retries, the choices of one answer, and prompts that were changed afterwards are branches each.
+The sampled sequences (prompt and completion of each choice) form a tree: if a prompt begins with
+the whole of an earlier sequence, its choice is a turn after that one. A branch is a leaf with all
+turns before it, so retries, the choices of one response, and prompts that were changed afterwards
+are separate branches.
 """
 
 from array import array
@@ -21,16 +22,17 @@ from gateway import (
 from gateway_plugins.trace_capture.lineage import Key, Lineage, common_prefix
 
 NEXT_TO_NOTHING = 8
-"""Tokens; two prompts with fewer in common share the chat template's beginning, no more."""
+"""Tokens; two prompts with fewer in common share only the chat template's beginning."""
 
 
 def trajectories(
     session_id: str, traces: Iterable[Trace], rewards: Iterable[Reward] = ()
 ) -> Trajectories:
-    """The branches of a session, from its traces, the oldest first.
+    """Return the branches of a session, from its traces in order, oldest first.
 
-    They are in the order of their first traces, and of the turns from there on; the first that has
-    a turn has its loss mask set. All rewards are given, and with each branch those of its traces.
+    Branches are ordered depth first, earlier turns first. If branches share a turn, only the first
+    one has the turn's loss mask set. The result has all rewards, and each branch those of its
+    traces.
     """
     tree = _Tree()
     for trace in traces:
@@ -45,7 +47,7 @@ def trajectories(
 
 
 def choices_of(trace: Trace) -> list[TraceChoice]:
-    """The choices of a trace; one made of its flat names where it has no other."""
+    """Return the choices of a trace; if it has none, one made from its flat fields."""
     if trace.choices or not trace.completion_token_ids:
         return trace.choices
     return [
@@ -62,7 +64,7 @@ def choices_of(trace: Trace) -> list[TraceChoice]:
 
 
 class _Turn:
-    """A choice in the tree. `data` is its sequence, until a later turn has it too."""
+    """A choice in the tree. `data` is its sequence, or b"" once a later turn contains it."""
 
     __slots__ = (
         "children",
@@ -111,7 +113,7 @@ class _Tree:
             packed = _packed(choice)
             if packed is not None:
                 turn = _Turn(trace, place, choice, b"".join(packed))
-                # Before any choice of this trace is known: they are no turns after one another.
+                # The lineage gets this trace's choices later: none is a turn after another.
                 self._attach(turn, packed[0])
                 grown[self._traces, place] = turn, turn.data
         for key, (turn, data) in grown.items():
@@ -122,7 +124,7 @@ class _Tree:
         self._traces += 1
 
     def branches(self) -> Iterator[list[_Turn]]:
-        """The turns from a root to each leaf, depth first."""
+        """Yield the turns from a root to each leaf, depth first."""
         waiting = list(reversed(self._roots))
         while waiting:
             turn = waiting.pop()
@@ -141,14 +143,17 @@ class _Tree:
 
 
 class _Forks:
-    """The branches so far, sorted by their bytes: what has most in common stands side by side."""
+    """The branches so far, sorted by bytes: the longest common prefix is that of a neighbour."""
 
     def __init__(self) -> None:
         self._sorted: list[bytes] = []
         self._places: list[int] = []
 
     def add(self, place: int, data: bytes) -> tuple[int, int] | None:
-        """The branch with most in common, and how many tokens that is; then `data` is one too."""
+        """Add a branch; return the earlier one with the longest common prefix, and its length.
+
+        The length is in tokens. None for the first branch.
+        """
         at = bisect_right(self._sorted, data)
         sides = [side for side in (at - 1, at) if 0 <= side < len(self._sorted)]
         near = [(common_prefix(self._sorted[side], data), -self._places[side]) for side in sides]
@@ -186,7 +191,7 @@ def _branch(place: int, turns: list[_Turn], forks: _Forks) -> Trajectory:
 def _fork(
     made: Trajectory, near: tuple[int, int] | None, first: _Turn, *, shares_turns: bool
 ) -> None:
-    """Say where the branch left another. What it has in common with its own sampled is its own."""
+    """Set `branched_from` and `shared` (tokens); tokens sampled in the branch do not count."""
     if near is None:
         return
     other, common = near
@@ -211,7 +216,7 @@ def _path_to(leaf: _Turn) -> list[_Turn]:
 
 
 def _packed(choice: TraceChoice) -> tuple[bytes, bytes] | None:
-    """Prompt and completion; None where one is missing, or holds what can be no token id."""
+    """Pack prompt and completion; None if one is missing, or has a value that is no token id."""
     if not choice.prompt_token_ids or not choice.token_ids:
         return None
     try:
@@ -224,7 +229,7 @@ def _packed(choice: TraceChoice) -> tuple[bytes, bytes] | None:
 
 
 def _logprobs(choice: TraceChoice) -> tuple[list[float | None], list[Reason]]:
-    """One for each token, and the choice's reasons; None for those that are missing at the end."""
+    """Return one logprob per token (None for missing ones at the end) and the choice's reasons."""
     found, wanted = choice.logprobs, len(choice.token_ids)
     if len(found) == wanted:
         return found, choice.reasons
@@ -234,7 +239,7 @@ def _logprobs(choice: TraceChoice) -> tuple[list[float | None], list[Reason]]:
 
 
 def _why(trace: Trace) -> list[Reason]:
-    """The reasons of a trace that has no tokens; never none."""
+    """Return the reasons of a trace without tokens; at least one."""
     choices = (reason for choice in trace.choices for reason in choice.reasons)
     return list(dict.fromkeys([*trace.reasons, *choices])) or ["token_ids_missing"]
 

@@ -1,4 +1,4 @@
-"""Whether an answer is all that the engine sampled; the reasons where it is not."""
+"""Judges whether a response has all that the engine sampled, with reasons if it does not."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ from gateway_plugins.trace_capture.shapes import Assembled, Part
 class Judged(msgspec.Struct):
     """The reasons for each part, in the parts' order, and for the trace; empty means COMPLETE.
 
-    A trace has all of its parts' reasons; one without parts is never COMPLETE.
+    A trace has all of its parts' reasons; a trace without parts is never COMPLETE.
     """
 
     trace: list[Reason]
@@ -25,10 +25,10 @@ def judge(
     failed: bool = False,
     too_large: bool = False,
 ) -> Judged:
-    """Judges a call's answer.
+    """Judge a call's response.
 
-    `status` is the answer's, 0 where there was none. `complete`: the worker's answer came whole.
-    `failed`: the gateway could not record it, `too_large`: it kept a part of the answer only.
+    `status` is the response's, 0 if there was none. `complete`: the worker's response arrived
+    whole. `failed`: the gateway could not record it. `too_large`: only a part of it was kept.
     """
     common = _common(answer, status, complete, caller_gone)
     if too_large:
@@ -42,14 +42,14 @@ def judge(
 
 
 def _common(answer: Assembled, status: int, complete: bool, caller_gone: bool) -> list[Reason]:
-    """The reasons that hold for all choices."""
+    """Return the reasons that apply to all choices."""
     reasons: list[Reason] = []
     if status not in (0, 200):
         reasons.append("error_answer")
     elif answer.error is not None:
         reasons.append("error_event" if answer.streamed else "error_answer")
-    # After an error a stream may end without its `[DONE]`; that the caller left once all was
-    # sampled takes nothing away.
+    # After an error a stream may end without its `[DONE]`. If the caller left after everything was
+    # sampled, nothing is missing.
     ended = complete and (answer.done or answer.error is not None)
     if not ended and "error_answer" not in reasons:
         reasons.append("caller_gone" if caller_gone else "worker_broke_off")
@@ -60,7 +60,7 @@ def _common(answer: Assembled, status: int, complete: bool, caller_gone: bool) -
 
 def _of_parts(answer: Assembled, common: list[Reason]) -> list[list[Reason]]:
     found = [common + _of_end(part) + _of_lists(part) for part in answer.parts]
-    if not common:  # one that is cut off has no count, and may have no token yet
+    if not common:  # a response that was cut off has no count, and may have no token yet
         _count(answer, found)
     return found
 
@@ -81,7 +81,7 @@ def _of_lists(part: Part) -> list[Reason]:
 
 
 def _count(answer: Assembled, found: list[list[Reason]]) -> None:
-    """Adds what the engine's own count tells of all choices together."""
+    """Add the reasons from comparing the engine's token count with all choices together."""
     count = answer.completion_tokens
     if count == sum(len(part.token_ids) for part in answer.parts):
         return

@@ -1,4 +1,4 @@
-"""An answer put together again from its skeleton and its parts."""
+"""Rebuilds a response from its skeleton and its parts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -30,9 +30,9 @@ class _Skeleton(msgspec.Struct):
 
 
 def whole(skeleton: bytes, parts: Sequence[Part]) -> dict[str, Any] | None:
-    """The answer in the form of a plain one, as JSON equal to the engine's where that was plain.
+    """Return the response in plain form; the JSON equals the engine's if that was plain.
 
-    None where `skeleton` is no JSON object.
+    None if `skeleton` is not a JSON object.
     """
     try:
         answer = msgspec.json.decode(skeleton, type=dict[str, Any])
@@ -48,7 +48,7 @@ def whole(skeleton: bytes, parts: Sequence[Part]) -> dict[str, Any] | None:
 
 
 def choices_of(skeleton: bytes, parts: Sequence[Part]) -> list[TraceChoice]:
-    """The choices by index; those whose numbers are not in `parts` are left out."""
+    """Return the choices by index; a choice without a part is left out."""
     try:
         answer = msgspec.json.decode(skeleton, type=_Skeleton)
     except UNREADABLE:
@@ -56,7 +56,7 @@ def choices_of(skeleton: bytes, parts: Sequence[Part]) -> list[TraceChoice]:
     outsides = [*answer.choices, *([None] * len(parts))]
     choices = [_choice(outside, part) for outside, part in zip(outsides, parts, strict=False)]
     if answer.prompt_logprobs == [] and choices:
-        for choice in choices:  # a chat answer has one prompt
+        for choice in choices:  # a chat response has one prompt
             choice.prompt_logprobs = choices[0].prompt_logprobs
     return sorted(choices, key=lambda choice: choice.index)
 
@@ -93,7 +93,7 @@ def _extra(part: Part) -> Extra:
 
 
 def _top_logprobs(part: Part, extra: Extra) -> list[Any] | None:
-    """Those of the sampled tokens; None where they say no more than `logprobs` do."""
+    """Return those of the sampled tokens; None if they add nothing to `logprobs`."""
     if extra.content is not None:
         tops = [entry.get("top_logprobs") for entry in extra.content]
         return tops if any(tops) else None
@@ -138,7 +138,7 @@ def _or(stored: list[_T] | None, derived: list[_T]) -> list[_T]:
 
 
 def _put(target: dict[str, Any], key: str, value: Callable[[], list[Any]]) -> None:
-    """An empty list stands where the value was taken out."""
+    """Set a value that was moved to the parts: an empty list marks its place."""
     if target.get(key) == []:
         target[key] = value()
 
