@@ -1,4 +1,4 @@
-"""Write captured.jsonl, a line a call: its prompt, and the tokens and logprobs sampled for it."""
+"""Write captured.jsonl, one line per call: its prompt, and the tokens and logprobs sampled."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Before a trace is stored: tag it with the tools it called; of failed calls keep no text."""
+"""Before a trace is stored, tag it with the tools it called; drop the text of failed calls."""
 
 from gateway import Trace, hookimpl
 

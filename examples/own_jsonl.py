@@ -1,4 +1,4 @@
-"""After trace_capture: write what was sampled in COMPLETE traces to a file in one's own format."""
+"""After trace_capture: write the samples of COMPLETE traces to a file in a custom format."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Before a trace is stored: take e-mail addresses out of it, and the tokens that spell them."""
+"""Before a trace is stored, remove e-mail addresses and the tokens that spell them."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Answer chats from a file of `{"messages", "text"}` lines; a worker gets what is not in it."""
+"""Answer chats from a file of `{"messages", "text"}` lines; other calls go to a worker."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""After trace_capture: send every trace to a trainer's queue, here one that is fed by HTTP."""
+"""After trace_capture: send every trace to a trainer's queue, here one with an HTTP interface."""
 
 import httpx
 import msgspec

@@ -1,4 +1,4 @@
-"""Refuse a session that has used up its tokens; a call that was broken off counts too."""
+"""Reject calls of a session that has used up its tokens; aborted calls count too."""
 
 from collections import Counter
 
