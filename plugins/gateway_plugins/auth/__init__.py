@@ -1,8 +1,8 @@
-"""Says who calls, by the keys in a file.
+"""Identifies callers by the API keys in a file.
 
-`keys.py` has the file's format and finds a token's key, `watching.py` reads the file again when it
-changes, `tokens.py` finds the token in a call, `slowing.py` slows those down who guess, and
-`commands.py` is `gateway keys`, which changes the file by `editing.py`.
+`keys.py` has the file's format and finds the key of a token, `watching.py` reads the file again
+when it changes, `tokens.py` finds the token in a call, `slowing.py` delays callers that guess
+tokens, and `commands.py` is `gateway keys`, which changes the file through `editing.py`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ Reason = Literal["missing", "unknown", Fault]
 
 
 class KeysUnavailable(CallError):
-    """The keys were never read, so nobody can be told from anybody else."""
+    """The keys have never been read, so no caller can be identified."""
 
     status = 503
     code = "keys_unavailable"
@@ -36,7 +36,7 @@ class Auth:
     """The plugin."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """Where the keys are, and how many seconds pass between two looks at the file."""
+        """Path of the key file, and the seconds between two checks of the file."""
 
         keys_file: Annotated[str, Meta(min_length=1)] = "keys.json"
         check: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
@@ -99,7 +99,7 @@ class Auth:
 
 
 def _found(keys: Keys, call: Call) -> Principal | Reason:
-    """Whose valid key the call shows, or why it shows none."""
+    """Return the principal of the valid key in the call, or the reason why there is none."""
     token = token_of(call.headers)
     if token is None:
         return "missing"

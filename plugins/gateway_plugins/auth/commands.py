@@ -1,4 +1,4 @@
-"""`gateway keys create|list|rotate|revoke`: the file of keys without an editor."""
+"""`gateway keys create|list|rotate|revoke`: changes the key file without an editor."""
 
 import argparse
 import sys
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 Options = argparse.Namespace
 
 NAMES = ("auth", "gateway_plugins.auth", "gateway_plugins.auth:Auth")
-"""As which a configuration may name the plugin."""
+"""Names that a configuration may use for the plugin."""
 
 EXPIRES = "ISO 8601 (UTC, or with an offset), or from now on: 12h, 90d"
 
 
 def add_key_commands(subcommands: "Subcommands") -> None:
-    """Add `keys`."""
+    """Add the command `keys`."""
     parser = subcommands.add_parser("keys", help="make, list, rotate and revoke callers' keys")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_create(actions)
@@ -96,7 +96,7 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _expiry(text: str) -> str:
-    """ISO 8601 of either."""
+    """Convert a duration from now, or a time, to ISO 8601."""
     try:
         return written(time.time() + duration(text))
     except (ValueError, OverflowError, OSError):
@@ -192,7 +192,7 @@ def _revoke(options: Options) -> int:
 
 
 def _hand_out(token: str, path: Path, id_: str) -> int:
-    """The secret goes to standard output, by itself, and nowhere else."""
+    """Write the secret to standard output, alone on its line, and nowhere else."""
     _tell(f"{path.absolute()}: the key {id_!r} is written; its secret is shown this once:")
     try:
         _print([token])
@@ -204,7 +204,7 @@ def _hand_out(token: str, path: Path, id_: str) -> int:
 
 
 def _print(lines: list[str]) -> None:
-    """UTF-8 whatever the terminal's encoding."""
+    """Write lines in UTF-8, whatever the terminal's encoding is."""
     try:
         sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
         sys.stdout.flush()

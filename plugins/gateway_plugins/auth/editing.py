@@ -1,4 +1,4 @@
-"""Changes of the file of keys: under a lock, and as a whole or not at all."""
+"""Changes the key file: under a lock, and either completely or not at all."""
 
 import contextlib
 import fcntl
@@ -21,7 +21,7 @@ Change = Callable[[Entries], Entries]
 
 
 def entries_in(path: Path) -> list[Entry]:
-    """Raises ConfigError where there is no such file, or it has what is not understood."""
+    """Return the entries. Raises ConfigError if the file is missing or cannot be parsed."""
     if not path.exists():
         raise ConfigError(
             f"{path}: there is no such file; name one with --file or --config, or make a key"
@@ -34,10 +34,10 @@ def entries_in(path: Path) -> list[Entry]:
 
 
 def edit(path: Path, change: Change, *, create: bool = False) -> None:
-    """Put what `change` makes of the entries in their place; `create`: there need not be a file.
+    """Replace the entries with what `change` returns; `create`: the file may be missing.
 
-    Whoever edits at the same time does it before or after. Raises ConfigError, and then the file is
-    as it was.
+    Concurrent edits run one after another. Raises ConfigError, and leaves the file as it was, if
+    the edit fails.
     """
     path = path.resolve()
     try:
@@ -49,7 +49,7 @@ def edit(path: Path, change: Change, *, create: bool = False) -> None:
 
 
 def _encoded(path: Path, entries: Entries) -> bytes:
-    """Raises ConfigError for what could not be read again."""
+    """Return the file's bytes. Raises ConfigError if the result could not be read again."""
     data = msgspec.json.format(msgspec.json.encode({"keys": entries}), indent=1) + b"\n"
     if len(data) > MOST_BYTES:
         raise ConfigError(f"{path}: would have more than {MOST_BYTES} bytes")
@@ -59,7 +59,7 @@ def _encoded(path: Path, entries: Entries) -> bytes:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The folder is locked, as the file is another one after each change."""
+    """Lock the folder: the file itself is replaced by each change."""
     held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -70,7 +70,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """The file is for its owner alone (0600), who stays the same."""
+    """Replace the file. Its mode is 0600, and its owner stays the same."""
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -85,7 +85,7 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _give_to_owner(descriptor: int, path: Path) -> None:
-    """A gateway that runs as another user than who edits has to read the file still."""
+    """Keep the owner: a gateway that runs as another user must still read the file."""
     with contextlib.suppress(FileNotFoundError):
         found = path.stat()
         if found.st_uid != os.geteuid():
@@ -93,7 +93,7 @@ def _give_to_owner(descriptor: int, path: Path) -> None:
 
 
 def added(entries: Entries, entry: Entry) -> Entries:
-    """Raises ConfigError where there is such an id."""
+    """Add an entry. Raises ConfigError if its id exists."""
     if _of(entries, entry.id):
         raise ConfigError(
             f"there is a key with the id {entry.id!r}; rotate that, or take another id"
@@ -104,10 +104,11 @@ def added(entries: Entries, entry: Entry) -> Entries:
 def rotated(
     entries: Entries, id_: str, token: str, *, now: float, grace: float, expires: str | None
 ) -> Entries:
-    """With `token` in place of what `id_` had, which is valid for `grace` more seconds.
+    """Add `token` as the new key of `id_`; the old keys stay valid for `grace` more seconds.
 
-    The new key may do what the latest before it may, until then or until `expires`. Raises
-    ConfigError where there is none, or it is revoked, or would not be valid.
+    The new key has the rights of the latest old key, and expires at the same time or at `expires`.
+    Raises ConfigError if there is no such key, if it is revoked, or if the new key would have
+    expired.
     """
     latest = _known(entries, id_)[-1]
     if latest.revoked:
@@ -121,13 +122,13 @@ def rotated(
 
 
 def _ending(entry: Entry, latest: float) -> Entry:
-    """Valid until `latest` at most."""
+    """Return the entry with an expiry of `latest` (Unix seconds) at most."""
     ends = entry.until is not None and entry.until <= latest
     return entry if ends else replace(entry, expires=written(latest))
 
 
 def revoked(entries: Entries, id_: str) -> Entries:
-    """All of `id_`. Raises ConfigError where there is none."""
+    """Revoke all keys of `id_`. Raises ConfigError if there is none."""
     _known(entries, id_)
     return [replace(one, revoked=True) if one.id == id_ else one for one in entries]
 

@@ -1,11 +1,11 @@
-"""The file of keys: its format, and whom a token belongs to.
+"""The key file: its format, and the lookup of a token's principal.
 
     {"keys": [{"id": "alice", "token_sha256": "9f86d081...", "scopes": ["realtime", "sessions"]}]}
 
-Each key has an `id` and either `token` or `token_sha256`, the token's SHA-256 in hexadecimal. What
-may be left out: `scopes` (then `realtime` alone), `expires` (ISO 8601, UTC where it names no
-offset, or Unix seconds), `models` and `workers` (then any), `labels`, `revoked`. Keys may share an
-id, so that one can take over from another; a token stands once.
+Each key has an `id` and either `token` or `token_sha256`, the token's SHA-256 in hexadecimal.
+Optional fields: `scopes` (`realtime` alone if left out), `expires` (ISO 8601, UTC if it has no
+offset, or Unix seconds), `models` and `workers` (any if left out), `labels`, `revoked`. Keys may
+share an id, so that one can take over from another; each token may appear only once.
 """
 
 import re
@@ -24,14 +24,14 @@ from gateway_plugins.auth.tokens import digest_of
 Fault = Literal["expired", "revoked"]
 
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
-"""Of printable characters: logs and metrics have it."""
+"""Printable characters only: logs and metrics contain the text."""
 
 DEFAULT_SCOPES = ("realtime",)
 
 KNOWN_SCOPES = frozenset(
     {"realtime", "batch", "eval", "upload", "sessions", "sessions:all", "monitor", "admin"}
 )
-"""Those that the gateway asks for by itself; plugins may ask for others."""
+"""Scopes that the gateway itself requires; plugins may require others."""
 
 _TOKEN = re.compile(r"[!-~]{1,4096}")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
@@ -39,7 +39,7 @@ _A_FIELDS_NAME = re.compile(r"[a-z_]{1,20}")
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """One key as it is written."""
+    """One key as written in the file."""
 
     id: Text
     token: str | None = None
@@ -52,11 +52,11 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     revoked: bool = False
 
     def __repr__(self) -> str:
-        return f"Entry({self.id!r})"  # never its token
+        return f"Entry({self.id!r})"  # never the token
 
     @property
     def until(self) -> float | None:
-        """Unix seconds from which it is not valid. Raises ValueError with what was expected."""
+        """Unix seconds of the expiry, None if none. Raises ValueError with what was expected."""
         if self.expires is None:
             return None
         try:
@@ -66,7 +66,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     @property
     def digest(self) -> bytes:
-        """Of its token. Raises ValueError with what was expected."""
+        """Digest of the token. Raises ValueError with what was expected."""
         if self.token_sha256 is None and self.token is not None:
             if not _TOKEN.fullmatch(self.token):
                 raise ValueError("token: expected printable ASCII without spaces, 4096 at most")
@@ -87,7 +87,7 @@ def _from_hex(text: str) -> bytes:
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
-    """Whom a token belongs to. `until` is in Unix seconds; None: it does not expire."""
+    """Key of a token. `until` is the expiry in Unix seconds; None if the key does not expire."""
 
     digest: bytes
     principal: Principal
@@ -95,7 +95,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     revoked: bool = False
 
     def fault(self, now: float) -> Fault | None:
-        """Why it is not valid at `now`, in Unix seconds."""
+        """Return why the key is not valid at `now` (Unix seconds); None if it is valid."""
         if self.revoked:
             return "revoked"
         return "expired" if self.until is not None and now >= self.until else None
@@ -104,8 +104,8 @@ class Key(msgspec.Struct, frozen=True, gc=False):
 class Keys:
     """The keys in a file's bytes, by the digests of their tokens.
 
-    What stands as it did `before` is taken over, since most of a large file does. Raises
-    ConfigError, which names the place of a mistake and no token.
+    Keys whose text is the same as in `before` are reused, as most of a large file does not change.
+    Raises ConfigError, which names the place of a mistake and never a token.
     """
 
     def __init__(self, data: bytes, before: "Keys | None" = None) -> None:
@@ -131,14 +131,17 @@ class Keys:
         return len(self._by_digest)
 
     def find(self, token: bytes) -> Key | None:
-        """The key that has this token, valid or not, in the same time for any that is not known."""
+        """Return the key with this token, valid or not; None if there is none.
+
+        The lookup takes the same time for every unknown token.
+        """
         digest = digest_of(token)
         key = self._by_digest.get(digest)
         return key if key is not None and compare_digest(key.digest, digest) else None
 
 
 class _Sets:
-    """One set for all keys that have the same names."""
+    """Shares one set among all keys with the same names."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, ...], frozenset[str]] = {}
@@ -148,7 +151,7 @@ class _Sets:
 
 
 def _key(entry: Entry, sets: _Sets) -> Key:
-    """Raises ValueError with what was expected."""
+    """Build the key of an entry. Raises ValueError with what was expected."""
     for problem in _unprintable(entry):
         raise ValueError(problem)
     principal = Principal(
@@ -174,7 +177,7 @@ def _unprintable(entry: Entry) -> Iterator[str]:
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    # Keys are read one by one, so that other threads get between them.
+    # Keys are decoded one by one, so that other threads can run between them.
     keys: list[msgspec.Raw]
 
 
@@ -183,13 +186,13 @@ _read_entry = msgspec.json.Decoder(Entry).decode
 
 
 def parse(data: bytes) -> list[Entry]:
-    """The entries in a file's bytes. Raises ConfigError as Keys does."""
+    """Return the entries in a file's bytes. Raises ConfigError as Keys does."""
     Keys(data)
     return [_read_entry(raw) for raw in _split(data)]
 
 
 def _split(data: bytes) -> list[msgspec.Raw]:
-    """Raises ConfigError where they are no file of keys."""
+    """Return the undecoded entries. Raises ConfigError if `data` is not a key file."""
     try:
         return _read_file(data.removeprefix(b"\xef\xbb\xbf")).keys
     except (ValueError, RecursionError) as error:
@@ -197,7 +200,10 @@ def _split(data: bytes) -> list[msgspec.Raw]:
 
 
 def _words(error: Exception) -> str:
-    """What msgspec says, which has no values in it; a field's name may be a token out of place."""
+    """Return the message of msgspec, which contains no values.
+
+    The name of an unknown field is left out, as it may be a misplaced token.
+    """
     if isinstance(error, UnicodeDecodeError):
         return "expected text in UTF-8"
     if isinstance(error, RecursionError):

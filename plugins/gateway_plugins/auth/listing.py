@@ -1,4 +1,4 @@
-"""What can be told of keys without their secrets: lines, and a table of them."""
+"""Listing of keys without their secrets: lines, and a table of them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -12,7 +12,10 @@ HEADINGS = ("ID", "STATE", "SCOPES", "EXPIRES", "MODELS", "WORKERS", "LABELS", "
 
 
 class Line(msgspec.Struct, frozen=True):
-    """What a line tells of a key. `models` and `workers` null: any. `secret`: how it is kept."""
+    """One key in the listing. `models` and `workers` are null if any is allowed.
+
+    `secret`: how the file stores the secret.
+    """
 
     id: str
     state: Literal["valid", Fault]
@@ -25,7 +28,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def line_of(entry: Entry, now: float) -> Line:
-    """`now` is in Unix seconds."""
+    """Return the line of an entry; `now` is in Unix seconds."""
     until = entry.until
     return Line(
         id=entry.id,

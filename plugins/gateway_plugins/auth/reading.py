@@ -1,4 +1,4 @@
-"""Reading the file of keys: whole, of one moment, and no more than a file of keys may have."""
+"""Reads the key file: complete, consistent, and at most MOST_BYTES."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ MOST_BYTES = 64 * 1024 * 1024
 
 
 class Stamp(NamedTuple):
-    """What differs where a file is another one, or has been written to."""
+    """Metadata that differs if the file has been replaced or written to."""
 
     device: int
     inode: int
@@ -25,7 +25,7 @@ class Stamp(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A file's bytes; `mode` has its permissions."""
+    """A file's bytes and stamp; `mode` has its permissions."""
 
     data: bytes
     stamp: Stamp
@@ -33,18 +33,18 @@ class Read(NamedTuple):
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Raises ConfigError where there is no such file."""
+    """Return the stamp of a file. Raises ConfigError if it is missing or not a regular file."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
         raise ConfigError(f"{path}: is not a file")
     return Stamp.of(found)
 
 
 def read(path: Path) -> Read:
-    """Raises ConfigError where it cannot be read, is too large, or was written to meanwhile."""
+    """Read a file. Raises ConfigError if that fails, or the file is too large or being written."""
     stamp_of(path)
     try:
         with path.open("rb") as stream:

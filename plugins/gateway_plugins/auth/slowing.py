@@ -1,7 +1,7 @@
-"""Failed attempts, counted by address: who goes on guessing waits longer for each answer.
+"""Delays failed attempts, counted by address, so that guessing tokens gets slower.
 
 Each address has a bucket that leaks, as in the leaky bucket of traffic shaping: every failure adds
-one to its level, which falls by FREE in a minute.
+one to its level, which falls by FREE per minute.
 """
 
 import asyncio
@@ -12,32 +12,33 @@ from collections import OrderedDict
 from gateway import TooManyRequests
 
 FREE = 10
-"""Failures in a minute that nobody waits for."""
+"""Failures per minute that cause no delay."""
 
 FIRST, LONGEST = 0.0625, 2.0
-"""Seconds that the next one waits; each after it twice as long, up to the longest."""
+"""Seconds by which the first failure above FREE is delayed, and the maximum: each further failure
+doubles the delay."""
 
 FULL = FREE + 10
-"""The highest level, so that even the worst is forgotten within two minutes."""
+"""Maximum level, so that even the worst address is forgotten within two minutes."""
 
 ADDRESSES = 10_000
-"""That are remembered: those whose latest failure is the latest."""
+"""Maximum number of addresses to remember: those with the latest failures."""
 
 WAITING = 100
-"""Answers that wait at a time."""
+"""Maximum number of responses that wait at a time."""
 
 
 class Slowing:
-    """`waiting` counts the answers that wait now."""
+    """Counts failures and delays their responses; `waiting` is how many responses wait now."""
 
     def __init__(self) -> None:
         self.waiting = 0
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     async def failed(self, client: str | None) -> None:
-        """Note a failed attempt from this address, and wait for as long as its answer has to.
+        """Record a failed attempt from this address, and sleep for the delay of its response.
 
-        Raises TooManyRequests where too many wait already.
+        Raises TooManyRequests if too many responses wait already.
         """
         wait = self.wait_of(_network(client), time.monotonic())
         if wait <= 0:
@@ -55,7 +56,10 @@ class Slowing:
             self.waiting -= 1
 
     def wait_of(self, network: str, now: float) -> float:
-        """Seconds, for one more failure at `now`, in seconds of any clock that only goes on."""
+        """Record a failure at `now`, and return its delay in seconds.
+
+        `now` is in seconds of any clock that never goes back.
+        """
         level, at = self._levels.pop(network, (0.0, now))
         level = min(FULL, max(0.0, level - (now - at) * FREE / 60) + 1)
         self._levels[network] = level, now
@@ -66,7 +70,7 @@ class Slowing:
 
 
 def _network(client: str | None) -> str:
-    """What one guesser has to himself: an IPv4 address, or the /64 of an IPv6 one."""
+    """Network that one guesser controls: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         address = ipaddress.ip_address(client or "")
     except ValueError:

@@ -1,19 +1,19 @@
-"""Moments and durations as people write them, and Unix seconds as the gateway has them."""
+"""Converts times and durations between text and numbers: Unix seconds and seconds."""
 
 import math
 from datetime import UTC, datetime
 
 LATEST = 1e11
-"""Unix seconds in the year 5138: a larger number was meant as milliseconds."""
+"""Maximum Unix seconds, in the year 5138: a larger number must be in milliseconds."""
 
 LONGEST = 1e10
-"""Seconds of a duration, three centuries: more cannot be meant."""
+"""Maximum seconds of a duration, three centuries: a longer one must be a mistake."""
 
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def moment(text: str | float) -> float:
-    """Unix seconds of ISO 8601 (UTC where it names no offset), or of Unix seconds.
+    """Convert ISO 8601 (UTC if it has no offset), or Unix seconds, to Unix seconds.
 
     Raises ValueError with what was expected.
     """
@@ -32,12 +32,12 @@ def _iso(text: str) -> float:
 
 
 def written(seconds: float) -> str:
-    """A moment in Unix seconds as ISO 8601 in UTC, to the second."""
+    """Format Unix seconds as ISO 8601 in UTC, to the second."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def duration(text: str) -> float:
-    """Seconds of `90d`, `1.5h`. Raises ValueError with what was expected."""
+    """Convert `90d` or `1.5h` to seconds. Raises ValueError with what was expected."""
     number, unit = text[:-1], text[-1:]
     plain = number.isascii() and number.replace(".", "", 1).isdigit() and len(number) <= 12
     seconds = float(number) * UNITS[unit] if unit in UNITS and plain else math.inf

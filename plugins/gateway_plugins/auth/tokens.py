@@ -1,4 +1,4 @@
-"""What a caller shows to say who it is: where it stands, how it is made, and what is kept of it."""
+"""API tokens: how a request carries one, how one is made, and the digest that is stored."""
 
 import hashlib
 import secrets
@@ -9,9 +9,9 @@ _BEARER = b"bearer "
 
 
 def token_of(headers: Headers) -> bytes | None:
-    """The token of `Authorization: Bearer`, else of `x-api-key`, else of `api-key`; None: none.
+    """Return the token of `Authorization: Bearer`, else of `x-api-key`, else of `api-key`.
 
-    What is empty, or of another scheme, is as if it were not there.
+    None if there is none. Empty tokens and other schemes are ignored.
     """
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == _BEARER:
@@ -34,5 +34,5 @@ def digest_of(token: bytes) -> bytes:
 
 
 def new_token() -> str:
-    """`gw-` and 43 characters for 256 random bits, all of them safe in URLs and shells."""
+    """Return `gw-` and 43 characters for 256 random bits, all safe in URLs and shells."""
     return f"gw-{secrets.token_urlsafe(32)}"

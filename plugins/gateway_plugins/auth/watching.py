@@ -1,4 +1,4 @@
-"""The keys that hold now: read again when their file changes, kept while it is not good."""
+"""The current keys: loaded again when their file changes, kept while the file is invalid."""
 
 import asyncio
 import contextlib
@@ -16,17 +16,17 @@ from gateway_plugins.auth.reading import Stamp, read, stamp_of
 log = logging.getLogger("gateway.auth")
 
 SETTLED = 2_000_000_000
-"""Nanoseconds after which a file's time tells one write from the next, on any file system."""
+"""Nanoseconds after which a file's times distinguish two writes, on any file system."""
 
 MOST_WARNINGS = 20
-"""Scopes that are spoken of."""
+"""Maximum number of scopes to warn about."""
 
 OTHERS = 0o077
-"""The permissions of everybody but a file's owner."""
+"""Permission bits of all users but the file's owner."""
 
 
 class Content(NamedTuple):
-    """What bytes with this digest are: keys, or nothing of the kind, because of a `fault`."""
+    """Result of parsing bytes with this digest: keys, or a `fault` if there are none."""
 
     digest: bytes
     keys: Keys | None = None
@@ -34,7 +34,10 @@ class Content(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """What was found. `stamp` None: look again, whether or not it seems to have changed."""
+    """Result of a look at the file.
+
+    `stamp` is None if the next look must read the file even if the file seems unchanged.
+    """
 
     stamp: Stamp | None
     content: Content
@@ -42,9 +45,10 @@ class Looked(NamedTuple):
 
 
 class KeysFile:
-    """Looks at one file. `keys` is None until it was good once, `trouble` says what is wrong now.
+    """Watches one key file.
 
-    `every` is in seconds. `known` gives the scopes that something asks for.
+    `keys` is None until the file has been valid once; `trouble` is the current problem. `every` is
+    in seconds. `known` returns the scopes that something requires.
     """
 
     def __init__(self, path: Path, every: float, known: Callable[[], Collection[str]]) -> None:
@@ -59,12 +63,12 @@ class KeysFile:
         self._warned: set[str] = set()
 
     def change(self, path: Path, every: float) -> None:
-        """Look at this file soon, and from then on; until it is good, the keys before hold."""
+        """Switch to this file soon; until the file is valid, the previous keys still hold."""
         self.path, self._every = path, every
         self._wanted.set()
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Look at the file at intervals, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every):
@@ -73,7 +77,7 @@ class KeysFile:
             await self.look()
 
     async def look(self) -> None:
-        """Take what the file has, where it has changed and is good. Raises nothing."""
+        """Load the file if it has changed and is valid. Raises nothing."""
         path = self.path
         found = await asyncio.to_thread(_look, path, self._stamp, self._content, self.keys)
         if found is None or path != self.path:
@@ -98,7 +102,7 @@ class KeysFile:
         self.keys, self.trouble = keys, None
 
     def _tell(self, trouble: str) -> None:
-        """Once, until it is another or over."""
+        """Log a problem once, until it changes or ends."""
         if trouble != self.trouble:
             what = "every call gets a 503" if self.keys is None else "the keys before still hold"
             log.error("%s; until that is mended %s", trouble, what)
@@ -120,20 +124,23 @@ class KeysFile:
 def _look(
     path: Path, stamp: Stamp | None, before: Content, keys: Keys | None
 ) -> Looked | str | None:
-    """In a thread. None: the file is as it was; text: why it cannot be read now."""
+    """Look at the file; runs in a thread.
+
+    Returns None if the file is unchanged, and a text if it cannot be read now.
+    """
     try:
         return None if stamp_of(path) == stamp else _looked(path, before, keys)
     except ConfigError as error:
         return str(error)
-    except Exception as error:  # another look has to follow, whatever became of this one
+    except Exception as error:  # a failed look must not end the loop
         log.exception("%s could not be looked at", path)
         return f"{path}: {type(error).__name__}"
 
 
 def _looked(path: Path, before: Content, keys: Keys | None) -> Looked:
-    """Raises ConfigError where it cannot be read now."""
+    """Read and parse the file. Raises ConfigError if it cannot be read now."""
     data, stamp, mode = read(path)
-    # A write in the same tick of the clock leaves no trace, so what is new is read once more.
+    # A second write in the same clock tick leaves no trace, so a new file is read once more.
     settled = time.time_ns() - stamp.changed > SETTLED
     digest = hashlib.sha256(data).digest()
     content = before if digest == before.digest else _content(digest, data, keys)

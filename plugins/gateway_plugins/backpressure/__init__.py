@@ -1,4 +1,4 @@
-"""Backpressure: no worker gets more calls at a time than it may, and the others wait in order."""
+"""Backpressure: limits the calls in flight per worker; further calls wait in order."""
 
 import contextlib
 import re
@@ -27,7 +27,7 @@ from gateway_plugins.backpressure.order import Ticket
 from gateway_plugins.backpressure.report import QueueReport, samples_of
 
 HIGHEST = 1_000
-"""Priorities go from minus this to this."""
+"""Priorities range from -HIGHEST to HIGHEST."""
 
 INTEGER = re.compile(rb"[+-]?[0-9]{1,4}")
 
@@ -35,7 +35,7 @@ PRIORITY: StateKey[int] = StateKey("backpressure.priority")
 
 
 class Visit:
-    """A call at the gate, as its observer: it sees the call's end before anything can wait."""
+    """Observer of a call at the gate; it sees the call's end before anything can wait."""
 
     __slots__ = ("gate", "ticket")
 
@@ -63,7 +63,10 @@ class Backpressure:
         self._gate: Gate | None = None
 
     def report(self) -> QueueReport:
-        """The queue of now, and what it has seen. Raises NotFound before the gateway has begun."""
+        """Return the current queue and its counts.
+
+        Raises NotFound before the gateway has started.
+        """
         if self._gate is None:
             raise NotFound("the gateway has not begun yet, so that nobody can wait")
         return self._gate.report()

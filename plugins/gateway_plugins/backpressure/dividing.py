@@ -1,4 +1,4 @@
-"""What one of several processes has of the limits: slots and places in the queue are divided."""
+"""Divides the limits among several processes: slots, and places in the queue."""
 
 from msgspec.structs import replace
 
@@ -7,9 +7,10 @@ from gateway_plugins.backpressure.options import Options
 
 
 def part_of(options: Options, index: int, count: int) -> Options:
-    """The options of the process `index` of `count`; all of theirs make up the given ones.
+    """Return the options of the process `index` of `count`; all parts add up to `options`.
 
-    Raises ConfigError where one of them would have no slot at all of some worker.
+    A queue that is shorter than `count` still has one place in each process. Raises ConfigError if
+    a process would get no slot of some worker or of all workers together.
     """
     if count == 1:
         return options

@@ -1,9 +1,9 @@
-"""The gate before the workers: calls go by while there is room, and wait in order while not.
+"""The gate before the workers: calls pass while there is room, and wait in order otherwise.
 
-What holds whenever the loop comes to rest: no worker has room that anybody who waits could use.
-Who comes now may therefore take whatever room it sees. A slot that comes free is promised to the
-first who can use it, and kept for it until its attempt begins; the call then chooses again among
-the workers of that moment, so that every other plugin has its say on them.
+Invariant whenever the event loop is at rest: no worker has room that a waiting call could use. A
+new call may therefore take any room that it sees. A slot that comes free is promised to the first
+waiting call that can use it, and is kept for that call until its attempt begins; the call then
+chooses again among the current workers, so that every other plugin can filter them.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Gate:
         self._set_limits()
 
     def close(self) -> None:
-        """Take the limits back; who waits goes on without."""
+        """Remove the limits; waiting calls go on without them."""
         self._closed = True
         self._workers.changed.remove(self._on_change)
         self._workers.freed.remove(self._on_freed)
@@ -56,12 +56,12 @@ class Gate:
             self._looking.cancel()
 
     def set_options(self, options: Options) -> None:
-        """Who waits keeps its place, and the time it may wait."""
+        """Replace the options. Waiting calls keep their places and their deadlines."""
         self._options = options
         self._on_change()
 
     def ticket(self, call: Call, priority: int) -> Ticket:
-        """For a call that is new here."""
+        """Return a ticket for a new call."""
         principal = None if call.principal is None else call.principal.id
         self._tickets += 1
         whose = self._order.party(principal)
@@ -70,9 +70,11 @@ class Gate:
         )
 
     async def enter(self, ticket: Ticket, workers: Sequence[Worker]) -> Sequence[Worker]:
-        """Those of `workers` that the call may take a slot of now, once there are any.
+        """Return those of `workers` with a slot for the call; wait if there are none.
 
-        Raises ChooseAgain after it has waited, CallError where it may not wait, or not any longer.
+        Raises ChooseAgain after a wait, or if the workers may have changed; CallError if the call
+        may not wait, or has waited too long. Returns an empty sequence if waiting could bring no
+        worker.
         """
         if self._closed:
             return workers
@@ -95,7 +97,7 @@ class Gate:
         raise ChooseAgain
 
     def done(self, ticket: Ticket) -> None:
-        """The call is over, whatever it was doing here."""
+        """End the call, whatever it was doing here."""
         ticket.fly(False)
         self._order.leave(ticket)
         self._take_back(ticket)
@@ -119,7 +121,7 @@ class Gate:
     # waiting
 
     async def _wait(self, ticket: Ticket, kind: Kind) -> None:
-        """Until there is something to choose from. Raises CallError where that comes too late."""
+        """Wait until there may be a worker to choose. Raises CallError if that takes too long."""
         loop = asyncio.get_running_loop()
         self._admit(ticket, loop.time())
         ticket.fly(False)
@@ -141,7 +143,10 @@ class Gate:
             raise error
 
     def _admit(self, ticket: Ticket, now: float) -> None:
-        """Who has waited for this attempt already has its place, even in a queue that is full."""
+        """Check that the queue has a place for the call. Raises CallError if it is full.
+
+        A call that has already waited for this attempt keeps its place, even in a full queue.
+        """
         attempt = len(ticket.call.attempts)
         if ticket.attempt == attempt:
             return
@@ -158,13 +163,17 @@ class Gate:
         self._wake(ticket, self._refusal("queue_timeout", f"no worker had room within {wait:g} s"))
 
     def _refusal(self, code: str, message: str) -> CallError:
-        """Who comes back is the last in the queue; while no slot ever came free, say its `wait`."""
+        """Return the error for a call that may not wait, or not any longer.
+
+        The error's time to wait assumes that a retry joins the end of the queue. Until the first
+        slot comes free, it is the queue's `wait`.
+        """
         rate = self._rate.value(monotonic())
         seconds = (len(self._order) + 1) / rate if rate else self._options.queue.wait
         return refusal(self._options.status, code, message, seconds=seconds)
 
     def _wake(self, ticket: Ticket, error: CallError | None = None) -> None:
-        """It waits no longer; one whose caller has just left needs not be told."""
+        """End the wait of a ticket; a call whose caller has just left needs no result."""
         self._order.leave(ticket)
         if ticket.outcome is not None and not ticket.outcome.done():
             ticket.outcome.set_result(error)
@@ -176,31 +185,34 @@ class Gate:
         return Kind(model, tried, others - tried)
 
     def _may_change(self, kind: Kind) -> bool:
-        """Whether a call that was given no worker may yet get one by waiting."""
+        """Whether a call that got no worker may still get one by waiting."""
         if self._options.no_worker == "refuse":
             return False
         return bool(kind.barred) or not self._workers.serving(kind.model).fit
 
     def _refuse_stale(self, ticket: Ticket, kind: Kind) -> None:
-        """Where the workers may have changed while another plugin looked at them, choose anew."""
+        """Choose again if the workers may have changed while another plugin filtered them.
+
+        Raises ChooseAgain.
+        """
         if kind.barred and ticket.seen != self._changes:
             ticket.seen = self._changes
             raise ChooseAgain
 
-    # giving
+    # granting
 
     def _on_freed(self, worker: Worker) -> None:
         self._rate.note(monotonic())
         self._gain(worker)
 
     def _take_back(self, ticket: Ticket) -> None:
-        """What it was promised, and will not use."""
+        """Take back a promised slot that the ticket will not use."""
         promise = self._rooms.release(ticket)
         if promise is not None:
             self._gain(promise.worker)
 
     def _gain(self, worker: Worker | None) -> None:
-        """There is room for one more there; None: somewhere."""
+        """Note room for one more call at `worker`; None: at some worker."""
         if self._order:
             if worker is not None:
                 self._freed[worker] += 1
@@ -223,12 +235,16 @@ class Gate:
         self._rooms.look_again()
 
     def _look_soon(self) -> None:
-        """Once the call that has ended is counted as ended, and slots that came free together."""
+        """Schedule `_look` in the event loop.
+
+        By then the call that has ended is counted as ended, and slots freed together are seen
+        together.
+        """
         if self._looking is None and self._order and not self._closed:
             self._looking = asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
-        """Give what room there is to those who wait for it."""
+        """Give the room there is to the calls that wait for it."""
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
@@ -242,7 +258,7 @@ class Gate:
         self._ask_again(freed, changed=changed)
 
     def _deal(self, workers: list[Worker]) -> None:
-        """Promise the room of these, slot by slot."""
+        """Promise the room of these workers, slot by slot."""
         while self._order and self._rooms.overall() > 0:
             workers = [worker for worker in workers if self._rooms.of(worker) > 0]
             kinds = [kind for kind in self._order.kinds() if any(map(kind.includes, workers))]
@@ -253,7 +269,10 @@ class Gate:
             self._grant(ticket, [worker for worker in workers if kind.includes(worker)])
 
     def _grant(self, ticket: Ticket, workers: list[Worker]) -> None:
-        """One slot, at the least loaded of `workers`, or at whichever of them it chooses."""
+        """Promise one slot of the least loaded of `workers`, or of any worker.
+
+        The call may choose the worker itself if only the overall limit matters.
+        """
         least = min(workers, key=lambda worker: (worker.in_flight + 1) / worker.weight)
         any_will_do = len(workers) > 1 and (
             self._rooms.overall() == 1 or all(worker.slots.limit is None for worker in workers)
@@ -263,7 +282,11 @@ class Gate:
         ticket.fly(True)
 
     def _ask_again(self, freed: Counter[Worker], *, changed: bool) -> None:
-        """Those who may get from other plugins now what they did not: as many as there is room."""
+        """Wake calls that may now get a worker that another plugin left out before.
+
+        At most as many calls are woken as these workers have room. After a change, all calls for
+        which no worker is left are woken, too.
+        """
         for kind in self._order.kinds():
             if changed and self._is_hopeless(kind):
                 self._send_back(kind, len(self._order))
@@ -275,7 +298,7 @@ class Gate:
         return int(min(freed, max(self._rooms.of(worker), 0))) if freed and worker.fit else 0
 
     def _is_hopeless(self, kind: Kind) -> bool:
-        """Whether nobody is left for those of this kind whom they have not tried."""
+        """Whether no worker is left that calls of this kind have not tried."""
         fit = self._workers.serving(kind.model).fit
         if not fit:
             return self._options.no_worker == "refuse" or not self._workers.serving(kind.model).all

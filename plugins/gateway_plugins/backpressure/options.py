@@ -1,4 +1,4 @@
-"""The plugin's options."""
+"""Options of the plugin."""
 
 from typing import Annotated, Literal
 
@@ -9,20 +9,21 @@ Count = Annotated[int, Meta(gt=0)]
 
 
 class QueueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """At most `length` calls wait (0: none does), each for at most `wait` seconds."""
+    """At most `length` calls wait (0: none), each for at most `wait` seconds."""
 
     length: Annotated[int, Meta(ge=0)] = 1_000
     wait: Annotated[float, Meta(gt=0)] = 30.0
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many calls the workers get at a time, and what becomes of the others.
+    """Limits on the calls in flight, and the treatment of calls above the limits.
 
-    `max_in_flight_per_worker` holds for each worker that `workers` does not give a limit of its own
-    by its id, `max_in_flight` for all of them together; null is no limit. `status` is that of a
-    refusal. `no_worker`: whether calls `wait` while no worker is fit, or are refused (`refuse`).
-    `priority_header` holds an integer, higher first, for principals of the scope `priority_scope`,
-    for those whose ids are in `priority_ids`, and with `priority_for_all` for everybody.
+    `max_in_flight_per_worker` applies to each worker without its own limit in `workers` (by id),
+    `max_in_flight` to all workers together; null means no limit. `status` is the status of a
+    rejection. `no_worker`: whether calls `wait` while no worker is fit, or are rejected (`refuse`).
+    `priority_header` holds an integer, higher first; it is read for principals with the scope
+    `priority_scope`, for principals whose ids are in `priority_ids`, and, if `priority_for_all` is
+    set, for everybody.
     """
 
     max_in_flight_per_worker: Count | None = 256

@@ -1,9 +1,10 @@
-"""Who waits, and in which order they are served.
+"""The waiting calls, and the order in which they are served.
 
-First those of higher priority; then those whose principal has the fewest calls in flight, then
-those whose session has; among equals, who came first. So a principal with a thousand calls delays
-one with a single call by about one call. It is Fair Queuing's round robin over flows, taken twice
-(Nagle, RFC 970), by what is in flight rather than by what was sent: a call's length is not known.
+Calls of higher priority come first; then those whose principal has the fewest calls in flight, then
+those whose session has the fewest; among equals, the first to arrive. A principal with a thousand
+calls thus delays a principal with a single call by about one call. The algorithm is Fair Queuing's
+round robin over flows, applied twice (Nagle, RFC 970), by calls in flight rather than by data sent,
+as a call's length is not known.
 """
 
 import asyncio
@@ -15,13 +16,13 @@ from gateway import Call, CallError, Worker
 from gateway_plugins.backpressure.ranked import Rank, Ranked
 
 Key = tuple[str | None, ...]
-"""A principal's id; with its session's as a second part, a session of that principal."""
+"""A principal's id; with a session id as second part, one session of that principal."""
 
 
 class Kind(NamedTuple):
-    """The workers that some who wait can use: those that serve `model`, less these two sets.
+    """The workers that a group of waiting calls can use: those that serve `model`, less two sets.
 
-    `tried` have failed on the call, so they are no good; those `barred` another plugin left out.
+    The workers in `tried` have failed the call; another plugin left out those in `barred`.
     """
 
     model: str | None
@@ -35,7 +36,7 @@ class Kind(NamedTuple):
 
 
 class Party:
-    """A principal, or one session of it. It lasts as long as a call of it."""
+    """A principal, or one of its sessions. It lives as long as one of its calls."""
 
     __slots__ = ("__weakref__", "groups", "in_flight")
 
@@ -50,12 +51,11 @@ class Party:
 
 
 class Ticket:
-    """A call that needs a worker, from its first look at them to its end.
+    """A call that needs a worker, from its first look at the workers to its end.
 
-    `arrival` counts the tickets of a gateway. `in_flight`: it has a slot, or is about to.
-    `outcome` is there while it waits, and is set to how that ends: an error, or None to choose
-    again. `until` is when it has waited too long, in the loop's time, for the attempt numbered
-    `attempt`.
+    `arrival` numbers the tickets of a gateway. `in_flight`: the call has a slot, or is about to.
+    `outcome` exists while the call waits; its result is an error, or None to choose again. `until`
+    is the deadline of the wait, in the loop's time, for the attempt numbered `attempt`.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class Ticket:
         self.since = self.until = 0.0
 
     def fly(self, in_flight: bool) -> None:
-        """Count it for its principal and its session, or do so no more."""
+        """Set whether the call counts as in flight for its principal and its session."""
         if in_flight is not self.in_flight:
             self.in_flight = in_flight
             self.principal.count(1 if in_flight else -1)
@@ -96,7 +96,10 @@ class Ticket:
 
 
 class Group:
-    """Those who wait, or groups of them, in order; it ranks by `urgency`, `party` and its first."""
+    """Waiting calls, or groups of them, in order.
+
+    A group ranks by `urgency`, by the calls in flight of `party`, and by its first member.
+    """
 
     __slots__ = ("above", "groups", "key", "members", "party", "urgency")
 
@@ -113,7 +116,7 @@ class Group:
             party.groups.add(self)
 
     def within(self, party: Party, urgency: Rank = ()) -> "Group":
-        """The group of that party, of that urgency, among its members."""
+        """Return the member group of that party and urgency; create it if it is missing."""
         key = (party, urgency)
         found = self.groups.get(key)
         if found is None:
@@ -121,7 +124,10 @@ class Group:
         return found
 
     def refresh(self) -> None:
-        """Rank it anew where it is a member, and all above it; where it is empty, drop it."""
+        """Update the rank of the group in the group above, and all ranks above that.
+
+        An empty group is dropped.
+        """
         if self.above is None:
             return
         first = self.members.first()
@@ -138,7 +144,7 @@ class Group:
             self.party.groups.discard(self)
 
     def first(self) -> Ticket:
-        """Raises LookupError where nobody waits."""
+        """Return the first ticket. Raises LookupError if no call waits here."""
         found = self.members.first()
         if found is None:
             raise LookupError("nobody waits here")
@@ -147,7 +153,7 @@ class Group:
 
 
 class Order:
-    """All who wait in one gateway, by the workers that they can use."""
+    """All waiting calls of one gateway, by the workers that they can use."""
 
     def __init__(self) -> None:
         self._kinds: dict[Kind, Group] = {}
@@ -161,7 +167,7 @@ class Order:
         return iter(self._waiting)
 
     def party(self, *key: str | None) -> Party:
-        """The same one as long as anybody holds it."""
+        """Return the party of a key: the same object as long as anything holds it."""
         found = self._parties.get(key)
         if found is None:
             self._parties[key] = found = Party()
@@ -178,7 +184,7 @@ class Order:
         ticket.group = group
 
     def leave(self, ticket: Ticket) -> None:
-        """Nothing happens where it does not wait."""
+        """Remove a ticket; do nothing if it does not wait."""
         kind = self._waiting.pop(ticket, None)
         if kind is None or ticket.group is None:
             return
@@ -192,11 +198,11 @@ class Order:
         return list(self._kinds)
 
     def first(self, kinds: list[Kind]) -> Ticket | None:
-        """The one to be served next among those of `kinds`."""
+        """Return the ticket to serve next among those of `kinds`; None if there is none."""
         tops = (self._kinds[kind] for kind in kinds if kind in self._kinds)
         ranked = [(found[0], top) for top in tops if (found := top.members.first())]
         return min(ranked, key=lambda pair: pair[0])[1].first() if ranked else None
 
     def kind_of(self, ticket: Ticket) -> Kind:
-        """What a ticket that waits can use."""
+        """Kind of a ticket that waits."""
         return self._waiting[ticket]

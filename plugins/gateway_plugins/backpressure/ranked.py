@@ -1,4 +1,4 @@
-"""Things in the order of their ranks, where ranks change while they are kept."""
+"""Items in the order of their ranks, which may change while the items are kept."""
 
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -9,14 +9,14 @@ T = TypeVar("T")
 Rank = tuple[int, ...]
 
 SPARE = 64
-"""Outdated entries that are never worth a clearing."""
+"""Number of outdated entries that never cause a rebuild."""
 
 
 class Ranked(Generic[T]):
-    """Items with a rank each, the lowest first; all it does takes O(log n), amortised.
+    """Items with a rank each, the lowest first; all operations take O(log n), amortised.
 
-    A heap in which an entry that is outdated stays until it comes to the top, as in the notes to
-    Python's heapq; once they are the most, all of them are cleared out.
+    A heap in which an outdated entry stays until it reaches the top, as in the notes to Python's
+    heapq; once most entries are outdated, the heap is rebuilt without them.
     """
 
     __slots__ = ("_heap", "_ranks", "_ticks")
@@ -30,7 +30,7 @@ class Ranked(Generic[T]):
         return len(self._ranks)
 
     def put(self, item: T, rank: Rank) -> None:
-        """From now on this is the item's rank."""
+        """Set the rank of an item."""
         if self._ranks.get(item) == rank:
             return
         self._ranks[item] = rank
@@ -41,13 +41,13 @@ class Ranked(Generic[T]):
             heapify(self._heap)
 
     def drop(self, item: T) -> None:
-        """Nothing happens where it is not here."""
+        """Remove an item; do nothing if it is not here."""
         self._ranks.pop(item, None)
         if not self._ranks:
             self._heap.clear()
 
     def first(self) -> tuple[Rank, T] | None:
-        """The item of the lowest rank, and that rank."""
+        """Return the lowest rank and its item; None if there are no items."""
         while self._heap:
             rank, _, item = self._heap[0]
             if self._ranks.get(item) == rank:

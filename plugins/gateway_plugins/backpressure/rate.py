@@ -1,13 +1,13 @@
-"""How fast slots come free, as an average that forgets."""
+"""Rate at which slots come free, as a decaying average."""
 
 import math
 
 WINDOW = 10.0
-"""Seconds in which what happened comes to count for a third."""
+"""Seconds in which the weight of an event falls to about a third (1/e)."""
 
 
 class Rate:
-    """Events a second, those of the last WINDOW seconds counting most. Times are monotonic."""
+    """Events per second, mostly those of the last WINDOW seconds. Times are monotonic seconds."""
 
     __slots__ = ("_at", "_began", "_count")
 
@@ -16,12 +16,12 @@ class Rate:
         self._count = 0.0
 
     def note(self, now: float) -> None:
-        """One more."""
+        """Record one event."""
         self._count = self._faded(now) + 1
         self._at = now
 
     def value(self, now: float) -> float:
-        """0 where there was none; the time before the first look counts for nothing."""
+        """Events per second, 0 if there were none; the time before the creation is left out."""
         known = WINDOW * (1 - math.exp((self._began - now) / WINDOW))
         return self._faded(now) / known if known > 0 else 0.0
 

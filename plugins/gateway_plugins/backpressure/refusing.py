@@ -1,4 +1,4 @@
-"""What a call is told that the queue does not take, or does not keep any longer."""
+"""Errors for calls that the queue does not take, or does not keep any longer."""
 
 import math
 
@@ -9,14 +9,14 @@ SOONEST, LATEST = 1, 60
 
 
 class Overloaded(CallError):
-    """The workers have no room now; whoever asks again later may find some."""
+    """The workers have no room now; a later retry may find some."""
 
     status = 503
     type = "overloaded_error"
 
 
 def refusal(status: int, code: str, message: str, *, seconds: float) -> CallError:
-    """A 429 or 503 for who may find room in so many seconds."""
+    """Return a 429 or 503 that asks for a retry in `seconds`, within the bounds."""
     bounded = max(SOONEST, math.ceil(min(seconds, LATEST)))
     headers = ((b"retry-after", b"%d" % bounded),)
     kind = TooManyRequests if status == TooManyRequests.status else Overloaded

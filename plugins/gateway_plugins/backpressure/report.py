@@ -1,4 +1,4 @@
-"""What the queue tells of itself: to operators, and to whoever counts."""
+"""Report of the queue, for operators and for metrics."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from gateway import Sample
 from gateway_plugins.backpressure.order import Ticket
 
 MOST = 100
-"""Principals and priorities that a report names; the ones with the most calls waiting."""
+"""Maximum principals and priorities in a report: those with the most waiting calls."""
 
 
 class Counts(msgspec.Struct):
-    """What has happened since the start. `waited_seconds` are those of all calls that waited."""
+    """Events since the start. `waited_seconds` is the sum for all calls that waited."""
 
     waited: int = 0
     waited_seconds: float = 0.0
@@ -23,10 +23,10 @@ class Counts(msgspec.Struct):
 
 
 class QueueReport(msgspec.Struct, kw_only=True):
-    """The queue at this moment. Times are seconds, `drain_rate` is slots freed a second.
+    """The queue at this moment. Times are seconds, `drain_rate` is slots freed per second.
 
-    `promised` slots are about to be taken by calls that waited for them. `by_principal` has ids; a
-    call that nobody vouched for is under "".
+    `promised`: slots that calls are about to take after a wait. `by_principal` is by id; calls
+    without a principal are under "".
     """
 
     length: int

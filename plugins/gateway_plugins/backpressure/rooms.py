@@ -1,4 +1,4 @@
-"""How much room the workers have, less what was promised to those who waited for it."""
+"""Room of the workers, less the slots promised to calls that waited for them."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from gateway_plugins.backpressure.order import Ticket
 
 
 class Promise:
-    """A slot that a ticket is about to take: one of `worker`, or of all workers together (None).
+    """A slot that a ticket is about to take: of `worker`, or of all workers together (None).
 
-    It is kept by the beginning of an attempt, and then the slot counts as used.
+    The promise ends when an attempt begins, as the slot then counts as used.
     """
 
     __slots__ = ("attempts", "worker")
@@ -21,7 +21,7 @@ class Promise:
 
 
 class Rooms:
-    """The room of one gateway's workers. Slots are taken and given by the core, never here."""
+    """The room of one gateway's workers. The core takes and frees slots; this class never does."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -33,23 +33,23 @@ class Rooms:
 
     @property
     def promised(self) -> int:
-        """How many slots are promised and not yet taken."""
+        """Number of slots promised and not yet taken."""
         self._settle()
         return len(self._promises)
 
     def look_again(self) -> None:
-        """The limits, or the workers, are not what they were."""
+        """Drop the cached room, as the limits or the workers have changed."""
         self._spare = 0.0
 
     def of(self, worker: Worker) -> float:
-        """Infinite where the worker has no limit."""
+        """Free slots of a worker; inf if the worker has no limit."""
         slots = worker.slots
         if slots.limit is None:
             return math.inf
         return slots.limit - slots.used - self._held.get(worker, 0)
 
     def overall(self) -> float:
-        """Of all workers together."""
+        """Free slots of all workers together; inf if there is no overall limit."""
         self._settle()
         slots = self._workers.slots
         if slots.limit is None:
@@ -57,10 +57,10 @@ class Rooms:
         return slots.limit - slots.used - len(self._promises)
 
     def free(self, workers: Sequence[Worker]) -> Sequence[Worker]:
-        """Those with room; while all have it, the very sequence that was given.
+        """Return the workers with room; if all have room, the given sequence itself.
 
-        Where the least room of all is n, none of them is full before n calls have gone by, so that
-        many look at no worker: a choice among 256 costs on average what one among two does.
+        If the smallest room is n, no worker is full before n more calls have passed, so most calls
+        check no worker: a choice among 256 costs on average as much as a choice among two.
         """
         if workers is self._seen and self._spare > 0 and not self._promises:
             self._spare -= 1
@@ -83,7 +83,7 @@ class Rooms:
         self._spare = 0.0
 
     def kept(self, ticket: Ticket, promise: Promise, workers: Sequence[Worker]) -> list[Worker]:
-        """What the ticket may take of `workers` by its promise; none: it cannot be kept."""
+        """Return those of `workers` that the promise allows; none if it cannot be kept."""
         if promise.attempts != len(ticket.call.attempts):
             return []
         self._awake.add(ticket)
@@ -92,7 +92,7 @@ class Rooms:
         return [one for one in workers if one is promise.worker and not one.slots.full]
 
     def release(self, ticket: Ticket) -> Promise | None:
-        """Take back what it was promised, if anything."""
+        """Take back the ticket's promise and return it; None if there is none."""
         self._awake.discard(ticket)
         promise = self._promises.pop(ticket, None)
         if promise is not None and promise.worker is not None:
@@ -102,7 +102,10 @@ class Rooms:
         return promise
 
     def _settle(self) -> None:
-        """Forget what has become an attempt: nothing waits between the slot and its beginning."""
+        """Forget promises that have become attempts.
+
+        Nothing waits between the slot and the beginning of the attempt.
+        """
         if not self._awake:
             return
         for ticket in tuple(self._awake):

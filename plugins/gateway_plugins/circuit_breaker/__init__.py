@@ -1,8 +1,8 @@
-"""Keeps calls away from a worker that fails them, and brings it back by a trickle of trials.
+"""Keeps calls away from workers that fail them, and brings workers back by a few trials.
 
-After Envoy's outlier detection and HAProxy's `observe layer7`: it watches the calls themselves and
-asks the worker nothing, which is what probes are for. Only what is the worker's fault counts (see
-`circuit.fault_of`); who calls wrongly, leaves or is too slow ejects nobody.
+After Envoy's outlier detection and HAProxy's `observe layer7`: the breaker watches the calls and
+sends no requests of its own, which is the task of probes. Only faults of the worker count (see
+`circuit.fault_of`): a caller that sends a wrong request, leaves or is too slow ejects no worker.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ NAME = "circuit_breaker"
 
 
 class Changes(msgspec.Struct):
-    """How often each change happened, over all workers; `spared`: `max_ejected` forbade one."""
+    """Number of changes of each kind, over all workers; `spared`: `max_ejected` forbade one."""
 
     ejected: int = 0
     half_open: int = 0
@@ -97,7 +97,7 @@ class CircuitBreaker:
             self._close(attempt.worker, circuit)
 
     def _follow(self, workers: Sequence[Worker]) -> None:
-        """Remember these workers, and forget all others."""
+        """Track these workers, and forget all others."""
         if self._circuits.keys() == set(workers):
             return
         for gone in self._circuits.keys() - set(workers):
@@ -124,10 +124,13 @@ class CircuitBreaker:
             self._eject(worker, circuit, reason)
 
     def _may_eject(self, worker: Worker) -> bool:
-        """Whether the others for its models are enough; who gets no calls is none of them."""
+        """Whether enough other workers serve these models.
+
+        Unfit and half-open ones do not count.
+        """
         peers = [one for one in self._circuits if one.models == worker.models and one is not worker]
         lost = sum(not one.fit or one in self._half_open for one in peers)
-        # In floats 0.29 * 100 is a little less than 29.
+        # In floating point, 0.29 * 100 is a little less than 29.
         return lost < math.floor(self._options.max_ejected * (len(peers) + 1) + 1e-9)
 
     def _spare(self, worker: Worker, circuit: Circuit, reason: str) -> None:

@@ -1,6 +1,6 @@
-"""One worker's circuit: what is remembered of its attempts, and when that is too much.
+"""One worker's circuit: a record of its attempts, and the decision to eject the worker.
 
-Nothing in here waits, logs or knows of the gateway; times are `time.monotonic()` seconds.
+Nothing here waits, logs or uses the running gateway; times are `time.monotonic()` seconds.
 """
 
 import random
@@ -13,10 +13,11 @@ from msgspec import Meta
 from gateway import Attempt, UpstreamError, UpstreamTimeout
 
 SLICES = 10
-"""Parts of the window that are counted, and forgotten, together."""
+"""Parts of the window; each is counted, and forgotten, as a whole."""
 
 OF_THE_CALL = (501, 505)
-"""What was asked is not done here, whoever asks: HAProxy counts these as answers too."""
+"""The worker does not support the request, whoever sends it: HAProxy does not count these as
+failures either."""
 
 Seconds = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -27,11 +28,12 @@ State = Literal["closed", "ejected", "half_open"]
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a worker is ejected, for how long, and what brings it back.
 
-    After `consecutive_failures` in a row, or when at least `error_rate` of the calls of the latest
-    `window` seconds failed and these were at least `min_calls`; null turns either off. The
-    `cooldown` in seconds doubles with each ejection up to `max_cooldown` and varies by the share
-    `jitter` of it. Then up to `trials` calls at a time try the worker, and `successes` bring it
-    back. At most the share `max_ejected` of the workers for the same models is kept out.
+    A worker is ejected after `consecutive_failures` in a row, or if at least `error_rate` of the
+    calls of the last `window` seconds failed and these were at least `min_calls`; null turns either
+    rule off. The `cooldown` in seconds doubles with each ejection up to `max_cooldown`, and varies
+    by the share `jitter` of it. Then up to `trials` calls at a time try the worker, and `successes`
+    in a row bring it back. At most the share `max_ejected` of the workers for the same models is
+    kept out.
     """
 
     consecutive_failures: Count | None = 5
@@ -56,10 +58,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 def fault_of(attempt: Attempt) -> str | None:
-    """What the worker did wrong, in a word; None: nothing, or it was not the worker.
+    """Return the worker's fault in a few words; None if the worker was not at fault.
 
-    An attempt that ended with its caller's patience (it left, `timeouts.total`) or with the gateway
-    has no error. A worker that falls silent in the middle of an answer is at fault.
+    An attempt that ended because the caller left, because `timeouts.total` was over, or because the
+    gateway stopped has no error. A worker that falls silent in the middle of a response is at
+    fault.
     """
     if isinstance(attempt.error, UpstreamError | UpstreamTimeout):
         return attempt.error.code
@@ -69,9 +72,9 @@ def fault_of(attempt: Attempt) -> str | None:
 
 
 class Window:
-    """How many calls there were in the latest `seconds`, and how many of them failed.
+    """Number of calls in the last `seconds`, and of failures among them.
 
-    Counted in slices of a tenth, so that its memory does not grow with the traffic.
+    Counted in slices of a tenth, so that memory does not grow with the traffic.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -87,7 +90,7 @@ class Window:
         latest[2] += failed
 
     def counts(self, now: float) -> tuple[int, int]:
-        """Calls, and failures among them."""
+        """Return the number of calls, and of failures among them."""
         oldest = int(now / self._width) - SLICES
         fresh = [one for one in self._slices if one[0] > oldest]
         return sum(one[1] for one in fresh), sum(one[2] for one in fresh)
@@ -97,11 +100,11 @@ class Window:
 
 
 class Circuit:
-    """Closed while calls go through, ejected while none do, half open while a few may try.
+    """Closed while calls go through, ejected while none do, half-open while a few may try.
 
-    `since` is when it became what it is: attempts that began before say nothing of it. `earlier`
-    are those of them that may still be running, `cooldown` is the latest one in seconds. `spared`:
-    it should have been ejected since, and too many others were.
+    `since` is the time of the latest change of state; attempts that began earlier do not count.
+    `earlier` is the number of those that may still be running. `cooldown` is the latest one, in
+    seconds. `spared`: the worker should have been ejected since, but too many others were.
     """
 
     def __init__(self, options: Options) -> None:
@@ -116,12 +119,12 @@ class Circuit:
         self._window = Window(options.window)
 
     def set_options(self, options: Options) -> None:
-        """From now on; a cooldown that runs, runs on. Calls are counted anew."""
+        """Replace the options. A running cooldown goes on; calls are counted anew."""
         self._options = options
         self._window = Window(options.window)
 
     def worked(self, now: float) -> bool:
-        """Note an answer; whether that closes a half-open circuit."""
+        """Record a response; return whether it closes a half-open circuit."""
         if self.state == "closed":
             self._in_a_row = 0
             self._window.add(now, failed=False)
@@ -130,7 +133,7 @@ class Circuit:
         return self.state == "half_open" and self._in_a_row >= self._options.successes
 
     def failed(self, now: float, fault: str) -> str | None:
-        """Note a failure; why the worker is to be ejected now, if it is."""
+        """Record a failure; return why the worker must be ejected now, None if it must not."""
         if self.state == "half_open":
             return f"tried again, and failed ({fault})"
         self._in_a_row += 1
@@ -152,15 +155,15 @@ class Circuit:
         return f"{failures} of {calls} calls failed in {seconds:g} s, the latest: {fault}"
 
     def eject(self, now: float) -> None:
-        """From now on for `cooldown` seconds.
+        """Eject the worker for `cooldown` seconds.
 
-        As with Envoy's outlier detection each ejection counts towards the next cooldown, and time
-        spent well counts back: one step for each time as long as the latest cooldown.
+        As in Envoy's outlier detection, each ejection lengthens the next cooldown, and time in the
+        closed state shortens it: by one step for each period as long as the latest cooldown.
         """
         options = self._options
         if self.state == "closed" and self._level:
             self._level = max(0, self._level - int((now - self.since) / self.cooldown))
-        # A float has no 2 ** 1024; long before that the cooldown is max_cooldown.
+        # 2.0 ** 1024 overflows; the cooldown reaches max_cooldown long before that.
         plain = min(options.max_cooldown, options.cooldown * 2.0 ** min(self._level, 64))
         self.cooldown = plain * random.uniform(1 - options.jitter, 1 + options.jitter)
         self._level += 1
@@ -182,7 +185,7 @@ class Circuit:
         self._window.clear()
 
     def ended_earlier(self) -> None:
-        """One of the attempts has ended that began before the circuit became what it is."""
+        """Note the end of an attempt that began before the latest change of state."""
         self.earlier = max(0, self.earlier - 1)
 
     def has_room(self, running: int) -> bool:

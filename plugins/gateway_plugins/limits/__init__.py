@@ -1,9 +1,10 @@
-"""How much each key may use: requests and tokens a minute, calls at a time, budgets.
+"""Limits per key: requests and tokens per minute, concurrent calls, and budgets.
 
-`bucket.py` is the algorithm, `accounts.py` lets calls in, and `shared.py` does where several
-processes do; `rules.py` works out which limits a key has, `need.py` and `estimate.py` what a call
-costs. `book.py` has what is spent of the budgets in memory, `ledger.py` in the database, and
-`keeping.py` brings it from there. `refusing.py` says all that to callers, `views.py` to operators.
+`bucket.py` has the algorithm, and `accounts.py` admits calls; `shared.py` does so if several
+processes share the limits. `rules.py` computes the limits of a key, `need.py` and `estimate.py` the
+cost of a call. `book.py` holds the spending of the budgets in memory, `ledger.py` stores it in the
+database, and `keeping.py` reads it from there. `refusing.py` has the errors and headers for
+callers, `views.py` the report for operators.
 """
 
 import asyncio
@@ -42,16 +43,16 @@ from gateway_plugins.limits.shared import Common
 from gateway_plugins.limits.views import Asked, KeyState, Page, merged, some_keys, state_of
 
 ANONYMOUS = "anonymous"
-"""The key of calls that nobody vouched for."""
+"""Key of calls without a principal."""
 
 SWEEP = 60.0
-"""Seconds between two looks for idle accounts."""
+"""Seconds between two sweeps of idle accounts."""
 
 SHOWN = "limits"
-"""What processes ask each other for by this name."""
+"""Name under which processes request each other's accounts."""
 
 ENTRY_BYTES = 500
-"""What a call's Spendings hold in memory."""
+"""Bytes of memory that the Spendings of one call take."""
 
 VISIT: StateKey[Visit] = StateKey("limits")
 
@@ -123,7 +124,10 @@ class Limits:
             call.add_lines(*account.lines(now))
 
     async def _need_of(self, call: Call) -> Need:
-        """And see to it that what the call has used will be told."""
+        """Return the tokens and the cost that a call may need.
+
+        Also asks for token counts and, if the response is a stream, for a usage count.
+        """
         body = call.body.data
         if body is None:
             body = await call.body.read()
@@ -171,7 +175,7 @@ class Limits:
             await self._accounts.sweep(monotonic())
 
     async def _show(self, gateway: Gateway, request: ControlRequest) -> KeyState | Page:
-        """As all processes know it, each of them the keys that have called there."""
+        """Merge the accounts of all processes; each process knows the keys that have called it."""
         asked = request.query(Asked)
         others = await gateway.siblings.ask(SHOWN, msgspec.msgpack.encode(asked))
         pages = [msgspec.msgpack.decode(one, type=Page) for one in others]
@@ -181,7 +185,7 @@ class Limits:
         return page.keys[0] if page.keys else self._rested(asked.key)
 
     async def _tell(self, asked: bytes) -> bytes:
-        """Another process what this one knows."""
+        """Return this process's page to another process."""
         return msgspec.msgpack.encode(await self._page(msgspec.msgpack.decode(asked, type=Asked)))
 
     async def _page(self, asked: Asked) -> Page:
@@ -198,7 +202,10 @@ class Limits:
         return await asyncio.to_thread(some_keys, list(self._accounts.known), asked)
 
     def _rested(self, key: str) -> KeyState:
-        """A key that has not called lately: what it may use, without the limits of a tier."""
+        """Return the state of a key that has not called lately, without the limits of a tier.
+
+        Raises NotFound if the key has no limits.
+        """
         terms = self._rules.terms(key, None)
         if terms is None:
             raise NotFound(f"the key {key[:200]!r} has no limits", param="key")
@@ -206,12 +213,12 @@ class Limits:
 
 
 def _keep_running(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
-    """Until the stack is left."""
+    """Run `work` until the stack exits."""
     stack.callback(asyncio.create_task(work).cancel)
 
 
 def _whose(principal: Principal | None) -> tuple[str, str | None]:
-    """The key of a call, and its tier."""
+    """Return the key of a call and its tier."""
     if principal is None:
         return ANONYMOUS, None
     return principal.id, principal.labels.get("tier")

@@ -1,4 +1,4 @@
-"""The keys that have called lately: what each uses now, and is let in or refused by."""
+"""Accounts of the keys that have called lately: current use, and admission of calls."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from gateway_plugins.limits.refusing import Line, spent, too_fast, too_many_at_o
 from gateway_plugins.limits.rules import Budget, Flow, Terms
 
 SLICE = 500
-"""Accounts that are looked at in one turn of the loop."""
+"""Accounts to process in one turn of the event loop."""
 
 
 class Visit:
-    """One call of a key's while it runs: what it took and has to give back.
+    """One call of a key while it runs: what it took and has to give back.
 
-    It is the call's observer where a key has limits that are free again at its end: that comes
+    The visit is the call's observer if the key has limits, so that `finished` releases the slot
     before any plugin can wait.
     """
 
@@ -31,13 +31,13 @@ class Visit:
         self._held = True
 
     def finished(self, outcome: object) -> None:
-        """Give the slot back, the first time."""
+        """Release the slot, on the first call only."""
         if self._held:
             self._held = False
             self.account.leave()
 
     def settle(self, used: Need, now: float) -> None:
-        """Put what the call has used in the place of what it was thought to need."""
+        """Replace the estimated need of the call with its actual use."""
         self.account.settle(self, used, now)
         for tab in (self.day, self.month):
             if tab is not None:
@@ -47,7 +47,8 @@ class Visit:
 class Account:
     """One key. Times are monotonic seconds.
 
-    `elsewhere` is what other processes' calls may take of budgets and have not recorded yet.
+    `elsewhere`: tokens and cost of budgets that calls of other processes may take and have not
+    recorded yet.
     """
 
     __slots__ = ("elsewhere", "in_flight", "key", "requests", "terms", "tokens")
@@ -61,16 +62,16 @@ class Account:
         self.tokens = bucket_of(terms.tokens, None, now)
 
     def look(self, now: float) -> None:
-        """Bring it up to date, where it is not alone in changing."""
+        """Update the account, if other processes can change it too."""
 
     def change(self, terms: Terms, now: float) -> None:
-        """Other limits, from now on; what was used stays used."""
+        """Replace the limits from now on; past use still counts."""
         self.terms = terms
         self.requests = bucket_of(terms.requests, self.requests, now)
         self.tokens = bucket_of(terms.tokens, self.tokens, now)
 
     def enter(self, need: Need, book: Book, now: float) -> Visit:
-        """Let a call in. Raises LimitReached; then nothing was taken."""
+        """Admit a call. Raises LimitReached, and takes nothing, if a limit is reached."""
         terms = self.terms
         if terms.budgets:
             self._check_budgets(need, book)
@@ -87,11 +88,11 @@ class Account:
         return visit
 
     def leave(self) -> None:
-        """A call that was let in does not run any longer."""
+        """Release the slot of a call that was admitted."""
         self.in_flight -= 1
 
     def settle(self, visit: Visit, used: Need, now: float) -> None:
-        """It has used so many tokens, and not what it took."""
+        """Replace the tokens that the call took from the bucket with those it used."""
         if self.tokens is not None:
             self.tokens.settle(visit.taken, used.tokens, now)
 
@@ -118,7 +119,7 @@ class Account:
                 raise spent(budget.code, budget.most / unit, left / unit, needed / unit, span.ends)
 
     def spent(self, budget: Budget, book: Book) -> int:
-        """What calls of this key, those in flight among them, took of a budget."""
+        """Amount of a budget that calls of this key have taken, including calls in flight."""
         span = book.day if budget.of_day else book.month
         tab = span.tabs.get(self.key)
         if budget.of_cost:
@@ -126,7 +127,7 @@ class Account:
         return self.elsewhere.tokens + (0 if tab is None else tab.all_tokens)
 
     def lines(self, now: float) -> list[Line]:
-        """The headers that tell how much is left."""
+        """Headers that report how much is left."""
         requests, tokens = self.terms.requests, self.terms.tokens
         found: list[Line] = []
         if requests is not None and self.requests is not None:
@@ -136,17 +137,17 @@ class Account:
         return found
 
     def is_idle(self, now: float) -> bool:
-        """Whether a new account would be the same."""
+        """Whether a new account would have the same state."""
         return self.is_whole(now) and not self.in_flight
 
     def is_whole(self, now: float) -> bool:
-        """Whether nothing is missing in its buckets."""
+        """Whether all buckets are full."""
         buckets = (self.requests, self.tokens)
         return all(one is None or one.refill(now) >= one.capacity for one in buckets)
 
 
 class Accounts:
-    """All that are known now, each from its key's first call on until it has been idle."""
+    """All known accounts, each from its key's first call until a sweep finds the key idle."""
 
     def __init__(self, make: Callable[[str, Terms, float], Account] = Account) -> None:
         self.known: dict[str, Account] = {}
@@ -161,7 +162,7 @@ class Accounts:
         return account
 
     async def sweep(self, now: float) -> None:
-        """Forget the idle ones, some at a time."""
+        """Remove the idle accounts, SLICE accounts at a time."""
         keys = list(self.known)
         for start in range(0, len(keys), SLICE):
             for key in keys[start : start + SLICE]:

@@ -1,6 +1,6 @@
-"""What the keys have spent today and this month, in memory; days and months are those of UTC.
+"""Spending of the keys today and this month, in memory; days and months are UTC.
 
-A period is a number: 20260131 is a day, and 20260100 the whole month, so that both are in order.
+A period is a number: 20260131 is a day, and 20260100 the whole month, so that both sort by time.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Spending(NamedTuple):
-    """Tokens, and their cost in billionths, that a key has spent in a period."""
+    """Tokens that a key has spent in a period, and their cost in billionths."""
 
     key: str
     period: int
@@ -18,9 +18,9 @@ class Spending(NamedTuple):
 
 
 class Tab:
-    """One key in one period: what this process's calls took, and what `others` have recorded.
+    """One key in one period: what calls of this process took, and what other processes recorded.
 
-    `tokens` and `cost` hold what calls in flight may take, too.
+    `tokens` and `cost` include what calls in flight may take.
     """
 
     __slots__ = ("cost", "others_cost", "others_tokens", "period", "tokens")
@@ -46,7 +46,7 @@ class Tab:
 class Span:
     """A day or a month: the tabs of the keys that have spent something in it.
 
-    `ends` is Unix time, when the next one begins.
+    `ends`: Unix time at which the next day or month begins.
     """
 
     __slots__ = ("ends", "period", "tabs")
@@ -64,21 +64,24 @@ class Span:
 
 
 class Book:
-    """The day and the month of now. Earlier ones are let go; calls that began in them hold on."""
+    """The current day and month.
+
+    Earlier ones are dropped; calls that began in them keep their tabs.
+    """
 
     def __init__(self, now: float) -> None:
         self.day = _day_of(now)
         self.month = _month_of(now)
 
     def turn(self, now: float) -> None:
-        """Begin a new day, or month, where its time has come; a clock that goes back is ignored."""
+        """Begin a new day or month if its time has come; a clock that goes back is ignored."""
         if now >= self.day.ends:
             self.day = _day_of(now)
         if now >= self.month.ends:
             self.month = _month_of(now)
 
     def learn(self, others: Iterable[Spending]) -> None:
-        """What other processes have spent, all together, by key and period."""
+        """Set the totals that other processes have spent, by key and period."""
         for one in others:
             span = self.day if one.period == self.day.period else self.month
             if one.period == span.period:
@@ -87,7 +90,7 @@ class Book:
 
 
 def periods_of(now: float) -> tuple[int, int]:
-    """The day and the month."""
+    """Return the day and the month of a Unix time as periods."""
     at = datetime.fromtimestamp(now, UTC)
     month = (at.year * 100 + at.month) * 100
     return month + at.day, month

@@ -1,16 +1,16 @@
-"""The token bucket: a level that calls take from, and that rises as time goes by.
+"""Token bucket: calls take from a level that rises over time.
 
-It is the algorithm of Turner's leaky bucket as a meter (J. Turner, New Directions in
-Communications, IEEE Communications Magazine 24(10), 1986), told as RFC 2697 does: it holds at most
-`capacity`, `rate` a second flow in, and what a call takes must be there. Nothing runs by itself:
-the level is brought up to date whenever somebody looks.
+The algorithm is Turner's leaky bucket as a meter (J. Turner, New Directions in Communications, IEEE
+Communications Magazine 24(10), 1986), as described in RFC 2697: the bucket holds at most
+`capacity`, fills at `rate` per second, and must hold what a call takes. No timer is needed: every
+access first brings the level up to date.
 """
 
 
 class Bucket:
-    """How much may be used now. Full at first.
+    """Amount that may be used now. Full at first.
 
-    Times are monotonic seconds; one that lies before another that was told counts as that one.
+    Times are monotonic seconds; a time before the latest one counts as the latest one.
     """
 
     __slots__ = ("at", "capacity", "level", "rate")
@@ -22,7 +22,7 @@ class Bucket:
         self.at = now
 
     def refill(self, now: float) -> float:
-        """The level at `now`."""
+        """Update the level to `now` and return it."""
         if now > self.at:
             level = self.level + (now - self.at) * self.rate
             self.level = min(self.capacity, level)
@@ -30,7 +30,10 @@ class Bucket:
         return self.level
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until `amount` can be taken, 0: at once; more than it holds needs it full."""
+        """Seconds until `amount` can be taken; 0 if it can be taken at once.
+
+        An amount above the capacity needs a full bucket.
+        """
         level = self.refill(now)
         if amount <= level:
             return 0.0
@@ -38,25 +41,25 @@ class Bucket:
         return missing / self.rate if missing > 0 else 0.0
 
     def take(self, amount: float) -> float:
-        """Take what `wait` has just said is there; gives what was taken, the whole level at most.
+        """Take what `wait` has just allowed; return the amount taken, at most the whole level.
 
-        A call that needs more than the bucket holds empties it, else it could never be made. What
-        it has really used is taken by `settle`.
+        A call that needs more than the capacity empties the bucket, as it could never run
+        otherwise. `settle` takes what the call has really used.
         """
         taken = min(self.capacity, amount)
         self.level -= taken
         return taken
 
     def settle(self, taken: float, used: float, now: float) -> None:
-        """Give back what was `taken` for a call and not `used`, or take the rest, even below 0."""
+        """Replace the amount `taken` for a call with `used`, even if the level falls below 0."""
         level = self.refill(now) + taken - used
         self.level = min(self.capacity, level)
 
     def until_full(self, now: float) -> float:
-        """Seconds, if nobody takes anything."""
+        """Seconds until the bucket is full if nothing is taken."""
         return (self.capacity - self.refill(now)) / self.rate
 
     def change(self, capacity: float, rate: float, now: float) -> None:
-        """Go on from the level of now with another capacity and rate."""
+        """Set another capacity and rate; the current level stays, up to the new capacity."""
         self.level = min(self.refill(now), capacity)
         self.capacity, self.rate = capacity, rate

@@ -1,4 +1,4 @@
-"""How many tokens a call may cost, told from its request before anybody has answered it."""
+"""Estimate of the tokens that a call may cost, from its request alone."""
 
 from urllib.parse import unquote
 
@@ -7,7 +7,7 @@ import msgspec
 from gateway import Call
 
 MOST = 1 << 32
-"""Tokens of an answer that a call is believed to ask for."""
+"""Maximum estimate of the completion tokens of one call."""
 
 WITH_COMPLETION = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"}
@@ -21,7 +21,7 @@ _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Asked(msgspec.Struct, gc=False):
-    """What a body says of the answer that it asks for."""
+    """Fields of a request body that bound the size of its response, and `stream`."""
 
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -31,11 +31,14 @@ class Asked(msgspec.Struct, gc=False):
 
 
 _SAYS_NOTHING = Asked()
-_read = msgspec.json.Decoder(Asked, strict=False).decode  # engines take "5" for 5, too
+_read = msgspec.json.Decoder(Asked, strict=False).decode  # engines accept "5" for 5, too
 
 
 def asked_in(body: bytes) -> Asked:
-    """What of it can be read; a body that cannot be is refused by the worker."""
+    """Return the fields in a body.
+
+    All fields are None if the body cannot be parsed; the worker will reject it.
+    """
     try:
         return _read(body)
     except _FAILURES:
@@ -43,14 +46,15 @@ def asked_in(body: bytes) -> Asked:
 
 
 def estimate(call: Call, asked: Asked, completion: int) -> tuple[int, int]:
-    """Tokens of the prompt and of the answer, `completion` for each choice without a most.
+    """Return the prompt tokens and the completion tokens that a call may cost.
 
-    None for what is no call of a model. One on paths that are not known to cost any, so that they
-    are refused where none is left.
+    `completion` is the number per choice if the request sets no maximum. (0, 0) if the request is
+    not a POST: then no model is called. (0, 1) on a path that is not known to cost tokens, so that
+    such calls are rejected once no tokens are left.
     """
     if call.method != "POST":
         return 0, 0
-    path = unquote(call.path) if "%" in call.path else call.path  # a worker takes it for the same
+    path = unquote(call.path) if "%" in call.path else call.path  # a worker decodes it too
     if path in WITH_COMPLETION:
         return call.prompt_estimate, _completion(asked, completion)
     return (call.prompt_estimate, 0) if path in PROMPT_ONLY else (0, 1)

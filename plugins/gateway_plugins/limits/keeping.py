@@ -1,4 +1,4 @@
-"""The spending of all processes, brought from the database while the gateway runs."""
+"""Reads the spending of all processes from the database while the gateway runs."""
 
 import asyncio
 import logging
@@ -13,16 +13,16 @@ from gateway_plugins.limits.ledger import Ledger, delete_old
 log = logging.getLogger("gateway.limits")
 
 LOOK = 1.0
-"""Seconds between two looks at what other processes have spent."""
+"""Seconds between two reads of what other processes have spent."""
 
 CLEAN = 3_600.0
-"""Seconds between two deletions of what is old."""
+"""Seconds between two deletions of old rows."""
 
 
 class Keeper:
-    """Keeps the `book` as the database has it, while `wanted`.
+    """Keeps the `book` up to date with the database, while `wanted` returns True.
 
-    `unread` says why it cannot be read, "": it can.
+    `unread`: why the database cannot be read; "" if it can be read.
     """
 
     def __init__(self, book: Book, ledger: Ledger, wanted: Callable[[], bool]) -> None:
@@ -32,7 +32,7 @@ class Keeper:
         self._wanted = wanted
 
     async def run(self, storage: Storage) -> None:
-        """Until cancelled."""
+        """Read new spending and delete old rows at intervals, until cancelled."""
         cleaned = -CLEAN
         while True:
             await asyncio.sleep(LOOK)
@@ -42,7 +42,7 @@ class Keeper:
                 cleaned = time.monotonic()
 
     async def look(self, storage: Storage) -> None:
-        """Learn what is new. A file that cannot be read now is no reason to stop."""
+        """Read new spending into the book. A database that cannot be read is only reported."""
         if not self._wanted():
             self.unread = ""
             return
@@ -58,7 +58,7 @@ class Keeper:
         self._book.learn(news)
 
     async def clean(self, storage: Storage) -> None:
-        """Delete what is too old to be asked for."""
+        """Delete rows that are too old to be read."""
         try:
             while await storage.write(delete_old):
                 pass

@@ -1,7 +1,8 @@
-"""What was spent, in the database: added to call by call, and read where others have added to it.
+"""Spending in the database: each call adds to it, and additions of other processes are read.
 
-All processes on one file add to the same rows. Reading goes on in the thread that writes: what this
-process has committed is then known exactly, and what is more in a row is that of others.
+All processes that use one file add to the same rows. Reads run in the thread that writes: the
+amounts that this process has committed are then known exactly, and the rest of a row belongs to
+other processes.
 """
 
 import sqlite3
@@ -58,8 +59,10 @@ _DELETE = """
 
 @MIGRATIONS()
 def create_tables(db: Database) -> None:
-    """Tokens and cost (in billionths) by period and key; `changed` is the change that made a row
-    what it is, by their count."""
+    """Create the tables of tokens and cost (in billionths) by period and key.
+
+    Changes are numbered by `limits_changes`; `changed` is the number of the latest change to a row.
+    """
     for statement in _TABLES:
         db.conn.execute(statement)
 
@@ -69,7 +72,7 @@ Totals = dict[tuple[str, int], tuple[int, int]]
 
 
 class Ledger:
-    """The sink of what calls spend: its items are the Spendings of one call.
+    """Storage sink for what calls spend; each item is the Spendings of one call.
 
     All methods run in the writer's thread.
     """
@@ -93,20 +96,20 @@ class Ledger:
         _add(self._own, rows)
 
     def lost(self, item: Sequence[Spending], error: Exception) -> None:
-        """The storage has logged it. The call still counts in this process."""
+        """Do nothing: the storage logs the loss, and the call still counts in this process."""
 
     def news(self, db: sqlite3.Connection) -> list[Spending]:
-        """What others have spent in this day and month, of the keys of which that may be new."""
+        """Return what others spent this day and month, for the keys that may have changed."""
         periods = periods_of(time.time())
         if periods != self._periods:
             self._own = {whose: own for whose, own in self._own.items() if whose[1] in periods}
             self._periods = periods
         [(version,)] = db.execute("PRAGMA data_version")
-        seen = (db, version)  # a connection opened anew counts from the start again
+        seen = (db, version)  # a new connection counts from the start again
         if seen == self._seen:
             return []
         if self._seen is None or self._seen[0] is not db:
-            self._known = 0  # it may be another file
+            self._known = 0  # the new connection may be to another file
         [(count,)] = db.execute("SELECT count FROM limits_changes")
         found = [
             self._of_others(*row) for row in db.execute(_NEWS, (*periods, self._known)).fetchall()
@@ -120,7 +123,7 @@ class Ledger:
 
 
 def delete_old(db: sqlite3.Connection) -> bool:
-    """Some of the rows that nobody asks for any longer; whether there may be more."""
+    """Delete up to SLICE rows older than KEPT_DAYS; return whether there may be more."""
     day, _ = periods_of(time.time() - KEPT_DAYS * 86_400)
     return db.execute(_DELETE, (day, SLICE)).rowcount > 0
 

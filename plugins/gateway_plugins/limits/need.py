@@ -1,4 +1,4 @@
-"""What a call is thought to need before it runs, and what it has used after, in tokens and cost."""
+"""Estimated need of a call before it runs, and its actual use after, in tokens and cost."""
 
 import msgspec
 
@@ -26,10 +26,10 @@ def need_of(call: Call, asked: Asked, options: Options) -> Need:
 
 
 def used_by(call: Call, outcome: Outcome, needed: Need, options: Options) -> Need:
-    """What its answer tells. Where that is not known, all that was thought to be needed.
+    """Return the usage that the response reports; if it reports none, all of `needed`.
 
-    Nothing at all of what no worker has run, and of a request that is no call of a model, whatever
-    is in its answer: what it tells of was another call.
+    Zero if the request needs no tokens, as a usage count in its response belongs to another call.
+    Also zero if the response reports no usage and no worker can have run the call.
     """
     if not needed.tokens:
         return NOTHING
@@ -44,7 +44,7 @@ def used_by(call: Call, outcome: Outcome, needed: Need, options: Options) -> Nee
 
 
 def _may_have_run(call: Call) -> bool:
-    """Whether it was sent to a worker that did not refuse it."""
+    """Whether the call was sent to a worker that did not reject it."""
     return any(_is_possible(attempt) for attempt in call.attempts)
 
 

@@ -1,4 +1,4 @@
-"""The plugin's options, and which limits they give to a key."""
+"""Options of the plugin, and the limits that they give to a key."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -7,10 +7,10 @@ import msgspec
 from msgspec import Meta
 
 MOST = 1 << 53
-"""Requests, tokens, or units of a currency that a limit can be."""
+"""Maximum of a limit, in requests, tokens or billionths of a currency."""
 
 NOT_GIVEN = 0
-"""In the place of a limit that is left out; nobody can write it."""
+"""Stands for a limit that is left out; a configuration cannot set this value."""
 
 Count = Annotated[int, Meta(gt=0, le=MOST)]
 Amount = Annotated[float, Meta(gt=0, le=MOST / 1e9)]
@@ -20,11 +20,10 @@ ANY_MODEL = "*"
 
 
 class KeyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one key may use; null is no limit, and what is left out is as in the wider limits.
+    """Limits of one key; null means no limit, and a limit left out is that of the wider limits.
 
-    `burst_requests` and `burst_tokens` are how much of a minute's limit may be used at once, which
-    is all of it where they are not given. Days and months are those of UTC. Costs are in the
-    currency of `prices`.
+    `burst_requests` and `burst_tokens`: how much of a minute's limit may be used at once; all of it
+    if they are not given. Days and months are UTC. Costs are in the currency of `prices`.
     """
 
     requests_per_minute: Count | None = NOT_GIVEN
@@ -38,13 +37,13 @@ class KeyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     cost_per_month: Amount | None = NOT_GIVEN
 
     def over(self, wider: "KeyLimits") -> "KeyLimits":
-        """These, and where they say nothing the `wider` ones."""
+        """Return these limits, with those left out taken from `wider`."""
         own = {name: getattr(self, name) for name in self.__struct_fields__}
         given = {name: value for name, value in own.items() if value != NOT_GIVEN}
         return msgspec.structs.replace(wider, **given)
 
     def of(self, name: str) -> float | None:
-        """The limit of that name, None where there is none."""
+        """Value of the named limit; None if there is none."""
         value: float | None = getattr(self, name)
         return None if value == NOT_GIVEN else value
 
@@ -54,9 +53,9 @@ class KeyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of a million tokens. Those of the prompt that the engine had cached cost `cached`.
+    """Prices per million tokens.
 
-    `cached` null: they cost what the others do.
+    `cached` is for the prompt tokens that the engine had cached; null means the price of `input`.
     """
 
     input: PerMillion
@@ -64,7 +63,7 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     cached: PerMillion | None = None
 
     def of(self, prompt: int, completion: int, cached: int = 0) -> int:
-        """What so many tokens cost, in billionths; `cached` ones are among those of the prompt."""
+        """Cost of these numbers of tokens, in billionths; `prompt` includes `cached`."""
         cached = min(cached, prompt)
         cached_price = self.input if self.cached is None else self.cached
         millionths = (
@@ -74,13 +73,12 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may use how much.
+    """Limits of all keys.
 
-    A key is a principal's id; calls without a principal share the key `anonymous`. `default` holds
-    for each of them. What the tier says that its label `tier` names in `tiers` goes before that,
-    and what `keys` says of it before both. `prices` are by model, `*` is any other.
-    `completion_estimate` is how many tokens an answer is expected to have whose caller gives no
-    most.
+    A key is a principal's id; calls without a principal share the key `anonymous`. `default`
+    applies to every key. The entry of `tiers` that the principal's label `tier` names overrides
+    `default`, and the key's entry in `keys` overrides both. `prices` are by model; `*` is any other
+    model. `completion_estimate`: expected completion tokens of a call that sets no maximum.
     """
 
     default: KeyLimits = KeyLimits()

@@ -1,4 +1,4 @@
-"""What a caller is told of the limits: a refusal, and on every answer how much is left."""
+"""Reports the limits to callers: errors, and headers on every response with what is left."""
 
 import time
 from math import ceil
@@ -20,16 +20,16 @@ Code = Literal[
 CODES: tuple[Code, ...] = get_args(Code)
 
 SPARE = 1
-"""Milliseconds that who comes back is told to wait longer, so that rounding sends nobody away."""
+"""Milliseconds added to the wait in an error, so that rounding causes no second rejection."""
 
 CONCURRENT_WAIT = 1.0
-"""Seconds after which a call may have ended; nobody knows."""
+"""Seconds after which a call may have ended: a guess, as the end is unknown."""
 
 Line = tuple[bytes, bytes]
 
 
 class LimitReached(TooManyRequests):
-    """A limit of the caller's key; its `name` is the error's code."""
+    """A limit of the caller's key is reached; `name` is the error's code."""
 
     def __init__(
         self, message: str, *, code: Code, seconds: float, headers: tuple[Line, ...] = ()
@@ -62,9 +62,10 @@ def too_many_at_once(limit: int) -> LimitReached:
 
 
 def spent(code: Code, limit: float, left: float, needed: float, ends: float) -> LimitReached:
-    """A budget that has `left` less than the call may need, and begins anew at `ends`, Unix time.
+    """Return the error for a budget with less `left` than a call may need.
 
-    `x-should-retry` keeps OpenAI's clients from asking again by themselves.
+    The budget starts anew at `ends`, Unix time. `x-should-retry` keeps OpenAI's clients from
+    retrying by themselves.
     """
     what, _, period = code.split("_")
     begins = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends))
@@ -81,7 +82,7 @@ def spent(code: Code, limit: float, left: float, needed: float, ends: float) -> 
 
 
 class BucketLines:
-    """The three headers of one bucket, named as OpenAI names them."""
+    """The three headers of one bucket, with OpenAI's names."""
 
     __slots__ = ("_limit", "_remaining", "_reset")
 
@@ -101,7 +102,7 @@ class BucketLines:
 
 
 def span(seconds: float) -> bytes:
-    """As OpenAI writes a time, rounded up: `20ms`, `1s`, `6m0s`, `1h0m5s`."""
+    """Format a duration as OpenAI does, rounded up: `20ms`, `1s`, `6m0s`, `1h0m5s`."""
     if seconds <= 0.999:
         return b"%dms" % ceil(seconds * 1_000)
     whole = ceil(seconds)

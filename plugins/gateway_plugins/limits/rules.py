@@ -1,4 +1,4 @@
-"""The limits of the options, worked out once for all keys that they are the same for."""
+"""Limits from the options, computed once for all keys with the same limits."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ MINUTE = 60.0
 
 
 class Flow(NamedTuple):
-    """How a bucket is to be: a limit per minute, at most `capacity` of it at once."""
+    """Parameters of a bucket: a limit per minute, of which at most `capacity` at once."""
 
     code: Code
     limit: int
@@ -20,12 +20,12 @@ class Flow(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """A second."""
+        """Refill per second."""
         return self.limit / MINUTE
 
 
 class Budget(NamedTuple):
-    """At most so many tokens, or billionths of a currency, in a day or a month."""
+    """Maximum number of tokens, or of billionths of a currency, per day or month."""
 
     code: Code
     most: int
@@ -34,12 +34,12 @@ class Budget(NamedTuple):
 
     @property
     def unit(self) -> int:
-        """How many of what is counted are one of what is told."""
+        """Counted units per reported unit: a cost is counted in billionths."""
         return BILLION if self.of_cost else 1
 
 
 class Terms(NamedTuple):
-    """What one key may use; None, and no budgets: nothing of that kind is limited."""
+    """Limits of one key. None, and no budgets, if nothing of that kind is limited."""
 
     requests: Flow | None
     tokens: Flow | None
@@ -52,7 +52,7 @@ class Terms(NamedTuple):
 
 
 class Rules:
-    """The options, as long as they hold. Keys with the same limits share one Terms."""
+    """Limits by key for one version of the options. Keys with the same limits share one Terms."""
 
     def __init__(self, options: Options) -> None:
         every = (options.default, *options.tiers.values(), *options.keys.values())
@@ -61,7 +61,7 @@ class Rules:
         self._terms: dict[tuple[str | None, str | None], Terms | None] = {}
 
     def terms(self, key: str, tier: str | None) -> Terms | None:
-        """None where the key has no limits."""
+        """Return the limits of a key; None if the key has none."""
         options = self.options
         whose = (key if key in options.keys else None, tier if tier in options.tiers else None)
         try:
@@ -100,7 +100,7 @@ _BUDGETS: tuple[tuple[Code, bool, bool], ...] = (
     ("cost_per_day", True, True),
     ("tokens_per_day", False, True),
 )
-"""In the order in which they are looked at: who has run out of a month is not told of a day."""
+"""In the order of checks: an exhausted month is reported before an exhausted day."""
 
 
 def _budgets_of(limits: KeyLimits) -> tuple[Budget, ...]:

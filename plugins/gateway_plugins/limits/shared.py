@@ -1,9 +1,9 @@
-"""Accounts that the processes of one gateway have in common, each in a row of a shared table.
+"""Accounts that the processes of one gateway share, each in a row of a shared table.
 
-A row holds the levels of the buckets, how many calls all processes have in flight and what of
-budgets they may take, and last of each process its part of that. What a call has used of a budget
-stays there until the other processes have surely found it in the database: for a few seconds it
-counts twice there, and never not at all.
+A row holds the levels of the buckets, then the calls in flight of all processes and the budget
+amounts that these calls may take, and last each process's part of those counts. The use of a budget
+stays in the row until the other processes have surely read it from the database: for a few seconds
+they may count it twice, but it never goes uncounted.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from gateway_plugins.limits.need import NOTHING, Need
 from gateway_plugins.limits.rules import Flow, Terms
 
 LOOKS = 3
-"""Looks at the database after which every process has found there what was recorded before."""
+"""Reads of the database after which every process has seen an earlier record."""
 
 BUCKETS = Struct("=d4d4d")
-"""When both will be whole again, in monotonic seconds; then those of requests and of tokens: time,
-level, capacity (0: there is none) and rate."""
+"""Time at which both buckets will be full, in monotonic seconds; then, for requests and for tokens:
+time, level, capacity (0 if there is no bucket) and rate."""
 
 COUNT = Struct("=3d")
-"""Calls in flight, and tokens and cost that they may take: of all, and of each process."""
+"""Calls in flight, and the tokens and cost that they may take: of all, and of each process."""
 
 ALL = BUCKETS.size
 
 EACH = ALL + COUNT.size
-"""Where the first process has its own."""
+"""Offset of the first process's count."""
 
 ZERO = (0.0, 0.0, 0.0)
 
@@ -42,9 +42,9 @@ Numbers = Sequence[float]
 
 
 class SharedAccount(Account):
-    """One key, in all processes; from one look to the next it is as it was found.
+    """One key in all processes; the state is the one last read from the row.
 
-    Where the table has no room for its row, this process counts alone.
+    If the table has no room for a row, this process counts alone.
     """
 
     __slots__ = ("_all", "_alone", "_common", "_own", "_row")
@@ -92,18 +92,21 @@ class SharedAccount(Account):
             self._store()
 
     def forget(self, used: Need) -> None:
-        """All processes know by now that so much was used."""
+        """Remove `used` from the row: all processes have read it from the database."""
         with self._row:
             self._load_counts()
             self._add(0, NOTHING, used)
             self._store_counts()
 
     def is_idle(self, now: float) -> bool:
-        """Whether a new account would be the same, for this process: the row stays as it is."""
+        """Whether a new account would have the same state here; the row stays as it is."""
         return self.is_whole(now) and not any(self._own)
 
     def _load(self, now: float) -> None:
-        """As it is, with the limits of this process, which may know others than who stored it."""
+        """Load the row and apply this process's limits.
+
+        The process that stored the row may have had other limits.
+        """
         whole = self._load_buckets()
         self._load_counts()
         self._show()
@@ -112,7 +115,11 @@ class SharedAccount(Account):
         self.tokens = _following(self.terms.tokens, None if rests else self.tokens, now)
 
     def _load_buckets(self) -> float:
-        """And when they will be whole. A new row has nothing to say to who counted alone."""
+        """Load the buckets; return the time at which both will be full.
+
+        inf, with the buckets unchanged, if there is no row. The same holds if the row is new and
+        this process counted alone before.
+        """
         stored = self._row.read(BUCKETS)
         if stored is None or (self._alone and not stored[0]):
             return math.inf
@@ -131,7 +138,10 @@ class SharedAccount(Account):
             self._all, self._own = everybody, own
 
     def _add(self, calls: int, more: Need, less: Need = NOTHING) -> None:
-        """To what this process has in flight, and may take."""
+        """Change the counts of this process and of all: calls in flight, tokens and cost.
+
+        Adds `calls` and `more`, and subtracts `less`.
+        """
         change = calls, more.tokens, more.cost
         taken = 0, less.tokens, less.cost
         self._all, self._own = _sum(self._all, change, taken), _sum(self._own, change, taken)
@@ -148,16 +158,19 @@ class SharedAccount(Account):
         self._store_counts()
 
     def _store_counts(self) -> None:
-        """Who dies between the two has its own, and all are summed anew from them."""
+        """Store this process's counts, then those of all.
+
+        If the process dies between the two writes, `Common` computes the sum anew from the parts.
+        """
         self._row.write(COUNT, self._own, self._common.own)
         self._row.write(COUNT, self._all, ALL)
 
 
 class Common:
-    """The table of one gateway's accounts, a file at `place`, for the process `index` of `count`.
+    """Table of one gateway's accounts, a file at `place`, for the process `index` of `count`.
 
-    What one that died in its place had in flight is taken back. Raises OSError where the table
-    cannot be made.
+    Takes back what a dead process with the same index had in flight. Raises OSError if the table
+    cannot be created.
     """
 
     def __init__(self, place: Path, index: int, count: int) -> None:
@@ -177,19 +190,22 @@ class Common:
         return SharedAccount(self, key, terms, now)
 
     def recorded(self, account: SharedAccount, used: Need) -> None:
-        """So much is on its way into the database."""
+        """Note that `used` is on its way into the database."""
         latest = self._recorded[-1]
         before = latest.get(account, NOTHING)
         latest[account] = Need(before.tokens + used.tokens, before.cost + used.cost)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Call `turn` at the interval of the database reads, until cancelled."""
         while True:
             await asyncio.sleep(keeping.LOOK)
             await self.turn()
 
     async def turn(self) -> None:
-        """Another look is over: what was recorded LOOKS before is known to all."""
+        """Count one more read of the database.
+
+        All processes have now seen what was recorded LOOKS reads ago, so it leaves the rows.
+        """
         self._recorded.append({})
         known = self._recorded[0]
         while known:
@@ -216,7 +232,7 @@ def _sum(one: Numbers, more: Numbers, less: Numbers) -> Numbers:
 
 
 def _filled(bucket: Bucket | None, state: Numbers) -> Bucket | None:
-    """As it was stored."""
+    """Return the bucket with the stored state; None if none was stored."""
     at, level, capacity, rate = state
     if not capacity:
         return None
@@ -227,7 +243,7 @@ def _filled(bucket: Bucket | None, state: Numbers) -> Bucket | None:
 
 
 def _following(flow: Flow | None, bucket: Bucket | None, now: float) -> Bucket | None:
-    """The bucket, as `flow` wants it from now on."""
+    """Return the bucket with the capacity and rate of `flow`."""
     if flow is None or bucket is None or bucket.capacity != flow.capacity:
         return bucket_of(flow, bucket, now)
     return bucket if bucket.rate == flow.rate else bucket_of(flow, bucket, now)

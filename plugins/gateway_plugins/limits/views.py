@@ -1,4 +1,4 @@
-"""What operators see of the limits: GET /admin/limits."""
+"""State of the limits for operators: GET /admin/limits."""
 
 import heapq
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from gateway_plugins.limits.refusing import Code
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True):
-    """One `key`, or at most `limit` of all those after the key `cursor`, in the order of names."""
+    """Query for one `key`, or for at most `limit` keys after the key `cursor`, by name."""
 
     key: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
@@ -22,9 +22,9 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class LimitState(msgspec.Struct):
-    """How much of a limit is left, and in how many seconds it will be whole again.
+    """How much of a limit is left, and the seconds until the whole limit is available again.
 
-    `resets_in` is null where nobody can tell. Costs are in the currency of `prices`.
+    `resets_in` is null if that is unknown. Costs are in the currency of `prices`.
     """
 
     limit: float
@@ -33,7 +33,7 @@ class LimitState(msgspec.Struct):
 
 
 class KeyState(msgspec.Struct):
-    """One key now. `limits` are by the codes that refusals have."""
+    """Current state of one key. `limits` are by error code."""
 
     key: str
     in_flight: int
@@ -41,19 +41,19 @@ class KeyState(msgspec.Struct):
 
 
 class Page(msgspec.Struct):
-    """`next` is the cursor of the page after this one, null: there is none."""
+    """One page of keys. `next` is the cursor of the next page; null if there is none."""
 
     keys: list[KeyState]
     next: str | None
 
 
 def some_keys(keys: list[str], asked: Asked) -> list[str]:
-    """The page's, and one more where there is another page."""
+    """Return the keys of the page, and one more if there is another page."""
     return heapq.nsmallest(asked.limit + 1, (key for key in keys if key > asked.cursor))
 
 
 def merged(pages: list[Page], limit: int) -> Page:
-    """One page of the same page of several processes; the first that knows a key is believed."""
+    """Merge the same page of several processes; the first process that knows a key wins."""
     states = {state.key: state for page in reversed(pages) for state in page.keys}
     end = min((page.next for page in pages if page.next is not None), default=None)
     keys = sorted(key for key in states if end is None or key <= end)
@@ -63,7 +63,7 @@ def merged(pages: list[Page], limit: int) -> Page:
 
 
 def state_of(account: Account, book: Book, now: float) -> KeyState:
-    """`now` is monotonic."""
+    """Return the state of an account; `now` is in monotonic seconds."""
     account.look(now)
     return KeyState(account.key, account.in_flight, dict(_states(account, book, now)))
 

@@ -1,8 +1,8 @@
-"""Sends the calls of a session to the worker that has its cache, by a policy of several.
+"""Sends the calls of a session to the worker that has its cache, by one of several policies.
 
-`keys.py` tells what a call is recognised by, `policies.py` chooses a worker for that: on the ring
-(`ring.py`), by what was remembered (`pins.py`), or in turn (`turns.py`). `views.py` keeps what is
-worked out of the workers until they change. `routes.py` explains a choice.
+`keys.py` finds the key of a call, and `policies.py` chooses a worker for the key: on the ring
+(`ring.py`), from memory (`pins.py`), or in turn (`turns.py`). `views.py` caches what is derived
+from the workers until they change. `routes.py` explains a choice.
 """
 
 import contextlib
@@ -27,26 +27,27 @@ from gateway_plugins.stickiness.routes import Route, RouteQuery, explain, key_of
 from gateway_plugins.stickiness.views import Views
 
 POINT = StateKey[int | None]("stickiness.point")
-"""What was found in the body, for a call that is tried once more."""
+"""Point of the key that was found in the body, for a retry of the call."""
 
 HEADER = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+(?![\s\S])"
-"""Names that a header may have."""
+"""Pattern of a header's name."""
 
 
 class Stickiness:
     """The plugin."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """By what calls are recognised, and how a worker is chosen for that.
+        """How calls are recognised, and how a worker is chosen for them.
 
-        A call without a session is known by `header`, else by the first of `fields` that its body
-        has, else by the first `prefix_chars` characters of its prompt or first messages; null, an
-        empty list and 0 leave these out.
+        A call without a session is recognised by `header`, else by the first of `fields` in its
+        body, else by the first `prefix_chars` characters of its prompt or first messages; null, an
+        empty list and 0 turn these off.
 
-        `load_factor` and `spill_above` are of `consistent_hash`: a worker is passed by for the next
-        one on the ring while it has `load_factor` times its share of all attempts in flight, and
-        no fewer than `spill_above`; null: never. `max_sessions` and `ttl`, in seconds, are of
-        `least_loaded`: how many sessions it remembers, and for how long without a call.
+        `load_factor` and `spill_above` belong to `consistent_hash`: the policy skips a worker, for
+        the next one on the ring, while the worker has at least `load_factor` times its share of all
+        attempts in flight, and at least `spill_above`; it never does if `load_factor` is null.
+        `max_sessions` and `ttl`, in seconds, belong to `least_loaded`: how many sessions it
+        remembers, and for how long without a call.
         """
 
         policy: Literal["consistent_hash", "least_loaded", "power_of_two", "round_robin"] = (
@@ -67,7 +68,7 @@ class Stickiness:
 
     @hookimpl
     def reconfigure(self, config: Config) -> None:
-        """What sessions are pinned to is kept."""
+        """Replace the options; the sessions stay pinned to their workers."""
         self.config = config
         self.keys = KeyReader(config.header, config.fields, config.prefix_chars)
         self.pins.limit(config.max_sessions, config.ttl)
@@ -104,7 +105,7 @@ class Stickiness:
         return call.state.get(POINT)
 
     async def explain(self, request: ControlRequest) -> Route:
-        """Which worker a key leads to now, and why."""
+        """Return which worker a key leads to now, and why."""
         query = request.query(RouteQuery)
         key = key_of(query, self.keys.prefix)
         if self._views is None:

@@ -1,4 +1,4 @@
-"""What a call is recognised by: its session, else a header, a field of its body, its beginning."""
+"""Key of a call: its session, else a header, a field of its body, or the prompt's beginning."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,27 +10,27 @@ from gateway import Call, get_header
 from gateway_plugins.stickiness.ring import key_point
 
 OPENINGS = ("messages", "prompt", "prompts", "input")
-"""Where the beginning of a call is looked for: chat, completions, TRL's /generate/, responses."""
+"""Body fields with the beginning of a call: chat, completions, TRL's /generate/, responses."""
 
 NOTHING = Raw(b"")
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 
 CHARACTERS_PER_ID = 4
-"""How many characters a token id counts for."""
+"""Characters that a token id counts for."""
 
 DEEPEST = 3
-"""TRL's /chat/ has lists of conversations; nothing is nested deeper."""
+"""Maximum nesting: TRL's /chat/ has lists of conversations; nothing is nested deeper."""
 
 
 class Key(msgspec.Struct, frozen=True):
-    """`kind` is session, header, prefix, or the name of a field behind `field:`."""
+    """`kind` is `session`, `header`, `prefix`, or `field:` and the name of a body field."""
 
     kind: str
     value: str
 
     def point(self) -> int:
-        """Its place on the ring."""
+        """Place of the key on the ring."""
         return key_point(self.kind, self.value)
 
 
@@ -44,13 +44,13 @@ class _Part(msgspec.Struct):
 
 
 class KeyReader:
-    """Finds the key of a call, by the options of the same names."""
+    """Finds the key of a call. The parameters are the options of the same names."""
 
     def __init__(self, header: str | None, fields: Sequence[str], prefix_chars: int) -> None:
         self._header = header.lower().encode("latin-1") if header else None
         self._prefix_chars = prefix_chars
         names = dict.fromkeys((*fields, *(OPENINGS if prefix_chars else ())))
-        # Nothing of a body is built but the few values that are looked at.
+        # The decoder builds only the few values of a body that are used.
         attributes = {name: f"field_{place}" for place, name in enumerate(names)}
         self._fields = {name: attributes[name] for name in fields}
         self._openings = [attributes[name] for name in OPENINGS if name in attributes]
@@ -61,7 +61,7 @@ class KeyReader:
         )
 
     def named(self, call: Call) -> Key | None:
-        """Its session, else its header, if it has either."""
+        """Key of the call's session, else of its header; None if it has neither."""
         if call.session_id:
             return Key("session", call.session_id)
         if self._header is not None:
@@ -71,7 +71,10 @@ class KeyReader:
         return None
 
     def of_body(self, data: bytes | None) -> Key | None:
-        """A field of the body, else its beginning; None too where it is no JSON object."""
+        """Key of a field of the body, else of its beginning.
+
+        None if it has neither, or is not a JSON object.
+        """
         if not data or not self._type.__struct_fields__:
             return None
         try:
@@ -81,7 +84,7 @@ class KeyReader:
         return self._of_fields(asked) or self._of_opening(asked)
 
     def prefix(self, text: str) -> Key | None:
-        """The key of what begins with `text`."""
+        """Key of calls that begin with `text`; None if that is empty."""
         text = text.strip()[: self._prefix_chars].lower()
         return Key("prefix", text) if text else None
 
@@ -114,10 +117,11 @@ def _text_or_number(raw: Raw) -> str:
 
 
 def opening(raw: Raw, most: int, depth: int = DEEPEST) -> str:
-    """How a prompt begins: text, token ids, messages, or the first of several of these.
+    """Return how a prompt begins: text, token ids, messages, or the first of several of these.
 
-    Of messages all up to the first that is not the system's: later turns of a conversation begin
-    with the same ones. About `most` characters or more, where there are so many. Raises ValueError.
+    Messages count up to the first one that is not the system's, as later turns of a conversation
+    begin with the same ones. The result has about `most` characters or more, if the prompt has so
+    many. Raises ValueError if the prompt cannot be parsed.
     """
     begins = _begin(raw, 2)
     if begins[:1] == b'"':
@@ -156,7 +160,7 @@ def _opening_of_messages(items: Sequence[Raw], most: int) -> str:
 
 
 def _text_of(content: Raw) -> str:
-    """A message's content: text, or parts of which some have text."""
+    """Text of a message's content, which is a string or parts of which some have text."""
     if not content:
         return ""
     said: Any = msgspec.json.decode(content, type=str | list[_Part] | None)

@@ -1,16 +1,16 @@
-"""Which worker a session is pinned to: a bounded memory that costs one dict entry for each."""
+"""Worker that each session is pinned to: a bounded memory, one dict entry per session."""
 
 from collections.abc import Callable
 from time import monotonic
 
 
 class Pins:
-    """At most `most` are remembered, and at least the half of these that was used last.
+    """Remembers at most `most` pins, and at least the most recently used half of these.
 
-    Two generations: what is used moves into the young one; when that is half of all, or `ttl`
-    seconds old, it becomes the old one, and what the old one still had is forgotten. So a pin that
-    is not used is forgotten after `ttl` to twice that. A use relinks nothing, as that of an LRU
-    list would (the scheme is that of Dominic Tarr's hashlru).
+    There are two generations. A used pin moves into the young one; when that has half of `most`
+    pins, or is `ttl` seconds old, it becomes the old one, and the previous old one is forgotten. An
+    unused pin is thus forgotten after `ttl` to twice `ttl`. Unlike in an LRU list, a use relinks
+    nothing (the scheme is that of Dominic Tarr's hashlru).
     """
 
     def __init__(self, most: int, ttl: float, clock: Callable[[], float] = monotonic) -> None:
@@ -21,7 +21,7 @@ class Pins:
         self._turned = clock()
 
     def limit(self, most: int, ttl: float) -> None:
-        """Other bounds, from the next use on."""
+        """Replace the bounds, from the next use on."""
         self._half = max(1, most // 2)
         self._ttl = ttl
 
@@ -29,11 +29,11 @@ class Pins:
         return len(self._young) + len(self._old)
 
     def look(self, point: int) -> str | None:
-        """The worker's id, if it is remembered; this is no use of the pin."""
+        """Return the worker's id, None if unknown; this does not count as a use of the pin."""
         return self._young.get(point) or self._old.get(point)
 
     def use(self, point: int) -> str | None:
-        """The worker's id, which is remembered anew."""
+        """Return the worker's id, None if unknown, and renew the pin."""
         self._turn_when_due()
         worker_id = self._young.get(point)
         if worker_id is None and self._old:
@@ -52,7 +52,7 @@ class Pins:
         late = self._clock() - self._turned
         if late >= self._ttl:
             self._turn()
-        if late >= 2 * self._ttl:  # nothing was used since the young generation became due
+        if late >= 2 * self._ttl:  # no pin was used since the turn was due
             self._old = {}
 
     def _turn(self) -> None:

@@ -1,4 +1,4 @@
-"""How one of the workers that can take a call is chosen."""
+"""Policies that choose one of the workers that can take a call."""
 
 import math
 import random
@@ -13,9 +13,10 @@ from gateway_plugins.stickiness.views import View
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """What would be chosen now: of the workers in the order `asked`, `chosen`, because of `why`.
+    """Choice that a policy would make now: `chosen`, of the workers in the order `asked`.
 
-    `bound` is the attempts in flight, for a weight of 1, from which on one is passed by.
+    `why` is the reason. `bound` is the number of attempts in flight, for a weight of 1, from which
+    on a worker is skipped.
     """
 
     why: str
@@ -25,24 +26,24 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 class Policy(Protocol):
-    """`keyed`: whether it wants to know by what a call is recognised."""
+    """A way to choose a worker. `keyed`: whether it needs the key of a call."""
 
     keyed: bool
 
     def pick(self, view: View, point: int | None, workers: Sequence[Worker]) -> Worker | None:
-        """One of `workers`, which are not none; None leaves it to the core: least loaded."""
+        """Return one of `workers` (not empty); None leaves the choice to the core: least loaded."""
 
     def preview(self, view: View, point: int) -> Preview:
-        """What `pick` would do with all the fit workers; nothing is changed by it."""
+        """Return what `pick` would do with all fit workers; this changes nothing."""
 
 
 class ConsistentHash:
     """The key's worker on the ring; while that has more than its share, the next one.
 
-    A worker is passed by from `spill_above` attempts in flight on, or from `load_factor` times what
-    it had if all were spread evenly, whichever is more: for an average weight, else in proportion.
-    This is "Consistent Hashing with Bounded Loads" (Mirrokni, Thorup, Zadimoghaddam 2016), with a
-    floor below which no cache is given up for a better balance.
+    A worker is skipped from `spill_above` attempts in flight on, or from `load_factor` times what
+    it would have if all were spread evenly, whichever is more; both numbers are for an average
+    weight, and in proportion for others. This is "Consistent Hashing with Bounded Loads" (Mirrokni,
+    Thorup, Zadimoghaddam 2016), with a floor below which no cache is given up for a better balance.
     """
 
     keyed = True
@@ -56,7 +57,7 @@ class ConsistentHash:
             return None
         worker = view.all[view.ring.first(point)]
         busy = worker.in_flight / worker.weight
-        # Nearly always it is below the floor, and the bound need not be known.
+        # The load is nearly always below the floor; the bound is then not computed.
         has_room = busy < self._floor(view) or busy < self._bound(view)
         if has_room and worker in view.members(workers):
             return worker
@@ -72,7 +73,7 @@ class ConsistentHash:
         return Preview(why, asked, chosen, None if self._load_factor is None else bound)
 
     def _bound(self, view: View) -> float:
-        """Attempts in flight, for a weight of 1, from which on a worker is passed by."""
+        """Attempts in flight, for a weight of 1, from which on a worker is skipped."""
         if self._load_factor is None:
             return math.inf
         even = (view.in_flight() + 1) / view.weight if view.fit else 0.0
@@ -83,13 +84,13 @@ class ConsistentHash:
 
 
 def _first_below(bound: float, able: Sequence[Worker]) -> Worker | None:
-    """Where none is below, the first one."""
+    """Return the first worker below the bound, the first of all if none is."""
     below = (worker for worker in able if worker.in_flight < bound * worker.weight)
     return next(below, able[0] if able else None)
 
 
 class LeastLoaded:
-    """The worker that the session had last, a new session the least loaded one."""
+    """The worker that the session had last; for a new session, the least loaded one."""
 
     keyed = True
 
@@ -122,7 +123,7 @@ class LeastLoaded:
 
 
 class PowerOfTwo:
-    """The less loaded of two at random: nearly as even as asking all, at a fixed price.
+    """The less loaded of two random workers: nearly as even as comparing all, at a fixed cost.
 
     Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001).
     """
@@ -142,7 +143,7 @@ class PowerOfTwo:
 
 
 class RoundRobin:
-    """All in turn, each as often as its weight says."""
+    """All workers in turn, each in proportion to its weight."""
 
     keyed = False
 
@@ -154,5 +155,5 @@ class RoundRobin:
 
 
 def _load_of(worker: Worker) -> float:
-    """What it would have in flight, for its weight, with one more."""
+    """Attempts in flight, with one more, divided by the weight."""
     return (worker.in_flight + 1) / worker.weight

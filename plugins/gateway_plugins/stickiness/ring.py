@@ -1,8 +1,8 @@
 """Consistent hashing: each worker has many points on a ring, a key belongs to the next one.
 
 After Karger et al., "Consistent Hashing and Random Trees" (1997): when a worker comes or goes, only
-keys that it gets or had move. Points and keys are BLAKE2 of text, so that every process and every
-replica has the same ring without asking another.
+the keys that it gains or loses move. Points and keys are BLAKE2 hashes of text, so that every
+process and every replica computes the same ring by itself.
 """
 
 import struct
@@ -14,24 +14,24 @@ from hashlib import blake2b
 from itertools import chain
 
 POINTS = 512
-"""Points of a worker of weight 1. A worker's share of the keys then varies by some 1 in sqrt(512),
-4.4%, around its weight's."""
+"""Points of a worker of weight 1. A worker's share of the keys then varies by about 1 / sqrt(512),
+4.4%, around its weight's share."""
 
 MOST_POINTS = 1 << 18
-"""Points of one ring. Where the weights ask for more, all workers have half of theirs, or a
+"""Maximum points of one ring. If the weights need more, all workers have half of their points, or a
 quarter, and so on: larger rings are slower to make, and hardly more even."""
 
 KEPT_POINTS = 1 << 21
-"""Points of all rings that are kept, 16 MiB of them."""
+"""Maximum points of all cached rings together, 16 MiB."""
 
 KEPT_WORKERS = 1024
-"""Workers whose points are kept."""
+"""Maximum number of workers whose points are cached."""
 
 MOST_PARTS = 1 << 12
-"""Parts of a ring whose beginnings are known."""
+"""Maximum number of equal parts of a ring whose starts are in its table."""
 
 OWNER = (1 << 16) - 1
-"""The bits of a point that say whose it is: the place among the workers sorted by name."""
+"""Mask of the bits of a point that name its worker: the index in the sorted names."""
 
 PointsOf = Callable[[str, int], Iterable[int]]
 
@@ -40,13 +40,13 @@ Shares = tuple[tuple[str, float], ...]
 
 
 def key_point(kind: str, value: str) -> int:
-    """Where on the ring a key lies, 0 to 2^64 - 1; keys of two kinds have nothing in common."""
+    """Place of a key on the ring, 0 to 2^64 - 1; keys of different kinds are unrelated."""
     text = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 def points_of(name: str, count: int) -> "array[int]":
-    """The first `count` points of that worker: a larger weight only adds some."""
+    """Return the first `count` points of a worker: a larger weight only adds points."""
     digests = (
         blake2b(b"%d\0%b" % (block, name.encode("utf-8", "surrogatepass"))).digest()
         for block in range((count + 7) // 8)
@@ -56,7 +56,7 @@ def points_of(name: str, count: int) -> "array[int]":
 
 
 def counts_of(shares: Shares) -> list[int]:
-    """How many points each worker has."""
+    """Return the number of points of each worker."""
     scale: float = POINTS
     while sum(weight for _, weight in shares) * scale > MOST_POINTS:
         scale /= 2
@@ -64,7 +64,7 @@ def counts_of(shares: Shares) -> list[int]:
 
 
 class Ring:
-    """The points of some workers, at least one; `names` are theirs, 65,536 at most."""
+    """The points of some workers, at least one; `names` are the workers', at most 65,536."""
 
     def __init__(self, shares: Shares, points_of: PointsOf = points_of) -> None:
         shares = shares[: OWNER + 1]
@@ -76,7 +76,7 @@ class Ring:
         ]
         found.sort()
         self._points = array("Q", found)
-        # With a table of where its equal parts begin, a key is found as fast on a large ring.
+        # A table of the starts of equal parts makes lookups on a large ring as fast.
         parts = min(MOST_PARTS, 1 << len(found).bit_length())
         self._bits = 65 - parts.bit_length()
         starts = (bisect_left(found, part << self._bits) for part in range(parts + 1))
@@ -86,12 +86,12 @@ class Ring:
         return len(self._points)
 
     def first(self, point: int) -> int:
-        """The place among `names` of the worker that a key belongs to."""
+        """Index in `names` of the worker that a key belongs to."""
         place = self._place(point)
         return self._points[place if place < len(self._points) else 0] & OWNER
 
     def walk(self, point: int) -> Iterator[int]:
-        """The places of all workers, each once, in the order in which they stand in for it."""
+        """Indexes of all workers, each once: the key's worker, then its stand-ins in order."""
         points, seen = self._points, set[int]()
         start = self._place(point)
         for place in chain(range(start, len(points)), range(start)):
@@ -108,7 +108,7 @@ class Ring:
 
 
 class Rings:
-    """Makes rings, and keeps those that were last asked for: a change may be taken back."""
+    """Makes rings, and caches the latest ones, as a change may be reverted."""
 
     def __init__(self, kept_points: int = KEPT_POINTS) -> None:
         self._most = kept_points

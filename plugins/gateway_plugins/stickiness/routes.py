@@ -10,14 +10,14 @@ from gateway_plugins.stickiness.policies import Policy, Preview
 from gateway_plugins.stickiness.views import View
 
 TOLD = 8
-"""Workers that an answer tells of."""
+"""Maximum number of workers in a response."""
 
 
 class RouteQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """One of these, and the model where workers serve different ones.
+    """One key, and the model if workers serve different ones.
 
-    `key` is that of a session, or of the `kind` that an earlier answer named; `prompt` is text that
-    a call begins with.
+    `key` is the value of a key of `kind` (a session by default), as an earlier response named them;
+    `prompt` is text that a call begins with.
     """
 
     key: str | None = None
@@ -29,7 +29,10 @@ class RouteQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Candidate(msgspec.Struct):
-    """`skipped` says why it is passed by; `bound` is the number in flight from which on it is."""
+    """A worker that may be chosen. `skipped` is the reason why it is skipped.
+
+    `bound` is the number of attempts in flight from which on it is skipped.
+    """
 
     worker_id: str
     fit: bool
@@ -40,9 +43,10 @@ class Candidate(msgspec.Struct):
 
 
 class Route(msgspec.Struct):
-    """Where a call of this key goes now; `chosen` is None where that is chance, or nobody is fit.
+    """Worker for a call with this key now.
 
-    `hash` is the key's place on the ring, in hexadecimal; `candidates` are the first on its way.
+    `chosen` is None if the key does not determine the worker, or if no worker is fit. `hash` is the
+    key's place on the ring, in hexadecimal; `candidates` are the first workers in the key's order.
     """
 
     policy: str
@@ -55,7 +59,7 @@ class Route(msgspec.Struct):
 
 
 def key_of(query: RouteQuery, prefix_of: Callable[[str], Key | None]) -> Key:
-    """Raises BadRequest where the query names no key, or several."""
+    """Return the key in a query. Raises BadRequest if the query names no key, or several."""
     given = [
         Key(query.kind, query.key) if query.key else None,
         Key("session", query.session) if query.session else None,
@@ -73,7 +77,7 @@ def key_of(query: RouteQuery, prefix_of: Callable[[str], Key | None]) -> Key:
 
 
 def explain(policy: Policy, name: str, view: View, key: Key) -> Route:
-    """Raises NotFound where no worker serves the model."""
+    """Explain the choice for a key. Raises NotFound if no worker serves the model."""
     if not view.all:
         raise NotFound("there is no worker for it; GET /admin/workers lists those that there are")
     preview = policy.preview(view, key.point())

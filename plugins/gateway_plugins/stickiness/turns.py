@@ -1,7 +1,7 @@
-"""Whose turn it is: each worker's comes as often as its weight says.
+"""Weighted round robin: each worker's turns come in proportion to its weight.
 
-This is stride scheduling (Waldspurger, Weihl 1995): whose turn is due first is taken, and its next
-one is due 1/weight later.
+This is stride scheduling (Waldspurger, Weihl 1995): the worker with the earliest due turn is taken,
+and its next turn is due 1/weight later.
 """
 
 import heapq
@@ -12,7 +12,7 @@ from gateway import Worker
 
 
 class Turns:
-    """The turns of some workers. Each begins at random, as the other replicas have turns too."""
+    """The turns of some workers. Each begins at random, as other replicas take turns too."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._due = [
@@ -21,7 +21,10 @@ class Turns:
         heapq.heapify(self._due)
 
     def take(self, members: Container[Worker]) -> Worker | None:
-        """The one of `members` whose turn is due first; those before it do not save theirs up."""
+        """Return the one of `members` whose turn is due first; None if there is none.
+
+        Workers that are passed over do not save up their turns.
+        """
         passed = []
         taken = None
         while taken is None and self._due:

@@ -1,4 +1,4 @@
-"""What is worked out once of the workers that serve a model, until something about them changes."""
+"""Values derived from the workers that serve a model, cached until a worker changes."""
 
 from collections.abc import Container, Sequence
 from functools import cached_property
@@ -9,10 +9,10 @@ from gateway_plugins.stickiness.turns import Turns
 
 
 class View:
-    """`all` that serve a model by name, those that are `fit`, and the `ring` of all.
+    """`all` workers that serve a model, by name, those that are `fit`, and the `ring` of all.
 
-    The ring has the unfit ones too: their keys come back with them. `weight` is that of all the fit
-    together, `mean_weight` that of one of them.
+    The ring includes the unfit workers, so that their keys come back with them. `weight` is the sum
+    for the fit workers, `mean_weight` their average.
     """
 
     def __init__(
@@ -42,14 +42,15 @@ class View:
         return {worker.id: worker for worker in self.all}
 
     def members(self, workers: Sequence[Worker]) -> Container[Worker]:
-        """The same workers, asked quickly who is among them where they are the fit ones."""
+        """Return a container of the same workers, with a fast lookup if they are `fit` itself."""
         return self._fit if workers is self.fit else workers
 
     def in_flight(self) -> int:
-        """The attempts at all of them together.
+        """Attempts in flight at all of these workers together.
 
-        Where they are but some of the workers they are counted only now and then, so that asking
-        costs the same among many; the count is then off by an eighth for each of them at most.
+        If they are only some of the gateway's workers, they are counted only now and then, so that
+        a call costs the same among many workers; the count is then off by at most an eighth for
+        each worker.
         """
         if self._is_whole:
             return self._registry.slots.used
@@ -61,7 +62,7 @@ class View:
 
 
 class Views:
-    """The views of one gateway's workers; `forget` is to be called when any of them changes."""
+    """The views of one gateway's workers; call `forget` when any of them changes."""
 
     def __init__(self, registry: Workers) -> None:
         self._registry = registry
@@ -72,9 +73,9 @@ class Views:
         return len(self._known)
 
     def of(self, model: str | None) -> View:
-        """Of the workers that may get a call for `model`, as the core sees it."""
+        """Return the view of the workers that the core may choose from for `model`."""
         serving = self._registry.serving(model if self._registry.mixed else None)
-        # The registry gives the same object until a change; it is kept, so its id is not reused.
+        # The registry returns the same object until a change; it is kept, so its id is not reused.
         known = self._known.get(id(serving))
         if known is not None:
             return known[1]
@@ -83,7 +84,7 @@ class Views:
         return view
 
     def of_call(self, call: Call) -> View:
-        """Of the workers that may get this call; its model is looked for only if it matters."""
+        """Return the view for a call; its model is read only if workers serve different ones."""
         return self.of(call.model if self._registry.mixed else None)
 
     def forget(self) -> None:
