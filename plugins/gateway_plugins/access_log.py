@@ -1,4 +1,4 @@
-"""One JSON line for each call, without its prompt, its answer or anybody's key."""
+"""Writes one JSON line per call, without its prompt, its response or any key."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,13 @@ from gateway import Call, Gateway, Outcome, hookimpl
 log = logging.getLogger("gateway.access_log")
 
 BACKLOG = 10_000
-"""Lines that may wait for a slow disk; past that they are dropped, and the drops are counted."""
+"""Lines that may wait for a slow disk; further lines are dropped, and counted."""
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """What is written. Times are seconds, `time` is Unix time; what is not known is left out.
+    """One line of the log. Times are seconds, `time` is Unix time; unknown values are left out.
 
-    `tokens_counted`: the engine did not tell them, so they were counted in what came of the stream.
+    `tokens_counted`: the engine did not report the tokens, so they were counted in the stream.
     """
 
     time: float
@@ -44,13 +44,13 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class AccessLog:
-    """Writes from a thread, in batches; the file is opened for each, so it may be rotated."""
+    """Writes from a thread, in batches; opens the file for each, so the file may be rotated."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """`path` of the file, or null for standard error.
 
-        `tokens`: look for its usage in every answer. Without it the tokens are known only where
-        another plugin does.
+        `tokens`: look for usage in every response. Without it the tokens are known only if another
+        plugin looks for them.
         """
 
         path: str | None = None
@@ -79,7 +79,7 @@ class AccessLog:
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
         if self._path is not None:
-            self._path.open("ab").close()  # a path that cannot be written is known at the start
+            self._path.open("ab").close()  # fail at start-up if it is not writable
         writing = asyncio.create_task(self._write_all())
         try:
             yield

@@ -1,7 +1,8 @@
-"""Which models there are: `GET /v1/models` and `/v1/models/{id}`, of all workers together.
+"""Lists the models of all workers together: `GET /v1/models` and `/v1/models/{id}`.
 
-Without this plugin such a call goes to one worker, which knows only its own models. The cards are
-passed on as the engines write them; each caller sees those of the models that it may use.
+Without this plugin such a call goes to one worker, which knows only its own models. The cards (JSON
+objects of models) are forwarded as the engines write them; each caller sees those of the models
+that it may use.
 """
 
 import asyncio
@@ -19,24 +20,24 @@ from gateway import Answer, Call, CallError, Gateway, NotFound, NoWorker, Worker
 PATH = "/v1/models"
 
 LOCAL = "local"
-"""The `url` of a function in the gateway's own process, and the one name that it goes by."""
+"""The `url` of a function in the gateway's own process, and the name of its only model."""
 
 LARGEST = 1 << 20
-"""Bytes of a worker's answer."""
+"""Maximum bytes of a worker's response."""
 
 MOST_MODELS = 1_000
 LONGEST_NAME = 1_000
-"""A worker that says more, or names longer than so many characters, is not believed."""
+"""A response with more models, or with a name of more characters, is ignored."""
 
 MOST_VIEWS = 32
-"""Lists that are at hand, for callers with different rights."""
+"""Maximum number of cached lists, for callers with different rights."""
 
 Cards = Mapping[str, bytes]
-"""What is said of each model, in JSON, by its name and in the order in which it was said."""
+"""The JSON card of each model by its name, in the order of the response."""
 
 
 def merged(several: Iterable[Cards]) -> Cards:
-    """Of several cards with one name the first counts."""
+    """Merge the cards of several sources; the first card of a name wins."""
     found: dict[str, bytes] = {}
     for cards in several:
         for name, card in cards.items():
@@ -45,15 +46,15 @@ def merged(several: Iterable[Cards]) -> Cards:
 
 
 class View(NamedTuple):
-    """Whose models are seen: those `models` of those `workers`, by name and id; None: all."""
+    """The models that a caller sees: `models` by name, of `workers` by id; None: all."""
 
     models: frozenset[str] | None
     workers: frozenset[str] | None
 
     def cards(self, said: Sequence[tuple[Worker, Cards | None]]) -> Cards:
-        """The first worker that has a model says what it is.
+        """Return the visible cards; the first worker that has a model provides its card.
 
-        Raises NoWorker where nobody has said anything.
+        Raises NoWorker if no worker of the view has reported its models.
         """
         asked = [cards for worker, cards in said if self._allows(worker)]
         if not asked:
@@ -71,16 +72,16 @@ class View(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a caller is told: of each model, and of all."""
+    """The card of each model, and the body of the response that lists all of them."""
 
     cards: Cards
     body: bytes
 
 
 class Round:
-    """What the workers, those fit at the time, said when they were asked together.
+    """The cards of all workers that were fit, fetched together.
 
-    `listings` are made as they are asked for.
+    `listings` are built on first use.
     """
 
     def __init__(
@@ -92,11 +93,11 @@ class Round:
         self.listings: dict[View, Listing] = {}
 
     def holds(self, workers: tuple[Worker, ...], keep: float) -> bool:
-        """Whether it is still what `workers` say: nothing about any of them has changed since."""
+        """Return whether the cards are younger than `keep` seconds, and no worker has changed."""
         return workers is self._workers and time.monotonic() - self._ended < keep
 
     def listing(self, view: View) -> Listing:
-        """Raises NoWorker."""
+        """Return the list for a view. Raises NoWorker."""
         found = self.listings.get(view)
         if found is None:
             if len(self.listings) >= MOST_VIEWS:
@@ -113,9 +114,9 @@ class OpenaiModels:
     """The plugin."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """For `keep` seconds what the workers said holds, if none of them comes, goes or changes.
+        """Workers' models are kept for `keep` seconds, unless a worker comes, goes or changes.
 
-        One that does not answer within `patience` seconds said what it said last.
+        If a worker does not respond within `patience` seconds, its last response is used.
         """
 
         keep: Annotated[float, Meta(ge=0, le=3600)] = 2.0
@@ -130,7 +131,7 @@ class OpenaiModels:
 
     @hookimpl
     def reconfigure(self, config: Config) -> None:
-        """What the workers said is kept."""
+        """Apply the options; the models of the workers are kept."""
         self._config = config
 
     @hookimpl
@@ -156,7 +157,7 @@ class OpenaiModels:
         return _answer(listing.body if path == PATH else _card(listing, path[len(PATH) + 1 :]))
 
     async def _latest(self, workers: Workers) -> Round:
-        """However many callers wait for it, the workers are asked once."""
+        """Return the latest round; all callers that wait share the same requests."""
         task = self._asking
         if task is None or (task.done() and not self._holds(task, workers)):
             task = self._asking = asyncio.create_task(self._ask_all(workers))
@@ -175,10 +176,10 @@ class OpenaiModels:
         return Round(fit, [(one, task.result()) for one, task in zip(fit, tasks, strict=True)])
 
     async def _ask(self, worker: Worker) -> Cards | None:
-        """The models of one worker; None: neither it nor its settings have said anything yet."""
+        """Fetch the models of one worker; None if neither it nor its settings report any."""
         if worker.url == LOCAL:
             return self._bare([LOCAL])
-        url = worker.url  # it may be moved meanwhile
+        url = worker.url  # the worker may be moved during the request
         told = await self._told(worker)
         if told is not None:
             self._last[worker] = url, told
@@ -194,9 +195,10 @@ class OpenaiModels:
         return read_cards(answer.body) if answer.status == 200 else None
 
     def _named(self, worker: Worker, told: Cards | None) -> Cards | None:
-        """Where its settings say what it serves, that alone; where it was never heard, its names.
+        """Return the cards of a worker.
 
-        Names without a card have one that says no more than the name.
+        If its settings name models, only those; if it never responded, the names that are known of
+        it. A name without a card gets a card that has no more than the name.
         """
         if worker.names_models:
             settings = worker.settings
@@ -213,7 +215,7 @@ class OpenaiModels:
 
 
 def _view(call: Call, gateway: Gateway) -> View:
-    """What the caller may use; where one model is sent in place of all others, that alone."""
+    """Return what the caller may see; if the configuration sets one model for all, only that."""
     principal, only = call.principal, gateway.config.model
     models = None if principal is None else principal.models
     if only is not None:
@@ -222,7 +224,7 @@ def _view(call: Call, gateway: Gateway) -> View:
 
 
 def _card(listing: Listing, name: str) -> bytes:
-    """Raises NotFound, as vLLM says it."""
+    """Return the card of one model. Raises NotFound, in vLLM's words."""
     card = listing.cards.get(name)
     if card is None:
         message = f"The model `{name[:200]}` does not exist."
@@ -244,11 +246,14 @@ class _List(msgspec.Struct):
 
 
 def read_cards(body: bytes) -> Cards | None:
-    """The cards of an answer of `/v1/models`, byte for byte; None: it is none, or too large."""
+    """Return the cards in a response of `/v1/models`, byte for byte.
+
+    None if it cannot be read, or is too large.
+    """
     if len(body) > LARGEST:
         return None
     try:
-        body.decode()  # msgspec passes over strings that it does not give back
+        body.decode()  # msgspec does not check the UTF-8 of strings that it skips
         cards = msgspec.json.decode(body, type=_List).data
         if len(cards) > MOST_MODELS:
             return None

@@ -1,7 +1,7 @@
-"""Which session a call belongs to: from `/sessions/{id}/v1/...`, else from a header.
+"""Finds the session of a call: from `/sessions/{id}/v1/...`, else from a header.
 
 A session id may hold slashes and colons (`harbor/hello-world:0`), so `/sessions/` is matched up to
-the first `/v1/` that leaves something to carry.
+the first `/v1/` that leaves a path to forward.
 """
 
 import re
@@ -48,9 +48,10 @@ class Sessions:
 
 
 class SessionRoute(Route):
-    """Matches the calls of sessions alone: what else lies under /sessions may be another plugin's.
+    """Matches only the calls of sessions: other paths under /sessions may be another plugin's.
 
-    Like the worker's path, a session's is matched as it was sent: an encoded slash parts nothing.
+    Like a worker's path, a session's path is matched as it was sent, so an encoded slash is no
+    separator.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -62,7 +63,7 @@ class SessionRoute(Route):
 
 
 class SessionEdge:
-    """Carries what lies under a session's path, as if it had come without it."""
+    """Forwards the path after the session, as if the call had come without the session."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway

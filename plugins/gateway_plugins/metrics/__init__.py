@@ -1,9 +1,10 @@
-"""Metrics for Prometheus: `GET /metrics` tells what calls, workers and plugins did.
+"""Metrics for Prometheus: `GET /metrics` reports what calls, workers and plugins did.
 
-`watch.py` times the parts of an answer and `tally.py` counts calls, both in plain numbers;
-`labels.py` keeps the values of labels few. `state.py` looks at the gateway when it is asked, and
-`families.py` writes all of it by prometheus-client, and `others.py` puts that of other processes to
-it. Other plugins tell of themselves by the hook `samples`.
+`watch.py` times the parts of a response and `tally.py` counts calls, both in plain numbers;
+`labels.py` limits the values of labels, and `principals.py` counts by principal. `state.py` reads
+the gateway's state at each scrape, `families.py` checks all samples and formats them with
+prometheus-client, and `others.py` merges those of other processes. Other plugins report their own
+samples with the hook `samples`.
 """
 
 import asyncio
@@ -38,10 +39,10 @@ from gateway_plugins.metrics.watch import Watch
 WATCH: StateKey[Watch] = StateKey("metrics")
 
 BEAT = 0.5
-"""Seconds after which the event loop is to wake a task, again and again."""
+"""Seconds between two wake-ups of the task that measures the event loop's lag."""
 
 SHORT = 2_048
-"""Bytes of a body that are looked through in less time than a Watch costs."""
+"""Bytes of a body that are searched in less time than a Watch costs."""
 
 LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -50,11 +51,11 @@ class Metrics:
     """The plugin."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """What is told apart.
+        """Which values of labels are kept apart.
 
-        `models`: so many names of models. `routes`: paths beside the known ones. `principals`:
-        whether calls and tokens are counted by who calls. `tokens`: look for its usage in every
-        answer; without it tokens are known where another plugin does.
+        `models`: maximum number of model names. `routes`: paths in addition to the known ones.
+        `principals`: whether calls and tokens are counted by principal. `tokens`: look for usage in
+        every response; without it tokens are known only if another plugin looks for them.
         """
 
         models: Annotated[int, Meta(ge=0)] = 100
@@ -125,16 +126,16 @@ class Metrics:
             self._principals.add(call, outcome)
 
     async def _beat(self) -> None:
-        """Notice how late the loop comes back to what it has to do."""
+        """Measure how late the event loop wakes a task."""
         while True:
             due = monotonic() + BEAT
             await asyncio.sleep(BEAT)
             self._lag.add(max(0.0, monotonic() - due))
 
     async def _show(self, request: ControlRequest) -> Response:
-        """What all processes tell; it is written in a thread, one answer at a time."""
+        """Return the samples of all processes, formatted in a thread, one response at a time."""
         encode, content_type = encoder_for(request.header("accept") or "")
-        assert self._gateway is not None  # whose route this is
+        assert self._gateway is not None  # `routes` has set it
         siblings = self._gateway.siblings
         async with self._writing:
             said = await siblings.ask("metrics")
@@ -145,12 +146,12 @@ class Metrics:
         return Response(text, headers={"content-type": content_type})
 
     async def _tell(self, _: bytes) -> bytes:
-        """Another process is scraped."""
+        """Return this process's samples to another process, which is scraped."""
         assert self._gateway is not None
         return await asyncio.to_thread(written, await self._collect(self._gateway))
 
     async def _collect(self, gateway: Gateway) -> Families:
-        """What this process tells, all of it of one moment."""
+        """Return the samples of this process, all of the same moment."""
         told = [*self._own(gateway), *self._others(gateway)]
         families, broken = await asyncio.to_thread(checked, told)
         for plugin, error in broken:
@@ -168,10 +169,10 @@ class Metrics:
         for hook in gateway.plugins.hooks["samples"]:
             try:
                 yield hook.plugin, list(hook.run())
-            except Exception as error:  # noqa: BLE001  a watcher's failure harms nobody else
+            except Exception as error:  # noqa: BLE001  one plugin's failure must not affect others
                 gateway.chains.failures.note(hook.plugin, "samples", Outcome(), error)
 
 
 def _is_plain(body: bytes | None) -> bool:
-    """Whether it cannot ask for a stream, and it costs nothing to know that."""
+    """Return whether a cheap search shows that the body requests no stream."""
     return body is not None and len(body) < SHORT and b'"stream"' not in body

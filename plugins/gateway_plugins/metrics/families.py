@@ -1,4 +1,4 @@
-"""What is told in one scrape, checked by the rules of the exposition, and written by them."""
+"""Checks the samples of one scrape against the rules of the exposition format, and writes them."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,23 +16,23 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from gateway import Histogram, Sample
 
 MOST = 20_000
-"""Samples of one plugin in one scrape."""
+"""Maximum number of samples of one plugin in one scrape."""
 
 _NAME = re.compile(r"(gateway|gen_ai)(_[a-z0-9]+)+")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = ("_bucket", "_sum", "_count", "_created", "_info")
-"""Endings that the exposition gives to names itself."""
+"""Suffixes that the exposition format adds to names itself."""
 
 _NO_SUMS = frozenset(product(("max", "min"), ("counter", "histogram")))
 
 Values = tuple[str, ...]
 
 Told = tuple[str, Iterable[Sample]]
-"""A plugin, and what it tells."""
+"""A plugin's name, and its samples."""
 
 
 class Family(msgspec.Struct, eq=False):
-    """All samples of one name; `series` are by the values of its `labels`."""
+    """All samples of one name; `series` maps the values of the `labels` to a sample's value."""
 
     name: str
     kind: str
@@ -42,7 +42,7 @@ class Family(msgspec.Struct, eq=False):
     series: dict[Values, float | Histogram] = {}
 
     def take(self, sample: Sample) -> None:
-        """Raises ValueError where it is no sample of this family."""
+        """Add a sample. Raises ValueError if it does not belong to this family."""
         if sample.kind != self.kind:
             raise ValueError(f"{self.name} is a {self.kind} already, and no {sample.kind}")
         if sample.merge != self.merge:
@@ -52,18 +52,18 @@ class Family(msgspec.Struct, eq=False):
         values = tuple(_clean(sample.labels[label]) for label in self.labels)
         if values in self.series:
             raise ValueError(f"{self.name} has {dict(sample.labels)} twice")
-        value = sample.value  # a histogram goes on counting while this one is written
+        value = sample.value  # copied, as a histogram changes while it is written
         self.series[values] = value.copy() if isinstance(value, Histogram) else float(value)
 
     def metric(self) -> Metric:
-        """The same for prometheus-client."""
+        """Convert the family to a metric of prometheus-client."""
         if self.kind == "histogram":
             return self._histogram()
         kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
         metric: CounterMetricFamily | GaugeMetricFamily
         metric = kind(self.name, self.help, labels=self.labels)
         for values, value in self.series.items():
-            assert not isinstance(value, Histogram)  # _check has seen to it
+            assert not isinstance(value, Histogram)  # `_check` ensures this
             metric.add_metric(values, value)
         return metric
 
@@ -82,7 +82,7 @@ class Families:
         self._families: dict[str, Family] = {}
 
     def add(self, samples: Iterable[Sample]) -> None:
-        """Take all of them, or none. Raises ValueError, and what the iterable raises."""
+        """Add all samples, or none. Raises ValueError, and anything that the iterable raises."""
         taken: dict[str, Family] = {}
         for number, sample in enumerate(samples):
             if number >= MOST:
@@ -95,7 +95,7 @@ class Families:
         self._families.update(taken)
 
     def _beginning(self, sample: Sample) -> Family:
-        """A family with what others have told of it, or an empty one."""
+        """Return a copy of the family as others have filled it, or an empty one."""
         there = self._families.get(sample.name)
         if there is not None:
             return msgspec.structs.replace(there, series=dict(there.series))
@@ -106,7 +106,7 @@ class Families:
         return iter(self._families.values())
 
     def having(self, family: Family) -> Family:
-        """The one of its name that is there, else this one, which is there from now on."""
+        """Return the family of the same name; if there is none, add and return `family`."""
         return self._families.setdefault(family.name, family)
 
     def collect(self) -> Iterator[Metric]:
@@ -115,7 +115,7 @@ class Families:
 
 
 def checked(told: Sequence[Told]) -> tuple[Families, list[tuple[str, Exception]]]:
-    """All that can be told; and who told what cannot, whose samples are left out, and why."""
+    """Return all valid samples; and the plugins that were left out, each with its error."""
     families = Families()
     broken: list[tuple[str, Exception]] = []
     for plugin, samples in told:
@@ -127,15 +127,15 @@ def checked(told: Sequence[Told]) -> tuple[Families, list[tuple[str, Exception]]
 
 
 def encoder_for(accept: str) -> tuple[Callable[[Families], bytes], str]:
-    """What writes the exposition that a scraper's Accept asks for, and its content type."""
+    """Return the encoder for a scraper's Accept header, and its content type."""
     try:
         return choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is none
+    except (TypeError, ValueError):  # an invalid version
         return generate_latest, "text/plain; version=0.0.4; charset=utf-8"
 
 
 def _check(sample: Sample) -> None:
-    """Raises ValueError with what is wrong with a sample by itself."""
+    """Raise ValueError if a sample is invalid by itself."""
     name, counts = sample.name, sample.kind == "counter"
     if not _NAME.fullmatch(name) or name.endswith(_TAKEN):
         raise ValueError(f"{name!r} is no name here: gateway_, then words in lower case and a unit")
@@ -153,12 +153,12 @@ def _check(sample: Sample) -> None:
 
 
 def _clean(value: str) -> str:
-    """Half a surrogate pair cannot be sent."""
+    """Replace half a surrogate pair, which cannot be sent."""
     return value.encode("utf-8", "replace").decode()
 
 
 def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:
-    """Each bound, and how many values were not above it."""
+    """Yield each bound, with the number of values that are not above it."""
     total = 0
     for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
         total += count

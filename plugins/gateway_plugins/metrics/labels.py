@@ -1,11 +1,11 @@
-"""The few values that labels have, whatever callers write into their calls."""
+"""Limits the values of labels to a few, regardless of the contents of calls."""
 
 from collections.abc import Iterable
 
 OTHER = "other"
 
 LONGEST = 128
-"""Characters of a name; a longer one is not told."""
+"""Maximum characters of a name; a longer one is OTHER."""
 
 ROUTES = frozenset(
     {
@@ -41,7 +41,7 @@ _UNDER = {
 
 
 class Routes:
-    """The template of a path: those that are known, and `more` of them; else `other`."""
+    """Maps a path to its template, for known paths and `more` of them; any other to `other`."""
 
     def __init__(self, more: Iterable[str] = ()) -> None:
         self._known = {path: path for path in (*ROUTES, *more)}
@@ -51,7 +51,7 @@ class Routes:
 
 
 class Names:
-    """The first `most` names that have proved good; any other is `other`, and none is empty."""
+    """The first `most` names that were `good`; any other name is `other`, and None is ""."""
 
     def __init__(self, most: int) -> None:
         self.most = most

@@ -1,4 +1,4 @@
-"""What one process tells another of what it counted, so that a scrape of any has all of it."""
+"""Exchanges samples between processes, so that a scrape of any process reports all of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -9,7 +9,7 @@ from gateway_plugins.metrics.families import Families, Family, Values
 
 
 class Counted(msgspec.Struct, array_like=True):
-    """A Histogram, as it is sent."""
+    """A Histogram, in the form that is sent."""
 
     bounds: tuple[float, ...]
     counts: list[int]
@@ -17,7 +17,7 @@ class Counted(msgspec.Struct, array_like=True):
 
 
 class Sent(msgspec.Struct, array_like=True):
-    """A Family, as it is sent."""
+    """A Family, in the form that is sent."""
 
     name: str
     kind: str
@@ -39,9 +39,9 @@ def written(families: Families) -> bytes:
 
 
 def merge(families: Families, written_ones: Iterable[bytes]) -> None:
-    """Put what others have `written` into `families`.
+    """Add to `families` what other processes have `written`.
 
-    A family that is another one there is left out: for a moment, in the middle of a reload, not all
+    A family whose kind or labels differ here is left out: for a moment, during a reload, not all
     processes have the same plugins. Raises msgspec.MsgspecError.
     """
     for content in written_ones:

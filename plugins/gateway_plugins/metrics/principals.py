@@ -1,4 +1,4 @@
-"""Who calls, where that is to be told: ids of principals, never what they show to prove it."""
+"""Counts by principal, if configured: ids of principals, never their credentials."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from gateway import Call, Outcome, Sample
 from gateway_plugins.metrics.labels import Names
 
 MOST = 1_000
-"""Principals that are told apart."""
+"""Maximum number of principals that are kept apart."""
 
 _REQUESTS = "Calls that have ended, by who called."
 _TOKENS = "Tokens of calls, by who called."
 
 
 class Principals:
-    """Calls and tokens of each; of a call that nobody vouched for the principal is empty."""
+    """Calls and tokens of each principal; an unauthenticated call has an empty principal."""
 
     def __init__(self) -> None:
         self._names = Names(MOST)

@@ -1,4 +1,4 @@
-"""How the gateway is at the moment of a scrape, as samples."""
+"""Samples of the gateway's state at the moment of a scrape."""
 
 from collections.abc import Iterator
 from typing import Literal

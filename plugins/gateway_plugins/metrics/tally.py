@@ -1,4 +1,4 @@
-"""What is counted of calls: plain numbers here, and samples when they are asked for."""
+"""Counts calls: plain numbers, which become samples only at a scrape."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -9,13 +9,13 @@ from gateway_plugins.metrics.labels import OTHER
 from gateway_plugins.metrics.watch import PER_TOKEN, Watch
 
 MOST_WAYS = 1_000
-"""Combinations of route, model and worker that are told apart."""
+"""Maximum number of combinations of route, model and worker that are kept apart."""
 
 MOST_CODES = 100
-"""Codes of errors, and statuses, that are told apart for one of them."""
+"""Maximum number of error codes, and of statuses, kept apart for one combination."""
 
 FORGOTTEN = 600.0
-"""Seconds after which the numbers of a worker that is gone are not told any more."""
+"""Seconds after which the numbers of a removed worker are dropped."""
 
 DURATION = (
     *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
@@ -27,7 +27,7 @@ FIRST_TOKEN = (
 )
 QUEUE = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 TOKENS = tuple(float(4**power) for power in range(12))
-"""OpenTelemetry's bounds for its metrics, longer at the end where agents' calls are."""
+"""OpenTelemetry's bounds for its metrics, extended upwards for the calls of agents."""
 
 Key = tuple[str, str, str]
 
@@ -115,7 +115,7 @@ _RETRIES = "Attempts after the first, by how the one before went, and at which w
 
 
 class Tally:
-    """All that is counted of calls; what strangers can make different is bounded."""
+    """All counts of calls; the number of labels that callers can create is bounded."""
 
     def __init__(self) -> None:
         self._ways: dict[Key, Way] = {}
@@ -138,7 +138,7 @@ class Tally:
                 self._retries[key] += 1
 
     def copy(self) -> "Tally":
-        """As it is now, for a thread to read."""
+        """Return a snapshot, for a thread to read."""
         copied = Tally()
         copied._ways = {key: way.copy() for key, way in self._ways.items()}
         copied._retries = self._retries.copy()
@@ -152,7 +152,7 @@ class Tally:
             yield Sample("gateway_retries_total", "counter", count, _RETRIES, labels)
 
     def forget(self, present: Collection[str]) -> None:
-        """Drop what is told of workers that have not been `present` for long."""
+        """Drop the numbers of workers that have not been `present` for FORGOTTEN seconds."""
         now = monotonic()
         counted = {key[2] for key in self._ways} | {worker for worker, _ in self._retries}
         absent = counted - {"", OTHER} - set(present)

@@ -1,4 +1,4 @@
-"""When the parts of one answer came: the observer of a call, in the worker's read callback."""
+"""Times the parts of one response: a call's observer, run in the worker's read callback."""
 
 from time import monotonic
 
@@ -8,14 +8,14 @@ PER_TOKEN = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1),
     *(0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
 )
-"""Seconds. OpenTelemetry's for gen_ai.server.time_per_output_token, and what is faster."""
+"""Seconds. OpenTelemetry's for gen_ai.server.time_per_output_token, and smaller ones."""
 
 
 class Watch:
-    """Times the events of a stream. `first` is when its first bytes came, 0 for a plain answer.
+    """Times the events of a stream. `first` is the time of its first event, 0 if not a stream.
 
-    `gaps` has the seconds between events; those that came in one read have none between them. A
-    read that ends no event begins no token, so it counts with the next.
+    `gaps` has the seconds between events; events of one read have a gap of zero. A read that ends
+    no event begins no token, so it counts with the next read.
     """
 
     __slots__ = ("_last", "_stream", "first", "gaps")

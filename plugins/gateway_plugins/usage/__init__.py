@@ -1,10 +1,11 @@
-"""Counts what each key uses: calls and tokens, in the transaction that stores the call's trace.
+"""Counts calls and tokens of each key, in the transaction that stores the call's trace.
 
-`ledger.py` makes a row of a call and `names.py` keeps names of models few; `schema.py` has the
-tables. `journal.py` is the file that outlives a gateway which dies: `flight.py` writes there what
-is in flight, `recovery.py` counts what others left there. `summing.py` adds rows to the sums and
-`upkeep.py` has that done, and what is old deleted. `reading.py` gives sums back, for `routes.py`
-and `commands.py`; `verify.py` compares them with the traces, by `expected.py`.
+`ledger.py` turns a call into a row and `names.py` limits the number of model names; `schema.py` has
+the tables. `journal.py` is the file that survives a gateway that dies: `flight.py` records the
+calls in flight there, and `recovery.py` counts the calls that dead gateways left there.
+`summing.py` adds rows to the sums, and `upkeep.py` runs it and deletes old rows. `reading.py`
+returns sums, for `routes.py` and `commands.py`; `verify.py` compares the rows with the traces,
+using `expected.py`.
 """
 
 import asyncio
@@ -49,10 +50,10 @@ class KeyUsage:
     """The plugin."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """How long sums of days and single calls are kept, and who pays for nobody's calls.
+        """How long daily sums and single calls are kept, and the key of calls without a principal.
 
-        `keep_days` and `keep_calls_days` are whole days before the one that is, null: for ever.
-        `internal_id` is the key of calls without a principal: all of them where no plugin
+        `keep_days` and `keep_calls_days` are numbers of whole days before today; null keeps for
+        ever. `internal_id` is the key of calls without a principal: all calls if no plugin
         authenticates, else the gateway's own jobs.
         """
 
@@ -114,7 +115,7 @@ class KeyUsage:
             flight.close()
 
     async def _run(self, gateway: Gateway, upkeep: Upkeep, recovery: Recovery) -> None:
-        """What was counted before may be much, so that no start-up waits for its models."""
+        """Learn the known models in the background: start-up must not wait for a large ledger."""
         try:
             self.models.learn(await gateway.storage.read(lambda db: reading.models(db, MOST)))
         except (sqlite3.Error, StorageUnavailable) as error:
@@ -122,7 +123,7 @@ class KeyUsage:
         if self._in_memory:
             await upkeep.run()
             return
-        await recovery.turn()  # before any row is deleted that tells that a call was counted
+        await recovery.turn()  # before the upkeep deletes rows, which show that a call was counted
         async with asyncio.TaskGroup() as group:
             group.create_task(recovery.run())
             group.create_task(upkeep.run())
@@ -150,7 +151,11 @@ class KeyUsage:
             call.store(self._ledger, row, ROW_SIZE, lazy=self._may_wait(call, row))
 
     def _may_wait(self, call: Call, row: Row) -> bool:
-        """Whether the row outlives the process before it is stored; not where a trace may not."""
+        """Return whether the row may be committed later, as it survives the process anyway.
+
+        False if something else of the call, such as its trace, has to be committed before the call
+        ends.
+        """
         if self._flight is None:
             return self._in_memory
         self._flight.over(row.id)
@@ -175,7 +180,7 @@ class KeyUsage:
 
 
 def _counts(call: Call) -> bool:
-    """Not who was not let in, and not a look at what was used."""
+    """Return whether the call is counted: not if it is unauthenticated, nor for GET /v1/usage."""
     if call.principal is None and call.chains.authenticate and not call.internal:
         return False
     return call.path != OWN_PATH or call.method != "GET"

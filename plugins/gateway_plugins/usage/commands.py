@@ -1,4 +1,4 @@
-"""`gateway usage`: tables of what was used; `gateway usage verify`: whether the traces say so."""
+"""`gateway usage` prints tables of usage; `gateway usage verify` compares it with the traces."""
 
 import argparse
 import csv
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Options = argparse.Namespace
 
 PIPE_BROKEN = 141
-"""As the shell tells of a program that SIGPIPE ended."""
+"""The exit status that a shell reports for a program ended by SIGPIPE."""
 
 STATUS = """\
 Exit status: 0 usage is what the traces say; 1 a line says what differs; 2 it could not be found
@@ -86,7 +86,7 @@ def _settings(options: Options) -> Config:
 
 
 def _quiet_in_pipes(run: Callable[[Options], int]) -> Callable[[Options], int]:
-    """Whoever reads may stop reading: `| head` is no error of ours."""
+    """End quietly if the reader of the output stops reading: `| head` is not an error."""
 
     def quiet(options: Options) -> int:
         try:
@@ -101,7 +101,7 @@ def _quiet_in_pipes(run: Callable[[Options], int]) -> Callable[[Options], int]:
 
 
 def _drop_output() -> None:
-    """Python flushes standard output once more as it ends."""
+    """Redirect standard output to /dev/null: Python flushes it once more at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -142,7 +142,7 @@ def _write_rows(file: TextIO, rows: Iterable[Values]) -> None:
 
 
 def _table(rows: Sequence[Values]) -> list[str]:
-    """Numbers to the right; nothing in a name can move a terminal's cursor."""
+    """Align numbers to the right; escape control characters, which could move the cursor."""
     if not rows:
         return []
     heads = [name.upper().replace("_", " ") for name in rows[0]]
@@ -179,7 +179,7 @@ def _verify(options: Options) -> int:
 
 
 def _sources(settings: Config) -> tuple[ReadTraces, str]:
-    """What gives traces back, and the key of calls without a principal, by the configuration."""
+    """Return the configured `read_traces` hook, and the key of calls without a principal."""
     from gateway_plugins.usage import KeyUsage
 
     plugins = Gateway(settings).plugins
@@ -195,5 +195,5 @@ def _sources(settings: Config) -> tuple[ReadTraces, str]:
 
 
 def _say(line: str) -> None:
-    """UTF-8 whatever the terminal's encoding."""
+    """Print in UTF-8, regardless of the terminal's encoding."""
     sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")

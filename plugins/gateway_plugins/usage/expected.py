@@ -1,4 +1,4 @@
-"""What a call must have been counted as, by its trace: found anew, from what was recorded."""
+"""Computes the row that a call must have in the ledger, from its trace alone."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,15 @@ from gateway_plugins.usage.ledger import LONGEST, how_it_went
 from gateway_plugins.usage.names import OTHER, is_plain
 
 _NOT_WHOLE = frozenset({"too_large", "redacted", "capture_failed", "unreadable"})
-"""Reasons of a trace that has not all that the gateway has seen."""
+"""Reasons of a trace that lacks a part of what the gateway received."""
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """By the trace. `models` are the names that will do; `tokens` has those that it knows.
+    """The row that a trace implies.
 
-    `counted`: whether no engine told the tokens; None: it cannot be known.
+    `models` are the accepted names; `tokens` has the counts that the trace knows. `counted`:
+    whether the gateway counted the tokens, as the engine reported none; None if the trace cannot
+    show it.
     """
 
     key: str
@@ -39,7 +41,7 @@ def expected(trace: Trace, internal_id: str) -> Expected:
 
 
 def _models(trace: Trace) -> tuple[str, ...]:
-    """The model that was asked for; OTHER too, where that may stand for it."""
+    """Return the requested model; also OTHER if the ledger may have that instead."""
     body = trace.raw_request or {}
     name = trace.overwritten.get("model", body.get("model"))
     if not isinstance(name, str):
@@ -61,7 +63,10 @@ def _tokens(trace: Trace) -> tuple[Mapping[str, int], bool | None]:
 
 
 def _is_answer(trace: Trace) -> bool:
-    """Whether the latest attempt, or who answered in a worker's place, began to answer well."""
+    """Return whether the response began with a 2xx status.
+
+    The status is that of the latest attempt; without attempts, that of the delivered response.
+    """
     status = trace.attempts[-1].status if trace.attempts else trace.delivery.status
     return status is not None and 200 <= status < 300
 
@@ -76,7 +81,7 @@ def _all_of(usage: Usage) -> dict[str, int]:
 
 
 def _sampled(trace: Trace) -> dict[str, int]:
-    """Of a stream without usage: the ids that came; nothing is known where none did."""
+    """Count the token ids of a stream without usage; leave out a count that has no ids."""
     found: dict[str, int] = {}
     completion = sum(len(choice.token_ids) for choice in trace.choices)
     if completion:

@@ -1,4 +1,4 @@
-"""The calls in flight are journalled: from before a worker is asked until they are in the books."""
+"""Journals the calls in flight: from before the first attempt until the call is in the ledger."""
 
 import asyncio
 import logging
@@ -13,11 +13,11 @@ from gateway_plugins.usage.opening import is_in_memory
 log = logging.getLogger("gateway.usage")
 
 EVERY = 0.1
-"""Seconds between two notes of what has come of a call."""
+"""Seconds between two updates of the journal."""
 
 
 class Underway(msgspec.Struct, eq=False):
-    """A call with its slot, and what was last noted of it."""
+    """A call with its slot, and the state last written to that slot."""
 
     call: Call
     slot: int
@@ -26,9 +26,9 @@ class Underway(msgspec.Struct, eq=False):
 
 
 class Flight:
-    """Keeps a journal; calls for which it has no room go on without, and `unnoted` counts them.
+    """Writes the journal. `unnoted` counts the calls that it had no room for; they go on without.
 
-    `ended` may be called in any thread, all else in the event loop.
+    `ended` may be called in any thread, all other methods only in the event loop.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -39,7 +39,7 @@ class Flight:
         self._told = False
 
     def begin(self, call: Call, key: str) -> None:
-        """The call may be sent to a worker from now on."""
+        """Journal a call, before it may be sent to a worker."""
         call_id = bytes.fromhex(call.trace_id)
         prompt, model = call.prompt_estimate, (call.model or "")[:LONGEST]
         slot = self._taken(call_id, call.created, prompt, key, model, call.source)
@@ -61,16 +61,16 @@ class Flight:
         return slot
 
     def over(self, call_id: bytes) -> None:
-        """The call is, and its row is about to be stored: no more can come of it."""
+        """Stop updating the slot of a call that is over: its row is about to be stored."""
         self._underway.pop(call_id, None)
 
     def keep(self, row: Row) -> bool:
-        """Write down what has become of the call; False: there is no slot for it.
+        """Write how the call ended to its slot; return False if there is no slot for it.
 
-        Nobody need wait then until the row is stored, for it is not lost with the process.
+        If True, the row survives the process, so nothing has to wait until the row is stored.
         """
         slot = self._slots.get(row.id)
-        if slot is None:  # the call was refused before it had one
+        if slot is None:  # the call was rejected before it got a slot
             slot = self._taken(row.id, row.time, 0, row.key, row.model, row.source)
         if slot is None:
             return False
@@ -80,19 +80,19 @@ class Flight:
         return True
 
     def ended(self, call_id: bytes) -> None:
-        """It is in the books, or known to be in none."""
+        """Free the slot: the row is committed, or known to be lost."""
         slot = self._slots.pop(call_id, None)
         if slot is not None:
             self._journal.end(slot)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Update the journal until cancelled."""
         while True:
             await asyncio.sleep(EVERY)
             self.note()
 
     def note(self) -> None:
-        """Write down who answers each call, and how much has come."""
+        """Write the current worker and completion tokens of each call whose values changed."""
         for one in self._underway.values():
             attempts = one.call.attempts
             if not attempts:
@@ -103,7 +103,7 @@ class Flight:
                 one.worker, one.tokens = worker, tokens
 
     def close(self) -> None:
-        """The journal is removed once no call is in it."""
+        """Close the journal; its file is removed once no call is in it."""
         self._journal.close()
 
     def _tell(self, error: OSError) -> None:
@@ -113,7 +113,10 @@ class Flight:
 
 
 def begun(gateway: Gateway) -> Flight | None:
-    """Beside the gateway's database; None where that is in memory, or no file can be."""
+    """Open a journal beside the gateway's database.
+
+    None if the database is in memory, or if the file cannot be created.
+    """
     if is_in_memory(gateway.config):
         return None
     try:

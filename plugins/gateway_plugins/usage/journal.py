@@ -1,15 +1,15 @@
-"""The calls in flight, written where they outlive the process, without a commit for each.
+"""Records the calls in flight in a file that survives the process, without a commit for each.
 
 A journal is a file beside the database, mapped into memory. The kernel keeps what is written there,
-however the process ends; with the machine's power it goes. The first 512 bytes are the HEADER, and
-all others slots of 512 bytes, each of one call:
+however the process ends; a power failure of the machine loses it. The first 512 bytes are the
+HEADER; the rest is slots of 512 bytes, each for one call:
 
     byte 0            1: a call is in flight, 0: none; written last when one begins
-    bytes 1 to 367    what is known as it begins: a CRC-32, BEGUN, the key, the model, the source
-    bytes 368 to 511  what is noted later: a CRC-32 that goes on from the one before, NOTED, the
-                      worker; at last how it ended, which is in the books a moment later
+    bytes 1 to 367    known at the start: a CRC-32, BEGUN, the key, the model, the source
+    bytes 368 to 511  written later: a CRC-32 that continues the one before, NOTED, the worker;
+                      finally how the call ended, just before its row is committed
 
-Whoever writes it has an exclusive `flock` on it, which ends with the process.
+The process that writes a journal holds an exclusive `flock` on it, which ends with the process.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ from zlib import crc32
 from gateway_plugins.usage.names import OTHER
 
 SLOT = 512
-"""Bytes; a sector, which disks write whole."""
+"""Bytes of a slot; a sector, which disks write whole."""
 
 STEP = 256
-"""Slots that the file grows by; so many bytes can be mapped by themselves on any machine."""
+"""Slots that the file grows by; this many bytes can be mapped separately on any machine."""
 
 HEADER = b"calls in flight at a gateway, form 1\n".ljust(SLOT, b"\0")
 
 BEGUN = struct.Struct("<16sdQBBB")
-"""Id, Unix time, tokens of the prompt, bytes of the key, of the model and of the source."""
+"""Id, Unix time, prompt tokens; lengths in bytes of the key, the model and the source."""
 
 NOTED = struct.Struct("<QBBBQQQ")
-"""Tokens of the completion, bytes of the worker's id, and what Ended has."""
+"""Completion tokens, length in bytes of the worker's id, and the fields of Ended."""
 
 SUM = struct.Struct("<I")
 IN_FLIGHT, FREE = 1, 0
@@ -48,19 +48,19 @@ WORKER_AT = NOTED_AT + SUM.size + NOTED.size
 LONGEST_KEY = 200
 LONGEST_NAME = 255
 SHORT = 100
-"""A model's name of so many bytes fits with any key."""
+"""A model name of up to this many bytes fits beside any key."""
 
 UNKNOWN = 255
 """The outcome of a call in flight."""
 
 YEAR_10000 = 253_402_300_800.0
-"""In Unix seconds; SQLite knows no days from then on."""
+"""Unix seconds; SQLite has no dates from then on."""
 
 TRIES = 5
 
 
 class Ended(NamedTuple):
-    """How a call ended, as the ledger's Row has it; an `outcome` of UNKNOWN: it has not."""
+    """How a call ended, with values as in the ledger's Row; `outcome` is UNKNOWN until then."""
 
     outcome: int
     counted: int
@@ -73,7 +73,7 @@ NOT_ENDED = Ended(UNKNOWN, 1, 0, 0, 0)
 
 
 class Noted(NamedTuple):
-    """A call as its slot has it. `worker` is "" where none was noted."""
+    """A call as read from its slot. `worker` is "" if the slot has none."""
 
     id: bytes
     time: float
@@ -93,9 +93,9 @@ class _Later(TypedDict, total=False):
 
 
 class Journal:
-    """That of this process, beside `database`, for `most` calls at a time. Raises OSError.
+    """This process's journal beside `database`, for at most `most` calls at a time.
 
-    `end` may be called in any thread, all else in one.
+    `end` may be called in any thread, all other methods in a single one. Raises OSError.
     """
 
     def __init__(self, database: Path, most: int) -> None:
@@ -114,10 +114,10 @@ class Journal:
     def begin(
         self, call_id: bytes, time: float, prompt: int, key: str, model: str, source: str
     ) -> int | None:
-        """The slot of the call; None where there is none left, and after `close`.
+        """Return a new slot for the call; None if no slot is left, and after `close`.
 
-        A key is cut to LONGEST_KEY bytes; a model whose name is too long for what that leaves is
-        OTHER. Raises OSError where the file cannot grow.
+        A key is cut to LONGEST_KEY bytes; a model whose name is too long for the remaining space
+        becomes OTHER. Raises OSError if the file cannot grow.
         """
         text = _begun(call_id, time, prompt, key, model, source)
         if self._closing or not (self._free or self._grow()):
@@ -129,9 +129,9 @@ class Journal:
         return slot
 
     def note(self, slot: int, worker: str, tokens: int, ended: Ended = NOT_ENDED) -> None:
-        """Write whom the call is with, how many tokens have come, and how it `ended`.
+        """Write the call's worker, the completion tokens so far, and how the call `ended`.
 
-        A long id is cut.
+        A long worker id is cut.
         """
         step, at = self._steps[slot // STEP], slot % STEP * SLOT
         name = worker.encode(errors="replace")[: SLOT - WORKER_AT]
@@ -141,24 +141,24 @@ class Journal:
         step[at + NOTED_AT : at + NOTED_AT + len(text)] = text
 
     def end(self, slot: int) -> None:
-        """The call is in the books, or known to be in none."""
+        """Free the slot: the call's row is committed, or known to be lost."""
         self._steps[slot // STEP][slot % STEP * SLOT] = FREE
         self._free.append(slot)
         if self._closing:
             self._remove_when_empty()
 
     def close(self) -> None:
-        """No more calls begin. The file is removed once those in flight have ended."""
+        """Accept no more calls. The file is removed once those in flight have ended."""
         self._closing = True
-        os.close(self._fd)  # what is mapped keeps the lock
+        os.close(self._fd)  # the mappings keep the lock
         self._remove_when_empty()
 
     def _grow(self) -> bool:
-        """Whether there are more slots now. Raises OSError."""
+        """Add slots; return False if there are `most` already. Raises OSError."""
         if self._count >= self._most:
             return False
         first = len(self._steps) * STEP
-        # To write to a page for which the disk has no room would kill the process.
+        # Writing to a mapped page for which the disk has no room would kill the process.
         os.posix_fallocate(self._fd, first * SLOT, STEP * SLOT)
         self._steps.append(mmap.mmap(self._fd, STEP * SLOT, offset=first * SLOT))
         slots = range(max(first, 1), min(first + STEP, self._most + 1))
@@ -168,12 +168,12 @@ class Journal:
 
     def _remove_when_empty(self) -> None:
         if len(self._free) == self._count:
-            with contextlib.suppress(OSError):  # found empty, whoever removes it
+            with contextlib.suppress(OSError):  # another process may remove the empty file
                 self._path.unlink()
 
 
 def _created(database: Path) -> tuple[Path, int]:
-    """A file with a header, locked, and its descriptor. Raises OSError."""
+    """Create and lock a file with a header; return path and descriptor. Raises OSError."""
     for _ in range(TRIES):
         path = database.with_name(f"{database.name}-calls-{os.getpid()}-{secrets.token_hex(4)}")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -190,9 +190,10 @@ def _created(database: Path) -> tuple[Path, int]:
 
 
 def is_locked(path: Path, fd: int) -> bool:
-    """Take the lock of `path`, opened as `fd`; False: another has it, or has removed the file.
+    """Take the lock of `path`, opened as `fd`.
 
-    Raises OSError, where the file system has no locks.
+    False if another process holds the lock, or has removed the file. Raises OSError if the file
+    system has no locks.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,7 +212,7 @@ def _begun(call_id: bytes, time: float, prompt: int, key: str, model: str, sourc
 
 
 def _cut(key: str, model: str, source: str) -> tuple[int, int, int, bytes]:
-    """Names that are long, or not ASCII: the bytes of each, then all of them."""
+    """Cut names that are long or not ASCII; return the length of each in bytes, then all bytes."""
     whose, kind = key.encode(errors="replace")[:LONGEST_KEY], source.encode()
     name = model.encode(errors="replace")
     if len(name) > min(NOTED_AT - NAMES_AT - len(whose) - len(kind), LONGEST_NAME):
@@ -220,7 +221,7 @@ def _cut(key: str, model: str, source: str) -> tuple[int, int, int, bytes]:
 
 
 def read(slots: bytes) -> tuple[list[Noted], int]:
-    """The calls that were in flight by these slots, and how many of the slots make no sense."""
+    """Return the calls in flight in these slots, and the number of slots that are unreadable."""
     found, senseless = [], 0
     for at in range(0, len(slots), SLOT):
         if slots[at] == FREE:
@@ -248,7 +249,10 @@ def _call_in(slot: bytes) -> Noted | None:
 
 
 def _noted_in(slot: bytes, begun: int) -> _Later:
-    """Nothing where none of it is of this call, or the process died as it wrote."""
+    """Return the later part of a slot.
+
+    Empty if it belongs to an earlier call, or if the process died while it wrote.
+    """
     tokens, length, *ended = NOTED.unpack_from(slot, NOTED_AT + SUM.size)
     end = WORKER_AT + length
     told = SUM.unpack_from(slot, NOTED_AT)[0]
@@ -259,7 +263,7 @@ def _noted_in(slot: bytes, begun: int) -> _Later:
 
 
 def _texts(names: bytes, lengths: Sequence[int]) -> Iterator[str]:
-    """Names that stand one after the other; a letter that was cut is left out."""
+    """Split names that are stored one after the other; drop a character that was cut."""
     at = 0
     for length in lengths:
         yield names[at : at + length].decode(errors="ignore")

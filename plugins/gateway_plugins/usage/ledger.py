@@ -1,4 +1,4 @@
-"""A call becomes a row of the ledger, in the transaction that stores its trace."""
+"""Turns a call into a row of the ledger, in the transaction that stores its trace."""
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -7,19 +7,20 @@ from typing import NamedTuple
 from gateway import Call, Outcome, Usage, insert_rows
 
 SUCCESS, ERROR, ABORT = 0, 1, 2
-"""Of a row's `outcome`."""
+"""Values of a row's `outcome`."""
 
 LONGEST = 256
-"""Characters of a name."""
+"""Maximum characters of a name."""
 
 ROW_SIZE = 800
-"""About the bytes that a row holds in memory."""
+"""Approximate bytes that a row takes in memory."""
 
 
 class Row(NamedTuple):
-    """What the ledger has of one call. `id` is its trace's, `time` when it came, in Unix seconds.
+    """The ledger's row of one call.
 
-    `outcome` is one of the numbers above; `counted` is 1 where no engine told the tokens.
+    `id` is the id of its trace, `time` its arrival in Unix seconds. `outcome` is SUCCESS, ERROR or
+    ABORT; `counted` is 1 if the gateway counted the tokens because the engine did not report them.
     """
 
     id: bytes
@@ -40,7 +41,7 @@ _NOTHING = Usage()
 
 
 def row_of(call: Call, outcome: Outcome, key: str, model: str) -> Row:
-    """The row of a call that is over; tokens that nobody can tell are none."""
+    """Build the row of a call that is over; token counts that are unknown are 0."""
     used = outcome.usage or _NOTHING
     worker = call.worker
     return Row(
@@ -60,7 +61,7 @@ def row_of(call: Call, outcome: Outcome, key: str, model: str) -> Row:
 
 
 def how_it_went(caller_gone: bool, complete: bool, status: int) -> int:
-    """A caller that left is an abort, whatever else went wrong; an error is not a success."""
+    """Return ABORT if the caller left, whatever else went wrong; else SUCCESS or ERROR."""
     if caller_gone:
         return ABORT
     return SUCCESS if complete and status < 400 else ERROR
@@ -70,14 +71,14 @@ _INSERT = f"INSERT INTO usage_calls ({','.join(Row._fields)})"
 
 
 def insert(db: sqlite3.Connection, rows: Sequence[Row]) -> int:
-    """How many were not there yet; those that are stay as they are."""
+    """Insert rows, and return how many are new; existing rows stay as they are."""
     return insert_rows(db, _INSERT, rows, "ON CONFLICT (id) DO NOTHING")
 
 
 class Ledger:
     """A gateway Sink of Rows. `committed` and `gone` count the calls that were stored, or lost.
 
-    Of both `ended` is told the ids, where there is one; it must not mind in which thread.
+    `ended`, if set, is called with the id of each such call, in any thread.
     """
 
     def __init__(self) -> None:
@@ -89,7 +90,7 @@ class Ledger:
         return item
 
     def write(self, db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-        # A row may be there: a commit that was taken for failed may have been none.
+        # The row may exist: a commit that seemed to fail may have succeeded.
         insert(db, rows)
 
     def written(self, rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""The names of models: callers write them, so that only so many are told apart."""
+"""Limits the number of distinct model names that are counted, because callers choose them."""
 
 from collections.abc import Iterable
 
@@ -8,11 +8,11 @@ from gateway_plugins.usage.ledger import LONGEST, SUCCESS, how_it_went
 OTHER = "other"
 
 MOST = 1_000
-"""Names that are told apart; those of further models are OTHER."""
+"""Maximum number of distinct names; further models are counted as OTHER."""
 
 
 class Models:
-    """Names that were served once, by a worker or in its place."""
+    """Model names that a worker, or a plugin in its place, has served at least once."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -24,12 +24,15 @@ class Models:
         self._known.update(names)
 
     def of(self, call: Call, outcome: Outcome) -> str:
-        """The model as it is counted: "" where the call names none."""
+        """Return the name under which the call is counted; "" if the call names no model."""
         name = call.model or ""
         return name if name in self._known else self.named(name, served=_is_served(call, outcome))
 
     def named(self, name: str, *, served: bool) -> str:
-        """The same for a call that asks for `name`, and may have been served; "": for none."""
+        """Return the name under which a call for `name` is counted; "" if `name` is empty.
+
+        A new name is OTHER unless it was `served`, is plain, and fewer than MOST names are known.
+        """
         if not name or name in self._known:
             return name
         if len(self._known) >= MOST or not is_plain(name) or not served:

@@ -1,4 +1,4 @@
-"""The file as the command line reads it, whatever a gateway writes meanwhile."""
+"""Opens the database file for the command line, even while a gateway writes to it."""
 
 import contextlib
 import sqlite3
@@ -13,9 +13,9 @@ def is_in_memory(settings: Config) -> bool:
 
 @contextlib.contextmanager
 def opened(settings: Config) -> Iterator[sqlite3.Connection]:
-    """A connection that sees the file as it is now, in one snapshot.
+    """Yield a connection that sees the file as it is now, in one snapshot.
 
-    Raises ConfigError where it is not a file with usage, and for what SQLite says in the block.
+    Raises ConfigError if the file has no usage tables, and if SQLite fails within the block.
     """
     if is_in_memory(settings):
         raise ConfigError("the database is in memory; ask the gateway: GET /monitor/key_usage")

@@ -1,4 +1,4 @@
-"""Sums as they are asked for; all functions take a connection and block."""
+"""Reads sums of usage; all functions take a connection and block."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,16 @@ import msgspec
 from gateway_plugins.usage.schema import COUNTS, WAY
 
 Values = dict[str, str | int]
-"""A row of sums by the names of its columns: what it is for, then the COUNTS and total_tokens."""
+"""A row of sums by column name: the grouping columns, then the COUNTS and total_tokens."""
 
 COLUMNS = ("day", *WAY)
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which sums: those of a key only, and of days from `since` to `until`, both in (20261121)."""
+    """A filter for sums; None: no limit.
+
+    Sums of one key only, and of the days from `since` to `until`, both included, as in 20261121.
+    """
 
     key: str | None = None
     since: int | None = None
@@ -22,16 +25,16 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def sums(db: sqlite3.Connection, by: Sequence[str], wanted: Wanted) -> Iterator[Values]:
-    """A row for each of what the COLUMNS `by` tell apart, in their order.
+    """Yield a row for each combination of values of the COLUMNS `by`, sorted by these columns.
 
-    They are of all time, unless days are told apart or asked for: then of the days that are kept.
+    The sums cover all time, unless `by` or `wanted` has days: then only the days that are kept.
     """
     has_days = "day" in by or wanted.since is not None or wanted.until is not None
     asked = (("key =", wanted.key), ("day >=", wanted.since), ("day <=", wanted.until))
     given = [(condition, value) for condition, value in asked if value is not None]
     where = " AND ".join(f"{condition} ?" for condition, _ in given) or "1"
     columns, stored = ", ".join(by), "day > 0 AND " if has_days else ""
-    # The views would look at all rows for those of one key.
+    # The views would scan all rows to find those of one key.
     query = _SUMMED.format(
         columns=columns,
         stored=f"SELECT {columns}, {_COUNTS} FROM usage_sums WHERE {stored}{where}",
@@ -50,7 +53,7 @@ FROM ({{stored}} UNION ALL {{others}}) GROUP BY {{columns}} ORDER BY {{columns}}
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The row that a page ended with. `bucket` is the day that is listed, None for the totals."""
+    """The last row of a page. `bucket` is the day that is listed, None for the totals."""
 
     bucket: int | None
     key: str = ""
@@ -60,13 +63,13 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def page(db: sqlite3.Connection, after: Place, limit: int) -> list[Values]:
-    """At most `limit` rows, in the order of their WAY, of the totals or of one day."""
+    """Return at most `limit` rows after `after`, sorted by WAY, of the totals or of one day."""
     columns = ", ".join(WAY)
     where = f"({columns}) > (?, ?, ?, ?)"
     given: list[str | int] = [after.key, after.model, after.worker, after.source]
     if after.bucket is not None:
         where, given = f"day = ? AND {where}", [after.bucket, *given]
-    # No more than the page can have of what is stored: the rest would be read for nothing.
+    # Limit the stored rows to the size of the page: the page cannot have more of them.
     stored = (
         f"SELECT {columns}, {_SUMS} FROM usage_sums WHERE {where}"
         f" GROUP BY {columns} ORDER BY {columns} LIMIT ?"
@@ -81,7 +84,7 @@ def page(db: sqlite3.Connection, after: Place, limit: int) -> list[Values]:
 
 
 def models(db: sqlite3.Connection, most: int) -> list[str]:
-    """Up to so many names of models that were counted."""
+    """Return at most `most` names of models that were counted."""
     query = (
         "SELECT model FROM usage_sums UNION SELECT model FROM usage_not_summed"
         " EXCEPT SELECT '' LIMIT ?"

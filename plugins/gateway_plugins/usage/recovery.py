@@ -1,4 +1,4 @@
-"""What gateways that died had in flight is counted: their journals become rows of the ledger."""
+"""Counts the calls that gateways had in flight when they died: journals become ledger rows."""
 
 import asyncio
 import contextlib
@@ -19,26 +19,26 @@ from gateway_plugins.usage.names import Models
 log = logging.getLogger("gateway.usage")
 
 EVERY = 10.0
-"""Seconds between two looks for journals of gateways that died."""
+"""Seconds between two searches for journals of gateways that died."""
 
 AT_ONCE = 8 * STEP * SLOT
 """Bytes that are read at a time, and counted in one transaction."""
 
 LARGEST = 1 << 30
-"""Bytes of a journal; a larger file is none."""
+"""Maximum bytes of a journal; a larger file is not taken for a journal."""
 
 MOST_SAID = 100
-"""Complaints; what is found wrong again is not told again."""
+"""Maximum number of distinct warnings; each is logged only once."""
 
 NOT_READ = "-unreadable"
-"""After the name of a journal that was set aside."""
+"""Appended to the name of a journal that was set aside."""
 
 
 class Recovery:
-    """Counts what journals beside the database have, once their processes are gone.
+    """Counts the calls in journals beside the database, once their processes are gone.
 
-    A row that is there already stays as it is: so whoever dies in the midst of this, and wherever,
-    no call is counted twice. `counted` are the calls that were.
+    A row that exists already stays as it is, so no call is counted twice, even if a process dies in
+    the middle of a recovery. `counted` is the number of calls that were added.
     """
 
     def __init__(self, storage: Storage, models: Models) -> None:
@@ -48,7 +48,7 @@ class Recovery:
         self._said: set[str] = set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Search for journals repeatedly, until cancelled."""
         while True:
             await asyncio.sleep(EVERY)
             await self.turn()
@@ -74,7 +74,10 @@ class Recovery:
             log.warning(message, self.counted - before)
 
     async def _recover(self, path: Path, fd: int) -> None:
-        """Count the calls of a journal whose process is gone; it is removed once they are."""
+        """Count the calls of a journal whose process is gone, then remove the journal.
+
+        A journal that cannot be read in full is set aside instead.
+        """
         place, senseless, fault = SLOT, 0, _fault(fd)
         while not fault and (slots := await asyncio.to_thread(os.pread, fd, AT_ONCE, place)):
             calls, unread = await asyncio.to_thread(read, slots)
@@ -90,7 +93,7 @@ class Recovery:
             self.counted += await self._storage.write(partial(insert, rows=rows))
 
     def _row_of(self, call: Noted) -> Row:
-        """As it ended; one that had not is an error, with the tokens that are known of it."""
+        """Build the row; a call that had not ended is an error, with the tokens known so far."""
         tokens, ended = call.completion_tokens, call.ended
         if ended.outcome == UNKNOWN:
             ended = ended._replace(outcome=ERROR, prompt_tokens=call.prompt_tokens)
@@ -116,7 +119,7 @@ class Recovery:
 
 
 def journals_of(database: Path) -> list[Path]:
-    """All beside it, of processes that live too. Raises OSError."""
+    """Return all journals beside `database`, also of living processes. Raises OSError."""
     name = re.compile(re.escape(database.name) + r"-calls-\d+-[0-9a-f]{8}")
     with os.scandir(database.parent) as entries:
         return [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
@@ -124,9 +127,9 @@ def journals_of(database: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _taken(path: Path) -> Iterator[int | None]:
-    """The journal, open and locked; None where its process lives, or it is not there any more.
+    """Open and lock the journal; None if its process lives, or if the file is gone.
 
-    Raises OSError, where it is no file, or somebody else's.
+    Raises OSError if it is not a regular file, or if another user owns it.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -154,7 +157,10 @@ def _put_away(path: Path, fault: str) -> None:
 
 
 def _fault(fd: int) -> str:
-    """Why it is no journal; one without a byte is of a process that died as it began it."""
+    """Return why the file is not a journal, "" if it is one.
+
+    An empty file is one: its process died while it created the file.
+    """
     size = os.fstat(fd).st_size
     if size > LARGEST:
         return f"it has {size} bytes"

@@ -1,4 +1,4 @@
-"""What bookkeepers ask of the gateway, and what a key may know of itself."""
+"""The routes of usage: sums of all keys for operators, and a key's own usage."""
 
 import base64
 import binascii
@@ -30,7 +30,7 @@ _JSON = ((b"content-type", b"application/json"),)
 
 
 class UsageQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """`bucket`: of this day only; `cursor`: go on after the page that said it."""
+    """`bucket`: only this day; `cursor`: continue after the page that returned this cursor."""
 
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
     bucket: Annotated[str, Meta(pattern=r"^[0-9]{8}\Z")] | None = None
@@ -38,7 +38,7 @@ class UsageQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class UsagePage(msgspec.Struct):
-    """Rows of the totals, or of one day; `next_cursor` where more follow."""
+    """Rows of the totals, or of one day; `next_cursor` is set if more rows follow."""
 
     bucket: str | None
     data: list[Values]
@@ -47,7 +47,7 @@ class UsagePage(msgspec.Struct):
 
 
 class OwnUsage(msgspec.Struct):
-    """What one key has used: in all, by model and source; and on each day that is kept."""
+    """Usage of one key: in total, by model and source, and for each day that is kept."""
 
     key: str
     totals: list[Values]
@@ -56,7 +56,7 @@ class OwnUsage(msgspec.Struct):
 
 
 class UsageUnreadable(CallError):
-    """The core's `storage_unavailable`, for a call."""
+    """The core's `storage_unavailable`, as an error of a call."""
 
     status = 503
     code = "storage_unavailable"
@@ -72,7 +72,7 @@ class KeyUsageRoute:
         query = request.query(UsageQuery)
         after = _place(query)
         await _flush(self._storage)
-        # One more than is shown tells whether there are more.
+        # One row more than the page shows whether there are more.
         rows = await self._storage.read(lambda db: page(db, after, query.limit + 1))
         shown = rows[: query.limit]
         following = _cursor(after.bucket, shown[-1]) if len(rows) > len(shown) else None
@@ -80,7 +80,10 @@ class KeyUsageRoute:
 
 
 def _place(query: UsageQuery) -> Place:
-    """Raises BadRequest for a day that is none, and for a cursor that is not of this list."""
+    """Return the place after which the page begins.
+
+    Raises BadRequest if the day does not exist, or if the cursor is not of this list.
+    """
     if query.bucket is not None:
         try:
             time.strptime(query.bucket, "%Y%m%d")
@@ -105,13 +108,13 @@ def _cursor(bucket: int | None, row: Values) -> str:
 
 
 async def _flush(storage: Storage) -> None:
-    """Calls that are over are there, even those that were to be stored a moment later."""
+    """Commit the rows of calls that are over, including those whose commit was postponed."""
     with contextlib.suppress(StorageUnavailable):
         await storage.flush()
 
 
 async def own_answer(storage: Storage, key: str) -> Answer:
-    """GET /v1/usage. Raises UsageUnreadable."""
+    """Return the response to GET /v1/usage. Raises UsageUnreadable."""
     await _flush(storage)
     try:
         used = await storage.read(lambda db: _own(db, key))

@@ -1,10 +1,10 @@
-"""The tables of usage, and how they came to be what they are.
+"""The tables of usage, and the migrations that create them.
 
-`usage_calls` is the ledger, a row for each call. Its rows are added to `usage_sums` a little later,
-many at a time, for adding to a sum costs more than a row. The sums of days that are no longer told
-apart are those of the day 0. `usage_marks` says up to which `number` rows are summed, and from
-which day on calls and days are all there. The views `usage_days` and `usage_totals` are the sums
-together with the rows that they still lack, and so exact at every moment.
+`usage_calls` is the ledger, one row per call. Its rows are added to `usage_sums` a little later,
+many at a time, because adding to a sum costs more than a row. Sums of days that are no longer kept
+apart are stored under day 0. `usage_marks` has the `number` up to which rows are summed, and the
+first days from which calls and days are complete. The views `usage_days` and `usage_totals` combine
+the sums with the rows that are not summed yet, so they are exact at every moment.
 """
 
 import sqlite3
@@ -15,7 +15,7 @@ from sqlite_utils.migrations import Migrations
 MIGRATIONS = Migrations("usage")
 
 WAY = ("key", "model", "worker", "source")
-"""What sums are told apart by, beside the day."""
+"""The columns by which sums are grouped, besides the day."""
 
 COUNTS = (
     "requests",
@@ -28,12 +28,12 @@ COUNTS = (
     "reasoning_tokens",
     "counted",
 )
-"""What is summed; `counted` are the calls whose tokens no engine told."""
+"""The summed columns; `counted`: calls whose tokens the gateway counted itself."""
 
 DAY_OF_A_CALL = (
     "CAST(strftime('%Y%m%d', CAST(time / 86400 AS INTEGER) * 86400, 'unixepoch') AS INTEGER)"
 )
-"""Of a row of the ledger, in SQL."""
+"""SQL expression for the day of a row of the ledger."""
 
 _WAY = ", ".join(WAY)
 _COUNTS = ", ".join(COUNTS)
@@ -79,7 +79,7 @@ CREATE VIEW usage_totals AS
 
 @MIGRATIONS()
 def create_tables(db: Database) -> None:
-    """Days are numbers as they are written, 20261121, and UTC; times are Unix seconds."""
+    """Create the tables. Days are UTC, as numbers like 20261121; times are Unix seconds."""
     connection: sqlite3.Connection = db.conn
     for statement in _TABLES.split(";"):
         if statement.strip():

@@ -1,4 +1,4 @@
-"""Rows of the ledger are added to the sums, each once: the mark moves in the same transaction."""
+"""Adds each ledger row to the sums exactly once: the mark moves in the same transaction."""
 
 import sqlite3
 import time
@@ -6,18 +6,18 @@ import time
 from gateway_plugins.usage.schema import COUNTS, WAY
 
 AT_ONCE = 5_000
-"""Rows in one transaction: those of calls get between."""
+"""Rows added in one transaction; transactions of calls run in between."""
 
 DAY = 86_400
 
 
 def day_of(seconds: float) -> int:
-    """The UTC day of that Unix time, as it is written: 20261121."""
+    """Return the UTC day of a Unix time, as a number like 20261121."""
     return int(time.strftime("%Y%m%d", time.gmtime(int(seconds / DAY) * DAY)))
 
 
 def addition(rows: str) -> str:
-    """The statement that adds `rows` to the sums: a SELECT of a day, its WAY and its COUNTS."""
+    """Return the SQL that adds `rows` to the sums: a SELECT of a day, its WAY and its COUNTS."""
     columns = ", ".join(("day", *WAY, *COUNTS))
     added = ", ".join(f"{name} = {name} + excluded.{name}" for name in COUNTS)
     return f"INSERT INTO usage_sums ({columns}) {rows} ON CONFLICT DO UPDATE SET {added}"
@@ -35,7 +35,7 @@ _MARK = "UPDATE usage_marks SET value = ? WHERE name = 'summed'"
 
 
 def sum_some(db: sqlite3.Connection) -> bool:
-    """Add the next rows, in a transaction of the caller's; whether there may be more."""
+    """Add the next rows in the caller's transaction; return whether there may be more."""
     last, count = db.execute(_LAST, (AT_ONCE,)).fetchone()
     if count:
         db.execute(_ADD, (last,))

@@ -1,6 +1,7 @@
-"""What is done beside calls: their rows are summed up, and what is old is deleted.
+"""Background work on usage: sums up the rows of calls, and deletes old rows.
 
-Both go in small steps, so that the transactions of calls get between. Totals are for ever.
+Both work in small steps, so that the transactions of calls run in between. Totals are kept for
+ever.
 """
 
 import asyncio
@@ -24,13 +25,13 @@ SLICE = 500
 """Rows that are deleted in one transaction."""
 
 PAGES = 1_000
-"""Pages given back to the file system at a time."""
+"""Database pages returned to the file system at a time."""
 
 _MARK = """
 INSERT INTO usage_marks (name, value) VALUES (?, ?)
 ON CONFLICT DO UPDATE SET value = max(value, excluded.value)
 """
-# The newest row stays, so that the numbers go on from it.
+# Keep the newest row, because new numbers continue from it.
 _OLD_CALLS = """
 DELETE FROM usage_calls WHERE number IN (
     SELECT number FROM usage_calls
@@ -47,21 +48,21 @@ _ADD_TO_DAY_0 = addition(f"SELECT 0, {', '.join((*WAY, *COUNTS))} FROM {_SOME_DA
 
 
 class Keep(msgspec.Struct, frozen=True):
-    """Whole days, before the one that is; None: for ever."""
+    """Retention in whole days before today; None: for ever."""
 
     days: int | None
     calls_days: int | None
 
 
 class Upkeep:
-    """Sums up, and deletes what is older than `keep` says, which may be changed."""
+    """Sums up rows, and deletes those older than `keep`, which may be changed."""
 
     def __init__(self, storage: Storage, keep: Keep) -> None:
         self.keep = keep
         self._storage = storage
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Take a turn every EVERY seconds, until cancelled."""
         while True:
             try:
                 await self.turn(time.time())
@@ -70,7 +71,7 @@ class Upkeep:
             await asyncio.sleep(EVERY)
 
     async def turn(self, now: float) -> None:
-        """Do all that there is to do at `now`, Unix seconds."""
+        """Do all the work that is due at `now`, in Unix seconds."""
         while await self._storage.write(sum_some):
             pass
         deleted = False
@@ -84,7 +85,10 @@ class Upkeep:
 
 
 def _delete_some(db: sqlite3.Connection, *, name: str, first: int) -> bool:
-    """One step up to the day `first`, counted from 1970 on; whether there may be more."""
+    """Delete one slice of what is older than the day `first`, counted from 1970.
+
+    Returns whether there may be more.
+    """
     if name == "calls":
         gone = db.execute(_OLD_CALLS, (call_id_at(first * DAY), SLICE)).rowcount
     else:
@@ -96,5 +100,8 @@ def _delete_some(db: sqlite3.Connection, *, name: str, first: int) -> bool:
 
 
 def call_id_at(seconds: float) -> bytes:
-    """What the ids of calls of that Unix time begin with, and none of an earlier one."""
+    """Return the 6-byte prefix of the ids of calls of that Unix time.
+
+    The ids of all earlier calls are smaller.
+    """
     return max(0, min(int(seconds * 1000), (1 << 48) - 1)).to_bytes(6, "big")

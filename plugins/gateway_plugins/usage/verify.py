@@ -1,4 +1,4 @@
-"""Whether usage is what the traces say, and the sums are those of the ledger."""
+"""Compares usage with the traces, and the sums with the ledger."""
 
 import calendar
 import sqlite3
@@ -15,20 +15,20 @@ from gateway_plugins.usage.schema import COUNTS, DAY_OF_A_CALL, WAY
 OUTCOMES = ("success", "error", "abort")
 
 FOREVER = 1e11
-"""Unix seconds after which nothing was recorded."""
+"""Unix seconds; no call is recorded after this time."""
 
 ReadTraces = Callable[[sqlite3.Connection, float, float], Iterator[Trace]]
-"""The hook of that name: those of calls that came from a time until before another."""
+"""The hook `read_traces`: yields the traces of calls from one time until before another."""
 
 
 class Checked(msgspec.Struct):
-    """How much was looked at, as it is looked at."""
+    """Progress: the number of traces compared so far."""
 
     traces: int = 0
 
 
 class Counted(NamedTuple):
-    """A row of the ledger, as far as a trace can tell it."""
+    """The columns of a ledger row that a trace can confirm."""
 
     key: str
     model: str
@@ -47,9 +47,10 @@ _COUNTED = f"SELECT {','.join(Counted._fields)} FROM usage_calls WHERE id = ?"
 def differences(
     db: sqlite3.Connection, read_traces: ReadTraces, internal_id: str, checked: Checked
 ) -> Iterator[str]:
-    """A line for each; `internal_id` is the key of calls without a principal.
+    """Yield one line per difference; `internal_id` is the key of calls without a principal.
 
-    Calls are looked at from the first one on that the ledger has, and sums where it has all calls.
+    Calls are compared from the first one in the ledger on; sums are compared for the time for which
+    the ledger has all calls.
     """
     first = db.execute("SELECT min(id) FROM usage_calls").fetchone()[0]
     if first is not None:
@@ -73,12 +74,12 @@ def _of_call(db: sqlite3.Connection, trace: Trace, internal_id: str) -> Iterator
 def _blob(trace_id: str) -> bytes:
     try:
         return bytes.fromhex(trace_id)
-    except ValueError:  # nothing is counted under what is no id of a call
+    except ValueError:  # not the id of a call, so the ledger has no row
         return b""
 
 
 def _compared(told: Expected, row: Counted) -> Iterator[tuple[str, object, object]]:
-    """What differs: its name, what the trace says, what was counted."""
+    """Yield each difference: its name, the value of the trace, the value that was counted."""
     if row.key != told.key:
         yield "key", told.key, row.key
     if row.model not in told.models:
@@ -113,7 +114,10 @@ def _of_days(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def _of_totals(db: sqlite3.Connection) -> Iterator[str]:
-    """Once calls were deleted, no total may be less than what is left of them."""
+    """Compare the totals with the ledger.
+
+    Once calls were deleted, check only that no total is below that of the remaining calls.
+    """
     if _kept(db, "calls"):
         for *way, counted, left in db.execute(_SHORT):
             yield f"total, {_named(way)}: {counted} calls counted, {left} in the ledger"
@@ -123,7 +127,7 @@ def _of_totals(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def _unlike(db: sqlite3.Connection, stored: str, summed: str) -> Iterator[str]:
-    """Sums that are not the same in both; each is told as either has it."""
+    """Yield a line per sum that is in one query's result only, for both directions."""
     for title, one, other in (("counted", stored, summed), ("in the ledger", summed, stored)):
         query = f"SELECT * FROM ({one}) EXCEPT SELECT * FROM ({other}) ORDER BY 1, 2, 3, 4, 5"
         for day, *rest in db.execute(query):
@@ -145,13 +149,13 @@ WHERE requests IS NULL OR requests < left
 
 
 def _kept(db: sqlite3.Connection, name: str) -> int:
-    """The first day of which all is there; 0 where nothing was ever deleted."""
+    """Return the first day that is complete; 0 if nothing was ever deleted."""
     row = db.execute("SELECT value FROM usage_marks WHERE name = ?", (name,)).fetchone()
     return 0 if row is None else int(row[0])
 
 
 def _midnight(day: int) -> float:
-    """When that day begins, in Unix seconds; the day 0 has always been."""
+    """Return the Unix time at which that day begins; 0.0 for day 0."""
     return calendar.timegm(time.strptime(str(day), "%Y%m%d")) if day else 0.0
 
 

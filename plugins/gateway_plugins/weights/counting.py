@@ -1,4 +1,4 @@
-"""What is told of updates, whichever plugin makes them."""
+"""Samples about updates of the weights, the same for every plugin that makes updates."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from gateway_plugins.weights.gate import Gate
 
 
 def samples_of(plugin: str, epoch: int, gate: Gate) -> Iterator[Sample]:
-    """`epoch` counts the updates that `plugin` has made."""
+    """Yield the samples; `epoch` is the number of updates that `plugin` has made."""
     labels = {"plugin": plugin}
     help_ = "Updates of the weights since the start."
     yield Sample("gateway_weights_updates_total", "counter", epoch, help_, labels)

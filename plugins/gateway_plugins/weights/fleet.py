@@ -1,8 +1,8 @@
-"""Which worker has taken which updates of the weights whole, and who is kept apart for it.
+"""Tracks which worker has completed which updates, and quarantines workers that missed one.
 
 An update is a round of steps: `begin` (or the first `load` after an `end`), each `load`, the `end`.
-A worker that misses a step while another takes it no longer has the weights that the others have,
-and gets no calls until it has taken a whole round, or that very step in a second try.
+If a worker misses a step that another worker takes, it no longer has the weights that the others
+have. It then gets no calls until it has taken a whole round, or that very step in a second try.
 """
 
 import logging
@@ -17,15 +17,16 @@ from gateway_plugins.weights.trl_paths import Kind, Step
 log = logging.getLogger("gateway.trl")
 
 UNREACHED = frozenset({"down", "ejected"})
-"""States in which a worker is not told anything."""
+"""States in which a worker is sent nothing."""
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How a worker stands; the texts say why it is kept apart, None: not for that.
+    """The state of a worker; the texts are reasons for a quarantine, None: no such reason.
 
-    `epoch` is the last update that it has taken whole. `apart`: it did not join the group. `stale`:
-    it missed a part of an update. `lacking`: other steps that failed, by kind. `whole`: nothing of
-    the present round is missing. `inside` an update, `paused`: as its engine was last told.
+    `epoch` is the last update that the worker has completed. `apart`: it did not join the group.
+    `stale`: it missed a part of an update. `lacking`: other steps that failed, by kind. `whole`: it
+    has missed nothing of the present round. `inside` an update and `paused`: by the latest step
+    that its engine took.
     """
 
     epoch: int = 0
@@ -41,7 +42,7 @@ class Standing(msgspec.Struct, frozen=True):
         return self.apart or self.stale or next(iter(self.lacking.values()), None)
 
     def took(self, kind: Kind) -> "Standing":
-        """After it has taken a step."""
+        """Return the standing after the worker has taken a step."""
         match kind:
             case "join":
                 return replace(self, apart=None)
@@ -58,7 +59,7 @@ class Standing(msgspec.Struct, frozen=True):
         return self
 
     def missed(self, kind: Kind, why: str) -> "Standing":
-        """After it has not taken a step that another took."""
+        """Return the standing after the worker has missed a step that another worker took."""
         match kind:
             case "join":
                 return replace(self, apart=why)
@@ -71,7 +72,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class WorkerStanding(msgspec.Struct):
-    """A worker as the admin interface tells of it; `quarantined` says why it gets no calls."""
+    """A worker in /admin/trl; `quarantined` is the reason why it gets no calls, or None."""
 
     worker_id: str
     epoch: int
@@ -82,9 +83,10 @@ class WorkerStanding(msgspec.Struct):
 
 
 class Fleet:
-    """The workers of one gateway. `epoch` counts the updates that at least one has taken whole.
+    """The workers of one gateway. `epoch` counts the updates that at least one has completed.
 
-    `name` is the condition's. Who makes one puts `follow` into `workers.changed`, and takes it out.
+    `name` is the name of the condition that it sets. The owner adds `follow` to `workers.changed`,
+    and removes it at the end.
     """
 
     def __init__(self, workers: Workers, name: str) -> None:
@@ -103,12 +105,15 @@ class Fleet:
         return self._standings.get(worker, Standing())
 
     def reached(self) -> list[Worker]:
-        """Those that can be told something now, the ones that are kept apart for it among them."""
+        """Return the workers that can be sent a step now, including quarantined ones."""
         return [worker for worker in self._workers.all if not unreached(worker)]
 
     @property
     def occupied(self) -> list[Worker]:
-        """Those that are to be spared for now: paused, or in an update. Not who is kept apart."""
+        """Workers that must get no calls for now: paused, or within an update.
+
+        Quarantined workers are left out.
+        """
         found = ((worker, self.of(worker)) for worker in self.reached())
         return [one for one, at in found if (at.inside or at.paused) and at.reason is None]
 
@@ -116,7 +121,10 @@ class Fleet:
         return [_shown(worker, self.of(worker)) for worker in self._workers.all]
 
     def note(self, step: Step, took: Collection[Worker], missed: Mapping[Worker, str]) -> None:
-        """Some workers `took` the step; the others have `missed` it, and why. Nobody: no change."""
+        """Record which workers `took` a step, and why others `missed` it.
+
+        If no worker took the step, nothing changes.
+        """
         if not took:
             return
         self._advance(step.kind)
@@ -127,14 +135,21 @@ class Fleet:
         self._judge()
 
     def note_again(self, step: Step, took: Collection[Worker]) -> None:
-        """In a second try these took the step of the last `note` that they had missed."""
+        """Record which workers took the step of the last `note` in a second try.
+
+        They had missed it before.
+        """
         for worker in took:
             self._put(worker, self._before.get(worker, self.of(worker)))
         self._take(step.kind, took)
         self._judge()
 
     def follow(self) -> None:
-        """Workers came or went, or are down: who may have lost an update is kept apart."""
+        """Handle a change of the workers.
+
+        After an update, or within one, a worker that is new or down is quarantined, because it may
+        lack that update.
+        """
         if self._judging:
             return
         for gone in self._standings.keys() - set(self._workers.all):
@@ -149,7 +164,7 @@ class Fleet:
         self._judge()
 
     def release(self) -> None:
-        """Take back all that was said of the workers."""
+        """Clear the condition of every worker."""
         for worker in self._workers.all:
             worker.clear(self._name)
 
@@ -177,7 +192,7 @@ class Fleet:
         self._standings[worker] = standing
 
     def _judge(self) -> None:
-        """Set or take back the condition of each worker, where it is another now."""
+        """Set or clear the condition of each worker if it has changed."""
         self._judging = True
         try:
             for worker in self._workers.all:
@@ -196,7 +211,7 @@ class Fleet:
 
 
 def unreached(worker: Worker) -> str | None:
-    """The state in which it is told nothing, if it is."""
+    """Return the state in which the worker is sent nothing, None if it can be reached."""
     return next((state for state in _states(worker) if state in UNREACHED), None)
 
 

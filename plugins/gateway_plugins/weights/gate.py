@@ -1,4 +1,4 @@
-"""Where calls wait while the weights change: shut for the time of an update, in order, bounded."""
+"""Holds a bounded number of calls, in order, while the weights change."""
 
 import asyncio
 import math
@@ -8,20 +8,20 @@ from time import monotonic
 from gateway import Call, CallError, ChooseAgain, NoWorker, Worker, Workers
 
 UNKNOWN = 5.0
-"""Seconds after which a caller is told to come again, as long as no update has been seen."""
+"""Seconds of Retry-After until one update has ended; later, those that the last one took."""
 
 
 class WeightsUpdating(NoWorker):
-    """The weights are being changed, and the call has no place to wait, or has waited too long."""
+    """The weights are changing, and the call cannot wait, or has waited too long."""
 
     code = "weights_updating"
 
 
 class Gate:
-    """Calls pass while it is open. While it is closed, up to `length` wait, each up to `wait` s.
+    """Lets calls pass while it is open. While closed, up to `length` wait, each up to `wait` s.
 
-    The caller of a stream is sent an SSE comment every `comments` seconds while it waits, so that
-    nothing on the way takes its connection for dead; None: it hears nothing.
+    While it waits, the caller of a stream is sent an SSE comment every `comments` seconds, so that
+    no intermediary takes the connection for dead; None: no comments.
     """
 
     def __init__(
@@ -38,19 +38,19 @@ class Gate:
         self._barred: tuple[Worker, ...] = ()
 
     def limit(self, *, length: int, wait: float, comments: float | None) -> None:
-        """Other limits, for the calls that come from now on."""
+        """Set other limits for the calls that arrive from now on."""
         self._length, self._wait, self._comments = length, wait, comments
 
     @property
     def held(self) -> int:
-        """How many calls wait now."""
+        """Number of calls that wait now."""
         return len(self._held)
 
     def close(self, reason: str, workers: Iterable[Worker] = ()) -> None:
-        """Hold calls from now on; `reason` is told to those who wait in vain.
+        """Hold calls from now on; `reason` is part of the error if a call waits in vain.
 
-        `workers` begin no attempt from now on, not even for a call that has passed already and that
-        another plugin still looks at.
+        `workers` begin no attempt from now on, not even for a call that has passed the gate already
+        and is still in another plugin.
         """
         if not self.closed:
             self.closed, self._reason, self._since = True, reason, monotonic()
@@ -60,7 +60,7 @@ class Gate:
                 self._barred += (worker,)
 
     def open(self) -> None:
-        """Let those who wait go on, the first to come first."""
+        """Let the waiting calls go on, in the order of their arrival."""
         if not self.closed:
             return
         self.closed, self._lasted = False, monotonic() - self._since
@@ -74,7 +74,8 @@ class Gate:
     async def passed(self, call: Call) -> None:
         """Return at once while the gate is open; else wait until it is.
 
-        Raises ChooseAgain after a wait, WeightsUpdating where it was one too many or too long.
+        Raises ChooseAgain after a wait, and WeightsUpdating if `length` calls wait already or if
+        this one has waited too long.
         """
         if not self.closed:
             return
@@ -107,7 +108,7 @@ async def drained(
 ) -> list[Worker]:
     """Wait up to `patience` seconds until none of `workers` has anything in flight.
 
-    Gives those that still have.
+    Returns the workers that still have; a `patience` of None is no limit.
     """
     busy = {worker for worker in workers if worker.in_flight}
     empty = asyncio.Event()
@@ -130,7 +131,7 @@ async def drained(
 
 
 async def _streams(call: Call) -> bool:
-    """Whether the caller asked for a stream, as far as its body has been read."""
+    """Return whether the caller requested a stream, judged by the body read so far."""
     if not call.body.data:
         return False
     try:

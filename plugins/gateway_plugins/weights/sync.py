@@ -1,8 +1,8 @@
-"""Changes the weights of all workers while calls are running, and knows which weights answered.
+"""Changes the weights of all workers while calls run, and tracks the version of each worker.
 
-`sync_orders.py` is what one engine is told, `sync_update.py` the steps of an update,
-`sync_admin.py` its routes, and `sync_versions.py` who has which weights. `gate.py` holds calls
-meanwhile.
+`sync_orders.py` has the requests to one engine, `sync_update.py` the steps of an update,
+`sync_admin.py` the routes, and `sync_versions.py` the versions of the workers. `gate.py` holds
+calls during an update.
 """
 
 import asyncio
@@ -25,14 +25,15 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class WeightSync:
-    """The plugin. Name it before those that queue and choose, so that it is asked first."""
+    """The plugin. List it before plugins that queue or choose, so that it runs before them."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """While weights change, up to `held` calls wait, each up to `wait` seconds.
 
-        Callers of streams are sent an SSE comment every `comments` seconds of it, None: nothing.
-        Running calls have `drain` seconds to finish, and an engine `patience` seconds for each
-        step. Every `check` seconds each worker is asked which weights it has.
+        While it waits, the caller of a stream is sent an SSE comment every `comments` seconds,
+        None: no comments. Running calls have `drain` seconds to finish, and an engine has
+        `patience` seconds for each step. Every `check` seconds each worker is asked for its weight
+        version.
         """
 
         held: Annotated[int, Meta(ge=0)] = 10_000
@@ -51,7 +52,7 @@ class WeightSync:
 
     @property
     def doubtful(self) -> frozenset[Worker]:
-        """Workers that may have half of some weights, and half of others."""
+        """Workers that may have a mixture of old and new weights."""
         return frozenset() if self._admin is None else self._admin.versions.doubtful
 
     @hookimpl
@@ -60,7 +61,7 @@ class WeightSync:
 
     @hookimpl
     def reconfigure(self, config: Config) -> None:
-        """An update that is under way keeps its times."""
+        """Apply the options; an update that is under way keeps its times."""
         self.config = config
         self.gate.limit(length=config.held, wait=config.wait, comments=config.comments)
         if self._admin is not None:
@@ -85,7 +86,7 @@ class WeightSync:
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
-        assert self._admin is not None  # the routes were asked for first
+        assert self._admin is not None  # `routes` has been called before
         versions = self._admin.versions
         versions.every = self.config.check
         await versions.load(gateway.storage)

@@ -17,7 +17,7 @@ from gateway_plugins.weights.sync_versions import Versions
 log = logging.getLogger("gateway.weight_sync")
 
 UNTOUCHED = frozenset({"check", "pause", "resume"})
-"""Steps after which a worker that failed has whole weights all the same."""
+"""Steps that leave the weights whole, even if they fail."""
 
 
 class WeightsBusy(BadRequest):
@@ -35,7 +35,7 @@ class Times(NamedTuple):
 
 
 class WorkerWeights(msgspec.Struct):
-    """Which weights a worker has, and the update that gave them; `state` as in /admin/workers."""
+    """A worker's version and the update that set it; `state` is as in /admin/workers."""
 
     version: int | str | None
     epoch: int
@@ -58,7 +58,7 @@ class PauseOrder(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PauseReport(msgspec.Struct):
-    """Who did as it was told, and who did not."""
+    """The workers that paused or resumed, and those that failed to."""
 
     state: str
     ok: list[str]
@@ -66,7 +66,7 @@ class PauseReport(msgspec.Struct):
 
 
 class WeightsAdmin:
-    """Updates and pauses the fleet of one gateway, one of them at a time."""
+    """Updates and pauses the fleet of one gateway, one operation at a time."""
 
     def __init__(self, gateway: Gateway, gate: Gate, times: Times) -> None:
         self.versions = Versions(gateway.workers, gate)
@@ -89,7 +89,7 @@ class WeightsAdmin:
         return WeightsInfo(self._state, versions.current, versions.epoch, held, workers, self._last)
 
     async def update(self, request: ControlRequest) -> Response:
-        """Answers when the update is over; one whose caller has left goes on."""
+        """Respond when the update is over; the update goes on if its caller leaves."""
         order = await request.json(Order)
         return await self._alone("updating", self._update(order))
 
@@ -104,7 +104,7 @@ class WeightsAdmin:
         return await self._alone("resuming", self._resume())
 
     async def close(self) -> None:
-        """Break off what is under way; engines that were paused go on, also by hand."""
+        """Cancel what is under way; resume paused engines, even if an operator paused them."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -124,7 +124,7 @@ class WeightsAdmin:
         self._state = "ready" if self._paused is None else "paused"
         self.versions.changed()
         if not task.cancelled():
-            task.exception()  # its request's to tell, if that is still there
+            task.exception()  # the request raises it, if its caller is still there
 
     async def _update(self, order: Order) -> Response:
         team, pause = self._team()

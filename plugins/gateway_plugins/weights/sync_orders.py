@@ -1,6 +1,6 @@
-"""What one engine is told in an update: vLLM's development endpoints, and what they answer.
+"""Requests to one engine during an update: vLLM's development endpoints and their responses.
 
-They exist where vLLM was started with `VLLM_SERVER_DEV_MODE=1`, see `vllm/entrypoints/serve`.
+The endpoints exist if vLLM was started with `VLLM_SERVER_DEV_MODE=1`, see `vllm/entrypoints/serve`.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,10 +13,10 @@ from gateway import UpstreamError, UpstreamTimeout, Worker
 T = TypeVar("T")
 
 Mode = Literal["wait", "keep", "abort"]
-"""What becomes of running generations: they finish, are frozen in place, or are cut short."""
+"""Running generations either finish, are frozen in place, or are cut short."""
 
 QUOTED = 300
-"""Characters of an engine's refusal that are told on."""
+"""Maximum characters of an engine's error response that are passed on."""
 
 JSON = ((b"content-type", b"application/json"),)
 
@@ -24,8 +24,9 @@ JSON = ((b"content-type", b"application/json"),)
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An update: the `version` that the weights will have, and how the engines get them.
 
-    With `update_info` by their weight transfer (start, update, finish), else by the engine's own
-    `method` with `kwargs`, on every worker alike. `mode` says what becomes of running calls.
+    With `update_info`, through vLLM's weight transfer (start, update, finish); else through the
+    engine's own `method` with `kwargs`, the same on every worker. `mode` decides what happens to
+    running calls.
     """
 
     version: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -37,7 +38,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class StepFailed(Exception):
-    """The worker did not do as it was told; the text is the reason."""
+    """The worker did not carry out a step; the text is the reason."""
 
 
 class NoEndpoint(StepFailed):
@@ -45,7 +46,7 @@ class NoEndpoint(StepFailed):
 
 
 class Unreachable(StepFailed):
-    """No connection: there is no engine now, and the next one there is will be another."""
+    """No connection: the engine is gone, and the next one will be another engine."""
 
 
 class _Version(msgspec.Struct):
@@ -61,7 +62,7 @@ class _Paused(msgspec.Struct):
 
 
 class Engine:
-    """One worker's engine; each order may take `patience` seconds. All raise StepFailed."""
+    """One worker's engine; a request may take `patience` s. All methods raise StepFailed."""
 
     def __init__(self, worker: Worker, patience: float) -> None:
         self.worker = worker
@@ -93,7 +94,11 @@ class Engine:
         await self._ask("POST", "/finish_weight_update", {})
 
     async def forget_prefixes(self, mode: Mode) -> None:
-        """What is frozen keeps its prefixes in use, so those calls are computed anew."""
+        """Reset the prefix cache.
+
+        Frozen calls keep their prefixes in use, so in mode `keep` the engine recomputes these
+        calls.
+        """
         query = "?reset_running_requests=true" if mode == "keep" else ""
         if not _read(await self._ask("POST", f"/reset_prefix_cache{query}"), _Success).success:
             raise StepFailed("the engine still uses its prefix cache")

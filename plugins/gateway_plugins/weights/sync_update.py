@@ -11,23 +11,23 @@ from gateway_plugins.weights.gate import Gate, drained
 from gateway_plugins.weights.sync_orders import Engine, Mode, NoEndpoint, Order, StepFailed
 
 LAST_ORDERS = 10.0
-"""Seconds that an engine has to go on again after it has failed, or while the gateway ends."""
+"""Seconds for an engine to respond to a check, to finish a transfer, or to resume."""
 
 GRACE = 5.0
-"""Seconds in which the answers that were cut short reach their callers."""
+"""Seconds in which responses that were cut short reach their callers."""
 
 Do = Callable[[Engine], Awaitable[None]]
 
 
 class Failure(msgspec.Struct):
-    """At which step a worker failed, and why."""
+    """The step at which a worker failed, and the reason."""
 
     step: str
     reason: str
 
 
 class Report(msgspec.Struct):
-    """How an update went, worker by worker; calls were held for `seconds`."""
+    """Result of an update for each worker; calls were held for `seconds`."""
 
     version: str
     ok: list[str] = []
@@ -36,9 +36,9 @@ class Report(msgspec.Struct):
 
 
 class Team:
-    """Engines that go through steps together; who fails at one takes no part in the next.
+    """Engines that go through steps together; an engine that fails takes no part in later steps.
 
-    `failed` is told of each of those at once, with the step and the reason.
+    `failed` is called at once for each worker that fails, with the step and the reason.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Team:
         return [engine.worker for engine in self.live]
 
     async def step(self, name: str, do: Do) -> None:
-        """All do it at the same time; returns when all have done it, or failed."""
+        """Run `do` on all engines at once; return when each has finished or failed."""
         good = await asyncio.gather(*(self._one(name, engine, do) for engine in self.live))
         self.live = [engine for engine, well in zip(self.live, good, strict=True) if well]
 
@@ -71,7 +71,7 @@ class Team:
 
 
 async def check(team: Team) -> None:
-    """Leave out who cannot be asked. Raises BadRequest where an engine lacks the endpoints."""
+    """Drop the engines that do not respond. Raises BadRequest if an engine lacks the endpoints."""
 
     async def look(engine: Engine) -> str | None:
         try:
@@ -101,11 +101,11 @@ async def _look(engine: Engine) -> None:
 
 
 class Pause:
-    """Engines that generate nothing while the block lasts, and no call on its way to them.
+    """Keeps engines from generating, and calls from reaching them, from `begin` to `end`.
 
-    However the block ends, every engine that was told to pause is told to go on, and then the gate
-    opens. An engine in the middle of a transfer of weights is told to finish it first: to generate
-    before would kill it.
+    However the pause ends, every engine that was paused is resumed, and then the gate opens. An
+    engine in the middle of a transfer of weights has to finish it first, because generating before
+    would kill the engine; if it cannot finish the transfer, it is not resumed.
     """
 
     def __init__(self, gate: Gate, registry: Workers, team: Team, *, drain: float) -> None:
@@ -117,7 +117,7 @@ class Pause:
         self._open_transfers: set[Engine] = set()
 
     async def begin(self, reason: str, mode: Mode) -> None:
-        """Close the gate, then pause all, as `mode` says."""
+        """Close the gate, then pause all engines, in the given `mode`."""
         team = self._team
         self._gate.close(reason, self._registry.all)
         if mode == "wait":
@@ -128,7 +128,7 @@ class Pause:
             await drained(self._registry, team.workers, GRACE)
 
     async def transfer(self, order: Order) -> None:
-        """start, update, finish: those of one step on all engines before the next."""
+        """Run start, update and finish, each on all engines before the next."""
         team = self._team
         self._open_transfers = set(team.live)
         await team.step("start", Engine.start)
@@ -137,7 +137,7 @@ class Pause:
         self._open_transfers -= set(team.live)
 
     async def end(self) -> None:
-        """Let all go on; who does not is one of the team's failures."""
+        """Resume all engines, then open the gate; an engine that does not resume is a failure."""
         try:
             await asyncio.gather(*(self._leave_transfer(one) for one in self._open_transfers))
             left = [one for one in self._told if one not in self._team.live]
@@ -163,7 +163,7 @@ async def _promptly(engine: Engine, do: Do) -> None:
 
 
 async def _quietly(engine: Engine, do: Do) -> bool:
-    """Whether it could be done by an engine that has failed already."""
+    """Return whether an engine that has failed already could do it; raises no StepFailed."""
     try:
         await _promptly(engine, do)
     except StepFailed:
@@ -172,7 +172,7 @@ async def _quietly(engine: Engine, do: Do) -> bool:
 
 
 class Update:
-    """An update under way. `named` is told of each worker that has the new weights."""
+    """An update under way. `named` is called with each worker that has the new weights."""
 
     def __init__(self, order: Order, team: Team, pause: Pause, named: Callable[[Worker], None]):
         self._order = order
@@ -182,7 +182,7 @@ class Update:
         self._done: set[Worker] = set()
 
     async def run(self) -> Report:
-        """Raises BadRequest, and nothing has been touched, where an engine cannot be updated."""
+        """Run all steps. Raises BadRequest, with nothing changed, if an engine lacks endpoints."""
         await check(self._team)
         began = monotonic()
         try:
@@ -213,7 +213,7 @@ class Update:
         self._named(engine.worker)
 
     def _give_up_the_rest(self) -> None:
-        """Where the update was broken off, nobody knows which weights these have."""
+        """Fail the workers that are not done: after an interruption their weights are unknown."""
         for worker in self._team.workers:
             if worker not in self._done:
                 self._team.fail(worker, Failure("update", "the update was broken off"))

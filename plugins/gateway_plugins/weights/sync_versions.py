@@ -1,4 +1,4 @@
-"""Which weights each worker has, and the quarantine of those that have others than the fleet."""
+"""Tracks the weights of each worker, and quarantines those that differ from the fleet's."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ NAME = "weight_sync"
 QUERY = "SELECT version FROM weight_sync"
 
 PATIENCE = 5.0
-"""Seconds in which a worker has to say which weights it has."""
+"""Timeout in seconds of a request for a worker's version."""
 
 
 MIGRATIONS = Migrations(NAME)
@@ -26,7 +26,7 @@ MIGRATIONS = Migrations(NAME)
 
 @MIGRATIONS()
 def create_table(db: Database) -> None:
-    """The version that the last update gave to the fleet: one row at most."""
+    """Create the table with the version of the fleet's last update: at most one row."""
     connection: sqlite3.Connection = db.conn
     connection.execute("CREATE TABLE weight_sync (version TEXT NOT NULL)")
 
@@ -34,10 +34,10 @@ def create_table(db: Database) -> None:
 class Versions:
     """`current` is the fleet's version, None before the first update; `epochs` by worker.
 
-    A worker is kept from calls while it is not known to have the current one: it failed in an
-    update, was down, is new, or says that it has another. What it says is not believed while it is
-    one of the `doubtful`, whose weights may have been half replaced: these need a later update, or
-    a new engine.
+    A worker is quarantined while it is not known to have the current version: it failed in an
+    update, was down, is new, or reports another version. A version that a `doubtful` worker reports
+    is not trusted, because its weights may be half replaced: it needs a later update, or a new
+    engine.
     """
 
     def __init__(self, registry: Workers, gate: Gate) -> None:
@@ -64,20 +64,20 @@ class Versions:
             worker.mark(NAME, "quarantined", reason)
 
     def trust(self, worker: Worker) -> None:
-        """It has the current weights."""
+        """End the worker's quarantine, because it has the current weights."""
         self._doubtful.discard(worker)
         if NAME in worker.conditions:
             log.warning("worker %s has the fleet's weights, its quarantine ends", worker.id)
             worker.clear(NAME)
 
     def took(self, worker: Worker, version: str) -> None:
-        """An update has given it these weights, which are the fleet's from now on."""
+        """Record that an update gave the worker these weights, which are now the fleet's."""
         self.current = worker.weight_version = version
         self.epochs[worker.id] = self.epoch
         self.trust(worker)
 
     async def load(self, storage: Storage) -> None:
-        """The version of before the restart; a worker has to say that it still has it."""
+        """Read the version from before the restart; each worker has to confirm it first."""
         try:
             rows = await storage.read(lambda db: db.execute(QUERY).fetchall())
         except (sqlite3.Error, StorageUnavailable) as error:
@@ -100,7 +100,7 @@ class Versions:
             log.error("the fleet's weight version %s is not stored: %s", version, error)
 
     def changed(self) -> None:
-        """Who was down, or is new, may come back with any weights."""
+        """Quarantine workers that are new or down: they may come back with any weights."""
         workers = self._registry.all
         for worker in workers:
             unsure = worker not in self._known or _is_down(worker)
@@ -111,7 +111,7 @@ class Versions:
         self._wake.set()
 
     async def follow(self) -> None:
-        """Ask all of them `every` so many seconds, and when something about a worker changes."""
+        """Check all workers every `every` seconds, and whenever a worker changes."""
         while True:
             self._wake.clear()
             await self.look()

@@ -1,7 +1,8 @@
-"""`trl vllm-serve` behind a gateway: TRL's own routes, and its updates of the weights of a fleet.
+"""`trl vllm-serve` behind a gateway: TRL's own routes, and its weight updates for a fleet.
 
-For both generations of TRL's server: up to 1.10 with routes of its own, from 1.11 on vLLM's. What
-concerns one worker is a call like any other; what concerns the weights is told to all of them.
+Supports both generations of TRL's server: up to 1.10 with routes of its own, from 1.11 on with
+vLLM's. A request for one worker is a call like any other; a request about the weights is sent to
+all workers.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ NAME = "trl"
 
 
 class FleetStanding(msgspec.Struct):
-    """`epoch` counts the updates so far, `held` the calls that wait for the end of one."""
+    """`epoch` is the number of updates so far, `held` of the calls that wait for one to end."""
 
     epoch: int
     held: int
@@ -45,7 +46,7 @@ class FleetStanding(msgspec.Struct):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """What there is while the gateway runs."""
+    """Objects that exist while the gateway runs."""
 
     workers: Workers
     fleet: Fleet
@@ -100,7 +101,7 @@ class Trl:
 
     @hookimpl
     def reconfigure(self, config: Options) -> None:
-        """Raises ValueError where the gate would be another, for calls may wait at it."""
+        """Raises ValueError if the gate's options change, because calls may wait at it."""
         if _gate_of(config) != _gate_of(self._options):
             raise ValueError("held, wait and comments of trl stand until a restart")
         self._options = config
@@ -146,10 +147,10 @@ def _gate_of(options: Options) -> tuple[int, float, float | None]:
 
 
 class _Naming:
-    """Names the worker in the answer, as TRL's gateways do.
+    """Names the worker in the headers of the response, as TRL's gateways do.
 
-    The old client joins its group at the host that /health/ names in X-Forwarded-For: right where
-    there is one worker, and of no use where there are several.
+    The old client joins its group at the host in the X-Forwarded-For of /health/: correct with one
+    worker, useless with several.
     """
 
     def __init__(self, call: Call, workers: Workers) -> None:
@@ -166,7 +167,7 @@ class _Naming:
 
 
 class _Renamed:
-    """Carries what was asked without the last slash as if it had it: no caller needs a 307."""
+    """Forwards a path without its last slash as if it had one: no caller needs a 307."""
 
     def __init__(self, gateway: Gateway, path: str) -> None:
         self._gateway = gateway
@@ -177,7 +178,7 @@ class _Renamed:
 
 
 class _Health:
-    """200 once a worker can take calls: TRL's client asks until then, before anything else."""
+    """Responds with 200 once a worker can take calls: TRL's client first polls until then."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -195,7 +196,7 @@ class _Health:
 async def _following(
     workers: Workers, fleet: Fleet, required: RequiredVersion
 ) -> AsyncIterator[None]:
-    """Both learn of each change of the workers, and who has which version is asked."""
+    """Notify both of each change of the workers, and poll the workers for their versions."""
     callbacks = (fleet.follow, required.follow)
     workers.changed.extend(callbacks)
     required.follow()

@@ -1,7 +1,8 @@
-"""What a trainer tells its server, told to all workers at once; one such request at a time.
+"""Sends a trainer's requests to all workers at once; one request at a time.
 
-TRL's client takes nothing but 200 for success, and sends what was answered 500, 502 or 503 again,
-up to three times. A worker must not load one tensor twice: the others' ranks would wait for ever.
+TRL's client takes only 200 for success, and sends a request again, up to three times, if the
+response is 500, 502 or 503. A worker must not load one tensor twice: the ranks of the others would
+wait for ever.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from gateway_plugins.weights.trl_options import Options
 from gateway_plugins.weights.trl_paths import Step
 
 NAMED = 32
-"""Workers that the answer's header names of each kind."""
+"""Maximum number of workers of each kind that the response header names."""
 
 UPDATING = "the weights of the workers are being updated"
 
@@ -41,7 +42,7 @@ class CallsInFlight(NoWorker):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A request as every worker gets it; `target` has the query."""
+    """A request as every worker gets it; `target` is the path with the query."""
 
     target: str
     body: bytes
@@ -49,9 +50,9 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct):
-    """What came of an order: the answers of those who `took` it, why the others `missed` it.
+    """Result of an order: the responses of workers that `took` it, why others `missed` it.
 
-    Of these, `refused` has the answers of those who gave any.
+    `refused` has the responses of those that `missed` it and sent a response.
     """
 
     took: dict[Worker, WorkerAnswer]
@@ -60,14 +61,15 @@ class Told(msgspec.Struct):
 
     @property
     def failed(self) -> list[Worker]:
-        """Those who were asked and did not take it."""
+        """Workers that missed the order and can be reached."""
         return [worker for worker in self.missed if unreached(worker) is None]
 
 
 class Broadcaster:
-    """Tells the workers of one gateway, keeps the fleet's books and shuts the gate meanwhile.
+    """Sends requests to all workers of one gateway, and records the results in `fleet`.
 
-    `versioned` is told of each worker that has been given a version.
+    The gate is closed as long as an update requires it. `versioned` is called with each worker that
+    was given a version, and the version.
     """
 
     def __init__(
@@ -88,9 +90,9 @@ class Broadcaster:
         self._unsure: tuple[Order, Told] | None = None
 
     async def answer(self, call: Call, step: Step) -> Answer:
-        """Carry out the request of `call`, also where its caller does not wait for the end.
+        """Carry out the request of `call`, even if its caller does not wait for the end.
 
-        Raises CallsInFlight, and what reading the body raises.
+        Raises CallsInFlight, and any error of reading the body.
         """
         order = await _order(call)
         await self._turn.acquire()
@@ -103,7 +105,7 @@ class Broadcaster:
         return answer
 
     async def close(self) -> None:
-        """End what is still running."""
+        """Cancel the request that is still running."""
         if self._running is not None and not self._running.done():
             self._running.cancel()
             await asyncio.wait((self._running,))
@@ -111,7 +113,7 @@ class Broadcaster:
     def _done(self, task: asyncio.Task[Told]) -> None:
         self._turn.release()
         if not task.cancelled():
-            task.exception()  # it has been raised to the caller, if there still was one
+            task.exception()  # the request raises it, if its caller is still there
 
     async def _carry_out(self, order: Order, step: Step) -> Told:
         try:
@@ -130,7 +132,10 @@ class Broadcaster:
             self._shut()
 
     async def _again(self, order: Order, step: Step, before: Told) -> Told:
-        """The trainer does not know of the answer `before`: only who has missed it is told."""
+        """Send a repeated request only to the workers that missed it.
+
+        The trainer repeats it because it did not receive a success for `before`.
+        """
         again = await self._tell(
             [one for one in self._fleet.reached() if one in before.missed], order
         )
@@ -142,13 +147,16 @@ class Broadcaster:
         return told
 
     def _add_who_was_away(self, told: Told) -> None:
-        """Also who is back by now, or was added meanwhile: it has missed the step all the same."""
+        """Add the workers that were not sent the step: they have missed it all the same.
+
+        That includes workers that are back by now, or were added meanwhile.
+        """
         for worker in self._workers.all:
             if worker not in told.took and worker not in told.missed:
                 told.missed[worker] = f"it was {unreached(worker) or 'away'} at that time"
 
     async def _silence(self, workers: Iterable[Worker]) -> None:
-        """Let no call begin, and wait for the end of those that run, unless they are frozen."""
+        """Let no call begin, and wait until running calls end, except on paused workers."""
         self._gate.close(UPDATING, self._workers.all)
         running = [worker for worker in workers if not self._fleet.of(worker).paused]
         busy = await drained(self._workers, running, self.options.drain)
@@ -159,7 +167,7 @@ class Broadcaster:
             )
 
     def _shut(self) -> None:
-        """The gate stays shut as long as any worker is in an update, or paused."""
+        """Keep the gate closed while any worker is in an update or paused; else open it."""
         occupied = self._fleet.occupied
         if occupied:
             self._gate.close(UPDATING, occupied)
@@ -198,7 +206,11 @@ class Broadcaster:
             self._versioned(worker, version)
 
     def _answer(self, told: Told) -> Answer:
-        """The first good worker's, or the truth in a status that the trainer understands."""
+        """Return the response for the trainer.
+
+        The first good worker's response if the order succeeded; else an error with a status that
+        the trainer understands.
+        """
         order = [worker for worker in self._workers.all if worker in told.took]
         if order and not (told.failed and self.options.partial == "fail"):
             return _passed_on(told.took[order[0]], told)
@@ -263,7 +275,7 @@ def _summary(told: Told) -> tuple[bytes, bytes]:
 
 
 def _named(workers: Iterable[Worker]) -> str:
-    """Their ids with blanks between; of many only the first, and how many more."""
+    """Join their ids with spaces; if there are many, the first ids and the number of others."""
     ids = sorted(worker.id for worker in workers)
     more = [f"+{len(ids) - NAMED}"] if len(ids) > NAMED else []
     return " ".join(ids[:NAMED] + more)

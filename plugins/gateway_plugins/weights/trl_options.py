@@ -9,17 +9,18 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How broadcasts are told, and which version of the weights calls may meet.
+    """How broadcasts are sent, and which version of the weights calls may meet.
 
-    A worker has `timeout` seconds for a broadcast. One that some workers took and others did not is
-    answered as if all had, and the others get no calls until they have caught up (`quarantine`), or
-    with 503 as well, so that the trainer tries again (`fail`). An update waits up to `drain`
-    seconds until no call runs; meanwhile up to `held` calls wait, each up to `wait` seconds, and
-    the caller of a stream is sent a comment every `comments` seconds (null: none).
+    A worker has `timeout` seconds for a broadcast. If some workers take a broadcast and others do
+    not, `partial` decides: with `quarantine` the response is that of a success, and the others get
+    no calls until they have caught up; with `fail` they are kept from calls as well, but the
+    response is 503, so that the trainer retries. An update waits up to `drain` seconds until no
+    call runs; meanwhile up to `held` calls wait, each up to `wait` seconds, and the caller of a
+    stream is sent a comment every `comments` seconds (null: none).
 
-    With a `required_version` only workers with these weights get calls. They are asked for it every
-    `version_interval` seconds; one that does not say gets calls only with `unknown_version: allow`.
-    An empty one is none.
+    With a `required_version`, only workers with these weights get calls. Workers are asked for
+    their version every `version_interval` seconds; a worker that reports none gets calls only with
+    `unknown_version: allow`. An empty `required_version` is the same as none.
     """
 
     timeout: Seconds = 120.0

@@ -1,4 +1,4 @@
-"""The paths of TRL's servers, old generation (up to 1.10) and new, and what each is for."""
+"""The paths of TRL's servers, old generation (up to 1.10) and new, and the use of each."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,7 +10,7 @@ Kind = Literal["join", "leave", "begin", "load", "end", "pause", "resume", "cach
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What a broadcast does to a worker.
+    """The effect of a broadcast on a worker.
 
     `join` and `leave` the group that the weights travel in; `begin`, `load` and `end` an update;
     `pause` and `resume` the engine; drop its `cache`; name its `version`. `quiet`: the engine must
@@ -58,4 +58,4 @@ SLASHLESS: Mapping[str, str] = MappingProxyType(
         if path.removesuffix("/") not in (*CARRIED, *BROADCASTS)
     }
 )
-"""Old paths as they may be written without their last slash, where no other has that name."""
+"""Old paths without their last slash, unless another path has that name."""

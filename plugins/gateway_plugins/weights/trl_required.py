@@ -1,4 +1,4 @@
-"""The one version of the weights that calls may meet: asked of every worker again and again."""
+"""Keeps calls to workers with one required version of the weights; polls every worker for it."""
 
 import asyncio
 import logging
@@ -12,14 +12,14 @@ log = logging.getLogger("gateway.trl")
 
 NAME = "trl_version"
 PATIENCE = 5.0
-"""Seconds that a worker has to say its version."""
+"""Timeout in seconds of a request for a worker's version."""
 
 LONGEST = 256
-"""Characters of a version; a longer one is none."""
+"""Maximum characters of a version; a longer one is ignored."""
 
 
 class WrongVersion(NoWorker):
-    """No fit worker has the weights that are required."""
+    """No fit worker has the required weights."""
 
     code = "wrong_version"
 
@@ -37,9 +37,9 @@ class _Said(msgspec.Struct):
 
 
 class RequiredVersion:
-    """Keeps calls from workers of another version, and of none where these are refused.
+    """Keeps calls from workers of another version, and of an unknown one if configured.
 
-    Who makes one puts `follow` into `workers.changed`, and takes it out.
+    The owner adds `follow` to `workers.changed`, and removes it at the end.
     """
 
     def __init__(self, workers: Workers, options: Options) -> None:
@@ -48,7 +48,7 @@ class RequiredVersion:
         self._seen: frozenset[Worker] = frozenset()
 
     def change(self, options: Options) -> None:
-        """Go by other options from now on."""
+        """Apply other options from now on."""
         self._options = options
         if not options.required_version:
             self.release()
@@ -56,21 +56,21 @@ class RequiredVersion:
             self.judge(worker, worker.weight_version)
 
     async def watch(self) -> None:
-        """Ask all workers, every interval, until cancelled."""
+        """Poll all workers every `version_interval` seconds, until cancelled."""
         while True:
             if self._options.required_version:
                 await asyncio.gather(*(self._look_at(worker) for worker in self._workers.all))
             await asyncio.sleep(self._options.version_interval)
 
     def follow(self) -> None:
-        """Workers came or went; who came has not said yet what it has."""
+        """Handle a change of the workers; the version of a new one is unknown."""
         came = set(self._workers.all) - self._seen
         self._seen = frozenset(self._workers.all)
         for worker in came:
             self.judge(worker, None)
 
     def judge(self, worker: Worker, version: int | str | None) -> None:
-        """It says that it has this version; None: it says nothing."""
+        """Set or clear the condition for the reported version; None: it reports none."""
         required = self._options.required_version
         if not required:
             return
@@ -88,7 +88,10 @@ class RequiredVersion:
             worker.mark(NAME, "wrong_version" if blocks else "up", reason, blocks=blocks)
 
     def check(self) -> None:
-        """No worker is left for a call. Raises WrongVersion where the version keeps some away."""
+        """Raise WrongVersion if the version keeps some worker from calls.
+
+        Called if no worker is left for a call.
+        """
         kept = (worker.conditions.get(NAME) for worker in self._workers.all)
         if any(one is not None and one.blocks for one in kept):
             required = self._options.required_version
@@ -97,12 +100,12 @@ class RequiredVersion:
             )
 
     def release(self) -> None:
-        """Take back all that was said of the workers."""
+        """Clear the condition of every worker."""
         for worker in self._workers.all:
             worker.clear(NAME)
 
     async def _look_at(self, worker: Worker) -> None:
-        """One that does not answer at all is left to probes, and stays what it was."""
+        """Poll a worker; one that does not respond keeps its condition, as probes handle it."""
         try:
             version = await _asked(worker, "/weight_info") or await _asked(worker, "/health/")
         except (UpstreamError, UpstreamTimeout):
