@@ -6,9 +6,9 @@ Plugins and embedders may use the names exported here; everything else may chang
 from gateway.app import Gateway, create_app
 from gateway.asking import WorkerAnswer
 from gateway.call import Answer, Attempt, Call, Outcome, Principal
+from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
 from gateway.control import ControlRequest
-from gateway.edge import path_of
 from gateway.errors import (
     BadRequest,
     BodyTooLarge,
@@ -25,13 +25,12 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.headers import Headers, get_header
+from gateway.headers import Headers, get_header, path_of
 from gateway.hookspecs import hookimpl
 from gateway.reply import Caller
-from gateway.samples import Histogram, Sample
-from gateway.shared import SharedRow, SharedTable
 from gateway.state import StateKey
 from gateway.storage import Storage, StorageUnavailable, insert_rows
+from gateway.telemetry.metrics import Histogram, Sample
 from gateway.trace import (
     Cause,
     Delivery,

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from gateway.cluster.peers import Siblings
 from gateway.kept_workers import KeptWorkers
 from gateway.overlay import Change
-from gateway.siblings import Siblings
 from gateway.workers import Workers
 
 

@@ -18,15 +18,17 @@ from gateway.admin import WorkersAdmin
 from gateway.agreed_workers import AgreedWorkers
 from gateway.call import Outcome
 from gateway.chains import Chains
+from gateway.cluster.peers import Siblings
 from gateway.config import Config
 from gateway.control import CARRIED, ControlRoute, Handler, ScopedRoute, added_routes
-from gateway.edge import Edge, path_of
+from gateway.edge import Edge
 from gateway.errors import (
     BadRequest,
     CallError,
     InternalError,
     NotFound,
 )
+from gateway.headers import path_of
 from gateway.kept_workers import KeptWorkers
 from gateway.local import LocalHandler, LocalWorker
 from gateway.plugins import Plugins
@@ -34,7 +36,6 @@ from gateway.probes import Prober
 from gateway.proxy import Proxy
 from gateway.reloading import Reloader
 from gateway.running import InFlight, Parts, entered, leave
-from gateway.siblings import Siblings
 from gateway.storage import Storage
 from gateway.workers import Workers
 

@@ -14,9 +14,9 @@ from gateway import __version__, config, processes
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.logs import Logs, Written
 from gateway.plugins import SPECS, Plugins
 from gateway.server import Server
+from gateway.telemetry.logs import Logs, Written
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

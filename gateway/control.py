@@ -23,7 +23,6 @@ from gateway.body import Body
 from gateway.call import Call, Principal
 from gateway.chains import Chains
 from gateway.config import Config
-from gateway.edge import path_of
 from gateway.errors import (
     BadRequest,
     BodyTimeout,
@@ -33,7 +32,7 @@ from gateway.errors import (
     InvalidJSON,
     StorageFailed,
 )
-from gateway.headers import Headers, get_header
+from gateway.headers import Headers, get_header, path_of
 from gateway.permission import require
 from gateway.plugins import Plugins
 from gateway.storage import StorageUnavailable

@@ -1,6 +1,6 @@
 """The ASGI edge: turns an HTTP request into a Call, and returns the response to the server."""
 
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
@@ -10,7 +10,7 @@ from gateway.call import Call
 from gateway.config import Config
 from gateway.direct import DirectCaller
 from gateway.errors import CallerGone, NotFound
-from gateway.headers import get_header
+from gateway.headers import get_header, path_of
 from gateway.proxy import Proxy
 
 
@@ -97,14 +97,6 @@ def _climbs(path: str) -> bool:
         return False
     plain = unquote(unquote(path)).replace("\\", "/")
     return any(part in (".", "..") for part in plain.split("/"))
-
-
-def path_of(scope: Scope) -> str:
-    """Return the request's path below the application's mount point, percent-encoding kept."""
-    raw = scope.get("raw_path")
-    path = raw.decode("latin-1") if raw else quote(scope["path"])
-    root: str = scope.get("root_path", "")
-    return path.removeprefix(root) if root else path
 
 
 def _length(value: bytes | None) -> int | None:

@@ -248,3 +248,7 @@ class IdleTimeout(UpstreamTimeout):
 class TotalTimeout(UpstreamTimeout):
     code = "upstream_total_timeout"
     what = "the call took longer than {} s (timeouts.total)"
+
+
+class StorageUnavailable(GatewayError):
+    """The file cannot be read or written now; the message is the reason."""

@@ -1,6 +1,9 @@
 """HTTP header lines, and functions that read them."""
 
 from collections.abc import Sequence
+from urllib.parse import quote
+
+from starlette.types import Scope
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Header lines in order, names in lower case, repeated names kept apart."""
@@ -16,3 +19,11 @@ def get_header(headers: Headers, name: bytes) -> bytes | None:
         if key == name:
             return value
     return None
+
+
+def path_of(scope: Scope) -> str:
+    """Return the request's path below the application's mount point, percent-encoding kept."""
+    raw = scope.get("raw_path")
+    path = raw.decode("latin-1") if raw else quote(scope["path"])
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if root else path

@@ -20,7 +20,7 @@ import pluggy
 
 from gateway.call import Answer, Attempt, Call, Outcome, Principal
 from gateway.headers import Headers
-from gateway.samples import Sample
+from gateway.telemetry.metrics import Sample
 from gateway.trace import Trace
 from gateway.wire.dialects import Delta
 from gateway.wire.sse import Event

@@ -21,13 +21,13 @@ from functools import partial
 from pathlib import Path
 
 from gateway.app import Gateway
+from gateway.cluster.peers import Siblings
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.logs import Logs
 from gateway.server import Server
 from gateway.sharing_port import BALANCED, listening
-from gateway.siblings import Siblings
 from gateway.supervisor import Post, Supervisor
+from gateway.telemetry.logs import Logs
 
 log = logging.getLogger("gateway")
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import ConfigError, Gateway
+from gateway.cluster.peers import Siblings
 from gateway.config import Config, Worker
-from gateway.siblings import Siblings
 from gateway.simulator import Simulator
 from gateway.testing import NO_PROBES, entry, live
 

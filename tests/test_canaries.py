@@ -12,7 +12,7 @@ from clumsy import HOOKS, Clumsy
 from raw_client import CutShort, Headers, RawAnswer, RawClient
 
 from gateway.config import PluginEntry, Worker
-from gateway.logs import Handler
+from gateway.telemetry.logs import Handler
 from gateway.testing import (
     DONE,
     GatewayFor,

@@ -27,8 +27,8 @@ from test_limits import Badges, ask
 from watching import until
 
 from gateway import Gateway, SharedTable
+from gateway.cluster.peers import Siblings
 from gateway.config import Config, PluginEntry, Worker
-from gateway.siblings import Siblings
 from gateway.simulator import Simulator
 from gateway.testing import NO_PROBES, Live, entry, live
 

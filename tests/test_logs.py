@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.cli import main
 from gateway.config import Config
 from gateway.errors import InternalError
-from gateway.logs import LONGEST, Formatter, Handler, Logs, TextFormatter, Written
+from gateway.telemetry.logs import LONGEST, Formatter, Handler, Logs, TextFormatter, Written
 
 SECRET = "the caller's words"
 

@@ -15,7 +15,7 @@ from watching import until
 from gateway import Call, Principal, create_app, hookimpl
 from gateway.config import Config
 from gateway.local import LocalHandler
-from gateway.logs import Formatter
+from gateway.telemetry.logs import Formatter
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of, entry, live
 
 CHAT = "/v1/chat/completions"

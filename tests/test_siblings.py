@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.siblings import MOST, Siblings
+from gateway.cluster.peers import MOST, Siblings
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ reader threads, `turn.py` serializes the writers of several processes, and `stor
 interface for the gateway and its plugins.
 """
 
+from gateway.errors import StorageUnavailable
 from gateway.storage.file import open_read_only
-from gateway.storage.groups import Health, StorageUnavailable
+from gateway.storage.groups import Health
 from gateway.storage.rows import insert_rows
 from gateway.storage.store import MEMORY, Storage
 from gateway.storage.writer import Entry, Sink

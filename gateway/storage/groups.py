@@ -9,10 +9,10 @@ from typing import Literal
 import msgspec
 
 from gateway import config
-from gateway.errors import GatewayError
-from gateway.samples import Histogram
+from gateway.errors import StorageUnavailable
 from gateway.storage.faults import is_busy
 from gateway.storage.writer import Group, Tally, Writer, commit, tell_lost
+from gateway.telemetry.metrics import Histogram
 
 log = logging.getLogger("gateway.storage")
 
@@ -33,10 +33,6 @@ COMMIT_TIMES = (
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 """Bounds of Health.commit_times, in seconds."""
-
-
-class StorageUnavailable(GatewayError):
-    """The file cannot be read or written now; the message is the reason."""
 
 
 class Health(msgspec.Struct):

@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import local
 from typing import Any, TypeVar
 
+from gateway.errors import StorageUnavailable
 from gateway.storage.faults import FileGone, blames_the_file, is_damage
 from gateway.storage.file import Connection, mark_damaged, open_read_only
-from gateway.storage.groups import StorageUnavailable
 
 T = TypeVar("T")
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from sqlite_utils.migrations import Migrations
 
 from gateway import config
-from gateway.siblings import Siblings
+from gateway.cluster.peers import Siblings
+from gateway.errors import StorageUnavailable
 from gateway.storage.faults import blames_the_file, is_busy
 from gateway.storage.file import (
     Connection,
@@ -21,7 +22,7 @@ from gateway.storage.file import (
     open_read_only,
     prepare_file,
 )
-from gateway.storage.groups import RETRY_LOCKED, Groups, Health, StorageUnavailable
+from gateway.storage.groups import RETRY_LOCKED, Groups, Health
 from gateway.storage.readers import Readers
 from gateway.storage.turn import Turn
 from gateway.storage.writer import Group, Writer, change, give_back, tell_lost
