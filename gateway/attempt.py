@@ -10,8 +10,8 @@ from gateway.failover import may_run_again
 from gateway.local import LocalWorker
 from gateway.relay import Relay
 from gateway.upstream.connection import Connection
+from gateway.upstream.delivery import ClosedUnseen
 from gateway.upstream.request import upload
-from gateway.upstream.unseen import ClosedUnseen
 
 
 async def try_once(call: Call, attempt: Attempt, settings: Config) -> bytes:

@@ -16,7 +16,7 @@ from gateway.observing import UNOBSERVED
 from gateway.refusing import NONE
 from gateway.reply import Caller, Reply
 from gateway.state import State
-from gateway.storage.writer import Entry, Sink
+from gateway.storage.sqlite.writer import Entry, Sink
 from gateway.wire.dialects import Dialect, dialect_of
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
 from gateway.wire.usage import Usage

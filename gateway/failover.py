@@ -18,7 +18,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.refusing import WorkerRefused
-from gateway.upstream.unseen import ClosedUnseen
+from gateway.upstream.delivery import ClosedUnseen
 
 UNSEEN = (ConnectFailed, ConnectTimeout, ClosedUnseen)
 """Errors after which the worker has received nothing of the call."""

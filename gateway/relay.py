@@ -10,8 +10,8 @@ from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTi
 from gateway.headers import Headers, is_event_stream
 from gateway.reading import Reader, begin_reading
 from gateway.refusing import HeldBack
+from gateway.upstream.phase_timer import Patience
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
-from gateway.upstream.timeouts import Patience
 
 DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"}
 

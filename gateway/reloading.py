@@ -18,7 +18,7 @@ from gateway.control import ControlRequest, added_routes
 from gateway.errors import BadRequest, ConfigError, Draining, InternalError
 from gateway.plugins import Plugins
 from gateway.running import InFlight, Lifespan, Parts, entered, leave
-from gateway.storage.faults import blames_the_file
+from gateway.storage.sqlite.faults import blames_the_file
 
 if TYPE_CHECKING:
     from gateway.app import Gateway

@@ -15,8 +15,8 @@ from gateway_plugins.trace_capture.rows import Head
 from gateway_plugins.trace_capture.schema import MIGRATIONS
 from gateway_plugins.trace_capture.sink import TraceSink
 
-from gateway.storage.file import Connection, open_for_writing, prepare_file
-from gateway.storage.writer import Entry, Tally, commit
+from gateway.storage.sqlite.file import Connection, open_for_writing, prepare_file
+from gateway.storage.sqlite.writer import Entry, Tally, commit
 
 
 class Turn(msgspec.Struct):

@@ -13,7 +13,7 @@ from sqlite_utils.migrations import Migrations
 
 from gateway.config import Config, StorageSettings
 from gateway.storage import Entry, Storage
-from gateway.storage.groups import Groups
+from gateway.storage.commit_queue import Groups
 
 NOTES = Migrations("notes")
 

@@ -19,8 +19,8 @@ from recording import File, Item, Turn, opened, record_of
 from test_capture_store import conversation, trees
 
 from gateway import Trace
-from gateway.storage.file import open_for_writing
-from gateway.storage.writer import Entry, Group, Tally, change, commit
+from gateway.storage.sqlite.file import open_for_writing
+from gateway.storage.sqlite.writer import Entry, Group, Tally, change, commit
 
 
 def _read_anew(item: Any) -> Record:

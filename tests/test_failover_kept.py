@@ -17,7 +17,7 @@ from gateway.config import Worker as WorkerSettings
 from gateway.errors import UpstreamClosed
 from gateway.failover import may_repeat
 from gateway.testing import GatewayFor, Live, make_call
-from gateway.upstream.unseen import ClosedUnseen, sent_in_vain
+from gateway.upstream.delivery import ClosedUnseen, sent_in_vain
 
 CHAT = "/v1/chat/completions"
 

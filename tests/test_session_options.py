@@ -9,7 +9,7 @@ from gateway_plugins.trace_capture import options
 from gateway_plugins.trace_capture.options import ANY, SessionOptions
 from gateway_plugins.trace_capture.schema import MIGRATIONS
 
-from gateway.storage.file import Connection, open_for_writing, open_read_only
+from gateway.storage.sqlite.file import Connection, open_for_writing, open_read_only
 
 
 @pytest.fixture

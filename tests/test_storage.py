@@ -98,7 +98,7 @@ async def test_durability_none_does_not_wait_and_is_stored(path: Path) -> None:
 
 
 async def test_a_large_group_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.storage.groups.LARGEST_GROUP", 7)
+    monkeypatch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 7)
     notes = Notes()
     async with opened(path) as storage:
         await asyncio.gather(*(storage.commit(notes.entries(str(n))) for n in range(20)))
@@ -109,7 +109,7 @@ async def test_a_large_group_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch)
 async def test_a_flush_does_not_wait_for_what_comes_after_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.storage.groups.LARGEST_GROUP", 1)
+    monkeypatch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 1)
     notes = Notes()
     async with opened(path, durability="none") as storage:
         await storage.commit(notes.entries("before"))

@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.storage.store.LAST_COMMIT", 0.3)
-    monkeypatch.setattr("gateway.storage.file.BUSY", 0.05)
+    monkeypatch.setattr("gateway.storage.sqlite.file.BUSY", 0.05)
 
 
 def nothing_is_left(path: Path) -> None:
@@ -71,7 +71,7 @@ async def test_what_waits_is_stored(path: Path) -> None:
 async def test_what_could_not_be_stored_is_tried_once_more(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.storage.groups.RETRY", 1_000.0)
+    monkeypatch.setattr("gateway.storage.commit_queue.RETRY", 1_000.0)
     notes = Notes()
     storage = storage_at(path)
     await storage.open()

@@ -39,8 +39,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.storage.groups.RETRY", 0.02)
-    monkeypatch.setattr("gateway.storage.file.BUSY", 0.05)
+    monkeypatch.setattr("gateway.storage.commit_queue.RETRY", 0.02)
+    monkeypatch.setattr("gateway.storage.sqlite.file.BUSY", 0.05)
 
 
 def none(db: sqlite3.Connection, rows: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ async def test_a_change_waits_for_a_lock_no_longer_than_a_call(path: Path) -> No
 async def test_calls_wait_again_when_the_backlog_is_young(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.storage.groups.LARGEST_GROUP", 1)
+    monkeypatch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 1)
     notes, seen = Notes(), []
     loop = asyncio.get_running_loop()
     async with opened(path, commit_timeout=0.1) as storage:

@@ -33,8 +33,9 @@ from storing import (
 
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.storage import Storage, file
-from gateway.storage.file import mark_damaged, open_for_writing, prepare_file
+from gateway.storage import Storage
+from gateway.storage.sqlite import file
+from gateway.storage.sqlite.file import mark_damaged, open_for_writing, prepare_file
 
 PYTHON = f"exec {shlex.quote(sys.executable)} {Path(__file__).parent / 'storage_process.py'}"
 
@@ -136,11 +137,11 @@ async def test_a_file_that_is_marked_and_cannot_be_checked_in_time(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(path, 20_000, 10)
-    monkeypatch.setattr("gateway.storage.file.CHECKED", 0.0)
+    monkeypatch.setattr("gateway.storage.sqlite.file.CHECKED", 0.0)
     async with opened(path):  # not marked: what could be checked was in order
         assert len(texts(path)) == 20_000
     mark_damaged(path)
-    monkeypatch.setattr("gateway.storage.file.CHECKED_MARKED", 0.0)
+    monkeypatch.setattr("gateway.storage.sqlite.file.CHECKED_MARKED", 0.0)
     async with opened(path):
         assert texts(path) == []
     assert aside(path).exists()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import insert_rows
-from gateway.storage.rows import MOST
+from gateway.storage.sqlite.rows import MOST
 
 values = st.none() | st.integers(-(1 << 63), (1 << 63) - 1) | st.text() | st.binary()
 

@@ -26,9 +26,9 @@ SCHEDULES = st.lists(CALL | CALL | EVENT, max_size=25)
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.storage.groups.RETRY", 0.002)
-        patch.setattr("gateway.storage.file.BUSY", 0.002)
-        patch.setattr("gateway.storage.groups.LARGEST_GROUP", 3)
+        patch.setattr("gateway.storage.commit_queue.RETRY", 0.002)
+        patch.setattr("gateway.storage.sqlite.file.BUSY", 0.002)
+        patch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 3)
         yield
 
 

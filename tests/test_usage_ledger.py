@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from gateway import Config, Storage, Trace
 from gateway.storage import Entry
-from gateway.storage.file import Connection, open_for_writing, prepare_file
-from gateway.storage.writer import Tally, change, commit
+from gateway.storage.sqlite.file import Connection, open_for_writing, prepare_file
+from gateway.storage.sqlite.writer import Tally, change, commit
 
 NOON = 1_795_262_400.0
 """Of 21 November 2026, UTC."""

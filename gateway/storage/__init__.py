@@ -7,11 +7,11 @@ interface for the gateway and its plugins.
 """
 
 from gateway.errors import StorageUnavailable
-from gateway.storage.file import open_read_only
-from gateway.storage.groups import Health
-from gateway.storage.rows import insert_rows
+from gateway.storage.commit_queue import Health
+from gateway.storage.sqlite.file import open_read_only
+from gateway.storage.sqlite.rows import insert_rows
+from gateway.storage.sqlite.writer import Entry, Sink
 from gateway.storage.store import MEMORY, Storage
-from gateway.storage.writer import Entry, Sink
 
 __all__ = [
     "MEMORY",

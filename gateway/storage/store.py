@@ -14,18 +14,18 @@ from sqlite_utils.migrations import Migrations
 from gateway import config
 from gateway.cluster.peers import Siblings
 from gateway.errors import StorageUnavailable
-from gateway.storage.faults import blames_the_file, is_busy
-from gateway.storage.file import (
+from gateway.storage.commit_queue import RETRY_LOCKED, Groups, Health
+from gateway.storage.sqlite.faults import blames_the_file, is_busy
+from gateway.storage.sqlite.file import (
     Connection,
     migrate,
     open_for_writing,
     open_read_only,
     prepare_file,
 )
-from gateway.storage.groups import RETRY_LOCKED, Groups, Health
-from gateway.storage.readers import Readers
-from gateway.storage.turn import Turn
-from gateway.storage.writer import Group, Writer, change, give_back, tell_lost
+from gateway.storage.sqlite.readers import Readers
+from gateway.storage.sqlite.write_lock import Turn
+from gateway.storage.sqlite.writer import Group, Writer, change, give_back, tell_lost
 
 T = TypeVar("T")
 

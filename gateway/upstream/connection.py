@@ -6,8 +6,8 @@ from typing import Protocol, cast
 
 from gateway.errors import GatewayError, IdleTimeout, UpstreamClosed, UpstreamProtocol
 from gateway.headers import Headers
+from gateway.upstream.delivery import ClosedUnseen, sent_in_vain
 from gateway.upstream.response import ResponseParser
-from gateway.upstream.unseen import ClosedUnseen, sent_in_vain
 
 
 class Receiver(Protocol):

@@ -12,7 +12,7 @@ from recording import File, Turn, record_of
 
 from bench.stack import KEYS, Filler
 from gateway import ConfigError
-from gateway.storage.file import open_for_writing, prepare_file
+from gateway.storage.sqlite.file import open_for_writing, prepare_file
 
 _QUICK = ("journal_mode = OFF", "synchronous = OFF", "cache_size = -262144")
 """Nobody minds if the file is lost."""

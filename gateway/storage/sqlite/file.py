@@ -15,8 +15,8 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from gateway.errors import ConfigError
-from gateway.storage.faults import FileGone, is_damage
-from gateway.storage.turn import Turn
+from gateway.storage.sqlite.faults import FileGone, is_damage
+from gateway.storage.sqlite.write_lock import Turn
 
 log = logging.getLogger("gateway.storage")
 

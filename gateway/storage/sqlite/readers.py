@@ -11,8 +11,8 @@ from threading import local
 from typing import Any, TypeVar
 
 from gateway.errors import StorageUnavailable
-from gateway.storage.faults import FileGone, blames_the_file, is_damage
-from gateway.storage.file import Connection, mark_damaged, open_read_only
+from gateway.storage.sqlite.faults import FileGone, blames_the_file, is_damage
+from gateway.storage.sqlite.file import Connection, mark_damaged, open_read_only
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from gateway.storage.faults import blames_the_file, is_busy, is_damage
-from gateway.storage.file import Connection, mark_damaged
+from gateway.storage.sqlite.faults import blames_the_file, is_busy, is_damage
+from gateway.storage.sqlite.file import Connection, mark_damaged
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ import msgspec
 
 from gateway import config
 from gateway.errors import StorageUnavailable
-from gateway.storage.faults import is_busy
-from gateway.storage.writer import Group, Tally, Writer, commit, tell_lost
+from gateway.storage.sqlite.faults import is_busy
+from gateway.storage.sqlite.writer import Group, Tally, Writer, commit, tell_lost
 from gateway.telemetry.metrics import Histogram
 
 log = logging.getLogger("gateway.storage")
