@@ -47,7 +47,7 @@ from gateway.trace import (
     Verdict,
     WeightVersions,
 )
-from gateway.wire.dialects import ChoiceDelta, Delta
+from gateway.wire.dialect import ChoiceDelta, Delta
 from gateway.wire.sse import Event
 from gateway.wire.usage import Usage
 from gateway.worker import Condition, Worker, WorkerInfo

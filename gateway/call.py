@@ -17,8 +17,9 @@ from gateway.refusing import NONE
 from gateway.reply import Caller, Reply
 from gateway.state import State
 from gateway.storage.sqlite.writer import Entry, Sink
-from gateway.wire.dialects import Dialect, dialect_of
+from gateway.wire.dialect import Dialect
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
+from gateway.wire.registry import dialect_of
 from gateway.wire.usage import Usage
 
 if TYPE_CHECKING:

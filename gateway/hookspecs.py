@@ -22,7 +22,7 @@ from gateway.call import Answer, Attempt, Call, Outcome, Principal
 from gateway.headers import Headers
 from gateway.telemetry.metrics import Sample
 from gateway.trace import Trace
-from gateway.wire.dialects import Delta
+from gateway.wire.dialect import Delta
 from gateway.wire.sse import Event
 
 if TYPE_CHECKING:

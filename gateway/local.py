@@ -24,7 +24,7 @@ from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.errors import CallError, FirstByteTimeout, InvalidJSON, NotFound, UpstreamError
 from gateway.handled import pass_on
-from gateway.wire.as_events import as_events
+from gateway.wire.openai_events import as_events
 from gateway.worker import Worker
 
 log = logging.getLogger("gateway")

@@ -9,7 +9,7 @@ from gateway.counting import TokenCounter
 if TYPE_CHECKING:
     from gateway.call import Call, Outcome
     from gateway.headers import Headers
-    from gateway.wire.dialects import Delta
+    from gateway.wire.dialect import Delta
     from gateway.wire.sse import Event
 
 Entry = tuple[str, Callable[..., None]]

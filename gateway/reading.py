@@ -13,7 +13,7 @@ from gateway.headers import Headers, get_header
 from gateway.observing import Observers
 from gateway.refusing import NONE, REFUSALS, Holding
 from gateway.reply import BLANK_LINES
-from gateway.wire.dialects import Delta, Unreadable
+from gateway.wire.dialect import Delta, Unreadable
 from gateway.wire.injection import Cut, Stripper
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 

@@ -12,9 +12,9 @@ from gateway.call import Call
 from gateway.reading import EventReader
 from gateway.testing import RecordingCaller
 from gateway.wire import injection
-from gateway.wire.cutting import Frame, cut_answer, frame_of
-from gateway.wire.dialects import dialect_of
+from gateway.wire.fast_strip import Frame, cut_answer, frame_of
 from gateway.wire.injection import INJECTIONS, Injection, Stripper
+from gateway.wire.registry import dialect_of
 from gateway.wire.sse import Event, Splitter, encode
 
 ALL: set[Injection] = set(INJECTIONS)

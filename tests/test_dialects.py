@@ -7,15 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from recordings import Exchange, load
 
-from gateway.wire.dialects import (
-    CHAT,
-    COMPLETIONS,
-    ChoiceDelta,
-    Delta,
-    Dialect,
-    Unreadable,
-    dialect_of,
-)
+from gateway.wire.dialect import ChoiceDelta, Delta, Dialect, Unreadable
+from gateway.wire.openai import CHAT, COMPLETIONS
+from gateway.wire.registry import dialect_of
 from gateway.wire.sse import Splitter
 from gateway.wire.usage import Usage
 

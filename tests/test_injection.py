@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from recordings import Exchange, load
 
 from gateway.errors import InvalidJSON
-from gateway.wire.dialects import CHAT, COMPLETIONS, Dialect, dialect_of
+from gateway.wire.dialect import Dialect
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
+from gateway.wire.openai import CHAT, COMPLETIONS
+from gateway.wire.registry import dialect_of
 from gateway.wire.sse import Event, Splitter, encode
 
 RECORDED = load()

@@ -19,9 +19,9 @@ from gateway import BadRequest, Call, Delta, Gateway, create_app, hookimpl
 from gateway.config import Config, Timeouts
 from gateway.local import LocalHandler
 from gateway.testing import Live, entry, live
-from gateway.wire.as_events import as_events
-from gateway.wire.dialects import dialect_of
 from gateway.wire.injection import INJECTIONS
+from gateway.wire.openai_events import as_events
+from gateway.wire.registry import dialect_of
 from gateway.wire.sse import Splitter
 
 HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hello"}]

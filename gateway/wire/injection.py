@@ -21,8 +21,8 @@ from typing import Literal, get_args
 import msgspec
 
 from gateway.errors import InvalidJSON
-from gateway.wire.cutting import Frame, cut_answer, frame_of
-from gateway.wire.dialects import Dialect
+from gateway.wire.dialect import Dialect
+from gateway.wire.fast_strip import Frame, cut_answer, frame_of
 from gateway.wire.sse import Event, with_data
 
 Injection = Literal["token_ids", "logprobs", "usage"]
