@@ -4,7 +4,6 @@ Plugins and embedders may use the names exported here; everything else may chang
 """
 
 from gateway.app import Gateway, create_app
-from gateway.asking import WorkerAnswer
 from gateway.call import Answer, Attempt, Call, Outcome, Principal
 from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
@@ -25,6 +24,9 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from gateway.fleet.registry import Workers
+from gateway.fleet.request import WorkerAnswer
+from gateway.fleet.worker import Condition, Worker, WorkerInfo
 from gateway.headers import Headers, get_header, path_of
 from gateway.hookspecs import hookimpl
 from gateway.reply import Caller
@@ -50,8 +52,6 @@ from gateway.trace import (
 from gateway.wire.dialect import ChoiceDelta, Delta
 from gateway.wire.sse import Event
 from gateway.wire.usage import Usage
-from gateway.worker import Condition, Worker, WorkerInfo
-from gateway.workers import Workers
 
 __version__ = "0.1.0"
 

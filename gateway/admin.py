@@ -7,13 +7,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway import config
-from gateway.agreed_workers import AgreedWorkers
 from gateway.config import Node
 from gateway.control import ControlRequest
 from gateway.errors import BadRequest, NotFound
-from gateway.overlay import Change, Fields, Overlay
-from gateway.worker import Worker, WorkerInfo
-from gateway.workers import Workers
+from gateway.fleet.changes import Change, Fields, Overlay
+from gateway.fleet.registry import Workers
+from gateway.fleet.replicated import AgreedWorkers
+from gateway.fleet.worker import Worker, WorkerInfo
 
 
 class WorkersHealth(msgspec.Struct, kw_only=True):

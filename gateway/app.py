@@ -15,7 +15,6 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.admin import WorkersAdmin
-from gateway.agreed_workers import AgreedWorkers
 from gateway.call import Outcome
 from gateway.chains import Chains
 from gateway.cluster.peers import Siblings
@@ -28,16 +27,17 @@ from gateway.errors import (
     InternalError,
     NotFound,
 )
+from gateway.fleet.persisted import KeptWorkers
+from gateway.fleet.probes import Prober
+from gateway.fleet.registry import Workers
+from gateway.fleet.replicated import AgreedWorkers
 from gateway.headers import path_of
-from gateway.kept_workers import KeptWorkers
 from gateway.local import LocalHandler, LocalWorker
 from gateway.plugins import Plugins
-from gateway.probes import Prober
 from gateway.proxy import Proxy
 from gateway.reloading import Reloader
 from gateway.running import InFlight, Parts, entered, leave
 from gateway.storage import Storage
-from gateway.workers import Workers
 
 log = logging.getLogger("gateway")
 

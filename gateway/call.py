@@ -24,7 +24,7 @@ from gateway.wire.usage import Usage
 
 if TYPE_CHECKING:
     from gateway.chains import Chains
-    from gateway.worker import Worker
+    from gateway.fleet.worker import Worker
 
 Source = Literal["realtime", "batch", "eval"]
 """Kind of work that a call belongs to."""

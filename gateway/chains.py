@@ -14,8 +14,8 @@ import msgspec
 
 from gateway.call import Answer, Attempt, Call, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
+from gateway.fleet.worker import Worker
 from gateway.observing import UNOBSERVED, Observers
-from gateway.worker import Worker
 
 log = logging.getLogger("gateway.plugins")
 

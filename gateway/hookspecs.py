@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from gateway.app import Gateway
-    from gateway.worker import Worker
+    from gateway.fleet.worker import Worker
 
 NAME = "gateway"
 hookspec = pluggy.HookspecMarker(NAME)

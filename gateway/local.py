@@ -23,9 +23,9 @@ from gateway.call import Answer, Attempt, Call
 from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.errors import CallError, FirstByteTimeout, InvalidJSON, NotFound, UpstreamError
+from gateway.fleet.worker import Worker
 from gateway.handled import pass_on
 from gateway.wire.openai_events import as_events
-from gateway.worker import Worker
 
 log = logging.getLogger("gateway")
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from gateway.call import Call, Principal, Source
 from gateway.errors import Forbidden
-from gateway.worker import Worker
+from gateway.fleet.worker import Worker
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 

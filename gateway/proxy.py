@@ -22,13 +22,13 @@ from gateway.errors import (
     TooManyCalls,
 )
 from gateway.failover import UNSEEN, Budget, Failure, in_time, may_repeat, pause
+from gateway.fleet.registry import Serving, Workers
+from gateway.fleet.worker import Worker
 from gateway.handled import pass_on
 from gateway.permission import allowed, check_model, permit
 from gateway.refusing import NONE, InjectionRefused, WorkerRefused
 from gateway.running import InFlight
 from gateway.storage import Storage
-from gateway.worker import Worker
-from gateway.workers import Serving, Workers
 
 log = logging.getLogger("gateway")
 

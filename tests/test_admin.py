@@ -7,8 +7,10 @@ import pytest
 from probes import Keys
 from watching import until
 
-from gateway import Call, Worker, admin, config, hookimpl, overlay
+from gateway import Call, Worker, admin, config, hookimpl
 from gateway.config import Limits, Timeouts
+from gateway.fleet import changes
+from gateway.fleet.registry import Workers
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import (
     MESSAGES,
@@ -19,7 +21,6 @@ from gateway.testing import (
     answer_of,
     entry,
 )
-from gateway.workers import Workers
 
 CHAT = {"model": "sim", "messages": [dict(MESSAGES[0])], "max_tokens": 2}
 
@@ -139,7 +140,7 @@ def test_a_worker_can_be_added_with_all_that_the_configuration_knows() -> None:
     assert set(admin.NewWorker.__struct_fields__) == known - FILES
     place = {"url", "api_path", "worker_id"}
     assert set(admin.NewFields.__struct_fields__) == known - FILES - place
-    assert admin.NewFields.__struct_fields__ == overlay.Fields.__struct_fields__
+    assert admin.NewFields.__struct_fields__ == changes.Fields.__struct_fields__
 
 
 async def test_an_id_is_given_once(gateway_for: GatewayFor) -> None:

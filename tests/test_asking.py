@@ -14,8 +14,8 @@ from gateway import UpstreamError, UpstreamTimeout, Worker
 from gateway.config import TLS, Config, Limits, Timeouts
 from gateway.config import Worker as Settings
 from gateway.errors import ConnectFailed, UpstreamClosed, UpstreamProtocol
+from gateway.fleet.registry import Workers
 from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
-from gateway.workers import Workers
 
 SMALL = Limits(max_body_bytes=1_000)
 

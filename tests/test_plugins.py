@@ -10,9 +10,9 @@ from probes import Counting, Keys, Limit, Only, OtherKeys
 
 from gateway import ConfigError, Gateway
 from gateway.config import Config, PluginEntry, Worker, load
+from gateway.fleet.registry import Workers
 from gateway.plugins import Plugins
 from gateway.testing import entry, make_call
-from gateway.workers import Workers
 
 HEAD = "import msgspec\nfrom gateway import hookimpl\n"
 

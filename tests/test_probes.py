@@ -12,8 +12,9 @@ from watching import until
 from gateway import Worker
 from gateway.config import Config, Probes
 from gateway.config import Worker as Settings
+from gateway.fleet.probes import LONGEST_NAME, MOST_MODELS, Prober, read_models
+from gateway.fleet.registry import Workers
 from gateway.local import LocalWorker
-from gateway.probes import LONGEST_NAME, MOST_MODELS, Prober, read_models
 from gateway.testing import (
     MESSAGES,
     NO_PROBES,
@@ -23,7 +24,6 @@ from gateway.testing import (
     ScriptedWorker,
     answer_of,
 )
-from gateway.workers import Workers
 
 OFTEN = Probes(interval=0.01, fall=3, rise=2, timeout=5, models=None)
 ASKED_OFTEN = Probes(interval=None, models=0.01)
@@ -339,8 +339,8 @@ async def test_nobody_is_told_where_the_models_are_the_same(gateway_for: Gateway
 async def test_one_that_does_not_answer_keeps_neither_the_start_nor_a_call_waiting_long(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.probes.FIRST_LOOK", 0.05)
-    monkeypatch.setattr("gateway.probes.PATIENCE", 0.05)
+    monkeypatch.setattr("gateway.fleet.probes.FIRST_LOOK", 0.05)
+    monkeypatch.setattr("gateway.fleet.probes.PATIENCE", 0.05)
     one = Server("m")
     async with one.worker, ScriptedWorker(mute) as silent:
         patient = msgspec.structs.replace(ASKED, timeout=600.0)

@@ -15,8 +15,9 @@ from watching import until
 from gateway import ConfigError, Worker, create_app
 from gateway.config import TLS, Config, Timeouts
 from gateway.config import Worker as Settings
-from gateway.overlay import NO_CHANGE, Change, Fields, Overlay
-from gateway.slots import Slots
+from gateway.fleet.changes import NO_CHANGE, Change, Fields, Overlay
+from gateway.fleet.registry import Workers
+from gateway.fleet.slots import Slots
 from gateway.testing import (
     MESSAGES,
     NO_PROBES,
@@ -26,7 +27,6 @@ from gateway.testing import (
     answer_of,
     live,
 )
-from gateway.workers import Workers
 
 CHAT = {"model": "sim", "messages": [dict(MESSAGES[0])], "max_tokens": 2}
 

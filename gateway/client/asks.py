@@ -9,8 +9,8 @@ import httpx
 import msgspec
 
 from gateway.admin import WorkersHealth
+from gateway.fleet.worker import WorkerInfo
 from gateway.trace import Reward, SessionInfo, Trace, Trajectories, Verdict
-from gateway.worker import WorkerInfo
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import httpx
 from gateway.admin import WorkersHealth
 from gateway.client import asks
 from gateway.client.asks import NEXT, Ask
+from gateway.fleet.worker import WorkerInfo
 from gateway.trace import Reward, SessionInfo, Trace, Trajectories, Verdict
-from gateway.worker import WorkerInfo
 
 T = TypeVar("T")
 

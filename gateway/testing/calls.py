@@ -10,10 +10,10 @@ from gateway.call import Answer, Call, Outcome
 from gateway.chains import Chains, Failures, Hook
 from gateway.config import Config
 from gateway.errors import UpstreamClosed
+from gateway.fleet.registry import Workers
 from gateway.headers import Headers
 from gateway.proxy import Proxy
 from gateway.storage import Storage
-from gateway.workers import Workers
 
 MESSAGES: Sequence[Mapping[str, str]] = (MappingProxyType({"role": "user", "content": "Hello"}),)
 """A short chat."""

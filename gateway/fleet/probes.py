@@ -11,11 +11,11 @@ from typing import Any, Self
 import msgspec
 
 from gateway import config
-from gateway.asking import WorkerAnswer
 from gateway.errors import CallError
+from gateway.fleet.registry import Workers
+from gateway.fleet.request import WorkerAnswer
+from gateway.fleet.worker import Worker
 from gateway.local import LocalWorker
-from gateway.worker import Worker
-from gateway.workers import Workers
 
 log = logging.getLogger("gateway.probes")
 

@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway import config
-from gateway.asking import WorkerAnswer, ask
+from gateway.fleet.request import WorkerAnswer, ask
+from gateway.fleet.slots import Slots
 from gateway.headers import Headers
 from gateway.refusing import Refusals
-from gateway.slots import Slots
 from gateway.upstream.pool import Pool, tls_context
 from gateway.upstream.request import HeadTemplate
 
 if TYPE_CHECKING:
     from gateway.call import Attempt
-    from gateway.workers import Workers
+    from gateway.fleet.registry import Workers
 
 
 NEWEST = 1 / 8

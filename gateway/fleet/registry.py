@@ -7,10 +7,10 @@ from msgspec.structs import replace
 
 from gateway import config
 from gateway.errors import ConfigError
-from gateway.overlay import Change, Overlay
-from gateway.slots import Slots
+from gateway.fleet.changes import Change, Overlay
+from gateway.fleet.slots import Slots
+from gateway.fleet.worker import Contexts, Worker, make_pool
 from gateway.upstream.pool import Pool
-from gateway.worker import Contexts, Worker, make_pool
 
 DRAIN = "drain"
 """Owner of the "draining" condition, which an operator sets."""

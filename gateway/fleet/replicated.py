@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from gateway.cluster.peers import Siblings
-from gateway.kept_workers import KeptWorkers
-from gateway.overlay import Change
-from gateway.workers import Workers
+from gateway.fleet.changes import Change
+from gateway.fleet.persisted import KeptWorkers
+from gateway.fleet.registry import Workers
 
 
 class Agreed(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from gateway.headers import Headers
 from gateway.upstream.connection import Connection
 
 if TYPE_CHECKING:
-    from gateway.worker import Worker
+    from gateway.fleet.worker import Worker
 
 
 class WorkerAnswer(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from sqlite_utils.migrations import Migrations
 
 from gateway import config
 from gateway.errors import GatewayError
-from gateway.overlay import NO_CHANGE, Change
+from gateway.fleet.changes import NO_CHANGE, Change
 from gateway.storage import Storage
 
 log = logging.getLogger("gateway")
