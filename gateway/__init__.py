@@ -3,11 +3,14 @@
 Plugins and embedders may use the names exported here; everything else may change.
 """
 
-from gateway.app import Gateway, create_app
-from gateway.call import Answer, Attempt, Call, Outcome, Principal
+from gateway.app.gateway import Gateway, create_app
+from gateway.calls.call import Call
+from gateway.calls.records import Answer, Attempt, Outcome, Principal
+from gateway.calls.reply import Caller
+from gateway.calls.state import StateKey
 from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
-from gateway.control import ControlRequest
+from gateway.control.request import ControlRequest
 from gateway.errors import (
     BadRequest,
     BodyTooLarge,
@@ -29,8 +32,6 @@ from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Condition, Worker, WorkerInfo
 from gateway.headers import Headers, get_header, path_of
 from gateway.hookspecs import hookimpl
-from gateway.reply import Caller
-from gateway.state import StateKey
 from gateway.storage import Storage, StorageUnavailable, insert_rows
 from gateway.telemetry.metrics import Histogram, Sample
 from gateway.trace import (

@@ -15,7 +15,7 @@ from gateway.headers import Headers
 
 
 class ASGICaller:
-    """A gateway.reply.Caller that may send or read nothing for at most `patience` seconds."""
+    """A gateway.calls.reply.Caller that may send or read nothing for at most `patience` seconds."""
 
     def __init__(self, receive: Receive, send: Send, patience: float | None) -> None:
         self._left: Callable[[], None] = _nothing

@@ -3,7 +3,8 @@
 import asyncio
 from time import monotonic
 
-from gateway.call import Attempt, Call
+from gateway.calls.call import Call
+from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import GatewayError, UpstreamClosed
 from gateway.failover import may_run_again

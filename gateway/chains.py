@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from gateway.call import Answer, Attempt, Call, Outcome, Principal
+from gateway.calls.call import Call
+from gateway.calls.observers import UNOBSERVED, Observers
+from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
 from gateway.fleet.worker import Worker
-from gateway.observing import UNOBSERVED, Observers
 
 log = logging.getLogger("gateway.plugins")
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway import __version__, config, processes
-from gateway.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.plugins import SPECS, Plugins
+from gateway.plugins.loader import Plugins
+from gateway.plugins.plugin import SPECS
 from gateway.server import Server
 from gateway.telemetry.logs import Logs, Written
 

@@ -2,7 +2,7 @@
 
 import uvloop
 
-from gateway.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.config import Config, PluginEntry, Worker
 from gateway.server import Server
 from gateway.simulator import Simulator, SimulatorConfig

@@ -114,7 +114,7 @@ class CallerConnection(HttpToolsProtocol):
 
 
 class DirectCaller:
-    """A gateway.reply.Caller that may send or read nothing for at most `patience` seconds.
+    """A gateway.calls.reply.Caller that may send or read nothing for at most `patience` seconds.
 
     It sets uvicorn's flags for a response in the same way as uvicorn's own `send`.
     """

@@ -5,8 +5,8 @@ from urllib.parse import unquote
 from starlette.types import Receive, Scope, Send
 
 from gateway.asgi import ASGICaller
-from gateway.body import Body
-from gateway.call import Call
+from gateway.calls.body import Body
+from gateway.calls.call import Call
 from gateway.config import Config
 from gateway.direct import DirectCaller
 from gateway.errors import CallerGone, NotFound

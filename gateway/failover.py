@@ -8,7 +8,7 @@ status or never received.
 import random
 from time import monotonic
 
-from gateway.call import Call
+from gateway.calls.call import Call
 from gateway.config import Failover
 from gateway.errors import (
     CallError,
@@ -17,7 +17,7 @@ from gateway.errors import (
     FirstByteTimeout,
     UpstreamError,
 )
-from gateway.refusing import WorkerRefused
+from gateway.pipeline.refused import WorkerRefused
 from gateway.upstream.delivery import ClosedUnseen
 
 UNSEEN = (ConnectFailed, ConnectTimeout, ClosedUnseen)

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterable
 
-from gateway.call import Answer, Attempt, Call
+from gateway.calls.call import Call
+from gateway.calls.records import Answer, Attempt
 from gateway.config import Config
 from gateway.relay import Relay
 

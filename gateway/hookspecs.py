@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import pluggy
 
-from gateway.call import Answer, Attempt, Call, Outcome, Principal
+from gateway.calls.call import Call
+from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.headers import Headers
 from gateway.telemetry.metrics import Sample
 from gateway.trace import Trace
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
     from starlette.routing import BaseRoute
 
-    from gateway.app import Gateway
+    from gateway.app.gateway import Gateway
     from gateway.fleet.worker import Worker
 
 NAME = "gateway"

@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
-from gateway.body import parse_object
-from gateway.call import Answer, Attempt, Call
+from gateway.calls.body import parse_object
+from gateway.calls.call import Call
+from gateway.calls.records import Answer, Attempt
 from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.errors import CallError, FirstByteTimeout, InvalidJSON, NotFound, UpstreamError

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from typing import get_args
 from urllib.parse import unquote
 
-from gateway.call import Call, Principal, Source
+from gateway.calls.call import Call
+from gateway.calls.records import Principal, Source
 from gateway.errors import Forbidden
 from gateway.fleet.worker import Worker
 

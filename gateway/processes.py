@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from gateway.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.cluster.peers import Siblings
 from gateway.config import Config
 from gateway.errors import ConfigError

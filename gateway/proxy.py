@@ -6,7 +6,9 @@ from contextlib import suppress
 from time import monotonic
 
 from gateway.attempt import try_once
-from gateway.call import Answer, Attempt, Call
+from gateway.calls.call import Call
+from gateway.calls.in_flight import InFlight
+from gateway.calls.records import Answer, Attempt
 from gateway.chains import Chains
 from gateway.config import Config
 from gateway.errors import (
@@ -26,9 +28,9 @@ from gateway.fleet.registry import Serving, Workers
 from gateway.fleet.worker import Worker
 from gateway.handled import pass_on
 from gateway.permission import allowed, check_model, permit
-from gateway.refusing import NONE, InjectionRefused, WorkerRefused
-from gateway.running import InFlight
+from gateway.pipeline.refused import InjectionRefused, WorkerRefused
 from gateway.storage import Storage
+from gateway.wire.injection import NONE
 
 log = logging.getLogger("gateway")
 

@@ -7,14 +7,14 @@ responses have no Reader, and their bytes pass through untouched.
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.call import Call
+from gateway.calls.call import Call
+from gateway.calls.observers import Observers
+from gateway.calls.reply import BLANK_LINES
 from gateway.config import Limits
 from gateway.headers import Headers, get_header
-from gateway.observing import Observers
-from gateway.refusing import NONE, REFUSALS, Holding
-from gateway.reply import BLANK_LINES
+from gateway.pipeline.refused import REFUSALS, Holding
 from gateway.wire.dialect import Delta, Unreadable
-from gateway.wire.injection import Cut, Stripper
+from gateway.wire.injection import NONE, Cut, Stripper
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 
 DONE = b"[DONE]"

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from gateway.app.generation import Parts
+from gateway.app.plugin_routes import added_routes
+from gateway.calls.in_flight import InFlight
 from gateway.config import Config
-from gateway.control import ControlRequest, added_routes
+from gateway.control.request import ControlRequest
 from gateway.errors import BadRequest, ConfigError, Draining, InternalError
-from gateway.plugins import Plugins
-from gateway.running import InFlight, Lifespan, Parts, entered, leave
+from gateway.plugins.lifespan import Lifespan, entered, leave
+from gateway.plugins.loader import Plugins
 from gateway.storage.sqlite.faults import blames_the_file
 
 if TYPE_CHECKING:
-    from gateway.app import Gateway
+    from gateway.app.gateway import Gateway
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.lifespan.off import LifespanOff
 
-from gateway.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.config import Config
 from gateway.direct import CallerConnection
 from gateway.proxy import LAST_WORDS

@@ -9,7 +9,7 @@ from gateway_plugins.backpressure import Backpressure
 from memory_worker import MemoryPool
 
 from gateway import CallerGone, Gateway, Principal, Worker, hookimpl
-from gateway.call import Call
+from gateway.calls.call import Call
 from gateway.config import Config, Failover, Probes
 from gateway.config import Worker as WorkerConfig
 from gateway.errors import ConnectFailed

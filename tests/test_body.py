@@ -15,7 +15,7 @@ from seen import seen
 from watching import PATIENCE
 
 from gateway import BodyTooLarge, Call, hookimpl
-from gateway.body import Body, parse_object
+from gateway.calls.body import Body, parse_object
 from gateway.config import Config, Worker
 from gateway.errors import CallerGone, InvalidJSON
 from gateway.testing import (

@@ -15,7 +15,7 @@ from gateway_plugins.trace_capture.routes import capture_routes
 
 from gateway import Divergence, Gateway, Reason, Trace, TraceChoice
 from gateway.config import load
-from gateway.control import ControlRoute
+from gateway.control.routes import ControlRoute
 from gateway.testing import GatewayFor
 
 MANUAL = (Path(__file__).parent.parent / "docs" / "capture.md").read_text()

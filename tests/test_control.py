@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 
 from gateway import BadRequest, ControlRequest, Gateway, Principal, hookimpl
 from gateway.config import Config, Limits, Timeouts
-from gateway.control import ControlRoute
+from gateway.control.routes import ControlRoute
 from gateway.testing import GatewayFor, Live
 
 

@@ -13,7 +13,7 @@ from storing import Notes
 from watching import Watcher
 
 from gateway import Call, Usage, hookimpl
-from gateway.counting import KEPT, TokenCounter
+from gateway.calls.token_count import KEPT, TokenCounter
 from gateway.testing import DONE, GatewayFor, make_call, sse
 from gateway.wire.usage import MOST
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from recordings import Exchange, load
 
-from gateway.call import Call
+from gateway.calls.call import Call
 from gateway.reading import EventReader
 from gateway.testing import RecordingCaller
 from gateway.wire import injection

@@ -19,7 +19,9 @@ from starlette.routing import BaseRoute
 
 from gateway import Call, Gateway, Principal, hookimpl
 from gateway.config import Config, Worker
-from gateway.control import CARRIED, ControlRequest, ControlRoute, Handler, ScopedRoute
+from gateway.control.request import ControlRequest
+from gateway.control.routes import ControlRoute, Handler
+from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.permission import SCOPES, SOURCES
 from gateway.simulator import Simulator
 from gateway.testing import MESSAGES, NO_PROBES, Live, entry, live

@@ -27,7 +27,7 @@ from gateway import (
 from gateway.client import AsyncGatewayClient
 from gateway.config import Limits, Timeouts
 from gateway.config import Worker as WorkerSettings
-from gateway.refusing import WorkerRefused
+from gateway.pipeline.refused import WorkerRefused
 from gateway.testing import GatewayFor, ScriptedConnection, ScriptedWorker, entry, make_call
 
 CHAT = "/v1/chat/completions"

@@ -12,7 +12,7 @@ import test_hooks
 from watching import Watcher
 
 from gateway import Attempt, Call, ChoiceDelta, Delta, Outcome, hookspecs, testing
-from gateway.plugins import SPECS
+from gateway.plugins.plugin import SPECS
 from gateway.testing import GatewayFor, fixtures
 
 MANUAL = (Path(__file__).parent.parent / "docs" / "hooks.md").read_text()

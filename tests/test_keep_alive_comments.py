@@ -13,6 +13,7 @@ from raw_client import CutShort, RawAnswer, RawClient
 from watching import Watcher, until
 
 from gateway import Call, NoWorker, Worker, hookimpl
+from gateway.calls.keepalive import COMMENT, MOST
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
@@ -24,7 +25,6 @@ from gateway.testing import (
     answer_of,
     sse,
 )
-from gateway.waiting import COMMENT, MOST
 
 BODY = {"messages": [dict(one) for one in MESSAGES], "max_tokens": 3, "seed": 1, "stream": True}
 STREAM = sse({"choices": []}) + DONE

@@ -8,8 +8,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from gateway import Call, Config, ConfigError, Gateway, Principal, Worker, hookimpl
-from gateway.call import Source
-from gateway.control import ControlRoute
+from gateway.calls.records import Source
+from gateway.control.routes import ControlRoute
 from gateway.permission import SOURCES
 from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, Live, entry, make_call

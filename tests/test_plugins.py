@@ -11,7 +11,7 @@ from probes import Counting, Keys, Limit, Only, OtherKeys
 from gateway import ConfigError, Gateway
 from gateway.config import Config, PluginEntry, Worker, load
 from gateway.fleet.registry import Workers
-from gateway.plugins import Plugins
+from gateway.plugins.loader import Plugins
 from gateway.testing import entry, make_call
 
 HEAD = "import msgspec\nfrom gateway import hookimpl\n"

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.observing import UNOBSERVED
+from gateway.calls.observers import UNOBSERVED
 from gateway.reading import HELD_BACK, StreamReader
 
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])

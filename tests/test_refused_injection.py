@@ -11,11 +11,12 @@ from seen import seen
 
 from gateway import Attempt, Call, Headers, Outcome, hookimpl
 from gateway.config import Worker
-from gateway.refusing import HELD_BACK, NONE, Refusals, named_in
+from gateway.fleet.injection_support import Refusals
+from gateway.pipeline.refused import HELD_BACK, named_in
 from gateway.simulator import Simulator
 from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, sse
 from gateway.testing.worker import ScriptedConnection
-from gateway.wire.injection import INJECTIONS, Injection
+from gateway.wire.injection import INJECTIONS, NONE, Injection
 
 IDS: frozenset[Injection] = frozenset(["token_ids"])
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}

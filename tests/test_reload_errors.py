@@ -16,7 +16,8 @@ from sqlite_utils.migrations import Migrations
 from watching import until
 
 from gateway import Gateway, hookimpl
-from gateway.running import InFlight, Lifespan
+from gateway.calls.in_flight import InFlight
+from gateway.plugins.lifespan import Lifespan
 
 BREAKS = Migrations("breaks")
 

@@ -15,7 +15,7 @@ from stage import Stage
 from ways import PLUGINS, Deltas
 
 from gateway import Gateway
-from gateway.body import parse_object
+from gateway.calls.body import parse_object
 from gateway.config import Config, Worker
 from gateway.errors import InvalidJSON
 from gateway.testing import (

@@ -19,7 +19,8 @@ from test_capture_routes_lists import all_pages
 
 from gateway import Call, Forbidden, NotFound, Principal, Reward, hookimpl, permission
 from gateway.client import AsyncGatewayClient, GatewayClientError
-from gateway.control import ControlRoute, ScopedRoute
+from gateway.control.routes import ControlRoute
+from gateway.control.scoped import ScopedRoute
 from gateway.storage import Sink
 from gateway.testing import GatewayFor, Live
 

@@ -9,7 +9,7 @@ from probes import Keys
 
 from gateway import ConfigError, Gateway, Worker, config
 from gateway.config import Failover
-from gateway.plugins import Plugins
+from gateway.plugins.loader import Plugins
 from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, Live, entry, make_call
 

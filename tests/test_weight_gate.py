@@ -9,9 +9,9 @@ from gateway_plugins.weights.gate import Gate, WeightsUpdating, drained
 from watching import until
 
 from gateway import Call, ChooseAgain, Gateway, Worker, hookimpl
+from gateway.calls.keepalive import COMMENT
 from gateway.simulator import Simulator
 from gateway.testing import make_call
-from gateway.waiting import COMMENT
 
 LONG = 60.0
 SHORT = 0.05

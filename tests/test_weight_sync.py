@@ -16,7 +16,7 @@ from watching import until
 
 from gateway import Trace, WeightVersions
 from gateway.config import Config, Probes, Worker
-from gateway.control import ControlRoute
+from gateway.control.routes import ControlRoute
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import MESSAGES, GatewayFor, Live, ScriptedConnection, ScriptedWorker, entry
 from gateway.testing import live as serve

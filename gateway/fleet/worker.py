@@ -8,15 +8,15 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway import config
+from gateway.fleet.injection_support import Refusals
 from gateway.fleet.request import WorkerAnswer, ask
 from gateway.fleet.slots import Slots
 from gateway.headers import Headers
-from gateway.refusing import Refusals
 from gateway.upstream.pool import Pool, tls_context
 from gateway.upstream.request import HeadTemplate
 
 if TYPE_CHECKING:
-    from gateway.call import Attempt
+    from gateway.calls.records import Attempt
     from gateway.fleet.registry import Workers
 
 

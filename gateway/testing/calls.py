@@ -5,8 +5,9 @@ from types import MappingProxyType
 
 import msgspec
 
-from gateway.body import Body
-from gateway.call import Answer, Call, Outcome
+from gateway.calls.body import Body
+from gateway.calls.call import Call
+from gateway.calls.records import Answer, Outcome
 from gateway.chains import Chains, Failures, Hook
 from gateway.config import Config
 from gateway.errors import UpstreamClosed
@@ -25,7 +26,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class RecordingCaller:
-    """A gateway.reply.Caller that records the response.
+    """A gateway.calls.reply.Caller that records the response.
 
     `status` is 0 until the head is sent; `chunks` are the pieces of the body as written; `is_cut`:
     the response was broken off; `is_ended`: it is complete. While `is_full`, `write` returns False

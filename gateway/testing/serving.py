@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import httpx
 import msgspec
 
-from gateway.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.config import Config, PluginEntry, Probes, Worker
 from gateway.server import Server
 

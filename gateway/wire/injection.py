@@ -15,7 +15,7 @@ vLLM sends without the flags, as shown by its responses with and without each of
 A field that the worker did not send is not added, and a value of another shape is left as it is.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, get_args
 
 import msgspec
@@ -291,3 +291,17 @@ _ASKS: Mapping[str, Mapping[Injection, Callable[[Mapping[str, object]], dict[str
         "usage": _ask_usage,
     },
 }
+
+
+NONE: frozenset[Injection] = frozenset()
+
+
+_FIELDS: dict[Injection, str] = {
+    "token_ids": "return_token_ids",
+    "logprobs": "logprobs|top_logprobs",
+    "usage": "stream_options|include_usage",
+}
+
+
+def _listed(injections: Iterable[Injection]) -> str:
+    return ", ".join(sorted(_FIELDS[one].partition("|")[0] for one in injections))

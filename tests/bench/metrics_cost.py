@@ -22,7 +22,7 @@ from gateway_plugins.metrics.watch import Watch
 from prometheus_client.exposition import generate_latest
 
 from gateway import Gateway
-from gateway.call import Attempt
+from gateway.calls.records import Attempt
 from gateway.config import Config, Probes, Worker
 from gateway.testing import RecordedCall, entry, make_call, sse
 

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.calls.keepalive import COMMENT, EVENT_STREAM, LateAnswer
 from gateway.errors import CallError
 from gateway.headers import Headers, get_header
-from gateway.waiting import COMMENT, EVENT_STREAM, LateAnswer
 
 if TYPE_CHECKING:
-    from gateway.call import Outcome
+    from gateway.calls.records import Outcome
 
 BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n")
 
@@ -37,7 +37,7 @@ class Reply:
     """The bytes sent to the caller so far; every byte of the response passes through here.
 
     `begun`: the head is decided, so no other response is possible. `waiting`: comments were sent
-    before the response, so it can only be an event stream, see gateway.waiting.
+    before the response, so it can only be an event stream, see gateway.calls.keepalive.
     """
 
     __slots__ = (

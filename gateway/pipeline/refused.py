@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayError
 from gateway.headers import Headers
-from gateway.wire.injection import INJECTIONS, Injection
+from gateway.wire.injection import _FIELDS, Injection, _listed
 
 if TYPE_CHECKING:
-    from gateway.observing import Observers
+    from gateway.calls.observers import Observers
     from gateway.reading import Reader
 
 log = logging.getLogger("gateway")
@@ -29,14 +29,7 @@ REFUSALS = frozenset((400, 422))
 HELD_BACK = 64 * 1024
 """Maximum size in bytes of a response that is held back; a longer one is forwarded unread."""
 
-NONE: frozenset[Injection] = frozenset()
 
-_ALL: frozenset[Injection] = frozenset(INJECTIONS)
-_FIELDS: dict[Injection, str] = {
-    "token_ids": "return_token_ids",
-    "logprobs": "logprobs|top_logprobs",
-    "usage": "stream_options|include_usage",
-}
 # In a JSON string a line end before the name is two characters, and the second is a letter.
 _NAMED = {
     injection: re.compile(rf"(?:\\[nrt]|(?<![A-Za-z0-9_]))(?:{fields})(?![A-Za-z0-9_])".encode())
@@ -64,45 +57,6 @@ class InjectionRefused(HeldBack):
     def __init__(self, injections: frozenset[Injection]) -> None:
         super().__init__(f"the worker refused {_listed(injections)}")
         self.injections = injections
-
-
-class Refusals:
-    """The injections that one worker rejects, kept for as long as the gateway runs.
-
-    They are kept by dialect: an engine may know `logprobs` in chat and not in completions. Once a
-    worker has accepted an injection, a later error is not blamed on it.
-    """
-
-    __slots__ = ("_refused", "_taken", "_worker")
-
-    def __init__(self, worker: str, *, inject: bool) -> None:
-        """If `inject` is False, nothing is ever injected."""
-        self._worker = worker
-        self._refused: dict[str, frozenset[Injection]] | None = {} if inject else None
-        self._taken: dict[str, frozenset[Injection]] = {}
-
-    def of(self, dialect: str) -> frozenset[Injection]:
-        """Injections to leave out of calls of `dialect`."""
-        return _ALL if self._refused is None else self._refused.get(dialect, NONE)
-
-    def learn(
-        self, dialect: str, taken: frozenset[Injection], left_out: frozenset[Injection]
-    ) -> None:
-        """Record a response without error to a call with `taken`; with `left_out` it had failed."""
-        known = self._taken.get(dialect, NONE)
-        if not taken <= known:
-            self._taken[dialect] = known = known | taken
-        if left_out and self._refused is not None:
-            new = left_out - known - self.of(dialect)
-            if new:
-                self._refused[dialect] = self.of(dialect) | new
-                log.warning(
-                    "worker %s refuses %s in %s calls; it is called without, and what that would "
-                    "have told is missing from traces",
-                    self._worker,
-                    _listed(new),
-                    dialect,
-                )
 
 
 class Holding:
@@ -169,7 +123,3 @@ class Holding:
 def named_in(refusal: bytes, injected: Iterable[Injection]) -> frozenset[Injection]:
     """Return the members of `injected` whose fields a rejection names or quotes."""
     return frozenset(one for one in injected if _NAMED[one].search(refusal))
-
-
-def _listed(injections: Iterable[Injection]) -> str:
-    return ", ".join(sorted(_FIELDS[one].partition("|")[0] for one in injections))

@@ -3,31 +3,27 @@
 import random
 import re
 import time
-from collections.abc import AsyncIterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.body import Body, parse_object
-from gateway.errors import CallError
+from gateway.calls.body import Body, parse_object
+from gateway.calls.cancel import Lifeline
+from gateway.calls.observers import UNOBSERVED
+from gateway.calls.records import Attempt, Outcome, Principal, Source
+from gateway.calls.reply import Caller, Reply
+from gateway.calls.state import State
 from gateway.headers import Headers, get_header
-from gateway.lifeline import Lifeline
-from gateway.observing import UNOBSERVED
-from gateway.refusing import NONE
-from gateway.reply import Caller, Reply
-from gateway.state import State
 from gateway.storage.sqlite.writer import Entry, Sink
 from gateway.wire.dialect import Dialect
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
 from gateway.wire.registry import dialect_of
-from gateway.wire.usage import Usage
 
 if TYPE_CHECKING:
     from gateway.chains import Chains
     from gateway.fleet.worker import Worker
 
-Source = Literal["realtime", "batch", "eval"]
-"""Kind of work that a call belongs to."""
 
 BYTES_PER_TOKEN = 4
 """Estimated bytes of a request body per token, as in English text."""
@@ -36,81 +32,6 @@ ONLY_USAGE = ("usage",)
 
 _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """The identity of a caller, set by an `authenticate` hook. `id` may be logged, a key never.
-
-    `scopes` are its permissions, see gateway.permission. `models` (names) and `workers` (ids) are
-    the only ones that it may use; None: any. `labels` are an operator's own tags, for plugins that
-    distinguish principals.
-    """
-
-    id: str
-    scopes: frozenset[str] = frozenset({"realtime"})
-    models: frozenset[str] | None = None
-    workers: frozenset[str] | None = None
-    labels: Mapping[str, str] = {}
-
-
-class Attempt(msgspec.Struct):
-    """One try at a worker. Times are `time.monotonic()` seconds, None if not reached.
-
-    `left_out` are the injections omitted this time because the worker rejected the attempt before
-    with them. `last`: the response is forwarded whatever its status. `weight_version` is the
-    worker's weight version when the attempt began, `weight_version_end` when it ended.
-    """
-
-    worker: "Worker"
-    started: float
-    reused: bool = False
-    connected: float | None = None
-    first_byte: float | None = None
-    ended: float | None = None
-    status: int | None = None
-    error: CallError | None = None
-    left_out: frozenset[Injection] = NONE
-    last: bool = True
-    weight_version: int | str | None = None
-    weight_version_end: int | str | None = None
-
-    def said(self) -> str:
-        """The result in one word: the error's code, else the status, else `gone`."""
-        if self.error is not None:
-            return self.error.code
-        return "gone" if self.status is None else str(self.status)
-
-
-class Outcome(msgspec.Struct):
-    """The end of a call, as its caller saw it.
-
-    `status` is 0 if the caller left before anything was sent. `complete` means that the whole
-    response of the worker (or of the gateway itself) has arrived; its last bytes are about to be
-    sent. `ttft` and `duration` are seconds from the call's start, `bytes_sent` is the size of the
-    response body in bytes. `failures` names the plugins whose isolated hooks failed: the records of
-    these plugins are incomplete.
-    """
-
-    status: int = 0
-    complete: bool = False
-    caller_gone: bool = False
-    error: CallError | None = None
-    ttft: float | None = None
-    duration: float = 0.0
-    bytes_sent: int = 0
-    usage: Usage | None = None
-    failures: list[str] = []
-
-
-class Answer(msgspec.Struct):
-    """The response of a `handle` hook, in place of a worker's.
-
-    `body` is the whole body, or an asynchronous iterable of chunks (for SSE, events).
-    """
-
-    status: int = 200
-    headers: Headers = ()
-    body: bytes | AsyncIterable[bytes] = b""
 
 
 class _Model(msgspec.Struct):

@@ -5,12 +5,10 @@ pluggy.PluginManager to declare and check hooks; it never calls the hooks of a c
 """
 
 import contextlib
-import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-import msgspec
 import pluggy
 from msgspec.structs import replace
 
@@ -19,34 +17,11 @@ from gateway.chains import Chains, Failures, Hook
 from gateway.config import PluginEntry
 from gateway.errors import ConfigError
 from gateway.finding import find
+from gateway.plugins.plugin import SPECS, Plugin
+from gateway.plugins.validation import _misplaced, _misused
 
-SPECS: Mapping[str, Callable[..., Any]] = {
-    name: value for name, value in vars(hookspecs).items() if hasattr(value, "gateway_spec")
-}
 FOR_CALLS = frozenset(Chains.__struct_fields__) - {"failures"}
 """Hooks that run for each call; the others run at start-up or for the command line."""
-
-
-class Plugin(msgspec.Struct, frozen=True):
-    """A loaded plugin: `object` is the instance, or the module of a bare plugin.
-
-    `entry` is its entry in the configuration, `config` its options as its own Struct.
-    """
-
-    name: str
-    entry: PluginEntry
-    object: Any
-    config: Any = None
-
-    @property
-    def place(self) -> str:
-        return self.entry.source
-
-    @property
-    def one_process(self) -> str | None:
-        """Reason why it cannot work in several processes; None if it can."""
-        why: str | None = getattr(self.object, "one_process", None)
-        return why
 
 
 class Plugins:
@@ -162,60 +137,6 @@ def _configs(name: str, factory: Any, entry: PluginEntry) -> list[object]:
 def _not_started(place: str, name: str, error: Exception) -> ConfigError:
     said = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     return ConfigError(f"{place}: plugin {name} did not start: {said}")
-
-
-def _misplaced(plugin: Plugin, loaded: Sequence[Plugin]) -> list[str]:
-    """Problems with the order: `after` names the plugins that must come before this one."""
-    later = [other.name for other in loaded[loaded.index(plugin) + 1 :]]
-    after = getattr(plugin.object, "after", ())
-    problems = [
-        f"{plugin.place}: plugin {plugin.name} must come after {name}: move it below {name}"
-        for name in ((after,) if isinstance(after, str) else after)
-        if name in later
-    ]
-    if plugin.name in later:
-        problems.append(f"{plugin.place}: plugin {plugin.name} is named twice")
-    return problems
-
-
-def _misused(plugin: Plugin) -> list[str]:
-    """Problems with hooks that pluggy would accept but that would never run, or run wrongly."""
-    where = f"{plugin.place}: plugin {plugin.name}"
-    problems: list[str] = []
-    if hasattr(plugin.object, "reconfigure") and not hasattr(plugin.object, "Config"):
-        problems.append(f"{where}: reconfigure would never run: it has no Config")
-    for name, value in inspect.getmembers_static(plugin.object, callable):
-        options = getattr(value, "gateway_impl", None)
-        spec = SPECS.get((options or {}).get("specname") or name)
-        if options is None:
-            if spec is not None and value is not spec and not name.startswith("_"):
-                problems.append(f"{where}: {name} is a hook's name; mark it with @hookimpl")
-        elif spec is None:
-            problems.append(f"{where}: there is no hook {name!r}{_did_you_mean(name)}")
-        else:
-            problems.extend(f"{where}: {problem}" for problem in _misshapen(name, value, spec))
-    return problems
-
-
-def _misshapen(name: str, impl: Any, spec: Callable[..., Any]) -> list[str]:
-    wanted, given = (inspect.iscoroutinefunction(function) for function in (spec, impl))
-    problems = []
-    if wanted and not given:
-        problems.append(f"{name} must be `async def`")
-    if given and not wanted:
-        problems.append(f"{name} must be a plain `def`, not `async def`")
-    sorting = ("tryfirst", "trylast", "wrapper", "hookwrapper")
-    problems.extend(
-        f"{name} cannot use {option}: hooks run in the order of the file"
-        for option in sorting
-        if impl.gateway_impl.get(option)
-    )
-    return problems
-
-
-def _did_you_mean(name: str) -> str:
-    close = difflib.get_close_matches(name, SPECS, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f" (hooks: {', '.join(sorted(SPECS))})"
 
 
 def _in_order(impl: Any, spec: Callable[..., Any]) -> Callable[..., Any]:

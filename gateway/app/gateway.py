@@ -4,39 +4,36 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
-from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
 from msgspec.structs import replace
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.admin import WorkersAdmin
-from gateway.call import Outcome
+from gateway.app.error_pages import _page
+from gateway.app.generation import Parts
+from gateway.app.plugin_routes import added_routes
+from gateway.calls.in_flight import InFlight
+from gateway.calls.records import Outcome
 from gateway.chains import Chains
 from gateway.cluster.peers import Siblings
 from gateway.config import Config
-from gateway.control import CARRIED, ControlRoute, Handler, ScopedRoute, added_routes
+from gateway.control.routes import ControlRoute, Handler
+from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.edge import Edge
-from gateway.errors import (
-    BadRequest,
-    CallError,
-    InternalError,
-    NotFound,
-)
 from gateway.fleet.persisted import KeptWorkers
 from gateway.fleet.probes import Prober
 from gateway.fleet.registry import Workers
 from gateway.fleet.replicated import AgreedWorkers
 from gateway.headers import path_of
 from gateway.local import LocalHandler, LocalWorker
-from gateway.plugins import Plugins
+from gateway.plugins.lifespan import entered, leave
+from gateway.plugins.loader import Plugins
 from gateway.proxy import Proxy
 from gateway.reloading import Reloader
-from gateway.running import InFlight, Parts, entered, leave
 from gateway.storage import Storage
 
 log = logging.getLogger("gateway")
@@ -241,17 +238,3 @@ def create_app(config: Config, *, local_handler: LocalHandler | None = None) -> 
     With `local_handler` a function replaces the configured workers, see gateway.local.
     """
     return Gateway(config, local_handler=local_handler)
-
-
-def _page(error: Exception, path: str) -> Response:
-    """Convert an exception of a route into a response with the error envelope."""
-    if isinstance(error, HTTPException) and error.status_code == 404:
-        error = NotFound(f"there is nothing at {path}")
-    if isinstance(error, HTTPException):
-        refused = BadRequest(f"{path}: {HTTPStatus(error.status_code).phrase}")
-        return Response(refused.body(), error.status_code, error.headers, "application/json")
-    if not isinstance(error, CallError):
-        log.error("the route %s broke", path, exc_info=error)
-        error = InternalError("the gateway failed on this request")
-    headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in error.headers}
-    return Response(error.body(), error.status, headers, "application/json")

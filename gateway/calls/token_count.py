@@ -14,7 +14,7 @@ from gateway.wire.sse import Event, EventTooLarge, Splitter
 from gateway.wire.usage import Count, ToldUsage, Usage, told_usage
 
 if TYPE_CHECKING:
-    from gateway.call import Call
+    from gateway.calls.call import Call
 
 KEPT = 64 * 1024
 """Maximum bytes of a stream to keep unparsed."""

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from gateway.counting import TokenCounter
+from gateway.calls.token_count import TokenCounter
 
 if TYPE_CHECKING:
-    from gateway.call import Call, Outcome
+    from gateway.calls.call import Call
+    from gateway.calls.records import Outcome
     from gateway.headers import Headers
     from gateway.wire.dialect import Delta
     from gateway.wire.sse import Event

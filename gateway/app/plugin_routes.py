@@ -1,0 +1,39 @@
+"""The routes that plugins add to the gateway."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from starlette.routing import BaseRoute
+
+from gateway.control.routes import ControlRoute
+from gateway.control.scoped import ScopedRoute
+from gateway.errors import (
+    ConfigError,
+)
+from gateway.plugins.loader import Plugins
+
+if TYPE_CHECKING:
+    from gateway.app.gateway import Gateway
+
+
+def added_routes(
+    plugins: Plugins, gateway: "Gateway", only: Collection[str]
+) -> dict[str, Sequence[BaseRoute]]:
+    """Return the routes of the plugins in `only`, by plugin. Raises ConfigError."""
+    found: dict[str, Sequence[BaseRoute]] = {}
+    for name, routes in plugins.run("routes", gateway, only=only).items():
+        with plugins.blamed(name):
+            found[name] = tuple(routes)
+            _check_scopes(found[name])
+    return found
+
+
+def _check_scopes(routes: Sequence[BaseRoute]) -> None:
+    """Raise ConfigError if a route declares no scope."""
+    for route in routes:
+        if not isinstance(route, ControlRoute | ScopedRoute):
+            raise ConfigError(
+                f"its route {getattr(route, 'path', route)!r} declares no scope: make it with "
+                "gateway.control(..., scope=...), or wrap it in gateway.guarded(route, scope=...), "
+                "or in gateway.carried(route) where it leads to calls"
+            )

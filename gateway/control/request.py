@@ -1,0 +1,94 @@
+"""A request to the gateway itself, with its input converted to typed Structs."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.types import Receive, Scope
+
+from gateway.calls.body import Body
+from gateway.calls.records import Principal
+from gateway.config import Config
+from gateway.errors import (
+    BadRequest,
+    BodyTimeout,
+    CallerGone,
+    InvalidJSON,
+)
+from gateway.headers import Headers, get_header, path_of
+
+T = TypeVar("T")
+
+
+class ControlRequest:
+    """A request to the gateway itself.
+
+    `params` are the named parts of the path, decoded. `principal` is None if no plugin
+    authenticates, or if the route is open to anybody.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        *,
+        params: Mapping[str, str],
+        principal: Principal | None,
+        settings: Config,
+    ) -> None:
+        self.params = params
+        self.principal = principal
+        self.path = path_of(scope)
+        self._query: bytes = scope.get("query_string", b"")
+        self._headers: Headers = scope["headers"]
+        self._receive = receive
+        self._patience = settings.timeouts.idle
+        self._body = Body(source=self._next_chunk, limit=settings.limits.max_body_bytes)
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a request header, or None. `name` is case-insensitive."""
+        value = get_header(self._headers, name.lower().encode("latin-1"))
+        return None if value is None else value.decode("latin-1")
+
+    def query(self, type_: type[T]) -> T:
+        """Parse the query string as a Struct. Raises BadRequest, which names the parameter."""
+        found = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+        try:
+            return msgspec.convert(found, type_, strict=False)
+        except msgspec.ValidationError as error:
+            raise _refusal("query string", error) from None
+
+    async def json(self, type_: type[T]) -> T:
+        """Parse the body as a Struct.
+
+        Raises BadRequest, which names the field; InvalidJSON; BodyTooLarge; BodyTimeout.
+        """
+        data = await self._body.read()
+        try:
+            return msgspec.json.decode(data, type=type_)
+        except msgspec.ValidationError as error:
+            raise _refusal("request body", error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidJSON(f"the request body is not valid JSON: {error}") from None
+
+    async def _next_chunk(self) -> tuple[bytes, bool]:
+        try:
+            async with asyncio.timeout(self._patience):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTimeout(f"nothing more of the body came for {self._patience} s") from None
+        if message["type"] == "http.disconnect":
+            raise CallerGone("the caller left while it sent its request")
+        return message.get("body", b""), message.get("more_body", False)
+
+
+_FIELD = re.compile(r"at `\$\.?(?P<at>[^`]+)`|field `(?P<name>[^`]+)`")
+
+
+def _refusal(where: str, error: msgspec.ValidationError) -> BadRequest:
+    found = _FIELD.search(str(error))
+    field = found and (found["at"] or found["name"])
+    return BadRequest(f"the {where} is not what is expected here: {error}", param=field or None)
