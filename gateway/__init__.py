@@ -31,7 +31,7 @@ from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Condition, Worker, WorkerInfo
 from gateway.headers import Headers, get_header, path_of
-from gateway.hookspecs import hookimpl
+from gateway.plugins.hookspecs import hookimpl
 from gateway.storage import Storage, StorageUnavailable, insert_rows
 from gateway.telemetry.metrics import Histogram, Sample
 from gateway.trace import (

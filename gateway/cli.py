@@ -10,13 +10,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway import __version__, config, processes
+from gateway import __version__, config
 from gateway.app.gateway import Gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.plugins.loader import Plugins
 from gateway.plugins.plugin import SPECS
-from gateway.server import Server
+from gateway.serve import processes
+from gateway.serve.server import Server
 from gateway.telemetry.logs import Logs, Written
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import uvloop
 
 from gateway.app.gateway import Gateway
 from gateway.config import Config, PluginEntry, Worker
-from gateway.server import Server
+from gateway.serve.server import Server
 from gateway.simulator import Simulator, SimulatorConfig
 
 TRY = """\

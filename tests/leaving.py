@@ -9,9 +9,9 @@ from pathlib import Path
 from raw_client import RawClient
 
 from gateway import Call
-from gateway.asgi import ASGICaller
-from gateway.direct import DirectCaller
-from gateway.relay import Relay
+from gateway.frontends.asgi import ASGICaller
+from gateway.frontends.uvicorn import DirectCaller
+from gateway.pipeline.relay import Relay
 from gateway.upstream.connection import Connection
 
 KINDS = (Call, Relay, Connection, DirectCaller, ASGICaller)

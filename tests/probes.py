@@ -31,7 +31,7 @@ from gateway import (
     hookimpl,
     path_of,
 )
-from gateway.permission import SCOPES
+from gateway.pipeline.authorization import SCOPES
 from gateway.testing import DONE, sse
 
 log = logging.getLogger("probes")

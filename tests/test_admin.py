@@ -7,8 +7,9 @@ import pytest
 from probes import Keys
 from watching import until
 
-from gateway import Call, Worker, admin, config, hookimpl
+from gateway import Call, Worker, config, hookimpl
 from gateway.config import Limits, Timeouts
+from gateway.control import workers
 from gateway.fleet import changes
 from gateway.fleet.registry import Workers
 from gateway.simulator import Simulator, SimulatorConfig
@@ -137,10 +138,10 @@ FILES = {"tls"}
 
 def test_a_worker_can_be_added_with_all_that_the_configuration_knows() -> None:
     known = set(config.Worker.__struct_fields__)
-    assert set(admin.NewWorker.__struct_fields__) == known - FILES
+    assert set(workers.NewWorker.__struct_fields__) == known - FILES
     place = {"url", "api_path", "worker_id"}
-    assert set(admin.NewFields.__struct_fields__) == known - FILES - place
-    assert admin.NewFields.__struct_fields__ == changes.Fields.__struct_fields__
+    assert set(workers.NewFields.__struct_fields__) == known - FILES - place
+    assert workers.NewFields.__struct_fields__ == changes.Fields.__struct_fields__
 
 
 async def test_an_id_is_given_once(gateway_for: GatewayFor) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from keyed import BODY, CHAT, TOKEN, KeysOnDisk, ask, code_of, key, keyed
 
 from gateway import Call, Principal, hookimpl
-from gateway.permission import SCOPES
+from gateway.pipeline.authorization import SCOPES
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of, entry, make_call
 
 REFUSED = (401, "invalid_api_key")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recordings import Exchange, load
 
 from gateway.calls.call import Call
-from gateway.reading import EventReader
+from gateway.pipeline.readers import EventReader
 from gateway.testing import RecordingCaller
 from gateway.wire import injection
 from gateway.wire.fast_strip import Frame, cut_answer, frame_of

@@ -22,7 +22,7 @@ from gateway.config import Config, Worker
 from gateway.control.request import ControlRequest
 from gateway.control.routes import ControlRoute, Handler
 from gateway.control.scoped import CARRIED, ScopedRoute
-from gateway.permission import SCOPES, SOURCES
+from gateway.pipeline.authorization import SCOPES, SOURCES
 from gateway.simulator import Simulator
 from gateway.testing import MESSAGES, NO_PROBES, Live, entry, live
 

@@ -15,7 +15,7 @@ from gateway import Attempt, Call, Worker, Workers, hookimpl
 from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.errors import UpstreamClosed
-from gateway.failover import may_repeat
+from gateway.pipeline.failover import may_repeat
 from gateway.testing import GatewayFor, Live, make_call
 from gateway.upstream.delivery import ClosedUnseen, sent_in_vain
 

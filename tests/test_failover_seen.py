@@ -14,19 +14,11 @@ from failing import OK, QUICK, InOrder, assert_idle, closes, refusal, unreachabl
 from msgspec.structs import replace
 from watching import Watcher, until
 
-from gateway import (
-    Attempt,
-    Call,
-    ChooseAgain,
-    Headers,
-    Outcome,
-    Worker,
-    failover,
-    hookimpl,
-)
+from gateway import Attempt, Call, ChooseAgain, Headers, Outcome, Worker, hookimpl
 from gateway.client import AsyncGatewayClient
 from gateway.config import Limits, Timeouts
 from gateway.config import Worker as WorkerSettings
+from gateway.pipeline import failover
 from gateway.pipeline.refused import WorkerRefused
 from gateway.testing import GatewayFor, ScriptedConnection, ScriptedWorker, entry, make_call
 
@@ -124,7 +116,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.monotonic()
-        monkeypatch.setattr("gateway.failover.monotonic", lambda: self.now)
+        monkeypatch.setattr("gateway.pipeline.failover.monotonic", lambda: self.now)
 
 
 def test_a_budget_is_a_share_of_the_calls_and_a_little(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pytest
 import test_hooks
 from watching import Watcher
 
-from gateway import Attempt, Call, ChoiceDelta, Delta, Outcome, hookspecs, testing
+from gateway import Attempt, Call, ChoiceDelta, Delta, Outcome, testing
+from gateway.plugins import hookspecs
 from gateway.plugins.plugin import SPECS
 from gateway.testing import GatewayFor, fixtures
 

@@ -17,7 +17,7 @@ from watching import Watcher
 
 from gateway import BadRequest, Call, Delta, Gateway, create_app, hookimpl
 from gateway.config import Config, Timeouts
-from gateway.local import LocalHandler
+from gateway.pipeline.local import LocalHandler
 from gateway.testing import Live, entry, live
 from gateway.wire.injection import INJECTIONS
 from gateway.wire.openai_events import as_events

@@ -14,7 +14,7 @@ from watching import until
 
 from gateway import Call, Principal, create_app, hookimpl
 from gateway.config import Config
-from gateway.local import LocalHandler
+from gateway.pipeline.local import LocalHandler
 from gateway.telemetry.logs import Formatter
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of, entry, live
 

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 from gateway import Call, Config, ConfigError, Gateway, Principal, Worker, hookimpl
 from gateway.calls.records import Source
 from gateway.control.routes import ControlRoute
-from gateway.permission import SOURCES
+from gateway.pipeline.authorization import SOURCES
 from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, Live, entry, make_call
 

@@ -14,7 +14,7 @@ from gateway.config import Config, Probes
 from gateway.config import Worker as Settings
 from gateway.fleet.probes import LONGEST_NAME, MOST_MODELS, Prober, read_models
 from gateway.fleet.registry import Workers
-from gateway.local import LocalWorker
+from gateway.pipeline.local import LocalWorker
 from gateway.testing import (
     MESSAGES,
     NO_PROBES,

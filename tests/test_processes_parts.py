@@ -24,7 +24,7 @@ from storing import NOTES, Notes, texts
 from gateway import Gateway, Histogram, Sample, StorageUnavailable, hookimpl
 from gateway.cluster.peers import Siblings
 from gateway.config import Config, load
-from gateway.sharing_port import listening
+from gateway.serve.sockets import listening
 from gateway.storage import Storage
 from gateway.testing import live
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.calls.observers import UNOBSERVED
-from gateway.reading import HELD_BACK, StreamReader
+from gateway.pipeline.readers import HELD_BACK, StreamReader
 
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 data = st.sampled_from([b"{}", b'{"a": "[DONE]"}', b"\xc3\xa9", b"", b"x" * 40])

@@ -17,10 +17,11 @@ from recording import Item, Turn, record_of, sink_of_records
 from sqlite_utils import Database
 from test_capture_routes_lists import all_pages
 
-from gateway import Call, Forbidden, NotFound, Principal, Reward, hookimpl, permission
+from gateway import Call, Forbidden, NotFound, Principal, Reward, hookimpl
 from gateway.client import AsyncGatewayClient, GatewayClientError
 from gateway.control.routes import ControlRoute
 from gateway.control.scoped import ScopedRoute
+from gateway.pipeline import authorization
 from gateway.storage import Sink
 from gateway.testing import GatewayFor, Live
 
@@ -106,8 +107,8 @@ async def shared(gateway_for: GatewayFor, folder: Path) -> tuple[Live, str]:
 
 
 def test_the_scope_is_the_one_that_the_core_knows() -> None:
-    assert owners.ALL_SESSIONS == permission.ALL_SESSIONS
-    assert permission.ALL_SESSIONS in permission.SCOPES
+    assert owners.ALL_SESSIONS == authorization.ALL_SESSIONS
+    assert authorization.ALL_SESSIONS in authorization.SCOPES
 
 
 async def test_every_route_for_sessions_is_asked_here(

@@ -12,28 +12,28 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from gateway.admin import WorkersAdmin
 from gateway.app.error_pages import _page
 from gateway.app.generation import Parts
 from gateway.app.plugin_routes import added_routes
+from gateway.app.reload import Reloader
 from gateway.calls.in_flight import InFlight
 from gateway.calls.records import Outcome
-from gateway.chains import Chains
 from gateway.cluster.peers import Siblings
 from gateway.config import Config
 from gateway.control.routes import ControlRoute, Handler
 from gateway.control.scoped import CARRIED, ScopedRoute
-from gateway.edge import Edge
+from gateway.control.workers import WorkersAdmin
 from gateway.fleet.persisted import KeptWorkers
 from gateway.fleet.probes import Prober
 from gateway.fleet.registry import Workers
 from gateway.fleet.replicated import AgreedWorkers
+from gateway.frontends.http import Edge
 from gateway.headers import path_of
-from gateway.local import LocalHandler, LocalWorker
+from gateway.pipeline.local import LocalHandler, LocalWorker
+from gateway.pipeline.proxy import Proxy
+from gateway.plugins.chains import Chains
 from gateway.plugins.lifespan import entered, leave
 from gateway.plugins.loader import Plugins
-from gateway.proxy import Proxy
-from gateway.reloading import Reloader
 from gateway.storage import Storage
 
 log = logging.getLogger("gateway")
@@ -116,7 +116,7 @@ class Gateway:
             told(parts.config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Starlette's application would wrap `send`, but gateway.direct needs the server's own. If
+        # Starlette's application would wrap `send`, but gateway.frontends.uvicorn needs the server's own. If
         # the path alone decides, the router is bypassed: it costs a tenth of a short call.
         try:
             if scope["type"] == "http" and scope["path"].startswith("/v1/"):
@@ -235,6 +235,6 @@ class Gateway:
 def create_app(config: Config, *, local_handler: LocalHandler | None = None) -> Gateway:
     """Return the gateway as an ASGI application for any server. Raises ConfigError.
 
-    With `local_handler` a function replaces the configured workers, see gateway.local.
+    With `local_handler` a function replaces the configured workers, see gateway.pipeline.local.
     """
     return Gateway(config, local_handler=local_handler)

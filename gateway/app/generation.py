@@ -6,9 +6,9 @@ from typing import Self
 import msgspec
 from starlette.routing import BaseRoute
 
-from gateway.chains import Chains
 from gateway.config import Config, is_loopback
 from gateway.errors import ConfigError
+from gateway.plugins.chains import Chains
 from gateway.plugins.lifespan import Lifespan
 from gateway.plugins.loader import Plugins
 from gateway.storage import MEMORY

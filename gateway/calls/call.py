@@ -21,8 +21,8 @@ from gateway.wire.injection import Injection, Stripper, inject, rewrite
 from gateway.wire.registry import dialect_of
 
 if TYPE_CHECKING:
-    from gateway.chains import Chains
     from gateway.fleet.worker import Worker
+    from gateway.plugins.chains import Chains
 
 
 BYTES_PER_TOKEN = 4
@@ -46,7 +46,7 @@ class Call:
     `source` is the kind of work: realtime, batch or eval. An `internal` call comes from one of the
     gateway's own jobs and is not authenticated; its `principal` is the one that the job runs for,
     or None. `scope` is the scope that the principal needs if it is not that of all calls, see
-    gateway.permission.
+    gateway.pipeline.authorization.
     """
 
     __slots__ = (

@@ -9,9 +9,9 @@
 `asks.py` defines the requests; the two clients only send them.
 """
 
-from gateway.admin import WorkersHealth
 from gateway.client.asks import GatewayClientError
 from gateway.client.awaited import AsyncGatewayClient
 from gateway.client.blocking import GatewayClient
+from gateway.control.workers import WorkersHealth
 
 __all__ = ["AsyncGatewayClient", "GatewayClient", "GatewayClientError", "WorkersHealth"]

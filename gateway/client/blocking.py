@@ -5,9 +5,9 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from gateway.admin import WorkersHealth
 from gateway.client import asks
 from gateway.client.asks import NEXT, Ask
+from gateway.control.workers import WorkersHealth
 from gateway.fleet.worker import WorkerInfo
 from gateway.trace import Reward, SessionInfo, Trace, Trajectories, Verdict
 

@@ -8,13 +8,13 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.calls.call import Call
 from gateway.calls.records import Principal
-from gateway.chains import Chains
 from gateway.config import Config
 from gateway.errors import (
     Forbidden,
 )
 from gateway.headers import get_header, path_of
-from gateway.permission import require
+from gateway.pipeline.authorization import require
+from gateway.plugins.chains import Chains
 
 CARRIED = "carried"
 """Stands in place of the scope for a route that leads to calls."""

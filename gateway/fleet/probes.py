@@ -15,7 +15,7 @@ from gateway.errors import CallError
 from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Worker
-from gateway.local import LocalWorker
+from gateway.pipeline.local import LocalWorker
 
 log = logging.getLogger("gateway.probes")
 

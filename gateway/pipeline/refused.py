@@ -1,6 +1,6 @@
 """Responses that are held back: the call may be sent again, and then nobody sees them.
 
-If a worker responds with one of `failover.statuses`, another worker is tried, see gateway.failover.
+If a worker responds with one of `failover.statuses`, another worker is tried, see gateway.pipeline.failover.
 If a worker rejects injected fields, the call is sent to it again without them, and the rejection is
 remembered. An engine that does not know `return_token_ids` may respond with 400 or 422 and name the
 field. The message alone proves nothing, because a message about a caller's own mistake can quote
@@ -20,7 +20,7 @@ from gateway.wire.injection import _FIELDS, Injection, _listed
 
 if TYPE_CHECKING:
     from gateway.calls.observers import Observers
-    from gateway.reading import Reader
+    from gateway.pipeline.readers import Reader
 
 log = logging.getLogger("gateway")
 

@@ -12,11 +12,11 @@ from typing import Any
 import pluggy
 from msgspec.structs import replace
 
-from gateway import hookspecs
-from gateway.chains import Chains, Failures, Hook
 from gateway.config import PluginEntry
 from gateway.errors import ConfigError
-from gateway.finding import find
+from gateway.plugins import hookspecs
+from gateway.plugins.chains import Chains, Failures, Hook
+from gateway.plugins.discovery import find
 from gateway.plugins.plugin import SPECS, Plugin
 from gateway.plugins.validation import _misplaced, _misused
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from gateway import hookspecs
 from gateway.config import PluginEntry
+from gateway.plugins import hookspecs
 
 SPECS: Mapping[str, Callable[..., Any]] = {
     name: value for name, value in vars(hookspecs).items() if hasattr(value, "gateway_spec")

@@ -8,12 +8,12 @@ import msgspec
 from gateway.calls.body import Body
 from gateway.calls.call import Call
 from gateway.calls.records import Answer, Outcome
-from gateway.chains import Chains, Failures, Hook
 from gateway.config import Config
 from gateway.errors import UpstreamClosed
 from gateway.fleet.registry import Workers
 from gateway.headers import Headers
-from gateway.proxy import Proxy
+from gateway.pipeline.proxy import Proxy
+from gateway.plugins.chains import Chains, Failures, Hook
 from gateway.storage import Storage
 
 MESSAGES: Sequence[Mapping[str, str]] = (MappingProxyType({"role": "user", "content": "Hello"}),)

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.app.gateway import Gateway
 from gateway.config import Config, PluginEntry, Probes, Worker
-from gateway.server import Server
+from gateway.serve.server import Server
 
 T = TypeVar("T")
 

@@ -122,7 +122,7 @@ async def main() -> None:
     parser.add_argument("--keys", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=10)
     asked = parser.parse_args()
-    sys.setswitchinterval(0.001)  # as gateway.server does
+    sys.setswitchinterval(0.001)  # as gateway.serve.server does
     gc.set_threshold(10_000, 20, 20)
     names = [name for name in asked.plugins.split(",") if name]
     for stream in (False, True):

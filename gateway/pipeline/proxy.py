@@ -5,11 +5,9 @@ import logging
 from contextlib import suppress
 from time import monotonic
 
-from gateway.attempt import try_once
 from gateway.calls.call import Call
 from gateway.calls.in_flight import InFlight
 from gateway.calls.records import Answer, Attempt
-from gateway.chains import Chains
 from gateway.config import Config
 from gateway.errors import (
     BodyTimeout,
@@ -23,12 +21,14 @@ from gateway.errors import (
     NoWorker,
     TooManyCalls,
 )
-from gateway.failover import UNSEEN, Budget, Failure, in_time, may_repeat, pause
 from gateway.fleet.registry import Serving, Workers
 from gateway.fleet.worker import Worker
-from gateway.handled import pass_on
-from gateway.permission import allowed, check_model, permit
+from gateway.pipeline.answer import pass_on
+from gateway.pipeline.attempt import try_once
+from gateway.pipeline.authorization import allowed, check_model, permit
+from gateway.pipeline.failover import UNSEEN, Budget, Failure, in_time, may_repeat, pause
 from gateway.pipeline.refused import InjectionRefused, WorkerRefused
+from gateway.plugins.chains import Chains
 from gateway.storage import Storage
 from gateway.wire.injection import NONE
 

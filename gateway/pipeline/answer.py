@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable
 from gateway.calls.call import Call
 from gateway.calls.records import Answer, Attempt
 from gateway.config import Config
-from gateway.relay import Relay
+from gateway.pipeline.relay import Relay
 
 
 async def pass_on(

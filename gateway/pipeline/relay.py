@@ -9,8 +9,8 @@ from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
 from gateway.headers import Headers, is_event_stream
+from gateway.pipeline.readers import Reader, begin_reading
 from gateway.pipeline.refused import HeldBack
-from gateway.reading import Reader, begin_reading
 from gateway.upstream.phase_timer import Patience
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 

@@ -16,8 +16,8 @@ from uvicorn.lifespan.off import LifespanOff
 
 from gateway.app.gateway import Gateway
 from gateway.config import Config
-from gateway.direct import CallerConnection
-from gateway.proxy import LAST_WORDS
+from gateway.frontends.uvicorn import CallerConnection
+from gateway.pipeline.proxy import LAST_WORDS
 
 
 class Lifespan(LifespanOff):
@@ -90,7 +90,9 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with super().capture_signals():
             loop.add_signal_handler(signal.SIGHUP, self._gateway.reloader.hang_up)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # see gateway.processes
+            signal.pthread_sigmask(
+                signal.SIG_UNBLOCK, {signal.SIGHUP}
+            )  # see gateway.serve.processes
             try:
                 yield
             finally:

@@ -25,7 +25,7 @@ from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.errors import CallError, FirstByteTimeout, InvalidJSON, NotFound, UpstreamError
 from gateway.fleet.worker import Worker
-from gateway.handled import pass_on
+from gateway.pipeline.answer import pass_on
 from gateway.wire.openai_events import as_events
 
 log = logging.getLogger("gateway")

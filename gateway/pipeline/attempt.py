@@ -7,9 +7,9 @@ from gateway.calls.call import Call
 from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import GatewayError, UpstreamClosed
-from gateway.failover import may_run_again
-from gateway.local import LocalWorker
-from gateway.relay import Relay
+from gateway.pipeline.failover import may_run_again
+from gateway.pipeline.local import LocalWorker
+from gateway.pipeline.relay import Relay
 from gateway.upstream.connection import Connection
 from gateway.upstream.delivery import ClosedUnseen
 from gateway.upstream.request import upload

@@ -24,9 +24,9 @@ from gateway.app.gateway import Gateway
 from gateway.cluster.peers import Siblings
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.server import Server
-from gateway.sharing_port import BALANCED, listening
-from gateway.supervisor import Post, Supervisor
+from gateway.serve.server import Server
+from gateway.serve.sockets import BALANCED, listening
+from gateway.serve.supervisor import Post, Supervisor
 from gateway.telemetry.logs import Logs
 
 log = logging.getLogger("gateway")

@@ -4,14 +4,14 @@ from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.asgi import ASGICaller
 from gateway.calls.body import Body
 from gateway.calls.call import Call
 from gateway.config import Config
-from gateway.direct import DirectCaller
 from gateway.errors import CallerGone, NotFound
+from gateway.frontends.asgi import ASGICaller
+from gateway.frontends.uvicorn import DirectCaller
 from gateway.headers import get_header, path_of
-from gateway.proxy import Proxy
+from gateway.pipeline.proxy import Proxy
 
 
 class Edge:

@@ -1,0 +1,4 @@
+"""How requests come in: an HTTP request becomes a call, and its reply goes out through the server.
+
+It may import `pipeline` and what stands below.
+"""
