@@ -27,8 +27,8 @@ from gateway.config import (
     load,
     schema,
 )
-from gateway.config.environment import variables
 from gateway.config.node import merge
+from gateway.config.sources.environment import variables
 from gateway.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

@@ -7,9 +7,7 @@
 """
 
 from gateway.config.conversion import FieldError, convert
-from gateway.config.environment import OPTIONS
 from gateway.config.hints import Note
-from gateway.config.layers import load
 from gateway.config.model import (
     Config,
     Failover,
@@ -22,6 +20,8 @@ from gateway.config.model import (
 )
 from gateway.config.node import Node
 from gateway.config.schemas import schema
+from gateway.config.sources.environment import OPTIONS
+from gateway.config.sources.layers import load
 from gateway.config.worker import TLS, Worker, distinct, split_url
 
 __all__ = [

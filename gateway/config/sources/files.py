@@ -9,8 +9,8 @@ import tomllib
 from pathlib import Path
 
 from gateway.config.node import Node
+from gateway.config.sources.yaml_tree import yaml_tree
 from gateway.config.words import show
-from gateway.config.yaml_tree import yaml_tree
 from gateway.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024

@@ -7,11 +7,11 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from gateway.config.conversion import convert
-from gateway.config.environment import command_line, environment
-from gateway.config.files import read_file
 from gateway.config.model import Config
 from gateway.config.node import Node, merge
-from gateway.config.references import References
+from gateway.config.sources.environment import command_line, environment
+from gateway.config.sources.files import read_file
+from gateway.config.sources.references import References
 from gateway.errors import ConfigError
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
