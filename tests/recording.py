@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from gateway_plugins.trace_capture.assembly import assemble
-from gateway_plugins.trace_capture.hooks import Hooks
-from gateway_plugins.trace_capture.record import Record
-from gateway_plugins.trace_capture.rows import Head
-from gateway_plugins.trace_capture.schema import MIGRATIONS
-from gateway_plugins.trace_capture.sink import TraceSink
+from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.recording.hooks import Hooks
+from gateway_plugins.trace_capture.recording.record import Record
+from gateway_plugins.trace_capture.recording.row import Head
+from gateway_plugins.trace_capture.store.schema import MIGRATIONS
+from gateway_plugins.trace_capture.store.sink import TraceSink
 
 from gateway.storage.sqlite.file import Connection, open_for_writing, prepare_file
 from gateway.storage.sqlite.writer import Entry, Tally, commit

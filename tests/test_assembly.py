@@ -7,7 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 from assembling import JSON, answers, some
-from gateway_plugins.trace_capture.assembly import Assembled, Part, assemble, choices_of, whole
+from gateway_plugins.trace_capture.answers.assembly import (
+    Assembled,
+    Part,
+    assemble,
+    choices_of,
+    whole,
+)
 from hypothesis import given
 from recording import Turn, body_of
 from recordings import load

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from assembling import some
-from gateway_plugins.trace_capture.assembly import Assembled, assemble, choices_of, whole
+from gateway_plugins.trace_capture.answers.assembly import Assembled, assemble, choices_of, whole
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import load

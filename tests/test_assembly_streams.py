@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from assembling import exchanges, slim, some
-from gateway_plugins.trace_capture.assembly import Assembled, assemble, whole
+from gateway_plugins.trace_capture.answers.assembly import Assembled, assemble, whole
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import Exchange, load

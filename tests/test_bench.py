@@ -30,7 +30,7 @@ from bench.systems import DIRECT, Place
 from bench.table import markdown_of, text_of
 from bench.works import Calls, Reading
 from gateway_plugins.auth.keys import Keys
-from gateway_plugins.trace_capture.store import TraceFilter, select
+from gateway_plugins.trace_capture.store.queries import TraceFilter, select
 from hypothesis import example, given
 from hypothesis import strategies as st
 

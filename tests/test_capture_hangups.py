@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 from capturing import capturing
-from gateway_plugins.trace_capture.capture import Capture
+from gateway_plugins.trace_capture.recording.observer import Capture
 from leaving import alive, leave, open_descriptors
 from raw_client import RawClient, head_of
 from sampled import ASKS, Sampled, sampled, sampled_of

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 from capturing import CAPTURE, capturing
 from gateway_plugins.trace_capture import TraceCapture
-from gateway_plugins.trace_capture.routes import capture_routes
+from gateway_plugins.trace_capture.http.routes import capture_routes
 
 from gateway import Divergence, Gateway, Reason, Trace, TraceChoice
 from gateway.config import load

@@ -4,7 +4,7 @@ import contextlib
 import math
 
 import pytest
-from gateway_plugins.trace_capture.packing import (
+from gateway_plugins.trace_capture.codec import (
     Codec,
     common_prefix,
     delta,

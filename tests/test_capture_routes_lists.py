@@ -9,9 +9,10 @@ import httpx
 import msgspec
 import pytest
 from capturing import call, capturing
-from gateway_plugins.trace_capture import paging, rewards, sessions
-from gateway_plugins.trace_capture.paging import Listing, Page, read_page
-from gateway_plugins.trace_capture.schema import MIGRATIONS
+from gateway_plugins.trace_capture.http import paging
+from gateway_plugins.trace_capture.http.paging import Listing, Page, read_page
+from gateway_plugins.trace_capture.sessions import rewards, sessions
+from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlite_utils import Database

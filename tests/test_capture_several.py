@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_plugins.trace_capture import store
-from gateway_plugins.trace_capture.hooks import Hooks
-from gateway_plugins.trace_capture.memory import Memory
-from gateway_plugins.trace_capture.record import Record
-from gateway_plugins.trace_capture.schema import MIGRATIONS
-from gateway_plugins.trace_capture.sink import TraceSink
+from gateway_plugins.trace_capture.recording.hooks import Hooks
+from gateway_plugins.trace_capture.recording.record import Record
+from gateway_plugins.trace_capture.store import queries
+from gateway_plugins.trace_capture.store.schema import MIGRATIONS
+from gateway_plugins.trace_capture.store.session_cache import Memory
+from gateway_plugins.trace_capture.store.sink import TraceSink
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording import File, Item, Turn, opened, record_of
@@ -49,12 +49,12 @@ class Writing(File):
         self.group = []
 
     def delete(self, session_id: str) -> None:
-        change(self.db, lambda db: store.delete_sessions(db, [session_id]))
+        change(self.db, lambda db: queries.delete_sessions(db, [session_id]))
         self.sink.forget()
 
 
 def found_in(file: File) -> list[Trace]:
-    return list(store.select(file.db, store.TraceFilter()))
+    return list(queries.select(file.db, queries.TraceFilter()))
 
 
 step = st.sampled_from(["turn", "turn", "turn", "write", "delete"])

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_plugins.trace_capture import leaning, store
-from gateway_plugins.trace_capture.assembly import assemble
-from gateway_plugins.trace_capture.reading import Unreadable
-from gateway_plugins.trace_capture.traces import trace_of
+from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.recording.public_trace import trace_of
+from gateway_plugins.trace_capture.store import queries
+from gateway_plugins.trace_capture.store.row_decoder import Unreadable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording import File, Turn, body_of, opened, record_of
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Iterator[File]:
 
 
 def read(db: sqlite3.Connection, session_id: str = "s") -> list[Trace]:
-    return list(store.select(db, store.TraceFilter(session_ids=(session_id,))))
+    return list(queries.select(db, queries.TraceFilter(session_ids=(session_id,))))
 
 
 def without_lineage(trace: Trace) -> Trace:
@@ -81,7 +81,7 @@ def test_any_tree_of_turns_comes_back(turns: list[Turn], data: st.DataObject) ->
             stored += size
             if data.draw(st.booleans()):
                 file.restart()
-        found = list(store.select(file.db, store.TraceFilter()))
+        found = list(queries.select(file.db, queries.TraceFilter()))
     assert [without_lineage(one) for one in found] == [
         without_lineage(trace_of(one)) for one in records
     ]
@@ -104,7 +104,7 @@ def test_a_turn_costs_what_it_adds(file: File) -> None:
 
 def test_a_long_session_is_read_and_continued(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the depth at which a row stands by itself, and from the file after a restart."""
-    monkeypatch.setattr(leaning, "DEEPEST", 5)
+    monkeypatch.setattr(row_encoder, "DEEPEST", 5)
     turns = conversation(40)
     for turn in turns[:20]:
         file.store([record_of(turn)])
@@ -165,7 +165,7 @@ def test_logprobs_that_four_bytes_would_change_come_back(file: File) -> None:
 def test_sessions_do_not_lean_on_one_another(file: File) -> None:
     for session_id in ("s", "t"):
         file.store([record_of(turn) for turn in conversation(3, session_id)])
-    store.delete_sessions(file.db, ["s"])
+    queries.delete_sessions(file.db, ["s"])
     assert read(file.db) == []
     assert [one.prompt_token_ids for one in read(file.db, "t")] == [
         turn.prompt for turn in conversation(3)
@@ -175,7 +175,7 @@ def test_sessions_do_not_lean_on_one_another(file: File) -> None:
 def test_what_is_stored_after_a_deletion_leans_on_nothing_deleted(file: File) -> None:
     turns = conversation(4)
     file.store([record_of(turn) for turn in turns[:2]])
-    store.delete_sessions(file.db, ["s"])
+    queries.delete_sessions(file.db, ["s"])
     file.sink.forget()
     file.store([record_of(turn) for turn in turns[2:]])
     assert [one.prompt_token_ids for one in read(file.db)] == [turn.prompt for turn in turns[2:]]
@@ -185,7 +185,7 @@ def test_a_deletion_by_another_process_is_noticed(file: File, tmp_path: Path) ->
     turns = conversation(4)
     file.store([record_of(turn) for turn in turns[:2]])
     with sqlite3.connect(tmp_path / "traces.db") as other:
-        store.delete_sessions(other, ["s"])
+        queries.delete_sessions(other, ["s"])
     other.close()
     file.store([record_of(turn) for turn in turns[2:]])
     assert [one.prompt_token_ids for one in read(file.db)] == [turn.prompt for turn in turns[2:]]
@@ -240,14 +240,14 @@ def test_a_damaged_row_does_not_lose_what_comes_after_it(file: File, number: int
 
 def test_pages_follow_one_another(file: File) -> None:
     file.store([record_of(turn) for turn in conversation(7)])
-    wanted = store.TraceFilter(session_ids=("s",))
-    everything = [one.trace_id for one in store.select(file.db, wanted)]
+    wanted = queries.TraceFilter(session_ids=("s",))
+    everything = [one.trace_id for one in queries.select(file.db, wanted)]
     pages: list[str] = []
     cursor: str | None = None
     while len(pages) < 7:
-        last = store.last(file.db, wanted, after=cursor, limit=3)
-        pages += [one.trace_id for one in store.select(file.db, wanted, after=cursor, limit=3)]
+        last = queries.last(file.db, wanted, after=cursor, limit=3)
+        pages += [one.trace_id for one in queries.select(file.db, wanted, after=cursor, limit=3)]
         cursor = last
     assert (pages, cursor) == (everything, None)
     with pytest.raises(LookupError):
-        list(store.select(file.db, wanted, after="nobody"))
+        list(queries.select(file.db, wanted, after="nobody"))

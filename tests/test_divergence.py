@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from gateway_plugins.trace_capture.divergence import divergence
+from gateway_plugins.trace_capture.sequences.divergence import divergence
 from hypothesis import given
 from hypothesis import strategies as st
 

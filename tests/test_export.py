@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from capturing import call, capturing
-from gateway_plugins.trace_capture import store
-from gateway_plugins.trace_capture.opening import opened
+from gateway_plugins.trace_capture.cli.open_file import opened
+from gateway_plugins.trace_capture.store import queries
 from recorded_file import Traces
 
 from gateway import cli
@@ -211,9 +211,9 @@ async def test_what_is_read_is_the_file_as_it_was_when_it_was_opened(
     await call(running, "a")
     for _ in range(2):
         with opened(tmp_path / "traces.db") as db:
-            before = store.count(db, store.TraceFilter())
+            before = queries.count(db, queries.TraceFilter())
             await call(running, "a")
             await running.client.delete("/sessions/b")
-            assert store.count(db, store.TraceFilter()) == before
+            assert queries.count(db, queries.TraceFilter()) == before
     with opened(tmp_path / "traces.db") as db:
-        assert store.count(db, store.TraceFilter()) == 3
+        assert queries.count(db, queries.TraceFilter()) == 3

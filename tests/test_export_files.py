@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pyarrow.parquet
 import pytest
-from gateway_plugins.trace_capture.export import Progress, TrajectoryRow
-from gateway_plugins.trace_capture.parquet import schema_of
-from gateway_plugins.trace_capture.rows import Content, Head
+from gateway_plugins.trace_capture.cli.export import Progress, TrajectoryRow
+from gateway_plugins.trace_capture.cli.parquet import schema_of
+from gateway_plugins.trace_capture.recording.row import Content, Head
 from recorded_file import Traces
 
 from gateway import Trace
@@ -194,7 +194,7 @@ def whole_row(head: dict[str, Any], stored: bytes) -> bytes:
 def test_parquet_is_written_in_row_groups(
     traces: Traces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway_plugins.trace_capture.parquet.ROWS", 4)
+    monkeypatch.setattr("gateway_plugins.trace_capture.cli.parquet.ROWS", 4)
     traces("export", "--allow-incomplete", "-o", tmp_path / "out.pq")
     file = pyarrow.parquet.ParquetFile(tmp_path / "out.pq")
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [4, 2]

@@ -3,12 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from gateway_plugins.trace_capture.lineage import (
-    DIGEST_SIZE,
-    Key,
-    Lineage,
-    common_prefix,
-)
+from gateway_plugins.trace_capture.sequences.lineage import DIGEST_SIZE, Key, Lineage, common_prefix
 from hypothesis import example, given
 from hypothesis import strategies as st
 

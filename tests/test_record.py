@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import zstandard
-from gateway_plugins.trace_capture.capture import Capture
-from gateway_plugins.trace_capture.record import record
+from gateway_plugins.trace_capture.recording.observer import Capture
+from gateway_plugins.trace_capture.recording.record import record
 from recording import Turn, body_of, sink_of_records
 
 from gateway import Call

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from gateway_plugins.trace_capture.retention import Keep, Retention
-from gateway_plugins.trace_capture.schema import MIGRATIONS
+from gateway_plugins.trace_capture.store.retention import Keep, Retention
+from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from recording import Item, Turn, record_of, sink_of_records
 
 from gateway import Config, Storage

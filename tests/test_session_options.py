@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_plugins.trace_capture import options
-from gateway_plugins.trace_capture.options import ANY, SessionOptions
-from gateway_plugins.trace_capture.schema import MIGRATIONS
+from gateway_plugins.trace_capture.sessions.sampling_params import ANY, SessionOptions
+from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 
 from gateway.storage.sqlite.file import Connection, open_for_writing, open_read_only
 
@@ -41,7 +40,7 @@ def test_what_another_process_gives_holds_after_a_while(
     assert read.sampling_params("a") == {}
     give(file, "a", '{"top_p": 0.5}')
     assert read.sampling_params("a") == {}
-    monkeypatch.setattr(options, "FRESH", 0.0)
+    monkeypatch.setattr(sampling_params, "FRESH", 0.0)
     assert read.sampling_params("a") == {"top_p": 0.5}
     assert read.sampling_params("bare") == {}
     file.execute("DELETE FROM sessions")

@@ -8,9 +8,11 @@ import httpx
 import msgspec
 import pytest
 from capturing import call, capturing, chat
-from gateway_plugins.trace_capture import TraceCapture, owners, rewards, sessions, store
-from gateway_plugins.trace_capture.routes import TraceList
-from gateway_plugins.trace_capture.schema import MIGRATIONS
+from gateway_plugins.trace_capture import TraceCapture
+from gateway_plugins.trace_capture.http.traces import TraceList
+from gateway_plugins.trace_capture.sessions import owners, rewards, sessions
+from gateway_plugins.trace_capture.store import queries
+from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording import Item, Turn, record_of, sink_of_records
@@ -277,12 +279,12 @@ def test_an_older_file_is_read_before_and_after_it_learns_of_owners() -> None:
     db = database(stop_before="add_owners")
     db.execute("INSERT INTO sessions (session_id, created_at, last_at) VALUES ('old', 1, 1)")
     assert sessions.get(db, "old") is not None
-    assert list(store.select(db, store.TraceFilter(session_ids=("old",)))) == []
+    assert list(queries.select(db, queries.TraceFilter(session_ids=("old",)))) == []
     MIGRATIONS.apply(Database(db))
     assert sessions.get(db, "old") is not None
     assert sessions.get(db, "old", "maker") is None
     called(db, "old", "maker")
-    assert list(store.rows(db, store.TraceFilter(owner="maker"))) == []
+    assert list(queries.rows(db, queries.TraceFilter(owner="maker"))) == []
 
 
 class Model:
@@ -324,7 +326,7 @@ def step(db: sqlite3.Connection, model: Model, what: str, session_id: str, key: 
         model.sessions[session_id] = key
     elif what == "delete":
         kept = [one for one in model.traces if not mine or one[1] != session_id]
-        deleted = store.delete_sessions(db, [session_id], key)
+        deleted = queries.delete_sessions(db, [session_id], key)
         assert deleted == len(model.traces) - len(kept)
         model.traces = kept
         if mine:
@@ -360,14 +362,14 @@ def check(db: sqlite3.Connection, model: Model, key: str, limit: int) -> None:
     assert sorted(one["session_id"] for one in listed) == mine
     seen = model.seen(key)
     for named_ in (None, ("a",), ("a", "b"), ()):
-        listing = TraceList(store.TraceFilter(session_ids=named_, owner=key))
+        listing = TraceList(queries.TraceFilter(session_ids=named_, owner=key))
         assert [one["trace_id"] for one in all_pages(db, listing, limit)] == [
             one
             for one, session_id, _ in model.traces
             if one in seen and (named_ is None or session_id in named_)
         ]
     for trace_id, *_ in model.traces:
-        assert (store.get(db, trace_id, key) is not None) == (trace_id in seen)
+        assert (queries.get(db, trace_id, key) is not None) == (trace_id in seen)
         if trace_id not in seen:
             with pytest.raises(LookupError):
-                store.last(db, store.TraceFilter(owner=key), after=trace_id, limit=1)
+                queries.last(db, queries.TraceFilter(owner=key), after=trace_id, limit=1)

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import msgspec
-from gateway_plugins.trace_capture.trajectories import NEXT_TO_NOTHING, trajectories
+from gateway_plugins.trace_capture.sequences.trajectories import NEXT_TO_NOTHING, trajectories
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from gateway_plugins.trace_capture import lineage
-from gateway_plugins.trace_capture.trajectories import trajectories
+from gateway_plugins.trace_capture.sequences import lineage
+from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 
 from gateway import Divergence, Reason, Reward, Trace, TraceChoice, Trajectory
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from gateway_plugins.trace_capture.assembly import Assembled, Part, assemble
-from gateway_plugins.trace_capture.verdict import Judged, judge
+from gateway_plugins.trace_capture.answers.assembly import Assembled, Part, assemble
+from gateway_plugins.trace_capture.recording.verdict import Judged, judge
 from recordings import load
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gateway_plugins.trace_capture import store
+from gateway_plugins.trace_capture.store import queries
 from recording import File, Turn, opened, record_of
 
 ADDED, SAMPLED = 40, 100
@@ -99,8 +99,8 @@ def read_times(traces: int) -> list[float]:
         times = []
         for number in random.sample(range(traces // READ_TURNS), 20):
             begun = time.perf_counter()
-            wanted = store.TraceFilter(session_ids=(f"s{number}",))
-            assert len(list(store.select(file.db, wanted))) == READ_TURNS
+            wanted = queries.TraceFilter(session_ids=(f"s{number}",))
+            assert len(list(queries.select(file.db, wanted))) == READ_TURNS
             times.append((time.perf_counter() - begun) * 1e3)
     return times
 

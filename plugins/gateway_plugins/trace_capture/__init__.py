@@ -2,7 +2,7 @@
 
 `capture.py` collects the response in the event loop; everything else happens in the writer's
 thread: `assembly.py` parses the response, `verdict.py` judges it, `record.py` makes the record,
-`leaning.py` makes the row, and `sink.py` stores it. `reading.py` and `store.py` read traces,
+`leaning.py` makes the row, and `sink.py` stores it. `reading.py` and `queries.py` read traces,
 `trajectories.py` builds token sequences from them, `routes.py` serves trainers, and `commands.py`
 is the command line.
 """
@@ -20,15 +20,16 @@ from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
 from gateway import Call, Gateway, Sample, StorageUnavailable, Trace, hookimpl
-from gateway_plugins.trace_capture import sessions, store
-from gateway_plugins.trace_capture.capture import Capture
-from gateway_plugins.trace_capture.hooks import Hooks
-from gateway_plugins.trace_capture.options import SessionOptions
-from gateway_plugins.trace_capture.record import record
-from gateway_plugins.trace_capture.retention import Keep, Retention
-from gateway_plugins.trace_capture.routes import capture_routes
-from gateway_plugins.trace_capture.schema import MIGRATIONS
-from gateway_plugins.trace_capture.sink import TraceSink
+from gateway_plugins.trace_capture.http.routes import capture_routes
+from gateway_plugins.trace_capture.recording.hooks import Hooks
+from gateway_plugins.trace_capture.recording.observer import Capture
+from gateway_plugins.trace_capture.recording.record import record
+from gateway_plugins.trace_capture.sessions import sessions
+from gateway_plugins.trace_capture.sessions.sampling_params import SessionOptions
+from gateway_plugins.trace_capture.store import queries
+from gateway_plugins.trace_capture.store.retention import Keep, Retention
+from gateway_plugins.trace_capture.store.schema import MIGRATIONS
+from gateway_plugins.trace_capture.store.sink import TraceSink
 
 log = logging.getLogger("gateway.trace_capture")
 
@@ -125,7 +126,7 @@ class TraceCapture:
 
         Only the sessions of `owner` are deleted; any owner's if `owner` is None.
         """
-        deleted = store.delete_sessions(db, session_ids, owner)
+        deleted = queries.delete_sessions(db, session_ids, owner)
         if deleted:
             self.sink.forget()
         return deleted
@@ -160,7 +161,7 @@ class TraceCapture:
 
     @hookimpl
     def read_traces(self, db: sqlite3.Connection, since: float, until: float) -> Iterator[Trace]:
-        return store.select(db, store.TraceFilter(since=since, until=until))
+        return queries.select(db, queries.TraceFilter(since=since, until=until))
 
     @hookimpl
     async def prepare(self, call: Call) -> None:

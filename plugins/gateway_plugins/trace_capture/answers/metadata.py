@@ -1,0 +1,68 @@
+"""Reads ids, model, weight version, usage and errors from every place that engines use."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
+
+
+def assembled(answer: Mapping[str, Any], skeleton: bytes | None = None) -> Assembled:
+    """Return the record of `answer`, without parts; `skeleton` is its JSON, if already encoded."""
+    usage = answer.get("usage")
+    found = Assembled(
+        skeleton=msgspec.json.encode(answer) if skeleton is None else skeleton,
+        response_id=text(answer.get("id")) or text(answer.get("request_id")),
+        model=text(answer.get("model")),
+        weight_version=weight_version(answer),
+        error=error_message(answer),
+    )
+    with_usage(found, usage)
+    return found
+
+
+def with_usage(found: Assembled, usage: object) -> None:
+    """Set `usage`, and the completion token count from either of its two names."""
+    if isinstance(usage, dict):
+        found.usage = usage
+        count = usage.get("completion_tokens", usage.get("output_tokens"))
+        found.completion_tokens = count if type(count) is int else None
+
+
+def text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def weight_version(answer: Mapping[str, Any]) -> int | str | None:
+    """Return the weight version in the response, or in its first choice that has one."""
+    choices = answer.get("choices")
+    for place in (answer, *(choices if isinstance(choices, list) else ())):
+        if isinstance(place, dict) and (found := _version_at(place)) is not None:
+            return found
+    return None
+
+
+def error_message(answer: Mapping[str, Any]) -> str | None:
+    """Return the error's message, as JSON if its shape is unknown; None if there is no error."""
+    error = answer.get("error")
+    if error is None and answer.get("object", answer.get("type")) == "error":
+        error = answer
+    if error is None and "choices" not in answer:
+        error = answer.get("detail")
+    if isinstance(error, dict) and isinstance(message := error.get("message"), str):
+        return message
+    if error is None or isinstance(error, str):
+        return error
+    try:
+        return msgspec.json.encode(error).decode()
+    except UNREADABLE:
+        return repr(error)
+
+
+def _version_at(place: Mapping[str, Any]) -> int | str | None:
+    for holder in (place, place.get("metadata"), place.get("meta_info")):
+        version = holder.get("weight_version") if isinstance(holder, dict) else None
+        if isinstance(version, int | str) and not isinstance(version, bool):
+            return version
+    return None

@@ -1,0 +1,121 @@
+"""The differences between chat and completions responses, as one Form for each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway_plugins.trace_capture.answers.assembled import Part
+from gateway_plugins.trace_capture.answers.deltas import joined, tool_calls
+from gateway_plugins.trace_capture.answers.openai.numbers import chat_part, completion_part
+from gateway_plugins.trace_capture.answers.openai.structs import (
+    ChatChoice,
+    ChatChunk,
+    ChatEvent,
+    ChatLogprobs,
+    CompletionChoice,
+    CompletionEvent,
+    CompletionLogprobs,
+    Delta,
+    PlainChat,
+    PlainCompletion,
+)
+
+_LISTS = tuple(CompletionLogprobs.__struct_fields__)
+
+
+class Form(msgspec.Struct, frozen=True):
+    """Types and functions for reading one of the two APIs.
+
+    `outside`, `inside` and `scores` name the lists of numbers in a response, in a choice, and in a
+    choice's logprobs. `part` makes a Part from a choice's chunks. `settle` makes the other fields
+    of a plain choice from them.
+    """
+
+    object: str
+    plain: Callable[[bytes], Any]
+    events: Callable[[bytes], list[Any]]
+    event: type[Any]
+    choice: type[Any]
+    chunk: type[Any]
+    outside: tuple[str, ...]
+    inside: tuple[str, ...]
+    scores: tuple[str, ...]
+    loose_scores: Callable[[Mapping[str, Any]], Any]
+    part: Callable[[Sequence[Any], int, list[int]], Part]
+    settle: Callable[[Sequence[Any]], dict[str, Any]]
+
+
+def _settle_chat(chunks: Sequence[ChatChunk]) -> dict[str, Any]:
+    return {"message": _message([chunk.delta for chunk in chunks])}
+
+
+def _message(deltas: list[Delta]) -> dict[str, Any]:
+    rare = [
+        delta
+        for delta in deltas
+        if delta.role
+        or delta.reasoning
+        or delta.reasoning_content
+        or delta.tool_calls
+        or delta.refusal
+    ]
+    message: dict[str, Any] = {
+        "role": next((delta.role for delta in rare if delta.role), "assistant"),
+        "content": joined([delta.content for delta in deltas]),
+    }
+    for name in ("refusal", "reasoning", "reasoning_content"):
+        if text := joined([getattr(delta, name) for delta in rare]):
+            message[name] = text
+    calls = [delta.tool_calls for delta in rare if delta.tool_calls]
+    if calls:
+        message["tool_calls"] = tool_calls(fragment for some in calls for fragment in some)
+    return message
+
+
+def _settle_completion(chunks: Sequence[CompletionChoice]) -> dict[str, Any]:
+    return {"text": "".join([chunk.text for chunk in chunks if chunk.text])}
+
+
+def _loose_chat_scores(scores: Mapping[str, Any]) -> ChatLogprobs:
+    content = scores.get("content", msgspec.UNSET)
+    if not (content is None or content is msgspec.UNSET or isinstance(content, list)):
+        raise TypeError("the content of logprobs must be a list")
+    if content and not all(isinstance(entry, dict) for entry in content):
+        raise TypeError("an entry of logprobs must be an object")
+    return ChatLogprobs(content)
+
+
+def _loose_completion_scores(scores: Mapping[str, Any]) -> CompletionLogprobs:
+    known = {name: scores[name] for name in _LISTS if name in scores}
+    return msgspec.convert(known, CompletionLogprobs)
+
+
+CHAT = Form(
+    "chat.completion",
+    msgspec.json.Decoder(PlainChat).decode,
+    msgspec.json.Decoder(list[ChatEvent]).decode,
+    ChatEvent,
+    ChatChoice,
+    ChatChunk,
+    ("prompt_token_ids", "prompt_logprobs"),
+    ("token_ids",),
+    ("content",),
+    _loose_chat_scores,
+    chat_part,
+    _settle_chat,
+)
+COMPLETIONS = Form(
+    "text_completion",
+    msgspec.json.Decoder(PlainCompletion).decode,
+    msgspec.json.Decoder(list[CompletionEvent]).decode,
+    CompletionEvent,
+    CompletionChoice,
+    CompletionChoice,
+    (),
+    ("token_ids", "prompt_token_ids", "prompt_logprobs"),
+    _LISTS,
+    _loose_completion_scores,
+    completion_part,
+    _settle_completion,
+)

@@ -1,0 +1,119 @@
+"""Reads responses with fields that the structs do not know: slower, but nothing is lost."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from gateway_plugins.trace_capture.answers.assembled import UNREADABLE
+from gateway_plugins.trace_capture.answers.deltas import merge, settled
+from gateway_plugins.trace_capture.answers.openai.formats import Form
+from gateway_plugins.trace_capture.answers.openai.structs import Answer, Delta
+
+_NUMBERS = ("index", "finish_reason", "token_ids", "prompt_token_ids", "prompt_logprobs")
+_OUTSIDE = frozenset(Answer.__struct_fields__)
+_DELTA = frozenset(Delta.__struct_fields__)
+_IGNORED = frozenset({"obfuscation"})  # random padding
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def numbers_of(choice: Any, form: Form) -> Any:
+    """Return the struct of a plain choice with its numbers only. Raises one of UNREADABLE."""
+    if not isinstance(choice, dict):
+        raise TypeError("a choice must be an object")
+    wanted = [name for name in _NUMBERS if name in form.choice.__struct_fields__]
+    found = msgspec.convert({n: choice[n] for n in wanted if n in choice}, form.choice)
+    if isinstance(scores := choice.get("logprobs"), dict):
+        found.logprobs = form.loose_scores(scores)
+    return found
+
+
+class Rest(msgspec.Struct):
+    """The unknown fields of one choice, of its deltas, and of its logprobs."""
+
+    choice: dict[str, Any] = {}
+    message: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
+
+
+class Loose:
+    """The events of a stream, and separately the fields that the structs do not know.
+
+    `outside` holds the unknown fields of the response itself. `unreadable` counts the events left
+    out.
+    """
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.events: list[Any] = []
+        self.outside: dict[str, Any] = {}
+        self.unreadable = 0
+        self._rests: dict[int, Rest] = {}
+
+    def read(self, data: bytes) -> None:
+        """Parse and add an event."""
+        try:
+            self.events.append(self._event(_decode(data)))
+        except UNREADABLE:
+            self.unreadable += 1
+
+    def rest(self, index: int) -> Rest:
+        """Return the unknown fields to add to the choice at `index`."""
+        rest = self._rests.get(index) or Rest()
+        return Rest(rest.choice, settled(rest.message), rest.scores)
+
+    def _event(self, event: dict[str, Any]) -> Any:
+        known, unknown = _apart(event, _OUTSIDE)
+        choices = unknown.pop("choices", None)
+        _replace(self.outside, unknown)
+        found = msgspec.convert(known, self.form.event)
+        if not (choices is None or isinstance(choices, list)):
+            raise TypeError("choices must be a list")
+        found.choices = [self._chunk(choice) for choice in choices or ()]
+        return found
+
+    def _chunk(self, choice: Any) -> Any:
+        if not isinstance(choice, dict):
+            raise TypeError("a choice must be an object")
+        known, unknown = _apart(choice, self.form.chunk.__struct_fields__)
+        delta, in_delta = _apart(_object(known.pop("delta", None)), _DELTA)
+        scores, in_scores = _apart(_object(known.get("logprobs")), self.form.scores)
+        if scores:
+            del known["logprobs"]
+        chunk = msgspec.convert(known, self.form.chunk)
+        if scores:
+            chunk.logprobs = self.form.loose_scores(scores)
+        if delta:
+            chunk.delta = msgspec.convert(delta, Delta)
+        self._keep(chunk.index or 0, unknown, in_delta, in_scores)
+        return chunk
+
+    def _keep(
+        self, index: int, unknown: dict[str, Any], delta: dict[str, Any], scores: dict[str, Any]
+    ) -> None:
+        if unknown or delta or scores:
+            rest = self._rests.setdefault(index, Rest())
+            _replace(rest.choice, unknown)
+            merge(rest.message, delta)
+            _replace(rest.scores, scores)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TypeError("an object was expected")
+    return value
+
+
+def _apart(
+    value: Mapping[str, Any], names: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields with these names, and the other ones."""
+    known = {key: item for key, item in value.items() if key in names}
+    others = {k: item for k, item in value.items() if k not in names and k not in _IGNORED}
+    return known, others
+
+
+def _replace(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    into.update({key: value for key, value in new.items() if value is not None})

@@ -1,0 +1,139 @@
+"""Extracts the numbers of a choice from its plain form or from its chunks of a stream."""
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
+from typing import Any
+
+import msgspec
+
+from gateway_plugins.trace_capture.answers.assembled import Extra, Part
+from gateway_plugins.trace_capture.answers.openai.structs import (
+    ChatChoice,
+    ChatChunk,
+    CompletionChoice,
+    CompletionLogprobs,
+)
+from gateway_plugins.trace_capture.codec import fits_float32
+
+_NOTHING = Extra()
+_encode = msgspec.json.Encoder().encode
+
+
+class _Scored(msgspec.Struct, gc=False):
+    """The fields of an entry that a `Part` holds; other fields are ignored."""
+
+    token: str
+    logprob: float | None
+
+
+def chat_part(
+    chunks: Sequence[ChatChoice] | Sequence[ChatChunk], index: int, prompt: list[int]
+) -> Part:
+    """Return the part of one chat choice; a plain choice is its only chunk."""
+    entries = _chain([chunk.logprobs.content for chunk in chunks if chunk.logprobs])
+    part = Part(index, prompt, _chain([chunk.token_ids for chunk in chunks]))
+    extra = Extra()
+    if entries:
+        if isinstance(entries[0], dict):
+            entries = _loose_entries(entries, extra)
+        part.tokens = texts = [entry.token for entry in entries]
+        part.logprobs = [entry.logprob for entry in entries]
+        if extra.content is None and not _is_regular(entries, texts):
+            extra.content = [_rest(entry) for entry in msgspec.to_builtins(entries)]
+    return _finish(part, extra, chunks)
+
+
+def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list[int]) -> Part:
+    """Return the part of one choice of a completion; a plain choice is its only chunk."""
+    del prompt  # completions have their prompt in the choice
+    part = Part(
+        index,
+        _chain([chunk.prompt_token_ids for chunk in chunks]),
+        _chain([chunk.token_ids for chunk in chunks]),
+    )
+    extra = Extra()
+    scores = [chunk.logprobs for chunk in chunks if chunk.logprobs]
+    if scores:
+        _take_scores(part, extra, scores)
+    extra.prompt_logprobs = _chain([chunk.prompt_logprobs for chunk in chunks]) or None
+    return _finish(part, extra, chunks)
+
+
+def with_prompt_logprobs(part: Part, values: list[Any]) -> None:
+    """Add the prompt logprobs, which a chat response has once for all its choices."""
+    extra = msgspec.json.decode(part.extra, type=Extra) if part.extra else Extra()
+    extra.prompt_logprobs = values
+    part.extra = _encode(extra)
+
+
+def _chain(lists: Sequence[Any]) -> list[Any]:
+    """Concatenate lists, some of which may be null or absent."""
+    if len(lists) == 1:
+        return lists[0] or []
+    return list(chain.from_iterable(filter(None, lists)))
+
+
+def _finish(part: Part, extra: Extra, chunks: Sequence[Any]) -> Part:
+    if not fits_float32(part.logprobs):
+        extra.logprobs = part.logprobs
+    if extra != _NOTHING:
+        part.extra = _encode(extra)
+    part.finish_reason = next((c.finish_reason for c in reversed(chunks) if c.finish_reason), None)
+    return part
+
+
+def _is_regular(entries: list[Any], texts: list[str]) -> bool:
+    """Whether each entry's `bytes` are its text in UTF-8, and each `top_logprobs` is empty."""
+    if [entry.top_logprobs for entry in entries] != [[]] * len(entries):
+        return False
+    joined = "".join(texts)
+    sizes = map(len, texts if joined.isascii() else map(str.encode, texts))
+    lists = [entry.bytes for entry in entries]
+    try:
+        same = bytes(chain.from_iterable(lists)) == joined.encode()
+        return same and list(map(len, lists)) == list(sizes)
+    except (TypeError, ValueError):  # null or absent, or a number that is not a byte
+        return False
+
+
+def _loose_entries(entries: list[Any], extra: Extra) -> list[_Scored]:
+    scored = msgspec.convert(entries, list[_Scored])
+    extra.content = [_rest(entry) for entry in entries]
+    return scored
+
+
+def _rest(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in ("token", "logprob")}
+
+
+def _take_scores(part: Part, extra: Extra, scores: list[CompletionLogprobs]) -> None:
+    texts: list[str] = _chain([score.tokens for score in scores])
+    values: list[float | None] = _chain([score.token_logprobs for score in scores])
+    # With `echo`, the values of the prompt come first.
+    echoed = len(part.prompt_token_ids)
+    echoes = echoed > 0 and len(values) == echoed + len(part.token_ids)
+    if echoes or len(texts) != len(values):
+        extra.tokens, extra.token_logprobs = texts, values
+    if _has_list(score.text_offset for score in scores):
+        offsets = _chain([score.text_offset for score in scores])
+        extra.text_offset = None if offsets == offsets_of(texts) else offsets
+    if _has_list(score.top_logprobs for score in scores):
+        tops = _chain([score.top_logprobs for score in scores])
+        extra.top_logprobs = None if tops == sampled_of(texts, values) else tops
+    part.logprobs = values[echoed:] if echoes else values
+    if len(texts) == len(values):
+        part.tokens = texts[echoed:] if echoes else texts
+
+
+def _has_list(values: Iterable[object]) -> bool:
+    return any(isinstance(value, list) for value in values)
+
+
+def offsets_of(texts: list[str]) -> list[int]:
+    """Return the offset in characters of each token in the text of a completion."""
+    return [0, *accumulate(map(len, texts))][:-1]
+
+
+def sampled_of(texts: list[str], values: list[float | None]) -> list[dict[str, float | None]]:
+    """Return a completion's `top_logprobs` if only the sampled tokens were requested."""
+    return [{text: value} for text, value in zip(texts, values, strict=False)]

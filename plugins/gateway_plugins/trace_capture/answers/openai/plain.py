@@ -1,0 +1,91 @@
+"""Reads plain (not streamed) responses of chat and completions."""
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from gateway_plugins.trace_capture.answers import metadata
+from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
+from gateway_plugins.trace_capture.answers.openai.formats import Form
+from gateway_plugins.trace_capture.answers.openai.lenient import numbers_of
+from gateway_plugins.trace_capture.answers.openai.numbers import with_prompt_logprobs
+from gateway_plugins.trace_capture.answers.openai.structs import Id, PlainAnswer
+
+_encode = msgspec.json.Encoder().encode
+
+
+def read(body: bytes, form: Form) -> Assembled | None:
+    """Return the record of a plain response; None if it is JSON but has no list of choices.
+
+    Raises one of UNREADABLE.
+    """
+    try:
+        answer = form.plain(body)
+    except msgspec.ValidationError:
+        return _read_loosely(msgspec.json.decode(body), form)
+    parts = _parts(answer.choices, answer.prompt_token_ids or [], form)
+    _add_prompt_logprobs(parts, answer.prompt_logprobs, form)
+    for choice in answer.choices:
+        _blank(choice, form.inside)
+        if choice.logprobs:
+            _blank(choice.logprobs, form.scores)
+    if parts:
+        _blank(answer, form.outside)
+    return _record(answer, parts)
+
+
+def _parts(choices: list[Any], prompt: list[int], form: Form) -> list[Part]:
+    return [
+        form.part((choice,), number if choice.index is UNSET else choice.index, prompt)
+        for number, choice in enumerate(choices)
+    ]
+
+
+def _record(answer: PlainAnswer, parts: list[Part]) -> Assembled:
+    stamped = {"weight_version": answer.weight_version, "metadata": answer.metadata}
+    found = Assembled(
+        skeleton=_encode(answer),
+        response_id=answer.id or "",
+        model=answer.model or "",
+        parts=parts,
+        weight_version=metadata.weight_version(stamped),
+    )
+    metadata.with_usage(found, answer.usage)
+    return found
+
+
+def _blank(target: Any, names: tuple[str, ...]) -> None:
+    """Replace lists that were moved to the parts by empty ones, which mark their place."""
+    for name in names:
+        if getattr(target, name):
+            setattr(target, name, [])
+
+
+def _read_loosely(answer: Any, form: Form) -> Assembled | None:
+    if not isinstance(answer, dict) or not isinstance(choices := answer.get("choices"), list):
+        return None
+    numbers = [numbers_of(choice, form) for choice in choices]
+    prompt = msgspec.convert(answer.get("prompt_token_ids") or [], list[Id])
+    parts = _parts(numbers, prompt, form)
+    _add_prompt_logprobs(parts, answer.get("prompt_logprobs"), form)
+    for choice in choices:
+        _blank_fields(choice, form.inside)
+        if isinstance(scores := choice.get("logprobs"), dict):
+            _blank_fields(scores, form.scores)
+    if parts:
+        _blank_fields(answer, form.outside)
+    record = metadata.assembled(answer)
+    record.parts = parts
+    return record
+
+
+def _blank_fields(target: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        if isinstance(target.get(name), list):
+            target[name] = []
+
+
+def _add_prompt_logprobs(parts: list[Part], values: Any, form: Form) -> None:
+    if parts and isinstance(values, list) and values and "prompt_logprobs" in form.outside:
+        with_prompt_logprobs(parts[0], values)

@@ -1,0 +1,290 @@
+"""`gateway traces list|show|export`: reads the file without a gateway."""
+
+import argparse
+import contextlib
+import math
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway import ConfigError, Trace
+from gateway_plugins.trace_capture.cli.export import (
+    Export,
+    JsonLines,
+    Output,
+    Progress,
+    Tally,
+    TrajectoryRow,
+    progress_stream,
+    replaced,
+)
+from gateway_plugins.trace_capture.cli.open_file import opened
+from gateway_plugins.trace_capture.cli.parquet import ParquetFile, load
+from gateway_plugins.trace_capture.cli.print_table import Line, lines_of, table
+from gateway_plugins.trace_capture.store import queries
+from gateway_plugins.trace_capture.store.row_decoder import Unreadable
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Options = argparse.Namespace
+Run = Callable[[Options], int]
+
+NEWEST = 50
+UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+PIPE_BROKEN = 141
+"""Exit status that a shell reports for a program killed by SIGPIPE."""
+
+TIMES = "ISO 8601 (local, or with an offset), Unix seconds, or how long ago: 30m, 2h, 7d"
+STATUS = """\
+Exit status: 0 all that was asked for is written; 1 something was left out, and standard error says
+how much and why; 2 nothing was written. What is not COMPLETE is left out: --allow-incomplete writes
+it too, --verdict COMPLETE asks for nothing else."""
+
+
+def add_trace_commands(subcommands: "Subcommands") -> None:
+    """Add the `traces` command."""
+    parser = subcommands.add_parser("traces", help="read what trace_capture recorded")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_list(actions)
+    _add_show(actions)
+    _add_export(actions)
+
+
+def _add_list(actions: "Subcommands") -> None:
+    parser = actions.add_parser("list", help="a line for each trace, the newest last")
+    _add_file(parser)
+    _add_filters(parser)
+    parser.add_argument(
+        "--limit", type=_count, default=NEWEST, help=f"the newest N ({NEWEST}); 0: all of them"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON lines in place of a table")
+    parser.set_defaults(run=_quiet_in_pipes(_list))
+
+
+def _add_show(actions: "Subcommands") -> None:
+    parser = actions.add_parser("show", help="one trace, as JSON")
+    parser.add_argument("trace_id", metavar="ID")
+    _add_file(parser)
+    parser.set_defaults(run=_quiet_in_pipes(_show))
+
+
+def _add_export(actions: "Subcommands") -> None:
+    parser = actions.add_parser("export", help="write traces or trajectories", epilog=STATUS)
+    _add_file(parser)
+    _add_filters(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="not standard output")
+    parser.add_argument(
+        "--format", choices=("jsonl", "parquet"), help="otherwise what the file's suffix says"
+    )
+    parser.add_argument(
+        "--trajectories",
+        action="store_true",
+        help="token sequences with loss masks, of each session that has a trace asked for",
+    )
+    parser.add_argument("--allow-incomplete", action="store_true")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    parser.set_defaults(run=_quiet_in_pipes(_export))
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="YAML or TOML file that says where the file is")
+    parser.add_argument("--db-path", type=Path, help="file of the embedded database (gateway.db)")
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--session", dest="sessions", action="append", metavar="ID", help="may be repeated"
+    )
+    parser.add_argument("--since", type=_moment, metavar="TIME", help=TIMES)
+    parser.add_argument("--until", type=_moment, metavar="TIME", help="up to then, and not then")
+    parser.add_argument("--model")
+    parser.add_argument("--verdict", type=str.upper, choices=("COMPLETE", "INCOMPLETE"))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or len(text) > 15:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text!r}")
+    return int(text)
+
+
+def _moment(text: str) -> float:
+    """Parse a time into Unix seconds. Raises ArgumentTypeError if it is not one."""
+    try:
+        if text[-1:] in UNITS:
+            found = time.time() - float(text[:-1]) * UNITS[text[-1]]
+        elif text.replace(".", "", 1).isdecimal():
+            found = float(text)
+        else:
+            found = datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        found = math.nan
+    if not 0 <= found <= 1e12:
+        raise argparse.ArgumentTypeError(f"expected a time ({TIMES}), got {text!r}")
+    return found
+
+
+def _path(options: Options) -> Path:
+    return Path(options.db_path or options.settings.db_path)
+
+
+def _filter(options: Options) -> queries.TraceFilter:
+    return queries.TraceFilter(
+        session_ids=None if options.sessions is None else tuple(options.sessions),
+        since=options.since,
+        until=options.until,
+        model=options.model,
+        verdict=options.verdict,
+    )
+
+
+def _quiet_in_pipes(run: Run) -> Run:
+    """End quietly if the reader of the pipe stops reading, as `| head` does."""
+
+    @wraps(run)
+    def quiet(options: Options) -> int:
+        try:
+            status = run(options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output()
+            return PIPE_BROKEN
+        except OSError as error:
+            raise ConfigError(f"standard output: {error.strerror or error}") from error
+        return status
+
+    return quiet
+
+
+def _drop_output() -> None:
+    """Point standard output at the null device: Python flushes it once more at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _list(options: Options) -> int:
+    wanted = _filter(options)
+    with opened(_path(options)) as db:
+        limit = options.limit or None
+        after = queries.before_newest(db, wanted, limit) if limit else None
+        lines = lines_of(db, queries.rows(db, wanted, after=after, limit=limit))
+        for line in (
+            map(msgspec.json.encode, lines) if options.json else map(str.encode, table(lines))
+        ):
+            _print(line)
+    return 0
+
+
+def _json(line: Line) -> str:
+    return msgspec.json.encode(line).decode()
+
+
+def _show(options: Options) -> int:
+    path = _path(options)
+    with opened(path) as db:
+        try:
+            trace = queries.get(db, options.trace_id)
+        except Unreadable as error:
+            raise ConfigError(f"{path}: {error}") from error
+    if trace is None:
+        _tell(f"{path}: there is no trace {options.trace_id}")
+        return 1
+    _print(msgspec.json.format(msgspec.json.encode(trace), indent=2))
+    return 0
+
+
+def _export(options: Options) -> int:
+    to_stdout = options.output in (None, Path("-"))
+    kind = _format(options, to_stdout)
+    with opened(_path(options)) as db:
+        if to_stdout:
+            tally = _write(options, db, JsonLines(sys.stdout.buffer))
+        else:
+            with (
+                replaced(options.output, force=options.force) as partial,
+                _output(kind, partial, _row_type(options)) as output,
+            ):
+                tally = _write(options, db, output)
+        _, lost = queries.count_sessions(db, _filter(options))
+    for line in _said(options, tally, lost):
+        _tell(line)
+    return int(tally.left_out > 0 and not _allowed(options))
+
+
+def _format(options: Options, to_stdout: bool) -> str:
+    suffix = "" if to_stdout else options.output.suffix.lower()
+    kind: str | None = options.format or (SUFFIXES.get(suffix) if suffix else "jsonl")
+    if kind is None:
+        raise ConfigError(f"{options.output}: what format is that? say --format jsonl or parquet")
+    if kind == "parquet":
+        load()
+        if to_stdout:
+            raise ConfigError("Parquet cannot go to standard output; name a file with -o")
+    return kind
+
+
+def _row_type(options: Options) -> type[msgspec.Struct]:
+    return TrajectoryRow if options.trajectories else Trace
+
+
+@contextlib.contextmanager
+def _output(kind: str, path: Path, row_type: type[msgspec.Struct]) -> Iterator[Output]:
+    with path.open("wb") as stream:
+        output = ParquetFile(stream, row_type) if kind == "parquet" else JsonLines(stream)
+        try:
+            yield output
+        finally:
+            output.close()
+
+
+def _write(options: Options, db: sqlite3.Connection, output: Output) -> Tally:
+    wanted = _filter(options)
+    export = Export(db, output, incomplete=_allowed(options))
+    follow = Progress(progress_stream(to_stdout=options.output is None)).follow
+    if options.trajectories:
+        follow(
+            export.trajectories(wanted), "sessions", lambda: queries.count_sessions(db, wanted)[0]
+        )
+    else:
+        follow(export.traces(wanted), "traces", lambda: queries.count(db, wanted))
+    return export.tally
+
+
+def _allowed(options: Options) -> bool:
+    return bool(options.allow_incomplete or options.verdict == "INCOMPLETE")
+
+
+def _said(options: Options, tally: Tally, lost: int) -> Iterator[str]:
+    what = "trajectories" if options.trajectories else "traces"
+    yield f"{tally.written} {what} written"
+    if tally.left_out:
+        yield f"{tally.left_out} left out: {tally.why()}"
+        if not _allowed(options):
+            yield "--allow-incomplete writes it if it can be; --verdict COMPLETE asks for no other"
+    if lost:
+        yield f"{lost} calls of these sessions are not in the file: they could not be stored"
+
+
+def _print(line: bytes) -> None:
+    """Write a line of UTF-8, whatever the terminal's encoding."""
+    sys.stdout.buffer.write(line + b"\n")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201  a command line prints

@@ -1,0 +1,41 @@
+"""Routes of the weight version, and of traces that are not committed yet."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from gateway import (
+    ControlRequest,
+    Gateway,
+)
+from gateway_plugins.trace_capture.http.sessions import Capturing
+from gateway_plugins.trace_capture.sessions import sessions
+
+
+class WeightVersion(msgspec.Struct, forbid_unknown_fields=True):
+    weight_version: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+
+
+class AdminRoutes:
+    """Routes for the weight version, and for flushing traces that are not yet committed."""
+
+    def __init__(self, gateway: Gateway, capture: Capturing) -> None:
+        self._storage = gateway.storage
+        self._siblings = gateway.siblings
+        self._capture = capture
+
+    async def weight_version(self, _: ControlRequest) -> dict[str, int | None]:
+        return {"weight_version": self._capture.weight_version}
+
+    async def set_weight_version(self, request: ControlRequest) -> dict[str, int | None]:
+        version = (await request.json(WeightVersion)).weight_version
+        # Set in memory before storing: calls that begin after the response must have the version.
+        self._capture.weight_version = version
+        await self._storage.write(lambda db: sessions.put_setting(db, "weight_version", version))
+        await self._siblings.ask("weight version")
+        return {"weight_version": version}
+
+    async def flush(self, _: ControlRequest) -> dict[str, str]:
+        await self._storage.flush()
+        return {"status": "flushed"}

@@ -1,0 +1,162 @@
+"""Routes of sessions and their rewards."""
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import msgspec
+from starlette.responses import Response
+
+from gateway import (
+    BadRequest,
+    ControlRequest,
+    Gateway,
+    NotFound,
+    Reward,
+    SessionInfo,
+)
+from gateway_plugins.trace_capture.http.paging import Paging, array
+from gateway_plugins.trace_capture.http.traces import Ids
+from gateway_plugins.trace_capture.sessions import rewards, sessions
+from gateway_plugins.trace_capture.sessions.owners import maker, owner_seen
+
+LONGEST_ID = 4096
+
+
+AT_ONCE = 20
+"""Sessions deleted per transaction; few, because the traces of calls wait for it."""
+
+
+class Capturing(Protocol):
+    """The part of the plugin object that the routes use."""
+
+    weight_version: int | None
+
+    def delete_sessions(
+        self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
+    ) -> int: ...
+    def deleted(self) -> None: ...
+    def changed(self, session_id: str) -> None: ...
+    def lost_of(self, session_id: str, caller: str | None) -> int: ...
+
+
+class NewSession(msgspec.Struct, forbid_unknown_fields=True):
+    session_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    sampling_params: dict[str, Any] | None = None
+
+
+class SessionIds(msgspec.Struct, forbid_unknown_fields=True):
+    session_ids: Ids
+
+
+class NewReward(msgspec.Struct, forbid_unknown_fields=True):
+    value: float
+    source: str = ""
+    trace_id: str | None = None
+
+
+class SessionRoutes:
+    """Routes for sessions and their rewards."""
+
+    def __init__(self, gateway: Gateway, capture: Capturing) -> None:
+        self._gateway = gateway
+        self._storage = gateway.storage
+        self._capture = capture
+
+    async def create(self, request: ControlRequest) -> dict[str, str]:
+        given = await request.json(NewSession)
+        session_id = _checked(given.session_id) if given.session_id else str(uuid.uuid4())
+
+        def put(db: sqlite3.Connection) -> None:
+            sessions.put(
+                db,
+                session_id,
+                now=time.time(),
+                metadata=given.metadata,
+                sampling_params=given.sampling_params,
+                maker=maker(request),
+                owner=owner_seen(request),
+            )
+
+        await self._storage.write(put)
+        self._capture.changed(session_id)
+        return {"session_id": session_id, "url": _url(session_id)}
+
+    async def list_all(self, request: ControlRequest) -> Response:
+        paging = request.query(Paging)
+        listing = sessions.SessionList(paging.since, owner_seen(request))
+        return await array(self._gateway, listing, paging, request.path)
+
+    async def get(self, request: ControlRequest) -> SessionInfo:
+        session_id, owner = request.params["session_id"], owner_seen(request)
+
+        def look(db: sqlite3.Connection) -> tuple[SessionInfo | None, bool]:
+            return sessions.get(db, session_id, owner), sessions.exists(db, session_id)
+
+        found, taken = await self._storage.read(look)
+        lost = self._capture.lost_of(session_id, owner if found is None else None)
+        if lost and not taken:
+            found = SessionInfo(session_id=session_id)
+        if found is None:
+            raise NotFound("there is no such session")
+        found.lost += lost
+        return found
+
+    async def delete(self, request: ControlRequest) -> dict[str, int]:
+        session_ids = [request.params["session_id"]]
+        return {"deleted": await self._delete(session_ids, owner_seen(request))}
+
+    async def delete_many(self, request: ControlRequest) -> dict[str, int]:
+        session_ids = (await request.json(SessionIds)).session_ids
+        return {"deleted": await self._delete(session_ids, owner_seen(request))}
+
+    async def _delete(self, session_ids: list[str], owner: str | None) -> int:
+        deleted = 0
+        for start in range(0, len(session_ids), AT_ONCE):
+            some = session_ids[start : start + AT_ONCE]
+            deleted += await self._storage.write(
+                partial(self._capture.delete_sessions, session_ids=some, owner=owner)
+            )
+            for session_id in some:
+                self._capture.changed(session_id)
+        self._capture.deleted()
+        return deleted
+
+    async def rewards(self, request: ControlRequest) -> Response:
+        paging = request.query(Paging)
+        session_id = (await self.get(request)).session_id
+        listing = rewards.RewardList(session_id, paging.since, owner_seen(request))
+        return await array(self._gateway, listing, paging, request.path)
+
+    async def reward(self, request: ControlRequest) -> Reward:
+        given = await request.json(NewReward)
+        session_id, owner = request.params["session_id"], owner_seen(request)
+        reward = Reward(
+            value=given.value,
+            source=given.source,
+            trace_id=given.trace_id,
+            timestamp=time.time(),
+        )
+        await self._storage.write(lambda db: rewards.add(db, session_id, reward, owner))
+        return reward
+
+
+def _checked(session_id: str) -> str:
+    if len(session_id) > LONGEST_ID or not session_id.isprintable():
+        raise BadRequest(
+            f"a session id has at most {LONGEST_ID} characters, all printable",
+            param="session_id",
+            code="invalid_session_id",
+        )
+    return session_id
+
+
+def _url(session_id: str) -> str:
+    """Return the path for a session's calls; slashes are quoted if they could end the id early."""
+    safe = "" if "/v1" in session_id or session_id.startswith("/") else "/:"
+    return f"/sessions/{quote(session_id, safe=safe)}/v1"

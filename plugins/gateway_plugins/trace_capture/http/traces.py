@@ -1,0 +1,114 @@
+"""Routes of traces and trajectories."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from starlette.responses import Response
+
+from gateway import (
+    BadRequest,
+    ControlRequest,
+    Gateway,
+    NotFound,
+    Trace,
+    Verdict,
+)
+from gateway_plugins.trace_capture.http.paging import Paging, Since, array
+from gateway_plugins.trace_capture.sequences.trajectories import trajectories
+from gateway_plugins.trace_capture.sessions import rewards, sessions
+from gateway_plugins.trace_capture.sessions.owners import owner_seen
+from gateway_plugins.trace_capture.store import queries
+
+MOST_SESSIONS = 10_000
+"""Maximum number of sessions that one request may name."""
+
+
+Ids = Annotated[list[str], Meta(max_length=MOST_SESSIONS)]
+
+
+class TraceQuery(Paging):
+    """Filters; `session_ids` null selects all traces, also those without a session."""
+
+    session_ids: Ids | None = None
+    until: Since | None = None
+    model: str | None = None
+    verdict: Verdict | None = None
+
+
+class TraceRoutes:
+    """Routes for traces and trajectories."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._storage = gateway.storage
+
+    async def get(self, request: ControlRequest) -> Trace:
+        trace_id, owner = request.params["trace_id"], owner_seen(request)
+        found = await self._storage.read(lambda db: queries.get(db, trace_id, owner))
+        if found is None:
+            raise NotFound("there is no such trace")
+        return found
+
+    async def of_session(self, request: ControlRequest) -> Response:
+        paging = request.query(Paging)
+        filter_ = queries.TraceFilter(
+            session_ids=(request.params["session_id"],),
+            since=paging.since,
+            owner=owner_seen(request),
+        )
+        return await array(self._gateway, TraceList(filter_), paging, request.path)
+
+    async def query(self, request: ControlRequest) -> Response:
+        query = await request.json(TraceQuery)
+        filter_ = queries.TraceFilter(
+            session_ids=None if query.session_ids is None else tuple(query.session_ids),
+            since=query.since,
+            until=query.until,
+            model=query.model,
+            verdict=query.verdict,
+            owner=owner_seen(request),
+        )
+        return await array(self._gateway, TraceList(filter_), query)
+
+    async def trajectories(self, request: ControlRequest) -> Response:
+        session_id, owner = request.params["session_id"], owner_seen(request)
+        data = await self._storage.read(lambda db: _trajectories(db, session_id, owner))
+        return Response(data, media_type="application/json")
+
+
+class TraceList:
+    """The traces that match a filter, oldest first. A paging.Listing."""
+
+    def __init__(self, filter_: queries.TraceFilter) -> None:
+        self._filter = filter_
+
+    def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
+        with _known_cursor():
+            for trace in queries.select(db, self._filter, after=after):
+                yield trace.trace_id, msgspec.json.encode(trace)
+
+    def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
+        with _known_cursor():
+            return queries.last(db, self._filter, after=after, limit=limit)
+
+
+@contextlib.contextmanager
+def _known_cursor() -> Iterator[None]:
+    try:
+        yield
+    except LookupError:
+        message = "the trace of this cursor is not there, or not any more; begin without one"
+        raise BadRequest(message, param="cursor") from None
+
+
+def _trajectories(db: sqlite3.Connection, session_id: str, owner: str | None) -> bytes:
+    if not sessions.exists(db, session_id, owner):
+        raise NotFound("there is no such session")
+    wanted = queries.TraceFilter(session_ids=(session_id,), owner=owner)
+    traces = list(queries.select(db, wanted))
+    found = trajectories(session_id, traces, rewards.of_session(db, session_id))
+    return msgspec.json.encode(found)

@@ -1,0 +1,171 @@
+"""Builds the public Trace from the recorded data of a call."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway import Delivery, Timings, Trace, TraceAttempt, TraceChoice, WeightVersions
+from gateway_plugins.trace_capture.answers.assembly import Part, choices_of, whole
+from gateway_plugins.trace_capture.recording.record import Record
+from gateway_plugins.trace_capture.recording.row import AttemptRow, Head
+
+
+class Identity(NamedTuple):
+    """The fields of a trace that have columns of their own."""
+
+    trace_id: str
+    session_id: str | None
+    timestamp: float
+    model: str
+    complete: bool
+
+
+def trace_of(record: Record) -> Trace:
+    """Return the trace as it will be read back, except the divergence, found only on reading."""
+    identity = Identity(
+        record.trace_id,
+        record.session_id,
+        record.timestamp,
+        record.model,
+        not record.head.reasons,
+    )
+    answer = record.answer
+    return build(identity, record.head, record.request, answer.skeleton, answer.parts)
+
+
+def build(row: Identity, head: Head, request: bytes, skeleton: bytes, parts: list[Part]) -> Trace:
+    trace = _flat(row, head)
+    _add_request(trace, request)
+    _add_answer(trace, skeleton, parts, head)
+    return trace
+
+
+def _flat(row: Identity, head: Head) -> Trace:
+    queue, connect, ttft, total, itl_p50, itl_p99 = map(_milli, head.times)
+    versions = WeightVersions(
+        engine=head.engine_version,
+        worker=head.worker_version,
+        worker_end=head.worker_version_end,
+        admin=head.admin_version,
+    )
+    return Trace(
+        trace_id=row.trace_id,
+        session_id=row.session_id or "",
+        model=row.model,
+        weight_version=_version(versions),
+        latency_ms=total or 0.0,
+        timestamp=row.timestamp,
+        metadata=head.metadata,
+        call_id=head.call_id,
+        parent_id=head.parent or head.left,
+        retry_of=head.retry_of,
+        dialect=head.dialect,
+        path=head.path,
+        streamed=head.streamed,
+        response_id=head.response_id,
+        worker=head.worker,
+        principal=head.principal,
+        attempts=[_attempt(one) for one in head.attempts],
+        injected=head.injected,
+        overwritten=head.overwritten,
+        sampling_params=head.sampling_params,
+        usage=head.usage,
+        weight_versions=versions,
+        timings=Timings(
+            queue_ms=queue or 0.0,
+            connect_ms=connect,
+            ttft_ms=ttft,
+            total_ms=total or 0.0,
+            itl_p50_ms=itl_p50,
+            itl_p99_ms=itl_p99,
+        ),
+        delivery=Delivery(
+            status=head.status,
+            bytes=head.bytes_sent,
+            caller_gone=head.caller_gone,
+            complete=head.delivered,
+        ),
+        error=head.error,
+        verdict="COMPLETE" if row.complete else "INCOMPLETE",
+        reasons=head.reasons,
+    )
+
+
+def _version(versions: WeightVersions) -> int | str | None:
+    """Return the engine's own version if known, else the worker's, else the admin's."""
+    known = (versions.engine, versions.worker, versions.admin)
+    return next((one for one in known if one is not None), None)
+
+
+def _milli(microseconds: int | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e3
+
+
+def _attempt(row: AttemptRow) -> TraceAttempt:
+    return TraceAttempt(
+        worker=row.worker,
+        started_ms=row.started / 1e3,
+        connected_ms=_milli(row.connected),
+        first_byte_ms=_milli(row.first_byte),
+        ended_ms=_milli(row.ended),
+        status=row.status,
+        error=row.error,
+    )
+
+
+def _add_request(trace: Trace, request: bytes) -> None:
+    body = _object(request)
+    trace.raw_request = body
+    if body is None:
+        return
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        trace.messages = [message for message in messages if isinstance(message, dict)]
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _add_answer(trace: Trace, skeleton: bytes, parts: list[Part], head: Head) -> None:
+    trace.raw_response = whole(skeleton, parts)
+    trace.choices = choices_of(skeleton, parts)
+    for choice, reasons in zip(trace.choices, head.choice_reasons, strict=False):
+        choice.reasons = reasons
+        choice.verdict = "INCOMPLETE" if reasons else "COMPLETE"
+    usage = head.usage or {}
+    if trace.choices:
+        _flatten(trace, trace.choices[0])
+    trace.token_counts = {
+        "prompt": _count(usage, "prompt_tokens", "input_tokens", len(trace.prompt_token_ids)),
+        "completion": _count(
+            usage,
+            "completion_tokens",
+            "output_tokens",
+            sum(len(choice.token_ids) for choice in trace.choices),
+        ),
+    }
+
+
+def _flatten(trace: Trace, first: TraceChoice) -> None:
+    trace.prompt_token_ids = first.prompt_token_ids
+    trace.completion_token_ids = first.token_ids
+    trace.logprobs = first.logprobs or None
+    trace.routing_matrices = first.routing_matrices
+    trace.finish_reason = first.finish_reason
+    if first.message is not None:
+        trace.response_message = first.message
+    elif first.text is not None:
+        trace.response_message = {"role": "assistant", "content": first.text}
+
+
+def _count(usage: dict[str, Any], name: str, other: str, known: int) -> int:
+    for key in (name, other):
+        value = usage.get(key)
+        if isinstance(value, int):
+            return value
+    return known

@@ -1,0 +1,230 @@
+"""Turns a Capture into a Record: parses the response, computes times, and judges it."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import zstandard
+
+from gateway import Attempt, Call, get_header
+from gateway_plugins.trace_capture.answers.assembly import Assembled, assemble
+from gateway_plugins.trace_capture.recording.observer import Capture
+from gateway_plugins.trace_capture.recording.row import AttemptRow, Head
+from gateway_plugins.trace_capture.recording.verdict import judge
+
+UNFOLDED = 256 * 1024 * 1024
+"""Maximum bytes of a decompressed response."""
+
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "min_tokens",
+    "n",
+    "best_of",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "length_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "use_beam_search",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "response_format",
+    "structured_outputs",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "add_generation_prompt",
+    "echo",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+)
+"""Request fields that affect sampling, or how the prompt is tokenised."""
+
+_Sampling = msgspec.defstruct(
+    "_Sampling", [(name, Any | msgspec.UnsetType, msgspec.UNSET) for name in SAMPLING], gc=False
+)
+_sampling = msgspec.json.Decoder(_Sampling)
+
+
+class Record(msgspec.Struct):
+    """One parsed call. `request`: the body as the caller sent it. `retried`: marked as a retry."""
+
+    trace_id: str
+    session_id: str | None
+    timestamp: float
+    model: str
+    retried: bool
+    request: bytes
+    answer: Assembled
+    head: Head
+
+
+def record(capture: Capture) -> Record:
+    """Return the record of a finished call. Never raises, whatever caller and worker sent."""
+    call = capture.call
+    streamed = _is_stream(capture)
+    body = _decoded(capture)
+    answer = assemble(call.path, body or b"", streamed=streamed, status=capture.status or 200)
+    answer.readable = (answer.readable and body is not None) or not capture.status
+    head = _head(capture, answer, streamed)
+    _judge(capture, answer, head)
+    return Record(
+        trace_id=call.trace_id,
+        session_id=call.session_id,
+        timestamp=call.created,
+        model=answer.model or call.model or "",
+        retried=(call.header("x-stainless-retry-count") or "0") != "0",
+        request=call.body.data or b"",
+        answer=answer,
+        head=head,
+    )
+
+
+def _is_stream(capture: Capture) -> bool:
+    kind = get_header(capture.headers, b"content-type") or b""
+    return kind.lower().startswith(b"text/event-stream")
+
+
+def _decoded(capture: Capture) -> bytes | None:
+    """Return the response body without its content-encoding; None if it cannot be decoded."""
+    body = b"".join(capture.chunks)
+    coding = (get_header(capture.headers, b"content-encoding") or b"identity").strip().lower()
+    try:
+        if coding == b"identity":
+            return body
+        if coding in (b"gzip", b"x-gzip", b"deflate"):
+            return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, UNFOLDED)
+        if coding == b"zstd":
+            return zstandard.ZstdDecompressor().stream_reader(body).read(UNFOLDED)
+    except (zlib.error, zstandard.ZstdError):
+        return None
+    return None
+
+
+def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
+    call, outcome = capture.call, capture.call.outcome
+    begun, ended = _worker_versions(call)
+    return Head(
+        call_id=call.id,
+        path=call.path,
+        dialect=call.dialect.name if call.dialect is not None else None,
+        streamed=streamed,
+        response_id=answer.response_id,
+        worker=call.worker.id if call.worker is not None else None,
+        principal=call.principal.id if call.principal is not None else None,
+        attempts=[_attempt(call, one) for one in call.attempts],
+        injected=dict(call.injected),
+        overwritten=dict(call.overwritten),
+        sampling_params=sampling_params(call.body.data or b"", call.injected, call.overwritten),
+        usage=answer.usage,
+        engine_version=answer.weight_version,
+        admin_version=capture.admin_version,
+        times=_times(capture, streamed, answer.events),
+        status=outcome.status,
+        bytes_sent=outcome.bytes_sent,
+        caller_gone=outcome.caller_gone,
+        delivered=outcome.complete,
+        error=str(outcome.error) if outcome.error is not None else answer.error,
+        worker_version=begun,
+        worker_version_end=ended,
+    )
+
+
+def _worker_versions(call: Call) -> tuple[int | str | None, int | str | None]:
+    """Weight versions when the last attempt began and, if it changed, when it ended (else None)."""
+    if not call.attempts:
+        return None, None
+    begun, ended = call.attempts[-1].weight_version, call.attempts[-1].weight_version_end
+    return begun, ended if ended != begun else None
+
+
+def _attempt(call: Call, attempt: Attempt) -> AttemptRow:
+    start = call.started
+    return AttemptRow(
+        attempt.worker.id,
+        _micro(attempt.started - start),
+        None if attempt.connected is None else _micro(attempt.connected - start),
+        None if attempt.first_byte is None else _micro(attempt.first_byte - start),
+        None if attempt.ended is None else _micro(attempt.ended - start),
+        attempt.status,
+        attempt.error.code if attempt.error is not None else None,
+    )
+
+
+def sampling_params(
+    body: bytes, injected: Mapping[str, object], overwritten: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return the sampling fields sent to the engine: the caller's, overridden by the gateway's."""
+    try:
+        asked = _sampling.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    found: dict[str, Any] = msgspec.to_builtins(asked)
+    for changes in (overwritten, injected):
+        found.update({name: value for name, value in changes.items() if name in _NAMES})
+    return found
+
+
+_NAMES = frozenset(SAMPLING)
+
+
+def _micro(seconds: float) -> int:
+    return int(seconds * 1e6)
+
+
+def _times(capture: Capture, streamed: bool, events: int) -> list[int | None]:
+    """Return whole microseconds: queue, connect, TTFT, total, ITL p50, ITL p99."""
+    call, outcome = capture.call, capture.call.outcome
+    last = call.attempts[-1] if call.attempts else None
+    queue = (last.started - call.started) if last is not None else outcome.duration
+    connect = last.connected - last.started if last is not None and last.connected else None
+    gaps = _gaps(capture, events) if streamed else []
+    times = (queue, connect, outcome.ttft, outcome.duration, _share(gaps, 0.5), _share(gaps, 0.99))
+    return [None if one is None else int(one * 1e6) for one in times]
+
+
+def _gaps(capture: Capture, events: int) -> list[float]:
+    """Return the seconds between events, sorted; 0.0 between events that came in one read."""
+    gaps = [later - earlier for earlier, later in pairwise(capture.times)]
+    gaps += [0.0] * (events - len(capture.times))
+    gaps.sort()
+    return gaps
+
+
+def _share(ordered: Sequence[float], share: float) -> float | None:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
+
+
+def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
+    call, outcome = capture.call, capture.call.outcome
+    # Without an attempt, the gateway itself rejected the call.
+    refused = 0 if call.attempts else outcome.status
+    if refused and outcome.error is not None:
+        refused = outcome.error.status  # sent after SSE comments, so its own status is 200
+    judged = judge(
+        answer,
+        status=capture.status or refused,
+        complete=outcome.complete,
+        caller_gone=outcome.caller_gone,
+        failed=bool(outcome.failures),
+        too_large=capture.too_large,
+    )
+    head.reasons, head.choice_reasons = judged.trace, judged.parts

@@ -1,0 +1,169 @@
+"""The format of a trace in the file: its row, and the content of its blobs.
+
+`number` orders the traces of a file. A row may have a `base`, an earlier row of its session: the
+request is then delta-encoded against the base's request, and the prompts against the sequence
+(prompt and completion) of one of the base's choices. `depth` is the length of the chain of bases.
+"""
+
+import struct
+from typing import Any
+
+import msgspec
+
+from gateway import Reason
+from gateway_plugins.trace_capture.codec import Delta
+from gateway_plugins.trace_capture.sequences.lineage import DIGEST_SIZE
+
+Ends = list[tuple[int, bytes]]
+"""For each choice, the length of its sequence in bytes, and its digest."""
+
+_END = struct.Struct(f"<q{DIGEST_SIZE}s")
+
+
+class Prompt(msgspec.Struct, array_like=True, frozen=True):
+    """Prompt token ids, int32: `common` bytes of the base's choice `choice`, then `rest`."""
+
+    common: int
+    choice: int
+    rest: bytes
+
+
+class Tokens(msgspec.Struct, array_like=True, frozen=True):
+    """The numbers of one choice; `prompt` is an index into the row's prompts."""
+
+    index: int
+    prompt: int
+    ids: bytes
+    logprobs: bytes
+
+
+class AttemptRow(msgspec.Struct, array_like=True, frozen=True):
+    """One attempt. Times are whole microseconds from the call's start."""
+
+    worker: str
+    started: int
+    connected: int | None
+    first_byte: int | None
+    ended: int | None
+    status: int | None
+    error: str | None
+
+
+class Head(msgspec.Struct, array_like=True, kw_only=True):
+    """The short fields of a trace. Fields are only ever added, at the end, with a default.
+
+    `parent` is the trace that the first prompt extends. `left` is the trace that shares the longest
+    prefix with the first prompt beyond `parent`, `left_choice` the choice's position in it: they
+    have `common` tokens in common, and the next token of the prompt differs. `times` are queue,
+    connect, TTFT, total, ITL p50 and p99 in whole microseconds. `whole`: a hook changed the trace,
+    so the skeleton is the whole trace as JSON. `worker_version` is the version of the worker's
+    weights when the last attempt began, `worker_version_end` the one when it ended, if it changed.
+    """
+
+    call_id: str = ""
+    path: str = ""
+    dialect: str | None = None
+    streamed: bool = False
+    response_id: str = ""
+    worker: str | None = None
+    principal: str | None = None
+    attempts: list[AttemptRow] = []
+    injected: dict[str, Any] = {}
+    overwritten: dict[str, Any] = {}
+    sampling_params: dict[str, Any] = {}
+    usage: dict[str, Any] | None = None
+    engine_version: int | str | None = None
+    admin_version: int | None = None
+    times: list[int | None] = []
+    status: int = 0
+    bytes_sent: int = 0
+    caller_gone: bool = False
+    delivered: bool = False
+    error: str | None = None
+    reasons: list[Reason] = []
+    choice_reasons: list[list[Reason]] = []
+    parent: str | None = None
+    left: str | None = None
+    left_choice: int = 0
+    common: int = 0
+    retry_of: str | None = None
+    metadata: dict[str, Any] = {}
+    whole: bool = False
+    worker_version: int | str | None = None
+    worker_version_end: int | str | None = None
+
+
+class Content(msgspec.Struct, array_like=True, frozen=True):
+    """The content of a row: one blob, compressed as a whole.
+
+    `tokens`, `texts` and `extra` have one item per choice, in the order of the response's choices.
+    If `head.whole`, the trace is in `skeleton`.
+    """
+
+    head: Head
+    request: Delta = Delta(0, 0, b"")
+    prompts: list[Prompt] = []
+    tokens: list[Tokens] = []
+    skeleton: bytes = b""
+    texts: list[list[str] | None] = []
+    extra: list[bytes] = []
+
+
+class Place(msgspec.Struct, eq=False):
+    """The number of a trace in the file; None until its transaction has begun."""
+
+    number: int | None = None
+
+
+class Row(msgspec.Struct, eq=False, kw_only=True):
+    """One trace, ready to be inserted. `principal` is the caller's."""
+
+    trace_id: str
+    session_id: str | None
+    timestamp: float
+    complete: bool
+    model: str
+    base: Place | None = None
+    depth: int = 0
+    ends: bytes
+    content: bytes
+    place: Place
+    principal: str | None = None
+
+    def values(self) -> tuple[object, ...]:
+        """Return the values in the order of INSERT."""
+        return (
+            self.place.number,
+            self.trace_id,
+            self.session_id,
+            self.timestamp,
+            self.complete,
+            self.model,
+            self.base.number if self.base is not None else None,
+            self.depth,
+            self.ends,
+            self.content,
+            self.principal,
+        )
+
+
+INSERT = """
+INSERT INTO traces
+    (number, trace_id, session_id, timestamp, complete, model, base, depth, ends, content, owner)
+SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
+    CASE WHEN column3 IS NULL THEN column11
+    ELSE (SELECT owner FROM sessions WHERE session_id = column3) END
+FROM (
+"""
+"""The statement before the rows' VALUES and a closing parenthesis.
+
+A trace takes its owner from its session, so sessions must be inserted before their traces.
+"""
+
+
+def pack_ends(ends: Ends) -> bytes:
+    return b"".join([_END.pack(length, digest) for length, digest in ends])
+
+
+def unpack_ends(packed: bytes) -> Ends:
+    return list(_END.iter_unpack(packed))

@@ -1,0 +1,1 @@
+"""Turns of a session as one sequence of tokens: which turn continues which, and trajectories."""

@@ -1,0 +1,254 @@
+"""Builds the branches of a session, as sequences of tokens to train on.
+
+The sampled sequences (prompt and completion of each choice) form a tree: if a prompt begins with
+the whole of an earlier sequence, its choice is a turn after that one. A branch is a leaf with all
+turns before it, so retries, the choices of one response, and prompts that were changed afterwards
+are separate branches.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+
+from gateway import (
+    Divergence,
+    Reason,
+    Reward,
+    Trace,
+    TraceChoice,
+    Trajectories,
+    Trajectory,
+)
+from gateway_plugins.trace_capture.sequences.lineage import Key, Lineage, common_prefix
+
+NEXT_TO_NOTHING = 8
+"""Tokens; two prompts with fewer in common share only the chat template's beginning."""
+
+
+def trajectories(
+    session_id: str, traces: Iterable[Trace], rewards: Iterable[Reward] = ()
+) -> Trajectories:
+    """Return the branches of a session, from its traces in order, oldest first.
+
+    Branches are ordered depth first, earlier turns first. If branches share a turn, only the first
+    one has the turn's loss mask set. The result has all rewards, and each branch those of its
+    traces.
+    """
+    tree = _Tree()
+    for trace in traces:
+        tree.add(trace)
+    given = list(rewards)
+    forks = _Forks()
+    found = [_branch(place, turns, forks) for place, turns in enumerate(tree.branches())]
+    _add_rewards(found, given)
+    return Trajectories(
+        session_id=session_id, trajectories=found, rewards=given, left_out=tree.left_out
+    )
+
+
+def choices_of(trace: Trace) -> list[TraceChoice]:
+    """Return the choices of a trace; if it has none, one made from its flat fields."""
+    if trace.choices or not trace.completion_token_ids:
+        return trace.choices
+    return [
+        TraceChoice(
+            message=trace.response_message or None,
+            prompt_token_ids=trace.prompt_token_ids,
+            token_ids=trace.completion_token_ids,
+            logprobs=trace.logprobs or [],
+            finish_reason=trace.finish_reason,
+            verdict=trace.verdict,
+            reasons=trace.reasons,
+        )
+    ]
+
+
+class _Turn:
+    """A choice in the tree. `data` is its sequence, or b"" once a later turn contains it."""
+
+    __slots__ = (
+        "children",
+        "choice",
+        "claimed",
+        "data",
+        "divergence",
+        "logprobs",
+        "parent",
+        "reasons",
+        "start",
+        "stop",
+        "trace_id",
+        "version",
+        "whole",
+    )
+
+    def __init__(self, trace: Trace, place: int, choice: TraceChoice, data: bytes) -> None:
+        self.trace_id = trace.trace_id
+        self.choice = place
+        self.data = data
+        self.start = len(choice.prompt_token_ids)
+        self.stop = self.start + len(choice.token_ids)
+        self.logprobs, self.reasons = _logprobs(choice)
+        self.whole = choice.verdict == "COMPLETE" and not self.reasons
+        self.version = trace.weight_version
+        self.divergence: Divergence | None = trace.divergence
+        self.parent: _Turn | None = None
+        self.children: list[_Turn] = []
+        self.claimed = False
+
+
+class _Tree:
+    """The turns of a session."""
+
+    def __init__(self) -> None:
+        self.left_out: dict[str, list[Reason]] = {}
+        self._lineage = Lineage()
+        self._turns: dict[Key, _Turn] = {}
+        self._roots: list[_Turn] = []
+        self._traces = 0
+
+    def add(self, trace: Trace) -> None:
+        grown: dict[Key, tuple[_Turn, bytes]] = {}
+        for place, choice in enumerate(choices_of(trace)):
+            packed = _packed(choice)
+            if packed is not None:
+                turn = _Turn(trace, place, choice, b"".join(packed))
+                # The lineage gets this trace's choices later: none is a turn after another.
+                self._attach(turn, packed[0])
+                grown[self._traces, place] = turn, turn.data
+        for key, (turn, data) in grown.items():
+            self._turns[key] = turn
+            self._lineage.add(key, data)
+        if not grown:
+            self.left_out[trace.trace_id] = _why(trace)
+        self._traces += 1
+
+    def branches(self) -> Iterator[list[_Turn]]:
+        """Yield the turns from a root to each leaf, depth first."""
+        waiting = list(reversed(self._roots))
+        while waiting:
+            turn = waiting.pop()
+            waiting.extend(reversed(turn.children))
+            if not turn.children:
+                yield _path_to(turn)
+
+    def _attach(self, turn: _Turn, prompt: bytes) -> None:
+        key = self._lineage.relation(prompt).parent
+        if key is None:
+            self._roots.append(turn)
+            return
+        turn.parent = self._turns[key]
+        turn.parent.children.append(turn)
+        turn.parent.data = b""
+
+
+class _Forks:
+    """The branches so far, sorted by bytes: the longest common prefix is that of a neighbour."""
+
+    def __init__(self) -> None:
+        self._sorted: list[bytes] = []
+        self._places: list[int] = []
+
+    def add(self, place: int, data: bytes) -> tuple[int, int] | None:
+        """Add a branch; return the earlier one with the longest common prefix, and its length.
+
+        The length is in tokens. None for the first branch.
+        """
+        at = bisect_right(self._sorted, data)
+        sides = [side for side in (at - 1, at) if 0 <= side < len(self._sorted)]
+        near = [(common_prefix(self._sorted[side], data), -self._places[side]) for side in sides]
+        self._sorted.insert(at, data)
+        self._places.insert(at, place)
+        if not near:
+            return None
+        common, other = max(near)
+        return -other, common // 4
+
+
+def _branch(place: int, turns: list[_Turn], forks: _Forks) -> Trajectory:
+    data = turns[-1].data
+    token_ids = array("i", data).tolist()
+    loss_mask, logprobs = [0] * len(token_ids), [None] * len(token_ids)
+    made = Trajectory(
+        index=place,
+        token_ids=token_ids,
+        loss_mask=loss_mask,
+        logprobs=[*logprobs],
+        weight_versions=[*logprobs],
+        trace_ids=[turn.trace_id for turn in turns],
+        choices=[turn.choice for turn in turns],
+        verdict="COMPLETE" if all(turn.whole for turn in turns) else "INCOMPLETE",
+        reasons=list(dict.fromkeys(reason for turn in turns for reason in turn.reasons)),
+    )
+    new = [turn for turn in turns if not turn.claimed]
+    made.divergence = new[0].divergence
+    _fork(made, forks.add(place, data), new[0], shares_turns=len(new) < len(turns))
+    for turn in new:
+        _claim(turn, made)
+    return made
+
+
+def _fork(
+    made: Trajectory, near: tuple[int, int] | None, first: _Turn, *, shares_turns: bool
+) -> None:
+    """Set `branched_from` and `shared` (tokens); tokens sampled in the branch do not count."""
+    if near is None:
+        return
+    other, common = near
+    shared = min(common, first.start)
+    if shares_turns or shared >= NEXT_TO_NOTHING or shared == first.start:
+        made.branched_from, made.shared = other, shared
+
+
+def _claim(turn: _Turn, made: Trajectory) -> None:
+    turn.claimed = True
+    place, count = slice(turn.start, turn.stop), turn.stop - turn.start
+    made.loss_mask[place] = [1] * count
+    made.logprobs[place] = turn.logprobs
+    made.weight_versions[place] = [turn.version] * count
+
+
+def _path_to(leaf: _Turn) -> list[_Turn]:
+    path = [leaf]
+    while (before := path[-1].parent) is not None:
+        path.append(before)
+    return path[::-1]
+
+
+def _packed(choice: TraceChoice) -> tuple[bytes, bytes] | None:
+    """Pack prompt and completion; None if one is missing, or has a value that is no token id."""
+    if not choice.prompt_token_ids or not choice.token_ids:
+        return None
+    try:
+        return (
+            array("i", choice.prompt_token_ids).tobytes(),
+            array("i", choice.token_ids).tobytes(),
+        )
+    except (OverflowError, TypeError):
+        return None
+
+
+def _logprobs(choice: TraceChoice) -> tuple[list[float | None], list[Reason]]:
+    """Return one logprob per token (None for missing ones at the end) and the choice's reasons."""
+    found, wanted = choice.logprobs, len(choice.token_ids)
+    if len(found) == wanted:
+        return found, choice.reasons
+    reason: Reason = "counts_differ" if found else "logprobs_missing"
+    padded = [*found[:wanted], *[None] * (wanted - len(found))]
+    return padded, list(dict.fromkeys([*choice.reasons, reason]))
+
+
+def _why(trace: Trace) -> list[Reason]:
+    """Return the reasons of a trace without tokens; at least one."""
+    choices = (reason for choice in trace.choices for reason in choice.reasons)
+    return list(dict.fromkeys([*trace.reasons, *choices])) or ["token_ids_missing"]
+
+
+def _add_rewards(found: Sequence[Trajectory], rewards: list[Reward]) -> None:
+    by_trace: dict[str, list[Reward]] = {}
+    for reward in rewards:
+        if reward.trace_id is not None:
+            by_trace.setdefault(reward.trace_id, []).append(reward)
+    for one in found if by_trace else ():
+        own = dict.fromkeys(one.trace_ids)
+        one.rewards = [reward for trace_id in own for reward in by_trace.get(trace_id, ())]

@@ -1,0 +1,147 @@
+"""Reads and writes sessions in the database, and the settings that admin calls store there.
+
+All functions take a connection; the storage commits their changes.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from gateway import BadRequest, Forbidden, SessionInfo
+from gateway_plugins.trace_capture.sessions.owners import is_one_of
+
+_FIELDS = (
+    "session_id, traces, created_at, metadata, sampling_params, last_at, incomplete, lost"
+    " FROM sessions"
+)
+
+
+def put(
+    db: sqlite3.Connection,
+    session_id: str,
+    *,
+    now: float,
+    metadata: dict[str, Any] | None = None,
+    sampling_params: dict[str, Any] | None = None,
+    maker: str | None = None,
+    owner: str | None = None,
+) -> None:
+    """Create a session owned by `maker`, or replace the given fields of an existing one.
+
+    Raises Forbidden if the session exists and is not the owner's. If `owner` is None, it may be any
+    owner's.
+    """
+    given = {"metadata": _json(metadata), "sampling_params": _json(sampling_params)}
+    done = db.execute(
+        "INSERT INTO sessions (session_id, created_at, last_at, metadata, sampling_params, owner)"
+        " VALUES (:id, :now, :now, coalesce(:metadata, '{}'), coalesce(:sampling_params, '{}'),"
+        " :maker) ON CONFLICT (session_id) DO UPDATE SET metadata = coalesce(:metadata, metadata),"
+        " sampling_params = coalesce(:sampling_params, sampling_params)"
+        " WHERE :owner IS NULL OR owner = :owner",
+        {"id": session_id, "now": now, "maker": maker, "owner": owner, **given},
+    )
+    if not done.rowcount:
+        raise Forbidden(
+            "this session id is not for this key; choose another, or leave it out and get one",
+            param="session_id",
+        )
+
+
+def get(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> SessionInfo | None:
+    """Return a session; None if there is none, or if it is not the owner's.
+
+    If `owner` is None, the session may be any owner's.
+    """
+    where, values = is_one_of([session_id], owner)
+    row = db.execute(f"SELECT {_FIELDS} WHERE {where}", values).fetchone()
+    return None if row is None else _info(row)
+
+
+def exists(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> bool:
+    """Whether there is such a session of the owner's (of any owner if `owner` is None)."""
+    where, values = is_one_of([session_id], owner)
+    return db.execute(f"SELECT 1 FROM sessions WHERE {where}", values).fetchone() is not None
+
+
+class SessionList:
+    """The sessions created at `since` (Unix seconds) or later, oldest first. A paging.Listing.
+
+    Only those of `owner`; all if `owner` is None.
+    """
+
+    def __init__(self, since: float | None, owner: str | None = None) -> None:
+        self._since = since
+        self._owner = owner
+
+    def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
+        where, values = self._where(after)
+        query = f"SELECT {_FIELDS} WHERE {where} ORDER BY created_at, session_id"
+        for row in db.execute(query, values):
+            info = _info(row)
+            yield _cursor(info.created_at, info.session_id), msgspec.json.encode(info)
+
+    def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
+        where, values = self._where(after)
+        found = db.execute(
+            f"SELECT created_at, session_id FROM sessions WHERE {where}"
+            " ORDER BY created_at, session_id LIMIT 2 OFFSET ?",
+            (*values, limit - 1),
+        ).fetchall()
+        return _cursor(*found[0]) if len(found) == 2 else None
+
+    def _where(self, after: str | None) -> tuple[str, list[Any]]:
+        where = "created_at >= ?"
+        values: list[Any] = [-1.0 if self._since is None else self._since]
+        if self._owner is not None:
+            where, values = f"{where} AND owner = ?", [*values, self._owner]
+        if after is not None:
+            where = f"{where} AND (created_at, session_id) > (?, ?)"
+            values += _place(after)
+        return where, values
+
+
+def setting(db: sqlite3.Connection, name: str) -> Any:
+    """Return the value of a setting; None if it was never set."""
+    query = "SELECT value FROM capture_settings WHERE name = ?"
+    row = db.execute(query, (name,)).fetchone()
+    return None if row is None else msgspec.json.decode(row[0])
+
+
+def put_setting(db: sqlite3.Connection, name: str, value: Any) -> None:
+    db.execute(
+        "INSERT INTO capture_settings VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, _json(value)),
+    )
+
+
+def _info(row: tuple[Any, ...]) -> SessionInfo:
+    session_id, traces, created_at, metadata, params, last_at, incomplete, lost = row
+    return SessionInfo(
+        session_id=session_id,
+        trace_count=traces,
+        created_at=created_at,
+        metadata=msgspec.json.decode(metadata),
+        sampling_params=msgspec.json.decode(params),
+        last_at=last_at,
+        incomplete=incomplete,
+        lost=lost,
+    )
+
+
+def _cursor(created_at: float | None, session_id: str) -> str:
+    return f"{created_at!r},{session_id}"
+
+
+def _place(cursor: str) -> tuple[float, str]:
+    created_at, _, session_id = cursor.partition(",")
+    try:
+        return float(created_at), session_id
+    except ValueError:
+        raise BadRequest("no list of sessions gave this cursor", param="cursor") from None
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()

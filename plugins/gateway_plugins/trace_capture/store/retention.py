@@ -1,0 +1,121 @@
+"""Deletes old sessions, in slices, so that traces of calls are stored between them."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from gateway import GatewayError, Storage
+from gateway_plugins.trace_capture.store.queries import delete_sessions
+
+log = logging.getLogger("gateway.trace_capture")
+
+EVERY = 60.0
+"""Seconds between two runs of the cleaning."""
+
+SLICE = 20
+"""Sessions in one transaction."""
+
+LOOSE_SLICE = 500
+"""Traces without a session in one transaction."""
+
+PAGES = 1_000
+"""Pages returned to the file system at a time."""
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """The limits; None means no limit. `days` counts from a session's last call."""
+
+    days: float | None = None
+    sessions: int | None = None
+    bytes: int | None = None
+
+
+class Retention:
+    """Deletes sessions and traces past the limits, and returns their space to the file system.
+
+    `forget` is called in the writer's thread, within the transaction that deletes.
+    """
+
+    def __init__(self, storage: Storage, keep: Keep, forget: Callable[[], None]) -> None:
+        self._storage = storage
+        self._keep = keep
+        self._forget = forget
+        self._wanted = asyncio.Event()
+
+    def look(self) -> None:
+        """Clean soon, before EVERY seconds have passed."""
+        self._wanted.set()
+
+    def change(self, keep: Keep) -> None:
+        """Replace the limits, and apply them soon."""
+        self._keep = keep
+        self.look()
+
+    async def run(self) -> None:
+        """Clean every EVERY seconds, and after `look`, until cancelled."""
+        while True:
+            try:
+                await self.clean(time.time())
+            except (sqlite3.Error, GatewayError) as error:
+                log.warning("old traces could not be deleted now: %s", error)
+            try:
+                async with asyncio.timeout(EVERY):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+
+    async def clean(self, now: float) -> None:
+        """Delete sessions and traces past the limits at `now` (Unix seconds)."""
+        while await self._storage.write(lambda db: self._delete_some(db, now)):
+            pass
+        while await self._storage.give_back(PAGES):
+            pass
+
+    def _delete_some(self, db: sqlite3.Connection, now: float) -> bool:
+        """Delete one slice; return whether there may be more to delete."""
+        if self._keep.days is not None:
+            before = now - self._keep.days * 86_400
+            if self._delete_loose(db, before) or self._delete(db, "last_at < ?", before, SLICE):
+                return True
+        if self._keep.sessions is None and self._keep.bytes is None:
+            return False
+        [(count,)] = db.execute("SELECT count(*) FROM sessions")
+        if self._keep.sessions is not None and count > self._keep.sessions:
+            return self._delete(db, "?", True, min(count - self._keep.sessions, SLICE))
+        if self._keep.bytes is not None and _used(db) > self._keep.bytes:
+            # At most a tenth: of a few large sessions, a full slice would be too many.
+            some = max(1, min(count // 10, SLICE))
+            return self._delete(db, "?", True, some) or self._delete_loose(db, now)
+        return False
+
+    def _delete(self, db: sqlite3.Connection, where: str, value: float, most: int) -> bool:
+        """Delete the matching sessions that were idle longest; return whether there were any."""
+        query = f"SELECT session_id FROM sessions WHERE {where} ORDER BY last_at LIMIT ?"
+        found = [session_id for (session_id,) in db.execute(query, (value, most))]
+        if found:
+            delete_sessions(db, found)
+            self._forget()
+        return bool(found)
+
+    def _delete_loose(self, db: sqlite3.Connection, before: float) -> bool:
+        """Delete traces without a session; return whether there were any."""
+        gone = db.execute(
+            "DELETE FROM traces WHERE number IN (SELECT number FROM traces"
+            " WHERE session_id IS NULL AND timestamp < ? ORDER BY number LIMIT ?)",
+            (before, LOOSE_SLICE),
+        )
+        return gone.rowcount > 0
+
+
+def _used(db: sqlite3.Connection) -> int:
+    """Number of bytes in the file's used pages."""
+    [(pages,)] = db.execute("PRAGMA page_count")
+    [(free,)] = db.execute("PRAGMA freelist_count")
+    [(size,)] = db.execute("PRAGMA page_size")
+    used: int = (pages - free) * size
+    return used

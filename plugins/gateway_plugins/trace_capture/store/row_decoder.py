@@ -1,0 +1,169 @@
+"""Rebuilds traces from rows of the file."""
+
+import sqlite3
+from collections import OrderedDict
+from typing import NamedTuple
+
+import msgspec
+
+from gateway import GatewayError, Trace
+from gateway_plugins.trace_capture.answers.assembly import Part
+from gateway_plugins.trace_capture.codec import Codec, unpack_ids, unpack_logprobs
+from gateway_plugins.trace_capture.recording.public_trace import Identity, build
+from gateway_plugins.trace_capture.recording.row import Content, Head, Prompt
+from gateway_plugins.trace_capture.sequences.divergence import divergence
+
+CACHED = 64 * 1024 * 1024
+"""Bytes of requests and sequences that a Reader caches as bases of later traces."""
+
+COLUMNS = "number, trace_id, session_id, timestamp, complete, model, base, content"
+
+_contents = msgspec.msgpack.Decoder(Content)
+
+
+class Unreadable(GatewayError):
+    """A trace in the file cannot be rebuilt; the message names the trace and the reason."""
+
+
+class Stored(NamedTuple):
+    """The COLUMNS of a row."""
+
+    number: int
+    trace_id: str
+    session_id: str | None
+    timestamp: float
+    complete: int
+    model: str
+    base: int | None
+    content: bytes
+
+
+class Material(msgspec.Struct, frozen=True):
+    """The bytes that later rows encode against: request, distinct prompts, choices' sequences."""
+
+    request: bytes
+    prompts: list[bytes]
+    sequences: list[bytes]
+    retry_of: str | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.request) + sum(map(len, self.prompts)) + sum(map(len, self.sequences))
+
+
+NOTHING = Material(b"", [], [])
+
+
+class Reader:
+    """Reads traces over one connection; for one thread at a time.
+
+    Bases are cached, so that a session read in order decodes each token once. Raises Unreadable if
+    the file is damaged.
+    """
+
+    def __init__(self, db: sqlite3.Connection, codec: Codec | None = None) -> None:
+        self._db = db
+        self._codec = codec or Codec()
+        self._cache: OrderedDict[int, Material] = OrderedDict()
+        self._size = 0
+
+    def trace(self, row: Stored) -> Trace:
+        try:
+            return self._trace(row)
+        except (ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
+            raise Unreadable(f"the trace {row.trace_id} cannot be read: {error}") from error
+
+    def material(self, number: int) -> Material:
+        """Return the material of a row. Raises Unreadable, also if there is no such row."""
+        try:
+            return self._material(number, None)
+        except (ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
+            raise Unreadable(f"the trace number {number} cannot be read: {error}") from error
+
+    def _trace(self, row: Stored, *, alone: bool = False) -> Trace:
+        """Rebuild a trace; with `alone`, without its divergence from another trace."""
+        content = self._content(row.content)
+        if content.head.whole:
+            return msgspec.json.decode(content.skeleton, type=Trace)
+        material = self._material(row.number, (row.base, content))
+        identity = Identity(
+            row.trace_id, row.session_id, row.timestamp, row.model, bool(row.complete)
+        )
+        parts = _parts(content, material.prompts)
+        trace = build(identity, content.head, material.request, content.skeleton, parts)
+        if content.head.left is not None and not alone:
+            self._add_divergence(trace, content.head)
+        return trace
+
+    def _add_divergence(self, trace: Trace, head: Head) -> None:
+        query = f"SELECT {COLUMNS} FROM traces WHERE trace_id = ?"
+        found = self._db.execute(query, (head.left,)).fetchone()
+        if found is not None:
+            other = self._trace(Stored(*found), alone=True)
+            trace.divergence = divergence(other, head.left_choice, trace)
+
+    def _content(self, blob: bytes) -> Content:
+        return _contents.decode(self._codec.unfold(blob))
+
+    def _material(self, number: int, known: tuple[int | None, Content] | None) -> Material:
+        """Decode a row after its chain of bases; `known`: its base and content, if already read."""
+        above: list[tuple[int, Content]] = []
+        wanted: int | None = number
+        while wanted is not None and wanted not in self._cache:
+            base, content = known or self._leant_on(wanted)
+            above.append((wanted, content))
+            if base is not None and base >= wanted:
+                raise ValueError("it leans on a later trace")
+            wanted, known = base, None
+        material = self._cache[wanted] if wanted is not None else NOTHING
+        for one, content in reversed(above):
+            material = _resolve(content, material)
+            self._keep(one, material)
+        return material
+
+    def _leant_on(self, number: int) -> tuple[int | None, Content]:
+        query = "SELECT base, content FROM traces WHERE number = ?"
+        row = self._db.execute(query, (number,)).fetchone()
+        if row is None:
+            raise ValueError(f"the trace number {number}, which it leans on, is missing")
+        return row[0], self._content(row[1])
+
+    def _keep(self, number: int, material: Material) -> None:
+        self._cache[number] = material
+        self._size += material.size
+        while self._size > CACHED and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._size -= dropped.size
+
+
+def _resolve(content: Content, base: Material) -> Material:
+    prompts = [_prompt(one, base) for one in content.prompts]
+    return Material(
+        content.request.apply(base.request),
+        prompts,
+        [prompts[one.prompt] + one.ids for one in content.tokens],
+        content.head.retry_of,
+    )
+
+
+def _prompt(prompt: Prompt, base: Material) -> bytes:
+    if not prompt.common:
+        return prompt.rest
+    if len(base.sequences[prompt.choice]) < prompt.common:
+        raise ValueError("its base is shorter than what is taken of it")
+    return base.sequences[prompt.choice][: prompt.common] + prompt.rest
+
+
+def _parts(content: Content, prompts: list[bytes]) -> list[Part]:
+    ids = [unpack_ids(prompt) for prompt in prompts]
+    return [
+        Part(
+            index=one.index,
+            prompt_token_ids=ids[one.prompt],
+            token_ids=unpack_ids(one.ids),
+            logprobs=unpack_logprobs(one.logprobs),
+            tokens=content.texts[place],
+            extra=content.extra[place],
+        )
+        for place, one in enumerate(content.tokens)
+    ]

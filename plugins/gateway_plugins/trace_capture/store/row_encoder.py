@@ -1,0 +1,177 @@
+"""Turns a record into a row, delta-encoded against an earlier trace of its session."""
+
+from typing import Any
+
+import msgspec
+
+from gateway import Trace
+from gateway_plugins.trace_capture.answers.assembly import Part
+from gateway_plugins.trace_capture.codec import Codec, delta, pack_ids, pack_logprobs
+from gateway_plugins.trace_capture.recording.record import Record
+from gateway_plugins.trace_capture.recording.row import (
+    Content,
+    Head,
+    Place,
+    Prompt,
+    Row,
+    Tokens,
+    pack_ends,
+)
+from gateway_plugins.trace_capture.sequences.lineage import Relation
+from gateway_plugins.trace_capture.store.session_cache import DEEPEST, Known, Session
+
+_NOTHING = Relation(None, 0, None, 0)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def whole_row(record: Record, trace: Trace, session: Session | None, codec: Codec) -> Row:
+    """Return the row of a trace that a hook changed; it holds only what the hook left."""
+    place, texts, packed, which = Place(), *_packed(record)
+    if session is not None:  # in memory only, so that later turns find their parent
+        sequences = _sequences(texts, packed, which)
+        session.add(Known(place, record.trace_id, DEEPEST), sequences)
+    content = Content(Head(whole=True), skeleton=msgspec.json.encode(trace))
+    return _row(record, content, None, place, codec, complete=trace.verdict == "COMPLETE")
+
+
+def row_of(record: Record, session: Session | None, codec: Codec) -> Row:
+    """Return the row of `record`, and add the record to the session."""
+    answer, place = record.answer, Place()
+    texts, packed, which = _packed(record)
+    relations = [session.lineage.relation(text) if session else _NOTHING for text in texts]
+    base = _base(session, relations)
+    if session is not None and relations:
+        _tell_lineage(record, session, relations[0], texts[0])
+    if session is not None and record.retried:
+        record.head.retry_of = _first_try(session, record.request)
+    parts = answer.parts
+    content = Content(
+        record.head,
+        delta((base.request if base else None) or b"", record.request),
+        [_prompt(*pair, session, base) for pair in zip(texts, relations, strict=True)],
+        [_tokens(*one) for one in zip(parts, which, packed, strict=True)],
+        answer.skeleton,
+        [part.tokens for part in parts],
+        [part.extra for part in parts],
+    )
+    row = _row(record, content, base, place, codec, complete=not record.head.reasons)
+    if session is not None:
+        retry_of = record.head.retry_of
+        known = Known(place, record.trace_id, row.depth, record.request, retry_of)
+        sequences = _sequences(texts, packed, which)
+        row.ends = pack_ends(session.add(known, sequences))
+    return row
+
+
+def _row(
+    record: Record,
+    content: Content,
+    base: Known | None,
+    place: Place,
+    codec: Codec,
+    *,
+    complete: bool,
+) -> Row:
+    return Row(
+        trace_id=record.trace_id,
+        session_id=record.session_id,
+        timestamp=record.timestamp,
+        complete=complete,
+        model=record.model,
+        base=base.place if base else None,
+        depth=base.depth + 1 if base else 0,
+        ends=b"",
+        content=codec.squeeze(_encoded(content)),
+        place=place,
+        principal=record.head.principal,
+    )
+
+
+def _encoded(content: Content) -> bytes:
+    try:
+        return _encode(content)
+    except OverflowError:
+        _fit(content.head)
+        return _encode(content)
+
+
+def _fit(head: Head) -> None:
+    """Replace values with integers of more than 64 bits by JSON text: MessagePack has none."""
+    head.injected, head.overwritten = _fitting(head.injected), _fitting(head.overwritten)
+    head.sampling_params = _fitting(head.sampling_params)
+    head.usage = None if head.usage is None else _fitting(head.usage)
+    if isinstance(head.engine_version, int):
+        head.engine_version = str(head.engine_version)
+
+
+def _fitting(values: dict[str, Any]) -> dict[str, Any]:
+    found = dict(values)
+    for name, value in values.items():
+        try:
+            _encode(value)
+        except OverflowError:
+            found[name] = msgspec.json.encode(value).decode()
+    return found
+
+
+def _packed(record: Record) -> tuple[list[bytes], list[bytes], list[int]]:
+    """Return the distinct prompts, each choice's token ids, and the index of its prompt."""
+    texts: dict[bytes, int] = {}
+    parts = record.answer.parts
+    which = [texts.setdefault(pack_ids(part.prompt_token_ids), len(texts)) for part in parts]
+    return list(texts), [pack_ids(part.token_ids) for part in parts], which
+
+
+def _sequences(texts: list[bytes], packed: list[bytes], which: list[int]) -> list[bytes]:
+    """Return prompt and completion of each choice; b"" if nothing was sampled.
+
+    A prompt alone is not a turn: a request that is repeated after an abort does not extend it.
+    """
+    return [texts[at] + ids if ids else b"" for at, ids in zip(which, packed, strict=True)]
+
+
+def _base(session: Session | None, relations: list[Relation]) -> Known | None:
+    """Return the base to delta-encode against; None if there is none, or its chain is too deep.
+
+    The base shares the longest prefix with the first prompt; else it is the latest cached trace.
+    """
+    if session is None:
+        return None
+    key = relations[0].nearest if relations else None
+    if key is not None:
+        base = session.known[key[0]]
+    elif session.at_hand:
+        base = session.at_hand[-1]
+    else:
+        return None
+    return base if base.depth < DEEPEST else None
+
+
+def _tell_lineage(record: Record, session: Session, found: Relation, prompt: bytes) -> None:
+    head = record.head
+    if found.parent is not None:
+        head.parent = session.known[found.parent[0]].trace_id
+    if found.nearest is not None and found.extends < found.common < len(prompt):
+        head.left = session.known[found.nearest[0]].trace_id
+        head.left_choice = found.nearest[1]
+        head.common = found.common // 4
+
+
+def _first_try(session: Session, request: bytes) -> str | None:
+    """Return the id of the first trace of the same request; None if none is in memory."""
+    for known in reversed(session.at_hand):
+        if known.request == request:
+            return known.retry_of or known.trace_id
+    return None
+
+
+def _prompt(text: bytes, found: Relation, session: Session | None, base: Known | None) -> Prompt:
+    if session is None or base is None or found.nearest is None:
+        return Prompt(0, 0, text)
+    if session.known[found.nearest[0]] is not base:
+        return Prompt(0, 0, text)
+    return Prompt(found.common, found.nearest[1], text[found.common :])
+
+
+def _tokens(part: Part, prompt: int, ids: bytes) -> Tokens:
+    return Tokens(part.index, prompt, ids, pack_logprobs(part.logprobs))

@@ -1,0 +1,165 @@
+"""Stores records as rows, delta-encoded against earlier rows; runs in the writer's thread."""
+
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway import Trace, insert_rows
+from gateway_plugins.trace_capture.codec import Codec
+from gateway_plugins.trace_capture.recording.public_trace import trace_of
+from gateway_plugins.trace_capture.recording.row import INSERT, Row
+from gateway_plugins.trace_capture.store.losses import Loss, Losses
+from gateway_plugins.trace_capture.store.row_encoder import row_of, whole_row
+from gateway_plugins.trace_capture.store.session_cache import Memory, Session
+
+if TYPE_CHECKING:
+    from gateway_plugins.trace_capture.recording.hooks import Hooks
+    from gateway_plugins.trace_capture.recording.observer import Capture
+    from gateway_plugins.trace_capture.recording.record import Record
+
+log = logging.getLogger("gateway.trace_capture")
+
+REMEMBERED = 64 * 1024 * 1024
+"""Bytes of memory for sessions' requests and sequences, cached for their next turns."""
+
+SESSIONS = """
+INSERT INTO sessions (session_id, owner, created_at, last_at, traces, incomplete, lost)
+"""
+ADDED = """
+ON CONFLICT (session_id) DO UPDATE SET
+    last_at = max(last_at, excluded.last_at),
+    traces = traces + excluded.traces,
+    incomplete = incomplete + excluded.incomplete,
+    lost = lost + excluded.lost
+"""
+
+
+class Written(msgspec.Struct, eq=False):
+    """The result of `prepare`: the row, and the data needed to build it again."""
+
+    row: Row
+    capture: "Capture"
+    generation: int
+    session: Session | None = None
+    trace: Trace | None = None
+
+
+class TraceSink:
+    """A gateway Sink of Captures; `read` makes a Record from a Capture.
+
+    `losses` counts the traces that could not be stored, until the file counts them. `committed`
+    counts all stored traces by verdict, and `gone` all lost ones.
+    """
+
+    def __init__(self, read: "Callable[[Capture], Record]", hooks: "Hooks") -> None:
+        self.codec = Codec()
+        self._read = read
+        self._hooks = hooks
+        self._memory = Memory(REMEMBERED)
+        self._seen: tuple[sqlite3.Connection, int] | None = None
+        self._generation = 0
+        self._first = True
+        self.losses = Losses()
+        self.committed: Counter[str] = Counter()
+        self.gone = 0
+
+    # in the writer's thread
+
+    def prepare(self, db: sqlite3.Connection, item: "Capture") -> Written:
+        if self._first:
+            self._look_around(db)
+            self._first = False
+        return self._made(db, item)
+
+    def write(self, db: sqlite3.Connection, rows: Sequence[Written]) -> None:
+        self._first = True
+        self._look_around(db)
+        for one in rows:
+            if one.generation != self._generation or not self._holds(db, one):
+                made = self._made(db, one.capture)
+                one.row, one.trace = made.row, made.trace
+                one.generation, one.session = made.generation, made.session
+        [(last,)] = db.execute("SELECT coalesce(max(number), 0) FROM traces")
+        for number, one in enumerate(rows, last + 1):
+            one.row.place.number = number
+        sessions = _sessions([one.row for one in rows], self.losses.begin())
+        insert_rows(db, SESSIONS, sessions, ADDED)
+        insert_rows(db, INSERT, [one.row.values() for one in rows], ")")
+
+    def written(self, rows: Sequence[Written]) -> None:
+        self.losses.end()
+        for one in rows:
+            self.committed["COMPLETE" if one.row.complete else "INCOMPLETE"] += 1
+            if one.trace is not None:
+                self._hooks.offer(one.trace)
+
+    def lost(self, item: "Capture", error: BaseException) -> None:
+        """Count a trace that will never be stored. May be called in the event loop's thread too."""
+        self._seen = None  # rows that have it as a base must be built again
+        self.gone += 1
+        call = item.call
+        if call.session_id is not None:
+            caller = call.principal.id if call.principal is not None else None
+            self.losses.add(call.session_id, caller)
+
+    def forget(self) -> None:
+        """Have cached sessions checked after a deletion: deleted rows must not become bases."""
+        self._memory.doubt()
+
+    def _look_around(self, db: sqlite3.Connection) -> None:
+        """Detect writes by another process, and a new connection."""
+        [(version,)] = db.execute("PRAGMA data_version")
+        before, self._seen = self._seen, (db, version)
+        if before is None or before[0] is not db:  # a new connection starts its own count
+            self._generation += 1
+            self._memory.forget()
+        elif before[1] != version:
+            self._memory.doubt()
+
+    def _holds(self, db: sqlite3.Connection, made: Written) -> bool:
+        """Whether the row's chain of bases is still in the file, with no newer trace after it."""
+        session_id = made.row.session_id
+        if made.session is None or session_id is None or self._memory.knows(made.session):
+            return True
+        return self._memory.session(db, session_id, self.codec) is made.session
+
+    def _made(self, db: sqlite3.Connection, capture: "Capture") -> Written:
+        record = self._read(capture)
+        session = None
+        if record.session_id is not None:
+            session = self._memory.session(db, record.session_id, self.codec)
+        before = session.size if session is not None else 0
+        changed = self._hooks.redacted(record) if self._hooks.redacting else None
+        if changed is not None:
+            row = whole_row(record, changed, session, self.codec)
+        else:
+            row = row_of(record, session, self.codec)
+        if session is not None:
+            self._memory.grown(session.size - before)
+        trace = (changed or trace_of(record)) if self._hooks.recording else None
+        return Written(row, capture, self._generation, session, trace)
+
+
+def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[tuple[object, ...]]:
+    """Return per session: first caller, first and last time, traces, incomplete and lost ones.
+
+    The first caller becomes the owner of a new session. Times are Unix seconds.
+    """
+    found: dict[str, list[float]] = {}
+    callers: dict[str, str | None] = {}
+    for row in rows:
+        if row.session_id is not None:
+            callers.setdefault(row.session_id, row.principal)
+            one = found.setdefault(row.session_id, [row.timestamp, row.timestamp, 0, 0, 0])
+            one[1] = max(one[1], row.timestamp)
+            one[2] += 1
+            one[3] += not row.complete
+    for session_id, loss in lost.items():
+        callers.setdefault(session_id, loss.caller)
+        when = rows[0].timestamp
+        found.setdefault(session_id, [when, when, 0, 0, 0])[4] += loss.count
+    return [(session_id, callers[session_id], *counts) for session_id, counts in found.items()]
