@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from gateway.simulator import Simulator, SimulatorConfig
-from gateway.simulator.tokens import EOS, decode, encode
+from gateway.simulator.engine.tokens import EOS, decode, encode
 
 Body = dict[str, Any]
 

@@ -7,9 +7,10 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.simulator.model import GRAMMAR, Context
-from gateway.simulator.schema import instance
-from gateway.simulator.tokens import (
+from gateway.simulator.api.schema import instance
+from gateway.simulator.api.toolcalls import Fragment, Started, ToolParser, written
+from gateway.simulator.engine.model import GRAMMAR, Context
+from gateway.simulator.engine.tokens import (
     EOS,
     SIZE,
     TOKENS,
@@ -18,7 +19,6 @@ from gateway.simulator.tokens import (
     encode,
     piece_texts,
 )
-from gateway.simulator.toolcalls import Fragment, Started, ToolParser, written
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 IDS = st.lists(st.integers(0, SIZE - 1))

@@ -1,8 +1,8 @@
 """TRL's routes through the gateway, with the configuration that is shipped for it."""
 
 import pytest
-from gateway_plugins.weights.trl import Trl
-from gateway_plugins.weights.trl_options import Options
+from gateway_plugins.weights.trl.options import Options
+from gateway_plugins.weights.trl.plugin import Trl
 from raw_client import RawClient
 from recordings import Exchange, load
 from trl_worker import Fleet, shipped

@@ -3,8 +3,8 @@
 from typing import Literal
 
 import msgspec
-from gateway_plugins.weights.fleet import Fleet
-from gateway_plugins.weights.trl_paths import Step
+from gateway_plugins.weights.trl.fleet import Fleet
+from gateway_plugins.weights.trl.paths import Step
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from capturing import chat
 from gateway_plugins.usage import KeyUsage
-from gateway_plugins.usage.names import MOST
+from gateway_plugins.usage.ledger.model_names import MOST
 from watching import until
 
 from gateway import Call, Principal, hookimpl
@@ -211,7 +211,7 @@ async def test_names_of_models_that_nobody_served_are_one(gateway_for: GatewayFo
 async def test_only_so_many_models_are_told_apart_also_after_a_restart(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway_plugins.usage.names.MOST", 2)
+    monkeypatch.setattr("gateway_plugins.usage.ledger.model_names.MOST", 2)
     assert MOST == 1_000
     path = str(tmp_path / "gateway.db")
     async with ScriptedWorker(answer_of(b"{}")) as worker:

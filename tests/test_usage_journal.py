@@ -14,8 +14,7 @@ from signal import SIGKILL, SIGTERM
 import msgspec
 import pytest
 from capturing import chat
-from gateway_plugins.usage.flight import Flight
-from gateway_plugins.usage.journal import (
+from gateway_plugins.usage.journal.file import (
     HEADER,
     LONGEST_KEY,
     NAMES_AT,
@@ -31,10 +30,11 @@ from gateway_plugins.usage.journal import (
     is_locked,
     read,
 )
-from gateway_plugins.usage.ledger import ERROR, SUCCESS, Ledger, Row, insert
-from gateway_plugins.usage.names import OTHER, Models
-from gateway_plugins.usage.recovery import LARGEST, NOT_READ, Recovery, journals_of
-from gateway_plugins.usage.schema import MIGRATIONS
+from gateway_plugins.usage.journal.in_flight import Flight
+from gateway_plugins.usage.journal.recovery import LARGEST, NOT_READ, Recovery, journals_of
+from gateway_plugins.usage.ledger.model_names import OTHER, Models
+from gateway_plugins.usage.ledger.row import ERROR, SUCCESS, Ledger, Row, insert
+from gateway_plugins.usage.ledger.schema import MIGRATIONS
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_client import RawClient, head_of

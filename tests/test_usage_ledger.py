@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from gateway_plugins.usage.ledger import Ledger, Row
-from gateway_plugins.usage.reading import Place, page
-from gateway_plugins.usage.schema import COUNTS, MIGRATIONS, WAY
-from gateway_plugins.usage.summing import DAY, day_of, sum_some
-from gateway_plugins.usage.upkeep import Keep, Upkeep, call_id_at
-from gateway_plugins.usage.verify import Checked, differences
+from gateway_plugins.usage.ledger.retention import Keep, Upkeep, call_id_at
+from gateway_plugins.usage.ledger.row import Ledger, Row
+from gateway_plugins.usage.ledger.schema import COUNTS, MIGRATIONS, WAY
+from gateway_plugins.usage.ledger.sums import DAY, day_of, sum_some
+from gateway_plugins.usage.report.queries import Place, page
+from gateway_plugins.usage.report.verify import Checked, differences
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,7 +113,7 @@ groups = st.lists(
 def test_each_call_is_counted_once_however_often_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gateway_plugins.usage.summing.AT_ONCE", 7)
+    monkeypatch.setattr("gateway_plugins.usage.ledger.sums.AT_ONCE", 7)
     with files() as connections:
         db = connections[0]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from capturing import chat
-from gateway_plugins.usage.summing import sum_some
+from gateway_plugins.usage.ledger.sums import sum_some
 from test_usage import CHAT, ask, first_bytes, over
 
 from gateway.cli import main

@@ -10,8 +10,8 @@ import httpx
 import msgspec
 import pytest
 from capturing import CAPTURE
-from gateway_plugins.weights.sync import WeightSync
-from gateway_plugins.weights.sync_orders import Order
+from gateway_plugins.weights.sync.engine_commands import Order
+from gateway_plugins.weights.sync.plugin import WeightSync
 from watching import until
 
 from gateway import Trace, WeightVersions

@@ -11,16 +11,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.simulator import development, other
-from gateway.simulator.breaking import FaultInjector
-from gateway.simulator.chat import prepare_chat
-from gateway.simulator.completions import prepare_completions
+from gateway.simulator import development
+from gateway.simulator.api import other
+from gateway.simulator.api.chat import prepare_chat
+from gateway.simulator.api.completions import prepare_completions
+from gateway.simulator.api.refusals import Refused
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control
-from gateway.simulator.faults import Faults
+from gateway.simulator.faults.breaking import FaultInjector
+from gateway.simulator.faults.plan import Faults
 from gateway.simulator.generation import GenerationEndpoint
 from gateway.simulator.monitor import Monitor
-from gateway.simulator.refusals import Refused
 
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 

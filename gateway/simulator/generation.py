@@ -11,14 +11,14 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import CallerGone
-from gateway.simulator.breaking import Conditions, conditions_of
+from gateway.simulator.api.refusals import Refused, wrong_media_type
 from gateway.simulator.caller import CallerWatch, read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control, Running
-from gateway.simulator.engine import Delta, Generation, merged
+from gateway.simulator.engine.sequences import Delta, Generation, merged
+from gateway.simulator.faults.breaking import Conditions, conditions_of
 from gateway.simulator.monitor import CallInFlight, Monitor
 from gateway.simulator.preparing import Plan, generations
-from gateway.simulator.refusals import Refused, wrong_media_type
 
 _DONE = b"data: [DONE]\n\n"
 

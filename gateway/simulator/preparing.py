@@ -8,15 +8,15 @@ from random import Random
 
 import msgspec
 
-from gateway.simulator.breaking import Conditions
+from gateway.simulator.api.refusals import bad_request, bad_schema, unknown_model
+from gateway.simulator.api.requests import GenerationRequest
+from gateway.simulator.api.schema import instance
 from gateway.simulator.config import SimulatorConfig
-from gateway.simulator.engine import Generation
-from gateway.simulator.model import Context
-from gateway.simulator.refusals import bad_request, bad_schema, unknown_model
-from gateway.simulator.requests import GenerationRequest
-from gateway.simulator.sampler import Sampling
-from gateway.simulator.schema import instance
-from gateway.simulator.tokens import EOS, SIZE, encode
+from gateway.simulator.engine.model import Context
+from gateway.simulator.engine.sampler import Sampling
+from gateway.simulator.engine.sequences import Generation
+from gateway.simulator.engine.tokens import EOS, SIZE, encode
+from gateway.simulator.faults.breaking import Conditions
 
 _MOST_LOGPROBS = 20
 _ANY_OBJECT: dict[str, object] = {

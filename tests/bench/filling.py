@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS as CAPTURE
-from gateway_plugins.usage.schema import MIGRATIONS as USAGE
+from gateway_plugins.usage.ledger.schema import MIGRATIONS as USAGE
 from recording import File, Turn, record_of
 
 from bench.stack import KEYS, Filler

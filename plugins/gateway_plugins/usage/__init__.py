@@ -3,7 +3,7 @@
 `ledger.py` turns a call into a row and `names.py` limits the number of model names; `schema.py` has
 the tables. `journal.py` is the file that survives a gateway that dies: `flight.py` records the
 calls in flight there, and `recovery.py` counts the calls that dead gateways left there.
-`summing.py` adds rows to the sums, and `upkeep.py` runs it and deletes old rows. `reading.py`
+`summing.py` adds rows to the sums, and `upkeep.py` runs it and deletes old rows. `queries.py`
 returns sums, for `routes.py` and `commands.py`; `verify.py` compares the rows with the traces,
 using `expected.py`.
 """
@@ -30,15 +30,15 @@ from gateway import (
     StorageUnavailable,
     hookimpl,
 )
-from gateway_plugins.usage import reading
-from gateway_plugins.usage.flight import Flight, begun
-from gateway_plugins.usage.ledger import LONGEST, ROW_SIZE, Ledger, Row, row_of
-from gateway_plugins.usage.names import MOST, Models
-from gateway_plugins.usage.opening import is_in_memory
-from gateway_plugins.usage.recovery import Recovery
-from gateway_plugins.usage.routes import OWN_PATH, KeyUsageRoute, own_answer
-from gateway_plugins.usage.schema import MIGRATIONS
-from gateway_plugins.usage.upkeep import Keep, Upkeep
+from gateway_plugins.usage.journal.in_flight import Flight, begun
+from gateway_plugins.usage.journal.recovery import Recovery
+from gateway_plugins.usage.ledger.model_names import MOST, Models
+from gateway_plugins.usage.ledger.retention import Keep, Upkeep
+from gateway_plugins.usage.ledger.row import LONGEST, ROW_SIZE, Ledger, Row, row_of
+from gateway_plugins.usage.ledger.schema import MIGRATIONS
+from gateway_plugins.usage.report import queries
+from gateway_plugins.usage.report.open_file import is_in_memory
+from gateway_plugins.usage.report.routes import OWN_PATH, KeyUsageRoute, own_answer
 
 log = logging.getLogger("gateway.usage")
 
@@ -117,7 +117,7 @@ class KeyUsage:
     async def _run(self, gateway: Gateway, upkeep: Upkeep, recovery: Recovery) -> None:
         """Learn the known models in the background: start-up must not wait for a large ledger."""
         try:
-            self.models.learn(await gateway.storage.read(lambda db: reading.models(db, MOST)))
+            self.models.learn(await gateway.storage.read(lambda db: queries.models(db, MOST)))
         except (sqlite3.Error, StorageUnavailable) as error:
             log.error("the models counted before are not known: %s", error)
         if self._in_memory:

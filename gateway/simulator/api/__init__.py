@@ -1,0 +1,1 @@
+"""The endpoints of the simulator, in vLLM's formats and words."""

@@ -1,0 +1,41 @@
+"""Converts messages to the ids of a prompt: ChatML, with tools in Qwen's format."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.simulator.api.requests import Message, Tool
+from gateway.simulator.api.toolcalls import written
+from gateway.simulator.engine.tokens import EOS, IM_START, encode
+
+_TOOLS = (
+    "# Tools\n\nYou may call one or more functions. Answer with a JSON object of name and "
+    "arguments within <tool_call></tool_call> tags.\n<tools>\n"
+)
+
+
+def chat_ids(
+    messages: Sequence[Message], tools: Sequence[Tool] = (), *, open_answer: bool = True
+) -> list[int]:
+    """Return the prompt's ids; with `open_answer` the assistant's turn is opened at the end."""
+    ids: list[int] = []
+    if tools:
+        described = "\n".join(msgspec.json.encode(tool).decode() for tool in tools)
+        ids += _turn("system", f"{_TOOLS}{described}\n</tools>")
+    for message in messages:
+        ids += _turn(message.role or "", _said(message))
+    return [*ids, IM_START, *encode("assistant\n")] if open_answer else ids
+
+
+def _turn(role: str, text: str) -> list[int]:
+    return [IM_START, *encode(f"{role}\n{text}"), EOS, *encode("\n")]
+
+
+def _said(message: Message) -> str:
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(part if isinstance(part, str) else part.text or "" for part in content)
+    calls = [
+        written(call.function.name, call.function.arguments) for call in message.tool_calls or ()
+    ]
+    return "\n".join([*([content] if content else []), *calls])

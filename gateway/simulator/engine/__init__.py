@@ -1,0 +1,1 @@
+"""The simulated engine: model, sampler, tokenizer and sequences."""

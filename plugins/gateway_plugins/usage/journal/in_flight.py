@@ -1,0 +1,126 @@
+"""Journals the calls in flight: from before the first attempt until the call is in the ledger."""
+
+import asyncio
+import logging
+
+import msgspec
+
+from gateway import Call, Gateway
+from gateway_plugins.usage.journal.file import Ended, Journal
+from gateway_plugins.usage.ledger.row import LONGEST, Row
+from gateway_plugins.usage.report.open_file import is_in_memory
+
+log = logging.getLogger("gateway.usage")
+
+EVERY = 0.1
+"""Seconds between two updates of the journal."""
+
+
+class Underway(msgspec.Struct, eq=False):
+    """A call with its slot, and the state last written to that slot."""
+
+    call: Call
+    slot: int
+    worker: str = ""
+    tokens: int = 0
+
+
+class Flight:
+    """Writes the journal. `unnoted` counts the calls that it had no room for; they go on without.
+
+    `ended` may be called in any thread, all other methods only in the event loop.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.unnoted = 0
+        self._journal = journal
+        self._underway: dict[bytes, Underway] = {}
+        self._slots: dict[bytes, int] = {}
+        self._told = False
+
+    def begin(self, call: Call, key: str) -> None:
+        """Journal a call, before it may be sent to a worker."""
+        call_id = bytes.fromhex(call.trace_id)
+        prompt, model = call.prompt_estimate, (call.model or "")[:LONGEST]
+        slot = self._taken(call_id, call.created, prompt, key, model, call.source)
+        if slot is not None:
+            self._underway[call_id] = Underway(call, slot)
+
+    def _taken(
+        self, call_id: bytes, time: float, prompt: int, key: str, model: str, source: str
+    ) -> int | None:
+        try:
+            slot = self._journal.begin(call_id, time, prompt, key, model, source)
+        except OSError as error:
+            slot = None
+            self._tell(error)
+        if slot is None:
+            self.unnoted += 1
+        else:
+            self._slots[call_id] = slot
+        return slot
+
+    def over(self, call_id: bytes) -> None:
+        """Stop updating the slot of a call that is over: its row is about to be stored."""
+        self._underway.pop(call_id, None)
+
+    def keep(self, row: Row) -> bool:
+        """Write how the call ended to its slot; return False if there is no slot for it.
+
+        If True, the row survives the process, so nothing has to wait until the row is stored.
+        """
+        slot = self._slots.get(row.id)
+        if slot is None:  # the call was rejected before it got a slot
+            slot = self._taken(row.id, row.time, 0, row.key, row.model, row.source)
+        if slot is None:
+            return False
+        used = row.prompt_tokens, row.cached_tokens, row.reasoning_tokens
+        ended = Ended(row.outcome, row.counted, *used)
+        self._journal.note(slot, row.worker, row.completion_tokens, ended)
+        return True
+
+    def ended(self, call_id: bytes) -> None:
+        """Free the slot: the row is committed, or known to be lost."""
+        slot = self._slots.pop(call_id, None)
+        if slot is not None:
+            self._journal.end(slot)
+
+    async def run(self) -> None:
+        """Update the journal until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            self.note()
+
+    def note(self) -> None:
+        """Write the current worker and completion tokens of each call whose values changed."""
+        for one in self._underway.values():
+            attempts = one.call.attempts
+            if not attempts:
+                continue
+            worker, tokens = attempts[-1].worker.id, one.call.completion_so_far
+            if tokens != one.tokens or worker != one.worker:
+                self._journal.note(one.slot, worker, tokens)
+                one.worker, one.tokens = worker, tokens
+
+    def close(self) -> None:
+        """Close the journal; its file is removed once no call is in it."""
+        self._journal.close()
+
+    def _tell(self, error: OSError) -> None:
+        if not self._told:
+            log.warning("the journal of calls in flight cannot grow, they go on: %s", error)
+            self._told = True
+
+
+def begun(gateway: Gateway) -> Flight | None:
+    """Open a journal beside the gateway's database.
+
+    None if the database is in memory, or if the file cannot be created.
+    """
+    if is_in_memory(gateway.config):
+        return None
+    try:
+        return Flight(Journal(gateway.storage.path, gateway.config.limits.max_calls))
+    except (OSError, AttributeError) as error:  # macOS has no posix_fallocate
+        log.warning("there is no journal, calls in flight at a kill are not counted: %s", error)
+        return None

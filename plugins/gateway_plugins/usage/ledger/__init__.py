@@ -1,0 +1,1 @@
+"""Usage in the database: a row for each call, sums over rows, retention."""

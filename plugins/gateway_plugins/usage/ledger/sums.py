@@ -1,0 +1,43 @@
+"""Adds each ledger row to the sums exactly once: the mark moves in the same transaction."""
+
+import sqlite3
+import time
+
+from gateway_plugins.usage.ledger.schema import COUNTS, WAY
+
+AT_ONCE = 5_000
+"""Rows added in one transaction; transactions of calls run in between."""
+
+DAY = 86_400
+
+
+def day_of(seconds: float) -> int:
+    """Return the UTC day of a Unix time, as a number like 20261121."""
+    return int(time.strftime("%Y%m%d", time.gmtime(int(seconds / DAY) * DAY)))
+
+
+def addition(rows: str) -> str:
+    """Return the SQL that adds `rows` to the sums: a SELECT of a day, its WAY and its COUNTS."""
+    columns = ", ".join(("day", *WAY, *COUNTS))
+    added = ", ".join(f"{name} = {name} + excluded.{name}" for name in COUNTS)
+    return f"INSERT INTO usage_sums ({columns}) {rows} ON CONFLICT DO UPDATE SET {added}"
+
+
+_BY = ", ".join(("day", *WAY))
+_ADD = addition(
+    f"SELECT {_BY}, {', '.join(f'sum({name})' for name in COUNTS)}"
+    f" FROM usage_not_summed WHERE number <= ? GROUP BY {_BY}"
+)
+_LAST = """
+SELECT max(number), count(*) FROM (SELECT number FROM usage_not_summed ORDER BY number LIMIT ?)
+"""
+_MARK = "UPDATE usage_marks SET value = ? WHERE name = 'summed'"
+
+
+def sum_some(db: sqlite3.Connection) -> bool:
+    """Add the next rows in the caller's transaction; return whether there may be more."""
+    last, count = db.execute(_LAST, (AT_ONCE,)).fetchone()
+    if count:
+        db.execute(_ADD, (last,))
+        db.execute(_MARK, (last,))
+    return bool(count == AT_ONCE)

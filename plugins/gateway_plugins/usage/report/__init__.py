@@ -1,0 +1,1 @@
+"""Usage given back: routes, commands, and the comparison with traces."""

@@ -1,0 +1,199 @@
+"""`gateway usage` prints tables of usage; `gateway usage verify` compares it with the traces."""
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import msgspec
+
+from gateway import Config, ConfigError, Gateway, GatewayError
+from gateway_plugins.usage.report.open_file import opened
+from gateway_plugins.usage.report.queries import COLUMNS, Values, Wanted, sums
+from gateway_plugins.usage.report.verify import Checked, ReadTraces, differences
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Options = argparse.Namespace
+
+PIPE_BROKEN = 141
+"""The exit status that a shell reports for a program ended by SIGPIPE."""
+
+STATUS = """\
+Exit status: 0 usage is what the traces say; 1 a line says what differs; 2 it could not be found
+out. Calls are checked as far back as the ledger has them (keep_calls_days)."""
+
+
+def add_usage_commands(subcommands: "Subcommands") -> None:
+    """Add `usage`."""
+    parser = subcommands.add_parser("usage", help="what keys have used")
+    _add_file(parser)
+    parser.add_argument(
+        "--by",
+        type=_columns,
+        default=("key",),
+        metavar="COLUMNS",
+        help=f"what rows are for (key): of {', '.join(COLUMNS)}, with commas between",
+    )
+    parser.add_argument("--key", help="of this key only")
+    parser.add_argument("--since", type=_day, metavar="DAY", help="YYYYMMDD or YYYY-MM-DD, UTC")
+    parser.add_argument("--until", type=_day, metavar="DAY", help="the last day")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", metavar="FILE", help="write CSV; -: to standard output")
+    form.add_argument("--json", action="store_true", help="JSON lines in place of a table")
+    parser.set_defaults(run=_quiet_in_pipes(_show))
+    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+    verify = actions.add_parser("verify", help="compare usage with the traces", epilog=STATUS)
+    _add_file(verify, default=argparse.SUPPRESS)
+    verify.add_argument("--verbose", action="store_true", help="say how much was compared")
+    verify.set_defaults(run=_quiet_in_pipes(_verify))
+
+
+def _add_file(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    parser.add_argument(
+        "--config", type=Path, default=default, help="YAML or TOML file that says where the file is"
+    )
+    parser.add_argument("--db-path", default=default, help="file of the embedded database")
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(text.split(",")))
+    unknown = [name for name in found if name not in COLUMNS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(COLUMNS)}")
+    return found
+
+
+def _day(text: str) -> int:
+    for form in ("%Y%m%d", "%Y-%m-%d"):
+        try:
+            return int(datetime.strptime(text, form).strftime("%Y%m%d"))
+        except ValueError:
+            continue
+    raise argparse.ArgumentTypeError(f"expected a day such as 20261121, got {text!r}")
+
+
+def _settings(options: Options) -> Config:
+    settings: Config = options.settings
+    if options.db_path is None:
+        return settings
+    return msgspec.structs.replace(settings, db_path=options.db_path, store="sqlite")
+
+
+def _quiet_in_pipes(run: Callable[[Options], int]) -> Callable[[Options], int]:
+    """End quietly if the reader of the output stops reading: `| head` is not an error."""
+
+    def quiet(options: Options) -> int:
+        try:
+            status = run(options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output()
+            return PIPE_BROKEN
+        return status
+
+    return quiet
+
+
+def _drop_output() -> None:
+    """Redirect standard output to /dev/null: Python flushes it once more at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _show(options: Options) -> int:
+    wanted = Wanted(options.key, options.since, options.until)
+    with opened(_settings(options)) as db:
+        rows = sums(db, options.by, wanted)
+        if options.json:
+            for row in rows:
+                _say(msgspec.json.encode(row).decode())
+        elif options.csv is not None:
+            _write_csv(options.csv, rows)
+        else:
+            for line in _table(list(rows)):
+                _say(line)
+    return 0
+
+
+def _write_csv(name: str, rows: Iterable[Values]) -> None:
+    if name == "-":
+        _write_rows(sys.stdout, rows)
+        return
+    try:
+        with Path(name).open("w", encoding="utf-8", newline="") as file:
+            _write_rows(file, rows)
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_rows(file: TextIO, rows: Iterable[Values]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    for place, row in enumerate(rows):
+        if not place:
+            writer.writerow(row)
+        writer.writerow(row.values())
+
+
+def _table(rows: Sequence[Values]) -> list[str]:
+    """Align numbers to the right; escape control characters, which could move the cursor."""
+    if not rows:
+        return []
+    heads = [name.upper().replace("_", " ") for name in rows[0]]
+    cells = [heads, *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    texts = [isinstance(value, str) for value in rows[0].values()]
+    lines = []
+    for row in cells:
+        aligned = zip(row, widths, texts, strict=True)
+        parts = [cell.ljust(width) if text else cell.rjust(width) for cell, width, text in aligned]
+        lines.append("  ".join(parts).rstrip())
+    return lines
+
+
+def _cell(value: str | int) -> str:
+    text = str(value)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _verify(options: Options) -> int:
+    settings = _settings(options)
+    read_traces, internal_id = _sources(settings)
+    checked, found = Checked(), 0
+    with opened(settings) as db:
+        try:
+            for line in differences(db, read_traces, internal_id, checked):
+                _say(line)
+                found += 1
+        except GatewayError as error:
+            raise ConfigError(f"{settings.db_path}: the traces cannot be read: {error}") from error
+    if options.verbose:
+        sys.stderr.write(f"{checked.traces} traces compared, {found} differences\n")
+    return int(found > 0)
+
+
+def _sources(settings: Config) -> tuple[ReadTraces, str]:
+    """Return the configured `read_traces` hook, and the key of calls without a principal."""
+    from gateway_plugins.usage import KeyUsage
+
+    plugins = Gateway(settings).plugins
+    readers = plugins.hooks["read_traces"]
+    if not readers:
+        raise ConfigError(
+            "no plugin gives traces back: name the gateway's configuration with --config, and let "
+            "it have trace_capture"
+        )
+    configs = (one.config for one in plugins.loaded if isinstance(one.object, KeyUsage))
+    config = next(configs, KeyUsage.Config())
+    return readers[0].run, config.internal_id
+
+
+def _say(line: str) -> None:
+    """Print in UTF-8, regardless of the terminal's encoding."""
+    sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")

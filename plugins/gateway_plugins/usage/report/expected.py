@@ -1,0 +1,94 @@
+"""Computes the row that a call must have in the ledger, from its trace alone."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway import Trace, Usage
+from gateway_plugins.usage.ledger.model_names import OTHER, is_plain
+from gateway_plugins.usage.ledger.row import LONGEST, how_it_went
+
+_NOT_WHOLE = frozenset({"too_large", "redacted", "capture_failed", "unreadable"})
+"""Reasons of a trace that lacks a part of what the gateway received."""
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """The row that a trace implies.
+
+    `models` are the accepted names; `tokens` has the counts that the trace knows. `counted`:
+    whether the gateway counted the tokens, as the engine reported none; None if the trace cannot
+    show it.
+    """
+
+    key: str
+    models: tuple[str, ...]
+    worker: str
+    outcome: int
+    tokens: Mapping[str, int]
+    counted: bool | None
+
+
+def expected(trace: Trace, internal_id: str) -> Expected:
+    tokens, counted = _tokens(trace)
+    return Expected(
+        (internal_id if trace.principal is None else trace.principal)[:LONGEST],
+        _models(trace),
+        (trace.worker or "")[:LONGEST],
+        how_it_went(trace.delivery.caller_gone, trace.delivery.complete, trace.delivery.status),
+        tokens,
+        counted,
+    )
+
+
+def _models(trace: Trace) -> tuple[str, ...]:
+    """Return the requested model; also OTHER if the ledger may have that instead."""
+    body = trace.raw_request or {}
+    name = trace.overwritten.get("model", body.get("model"))
+    if not isinstance(name, str):
+        return ("",)
+    return (name, OTHER) if is_plain(name) else (OTHER,)
+
+
+def _tokens(trace: Trace) -> tuple[Mapping[str, int], bool | None]:
+    if not _is_answer(trace):
+        return _all_of(Usage()), False
+    if not _NOT_WHOLE.isdisjoint(trace.reasons):
+        return {}, None
+    told = Usage.told(trace.usage)
+    if told is not None:
+        return _all_of(told), False
+    if not trace.streamed:
+        return _all_of(Usage()), False
+    return _sampled(trace), True
+
+
+def _is_answer(trace: Trace) -> bool:
+    """Return whether the response began with a 2xx status.
+
+    The status is that of the latest attempt; without attempts, that of the delivered response.
+    """
+    status = trace.attempts[-1].status if trace.attempts else trace.delivery.status
+    return status is not None and 200 <= status < 300
+
+
+def _all_of(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+    }
+
+
+def _sampled(trace: Trace) -> dict[str, int]:
+    """Count the token ids of a stream without usage; leave out a count that has no ids."""
+    found: dict[str, int] = {}
+    completion = sum(len(choice.token_ids) for choice in trace.choices)
+    if completion:
+        found["completion_tokens"] = completion
+    each = (trace.raw_request or {}).get("n")
+    first_of = max(each, 1) if isinstance(each, int) else 1
+    prompts = [one.prompt_token_ids for one in trace.choices if one.index % first_of == 0]
+    if any(prompts):
+        found["prompt_tokens"] = sum(map(len, prompts))
+    return found

@@ -1,0 +1,163 @@
+"""Compares usage with the traces, and the sums with the ledger."""
+
+import calendar
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from gateway import Trace
+from gateway_plugins.usage.ledger.schema import COUNTS, DAY_OF_A_CALL, WAY
+from gateway_plugins.usage.report.expected import Expected, expected
+
+OUTCOMES = ("success", "error", "abort")
+
+FOREVER = 1e11
+"""Unix seconds; no call is recorded after this time."""
+
+ReadTraces = Callable[[sqlite3.Connection, float, float], Iterator[Trace]]
+"""The hook `read_traces`: yields the traces of calls from one time until before another."""
+
+
+class Checked(msgspec.Struct):
+    """Progress: the number of traces compared so far."""
+
+    traces: int = 0
+
+
+class Counted(NamedTuple):
+    """The columns of a ledger row that a trace can confirm."""
+
+    key: str
+    model: str
+    worker: str
+    outcome: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    counted: int
+
+
+_COUNTED = f"SELECT {','.join(Counted._fields)} FROM usage_calls WHERE id = ?"
+
+
+def differences(
+    db: sqlite3.Connection, read_traces: ReadTraces, internal_id: str, checked: Checked
+) -> Iterator[str]:
+    """Yield one line per difference; `internal_id` is the key of calls without a principal.
+
+    Calls are compared from the first one in the ledger on; sums are compared for the time for which
+    the ledger has all calls.
+    """
+    first = db.execute("SELECT min(id) FROM usage_calls").fetchone()[0]
+    if first is not None:
+        since = int.from_bytes(first[:6], "big") / 1000
+        for trace in read_traces(db, max(since, _midnight(_kept(db, "calls"))), FOREVER):
+            checked.traces += 1
+            yield from _of_call(db, trace, internal_id)
+    yield from _of_days(db)
+    yield from _of_totals(db)
+
+
+def _of_call(db: sqlite3.Connection, trace: Trace, internal_id: str) -> Iterator[str]:
+    row = db.execute(_COUNTED, (_blob(trace.trace_id),)).fetchone()
+    if row is None:
+        yield f"call {trace.trace_id}: has a trace, and is not counted"
+        return
+    for name, told, counted in _compared(expected(trace, internal_id), Counted(*row)):
+        yield f"call {trace.trace_id}: {name}: {told!r} by its trace, {counted!r} counted"
+
+
+def _blob(trace_id: str) -> bytes:
+    try:
+        return bytes.fromhex(trace_id)
+    except ValueError:  # not the id of a call, so the ledger has no row
+        return b""
+
+
+def _compared(told: Expected, row: Counted) -> Iterator[tuple[str, object, object]]:
+    """Yield each difference: its name, the value of the trace, the value that was counted."""
+    if row.key != told.key:
+        yield "key", told.key, row.key
+    if row.model not in told.models:
+        yield "model", told.models[0], row.model
+    if row.worker != told.worker:
+        yield "worker", told.worker, row.worker
+    if row.outcome != told.outcome:
+        yield "outcome", OUTCOMES[told.outcome], OUTCOMES[row.outcome]
+    for name, tokens in told.tokens.items():
+        if getattr(row, name) != tokens:
+            yield name, tokens, getattr(row, name)
+    if told.counted is not None and row.counted != told.counted:
+        yield "counted", told.counted, bool(row.counted)
+
+
+_SUMS = ", ".join(
+    (
+        "count(*)",
+        *(f"sum(outcome = {number})" for number in range(len(OUTCOMES))),
+        *(f"sum({name})" for name in COUNTS[4:]),
+    )
+)
+_WAY = ", ".join(WAY)
+_COLUMNS = f"{_WAY}, {', '.join(COUNTS)}"
+
+
+def _of_days(db: sqlite3.Connection) -> Iterator[str]:
+    since = max(_kept(db, "calls"), _kept(db, "days"))
+    stored = f"SELECT day, {_COLUMNS} FROM usage_days WHERE day >= {since}"
+    summed = f"SELECT {DAY_OF_A_CALL} AS day, {_WAY}, {_SUMS} FROM usage_calls GROUP BY 1, {_WAY}"
+    yield from _unlike(db, stored, f"SELECT * FROM ({summed}) WHERE day >= {since}")
+
+
+def _of_totals(db: sqlite3.Connection) -> Iterator[str]:
+    """Compare the totals with the ledger.
+
+    Once calls were deleted, check only that no total is below that of the remaining calls.
+    """
+    if _kept(db, "calls"):
+        for *way, counted, left in db.execute(_SHORT):
+            yield f"total, {_named(way)}: {counted} calls counted, {left} in the ledger"
+        return
+    stored = f"SELECT 0 AS day, {_COLUMNS} FROM usage_totals"
+    yield from _unlike(db, stored, f"SELECT 0, {_WAY}, {_SUMS} FROM usage_calls GROUP BY {_WAY}")
+
+
+def _unlike(db: sqlite3.Connection, stored: str, summed: str) -> Iterator[str]:
+    """Yield a line per sum that is in one query's result only, for both directions."""
+    for title, one, other in (("counted", stored, summed), ("in the ledger", summed, stored)):
+        query = f"SELECT * FROM ({one}) EXCEPT SELECT * FROM ({other}) ORDER BY 1, 2, 3, 4, 5"
+        for day, *rest in db.execute(query):
+            way, counts = rest[: len(WAY)], dict(zip(COUNTS, rest[len(WAY) :], strict=True))
+            said = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+            when = f"day {day}" if day else "total"
+            yield f"{when}, {_named(way)}: only {title}: {said or 'nothing'}"
+
+
+_SHORT = f"""
+SELECT {_WAY}, coalesce(requests, 0) AS counted, left FROM (
+    SELECT {_WAY}, count(*) AS left, sum(prompt_tokens) AS prompts,
+        sum(completion_tokens) AS completions
+    FROM usage_calls GROUP BY {_WAY}
+) LEFT JOIN usage_totals USING ({_WAY})
+WHERE requests IS NULL OR requests < left
+    OR prompt_tokens < prompts OR completion_tokens < completions
+"""
+
+
+def _kept(db: sqlite3.Connection, name: str) -> int:
+    """Return the first day that is complete; 0 if nothing was ever deleted."""
+    row = db.execute("SELECT value FROM usage_marks WHERE name = ?", (name,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _midnight(day: int) -> float:
+    """Return the Unix time at which that day begins; 0.0 for day 0."""
+    return calendar.timegm(time.strptime(str(day), "%Y%m%d")) if day else 0.0
+
+
+def _named(way: list[str]) -> str:
+    return ", ".join(f"{name} {value!r}" for name, value in zip(WAY, way, strict=True))
