@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gateway_plugins.trace_capture.answers.assembly import assemble
 from gateway_plugins.trace_capture.recording.public_trace import trace_of
-from gateway_plugins.trace_capture.store import queries
+from gateway_plugins.trace_capture.store import queries, row_encoder
 from gateway_plugins.trace_capture.store.row_decoder import Unreadable
 from hypothesis import given, settings
 from hypothesis import strategies as st

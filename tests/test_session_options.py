@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gateway_plugins.trace_capture.sessions import sampling_params
 from gateway_plugins.trace_capture.sessions.sampling_params import ANY, SessionOptions
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 

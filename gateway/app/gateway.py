@@ -116,8 +116,9 @@ class Gateway:
             told(parts.config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Starlette's application would wrap `send`, but gateway.frontends.uvicorn needs the server's own. If
-        # the path alone decides, the router is bypassed: it costs a tenth of a short call.
+        # Starlette's application would wrap `send`, but gateway.frontends.uvicorn needs the
+        # server's own. If the path alone decides, the router is bypassed: it costs a tenth of a
+        # short call.
         try:
             if scope["type"] == "http" and scope["path"].startswith("/v1/"):
                 await self.edge.serve(scope, receive, send, path=path_of(scope))

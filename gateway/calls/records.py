@@ -21,9 +21,9 @@ Source = Literal["realtime", "batch", "eval"]
 class Principal(msgspec.Struct, frozen=True):
     """The identity of a caller, set by an `authenticate` hook. `id` may be logged, a key never.
 
-    `scopes` are its permissions, see gateway.pipeline.authorization. `models` (names) and `workers` (ids) are
-    the only ones that it may use; None: any. `labels` are an operator's own tags, for plugins that
-    distinguish principals.
+    `scopes` are its permissions, see gateway.pipeline.authorization. `models` (names) and
+    `workers` (ids) are the only ones that it may use; None: any. `labels` are an operator's own
+    tags, for plugins that distinguish principals.
     """
 
     id: str

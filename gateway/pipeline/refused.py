@@ -1,12 +1,12 @@
 """Responses that are held back: the call may be sent again, and then nobody sees them.
 
-If a worker responds with one of `failover.statuses`, another worker is tried, see gateway.pipeline.failover.
-If a worker rejects injected fields, the call is sent to it again without them, and the rejection is
-remembered. An engine that does not know `return_token_ids` may respond with 400 or 422 and name the
-field. The message alone proves nothing, because a message about a caller's own mistake can quote
-the request. So the call is sent once more without the fields that are named, and the caller gets
-that second response. The second response is the proof: only if it is no error did the injection
-cause the first.
+If a worker responds with one of `failover.statuses`, another worker is tried, see
+gateway.pipeline.failover. If a worker rejects injected fields, the call is sent to it again without
+them, and the rejection is remembered. An engine that does not know `return_token_ids` may respond
+with 400 or 422 and name the field. The message alone proves nothing, because a message about a
+caller's own mistake can quote the request. So the call is sent once more without the fields that
+are named, and the caller gets that second response. The second response is the proof: only if it is
+no error did the injection cause the first.
 """
 
 import logging
