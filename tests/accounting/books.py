@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from counted import MAY_END, Row, Tokens, out_of_bounds, rows_after, unlike
+from support.records.usage_rows import MAY_END, Row, Tokens, out_of_bounds, rows_after, unlike
 
 from accounting.calls import KEYS, LAME, Asked
 from accounting.tap import Served, events_of, tokens_of

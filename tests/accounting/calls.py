@@ -5,7 +5,7 @@ from random import Random
 from typing import Any, Literal
 
 import msgspec
-from counted import head_of
+from support.records.usage_rows import head_of
 
 from accounting.tap import Said
 

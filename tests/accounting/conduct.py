@@ -12,10 +12,10 @@ from pathlib import Path
 from random import Random
 
 import msgspec
-import slow_disk
-from capturing import CAPTURE
+import support.plugins.slow_disk as slow_disk
 from gateway_plugins.trace_capture import TraceCapture
-from serving_process import COMMAND, LISTENS, Process, started
+from support.gateways.capturing import CAPTURE
+from support.gateways.serving_process import COMMAND, LISTENS, Process, started
 
 from accounting.books import SOURCES, Books, by_call, check_sums, compare, rows_of
 from accounting.calls import LAME

@@ -7,7 +7,7 @@ from random import Random
 from time import monotonic
 from typing import Protocol
 
-from serving_process import Process
+from support.gateways.serving_process import Process
 
 from accounting.calls import Ask, Asked, Inventing, Verdict
 from accounting.tap import CHUNK, Reading, Said

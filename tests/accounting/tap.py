@@ -8,7 +8,7 @@ from typing import Any
 
 import httptools
 import msgspec
-from counted import Tokens
+from support.records.usage_rows import Tokens
 
 CHUNK = 1 << 16
 

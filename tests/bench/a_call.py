@@ -22,8 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import uvloop
-from costs import HEAD, plugin
-from memory_worker import MemoryPool
+from support.records.step_counts import HEAD, plugin
+from support.workers.memory_worker import MemoryPool
 
 from gateway import Gateway
 from gateway.config import Config, Probes, Worker

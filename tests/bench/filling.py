@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS as CAPTURE
 from gateway_plugins.usage.ledger.schema import MIGRATIONS as USAGE
-from recording import File, Turn, record_of
+from support.records.trace_records import File, Turn, record_of
 
 from bench.stack import KEYS, Filler
 from gateway import ConfigError

@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gateway_plugins.trace_capture.store import queries
-from recording import File, Turn, opened, record_of
+from support.records.trace_records import File, Turn, opened, record_of
 
 ADDED, SAMPLED = 40, 100
 READ_TURNS = 50
@@ -81,8 +81,8 @@ async def rllm_size_of(turns: int, sessions: int) -> float:
 
 def rllm_trace(turn: Turn, trace_id: str) -> dict[str, Any]:
     """What rllm-model-gateway's build_trace_record makes of a plain call."""
-    from recording import body_of
     from rllm_model_gateway.data_process import build_trace_record
+    from support.records.trace_records import body_of
 
     request = {"messages": turn.messages, "model": "m", "logprobs": True, "return_token_ids": True}
     record = build_trace_record(turn.session_id, request, json.loads(body_of(turn)), 1.0)

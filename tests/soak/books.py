@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 
 import msgspec
-from counted import MAY_END, Row, Tokens, out_of_bounds, rows_after, unlike
+from support.records.usage_rows import MAY_END, Row, Tokens, out_of_bounds, rows_after, unlike
 
 from soak.facts import Asked, Deleted, Fact, Looked, Served
 from soak.plan import SOURCES

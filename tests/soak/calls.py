@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 import msgspec
-from counted import head_of
+from support.records.usage_rows import head_of
 
 from soak.engine import VOCABULARY
 from soak.facts import Kind

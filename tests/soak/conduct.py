@@ -10,7 +10,7 @@ from time import monotonic, time
 from typing import NamedTuple
 
 import msgspec
-from serving_process import COMMAND, LISTENS, Process, started
+from support.gateways.serving_process import COMMAND, LISTENS, Process, started
 
 from soak.books import Books, Tally
 from soak.callers import Crowd

@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 
 import msgspec
-from raw_client import CutShort, RawAnswer
-from serving_process import COMMAND, PATIENCE, Process
+from support.callers.raw_client import CutShort, RawAnswer
+from support.gateways.serving_process import COMMAND, PATIENCE, Process
 
 from soak.books import Books
 from soak.calls import CHAT

@@ -5,7 +5,7 @@ from pathlib import Path
 from time import monotonic
 
 import msgspec
-from serving_process import Process
+from support.gateways.serving_process import Process
 
 from soak.books import Books
 from soak.callers import Crowd

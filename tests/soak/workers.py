@@ -11,9 +11,9 @@ from typing import cast
 import httptools
 import msgspec
 import uvloop
-from mortal import Mortal
 from storm import weather
 from storm.worker import Mood
+from support.workers.killed_server import Mortal
 
 from soak.engine import Answer, Request
 from soak.facts import Served

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-from serving_process import LISTENS, Process, started
+from support.gateways.serving_process import LISTENS, Process, started
 
 from gateway import WorkerInfo
 from storm import weather

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from typing import Literal
 
 import msgspec
-from raw_client import RawAnswer
+from support.callers.raw_client import RawAnswer
 
 from gateway.testing import sse
 

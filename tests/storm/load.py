@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import msgspec
-from raw_client import CutShort, RawAnswer, RawClient
+from support.callers.raw_client import CutShort, RawAnswer, RawClient
 
 from gateway.testing import MESSAGES
 from storm.ledger import Ledger, Verdict, code_of, verdict_of

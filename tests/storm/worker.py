@@ -4,7 +4,7 @@ import asyncio
 import random
 from typing import Literal, cast
 
-from mortal import Mortal
+from support.workers.killed_server import Mortal
 
 from storm.ledger import Ledger, pieces_of
 

@@ -1,0 +1,217 @@
+"""A reload that fails changes nothing, and says all that is wrong."""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlite_utils.db import Database
+from sqlite_utils.migrations import Migrations
+from support.gateways.reloadable import (
+    Named,
+    Other,
+    Reloadable,
+    Tabled,
+    Yielding,
+    reloadable,
+    write_text,
+)
+from support.plugins.hook_probes import Keys
+from support.plugins.recording_plugin import until
+
+from gateway import Gateway, hookimpl
+from gateway.calls.in_flight import InFlight
+from gateway.plugins.lifespan import Lifespan
+
+BREAKS = Migrations("breaks")
+
+
+@BREAKS()
+def breaks(db: Database) -> None:
+    raise LookupError("there is no such column")
+
+
+class Broken:
+    @hookimpl
+    def migrations(self) -> Migrations:
+        return BREAKS
+
+
+class Pathless:
+    """Its routes are none."""
+
+    @hookimpl
+    def routes(self, gateway: Gateway) -> list[Any]:
+        raise KeyError("pages")
+
+
+FAILS = (Other, {"name": "late", "fails": True})
+NO_CERTIFICATE = {"url": "https://127.0.0.1:9", "tls": {"ca_file": "/nowhere.pem"}}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.yaml"
+
+
+@pytest.fixture
+async def running(file: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Reloadable]:
+    caplog.set_level("INFO", "reloadable")
+    async with reloadable(file, Yielding, workers=["http://127.0.0.1:9"]) as found:
+        yield found
+
+
+def state(running: Reloadable) -> tuple[object, ...]:
+    """What a failed reload leaves as it was: the very same objects."""
+    gateway = running.live.gateway
+    [plugin] = gateway.plugins.loaded
+    return gateway.parts, gateway.proxy.chains, plugin.object.config, gateway.workers.all
+
+
+@pytest.mark.parametrize(
+    ("plugins", "fields", "why"),
+    [
+        ([], {"timeouts": {"connect": -1}}, "gateway.yaml:1: timeouts.connect: expected a number"),
+        (["nothing_such"], {}, "gateway.yaml:1: unknown plugin 'nothing_such'"),
+        ([(Yielding, {"nme": 1})], {}, 'unknown option; did you mean "name"?'),
+        ([(Yielding, {"name": "nobody"})], {}, "plugin Yielding did not start: ValueError: nobody"),
+        ([(Named, {"name": "new"}), FAILS], {}, "plugin Other did not start: OSError: the disk"),
+        ([(Yielding, {"name": "new"}), FAILS], {}, "plugin Other did not start: OSError: the disk"),
+        ([(Yielding, {"name": "new"})], {"workers": [NO_CERTIFICATE]}, "tls: /nowhere.pem"),
+        ([Named, Named], {}, "plugin Named is named twice"),
+        ([Pathless], {}, "plugin Pathless did not start: KeyError: 'pages'"),
+        ([Broken], {}, "plugin Broken did not start: LookupError: there is no such column"),
+    ],
+)
+async def test_an_error_changes_nothing(
+    running: Reloadable,
+    plugins: list[Any],
+    fields: dict[str, Any],
+    why: str,
+) -> None:
+    before = state(running)
+    assert why in await running.refused(*plugins, **fields)
+    assert state(running) == before
+    assert (await running.client.get("/one")).text == "one"
+
+
+@pytest.mark.parametrize(("plugins", "workers"), [([FAILS], []), ([], [NO_CERTIFICATE])])
+async def test_what_was_entered_before_the_failure_is_left(
+    running: Reloadable, caplog: pytest.LogCaptureFixture, plugins: list[Any], workers: list[Any]
+) -> None:
+    await running.refused(Yielding, (Named, {"name": "early"}), *plugins, workers=workers)
+    said = [one.getMessage() for one in caplog.records if one.name == "reloadable"]
+    assert said == ["early entered", "early left"]
+
+
+async def test_options_that_were_taken_are_taken_back(
+    running: Reloadable, caplog: pytest.LogCaptureFixture
+) -> None:
+    await running.refused((Yielding, {"name": "two"}), workers=[NO_CERTIFICATE])
+    said = [one.getMessage() for one in caplog.records if one.name == "reloadable"]
+    assert said == ["one is two now", "two is one now"]
+
+
+async def test_every_line_that_is_wrong_is_named(file: Path, running: Reloadable) -> None:
+    write_text(file, "port: high\nplugins:\n  - sessions\ntimeuts: {}\n")
+    answer = await running.reload()
+    lines = answer.json()["error"]["message"].splitlines()
+    assert [line.removeprefix(f"{file.parent}/")[:15] for line in lines[1:]] == [
+        "gateway.yaml:1:",
+        "gateway.yaml:4:",
+    ]
+    write_text(file, "[")
+    assert ": not YAML" in (await running.reload()).text
+
+
+async def test_a_reload_opens_no_gateway_to_strangers(file: Path) -> None:
+    async with reloadable(file, (Keys, {"key": "k"}), host="0.0.0.0") as running:
+        running.write(host="0.0.0.0")
+        answer = await running.client.post("/admin/reload", headers={"authorization": "k"})
+        assert "no plugin authenticates callers" in answer.json()["error"]["message"]
+        assert (await running.client.get("/v1/models")).status_code == 401
+
+
+async def test_tables_that_cannot_be_made_are_not_tried_again(running: Reloadable) -> None:
+    await running.refused(Broken)
+    await running.changed(Tabled)
+
+
+@pytest.mark.parametrize("before", [["trace_capture"], []], ids=["in use", "unused"])
+async def test_a_database_that_cannot_be_written_is_said(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[str]
+) -> None:
+    monkeypatch.setattr("gateway.storage.store.LAST_COMMIT", 0.1)
+    settings: dict[str, Any] = {
+        "db_path": str(tmp_path / "gateway.db"),
+        "storage": {"commit_timeout": 0.1},
+    }
+    async with reloadable(file, *before, **settings) as running:
+        with contextlib.closing(sqlite3.connect(settings["db_path"])) as other:
+            other.execute("BEGIN IMMEDIATE")
+            running.write(*before, Tabled, **settings)
+            answer = await running.reload()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (
+                503,
+                "storage_unavailable",
+            )
+            assert (await running.client.get("/health")).json() == {"status": "ok"}
+        assert (await running.reload()).status_code == 200
+
+
+@contextlib.asynccontextmanager
+async def endless() -> AsyncIterator[None]:
+    await asyncio.Event().wait()
+    yield
+
+
+async def test_a_lifespan_that_is_given_up_while_it_is_entered_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await Lifespan("slow", endless()).enter()
+    assert asyncio.all_tasks() == before
+
+
+@contextlib.asynccontextmanager
+async def broken_off(wanted: asyncio.Event) -> AsyncIterator[None]:
+    async def fail() -> None:
+        await wanted.wait()
+        raise OSError("the line is down")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail())
+        yield
+
+
+async def test_a_lifespan_that_ends_too_early_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ends = asyncio.Event()
+    lifespan = Lifespan("mine", broken_off(ends))
+    await lifespan.enter()
+    ends.set()
+    await until(lambda: bool(caplog.messages))
+    with pytest.raises(ExceptionGroup):
+        await lifespan.leave()
+    [record] = caplog.records
+    assert (record.levelno, "plugin mine" in record.getMessage()) == (logging.ERROR, True)
+
+
+async def test_the_end_of_some_is_waited_for_while_others_begin() -> None:
+    in_flight: InFlight[str] = InFlight()
+    in_flight |= {"a", "b"}
+    waiting = asyncio.create_task(in_flight.over(["a", "b", "gone before"]))
+    await asyncio.sleep(0)
+    in_flight.add("c")
+    in_flight.end("a")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    in_flight.end("b")
+    await waiting
+    await in_flight.over(["a"])
+    assert in_flight == {"c"}

@@ -1,0 +1,292 @@
+"""The file of keys while the gateway runs: what is taken from it, and what is kept."""
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+from gateway_plugins.auth import Auth, reading, watching
+from gateway_plugins.auth.watching import KeysFile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serve.test_cli import run
+from support.gateways.reloadable import reloadable
+from support.gateways.with_keys import TOKEN, KeysOnDisk, ask, code_of, key, keyed, look
+from support.plugins.recording_plugin import until
+
+from gateway.testing import GatewayFor, Live, entry
+
+UNAVAILABLE = (503, "keys_unavailable")
+REFUSED = (401, "invalid_api_key")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> KeysOnDisk:
+    return KeysOnDisk(tmp_path / "keys.json")
+
+
+async def health(live: Live) -> dict[str, str]:
+    found: dict[str, str] = (await live.client.get("/health")).json()
+    return found
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    return [
+        one.getMessage()
+        for one in caplog.records
+        if one.name == "gateway.auth" and one.levelno >= level
+    ]
+
+
+async def good(file: KeysFile) -> int:
+    """Look, and find so many keys in it."""
+    await file.look()
+    assert file.trouble is None
+    return len(file.keys or ())
+
+
+async def test_what_changes_in_the_file_holds_at_the_next_look(
+    gateway_for: GatewayFor, disk: KeysOnDisk
+) -> None:
+    disk.write(key())
+    live = await keyed(gateway_for, disk)
+    assert (await ask(live)).status_code == 200
+    disk.write(key("gw-other"))
+    await look(live)
+    assert code_of(await ask(live)) == REFUSED
+    assert (await ask(live, "gw-other")).status_code == 200
+
+
+async def test_a_revoked_key_is_refused_soon(
+    gateway_for: GatewayFor, disk: KeysOnDisk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, token, _ = run(capsys, "keys", "create", "--id", "alice", "--file", str(disk.path))
+    live = await gateway_for(entry("auth", keys_file=str(disk.path), check=0.01))
+    assert (await ask(live, token.strip())).status_code == 200
+    run(capsys, "keys", "revoke", "alice", "--file", str(disk.path))
+    file = live.plugin(Auth).file
+    before = file.keys
+    await until(lambda: file.keys is not before)
+    assert code_of(await ask(live, token.strip())) == REFUSED
+
+
+BROKEN = [
+    b"",
+    b'{"keys": [{"id": "alice", "tok',
+    b"[]",
+    b'{"keys": {}}',
+    b'{"keys": [{"id": "alice"}]}',
+    b"\xff\xfe",
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("data", [*BROKEN, None], ids=lambda data: str(data)[:20])
+async def test_a_file_that_is_not_good_changes_nothing_and_is_told_of_once(
+    gateway_for: GatewayFor,
+    disk: KeysOnDisk,
+    caplog: pytest.LogCaptureFixture,
+    data: bytes | None,
+) -> None:
+    disk.write(key())
+    live = await keyed(gateway_for, disk)
+    disk.path.unlink() if data is None else disk.put(data)
+    for _ in range(3):
+        await look(live)
+    assert (await ask(live)).status_code == 200
+    assert code_of(await ask(live, "unknown")) == REFUSED
+    assert (await health(live))["status"] == "degraded"
+    assert "the keys before still hold" in (await health(live))["reason"]
+    [line] = told(caplog)
+    assert str(disk.path) in line
+    disk.write(key())
+    await look(live)
+    assert await health(live) == {"status": "ok"}
+    assert told(caplog) == [line]
+
+
+@pytest.mark.parametrize("data", [*BROKEN[:2], None], ids=lambda data: str(data)[:20])
+async def test_nobody_is_told_apart_until_the_file_was_good_once(
+    gateway_for: GatewayFor,
+    disk: KeysOnDisk,
+    caplog: pytest.LogCaptureFixture,
+    data: bytes | None,
+) -> None:
+    if data is not None:
+        disk.put(data)
+    live = await keyed(gateway_for, disk)
+    for token in (TOKEN, None):
+        assert code_of(await ask(live, token)) == UNAVAILABLE
+    assert code_of(await live.client.get("/health/workers")) == UNAVAILABLE
+    assert (await health(live))["reason"].startswith("auth: the file of keys is not good")
+    assert "every call gets a 503" in told(caplog, logging.ERROR)[0]
+    disk.write(key())
+    await look(live)
+    assert (await ask(live)).status_code == 200
+
+
+async def test_a_file_of_no_keys_is_good(gateway_for: GatewayFor, disk: KeysOnDisk) -> None:
+    disk.write()
+    live = await keyed(gateway_for, disk)
+    assert code_of(await ask(live)) == REFUSED
+    assert await health(live) == {"status": "ok"}
+
+
+async def test_a_file_that_is_being_written_to_is_looked_at_again(
+    disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write(key())
+    file = KeysFile(disk.path, 1.0, set)
+    ticks = itertools.count()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            reading.Stamp, "of", lambda found: reading.Stamp(1, 1, found.st_size, next(ticks), 1)
+        )
+        await file.look()
+    assert file.keys is None
+    assert file.trouble == f"{disk.path}: is being written to"
+    assert await good(file) == 1
+
+
+async def test_a_file_that_stays_the_same_is_not_read_again(
+    disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "SETTLED", -1e18)
+    disk.write(key())
+    file = KeysFile(disk.path, 1.0, set)
+    await file.look()
+    before = file.keys
+    monkeypatch.setattr(watching, "read", None)  # to call it would be told as a trouble
+    await file.look()
+    assert file.keys is before is not None
+    assert file.trouble is None
+
+
+async def test_two_writes_in_one_tick_of_the_clock_are_told_apart(
+    disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick = time.time_ns()
+    monkeypatch.setattr(
+        reading.Stamp, "of", lambda found: reading.Stamp(1, 1, found.st_size, tick, tick)
+    )
+    disk.write(key("gw-a"))
+    file = KeysFile(disk.path, 1.0, set)
+    await file.look()
+    disk.write(key("gw-b"))
+    await file.look()
+    assert file.keys is not None
+    assert file.keys.find(b"gw-b") is not None
+
+
+async def test_a_file_that_comes_back_as_it_was_is_good_again(
+    disk: KeysOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "SETTLED", -1e18)
+    folder, away = tmp_path / "folder", tmp_path / "away"
+    folder.mkdir()
+    KeysOnDisk(folder / "keys.json").write(key())
+    file = KeysFile(folder / "keys.json", 1.0, set)
+    assert await good(file) == 1
+    folder.rename(away)
+    await file.look()
+    assert file.trouble is not None
+    away.rename(folder)
+    assert await good(file) == 1
+
+
+async def test_what_was_found_of_another_file_is_not_taken(disk: KeysOnDisk) -> None:
+    disk.write(key())
+    file = KeysFile(disk.path, 1.0, set)
+    looking = asyncio.create_task(file.look())
+    await asyncio.sleep(0)
+    file.change(disk.path.with_name("other.json"), 1.0)
+    await looking
+    assert file.keys is None
+
+
+async def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero"), Path("a\0b")):
+        file = KeysFile(path, 1.0, set)
+        await file.look()
+        assert file.keys is None
+        assert file.trouble is not None
+
+
+async def test_a_file_that_is_too_large_is_not_taken(
+    disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_BYTES", 100)
+    disk.put(b'{"keys": []}' + b" " * 100)
+    file = KeysFile(disk.path, 1.0, set)
+    await file.look()
+    assert file.trouble == f"{disk.path}: has more than 100 bytes"
+
+
+async def test_what_a_look_breaks_on_does_not_end_the_looking(
+    disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write(key())
+    file = KeysFile(disk.path, 1.0, set)
+    with monkeypatch.context() as patched:
+        patched.setattr(watching, "Keys", None)
+        await file.look()
+    assert file.trouble == f"{disk.path}: TypeError"
+    await file.look()
+    assert file.trouble is None
+
+
+async def test_others_who_can_read_and_scopes_that_nothing_asks_for_are_warned_of_once(
+    gateway_for: GatewayFor, disk: KeysOnDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.write(key(scopes=["realtime", "sesions", "sessions", "admin"]))
+    disk.path.chmod(0o644)
+    live = await keyed(gateway_for, disk)
+    disk.write(key(scopes=["sesions", "eval"]))
+    disk.path.chmod(0o640)
+    await look(live)
+    assert told(caplog) == [
+        f"{disk.path} can be read by others than its owner: chmod 600",
+        f"{disk.path}: nothing asks for the scope 'sesions'",
+    ]
+
+
+GOOD = json.dumps({"keys": [key(), key("b", expires="2999-01-01", labels={"a": "b"})]}).encode()
+
+
+@given(st.integers(0, len(GOOD) - 1))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_half_a_file_keeps_what_there_was(disk: KeysOnDisk, size: int) -> None:
+    disk.put(GOOD)
+    file = KeysFile(disk.path, 1.0, set)
+    await file.look()
+    before = file.keys
+    disk.put(GOOD[:size])
+    await file.look()
+    assert file.keys is before is not None
+    assert file.trouble is not None
+    disk.put(GOOD)
+    assert await good(file) == 2
+
+
+async def test_a_reload_leads_to_another_file_and_keeps_the_keys_until_it_is_good(
+    disk: KeysOnDisk, tmp_path: Path
+) -> None:
+    other = KeysOnDisk(tmp_path / "other.json")
+    disk.write(key(scopes=["admin", "realtime"]))
+    options = {"keys_file": str(disk.path), "check": 3600.0}
+    async with reloadable(tmp_path / "gateway.yaml", ("auth", options)) as running:
+        running.client.headers["api-key"] = TOKEN
+        await running.changed(("auth", options | {"keys_file": str(other.path)}))
+        file = running.live.plugin(Auth).file
+        await until(lambda: file.trouble is not None)
+        other.write(key("gw-other", scopes=["admin"]))
+        await running.changed(("auth", options | {"keys_file": str(other.path), "check": 60.0}))
+        await until(lambda: file.trouble is None)
+        assert code_of(await running.reload()) == REFUSED
+        running.client.headers["api-key"] = "gw-other"
+        assert (await running.reload()).status_code == 200

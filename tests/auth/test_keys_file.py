@@ -1,0 +1,149 @@
+"""The file of keys: what may stand in it, and how a mistake is told."""
+
+import contextlib
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from gateway_plugins.auth.keys import Entry, Keys, parse
+from gateway_plugins.auth.times import duration, moment, written
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.gateways.with_keys import TOKEN, key
+
+from gateway import ConfigError
+
+DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
+
+
+def keys_of(*entries: Any, **more: Any) -> Keys:
+    return Keys(json.dumps({"keys": entries, **more}).encode())
+
+
+def problem(*entries: Any, **more: Any) -> str:
+    with pytest.raises(ConfigError) as refused:
+        keys_of(*entries, **more)
+    said = str(refused.value)
+    assert TOKEN not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"token": TOKEN}, "missing required field `id`"),
+        ({"id": "a"}, "expected `token` or `token_sha256`"),
+        ({"id": "a", "token": TOKEN, "token_sha256": DIGEST}, "one of them alone"),
+        (key(""), "token: expected printable ASCII"),
+        (key(f"{TOKEN} "), "token: expected printable ASCII"),
+        (key("kéy"), "token: expected printable ASCII"),
+        (key("x" * 5000), "4096"),
+        (key(id=""), "length >= 1 - at `$.id`"),
+        (key(id="a" * 201), "length <= 200 - at `$.id`"),
+        (key(id="a\nb"), "id: expected printable characters"),
+        (key(labels={"a": "b\x1b"}), "labels: expected printable characters"),
+        (key(scopes="realtime"), "Expected `array | null`, got `str` - at `$.scopes`"),
+        (key(scopes=[1]), "at `$.scopes[0]`"),
+        (key(expires="soon"), "expires: expected ISO 8601"),
+        (key(expires=True), "at `$.expires`"),
+        (key(expires=1_700_000_000_000), "expires: expected ISO 8601"),
+        (key(expires=-1), "expires: expected ISO 8601"),
+        (key(expires="0001-01-01T00:00:00+23:59"), "expires: expected ISO 8601"),
+        (key(revoked="yes"), "at `$.revoked`"),
+        (key(expiry=1), "unknown field `expiry`"),
+        ({**key("b"), TOKEN: 1}, "has an unknown field (not shown)"),
+        ({**key("b"), f"`{TOKEN}`\n": 1}, "has an unknown field (not shown)"),
+        ({"id": "a", "token_sha256": DIGEST[:-1]}, "token_sha256: expected 64"),
+        ({"id": "a", "token_sha256": DIGEST[:-2] + "  "}, "token_sha256: expected 64"),
+        ({"id": "a", "token_sha256": "z" * 64}, "token_sha256: expected 64"),
+        ({"id": "a", "token_sha256": DIGEST.upper()}, "its token stands in an entry above"),
+        (key(), "its token stands in an entry above"),
+        (TOKEN, "Expected `object`, got `str`"),
+        (None, "Expected `object`, got `null`"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_and_without_the_token(entry: Any, words: str) -> None:
+    assert problem(key(), entry).startswith("keys[1]: ")
+    assert words in problem(key(), entry)
+
+
+def test_what_the_file_as_a_whole_may_be() -> None:
+    assert "unknown field `version`" in problem(version=1)
+    assert problem(**{TOKEN: {}}) == "has an unknown field (not shown)"
+    assert len(Keys(b'\xef\xbb\xbf{"keys": []}')) == 0
+
+
+def test_a_key_is_valid_until_its_moment() -> None:
+    keys = keys_of(key(expires="2030-01-01T00:00:00Z"), key("b"), key("c", revoked=True))
+    expiring, lasting, revoked = (keys.find(token) for token in (TOKEN.encode(), b"b", b"c"))
+    assert expiring is not None
+    assert lasting is not None
+    assert revoked is not None
+    at = 1_893_456_000.0
+    assert (expiring.fault(at - 0.001), expiring.fault(at)) == (None, "expired")
+    assert (lasting.fault(1e12), revoked.fault(0)) == (None, "revoked")
+    assert keys.find(b"d") is None
+
+
+def test_what_stands_as_it_did_is_taken_over_and_nothing_else() -> None:
+    before = keys_of(key("a"), key("b"), key("c"))
+    entries = [key("c"), key("b", revoked=True), key("d")]
+    now = Keys(json.dumps({"keys": entries}).encode(), before)
+    assert now.find(b"c") is before.find(b"c") is not None
+    assert (now.find(b"a"), len(now)) == (None, 3)
+    changed, new = now.find(b"b"), now.find(b"d")
+    assert changed is not None
+    assert new is not None
+    assert (changed.fault(0), new.fault(0)) == ("revoked", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2030-01-01", "2030-01-01T00:00", "2030-01-01T01:00+01:00", 1_893_456_000, 1_893_456_000.0],
+)
+def test_a_moment_is_utc_where_it_names_no_offset(text: str | float) -> None:
+    assert written(moment(text)) == "2030-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "d", "5", "-1d", "1e3d", "nand", "²d", "9" * 400 + "d", "99999999w", ".d"]
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 90d"):
+        duration(text)
+
+
+def test_an_entry_shows_no_token() -> None:
+    assert TOKEN not in repr([Entry("a", TOKEN)])
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+nearly = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.just("a") | junk,
+        "token": st.text(st.characters(codec="ascii"), max_size=5) | junk,
+        "token_sha256": st.text("0123456789abcdef", min_size=64, max_size=64) | junk,
+        "scopes": st.lists(st.text()) | junk,
+        "expires": st.floats() | st.text() | st.datetimes().map(str) | junk,
+        "models": junk,
+        "labels": st.dictionaries(st.text(), st.text()) | junk,
+        "revoked": junk,
+    },
+)
+
+
+@settings(max_examples=25)
+@given(st.binary() | st.lists(nearly | junk, max_size=3).map(lambda keys: _json({"keys": keys})))
+def test_whatever_stands_in_a_file_it_is_keys_or_a_mistake(data: bytes) -> None:
+    with contextlib.suppress(ConfigError):
+        assert len(parse(data)) == len(Keys(data))
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()

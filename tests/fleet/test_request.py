@@ -1,0 +1,124 @@
+"""What is asked of a worker itself, and no call: over TLS, with its keys, within bounds."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+from support.plugins.recording_plugin import until
+
+from gateway import UpstreamError, UpstreamTimeout, Worker
+from gateway.config import TLS, Config, Limits, Timeouts
+from gateway.config import Worker as Settings
+from gateway.errors import ConnectFailed, UpstreamClosed, UpstreamProtocol
+from gateway.fleet.registry import Workers
+from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
+
+SMALL = Limits(max_body_bytes=1_000)
+
+
+@asynccontextmanager
+async def worker_at(url: str, *, limits: Limits = SMALL, **fields: object) -> AsyncIterator[Worker]:
+    """A worker whose connections are all gone at the block's end, without being closed."""
+    settings = Settings(url=url, **fields)  # type: ignore[arg-type]
+    workers = Workers(Config(workers=(settings,), limits=limits, timeouts=Timeouts()))
+    [worker] = workers.all
+    yield worker
+    await until(lambda: len(worker.pool) == 0)
+    assert worker.in_flight == 0
+
+
+async def test_the_worker_is_asked_with_its_own_headers_under_its_own_path() -> None:
+    key = {"authorization": "Bearer of the worker"}
+    async with ScriptedWorker(answer_of(b'{"a": 1}')) as server:
+        async with worker_at(f"{server.url}/deep/api", headers=key) as worker:
+            answer = await worker.ask("POST", "/v1/load?x=1", b"{}", headers=[(b"x-a", b"b")])
+            assert (answer.status, answer.body) == (200, b'{"a": 1}')
+            await worker.ask("GET", "/health")
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"POST /deep/api/load?x=1 HTTP/1.1"
+    assert {b"authorization: Bearer of the worker", b"x-a: b", b"content-length: 2"} <= set(lines)
+    assert body == b"{}"
+    assert server.requests[1].startswith(b"GET /health HTTP/1.1\r\n")
+
+
+async def test_a_worker_is_asked_over_tls(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    async with ScriptedWorker(answer_of(b"{}"), tls=context) as server:
+        async with worker_at(server.url, tls=TLS(ca_file=str(tmp_path / "ca.pem"))) as worker:
+            assert (await worker.ask("GET", "/health")).status == 200
+        async with worker_at(server.url) as stranger:
+            with pytest.raises(ConnectFailed):
+                await stranger.ask("GET", "/health")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("length", [b"content-length: 5000", b"transfer-encoding: chunked"])
+async def test_an_answer_that_is_too_large_is_not_read_on(length: bytes) -> None:
+    async def flood(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % length)
+        while True:
+            chunk = b"x" * 0x1000
+            await connection.write(b"1000\r\n%b\r\n" % chunk if b"chunked" in length else chunk)
+
+    async with ScriptedWorker(flood) as server, worker_at(server.url) as worker:
+        with pytest.raises(UpstreamError, match="max_body_bytes"):
+            await worker.ask("GET", "/health")
+        await server.connections[0].wait_closed()
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"])
+async def test_a_worker_that_does_not_finish_is_given_up(said: bytes) -> None:
+    async def stall(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(said)
+        await connection.closed.wait()
+
+    async with ScriptedWorker(stall) as server, worker_at(server.url) as worker:
+        with pytest.raises(UpstreamTimeout):
+            await worker.ask("GET", "/health", patience=0.05)
+        await server.connections[0].wait_closed()
+
+
+async def test_who_asks_and_is_cancelled_leaves_no_connection() -> None:
+    async def stall(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.closed.wait()
+
+    async with ScriptedWorker(stall) as server, worker_at(server.url) as worker:
+        asking = asyncio.create_task(worker.ask("GET", "/health"))
+        await until(lambda: bool(server.requests))
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await server.connections[0].wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [(b"", UpstreamClosed), (b"SSH-2.0-OpenSSH\r\n", UpstreamProtocol)],
+)
+async def test_what_is_no_answer_is_an_error(said: bytes, error: type[UpstreamError]) -> None:
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(said)
+
+    async with ScriptedWorker(script) as server, worker_at(server.url) as worker:
+        with pytest.raises(error):
+            await worker.ask("GET", "/health")
+
+
+async def test_questions_take_no_connection_that_calls_could_have() -> None:
+    async with ScriptedWorker(answer_of(b"{}")) as server, worker_at(server.url) as worker:
+        for _ in range(3):
+            await worker.ask("GET", "/health")
+        assert worker.pool.take() is None
+        assert len(server.connections) == 3

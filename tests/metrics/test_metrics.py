@@ -1,0 +1,290 @@
+"""What /metrics tells of calls and workers is what happened, and a scraper can read it."""
+
+import asyncio
+import re
+import shutil
+
+import httpx
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from support.callers.scraping import Scrape, everything, scrape
+from support.gateways.capturing import chat
+from support.paths import DOCS
+from support.plugins.hook_probes import Door, Keys
+from support.plugins.recording_plugin import Watcher, until
+from support.workers.failing_on_demand import ask, breaker, fail
+
+from gateway.simulator import Simulator
+from gateway.testing import (
+    DONE,
+    GatewayFor,
+    Live,
+    ScriptedConnection,
+    ScriptedWorker,
+    answer_of,
+    entry,
+    sse,
+)
+
+CHAT = "/v1/chat/completions"
+REQUESTS = "gateway_requests_total"
+MANUAL = (DOCS / "metrics.md").read_text()
+
+EVENTS = [sse({"choices": [{"index": 0, "delta": {"content": text}}]}) for text in "abc"]
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def test_answers_plain_and_streamed_are_counted_and_timed(gateway_for: GatewayFor) -> None:
+    live = await gateway_for(entry("metrics", tokens=True))
+    for stream in (False, True, True):
+        body = chat(max_tokens=5, stream=stream)
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        assert (await live.client.post(CHAT, json=body)).status_code == 200
+    found = await scrape(live)
+    labels = {"route": CHAT, "model": "sim", "worker": live.gateway.workers.all[0].id}
+    assert found.value(REQUESTS, status="200", **labels) == found.value(REQUESTS) == 3
+    assert found.value("gen_ai_server_request_duration_seconds_count", **labels) == 3
+    assert found.value("gen_ai_server_time_to_first_token_seconds_count", **labels) == 2
+    assert found.value("gateway_queue_time_seconds_count", **labels) == 3
+    usage = "gen_ai_client_token_usage_sum"
+    assert found.value(usage, gen_ai_token_type="output", **labels) == 15
+    assert found.value(usage, gen_ai_token_type="input", **labels) > 0
+    assert found.value("gateway_errors_total") == found.value("gateway_aborts_total") == 0
+    assert found.value("gateway_calls_in_flight") == 0
+
+
+async def test_the_gaps_between_the_events_of_a_stream_are_counted(gateway_for: GatewayFor) -> None:
+    heard = asyncio.Event()
+
+    async def stream(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(HEAD + chunk(EVENTS[0][:7]))
+        await connection.write(chunk(EVENTS[0][7:]))
+        await heard.wait()
+        await connection.write(chunk(b"".join([*EVENTS[1:], DONE])) + b"0\r\n\r\n")
+
+    async with ScriptedWorker(stream) as worker:
+        live = await gateway_for("metrics", workers=(worker.url,))
+        async with live.client.stream("POST", CHAT, json=chat(stream=True)) as answer:
+            async for line in answer.aiter_lines():
+                heard.set()
+                assert line != "data: nothing"
+        found = await scrape(live)
+    name = "gen_ai_server_time_per_output_token_seconds"
+    assert found.value(f"{name}_count") == 3
+    assert found.value(f"{name}_bucket", le="0.001") >= 2, "what comes in one read has no gap"
+    assert found.value("gen_ai_server_time_to_first_token_seconds_count") == 1
+
+
+async def test_errors_are_counted_by_their_code(gateway_for: GatewayFor) -> None:
+    async def break_off(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(HEAD + chunk(EVENTS[0]))
+
+    async with ScriptedWorker(b"") as gone:
+        pass
+    async with ScriptedWorker(break_off) as breaking:
+        live = await gateway_for("metrics", Watcher, workers=(breaking.url,))
+        with pytest.raises(httpx.RemoteProtocolError):
+            await ask(live, stream=True)
+        away = await gateway_for("metrics", workers=(gone.url,))
+        assert (await ask(away)).status_code == 502
+        said = await scrape(live)
+    assert said.value("gateway_errors_total", code="upstream_closed") == 1
+    assert said.value(REQUESTS, status="200") == 1, "it had begun when it broke off"
+    refused = await scrape(away)
+    assert refused.value("gateway_errors_total", code="upstream_connect_failed") == 1
+    assert refused.value(REQUESTS, status="502") == 1
+
+
+async def test_a_worker_s_own_error_is_counted_by_its_status(gateway_for: GatewayFor) -> None:
+    async with ScriptedWorker(answer_of(b"{}", status="500 Broken")) as worker:
+        live = await gateway_for("metrics", workers=(worker.url,))
+        assert (await ask(live)).status_code == 500
+        found = await scrape(live)
+    assert found.value(REQUESTS, status="500") == 1
+    assert found.value("gateway_errors_total") == 0
+
+
+async def test_a_caller_that_leaves_is_counted(gateway_for: GatewayFor) -> None:
+    live = await gateway_for(Door, "metrics", Watcher)
+    waiting = asyncio.create_task(ask(live))
+    await live.plugin(Door).reached.wait()
+    found = await scrape(live)
+    assert found.value("gateway_calls_in_flight") == 1
+    waiting.cancel()
+    await live.plugin(Watcher).outcome()
+    found = await scrape(live)
+    assert found.value("gateway_aborts_total") == found.value(REQUESTS, status="0") == 1
+    assert found.value("gateway_queue_time_seconds_count") == 0, "no worker was asked"
+
+
+async def test_a_retry_is_counted_by_what_went_before(
+    gateway_for: GatewayFor, simulator: Simulator
+) -> None:
+    refusing = answer_of(b"{}", status="503 Service Unavailable")
+    async with ScriptedWorker(refusing) as worker:
+        live = await gateway_for("metrics", workers=(worker.url, simulator.url))
+        for _ in range(2):
+            assert (await ask(live)).status_code == 200
+        found = await scrape(live)
+        refuser = live.gateway.workers.all[0].id
+    assert found.value("gateway_retries_total") >= 1
+    retried = found.value("gateway_retries_total")
+    assert found.value("gateway_retries_total", worker=refuser, after="503") == retried
+    assert found.value(REQUESTS, status="200") == found.value(REQUESTS) == 2
+
+
+async def test_a_broken_worker_is_told(gateway_for: GatewayFor) -> None:
+    async with ScriptedWorker(answer_of(b"{}", status="500 Broken")) as worker:
+        live = await gateway_for(breaker(), "metrics", workers=(worker.url,))
+        await fail(live, 2)
+        found = await scrape(live)
+    assert found.value("gateway_breaker_changes_total", change="ejected") == 1
+    assert found.value("gateway_breaker_state", state="ejected") == 1
+    assert found.value("gateway_breaker_state") == 1
+    assert found.value("gateway_worker_up") == 0
+    assert found.value("gateway_worker_state", state="ejected") == 1
+
+
+async def test_the_queue_is_told(gateway_for: GatewayFor, simulator: Simulator) -> None:
+    async with ScriptedWorker(wait_for_its_end) as worker:
+        options = {"max_in_flight_per_worker": 1, "queue": {"length": 1, "wait": 30.0}}
+        live = await gateway_for(
+            entry("backpressure", **options), "metrics", Watcher, workers=(worker.url,)
+        )
+        calls = [asyncio.create_task(ask(live)) for _ in range(2)]
+        proxy = live.gateway.proxy
+        await until(lambda: len(proxy.in_flight) == 2 and live.gateway.workers.slots.used == 1)
+        refused = await ask(live)
+        found = await scrape(live)
+        for call in calls:
+            call.cancel()
+        await live.plugin(Watcher).calls(3)
+    assert found.value("gateway_queue_length") == 1
+    assert found.value("gateway_worker_in_flight") == found.value("gateway_worker_slots") == 1
+    assert found.value("gateway_queue_refused_total", reason="full") == 1
+    assert found.value(REQUESTS, status=str(refused.status_code)) == 1
+
+
+async def wait_for_its_end(connection: ScriptedConnection) -> None:
+    await connection.wait_closed()
+
+
+async def test_verdicts_and_commits_are_told(gateway_for: GatewayFor) -> None:
+    live = await gateway_for("sessions", "trace_capture", "metrics")
+    for stream in (False, True):
+        await ask(live, stream=stream)
+    await live.client.post(CHAT, content=b"{}")
+    found = await scrape(live)
+    assert found.value("gateway_traces_total", verdict="COMPLETE") == 2
+    assert found.value("gateway_traces_total", verdict="INCOMPLETE") == 1
+    assert found.value("gateway_storage_commit_seconds_count") >= 1
+    assert found.value("gateway_storage_committed_total") == 3
+    assert found.value("gateway_storage_waiting") == 0
+
+
+async def test_the_loop_s_lag_is_told(
+    gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway_plugins.metrics.BEAT", 0.001)
+    live = await gateway_for("metrics")
+    async with asyncio.timeout(20):
+        while not (await scrape(live)).value("gateway_event_loop_lag_seconds_count"):
+            pass
+
+
+async def test_who_scrapes_must_be_known_where_callers_must(gateway_for: GatewayFor) -> None:
+    live = await gateway_for(entry(Keys, key="a"), "metrics")
+    refused = await live.client.get("/metrics")
+    assert (refused.status_code, "gateway_" in refused.text) == (401, False)
+    assert "gateway_calls_in_flight" in (await scrape(live, authorization="abc")).families
+
+
+async def test_a_scrape_under_load_is_whole(gateway_for: GatewayFor) -> None:
+    live = await gateway_for("metrics")
+    calls = asyncio.gather(*(ask(live, stream=True) for _ in range(40)))
+    seen = [0.0]
+    while not calls.done():
+        seen.extend(sorted(whole(one) for one in await several(live)))
+    await calls
+    seen.append(whole(await scrape(live)))
+    assert seen[-1] == 40
+    assert seen == sorted(seen), "counters do not go back"
+
+
+async def several(live: Live) -> list[Scrape]:
+    return list(await asyncio.gather(*(scrape(live) for _ in range(3))))
+
+
+def whole(found: Scrape) -> float:
+    """The calls counted so far, and each histogram counts all of them."""
+    count = found.value(REQUESTS)
+    for name in ("gen_ai_server_request_duration_seconds", "gateway_queue_time_seconds"):
+        assert found.value(f"{name}_count") == found.value(f"{name}_bucket", le="+Inf") == count
+    return count
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1", "application/openmetrics"),
+        ("text/plain;version=0.0.4", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text;version=none", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text;version=9..9", "application/openmetrics"),
+        ("text/plain;version=\xe9;escaping=\xe9,;;;===", "text/plain; version=0.0.4"),
+        ("", "text/plain; version=0.0.4"),
+    ],
+)
+async def test_any_accept_gets_something_to_read(
+    gateway_for: GatewayFor, accept: str, kind: str
+) -> None:
+    live = await gateway_for("metrics")
+    await ask(live)
+    answer = await live.client.get("/metrics", headers={b"accept": accept.encode("latin-1")})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith(kind)
+    if "openmetrics" in kind:
+        assert "gateway_requests" in {one.name for one in read_openmetrics(answer.text)}  # type: ignore[no-untyped-call]
+    else:
+        assert Scrape(answer.text).value(REQUESTS) == 1
+
+
+async def test_promtool_accepts_what_all_plugins_tell(
+    gateway_for: GatewayFor, simulator: Simulator
+) -> None:
+    found = await everything(gateway_for, simulator)
+    for name, family in found.families.items():
+        assert family.documentation.endswith("."), name
+        assert family.type in ("counter", "gauge", "histogram"), name
+    assert found.value("gateway_hook_failures_total", plugin="BrokenWatcher") == 3
+    assert found.value("gateway_worker_weight_version") == 7
+    assert found.value("gateway_principal_requests_total", principal="a") == 2
+    assert found.value("gateway_errors_total", code="invalid_api_key") == 1
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        return
+    process = await asyncio.create_subprocess_exec(
+        *(promtool, "check", "metrics"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate(found.text.encode())
+    assert (process.returncode, said) == (0, b"")
+
+
+async def test_the_manual_has_each_metric_and_no_other(
+    gateway_for: GatewayFor, simulator: Simulator
+) -> None:
+    found = await everything(gateway_for, simulator)
+    told = {
+        f"{name}_total" if family.type == "counter" else name
+        for name, family in found.families.items()
+    }
+    assert set(re.findall(r"^\| `((?:gateway|gen_ai)_\w+)`", MANUAL, re.MULTILINE)) == told

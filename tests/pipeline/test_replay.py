@@ -1,0 +1,279 @@
+"""The recorded answers of a real vLLM pass through the gateway byte for byte, however they come."""
+
+import asyncio
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from support.callers.raw_client import CutShort, Headers, RawAnswer, RawClient
+from support.callers.response_paths import PLUGINS, Deltas
+from support.gateways.event_loop import Stage
+from support.records.vllm_recordings import Exchange, load
+from support.records.worker_answers import cut
+from support.workers.memory_worker import MemoryPool
+
+from gateway import Gateway
+from gateway.calls.body import parse_object
+from gateway.config import Config, Worker
+from gateway.errors import InvalidJSON
+from gateway.testing import (
+    NO_PROBES,
+    Live,
+    RecordedCall,
+    ScriptedConnection,
+    ScriptedWorker,
+    entry,
+    live,
+    make_call,
+)
+from gateway.upstream.response import HOP_BY_HOP
+from gateway.wire.registry import dialect_of
+
+EXCHANGES = list(load().values())
+STREAMS = [exchange for exchange in EXCHANGES if exchange.body.startswith((b"data:", b"event:"))]
+ADDED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker"}
+
+
+class Playing:
+    """What the worker says to the next request: `pieces`, one write each, then perhaps the end."""
+
+    def __init__(self) -> None:
+        self.pieces: Sequence[bytes] = ()
+        self.breaks_off = False
+
+    async def script(self, connection: ScriptedConnection) -> None:
+        while True:
+            await connection.read_request()
+            for piece in self.pieces:
+                await connection.write(piece)
+                await asyncio.sleep(0)  # the gateway reads in the same loop: now, or with the next
+            if self.breaks_off:
+                return
+
+
+class Theatre(Stage):
+    """One worker that plays what it is told, and before it a gateway for each set of plugins."""
+
+    def __init__(self) -> None:
+        self.playing = Playing()
+        self.lives: dict[str, Live] = {}
+
+    def open(self) -> None:
+        worker = self.enter(ScriptedWorker(self.playing.script))
+        for name, plugins in PLUGINS.items():
+            self.lives[name] = self.enter(live(config(worker.url, plugins)))
+
+    def replay(self, way: str, exchange: Exchange, pieces: Sequence[bytes]) -> None:
+        """Have the answer come in `pieces`, and check what the caller got of it."""
+        self.playing.pieces, self.playing.breaks_off = pieces, bool(exchange.cut_short)
+        with naming(exchange):
+            self.run(self._replay(self.lives[way].server.address, exchange))
+
+    async def _replay(self, address: tuple[str, int], exchange: Exchange) -> None:
+        async with RawClient(*address) as client:
+            asking = client.ask(
+                exchange.method,
+                exchange.path,
+                pairs(exchange.request_headers),
+                exchange.request_body,
+            )
+            if exchange.cut_short is None:
+                compare(await asking, exchange)
+                return
+            with pytest.raises(CutShort) as caught:
+                await asking
+            compare_cut(caught.value.answer, exchange)
+
+
+@contextmanager
+def naming(exchange: Exchange) -> Iterator[None]:
+    """Says which exchange it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the exchange {exchange.name}")
+        raise
+
+
+@pytest.fixture(scope="module")
+def theatre() -> Iterator[Theatre]:
+    with Theatre() as theatre:
+        theatre.open()
+        yield theatre
+
+
+def config(url: str, plugins: Sequence[type]) -> Config:
+    others = {e.path.partition("?")[0] for e in EXCHANGES if not e.path.startswith("/v1/")}
+    return Config(
+        probes=NO_PROBES,
+        workers=(Worker(url=url),),
+        plugins=tuple(entry(plugin) for plugin in plugins),
+        extra_paths=tuple(sorted(others)),
+    )
+
+
+def pairs(headers: Sequence[tuple[str, str]]) -> Headers:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def raw(exchange: Exchange) -> bytes:
+    """The answer as vLLM put it on the wire; in a stream each event is a chunk."""
+    lines = b"".join([b"%b: %b\r\n" % line for line in pairs(exchange.headers)])
+    head = b"HTTP/1.1 %d Recorded\r\n%b\r\n" % (exchange.status, lines)
+    if ("transfer-encoding", "chunked") not in exchange.headers:
+        return head + exchange.body
+    events = [event for event in re.split(rb"(?<=\n\n)", exchange.body) if event]
+    chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
+    return b"".join([head, *chunks, b"" if exchange.cut_short else b"0\r\n\r\n"])
+
+
+def end_to_end(headers: Headers) -> Headers:
+    return [line for line in headers if line[0] not in ADDED]
+
+
+def compare(answer: RawAnswer, exchange: Exchange) -> None:
+    assert answer.status == exchange.status
+    assert end_to_end(answer.headers) == end_to_end(pairs(exchange.headers))
+    assert answer.body == exchange.body
+
+
+def compare_cut(answer: RawAnswer, exchange: Exchange) -> None:
+    """All that had come is there, and after it an event that says that there is no more."""
+    assert answer.status == exchange.status
+    assert end_to_end(answer.headers) == end_to_end(pairs(exchange.headers))
+    assert answer.body.startswith(exchange.body)
+    assert b"\n\nevent: error\ndata: " in answer.body[len(exchange.body) - 2 :]
+    assert b'"upstream_closed"' in answer.body[len(exchange.body) :]
+
+
+def is_answered_by_the_gateway(way: str, exchange: Exchange) -> bool:
+    """A plugin that changes the body needs one that is JSON, and its lack is a 400 already."""
+    if way != "stripped" or exchange.method != "POST" or dialect_of(exchange.path) is None:
+        return False
+    try:
+        parse_object(exchange.request_body)
+    except InvalidJSON:
+        return True
+    return False
+
+
+def at_random(exchange: Exchange, answer: bytes) -> list[bytes]:
+    chance = random.Random(exchange.name)
+    return cut(answer, chance.sample(range(len(answer)), 12))
+
+
+@pytest.mark.parametrize("way", PLUGINS)
+@pytest.mark.parametrize("pieces", [lambda _, answer: [answer], at_random], ids=["whole", "pieces"])
+def test_every_recorded_answer_reaches_the_caller_as_it_was(
+    theatre: Theatre, way: str, pieces: Callable[[Exchange, bytes], list[bytes]]
+) -> None:
+    for exchange in EXCHANGES:
+        if not is_answered_by_the_gateway(way, exchange):
+            theatre.replay(way, exchange, pieces(exchange, raw(exchange)))
+
+
+SHORT = {
+    "untouched": [exchange for exchange in EXCHANGES if len(raw(exchange)) < 1000],
+    "read": [exchange for exchange in STREAMS if len(raw(exchange)) < 2100],
+    "stripped": [exchange for exchange in STREAMS if len(raw(exchange)) < 2100],
+}
+"""For each way those whose every byte is worth a read of its own: elsewhere a body has no seams."""
+
+
+@pytest.mark.parametrize("way", SHORT)
+def test_short_answers_reach_the_caller_byte_by_byte(theatre: Theatre, way: str) -> None:
+    for exchange in SHORT[way]:
+        answer = raw(exchange)
+        theatre.replay(way, exchange, cut(answer, range(len(answer))))
+
+
+@pytest.mark.parametrize("way", ["read"])
+def test_each_write_of_the_worker_is_one_read_of_the_gateway(theatre: Theatre, way: str) -> None:
+    """Else the tests above would show less than they say."""
+    exchange = load()["default/err_unknown_model_chat"]
+    seen = theatre.lives[way].plugin(Deltas).seen
+    seen.clear()
+    theatre.replay(way, exchange, cut(raw(exchange), range(len(raw(exchange)))))
+    assert seen["data"] == len(exchange.body)
+
+
+class Rehearsal(Stage):
+    """The gateways without their sockets: each piece is given to the connection as a read."""
+
+    def __init__(self) -> None:
+        self.gateways: dict[str, Gateway] = {}
+
+    def open(self) -> None:
+        for name, plugins in PLUGINS.items():
+            self.gateways[name] = self.enter(Gateway(config("http://memory", plugins)))
+
+    def replay(self, way: str, exchange: Exchange, splits: Iterable[Sequence[bytes]]) -> None:
+        """Have the answer come once for each of `splits`, in these pieces."""
+        with naming(exchange):
+            self.run(self._replay(self.gateways[way], exchange, splits))
+
+    async def _replay(
+        self, gateway: Gateway, exchange: Exchange, splits: Iterable[Sequence[bytes]]
+    ) -> None:
+        (worker,) = gateway.workers.all
+        for pieces in splits:
+            worker.pool = MemoryPool(pieces)
+            call = call_of(exchange)
+            await gateway.proxy.dispatch(call)
+            assert call.caller.is_ended is (exchange.cut_short is None)
+            answer = RawAnswer(call.caller.status, list(call.caller.headers), call.caller.body)
+            (compare_cut if exchange.cut_short else compare)(answer, exchange)
+
+
+def call_of(exchange: Exchange) -> RecordedCall:
+    path, _, query = exchange.path.partition("?")
+    return make_call(
+        exchange.request_body,
+        path=path,
+        query=query.encode(),
+        method=exchange.method,
+        headers=dict(exchange.request_headers),
+    )
+
+
+@pytest.fixture(scope="module")
+def rehearsal() -> Iterator[Rehearsal]:
+    with Rehearsal() as rehearsal:
+        rehearsal.open()
+        yield rehearsal
+
+
+def in_small_pieces(exchange: Exchange) -> list[bytes]:
+    """One byte at a time, or where that is much, in pieces of about 40."""
+    answer = raw(exchange)
+    if len(answer) < 4096:
+        return cut(answer, range(len(answer)))
+    return cut(answer, random.Random(exchange.name).sample(range(len(answer)), len(answer) // 40))
+
+
+@pytest.mark.parametrize("way", PLUGINS)
+def test_every_recorded_answer_may_come_byte_by_byte(rehearsal: Rehearsal, way: str) -> None:
+    for exchange in EXCHANGES:
+        if not is_answered_by_the_gateway(way, exchange):
+            rehearsal.replay(way, exchange, [in_small_pieces(exchange)])
+
+
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("way", SHORT)
+def test_an_answer_may_be_split_anywhere(rehearsal: Rehearsal, way: str, step: int) -> None:
+    """At every position with `step` 1; else at every ninth, from one that differs by exchange."""
+    for number, exchange in enumerate(SHORT[way]):
+        answer = raw(exchange)
+        places = range(number % step, len(answer), step)
+        rehearsal.replay(way, exchange, (cut(answer, [place]) for place in places))
+
+
+@pytest.mark.parametrize("way", PLUGINS)
+def test_a_long_answer_may_be_split_at_random(rehearsal: Rehearsal, way: str) -> None:
+    for exchange in EXCHANGES:
+        if exchange not in SHORT[way] and not is_answered_by_the_gateway(way, exchange):
+            answer = raw(exchange)
+            places = random.Random(exchange.name).sample(range(len(answer)), 16)
+            rehearsal.replay(way, exchange, (cut(answer, [place]) for place in places))

@@ -1,0 +1,106 @@
+"""What plugins may rely on, and that those which come with the gateway rely on nothing else."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+
+import gateway
+
+PLUGINS = sorted((ROOT / "plugins/gateway_plugins").rglob("*.py"))
+CORE = sorted((ROOT / "gateway").rglob("*.py"))
+
+NAMES = [
+    "Answer",
+    "Attempt",
+    "BadRequest",
+    "BodyTooLarge",
+    "Call",
+    "CallError",
+    "Caller",
+    "CallerGone",
+    "Cause",
+    "ChoiceDelta",
+    "ChooseAgain",
+    "Condition",
+    "Config",
+    "ConfigError",
+    "ControlRequest",
+    "Delivery",
+    "Delta",
+    "Divergence",
+    "Event",
+    "Forbidden",
+    "Gateway",
+    "GatewayError",
+    "Headers",
+    "Histogram",
+    "NoWorker",
+    "NotFound",
+    "Outcome",
+    "Principal",
+    "Reason",
+    "Reward",
+    "Sample",
+    "SessionInfo",
+    "SharedRow",
+    "SharedTable",
+    "StateKey",
+    "Storage",
+    "StorageUnavailable",
+    "Timings",
+    "TooManyRequests",
+    "Trace",
+    "TraceAttempt",
+    "TraceChoice",
+    "Trajectories",
+    "Trajectory",
+    "Unauthorized",
+    "UpstreamError",
+    "UpstreamTimeout",
+    "Usage",
+    "Verdict",
+    "WeightVersions",
+    "Worker",
+    "WorkerAnswer",
+    "WorkerInfo",
+    "Workers",
+    "create_app",
+    "get_header",
+    "hookimpl",
+    "insert_rows",
+    "path_of",
+]
+
+
+def imports(file: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of each import; the name is empty for a module as a whole."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def test_public_names_are_sorted_and_pinned() -> None:
+    assert gateway.__all__ == NAMES == sorted(NAMES)
+    assert all(hasattr(gateway, name) for name in NAMES)
+
+
+@pytest.mark.parametrize("file", PLUGINS, ids=lambda file: file.stem)
+def test_plugins_touch_only_public_names_and_no_other_plugin(file: Path) -> None:
+    own = f"gateway_plugins.{file.relative_to(PLUGINS[0].parent).parts[0].removesuffix('.py')}"
+    for module, name in imports(file):
+        if module == "gateway":
+            assert name in NAMES
+        else:
+            assert not module.startswith("gateway.")
+        if module.startswith("gateway_plugins"):
+            assert module == own or module.startswith(f"{own}.")
+
+
+@pytest.mark.parametrize("file", CORE, ids=lambda file: str(file.relative_to(ROOT / "gateway")))
+def test_core_imports_no_plugin(file: Path) -> None:
+    assert not any(module.startswith("gateway_plugins") for module, _ in imports(file))

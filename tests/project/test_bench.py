@@ -1,0 +1,289 @@
+"""How the benchmark shows what it measured, and the parts of it that need no other gateway."""
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from bench.__main__ import main
+from bench.chart import svg_of
+from bench.conduct import Plan, tasks_of
+from bench.filling import filled
+from bench.found import Found, Machine, Readings
+from bench.page import BEGIN, END, replaced, write_page
+from bench.processes import MEASURED, pinned, used
+from bench.programs import said
+from bench.report import Report, read, report_of, write
+from bench.rows import FRESH, GATEWAY, IDLE, PACED, PLAIN, ROWS, STREAM, Line
+from bench.running import Running, count
+from bench.scale import scale_rows
+from bench.stack import WHOLE, hosts, token_of, write_keys
+from bench.systems import DIRECT, Place
+from bench.table import markdown_of, text_of
+from bench.works import Calls, Reading
+from gateway_plugins.auth.keys import Keys
+from gateway_plugins.trace_capture.store.queries import TraceFilter, select
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.paths import DOCS
+
+from gateway import ConfigError
+from gateway.config import load
+
+PAGE = DOCS / "performance.md"
+ALL_ROWS = (*ROWS, *scale_rows(quick=True))
+
+
+def found_of(readings: Mapping[tuple[str, str], list[Reading]]) -> Found:
+    return Found(
+        date="2026-01-01T00:00:00+00:00",
+        machine=Machine("a processor", 2, "6.1", "3.11"),
+        rounds=3,
+        seconds=4.0,
+        rows=[row.name for row in ROWS],
+        versions={"nginx": "1.22.1"},
+        readings=[Readings(*where, rounds) for where, rounds in readings.items()],
+    )
+
+
+def report(per_call: float = 300.0, per_event: float = 20.0) -> Report:
+    found = found_of(
+        {
+            ("vllm-router", PLAIN.name): [Reading(per_call=each) for each in (180, 200, 900)],
+            ("vllm-router", STREAM.name): [Reading(per_event=10.0)],
+            (GATEWAY.name, PLAIN.name): [Reading(per_call=per_call)],
+            (GATEWAY.name, STREAM.name): [Reading(per_event=per_event)],
+            (GATEWAY.name, PACED.name): [Reading(ttft_p50=2.5)],
+            (DIRECT.name, PACED.name): [Reading(ttft_p50=2.0)],
+            (FRESH.name, IDLE.name): [Reading(idle_memory=60.0, per_stream=50.0)],
+        }
+    )
+    return report_of(found, ROWS)
+
+
+def line(row: str, place: int = 0) -> Line:
+    return report().table[row][place]
+
+
+# what is reached
+
+
+def test_figures_are_medians_over_the_rounds() -> None:
+    assert line("plain").other == 200
+
+
+def test_an_outcome_is_a_ratio_a_difference_or_the_figure_itself() -> None:
+    assert line("plain").outcome == 1.5
+    assert line("latency").outcome == pytest.approx(0.5)
+    assert line("memory").outcome == 60.0
+
+
+def test_a_target_is_met_up_to_its_bound() -> None:
+    assert [line("plain").met, line("stream").met] == [True, False]
+    assert [line("memory", place).met for place in (0, 1)] == [True, False]
+    assert Line(what="", figure=2.0, unit="", other=1.0, most=2.0).met
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
+    assert (line("plain", 1).outcome, line("plain", 1).met) == (None, None)
+    assert Line(what="", figure=2.0, unit="", other=0.0, most=2.0).met is None
+
+
+def test_scale_is_the_dearest_beside_the_cheapest() -> None:
+    keys = next(row for row in ALL_ROWS if row.name == "keys")
+    costs = dict(zip(keys.systems, (130.0, 100.0), strict=True))
+    found = found_of({(one.name, PLAIN.name): [Reading(per_call=costs[one])] for one in costs})
+    [flat] = keys.lines(found)
+    assert (flat.figure, flat.other, flat.outcome, flat.met) == (130.0, 100.0, 1.3, False)
+
+
+# how it is shown
+
+
+def test_the_tables_show_figures_outcomes_and_what_is_missing() -> None:
+    text = text_of(report())
+    first = " ".join(text.splitlines()[1].split())
+    assert first.endswith("300 µs vllm-router 200 µs 1.50 x 2.00 x yes")
+    assert "NO" in text
+    assert "+0.50 ms" in text
+    assert "nginx 1.22.1" in text
+
+
+def test_problems_and_what_was_left_out_are_told_on_one_line_each() -> None:
+    one = report()
+    one.found.problems.append("3 calls\nfailed")
+    one.found.left_out["litellm"] = "no such\npackage"
+    for shown in (text_of(one), markdown_of(one)):
+        assert "PROBLEM 3 calls failed" in shown
+        assert "litellm is left out: no such package" in shown
+
+
+FIGURES = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(FIGURES, FIGURES)
+@example(float("inf"), float("nan"))
+@example(5e-324, 1.7e308)
+def test_a_chart_is_xml_whatever_the_figures(per_call: float, per_event: float) -> None:
+    drawn = svg_of(report(per_call, per_event))
+    assert ET.fromstring(drawn).tag.endswith("svg")
+    assert len(drawn) < 20_000
+    assert "nan" not in drawn
+    assert "inf" not in drawn
+
+
+def test_a_chart_has_a_bar_for_each_system_that_did_the_work() -> None:
+    drawn = svg_of(report())
+    assert drawn.count("<rect") == 4
+    assert drawn.count('class="bar ours"') == 2
+
+
+def test_a_report_is_read_back_and_shown_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.json"
+    write(report(), file)
+    assert read(file) == report()
+    assert main(["--read", str(file), "--svg", str(tmp_path / "run.svg")]) == 0
+    assert capsys.readouterr().out == text_of(report())
+    assert (tmp_path / "run.svg").read_text() == svg_of(report())
+
+
+def test_a_run_with_problems_ends_with_1(tmp_path: Path) -> None:
+    one = report()
+    one.found.problems.append("a call failed")
+    write(one, tmp_path / "run.json")
+    assert main(["--read", str(tmp_path / "run.json")]) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--only", "plane"], ["--peers", "apache"], ["--read", "/"]])
+def test_mistakes_are_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert arguments[1] in capsys.readouterr().err
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_a_page_keeps_all_but_what_is_between_its_marks(
+    before: str, old: str, block: str, after: str
+) -> None:
+    text = f"{before}{BEGIN}{old}{END}{after}"
+    assert replaced(text, block, "page") == f"{before}{BEGIN}\n{block}{END}{after}"
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, END, END + BEGIN])
+def test_a_page_without_marks_stays_as_it_is(text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ConfigError, match=r"page\.md"):
+        write_page(report(), page)
+    assert page.read_text() == text
+
+
+def test_the_last_run_is_on_the_page_with_its_chart(tmp_path: Path) -> None:
+    page = tmp_path / PAGE.name
+    shutil.copy(PAGE, page)
+    write_page(report(), page)
+    write_page(report(), page)
+    assert page.read_text().count(markdown_of(report())) == 1
+    assert svg_of(report()) == page.with_suffix(".svg").read_text()
+    assert ET.parse(PAGE.with_suffix(".svg")).getroot().tag.endswith("svg")
+
+
+def test_the_page_says_what_each_row_measures() -> None:
+    text = PAGE.read_text()
+    left_out = {"no-capture", "core", "latency"}  # other systems and figures of the same works
+    assert [row.name for row in ALL_ROWS if row.name not in left_out and row.name not in text] == []
+
+
+# what is measured
+
+
+def test_each_system_does_the_work_of_all_its_rows_once(tmp_path: Path) -> None:
+    plan = Plan(rows=ROWS, peers=(), rounds=1, seconds=1, programs=tmp_path, work=tmp_path)
+    tasks = tasks_of(plan, report().found)
+    works = {one.system.name: [work.name for work in one.works] for one in tasks}
+    assert works[GATEWAY.name][:3] == ["plain", "stream", "paced"]
+    assert all(len(set(names)) == len(names) for names in works.values())
+    assert works[DIRECT.name] == ["paced"]
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_the_gateway_is_configured_with_the_whole_stack(tmp_path: Path) -> None:
+    [many] = [row.systems[-1] for row in ALL_ROWS if row.name == "workers"]
+    assert many.command is not None
+    command = many.command(Place(tmp_path, 1234, 5678))
+    config = load(tmp_path / "gateway.yaml")
+    assert tuple(entry.name for entry in config.plugins) == WHOLE
+    assert len({worker.url for worker in config.workers}) == many.workers
+    assert command.traces == tmp_path / config.db_path
+
+
+def test_as_many_workers_as_are_wanted_have_addresses() -> None:
+    found = hosts(256)
+    assert len(set(found)) == 256
+    assert (found[0], found[-1]) == ("127.0.0.1", "127.0.1.0")
+
+
+def test_keys_are_those_that_callers_have(tmp_path: Path) -> None:
+    write_keys(tmp_path / "keys.json", 3)
+    keys = Keys((tmp_path / "keys.json").read_bytes())
+    assert [keys.find(token_of(number).encode()) is not None for number in range(4)] == [1, 1, 1, 0]
+    assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
+
+
+def test_a_filled_file_has_traces_that_are_read_and_calls_that_are_summed(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.db"
+    filled(1_000, 100)(file)
+    assert count(file) == 1_000
+    with closing(sqlite3.connect(file)) as db:
+        traces = list(select(db, TraceFilter(session_ids=("s7",))))
+        assert [one.prompt_token_ids for one in traces] == [[1, 2, 3]] * 10
+        for table in ("usage_calls", "traces"):
+            [(rows,)] = db.execute(f"SELECT count(*) FROM {table}")
+            assert rows == 1_000
+        assert db.execute("SELECT * FROM usage_not_summed").fetchall() == []
+
+
+def test_a_program_that_fails_is_told_with_what_it_said() -> None:
+    with pytest.raises(ConfigError, match="no way"):
+        said([sys.executable, "-c", "raise SystemExit('no way')"])
+
+
+two_processors = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="callers have a processor of their own"
+)
+
+
+@two_processors
+def test_what_the_callers_tell_becomes_a_reading(tmp_path: Path) -> None:
+    quantiles = {"p50": 1.0, "p99": 2.0}
+    counts = {"seconds": 2.0, "calls": 10, "events": 0, "answered": 15, "errors": 1}
+    told = counts | {"first_error": "no"} | dict.fromkeys(("latency", "ttft", "gap"), quantiles)
+    load_ = tmp_path / "load"
+    load_.write_text(f"#!/bin/sh\necho begin\necho end\necho '{json.dumps(told)}'\n")
+    load_.chmod(0o755)
+    beside = msgspec.structs.replace(PLAIN, name="beside")
+    for work, errors in ((PLAIN, 1), (Calls(name="both", beside=beside), 2)):
+        reading = work.do(Running(DIRECT, "http://127.0.0.1:1", None, load_), 1.0)
+        assert (reading.rate, reading.ttft_p99, reading.per_call) == (5.0, 2.0, None)
+        assert (reading.answered, reading.errors) == (15 * errors, errors)
+
+
+def test_the_cpu_of_a_process_counts_with_that_of_its_children() -> None:
+    burn = "import time\nwhile time.process_time() < 0.2: pass"
+    run = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\n"
+    code = f"{run}print('burnt', flush=True)\ninput()"
+    with pinned([sys.executable, "-c", code], MEASURED) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"burnt\n"
+        cpu, memory = used(parent.pid)
+    assert cpu >= 0.2
+    assert memory > 2**20

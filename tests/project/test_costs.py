@@ -1,0 +1,55 @@
+"""A call and an event take no more steps than they did: performance guarded without a clock."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.records.step_counts import STACK, Steps, plain, steps_of, stream
+
+CALLS = 8
+TOLERANCE = 1.08
+"""What goes into a commit, and so what a commit costs a call, varies from run to run."""
+
+CORE: Sequence[str] = ()
+OFF = tuple(name for name in STACK if name != "trace_capture")
+
+
+@pytest.mark.parametrize(
+    ("plugins", "most"), [(CORE, 264), (OFF, 730), (STACK, 1_240)], ids=["core", "off", "stack"]
+)
+async def test_a_plain_call_takes_no_more_steps(
+    plugins: Sequence[str], most: int, tmp_path: Path
+) -> None:
+    assert await steps_of(plugins, plain(), tmp_path, CALLS) < most * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("plugins", "most"), [(CORE, 17), (OFF, 34), (STACK, 46)], ids=["core", "off", "stack"]
+)
+async def test_an_event_of_a_stream_takes_no_more_steps(
+    plugins: Sequence[str], most: int, tmp_path: Path
+) -> None:
+    few, many = [
+        await steps_of(plugins, stream(tokens), _folder(tmp_path, tokens), CALLS)
+        for tokens in (8, 64)
+    ]
+    assert (many - few) / 56 < most * TOLERANCE
+
+
+def test_steps_are_frames_and_functions_of_c() -> None:
+    steps = Steps()
+    with steps:
+        _one()
+        len(())
+    # Beside `_one` and `len`: leaving the block, and that it stops counting.
+    assert 2 <= steps.taken <= 4
+
+
+def _one() -> None:
+    pass
+
+
+def _folder(parent: Path, tokens: int) -> Path:
+    folder = parent / str(tokens)
+    folder.mkdir()
+    return folder

@@ -1,0 +1,38 @@
+"""What a real `gateway serve` writes on standard error, whoever it is that speaks."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import support.plugins.breaking_watcher as noisy
+from support.gateways.serving_process import serving
+
+NOISY = f"{Path(noisy.__file__)}:Noisy"
+
+SAID = [
+    ("asyncio", "Exception in callback", "ValueError"),
+    ("asyncio", "Task exception was never retrieved", "ValueError"),
+    ("gateway", "an exception in Undeletable.__del__ had nowhere to go", "ValueError"),
+    ("gateway", "the thread noise ended by an error", "ValueError"),
+    ("gateway", "the gateway ends by an error", "ValueError"),
+    ("noisy", "it broke: ValueError", None),
+]
+
+
+async def test_all_that_is_said_while_serving_is_json_and_quotes_nobody() -> None:
+    async with serving("", "--plugin", NOISY, db_path=":memory:") as process:
+        process.kill(signal.SIGTERM)
+        assert await process.ended() == 1
+    said = process.log.decode()
+    assert noisy.WORDS not in said
+    lines: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines()]
+    told = [(line["logger"], line["message"], _first_error(line)) for line in lines]
+    assert [one for one in SAID if one not in told] == []
+    assert any(line["message"].startswith("UserWarning at ") for line in lines)
+    assert any(line["message"].startswith("a record cannot be written") for line in lines)
+    assert any(line["logger"] == "uvicorn.error" for line in lines)
+
+
+def _first_error(line: dict[str, Any]) -> str | None:
+    return next((error["type"] for error in line.get("errors", [])), None)

@@ -1,0 +1,216 @@
+"""The simulator's development endpoints: bodies as recorded, and what they do to generations."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from support.plugins.recording_plugin import until
+from support.records.vllm_recordings import load
+
+from gateway.simulator import Simulator, SimulatorConfig
+from gateway.testing import MESSAGES
+
+REPLAYED = [
+    "devmode/rl_get_is_paused",
+    "devmode/rl_get_weight_info",
+    "devmode/rl_post_pause",
+    "devmode/rl_post_pause_mode-wait",
+    "devmode/rl_get_is_paused_2",
+    "devmode/rl_post_pause_mode-keep",
+    "devmode/rl_post_pause_mode-bogus",
+    "devmode/mid_resume_1",
+    "devmode/rl_get_is_sleeping",
+    "devmode/sleep_post_sleep_level-1",
+    "devmode/sleep_get_is_sleeping_2",
+    "devmode/sleep_post_wake_up",
+    "devmode/sleep_get_is_sleeping_3",
+    "devmode/rl_post_reset_prefix_cache",
+    "devmode/rl_post_update_weight_version_step-7",
+    "devmode/rl_post_abort_requests",
+    "devmode/rl_post_collective_rpc",
+    "devmode/rl_post_collective_rpc_no_such",
+    "reload/r2_reload",
+    "devmode/rl_post_update_weights",
+    "devmode/rl_post_update_weights_names",
+    "devmode/rl_post_finish_weight_update_step-8",
+    "devmode/rl_post_start_weight_update",
+    "devmode/rl_post_finish_weight_update",
+    "trl_client/02_get_get_world_size",
+]
+"""In an order in which one engine can have been asked all of it."""
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Simulator]:
+    async with Simulator(SimulatorConfig(development=True, itl=0.002)) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(engine: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=engine.url, timeout=None) as opened:
+        yield opened
+
+
+def body(**fields: object) -> dict[str, object]:
+    messages = [dict(one) for one in MESSAGES]
+    return {"messages": messages, "temperature": 0, "max_tokens": 8, "ignore_eos": True, **fields}
+
+
+async def chat(client: httpx.AsyncClient, **fields: object) -> Any:
+    answer = await client.post("/v1/chat/completions", json=body(**fields))
+    return answer.json()
+
+
+async def text(client: httpx.AsyncClient) -> str:
+    found: str = (await chat(client))["choices"][0]["message"]["content"]
+    return found
+
+
+async def order(client: httpx.AsyncClient, path: str, **sent: object) -> None:
+    answer = await client.post(path, json=sent)
+    assert answer.status_code == 200, answer.text
+
+
+async def test_the_bodies_are_those_recorded(client: httpx.AsyncClient) -> None:
+    for name in REPLAYED:
+        told = load()[name]
+        headers = {"content-type": "application/json"}
+        answer = await client.request(
+            told.method, told.path, content=told.request_body, headers=headers
+        )
+        assert (answer.status_code, answer.json()) == (told.status, json.loads(told.body)), name
+
+
+async def test_without_development_there_is_none(simulator: Simulator) -> None:
+    async with httpx.AsyncClient(base_url=simulator.url) as client:
+        for name in REPLAYED:
+            told = load()[name]
+            answer = await client.request(told.method, told.path)
+            assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
+
+
+async def test_other_weights_say_other_things_and_the_old_ones_what_they_said(
+    client: httpx.AsyncClient,
+) -> None:
+    first = await text(client)
+    told = []
+    for path in ("b", "c", "b", "sim"):
+        kwargs = {"weights_path": path}
+        await order(client, "/collective_rpc", method="reload_weights", kwargs=kwargs)
+        told.append(await text(client))
+    assert told[3] == first
+    assert told[0] == told[2]
+    assert len({first, *told}) == 3
+
+
+async def test_transferred_weights_are_others_too(client: httpx.AsyncClient) -> None:
+    before = await text(client)
+    await order(client, "/init_weight_transfer_engine", init_info={})
+    await order(client, "/start_weight_update")
+    await order(client, "/update_weights", update_info={"names": ["x"]})
+    await order(client, "/finish_weight_update", weight_version="step-1")
+    assert await text(client) != before
+    assert (await client.get("/weight_info")).json() == {"weight_version": "step-1"}
+
+
+async def test_what_comes_while_it_is_paused_waits(
+    engine: Simulator, client: httpx.AsyncClient
+) -> None:
+    await order(client, "/pause?mode=wait")
+    waiting = asyncio.create_task(text(client))
+    await until(lambda: engine.stats.in_flight == 1)
+    await order(client, "/collective_rpc", method="reload_weights", kwargs={"weights_path": "b"})
+    assert not waiting.done()
+    await order(client, "/resume")
+    assert await waiting == await text(client)
+
+
+async def test_who_leaves_a_paused_engine_is_forgotten(
+    engine: Simulator, client: httpx.AsyncClient
+) -> None:
+    await order(client, "/pause")
+    waiting = asyncio.create_task(text(client))
+    await until(lambda: engine.stats.in_flight == 1)
+    waiting.cancel()
+    await engine.idle()
+
+
+async def running(engine: Simulator, client: httpx.AsyncClient, **fields: object) -> Any:
+    """A task with a call that generates, and does not end soon."""
+    asked = {"max_tokens": 1500, **fields}
+    task = asyncio.create_task(client.post("/v1/chat/completions", json=body(**asked)))
+    async with httpx.AsyncClient(base_url=engine.url) as other:
+        while "num_requests_running" not in (found := await other.get("/metrics")).text or (
+            'running{engine="0",model_name="sim"} 0.0' in found.text
+        ):
+            pass
+    return task
+
+
+@pytest.mark.parametrize("how", ["/pause", "/abort_requests"])
+async def test_what_runs_can_be_cut_short(
+    engine: Simulator, client: httpx.AsyncClient, how: str
+) -> None:
+    task = await running(engine, client)
+    await order(client, how)
+    assert (await task).json()["choices"][0]["finish_reason"] == "abort"
+
+
+async def test_only_the_request_named_is_cut_short(
+    engine: Simulator, client: httpx.AsyncClient
+) -> None:
+    task = await running(engine, client, request_id="mine", max_tokens=200)
+    await order(client, "/abort_requests", request_ids=["chatcmpl-other"])
+    assert not task.done()
+    await order(client, "/abort_requests", request_ids=["chatcmpl-mine"])
+    assert (await task).json()["choices"][0]["finish_reason"] == "abort"
+
+
+async def test_a_pause_may_wait_for_what_runs(engine: Simulator, client: httpx.AsyncClient) -> None:
+    task = await running(engine, client, max_tokens=100)
+    await order(client, "/pause?mode=wait")
+    assert (await task).json()["choices"][0]["finish_reason"] == "length"
+
+
+async def test_what_is_frozen_goes_on_with_the_weights_of_then(
+    engine: Simulator, client: httpx.AsyncClient
+) -> None:
+    whole = (await chat(client, max_tokens=200))["choices"][0]["message"]["content"]
+    task = await running(engine, client, max_tokens=200)
+    await order(client, "/pause?mode=keep")
+    await order(client, "/collective_rpc", method="reload_weights", kwargs={"weights_path": "b"})
+    assert not task.done()
+    await order(client, "/resume")
+    mixed = (await task).json()["choices"][0]
+    assert mixed["finish_reason"] == "length"
+    assert mixed["message"]["content"] != whole
+    assert mixed["message"]["content"][:5] == whole[:5]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_generation_in_the_middle_of_a_transfer_kills_it(
+    engine: Simulator, client: httpx.AsyncClient, stream: bool
+) -> None:
+    await order(client, "/start_weight_update")
+    died = await client.post("/v1/chat/completions", json=body(stream=stream))
+    assert "EngineCore encountered an issue" in died.text
+    assert (died.status_code, died.text.endswith("[DONE]\n\n")) == (
+        (200, True) if stream else (500, False)
+    )
+    assert (await client.get("/weight_info")).status_code == 500
+    assert (await client.get("/health")).status_code == 503
+
+    async def refused() -> bool:
+        try:
+            async with httpx.AsyncClient(base_url=engine.url) as other:
+                await other.get("/health")
+        except httpx.ConnectError:
+            return True
+        return False
+
+    while not await refused():
+        pass

@@ -1,0 +1,375 @@
+"""The storage when all is well: what is committed, in which transactions, and what is read."""
+
+import asyncio
+import sqlite3
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.plugins.recording_plugin import until
+from support.records.storage_sinks import (
+    Gate,
+    Notes,
+    groups_of,
+    is_whole,
+    locked,
+    opened,
+    size_of,
+    storage_at,
+    texts,
+)
+
+from gateway import StorageUnavailable
+from gateway.config import Config
+from gateway.storage import Entry, Storage
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.db"
+
+
+async def test_a_commit_that_returned_is_there_for_any_connection(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        for number in range(20):
+            await storage.commit(notes.entries(f"{number}a", f"{number}b"))
+            assert texts(path)[-2:] == notes.written_ones[-2:] == [f"{number}a", f"{number}b"]
+        health = storage.health
+        assert (health.state, health.committed, health.groups) == ("ok", 40, 20)
+        assert (health.waiting, health.waiting_bytes, health.lost, health.slow) == (0, 0, 0, 0)
+
+
+async def test_calls_that_end_during_a_commit_share_the_next_one(path: Path) -> None:
+    notes = Notes()
+    notes.fault = gate = Gate()
+    async with opened(path) as storage:
+        first = asyncio.create_task(storage.commit(notes.entries("0")))
+        await until(gate.reached.is_set)
+        rest = [asyncio.create_task(storage.commit(notes.entries(str(n)))) for n in range(1, 101)]
+        await until(lambda: storage.health.waiting == 101)
+        assert not any(task.done() for task in [first, *rest])
+        gate.opened.set()
+        await asyncio.gather(first, *rest)
+        assert (notes.transactions, storage.health.groups) == (2, 2)
+        assert texts(path) == [str(n) for n in range(101)]
+
+
+async def test_calls_that_end_at_once_share_a_commit(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        await asyncio.gather(*(storage.commit(notes.entries(str(n))) for n in range(50)))
+        assert notes.transactions == 1
+        assert len(texts(path)) == 50
+
+
+async def test_what_several_plugins_store_of_a_call_is_one_transaction(path: Path) -> None:
+    first, second = Notes(), Notes()
+    seen = []
+
+    def fault(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+        seen.append((db.in_transaction, texts(path)))
+
+    second.fault = fault
+    async with opened(path) as storage:
+        await storage.commit([*first.entries("a"), *second.entries("b"), *first.entries("c")])
+    assert seen == [(True, [])]
+    assert texts(path) == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2), ("none", 1)])
+async def test_durability_is_sqlite_s_synchronous(
+    path: Path, durability: str, synchronous: int
+) -> None:
+    notes = Notes()
+    seen: list[tuple[object, ...]] = []
+
+    def look(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+        seen.append(*db.execute("PRAGMA synchronous"))
+        seen.append(*db.execute("PRAGMA journal_mode"))
+
+    notes.fault = look
+    async with opened(path, durability=durability) as storage:
+        await storage.commit(notes.entries("a"))
+        await storage.flush()
+    assert seen == [(synchronous,), ("wal",)]
+
+
+async def test_durability_none_does_not_wait_and_is_stored(path: Path) -> None:
+    notes = Notes()
+    async with opened(path, durability="none") as storage:
+        with locked(path):
+            await storage.commit(notes.entries("a"))
+            await storage.commit(notes.entries("b"))
+            assert (texts(path), storage.health.waiting, storage.health.state) == ([], 2, "ok")
+        await storage.flush()
+        assert texts(path) == ["a", "b"]
+
+
+async def test_a_large_group_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 7)
+    notes = Notes()
+    async with opened(path) as storage:
+        await asyncio.gather(*(storage.commit(notes.entries(str(n))) for n in range(20)))
+        assert notes.transactions == storage.health.groups == 3
+    assert texts(path) == [str(n) for n in range(20)]
+
+
+async def test_a_flush_does_not_wait_for_what_comes_after_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 1)
+    notes = Notes()
+    async with opened(path, durability="none") as storage:
+        await storage.commit(notes.entries("before"))
+        flushed = asyncio.create_task(storage.flush())
+        await asyncio.sleep(0)
+        gate = Gate()
+        notes.fault = lambda db, rows: gate(db, rows) if rows == ["after"] else None
+        await storage.commit(notes.entries("after"))
+        await flushed
+        assert texts(path) == ["before"]
+        gate.opened.set()
+        await storage.flush()
+        assert texts(path) == ["before", "after"]
+        await storage.flush()
+
+
+async def test_a_call_that_is_cancelled_leaves_its_entries(path: Path) -> None:
+    notes = Notes()
+    notes.fault = gate = Gate()
+    async with opened(path) as storage:
+        call = asyncio.create_task(storage.commit(notes.entries("a")))
+        await until(gate.reached.is_set)
+        call.cancel()
+        gate.opened.set()
+        await storage.flush()
+        assert call.cancelled()
+        assert texts(path) == ["a"]
+
+
+@pytest.mark.parametrize("fault", ["unfit", "impossible"])
+async def test_what_a_sink_cannot_store_is_lost_alone(path: Path, fault: str) -> None:
+    notes, other = Notes(), Notes()
+    async with opened(path) as storage:
+        await asyncio.gather(
+            storage.commit(notes.entries("a", fault, "b")),
+            storage.commit(notes.entries("c")),
+            storage.commit(other.entries("d", fault)),
+        )
+        health = storage.health
+        assert (health.state, health.committed, health.lost, health.waiting) == ("ok", 4, 2, 0)
+        assert health.waiting_bytes == 0
+    assert sorted(texts(path)) == ["a", "b", "c", "d"]
+    assert (notes.written_ones, notes.lost_ones) == (["a", "b", "c"], [fault])
+    assert (other.written_ones, other.lost_ones) == (["d"], [fault])
+
+
+async def test_a_sink_s_statement_that_is_wrong_is_not_the_file_s_fault(path: Path) -> None:
+    notes = Notes()
+    notes.fault = lambda db, rows: db.execute("INSERT INTO nowhere VALUES (1)")
+    async with opened(path) as storage:
+        await storage.commit(notes.entries("a"))
+        assert (storage.health.state, notes.lost_ones) == ("ok", ["a"])
+
+
+class Broken(Notes):
+    """Breaks in each of the methods that only tell it something."""
+
+    def written(self, rows: Sequence[str]) -> None:
+        super().written(rows)
+        raise asyncio.CancelledError
+
+    def lost(self, item: str, error: Exception) -> None:
+        super().lost(item, error)
+        raise SystemExit
+
+
+async def test_a_sink_that_cannot_be_told_stores_nothing_twice(path: Path) -> None:
+    broken = Broken()
+    async with opened(path) as storage:
+        await storage.commit(broken.entries("a", "impossible", "b"))
+        await storage.commit(broken.entries("c", "unfit"))
+        assert (storage.health.committed, storage.health.lost) == (3, 2)
+    assert texts(path) == broken.written_ones == ["a", "b", "c"]
+    assert broken.lost_ones == ["impossible", "unfit"]
+
+
+async def test_a_sink_may_raise_anything(path: Path) -> None:
+    notes = Notes()
+
+    def fault(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+        raise asyncio.CancelledError
+
+    notes.fault = fault
+    async with opened(path) as storage:
+        await storage.commit(notes.entries("a"))
+        assert notes.lost_ones == ["a"]
+        notes.fault = lambda db, rows: None
+        await storage.commit(notes.entries("b"))
+    assert texts(path) == ["b"]
+
+
+async def test_a_change_is_a_transaction(path: Path) -> None:
+    async with opened(path) as storage:
+
+        def insert(db: sqlite3.Connection) -> int:
+            db.execute("INSERT INTO notes (text) VALUES ('a')")
+            assert texts(path) == []
+            return 7
+
+        def fail(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO notes (text) VALUES ('b')")
+            raise LookupError("no such session")
+
+        assert await storage.write(insert) == 7
+        with pytest.raises(LookupError, match="no such session"):
+            await storage.write(fail)
+        with pytest.raises(sqlite3.IntegrityError):
+            await storage.write(lambda db: db.execute("INSERT INTO notes (text) VALUES (NULL)"))
+        assert texts(path) == ["a"]
+
+
+async def test_a_query_and_a_change_may_raise_what_a_future_cannot_hold(path: Path) -> None:
+    async with opened(path) as storage:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await storage.read(lambda db: next(db.execute("SELECT text FROM notes")))
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await storage.write(lambda db: next(db.execute("SELECT text FROM notes")))
+
+
+async def test_readers_see_commits_and_change_nothing(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        for number in range(3):
+            await storage.commit(notes.entries(str(number)))
+            found = await storage.read(lambda db: list(db.execute("SELECT text FROM notes")))
+            assert found[-1] == (str(number),)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await storage.read(lambda db: db.execute("DELETE FROM notes"))
+        own = storage.connect()
+        assert own.execute("SELECT count(*) FROM notes").fetchall() == [(3,)]
+        own.close()
+
+
+async def test_space_is_given_back(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        await storage.commit(notes.entries(*("x" * 10_000 for _ in range(200))))
+        await storage.write(lambda db: db.execute("DELETE FROM notes"))
+        assert await storage.give_back(10)
+        while await storage.give_back(100):
+            pass
+        [(left,)] = await storage.read(lambda db: list(db.execute("PRAGMA freelist_count")))
+        assert left == 0
+    assert size_of(path) < 100_000
+
+
+async def test_only_its_owner_can_read_the_file(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        await storage.commit(notes.entries("a"))
+        await storage.read(lambda db: db.execute("SELECT 1"))
+        modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()}
+    names = ("gateway.db", "gateway.db-shm", "gateway.db-wal")
+    assert modes == dict.fromkeys(names, 0o600)
+
+
+async def test_in_memory_is_a_file_that_is_gone_at_the_end() -> None:
+    notes = Notes()
+    storage = storage_at(":memory:")
+    for _ in range(2):
+        await storage.open()
+        await storage.commit(notes.entries("a"))
+        file = storage.path
+        assert texts(file) == ["a"]
+        await storage.close()
+        assert not file.parent.exists()
+
+
+async def test_nothing_is_opened_where_nothing_has_tables(path: Path) -> None:
+    storage = Storage(Config(db_path=str(path / "no" / "folder")), [])
+    await storage.open()
+    notes = Notes()
+    await storage.commit(notes.entries("a"))
+    assert (notes.lost_ones, storage.health.lost) == (["a"], 1)
+    for attempt in (storage.read(lambda db: None), storage.write(lambda db: None)):
+        with pytest.raises(StorageUnavailable, match="not open"):
+            await attempt
+    await storage.flush()
+    await storage.close()
+
+
+async def test_entries_go_in_order_whoever_waits(path: Path) -> None:
+    notes = Notes()
+
+    async def call(name: int) -> None:
+        for turn in range(20):
+            await storage.commit([Entry(notes, f"{name}.{turn}", 1)])
+
+    async with opened(path) as storage:
+        await asyncio.gather(*(call(name) for name in range(20)))
+        assert storage.health.committed == 400
+        assert storage.health.groups < 400
+        assert not groups_of(storage)._active
+    found = texts(path)
+    for name in range(20):
+        mine = [one for one in found if one.startswith(f"{name}.")]
+        assert mine == [f"{name}.{turn}" for turn in range(20)]
+    assert is_whole(path)
+
+
+def lazily(notes: Notes, *texts: str) -> list[Entry]:
+    return [Entry(notes, text, 1, lazy=True) for text in texts]
+
+
+async def test_nobody_waits_for_what_is_lazy_and_it_is_stored_soon(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        for number in range(20):
+            await storage.commit(lazily(notes, str(number)))
+        assert notes.transactions == 0
+        await until(lambda: len(notes.written_ones) == 20)
+        assert notes.transactions == 1
+        assert texts(path) == [str(number) for number in range(20)]
+
+
+async def test_what_is_waited_for_takes_what_is_lazy_along_in_order(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        await storage.commit(lazily(notes, "a"))
+        await storage.commit([*notes.entries("b"), *lazily(notes, "c")])
+        assert (texts(path), notes.transactions) == (["a", "b", "c"], 1)
+
+
+async def test_a_flush_and_the_end_store_what_is_lazy(path: Path) -> None:
+    notes = Notes()
+    async with opened(path) as storage:
+        await storage.commit(lazily(notes, "a"))
+        await storage.flush()
+        assert texts(path) == ["a"]
+        await storage.commit(lazily(notes, "b"))
+    assert texts(path) == ["a", "b"]
+
+
+async def test_what_comes_while_a_group_is_written_is_not_hurried(path: Path) -> None:
+    notes = Notes()
+    notes.fault = gate = Gate()
+    async with opened(path) as storage:
+        first = asyncio.create_task(storage.commit(notes.entries("0")))
+        await until(gate.reached.is_set)
+        for number in range(1, 4):
+            await storage.commit(lazily(notes, str(number)))
+        gate.opened.set()
+        await first
+        assert notes.transactions == 1
+        await until(lambda: len(notes.written_ones) == 4)
+        assert notes.transactions == 2
+
+
+async def test_what_is_to_outlive_a_power_cut_is_never_lazy(path: Path) -> None:
+    notes = Notes()
+    async with opened(path, durability="power") as storage:
+        await storage.commit(lazily(notes, "a"))
+        assert texts(path) == ["a"]

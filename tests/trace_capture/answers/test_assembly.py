@@ -1,0 +1,166 @@
+"""Plain answers: everything that an engine sent can be had again."""
+
+import json
+from array import array
+from typing import Any
+
+import msgspec
+import pytest
+from gateway_plugins.trace_capture.answers.assembly import (
+    Assembled,
+    Part,
+    assemble,
+    choices_of,
+    whole,
+)
+from hypothesis import given
+from support.records.random_answers import JSON, answers, some
+from support.records.trace_records import Turn, body_of
+from support.records.vllm_recordings import load
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+
+def is_stream(name: str) -> bool:
+    headers = {key.lower(): value for key, value in load()[name].headers}
+    return "event-stream" in headers.get("content-type", "")
+
+
+def plain_names() -> list[str]:
+    names = []
+    for name, exchange in load().items():
+        text = exchange.body.decode(errors="replace")
+        if text.startswith("{") and not is_stream(name) and not exchange.cut_short:
+            names.append(name)
+    return names
+
+
+def record(path: str, answer: Any) -> Assembled:
+    return assemble(path, json.dumps(answer).encode(), streamed=False)
+
+
+@pytest.mark.parametrize("name", plain_names())
+def test_recorded_answer_is_whole_again(name: str) -> None:
+    exchange = load()[name]
+    answer = assemble(exchange.path, exchange.body, streamed=False, status=exchange.status)
+    assert whole(answer.skeleton, answer.parts) == json.loads(exchange.body)
+    assert answer.readable
+    assert answer.done
+
+
+@some
+@given(answers(chat=True))
+def test_any_chat_answer(answer: JSON) -> None:
+    check(CHAT, answer)
+
+
+@some
+@given(answers(chat=False))
+def test_any_completion(answer: JSON) -> None:
+    check(COMPLETIONS, answer)
+
+
+def check(path: str, answer: JSON) -> None:
+    found = record(path, answer)
+    assert whole(found.skeleton, found.parts) == answer
+    assert whole(found.skeleton, stored(found.parts)) == answer
+    for choice, sent in zip(found.choices, answer["choices"], strict=True):
+        assert choice.token_ids == sent["token_ids"]
+        assert (choice.message, choice.text) == (sent.get("message"), sent.get("text"))
+        assert choice.finish_reason == sent["finish_reason"]
+        assert choice.stop_reason == sent["stop_reason"]
+
+
+def stored(parts: list[Part]) -> list[Part]:
+    """The parts as they come back from a file, with the logprobs in 32 bits."""
+    if any(None in part.logprobs for part in parts):
+        return parts
+    packed = [msgspec.structs.replace(part, finish_reason=None) for part in parts]
+    for part in packed:
+        part.logprobs = list(array("f", [x or 0.0 for x in part.logprobs]))
+    return packed
+
+
+def test_nothing_of_the_numbers_is_in_the_skeleton() -> None:
+    answer = assemble(CHAT, load()["default/chat_n2_token_ids_logprobs"].body, streamed=False)
+    assert b"-3.65" not in answer.skeleton
+    assert b"610" not in answer.skeleton
+    assert b"907" not in answer.skeleton
+    assert [part.extra for part in answer.parts] == [b"", b""]
+
+
+def test_null_logprobs_stay_in_their_place() -> None:
+    entry = {"token": "a", "logprob": None, "bytes": [97], "top_logprobs": []}
+    scores = {"content": [{**entry, "logprob": -1.0}, entry, {**entry, "logprob": -9999.0}]}
+    answer = record(CHAT, {"choices": [{"index": 0, "logprobs": scores, "token_ids": [1, 2, 3]}]})
+    assert answer.choices[0].logprobs == [-1.0, None, -9999.0]
+
+
+def test_choices_are_sorted_and_the_answer_keeps_its_order() -> None:
+    sent = {"choices": [{"index": 1, "token_ids": [1]}, {"index": 0, "token_ids": [0]}]}
+    answer = record(CHAT, sent)
+    assert [(choice.index, choice.token_ids) for choice in answer.choices] == [(0, [0]), (1, [1])]
+    assert whole(answer.skeleton, answer.parts) == sent
+
+
+def test_echoed_prompt_is_not_taken_for_sampled() -> None:
+    body = load()["default/comp_echo_logprobs"].body
+    [choice] = assemble(COMPLETIONS, body, streamed=False).choices
+    assert (len(choice.prompt_token_ids), choice.token_ids) == (12, [422, 36])
+    assert choice.logprobs == [-2.390371084213257, -1.8902000188827515]
+    assert choice.tokens == [" F", ">"]
+    assert choice.top_logprobs == [{" F": choice.logprobs[0]}, {">": choice.logprobs[1]}]
+    assert len(choice.prompt_logprobs or []) == 12
+
+
+def test_token_texts_and_alternatives() -> None:
+    body = load()["default/chat_logprobs_tokens_as_ids"].body
+    [choice] = assemble(CHAT, body, streamed=False).choices
+    assert (choice.tokens or [])[0] == "token_id:753"
+    assert len(choice.top_logprobs or []) == 8
+
+
+def test_prompt_logprobs_of_a_chat_belong_to_all_its_choices() -> None:
+    sent = {
+        "choices": [{"token_ids": [1]}, {"token_ids": [2]}],
+        "prompt_logprobs": [None, {"1": 2}],
+    }
+    answer = record(CHAT, sent)
+    assert [choice.prompt_logprobs for choice in answer.choices] == [[None, {"1": 2}]] * 2
+    assert whole(answer.skeleton, answer.parts) == sent
+
+
+@pytest.mark.parametrize(
+    ("extra", "version"),
+    [
+        ({"weight_version": 7}, 7),
+        ({"weight_version": "step-7"}, "step-7"),
+        ({"metadata": {"weight_version": "default"}}, "default"),
+        ({"choices": [{"meta_info": {"weight_version": "3"}}]}, "3"),
+        ({"choices": [{}, {"weight_version": 4}]}, 4),
+        ({"weight_version": True}, None),
+        ({"weight_version": None}, None),
+    ],
+)
+def test_weight_version(extra: JSON, version: int | str | None) -> None:
+    sent = {"choices": [{"index": 0}], **extra}
+    assert record(CHAT, sent).weight_version == version
+
+
+def test_routing_matrices() -> None:
+    choices = [{"index": 0, "routing_matrices": [[1]]}, {"index": 1, "routed_experts": "abc"}]
+    found = record(CHAT, {"choices": choices}).choices
+    assert [choice.routing_matrices for choice in found] == [[[1]], "abc"]
+
+
+@pytest.mark.parametrize("skeleton", [b"", b"[]", b"{", b"\xff", b'{"choices":5}'])
+def test_a_damaged_skeleton_gives_what_it_can(skeleton: bytes) -> None:
+    part = Part(0, [1], [2], [-1.0], ["a"], b"{broken")
+    assert choices_of(skeleton, [part])[0].token_ids == [2]
+    assert whole(skeleton, [part]) in (None, {"choices": 5})
+
+
+def test_a_negative_number_is_no_token_id() -> None:
+    body = body_of(Turn([1], [[2, -1]]))
+    assert not assemble("/v1/chat/completions", body, streamed=False).readable

@@ -1,0 +1,322 @@
+"""Sessions, traces and rewards as trainers ask for them, over HTTP."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.gateways.capturing import CAPTURE, call, capturing, chat
+from support.plugins.hook_probes import Keys
+
+from gateway import Config, Gateway
+from gateway.simulator import Simulator
+from gateway.testing import GatewayFor, Live, entry, live
+
+
+async def get(live: Live, path: str, **query: object) -> Any:
+    answer = await live.client.get(path, params={k: str(v) for k, v in query.items()})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def post(live: Live, path: str, body: object) -> Any:
+    answer = await live.client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str, str | None]:
+    error = answer.json()["error"]
+    return answer.status_code, error["code"], error["param"]
+
+
+async def test_a_session_is_created_and_found(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    body = {"session_id": "a", "metadata": {"task": 7}, "sampling_params": {"temperature": 0}}
+    assert await post(live, "/sessions", body) == {"session_id": "a", "url": "/sessions/a/v1"}
+    found = await get(live, "/sessions/a")
+    assert found["metadata"] == {"task": 7}
+    assert found["sampling_params"] == {"temperature": 0}
+    assert found["trace_count"] == 0
+    assert await get(live, "/sessions") == [found]
+    new = await post(live, "/sessions", {})
+    assert new["url"] == f"/sessions/{new['session_id']}/v1"
+    assert (await get(live, f"/sessions/{new['session_id']}"))["metadata"] == {}
+
+
+async def test_what_is_given_again_is_replaced_and_the_rest_kept(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    await post(live, "/sessions", {"session_id": "a", "metadata": {"n": 1, "m": 1}})
+    first = await get(live, "/sessions/a")
+    await post(live, "/sessions", {"session_id": "a", "sampling_params": {"top_p": 0.5}})
+    await post(live, "/sessions", {"session_id": "a", "metadata": {"n": 2}})
+    await post(live, "/sessions", {"session_id": "a"})
+    again = await get(live, "/sessions/a")
+    assert again == {**first, "metadata": {"n": 2}, "sampling_params": {"top_p": 0.5}}
+
+
+ODD_IDS = ["harbor/hello-world:0", "a/traces", "a/v1/b", "/x", "v1", "ä b?c#d%2F", "traces"]
+
+
+@pytest.mark.parametrize("session_id", ODD_IDS)
+async def test_the_url_of_a_session_leads_to_it(
+    gateway_for: GatewayFor, tmp_path: Path, session_id: str
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    url = (await post(live, "/sessions", {"session_id": session_id}))["url"]
+    answer = await live.client.post(f"{url}/chat/completions", json=chat())
+    assert answer.status_code == 200
+    [session] = await get(live, "/sessions")
+    assert (session["session_id"], session["trace_count"]) == (session_id, 1)
+
+
+async def test_slashes_and_colons_need_no_encoding(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    session = "/sessions/harbor/hello-world:0"
+    await call(live, "harbor/hello-world:0")
+    [trace] = await get(live, f"{session}/traces")
+    assert trace["session_id"] == "harbor/hello-world:0"
+    assert (await get(live, session))["trace_count"] == 1
+    assert len((await get(live, f"{session}/trajectories"))["trajectories"]) == 1
+    assert await get(live, f"{session}/rewards") == []
+    assert (await live.client.delete(session)).json() == {"deleted": 1}
+
+
+async def test_the_two_plugins_share_the_paths_below_sessions(
+    gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path
+) -> None:
+    live = await gateway_for(CAPTURE, db_path=str(tmp_path / "alone.db"))
+    for path in ("/sessions/a/v1/models", "/sessions/", "/sessions/a/b"):
+        assert error_of(await live.client.get(path))[:2] == (404, "not_found")
+    both = await capturing(gateway_for, tmp_path)
+    assert (await both.client.get("/sessions/a/v1/models")).status_code == 200
+    assert error_of(await both.client.get("/sessions/a/v1"))[:2] == (404, "not_found")
+    assert (await both.client.delete("/sessions/a/traces")).status_code == 405
+    # Under /v1/ it is the worker's to say what there is.
+    await both.client.get("/sessions/a/v1/traces")
+    assert simulator.stats.accepted > 0
+
+
+async def test_what_is_not_known(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    for path in (
+        "/sessions/a",
+        "/sessions/a/trajectories",
+        "/sessions/a/rewards",
+        "/traces/a",
+    ):
+        assert error_of(await live.client.get(path))[:2] == (404, "not_found")
+    assert await get(live, "/sessions/a/traces") == []
+    assert (await live.client.delete("/sessions/a")).json() == {"deleted": 0}
+    assert await post(live, "/sessions/batch_delete", {"session_ids": ["a", "b"]}) == {"deleted": 0}
+    assert await post(live, "/traces/query", {"session_ids": ["a"]}) == []
+
+
+async def test_a_call_makes_its_session_and_its_trace_is_found(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    await call(live, "a")
+    session = await get(live, "/sessions/a")
+    assert (session["trace_count"], session["incomplete"]) == (1, 0)
+    [trace] = await get(live, "/sessions/a/traces")
+    assert trace == await get(live, f"/traces/{trace['trace_id']}")
+    assert await post(live, "/traces/query", {}) == [trace]
+    assert await post(live, "/traces/query", {"session_ids": []}) == []
+    assert await post(live, "/traces/query", {"model": "other"}) == []
+    assert await post(live, "/traces/query", {"verdict": "INCOMPLETE"}) == []
+    assert await post(live, "/traces/query", {"until": trace["timestamp"]}) == []
+    assert await post(live, "/traces/query", {"since": trace["timestamp"]}) == [trace]
+
+
+async def test_sessions_are_deleted_with_all_that_is_theirs(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    for session_id in ("a", "b", "c"):
+        await call(live, session_id)
+        await post(live, f"/sessions/{session_id}/rewards", {"value": 1})
+    ids = {"session_ids": ["a", "c", "no such"]}
+    assert await post(live, "/sessions/batch_delete", ids) == {"deleted": 2}
+    assert [session["session_id"] for session in await get(live, "/sessions")] == ["b"]
+    assert await get(live, "/sessions/a/traces") == []
+    assert error_of(await live.client.get("/sessions/a/rewards"))[0] == 404
+    await call(live, "a")
+    [trace] = await get(live, "/sessions/a/traces")
+    assert (trace["parent_id"], trace["retry_of"]) == (None, None), "what was before is gone"
+
+
+# rewards
+
+
+async def test_rewards_come_late_and_are_kept_in_order(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    await call(live, "a")
+    [trace] = await get(live, "/sessions/a/traces")
+    given = [
+        {"value": 1, "source": "tests", "trace_id": trace["trace_id"]},
+        {"value": -0.5, "source": "judge"},
+        {"value": 0.0},
+    ]
+    answers = [await post(live, "/sessions/a/rewards", reward) for reward in given]
+    assert [answer["value"] for answer in answers] == [1.0, -0.5, 0.0]
+    assert await get(live, "/sessions/a/rewards") == answers
+    assert (await get(live, "/sessions/a/trajectories"))["rewards"] == answers
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        (b'{"value": "1"}', 400, "value"),
+        (b'{"value": true}', 400, "value"),
+        (b'{"value": 1e999}', 400, "value"),
+        (b'{"value": null}', 400, "value"),
+        (b'{"source": "x"}', 400, "value"),
+        (b'{"value": 1, "trace_id": "of another"}', 404, "trace_id"),
+        (b'{"value": NaN}', 400, None),
+    ],
+)
+async def test_what_is_no_reward_is_refused(
+    gateway_for: GatewayFor, tmp_path: Path, body: bytes, status: int, param: str | None
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    await post(live, "/sessions", {"session_id": "a"})
+    refused = await live.client.post("/sessions/a/rewards", content=body)
+    assert (error_of(refused)[0], error_of(refused)[2]) == (status, param)
+    assert await get(live, "/sessions/a/rewards") == []
+
+
+async def test_a_reward_needs_its_session(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    refused = await live.client.post("/sessions/a/rewards", json={"value": 1})
+    assert error_of(refused)[:2] == (404, "not_found")
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/sessions", {"session_id": 7}, "session_id"),
+        ("/sessions", {"session_id": "a\u0000b"}, "session_id"),
+        ("/sessions", {"session_id": "x" * 5000}, "session_id"),
+        ("/sessions", {"metadata": []}, "metadata"),
+        ("/sessions", {"sampling_parms": {}}, "sampling_parms"),
+        ("/sessions/batch_delete", {}, "session_ids"),
+        ("/sessions/batch_delete", {"session_ids": "a"}, "session_ids"),
+        ("/sessions/batch_delete", {"session_ids": [1]}, "session_ids[0]"),
+        ("/traces/query", {"session_ids": ["a"] * 10_001}, "session_ids"),
+        ("/traces/query", {"limit": -1}, "limit"),
+        ("/traces/query", {"since": "yesterday"}, "since"),
+        ("/traces/query", {"verdict": "GOOD"}, "verdict"),
+        ("/traces/query", {"cursor": "no such"}, "cursor"),
+        ("/admin/weight_version", {}, "weight_version"),
+        ("/admin/weight_version", {"weight_version": "7"}, "weight_version"),
+        ("/admin/weight_version", {"weight_version": True}, "weight_version"),
+        ("/admin/weight_version", {"weight_version": 1 << 64}, "weight_version"),
+    ],
+)
+async def test_fault_8_bad_fields_are_refused_by_name(
+    gateway_for: GatewayFor, tmp_path: Path, path: str, body: object, param: str
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    status, _, named = error_of(await live.client.post(path, json=body))
+    assert (status, named) == (400, param)
+    assert error_of(await live.client.post(path, content=b"{"))[:2] == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("path", ["/sessions", "/sessions/a/traces", "/sessions/a/rewards"])
+@pytest.mark.parametrize(
+    "query",
+    ["limit=-1", "limit=x", "limit=99999999999999999999", "since=x", "since=nan", "since=inf"],
+)
+async def test_bad_queries_are_refused(
+    gateway_for: GatewayFor, tmp_path: Path, path: str, query: str
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    status, _, named = error_of(await live.client.get(f"{path}?{query}"))
+    assert (status, named) == (400, query.partition("=")[0])
+
+
+@pytest.mark.parametrize("path", ["/sessions", "/sessions/a/traces", "/sessions/a/rewards"])
+async def test_a_cursor_that_no_list_gave_is_refused(
+    gateway_for: GatewayFor, tmp_path: Path, path: str
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    await post(live, "/sessions", {"session_id": "a"})
+    assert error_of(await live.client.get(f"{path}?cursor=x"))[::2] == (400, "cursor")
+    assert error_of(await live.client.get(f"{path}?cursor=x&limit=2"))[::2] == (400, "cursor")
+
+
+async def test_fault_1_no_trace_without_a_key(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    live = await capturing(gateway_for, tmp_path, entry(Keys, key="a"))
+    for method, path in (
+        ("GET", "/sessions"),
+        ("GET", "/sessions/a/traces"),
+        ("DELETE", "/sessions/a"),
+        ("POST", "/admin/weight_version"),
+    ):
+        refused = await live.client.request(method, path)
+        assert error_of(refused)[:2] == (401, "invalid_api_key")
+    live.client.headers["authorization"] = "a"
+    assert await get(live, "/sessions") == []
+
+
+# settings and restarts
+
+
+async def test_the_weight_version_is_borne_by_the_calls_that_follow(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    assert await get(live, "/admin/weight_version") == {"weight_version": None}
+    await call(live, "a")
+    for version in (7, 8):
+        given = {"weight_version": version}
+        assert await post(live, "/admin/weight_version", given) == given
+        assert await get(live, "/admin/weight_version") == given
+        await call(live, "a")
+    versions = [trace["weight_version"] for trace in await get(live, "/sessions/a/traces")]
+    assert versions == [None, 7, 8]
+
+
+async def test_fault_9_sessions_and_settings_survive_a_restart(
+    simulator: Simulator, tmp_path: Path, gateway_for: GatewayFor
+) -> None:
+    first = await capturing(gateway_for, tmp_path)
+    config: Config = first.gateway.config
+    given = {"session_id": "a", "metadata": {"x": [1]}, "sampling_params": {"max_tokens": 2}}
+    await post(first, "/sessions", given)
+    await call(first, "a")
+    await post(first, "/sessions/a/rewards", {"value": 1})
+    await post(first, "/admin/weight_version", {"weight_version": 3})
+    before = [await get(first, path) for path in ("/sessions", "/sessions/a/rewards")]
+    await first.gateway.__aexit__(None, None, None)
+    async with live(Gateway(config)) as second:
+        after = [await get(second, path) for path in ("/sessions", "/sessions/a/rewards")]
+        assert after == before
+        assert await get(second, "/admin/weight_version") == {"weight_version": 3}
+        answer = await call(second, "a", max_tokens=9)
+        assert answer.json()["usage"]["completion_tokens"] == 2
+        assert [one["weight_version"] for one in await get(second, "/sessions/a/traces")][1:] == [3]
+
+
+async def test_fault_2_a_trace_is_there_when_the_answer_is(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+
+    async def turns(session_id: str) -> None:
+        for turn in range(1, 4):
+            await call(live, session_id, stream=turn % 2 == 0)
+            assert len(await get(live, f"/sessions/{session_id}/traces")) == turn
+            assert (await get(live, f"/sessions/{session_id}"))["trace_count"] == turn
+
+    await asyncio.gather(*(turns(f"s{number}") for number in range(8)))
+    assert await post(live, "/admin/flush", {}) == {"status": "flushed"}

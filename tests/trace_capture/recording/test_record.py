@@ -1,0 +1,50 @@
+"""What is recorded of an answer that came compressed."""
+
+import gzip
+from collections.abc import Callable
+
+import pytest
+import zstandard
+from gateway_plugins.trace_capture.recording.observer import Capture
+from gateway_plugins.trace_capture.recording.record import record
+from support.records.trace_records import Turn, body_of, sink_of_records
+
+from gateway import Call
+from gateway.testing import RecordingCaller
+
+BODY = body_of(Turn([1], [[2, 3]]))
+
+
+def capture(body: bytes, coding: bytes) -> Capture:
+    call = Call(RecordingCaller(), method="POST", path="/v1/chat/completions")
+    call.outcome.complete = True
+    made = Capture(call, sink_of_records(), 1 << 20, None)
+    made.started(200, [(b"content-type", b"application/json"), (b"content-encoding", coding)])
+    made.data(body)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [(b"gzip", gzip.compress(BODY)), (b"zstd", zstandard.compress(BODY)), (b"identity", BODY)],
+)
+def test_a_compressed_answer_is_read(coding: bytes, body: bytes) -> None:
+    found = record(capture(body, coding))
+    assert (found.answer.parts[0].token_ids, found.head.reasons) == ([2, 3], [])
+
+
+@pytest.mark.parametrize(
+    ("coding", "compress"), [(b"gzip", gzip.compress), (b"zstd", zstandard.compress)]
+)
+def test_no_more_is_unfolded_than_is_kept(
+    coding: bytes, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(record.__globals__, "UNFOLDED", 1000)
+    found = record(capture(compress(b"x" * 10_000_000), coding))
+    assert len(found.answer.skeleton) < 2000
+    assert "unreadable" in found.head.reasons
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"zstd", b"br"])
+def test_what_cannot_be_undone_is_unreadable(coding: bytes) -> None:
+    assert "unreadable" in record(capture(b"garbage", coding)).head.reasons

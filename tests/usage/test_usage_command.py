@@ -1,0 +1,108 @@
+"""`gateway usage` prints what the plugin has counted, and says what is wrong where it cannot."""
+
+import csv
+import io
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from usage.test_usage_verify import Command, all_kinds, usage
+
+from gateway.cli import main
+
+__all__ = ["all_kinds", "usage"]  # fixtures
+
+
+@pytest.fixture
+def filled(usage: Command, all_kinds: Path) -> Command:
+    shutil.copy(all_kinds, usage.path)
+    return usage
+
+
+def test_a_table_has_a_row_for_each_key(filled: Command) -> None:
+    status, out, err = filled()
+    heads, *rows = out.splitlines()
+    assert (status, err) == (0, "")
+    assert heads.split()[:3] == ["KEY", "REQUESTS", "SUCCESSES"]
+    assert [row.split()[0] for row in rows] == ["ada", "bob", "eve"]
+    assert len({len(line) for line in (heads, *rows)}) == 1, "numbers stand to the right"
+
+
+def test_tables_tell_apart_what_is_asked_for(filled: Command) -> None:
+    status, out, _ = filled("--by", "day,key,source", "--key", "bob", "--json")
+    assert status == 0
+    [row] = map(json.loads, out.splitlines())
+    assert (row["key"], row["source"]) == ("bob", "eval")
+    same = filled("--by", "day,key,source", "--key", "bob", "--json", "--since", str(row["day"]))
+    assert same[1] == out
+    assert filled("--until", "2000-01-01") == (0, "", "")
+
+
+def test_sums_are_the_same_however_they_are_told_apart(filled: Command) -> None:
+    def total(*arguments: str) -> int:
+        _, out, _ = filled(*arguments, "--json")
+        return sum(json.loads(line)["total_tokens"] for line in out.splitlines())
+
+    everything = total()
+    assert everything == total("--by", "model") == total("--by", "day,worker,source") > 0
+    assert everything == total("--key", "ada") + total("--key", "bob") + total("--key", "eve")
+
+
+def test_csv_can_be_read_back(filled: Command, tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    assert filled("--by", "key,model", "--csv", str(file)) == (0, "", "")
+    _, out, _ = filled("--by", "key,model", "--csv", "-")
+    assert file.read_bytes().decode() == out
+    _, lines, _ = filled("--by", "key,model", "--json")
+    told = [
+        {name: str(value) for name, value in json.loads(line).items()} for line in lines.split()
+    ]
+    assert list(csv.DictReader(io.StringIO(out))) == told
+    status, _, err = filled("--csv", str(tmp_path))
+    assert (status, err) == (2, f"{tmp_path}: cannot be written: Is a directory\n")
+
+
+def test_a_name_cannot_move_the_cursor(filled: Command) -> None:
+    with closing(sqlite3.connect(filled.path)) as db:
+        db.execute("UPDATE usage_calls SET model = char(27) || '[2J' WHERE key = 'eve'")
+        db.commit()
+    assert r"\x1b[2J" in filled("--by", "model")[1]
+
+
+def test_what_cannot_be_read_is_said(
+    usage: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert usage() == (
+        2,
+        "",
+        f"{usage.path}: is no file; name one with --db-path or --config\n",
+    )
+    usage.path.write_bytes(b"no database, and long enough to be looked at " * 40)
+    assert usage()[2] == f"{usage.path}: cannot be read: file is not a database\n"
+    usage.path.unlink()
+    sqlite3.connect(usage.path).close()
+    assert "has no usage" in usage("verify")[2]
+    with pytest.raises(SystemExit) as stopped:
+        main(["usage", "verify", "--db-path", str(usage.path)])
+    assert stopped.value.code == 2
+    assert "let it have trace_capture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--by", "colour"), ("--since", "yesterday"), ("--csv", "x", "--json")]
+)
+def test_a_mistake_on_the_command_line_is_said(usage: Command, arguments: tuple[str, ...]) -> None:
+    assert usage(*arguments)[0] == 2
+
+
+def test_a_database_in_memory_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GATEWAY_STORE", "memory")
+    with pytest.raises(SystemExit) as stopped:
+        main(["usage"])
+    assert stopped.value.code == 2
+    assert "GET /monitor/key_usage" in capsys.readouterr().err

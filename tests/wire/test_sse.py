@@ -1,0 +1,215 @@
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.records.vllm_recordings import load
+
+from gateway.wire.sse import Event, EventTooLarge, Splitter, encode, with_data
+
+Fields = tuple[bytes, str, str]
+
+STREAMS = [
+    exchange.body
+    for exchange in load().values()
+    if dict(exchange.headers).get("content-type", "").startswith("text/event-stream")
+]
+
+PIECES = [
+    *(b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n"),
+    *(b"data: one", b"data:two", b"data:  two", b"data", b"data:", b"dat", b"a: data: b"),
+    *(b"event: error", b"id: 7", b"id: 7\x008", b"id", b"retry: 3", b": ping", b":", b" "),
+    *(b"\xef\xbb\xbf", b"\xef", b"data: \xc3\xa9", b"event: \xe2\x82", b"\x00"),
+]
+streams = st.lists(st.sampled_from(PIECES) | st.binary(max_size=3), max_size=12).map(b"".join)
+cuts = st.lists(st.integers(0, 80), max_size=8)
+
+
+def reference(stream: bytes) -> list[Fields]:
+    """The data, event and id of each event that has data, as the standard words it.
+
+    Unlike there an id does not last beyond its event, and the end of the stream ends an event.
+    """
+    text = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    events: list[Fields] = []
+    data, event, id_ = b"", "", ""
+    for line in [*text.split(b"\n"), b""]:
+        if line == b"":
+            if data:
+                events.append((data[:-1], event, id_))
+            data, event, id_ = b"", "", ""
+            continue
+        if line.startswith(b":"):
+            continue
+        field, value = line.split(b":", 1) if b":" in line else (line, b"")
+        if value.startswith(b" "):
+            value = value[1:]
+        if field == b"data":
+            data += value + b"\n"
+        elif field == b"event":
+            event = value.decode(errors="replace")
+        elif field == b"id" and b"\0" not in value:
+            id_ = value.decode(errors="replace")
+    return events
+
+
+def split(chunks: Iterable[bytes]) -> list[Event]:
+    splitter = Splitter()
+    events = [event for chunk in chunks for event in splitter.feed(chunk)]
+    return events + splitter.close()
+
+
+def cut(stream: bytes, at: list[int]) -> list[bytes]:
+    places = [0, *sorted(min(place, len(stream)) for place in at), len(stream)]
+    return [stream[start:end] for start, end in pairwise(places)]
+
+
+def fields(events: list[Event]) -> list[Fields]:
+    return [(event.data, event.event, event.id) for event in events if event.data is not None]
+
+
+@given(streams, cuts)
+@example(b"\xef\xbb\xbfdata: a\n\n", [1, 2, 3])
+@example(b"data: a\r\n\r\ndata: b\r\n\r\n", [8, 9, 10])
+@example(b"data: a\r\rdata: b", [9])
+@example(b"\r\n\r\r\n\n", [1, 2, 3, 4])
+def test_a_stream_gives_the_same_events_wherever_it_is_cut(stream: bytes, at: list[int]) -> None:
+    events = split(cut(stream, at))
+
+    assert events == split([stream])
+    assert fields(events) == reference(stream)
+    assert b"".join(event.raw for event in events) == stream
+
+
+@given(streams)
+def test_a_stream_comes_out_the_same_byte_by_byte(stream: bytes) -> None:
+    assert split(cut(stream, list(range(len(stream))))) == split([stream])
+
+
+@given(streams)
+def test_nothing_of_an_ended_event_is_held_back(stream: bytes) -> None:
+    splitter = Splitter()
+    splitter.feed(b"data: first\n\n")
+
+    splitter.feed(stream + b"x\n\n")
+
+    assert splitter.take_rest() == b""
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1460, 10**6])
+def test_recorded_streams(size: int) -> None:
+    for stream in STREAMS:
+        body = stream if size > 1 else stream[:3000]
+        events = split(body[start : start + size] for start in range(0, len(body), size))
+        assert fields(events) == reference(body)
+        assert b"".join(event.raw for event in events) == body
+
+
+def test_an_event_keeps_its_comments_and_its_blank_line() -> None:
+    assert split([b": hello\nevent: ping\nid: 3\ndata: a\ndata: b\n\n"]) == [
+        Event(b": hello\nevent: ping\nid: 3\ndata: a\ndata: b\n\n", b"a\nb", "ping", "3")
+    ]
+
+
+def test_a_comment_goes_on_at_once() -> None:
+    splitter = Splitter()
+
+    assert splitter.feed(b": keep-alive\n\n") == [Event(b": keep-alive\n\n")]
+
+
+def test_several_events_in_a_chunk() -> None:
+    assert split([b"data: a\n\ndata: b\n\n\ndata:c\n\ndata: d"]) == [
+        Event(b"data: a\n\n", b"a"),
+        Event(b"data: b\n\n", b"b"),
+        Event(b"\n"),
+        Event(b"data:c\n\n", b"c"),
+        Event(b"data: d", b"d"),
+    ]
+
+
+def test_a_carriage_return_waits_for_its_line_feed() -> None:
+    splitter = Splitter()
+
+    assert splitter.feed(b"data: a\r\n\r") == []
+    assert splitter.feed(b"\n") == [Event(b"data: a\r\n\r\n", b"a")]
+
+
+def test_a_stream_that_breaks_off_gives_its_last_event() -> None:
+    splitter = Splitter()
+
+    assert splitter.feed(b'data: {"x":') == []
+    assert splitter.close() == [Event(b'data: {"x":', b'{"x":')]
+    assert splitter.close() == []
+
+
+def test_a_line_of_megabytes_in_small_chunks_is_not_quadratic() -> None:
+    # 130,000 chunks: were each of them to cost what came before it, this would take an hour.
+    splitter = Splitter()
+    chunk = b"data: " + b"x" * 58
+
+    for _ in range(130_000):
+        assert splitter.feed(chunk) == []
+    (event,) = splitter.feed(b"\n\n")
+
+    assert len(event.raw) == 130_000 * 64 + 2
+
+
+def test_an_event_past_the_limit_is_given_up_without_losing_a_byte() -> None:
+    splitter = Splitter(max_event_bytes=10)
+    passed = [event.raw for event in splitter.feed(b"data: a\n\ndata: 12345")]
+
+    with pytest.raises(EventTooLarge, match="12 bytes and no end yet; at most 10"):
+        splitter.feed(b"6")
+
+    assert b"".join(passed) + splitter.take_rest() == b"data: a\n\ndata: 123456"
+    assert splitter.close() == []
+
+
+@given(streams, cuts, st.integers(0, 20))
+def test_the_limit_loses_no_byte(stream: bytes, at: list[int], limit: int) -> None:
+    splitter = Splitter(limit)
+    passed = b""
+    chunks = cut(stream, at)
+    while chunks:
+        try:
+            passed += b"".join(event.raw for event in splitter.feed(chunks.pop(0)))
+        except EventTooLarge:
+            break
+    passed += splitter.take_rest() + b"".join(chunks)
+
+    assert passed == stream
+
+
+def test_the_first_chunk_may_be_past_the_limit() -> None:
+    with pytest.raises(EventTooLarge):
+        Splitter(max_event_bytes=10).feed(b"data: 123456")
+
+
+@given(st.binary(), st.sampled_from(["", "error", "message_stop"]))
+def test_what_is_encoded_can_be_read(data: bytes, event: str) -> None:
+    (read,) = split([encode(data, event)])
+
+    assert read.data == data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    assert read.event == event
+
+
+@given(streams)
+@example(b"data: one\rdata: two\n\n")
+def test_with_data_changes_the_data_and_nothing_else(stream: bytes) -> None:
+    for event in split([stream]):
+        if event.data is not None:
+            _, changed = split([b"\n", with_data(event, b"{}")])
+            assert (changed.data, changed.event, changed.id) == (b"{}", event.event, event.id)
+            assert _without_data(changed) == _without_data(event)
+
+
+def _without_data(event: Event) -> list[bytes]:
+    lines = event.raw.splitlines(keepends=True)
+    return [line for line in lines if line.strip(b"\r\n").partition(b":")[0] != b"data"]
+
+
+def test_with_data_keeps_the_frame() -> None:
+    (event,) = split([b": hi\r\nevent: e\r\ndata: 1\r\ndata: 2\r\n\r\n"])
+
+    assert with_data(event, b"3") == b": hi\r\nevent: e\r\ndata: 3\r\n\r\n"
