@@ -5,12 +5,13 @@ Plugins and embedders may use the names exported here; everything else may chang
 
 from gateway.app.gateway import Gateway, create_app
 from gateway.calls.call import Call
+from gateway.calls.control_request import ControlRequest
 from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.calls.reply import Caller
 from gateway.calls.state import StateKey
+from gateway.cluster.peers import Peers, Topic
 from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
-from gateway.control.request import ControlRequest
 from gateway.errors import (
     BadRequest,
     BodyTooLarge,
@@ -32,6 +33,7 @@ from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Condition, Worker, WorkerInfo
 from gateway.headers import Headers, get_header, path_of
 from gateway.plugins.hookspecs import hookimpl
+from gateway.plugins.host import Host
 from gateway.storage import Storage, StorageUnavailable, insert_rows
 from gateway.telemetry.metrics import Histogram, Sample
 from gateway.trace import (
@@ -81,9 +83,11 @@ __all__ = [
     "GatewayError",
     "Headers",
     "Histogram",
+    "Host",
     "NoWorker",
     "NotFound",
     "Outcome",
+    "Peers",
     "Principal",
     "Reason",
     "Reward",
@@ -96,6 +100,7 @@ __all__ = [
     "StorageUnavailable",
     "Timings",
     "TooManyRequests",
+    "Topic",
     "Trace",
     "TraceAttempt",
     "TraceChoice",

@@ -16,7 +16,7 @@ from gateway.errors import (
 log = logging.getLogger("gateway")
 
 
-def _page(error: Exception, path: str) -> Response:
+def error_page(error: Exception, path: str) -> Response:
     """Convert an exception of a route into a response with the error envelope."""
     if isinstance(error, HTTPException) and error.status_code == 404:
         error = NotFound(f"there is nothing at {path}")

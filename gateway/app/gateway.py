@@ -1,8 +1,8 @@
-"""The Starlette assembly: routes, lifespan, error pages. Gateway combines all parts."""
+"""The application: a Gateway holds plugins, workers, storage and calls together."""
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -12,15 +12,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from gateway.app.error_pages import _page
-from gateway.app.generation import Parts
+from gateway.app.error_pages import error_page
+from gateway.app.generation import Generation
 from gateway.app.plugin_routes import added_routes
 from gateway.app.reload import Reloader
+from gateway.calls.call import Call
+from gateway.calls.control_request import Handler
 from gateway.calls.in_flight import InFlight
 from gateway.calls.records import Outcome
-from gateway.cluster.peers import Siblings
+from gateway.cluster.peers import Peers
 from gateway.config import Config
-from gateway.control.routes import ControlRoute, Handler
+from gateway.control.routes import ControlRoute
 from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.control.workers import WorkersAdmin
 from gateway.fleet.persisted import KeptWorkers
@@ -31,8 +33,8 @@ from gateway.frontends.http import Edge
 from gateway.headers import path_of
 from gateway.pipeline.local import LocalHandler, LocalWorker
 from gateway.pipeline.proxy import Proxy
-from gateway.plugins.chains import Chains
-from gateway.plugins.lifespan import entered, leave
+from gateway.plugins.chains import Chains, Failures, Hook
+from gateway.plugins.lifespan import enter_lifespans, leave_lifespans
 from gateway.plugins.loader import Plugins
 from gateway.storage import Storage
 
@@ -43,11 +45,11 @@ class Gateway:
     """One gateway: its plugins, its workers, its calls. An ASGI application.
 
     `async with` enters and leaves the plugins' lifespans; an ASGI server does the same through the
-    lifespan protocol. Plugins with routes of their own use `carry` to forward an HTTP request as a
-    call for another path (see Edge.serve). `source` reads the configuration again for a reload;
-    without `source` the gateway cannot reload. The callbacks in `reloaded` receive each new
-    configuration; they must not block or raise. `siblings` are the other processes of this gateway
-    (see docs/processes.md). Raises ConfigError if the configuration cannot be used.
+    lifespan protocol. It is the Host of its plugins, see gateway.plugins.host. `source` reads the
+    configuration again for a reload; without `source` the gateway cannot reload. The callbacks in
+    `reloaded` receive each new configuration; they must not block or raise. `peers` are the other
+    processes of this gateway (see docs/processes.md). Raises ConfigError if the configuration
+    cannot be used.
     """
 
     def __init__(
@@ -56,11 +58,11 @@ class Gateway:
         *,
         local_handler: LocalHandler | None = None,
         source: Callable[[], Config] | None = None,
-        siblings: Siblings | None = None,
+        peers: Peers | None = None,
     ) -> None:
-        self.siblings = siblings or Siblings()
+        self.peers = peers or Peers()
         plugins = Plugins(config.plugins)
-        self.parts = Parts.of(config, plugins)
+        self.generation = Generation.of(config, plugins)
         self.workers = Workers(config)
         if local_handler is not None:
             self.workers.put((LocalWorker(local_handler, config),))
@@ -69,13 +71,14 @@ class Gateway:
         self.storage = Storage(
             config,
             [*KeptWorkers.migrations(config), *migrations],
-            self.siblings,
+            self.peers,
         )
-        self._agreed = AgreedWorkers(self.workers, KeptWorkers(self.storage, config), self.siblings)
+        self._agreed = AgreedWorkers(self.workers, KeptWorkers(self.storage, config), self.peers)
         self.prober = Prober(self.workers, config.probes)
         self.proxy = Proxy(self.chains, self.workers, config, self.storage)
         self.edge = Edge(self.proxy, config)
         self.carry = self.edge.serve
+        self.dispatch = self.proxy.dispatch
         self._requests: InFlight[object] = InFlight()
         self.in_flight: tuple[InFlight[Any], ...] = (self.proxy.in_flight, self._requests)
         self.reloaded: list[Callable[[Config], None]] = [
@@ -85,35 +88,35 @@ class Gateway:
         self._running = contextlib.AsyncExitStack()
         self._own_routes: Sequence[BaseRoute] = self._admin()
         self._router = Router(lifespan=self._lifespan, redirect_slashes=False)
-        self.adopt(replace(self.parts, routes=added_routes(plugins, self, everyone)))
+        self.adopt(replace(self.generation, routes=added_routes(plugins, self, everyone)))
 
     @property
     def config(self) -> Config:
-        return self.parts.config
+        return self.generation.config
 
     @property
     def plugins(self) -> Plugins:
-        return self.parts.plugins
+        return self.generation.plugins
 
     @property
     def chains(self) -> Chains:
-        return self.parts.chains
+        return self.generation.chains
 
-    def adopt(self, parts: Parts) -> None:
-        """Use `parts` for new calls and requests; those in flight keep their previous parts."""
-        self.parts = parts
-        self.proxy.adopt(parts.chains, parts.config)
-        self.edge.adopt(parts.config)
-        carried = ("/v1/{path:path}", *parts.config.extra_paths)
+    def adopt(self, generation: Generation) -> None:
+        """Use `generation` for new calls and requests; those in flight keep their own."""
+        self.generation = generation
+        self.proxy.adopt(generation.chains, generation.config)
+        self.edge.adopt(generation.config)
+        carried = ("/v1/{path:path}", *generation.config.extra_paths)
         self._router.routes = [
             *(self.carried(Route(path, self.edge)) for path in carried),
             *self._own_routes,
-            *(route for routes in parts.routes.values() for route in routes),
+            *(route for routes in generation.routes.values() for route in routes),
             # Last, so that a plugin's own /health takes precedence.
             self.guarded(Route("/health", self._health), scope=None),
         ]
-        for told in self.reloaded:
-            told(parts.config)
+        for callback in self.reloaded:
+            callback(generation.config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Starlette's application would wrap `send`, but gateway.frontends.uvicorn needs the
@@ -128,7 +131,7 @@ class Gateway:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            await _page(error, scope["path"])(scope, receive, send)
+            await error_page(error, scope["path"])(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = object()
@@ -138,6 +141,26 @@ class Gateway:
             await self._router(scope, receive, send)
         finally:
             self._requests.end(request)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new calls are rejected because the gateway shuts down."""
+        return self.proxy.draining
+
+    @property
+    def failures(self) -> Failures:
+        return self.chains.failures
+
+    @property
+    def authenticates(self) -> bool:
+        return bool(self.chains.authenticate)
+
+    @property
+    def calls_in_flight(self) -> Collection[Call]:
+        return [exchange.call for exchange in self.proxy.in_flight]
+
+    def hooks(self, name: str) -> Sequence[Hook]:
+        return self.plugins.hooks[name]
 
     def control(self, path: str, *, scope: str | None, **handlers: Handler) -> ControlRoute:
         """Return a route for operators: `control("/jobs/{id}", scope="admin", GET=show)`.
@@ -154,6 +177,10 @@ class Gateway:
     def carried(self, route: BaseRoute) -> ScopedRoute:
         """Return a route that leads to `carry` or `edge`, which authenticate the caller."""
         return ScopedRoute(route, CARRIED, self)
+
+    def carry_also(self, *paths: str, scope: str | None = None) -> Sequence[BaseRoute]:
+        self.edge.carry_also(*paths, scope=scope)
+        return [self.carried(Route(path, self.edge)) for path in paths]
 
     def _admin(self) -> list[ControlRoute]:
         workers = WorkersAdmin(self.workers, self._agreed)
@@ -179,11 +206,11 @@ class Gateway:
         storage = self.storage.health
         if storage.state != "ok":
             yield f"storage: {storage.reason}"
-        for hook in self.plugins.hooks["health"]:
+        for hook in self.hooks("health"):
             try:
                 reason = hook.run()
             except Exception as error:  # noqa: BLE001  this hook is isolated
-                self.chains.failures.note(hook.plugin, "health", Outcome(), error)
+                self.failures.note(hook.plugin, "health", Outcome(), error)
             else:
                 if reason is not None:
                     yield f"{hook.plugin}: {reason}"
@@ -201,20 +228,20 @@ class Gateway:
     async def __aenter__(self) -> Self:
         async with self.reloader.held(), contextlib.AsyncExitStack() as stack:
             stack.callback(self.workers.close)
-            await stack.enter_async_context(self.siblings)
+            await stack.enter_async_context(self.peers)
             await self.storage.open()
             stack.push_async_callback(self.storage.close)
             await self._agreed.restore()
             await stack.enter_async_context(self.prober)
-            running = await entered(self.plugins, self, self.plugins.new_since(None))
-            self.parts = replace(self.parts, lifespans=running)
+            running = await enter_lifespans(self.plugins, self, self.plugins.new_since(None))
+            self.generation = replace(self.generation, lifespans=running)
             stack.push_async_callback(self._leave)
             self._running = stack.pop_all()
         return self
 
     async def _leave(self) -> None:
         await self.reloader.close()
-        await leave(self.parts.lifespans.values())
+        await leave_lifespans(self.generation.lifespans.values())
 
     async def __aexit__(
         self,

@@ -14,8 +14,8 @@ from gateway.plugins.loader import Plugins
 from gateway.storage import MEMORY
 
 
-class Parts(msgspec.Struct, frozen=True, eq=False):
-    """The parts of a gateway that a reload replaces; `routes` and `lifespans` are by plugin."""
+class Generation(msgspec.Struct, frozen=True, eq=False):
+    """What a reload replaces of a gateway; `routes` and `lifespans` are by plugin."""
 
     config: Config
     plugins: Plugins
@@ -24,8 +24,8 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
     lifespans: Mapping[str, Lifespan] = {}
 
     @classmethod
-    def of(cls, config: Config, plugins: Plugins, before: "Parts | None" = None) -> Self:
-        """Return parts without routes and lifespans; hook failures are counted on from `before`.
+    def of(cls, config: Config, plugins: Plugins, before: "Generation | None" = None) -> Self:
+        """Return a generation without routes and lifespans; failures are counted on from `before`.
 
         Raises ConfigError if other machines could use the workers without authentication and
         `allow_anonymous` is not set, and if something cannot work in several processes.

@@ -1,7 +1,6 @@
 """The routes that plugins add to the gateway."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
@@ -10,14 +9,12 @@ from gateway.control.scoped import ScopedRoute
 from gateway.errors import (
     ConfigError,
 )
+from gateway.plugins.host import Host
 from gateway.plugins.loader import Plugins
-
-if TYPE_CHECKING:
-    from gateway.app.gateway import Gateway
 
 
 def added_routes(
-    plugins: Plugins, gateway: "Gateway", only: Collection[str]
+    plugins: Plugins, gateway: Host, only: Collection[str]
 ) -> dict[str, Sequence[BaseRoute]]:
     """Return the routes of the plugins in `only`, by plugin. Raises ConfigError."""
     found: dict[str, Sequence[BaseRoute]] = {}

@@ -8,27 +8,28 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from gateway.app.generation import Parts
+from gateway.app.generation import Generation
 from gateway.app.plugin_routes import added_routes
+from gateway.calls.control_request import ControlRequest
 from gateway.calls.in_flight import InFlight
+from gateway.cluster.peers import Topic
 from gateway.config import Config
-from gateway.control.request import ControlRequest
 from gateway.errors import BadRequest, ConfigError, Draining, InternalError
-from gateway.plugins.lifespan import Lifespan, entered, leave
+from gateway.plugins.host import Host
+from gateway.plugins.lifespan import Lifespan, enter_lifespans, leave_lifespans
 from gateway.plugins.loader import Plugins
 from gateway.storage.sqlite.faults import blames_the_file
-
-if TYPE_CHECKING:
-    from gateway.app.gateway import Gateway
 
 T = TypeVar("T")
 
 log = logging.getLogger("gateway")
+
+RELOAD = Topic("app", "reload")
 
 FIXED = ("host", "port", "processes", "db_path", "store", "storage", "persist_workers")
 """Settings that are read only at the start."""
@@ -36,7 +37,7 @@ FIXED = ("host", "port", "processes", "db_path", "store", "storage", "persist_wo
 LISTS = ("workers", "plugins")
 
 
-OTHERS = 60.0
+PEERS_TIMEOUT = 60.0
 """Timeout in seconds for the other processes to reload, too."""
 
 
@@ -71,17 +72,29 @@ class Heard(msgspec.Struct):
     problem: str = ""
 
 
+class Reloadable(Host, Protocol):
+    """The gateway as a reload sees it: a Host with a generation that can be replaced."""
+
+    @property
+    def generation(self) -> Generation: ...
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def in_flight(self) -> Sequence[InFlight[Any]]: ...
+    def adopt(self, generation: Generation) -> None: ...
+
+
 class Reloader:
     """Reloads one gateway, one reload at a time. `source` reads the configuration again."""
 
-    def __init__(self, gateway: "Gateway", source: Callable[[], Config] | None) -> None:
+    def __init__(self, gateway: Reloadable, source: Callable[[], Config] | None) -> None:
         self._gateway = gateway
         self._source = source
         self._alone = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._retiring: list[Lifespan] = []
         self._signalled = False
-        gateway.siblings.answer("reload", self._hear)
+        gateway.peers.handle(RELOAD, self._hear)
 
     @property
     def possible(self) -> bool:
@@ -144,15 +157,15 @@ class Reloader:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await leave(self._retiring)
+        await leave_lifespans(self._retiring)
 
     async def _reload_all(self) -> Reloaded:
         """Reload here first, so that a bad configuration is used nowhere; then elsewhere."""
         done = await self.reload()
-        siblings = self._gateway.siblings
-        said = await siblings.ask("reload", wait=OTHERS)
+        peers = self._gateway.peers
+        said = await peers.request(RELOAD, timeout=PEERS_TIMEOUT)
         heard = [msgspec.msgpack.decode(one, type=Heard) for one in said]
-        silent = set(range(siblings.count)) - {siblings.index, *(one.index for one in heard)}
+        silent = set(range(peers.count)) - {peers.index, *(one.index for one in heard)}
         problems = {one.index: one.problem for one in heard if one.problem}
         problems |= dict.fromkeys(silent, "it does not answer")
         if problems:
@@ -169,7 +182,7 @@ class Reloader:
             await self.reload()
         except Exception as error:  # noqa: BLE001  the process that requested the reload reports it
             problem = str(error) or type(error).__name__
-        return msgspec.msgpack.encode(Heard(self._gateway.siblings.index, problem))
+        return msgspec.msgpack.encode(Heard(self._gateway.peers.index, problem))
 
     def _begin(self, work: Any) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work)
@@ -186,36 +199,38 @@ class Reloader:
             log.exception("the reload failed")
 
     async def _reload(self, source: Callable[[], Config]) -> Reloaded:
-        gateway, before = self._gateway, self._gateway.parts
-        if gateway.proxy.draining:
+        gateway, before = self._gateway, self._gateway.generation
+        if gateway.draining:
             raise Draining("the gateway is shutting down")
         # In threads: reading the file and importing plugins would delay calls noticeably.
         config, needs_restart = _changeable(await asyncio.to_thread(source), before.config)
         plugins = await asyncio.to_thread(Plugins, config.plugins, before.plugins)
         async with AsyncExitStack() as undo:
-            parts = await self._prepared(Parts.of(config, plugins, before), before, undo)
+            generation = await self._prepared(Generation.of(config, plugins, before), before, undo)
             _reconfigure(before.plugins, plugins, undo)
             change_workers = gateway.workers.plan(config)
             undo.pop_all()
-        gateway.adopt(parts)
+        gateway.adopt(generation)
         change_workers()
-        self._retire(before, parts)
-        return Reloaded(_changed(before, parts), needs_restart)
+        self._retire(before, generation)
+        return Reloaded(_changed(before, generation), needs_restart)
 
-    async def _prepared(self, parts: Parts, before: Parts, undo: AsyncExitStack) -> Parts:
-        """Return `parts` with routes and lifespans, those of new plugins and of kept ones.
+    async def _prepared(
+        self, generation: Generation, before: Generation, undo: AsyncExitStack
+    ) -> Generation:
+        """Return `generation` with routes and lifespans, those of new plugins and of kept ones.
 
         Creates the tables of new plugins and enters their lifespans; `undo` leaves these lifespans.
         """
-        gateway, plugins = self._gateway, parts.plugins
+        gateway, plugins = self._gateway, generation.plugins
         new = plugins.new_since(before.plugins)
         await self._migrate(plugins, new)
         routes = {**before.routes, **added_routes(plugins, gateway, new)}
-        running = await entered(plugins, gateway, new)
-        undo.push_async_callback(leave, list(running.values()))
+        running = await enter_lifespans(plugins, gateway, new)
+        undo.push_async_callback(leave_lifespans, list(running.values()))
         lifespans = {**before.lifespans, **running}
         return replace(
-            parts, routes=_in_order(routes, plugins), lifespans=_in_order(lifespans, plugins)
+            generation, routes=_in_order(routes, plugins), lifespans=_in_order(lifespans, plugins)
         )
 
     async def _migrate(self, plugins: Plugins, new: Collection[str]) -> None:
@@ -228,7 +243,7 @@ class Reloader:
                 with plugins.blamed(name):
                     raise
 
-    def _retire(self, before: Parts, now: Parts) -> None:
+    def _retire(self, before: Generation, now: Generation) -> None:
         """Leave the lifespans of removed plugins once all that is in flight now has ended."""
         kept = set(map(id, now.lifespans.values()))
         gone = [one for one in before.lifespans.values() if id(one) not in kept]
@@ -241,9 +256,9 @@ class Reloader:
         self, gone: Sequence[Lifespan], begun: Sequence[tuple[InFlight[Any], frozenset[Any]]]
     ) -> None:
         for in_flight, some in begun:
-            await in_flight.over(some)
+            await in_flight.wait_for(some)
         try:
-            await leave(gone)
+            await leave_lifespans(gone)
         except Exception:
             log.exception("a plugin that was taken out failed at its end")
         self._retiring = [one for one in self._retiring if one not in gone]
@@ -273,7 +288,7 @@ def _reconfigure(before: Plugins, now: Plugins, undo: AsyncExitStack) -> None:
                 undo.callback(run, config)
 
 
-def _changed(before: Parts, now: Parts) -> Changed:
+def _changed(before: Generation, now: Generation) -> Changed:
     return Changed(
         _difference(_workers(before), _workers(now)),
         _difference(_plugins(before), _plugins(now)),
@@ -285,12 +300,12 @@ def _changed(before: Parts, now: Parts) -> Changed:
     )
 
 
-def _workers(parts: Parts) -> Mapping[str, object]:
-    return {worker.worker_id: worker for worker in parts.config.workers}
+def _workers(generation: Generation) -> Mapping[str, object]:
+    return {worker.worker_id: worker for worker in generation.config.workers}
 
 
-def _plugins(parts: Parts) -> Mapping[str, object]:
-    return {one.name: (one.entry.name, one.entry.options) for one in parts.plugins.loaded}
+def _plugins(generation: Generation) -> Mapping[str, object]:
+    return {one.name: (one.entry.name, one.entry.options) for one in generation.plugins.loaded}
 
 
 def _difference(old: Mapping[str, object], new: Mapping[str, object]) -> Difference:

@@ -7,6 +7,9 @@ import msgspec
 
 from gateway.errors import BodyTooLarge, InvalidJSON
 
+BYTES_PER_TOKEN = 4
+"""Estimated bytes of a request body per token, as in English text."""
+
 Source = Callable[[], Awaitable[tuple[bytes, bool]]]
 """Returns the next chunk, and whether more follows. Raises CallerGone, BodyTimeout."""
 
@@ -35,13 +38,18 @@ class Body:
         self._begun = b""
         self._more = data is None
 
+    @property
+    def prompt_estimate(self) -> int:
+        """Estimated prompt tokens: one for each four bytes."""
+        return (self.length or len(self.data or b"")) // BYTES_PER_TOKEN
+
     def check_length(self) -> None:
         """Raise BodyTooLarge if the announced length is above the limit, before a byte is read."""
         if self._limit is not None and self.length is not None and self.length > self._limit:
             self._too_large()
 
-    async def gather(self, most: int) -> None:
-        """Read the body into `data` if it is at most `most` bytes long or arrives in one chunk.
+    async def read_if_short(self, max_bytes: int) -> None:
+        """Read the body into `data` if it has at most `max_bytes` or arrives in one chunk.
 
         Raises BodyTooLarge (413), BodyTimeout (408), CallerGone.
         """
@@ -52,7 +60,7 @@ class Body:
             self.data, self._begun = self._begun, b""
             self.length = len(self.data)
             self.check_length()
-        elif self.length is not None and self.length <= most:
+        elif self.length is not None and self.length <= max_bytes:
             await self.read()
 
     async def read(self) -> bytes:

@@ -4,29 +4,23 @@ import random
 import re
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from gateway.calls.body import Body, parse_object
-from gateway.calls.cancel import Lifeline
+from gateway.calls.cancel import CancelScope
 from gateway.calls.observers import UNOBSERVED
 from gateway.calls.records import Attempt, Outcome, Principal, Source
 from gateway.calls.reply import Caller, Reply
 from gateway.calls.state import State
+from gateway.errors import CallerGone, CallError
+from gateway.fleet.worker import Worker
 from gateway.headers import Headers, get_header
 from gateway.storage.sqlite.writer import Entry, Sink
 from gateway.wire.dialect import Dialect
-from gateway.wire.injection import Injection, Stripper, inject, rewrite
+from gateway.wire.injection import Injection
 from gateway.wire.registry import dialect_of
-
-if TYPE_CHECKING:
-    from gateway.fleet.worker import Worker
-    from gateway.plugins.chains import Chains
-
-
-BYTES_PER_TOKEN = 4
-"""Estimated bytes of a request body per token, as in English text."""
 
 ONLY_USAGE = ("usage",)
 
@@ -49,40 +43,40 @@ class Call:
     gateway.pipeline.authorization.
     """
 
+    # Those that begin with an underscore are for the Exchange of the call, see
+    # gateway.pipeline.exchange, and for nobody else.
     __slots__ = (
         "_added",
+        "_caller",
+        "_cancel_scope",
         "_changes",
+        "_entries",
         "_json",
         "_model",
+        "_observers",
+        "_reply",
+        "_response_headers",
         "_trace_id",
         "_wanted",
-        "answer_headers",
         "attempts",
         "body",
-        "caller",
-        "chains",
         "client",
         "counts_tokens",
         "created",
         "dialect",
-        "entries",
         "headers",
         "id",
         "internal",
-        "lifeline",
         "method",
-        "observers",
         "outcome",
         "path",
         "principal",
         "query",
-        "reply",
         "scope",
         "session_id",
         "source",
         "started",
         "state",
-        "stripper",
     )
 
     def __init__(
@@ -101,7 +95,6 @@ class Call:
         internal: bool = False,
         scope: str | None = None,
     ) -> None:
-        self.caller = caller
         self.method = method
         self.path = path
         self.query = query
@@ -119,20 +112,19 @@ class Call:
         self.scope = scope
         self.attempts: list[Attempt] = []
         self.outcome = Outcome()
-        self.reply = Reply(caller, self.outcome, self.started)
-        self.observers = UNOBSERVED
-        self.lifeline = Lifeline()
         self.state = State()
-        self.entries: list[Entry] = []
-        self.stripper: Stripper | None = None
         self.counts_tokens = False
-        self.answer_headers: list[tuple[bytes, bytes]] | None = None
-        self.chains: Chains
+        self._caller = caller
+        self._reply = Reply(caller, self.outcome, self.started)
+        self._cancel_scope = CancelScope()
+        self._observers = UNOBSERVED
+        self._entries: list[Entry] = []
+        self._response_headers: list[tuple[bytes, bytes]] | None = None
         self._trace_id: str | None = None
         self._json: dict[str, Any] | None = None
         self._model: _Model | None = None
         self._changes: dict[str, object] | None = None
-        self._added: dict[str, object] | None = None
+        self._added: Mapping[str, object] | None = None
         self._wanted: set[Injection] | None = None
 
     def header(self, name: str) -> str | None:
@@ -153,15 +145,15 @@ class Call:
     @property
     def prompt_estimate(self) -> int:
         """Estimated prompt tokens: one for each four bytes of the request body."""
-        return (self.body.length or len(self.body.data or b"")) // BYTES_PER_TOKEN
+        return self.body.prompt_estimate
 
     @property
     def completion_so_far(self) -> int:
         """Approximate tokens of a stream received so far; 0 if no plugin requested a count."""
-        return self.observers.tokens_so_far
+        return self._observers.tokens_so_far
 
     @property
-    def worker(self) -> "Worker | None":
+    def worker(self) -> Worker | None:
         """The worker of the latest attempt."""
         return self.attempts[-1].worker if self.attempts else None
 
@@ -191,7 +183,7 @@ class Call:
 
     def add_lines(self, *lines: tuple[bytes, bytes]) -> None:
         """Add several lines known to be valid, names in lower case; cheaper than `add_header`."""
-        self.answer_headers = [*(self.answer_headers or ()), *lines]
+        self._response_headers = [*(self._response_headers or ()), *lines]
 
     def keep_alive(self) -> None:
         """Send an SSE comment to a caller that requested a stream and waits for it to begin.
@@ -200,15 +192,14 @@ class Call:
         stream is then sent as an `error` event. Comments are not part of the response, and only the
         caller sees them.
         """
-        self.reply.comment(self.own_headers())
+        self._reply.comment(gateway_headers(self))
 
-    def own_headers(self) -> list[tuple[bytes, bytes]]:
-        """Header lines that the gateway adds to a response: the id, the attempts if several."""
-        lines = [(b"x-request-id", self.id.encode())]
-        if len(self.attempts) > 1:
-            ways = (f"{one.worker.id}={one.said()}" for one in self.attempts)
-            lines.append((b"x-gateway-attempts", ", ".join(ways).encode()))
-        return lines if self.answer_headers is None else [*lines, *self.answer_headers]
+    def cancel(self, error: CallError | CallerGone) -> None:
+        """End the call with `error` at its next wait, for front ends: the first error counts.
+
+        Once the response has begun, the caller of a stream gets `error` as an `error` event.
+        """
+        self._cancel_scope.cancel(error)
 
     async def json(self) -> dict[str, Any]:
         """Return the caller's body as a JSON object, parsed once; to change it, use `set`.
@@ -251,25 +242,12 @@ class Call:
         committed together, before the caller gets the last byte. If all of them are `lazy`, the
         commit follows shortly after, unless it must survive a power cut (`storage.durability`).
         """
-        self.entries.append(Entry(sink, item, size, lazy))
+        self._entries.append(Entry(sink, item, size, lazy))
 
     @property
     def waits_for_commit(self) -> bool:
         """Whether an item must be committed before the caller gets the last byte."""
-        return not all(entry.lazy for entry in self.entries)
-
-    def let_go(self) -> None:
-        """Release the objects that plugins attached to the call, once it is over.
-
-        Most of them refer to the call. Only the garbage collector would free such a cycle, and
-        everything that the call holds would stay in memory until then.
-        """
-        self.observers = UNOBSERVED
-        self.state = State()
-        self.entries = []
-        for error in (self.outcome.error, *(attempt.error for attempt in self.attempts)):
-            if error is not None:  # its traceback refers to frames that hold the call
-                error.__traceback__ = error.__context__ = error.__cause__ = None
+        return not all(entry.lazy for entry in self._entries)
 
     @property
     def overwritten(self) -> Mapping[str, object]:
@@ -281,20 +259,15 @@ class Call:
         """Top-level keys that `inject` added to the latest attempt's body, with their values."""
         return self._added or {}
 
-    def body_to_send(self, attempt: Attempt) -> bytes | None:
-        """Return the body for the attempt's worker, with changes and the injections it accepts.
 
-        None if the body has not been read.
-        """
-        if self.body.data is None or not (self._changes or self._wanted):
-            return self.body.data
-        changes = dict(self._changes or {})
-        if self._wanted and self.dialect is not None:
-            asked = {**(self._json or {}), **changes}
-            refused = attempt.left_out | attempt.worker.refusals.of(self.dialect.name)
-            self._added, self.stripper = inject(self.dialect, asked, self._wanted - refused)
-            changes.update(self._added)
-        return rewrite(self.body.data, changes) if changes else self.body.data
+def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """Header lines that the gateway adds to a response: the id, the attempts if several."""
+    lines = [(b"x-request-id", call.id.encode())]
+    if len(call.attempts) > 1:
+        ways = (f"{one.worker.id}={one.result}" for one in call.attempts)
+        lines.append((b"x-gateway-attempts", ", ".join(ways).encode()))
+    added = call._response_headers
+    return lines if added is None else [*lines, *added]
 
 
 def request_id(given: bytes | None) -> str:

@@ -5,41 +5,41 @@ import asyncio
 from gateway.errors import GatewayError, TotalTimeout
 
 
-class Lifeline:
+class CancelScope:
     """Ends a call from outside its task, by raising a given reason inside the task."""
 
-    __slots__ = ("_held", "_over", "_reason", "_task", "_timer")
+    __slots__ = ("_over", "_reason", "_shielded", "_task", "_timer")
 
     def __init__(self) -> None:
-        self._held = False
+        self._shielded = False
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._reason: GatewayError | None = None
         self._over = False
 
-    def cut(self, reason: GatewayError) -> None:
+    def cancel(self, reason: GatewayError) -> None:
         """Raise `reason` from the `with` block at its next wait; the first reason counts."""
         if self._over or self._reason is not None:
             return
         self._reason = reason
         task = self._task
-        if task is not None and task is not asyncio.current_task() and not self._held:
+        if task is not None and task is not asyncio.current_task() and not self._shielded:
             task.cancel()
 
-    def hold(self) -> None:
-        """Protect the work from here until `let_go`: a cut takes effect only then."""
-        self._held = True
+    def shield(self) -> None:
+        """Protect the work from here until `unshield`: a cancellation takes effect only then."""
+        self._shielded = True
 
-    def let_go(self) -> None:
-        """End the protection. Raises the reason of a cut that came in between."""
-        self._held = False
+    def unshield(self) -> None:
+        """End the protection. Raises the reason of a cancellation that came in between."""
+        self._shielded = False
         if self._reason is not None:
             raise self._reason
 
     def limit(self, seconds: float) -> None:
         """End the call with TotalTimeout if it is not over after `seconds`."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, lambda: self.cut(TotalTimeout(seconds)))
+        self._timer = loop.call_later(seconds, lambda: self.cancel(TotalTimeout(seconds)))
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()

@@ -21,7 +21,7 @@ class InFlight(set[T]):
             if not left:
                 over.set()
 
-    async def over(self, some: Iterable[T]) -> None:
+    async def wait_for(self, some: Iterable[T]) -> None:
         """Wait until all of `some` have ended; others may begin meanwhile."""
         left = self.intersection(some)
         if not left:

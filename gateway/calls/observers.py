@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gateway.calls.body import Body
+from gateway.calls.records import Outcome
 from gateway.calls.token_count import TokenCounter
-
-if TYPE_CHECKING:
-    from gateway.calls.call import Call
-    from gateway.calls.records import Outcome
-    from gateway.headers import Headers
-    from gateway.wire.dialect import Delta
-    from gateway.wire.sse import Event
+from gateway.headers import Headers
+from gateway.wire.dialect import Delta
+from gateway.wire.sse import Event
 
 Entry = tuple[str, Callable[..., None]]
 """(plugin, bound method)"""
@@ -19,11 +17,11 @@ Entry = tuple[str, Callable[..., None]]
 Methods = tuple[Entry, ...]
 """In the order of the configuration file."""
 
-NONE: Methods = ()
+NO_METHODS: Methods = ()
 
 METHODS = frozenset({"started", "data", "event", "delta", "finished"})
 
-Note = Callable[[str, str, "Outcome", BaseException, str], None]
+ReportFailure = Callable[[str, str, Outcome, BaseException, str], None]
 """Called on a failure: the plugin, what broke, the call's outcome, the exception, the call's id."""
 
 
@@ -32,15 +30,16 @@ class Observers:
 
     Each public tuple holds the bound methods that the observers have; an empty tuple costs nothing.
     `counter` sees what goes to `started` and `data`. A method that raises is removed, because its
-    record can no longer be complete. If `call` is None there are no observers.
+    record can no longer be complete. `report` is called with each failure, and with `outcome` and
+    `call_id`. `counts_tokens`: there is a counter.
     """
 
     # No reference to the call, which refers to its observers: only the garbage collector would
     # free a call in a cycle.
     __slots__ = (
         "_call_id",
-        "_note",
         "_outcome",
+        "_report",
         "counter",
         "data",
         "delta",
@@ -50,14 +49,19 @@ class Observers:
     )
 
     def __init__(
-        self, observers: Sequence[tuple[str, object]], note: Note, call: "Call | None"
+        self,
+        observers: Sequence[tuple[str, object]],
+        report: ReportFailure,
+        outcome: Outcome,
+        call_id: str,
+        *,
+        counts_tokens: bool = False,
     ) -> None:
-        self._note = note
-        self._outcome = None if call is None else call.outcome
-        self._call_id = "" if call is None else call.id
-        counts = call is not None and call.counts_tokens
-        self.counter = TokenCounter() if counts else None
-        self.started = self.data = self.event = self.delta = self.finished = NONE
+        self._report = report
+        self._outcome = outcome
+        self._call_id = call_id
+        self.counter = TokenCounter() if counts_tokens else None
+        self.started = self.data = self.event = self.delta = self.finished = NO_METHODS
         for plugin, observer in observers:
             for name in _methods(observer):
                 setattr(self, name, (*getattr(self, name), (plugin, getattr(observer, name))))
@@ -67,48 +71,50 @@ class Observers:
         return 0 if self.counter is None else self.counter.so_far
 
     @property
-    def read_the_answer(self) -> bool:
+    def needs_body(self) -> bool:
         """Whether `delta`, `event` or the counter needs more of the response than its raw bytes."""
         return bool(self.delta or self.event or self.counter)
 
-    def tell_started(self, status: int, headers: "Headers", *, events: bool) -> None:
+    def notify_started(self, status: int, headers: Headers, *, events: bool) -> None:
         if self.counter is not None:
             self.counter.started(status, headers, events=events)
-        self.started = self._tell(self.started, "started", status, headers)
+        self.started = self._notify(self.started, "started", status, headers)
 
-    def tell_data(self, chunk: bytes) -> None:
+    def notify_data(self, chunk: bytes) -> None:
         if self.counter is not None:
             try:
                 self.counter.data(chunk)
             except Exception as error:  # noqa: BLE001  as below
                 self._give_up_counting(error)
-        for entry in self.data:  # once per read of a stream, so without the cost of _tell
+        for entry in self.data:  # once per read of a stream, so without the cost of _notify
             try:
                 entry[1](chunk)
             except Exception as error:  # noqa: BLE001  as below
                 self.data = self._without(self.data, entry, "data", error)
 
-    def tell_event(self, event: "Event") -> None:
-        self.event = self._tell(self.event, "event", event)
+    def notify_event(self, event: Event) -> None:
+        self.event = self._notify(self.event, "event", event)
 
-    def tell_delta(self, delta: "Delta") -> None:
-        self.delta = self._tell(self.delta, "delta", delta)
+    def notify_delta(self, delta: Delta) -> None:
+        self.delta = self._notify(self.delta, "delta", delta)
 
-    def tell_finished(self, call: "Call") -> None:
+    def notify_finished(self, request: Body) -> None:
+        """Complete the outcome with the usage, then call `finished`; `request` is the call's."""
+        outcome = self._outcome
         # The usage is known already if the response was parsed for a `delta` observer.
-        if self.counter is not None and call.outcome.usage is None:
+        if self.counter is not None and outcome.usage is None:
             try:
-                call.outcome.usage = self.counter.usage(call)
+                outcome.usage = self.counter.usage(request)
             except Exception as error:  # noqa: BLE001  as below
                 self._give_up_counting(error)
         if self.finished:
-            self._tell(self.finished, "finished", call.outcome)
+            self._notify(self.finished, "finished", outcome)
 
     def _give_up_counting(self, error: Exception) -> None:
         self.counter = None
-        self._say("core", "count_tokens", error)
+        self._fail("core", "count_tokens", error)
 
-    def _tell(self, methods: Methods, name: str, *arguments: Any) -> Methods:
+    def _notify(self, methods: Methods, name: str, *arguments: Any) -> Methods:
         """Call the methods; return those that did not raise."""
         whole = methods
         for entry in methods:
@@ -119,12 +125,11 @@ class Observers:
         return whole
 
     def _without(self, methods: Methods, broken: Entry, name: str, error: Exception) -> Methods:
-        self._say(broken[0], f"observer.{name}", error)
+        self._fail(broken[0], f"observer.{name}", error)
         return tuple(entry for entry in methods if entry != broken)
 
-    def _say(self, plugin: str, what: str, error: Exception) -> None:
-        if self._outcome is not None:
-            self._note(plugin, what, self._outcome, error, self._call_id)
+    def _fail(self, plugin: str, what: str, error: Exception) -> None:
+        self._report(plugin, what, self._outcome, error, self._call_id)
 
 
 def _methods(observer: object) -> Sequence[str]:
@@ -141,5 +146,5 @@ def _of_class(kind: type) -> Sequence[str]:
     return tuple(name for name in METHODS if callable(getattr(kind, name, None)))
 
 
-UNOBSERVED = Observers((), lambda *_: None, None)
+UNOBSERVED = Observers((), lambda *_: None, Outcome(), "")
 """Shared by the calls that nobody observes."""

@@ -1,18 +1,15 @@
 """What is known of a call: who made it, its attempts at workers, and how it ended."""
 
 from collections.abc import AsyncIterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from gateway.errors import CallError
+from gateway.fleet.worker import Worker
 from gateway.headers import Headers
 from gateway.wire.injection import NONE, Injection
 from gateway.wire.usage import Usage
-
-if TYPE_CHECKING:
-    from gateway.fleet.worker import Worker
-
 
 Source = Literal["realtime", "batch", "eval"]
 """Kind of work that a call belongs to."""
@@ -41,7 +38,7 @@ class Attempt(msgspec.Struct):
     worker's weight version when the attempt began, `weight_version_end` when it ended.
     """
 
-    worker: "Worker"
+    worker: Worker
     started: float
     reused: bool = False
     connected: float | None = None
@@ -54,8 +51,9 @@ class Attempt(msgspec.Struct):
     weight_version: int | str | None = None
     weight_version_end: int | str | None = None
 
-    def said(self) -> str:
-        """The result in one word: the error's code, else the status, else `gone`."""
+    @property
+    def result(self) -> str:
+        """The error's code, the status, or `gone` if the attempt ended without either."""
         if self.error is not None:
             return self.error.code
         return "gone" if self.status is None else str(self.status)

@@ -5,16 +5,12 @@ ones contain the usage. A long stream would take too much memory, so its tokens 
 chunks dropped after every KEPT bytes.
 """
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
+from gateway.calls.body import Body
 from gateway.headers import Headers, get_header
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 from gateway.wire.usage import Count, ToldUsage, Usage, told_usage
-
-if TYPE_CHECKING:
-    from gateway.calls.call import Call
 
 KEPT = 64 * 1024
 """Maximum bytes of a stream to keep unparsed."""
@@ -67,11 +63,14 @@ class TokenCounter:
             return 0
         return len(self._chunks) + (0 if self._count is None else self._count.completion)
 
-    def usage(self, call: "Call") -> Usage | None:
-        """Return the call's usage, None if it is unknown. Call it once, at the end of the call."""
+    def usage(self, request: Body) -> Usage | None:
+        """Return the usage of the call with this request, None if it is unknown.
+
+        Call it once, at the end of the call.
+        """
         if not self._readable:
             return None
-        return self._of_stream(call) if self._stream else self._of_answer()
+        return self._of_stream(request) if self._stream else self._of_answer()
 
     def _make_room(self) -> None:
         if self._stream:
@@ -85,7 +84,7 @@ class TokenCounter:
         told = told_usage(body)
         return None if told is None else told.read()
 
-    def _of_stream(self, call: "Call") -> Usage:
+    def _of_stream(self, request: Body) -> Usage:
         if not self._tells(_last_told(self._chunks)):
             events = self._events()
             if self._splitter is not None:
@@ -94,9 +93,9 @@ class TokenCounter:
         if self._told is not None:
             return self._told.read()
         count = self._count or Count()
-        prompt = count.prompt(_choices_asked(call.body.data))
+        prompt = count.prompt(_choices_asked(request.data))
         if prompt is None:
-            prompt = call.prompt_estimate
+            prompt = request.prompt_estimate
         return Usage(prompt, count.completion, counted=True)
 
     def _tells(self, data: bytes) -> bool:

@@ -19,26 +19,33 @@ import msgspec
 
 log = logging.getLogger("gateway")
 
-WAIT = 1.0
+REPLY_TIMEOUT = 1.0
 """Seconds within which another process must reply."""
 
-MOST = 64 * 1024 * 1024
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Maximum size in bytes of a request, and of a reply."""
 
-LOOK_AGAIN = 0.005
-"""Seconds between two tries of a process that waits for its turn."""
+LOCK_RETRY = 0.005
+"""Seconds between two tries of a process that waits for a lock."""
 
-Answerer = Callable[[bytes], Awaitable[bytes]]
+Handler = Callable[[bytes], Awaitable[bytes]]
 
 
-class Asked(msgspec.Struct, array_like=True):
+class Topic(msgspec.Struct, frozen=True, array_like=True):
+    """The subject of a request. `owner` is the plugin or the part of the core that handles it."""
+
+    owner: str
+    name: str
+
+
+class Request(msgspec.Struct, array_like=True):
     """A request, as it is sent."""
 
-    name: str
+    topic: Topic
     content: bytes
 
 
-class Siblings:
+class Peers:
     """The processes of one gateway, from the point of view of one of them.
 
     `index` is from 0 to `count` - 1; a process that replaces a crashed one has the same index.
@@ -51,7 +58,7 @@ class Siblings:
         self.index = index
         self.count = count
         self.folder = folder
-        self._answers: dict[str, Answerer] = {}
+        self._handlers: dict[Topic, Handler] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -59,38 +66,50 @@ class Siblings:
         """Path of a file that only these processes know; None if this process is alone."""
         return None if self.folder is None else self.folder / name
 
-    def answer(self, name: str, handler: Answerer) -> None:
-        """Register `handler` for requests named `name`; a later handler replaces an earlier one."""
-        self._answers[name] = handler
+    def handle(self, topic: Topic, handler: Handler) -> None:
+        """Register `handler` for requests of `topic`; a later handler replaces an earlier one."""
+        self._handlers[topic] = handler
 
-    async def ask(self, name: str, content: bytes = b"", *, wait: float = WAIT) -> list[bytes]:
-        """Return the replies of the others within `wait` seconds, in the order of `index`.
+    async def request(
+        self,
+        topic: Topic,
+        content: bytes = b"",
+        *,
+        timeout: float = REPLY_TIMEOUT,  # noqa: ASYNC109  who is late is left out, nothing is raised
+    ) -> list[bytes]:
+        """Return the replies of the others within `timeout` seconds, in the order of `index`.
 
         A process that does not reply is logged, unless it is not running now. Raises nothing.
         """
         if self.folder is None:
             return []
-        request = _framed(msgspec.msgpack.encode(Asked(name, content)))
+        request = _framed(msgspec.msgpack.encode(Request(topic, content)))
         others = [index for index in range(self.count) if index != self.index]
-        said = await asyncio.gather(*(self._ask(index, request, wait) for index in others))
-        for index, answer in zip(others, said, strict=True):
-            if answer is None and self._place(index).exists():
-                log.warning("process %d did not answer process %d: %s", index, self.index, name)
-        return [answer for answer in said if answer is not None]
+        replies = await asyncio.gather(*(self._send(index, request, timeout) for index in others))
+        for index, reply in zip(others, replies, strict=True):
+            if reply is None and self._place(index).exists():
+                log.warning(
+                    "process %d did not answer process %d: %s %s",
+                    index,
+                    self.index,
+                    topic.owner,
+                    topic.name,
+                )
+        return [reply for reply in replies if reply is not None]
 
     @contextlib.asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[None]:
+    async def lock(self, name: str) -> AsyncIterator[None]:
         """Let only one process at a time into blocks of that name; no effect if this one is alone.
 
-        The kernel ends the turn of a process that is killed.
+        The kernel releases the lock of a process that is killed.
         """
         if self.folder is None:
             yield
             return
-        fd = os.open(self.folder / f"{name}.turn", os.O_CREAT | os.O_RDWR, 0o600)
+        fd = os.open(self.folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            while not _locked(fd):  # noqa: ASYNC110  flock has no event to wait for
-                await asyncio.sleep(LOOK_AGAIN)
+            while not _try_lock(fd):  # noqa: ASYNC110  flock has no event to wait for
+                await asyncio.sleep(LOCK_RETRY)
             yield
         finally:
             os.close(fd)
@@ -121,10 +140,10 @@ class Siblings:
         assert self.folder is not None
         return self.folder / f"{index}.sock"
 
-    async def _ask(self, index: int, request: bytes, wait: float) -> bytes | None:
+    async def _send(self, index: int, request: bytes, seconds: float) -> bytes | None:
         """None if the process is not there, breaks off, or takes too long."""
         with contextlib.suppress(OSError, EOFError, ValueError):
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(seconds):
                 reader, writer = await asyncio.open_unix_connection(self._place(index))
                 try:
                     writer.write(request)
@@ -138,11 +157,11 @@ class Siblings:
         assert task is not None
         self._tasks.add(task)
         try:
-            async with asyncio.timeout(WAIT):
-                asked = msgspec.msgpack.decode(await _read(reader), type=Asked)
-            handler = self._answers.get(asked.name)
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                request = msgspec.msgpack.decode(await _read(reader), type=Request)
+            handler = self._handlers.get(request.topic)
             if handler is not None:  # during a reload not all have the same plugins
-                writer.write(_framed(await handler(asked.content)))
+                writer.write(_framed(await handler(request.content)))
                 await writer.drain()
         except asyncio.CancelledError:
             pass  # this process ends
@@ -155,7 +174,7 @@ class Siblings:
             writer.close()
 
 
-def _locked(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -170,6 +189,8 @@ def _framed(content: bytes) -> bytes:
 async def _read(reader: asyncio.StreamReader) -> bytes:
     """Read one message. Raises EOFError if it breaks off, ValueError if it is too long."""
     length = int.from_bytes(await reader.readexactly(4))
-    if length > MOST:
-        raise ValueError(f"another process says {length} bytes at once, and at most {MOST} may be")
+    if length > MAX_MESSAGE_BYTES:
+        raise ValueError(
+            f"another process says {length} bytes at once, and at most {MAX_MESSAGE_BYTES} may be"
+        )
     return await reader.readexactly(length)

@@ -8,8 +8,8 @@ other Starlette routes must be wrapped: by `gateway.guarded`, which puts them be
 import logging
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.control.request import ControlRequest
-from gateway.control.scoped import Ruling, _refuse_other_sites, identify
+from gateway.calls.control_request import ControlRequest, Handler
+from gateway.control.scoped import Current, identify, reject_other_sites
 from gateway.errors import (
     CallerGone,
     StorageFailed,
@@ -28,15 +28,10 @@ from gateway.headers import path_of
 from gateway.storage import StorageUnavailable
 
 log = logging.getLogger("gateway")
-T = TypeVar("T")
 
 
 # A name may contain slashes, but not `/v1/` and more: such a path belongs to a call.
 _NAME = "(?P<{}>(?:(?!/v1/.).)+)"
-
-
-Handler = Callable[[ControlRequest], Awaitable[Any]]
-"""Returns a Starlette Response, or a value to send as JSON with status 200; may raise CallError."""
 
 
 class ControlRoute(BaseRoute):
@@ -48,13 +43,13 @@ class ControlRoute(BaseRoute):
     """
 
     def __init__(
-        self, path: str, scope: str | None, handlers: Mapping[str, Handler], ruling: Ruling
+        self, path: str, scope: str | None, handlers: Mapping[str, Handler], current: Current
     ) -> None:
         self.path = path
         self.scope = scope
         self.methods = frozenset(handlers)
         self._handlers = dict(handlers)
-        self._ruling = ruling
+        self._current = current
         literal_or_name = re.split(r"\{(\w+)\}", path)
         self._pattern = re.compile(
             "".join(
@@ -95,8 +90,8 @@ class ControlRoute(BaseRoute):
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        _refuse_other_sites(scope)
-        principal = await identify(scope, self.scope, self._ruling)
+        reject_other_sites(scope)
+        principal = await identify(scope, self.scope, self._current)
         handler = self._handlers.get(method)
         if handler is None:
             raise HTTPException(405, headers={"allow": ", ".join(sorted(self.methods))})
@@ -105,7 +100,7 @@ class ControlRoute(BaseRoute):
             receive,
             params=scope["path_params"],
             principal=principal,
-            settings=self._ruling.config,
+            settings=self._current.config,
         )
         try:
             answer = await handler(request)

@@ -20,7 +20,7 @@ CARRIED = "carried"
 """Stands in place of the scope for a route that leads to calls."""
 
 
-class Ruling(Protocol):
+class Current(Protocol):
     """The hooks and the configuration in force now; a reload replaces them."""
 
     @property
@@ -35,11 +35,11 @@ class ScopedRoute(BaseRoute):
     With CARRIED the route leads to calls, whose callers are authenticated as part of the call.
     """
 
-    def __init__(self, route: BaseRoute, scope: str | None, ruling: Ruling) -> None:
+    def __init__(self, route: BaseRoute, scope: str | None, current: Current) -> None:
         self.path: str = getattr(route, "path", repr(route))
         self.scope = scope
         self._route = route
-        self._ruling = ruling
+        self._current = current
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         return self._route.matches(scope)
@@ -49,17 +49,17 @@ class ScopedRoute(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.scope != CARRIED:
-            _refuse_other_sites(scope)
-            await identify(scope, self.scope, self._ruling)
+            reject_other_sites(scope)
+            await identify(scope, self.scope, self._current)
         await self._route.handle(scope, receive, send)
 
 
-async def identify(scope: Scope, wanted: str | None, ruling: Ruling) -> Principal | None:
+async def identify(scope: Scope, wanted: str | None, current: Current) -> Principal | None:
     """Return the caller's principal; None if no plugin authenticates, or if `wanted` is None.
 
     Raises Unauthorized as a call does, and Forbidden if the principal lacks the scope `wanted`.
     """
-    if wanted is None or not ruling.chains.authenticate:
+    if wanted is None or not current.chains.authenticate:
         return None
     client = scope.get("client")
     call = Call(
@@ -70,12 +70,12 @@ async def identify(scope: Scope, wanted: str | None, ruling: Ruling) -> Principa
         headers=scope["headers"],
         client=client[0] if client else None,
     )
-    await ruling.chains.identify(call)
+    await current.chains.identify(call)
     require(call.principal, wanted)
     return call.principal
 
 
-def _refuse_other_sites(scope: Scope) -> None:
+def reject_other_sites(scope: Scope) -> None:
     """Raise Forbidden if a web page made the browser send the request to a local gateway."""
     if get_header(scope["headers"], b"sec-fetch-site") == b"cross-site":
         raise Forbidden("a page of another site may not ask for this")

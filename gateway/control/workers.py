@@ -7,8 +7,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway import config
+from gateway.calls.control_request import ControlRequest
 from gateway.config import Node
-from gateway.control.request import ControlRequest
 from gateway.errors import BadRequest, NotFound
 from gateway.fleet.changes import Change, Fields, Overlay
 from gateway.fleet.registry import Workers

@@ -15,7 +15,6 @@ from gateway.errors import CallError
 from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Worker
-from gateway.pipeline.local import LocalWorker
 
 log = logging.getLogger("gateway.probes")
 
@@ -124,7 +123,7 @@ class Prober:
         self._seen = workers
         self._unwatch([worker for worker in self._watched if worker not in workers])
         for worker in workers:
-            if isinstance(worker, LocalWorker):
+            if not worker.remote:
                 continue
             if worker not in self._watched:
                 self._watched[worker] = _Watch(worker, self._settings)
@@ -240,7 +239,7 @@ class _Watch:
         return True
 
     async def _ask(self, path: str) -> WorkerAnswer:
-        return await self._worker.ask("GET", path, patience=self._settings.timeout)
+        return await self._worker.request("GET", path, timeout=self._settings.timeout)
 
 
 def _learn(worker: Worker, models: frozenset[str] | None) -> None:

@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from gateway.cluster.peers import Siblings
+from gateway.cluster.peers import Peers, Topic
 from gateway.fleet.changes import Change
 from gateway.fleet.persisted import KeptWorkers
 from gateway.fleet.registry import Workers
+
+CHANGES = Topic("fleet", "changes")
+CHANGED = Topic("fleet", "changed")
 
 
 class Agreed(msgspec.Struct, frozen=True):
@@ -31,14 +34,14 @@ class AgreedWorkers:
     or before it makes a change itself.
     """
 
-    def __init__(self, workers: Workers, kept: KeptWorkers, siblings: Siblings) -> None:
+    def __init__(self, workers: Workers, kept: KeptWorkers, peers: Peers) -> None:
         self._workers = workers
         self._kept = kept
-        self._siblings = siblings
+        self._peers = peers
         self._alone = asyncio.Lock()
         self._since = 0
-        siblings.answer("workers", self._tell)
-        siblings.answer("workers changed", self._hear)
+        peers.handle(CHANGES, self._tell)
+        peers.handle(CHANGED, self._hear)
 
     async def restore(self) -> None:
         """Apply the changes stored in the database, then those of the other processes."""
@@ -48,7 +51,7 @@ class AgreedWorkers:
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
         """Lock out other changes of workers; changes made by other processes are applied first."""
-        async with self._alone, self._siblings.turn("workers"):
+        async with self._alone, self._peers.lock("workers"):
             await self._catch_up()
             yield
 
@@ -62,10 +65,10 @@ class AgreedWorkers:
         await self._kept.keep(worker_id, change)
         alter()
         self._since = time.monotonic_ns()
-        await self._siblings.ask("workers changed", await self._tell(b""))
+        await self._peers.request(CHANGED, await self._tell(b""))
 
     async def _catch_up(self) -> None:
-        for told in await self._siblings.ask("workers"):
+        for told in await self._peers.request(CHANGES):
             await self._hear(told)
 
     async def _tell(self, _: bytes) -> bytes:

@@ -1,51 +1,55 @@
 """A request to one worker that is not a call: a probe, a query, a command to its engine."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
 from gateway.headers import Headers
 from gateway.upstream.connection import Connection
-
-if TYPE_CHECKING:
-    from gateway.fleet.worker import Worker
+from gateway.upstream.pool import Pool
 
 
 class WorkerAnswer(msgspec.Struct, frozen=True):
-    """A worker's response to `Worker.ask`, with the whole body."""
+    """A worker's response to `Worker.request`, with the whole body."""
 
     status: int
     headers: Headers
     body: bytes
 
 
-async def ask(
-    worker: "Worker", method: str, target: str, body: bytes, headers: Headers, patience: float
+async def request(
+    pool: Pool,
+    data: bytes,
+    *,
+    head_only: bool,
+    timeout: float,  # noqa: ASYNC109  it raises UpstreamTimeout
 ) -> WorkerAnswer:
-    """Send a request on a new connection, then close it. Raises UpstreamError, UpstreamTimeout."""
-    head = worker.head.fill(method, target, headers, "gateway", len(body), readable=True)
+    """Send `data`, head and body, on a new connection, and close the connection after the response.
+
+    `head_only`: the response has no body, whatever its head says. `timeout` is in seconds. Raises
+    UpstreamError, UpstreamTimeout.
+    """
     try:
-        async with asyncio.timeout(patience):
-            connection = await worker.pool.open()
-            gathering = _Gathering(connection, worker.pool.limits.max_body_bytes)
+        async with asyncio.timeout(timeout):
+            connection = await pool.open()
+            gathering = _Gathering(connection, pool.limits.max_body_bytes)
             try:
-                connection.begin(gathering, head + body, head_only=method == "HEAD", more=False)
+                connection.begin(gathering, data, head_only=head_only, more=False)
                 return await gathering.done
             finally:
                 connection.forsake(gathering)
     except TimeoutError:
-        raise UpstreamTimeout(patience) from None
+        raise UpstreamTimeout(timeout) from None
 
 
 class _Gathering:
-    """A Receiver (see upstream.connection) that keeps at most `most` bytes of a body."""
+    """A Receiver (see upstream.connection) that keeps at most `max_bytes` of a body."""
 
-    def __init__(self, connection: Connection, most: int) -> None:
+    def __init__(self, connection: Connection, max_bytes: int) -> None:
         self.done: asyncio.Future[WorkerAnswer] = connection.loop.create_future()
         self._connection = connection
-        self._most = most
+        self._max_bytes = max_bytes
         self._body = bytearray()
 
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
@@ -53,7 +57,7 @@ class _Gathering:
 
     def on_body(self, data: bytes) -> None:
         self._body += data
-        if len(self._body) > self._most:
+        if len(self._body) > self._max_bytes:
             self.on_error(UpstreamError("the worker's answer is larger than limits.max_body_bytes"))
 
     def on_end(self, data: bytes) -> None:

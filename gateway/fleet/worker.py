@@ -2,25 +2,21 @@
 
 import ssl
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import ClassVar, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from gateway import config
 from gateway.fleet.injection_support import Refusals
-from gateway.fleet.request import WorkerAnswer, ask
+from gateway.fleet.request import WorkerAnswer, request
 from gateway.fleet.slots import Slots
 from gateway.headers import Headers
 from gateway.upstream.pool import Pool, tls_context
 from gateway.upstream.request import HeadTemplate
 
-if TYPE_CHECKING:
-    from gateway.calls.records import Attempt
-    from gateway.fleet.registry import Workers
-
-
-NEWEST = 1 / 8
+LATEST_WEIGHT = 1 / 8
 """Weight of the latest response in the means of a worker's times."""
 
 
@@ -63,6 +59,15 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     duration: float | None = None
 
 
+class Registry(Protocol):
+    """The part of the workers' registry that one worker uses, see gateway.fleet.registry."""
+
+    slots: Slots
+    freed: list[Callable[["Worker"], None]]
+
+    def refresh(self) -> None: ...
+
+
 class Worker:
     """An inference server.
 
@@ -73,12 +78,15 @@ class Worker:
     calls in `filter_workers`.
     """
 
+    remote: ClassVar[bool] = True
+    """Whether it is a server: one that can be probed, and that can tell which models it serves."""
+
     def __init__(
         self,
         settings: config.Worker,
         timeouts: config.Timeouts,
         limits: config.Limits,
-        registry: "Workers | None" = None,
+        registry: Registry | None = None,
         pool: Pool | None = None,
     ) -> None:
         self.settings = settings
@@ -161,7 +169,7 @@ class Worker:
         for pool in (self.pool, *self._retired):
             pool.close()
 
-    def adopt(self, registry: "Workers") -> None:
+    def adopt(self, registry: Registry) -> None:
         """Join `registry`, for a worker that was created before it."""
         self._registry = registry
         self.slots.above = registry.slots
@@ -194,40 +202,37 @@ class Worker:
     def serves(self, model: str) -> bool:
         return self.models is None or model in self.models
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
         body: bytes = b"",
         *,
         headers: Headers = (),
-        patience: float = 30.0,
+        timeout: float = 30.0,  # noqa: ASYNC109  it raises UpstreamTimeout
     ) -> WorkerAnswer:
         """Send a request to the server itself with its configured headers; read the whole response.
 
         `path` may have a query; a path under /v1/ is taken as below its `api_path`. It takes no
-        slot. `patience` is the timeout in seconds. Raises UpstreamError or UpstreamTimeout if no
+        slot. `timeout` is in seconds. Raises UpstreamError or UpstreamTimeout if no
         response came.
         """
         plain, _, query = path.partition("?")
-        return await ask(
-            self, method, self.target(plain, query.encode("latin-1")), body, headers, patience
-        )
+        target = self.target(plain, query.encode("latin-1"))
+        head = self.head.fill(method, target, headers, "gateway", len(body), readable=True)
+        return await request(self.pool, head + body, head_only=method == "HEAD", timeout=timeout)
 
-    def note(self, attempt: "Attempt") -> None:
-        """Record how an attempt that has ended went, for operators to see."""
-        attempt.weight_version_end = self.weight_version
-        if attempt.error is not None:
-            self.last_error, self.last_error_at = attempt.error.code, time.time()
-        elif attempt.status is not None and attempt.status >= 500:
-            self.last_error, self.last_error_at = f"status {attempt.status}", time.time()
-        elif attempt.first_byte is not None and attempt.ended is not None:
-            ttft, duration = attempt.first_byte - attempt.started, attempt.ended - attempt.started
-            if self.ttft is None or self.duration is None:
-                self.ttft, self.duration = ttft, duration
-            else:
-                self.ttft += (ttft - self.ttft) * NEWEST
-                self.duration += (duration - self.duration) * NEWEST
+    def record_error(self, error: str) -> None:
+        """Record an attempt that failed, for operators to see: an error code, or the status."""
+        self.last_error, self.last_error_at = error, time.time()
+
+    def record_times(self, ttft: float, duration: float) -> None:
+        """Record an attempt that went well; both times are in seconds from the attempt's start."""
+        if self.ttft is None or self.duration is None:
+            self.ttft, self.duration = ttft, duration
+        else:
+            self.ttft += (ttft - self.ttft) * LATEST_WEIGHT
+            self.duration += (duration - self.duration) * LATEST_WEIGHT
 
     def info(self) -> WorkerInfo:
         weight = self.weight  # rllm's clients accept only an integer

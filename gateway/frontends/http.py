@@ -67,14 +67,14 @@ class Edge:
             client=client[0] if client else None,
             scope=self._added.get(path),
         )
-        caller.watch(lambda: call.lifeline.cut(CallerGone("the caller left")))
+        caller.watch(lambda: call.cancel(CallerGone("the caller left")))
         try:
             await self._proxy.dispatch(call)
             await caller.settle()
         finally:
             caller.release()
 
-    def also(self, *paths: str, scope: str | None = None) -> None:
+    def carry_also(self, *paths: str, scope: str | None = None) -> None:
         """Forward these exact paths too: for a plugin with `routes` that lead here.
 
         `scope` is the scope that a caller needs; None: that of the calls of models.

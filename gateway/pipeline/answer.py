@@ -3,34 +3,34 @@
 import asyncio
 from collections.abc import AsyncIterable
 
-from gateway.calls.call import Call
 from gateway.calls.records import Answer, Attempt
 from gateway.config import Config
+from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.relay import Relay
 
 
-async def pass_on(
-    call: Call, answer: Answer, settings: Config, attempt: Attempt | None = None
+async def send_answer(
+    exchange: Exchange, answer: Answer, settings: Config, attempt: Attempt | None = None
 ) -> bytes:
     """Relay `answer` as if the attempt's worker had sent it; return its last bytes.
 
     Raises the exceptions of its body, and IdleTimeout or CallerStalled as for a worker's response.
     """
-    tap = _Tap()
-    relay = Relay(call, attempt, tap, settings)
+    flow = _Flow()
+    relay = Relay(exchange, attempt, flow, settings)
     try:
         relay.on_headers(answer.status, answer.headers, alone=False)
         if not isinstance(answer.body, bytes):
-            return await _fed(answer.body, relay, tap)
+            return await _fed(answer.body, relay, flow)
         relay.on_end(answer.body)
         return await relay.done
     finally:
         relay.close()
 
 
-async def _fed(body: AsyncIterable[bytes], relay: Relay, tap: "_Tap") -> bytes:
+async def _fed(body: AsyncIterable[bytes], relay: Relay, flow: "_Flow") -> bytes:
     """Feed `body` to the relay until its end, or until the relay ends first."""
-    feeding = asyncio.create_task(_feed(body, relay, tap))
+    feeding = asyncio.create_task(_feed(body, relay, flow))
     try:
         return await relay.done
     finally:
@@ -38,18 +38,18 @@ async def _fed(body: AsyncIterable[bytes], relay: Relay, tap: "_Tap") -> bytes:
         await asyncio.wait((feeding,))
 
 
-async def _feed(body: AsyncIterable[bytes], relay: Relay, tap: "_Tap") -> None:
+async def _feed(body: AsyncIterable[bytes], relay: Relay, flow: "_Flow") -> None:
     try:
         async for chunk in body:
             relay.on_body(chunk)
-            await tap.opened.wait()
+            await flow.opened.wait()
         relay.on_end(b"")
     except Exception as error:  # noqa: BLE001  raised again by awaiting `done`
         if not relay.done.done():
             relay.done.set_exception(error)
 
 
-class _Tap:
+class _Flow:
     """Stops the feed while the caller reads nothing."""
 
     def __init__(self) -> None:

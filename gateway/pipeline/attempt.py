@@ -7,6 +7,7 @@ from gateway.calls.call import Call
 from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import GatewayError, UpstreamClosed
+from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import may_run_again
 from gateway.pipeline.local import LocalWorker
 from gateway.pipeline.relay import Relay
@@ -15,7 +16,7 @@ from gateway.upstream.delivery import ClosedUnseen
 from gateway.upstream.request import upload
 
 
-async def try_once(call: Call, attempt: Attempt, settings: Config) -> bytes:
+async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> bytes:
     """Send the call to the attempt's worker and relay the response but for its last bytes.
 
     Returns those bytes. Raises the CallError that ended the attempt, CallerGone, or HeldBack.
@@ -26,36 +27,36 @@ async def try_once(call: Call, attempt: Attempt, settings: Config) -> bytes:
     failure of the worker.
     """
     if isinstance(attempt.worker, LocalWorker):
-        return await attempt.worker.carry(call, attempt, settings)
-    body = call.body_to_send(attempt)
+        return await attempt.worker.run(exchange, attempt, settings)
+    body = exchange.prepare_body(attempt)
     pool = attempt.worker.pool
-    head = _head(call, attempt, body)  # before any wait: host and key may change
+    head = _head(exchange, attempt, body)  # before any wait: host and key may change
     kept = pool.take() if body is not None else None  # a body that streams cannot be sent twice
     if kept is not None:
         attempt.reused = True
         try:
-            return await _exchange(call, attempt, settings, kept, head, body)
+            return await _send(exchange, attempt, settings, kept, head, body)
         except ClosedUnseen:
             pass
         except UpstreamClosed:
-            if kept.heard or not may_run_again(call, settings.failover):
+            if kept.heard or not may_run_again(exchange.call, settings.failover):
                 raise
         attempt.reused = False
     fresh = await pool.open()
-    return await _exchange(call, attempt, settings, fresh, head, body)
+    return await _send(exchange, attempt, settings, fresh, head, body)
 
 
-async def _exchange(
-    call: Call,
+async def _send(
+    exchange: Exchange,
     attempt: Attempt,
     settings: Config,
     connection: Connection,
     head: bytes,
     body: bytes | None,
 ) -> bytes:
-    relay = Relay(call, attempt, connection, settings)
+    relay = Relay(exchange, attempt, connection, settings)
     attempt.connected = monotonic()
-    head_only = call.method == "HEAD"
+    head_only = exchange.call.method == "HEAD"
     sending = None
     if body is not None:
         connection.begin(relay, head + body, head_only=head_only, more=False)
@@ -63,7 +64,7 @@ async def _exchange(
     else:
         connection.begin(relay, head, head_only=head_only, more=True)
         patience = settings.timeouts.idle
-        sending = asyncio.create_task(_send_body(call, connection, relay, patience))
+        sending = asyncio.create_task(_send_body(exchange.call, connection, relay, patience))
     try:
         return await relay.done
     finally:
@@ -73,15 +74,17 @@ async def _exchange(
         relay.close()
 
 
-def _head(call: Call, attempt: Attempt, body: bytes | None) -> bytes:
-    worker = attempt.worker
+def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
+    call, worker = exchange.call, attempt.worker
     return worker.head.fill(
         call.method,
         worker.target(call.path, call.query),
         call.headers,
         call.id,
         call.body.length if body is None else len(body),
-        readable=call.stripper is not None or call.observers.read_the_answer or call.reply.waiting,
+        readable=exchange.stripper is not None
+        or exchange.observers.needs_body
+        or exchange.reply.waiting,
     )
 
 

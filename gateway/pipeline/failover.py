@@ -17,6 +17,7 @@ from gateway.errors import (
     FirstByteTimeout,
     UpstreamError,
 )
+from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.refused import WorkerRefused
 from gateway.upstream.delivery import ClosedUnseen
 
@@ -69,12 +70,13 @@ class Budget:
         return True
 
 
-def may_repeat(call: Call, failure: Failure, asked: int, settings: Failover) -> bool:
+def may_repeat(exchange: Exchange, failure: Failure, asked: int, settings: Failover) -> bool:
     """Whether the call may go to another worker after the last of `asked` failed with `failure`.
 
     A worker that has begun to respond is never replaced, because the observers have seen its head.
     """
-    if call.reply.begun:
+    call = exchange.call
+    if exchange.reply.begun:
         return False
     if isinstance(failure, WorkerRefused):
         return failure.status != 429 or asked == 1

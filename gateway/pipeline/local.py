@@ -25,7 +25,8 @@ from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.errors import CallError, FirstByteTimeout, InvalidJSON, NotFound, UpstreamError
 from gateway.fleet.worker import Worker
-from gateway.pipeline.answer import pass_on
+from gateway.pipeline.answer import send_answer
+from gateway.pipeline.exchange import Exchange
 from gateway.wire.openai_events import as_events
 
 log = logging.getLogger("gateway")
@@ -51,6 +52,8 @@ _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 class LocalWorker(Worker):
     """Calls `handler` instead of using a connection; `url` is `local`."""
 
+    remote = False
+
     def __init__(self, handler: LocalHandler, config: Config) -> None:
         settings = WorkerSettings(url=f"http://{NAME}", worker_id=NAME)
         super().__init__(settings, config.timeouts, config.limits)
@@ -61,20 +64,21 @@ class LocalWorker(Worker):
             getattr(handler, "__call__", None)  # noqa: B004  inspected, not called
         )
 
-    async def carry(self, call: Call, attempt: Attempt, settings: Config) -> bytes:
+    async def run(self, exchange: Exchange, attempt: Attempt, settings: Config) -> bytes:
         """Run the call, relay the response but for its last bytes, and return those.
 
         Raises the same exceptions as `attempt.try_once`.
         """
+        call = exchange.call
         await call.body.read()
         attempt.connected = time.monotonic()
         limit = settings.timeouts.first_byte
         try:
             async with asyncio.timeout(limit):
-                answer = await self._answer(call, call.body_to_send(attempt) or b"")
+                answer = await self._answer(call, exchange.prepare_body(attempt) or b"")
         except TimeoutError:
             raise FirstByteTimeout(limit or 0) from None
-        return await pass_on(call, answer, settings, attempt)
+        return await send_answer(exchange, answer, settings, attempt)
 
     async def _answer(self, call: Call, body: bytes) -> Answer:
         if call.dialect is not None and call.method == "POST":

@@ -5,7 +5,7 @@ import logging
 from contextlib import suppress
 from time import monotonic
 
-from gateway.calls.call import Call
+from gateway.calls.call import Call, gateway_headers
 from gateway.calls.in_flight import InFlight
 from gateway.calls.records import Answer, Attempt
 from gateway.config import Config
@@ -23,9 +23,10 @@ from gateway.errors import (
 )
 from gateway.fleet.registry import Serving, Workers
 from gateway.fleet.worker import Worker
-from gateway.pipeline.answer import pass_on
+from gateway.pipeline.answer import send_answer
 from gateway.pipeline.attempt import try_once
 from gateway.pipeline.authorization import allowed, check_model, permit
+from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import UNSEEN, Budget, Failure, in_time, may_repeat, pause
 from gateway.pipeline.refused import InjectionRefused, WorkerRefused
 from gateway.plugins.chains import Chains
@@ -34,18 +35,18 @@ from gateway.wire.injection import NONE
 
 log = logging.getLogger("gateway")
 
-GATHERED = 1 << 20
+MAX_BUFFERED_BODY = 1 << 20
 """Maximum size in bytes of a body that is read whole, so that it can be sent again on another
 connection; a larger body is streamed, unless a plugin reads it."""
 
-QUICK_CHOICES = 10
+MAX_QUICK_CHOICES = 10
 """Number of fruitless choices of a worker in a row that are repeated at once; after that a hook
 that keeps raising ChooseAgain without waiting is called less often."""
 
-SLOW_CHOICE = 0.01
+CHOICE_PAUSE = 0.01
 """Seconds between choices after that; a longer choice must have waited, and resets the count."""
 
-LAST_WORDS = 5.0
+SHUTDOWN_TIMEOUT = 5.0
 """Seconds for sending the error to callers that are cut off at shutdown."""
 
 
@@ -59,7 +60,7 @@ class Proxy:
     def __init__(
         self, chains: Chains, workers: Workers, settings: Config, storage: Storage
     ) -> None:
-        self.in_flight: InFlight[Call] = InFlight()
+        self.in_flight: InFlight[Exchange] = InFlight()
         self.draining = False
         self.calls = 0
         self.chains = chains
@@ -79,87 +80,90 @@ class Proxy:
         Any failure of callers, plugins and workers ends in a response and in `call.outcome`. Raises
         nothing except when the task is cancelled.
         """
-        self.in_flight.add(call)
+        exchange = Exchange(call, self.chains)
+        self.in_flight.add(exchange)
         self.calls += 1
-        call.chains = self.chains
         try:
             last = None
             try:
-                last = await self._answered(call)
+                last = await self._answered(exchange)
             finally:
-                await self._record(call, last)
+                await self._record(exchange, last)
             if last is not None:
-                await call.reply.end(last)
+                await exchange.reply.end(last)
         finally:
-            self.in_flight.end(call)
-            call.let_go()
+            self.in_flight.end(exchange)
+            exchange.release()
 
-    async def _answered(self, call: Call) -> bytes | None:
+    async def _answered(self, exchange: Exchange) -> bytes | None:
         """Return the last bytes of the response, all others sent; None if it was broken off."""
+        call = exchange.call
         try:
-            with call.lifeline:
-                last = await self._answer(call)
+            with exchange.cancel_scope:
+                last = await self._answer(exchange)
             call.outcome.complete = True
             return last
         except CallError as error:
-            return _refuse(call, error)
+            return _reject(exchange, error)
         except CallerGone:
             call.outcome.caller_gone = True
-            call.caller.cut()
+            exchange.caller.cut()
             return None
         except Exception:
             log.exception("the gateway failed on a call", extra={"call_id": call.id})
-            return _refuse(call, InternalError("the gateway failed on this call"))
+            return _reject(exchange, InternalError("the gateway failed on this call"))
 
-    async def _answer(self, call: Call) -> bytes:
+    async def _answer(self, exchange: Exchange) -> bytes:
+        call, chains = exchange.call, exchange.chains
         self._check_room()
         call.body.check_length()
         if self._settings.timeouts.total is not None:
-            call.lifeline.limit(self._settings.timeouts.total)
-        if call.chains.authenticate and not call.internal:
-            await call.chains.identify(call)
+            exchange.cancel_scope.limit(self._settings.timeouts.total)
+        if chains.authenticate and not call.internal:
+            await chains.identify(call)
             permit(call)
         if call.body.data is None:
-            await call.body.gather(GATHERED)
+            await call.body.read_if_short(MAX_BUFFERED_BODY)
         if self._settings.model is not None:
             await _pin(call, self._settings.model)
         await check_model(call)
-        await call.chains.decide(call)
-        call.observers = call.chains.observers(call)
-        answer = await call.chains.first_answer(call) if call.chains.handle else None
+        await chains.admit_and_prepare(call)
+        exchange.observe(chains.observers(call))
+        answer = await chains.first_answer(call) if chains.handle else None
         if answer is not None:
-            return await pass_on(call, answer, self._settings)
-        return await self._forward(call)
+            return await send_answer(exchange, answer, self._settings)
+        return await self._forward(exchange)
 
-    async def _forward(self, call: Call) -> bytes:
+    async def _forward(self, exchange: Exchange) -> bytes:
         """Try workers until one has responded or the call may not be retried."""
         tried: list[Worker] = []
         failure: Failure | None = None
-        while (worker := await self._choose(call, tried)) is not None:
+        while (worker := await self._choose(exchange, tried)) is not None:
             tried.append(worker)
             try:
-                return await self._ask(call, worker, last=self._is_last(call, len(tried)))
+                last = self._is_last(exchange.call, len(tried))
+                return await self._try(exchange, worker, last=last)
             except (CallError, WorkerRefused) as error:
                 failure = error
             finally:
                 worker.end()
-            if not await self._goes_on(call, failure, tried):
+            if not await self._fails_over(exchange, failure, tried):
                 break
-        return await self._last_word(call, failure)
+        return await self._give_up(exchange, failure)
 
     def _is_last(self, call: Call, asked: int) -> bool:
         """Whether a response with a failover status is passed on; earlier ones are held back until
         it is known whether another worker can be tried."""
         return call.body.data is None or asked >= self._settings.failover.workers
 
-    async def _goes_on(self, call: Call, failure: Failure, tried: list[Worker]) -> bool:
+    async def _fails_over(self, exchange: Exchange, failure: Failure, tried: list[Worker]) -> bool:
         """Whether to try another worker after this failure; waits first if so."""
-        settings, asked = self._settings.failover, len(tried)
+        call, settings, asked = exchange.call, self._settings.failover, len(tried)
         others = any(worker not in tried for worker in self._serving(call).fit)
         if asked >= settings.workers or not others:
             return False
         wait = pause(failure, asked, settings)
-        if not (may_repeat(call, failure, asked, settings) and in_time(call, wait, settings)):
+        if not (may_repeat(exchange, failure, asked, settings) and in_time(call, wait, settings)):
             return False
         # An attempt that reached no worker caused no load, so the budget is not charged.
         if not (isinstance(failure, UNSEEN) or self._budget.take(settings.budget, self.calls)):
@@ -167,16 +171,16 @@ class Proxy:
         await asyncio.sleep(wait)
         return True
 
-    async def _last_word(self, call: Call, failure: Failure | None) -> bytes:
+    async def _give_up(self, exchange: Exchange, failure: Failure | None) -> bytes:
         """Pass on the latest attempt's response, or raise its error: no worker is left to try."""
         if not isinstance(failure, WorkerRefused):
             raise failure or NoWorker("no worker can take this call now")
         answer = Answer(failure.status, failure.headers, failure.body)
-        attempt = call.attempts[-1]
+        attempt = exchange.call.attempts[-1]
         attempt.last = True
-        return await pass_on(call, answer, self._settings, attempt)
+        return await send_answer(exchange, answer, self._settings, attempt)
 
-    async def _ask(self, call: Call, worker: Worker, *, last: bool) -> bytes:
+    async def _try(self, exchange: Exchange, worker: Worker, *, last: bool) -> bytes:
         """Return the last bytes of the response; if injections are rejected, retry without them."""
         left_out = NONE
         while True:
@@ -188,83 +192,85 @@ class Proxy:
                 weight_version=worker.weight_version,
             )
             try:
-                answer = await self._attempt(call, attempt)
+                answer = await self._attempt(exchange, attempt)
             except InjectionRefused as refused:
                 left_out |= refused.injections
                 continue
-            if call.stripper is not None or left_out:
-                _learn(call, attempt)
+            if exchange.stripper is not None or left_out:
+                _learn(exchange, attempt)
             return answer
 
-    async def _attempt(self, call: Call, attempt: Attempt) -> bytes:
-        call.attempts.append(attempt)
+    async def _attempt(self, exchange: Exchange, attempt: Attempt) -> bytes:
+        exchange.call.attempts.append(attempt)
         try:
-            return await try_once(call, attempt, self._settings)
+            return await try_once(exchange, attempt, self._settings)
         except CallError as error:
             if not isinstance(error, BodyTooLarge | BodyTimeout):  # caused by the caller
                 attempt.error = error
             raise
         finally:
-            attempt.ended = monotonic()
-            attempt.worker.note(attempt)
-            if call.chains.attempt_finished:
-                call.lifeline.hold()
+            _end(attempt)
+            if exchange.chains.attempt_finished:
+                exchange.cancel_scope.shield()
                 try:
-                    await call.chains.tell_attempt(call, attempt)
+                    await exchange.chains.run_attempt_finished(exchange.call, attempt)
                 finally:
-                    call.lifeline.let_go()
+                    exchange.cancel_scope.unshield()
 
-    async def _choose(self, call: Call, tried: list[Worker]) -> Worker | None:
+    async def _choose(self, exchange: Exchange, tried: list[Worker]) -> Worker | None:
         """Choose a worker and take one of its slots; None if no worker is left to try."""
-        fruitless, began = 0, call.started
+        fruitless, began = 0, exchange.call.started
         while True:
             try:
-                picked = await self._pick(call, tried)
+                picked = await self._pick(exchange, tried)
                 # False if its last slot went to another call while the hooks waited.
                 if picked is None or picked.begin():
                     return picked
             except ChooseAgain:
                 pass
-            waited = monotonic() - began > SLOW_CHOICE
+            waited = monotonic() - began > CHOICE_PAUSE
             fruitless = 0 if waited else fruitless + 1
-            await asyncio.sleep(0 if fruitless < QUICK_CHOICES else SLOW_CHOICE)
+            await asyncio.sleep(0 if fruitless < MAX_QUICK_CHOICES else CHOICE_PAUSE)
             began = monotonic()
 
-    async def _pick(self, call: Call, tried: list[Worker]) -> Worker | None:
+    async def _pick(self, exchange: Exchange, tried: list[Worker]) -> Worker | None:
         """Choose a worker without taking a slot; None if no worker is left to try.
 
         Raises NotFound if no worker serves the requested model.
         """
+        call, chains = exchange.call, exchange.chains
         serving = self._serving(call)
         if not serving.all and self._workers.mixed:
             await self._workers.ask_anew()  # the model may have been loaded just now
-            serving = self._serving(call)
+            call, chains = exchange.call, exchange.chains
+        serving = self._serving(call)
         if not serving.all and self._workers.mixed:
             raise _unknown_model(call.model or "")
         workers = allowed(call, serving.fit)
         if tried:
             workers = [worker for worker in workers if worker not in tried]
-        if call.chains.filter_workers:
-            workers = await call.chains.fit_workers(call, workers)
+        if chains.filter_workers:
+            workers = await chains.filtered_workers(call, workers)
         if not workers:
             return None
         picked = None
-        if call.chains.pick_worker:
-            picked = await call.chains.picked_worker(call, workers)
+        if chains.pick_worker:
+            picked = await chains.picked_worker(call, workers)
         return picked or self._workers.least_loaded(workers)
 
     def _serving(self, call: Call) -> Serving:
         return self._workers.serving(call.model if self._workers.mixed else None)
 
-    async def _record(self, call: Call, last: bytes | None) -> None:
+    async def _record(self, exchange: Exchange, last: bytes | None) -> None:
         """Report the outcome to observers and hooks, and store entries, before the last bytes."""
-        call.reply.count(last or b"")
+        call = exchange.call
+        exchange.reply.count(last or b"")
         call.outcome.duration = monotonic() - call.started
-        call.observers.tell_finished(call)
-        if call.chains.call_finished:
-            await call.chains.tell_call(call)
-        if call.entries:
-            await self._storage.commit(call.entries)
+        exchange.observers.notify_finished(call.body)
+        if exchange.chains.call_finished:
+            await exchange.chains.run_call_finished(call)
+        if exchange.entries:
+            await self._storage.commit(exchange.entries)
 
     def _check_room(self) -> None:
         if self.draining:
@@ -279,15 +285,15 @@ class Proxy:
         if await self._wait_until_empty(seconds):
             return
         log.warning("%d calls did not finish in time and are ended", len(self.in_flight))
-        for call in self.in_flight:
-            call.lifeline.cut(Draining("the gateway is shutting down"))
-        await self._wait_until_empty(LAST_WORDS)
+        for exchange in self.in_flight:
+            exchange.cancel_scope.cancel(Draining("the gateway is shutting down"))
+        await self._wait_until_empty(SHUTDOWN_TIMEOUT)
 
     async def _wait_until_empty(self, seconds: float | None) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.in_flight:
-                    await self.in_flight.over(self.in_flight)
+                    await self.in_flight.wait_for(self.in_flight)
         return not self.in_flight
 
 
@@ -303,29 +309,43 @@ async def _pin(call: Call, model: str) -> None:
         await call.set("model", model)
 
 
-def _learn(call: Call, attempt: Attempt) -> None:
+def _end(attempt: Attempt) -> None:
+    """Complete the record of the attempt, and its worker's."""
+    worker = attempt.worker
+    attempt.ended = monotonic()
+    attempt.weight_version_end = worker.weight_version
+    if attempt.error is not None:
+        worker.record_error(attempt.error.code)
+    elif attempt.status is not None and attempt.status >= 500:
+        worker.record_error(f"status {attempt.status}")
+    elif attempt.first_byte is not None:
+        worker.record_times(attempt.first_byte - attempt.started, attempt.ended - attempt.started)
+
+
+def _learn(exchange: Exchange, attempt: Attempt) -> None:
     """Remember which injections the worker accepts, and which it rejects."""
-    if call.dialect is not None and attempt.status is not None and attempt.status < 400:
-        taken = call.stripper.injected if call.stripper is not None else NONE
-        attempt.worker.refusals.learn(call.dialect.name, taken, attempt.left_out)
+    dialect, stripper = exchange.call.dialect, exchange.stripper
+    if dialect is not None and attempt.status is not None and attempt.status < 400:
+        taken = stripper.injected if stripper is not None else NONE
+        attempt.worker.refusals.learn(dialect.name, taken, attempt.left_out)
 
 
-def _refuse(call: Call, error: CallError) -> bytes | None:
+def _reject(exchange: Exchange, error: CallError) -> bytes | None:
     """Send the head of an error response and return its body.
 
     In the middle of a response, break the response off and return None.
     """
-    call.outcome.error = error
-    if call.reply.begun:
-        call.reply.break_off(error)
+    exchange.call.outcome.error = error
+    if exchange.reply.begun:
+        exchange.reply.break_off(error)
         return None
     body = error.body()
-    call.reply.start(
+    exchange.reply.start(
         error.status,
         [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
-            *call.own_headers(),
+            *gateway_headers(exchange.call),
             *error.headers,
         ],
     )

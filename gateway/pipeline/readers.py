@@ -12,6 +12,7 @@ from gateway.calls.observers import Observers
 from gateway.calls.reply import BLANK_LINES
 from gateway.config import Limits
 from gateway.headers import Headers, get_header
+from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.refused import REFUSALS, Holding
 from gateway.wire.dialect import Delta, Unreadable
 from gateway.wire.injection import NONE, Cut, Stripper
@@ -35,36 +36,41 @@ class Reader(Protocol):
     def close(self) -> bytes: ...
 
 
-def begin_reading(
-    call: Call, status: int, headers: Headers, limits: Limits, *, events: bool, refused: bool
+def choose_reader(
+    exchange: Exchange,
+    status: int,
+    headers: Headers,
+    limits: Limits,
+    *,
+    events: bool,
+    refused: bool,
 ) -> Reader | None:
-    """Return the reader that this response needs, or None; call the observers' `started`.
+    """Return the reader that this response needs, or None.
 
-    `events`: the response is an event stream. `refused`: another worker may be tried instead. If
-    the response is held back, `started` is called when it is released.
+    `events`: the response is an event stream. `refused`: another worker may be tried instead. A
+    response that is held back is not shown to observers until it is released.
     """
-    reader = _reader_for(call, status, headers, limits, events=events)
-    observers, stripper = call.observers, call.stripper
+    reader = _reader_for(exchange, status, headers, limits, events=events)
+    stripper = exchange.stripper
     doubted = stripper is not None and status in REFUSALS and _is_plain(headers)
     if (refused or doubted) and not events:
         injected = stripper.injected if stripper is not None and doubted else NONE
+        observers = exchange.observers
         return Holding(status, headers, observers, reader, injected=injected, refused=refused)
-    if observers.started or observers.counter:
-        observers.tell_started(status, headers, events=events)
     return reader
 
 
 def _reader_for(
-    call: Call, status: int, headers: Headers, limits: Limits, *, events: bool
+    exchange: Exchange, status: int, headers: Headers, limits: Limits, *, events: bool
 ) -> Reader | None:
-    observers = call.observers
-    stripper = call.stripper if status == 200 else None
+    observers, dialect = exchange.observers, exchange.call.dialect
+    stripper = exchange.stripper if status == 200 else None
     if events and _is_plain(headers):
         if stripper or observers.event or observers.delta:
-            return EventReader(call, stripper, limits.max_event_bytes)
+            return EventReader(exchange, stripper, limits.max_event_bytes)
         return StreamReader(observers)
-    if not events and (stripper or (observers.delta and call.dialect)) and _is_plain(headers):
-        return AnswerReader(call, stripper, limits.max_body_bytes)
+    if not events and (stripper or (observers.delta and dialect)) and _is_plain(headers):
+        return AnswerReader(exchange, stripper, limits.max_body_bytes)
     return DataReader(observers) if observers.data or observers.counter else None
 
 
@@ -83,7 +89,7 @@ class DataReader:
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
-            self._observers.tell_data(data)
+            self._observers.notify_data(data)
         return data
 
     def close(self) -> bytes:
@@ -106,7 +112,7 @@ class StreamReader:
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
-            self._observers.tell_data(data)
+            self._observers.notify_data(data)
         if self._held:
             data, self._held = self._held + data, b""
         elif data.endswith(b"\n\n") and DONE not in data[-len(DONE) - 4 :]:
@@ -142,20 +148,20 @@ def _end_of_events(data: bytes) -> int:
 class EventReader:
     """Splits an event stream once for all observers; forwards it without injected fields."""
 
-    def __init__(self, call: Call, stripper: Stripper | None, max_bytes: int) -> None:
+    def __init__(self, exchange: Exchange, stripper: Stripper | None, max_bytes: int) -> None:
         self.rewrites = stripper is not None
-        self._call = call
-        self._observers = call.observers
+        self._call = exchange.call
+        self._observers = exchange.observers
         self._stripper = stripper
         self._splitter: Splitter | None = Splitter(max_bytes)
-        self._dialect = call.dialect
+        self._dialect = self._call.dialect
         self._one_by_one = bool(self._observers.event or self._observers.delta)
         self._cut: Cut | None = None
         self._end = b""
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
-            self._observers.tell_data(data)
+            self._observers.notify_data(data)
         if self._cut is not None:
             cut = self._cut(data)
             if cut is not None:  # nearly always: one event, like those before it
@@ -197,9 +203,9 @@ class EventReader:
 
     def _pass(self, event: Event) -> bytes:
         if self._observers.event:
-            self._observers.tell_event(event)
+            self._observers.notify_event(event)
         if event.data is not None and self._observers.delta and self._dialect is not None:
-            _tell_delta(self._call, self._dialect.read_event, event.data)
+            _show_delta(self._call, self._observers, self._dialect.read_event, event.data)
         raw = self._stripper.event(event) if self._stripper is not None else event.raw
         if event.data == DONE or self._end:
             self._end += raw
@@ -217,10 +223,10 @@ class EventReader:
 class AnswerReader:
     """Gathers a response that is no stream, shows it to observers and removes injected fields."""
 
-    def __init__(self, call: Call, stripper: Stripper | None, max_bytes: int) -> None:
+    def __init__(self, exchange: Exchange, stripper: Stripper | None, max_bytes: int) -> None:
         self.rewrites = stripper is not None
-        self._call = call
-        self._observers = call.observers
+        self._call = exchange.call
+        self._observers = exchange.observers
         self._stripper = stripper
         self._max_bytes = max_bytes
         self._parts: list[bytes] = []
@@ -228,7 +234,7 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
-            self._observers.tell_data(data)
+            self._observers.notify_data(data)
         self._size += len(data)
         if self._size <= self._max_bytes:
             self._parts.append(data)
@@ -240,7 +246,7 @@ class AnswerReader:
             return b""
         body = b"".join(self._parts)
         if self._observers.delta and self._call.dialect is not None:
-            _tell_delta(self._call, self._call.dialect.read_answer, body)
+            _show_delta(self._call, self._observers, self._call.dialect.read_answer, body)
         return self._stripper.plain(body) if self._stripper is not None else b""
 
     def _give_up(self, data: bytes) -> bytes:
@@ -251,7 +257,9 @@ class AnswerReader:
         return held + data
 
 
-def _tell_delta(call: Call, read: Callable[[bytes], Delta], data: bytes) -> None:
+def _show_delta(
+    call: Call, observers: Observers, read: Callable[[bytes], Delta], data: bytes
+) -> None:
     try:
         delta = read(data)
     except Unreadable as error:
@@ -259,7 +267,7 @@ def _tell_delta(call: Call, read: Callable[[bytes], Delta], data: bytes) -> None
         return
     if delta.usage is not None:
         call.outcome.usage = delta.usage
-    call.observers.tell_delta(delta)
+    observers.notify_delta(delta)
 
 
 def _note(call: Call, failure: str) -> None:

@@ -113,7 +113,7 @@ class Holding:
         self._held = None
         self.rewrites = False
         if self._observers.started or self._observers.counter:
-            self._observers.tell_started(*self._head, events=False)
+            self._observers.notify_started(*self._head, events=False)
         return self._passed(b"".join(held)) if held else b""
 
     def _passed(self, data: bytes) -> bytes:

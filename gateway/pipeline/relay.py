@@ -4,13 +4,14 @@ import asyncio
 from time import monotonic
 from typing import Protocol
 
-from gateway.calls.call import Call
+from gateway.calls.call import gateway_headers
 from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
 from gateway.headers import Headers, is_event_stream
-from gateway.pipeline.readers import Reader, begin_reading
-from gateway.pipeline.refused import HeldBack
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.readers import Reader, choose_reader
+from gateway.pipeline.refused import HeldBack, Holding
 from gateway.upstream.phase_timer import Patience
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 
@@ -35,8 +36,8 @@ class Relay(Patience):
 
     __slots__ = (
         "_attempt",
-        "_call",
         "_events",
+        "_exchange",
         "_failover",
         "_headers",
         "_limits",
@@ -48,11 +49,11 @@ class Relay(Patience):
     )
 
     def __init__(
-        self, call: Call, attempt: Attempt | None, source: Source, settings: Config
+        self, exchange: Exchange, attempt: Attempt | None, source: Source, settings: Config
     ) -> None:
         super().__init__(source.loop)
         self.done: asyncio.Future[bytes] = source.loop.create_future()
-        self._call = call
+        self._exchange = exchange
         self._attempt = attempt
         self._source = source
         self._timeouts = settings.timeouts
@@ -69,11 +70,10 @@ class Relay(Patience):
     # called by the source of the response
 
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
-        call = self._call
         self._note_head(status)
         self._events = is_event_stream(headers)
-        self._reader = begin_reading(
-            call,
+        self._reader = choose_reader(
+            self._exchange,
             status,
             headers,
             self._limits,
@@ -82,20 +82,23 @@ class Relay(Patience):
             and not self._attempt.last
             and status in self._failover.statuses,
         )
+        observers = self._exchange.observers
+        if (observers.started or observers.counter) and not isinstance(self._reader, Holding):
+            observers.notify_started(status, headers, events=self._events)
         self._headers = headers
-        call.caller.drained = self._resume
+        self._exchange.caller.drained = self._resume
         self.enter(self._timeouts.idle, IdleTimeout)
         if self._events or self._reader is None or not self._reader.rewrites:
             self._start(None)
             if alone:
-                call.reply.send_head()
+                self._exchange.reply.send_head()
 
     def on_body(self, data: bytes) -> None:
         self._last = self._loop.time()
         if self._reader is not None:
             data = self._reader.feed(data)
         if data:
-            reply = self._call.reply
+            reply = self._exchange.reply
             if not reply.begun:
                 self._start(None)
             if not reply.write(data):
@@ -109,7 +112,7 @@ class Relay(Patience):
             except HeldBack as refused:
                 self.on_error(refused)
         if not self.done.done():
-            if not self._call.reply.begun:
+            if not self._exchange.reply.begun:
                 self._start(len(data))
             self.done.set_result(data)
 
@@ -123,7 +126,7 @@ class Relay(Patience):
     def close(self) -> None:
         """Stop the timer and detach from the caller: nothing more is received or handled."""
         self.leave()
-        self._call.caller.drained = _nothing
+        self._exchange.caller.drained = _nothing
 
     def _note_head(self, status: int) -> None:
         self._status = status
@@ -134,7 +137,7 @@ class Relay(Patience):
     def _answer_headers(self) -> list[tuple[bytes, bytes]]:
         dropped = DROPPED | {b"content-length"} if self._status in BODILESS else DROPPED
         lines = without(self._headers, dropped)
-        lines += self._call.own_headers()
+        lines += gateway_headers(self._exchange.call)
         if self._attempt is not None:
             lines.append(self._attempt.worker.header)
         return lines
@@ -147,7 +150,7 @@ class Relay(Patience):
             lines = [
                 line for old in lines for line in (known if old[0] == b"content-length" else [old])
             ]
-        self._call.reply.start(self._status, lines, events=self._events)
+        self._exchange.reply.start(self._status, lines, events=self._events)
 
     def _pause(self) -> None:
         self._source.pause_reading()

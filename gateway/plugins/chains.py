@@ -20,7 +20,7 @@ from gateway.fleet.worker import Worker
 
 log = logging.getLogger("gateway.plugins")
 
-WHATEVER = (Exception, asyncio.CancelledError)
+HOOK_ERRORS = (Exception, asyncio.CancelledError)
 """Exceptions that a hook may raise; CancelledError if something that it awaited was cancelled."""
 
 
@@ -71,21 +71,21 @@ class Chains(msgspec.Struct, frozen=True):
         """Run `authenticate`. Raises Unauthorized if no plugin knows the caller."""
         call.principal = await self._first_principal(call)
 
-    async def decide(self, call: Call) -> None:
+    async def admit_and_prepare(self, call: Call) -> None:
         """Run `admit`, then `prepare`. Raises CallError if a hook rejects the call or fails."""
         for name, hooks in (("admit", self.admit), ("prepare", self.prepare)):
             for hook in hooks:
                 try:
                     await hook.run(call)
-                except WHATEVER as error:
-                    _refuse(call, hook, name, error)
+                except HOOK_ERRORS as error:
+                    _reject(call, hook, name, error)
 
     async def _first_principal(self, call: Call) -> Principal:
         for hook in self.authenticate:
             try:
                 principal: Principal | None = await hook.run(call)
-            except WHATEVER as error:
-                _refuse(call, hook, "authenticate", error)
+            except HOOK_ERRORS as error:
+                _reject(call, hook, "authenticate", error)
             if principal is not None:
                 return principal
         raise Unauthorized(
@@ -96,26 +96,26 @@ class Chains(msgspec.Struct, frozen=True):
         for hook in self.handle:
             try:
                 answer: Answer | None = await hook.run(call)
-            except WHATEVER as error:
-                _refuse(call, hook, "handle", error)
+            except HOOK_ERRORS as error:
+                _reject(call, hook, "handle", error)
             if answer is not None:
                 return answer
         return None
 
-    async def fit_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
+    async def filtered_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
         for hook in self.filter_workers:
             try:
                 workers = await hook.run(call, workers)
-            except WHATEVER as error:
-                _refuse(call, hook, "filter_workers", error)
+            except HOOK_ERRORS as error:
+                _reject(call, hook, "filter_workers", error)
         return workers
 
     async def picked_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:
         for hook in self.pick_worker:
             try:
                 worker: Worker | None = await hook.run(call, workers)
-            except WHATEVER as error:
-                _refuse(call, hook, "pick_worker", error)
+            except HOOK_ERRORS as error:
+                _reject(call, hook, "pick_worker", error)
             if worker is not None:
                 return worker
         return None
@@ -133,20 +133,26 @@ class Chains(msgspec.Struct, frozen=True):
                 self.failures.note(hook.plugin, "observe", call.outcome, error, call.id)
         if not (found or call.counts_tokens):
             return UNOBSERVED
-        return Observers(found, self.failures.note, call)
+        return Observers(
+            found,
+            self.failures.note,
+            call.outcome,
+            call.id,
+            counts_tokens=call.counts_tokens,
+        )
 
-    async def tell_attempt(self, call: Call, attempt: Attempt) -> None:
+    async def run_attempt_finished(self, call: Call, attempt: Attempt) -> None:
         for hook in self.attempt_finished:
             try:
                 await hook.run(call, attempt)
-            except WHATEVER as error:
+            except HOOK_ERRORS as error:
                 self._isolate(call, hook, "attempt_finished", error)
 
-    async def tell_call(self, call: Call) -> None:
+    async def run_call_finished(self, call: Call) -> None:
         for hook in self.call_finished:
             try:
                 await hook.run(call, call.outcome)
-            except WHATEVER as error:
+            except HOOK_ERRORS as error:
                 self._isolate(call, hook, "call_finished", error)
 
     def _isolate(self, call: Call, hook: Hook, name: str, error: BaseException) -> None:
@@ -155,7 +161,7 @@ class Chains(msgspec.Struct, frozen=True):
         self.failures.note(hook.plugin, name, call.outcome, error, call.id)
 
 
-def _refuse(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn:
+def _reject(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn:
     """Raise the error that ends the call after a deciding hook raised `error`."""
     if isinstance(error, CallError | ChooseAgain) or _ends_the_call(error):
         raise error

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
     from starlette.routing import BaseRoute
 
-    from gateway.app.gateway import Gateway
     from gateway.fleet.worker import Worker
+    from gateway.plugins.host import Host
 
 NAME = "gateway"
 hookspec = pluggy.HookspecMarker(NAME)
@@ -146,7 +146,7 @@ async def call_finished(call: Call, outcome: Outcome) -> None:
 
 
 @hookspec
-def routes(gateway: "Gateway") -> "Sequence[BaseRoute]":
+def routes(gateway: "Host") -> "Sequence[BaseRoute]":
     """Add Starlette routes to the gateway.
 
     Called once, at start-up or at the reload that adds the plugin. Each route is made by
@@ -156,7 +156,7 @@ def routes(gateway: "Gateway") -> "Sequence[BaseRoute]":
 
 
 @hookspec
-def lifespan(gateway: "Gateway") -> AbstractAsyncContextManager[None]:
+def lifespan(gateway: "Host") -> AbstractAsyncContextManager[None]:
     """Run something beside the gateway.
 
     Called once. The context managers are entered in order before the first call and left in reverse

@@ -1,15 +1,13 @@
-"""The parts of a running gateway, and the items that have begun and not ended."""
+"""The lifespans of plugins, each entered and left in a task of its own."""
 
 import asyncio
 import logging
 from collections.abc import Collection, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from gateway.plugins.host import Host
 from gateway.plugins.loader import Plugins
-
-if TYPE_CHECKING:
-    from gateway.app.gateway import Gateway
 
 T = TypeVar("T")
 
@@ -40,7 +38,7 @@ class Lifespan:
             await asyncio.wait([task])
             raise
         if not self._entered.done():
-            _tell(task)
+            _raise_error(task)
             raise RuntimeError("its lifespan ended before it was entered")
         task.add_done_callback(self._note_end)
 
@@ -49,7 +47,7 @@ class Lifespan:
         self._leaving.set()
         if self._task is not None:
             await asyncio.wait([self._task])  # cancelling this wait does not cancel the task
-            _tell(self._task)
+            _raise_error(self._task)
 
     async def _run(self) -> None:
         async with self._manager:
@@ -63,14 +61,14 @@ class Lifespan:
         log.error("what plugin %s runs beside the gateway has ended", self._plugin, exc_info=error)
 
 
-def _tell(task: asyncio.Task[None]) -> None:
+def _raise_error(task: asyncio.Task[None]) -> None:
     """Raise what the task raised."""
     if not task.cancelled():
         task.result()
 
 
-async def entered(
-    plugins: Plugins, gateway: "Gateway", only: Collection[str]
+async def enter_lifespans(
+    plugins: Plugins, gateway: Host, only: Collection[str]
 ) -> dict[str, Lifespan]:
     """Enter the lifespans of the plugins in `only`, in order, and return them by plugin.
 
@@ -85,12 +83,12 @@ async def entered(
                     await lifespan.enter()
                 running[hook.plugin] = lifespan
     except BaseException:
-        await leave(running.values())
+        await leave_lifespans(running.values())
         raise
     return running
 
 
-async def leave(lifespans: Iterable[Lifespan]) -> None:
+async def leave_lifespans(lifespans: Iterable[Lifespan]) -> None:
     """Leave all of them, in reverse order. Raises what one of them raises."""
     async with AsyncExitStack() as stack:
         for lifespan in lifespans:

@@ -1,7 +1,7 @@
 """`gateway serve --processes N`: one port, one database, N processes, each a whole gateway.
 
 `supervisor.py` starts and replaces the processes, `sharing_port.py` lets them listen on one port,
-and `siblings.py` carries their messages. docs/processes.md lists what is the same in all of them.
+and `peers.py` carries their messages. docs/processes.md lists what is the same in all of them.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from gateway.app.gateway import Gateway
-from gateway.cluster.peers import Siblings
+from gateway.cluster.peers import Peers, Topic
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.serve.server import Server
@@ -30,6 +30,8 @@ from gateway.serve.supervisor import Post, Supervisor
 from gateway.telemetry.logs import Logs
 
 log = logging.getLogger("gateway")
+
+CONFIGURATION = Topic("serve", "configuration")
 
 MEMORY = Path("/dev/shm")
 """A Linux file system that is kept in memory, not on a disk."""
@@ -103,9 +105,9 @@ def _fill(
     """Run one process; return its exit status."""
     if BALANCED:
         _close([own for index, own in enumerate(sockets) if index != post.index])
-    siblings = Siblings(post.index, settings.processes, folder)
+    peers = Peers(post.index, settings.processes, folder)
     try:
-        return _status_of(partial(_serve, settings, source, siblings, sockets[post.index], post))
+        return _status_of(partial(_serve, settings, source, peers, sockets[post.index], post))
     finally:
         _clear(folder, post)
 
@@ -113,22 +115,22 @@ def _fill(
 def _serve(
     settings: Config,
     source: Source | None,
-    siblings: Siblings,
+    peers: Peers,
     sockets: Sequence[socket.socket],
     post: Post,
 ) -> None:
     if post.replaces:
-        settings = asyncio.run(_standing(siblings)) or _read_again(source) or settings
-    logs = Logs(settings.log_level, settings.log_format, process=siblings.index)
+        settings = asyncio.run(_standing(peers)) or _read_again(source) or settings
+    logs = Logs(settings.log_level, settings.log_format, process=peers.index)
     logs.begin()
-    gateway = Gateway(settings, source=source, siblings=siblings)
+    gateway = Gateway(settings, source=source, peers=peers)
     gateway.reloaded.append(logs.follow)
     OneOfSeveral(gateway, post).run(list(sockets))
 
 
-async def _standing(siblings: Siblings) -> Config | None:
+async def _standing(peers: Peers) -> Config | None:
     """Return the configuration that another process uses; None if no other process replies."""
-    for told in await siblings.ask("configuration"):
+    for told in await peers.request(CONFIGURATION):
         config: Config = pickle.loads(told)  # safe: from our own process, via our private folder
         return config
     return None
@@ -147,7 +149,7 @@ class OneOfSeveral(Server):
     def __init__(self, gateway: Gateway, post: Post) -> None:
         super().__init__(gateway)
         self._post = post
-        gateway.siblings.answer("configuration", self._tell_configuration)
+        gateway.peers.handle(CONFIGURATION, self._tell_configuration)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -161,7 +163,7 @@ class OneOfSeveral(Server):
 
     async def _catch_up(self) -> None:
         """Adopt the others' configuration: they may have reloaded while this process started."""
-        config = await _standing(self._gateway.siblings)
+        config = await _standing(self._gateway.peers)
         try:
             if config is not None:
                 await self._gateway.reloader.follow(config)

@@ -17,7 +17,7 @@ from uvicorn.lifespan.off import LifespanOff
 from gateway.app.gateway import Gateway
 from gateway.config import Config
 from gateway.frontends.uvicorn import CallerConnection
-from gateway.pipeline.proxy import LAST_WORDS
+from gateway.pipeline.proxy import SHUTDOWN_TIMEOUT
 
 
 class Lifespan(LifespanOff):
@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
         drain = self._drain = settings.timeouts.drain
         self._protocol.max_header_bytes = settings.limits.max_header_bytes
         self.config.timeout_keep_alive = math.ceil(settings.timeouts.keepalive)  # 0 serves nobody
-        grace = None if drain is None else int(drain + 2 * LAST_WORDS)
+        grace = None if drain is None else int(drain + 2 * SHUTDOWN_TIMEOUT)
         self.config.timeout_graceful_shutdown = grace
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlite_utils.migrations import Migrations
 
 from gateway import config
-from gateway.cluster.peers import Siblings
+from gateway.cluster.peers import Peers, Topic
 from gateway.errors import StorageUnavailable
 from gateway.storage.commit_queue import RETRY_LOCKED, Groups, Health
 from gateway.storage.sqlite.faults import blames_the_file, is_busy
@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("gateway.storage")
 
+FLUSH = Topic("storage", "flush")
+
 LAST_COMMIT = 10.0
 """Seconds to wait for the writer at shutdown."""
 
@@ -43,22 +45,22 @@ class Storage:
 
     Opens nothing if no plugin has `migrations`. Faults of the file never stop calls: their entries
     wait in a bounded backlog until the file can be written again. `path` is the path of the file;
-    for `":memory:"` that of a temporary file, known after `open`. `siblings` use the same file.
+    for `":memory:"` that of a temporary file, known after `open`. `peers` use the same file.
     """
 
     def __init__(
         self,
         settings: config.Config,
         migrations: Sequence[Migrations],
-        siblings: Siblings | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self.health = Health()
         self.path = Path(MEMORY if settings.store == "memory" else settings.db_path)
         self._settings = settings.storage
         self._migrations = migrations
-        self._siblings = siblings or Siblings()
-        self._siblings.answer("flush", self._flush_for_another)
-        self._turn = Turn(self._siblings.file("storage.turn"))
+        self._peers = peers or Peers()
+        self._peers.handle(FLUSH, self._flush_for_another)
+        self._turn = Turn(self._peers.file("storage.turn"))
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._writer: Writer | None = None
         self._groups: Groups | None = None
@@ -181,7 +183,7 @@ class Storage:
         """
         if self._groups is not None:
             await self._groups.flush()
-            for reason in filter(None, await self._siblings.ask("flush")):
+            for reason in filter(None, await self._peers.request(FLUSH)):
                 raise StorageUnavailable(reason.decode())
 
     async def _flush_for_another(self, _: bytes) -> bytes:

@@ -60,9 +60,9 @@ class RecordingCaller:
 
 
 class RecordedCall(Call):
-    """A Call with a RecordingCaller as its caller."""
+    """A Call with a RecordingCaller as its `caller`."""
 
-    __slots__ = ()
+    __slots__ = ("caller",)
     caller: RecordingCaller
 
 
@@ -78,8 +78,9 @@ def make_call(
     """Build a call as the HTTP server would. `body` None: a short chat for the model `sim`."""
     if body is None:
         body = {"model": "sim", "messages": [dict(message) for message in MESSAGES]}
-    return RecordedCall(
-        RecordingCaller(),
+    caller = RecordingCaller()
+    call = RecordedCall(
+        caller,
         method=method,
         path=path,
         query=query,
@@ -87,6 +88,8 @@ def make_call(
         body=Body(body if isinstance(body, bytes) else msgspec.json.encode(body)),
         session_id=session_id,
     )
+    call.caller = caller
+    return call
 
 
 def sse(*events: Mapping[str, object] | str) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway import Call, Gateway, Outcome, hookimpl
+from gateway import Call, Host, Outcome, hookimpl
 
 log = logging.getLogger("gateway.access_log")
 
@@ -77,7 +77,7 @@ class AccessLog:
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         if self._path is not None:
             self._path.open("ab").close()  # fail at start-up if it is not writable
         writing = asyncio.create_task(self._write_all())

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
-from gateway import Answer, Call, CallError, Gateway, NotFound, NoWorker, Worker, Workers, hookimpl
+from gateway import Answer, Call, CallError, Host, NotFound, NoWorker, Worker, Workers, hookimpl
 
 PATH = "/v1/models"
 
@@ -125,7 +125,7 @@ class OpenaiModels:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._created = int(time.time())
-        self._gateway: Gateway | None = None
+        self._gateway: Host | None = None
         self._asking: asyncio.Task[Round] | None = None
         self._last: dict[Worker, tuple[str, Cards]] = {}
 
@@ -136,7 +136,7 @@ class OpenaiModels:
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self._gateway = gateway
         try:
             yield
@@ -189,7 +189,7 @@ class OpenaiModels:
 
     async def _told(self, worker: Worker) -> Cards | None:
         try:
-            answer = await worker.ask("GET", PATH, patience=self._config.patience)
+            answer = await worker.request("GET", PATH, timeout=self._config.patience)
         except CallError:
             return None
         return read_cards(answer.body) if answer.status == 200 else None
@@ -214,7 +214,7 @@ class OpenaiModels:
         return {name: msgspec.json.encode({"id": name, **said}) for name in names}
 
 
-def _view(call: Call, gateway: Gateway) -> View:
+def _view(call: Call, gateway: Host) -> View:
     """Return what the caller may see; if the configuration sets one model for all, only that."""
     principal, only = call.principal, gateway.config.model
     models = None if principal is None else principal.models

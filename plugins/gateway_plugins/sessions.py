@@ -11,7 +11,7 @@ import msgspec
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway import BadRequest, Call, Gateway, get_header, hookimpl, path_of
+from gateway import BadRequest, Call, Host, get_header, hookimpl, path_of
 
 SESSION_PATH = re.compile(r"/sessions/(?P<id>.+?)(?P<path>/v1/.+)")
 
@@ -30,7 +30,7 @@ class Sessions:
         self._max_length = config.max_length
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+    def routes(self, gateway: Host) -> list[BaseRoute]:
         return [gateway.carried(SessionRoute("/sessions/{rest:path}", SessionEdge(gateway)))]
 
     @hookimpl
@@ -65,7 +65,7 @@ class SessionRoute(Route):
 class SessionEdge:
     """Forwards the path after the session, as if the call had come without the session."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Host) -> None:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

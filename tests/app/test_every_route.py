@@ -18,9 +18,9 @@ from support.callers.raw_client import RawAnswer, RawClient
 from support.gateways.event_loop import Stage
 
 from gateway import Call, Gateway, Principal, hookimpl
+from gateway.calls.control_request import ControlRequest, Handler
 from gateway.config import Config, Worker
-from gateway.control.request import ControlRequest
-from gateway.control.routes import ControlRoute, Handler
+from gateway.control.routes import ControlRoute
 from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.pipeline.authorization import SCOPES, SOURCES
 from gateway.simulator import Simulator

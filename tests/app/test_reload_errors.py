@@ -69,7 +69,7 @@ def state(running: Reloadable) -> tuple[object, ...]:
     """What a failed reload leaves as it was: the very same objects."""
     gateway = running.live.gateway
     [plugin] = gateway.plugins.loaded
-    return gateway.parts, gateway.proxy.chains, plugin.object.config, gateway.workers.all
+    return gateway.generation, gateway.proxy.chains, plugin.object.config, gateway.workers.all
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ async def test_a_lifespan_that_ends_too_early_is_in_the_log(
 async def test_the_end_of_some_is_waited_for_while_others_begin() -> None:
     in_flight: InFlight[str] = InFlight()
     in_flight |= {"a", "b"}
-    waiting = asyncio.create_task(in_flight.over(["a", "b", "gone before"]))
+    waiting = asyncio.create_task(in_flight.wait_for(["a", "b", "gone before"]))
     await asyncio.sleep(0)
     in_flight.add("c")
     in_flight.end("a")
@@ -213,5 +213,5 @@ async def test_the_end_of_some_is_waited_for_while_others_begin() -> None:
     assert not waiting.done()
     in_flight.end("b")
     await waiting
-    await in_flight.over(["a"])
+    await in_flight.wait_for(["a"])
     assert in_flight == {"c"}

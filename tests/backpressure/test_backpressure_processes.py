@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import ConfigError, Gateway
-from gateway.cluster.peers import Siblings
+from gateway.cluster.peers import Peers
 from gateway.config import Config, Worker
 from gateway.simulator import Simulator
 from gateway.testing import NO_PROBES, entry, live
@@ -51,7 +51,7 @@ def config_of(simulator: Simulator, **options: object) -> Config:
 async def test_a_process_has_its_part_and_says_so(simulator: Simulator, tmp_path: Path) -> None:
     config = config_of(simulator, max_in_flight_per_worker=7, max_in_flight=9, queue={"length": 5})
     for index, slots in ((0, (4, 5, 3)), (1, (3, 4, 2))):
-        gateway = Gateway(config, siblings=Siblings(index, 2, tmp_path))
+        gateway = Gateway(config, peers=Peers(index, 2, tmp_path))
         async with live(gateway) as running:
             found = (await running.client.get("/admin/queue")).json()
             assert found["max_in_flight_by_worker"] == {"gpu-0": slots[0]}
@@ -66,7 +66,7 @@ async def test_a_process_has_its_part_and_says_so(simulator: Simulator, tmp_path
 async def test_fewer_slots_than_processes_are_refused(simulator: Simulator, tmp_path: Path) -> None:
     config = config_of(simulator, max_in_flight_per_worker=3, workers={"gpu-0": 2})
     with pytest.raises(ConfigError) as caught:
-        async with live(Gateway(config, siblings=Siblings(0, 4, tmp_path))):
+        async with live(Gateway(config, peers=Peers(0, 4, tmp_path))):
             pass
     said = str(caught.value)
     assert "plugin backpressure" in said

@@ -25,7 +25,7 @@ LIMITS = {"max_in_flight_per_worker": 2, "workers": {"two": 1, "four": 3}, "max_
 def quick() -> Iterator[None]:
     """Turns of the loop are all the time that there is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.pipeline.proxy.SLOW_CHOICE", 0)
+        patch.setattr("gateway.pipeline.proxy.CHOICE_PAUSE", 0)
         yield
 
 

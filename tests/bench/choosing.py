@@ -29,6 +29,7 @@ from gateway_plugins.stickiness.ring import Rings
 from gateway import Gateway
 from gateway.config import Config, Probes
 from gateway.config import Worker as WorkerSettings
+from gateway.pipeline.exchange import Exchange
 from gateway.testing import RecordedCall, entry, make_call
 
 FEW, MANY = 10, 1_000_000
@@ -58,11 +59,10 @@ class Case(msgspec.Struct):
         proxy = self.gateway.proxy
 
         async def choose(call: RecordedCall) -> None:
-            worker = await proxy._choose(call, [])
+            worker = await proxy._choose(Exchange(call, self.gateway.chains), [])
             assert worker is not None
             worker.end()
 
-        call.chains = self.gateway.chains
         self.neither = min(self.neither, seconds(_nothing, call, numbers, self.sessions))
         self.choice = min(self.choice, seconds(choose, call, numbers, self.sessions))
         run = seconds(lambda call: hook.run(call, fit), call, numbers, self.sessions)

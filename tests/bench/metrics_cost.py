@@ -53,11 +53,11 @@ async def carry(gateway: Gateway, calls: list[RecordedCall]) -> float:
     chains = gateway.chains
     began = time.thread_time()
     for call in calls:
-        call.observers = chains.observers(call)
-        if call.observers.started:
-            call.observers.tell_started(200, HEADERS, events=True)
+        observers = chains.observers(call)
+        if observers.started:
+            observers.notify_started(200, HEADERS, events=True)
         if chains.call_finished:
-            await chains.tell_call(call)
+            await chains.run_call_finished(call)
     return time.thread_time() - began
 
 

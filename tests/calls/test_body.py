@@ -72,7 +72,7 @@ async def test_a_body_is_streamed_once() -> None:
 
 async def test_a_body_that_is_there_is_only_looked_at() -> None:
     body = Body(b"abc", length=99)
-    await body.gather(0)
+    await body.read_if_short(0)
     assert (await body.read(), body.length) == (b"abc", 3)
 
 
@@ -92,7 +92,7 @@ async def test_what_is_short_is_gathered(
 ) -> None:
     """In one piece, or announced to have at most four bytes."""
     body = body_of(chunks, length=length)
-    await body.gather(4)
+    await body.read_if_short(4)
     assert body.data == (b"".join(chunks) if gathered else None)
     assert await body.read() == b"".join(chunks)
 
@@ -109,7 +109,7 @@ def test_the_length_that_is_announced_is_checked(length: int | None, *, fits: bo
 
 async def test_one_piece_past_the_limit_is_not_gathered() -> None:
     with pytest.raises(BodyTooLarge):
-        await body_of([b"abcde"], limit=4).gather(100)
+        await body_of([b"abcde"], limit=4).read_if_short(100)
 
 
 async def test_a_body_whose_caller_leaves_cannot_be_read() -> None:
@@ -131,7 +131,7 @@ async def test_a_body_is_whole_or_too_large(
     body = body_of(pieces, length=len(whole) if told else None, limit=limit)
     try:
         body.check_length()
-        await body.gather(most)
+        await body.read_if_short(most)
         read_now = as_it_comes and body.data is None
         got = b"".join(await streamed(body)) if read_now else await body.read()
     except BodyTooLarge:

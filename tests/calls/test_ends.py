@@ -47,7 +47,7 @@ async def test_max_calls() -> None:
     ):
         async with waiting(gateway) as first:
             assert code_of(await dispatch(gateway)) == (503, "too_many_calls")
-            first.lifeline.cut(Forbidden("make room"))
+            first.cancel(Forbidden("make room"))
         ended = await dispatch(gateway, make_call(path="/v1/models", method="GET"))
     assert ended.caller.status == 200
 

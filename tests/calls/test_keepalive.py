@@ -120,9 +120,10 @@ async def test_comments_are_no_first_token(gateway_for: GatewayFor) -> None:
         live = await gateway_for(Keeping, workers=(worker.url,))
         asked = asyncio.create_task(ask(live))
         await until(lambda: bool(worker.requests))
-        [call] = live.gateway.proxy.in_flight
+        [exchange] = live.gateway.proxy.in_flight
+        call = exchange.call
         assert call.outcome.ttft is None
-        assert not call.reply.begun
+        assert not exchange.reply.begun
         proceed.set()
         await asked
         assert call.outcome.ttft is not None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import Watcher
 from support.records.storage_sinks import Notes
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 from support.records.worker_answers import cut, places
 
 from gateway import Call, Usage, hookimpl
@@ -32,10 +32,10 @@ def counted(
     counter.started(status, headers, events=headers == EVENTS)
     for chunk in chunks:
         counter.data(chunk)
-    return counter.usage(make_call(asked))
+    return counter.usage(make_call(asked).body)
 
 
-def is_stream(exchange: Exchange) -> bool:
+def is_stream(exchange: RecordedExchange) -> bool:
     return exchange.body.startswith((b"data:", b"event:"))
 
 
@@ -139,7 +139,7 @@ def test_a_long_stream_is_counted_and_let_go(tokens: int) -> None:
         counter.data(event)
         assert counter._size <= KEPT
     assert counter.so_far == tokens
-    usage = counter.usage(make_call())
+    usage = counter.usage(make_call().body)
     assert usage is not None
     assert (usage.completion_tokens, usage.counted) == (tokens, True)
 
@@ -202,7 +202,7 @@ def test_the_worker_that_answers_last_counts() -> None:
     counter.data(chat("a"))
     counter.started(200, JSON, events=False)
     counter.data(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}')
-    assert counter.usage(make_call()) == Usage(1, 2)
+    assert counter.usage(make_call().body) == Usage(1, 2)
 
 
 class Counted:

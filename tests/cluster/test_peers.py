@@ -7,50 +7,52 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cluster.peers import MOST, Siblings
+from gateway.cluster.peers import MAX_MESSAGE_BYTES, Peers, Topic
+
+ECHO, SLOW, NEVER = (Topic("test", name) for name in ("echo", "slow", "never"))
 
 
 @pytest.fixture
-async def three(tmp_path: Path) -> AsyncIterator[list[Siblings]]:
-    made = [Siblings(index, 3, tmp_path) for index in range(3)]
+async def three(tmp_path: Path) -> AsyncIterator[list[Peers]]:
+    made = [Peers(index, 3, tmp_path) for index in range(3)]
     async with contextlib.AsyncExitStack() as stack:
         for one in made:
             await stack.enter_async_context(one)
         yield made
 
 
-def echoing(one: Siblings) -> None:
+def echoing(one: Peers) -> None:
     async def echo(content: bytes) -> bytes:
         return b"%d:%b" % (one.index, content)
 
-    one.answer("echo", echo)
+    one.handle(ECHO, echo)
 
 
-async def test_all_others_answer_in_order(three: list[Siblings]) -> None:
+async def test_all_others_answer_in_order(three: list[Peers]) -> None:
     for one in three:
         echoing(one)
     large = bytes(300_000)
-    assert await three[1].ask("echo", b"hi") == [b"0:hi", b"2:hi"]
-    assert await three[0].ask("echo", large) == [b"1:" + large, b"2:" + large]
+    assert await three[1].request(ECHO, b"hi") == [b"0:hi", b"2:hi"]
+    assert await three[0].request(ECHO, large) == [b"1:" + large, b"2:" + large]
 
 
 async def test_the_one_that_fails_or_knows_no_answer_says_nothing(
-    three: list[Siblings], caplog: pytest.LogCaptureFixture
+    three: list[Peers], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(_: bytes) -> bytes:
         raise ValueError("no")
 
     echoing(three[2])
-    three[1].answer("echo", fail)
-    assert await three[0].ask("echo") == [b"2:"]
+    three[1].handle(ECHO, fail)
+    assert await three[0].request(ECHO) == [b"2:"]
     assert "could not be answered" in caplog.text
-    assert "process 1 did not answer process 0: echo" in caplog.text
-    three[1].answer("echo", three[2]._answers["echo"])
-    assert await three[0].ask("echo") == [b"2:", b"2:"], "it goes on after a failure"
+    assert "process 1 did not answer process 0: test echo" in caplog.text
+    three[1].handle(ECHO, three[2]._handlers[ECHO])
+    assert await three[0].request(ECHO) == [b"2:", b"2:"], "it goes on after a failure"
 
 
 async def test_who_is_too_slow_is_not_waited_for_and_still_does_it(
-    three: list[Siblings], caplog: pytest.LogCaptureFixture
+    three: list[Peers], caplog: pytest.LogCaptureFixture
 ) -> None:
     may_go_on, done = asyncio.Event(), asyncio.Event()
 
@@ -59,9 +61,9 @@ async def test_who_is_too_slow_is_not_waited_for_and_still_does_it(
         done.set()
         return b""
 
-    three[1].answer("slow", slow)
-    three[2].answer("slow", slow)
-    assert await three[0].ask("slow", wait=0.01) == []
+    three[1].handle(SLOW, slow)
+    three[2].handle(SLOW, slow)
+    assert await three[0].request(SLOW, timeout=0.01) == []
     may_go_on.set()
     await done.wait()
     assert caplog.text.count("did not answer") == 2
@@ -70,27 +72,28 @@ async def test_who_is_too_slow_is_not_waited_for_and_still_does_it(
 async def test_who_is_not_there_is_not_missed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Siblings(0, 3, tmp_path) as first:
-        async with Siblings(2, 3, tmp_path) as third:
+    async with Peers(0, 3, tmp_path) as first:
+        async with Peers(2, 3, tmp_path) as third:
             echoing(third)
-            assert await first.ask("echo") == [b"2:"]
-        assert await first.ask("echo") == []
+            assert await first.request(ECHO) == [b"2:"]
+        assert await first.request(ECHO) == []
     assert not caplog.text
 
 
 async def test_the_place_of_a_killed_one_is_taken(tmp_path: Path) -> None:
-    killed = Siblings(1, 2, tmp_path)
+    killed = Peers(1, 2, tmp_path)
     await killed.__aenter__()
-    async with Siblings(0, 2, tmp_path) as first, Siblings(1, 2, tmp_path) as after:
+    async with Peers(0, 2, tmp_path) as first, Peers(1, 2, tmp_path) as after:
         echoing(after)
-        assert await first.ask("echo") == [b"1:"]
+        assert await first.request(ECHO) == [b"1:"]
     await killed.__aexit__(None, None, None)
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"\0\0\0\5ab", b"\0\0\0\1\xc1", b"\xff\xff\xff\xff", (MOST + 1).to_bytes(4)]
+    "sent",
+    [b"", b"\0\0\0\5ab", b"\0\0\0\1\xc1", b"\xff\xff\xff\xff", (MAX_MESSAGE_BYTES + 1).to_bytes(4)],
 )
-async def test_nonsense_ends_its_connection_alone(three: list[Siblings], sent: bytes) -> None:
+async def test_nonsense_ends_its_connection_alone(three: list[Peers], sent: bytes) -> None:
     assert three[0].folder is not None
     reader, writer = await asyncio.open_unix_connection(three[0].folder / "0.sock")
     writer.write(sent)
@@ -98,15 +101,15 @@ async def test_nonsense_ends_its_connection_alone(three: list[Siblings], sent: b
     assert await reader.read() == b""
     writer.close()
     echoing(three[0])
-    assert await three[1].ask("echo") == [b"0:"]
+    assert await three[1].request(ECHO) == [b"0:"]
 
 
-async def test_only_one_has_its_turn(three: list[Siblings]) -> None:
+async def test_a_lock_is_held_by_one_peer_at_a_time(three: list[Peers]) -> None:
     inside: list[int] = []
 
-    async def take(one: Siblings) -> None:
+    async def take(one: Peers) -> None:
         for _ in range(5):
-            async with one.turn("it"):
+            async with one.lock("it"):
                 inside.append(one.index)
                 await asyncio.sleep(0)
                 assert inside[-1] == one.index
@@ -118,15 +121,15 @@ async def test_only_one_has_its_turn(three: list[Siblings]) -> None:
     assert sorted(inside) == sorted([0, 1, 2] * 5)
 
 
-async def test_turns_of_two_names_are_two(three: list[Siblings]) -> None:
-    async with three[0].turn("this"), three[1].turn("that"):
+async def test_turns_of_two_names_are_two(three: list[Peers]) -> None:
+    async with three[0].lock("this"), three[1].lock("that"):
         pass
 
 
 async def test_one_alone_has_nobody_to_ask() -> None:
-    async with Siblings() as alone, alone.turn("it"), alone.turn("it"):
+    async with Peers() as alone, alone.lock("it"), alone.lock("it"):
         echoing(alone)
-        assert await alone.ask("echo") == []
+        assert await alone.request(ECHO) == []
         assert alone.file("anything") is None
 
 
@@ -137,9 +140,9 @@ async def test_who_leaves_is_not_held_up_by_what_it_answers(tmp_path: Path) -> N
         begun.set()
         return await asyncio.Future[bytes]()
 
-    async with Siblings(0, 2, tmp_path) as first:
-        async with Siblings(1, 2, tmp_path) as second:
-            second.answer("never", never)
-            asking = asyncio.create_task(first.ask("never"))
+    async with Peers(0, 2, tmp_path) as first:
+        async with Peers(1, 2, tmp_path) as second:
+            second.handle(NEVER, never)
+            asking = asyncio.create_task(first.request(NEVER))
             await begun.wait()
         assert await asking == []

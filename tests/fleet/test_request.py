@@ -35,9 +35,9 @@ async def test_the_worker_is_asked_with_its_own_headers_under_its_own_path() -> 
     key = {"authorization": "Bearer of the worker"}
     async with ScriptedWorker(answer_of(b'{"a": 1}')) as server:
         async with worker_at(f"{server.url}/deep/api", headers=key) as worker:
-            answer = await worker.ask("POST", "/v1/load?x=1", b"{}", headers=[(b"x-a", b"b")])
+            answer = await worker.request("POST", "/v1/load?x=1", b"{}", headers=[(b"x-a", b"b")])
             assert (answer.status, answer.body) == (200, b'{"a": 1}')
-            await worker.ask("GET", "/health")
+            await worker.request("GET", "/health")
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0] == b"POST /deep/api/load?x=1 HTTP/1.1"
@@ -53,10 +53,10 @@ async def test_a_worker_is_asked_over_tls(tmp_path: Path) -> None:
     ca.issue_cert("127.0.0.1").configure_cert(context)
     async with ScriptedWorker(answer_of(b"{}"), tls=context) as server:
         async with worker_at(server.url, tls=TLS(ca_file=str(tmp_path / "ca.pem"))) as worker:
-            assert (await worker.ask("GET", "/health")).status == 200
+            assert (await worker.request("GET", "/health")).status == 200
         async with worker_at(server.url) as stranger:
             with pytest.raises(ConnectFailed):
-                await stranger.ask("GET", "/health")
+                await stranger.request("GET", "/health")
     assert len(server.requests) == 1
 
 
@@ -71,7 +71,7 @@ async def test_an_answer_that_is_too_large_is_not_read_on(length: bytes) -> None
 
     async with ScriptedWorker(flood) as server, worker_at(server.url) as worker:
         with pytest.raises(UpstreamError, match="max_body_bytes"):
-            await worker.ask("GET", "/health")
+            await worker.request("GET", "/health")
         await server.connections[0].wait_closed()
 
 
@@ -84,7 +84,7 @@ async def test_a_worker_that_does_not_finish_is_given_up(said: bytes) -> None:
 
     async with ScriptedWorker(stall) as server, worker_at(server.url) as worker:
         with pytest.raises(UpstreamTimeout):
-            await worker.ask("GET", "/health", patience=0.05)
+            await worker.request("GET", "/health", timeout=0.05)
         await server.connections[0].wait_closed()
 
 
@@ -94,7 +94,7 @@ async def test_who_asks_and_is_cancelled_leaves_no_connection() -> None:
         await connection.closed.wait()
 
     async with ScriptedWorker(stall) as server, worker_at(server.url) as worker:
-        asking = asyncio.create_task(worker.ask("GET", "/health"))
+        asking = asyncio.create_task(worker.request("GET", "/health"))
         await until(lambda: bool(server.requests))
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -113,12 +113,12 @@ async def test_what_is_no_answer_is_an_error(said: bytes, error: type[UpstreamEr
 
     async with ScriptedWorker(script) as server, worker_at(server.url) as worker:
         with pytest.raises(error):
-            await worker.ask("GET", "/health")
+            await worker.request("GET", "/health")
 
 
 async def test_questions_take_no_connection_that_calls_could_have() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as server, worker_at(server.url) as worker:
         for _ in range(3):
-            await worker.ask("GET", "/health")
+            await worker.request("GET", "/health")
         assert worker.pool.take() is None
         assert len(server.connections) == 3

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from pipeline.test_replay import raw
 from support.callers.sdk_clients import KINDS, KeyHeader, Kind
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway import Call, CallError, NoWorker, TooManyRequests, hookimpl
 from gateway.config import PluginEntry, Worker
@@ -49,7 +49,7 @@ async def engine(kind: Kind, *, breaks_off: bool = False) -> AsyncIterator[Scrip
         yield worker
 
 
-def first_events(exchange: Exchange, count: int = 5) -> bytes:
+def first_events(exchange: RecordedExchange, count: int = 5) -> bytes:
     end = 0
     for _ in range(count):
         end = exchange.body.index(b"\n\n", end) + 2

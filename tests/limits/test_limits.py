@@ -243,7 +243,7 @@ async def test_what_a_worker_may_have_run_stays_counted_where_nobody_tells(
 
 def _is_sent(live: Live) -> bool:
     """Whether a worker may be running the one call there is."""
-    attempts = (one for call in live.gateway.proxy.in_flight for one in call.attempts)
+    attempts = (one for call in live.gateway.calls_in_flight for one in call.attempts)
     return any(one.connected is not None for one in attempts)
 
 

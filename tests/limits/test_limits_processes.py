@@ -27,7 +27,7 @@ from support.gateways.serving_process import serving
 from support.plugins.recording_plugin import until
 
 from gateway import Gateway, SharedTable
-from gateway.cluster.peers import Siblings
+from gateway.cluster.peers import Peers
 from gateway.config import Config, PluginEntry, Worker
 from gateway.simulator import Simulator
 from gateway.testing import NO_PROBES, Live, entry, live
@@ -269,7 +269,7 @@ async def two(
         probes=NO_PROBES,
     )
     async with contextlib.AsyncExitStack() as stack:
-        gateways = [Gateway(config, siblings=Siblings(index, 2, folder)) for index in range(2)]
+        gateways = [Gateway(config, peers=Peers(index, 2, folder)) for index in range(2)]
         yield [await stack.enter_async_context(live(gateway)) for gateway in gateways]
 
 

@@ -207,11 +207,10 @@ async def test_a_caller_who_leaves_takes_nothing_from_the_others(gateway_for: Ga
     engine.may_answer.clear()
     async with serving(engine) as workers:
         running = await gateway_for(RARELY, workers=workers)
-        calls = running.gateway.proxy.in_flight
         leaves, stays = (asyncio.create_task(seen(running)) for _ in range(2))
-        await until(lambda: len(calls) == 2)
+        await until(lambda: len(running.gateway.calls_in_flight) == 2)
         leaves.cancel()
-        await until(lambda: len(calls) == 1)
+        await until(lambda: len(running.gateway.calls_in_flight) == 1)
         engine.may_answer.set()
         assert await stays == ["a"]
     assert engine.asked == 1

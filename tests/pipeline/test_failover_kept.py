@@ -15,7 +15,9 @@ from gateway import Attempt, Call, Worker, Workers, hookimpl
 from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.errors import UpstreamClosed
+from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import may_repeat
+from gateway.plugins.chains import Chains, Failures
 from gateway.testing import GatewayFor, Live, make_call
 from gateway.upstream.delivery import ClosedUnseen, sent_in_vain
 
@@ -145,8 +147,9 @@ def test_a_fresh_connection_that_was_closed_unseen_is_like_none_at_all() -> None
     with unreachable() as url:
         [worker] = Workers(Config(workers=(WorkerSettings(url=url),))).all
     call.attempts.append(Attempt(worker, call.started))
-    assert may_repeat(call, ClosedUnseen("gone"), 1, QUICK)
-    assert not may_repeat(call, UpstreamClosed("gone"), 1, QUICK)
+    exchange = Exchange(call, Chains(Failures()))
+    assert may_repeat(exchange, ClosedUnseen("gone"), 1, QUICK)
+    assert not may_repeat(exchange, UpstreamClosed("gone"), 1, QUICK)
 
 
 async def test_the_proof_is_for_tcp_and_for_no_tls() -> None:

@@ -10,7 +10,7 @@ import pytest
 from support.callers.raw_client import CutShort, Headers, RawAnswer, RawClient
 from support.callers.response_paths import PLUGINS, Deltas
 from support.gateways.event_loop import Stage
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 from support.records.worker_answers import cut
 from support.workers.memory_worker import MemoryPool
 
@@ -65,13 +65,13 @@ class Theatre(Stage):
         for name, plugins in PLUGINS.items():
             self.lives[name] = self.enter(live(config(worker.url, plugins)))
 
-    def replay(self, way: str, exchange: Exchange, pieces: Sequence[bytes]) -> None:
+    def replay(self, way: str, exchange: RecordedExchange, pieces: Sequence[bytes]) -> None:
         """Have the answer come in `pieces`, and check what the caller got of it."""
         self.playing.pieces, self.playing.breaks_off = pieces, bool(exchange.cut_short)
         with naming(exchange):
             self.run(self._replay(self.lives[way].server.address, exchange))
 
-    async def _replay(self, address: tuple[str, int], exchange: Exchange) -> None:
+    async def _replay(self, address: tuple[str, int], exchange: RecordedExchange) -> None:
         async with RawClient(*address) as client:
             asking = client.ask(
                 exchange.method,
@@ -88,7 +88,7 @@ class Theatre(Stage):
 
 
 @contextmanager
-def naming(exchange: Exchange) -> Iterator[None]:
+def naming(exchange: RecordedExchange) -> Iterator[None]:
     """Says which exchange it was."""
     try:
         yield
@@ -118,7 +118,7 @@ def pairs(headers: Sequence[tuple[str, str]]) -> Headers:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-def raw(exchange: Exchange) -> bytes:
+def raw(exchange: RecordedExchange) -> bytes:
     """The answer as vLLM put it on the wire; in a stream each event is a chunk."""
     lines = b"".join([b"%b: %b\r\n" % line for line in pairs(exchange.headers)])
     head = b"HTTP/1.1 %d Recorded\r\n%b\r\n" % (exchange.status, lines)
@@ -133,13 +133,13 @@ def end_to_end(headers: Headers) -> Headers:
     return [line for line in headers if line[0] not in ADDED]
 
 
-def compare(answer: RawAnswer, exchange: Exchange) -> None:
+def compare(answer: RawAnswer, exchange: RecordedExchange) -> None:
     assert answer.status == exchange.status
     assert end_to_end(answer.headers) == end_to_end(pairs(exchange.headers))
     assert answer.body == exchange.body
 
 
-def compare_cut(answer: RawAnswer, exchange: Exchange) -> None:
+def compare_cut(answer: RawAnswer, exchange: RecordedExchange) -> None:
     """All that had come is there, and after it an event that says that there is no more."""
     assert answer.status == exchange.status
     assert end_to_end(answer.headers) == end_to_end(pairs(exchange.headers))
@@ -148,7 +148,7 @@ def compare_cut(answer: RawAnswer, exchange: Exchange) -> None:
     assert b'"upstream_closed"' in answer.body[len(exchange.body) :]
 
 
-def is_answered_by_the_gateway(way: str, exchange: Exchange) -> bool:
+def is_answered_by_the_gateway(way: str, exchange: RecordedExchange) -> bool:
     """A plugin that changes the body needs one that is JSON, and its lack is a 400 already."""
     if way != "stripped" or exchange.method != "POST" or dialect_of(exchange.path) is None:
         return False
@@ -159,7 +159,7 @@ def is_answered_by_the_gateway(way: str, exchange: Exchange) -> bool:
     return False
 
 
-def at_random(exchange: Exchange, answer: bytes) -> list[bytes]:
+def at_random(exchange: RecordedExchange, answer: bytes) -> list[bytes]:
     chance = random.Random(exchange.name)
     return cut(answer, chance.sample(range(len(answer)), 12))
 
@@ -167,7 +167,7 @@ def at_random(exchange: Exchange, answer: bytes) -> list[bytes]:
 @pytest.mark.parametrize("way", PLUGINS)
 @pytest.mark.parametrize("pieces", [lambda _, answer: [answer], at_random], ids=["whole", "pieces"])
 def test_every_recorded_answer_reaches_the_caller_as_it_was(
-    theatre: Theatre, way: str, pieces: Callable[[Exchange, bytes], list[bytes]]
+    theatre: Theatre, way: str, pieces: Callable[[RecordedExchange, bytes], list[bytes]]
 ) -> None:
     for exchange in EXCHANGES:
         if not is_answered_by_the_gateway(way, exchange):
@@ -209,13 +209,15 @@ class Rehearsal(Stage):
         for name, plugins in PLUGINS.items():
             self.gateways[name] = self.enter(Gateway(config("http://memory", plugins)))
 
-    def replay(self, way: str, exchange: Exchange, splits: Iterable[Sequence[bytes]]) -> None:
+    def replay(
+        self, way: str, exchange: RecordedExchange, splits: Iterable[Sequence[bytes]]
+    ) -> None:
         """Have the answer come once for each of `splits`, in these pieces."""
         with naming(exchange):
             self.run(self._replay(self.gateways[way], exchange, splits))
 
     async def _replay(
-        self, gateway: Gateway, exchange: Exchange, splits: Iterable[Sequence[bytes]]
+        self, gateway: Gateway, exchange: RecordedExchange, splits: Iterable[Sequence[bytes]]
     ) -> None:
         (worker,) = gateway.workers.all
         for pieces in splits:
@@ -227,7 +229,7 @@ class Rehearsal(Stage):
             (compare_cut if exchange.cut_short else compare)(answer, exchange)
 
 
-def call_of(exchange: Exchange) -> RecordedCall:
+def call_of(exchange: RecordedExchange) -> RecordedCall:
     path, _, query = exchange.path.partition("?")
     return make_call(
         exchange.request_body,
@@ -245,7 +247,7 @@ def rehearsal() -> Iterator[Rehearsal]:
         yield rehearsal
 
 
-def in_small_pieces(exchange: Exchange) -> list[bytes]:
+def in_small_pieces(exchange: RecordedExchange) -> list[bytes]:
     """One byte at a time, or where that is much, in pieces of about 40."""
     answer = raw(exchange)
     if len(answer) < 4096:

@@ -283,9 +283,9 @@ async def test_a_hook_takes_the_arguments_it_names(write: Write) -> None:
     workers = Workers(config).all
     chains = loaded(write(source)).chains()
     call = make_call(path="/p")
-    assert await chains.fit_workers(call, workers) == workers[1:]
+    assert await chains.filtered_workers(call, workers) == workers[1:]
     assert await chains.picked_worker(call, workers) is workers[0]
-    await chains.decide(call)
+    await chains.admit_and_prepare(call)
 
 
 def test_all_mistakes_are_told_at_once(write: Write) -> None:

@@ -22,10 +22,11 @@ from support.gateways.reloadable import write
 from support.records.storage_sinks import NOTES, Notes, texts
 
 from gateway import Gateway, Histogram, Sample, StorageUnavailable, hookimpl
-from gateway.cluster.peers import Siblings
+from gateway.cluster.peers import Peers
 from gateway.config import Config, load
 from gateway.serve.sockets import listening
 from gateway.storage import Storage
+from gateway.storage.store import FLUSH
 from gateway.testing import live
 
 
@@ -35,7 +36,7 @@ class FailsInOne:
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
-        if gateway.siblings.index == 1:
+        if gateway.peers.index == 1:
             raise OSError("the disk is full")
         yield
 
@@ -44,7 +45,7 @@ async def test_a_reload_says_who_could_not(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     write(file, db_path="x.db")
     gateways = [
-        Gateway(load(file), source=lambda: load(file), siblings=Siblings(index, 3, tmp_path))
+        Gateway(load(file), source=lambda: load(file), peers=Peers(index, 3, tmp_path))
         for index in range(2)
     ]
     async with live(gateways[0]) as first, live(gateways[1]):
@@ -64,7 +65,7 @@ async def test_no_change_of_a_worker_undoes_another(tmp_path: Path, persist: boo
     file = tmp_path / "gateway.yaml"
     worker = {"worker_id": "w", "url": "http://a:1"}
     write(file, db_path=str(tmp_path / "x.db"), workers=[worker], persist_workers=persist)
-    gateways = [Gateway(load(file), siblings=Siblings(index, 3, tmp_path)) for index in range(3)]
+    gateways = [Gateway(load(file), peers=Peers(index, 3, tmp_path)) for index in range(3)]
     async with live(gateways[0]) as a, live(gateways[1]) as b, live(gateways[2]) as c:
         target = "/admin/workers/w"
         answers = await asyncio.gather(
@@ -139,9 +140,9 @@ def written_series(
 
 
 async def test_writers_take_turns_and_need_not(tmp_path: Path) -> None:
-    folder = tmp_path / "siblings"
+    folder = tmp_path / "peers"
     folder.mkdir()
-    storage = Storage(Config(db_path=str(tmp_path / "x.db")), [NOTES], Siblings(0, 2, folder))
+    storage = Storage(Config(db_path=str(tmp_path / "x.db")), [NOTES], Peers(0, 2, folder))
     notes = Notes()
     await storage.open()
     fd = os.open(folder / "storage.turn", os.O_RDWR)
@@ -158,11 +159,11 @@ async def test_writers_take_turns_and_need_not(tmp_path: Path) -> None:
 
 
 async def test_a_flush_is_of_all_processes(tmp_path: Path) -> None:
-    siblings = [Siblings(index, 2, tmp_path) for index in range(2)]
+    peers = [Peers(index, 2, tmp_path) for index in range(2)]
     settings = Config(db_path=str(tmp_path / "x.db"))
-    storages = [Storage(settings, [NOTES], one) for one in siblings]
+    storages = [Storage(settings, [NOTES], one) for one in peers]
     notes = Notes()
-    async with siblings[0], siblings[1]:
+    async with peers[0], peers[1]:
         for one in storages:
             await one.open()
         adding = asyncio.create_task(storages[1].commit(notes.entries("there")))
@@ -174,7 +175,7 @@ async def test_a_flush_is_of_all_processes(tmp_path: Path) -> None:
         async def refuse(_: bytes) -> bytes:
             return b"no disk"
 
-        siblings[1].answer("flush", refuse)
+        peers[1].handle(FLUSH, refuse)
         with pytest.raises(StorageUnavailable, match="no disk"):
             await storages[0].flush()
         for one in storages:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import httpx
 import msgspec
 import pytest
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway.simulator import Simulator, SimulatorConfig
 
@@ -126,7 +126,7 @@ async def test_answer_has_the_recorded_shape(name: str) -> None:
 
 
 async def send(
-    sim: Simulator, exchange: Exchange, changes: dict[str, Json] | None = None
+    sim: Simulator, exchange: RecordedExchange, changes: dict[str, Json] | None = None
 ) -> httpx.Response:
     body = exchange.request_body
     if changes:
@@ -140,7 +140,7 @@ async def send(
         return await client.request(exchange.method, exchange.path, headers=headers, content=body)
 
 
-async def stops(sim: Simulator, exchange: Exchange) -> dict[str, Json]:
+async def stops(sim: Simulator, exchange: RecordedExchange) -> dict[str, Json]:
     """Stops that end this simulator's answer where the recorded ones ended the engine's."""
     if not re.search("chat_stop", exchange.name):
         return {}
@@ -153,7 +153,7 @@ async def stops(sim: Simulator, exchange: Exchange) -> dict[str, Json]:
     return {"stop": [f"{words[1]} {words[2][0]}"]}
 
 
-def compare_refusals(recorded: Exchange, body: bytes) -> None:
+def compare_refusals(recorded: RecordedExchange, body: bytes) -> None:
     theirs, ours = json.loads(recorded.body), json.loads(body)
     if recorded.name not in ONE_MISTAKE_NAMED:
         assert ours == theirs
@@ -216,7 +216,7 @@ class Event(msgspec.Struct):
     silent: bool = False
 
 
-def compare_streams(recorded: Exchange, body: bytes) -> None:
+def compare_streams(recorded: RecordedExchange, body: bytes) -> None:
     theirs, ours = list(events_of(recorded.body)), list(events_of(body))
     if recorded.cut_short:
         for index, kinds in sequences(theirs).items():

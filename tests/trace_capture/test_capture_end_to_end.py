@@ -11,7 +11,7 @@ from pipeline.test_replay import compare, compare_cut, config, naming, pairs, ra
 from support.callers.raw_client import CutShort, RawClient
 from support.callers.sampled_tokens import ASKS, sampled, sampled_of
 from support.gateways.capturing import CAPTURE, capturing, chat
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
@@ -301,7 +301,7 @@ RECORDED = [e for e in load().values() if e.method == "POST" and e.path.startswi
 class Playing:
     """A worker that says what was recorded."""
 
-    exchange: Exchange
+    exchange: RecordedExchange
 
     async def script(self, connection: ScriptedConnection) -> None:
         while True:
@@ -311,7 +311,7 @@ class Playing:
                 return
 
 
-async def play(address: tuple[str, int], exchange: Exchange) -> None:
+async def play(address: tuple[str, int], exchange: RecordedExchange) -> None:
     """Ask for it, and compare what comes with what was recorded."""
     async with RawClient(*address) as client:
         headers = pairs(exchange.request_headers)
@@ -346,7 +346,7 @@ async def test_each_recorded_answer_leaves_one_trace(tmp_path: Path) -> None:
     assert len(complete) > 20
 
 
-def check(trace: Trace, exchange: Exchange) -> None:
+def check(trace: Trace, exchange: RecordedExchange) -> None:
     assert "capture_failed" not in trace.reasons
     assert (trace.verdict == "COMPLETE") == (not trace.reasons)
     if exchange.status != 200:

@@ -5,7 +5,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway.wire.dialect import ChoiceDelta, Delta, Dialect, Unreadable
 from gateway.wire.openai import CHAT, COMPLETIONS
@@ -46,7 +46,7 @@ def gather(deltas: Iterable[Delta]) -> dict[int, Gathered]:
     return gathered
 
 
-def read(exchange: Exchange) -> list[Delta]:
+def read(exchange: RecordedExchange) -> list[Delta]:
     dialect = dialect_of(exchange.path)
     assert dialect is not None
     if not exchange.body.startswith(b"data:"):
@@ -74,7 +74,7 @@ def test_dialect_of(path: str, dialect: Dialect | None) -> None:
 
 
 @pytest.mark.parametrize("exchange", ANSWERED, ids=lambda exchange: exchange.name)
-def test_every_recorded_answer_is_read_whole(exchange: Exchange) -> None:
+def test_every_recorded_answer_is_read_whole(exchange: RecordedExchange) -> None:
     asked = msgspec.json.decode(exchange.request_body)
 
     deltas = read(exchange)

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway.calls.call import Call
+from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import EventReader
+from gateway.plugins.chains import Chains, Failures
 from gateway.testing import RecordingCaller
 from gateway.wire import injection
 from gateway.wire.fast_strip import Frame, cut_answer, frame_of
@@ -58,7 +60,7 @@ def check(events: list[Event], injected: set[Injection], drop_empty: bool = True
 def read(reads: list[bytes], stripper: Stripper) -> bytes:
     """What a caller is sent of a stream that comes in these reads."""
     call = Call(RecordingCaller(), method="POST", path="/v1/chat/completions")
-    reader = EventReader(call, stripper, 1 << 20)
+    reader = EventReader(Exchange(call, Chains(Failures())), stripper, 1 << 20)
     return b"".join(map(reader.feed, reads)) + reader.close()
 
 
@@ -75,7 +77,7 @@ injections = st.sets(st.sampled_from(INJECTIONS))
 
 
 @pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
-def test_recorded_streams(exchange: Exchange) -> None:
+def test_recorded_streams(exchange: RecordedExchange) -> None:
     splitter = Splitter()
     events = splitter.feed(exchange.body) + splitter.close()
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway.errors import InvalidJSON
 from gateway.wire.dialect import Dialect
@@ -41,7 +41,7 @@ def without_ids(answer: bytes) -> bytes:
     return re.sub(rb'"id":"(chat)?cmpl-[0-9a-f]+"|"created":[0-9]+', b"", answer)
 
 
-def request(exchange: Exchange) -> dict[str, object]:
+def request(exchange: RecordedExchange) -> dict[str, object]:
     return msgspec.json.decode(exchange.request_body, type=dict[str, object])
 
 
@@ -195,7 +195,7 @@ def test_values_that_stay_keep_their_bytes() -> None:
 
 
 @pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
-def test_a_stream_is_left_alone_where_nothing_was_injected(exchange: Exchange) -> None:
+def test_a_stream_is_left_alone_where_nothing_was_injected(exchange: RecordedExchange) -> None:
     assert strip(Stripper(()), exchange.body) == exchange.body
 
 
@@ -205,7 +205,7 @@ def test_a_plain_answer_is_left_alone_where_nothing_was_injected() -> None:
 
 
 @pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
-def test_nothing_injected_is_left_in_any_recorded_stream(exchange: Exchange) -> None:
+def test_nothing_injected_is_left_in_any_recorded_stream(exchange: RecordedExchange) -> None:
     stripped = strip(Stripper(ALL), exchange.body)
 
     assert not re.search(rb'"(prompt_)?token_ids":\[|"logprobs":\{', stripped)
@@ -221,7 +221,7 @@ injections = st.sets(st.sampled_from(sorted(ALL)))
     injections,
 )
 def test_a_stream_is_stripped_the_same_wherever_it_is_cut(
-    exchange: Exchange, at: list[int], injected: set[Injection]
+    exchange: RecordedExchange, at: list[int], injected: set[Injection]
 ) -> None:
     assert strip(Stripper(injected), exchange.body, at) == strip(Stripper(injected), exchange.body)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from gateway import Call, CallError, Gateway, Principal, Sample, hookimpl
+from gateway import Call, CallError, Host, Principal, Sample, hookimpl
 from gateway_plugins.auth.keys import KNOWN_SCOPES, Fault, Keys
 from gateway_plugins.auth.slowing import Slowing
 from gateway_plugins.auth.tokens import token_of
@@ -44,7 +44,7 @@ class Auth:
     def __init__(self, config: Config) -> None:
         self.file = KeysFile(Path(config.keys_file), config.check, self._known_scopes)
         self.slowing = Slowing()
-        self._gateway: Gateway | None = None
+        self._gateway: Host | None = None
         self._failures: Counter[Reason] = Counter()
 
     @hookimpl
@@ -53,7 +53,7 @@ class Auth:
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self._gateway = gateway
         await self.file.look()
         watching = asyncio.create_task(self.file.run())

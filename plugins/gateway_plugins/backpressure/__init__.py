@@ -10,7 +10,7 @@ from gateway import (
     BadRequest,
     Call,
     ControlRequest,
-    Gateway,
+    Host,
     NotFound,
     Outcome,
     Principal,
@@ -72,7 +72,7 @@ class Backpressure:
         return self._gate.report()
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+    def routes(self, gateway: Host) -> list[BaseRoute]:
         return [gateway.control("/admin/queue", scope="monitor", GET=self._show)]
 
     @hookimpl
@@ -81,8 +81,8 @@ class Backpressure:
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
-        self._place = gateway.siblings.index, gateway.siblings.count
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
+        self._place = gateway.peers.index, gateway.peers.count
         gate = self._gate = Gate(part_of(self._options, *self._place), gateway.workers)
         gate.open()
         try:

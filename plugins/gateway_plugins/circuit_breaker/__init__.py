@@ -15,7 +15,7 @@ from typing import get_args
 
 import msgspec
 
-from gateway import Attempt, Call, Gateway, Sample, Worker, hookimpl
+from gateway import Attempt, Call, Host, Sample, Worker, hookimpl
 from gateway_plugins.circuit_breaker.circuit import Circuit, Options, State, fault_of
 
 log = logging.getLogger("gateway.circuit_breaker")
@@ -46,7 +46,7 @@ class CircuitBreaker:
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         def follow() -> None:
             self._follow(gateway.workers.all)
 

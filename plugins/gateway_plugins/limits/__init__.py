@@ -22,12 +22,13 @@ from starlette.routing import BaseRoute
 from gateway import (
     Call,
     ControlRequest,
-    Gateway,
+    Host,
     NotFound,
     Outcome,
     Principal,
     Sample,
     StateKey,
+    Topic,
     hookimpl,
 )
 from gateway_plugins.limits.accounts import Account, Accounts, Visit
@@ -48,7 +49,7 @@ ANONYMOUS = "anonymous"
 SWEEP = 60.0
 """Seconds between two sweeps of idle accounts."""
 
-SHOWN = "limits"
+SHOWN = Topic("limits", "accounts")
 """Name under which processes request each other's accounts."""
 
 ENTRY_BYTES = 500
@@ -81,25 +82,25 @@ class Limits:
         return MIGRATIONS
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+    def routes(self, gateway: Host) -> list[BaseRoute]:
         show = partial(self._show, gateway)
         return [gateway.control("/admin/limits", scope="monitor", GET=show)]
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         await self._keeper.look(gateway.storage)
         async with contextlib.AsyncExitStack() as stack:
             _keep_running(stack, self._keeper.run(gateway.storage))
             _keep_running(stack, self._sweep())
-            siblings = gateway.siblings
-            place = siblings.file("limits")
+            peers = gateway.peers
+            place = peers.file("limits")
             if place is not None:
-                common = Common(place, siblings.index, siblings.count)
+                common = Common(place, peers.index, peers.count)
                 stack.callback(common.close)
                 self._accounts = Accounts(common.account)
                 _keep_running(stack, common.run())
-                siblings.answer(SHOWN, self._tell)
+                peers.handle(SHOWN, self._tell)
             yield
 
     @hookimpl
@@ -174,10 +175,10 @@ class Limits:
             await asyncio.sleep(SWEEP)
             await self._accounts.sweep(monotonic())
 
-    async def _show(self, gateway: Gateway, request: ControlRequest) -> KeyState | Page:
+    async def _show(self, gateway: Host, request: ControlRequest) -> KeyState | Page:
         """Merge the accounts of all processes; each process knows the keys that have called it."""
         asked = request.query(Asked)
-        others = await gateway.siblings.ask(SHOWN, msgspec.msgpack.encode(asked))
+        others = await gateway.peers.request(SHOWN, msgspec.msgpack.encode(asked))
         pages = [msgspec.msgpack.decode(one, type=Page) for one in others]
         page = merged([await self._page(asked), *pages], asked.limit)
         if asked.key is None:

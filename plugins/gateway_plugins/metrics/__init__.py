@@ -21,11 +21,12 @@ from starlette.routing import BaseRoute
 from gateway import (
     Call,
     ControlRequest,
-    Gateway,
     Histogram,
+    Host,
     Outcome,
     Sample,
     StateKey,
+    Topic,
     hookimpl,
 )
 from gateway_plugins.metrics.families import Families, Told, checked, encoder_for
@@ -35,6 +36,8 @@ from gateway_plugins.metrics.principals import Principals
 from gateway_plugins.metrics.state import processes, samples_of
 from gateway_plugins.metrics.tally import Tally
 from gateway_plugins.metrics.watch import Watch
+
+SCRAPE = Topic("metrics", "scrape")
 
 WATCH: StateKey[Watch] = StateKey("metrics")
 
@@ -70,7 +73,7 @@ class Metrics:
         self._served: frozenset[str] = frozenset()
         self._lag = Histogram(LAG)
         self._writing = asyncio.Lock()
-        self._gateway: Gateway | None = None
+        self._gateway: Host | None = None
         self.reconfigure(config)
 
     @hookimpl
@@ -80,20 +83,20 @@ class Metrics:
         self._models.most = config.models
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+    def routes(self, gateway: Host) -> list[BaseRoute]:
         self._gateway = gateway
         return [gateway.control("/metrics", scope="monitor", GET=self._show)]
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         def follow() -> None:
             names = (worker.models or () for worker in gateway.workers.all)
             self._served = frozenset().union(*names)
 
         gateway.workers.changed.append(follow)
         follow()
-        gateway.siblings.answer("metrics", self._tell)
+        gateway.peers.handle(SCRAPE, self._tell)
         beating = asyncio.create_task(self._beat())
         try:
             yield
@@ -136,12 +139,12 @@ class Metrics:
         """Return the samples of all processes, formatted in a thread, one response at a time."""
         encode, content_type = encoder_for(request.header("accept") or "")
         assert self._gateway is not None  # `routes` has set it
-        siblings = self._gateway.siblings
+        peers = self._gateway.peers
         async with self._writing:
-            said = await siblings.ask("metrics")
+            said = await peers.request(SCRAPE)
             families = await self._collect(self._gateway)
             await asyncio.to_thread(merge, families, said)
-            families.add(processes(len(said) + 1, siblings.count))
+            families.add(processes(len(said) + 1, peers.count))
             text = await asyncio.to_thread(encode, families)
         return Response(text, headers={"content-type": content_type})
 
@@ -150,27 +153,27 @@ class Metrics:
         assert self._gateway is not None
         return await asyncio.to_thread(written, await self._collect(self._gateway))
 
-    async def _collect(self, gateway: Gateway) -> Families:
+    async def _collect(self, gateway: Host) -> Families:
         """Return the samples of this process, all of the same moment."""
         told = [*self._own(gateway), *self._others(gateway)]
         families, broken = await asyncio.to_thread(checked, told)
         for plugin, error in broken:
-            gateway.chains.failures.note(plugin, "samples", Outcome(), error)
+            gateway.failures.note(plugin, "samples", Outcome(), error)
         return families
 
-    def _own(self, gateway: Gateway) -> Iterator[Told]:
+    def _own(self, gateway: Host) -> Iterator[Told]:
         self._tally.forget({worker.id for worker in gateway.workers.all})
         help_ = "Seconds by which the event loop was late for what it had to do."
         lag = Sample("gateway_event_loop_lag_seconds", "histogram", self._lag, help_)
         yield "metrics", self._tally.copy().samples()
         yield "metrics", [*self._principals.samples(), *samples_of(gateway), lag]
 
-    def _others(self, gateway: Gateway) -> Iterator[Told]:
-        for hook in gateway.plugins.hooks["samples"]:
+    def _others(self, gateway: Host) -> Iterator[Told]:
+        for hook in gateway.hooks("samples"):
             try:
                 yield hook.plugin, list(hook.run())
             except Exception as error:  # noqa: BLE001  one plugin's failure must not affect others
-                gateway.chains.failures.note(hook.plugin, "samples", Outcome(), error)
+                gateway.failures.note(hook.plugin, "samples", Outcome(), error)
 
 
 def _is_plain(body: bytes | None) -> bool:

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from gateway import Gateway, Sample, Worker
+from gateway import Host, Sample, Worker
 
 
-def samples_of(gateway: Gateway) -> Iterator[Sample]:
-    yield _gauge("gateway_calls_in_flight", len(gateway.proxy.in_flight), "Calls that run now.")
+def samples_of(gateway: Host) -> Iterator[Sample]:
+    yield _gauge("gateway_calls_in_flight", len(gateway.calls_in_flight), "Calls that run now.")
     for worker in gateway.workers.all:
         yield from _of_worker(worker)
     yield from _of_storage(gateway)
-    for (plugin, hook), count in gateway.chains.failures.counts.items():
+    for (plugin, hook), count in gateway.failures.counts.items():
         help_ = "Failures of hooks that watch, which no caller has seen."
         labels = {"plugin": plugin, "hook": hook}
         yield Sample("gateway_hook_failures_total", "counter", count, help_, labels)
@@ -40,7 +40,7 @@ def _of_worker(worker: Worker) -> Iterator[Sample]:
         yield _gauge("gateway_worker_weight_version", float(version), help_, labels, "min")
 
 
-def _of_storage(gateway: Gateway) -> Iterator[Sample]:
+def _of_storage(gateway: Host) -> Iterator[Sample]:
     health = gateway.storage.health
     help_ = "1 while calls do not wait for what they leave to be committed."
     yield _gauge("gateway_storage_degraded", health.state != "ok", help_, merge="max")

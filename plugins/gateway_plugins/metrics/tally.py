@@ -133,7 +133,7 @@ class Tally:
 
     def add_retries(self, call: Call) -> None:
         for attempt in call.attempts[:-1]:
-            key = (attempt.worker.id, attempt.said())
+            key = (attempt.worker.id, attempt.result)
             if key in self._retries or len(self._retries) < MOST_WAYS:
                 self._retries[key] += 1
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 from starlette.routing import BaseRoute
 
-from gateway import Call, ControlRequest, Gateway, NotFound, StateKey, Worker, hookimpl
+from gateway import Call, ControlRequest, Host, NotFound, StateKey, Worker, hookimpl
 from gateway_plugins.stickiness.keys import KeyReader
 from gateway_plugins.stickiness.pins import Pins
 from gateway_plugins.stickiness.policies import (
@@ -76,7 +76,7 @@ class Stickiness:
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self._views = views = Views(gateway.workers)
         gateway.workers.changed.append(views.forget)
         try:
@@ -85,7 +85,7 @@ class Stickiness:
             gateway.workers.changed.remove(views.forget)
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+    def routes(self, gateway: Host) -> list[BaseRoute]:
         return [gateway.control("/admin/route", scope="admin", GET=self.explain)]
 
     @hookimpl

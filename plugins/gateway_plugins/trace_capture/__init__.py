@@ -19,7 +19,8 @@ from msgspec import Meta
 from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
-from gateway import Call, Gateway, Sample, StorageUnavailable, Trace, hookimpl
+from gateway import Call, Host, Sample, StorageUnavailable, Trace, hookimpl
+from gateway_plugins.trace_capture.http.admin import WEIGHT_VERSION
 from gateway_plugins.trace_capture.http.routes import capture_routes
 from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.observer import Capture
@@ -89,12 +90,12 @@ class TraceCapture:
         return MIGRATIONS
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+    def routes(self, gateway: Host) -> list[BaseRoute]:
         return capture_routes(gateway, self)
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self._options = SessionOptions(gateway.storage.connect)
         self.hooks.start(gateway)
         await self._follow_weight_version(gateway)
@@ -109,14 +110,14 @@ class TraceCapture:
             await asyncio.to_thread(self.hooks.stop)
             self._options.close()
 
-    async def _follow_weight_version(self, gateway: Gateway) -> None:
+    async def _follow_weight_version(self, gateway: Host) -> None:
         """Load the version set before the restart; reload it when another process sets one."""
 
         async def look(_: bytes) -> bytes:
             self.weight_version = await _last_weight_version(gateway)
             return b""
 
-        gateway.siblings.answer("weight version", look)
+        gateway.peers.handle(WEIGHT_VERSION, look)
         await look(b"")
 
     def delete_sessions(
@@ -190,7 +191,7 @@ def _keep(config: TraceCapture.Config) -> Keep:
     return Keep(config.keep_days, config.keep_sessions, config.keep_bytes)
 
 
-async def _last_weight_version(gateway: Gateway) -> int | None:
+async def _last_weight_version(gateway: Host) -> int | None:
     """Return the version set last, also before a restart; None if none was, or on an error."""
     try:
         version: int | None = await gateway.storage.read(

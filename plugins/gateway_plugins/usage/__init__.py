@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute
 from gateway import (
     Answer,
     Call,
-    Gateway,
+    Host,
     Outcome,
     Sample,
     Storage,
@@ -65,6 +65,7 @@ class KeyUsage:
         self.config = config
         self._ledger = Ledger()
         self.models = Models()
+        self._gateway: Host | None = None
         self._storage: Storage | None = None
         self._in_memory = False
         self._upkeep: Upkeep | None = None
@@ -82,13 +83,14 @@ class KeyUsage:
         return MIGRATIONS
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+    def routes(self, gateway: Host) -> list[BaseRoute]:
+        self._gateway = gateway
         route = KeyUsageRoute(gateway)
         return [gateway.control("/monitor/key_usage", scope="monitor", GET=route.show)]
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self._storage = gateway.storage
         self._in_memory = is_in_memory(gateway.config)
         self._upkeep = Upkeep(gateway.storage, _keep(self.config))
@@ -101,7 +103,7 @@ class KeyUsage:
                 keeping.cancel()
 
     @contextlib.contextmanager
-    def _journalled(self, gateway: Gateway) -> Iterator[None]:
+    def _journalled(self, gateway: Host) -> Iterator[None]:
         self._flight = flight = begun(gateway)
         if flight is None:
             yield
@@ -114,7 +116,7 @@ class KeyUsage:
             noting.cancel()
             flight.close()
 
-    async def _run(self, gateway: Gateway, upkeep: Upkeep, recovery: Recovery) -> None:
+    async def _run(self, gateway: Host, upkeep: Upkeep, recovery: Recovery) -> None:
         """Learn the known models in the background: start-up must not wait for a large ledger."""
         try:
             self.models.learn(await gateway.storage.read(lambda db: queries.models(db, MOST)))
@@ -141,12 +143,12 @@ class KeyUsage:
 
     @hookimpl
     def observe(self, call: Call) -> None:
-        if self._flight is not None and _counts(call):
+        if self._flight is not None and self._counts(call):
             self._flight.begin(call, self._key(call))
 
     @hookimpl
     async def call_finished(self, call: Call, outcome: Outcome) -> None:
-        if _counts(call):
+        if self._counts(call):
             row = row_of(call, outcome, self._key(call), self.models.of(call, outcome))
             call.store(self._ledger, row, ROW_SIZE, lazy=self._may_wait(call, row))
 
@@ -174,16 +176,16 @@ class KeyUsage:
         unnoted = 0 if self._flight is None else self._flight.unnoted
         yield Sample("gateway_usage_calls_not_journalled_total", "counter", unnoted, help_)
 
+    def _counts(self, call: Call) -> bool:
+        """Return whether the call is counted: not if it is unauthenticated, nor GET /v1/usage."""
+        authenticates = self._gateway is not None and self._gateway.authenticates
+        if call.principal is None and authenticates and not call.internal:
+            return False
+        return call.path != OWN_PATH or call.method != "GET"
+
     def _key(self, call: Call) -> str:
         found = self.config.internal_id if call.principal is None else call.principal.id
         return found[:LONGEST]
-
-
-def _counts(call: Call) -> bool:
-    """Return whether the call is counted: not if it is unauthenticated, nor for GET /v1/usage."""
-    if call.principal is None and call.chains.authenticate and not call.internal:
-        return False
-    return call.path != OWN_PATH or call.method != "GET"
 
 
 def _keep(config: KeyUsage.Config) -> Keep:

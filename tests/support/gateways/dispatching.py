@@ -49,7 +49,7 @@ def chat(**headers: str) -> RecordedCall:
 async def dispatch(gateway: Gateway, call: RecordedCall | None = None) -> RecordedCall:
     call = call or chat()
     await gateway.proxy.dispatch(call)
-    assert call not in gateway.proxy.in_flight
+    assert call not in gateway.calls_in_flight
     return call
 
 

@@ -12,6 +12,6 @@ from gateway import Gateway, hookimpl
 @hookimpl
 def routes(gateway: Gateway) -> list[BaseRoute]:
     async def who(_: Request) -> PlainTextResponse:
-        return PlainTextResponse(f"{gateway.siblings.index} {os.getpid()}")
+        return PlainTextResponse(f"{gateway.peers.index} {os.getpid()}")
 
     return [gateway.guarded(Route("/who", who), scope=None)]

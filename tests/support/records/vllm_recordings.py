@@ -9,7 +9,7 @@ from support.paths import SUPPORT
 FILE = SUPPORT / "data" / "vllm-0.32.0.jsonl"
 
 
-class Exchange(msgspec.Struct, frozen=True):
+class RecordedExchange(msgspec.Struct, frozen=True):
     """A request and its answer. `cut_short` says why an answer is not whole."""
 
     name: str
@@ -44,8 +44,8 @@ class _Line(msgspec.Struct):
     body: _Content | None
     cut_short: str | None = None
 
-    def exchange(self) -> Exchange:
-        return Exchange(
+    def exchange(self) -> RecordedExchange:
+        return RecordedExchange(
             self.name,
             self.method,
             self.path,
@@ -59,7 +59,7 @@ class _Line(msgspec.Struct):
 
 
 @cache
-def load() -> dict[str, Exchange]:
+def load() -> dict[str, RecordedExchange]:
     """All exchanges by name, `group/what`."""
     decoder = msgspec.json.Decoder(_Line)
     lines = FILE.read_bytes().splitlines()

@@ -111,7 +111,7 @@ class Fleet:
         if cancel:
             self.running[call].cancel()
         else:
-            call.lifeline.cut(CallerGone())
+            call.cancel(CallerGone())
 
     async def settle(self, turns: int = SETTLED) -> None:
         for _ in range(turns):

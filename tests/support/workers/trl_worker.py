@@ -8,7 +8,7 @@ import msgspec
 import pytest_asyncio
 from msgspec.structs import replace
 from support.paths import CONFIGS
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway.config import Config, PluginEntry, Probes
 from gateway.config import load as load_config
@@ -72,7 +72,7 @@ class TrlWorker:
     def url(self) -> str:
         return self.server.url
 
-    def plays(self, exchange: Exchange) -> None:
+    def plays(self, exchange: RecordedExchange) -> None:
         """From now on the answer to the exchange's path is the one that was recorded."""
         self._answers[exchange.path] = answer_of(exchange.body, status=f"{exchange.status} Said")
 

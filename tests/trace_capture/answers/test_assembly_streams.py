@@ -8,12 +8,12 @@ from gateway_plugins.trace_capture.answers.assembly import Assembled, assemble, 
 from hypothesis import given
 from hypothesis import strategies as st
 from support.records.random_answers import exchanges, slim, some
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 
 PATHS = {True: "/v1/chat/completions", False: "/v1/completions"}
 
 
-def read(exchange: Exchange, *, streamed: bool) -> Assembled:
+def read(exchange: RecordedExchange, *, streamed: bool) -> Assembled:
     return assemble(exchange.path, exchange.body, streamed=streamed)
 
 

@@ -4,7 +4,7 @@ import pytest
 from gateway_plugins.weights.trl.options import Options
 from gateway_plugins.weights.trl.plugin import Trl
 from support.callers.raw_client import RawClient
-from support.records.vllm_recordings import Exchange, load
+from support.records.vllm_recordings import RecordedExchange, load
 from support.workers.trl_worker import Fleet, shipped
 
 from gateway import Gateway
@@ -23,7 +23,7 @@ CARRIED = (
 )
 
 
-async def replayed(fleet: Fleet, exchange: Exchange, path: str) -> None:
+async def replayed(fleet: Fleet, exchange: RecordedExchange, path: str) -> None:
     """The worker gets and the caller is told what was recorded, byte for byte."""
     [worker] = fleet.workers
     worker.plays(exchange)

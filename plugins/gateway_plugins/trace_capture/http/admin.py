@@ -7,10 +7,13 @@ from msgspec import Meta
 
 from gateway import (
     ControlRequest,
-    Gateway,
+    Host,
+    Topic,
 )
 from gateway_plugins.trace_capture.http.sessions import Capturing
 from gateway_plugins.trace_capture.sessions import sessions
+
+WEIGHT_VERSION = Topic("trace_capture", "weight version")
 
 
 class WeightVersion(msgspec.Struct, forbid_unknown_fields=True):
@@ -20,9 +23,9 @@ class WeightVersion(msgspec.Struct, forbid_unknown_fields=True):
 class AdminRoutes:
     """Routes for the weight version, and for flushing traces that are not yet committed."""
 
-    def __init__(self, gateway: Gateway, capture: Capturing) -> None:
+    def __init__(self, gateway: Host, capture: Capturing) -> None:
         self._storage = gateway.storage
-        self._siblings = gateway.siblings
+        self._peers = gateway.peers
         self._capture = capture
 
     async def weight_version(self, _: ControlRequest) -> dict[str, int | None]:
@@ -33,7 +36,7 @@ class AdminRoutes:
         # Set in memory before storing: calls that begin after the response must have the version.
         self._capture.weight_version = version
         await self._storage.write(lambda db: sessions.put_setting(db, "weight_version", version))
-        await self._siblings.ask("weight version")
+        await self._peers.request(WEIGHT_VERSION)
         return {"weight_version": version}
 
     async def flush(self, _: ControlRequest) -> dict[str, str]:

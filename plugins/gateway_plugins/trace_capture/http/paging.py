@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
-from gateway import Gateway
+from gateway import Host
 
 PAGE_ROWS = 200
 PAGE_BYTES = 4 << 20
@@ -72,7 +72,7 @@ def read_page(
     return Page(b",".join(found), len(found), after, more)
 
 
-async def array(gateway: Gateway, listing: Listing, paging: Paging, path: str = "") -> Response:
+async def array(gateway: Host, listing: Listing, paging: Paging, path: str = "") -> Response:
     """Return the list as a JSON array, with headers that lead to the next page, if there is one.
 
     `path` is the path of a GET request, for the Link header; it is empty for other methods.
@@ -91,7 +91,7 @@ async def array(gateway: Gateway, listing: Listing, paging: Paging, path: str = 
 
 
 async def _pieces(
-    gateway: Gateway, listing: Listing, page: Page, limit: int | None
+    gateway: Host, listing: Listing, page: Page, limit: int | None
 ) -> AsyncIterator[bytes]:
     yield b"[" + page.data
     while page.more:

@@ -5,14 +5,14 @@ from functools import partial
 from starlette.routing import BaseRoute
 
 from gateway import (
-    Gateway,
+    Host,
 )
 from gateway_plugins.trace_capture.http.admin import AdminRoutes
 from gateway_plugins.trace_capture.http.sessions import Capturing, SessionRoutes
 from gateway_plugins.trace_capture.http.traces import TraceRoutes
 
 
-def capture_routes(gateway: Gateway, capture: Capturing) -> list[BaseRoute]:
+def capture_routes(gateway: Host, capture: Capturing) -> list[BaseRoute]:
     """Return the routes of the plugin; more specific paths come first."""
     control = partial(gateway.control, scope="sessions")
     of_sessions, of_traces = SessionRoutes(gateway, capture), TraceRoutes(gateway)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from gateway import (
     BadRequest,
     ControlRequest,
-    Gateway,
+    Host,
     NotFound,
     Reward,
     SessionInfo,
@@ -63,7 +63,7 @@ class NewReward(msgspec.Struct, forbid_unknown_fields=True):
 class SessionRoutes:
     """Routes for sessions and their rewards."""
 
-    def __init__(self, gateway: Gateway, capture: Capturing) -> None:
+    def __init__(self, gateway: Host, capture: Capturing) -> None:
         self._gateway = gateway
         self._storage = gateway.storage
         self._capture = capture

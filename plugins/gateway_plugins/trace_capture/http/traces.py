@@ -12,7 +12,7 @@ from starlette.responses import Response
 from gateway import (
     BadRequest,
     ControlRequest,
-    Gateway,
+    Host,
     NotFound,
     Trace,
     Verdict,
@@ -42,7 +42,7 @@ class TraceQuery(Paging):
 class TraceRoutes:
     """Routes for traces and trajectories."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Host) -> None:
         self._gateway = gateway
         self._storage = gateway.storage
 

@@ -6,7 +6,7 @@ from queue import Full, Queue
 
 import msgspec
 
-from gateway import Gateway, Outcome, Trace
+from gateway import Host, Outcome, Trace
 from gateway_plugins.trace_capture.recording.public_trace import trace_of
 from gateway_plugins.trace_capture.recording.record import Record
 
@@ -24,10 +24,10 @@ class Hooks:
     def __init__(self, offered: int) -> None:
         self.dropped = 0
         self._offered: Queue[Trace | None] = Queue(offered)
-        self._gateway: Gateway | None = None
+        self._gateway: Host | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, gateway: Gateway) -> None:
+    def start(self, gateway: Host) -> None:
         self._gateway = gateway
 
     def limit(self, offered: int) -> None:
@@ -38,11 +38,11 @@ class Hooks:
     @property
     def redacting(self) -> bool:
         """Whether any plugin has a `redact_trace` hook; a reload may add one."""
-        return self._gateway is not None and bool(self._gateway.plugins.hooks["redact_trace"])
+        return self._gateway is not None and bool(self._gateway.hooks("redact_trace"))
 
     @property
     def recording(self) -> bool:
-        return self._gateway is not None and bool(self._gateway.plugins.hooks["trace_recorded"])
+        return self._gateway is not None and bool(self._gateway.hooks("trace_recorded"))
 
     def stop(self) -> None:
         """Block until the hook has processed the queue, or time out after LAST_OFFERS seconds."""
@@ -95,7 +95,7 @@ class Hooks:
     def _redact(self, trace: Trace) -> Trace:
         if self._gateway is None:
             return trace
-        for hook in self._gateway.plugins.hooks["redact_trace"]:
+        for hook in self._gateway.hooks("redact_trace"):
             try:
                 trace = hook.run(trace) or trace
             except Exception as error:
@@ -110,7 +110,7 @@ class Hooks:
     def _tell(self, trace: Trace) -> None:
         if self._gateway is None:
             return
-        for hook in self._gateway.plugins.hooks["trace_recorded"]:
+        for hook in self._gateway.hooks("trace_recorded"):
             try:
                 hook.run(trace)
             except Exception as error:  # noqa: BLE001  the failure is counted
@@ -118,7 +118,7 @@ class Hooks:
 
     def _note(self, plugin: str, hook: str, error: Exception) -> None:
         if self._gateway is not None:
-            self._gateway.chains.failures.note(plugin, hook, Outcome(), error)
+            self._gateway.failures.note(plugin, hook, Outcome(), error)
 
 
 def _tokens(trace: Trace) -> object:

@@ -5,7 +5,7 @@ import logging
 
 import msgspec
 
-from gateway import Call, Gateway
+from gateway import Call, Host
 from gateway_plugins.usage.journal.file import Ended, Journal
 from gateway_plugins.usage.ledger.row import LONGEST, Row
 from gateway_plugins.usage.report.open_file import is_in_memory
@@ -112,7 +112,7 @@ class Flight:
             self._told = True
 
 
-def begun(gateway: Gateway) -> Flight | None:
+def begun(gateway: Host) -> Flight | None:
     """Open a journal beside the gateway's database.
 
     None if the database is in memory, or if the file cannot be created.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-from gateway import Config, ConfigError, Gateway, GatewayError
+from gateway import Config, ConfigError, GatewayError, create_app
 from gateway_plugins.usage.report.open_file import opened
 from gateway_plugins.usage.report.queries import COLUMNS, Values, Wanted, sums
 from gateway_plugins.usage.report.verify import Checked, ReadTraces, differences
@@ -182,14 +182,14 @@ def _sources(settings: Config) -> tuple[ReadTraces, str]:
     """Return the configured `read_traces` hook, and the key of calls without a principal."""
     from gateway_plugins.usage import KeyUsage
 
-    plugins = Gateway(settings).plugins
-    readers = plugins.hooks["read_traces"]
+    gateway = create_app(settings)
+    readers = gateway.hooks("read_traces")
     if not readers:
         raise ConfigError(
             "no plugin gives traces back: name the gateway's configuration with --config, and let "
             "it have trace_capture"
         )
-    configs = (one.config for one in plugins.loaded if isinstance(one.object, KeyUsage))
+    configs = (one.config for one in gateway.plugins.loaded if isinstance(one.object, KeyUsage))
     config = next(configs, KeyUsage.Config())
     return readers[0].run, config.internal_id
 

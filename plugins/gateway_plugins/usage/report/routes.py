@@ -16,7 +16,7 @@ from gateway import (
     BadRequest,
     CallError,
     ControlRequest,
-    Gateway,
+    Host,
     Storage,
     StorageUnavailable,
 )
@@ -65,7 +65,7 @@ class UsageUnreadable(CallError):
 class KeyUsageRoute:
     """GET /monitor/key_usage."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Host) -> None:
         self._storage = gateway.storage
 
     async def show(self, request: ControlRequest) -> UsagePage:

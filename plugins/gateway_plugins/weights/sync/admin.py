@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 from starlette.responses import Response
 
-from gateway import BadRequest, ControlRequest, Gateway, Worker
+from gateway import BadRequest, ControlRequest, Host, Worker
 from gateway_plugins.weights.gate import Gate
 from gateway_plugins.weights.sync.engine_commands import Engine, Mode, Order
 from gateway_plugins.weights.sync.update import Failure, Pause, Report, Team, Update, check
@@ -68,7 +68,7 @@ class PauseReport(msgspec.Struct):
 class WeightsAdmin:
     """Updates and pauses the fleet of one gateway, one operation at a time."""
 
-    def __init__(self, gateway: Gateway, gate: Gate, times: Times) -> None:
+    def __init__(self, gateway: Host, gate: Gate, times: Times) -> None:
         self.versions = Versions(gateway.workers, gate)
         self._gateway = gateway
         self._gate = gate

@@ -109,8 +109,8 @@ class Engine:
     async def _ask(self, method: str, path: str, body: object = None) -> bytes:
         sent = b"" if body is None else msgspec.json.encode(body)
         try:
-            answer = await self.worker.ask(
-                method, path, sent, headers=JSON, patience=self._patience
+            answer = await self.worker.request(
+                method, path, sent, headers=JSON, timeout=self._patience
             )
         except (UpstreamError, UpstreamTimeout) as error:
             gone = error.code == "upstream_connect_failed"

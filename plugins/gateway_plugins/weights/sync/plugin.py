@@ -15,7 +15,7 @@ from msgspec import Meta
 from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
-from gateway import Call, Gateway, Sample, Worker, hookimpl
+from gateway import Call, Host, Sample, Worker, hookimpl
 from gateway_plugins.weights.gate import Gate
 from gateway_plugins.weights.metrics import samples_of
 from gateway_plugins.weights.sync.admin import Times, WeightsAdmin
@@ -69,7 +69,7 @@ class WeightSync:
             self._admin.versions.every = config.check
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
+    def routes(self, gateway: Host) -> list[BaseRoute]:
         times = Times(self.config.drain, self.config.patience)
         self._admin = admin = WeightsAdmin(gateway, self.gate, times)
         return [
@@ -85,7 +85,7 @@ class WeightSync:
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         assert self._admin is not None  # `routes` has been called before
         versions = self._admin.versions
         versions.every = self.config.check

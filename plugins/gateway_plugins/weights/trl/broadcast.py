@@ -181,12 +181,12 @@ class Broadcaster:
 
     async def _ask(self, worker: Worker, order: Order, told: Told) -> None:
         try:
-            answer = await worker.ask(
+            answer = await worker.request(
                 "POST",
                 order.target,
                 order.body,
                 headers=order.headers,
-                patience=self.options.timeout,
+                timeout=self.options.timeout,
             )
         except (UpstreamError, UpstreamTimeout) as error:
             told.missed[worker] = f"{_path(order)}: {error.code}"

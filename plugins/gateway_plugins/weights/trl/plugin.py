@@ -19,8 +19,8 @@ from gateway import (
     BadRequest,
     Call,
     ControlRequest,
-    Gateway,
     Headers,
+    Host,
     Sample,
     Worker,
     Workers,
@@ -66,13 +66,11 @@ class Trl:
         self._running: Running | None = None
 
     @hookimpl
-    def routes(self, gateway: Gateway) -> list[BaseRoute]:
-        carried = (*CARRIED, *BROADCASTS)
-        gateway.edge.also(*CARRIED)
-        gateway.edge.also(*BROADCASTS, scope="admin")  # they change the weights
+    def routes(self, gateway: Host) -> list[BaseRoute]:
         also = (Route(short, _Renamed(gateway, path)) for short, path in SLASHLESS.items())
         return [
-            *(gateway.carried(Route(path, gateway.edge)) for path in carried),
+            *gateway.carry_also(*CARRIED),
+            *gateway.carry_also(*BROADCASTS, scope="admin"),  # they change the weights
             *map(gateway.carried, also),
             gateway.guarded(Route("/health", _Health(gateway)), scope=None),
             gateway.control("/admin/trl", scope="monitor", GET=self._show),
@@ -80,7 +78,7 @@ class Trl:
 
     @hookimpl
     @contextlib.asynccontextmanager
-    async def lifespan(self, gateway: Gateway) -> AsyncIterator[None]:
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         workers, options = gateway.workers, self._options
         fleet = Fleet(workers, NAME)
         required = RequiredVersion(workers, options)
@@ -169,7 +167,7 @@ class _Naming:
 class _Renamed:
     """Forwards a path without its last slash as if it had one: no caller needs a 307."""
 
-    def __init__(self, gateway: Gateway, path: str) -> None:
+    def __init__(self, gateway: Host, path: str) -> None:
         self._gateway = gateway
         self._path = path
 
@@ -180,7 +178,7 @@ class _Renamed:
 class _Health:
     """Responds with 200 once a worker can take calls: TRL's client first polls until then."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Host) -> None:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -117,7 +117,7 @@ class RequiredVersion:
 
 
 async def _asked(worker: Worker, path: str) -> int | str | None:
-    answer = await worker.ask("GET", path, patience=PATIENCE)
+    answer = await worker.request("GET", path, timeout=PATIENCE)
     if answer.status != 200:
         return None
     try:

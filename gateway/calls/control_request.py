@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -92,3 +92,7 @@ def _refusal(where: str, error: msgspec.ValidationError) -> BadRequest:
     found = _FIELD.search(str(error))
     field = found and (found["at"] or found["name"])
     return BadRequest(f"the {where} is not what is expected here: {error}", param=field or None)
+
+
+Handler = Callable[[ControlRequest], Awaitable[Any]]
+"""Returns a Starlette Response, or a value to send as JSON with status 200; may raise CallError."""

@@ -1,0 +1,79 @@
+"""A call and what carries it: chains of hooks, the caller, the reply, observers, injections.
+
+Plugins see the Call; the pipeline takes its Exchange.
+"""
+
+from gateway.calls.call import Call
+from gateway.calls.observers import UNOBSERVED, Observers
+from gateway.calls.records import Attempt
+from gateway.calls.state import State
+from gateway.plugins.chains import Chains
+from gateway.storage import Entry
+from gateway.wire.injection import Stripper, inject, rewrite
+
+
+class Exchange:
+    """One call while it runs. It alone uses the private attributes of its Call.
+
+    `chains` are the hooks that were in force when the call began, `caller` is the other end of
+    `reply`. `stripper` removes from the latest attempt's response what was injected, None if
+    nothing was.
+    """
+
+    __slots__ = (
+        "call",
+        "caller",
+        "cancel_scope",
+        "chains",
+        "observers",
+        "reply",
+        "stripper",
+    )
+
+    def __init__(self, call: Call, chains: Chains) -> None:
+        self.call = call
+        self.chains = chains
+        self.caller = call._caller
+        self.reply = call._reply
+        self.cancel_scope = call._cancel_scope
+        self.observers = UNOBSERVED
+        self.stripper: Stripper | None = None
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Everything that plugins store for the call, in one transaction."""
+        return self.call._entries
+
+    def observe(self, observers: Observers) -> None:
+        """Show the response to `observers` from now on."""
+        self.observers = self.call._observers = observers
+
+    def prepare_body(self, attempt: Attempt) -> bytes | None:
+        """Return the body for the attempt's worker, with changes and the injections it accepts.
+
+        Sets `stripper` and `call.injected` for this attempt. None if the body has not been read.
+        """
+        call = self.call
+        if call.body.data is None or not (call._changes or call._wanted):
+            return call.body.data
+        changes = dict(call._changes or {})
+        if call._wanted and call.dialect is not None:
+            asked = {**(call._json or {}), **changes}
+            refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name)
+            call._added, self.stripper = inject(call.dialect, asked, call._wanted - refused)
+            changes.update(call._added)
+        return rewrite(call.body.data, changes) if changes else call.body.data
+
+    def release(self) -> None:
+        """Release the objects that plugins attached to the call, once it is over.
+
+        Most of them refer to the call. Only the garbage collector would free such a cycle, and
+        everything that the call holds would stay in memory until then.
+        """
+        call = self.call
+        self.observe(UNOBSERVED)
+        call.state = State()
+        call._entries = []
+        for error in (call.outcome.error, *(attempt.error for attempt in call.attempts)):
+            if error is not None:  # its traceback refers to frames that hold the call
+                error.__traceback__ = error.__context__ = error.__cause__ = None
