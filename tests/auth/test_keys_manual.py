@@ -26,11 +26,13 @@ def code(language: str) -> list[str]:
 
 
 def test_the_manual_has_each_name() -> None:
-    assert set(first_column("| scope | opens |")) == KNOWN_SCOPES
-    assert first_column("| field | |") == [*Entry.__struct_fields__]
-    assert first_column("| option | default | |") == [*Auth.Config.__struct_fields__]
+    assert set(first_column("| scope | permits |")) == KNOWN_SCOPES
+    assert first_column("| field | meaning |") == [*Entry.__struct_fields__]
+    assert first_column("| option | default | meaning |") == [*Auth.Config.__struct_fields__]
     told = Auth(Auth.Config()).samples()
-    assert first_column("| metric | labels | |") == [*dict.fromkeys(one.name for one in told)]
+    assert first_column("| metric | labels | meaning |") == [
+        *dict.fromkeys(one.name for one in told)
+    ]
 
 
 def test_the_manual_has_each_number() -> None:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-import pytest
 from gateway_plugins.trace_capture import TraceCapture
 from gateway_plugins.trace_capture.http.routes import capture_routes
 from support.gateways.capturing import CAPTURE, capturing
@@ -36,9 +35,8 @@ def first_column(table: str) -> list[str]:
 
 
 def test_it_has_each_field_of_a_trace_and_of_a_choice() -> None:
-    of_trace, of_choice = section("What is recorded").split("| field of a choice")
-    for table, struct in ((of_trace, Trace), (of_choice, TraceChoice)):
-        assert sorted(first_column(table)) == sorted(struct.__struct_fields__)
+    for title, struct in (("Fields of a trace", Trace), ("Fields of a choice", TraceChoice)):
+        assert sorted(first_column(section(title))) == sorted(struct.__struct_fields__)
 
 
 def test_it_has_each_reason() -> None:
@@ -92,15 +90,6 @@ async def shell(command: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)h].*?)\)", MANUAL))
-def test_its_links_lead_somewhere(link: str) -> None:
-    name, _, anchor = link.partition("#")
-    file = DOCS / (name or "capture.md")
-    assert file.exists()
-    titles = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE) if anchor else []
-    assert not anchor or anchor in {title.lower().replace(" ", "-") for title in titles}
 
 
 def test_the_shipped_configuration_is_good() -> None:

@@ -96,7 +96,7 @@ def first_column(title: str) -> list[str]:
 def test_the_manual_has_each_option_and_each_field_of_an_order() -> None:
     assert first_column("Options") == list(WeightSync.Config.__struct_fields__)
     fields = list(Order.__struct_fields__)
-    assert first_column("An update")[: len(fields)] == fields
+    assert first_column("Update the weights")[: len(fields)] == fields
 
 
 async def test_the_manual_has_each_endpoint(gateway_for: GatewayFor) -> None:
