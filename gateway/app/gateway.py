@@ -25,10 +25,10 @@ from gateway.config import Config
 from gateway.control.routes import ControlRoute
 from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.control.workers import WorkersAdmin
-from gateway.fleet.persisted import KeptWorkers
+from gateway.fleet.persisted import PersistedWorkers
 from gateway.fleet.probes import Prober
 from gateway.fleet.registry import Workers
-from gateway.fleet.replicated import AgreedWorkers
+from gateway.fleet.replicated import ReplicatedWorkers
 from gateway.frontends.http import Edge
 from gateway.headers import path_of
 from gateway.pipeline.local import LocalHandler, LocalWorker
@@ -70,10 +70,12 @@ class Gateway:
         migrations = plugins.run("migrations", only=everyone).values()
         self.storage = Storage(
             config,
-            [*KeptWorkers.migrations(config), *migrations],
+            [*PersistedWorkers.migrations(config), *migrations],
             self.peers,
         )
-        self._agreed = AgreedWorkers(self.workers, KeptWorkers(self.storage, config), self.peers)
+        self._agreed = ReplicatedWorkers(
+            self.workers, PersistedWorkers(self.storage, config), self.peers
+        )
         self.prober = Prober(self.workers, config.probes)
         self.proxy = Proxy(self.chains, self.workers, config, self.storage)
         self.edge = Edge(self.proxy, config)

@@ -19,7 +19,7 @@ def added_routes(
     """Return the routes of the plugins in `only`, by plugin. Raises ConfigError."""
     found: dict[str, Sequence[BaseRoute]] = {}
     for name, routes in plugins.run("routes", gateway, only=only).items():
-        with plugins.blamed(name):
+        with plugins.naming_plugin(name):
             found[name] = tuple(routes)
             _check_scopes(found[name])
     return found

@@ -65,7 +65,7 @@ class Reloaded(msgspec.Struct):
     needs_restart: list[str]
 
 
-class Heard(msgspec.Struct):
+class PeerResult(msgspec.Struct):
     """Result of another process's reload; `problem` is empty if it uses the new configuration."""
 
     index: int
@@ -94,7 +94,7 @@ class Reloader:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._retiring: list[Lifespan] = []
         self._signalled = False
-        gateway.peers.handle(RELOAD, self._hear)
+        gateway.peers.handle(RELOAD, self._handle_reload)
 
     @property
     def possible(self) -> bool:
@@ -117,11 +117,11 @@ class Reloader:
         async with self._alone:
             yield
 
-    def hang_up(self) -> None:
+    def on_sighup(self) -> None:
         """Handle SIGHUP; signals that arrive before the reload begins count as one."""
         if not self._signalled:
             self._signalled = True
-            self._begin(self._obey())
+            self._begin(self._reload_on_signal())
 
     async def reload(self) -> Reloaded:
         """Read the configuration again and apply it.
@@ -164,7 +164,7 @@ class Reloader:
         done = await self.reload()
         peers = self._gateway.peers
         said = await peers.request(RELOAD, timeout=PEERS_TIMEOUT)
-        heard = [msgspec.msgpack.decode(one, type=Heard) for one in said]
+        heard = [msgspec.msgpack.decode(one, type=PeerResult) for one in said]
         silent = set(range(peers.count)) - {peers.index, *(one.index for one in heard)}
         problems = {one.index: one.problem for one in heard if one.problem}
         problems |= dict.fromkeys(silent, "it does not answer")
@@ -176,13 +176,13 @@ class Reloader:
             )
         return done
 
-    async def _hear(self, _: bytes) -> bytes:
+    async def _handle_reload(self, _: bytes) -> bytes:
         problem = ""
         try:
             await self.reload()
         except Exception as error:  # noqa: BLE001  the process that requested the reload reports it
             problem = str(error) or type(error).__name__
-        return msgspec.msgpack.encode(Heard(self._gateway.peers.index, problem))
+        return msgspec.msgpack.encode(PeerResult(self._gateway.peers.index, problem))
 
     def _begin(self, work: Any) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work)
@@ -190,7 +190,7 @@ class Reloader:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _obey(self) -> None:
+    async def _reload_on_signal(self) -> None:
         try:
             await self.reload()
         except ConfigError:
@@ -240,7 +240,7 @@ class Reloader:
             except Exception as error:
                 if blames_the_file(error):
                     raise  # the database file is at fault: the next reload may succeed
-                with plugins.blamed(name):
+                with plugins.naming_plugin(name):
                     raise
 
     def _retire(self, before: Generation, now: Generation) -> None:
@@ -283,7 +283,7 @@ def _reconfigure(before: Plugins, now: Plugins, undo: AsyncExitStack) -> None:
             continue
         for name, run in now.hooks["reconfigure"]:
             if name == plugin.name:
-                with now.blamed(name):
+                with now.naming_plugin(name):
                     run(plugin.config)
                 undo.callback(run, config)
 

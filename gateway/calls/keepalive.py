@@ -12,10 +12,10 @@ import msgspec
 
 COMMENT = b": waiting\n\n"
 
-MOST = 64 * 1024
+MAX_KEPT_BYTES = 64 * 1024
 """Maximum size in bytes of such a response; of a longer one only the status is reported."""
 
-QUOTED = 2_000
+MAX_QUOTED_CHARS = 2_000
 """Maximum number of characters quoted from a response that is no error body."""
 
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -25,7 +25,7 @@ class _Body(msgspec.Struct):
     error: msgspec.Raw
 
 
-class LateAnswer:
+class LateResponse:
     """Gathers a response with `status` whose head cannot be sent; `event` renders it."""
 
     def __init__(self, status: int) -> None:
@@ -35,19 +35,19 @@ class LateAnswer:
 
     def add(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size <= MOST:
+        if self._size <= MAX_KEPT_BYTES:
             self._body += data
 
     def event(self) -> bytes:
         """An `error` event: the body if clients can read it as an error, else a message."""
-        body = self._body if self._size <= MOST else b""
+        body = self._body if self._size <= MAX_KEPT_BYTES else b""
         if not _is_error(body):
             body = self._words(body)
         lines = re.split(rb"\r\n|\r|\n", body)
         return b"event: error\n" + b"".join([b"data: %b\n" % line for line in lines]) + b"\n"
 
     def _words(self, body: bytes) -> bytes:
-        said = body.decode(errors="replace").strip()[:QUOTED]
+        said = body.decode(errors="replace").strip()[:MAX_QUOTED_CHARS]
         message = f"the worker answered {self._status}, and not with an event stream"
         error = {
             "message": f"{message}: {said}" if said else message,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.calls.keepalive import COMMENT, EVENT_STREAM, LateAnswer
+from gateway.calls.keepalive import COMMENT, EVENT_STREAM, LateResponse
 from gateway.errors import CallError
 from gateway.headers import Headers, get_header
 
@@ -60,7 +60,7 @@ class Reply:
         self._events = False
         self._head: tuple[int, Headers] | None = None
         self._end = b""
-        self._late: LateAnswer | None = None
+        self._late: LateResponse | None = None
 
     def comment(self, headers: Headers) -> None:
         """Send a comment; the first one follows the head of an event stream with `headers`.
@@ -86,7 +86,7 @@ class Reply:
             self._outcome.status = status
             self._head = (status, headers)
         elif status != 200 or not events or get_header(headers, b"content-encoding"):
-            self._late = LateAnswer(status)
+            self._late = LateResponse(status)
 
     def send_head(self) -> None:
         """Send the head now, because no bytes of the body are there to go with it."""

@@ -2,7 +2,7 @@
 
 Nothing is parsed while a response runs. Its chunks are kept and parsed at the end, because the last
 ones contain the usage. A long stream would take too much memory, so its tokens are counted and its
-chunks dropped after every KEPT bytes.
+chunks dropped after every MAX_UNPARSED_BYTES bytes.
 """
 
 import msgspec
@@ -12,10 +12,10 @@ from gateway.headers import Headers, get_header
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 from gateway.wire.usage import Count, ToldUsage, Usage, told_usage
 
-KEPT = 64 * 1024
+MAX_UNPARSED_BYTES = 64 * 1024
 """Maximum bytes of a stream to keep unparsed."""
 
-LARGEST = 64 * 1024 * 1024
+MAX_PARSED_BYTES = 64 * 1024 * 1024
 """Maximum bytes of a plain response, or of one event; above it the tokens stay unknown."""
 
 
@@ -53,7 +53,7 @@ class TokenCounter:
             return
         self._chunks.append(chunk)
         self._size += len(chunk)
-        if self._size > KEPT:
+        if self._size > MAX_UNPARSED_BYTES:
             self._make_room()
 
     @property
@@ -74,8 +74,8 @@ class TokenCounter:
 
     def _make_room(self) -> None:
         if self._stream:
-            self._look_through(self._events())
-        elif self._size > LARGEST:
+            self._count_events(self._events())
+        elif self._size > MAX_PARSED_BYTES:
             self._readable = False
             self._chunks = []
 
@@ -85,11 +85,11 @@ class TokenCounter:
         return None if told is None else told.read()
 
     def _of_stream(self, request: Body) -> Usage:
-        if not self._tells(_last_told(self._chunks)):
+        if not self._has_usage(_last_usage_line(self._chunks)):
             events = self._events()
             if self._splitter is not None:
                 events += self._splitter.close()
-            self._look_through(events)
+            self._count_events(events)
         if self._told is not None:
             return self._told.read()
         count = self._count or Count()
@@ -98,7 +98,7 @@ class TokenCounter:
             prompt = request.prompt_estimate
         return Usage(prompt, count.completion, counted=True)
 
-    def _tells(self, data: bytes) -> bool:
+    def _has_usage(self, data: bytes) -> bool:
         """Whether the event reports the whole usage, as the last one of most streams does."""
         told = told_usage(data) if data else None
         if told is None or told.prompt_tokens is None:
@@ -106,7 +106,7 @@ class TokenCounter:
         self._told = told
         return True
 
-    def _look_through(self, events: list[Event]) -> None:
+    def _count_events(self, events: list[Event]) -> None:
         count = self._count = self._count or Count()
         for event in events:
             if event.data is None:
@@ -120,7 +120,7 @@ class TokenCounter:
         """Return the complete events in the kept chunks, and drop these chunks."""
         text, self._chunks, self._size = b"".join(self._chunks), [], 0
         if self._splitter is None:
-            self._splitter = Splitter(LARGEST)
+            self._splitter = Splitter(MAX_PARSED_BYTES)
         try:
             return self._splitter.feed(text)
         except EventTooLarge:
@@ -128,7 +128,7 @@ class TokenCounter:
             return []
 
 
-def _last_told(chunks: list[bytes]) -> bytes:
+def _last_usage_line(chunks: list[bytes]) -> bytes:
     """Return the latest data line with token counts in the last two chunks; empty if none."""
     text = b"".join(chunks[-2:])
     end = text.rfind(b"_tokens")
@@ -137,13 +137,13 @@ def _last_told(chunks: list[bytes]) -> bytes:
     return line[5:] if line.startswith(b"data:") else b""
 
 
-class _Asked(msgspec.Struct):
+class _RequestFields(msgspec.Struct):
     n: int | None = None
 
 
 def _choices_asked(body: bytes | None) -> int:
     """Number of choices requested for each prompt."""
     try:
-        return msgspec.json.decode(body or b"{}", type=_Asked).n or 1
+        return msgspec.json.decode(body or b"{}", type=_RequestFields).n or 1
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 1

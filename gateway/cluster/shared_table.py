@@ -29,13 +29,13 @@ log = logging.getLogger("gateway")
 
 SETS = 8_192
 
-WAYS = 32
+ROWS_PER_SET = 32
 """Rows per set. While half of all rows are in use, less than one set in five thousand is full."""
 
 DIGEST = 16
 """Length in bytes of the digest that identifies a key."""
 
-FREE = bytes(DIGEST)
+FREE_DIGEST = bytes(DIGEST)
 """Digest of a row that is not in use."""
 
 IN_USE = b"\1"
@@ -64,7 +64,7 @@ class SharedTable:
         self._size = size
         self._resting = resting
         self._sets = sets
-        self._set_bytes = WAYS * (DIGEST + size)
+        self._set_bytes = ROWS_PER_SET * (DIGEST + size)
         self._warned = False
         with contextlib.ExitStack() as files:
             self._locks = [
@@ -86,7 +86,7 @@ class SharedTable:
             fcntl.flock(self.lock_of(number), fcntl.LOCK_EX)
             try:
                 for at, digest in self._digests(number):
-                    if digest != FREE:
+                    if digest != FREE_DIGEST:
                         yield SharedRow(self, digest, number, self.place(number, at))
             finally:
                 fcntl.flock(self.lock_of(number), fcntl.LOCK_UN)
@@ -107,7 +107,7 @@ class SharedTable:
 
     def place(self, number: int, at: int) -> int:
         """Offset in the file of the row whose digest is `at` bytes from the start of the set."""
-        return self.start(number) + WAYS * DIGEST + at // DIGEST * self._size
+        return self.start(number) + ROWS_PER_SET * DIGEST + at // DIGEST * self._size
 
     def made(self, number: int, digest: bytes) -> int | None:
         """Create a row in the set, which must be locked, and return its offset in the file.
@@ -153,15 +153,15 @@ class SharedTable:
     def _digests(self, number: int) -> Iterator[tuple[int, bytes]]:
         """Yield each digest of the set, after its offset in bytes from the start of the set."""
         start = self.start(number)
-        all_of_them = self.map[start : start + WAYS * DIGEST]
-        for at in range(0, WAYS * DIGEST, DIGEST):
+        all_of_them = self.map[start : start + ROWS_PER_SET * DIGEST]
+        for at in range(0, ROWS_PER_SET * DIGEST, DIGEST):
             yield at, all_of_them[at : at + DIGEST]
 
     def _room(self, number: int) -> int | None:
         """Offset of the digest of a free row, or of the replaceable row that has rested longest."""
         longest, found = monotonic(), None
         for at, digest in self._digests(number):
-            if digest == FREE:
+            if digest == FREE_DIGEST:
                 return at
             place = self.place(number, at)
             since = self._resting(self.map[place : place + self._size])
@@ -201,7 +201,7 @@ class SharedRow:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         start = self._start
         try:
-            at = self._map.find(self._digest, start, start + WAYS * DIGEST) - start
+            at = self._map.find(self._digest, start, start + ROWS_PER_SET * DIGEST) - start
             if at >= 0:
                 self._place = self._table.place(self._number, at)
             else:

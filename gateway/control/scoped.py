@@ -63,7 +63,7 @@ async def identify(scope: Scope, wanted: str | None, current: Current) -> Princi
         return None
     client = scope.get("client")
     call = Call(
-        _Nobody(),
+        _NoCaller(),
         method=scope["method"],
         path=path_of(scope),
         query=scope.get("query_string", b""),
@@ -81,7 +81,7 @@ def reject_other_sites(scope: Scope) -> None:
         raise Forbidden("a page of another site may not ask for this")
 
 
-class _Nobody:
+class _NoCaller:
     """The caller of a Call that is only authenticated and gets no response."""
 
     def __init__(self) -> None:

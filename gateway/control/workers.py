@@ -12,7 +12,7 @@ from gateway.config import Node
 from gateway.errors import BadRequest, NotFound
 from gateway.fleet.changes import Change, Fields, Overlay
 from gateway.fleet.registry import Workers
-from gateway.fleet.replicated import AgreedWorkers
+from gateway.fleet.replicated import ReplicatedWorkers
 from gateway.fleet.worker import Worker, WorkerInfo
 
 
@@ -54,7 +54,7 @@ class NewFields(msgspec.Struct, forbid_unknown_fields=True):
 class WorkersAdmin:
     """Lists and changes the workers of one gateway; a change takes effect once it is stored."""
 
-    def __init__(self, workers: Workers, agreed: AgreedWorkers) -> None:
+    def __init__(self, workers: Workers, agreed: ReplicatedWorkers) -> None:
         self._workers = workers
         self._agreed = agreed
 

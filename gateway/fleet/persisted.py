@@ -28,7 +28,7 @@ def create_workers(db: Database) -> None:
     )
 
 
-class KeptWorkers:
+class PersistedWorkers:
     """The changes in the embedded database. Without `persist_workers` it keeps none."""
 
     def __init__(self, storage: Storage, settings: config.Config) -> None:

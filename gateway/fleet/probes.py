@@ -21,23 +21,23 @@ log = logging.getLogger("gateway.probes")
 PROBE = "probe"
 """Owner of the condition of a worker that does not respond to its probes."""
 
-MOST_MODELS = 1_000
-LONGEST_NAME = 1_000
+MAX_MODELS = 1_000
+MAX_NAME_CHARS = 1_000
 """A worker's list of models is ignored if it exceeds a limit (names; characters per name)."""
 
-FIRST = 0.1
+FIRST_PROBE_SPREAD = 0.1
 """Share of the interval over which the first probes are spread."""
 
-SOON = 5.0
+MAX_RETRY_DELAY = 5.0
 """Maximum time in seconds until a failed request for a worker's models is repeated."""
 
-ROUND = 1.0
+MIN_ROUND_INTERVAL = 1.0
 """Minimum time in seconds between two rounds that request all workers' models for a missing one."""
 
-PATIENCE = 2.0
+ROUND_TIMEOUT = 2.0
 """Maximum time in seconds that a call waits for such a round."""
 
-FIRST_LOOK = 1.0
+STARTUP_TIMEOUT = 1.0
 """Maximum time in seconds that the start waits for the models of several workers."""
 
 
@@ -62,7 +62,7 @@ class Prober:
     async def __aenter__(self) -> Self:
         self._running = True
         self._workers.changed.append(self._follow)
-        self._workers.ask_anew = self.ask_anew
+        self._workers.refresh_models = self.refresh_models
         self._follow()
         if self._settings.models is not None and len(self._watched) > 1:
             await self._first_look()
@@ -71,9 +71,9 @@ class Prober:
     async def _first_look(self) -> None:
         """Wait for the models: the first calls of a mixed fleet must reach the right workers."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_LOOK):
+            async with asyncio.timeout(STARTUP_TIMEOUT):
                 for watch in list(self._watched.values()):
-                    await watch.looked.wait()
+                    await watch.fetched_once.wait()
 
     async def __aexit__(
         self,
@@ -98,22 +98,24 @@ class Prober:
             self._seen = ()
             self._follow()
 
-    async def ask_anew(self) -> None:
+    async def refresh_models(self) -> None:
         """Request the models of all fit workers, because a call names a model that none serves.
 
-        Callers within ROUND seconds share one round. Waits for the round for at most PATIENCE
-        seconds.
+        Callers within MIN_ROUND_INTERVAL seconds share one round. Waits for the round for at most
+        ROUND_TIMEOUT seconds.
         """
         if self._settings.models is None or not self._running:
             return
         now = asyncio.get_running_loop().time()
-        if self._round is None or (self._round.done() and now - self._round_begun >= ROUND):
+        if self._round is None or (
+            self._round.done() and now - self._round_begun >= MIN_ROUND_INTERVAL
+        ):
             self._round_begun = now
             self._round = asyncio.create_task(self._ask_all())
-        await asyncio.wait([self._round], timeout=PATIENCE)
+        await asyncio.wait([self._round], timeout=ROUND_TIMEOUT)
 
     async def _ask_all(self) -> None:
-        asked = [watch.ask_models() for worker, watch in self._watched.items() if worker.fit]
+        asked = [watch.fetch_models() for worker, watch in self._watched.items() if worker.fit]
         await asyncio.gather(*asked)
 
     def _follow(self) -> None:
@@ -128,7 +130,7 @@ class Prober:
             if worker not in self._watched:
                 self._watched[worker] = _Watch(worker, self._settings)
             elif worker.models is None:
-                self._watched[worker].curious.set()
+                self._watched[worker].refresh_now.set()
 
     def _unwatch(self, workers: list[Worker]) -> None:
         for worker in workers:
@@ -144,12 +146,12 @@ class Prober:
 class _Watch:
     """Follows one worker, by the asyncio tasks in `tasks`.
 
-    Set `curious` to request its models now. `looked` is set after the first such request.
+    Set `refresh_now` to request its models now. `fetched_once` is set after the first such request.
     """
 
     def __init__(self, worker: Worker, settings: config.Probes) -> None:
-        self.curious = asyncio.Event()
-        self.looked = asyncio.Event()
+        self.refresh_now = asyncio.Event()
+        self.fetched_once = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
         self._worker = worker
         self._settings = settings
@@ -174,7 +176,7 @@ class _Watch:
 
     async def _probe_on(self, interval: float) -> None:
         jitter = interval * self._settings.jitter
-        await asyncio.sleep(interval * FIRST * random.random())
+        await asyncio.sleep(interval * FIRST_PROBE_SPREAD * random.random())
         while True:
             if self._worker.settings.probe:
                 await self._look()
@@ -211,18 +213,18 @@ class _Watch:
         if self._successes >= self._settings.rise and PROBE in self._worker.conditions:
             log.warning("worker %s is up: its probes go well again", self._worker.id)
             self._worker.clear(PROBE)
-            self.curious.set()
+            self.refresh_now.set()
 
     async def _ask_on(self, interval: float) -> None:
         while True:
-            self.curious.clear()
-            pause = interval if await self.ask_models() else min(interval, SOON)
-            self.looked.set()
+            self.refresh_now.clear()
+            pause = interval if await self.fetch_models() else min(interval, MAX_RETRY_DELAY)
+            self.fetched_once.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self.curious.wait()
+                    await self.refresh_now.wait()
 
-    async def ask_models(self) -> bool:
+    async def fetch_models(self) -> bool:
         """Request its models, unless its settings name them; return False if the request failed."""
         worker = self._worker
         if worker.names_models:
@@ -265,7 +267,7 @@ def read_models(body: bytes) -> frozenset[str] | None:
         found = msgspec.json.decode(body, type=_Models).data
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    names = frozenset(model.id for model in found[: MOST_MODELS + 1])
-    if len(found) > MOST_MODELS or any(len(name) > LONGEST_NAME for name in names):
+    names = frozenset(model.id for model in found[: MAX_MODELS + 1])
+    if len(found) > MAX_MODELS or any(len(name) > MAX_NAME_CHARS for name in names):
         return None
     return names or None

@@ -32,8 +32,8 @@ class Workers:
     A change replaces the tuple `all`, so that a loop over the old tuple may continue. `slots` are
     those of all workers together. Callbacks in `changed` are called after each change of a worker's
     fitness, weight or models, and after each worker that is added or removed; callbacks in `freed`
-    after each slot that is given back. None of them may wait or raise. `ask_anew` requests the
-    models of all workers.
+    after each slot that is given back. None of them may wait or raise. `refresh_models` requests
+    the models of all workers.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -43,7 +43,7 @@ class Workers:
         self.changed: list[Callable[[], None]] = []
         self.freed: list[Callable[[Worker], None]] = []
         self.mixed = False
-        self.ask_anew: Callable[[], Awaitable[None]] = _ask_nobody
+        self.refresh_models: Callable[[], Awaitable[None]] = _ask_nobody
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0
@@ -168,8 +168,8 @@ class Workers:
         self._serving = {}
         self.mixed = len({worker.models for worker in self.all}) > 1
         self._names = frozenset().union(*(worker.models or () for worker in self.all))
-        for told in self.changed:
-            told()
+        for callback in self.changed:
+            callback()
 
     def find(self, worker_id: str) -> Worker | None:
         return next((worker for worker in self.all if worker.id == worker_id), None)

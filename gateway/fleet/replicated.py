@@ -9,14 +9,14 @@ import msgspec
 
 from gateway.cluster.peers import Peers, Topic
 from gateway.fleet.changes import Change
-from gateway.fleet.persisted import KeptWorkers
+from gateway.fleet.persisted import PersistedWorkers
 from gateway.fleet.registry import Workers
 
 CHANGES = Topic("fleet", "changes")
 CHANGED = Topic("fleet", "changed")
 
 
-class Agreed(msgspec.Struct, frozen=True):
+class AllChanges(msgspec.Struct, frozen=True):
     """All changes by worker id, as one process knows them; the ones with the latest `since` hold.
 
     `since` is the time of the latest change in nanoseconds of time.monotonic_ns(), a clock that all
@@ -27,21 +27,21 @@ class Agreed(msgspec.Struct, frozen=True):
     changes: Mapping[str, Change] = {}
 
 
-class AgreedWorkers:
+class ReplicatedWorkers:
     """Makes changes one at a time across all processes.
 
     Every message carries all changes, so a process that missed one gets it with the next message,
     or before it makes a change itself.
     """
 
-    def __init__(self, workers: Workers, kept: KeptWorkers, peers: Peers) -> None:
+    def __init__(self, workers: Workers, kept: PersistedWorkers, peers: Peers) -> None:
         self._workers = workers
         self._kept = kept
         self._peers = peers
         self._alone = asyncio.Lock()
         self._since = 0
-        peers.handle(CHANGES, self._tell)
-        peers.handle(CHANGED, self._hear)
+        peers.handle(CHANGES, self._encode)
+        peers.handle(CHANGED, self._apply)
 
     async def restore(self) -> None:
         """Apply the changes stored in the database, then those of the other processes."""
@@ -65,17 +65,17 @@ class AgreedWorkers:
         await self._kept.keep(worker_id, change)
         alter()
         self._since = time.monotonic_ns()
-        await self._peers.request(CHANGED, await self._tell(b""))
+        await self._peers.request(CHANGED, await self._encode(b""))
 
     async def _catch_up(self) -> None:
-        for told in await self._peers.request(CHANGES):
-            await self._hear(told)
+        for message in await self._peers.request(CHANGES):
+            await self._apply(message)
 
-    async def _tell(self, _: bytes) -> bytes:
-        return msgspec.msgpack.encode(Agreed(self._since, self._workers.overlay.changes))
+    async def _encode(self, _: bytes) -> bytes:
+        return msgspec.msgpack.encode(AllChanges(self._since, self._workers.overlay.changes))
 
-    async def _hear(self, told: bytes) -> bytes:
-        agreed = msgspec.msgpack.decode(told, type=Agreed)
+    async def _apply(self, message: bytes) -> bytes:
+        agreed = msgspec.msgpack.decode(message, type=AllChanges)
         if agreed.since > self._since:
             self._workers.follow(agreed.changes)
             self._since = agreed.since

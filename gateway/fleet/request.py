@@ -38,7 +38,7 @@ async def request(
                 connection.begin(gathering, data, head_only=head_only, more=False)
                 return await gathering.done
             finally:
-                connection.forsake(gathering)
+                connection.abandon(gathering)
     except TimeoutError:
         raise UpstreamTimeout(timeout) from None
 

@@ -152,8 +152,8 @@ class Worker:
         """Give the slot back."""
         self.slots.give()
         if self._registry is not None:
-            for told in self._registry.freed:
-                told(self)
+            for callback in self._registry.freed:
+                callback(self)
 
     @property
     def busy(self) -> bool:

@@ -26,7 +26,7 @@ STATUS_LINES = {
 
 TOO_LARGE = "The request header is too large."
 
-LINGER = 2.0
+LINGER_SECONDS = 2.0
 """Seconds that a caller has to read an early response while it still sends its request."""
 
 
@@ -101,7 +101,7 @@ class CallerConnection(HttpToolsProtocol):
         Closing with bytes unread would reset the connection, and the response would be lost.
         """
         if self.cycle.more_body and self.transport.can_write_eof():
-            self._lingering = self.loop.call_later(LINGER, self.transport.abort)
+            self._lingering = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
             self.transport.write_eof()
             self.flow.resume_reading()
         else:

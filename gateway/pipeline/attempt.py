@@ -12,7 +12,7 @@ from gateway.pipeline.failover import may_run_again
 from gateway.pipeline.local import LocalWorker
 from gateway.pipeline.relay import Relay
 from gateway.upstream.connection import Connection
-from gateway.upstream.delivery import ClosedUnseen
+from gateway.upstream.delivery import ClosedBeforeDelivery
 from gateway.upstream.request import upload
 
 
@@ -36,10 +36,10 @@ async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> by
         attempt.reused = True
         try:
             return await _send(exchange, attempt, settings, kept, head, body)
-        except ClosedUnseen:
+        except ClosedBeforeDelivery:
             pass
         except UpstreamClosed:
-            if kept.heard or not may_run_again(exchange.call, settings.failover):
+            if kept.response_started or not may_run_again(exchange.call, settings.failover):
                 raise
         attempt.reused = False
     fresh = await pool.open()
@@ -70,7 +70,7 @@ async def _send(
     finally:
         if sending is not None:
             sending.cancel()
-        connection.forsake(relay)
+        connection.abandon(relay)
         relay.close()
 
 

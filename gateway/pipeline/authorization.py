@@ -32,7 +32,7 @@ SCOPES = frozenset((*SOURCES, "upload", "monitor", "admin", "sessions", ALL_SESS
 _UNDER = {"files": "upload", "uploads": "upload", "batches": "batch"}
 
 
-def permit(call: Call) -> None:
+def check_scopes(call: Call) -> None:
     """Check the scopes of the call's principal and set the call's source.
 
     Raises Forbidden if a scope is missing. Only scopes are checked: the body has not been read yet.
@@ -86,7 +86,7 @@ async def check_model(call: Call) -> None:
         )
 
 
-def allowed(call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
+def allowed_workers(call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
     """Return the workers that the call's principal may use."""
     if call.principal is None or call.principal.workers is None:
         return workers

@@ -19,9 +19,9 @@ from gateway.errors import (
 )
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.refused import WorkerRefused
-from gateway.upstream.delivery import ClosedUnseen
+from gateway.upstream.delivery import ClosedBeforeDelivery
 
-UNSEEN = (ConnectFailed, ConnectTimeout, ClosedUnseen)
+NEVER_RECEIVED = (ConnectFailed, ConnectTimeout, ClosedBeforeDelivery)
 """Errors after which the worker has received nothing of the call."""
 
 HARMLESS = frozenset(
@@ -29,16 +29,16 @@ HARMLESS = frozenset(
 )
 """Paths with a POST that samples nothing: a repeat gives the same response at the same cost."""
 
-LONGEST_PAUSE = 5.0
+MAX_PAUSE = 5.0
 """Maximum pause in seconds before the next worker, on average."""
 
-RESERVE = 1.0
+MIN_REPEATS_PER_SECOND = 1.0
 """Repeats per second that are always allowed, even with few calls."""
 
-MOST_SAVED = 100.0
+MAX_SAVED_REPEATS = 100.0
 """Maximum repeats that a budget saves up."""
 
-SAVED_AT_FIRST = 10.0
+INITIAL_REPEATS = 10.0
 
 Failure = CallError | WorkerRefused
 
@@ -51,7 +51,7 @@ class Budget:
     """
 
     def __init__(self) -> None:
-        self._saved = SAVED_AT_FIRST
+        self._saved = INITIAL_REPEATS
         self._seen = 0
         self._at = monotonic()
 
@@ -61,8 +61,8 @@ class Budget:
         `calls` counts all calls so far; each one adds `share` of a repeat to the budget.
         """
         now = monotonic()
-        earned = share * (calls - self._seen) + RESERVE * (now - self._at)
-        self._saved = min(MOST_SAVED, self._saved + earned)
+        earned = share * (calls - self._seen) + MIN_REPEATS_PER_SECOND * (now - self._at)
+        self._saved = min(MAX_SAVED_REPEATS, self._saved + earned)
         self._seen, self._at = calls, now
         if not share or self._saved < 1:
             return False
@@ -85,7 +85,7 @@ def may_repeat(exchange: Exchange, failure: Failure, asked: int, settings: Failo
     if call.body.data is None or call.attempts[-1].status is not None:
         return False
     if isinstance(failure, UpstreamError | FirstByteTimeout):
-        return isinstance(failure, ClosedUnseen) or may_run_again(call, settings)
+        return isinstance(failure, ClosedBeforeDelivery) or may_run_again(call, settings)
     return False
 
 
@@ -96,10 +96,10 @@ def may_run_again(call: Call, settings: Failover) -> bool:
 
 def pause(failure: Failure, asked: int, settings: Failover) -> float:
     """Seconds to wait before the next worker; 0 if the last one received nothing of the call."""
-    if isinstance(failure, UNSEEN):
+    if isinstance(failure, NEVER_RECEIVED):
         return 0.0
     doubled = settings.backoff * 2.0 ** min(asked - 1, 16)
-    return min(LONGEST_PAUSE, doubled) * random.uniform(0.5, 1.5)
+    return min(MAX_PAUSE, doubled) * random.uniform(0.5, 1.5)
 
 
 def in_time(call: Call, wait: float, settings: Failover) -> bool:

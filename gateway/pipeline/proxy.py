@@ -25,9 +25,9 @@ from gateway.fleet.registry import Serving, Workers
 from gateway.fleet.worker import Worker
 from gateway.pipeline.answer import send_answer
 from gateway.pipeline.attempt import try_once
-from gateway.pipeline.authorization import allowed, check_model, permit
+from gateway.pipeline.authorization import allowed_workers, check_model, check_scopes
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.failover import UNSEEN, Budget, Failure, in_time, may_repeat, pause
+from gateway.pipeline.failover import NEVER_RECEIVED, Budget, Failure, in_time, may_repeat, pause
 from gateway.pipeline.refused import InjectionRefused, WorkerRefused
 from gateway.plugins.chains import Chains
 from gateway.storage import Storage
@@ -121,7 +121,7 @@ class Proxy:
             exchange.cancel_scope.limit(self._settings.timeouts.total)
         if chains.authenticate and not call.internal:
             await chains.identify(call)
-            permit(call)
+            check_scopes(call)
         if call.body.data is None:
             await call.body.read_if_short(MAX_BUFFERED_BODY)
         if self._settings.model is not None:
@@ -166,7 +166,9 @@ class Proxy:
         if not (may_repeat(exchange, failure, asked, settings) and in_time(call, wait, settings)):
             return False
         # An attempt that reached no worker caused no load, so the budget is not charged.
-        if not (isinstance(failure, UNSEEN) or self._budget.take(settings.budget, self.calls)):
+        if not (
+            isinstance(failure, NEVER_RECEIVED) or self._budget.take(settings.budget, self.calls)
+        ):
             return False
         await asyncio.sleep(wait)
         return True
@@ -241,12 +243,12 @@ class Proxy:
         call, chains = exchange.call, exchange.chains
         serving = self._serving(call)
         if not serving.all and self._workers.mixed:
-            await self._workers.ask_anew()  # the model may have been loaded just now
+            await self._workers.refresh_models()  # the model may have been loaded just now
             call, chains = exchange.call, exchange.chains
         serving = self._serving(call)
         if not serving.all and self._workers.mixed:
             raise _unknown_model(call.model or "")
-        workers = allowed(call, serving.fit)
+        workers = allowed_workers(call, serving.fit)
         if tried:
             workers = [worker for worker in workers if worker not in tried]
         if chains.filter_workers:

@@ -12,7 +12,7 @@ from gateway.headers import Headers, is_event_stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import Reader, choose_reader
 from gateway.pipeline.refused import HeldBack, Holding
-from gateway.upstream.phase_timer import Patience
+from gateway.upstream.phase_timer import PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 
 DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"}
@@ -27,7 +27,7 @@ class Source(Protocol):
     def resume_reading(self) -> None: ...
 
 
-class Relay(Patience):
+class Relay(PhaseTimer):
     """The Receiver of one response (see upstream.connection), from a worker or a `handle` hook.
 
     `done` returns the last bytes, which have not been sent to the caller yet, or raises what ended

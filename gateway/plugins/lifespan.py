@@ -78,7 +78,7 @@ async def enter_lifespans(
     try:
         for hook in plugins.hooks["lifespan"]:
             if hook.plugin in only:
-                with plugins.blamed(hook.plugin):
+                with plugins.naming_plugin(hook.plugin):
                     lifespan = Lifespan(hook.plugin, hook.run(gateway))
                     await lifespan.enter()
                 running[hook.plugin] = lifespan

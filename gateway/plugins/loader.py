@@ -18,7 +18,7 @@ from gateway.plugins import hookspecs
 from gateway.plugins.chains import Chains, Failures, Hook
 from gateway.plugins.discovery import find
 from gateway.plugins.plugin import SPECS, Plugin
-from gateway.plugins.validation import _misplaced, _misused
+from gateway.plugins.validation import hook_problems, order_problems
 
 FOR_CALLS = frozenset(Chains.__struct_fields__) - {"failures"}
 """Hooks that run for each call; the others run at start-up or for the command line."""
@@ -46,8 +46,8 @@ class Plugins:
         manager.add_hookspecs(hookspecs)
         self.hooks: dict[str, tuple[Hook, ...]] = dict.fromkeys(SPECS, ())
         for plugin in self.loaded:
-            problems.extend(_misplaced(plugin, self.loaded))
-            problems.extend(_misused(plugin))
+            problems.extend(order_problems(plugin, self.loaded))
+            problems.extend(hook_problems(plugin))
             try:
                 self._register(manager, plugin)
             except (pluggy.PluginValidationError, ValueError) as error:
@@ -76,7 +76,7 @@ class Plugins:
         return None
 
     @contextlib.contextmanager
-    def blamed(self, name: str) -> Iterator[None]:
+    def naming_plugin(self, name: str) -> Iterator[None]:
         """Turn any exception raised at start-up into a ConfigError that names the plugin."""
         try:
             yield
@@ -92,7 +92,7 @@ class Plugins:
         given: dict[str, Any] = {}
         for hook in self.hooks[name]:
             if hook.plugin in only:
-                with self.blamed(hook.plugin):
+                with self.naming_plugin(hook.plugin):
                     given[hook.plugin] = hook.run(*arguments)
         return given
 

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.plugins.plugin import SPECS, Plugin
 
 
-def _misplaced(plugin: Plugin, loaded: Sequence[Plugin]) -> list[str]:
+def order_problems(plugin: Plugin, loaded: Sequence[Plugin]) -> list[str]:
     """Problems with the order: `after` names the plugins that must come before this one."""
     later = [other.name for other in loaded[loaded.index(plugin) + 1 :]]
     after = getattr(plugin.object, "after", ())
@@ -22,7 +22,7 @@ def _misplaced(plugin: Plugin, loaded: Sequence[Plugin]) -> list[str]:
     return problems
 
 
-def _misused(plugin: Plugin) -> list[str]:
+def hook_problems(plugin: Plugin) -> list[str]:
     """Problems with hooks that pluggy would accept but that would never run, or run wrongly."""
     where = f"{plugin.place}: plugin {plugin.name}"
     problems: list[str] = []
@@ -35,13 +35,13 @@ def _misused(plugin: Plugin) -> list[str]:
             if spec is not None and value is not spec and not name.startswith("_"):
                 problems.append(f"{where}: {name} is a hook's name; mark it with @hookimpl")
         elif spec is None:
-            problems.append(f"{where}: there is no hook {name!r}{_did_you_mean(name)}")
+            problems.append(f"{where}: there is no hook {name!r}{_suggestion(name)}")
         else:
-            problems.extend(f"{where}: {problem}" for problem in _misshapen(name, value, spec))
+            problems.extend(f"{where}: {problem}" for problem in _form_problems(name, value, spec))
     return problems
 
 
-def _misshapen(name: str, impl: Any, spec: Callable[..., Any]) -> list[str]:
+def _form_problems(name: str, impl: Any, spec: Callable[..., Any]) -> list[str]:
     wanted, given = (inspect.iscoroutinefunction(function) for function in (spec, impl))
     problems = []
     if wanted and not given:
@@ -57,6 +57,6 @@ def _misshapen(name: str, impl: Any, spec: Callable[..., Any]) -> list[str]:
     return problems
 
 
-def _did_you_mean(name: str) -> str:
+def _suggestion(name: str) -> str:
     close = difflib.get_close_matches(name, SPECS, n=1)
     return f"; did you mean {close[0]!r}?" if close else f" (hooks: {', '.join(sorted(SPECS))})"

@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
             return
         loop = asyncio.get_running_loop()
         with super().capture_signals():
-            loop.add_signal_handler(signal.SIGHUP, self._gateway.reloader.hang_up)
+            loop.add_signal_handler(signal.SIGHUP, self._gateway.reloader.on_sighup)
             signal.pthread_sigmask(
                 signal.SIG_UNBLOCK, {signal.SIGHUP}
             )  # see gateway.serve.processes

@@ -17,7 +17,7 @@ import msgspec
 
 log = logging.getLogger("gateway")
 
-STEADY = 10.0
+STEADY_AFTER = 10.0
 """Run time in seconds from which the end of a process no longer counts as quick."""
 
 PAUSES = (0.5, 10.0)
@@ -173,7 +173,7 @@ class Supervisor:
     def _replace(self, pid: int, child: Child, code: int) -> None:
         """Replace it at once, or after a pause if it keeps ending soon after its start."""
         first, most = PAUSES
-        quick = time.monotonic() - child.began < STEADY
+        quick = time.monotonic() - child.began < STEADY_AFTER
         pause = self._pauses[child.index] if quick else 0.0
         self._pauses[child.index] = min(max(2 * pause, first), most)
         self._due[child.index] = time.monotonic() + pause

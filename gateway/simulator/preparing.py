@@ -18,7 +18,7 @@ from gateway.simulator.engine.sequences import Generation
 from gateway.simulator.engine.tokens import EOS, SIZE, encode
 from gateway.simulator.faults.breaking import Conditions
 
-_MOST_LOGPROBS = 20
+_MAX_LOGPROBS = 20
 _ANY_OBJECT: dict[str, object] = {
     "type": "object",
     "properties": {"answer": {"type": "string"}},
@@ -200,10 +200,10 @@ def _max_tokens(plan: Plan, prompt_tokens: int, config: SimulatorConfig) -> int:
 
 def _logprobs(plan: Plan) -> int | None:
     asked = plan.logprobs
-    if asked is not None and asked > _MOST_LOGPROBS:
+    if asked is not None and asked > _MAX_LOGPROBS:
         raise bad_request(
             f"Requested sample logprobs of {asked}, which is greater than max allowed: "
-            f"{_MOST_LOGPROBS}",
+            f"{_MAX_LOGPROBS}",
             "logprobs",
             asked,
         )

@@ -20,7 +20,7 @@ from gateway.simulator.faults.plan import Faults
 from gateway.simulator.monitor import Stats
 
 # In seconds; uvicorn accepts whole ones only.
-_LONGEST_DRAIN = 1
+_DRAIN_TIMEOUT = 1
 
 
 class BreakableHttp(HttpToolsProtocol):
@@ -60,7 +60,7 @@ def _settings(app: SimulatorApp, host: str, port: int) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=_LONGEST_DRAIN,
+        timeout_graceful_shutdown=_DRAIN_TIMEOUT,
     )
 
 
@@ -140,7 +140,7 @@ class Simulator:
         await asyncio.gather(*(connection.closed for connection in connections))
         # Each call notices its caller's disconnect; a task that awaits something else is cancelled.
         if self._state.tasks:
-            _, late = await asyncio.wait(self._state.tasks, timeout=_LONGEST_DRAIN)
+            _, late = await asyncio.wait(self._state.tasks, timeout=_DRAIN_TIMEOUT)
             for task in late:
                 task.cancel()
 

@@ -29,16 +29,16 @@ log = logging.getLogger("gateway")
 
 Written = Literal["auto", "text", "json"]
 
-LONGEST = 16 * 1024
+MAX_LINE_BYTES = 16 * 1024
 """Maximum bytes of a line (in text format: of all lines of a record)."""
 
 SIZES = ((8192, 12), (1024, 4), (256, 1))
 """Maximum characters of a text and places of an exception; the first pair that fits is used."""
 
-ERRORS = 4
+MAX_ERRORS = 4
 """Maximum exceptions of a record: the exception and its nearest causes."""
 
-NAME = 160
+MAX_NAME_CHARS = 160
 """Maximum characters of a name: of a logger, a call, an exception's type, a place."""
 
 _REPR = re.compile(r"[<{'\"]|\((?!\))")
@@ -66,7 +66,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class Formatter(logging.Formatter):
-    """Formats records, each within LONGEST bytes. With `debug` exceptions include their messages.
+    """Formats records, each within MAX_LINE_BYTES. With `debug` exceptions include their messages.
 
     `process` is the index of this process if there are several, else None.
     """
@@ -79,7 +79,7 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         for most, places in SIZES:
             written = self.write(self._line(record, most, places), record)
-            if len(written.encode()) <= LONGEST:
+            if len(written.encode()) <= MAX_LINE_BYTES:
                 break
         return written
 
@@ -93,9 +93,9 @@ class Formatter(logging.Formatter):
         return Line(
             time=created.isoformat(timespec="milliseconds") + "Z",
             level=record.levelname.lower(),
-            logger=clean(record.name, NAME),
+            logger=clean(record.name, MAX_NAME_CHARS),
             message=clean(self._message(record), most),
-            call_id=clean(call_id, NAME) if isinstance(call_id, str) else None,
+            call_id=clean(call_id, MAX_NAME_CHARS) if isinstance(call_id, str) else None,
             process=self._process,
             errors=[self._failure(one, most, places) for one in _chain(record)],
         )
@@ -114,7 +114,7 @@ class Formatter(logging.Formatter):
         frames = traceback.walk_tb(error.__traceback__)
         where = deque((_place(frame.f_code, line) for frame, line in frames), maxlen=places)
         said = clean(_said(error), most) if self._debug else None
-        return Failure(clean(_type(error), NAME), list(where), said)
+        return Failure(clean(_type(error), MAX_NAME_CHARS), list(where), said)
 
 
 class TextFormatter(Formatter):
@@ -233,7 +233,7 @@ def _chain(record: logging.LogRecord) -> Sequence[BaseException]:
     """Return the record's exception and its causes, nearest first."""
     found: list[BaseException] = []
     waiting = deque([record.exc_info[1]] if record.exc_info else [])
-    while waiting and len(found) < ERRORS:
+    while waiting and len(found) < MAX_ERRORS:
         error = waiting.popleft()
         if error is not None and not any(error is known for known in found):
             found.append(error)
@@ -262,8 +262,8 @@ def _said(error: BaseException) -> str:
 
 
 def _place(code: CodeType, line: int) -> str:
-    place = clean(f"{code.co_filename}:{line}:{code.co_name}", 4 * NAME)
-    return place[-NAME:]
+    place = clean(f"{code.co_filename}:{line}:{code.co_name}", 4 * MAX_NAME_CHARS)
+    return place[-MAX_NAME_CHARS:]
 
 
 def _text_of(error: Failure) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Protocol, cast
 
 from gateway.errors import GatewayError, IdleTimeout, UpstreamClosed, UpstreamProtocol
 from gateway.headers import Headers
-from gateway.upstream.delivery import ClosedUnseen, sent_in_vain
+from gateway.upstream.delivery import ClosedBeforeDelivery, was_never_received
 from gateway.upstream.response import ResponseParser
 
 
@@ -27,10 +27,10 @@ class Receiver(Protocol):
 class Connection(asyncio.Protocol):
     """One connection, which carries one exchange at a time.
 
-    `heard`: a byte of the current response has arrived; separates a kept connection that was dead
-    from a worker that breaks off a response. If the worker closed the connection before the request
-    can have reached it, the error is a ClosedUnseen. `on_idle` is called when another exchange may
-    follow, `on_lost` when the connection has closed.
+    `response_started`: a byte of the current response has arrived; separates a kept connection that
+    was dead from a worker that breaks off a response. If the worker closed the connection before
+    the request can have reached it, the error is a ClosedBeforeDelivery. `on_idle` is called when
+    another exchange may follow, `on_lost` when the connection has closed.
     """
 
     __slots__ = (
@@ -45,9 +45,9 @@ class Connection(asyncio.Protocol):
         "_unseen",
         "_unsent",
         "_writable",
-        "heard",
         "idle_since",
         "loop",
+        "response_started",
     )
 
     def __init__(
@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
         on_lost: "Callable[[Connection], None]",
     ) -> None:
         self.loop = loop
-        self.heard = False
+        self.response_started = False
         self.idle_since = 0.0
         self._parser = parser
         self._on_idle = on_idle
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         """
         self._parser.begin(head_only=head_only)
         self._receiver = receiver
-        self._told_head = self.heard = False
+        self._told_head = self.response_started = False
         self._sent_before = self._sent
         if self._transport is None:
             self.connection_lost(None)  # closed since it was opened
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def forsake(self, receiver: Receiver) -> None:
+    def abandon(self, receiver: Receiver) -> None:
         """Close at once if `receiver` still waits, so that the worker notices the abort."""
         if self._receiver is receiver:
             self.abort()
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         if receiver is None:
             self.abort()  # no request is open: the data could be taken for the next response
             return
-        self.heard = True
+        self.response_started = True
         try:
             body = parser.feed(data)
         except UpstreamProtocol as error:
@@ -163,8 +163,8 @@ class Connection(asyncio.Protocol):
         receiver.on_end(body)
 
     def eof_received(self) -> None:
-        if self._transport is not None and self._receiver is not None and not self.heard:
-            self._unseen = sent_in_vain(self._transport, self._sent_before)
+        if self._transport is not None and self._receiver is not None and not self.response_started:
+            self._unseen = was_never_received(self._transport, self._sent_before)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
             if self._parser.until_close and exc is None:
                 receiver.on_end(b"")
             else:
-                kind = ClosedUnseen if self._unseen else UpstreamClosed
+                kind = ClosedBeforeDelivery if self._unseen else UpstreamClosed
                 receiver.on_error(kind("the worker broke off before its answer was whole"))
         self._on_lost(self)
 

@@ -21,11 +21,11 @@ _OFFSET = 120
 """Byte offset of `tcpi_bytes_acked` in `struct tcp_info` since Linux 4.1; the SYN counts one."""
 
 
-class ClosedUnseen(UpstreamClosed):
+class ClosedBeforeDelivery(UpstreamClosed):
     """The worker closed the connection before a byte of the request can have reached it."""
 
 
-def sent_in_vain(transport: asyncio.BaseTransport, before: int) -> bool:
+def was_never_received(transport: asyncio.BaseTransport, before: int) -> bool:
     """Whether the peer, which has just sent FIN, had received at most the first `before` bytes.
 
     False if that cannot be known: over TLS, and on systems other than Linux.

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from gateway.errors import GatewayError
 
-LATE = 0.05
+MAX_TIMER_DELAY = 0.05
 """Seconds; a timer that fires later than this shows that the gateway was busy, not the worker."""
 
 
-class Patience:
+class PhaseTimer:
     """Base class for receivers: calls `timed_out` if the worker sends nothing for too long.
 
     A new phase and each read only store the time. When the timer fires, it compares that time and
@@ -55,7 +55,9 @@ class Patience:
         left = self._last + self._seconds - now
         if left > 0:
             self._set(left)
-        elif now - self._due > LATE:
-            self._set(LATE)  # the loop was blocked and has not read the data that arrived since
+        elif now - self._due > MAX_TIMER_DELAY:
+            self._set(
+                MAX_TIMER_DELAY
+            )  # the loop was blocked and has not read the data that arrived since
         else:
             self.timed_out(self._error(self._seconds))

@@ -16,7 +16,7 @@ from gateway.upstream.response import ResponseParser
 STAGGER = 0.25
 """Seconds to wait for one address before the next is tried in parallel (RFC 8305)."""
 
-SHORTEST_KEEPALIVE = 1.0
+MIN_KEEPALIVE = 1.0
 """Seconds; a worker that closes an idle connection sooner does so for another reason than age."""
 
 
@@ -36,7 +36,7 @@ class Pool:
         limits: Limits,
         connect: float | None,
         keepalive: float,
-        shortest: float = SHORTEST_KEEPALIVE,
+        shortest: float = MIN_KEEPALIVE,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.limits = limits

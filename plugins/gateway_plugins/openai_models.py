@@ -22,14 +22,14 @@ PATH = "/v1/models"
 LOCAL = "local"
 """The `url` of a function in the gateway's own process, and the name of its only model."""
 
-LARGEST = 1 << 20
+MAX_BODY = 1 << 20
 """Maximum bytes of a worker's response."""
 
-MOST_MODELS = 1_000
-LONGEST_NAME = 1_000
+MAX_MODELS = 1_000
+MAX_NAME_LENGTH = 1_000
 """A response with more models, or with a name of more characters, is ignored."""
 
-MOST_VIEWS = 32
+MAX_VIEWS = 32
 """Maximum number of cached lists, for callers with different rights."""
 
 Cards = Mapping[str, bytes]
@@ -100,7 +100,7 @@ class Round:
         """Return the list for a view. Raises NoWorker."""
         found = self.listings.get(view)
         if found is None:
-            if len(self.listings) >= MOST_VIEWS:
+            if len(self.listings) >= MAX_VIEWS:
                 self.listings.clear()
             found = self.listings[view] = _listing(view.cards(self._said))
         return found
@@ -250,16 +250,16 @@ def read_cards(body: bytes) -> Cards | None:
 
     None if it cannot be read, or is too large.
     """
-    if len(body) > LARGEST:
+    if len(body) > MAX_BODY:
         return None
     try:
         body.decode()  # msgspec does not check the UTF-8 of strings that it skips
         cards = msgspec.json.decode(body, type=_List).data
-        if len(cards) > MOST_MODELS:
+        if len(cards) > MAX_MODELS:
             return None
         named = [(msgspec.json.decode(card, type=_Card).id, bytes(card)) for card in cards]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if any(len(name) > LONGEST_NAME for name, _ in named):
+    if any(len(name) > MAX_NAME_LENGTH for name, _ in named):
         return None
     return merged([{name: card} for name, card in named])

@@ -308,7 +308,7 @@ async def test_signals_that_come_at_once_are_one(
     async with reloadable(file) as running:
         reloader = running.live.gateway.reloader
         for _ in range(5):
-            reloader.hang_up()
+            reloader.on_sighup()
         await until(lambda: reloads() == 1)
-        reloader.hang_up()
+        reloader.on_sighup()
         await until(lambda: reloads() == 2)

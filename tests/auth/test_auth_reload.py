@@ -155,7 +155,7 @@ async def test_a_file_that_is_being_written_to_is_looked_at_again(
 async def test_a_file_that_stays_the_same_is_not_read_again(
     disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "SETTLED", -1e18)
+    monkeypatch.setattr(watching, "SETTLE_NS", -1e18)
     disk.write(key())
     file = KeysFile(disk.path, 1.0, set)
     await file.look()
@@ -185,7 +185,7 @@ async def test_two_writes_in_one_tick_of_the_clock_are_told_apart(
 async def test_a_file_that_comes_back_as_it_was_is_good_again(
     disk: KeysOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "SETTLED", -1e18)
+    monkeypatch.setattr(watching, "SETTLE_NS", -1e18)
     folder, away = tmp_path / "folder", tmp_path / "away"
     folder.mkdir()
     KeysOnDisk(folder / "keys.json").write(key())
@@ -220,7 +220,7 @@ async def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 async def test_a_file_that_is_too_large_is_not_taken(
     disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_BYTES", 100)
+    monkeypatch.setattr(reading, "MAX_BYTES", 100)
     disk.put(b'{"keys": []}' + b" " * 100)
     file = KeysFile(disk.path, 1.0, set)
     await file.look()

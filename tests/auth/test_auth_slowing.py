@@ -26,8 +26,8 @@ async def live(gateway_for: GatewayFor, tmp_path: Path) -> Live:
 
 @pytest.fixture
 def forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slowing, "FIRST", 1e6)
-    monkeypatch.setattr(slowing, "LONGEST", 1e6)
+    monkeypatch.setattr(slowing, "FIRST_DELAY", 1e6)
+    monkeypatch.setattr(slowing, "MAX_DELAY", 1e6)
 
 
 async def fail(live: Live, times: int) -> None:
@@ -55,7 +55,7 @@ def test_the_worst_is_forgotten_in_two_minutes() -> None:
 
 
 def test_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slowing, "ADDRESSES", 2)
+    monkeypatch.setattr(slowing, "MAX_ADDRESSES", 2)
     slow = Slowing()
     for address in "ab":
         waits(11, slow, address)
@@ -80,7 +80,7 @@ def test_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_what_counts_as_one_address(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str | None], same: bool
 ) -> None:
-    monkeypatch.setattr(slowing, "WAITING", 0)
+    monkeypatch.setattr(slowing, "MAX_WAITING", 0)
     slow = Slowing()
     for _ in range(10):
         await slow.failed(addresses[0])
@@ -110,7 +110,7 @@ async def test_past_so_many_waits_a_guess_is_refused_at_once(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fail(live, 10)
-    monkeypatch.setattr(slowing, "WAITING", 1)
+    monkeypatch.setattr(slowing, "MAX_WAITING", 1)
     slow = live.plugin(Auth).slowing
     first = asyncio.create_task(ask(live, "unknown"))
     await until(lambda: slow.waiting == 1)
@@ -124,5 +124,5 @@ async def test_past_so_many_waits_a_guess_is_refused_at_once(
 async def test_a_guess_that_has_waited_is_refused_as_any_other(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slowing, "FIRST", 1e-6)
+    monkeypatch.setattr(slowing, "FIRST_DELAY", 1e-6)
     await fail(live, 15)

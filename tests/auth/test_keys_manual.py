@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from gateway_plugins.auth import Auth, KeysUnavailable, slowing
 from gateway_plugins.auth.keys import KNOWN_SCOPES, Entry, Keys
-from gateway_plugins.auth.reading import MOST_BYTES
+from gateway_plugins.auth.reading import MAX_BYTES
 from serve.test_cli import run
 from support.paths import DOCS
 
@@ -36,8 +36,8 @@ def test_the_manual_has_each_name() -> None:
 
 
 def test_the_manual_has_each_number() -> None:
-    assert f"up to {MOST_BYTES >> 20} MiB" in MANUAL
-    assert (slowing.FREE, slowing.LONGEST, slowing.WAITING) == (10, 2.0, 100)
+    assert f"up to {MAX_BYTES >> 20} MiB" in MANUAL
+    assert (slowing.FREE_PER_MINUTE, slowing.MAX_DELAY, slowing.MAX_WAITING) == (10, 2.0, 100)
     default = Auth.Config()
     assert f"| `keys_file` | `{default.keys_file}` |" in MANUAL
     assert f"| `check` | `{default.check}` |" in MANUAL

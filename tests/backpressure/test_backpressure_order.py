@@ -4,7 +4,7 @@ import math
 
 import pytest
 from gateway_plugins.backpressure.order import Kind, Order, Party, Ticket
-from gateway_plugins.backpressure.ranked import SPARE, Ranked
+from gateway_plugins.backpressure.ranked import MAX_STALE, Ranked
 from gateway_plugins.backpressure.rate import WINDOW, Rate
 from gateway_plugins.backpressure.refusing import refusal
 from hypothesis import given, settings
@@ -46,7 +46,7 @@ def test_what_is_outdated_takes_no_room() -> None:
     ranked.put(0, (0,))
     for rank in range(10_000):
         ranked.put(1, (rank + 1,))
-    assert len(ranked._heap) <= 2 * len(ranked) + SPARE
+    assert len(ranked._heap) <= 2 * len(ranked) + MAX_STALE
 
 
 @QUICKLY

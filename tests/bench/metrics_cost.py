@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import msgspec
 from gateway_plugins.metrics.families import checked
-from gateway_plugins.metrics.tally import MOST_WAYS, Tally
+from gateway_plugins.metrics.tally import MAX_SERIES, Tally
 from gateway_plugins.metrics.watch import Watch
 from prometheus_client.exposition import generate_latest
 
@@ -92,7 +92,7 @@ def full() -> Tally:
     tally = Tally()
     call = make_call()
     call.outcome.status = 200
-    for number in range(MOST_WAYS):
+    for number in range(MAX_SERIES):
         way = tally.way("/v1/chat/completions", f"m{number % 10}", f"w{number // 10}")
         way.add(call, call.outcome, None)
     return tally

@@ -13,7 +13,7 @@ from support.gateways.capturing import CAPTURE
 from support.plugins.recording_plugin import Watcher, until
 
 from gateway import Call, NoWorker, Worker, hookimpl
-from gateway.calls.keepalive import COMMENT, MOST
+from gateway.calls.keepalive import COMMENT, MAX_KEPT_BYTES
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
@@ -172,7 +172,11 @@ async def test_an_error_of_the_workers_is_told_in_its_own_words(gateway_for: Gat
         (answer_of(b'{"error": null}', status="404 No"), 404, 'stream: {"error": null}'),
         (answer_of(b'{"error": "\xff"}', status="404 No"), 404, "�"),
         (answer_of(b"", status="500 Oh"), 500, "not with an event stream"),
-        (answer_of(b'{"error": "%b"}' % (b"x" * MOST), status="500 Oh"), 500, "event stream"),
+        (
+            answer_of(b'{"error": "%b"}' % (b"x" * MAX_KEPT_BYTES), status="500 Oh"),
+            500,
+            "event stream",
+        ),
     ],
     ids=["text", "plain answer", "null", "no text", "empty", "too long"],
 )

@@ -13,7 +13,7 @@ from support.records.vllm_recordings import RecordedExchange, load
 from support.records.worker_answers import cut, places
 
 from gateway import Call, Usage, hookimpl
-from gateway.calls.token_count import KEPT, TokenCounter
+from gateway.calls.token_count import MAX_UNPARSED_BYTES, TokenCounter
 from gateway.testing import DONE, GatewayFor, make_call, sse
 from gateway.wire.usage import MOST
 
@@ -137,7 +137,7 @@ def test_a_long_stream_is_counted_and_let_go(tokens: int) -> None:
     event = chat("x" * 200, token_ids=[5])
     for _ in range(tokens):
         counter.data(event)
-        assert counter._size <= KEPT
+        assert counter._size <= MAX_UNPARSED_BYTES
     assert counter.so_far == tokens
     usage = counter.usage(make_call().body)
     assert usage is not None

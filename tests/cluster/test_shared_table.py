@@ -115,7 +115,7 @@ def test_a_row_that_rests_gives_way_and_the_one_that_rests_longest_first(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = SharedTable(path, TWO.size, since, sets=1)
-    for number in range(shared_table.WAYS):
+    for number in range(shared_table.ROWS_PER_SET):
         assert put(table, f"key {number}", HELD, number)
     assert got(table, "more") is None
     assert not put(table, "and more", 1, 1)
@@ -133,7 +133,7 @@ def test_a_row_that_rests_gives_way_and_the_one_that_rests_longest_first(
 
 def test_what_rests_from_some_later_time_on_is_still_in_use(path: Path) -> None:
     table = SharedTable(path, TWO.size, since, sets=1)
-    for number in range(shared_table.WAYS):
+    for number in range(shared_table.ROWS_PER_SET):
         assert put(table, str(number), 1e12, number)
     assert got(table, "more") is None
     table.close()

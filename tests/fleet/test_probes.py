@@ -12,7 +12,7 @@ from support.plugins.recording_plugin import until
 from gateway import Worker
 from gateway.config import Config, Probes
 from gateway.config import Worker as Settings
-from gateway.fleet.probes import LONGEST_NAME, MOST_MODELS, Prober, read_models
+from gateway.fleet.probes import MAX_MODELS, MAX_NAME_CHARS, Prober, read_models
 from gateway.fleet.registry import Workers
 from gateway.pipeline.local import LocalWorker
 from gateway.testing import (
@@ -210,7 +210,7 @@ async def test_nothing_is_left_when_the_gateway_ends(gateway_for: GatewayFor) ->
         workers = Workers(Config(workers=(Settings(url=worker.url),)))
         async with Prober(workers, Probes(interval=0.01)) as prober:
             await until(lambda: len(worker.requests) >= 2)
-            asking = asyncio.create_task(prober.ask_anew())
+            asking = asyncio.create_task(prober.refresh_models())
             await until(lambda: len(worker.requests) >= 3)
             workers.add(Settings(url=worker.url, worker_id="another"))
             workers.remove("another")
@@ -339,8 +339,8 @@ async def test_nobody_is_told_where_the_models_are_the_same(gateway_for: Gateway
 async def test_one_that_does_not_answer_keeps_neither_the_start_nor_a_call_waiting_long(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.fleet.probes.FIRST_LOOK", 0.05)
-    monkeypatch.setattr("gateway.fleet.probes.PATIENCE", 0.05)
+    monkeypatch.setattr("gateway.fleet.probes.STARTUP_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.fleet.probes.ROUND_TIMEOUT", 0.05)
     one = Server("m")
     async with one.worker, ScriptedWorker(mute) as silent:
         patient = msgspec.structs.replace(ASKED, timeout=600.0)
@@ -364,8 +364,8 @@ async def test_one_that_does_not_answer_keeps_neither_the_start_nor_a_call_waiti
         b'{"data": [{"name": "m"}]}',
         b'{"data": [{"id": "\xff"}]}',
         b'{"data":' + b"[" * 100_000,
-        listed(*(f"m{n}" for n in range(MOST_MODELS + 1))),
-        listed("x" * (LONGEST_NAME + 1)),
+        listed(*(f"m{n}" for n in range(MAX_MODELS + 1))),
+        listed("x" * (MAX_NAME_CHARS + 1)),
     ],
 )
 def test_what_says_no_models_says_nothing(body: bytes) -> None:

@@ -192,7 +192,7 @@ async def test_verdicts_and_commits_are_told(gateway_for: GatewayFor) -> None:
 async def test_the_loop_s_lag_is_told(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway_plugins.metrics.BEAT", 0.001)
+    monkeypatch.setattr("gateway_plugins.metrics.LAG_INTERVAL", 0.001)
     live = await gateway_for("metrics")
     async with asyncio.timeout(20):
         while not (await scrape(live)).value("gateway_event_loop_lag_seconds_count"):

@@ -120,7 +120,7 @@ async def test_a_worker_that_is_gone_is_forgotten_after_a_while(
         live.gateway.workers.remove(gone)
         assert (await scrape(live)).value("gateway_retries_total", worker=gone) >= 1
         assert (await scrape(live)).value("gateway_worker_up", worker=gone) == 0
-        monkeypatch.setattr(tally, "FORGOTTEN", 0.0)
+        monkeypatch.setattr(tally, "FORGET_AFTER", 0.0)
         found = await scrape(live)
     assert gone not in found.text
     assert found.value("gateway_requests_total") == 2
@@ -129,8 +129,8 @@ async def test_a_worker_that_is_gone_is_forgotten_after_a_while(
 def test_ways_and_retries_and_codes_are_bounded(
     make_call: Callable[..., RecordedCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tally, "MOST_WAYS", 5)
-    monkeypatch.setattr(tally, "MOST_CODES", 3)
+    monkeypatch.setattr(tally, "MAX_SERIES", 5)
+    monkeypatch.setattr(tally, "MAX_CODES", 3)
     counted = Tally()
     call = make_call()
     for number in range(50):

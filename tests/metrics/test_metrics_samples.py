@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from gateway_plugins.metrics.families import MOST, Families
+from gateway_plugins.metrics.families import MAX_SAMPLES, Families
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.exposition import generate_latest
@@ -71,7 +71,7 @@ BAD: dict[str, list[Sample]] = {
     "twice": [gauge(a="1"), gauge(a="1")],
     "no histogram": [gauge(), Sample("gateway_x", "histogram", HISTOGRAM, "Help.")],
     "and no others": [gauge(a="1"), gauge(b="1")],
-    f"more than {MOST}": [gauge(a=str(number)) for number in range(MOST + 1)],
+    f"more than {MAX_SAMPLES}": [gauge(a=str(number)) for number in range(MAX_SAMPLES + 1)],
 }
 
 

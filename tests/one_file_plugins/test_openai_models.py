@@ -11,10 +11,10 @@ import httpx
 import msgspec
 import pytest
 from gateway_plugins.openai_models import (
-    LARGEST,
-    LONGEST_NAME,
-    MOST_MODELS,
-    MOST_VIEWS,
+    MAX_BODY,
+    MAX_MODELS,
+    MAX_NAME_LENGTH,
+    MAX_VIEWS,
     OpenaiModels,
     Round,
     View,
@@ -180,9 +180,9 @@ async def test_who_may_use_no_worker_that_is_fit_is_told_as_by_the_core(
 def test_lists_for_many_rights_are_kept_within_bounds() -> None:
     worker: Any = None
     said = Round((), [(worker, {"a": b"{}", "b": b"{}"})])
-    for i in range(MOST_VIEWS * 2):
+    for i in range(MAX_VIEWS * 2):
         assert list(said.listing(View(frozenset({"b", str(i)}), None)).cards) == ["b"]
-        assert len(said.listings) <= MOST_VIEWS
+        assert len(said.listings) <= MAX_VIEWS
     assert said.listing(View(None, None)) is said.listing(View(None, None))
 
 
@@ -251,9 +251,9 @@ NONSENSE = {
     "no name": answer_of(listed(b'{"id": 7}')),
     "no text": answer_of(listed(b'{"id": "x", "root": "\xff"}')),
     "too deep": answer_of(listed(b'{"id": "x", "root": %b}' % (b"[" * 20_000))),
-    "too many": answer_of(listed(*(b'{"id": "%d"}' % i for i in range(MOST_MODELS + 1)))),
-    "too long a name": answer_of(listed(b'{"id": "%b"}' % (b"x" * (LONGEST_NAME + 1)))),
-    "too large": answer_of(listed(b'{"id": "x", "root": "%b"}' % (b"x" * LARGEST))),
+    "too many": answer_of(listed(*(b'{"id": "%d"}' % i for i in range(MAX_MODELS + 1)))),
+    "too long a name": answer_of(listed(b'{"id": "%b"}' % (b"x" * (MAX_NAME_LENGTH + 1)))),
+    "too large": answer_of(listed(b'{"id": "x", "root": "%b"}' % (b"x" * MAX_BODY))),
     "no HTTP": b"nonsense\r\n\r\n",
 }
 

@@ -19,7 +19,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import may_repeat
 from gateway.plugins.chains import Chains, Failures
 from gateway.testing import GatewayFor, Live, make_call
-from gateway.upstream.delivery import ClosedUnseen, sent_in_vain
+from gateway.upstream.delivery import ClosedBeforeDelivery, was_never_received
 
 CHAT = "/v1/chat/completions"
 
@@ -148,7 +148,7 @@ def test_a_fresh_connection_that_was_closed_unseen_is_like_none_at_all() -> None
         [worker] = Workers(Config(workers=(WorkerSettings(url=url),))).all
     call.attempts.append(Attempt(worker, call.started))
     exchange = Exchange(call, Chains(Failures()))
-    assert may_repeat(exchange, ClosedUnseen("gone"), 1, QUICK)
+    assert may_repeat(exchange, ClosedBeforeDelivery("gone"), 1, QUICK)
     assert not may_repeat(exchange, UpstreamClosed("gone"), 1, QUICK)
 
 
@@ -160,10 +160,12 @@ async def test_the_proof_is_for_tcp_and_for_no_tls() -> None:
         local, remote = socket.socketpair()
         with local, remote:
             tls = ssl.create_default_context()
-            told = [sent_in_vain(over, 0) for over in (_Over(one), _Over(one, tls), _Over(local))]
+            told = [
+                was_never_received(over, 0) for over in (_Over(one), _Over(one, tls), _Over(local))
+            ]
         assert told == [True, False, False]
-        assert not sent_in_vain(_Over(None), 0)
-        assert not sent_in_vain(_Over(one), -1)
+        assert not was_never_received(_Over(None), 0)
+        assert not was_never_received(_Over(one), -1)
 
 
 class _Over(asyncio.Transport):

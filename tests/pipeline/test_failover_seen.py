@@ -133,12 +133,12 @@ def test_a_budget_is_a_share_of_the_calls_and_a_little(monkeypatch: pytest.Monke
     clock = Clock(monkeypatch)
     budget = failover.Budget()
     granted = sum(budget.take(0.25, calls) for calls in range(1, 1001))
-    assert granted == failover.SAVED_AT_FIRST + 250
+    assert granted == failover.INITIAL_REPEATS + 250
     clock.now += 3
     assert [budget.take(0.25, 1000) for _ in range(4)] == [True, True, True, False]
     clock.now += 1e9
     granted = sum(budget.take(0.25, 1000) for _ in range(1000))
-    assert granted == failover.MOST_SAVED
+    assert granted == failover.MAX_SAVED_REPEATS
     assert not budget.take(0, 10_000)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import pytest
 from gateway_plugins.stickiness.ring import (
-    MOST_POINTS,
-    OWNER,
+    MAX_POINTS,
+    OWNER_MASK,
     POINTS,
     Ring,
     Rings,
@@ -99,7 +99,7 @@ def test_a_key_belongs_to_the_worker_of_the_next_point(fleet: dict[str, float], 
     shares = tuple(sorted(fleet.items()))
     counts = zip(shares, counts_of(shares), strict=True)
     every = sorted(
-        (point & ~OWNER, place)
+        (point & ~OWNER_MASK, place)
         for place, ((name, _), count) in enumerate(counts)
         for point in points_of(name, count)
     )
@@ -183,7 +183,7 @@ def test_no_weight_makes_a_ring_large(weights: list[float]) -> None:
     shares = tuple((str(place), weight) for place, weight in enumerate(weights))
     counts = counts_of(shares)
     assert min(counts) >= 1
-    assert sum(counts) <= MOST_POINTS + len(weights)
+    assert sum(counts) <= MAX_POINTS + len(weights)
 
 
 @QUICKLY

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.cli import main
 from gateway.config import Config
 from gateway.errors import InternalError
-from gateway.telemetry.logs import LONGEST, Formatter, Handler, Logs, TextFormatter, Written
+from gateway.telemetry.logs import MAX_LINE_BYTES, Formatter, Handler, Logs, TextFormatter, Written
 
 SECRET = "the caller's words"
 
@@ -157,11 +157,11 @@ def test_whatever_is_logged_is_one_bounded_line_that_shows(
     given = failing(error, text * times)
     given.name, given.call_id = text * times, call_id
     line = Formatter(debug=debug).format(given)
-    assert len(line.encode()) <= LONGEST
+    assert len(line.encode()) <= MAX_LINE_BYTES
     assert line.isprintable()
     assert json.loads(line)["level"] == "warning"
     below = TextFormatter(debug=debug).format(given)
-    assert len(below.encode()) <= LONGEST
+    assert len(below.encode()) <= MAX_LINE_BYTES
     assert all(one.isprintable() for one in below.split("\n"))
     assert all(one.startswith("    ") for one in below.split("\n")[1:])
 

@@ -9,7 +9,7 @@ from gateway.simulator.engine import words
 
 Schema = Mapping[str, object]
 
-_DEEPEST = 8
+_MAX_DEPTH = 8
 _NOUNS = words.NOUNS.split()
 _ADJECTIVES = words.ADJECTIVES.split()
 
@@ -40,7 +40,7 @@ class _Writer:
 
     def _followed(self, schema: Schema) -> Schema:
         """Return `schema`, or the target of its reference or of its first alternative."""
-        for _ in range(_DEEPEST):
+        for _ in range(_MAX_DEPTH):
             reference = schema.get("$ref")
             options = schema.get("anyOf") or schema.get("oneOf")
             if isinstance(reference, str):
@@ -65,7 +65,7 @@ class _Writer:
                 return self._object(schema, depth)
             case "array":
                 items = schema.get("items")
-                fits = isinstance(items, Mapping) and depth < _DEEPEST
+                fits = isinstance(items, Mapping) and depth < _MAX_DEPTH
                 return [self.value(items, depth + 1)] if fits and isinstance(items, Mapping) else []
             case "string":
                 return f"{self._chance.choice(_ADJECTIVES)} {self._chance.choice(_NOUNS)}"
@@ -82,7 +82,7 @@ class _Writer:
 
     def _object(self, schema: Schema, depth: int) -> dict[str, object]:
         properties = schema.get("properties")
-        if not isinstance(properties, Mapping) or depth >= _DEEPEST:
+        if not isinstance(properties, Mapping) or depth >= _MAX_DEPTH:
             return {}
         return {
             str(name): self.value(inner, depth + 1)

@@ -16,7 +16,7 @@ from gateway.simulator.engine.tokens import CAFE_HEAD, DASH_HEAD, EOS, SIZE, id_
 
 # Total probability of the tokens outside the candidates: no token has probability zero.
 _REMAINDER = 1e-4
-_MOST_FROM_EDGE = 8
+_MAX_WORDS_PER_EDGE = 8
 
 
 class Edge(msgspec.Struct, frozen=True):
@@ -196,8 +196,8 @@ def _weigh(weights: dict[int, float], edge: Edge, chance: bytes) -> None:
     share = edge.weight * (0.3 + favour / 150)
     ratio = 0.4 + steepness / 640
     count = len(edge.words)
-    stride = 1 + step % max(1, count // _MOST_FROM_EDGE)
+    stride = 1 + step % max(1, count // _MAX_WORDS_PER_EDGE)
     begin = (where * 257 + favour) % count
-    for place in range(min(count, _MOST_FROM_EDGE)):
+    for place in range(min(count, _MAX_WORDS_PER_EDGE)):
         weights[edge.words[(begin + place * stride) % count]] = share
         share *= ratio

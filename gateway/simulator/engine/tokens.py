@@ -48,7 +48,7 @@ TOKENS: tuple[bytes, ...] = (
 )
 SIZE = len(TOKENS)
 _IDS = {token: number for number, token in enumerate(TOKENS) if number >= _FIRST_BYTE}
-_LONGEST = max(map(len, TOKENS))
+_MAX_TOKEN_BYTES = max(map(len, TOKENS))
 
 
 def id_of(text: str | bytes) -> int:
@@ -72,7 +72,7 @@ def encode(text: str, limit: int | None = None) -> list[int]:
 
 
 def _longest_piece(data: bytes, at: int) -> tuple[int, int]:
-    for length in range(min(_LONGEST, len(data) - at), 1, -1):
+    for length in range(min(_MAX_TOKEN_BYTES, len(data) - at), 1, -1):
         number = _IDS.get(data[at : at + length])
         if number is not None:
             return number, length

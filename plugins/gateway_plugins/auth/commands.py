@@ -13,7 +13,7 @@ from gateway_plugins.auth import Auth
 from gateway_plugins.auth.editing import added, edit, entries_in, hashed, revoked, rotated
 from gateway_plugins.auth.keys import DEFAULT_SCOPES, KNOWN_SCOPES, Entry
 from gateway_plugins.auth.listing import line_of, table
-from gateway_plugins.auth.times import duration, moment, written
+from gateway_plugins.auth.times import duration, to_iso, to_unix
 from gateway_plugins.auth.tokens import new_token
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
 def _expiry(text: str) -> str:
     """Convert a duration from now, or a time, to ISO 8601."""
     try:
-        return written(time.time() + duration(text))
+        return to_iso(time.time() + duration(text))
     except (ValueError, OverflowError, OSError):
         pass
     try:
-        return written(moment(text))
+        return to_iso(to_unix(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a time ({EXPIRES}), got {text!r}") from None
 
@@ -193,7 +193,7 @@ def _revoke(options: Options) -> int:
 
 def _hand_out(token: str, path: Path, id_: str) -> int:
     """Write the secret to standard output, alone on its line, and nowhere else."""
-    _tell(f"{path.absolute()}: the key {id_!r} is written; its secret is shown this once:")
+    _tell(f"{path.absolute()}: the key {id_!r} is to_iso; its secret is shown this once:")
     try:
         _print([token])
     except ConfigError as error:

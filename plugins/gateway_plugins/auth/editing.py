@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from gateway import ConfigError
 from gateway_plugins.auth.keys import Entry, Keys, parse
-from gateway_plugins.auth.reading import MOST_BYTES, read
-from gateway_plugins.auth.times import written
+from gateway_plugins.auth.reading import MAX_BYTES, read
+from gateway_plugins.auth.times import to_iso
 from gateway_plugins.auth.tokens import digest_of
 
 Entries = Sequence[Entry]
@@ -45,14 +45,14 @@ def edit(path: Path, change: Change, *, create: bool = False) -> None:
             before = [] if create and not path.exists() else entries_in(path)
             _put(path, _encoded(path, change(before)))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise ConfigError(f"{path}: cannot be to_iso: {error.strerror or error}") from None
 
 
 def _encoded(path: Path, entries: Entries) -> bytes:
     """Return the file's bytes. Raises ConfigError if the result could not be read again."""
     data = msgspec.json.format(msgspec.json.encode({"keys": entries}), indent=1) + b"\n"
-    if len(data) > MOST_BYTES:
-        raise ConfigError(f"{path}: would have more than {MOST_BYTES} bytes")
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: would have more than {MAX_BYTES} bytes")
     Keys(data)
     return data
 
@@ -124,7 +124,7 @@ def rotated(
 def _ending(entry: Entry, latest: float) -> Entry:
     """Return the entry with an expiry of `latest` (Unix seconds) at most."""
     ends = entry.until is not None and entry.until <= latest
-    return entry if ends else replace(entry, expires=written(latest))
+    return entry if ends else replace(entry, expires=to_iso(latest))
 
 
 def revoked(entries: Entries, id_: str) -> Entries:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway import ConfigError, Principal
-from gateway_plugins.auth.times import moment
+from gateway_plugins.auth.times import to_unix
 from gateway_plugins.auth.tokens import digest_of
 
 Fault = Literal["expired", "revoked"]
@@ -60,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         if self.expires is None:
             return None
         try:
-            return moment(self.expires)
+            return to_unix(self.expires)
         except ValueError as error:
             raise ValueError(f"expires: {error}") from None
 

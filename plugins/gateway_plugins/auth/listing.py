@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from gateway_plugins.auth.keys import DEFAULT_SCOPES, Entry, Fault
-from gateway_plugins.auth.times import written
+from gateway_plugins.auth.times import to_iso
 
 HEADINGS = ("ID", "STATE", "SCOPES", "EXPIRES", "MODELS", "WORKERS", "LABELS", "SECRET")
 
@@ -34,7 +34,7 @@ def line_of(entry: Entry, now: float) -> Line:
         id=entry.id,
         state=_state(entry, now),
         scopes=DEFAULT_SCOPES if entry.scopes is None else entry.scopes,
-        expires=None if until is None else written(until),
+        expires=None if until is None else to_iso(until),
         models=entry.models,
         workers=entry.workers,
         labels=entry.labels,

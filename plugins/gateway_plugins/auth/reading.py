@@ -1,4 +1,4 @@
-"""Reads the key file: complete, consistent, and at most MOST_BYTES."""
+"""Reads the key file: complete, consistent, and at most MAX_BYTES."""
 
 import os
 import stat
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gateway import ConfigError
 
-MOST_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
 
 
 class Stamp(NamedTuple):
@@ -49,12 +49,12 @@ def read(path: Path) -> Read:
     try:
         with path.open("rb") as stream:
             before = Stamp.of(os.fstat(stream.fileno()))
-            data = stream.read(MOST_BYTES + 1)
+            data = stream.read(MAX_BYTES + 1)
             after = os.fstat(stream.fileno())
     except OSError as error:
         raise unreadable(path, error) from None
-    if len(data) > MOST_BYTES:
-        raise ConfigError(f"{path}: has more than {MOST_BYTES} bytes")
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: has more than {MAX_BYTES} bytes")
     if before != Stamp.of(after) or len(data) != before.size:
         raise ConfigError(f"{path}: is being written to")
     return Read(data, before, stat.S_IMODE(after.st_mode))

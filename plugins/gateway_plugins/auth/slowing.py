@@ -1,7 +1,7 @@
 """Delays failed attempts, counted by address, so that guessing tokens gets slower.
 
 Each address has a bucket that leaks, as in the leaky bucket of traffic shaping: every failure adds
-one to its level, which falls by FREE per minute.
+one to its level, which falls by FREE_PER_MINUTE per minute.
 """
 
 import asyncio
@@ -11,20 +11,20 @@ from collections import OrderedDict
 
 from gateway import TooManyRequests
 
-FREE = 10
+FREE_PER_MINUTE = 10
 """Failures per minute that cause no delay."""
 
-FIRST, LONGEST = 0.0625, 2.0
-"""Seconds by which the first failure above FREE is delayed, and the maximum: each further failure
-doubles the delay."""
+FIRST_DELAY, MAX_DELAY = 0.0625, 2.0
+"""Seconds of delay of the first failure above FREE_PER_MINUTE, doubled by each further one, and the
+maximum."""
 
-FULL = FREE + 10
+MAX_LEVEL = FREE_PER_MINUTE + 10
 """Maximum level, so that even the worst address is forgotten within two minutes."""
 
-ADDRESSES = 10_000
+MAX_ADDRESSES = 10_000
 """Maximum number of addresses to remember: those with the latest failures."""
 
-WAITING = 100
+MAX_WAITING = 100
 """Maximum number of responses that wait at a time."""
 
 
@@ -43,11 +43,11 @@ class Slowing:
         wait = self.wait_of(_network(client), time.monotonic())
         if wait <= 0:
             return
-        if self.waiting >= WAITING:
+        if self.waiting >= MAX_WAITING:
             raise TooManyRequests(
                 "too many attempts without a valid API key",
                 code="too_many_failed_attempts",
-                headers=((b"retry-after", b"%d" % max(1, LONGEST)),),
+                headers=((b"retry-after", b"%d" % max(1, MAX_DELAY)),),
             )
         self.waiting += 1
         try:
@@ -61,12 +61,12 @@ class Slowing:
         `now` is in seconds of any clock that never goes back.
         """
         level, at = self._levels.pop(network, (0.0, now))
-        level = min(FULL, max(0.0, level - (now - at) * FREE / 60) + 1)
+        level = min(MAX_LEVEL, max(0.0, level - (now - at) * FREE_PER_MINUTE / 60) + 1)
         self._levels[network] = level, now
-        if len(self._levels) > ADDRESSES:
+        if len(self._levels) > MAX_ADDRESSES:
             self._levels.popitem(last=False)
-        over = level - FREE
-        return min(LONGEST, FIRST * 2 ** (over - 1)) if over > 0 else 0.0
+        over = level - FREE_PER_MINUTE
+        return min(MAX_DELAY, FIRST_DELAY * 2 ** (over - 1)) if over > 0 else 0.0
 
 
 def _network(client: str | None) -> str:

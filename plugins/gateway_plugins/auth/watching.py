@@ -15,10 +15,10 @@ from gateway_plugins.auth.reading import Stamp, read, stamp_of
 
 log = logging.getLogger("gateway.auth")
 
-SETTLED = 2_000_000_000
+SETTLE_NS = 2_000_000_000
 """Nanoseconds after which a file's times distinguish two writes, on any file system."""
 
-MOST_WARNINGS = 20
+MAX_WARNINGS = 20
 """Maximum number of scopes to warn about."""
 
 OTHERS = 0o077
@@ -111,8 +111,8 @@ class KeysFile:
     def _warn(self, mode: int, keys: Keys) -> None:
         if mode & OTHERS and self._is_news("mode"):
             log.warning("%s can be read by others than its owner: chmod 600", self.path)
-        for scope in sorted(keys.scopes - {*self._known()})[:MOST_WARNINGS]:
-            if len(self._warned) < MOST_WARNINGS and self._is_news(f"scope {scope}"):
+        for scope in sorted(keys.scopes - {*self._known()})[:MAX_WARNINGS]:
+            if len(self._warned) < MAX_WARNINGS and self._is_news(f"scope {scope}"):
                 log.warning("%s: nothing asks for the scope %r", self.path, scope)
 
     def _is_news(self, what: str) -> bool:
@@ -141,7 +141,7 @@ def _looked(path: Path, before: Content, keys: Keys | None) -> Looked:
     """Read and parse the file. Raises ConfigError if it cannot be read now."""
     data, stamp, mode = read(path)
     # A second write in the same clock tick leaves no trace, so a new file is read once more.
-    settled = time.time_ns() - stamp.changed > SETTLED
+    settled = time.time_ns() - stamp.changed > SETTLE_NS
     digest = hashlib.sha256(data).digest()
     content = before if digest == before.digest else _content(digest, data, keys)
     return Looked(stamp if settled else None, content, mode)

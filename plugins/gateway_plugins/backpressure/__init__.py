@@ -26,8 +26,8 @@ from gateway_plugins.backpressure.options import Options
 from gateway_plugins.backpressure.order import Ticket
 from gateway_plugins.backpressure.report import QueueReport, samples_of
 
-HIGHEST = 1_000
-"""Priorities range from -HIGHEST to HIGHEST."""
+MAX_PRIORITY = 1_000
+"""Priorities range from -MAX_PRIORITY to HIGHEST."""
 
 INTEGER = re.compile(rb"[+-]?[0-9]{1,4}")
 
@@ -129,10 +129,10 @@ class Backpressure:
 
 
 def _priority(value: bytes, header: str) -> int:
-    if INTEGER.fullmatch(value) and abs(int(value)) <= HIGHEST:
+    if INTEGER.fullmatch(value) and abs(int(value)) <= MAX_PRIORITY:
         return int(value)
     raise BadRequest(
-        f"{header} is an integer from {-HIGHEST} to {HIGHEST}, higher first",
+        f"{header} is an integer from {-MAX_PRIORITY} to {MAX_PRIORITY}, higher first",
         param=header,
         code="invalid_priority",
     )

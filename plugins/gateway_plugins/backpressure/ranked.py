@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 Rank = tuple[int, ...]
 
-SPARE = 64
+MAX_STALE = 64
 """Number of outdated entries that never cause a rebuild."""
 
 
@@ -34,7 +34,7 @@ class Ranked(Generic[T]):
         if self._ranks.get(item) == rank:
             return
         self._ranks[item] = rank
-        if len(self._heap) < 2 * len(self._ranks) + SPARE:
+        if len(self._heap) < 2 * len(self._ranks) + MAX_STALE:
             heappush(self._heap, (rank, next(self._ticks), item))
         else:
             self._heap = [(rank, next(self._ticks), item) for item, rank in self._ranks.items()]

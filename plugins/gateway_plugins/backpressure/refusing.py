@@ -4,7 +4,7 @@ import math
 
 from gateway import CallError, TooManyRequests
 
-SOONEST, LATEST = 1, 60
+MIN_RETRY_AFTER, MAX_RETRY_AFTER = 1, 60
 """Bounds of Retry-After, in seconds."""
 
 
@@ -17,7 +17,7 @@ class Overloaded(CallError):
 
 def refusal(status: int, code: str, message: str, *, seconds: float) -> CallError:
     """Return a 429 or 503 that asks for a retry in `seconds`, within the bounds."""
-    bounded = max(SOONEST, math.ceil(min(seconds, LATEST)))
+    bounded = max(MIN_RETRY_AFTER, math.ceil(min(seconds, MAX_RETRY_AFTER)))
     headers = ((b"retry-after", b"%d" % bounded),)
     kind = TooManyRequests if status == TooManyRequests.status else Overloaded
     return kind(message, code=code, headers=headers)

@@ -8,7 +8,7 @@ import msgspec
 from gateway import Sample
 from gateway_plugins.backpressure.order import Ticket
 
-MOST = 100
+MAX_LISTED = 100
 """Maximum principals and priorities in a report: those with the most waiting calls."""
 
 
@@ -43,12 +43,14 @@ class QueueReport(msgspec.Struct, kw_only=True):
 
 
 def by_priority(waiting: list[Ticket]) -> dict[str, int]:
-    return dict(Counter(str(ticket.priority) for ticket in waiting).most_common(MOST))
+    return dict(Counter(str(ticket.priority) for ticket in waiting).most_common(MAX_LISTED))
 
 
 def by_principal(waiting: list[Ticket]) -> dict[str, int]:
     principals = (ticket.call.principal for ticket in waiting)
-    return dict(Counter("" if one is None else one.id for one in principals).most_common(MOST))
+    return dict(
+        Counter("" if one is None else one.id for one in principals).most_common(MAX_LISTED)
+    )
 
 
 def samples_of(report: QueueReport) -> Iterator[Sample]:

@@ -29,7 +29,7 @@ from gateway import (
     Topic,
     hookimpl,
 )
-from gateway_plugins.metrics.families import Families, Told, checked, encoder_for
+from gateway_plugins.metrics.families import Families, PluginSamples, checked, encoder_for
 from gateway_plugins.metrics.labels import Names, Routes
 from gateway_plugins.metrics.others import merge, written
 from gateway_plugins.metrics.principals import Principals
@@ -41,10 +41,10 @@ SCRAPE = Topic("metrics", "scrape")
 
 WATCH: StateKey[Watch] = StateKey("metrics")
 
-BEAT = 0.5
+LAG_INTERVAL = 0.5
 """Seconds between two wake-ups of the task that measures the event loop's lag."""
 
-SHORT = 2_048
+SHORT_BODY = 2_048
 """Bytes of a body that are searched in less time than a Watch costs."""
 
 LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -131,8 +131,8 @@ class Metrics:
     async def _beat(self) -> None:
         """Measure how late the event loop wakes a task."""
         while True:
-            due = monotonic() + BEAT
-            await asyncio.sleep(BEAT)
+            due = monotonic() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
             self._lag.add(max(0.0, monotonic() - due))
 
     async def _show(self, request: ControlRequest) -> Response:
@@ -161,14 +161,14 @@ class Metrics:
             gateway.failures.note(plugin, "samples", Outcome(), error)
         return families
 
-    def _own(self, gateway: Host) -> Iterator[Told]:
+    def _own(self, gateway: Host) -> Iterator[PluginSamples]:
         self._tally.forget({worker.id for worker in gateway.workers.all})
         help_ = "Seconds by which the event loop was late for what it had to do."
         lag = Sample("gateway_event_loop_lag_seconds", "histogram", self._lag, help_)
         yield "metrics", self._tally.copy().samples()
         yield "metrics", [*self._principals.samples(), *samples_of(gateway), lag]
 
-    def _others(self, gateway: Host) -> Iterator[Told]:
+    def _others(self, gateway: Host) -> Iterator[PluginSamples]:
         for hook in gateway.hooks("samples"):
             try:
                 yield hook.plugin, list(hook.run())
@@ -178,4 +178,4 @@ class Metrics:
 
 def _is_plain(body: bytes | None) -> bool:
     """Return whether a cheap search shows that the body requests no stream."""
-    return body is not None and len(body) < SHORT and b'"stream"' not in body
+    return body is not None and len(body) < SHORT_BODY and b'"stream"' not in body

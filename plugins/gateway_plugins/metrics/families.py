@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 
 from gateway import Histogram, Sample
 
-MOST = 20_000
+MAX_SAMPLES = 20_000
 """Maximum number of samples of one plugin in one scrape."""
 
 _NAME = re.compile(r"(gateway|gen_ai)(_[a-z0-9]+)+")
@@ -27,7 +27,7 @@ _NO_SUMS = frozenset(product(("max", "min"), ("counter", "histogram")))
 
 Values = tuple[str, ...]
 
-Told = tuple[str, Iterable[Sample]]
+PluginSamples = tuple[str, Iterable[Sample]]
 """A plugin's name, and its samples."""
 
 
@@ -85,8 +85,8 @@ class Families:
         """Add all samples, or none. Raises ValueError, and anything that the iterable raises."""
         taken: dict[str, Family] = {}
         for number, sample in enumerate(samples):
-            if number >= MOST:
-                raise ValueError(f"more than {MOST} samples; give its labels fewer values")
+            if number >= MAX_SAMPLES:
+                raise ValueError(f"more than {MAX_SAMPLES} samples; give its labels fewer values")
             _check(sample)
             family = taken.get(sample.name)
             if family is None:
@@ -114,7 +114,7 @@ class Families:
             yield self._families[name].metric()
 
 
-def checked(told: Sequence[Told]) -> tuple[Families, list[tuple[str, Exception]]]:
+def checked(told: Sequence[PluginSamples]) -> tuple[Families, list[tuple[str, Exception]]]:
     """Return all valid samples; and the plugins that were left out, each with its error."""
     families = Families()
     broken: list[tuple[str, Exception]] = []

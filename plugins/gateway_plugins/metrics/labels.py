@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 OTHER = "other"
 
-LONGEST = 128
+MAX_NAME_LENGTH = 128
 """Maximum characters of a name; a longer one is OTHER."""
 
 ROUTES = frozenset(
@@ -76,4 +76,4 @@ def _template(path: str) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    return len(name) <= LONGEST and name.isprintable()
+    return len(name) <= MAX_NAME_LENGTH and name.isprintable()

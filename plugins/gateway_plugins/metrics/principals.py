@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from gateway import Call, Outcome, Sample
 from gateway_plugins.metrics.labels import Names
 
-MOST = 1_000
+MAX_PRINCIPALS = 1_000
 """Maximum number of principals that are kept apart."""
 
 _REQUESTS = "Calls that have ended, by who called."
@@ -17,7 +17,7 @@ class Principals:
     """Calls and tokens of each principal; an unauthenticated call has an empty principal."""
 
     def __init__(self) -> None:
-        self._names = Names(MOST)
+        self._names = Names(MAX_PRINCIPALS)
         self._requests: Counter[str] = Counter()
         self._tokens: Counter[tuple[str, str]] = Counter()
 

@@ -8,13 +8,13 @@ from gateway import Call, Histogram, Outcome, Sample
 from gateway_plugins.metrics.labels import OTHER
 from gateway_plugins.metrics.watch import PER_TOKEN, Watch
 
-MOST_WAYS = 1_000
+MAX_SERIES = 1_000
 """Maximum number of combinations of route, model and worker that are kept apart."""
 
-MOST_CODES = 100
+MAX_CODES = 100
 """Maximum number of error codes, and of statuses, kept apart for one combination."""
 
-FORGOTTEN = 600.0
+FORGET_AFTER = 600.0
 """Seconds after which the numbers of a removed worker are dropped."""
 
 DURATION = (
@@ -32,7 +32,7 @@ TOKENS = tuple(float(4**power) for power in range(12))
 Key = tuple[str, str, str]
 
 
-class Way:
+class CallSeries:
     """The calls of one route, for one model, that ended at one worker."""
 
     __slots__ = (
@@ -74,9 +74,9 @@ class Way:
             self.first_token.add(watch.first - call.started)
             self.per_token.merge(watch.gaps)
 
-    def copy(self) -> "Way":
-        copied = Way.__new__(Way)
-        for name in Way.__slots__:
+    def copy(self) -> "CallSeries":
+        copied = CallSeries.__new__(CallSeries)
+        for name in CallSeries.__slots__:
             value = getattr(self, name)
             setattr(copied, name, value if isinstance(value, int) else value.copy())
         return copied
@@ -118,23 +118,23 @@ class Tally:
     """All counts of calls; the number of labels that callers can create is bounded."""
 
     def __init__(self) -> None:
-        self._ways: dict[Key, Way] = {}
+        self._ways: dict[Key, CallSeries] = {}
         self._retries: Counter[tuple[str, str]] = Counter()
         self._absent: dict[str, float] = {}
 
-    def way(self, route: str, model: str, worker: str) -> Way:
+    def way(self, route: str, model: str, worker: str) -> CallSeries:
         key = (route, model, worker)
         way = self._ways.get(key)
         if way is None:
-            if len(self._ways) >= MOST_WAYS:
+            if len(self._ways) >= MAX_SERIES:
                 key = (OTHER, OTHER, OTHER)
-            way = self._ways.setdefault(key, Way())
+            way = self._ways.setdefault(key, CallSeries())
         return way
 
     def add_retries(self, call: Call) -> None:
         for attempt in call.attempts[:-1]:
             key = (attempt.worker.id, attempt.result)
-            if key in self._retries or len(self._retries) < MOST_WAYS:
+            if key in self._retries or len(self._retries) < MAX_SERIES:
                 self._retries[key] += 1
 
     def copy(self) -> "Tally":
@@ -152,12 +152,12 @@ class Tally:
             yield Sample("gateway_retries_total", "counter", count, _RETRIES, labels)
 
     def forget(self, present: Collection[str]) -> None:
-        """Drop the numbers of workers that have not been `present` for FORGOTTEN seconds."""
+        """Drop the numbers of workers that have not been `present` for FORGET_AFTER seconds."""
         now = monotonic()
         counted = {key[2] for key in self._ways} | {worker for worker, _ in self._retries}
         absent = counted - {"", OTHER} - set(present)
         self._absent = {worker: self._absent.get(worker, now) for worker in absent}
-        gone = {worker for worker, since in self._absent.items() if now - since >= FORGOTTEN}
+        gone = {worker for worker, since in self._absent.items() if now - since >= FORGET_AFTER}
         for key in [key for key in self._ways if key[2] in gone]:
             del self._ways[key]
         for retry in [retry for retry in self._retries if retry[0] in gone]:
@@ -165,4 +165,4 @@ class Tally:
 
 
 def _count(counts: Counter[str | int], what: str | int) -> None:
-    counts[what if what in counts or len(counts) < MOST_CODES else OTHER] += 1
+    counts[what if what in counts or len(counts) < MAX_CODES else OTHER] += 1

@@ -19,7 +19,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueErro
 CHARACTERS_PER_ID = 4
 """Characters that a token id counts for."""
 
-DEEPEST = 3
+MAX_DEPTH = 3
 """Maximum nesting: TRL's /chat/ has lists of conversations; nothing is nested deeper."""
 
 
@@ -116,7 +116,7 @@ def _text_or_number(raw: Raw) -> str:
     return "" if value is None else str(value)
 
 
-def opening(raw: Raw, most: int, depth: int = DEEPEST) -> str:
+def opening(raw: Raw, most: int, depth: int = MAX_DEPTH) -> str:
     """Return how a prompt begins: text, token ids, messages, or the first of several of these.
 
     Messages count up to the first one that is not the system's, as later turns of a conversation

@@ -17,20 +17,20 @@ POINTS = 512
 """Points of a worker of weight 1. A worker's share of the keys then varies by about 1 / sqrt(512),
 4.4%, around its weight's share."""
 
-MOST_POINTS = 1 << 18
+MAX_POINTS = 1 << 18
 """Maximum points of one ring. If the weights need more, all workers have half of their points, or a
 quarter, and so on: larger rings are slower to make, and hardly more even."""
 
-KEPT_POINTS = 1 << 21
+MAX_CACHED_POINTS = 1 << 21
 """Maximum points of all cached rings together, 16 MiB."""
 
-KEPT_WORKERS = 1024
+MAX_CACHED_WORKERS = 1024
 """Maximum number of workers whose points are cached."""
 
-MOST_PARTS = 1 << 12
+MAX_PARTS = 1 << 12
 """Maximum number of equal parts of a ring whose starts are in its table."""
 
-OWNER = (1 << 16) - 1
+OWNER_MASK = (1 << 16) - 1
 """Mask of the bits of a point that name its worker: the index in the sorted names."""
 
 PointsOf = Callable[[str, int], Iterable[int]]
@@ -58,7 +58,7 @@ def points_of(name: str, count: int) -> "array[int]":
 def counts_of(shares: Shares) -> list[int]:
     """Return the number of points of each worker."""
     scale: float = POINTS
-    while sum(weight for _, weight in shares) * scale > MOST_POINTS:
+    while sum(weight for _, weight in shares) * scale > MAX_POINTS:
         scale /= 2
     return [max(1, round(weight * scale)) for _, weight in shares]
 
@@ -67,17 +67,17 @@ class Ring:
     """The points of some workers, at least one; `names` are the workers', at most 65,536."""
 
     def __init__(self, shares: Shares, points_of: PointsOf = points_of) -> None:
-        shares = shares[: OWNER + 1]
+        shares = shares[: OWNER_MASK + 1]
         self.names = [name for name, _ in shares]
         found = [
-            point & ~OWNER | owner
+            point & ~OWNER_MASK | owner
             for owner, (name, count) in enumerate(zip(self.names, counts_of(shares), strict=True))
             for point in points_of(name, count)
         ]
         found.sort()
         self._points = array("Q", found)
         # A table of the starts of equal parts makes lookups on a large ring as fast.
-        parts = min(MOST_PARTS, 1 << len(found).bit_length())
+        parts = min(MAX_PARTS, 1 << len(found).bit_length())
         self._bits = 65 - parts.bit_length()
         starts = (bisect_left(found, part << self._bits) for part in range(parts + 1))
         self._starts = array("I", starts)
@@ -88,14 +88,14 @@ class Ring:
     def first(self, point: int) -> int:
         """Index in `names` of the worker that a key belongs to."""
         place = self._place(point)
-        return self._points[place if place < len(self._points) else 0] & OWNER
+        return self._points[place if place < len(self._points) else 0] & OWNER_MASK
 
     def walk(self, point: int) -> Iterator[int]:
         """Indexes of all workers, each once: the key's worker, then its stand-ins in order."""
         points, seen = self._points, set[int]()
         start = self._place(point)
         for place in chain(range(start, len(points)), range(start)):
-            owner = points[place] & OWNER
+            owner = points[place] & OWNER_MASK
             if owner not in seen:
                 seen.add(owner)
                 yield owner
@@ -110,10 +110,10 @@ class Ring:
 class Rings:
     """Makes rings, and caches the latest ones, as a change may be reverted."""
 
-    def __init__(self, kept_points: int = KEPT_POINTS) -> None:
+    def __init__(self, kept_points: int = MAX_CACHED_POINTS) -> None:
         self._most = kept_points
         self._kept: dict[Shares, Ring] = {}
-        self._points_of = lru_cache(maxsize=KEPT_WORKERS)(points_of)
+        self._points_of = lru_cache(maxsize=MAX_CACHED_WORKERS)(points_of)
 
     def of(self, shares: Shares) -> Ring:
         ring = self._kept.pop(shares, None) or Ring(shares, self._points_of)

@@ -9,7 +9,7 @@ from gateway_plugins.stickiness.keys import Key
 from gateway_plugins.stickiness.policies import Policy, Preview
 from gateway_plugins.stickiness.views import View
 
-TOLD = 8
+MAX_CANDIDATES = 8
 """Maximum number of workers in a response."""
 
 
@@ -95,7 +95,7 @@ def explain(policy: Policy, name: str, view: View, key: Key) -> Route:
 def _candidates(preview: Preview) -> list[Candidate]:
     found = []
     passed_by = preview.chosen is not None
-    for worker in preview.asked[:TOLD]:
+    for worker in preview.asked[:MAX_CANDIDATES]:
         passed_by = passed_by and worker is not preview.chosen
         found.append(_candidate(worker, preview.bound, passed_by=passed_by))
     return found

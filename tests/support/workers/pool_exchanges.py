@@ -11,7 +11,7 @@ from gateway.errors import GatewayError
 from gateway.headers import Headers
 from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
 from gateway.upstream.connection import Connection
-from gateway.upstream.pool import SHORTEST_KEEPALIVE, Pool
+from gateway.upstream.pool import MIN_KEEPALIVE, Pool
 
 GET = b"GET / HTTP/1.1\r\nhost: worker\r\n\r\n"
 OK = answer_of(b"{}")
@@ -58,7 +58,7 @@ async def pool_for(
     worker: ScriptedWorker,
     *,
     keepalive: float = 60,
-    shortest: float = SHORTEST_KEEPALIVE,
+    shortest: float = MIN_KEEPALIVE,
     host: str = "127.0.0.1",
 ) -> AsyncIterator[Pool]:
     """A pool that is closed at the block's end, and empty then."""
