@@ -1,17 +1,34 @@
 """The body of a request: read whole if any part asks for it, else forwarded as it arrives."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
+from starlette.types import Receive
 
-from gateway.errors import BodyTooLarge, InvalidJSON
+from gateway.errors import BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
 
 BYTES_PER_TOKEN = 4
 """Estimated bytes of a request body per token, as in English text."""
 
 Source = Callable[[], Awaitable[tuple[bytes, bool]]]
 """Returns the next chunk, and whether more follows. Raises CallerGone, BodyTimeout."""
+
+
+async def receive_chunk(receive: Receive, idle_timeout: float | None) -> tuple[bytes, bool]:
+    """Return the next chunk of a request's body from ASGI's `receive`, and whether more follows.
+
+    Raises BodyTimeout if nothing arrives for `idle_timeout` seconds (`timeouts.idle`), CallerGone.
+    """
+    try:
+        async with asyncio.timeout(idle_timeout):
+            message = await receive()
+    except TimeoutError:
+        raise BodyTimeout(f"nothing more of the body came for {idle_timeout} s") from None
+    if message["type"] == "http.disconnect":
+        raise CallerGone("the caller left while it sent its request")
+    return message.get("body", b""), message.get("more_body", False)
 
 
 class Body:

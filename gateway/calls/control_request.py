@@ -1,6 +1,5 @@
 """A request to the gateway itself, with its input converted to typed Structs."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -9,13 +8,11 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.types import Receive, Scope
 
-from gateway.calls.body import Body
+from gateway.calls.body import Body, receive_chunk
 from gateway.calls.records import Principal
 from gateway.config import Config
 from gateway.errors import (
     BadRequest,
-    BodyTimeout,
-    CallerGone,
     InvalidJSON,
 )
 from gateway.headers import Headers, get_header, path_of
@@ -45,7 +42,7 @@ class ControlRequest:
         self._query: bytes = scope.get("query_string", b"")
         self._headers: Headers = scope["headers"]
         self._receive = receive
-        self._patience = settings.timeouts.idle
+        self._idle_timeout = settings.timeouts.idle
         self._body = Body(source=self._next_chunk, limit=settings.limits.max_body_bytes)
 
     def header(self, name: str) -> str | None:
@@ -75,14 +72,7 @@ class ControlRequest:
             raise InvalidJSON(f"the request body is not valid JSON: {error}") from None
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
-        try:
-            async with asyncio.timeout(self._patience):
-                message = await self._receive()
-        except TimeoutError:
-            raise BodyTimeout(f"nothing more of the body came for {self._patience} s") from None
-        if message["type"] == "http.disconnect":
-            raise CallerGone("the caller left while it sent its request")
-        return message.get("body", b""), message.get("more_body", False)
+        return await receive_chunk(self._receive, self._idle_timeout)
 
 
 _FIELD = re.compile(r"at `\$\.?(?P<at>[^`]+)`|field `(?P<name>[^`]+)`")

@@ -10,19 +10,19 @@ from collections.abc import Callable
 
 from starlette.types import Message, Receive, Send
 
-from gateway.errors import BodyTimeout, CallerGone
+from gateway.calls.body import receive_chunk
 from gateway.headers import Headers
 
 
 class ASGICaller:
-    """A gateway.calls.reply.Caller that may send or read nothing for at most `patience` seconds."""
+    """A gateway.calls.reply.Caller that may be idle for at most `idle_timeout` seconds."""
 
-    def __init__(self, receive: Receive, send: Send, patience: float | None) -> None:
+    def __init__(self, receive: Receive, send: Send, idle_timeout: float | None) -> None:
         self._left: Callable[[], None] = _nothing
         self.drained: Callable[[], None] = _nothing
         self._receive = receive
         self._send = send
-        self._patience = patience
+        self._idle_timeout = idle_timeout
         self._unsent: deque[Message] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -37,19 +37,12 @@ class ASGICaller:
     async def next_chunk(self) -> tuple[bytes, bool]:
         """Return the next chunk of the request body, and whether more follows.
 
-        Raises CallerGone, or BodyTimeout if nothing arrives for `patience` seconds.
+        Raises CallerGone, or BodyTimeout if nothing arrives for `idle_timeout` seconds.
         """
-        try:
-            async with asyncio.timeout(self._patience):
-                message = await self._receive()
-        except TimeoutError:
-            raise BodyTimeout(f"nothing more of the body came for {self._patience} s") from None
-        if message["type"] == "http.disconnect":
-            raise CallerGone("the caller left while it sent its request")
-        more = message.get("more_body", False)
+        chunk, more = await receive_chunk(self._receive, self._idle_timeout)
         if not more:
             self._watching = asyncio.create_task(self._watch())
-        return message.get("body", b""), more
+        return chunk, more
 
     async def _watch(self) -> None:
         """Wait for the disconnect, the only message left after the whole request."""
@@ -86,9 +79,9 @@ class ASGICaller:
         self.drained()
 
     async def settle(self) -> None:
-        """Wait until the server has taken everything; give up after `patience` seconds."""
+        """Wait until the server has taken everything; give up after `idle_timeout` seconds."""
         if self._sending is not None:
-            await asyncio.wait([self._sending], timeout=self._patience)
+            await asyncio.wait([self._sending], timeout=self._idle_timeout)
 
     def release(self) -> None:
         """Drop the callbacks and cancel the tasks at the end of the call."""

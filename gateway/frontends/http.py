@@ -25,7 +25,7 @@ class Edge:
     def adopt(self, settings: Config) -> None:
         """Use these settings for new requests."""
         self._limits = settings.limits
-        self._patience = settings.timeouts.idle
+        self._idle_timeout = settings.timeouts.idle
         self._extra = frozenset(settings.extra_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,8 +46,8 @@ class Edge:
         """
         if not self.carries(path):
             raise NotFound(f"there is nothing at {path}")
-        caller = DirectCaller.behind(receive, send, self._patience) or ASGICaller(
-            receive, send, self._patience
+        caller = DirectCaller.behind(receive, send, self._idle_timeout) or ASGICaller(
+            receive, send, self._idle_timeout
         )
         headers = scope["headers"]
         client = scope.get("client")

@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Receive, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.errors import BodyTimeout, CallerGone
+from gateway.calls.body import receive_chunk
 from gateway.headers import Headers, get_header
 from gateway.upstream.response import BODILESS
 
@@ -114,7 +114,7 @@ class CallerConnection(HttpToolsProtocol):
 
 
 class DirectCaller:
-    """A gateway.calls.reply.Caller that may send or read nothing for at most `patience` seconds.
+    """A gateway.calls.reply.Caller that may be idle for at most `idle_timeout` seconds.
 
     It sets uvicorn's flags for a response in the same way as uvicorn's own `send`.
     """
@@ -126,26 +126,28 @@ class DirectCaller:
         "_flow",
         "_has_body",
         "_head",
-        "_patience",
+        "_idle_timeout",
         "_transport",
         "drained",
     )
 
     def __init__(
-        self, connection: CallerConnection, cycle: RequestResponseCycle, patience: float | None
+        self, connection: CallerConnection, cycle: RequestResponseCycle, idle_timeout: float | None
     ) -> None:
         self.drained: Callable[[], None] = _nothing
         self._connection = connection
         self._transport = connection.transport
         self._flow = connection.flow
         self._cycle = cycle
-        self._patience = patience
+        self._idle_timeout = idle_timeout
         self._head = b""
         self._has_body = True
         self._chunked = False
 
     @classmethod
-    def behind(cls, receive: Receive, send: Send, patience: float | None) -> "DirectCaller | None":
+    def behind(
+        cls, receive: Receive, send: Send, idle_timeout: float | None
+    ) -> "DirectCaller | None":
         """Return the caller, or None if `receive` and `send` are not a CallerConnection's own."""
         cycle = getattr(send, "__self__", None)
         if not isinstance(cycle, RequestResponseCycle) or receive != cycle.receive:
@@ -153,7 +155,7 @@ class DirectCaller:
         connection = getattr(cycle.on_response, "__self__", None)
         if not isinstance(connection, CallerConnection):
             return None
-        return cls(connection, cycle, patience)
+        return cls(connection, cycle, idle_timeout)
 
     def watch(self, left: Callable[[], None]) -> None:
         """Call `left` if the caller closes its connection before its response is complete."""
@@ -171,25 +173,17 @@ class DirectCaller:
     async def next_chunk(self) -> tuple[bytes, bool]:
         """Return the next chunk of the request body, and whether more follows.
 
-        Raises CallerGone, or BodyTimeout if nothing arrives for `patience` seconds.
+        Raises CallerGone, or BodyTimeout if nothing arrives for `idle_timeout` seconds.
         """
-        message = await self._message()
-        if message["type"] == "http.disconnect":
-            raise CallerGone("the caller left while it sent its request")
-        if not message["more_body"]:
+        receive: Receive = self._cycle.receive  # type: ignore[assignment]
+        chunk, more = await receive_chunk(receive, self._idle_timeout)
+        if not more:
             self._keep_reading()
-        return message["body"], message["more_body"]
+        return chunk, more
 
     def _keep_reading(self) -> None:
         """Resume after a large body: a paused connection does not notice a disconnect."""
         self._connection.flow.resume_reading()
-
-    async def _message(self) -> Message:
-        try:
-            async with asyncio.timeout(self._patience):
-                return await self._cycle.receive()  # type: ignore[return-value]
-        except TimeoutError:
-            raise BodyTimeout(f"nothing more of the body came for {self._patience} s") from None
 
     def start(self, status: int, headers: Headers) -> None:
         cycle = self._cycle

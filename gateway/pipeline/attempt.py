@@ -63,8 +63,8 @@ async def _send(
         relay.await_first_byte()
     else:
         connection.begin(relay, head, head_only=head_only, more=True)
-        patience = settings.timeouts.idle
-        sending = asyncio.create_task(_send_body(exchange.call, connection, relay, patience))
+        idle_timeout = settings.timeouts.idle
+        sending = asyncio.create_task(_send_body(exchange.call, connection, relay, idle_timeout))
     try:
         return await relay.done
     finally:
@@ -89,11 +89,11 @@ def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
 
 
 async def _send_body(
-    call: Call, connection: Connection, relay: Relay, patience: float | None
+    call: Call, connection: Connection, relay: Relay, idle_timeout: float | None
 ) -> None:
     chunked = call.body.length is None
     try:
-        await upload(call.body.stream(), connection, chunked=chunked, patience=patience)
+        await upload(call.body.stream(), connection, chunked=chunked, idle_timeout=idle_timeout)
     except GatewayError as error:  # too large, too slow, or the caller has gone
         relay.on_error(error)
     else:

@@ -96,18 +96,18 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    async def drain(self, patience: float | None) -> None:
+    async def drain(self, idle_timeout: float | None) -> None:
         """Wait while the write buffer is full.
 
-        Raises IdleTimeout if that takes more than `patience` seconds.
+        Raises IdleTimeout if that takes more than `idle_timeout` seconds.
         """
         if self._writable is None:
             return
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(idle_timeout):
                 await self._writable
         except TimeoutError:
-            raise IdleTimeout(patience or 0) from None
+            raise IdleTimeout(idle_timeout or 0) from None
 
     def pause_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():

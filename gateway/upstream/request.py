@@ -61,15 +61,19 @@ def _framing(method: str, length: int | None) -> bytes:
 
 
 async def upload(
-    chunks: AsyncIterable[bytes], connection: Connection, *, chunked: bool, patience: float | None
+    chunks: AsyncIterable[bytes],
+    connection: Connection,
+    *,
+    chunked: bool,
+    idle_timeout: float | None,
 ) -> None:
     """Send a body chunk by chunk, as fast as the worker reads it.
 
-    Raises IdleTimeout if a chunk has to wait more than `patience` seconds for the worker to read,
-    and any exception of `chunks`.
+    Raises IdleTimeout if a chunk has to wait more than `idle_timeout` seconds for the worker to
+    read, and any exception of `chunks`.
     """
     async for chunk in chunks:
         if chunk:
             connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk, more=True)
-            await connection.drain(patience)
+            await connection.drain(idle_timeout)
     connection.write(b"0\r\n\r\n" if chunked else b"", more=False)
