@@ -1,6 +1,7 @@
 """The workers of this gateway, and the core's own choice of one."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -14,6 +15,8 @@ from gateway.upstream.pool import Pool
 
 DRAIN = "drain"
 """Owner of the "draining" condition, which an operator sets."""
+
+load_of = attrgetter("load")
 
 
 class Serving(NamedTuple):
@@ -191,7 +194,7 @@ class Workers:
             return workers[0]
         self._turn = start = (self._turn + 1) % len(workers)
         rotated = [*workers[start:], *workers[:start]]
-        return min(rotated, key=lambda worker: (worker.slots.used + 1) / worker.weight)
+        return min(rotated, key=load_of)
 
     def close(self) -> None:
         for worker in (*self.all, *self._leaving):

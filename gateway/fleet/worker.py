@@ -144,6 +144,11 @@ class Worker:
     def in_flight(self) -> int:
         return self.slots.used
 
+    @property
+    def load(self) -> float:
+        """Attempts in flight, with one more, divided by the weight: the least loaded gets a call."""
+        return (self.slots.used + 1) / self.weight
+
     def begin(self) -> bool:
         """Take a slot for an attempt; return False if none is left, or if the worker is barred."""
         return not self.barred and self.slots.take()

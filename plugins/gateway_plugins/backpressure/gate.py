@@ -9,6 +9,7 @@ chooses again among the current workers, so that every other plugin can filter t
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from time import monotonic
 
 from gateway import Call, CallError, ChooseAgain, Worker, Workers
@@ -273,7 +274,7 @@ class Gate:
 
         The call may choose the worker itself if only the overall limit matters.
         """
-        least = min(workers, key=lambda worker: (worker.in_flight + 1) / worker.weight)
+        least = min(workers, key=attrgetter("load"))
         any_will_do = len(workers) > 1 and (
             self._rooms.overall() == 1 or all(worker.slots.limit is None for worker in workers)
         )

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Protocol
 
 import msgspec
@@ -106,13 +107,13 @@ class LeastLoaded:
             return pinned
         self._turn += 1
         start = self._turn % len(workers)
-        worker = min((*workers[start:], *workers[:start]), key=_load_of)
+        worker = min((*workers[start:], *workers[:start]), key=attrgetter("load"))
         self.pins.put(point, worker.id)
         return worker
 
     def preview(self, view: View, point: int) -> Preview:
         pinned = view.by_id.get(self.pins.look(point) or "")
-        asked = sorted(view.fit, key=_load_of)
+        asked = sorted(view.fit, key=attrgetter("load"))
         if pinned is None:
             return Preview("the least loaded: it is pinned to none", asked, next(iter(asked), None))
         asked = [pinned, *(worker for worker in asked if worker is not pinned)]
@@ -136,10 +137,10 @@ class PowerOfTwo:
             return workers[0]
         other = int(random.random() * (len(workers) - 1))
         other += other >= one
-        return min(workers[one], workers[other], key=_load_of)
+        return min(workers[one], workers[other], key=attrgetter("load"))
 
     def preview(self, view: View, point: int) -> Preview:
-        return Preview("the less loaded of any two", sorted(view.fit, key=_load_of))
+        return Preview("the less loaded of any two", sorted(view.fit, key=attrgetter("load")))
 
 
 class RoundRobin:
@@ -152,8 +153,3 @@ class RoundRobin:
 
     def preview(self, view: View, point: int) -> Preview:
         return Preview("each in turn", view.fit)
-
-
-def _load_of(worker: Worker) -> float:
-    """Attempts in flight, with one more, divided by the weight."""
-    return (worker.in_flight + 1) / worker.weight
