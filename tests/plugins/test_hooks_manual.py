@@ -1,4 +1,4 @@
-"""docs/hooks.md says what the code says, and the plugins in it run."""
+"""docs/hooks-reference.md agrees with the code, and the plugins in docs/hooks.md run."""
 
 import ast
 import inspect
@@ -12,12 +12,14 @@ import pytest
 from support.paths import DOCS
 from support.plugins.recording_plugin import Watcher
 
-from gateway import Attempt, Call, ChoiceDelta, Delta, Outcome, testing
+import gateway
+from gateway import Attempt, Call, ChoiceDelta, Delta, Host, Outcome, testing
 from gateway.plugins import hookspecs
 from gateway.plugins.plugin import SPECS
 from gateway.testing import GatewayFor, fixtures
 
-MANUAL = (DOCS / "hooks.md").read_text()
+GUIDE = (DOCS / "hooks.md").read_text()
+REFERENCE = (DOCS / "hooks-reference.md").read_text()
 
 Signature = tuple[bool, str, list[tuple[str, str]], str]
 
@@ -45,9 +47,9 @@ def functions_in(code: str, owner: str | None = None) -> Iterator[Signature]:
             yield signature_of(node)
 
 
-def section(title: str) -> str:
-    found = re.search(rf"^#+ {title}\n(.*?)(?=^#|\Z)", MANUAL, re.MULTILINE | re.DOTALL)
-    assert found is not None, f"docs/hooks.md has no section {title!r}"
+def section(title: str, page: str = REFERENCE) -> str:
+    found = re.search(rf"^#+ {title}\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"there is no section {title!r}"
     return found[1]
 
 
@@ -56,7 +58,7 @@ def code_in(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_the_manual_has_each_hook_with_its_signature(name: str) -> None:
+def test_the_reference_has_each_hook_with_its_signature(name: str) -> None:
     [code] = code_in(section(name))
     specs = functions_in(inspect.getsource(hookspecs))
     assert list(functions_in(code)) == [spec for spec in specs if spec[1] == name]
@@ -67,7 +69,7 @@ def test_each_hook_has_a_test_named_after_it(name: str) -> None:
     assert any(test.startswith(f"test_{name}") for test in vars(test_hooks))
 
 
-def test_the_manual_has_each_method_of_an_observer() -> None:
+def test_the_reference_has_each_method_of_an_observer() -> None:
     text = section("The observer")
     methods = list(functions_in(inspect.getsource(hookspecs), "Observer"))
     assert list(functions_in(code_in(text)[0], "Observer")) == methods
@@ -81,18 +83,27 @@ def first_column(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("struct", [Attempt, Outcome, Delta, ChoiceDelta])
-def test_the_manual_has_each_field(struct: type[msgspec.Struct]) -> None:
+def test_the_reference_has_each_field(struct: type[msgspec.Struct]) -> None:
     assert sorted(first_column(section(struct.__name__))) == sorted(struct.__struct_fields__)
 
 
-def test_the_manual_has_each_attribute_of_a_call() -> None:
+def test_the_reference_has_each_attribute_of_a_call() -> None:
     text = section("Call")
     named = first_column(text)
     assert sorted(named) == sorted(name for name in dir(Call) if not name.startswith("_"))
 
 
-def test_the_manual_has_each_helper_for_tests() -> None:
-    named = {name for name in first_column(section("Testing")) if name not in vars(fixtures)}
+def test_the_reference_has_each_public_name() -> None:
+    assert sorted(first_column(section("Public names"))) == sorted(gateway.__all__)
+
+
+def test_the_reference_has_all_that_a_plugin_may_ask_of_the_gateway() -> None:
+    asked = {name for name in vars(Host) if not name.startswith("_")}
+    assert sorted(first_column(section("Host"))) == sorted(asked)
+
+
+def test_the_guide_has_each_helper_for_tests() -> None:
+    named = {name for name in first_column(section("Testing", GUIDE)) if name not in vars(fixtures)}
     assert named | {"make_call"} <= set(testing.__all__)
     besides = {
         "GatewayFor",
@@ -105,15 +116,15 @@ def test_the_manual_has_each_helper_for_tests() -> None:
     assert set(testing.__all__) - besides <= named | {"make_call"}
 
 
-PLUGINS = [code for code in code_in(MANUAL) if "@hookimpl" in code]
+PLUGINS = [code for code in code_in(GUIDE) if "@hookimpl" in code]
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("code", PLUGINS, ids=[ast.get_docstring(ast.parse(c)) for c in PLUGINS])
-async def test_the_plugins_in_the_manual_run(
+async def test_the_plugins_in_the_guide_run(
     gateway_for: GatewayFor, tmp_path: Path, code: str, stream: bool
 ) -> None:
-    file = tmp_path / "in_the_manual.py"
+    file = tmp_path / "in_the_guide.py"
     file.write_text(code)
     live = await gateway_for("sessions", str(file), Watcher)
     messages = [{"role": "user", "content": "Hello"}]
@@ -124,5 +135,5 @@ async def test_the_plugins_in_the_manual_run(
     assert (outcome.complete, outcome.failures) == (True, [])
 
 
-def test_the_first_plugin_in_the_manual_has_a_dozen_lines() -> None:
+def test_the_first_plugin_in_the_guide_has_a_dozen_lines() -> None:
     assert len([line for line in PLUGINS[0].splitlines() if line]) <= 12

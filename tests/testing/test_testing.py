@@ -36,7 +36,7 @@ from gateway.testing import (
     sse,
 )
 
-MANUAL = DOCS / "hooks.md"
+GUIDE = DOCS / "hooks.md"
 CHAT = "/v1/chat/completions"
 EVENT = sse({"choices": [{"index": 0, "delta": {"content": "Hi"}}]})
 CHUNKED = b"Transfer-Encoding: Chunked\r\n\r\n"
@@ -302,8 +302,8 @@ async def test_plugins_are_named_by_their_class(gateway_for: GatewayFor) -> None
 
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_the_tests_in_the_manual_pass(tmp_path: Path, mode: str) -> None:
-    codes = re.findall(r"^```python\n(.*?)^```", MANUAL.read_text(), re.MULTILINE | re.DOTALL)
+def test_the_tests_in_the_guide_pass(tmp_path: Path, mode: str) -> None:
+    codes = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     [conftest] = [code for code in codes if "pytest_plugins" in code]
     [test] = [code for code in codes if "async def test_" in code]
     if mode == "strict":
