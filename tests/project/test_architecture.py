@@ -1,0 +1,48 @@
+"""docs/architecture.md names every folder of the code, docs/README.md every manual."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.paths import DOCS, ROOT
+
+PAGE = (DOCS / "architecture.md").read_text()
+PATHS = sorted(set(re.findall(r"`((?:gateway|plugins|tests|docs)/[\w./-]*)`", PAGE)))
+STEPS = re.findall(r"^\| .+? \| `(gateway/[\w/]+\.py)` \| `(\w+)` \|", PAGE, re.MULTILINE)
+
+
+def folders_of(root: Path) -> Iterator[str]:
+    for file in root.rglob("__init__.py"):
+        yield f"{file.parent.relative_to(ROOT)}/"
+
+
+@pytest.mark.parametrize("root", ["gateway", "plugins/gateway_plugins"])
+def test_the_page_names_every_folder(root: str) -> None:
+    folders = set(folders_of(ROOT / root))
+    assert f"{root}/" in folders
+    assert folders - set(PATHS) == set()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_each_path_on_the_page_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+    assert path.endswith("/") == (ROOT / path).is_dir()
+
+
+def functions_in(path: str) -> set[str]:
+    nodes = ast.walk(ast.parse((ROOT / path).read_text()))
+    return {one.name for one in nodes if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_each_step_of_a_call_is_a_function_of_its_file() -> None:
+    assert len(STEPS) > 15
+    missing = [(path, name) for path, name in STEPS if name not in functions_in(path)]
+    assert missing == []
+
+
+def test_the_index_names_every_manual() -> None:
+    index = (DOCS / "README.md").read_text()
+    manuals = {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+    assert {name for name in manuals if f"({name})" not in index} == set()
