@@ -146,7 +146,7 @@ class Worker:
 
     @property
     def load(self) -> float:
-        """Attempts in flight, with one more, divided by the weight: the least loaded gets a call."""
+        """Attempts in flight, with one more, divided by the weight."""
         return (self.slots.used + 1) / self.weight
 
     def begin(self) -> bool:
