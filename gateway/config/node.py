@@ -4,12 +4,14 @@
 and GATEWAY_PORT=9090 is `Node({"port": Node("9090", "GATEWAY_PORT", loose=True)}, "environment")`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import UnsetType
 
 MAX_DEPTH = 32
+_OPENING = frozenset(("[", "{", b"[", b"{"))
+TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -33,7 +35,7 @@ class Node(msgspec.Struct, frozen=True):
         Any other value becomes text. Raises ValueError if it nests more than `room` levels deep.
         """
         if room < 0:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+            raise ValueError(TOO_DEEP)
 
         def child(inner: object) -> Node:
             return cls.of(inner, place, loose=loose, room=room - 1)
@@ -56,6 +58,15 @@ class Node(msgspec.Struct, frozen=True):
         if isinstance(self.value, list):
             return [child.plain for child in self.value]
         return self.value
+
+
+def depth_of(brackets: Iterable[str | bytes]) -> int:
+    """How deep these nest at the deepest, whichever kinds they are."""
+    deepest = depth = 0
+    for bracket in brackets:
+        depth = depth + 1 if bracket in _OPENING else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def merge(lower: Node, upper: Node) -> Node:

@@ -1,6 +1,8 @@
 """The configuration: what may be written, which layer wins, and what is said of mistakes."""
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,15 +249,17 @@ def test_toml_is_told_by_field() -> None:
         ("port: !!binary eA==", "gateway.yaml:1: port: the tag"),
         ("? [a]\n: b", "gateway.yaml:1: expected the name of a field before the colon"),
         ("? &a [*a]\n: b", "gateway.yaml:1: expected the name of a field before the colon"),
-        ("\nhost: *nobody", "gateway.yaml:2: not YAML: found undefined alias"),
-        ("host: [", "not YAML: while parsing a flow node"),
-        ("host:\n\tx: 1", "gateway.yaml:2: not YAML: while scanning for the next token"),
-        ("host: a\n---\nhost: b", "not YAML: expected a single document in the stream, but"),
+        ("\nhost: *nobody", "gateway.yaml:2: not YAML: "),
+        ("host: [", "not YAML: "),
+        ("host:\n\tx: 1", "gateway.yaml:2: not YAML: "),
+        ("host: a\n---\nhost: b", "not YAML: "),
         ("host: \0", "gateway.yaml: not YAML: a character in it is forbidden there"),
         ("- host", "gateway.yaml:1: expected fields such as `port: 9090`, got a list"),
         ("SECRET", "gateway.yaml:1: expected fields such as `port: 9090`, got text (not shown)"),
         ("host: &a [*a]", "gateway.yaml:1: an alias nests too deep, or in itself"),
         ("a: " + "[" * 600_000, "gateway.yaml:1: nested more than 32 levels deep"),
+        ("- " * 40 + "1", "gateway.yaml:1: nested more than 32 levels deep"),
+        ("a: |\n " + "[" * 600 + "\nb: '", "not YAML: "),
         ("a: " + "{a: " * 33 + "1", "gateway.yaml:1: nested more than 32 levels deep"),
         ("x: 1\n<<: 5", 'gateway.yaml:2: "<<": expected the alias of a mapping'),
         (b"host: x\nport: \xff", "gateway.yaml:2: expected text in UTF-8"),
@@ -299,10 +303,12 @@ timeouts: {connect: 1_0, total: 5, idle: null}
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("port = ", "gateway.toml: not TOML: Invalid value (at"),
-        ("port = 1\nport = 2", "gateway.toml: not TOML: Cannot overwrite a value"),
-        ("a = " + "[" * 5000, "gateway.toml: not TOML: it is nested too deep"),
-        ("a = " + "[" * 40 + "]" * 40, "gateway.toml: not TOML: it is nested more than 32"),
+        ("port = ", "gateway.toml: not TOML: "),
+        ("port = 1\nport = 2", "gateway.toml: not TOML: "),
+        ("a = " + "[" * 5000, "gateway.toml: nested more than 32 levels deep"),
+        (".".join("a" * 40) + " = 1", "gateway.toml: nested more than 32 levels deep"),
+        ("a = " + "{a = " * 40 + "1" + "}" * 40, "gateway.toml: nested more than 32 levels deep"),
+        ("a = " + "[" * 40 + "]" * 40, "gateway.toml: nested more than 32 levels deep"),
         (".".join("a" * 5000) + " = 1", "gateway.toml:1: more than 250 dots; break the line"),
         ("port = 0x" + "f" * 10_000, "port: expected a port from 0 to 65535, got a number of more"),
     ],
@@ -314,15 +320,15 @@ def test_what_toml_may_not_hold(text: str, problem: str) -> None:
 def test_what_is_no_file() -> None:
     Path("folder.yaml").mkdir()
     expected = {
-        "none.yaml": "none.yaml: cannot be read: No such file or directory",
-        "folder.yaml": "folder.yaml: cannot be read: Is a directory",
-        "a\0.yaml": "a\0.yaml: cannot be read: embedded null byte",
+        "none.yaml": f"none.yaml: cannot be read: {os.strerror(errno.ENOENT)}",
+        "folder.yaml": f"folder.yaml: cannot be read: {os.strerror(errno.EISDIR)}",
+        "a\0.yaml": "a\0.yaml: cannot be read: ",
         "gateway.json": "gateway.json: expected the name of a .yaml, .yml or .toml file",
     }
     for name, problem in expected.items():
         with pytest.raises(ConfigError) as caught:
             load(Path(name), {"GATEWAY_PORT": "x"})
-        assert caught.value.problems[0] == problem
+        assert caught.value.problems[0].startswith(problem)
         assert caught.value.problems[1].startswith("GATEWAY_PORT: port: expected a port")
 
 
@@ -419,7 +425,7 @@ def test_the_command_line() -> None:
     deep: list[object] = []
     deep.append(deep)
     assert overridden(port="x", log_level="y", timeouts={"connect": -1}, prt=1, workers=deep) == [
-        "--worker: workers: it is nested more than 32 levels deep",
+        "--worker: workers: nested more than 32 levels deep",
         '--port: port: expected a port from 0 to 65535, got "x"',
         '--log-level: log_level: expected "debug", "info", "warning" or "error", got "y"',
         "--timeouts: timeouts.connect: expected a number greater than 0 (seconds) or null, got -1",

@@ -8,14 +8,22 @@ import re
 import tomllib
 from pathlib import Path
 
-from gateway.config.node import Node
 from gateway.config.sources.yaml_tree import yaml_tree
+from gateway.config.node import MAX_DEPTH, TOO_DEEP, Node, depth_of
 from gateway.config.words import show
 from gateway.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024
 # tomllib takes time quadratic in the number of dots in a key; a key is on one line.
 MAX_DOTS = 250
+# What is open at its end goes on to the end of the line, or of the text.
+_TOML_TOKEN = re.compile(
+    r"""
+    \"{3} (?:[^\\]|\\.)*? (?:\"{3,5}|\Z) | '{3} .*? (?:'{3,5}|\Z)
+    | \" (?:[^"\\\n]|\\.)* \"? | ' [^'\n]* '? | \# [^\n]* | [\[\]{}]
+    """,
+    re.DOTALL | re.VERBOSE,
+)
 _QUOTED = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*')""")
 
 
@@ -59,9 +67,16 @@ def _toml_tree(text: str, name: str, _: list[str]) -> Node:
     for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") > MAX_DOTS and _QUOTED.sub("", line).count(".") > MAX_DOTS:
             raise ConfigError(f"{name}:{number}: more than {MAX_DOTS} dots; break the line")
+    tokens = (found[0] for found in _TOML_TOKEN.finditer(text))
+    if depth_of(token for token in tokens if token in "[]{}") > MAX_DEPTH:
+        raise ConfigError(f"{name}: {TOO_DEEP}")
     try:
-        return Node.of(tomllib.loads(text), name)
+        tree = tomllib.loads(text)
     except ValueError as error:
         raise ConfigError(f"{name}: not TOML: {error}") from None
     except RecursionError:
-        raise ConfigError(f"{name}: not TOML: it is nested too deep") from None
+        raise ConfigError(f"{name}: {TOO_DEEP}") from None
+    try:
+        return Node.of(tree, name)
+    except ValueError as error:  # by its dots
+        raise ConfigError(f"{name}: {error}") from None

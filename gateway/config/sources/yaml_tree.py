@@ -4,6 +4,7 @@ The text is composed into YAML nodes and never constructed into objects. So the 
 duplicate keys are detected, and no tag can create an object.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 from msgspec import UNSET, UnsetType
 
-from gateway.config.node import MAX_DEPTH, Node
+from gateway.config.node import MAX_DEPTH, TOO_DEEP, Node, depth_of
 from gateway.config.words import dotted, line, quote
 from gateway.errors import ConfigError
 
@@ -32,9 +33,10 @@ def yaml_tree(text: str, name: str, problems: list[str]) -> Node:
     Raises ConfigError if the text is not YAML, nests too deep, or has too many values.
     """
     try:
-        _refuse_depth(text, name)
+        _refuse_depth(text, name, _Loader)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
+        _blame_depth(text, name, error.problem_mark)
         # str(error) quotes the file, which may hold a key.
         said = ", ".join(filter(None, (error.context, error.problem)))
         place = _place(name, error.problem_mark or error.context_mark)
@@ -47,20 +49,32 @@ def yaml_tree(text: str, name: str, problems: list[str]) -> Node:
     return _Tree(name, problems).node(root, f"{name}:1", "", MAX_DEPTH)
 
 
-def _refuse_depth(text: str, name: str) -> None:
+def _refuse_depth(text: str, name: str, loader: type[yaml.SafeLoader]) -> None:
     """Raise ConfigError if the text nests too deep.
 
     Checked on the events, which are parsed without recursion; composing recurses.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
             place = _place(name, event.start_mark)
-            raise ConfigError(f"{place}: nested more than {MAX_DEPTH} levels deep")
+            raise ConfigError(f"{place}: {TOO_DEEP}")
+
+
+def _blame_depth(text: str, name: str, mark: Any) -> None:
+    """Raises ConfigError where what libyaml stopped at is nested too deep.
+
+    It reads on over a thousand brackets before its first event, and may have a limit there itself.
+    PyYAML's own reader has none; it gets what comes before, and only where that may be the reason.
+    """
+    read = text if mark is None else text[: mark.index + 1]
+    if depth_of(re.findall(r"[\[\]{}]", read)) > MAX_DEPTH:
+        with contextlib.suppress(yaml.YAMLError):
+            _refuse_depth(read, name, yaml.SafeLoader)
 
 
 class _Tree:
