@@ -12,6 +12,7 @@ from gateway.calls.state import StateKey
 from gateway.cluster.peers import Peers, Topic
 from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
+from gateway.config.misfit import json_mistake
 from gateway.errors import (
     BadRequest,
     BodyTooLarge,
@@ -120,5 +121,6 @@ __all__ = [
     "get_header",
     "hookimpl",
     "insert_rows",
+    "json_mistake",
     "path_of",
 ]

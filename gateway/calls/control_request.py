@@ -1,6 +1,6 @@
 """A request to the gateway itself, with its input converted to typed Structs."""
 
-import re
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -11,6 +11,8 @@ from starlette.types import Receive, Scope
 from gateway.calls.body import Body, receive_chunk
 from gateway.calls.records import Principal
 from gateway.config import Config
+from gateway.config.misfit import Misfit, misfit
+from gateway.config.words import line
 from gateway.errors import (
     BadRequest,
     InvalidJSON,
@@ -55,8 +57,8 @@ class ControlRequest:
         found = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
         try:
             return msgspec.convert(found, type_, strict=False)
-        except msgspec.ValidationError as error:
-            raise _refusal("query string", error) from None
+        except msgspec.ValidationError:
+            raise _refusal("query string", misfit(found, type_, strict=False)) from None
 
     async def json(self, type_: type[T]) -> T:
         """Parse the body as a Struct.
@@ -66,8 +68,8 @@ class ControlRequest:
         data = await self._body.read()
         try:
             return msgspec.json.decode(data, type=type_)
-        except msgspec.ValidationError as error:
-            raise _refusal("request body", error) from None
+        except msgspec.ValidationError:
+            raise _refusal("request body", _fault(data, type_)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidJSON(f"the request body is not valid JSON: {error}") from None
 
@@ -75,13 +77,19 @@ class ControlRequest:
         return await receive_chunk(self._receive, self._idle_timeout)
 
 
-_FIELD = re.compile(r"at `\$\.?(?P<at>[^`]+)`|field `(?P<name>[^`]+)`")
+def _fault(data: bytes, type_: Any) -> Misfit | None:
+    """Return the field of the JSON in `data` that is at fault; None if it is not JSON."""
+    try:
+        return misfit(json.loads(data), type_)
+    except (ValueError, RecursionError):
+        return None
 
 
-def _refusal(where: str, error: msgspec.ValidationError) -> BadRequest:
-    found = _FIELD.search(str(error))
-    field = found and (found["at"] or found["name"])
-    return BadRequest(f"the {where} is not what is expected here: {error}", param=field or None)
+def _refusal(where: str, fault: Misfit | None) -> BadRequest:
+    message = f"the {where} is not what is expected here"
+    if fault is None:
+        return BadRequest(message)
+    return BadRequest(line(message, fault.name, fault.problem), param=fault.name or None)
 
 
 Handler = Callable[[ControlRequest], Awaitable[Any]]

@@ -7,7 +7,7 @@ from string import ascii_letters, digits
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from msgspec import Meta
+from msgspec import Meta, UnsetType
 
 from gateway.config.hints import holds, members, peel
 from gateway.config.node import Node
@@ -34,13 +34,13 @@ _PLAIN = frozenset(ascii_letters + digits + "_-")
 def describe(hint: Any) -> str:
     """Describe the values that a type accepts: `a number greater than 0 (seconds) or null`."""
     bare, metas, note = peel(hint)
-    choices = members(bare)
+    choices = [choice for choice in members(bare) if choice is not UnsetType]
     if note.expected:
         text = note.expected
     elif len(choices) > 1:
         text = " or ".join(describe(choice) for choice in choices)
     else:
-        text = " ".join([_type(bare), *_bounds(metas)])
+        text = " ".join([_type(choices[0]), *_bounds(metas)])
     return f"{text} ({note.unit})" if note.unit else text
 
 

@@ -32,26 +32,27 @@ def problem(*entries: Any, **more: Any) -> str:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"token": TOKEN}, "missing required field `id`"),
+        ({"token": TOKEN}, "keys[1]: id: missing; expected text with a length of at least 1"),
         ({"id": "a"}, "expected `token` or `token_sha256`"),
         ({"id": "a", "token": TOKEN, "token_sha256": DIGEST}, "one of them alone"),
         (key(""), "token: expected printable ASCII"),
         (key(f"{TOKEN} "), "token: expected printable ASCII"),
         (key("kéy"), "token: expected printable ASCII"),
         (key("x" * 5000), "4096"),
-        (key(id=""), "length >= 1 - at `$.id`"),
-        (key(id="a" * 201), "length <= 200 - at `$.id`"),
+        (key(id=""), "keys[1]: id: expected text with a length of at least 1"),
+        (key(id="a" * 201), "keys[1]: id: expected text with a length of at least 1"),
         (key(id="a\nb"), "id: expected printable characters"),
         (key(labels={"a": "b\x1b"}), "labels: expected printable characters"),
-        (key(scopes="realtime"), "Expected `array | null`, got `str` - at `$.scopes`"),
-        (key(scopes=[1]), "at `$.scopes[0]`"),
+        (key(scopes="realtime"), "keys[1]: scopes: expected a list or null"),
+        (key(scopes=[1]), "keys[1]: scopes[0]: expected text with a length"),
         (key(expires="soon"), "expires: expected ISO 8601"),
-        (key(expires=True), "at `$.expires`"),
+        (key(expires=True), "keys[1]: expires: expected text or a number or null"),
         (key(expires=1_700_000_000_000), "expires: expected ISO 8601"),
         (key(expires=-1), "expires: expected ISO 8601"),
         (key(expires="0001-01-01T00:00:00+23:59"), "expires: expected ISO 8601"),
-        (key(revoked="yes"), "at `$.revoked`"),
-        (key(expiry=1), "unknown field `expiry`"),
+        (key(revoked="yes"), "keys[1]: revoked: expected true or false"),
+        (key(labels={TOKEN: 1}), "keys[1]: labels[...]: expected text with a length"),
+        (key(expiry=1), "keys[1]: expiry: unknown field"),
         ({**key("b"), TOKEN: 1}, "has an unknown field (not shown)"),
         ({**key("b"), f"`{TOKEN}`\n": 1}, "has an unknown field (not shown)"),
         ({"id": "a", "token_sha256": DIGEST[:-1]}, "token_sha256: expected 64"),
@@ -59,8 +60,8 @@ def problem(*entries: Any, **more: Any) -> str:
         ({"id": "a", "token_sha256": "z" * 64}, "token_sha256: expected 64"),
         ({"id": "a", "token_sha256": DIGEST.upper()}, "its token stands in an entry above"),
         (key(), "its token stands in an entry above"),
-        (TOKEN, "Expected `object`, got `str`"),
-        (None, "Expected `object`, got `null`"),
+        (TOKEN, "keys[1]: expected a mapping"),
+        (None, "keys[1]: expected a mapping"),
     ],
 )
 def test_a_mistake_is_told_with_its_place_and_without_the_token(entry: Any, words: str) -> None:
@@ -69,9 +70,26 @@ def test_a_mistake_is_told_with_its_place_and_without_the_token(entry: Any, word
 
 
 def test_what_the_file_as_a_whole_may_be() -> None:
-    assert "unknown field `version`" in problem(version=1)
+    assert problem(version=1) == "version: unknown field"
     assert problem(**{TOKEN: {}}) == "has an unknown field (not shown)"
     assert len(Keys(b'\xef\xbb\xbf{"keys": []}')) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\xff", "is not valid JSON"),
+        (b'{"keys": [\n{"id": "a",}]}', "is not valid JSON, from line 2, column"),
+        (b'{"keys": ' + b"[" * 5000, "is nested more than 32 levels deep"),
+        (b'{"keys": [{"id": ' + b"[" * 5000, "is nested more than 32 levels deep"),
+        (b'{"keys": [{"id": ' + b"[" * 40 + b"]" * 40 + b"}]}", "keys[0]: is nested more than 32"),
+        (b'{"keys": [{"id": "' + b"[" * 40 + b'", "x": 1}]}', "keys[0]: x: unknown field"),
+    ],
+)
+def test_what_is_no_json_or_nested(data: bytes, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Keys(data)
+    assert str(refused.value).startswith(words)
 
 
 def test_a_key_is_valid_until_its_moment() -> None:

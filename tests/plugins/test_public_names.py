@@ -74,6 +74,7 @@ NAMES = [
     "get_header",
     "hookimpl",
     "insert_rows",
+    "json_mistake",
     "path_of",
 ]
 

@@ -8,8 +8,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from gateway.config.sources.yaml_tree import yaml_tree
 from gateway.config.node import MAX_DEPTH, TOO_DEEP, Node, depth_of
+from gateway.config.sources.yaml_tree import yaml_tree
 from gateway.config.words import show
 from gateway.errors import ConfigError
 

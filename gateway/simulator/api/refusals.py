@@ -6,10 +6,12 @@ and `code` is a number. A path or method that does not exist has yet another sha
 """
 
 import json
-import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+
+from gateway.config.hints import holds, members, peel, without_none
+from gateway.config.misfit import Misfit, misfit
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -107,8 +109,8 @@ def parse(body: bytes, kind: type[T]) -> T:
         raise Refused(400, "There was an error parsing the body", "Bad Request") from None
     try:
         return msgspec.convert(raw, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise _translated(str(error), raw) from None
+    except msgspec.ValidationError:
+        raise _translated(misfit(raw, kind, strict=False) or Misfit((), raw, kind)) from None
 
 
 def _not_json(position: int, says: str) -> Refused:
@@ -117,48 +119,31 @@ def _not_json(position: int, says: str) -> Refused:
     return bad_schema("json_invalid", where, "JSON decode error", shown({}), context)
 
 
-_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
-_EXPECTED = re.compile(r"Expected `(?P<wanted>[a-z]+)[^`]*`")
-_PLACE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
-
 _WRONG_TYPE = {
-    "int": ("int_type", "Input should be a valid integer"),
-    "float": ("float_type", "Input should be a valid number"),
-    "bool": ("bool_type", "Input should be a valid boolean"),
-    "str": ("string_type", "Input should be a valid string"),
-    "array": ("list_type", "Input should be a valid list"),
-    "object": ("dict_type", "Input should be a valid dictionary"),
+    int: ("int_type", "Input should be a valid integer"),
+    float: ("float_type", "Input should be a valid number"),
+    bool: ("bool_type", "Input should be a valid boolean"),
+    str: ("string_type", "Input should be a valid string"),
+    list: ("list_type", "Input should be a valid list"),
+    dict: ("dict_type", "Input should be a valid dictionary"),
+    msgspec.Struct: ("dict_type", "Input should be a valid dictionary"),
 }
 _UNREADABLE = {
-    "int": ("int_parsing", "unable to parse string as an integer"),
-    "float": ("float_parsing", "unable to parse string as a number"),
-    "bool": ("bool_parsing", "unable to interpret input"),
+    int: ("int_parsing", "unable to parse string as an integer"),
+    float: ("float_parsing", "unable to parse string as a number"),
+    bool: ("bool_parsing", "unable to interpret input"),
 }
 
 
-def _translated(says: str, raw: object) -> Refused:
-    """Return the mistake that msgspec found in `raw`, in pydantic's wording."""
-    place = _PLACE.search(says)
-    steps = re.findall(r"[^.\[\]]+", place["path"]) if place else []
-    value = raw
-    for step in steps:
-        value = _inside(value, step)
-    where = ".".join(["body", *steps])
-    absent = _MISSING.match(says)
-    if absent is not None:
-        return missing(f"{where}.{absent['field']}", value)
-    expected = _EXPECTED.match(says)
-    wanted = expected["wanted"] if expected else ""
-    kind, sentence = _WRONG_TYPE.get(wanted, ("value_error", says))
-    if isinstance(value, str) and wanted in _UNREADABLE:
+def _translated(fault: Misfit) -> Refused:
+    """Return the mistake in a request in pydantic's wording."""
+    where = ".".join(["body", *map(str, fault.path)])
+    if fault.missing:
+        return missing(where, fault.value)
+    hint = members(peel(without_none(fault.wanted)).bare)[0]
+    wanted: Any = holds(hint) or peel(hint).bare
+    kind, sentence = _WRONG_TYPE.get(wanted, ("value_error", "Input should be valid"))
+    if isinstance(fault.value, str) and wanted in _UNREADABLE:
         kind, reason = _UNREADABLE[wanted]
         sentence = f"{sentence}, {reason}"
-    return bad_schema(kind, where, sentence, shown(value))
-
-
-def _inside(value: object, step: str) -> object:
-    if isinstance(value, dict):
-        return value.get(step)
-    if isinstance(value, list) and step.isdigit():
-        return value[int(step)]
-    return None
+    return bad_schema(kind, where, sentence, shown(fault.value))

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway import ConfigError, Principal
+from gateway import ConfigError, Principal, json_mistake
 from gateway_plugins.auth.times import to_unix
 from gateway_plugins.auth.tokens import digest_of
 
@@ -34,8 +34,6 @@ KNOWN_SCOPES = frozenset(
 """Scopes that the gateway itself requires; plugins may require others."""
 
 _TOKEN = re.compile(r"[!-~]{1,4096}")
-_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
-_A_FIELDS_NAME = re.compile(r"[a-z_]{1,20}")
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -119,7 +117,7 @@ class Keys:
             try:
                 self._add(text, known.get(text) or _key(_read_entry(raw), sets))
             except (ValueError, RecursionError) as error:
-                raise ConfigError(f"keys[{place}]: {_words(error)}") from None
+                raise ConfigError(f"keys[{place}]: {_words(error, raw, Entry)}") from None
 
     def _add(self, text: bytes, key: Key) -> None:
         if key.digest in self._by_digest:
@@ -193,22 +191,17 @@ def parse(data: bytes) -> list[Entry]:
 
 def _split(data: bytes) -> list[msgspec.Raw]:
     """Return the undecoded entries. Raises ConfigError if `data` is not a key file."""
+    text = data.removeprefix(b"\xef\xbb\xbf")
     try:
-        return _read_file(data.removeprefix(b"\xef\xbb\xbf")).keys
+        return _read_file(text).keys
     except (ValueError, RecursionError) as error:
-        raise ConfigError(_words(error)) from None
+        raise ConfigError(_words(error, text, _File)) from None
 
 
-def _words(error: Exception) -> str:
-    """Return the message of msgspec, which contains no values.
-
-    The name of an unknown field is left out, as it may be a misplaced token.
-    """
+def _words(error: Exception, data: bytes | msgspec.Raw, wanted: type) -> str:
+    """Return the mistake in `data` without any value: a name may be a misplaced token."""
     if isinstance(error, UnicodeDecodeError):
         return "expected text in UTF-8"
-    if isinstance(error, RecursionError):
-        return "is nested too deep"
-    found = _UNKNOWN_FIELD.search(str(error))
-    if found is None or _A_FIELDS_NAME.fullmatch(found["name"]):
-        return str(error)
-    return "has an unknown field (not shown)"
+    if isinstance(error, msgspec.DecodeError | RecursionError):
+        return json_mistake(bytes(data), wanted)
+    return str(error)  # of ours
