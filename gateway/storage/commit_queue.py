@@ -10,7 +10,7 @@ import msgspec
 
 from gateway import config
 from gateway.errors import StorageUnavailable
-from gateway.storage.sqlite.faults import is_busy
+from gateway.storage.sqlite.faults import fault_text, is_busy
 from gateway.storage.sqlite.writer import Group, Tally, Writer, commit, tell_lost
 from gateway.telemetry.metrics import Histogram
 
@@ -144,7 +144,7 @@ class Groups:
     def begin_degraded(self, error: BaseException) -> None:
         """Start degraded because the file could not be opened; retries although nothing waits."""
         self._active = True
-        self._degrade(str(error))
+        self._degrade(fault_text(error))
         self._failed(error)
 
     async def drain(self, seconds: float) -> None:
@@ -277,7 +277,7 @@ class Groups:
             self._retry = self._loop.call_later(RETRY_LOCKED, self._write)
             return
         self._stop_timer()
-        self._degrade(str(error))
+        self._degrade(fault_text(error))
         if is_busy(error):
             self._retry = self._loop.call_later(RETRY_LOCKED, self._write)
         elif self._closing is not None:

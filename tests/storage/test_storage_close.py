@@ -108,7 +108,7 @@ async def test_a_file_that_stays_full(path: Path, caplog: pytest.LogCaptureFixtu
     await storage.close()
     assert notes.lost_ones == ["a", "b", "c"]
     assert (storage.health.lost, storage.health.waiting) == (3, 0)
-    assert "3 entries are lost at shutdown: database or disk is full" in caplog.text
+    assert "3 entries are lost at shutdown: there is no room for the database: " in caplog.text
     assert texts(path) == []
     nothing_is_left(path)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from gateway.storage.faults import is_busy, is_damage
 from support.plugins.recording_plugin import until
 from support.records.storage_sinks import (
     NOTES,
@@ -60,7 +61,7 @@ async def test_a_slow_commit_releases_the_calls_and_follows(path: Path) -> None:
             await asyncio.gather(*(storage.commit(notes.entries(str(n))) for n in range(3)))
             health = storage.health
             assert (health.state, health.slow, health.waiting, health.lost) == ("degraded", 1, 3, 0)
-            await until(lambda: health.reason == "database is locked")
+            await until(lambda: health.reason.startswith("the database file is locked"))
             await storage.commit(notes.entries("3"))
             with pytest.raises(StorageUnavailable, match="locked"):
                 await storage.flush()
@@ -101,8 +102,9 @@ async def test_a_lock_that_is_given_up_in_time_is_no_fault(path: Path) -> None:
 async def test_a_change_waits_for_a_lock_no_longer_than_a_call(path: Path) -> None:
     async with opened(path, commit_timeout=0.2) as storage:
         with locked(path):
-            with pytest.raises(sqlite3.OperationalError, match="locked"):
+            with pytest.raises(sqlite3.OperationalError) as caught:
                 await storage.write(lambda db: db.execute("DELETE FROM notes"))
+            assert is_busy(caught.value)
             assert await storage.read(lambda db: db.execute("SELECT 1").fetchall()) == [(1,)]
 
 
@@ -126,7 +128,10 @@ async def test_calls_wait_again_when_the_backlog_is_young(
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(full, "database or disk is full"), (read_only, "attempt to write a readonly database")],
+    [
+        (full, "there is no room for the database"),
+        (read_only, "the database file is read-only"),
+    ],
 )
 async def test_a_file_that_cannot_take_more(
     path: Path, fault: Fault, reason: str, caplog: pytest.LogCaptureFixture
@@ -137,7 +142,8 @@ async def test_a_file_that_cannot_take_more(
         notes.fault = fault
         await storage.commit(notes.entries("a", "unfit", "b"))
         health = storage.health
-        assert (health.state, health.reason, health.waiting) == ("degraded", reason, 2)
+        assert (health.state, health.waiting) == ("degraded", 2)
+        assert health.reason.startswith(reason)
         for number in range(5):
             await storage.commit(notes.entries(str(number)))
         with pytest.raises(sqlite3.OperationalError):
@@ -150,10 +156,9 @@ async def test_a_file_that_cannot_take_more(
         assert texts(path) == notes.written_ones == ["before", "a", "b", *"01234"]
         assert (health.committed, health.lost, notes.lost_ones) == (8, 1, ["unfit"])
     said = [one.message for one in caplog.records if "storage" in one.message]
-    assert said == [
-        f"storage is degraded, calls go on without it: {reason}",
-        f"storage works again; it was degraded: {reason}",
-    ]
+    begun, ended = said
+    assert begun.startswith(f"storage is degraded, calls go on without it: {reason}")
+    assert ended.startswith(f"storage works again; it was degraded: {reason}")
 
 
 async def test_the_file_fails_while_entries_are_stored_one_by_one(path: Path) -> None:
@@ -183,7 +188,7 @@ async def test_the_backlog_is_bounded_and_what_is_lost_is_counted(path: Path) ->
             await storage.commit(notes.entries("1234"))
         health = storage.health
         assert (health.waiting, health.waiting_bytes, health.lost) == (2, 8, 3)
-        assert health.reason == "database or disk is full"
+        assert health.reason.startswith("there is no room for the database")
         await storage.commit(notes.entries("12"))
         assert (health.waiting_bytes, health.lost, len(notes.lost_ones)) == (10, 3, 3)
         notes.fault = none
@@ -213,7 +218,8 @@ async def test_a_file_that_is_locked_at_the_start(path: Path) -> None:
     with locked(path):
         storage = storage_at(path, commit_timeout=0.1)
         await storage.open()
-        assert (storage.health.state, storage.health.reason) == ("degraded", "database is locked")
+        assert storage.health.state == "degraded"
+        assert storage.health.reason.startswith("the database file is locked")
         await storage.commit(notes.entries("a"))
     await recovered(storage)
     assert texts(path) == ["a"]
@@ -281,9 +287,11 @@ async def test_its_folder_is_taken_away(tmp_path: Path) -> None:
         await storage.commit(notes.entries("before"))
         shutil.rmtree(folder)
         await storage.commit(notes.entries("a"))
-        await until(lambda: storage.health.reason == "unable to open database file")
-        with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        said = "the database file cannot be opened"
+        await until(lambda: storage.health.reason.startswith(said))
+        with pytest.raises(sqlite3.OperationalError) as caught:
             await storage.read(lambda db: db.execute("SELECT * FROM notes"))
+        assert caught.value.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN
         folder.mkdir()
         await recovered(storage)
         assert texts(folder / "gateway.db") == ["a"]
@@ -300,8 +308,9 @@ async def test_damage_that_a_reader_finds(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         overwrite_pages(path, 100, 20)
-        with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+        with pytest.raises(sqlite3.DatabaseError) as caught:
             await storage.read(lambda db: db.execute("SELECT max(text) FROM notes").fetchall())
+        assert is_damage(caught.value)
         await storage.commit(notes.entries("a"))
     await is_moved_aside(path)
 
@@ -313,7 +322,7 @@ async def test_damage_that_the_writer_finds(path: Path) -> None:
     async with opened(path) as storage:
         overwrite_pages(path, 100, 20)
         await storage.commit(notes.entries("a"))
-        assert "malformed" in storage.health.reason
+        assert storage.health.reason.startswith("the database file is damaged")
         await storage.commit(notes.entries("b"))
         await storage.close()
         assert notes.lost_ones == ["a", "b"]
@@ -345,8 +354,9 @@ async def test_health_tells(gateway_for: GatewayFor) -> None:
     notes.fault = full
     await gateway.storage.commit(notes.entries("a"))
     answer = await live.client.get("/health")
-    reason = "storage: database or disk is full"
-    assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "reason": reason})
+    said = answer.json()
+    assert (answer.status_code, said["status"]) == (200, "degraded")
+    assert said["reason"].startswith("storage: there is no room for the database")
     notes.fault = none
     await recovered(gateway.storage)
     assert (await live.client.get("/health")).json() == {"status": "ok"}

@@ -38,6 +38,7 @@ from gateway.storage import Storage
 from gateway.storage.sqlite import file
 from gateway.storage.sqlite.file import mark_damaged, open_for_writing, prepare_file
 
+FULL = ("there is no room for the database", "the disk does not work")
 PYTHON = f"exec {shlex.quote(sys.executable)} {SUPPORT / 'records' / 'storage_process.py'}"
 
 
@@ -167,7 +168,7 @@ async def test_a_migration_that_breaks_ends_the_start(path: Path) -> None:
 
     for _ in range(2):
         storage = Storage(Config(db_path=str(path)), [NOTES, broken])
-        with pytest.raises(sqlite3.OperationalError, match="incomplete input"):
+        with pytest.raises(sqlite3.OperationalError):
             await storage.open()
         await storage.close()
         assert (threads(), descriptors(path.parent)) == ([], [])
@@ -210,25 +211,22 @@ def namespace(*flags: str) -> tuple[str, ...]:
 async def test_a_full_disk(tmp_path: Path) -> None:
     wrap = namespace("--user", "--map-root-user", "--mount")
     mount = f"mount -t tmpfs -o size=800k tmpfs {tmp_path}"
-    assert await ran(f"{mount} && {PYTHON} fill {tmp_path}/gateway.db", wrap) in (
-        "database or disk is full",
-        "disk I/O error",
-    )
+    assert (await ran(f"{mount} && {PYTHON} fill {tmp_path}/gateway.db", wrap)).startswith(FULL)
 
 
 async def test_a_file_that_may_not_grow(path: Path) -> None:
-    assert await ran(f"{PYTHON} limit {path}") in ("database or disk is full", "disk I/O error")
+    assert (await ran(f"{PYTHON} limit {path}")).startswith(FULL)
 
 
 async def test_a_file_that_is_read_only_at_the_start(path: Path) -> None:
-    assert await ran(f"{PYTHON} protect {path}", unprivileged()) in (
-        "attempt to write a readonly database",
-        "unable to open database file",
+    assert (await ran(f"{PYTHON} protect {path}", unprivileged())).startswith(
+        ("the database file is read-only", "the database file cannot be opened")
     )
 
 
 async def test_a_folder_that_is_read_only_at_the_start(path: Path) -> None:
-    assert await ran(f"{PYTHON} forbid {path}", unprivileged()) == "unable to open database file"
+    said = await ran(f"{PYTHON} forbid {path}", unprivileged())
+    assert said.startswith("the database file cannot be opened")
 
 
 def unprivileged() -> tuple[str, ...]:

@@ -18,6 +18,18 @@ _OF_THE_FILE = frozenset(
 )
 
 
+# Each is followed by SQLite's own message, whose wording changes between versions.
+_TEXTS = {
+    sqlite3.SQLITE_BUSY: "the database file is locked",
+    sqlite3.SQLITE_READONLY: "the database file is read-only",
+    sqlite3.SQLITE_IOERR: "the disk does not work",
+    sqlite3.SQLITE_CORRUPT: "the database file is damaged",
+    sqlite3.SQLITE_FULL: "there is no room for the database",
+    sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened",
+    sqlite3.SQLITE_NOTADB: "the database file is damaged",
+}
+
+
 class FileGone(sqlite3.OperationalError):
     """The open file is no longer the one at its path: it was deleted or replaced."""
 
@@ -35,6 +47,12 @@ def is_busy(error: BaseException) -> bool:
 def is_damage(error: BaseException) -> bool:
     """Whether the file is not a database, or a damaged one."""
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def fault_text(error: BaseException) -> str:
+    """Describe the error for operators."""
+    text = _TEXTS.get(_code(error) or sqlite3.SQLITE_OK)
+    return f"{text}: {error}" if text else str(error)
 
 
 def _code(error: BaseException) -> int | None:
