@@ -1,6 +1,7 @@
 """`gateway keys`, as an operator types it."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -171,9 +172,9 @@ def test_what_is_not_there_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b'{"keys": [{"id": "a", "token": "b", "quota": 3}]}', "keys[0]: Object contains unknown"),
+        (b'{"keys": [{"id": "a", "token": "b", "quota": 3}]}', "keys[0]: quota: unknown field"),
         (b'{"keys": [{"id": "a"}]}', "keys[0]: expected `token` or `token_sha256`"),
-        (b'{"keys": [', "truncated"),
+        (b'{"keys": [', "is not valid JSON, from line 1, column 11 on"),
     ],
 )
 @pytest.mark.parametrize("arguments", [["create", "--id", "b"], ["list"], ["revoke", "a"]])
@@ -233,7 +234,7 @@ def test_a_folder_that_is_not_there_is_told(
         capsys, "keys", "create", "--id", "a", "--file", str(tmp_path / "no" / "keys.json")
     )
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "No such file or directory" in err
+    assert os.strerror(errno.ENOENT) in err
 
 
 def test_a_link_is_followed(keys: Keyring, disk: KeysOnDisk, tmp_path: Path) -> None:

@@ -144,5 +144,5 @@ async def test_a_port_in_use() -> None:
         port = taken.getsockname()[1]
         async with started("serve", "--port", str(port), environment={}) as process:
             assert await process.ended() != 0
-    assert f"('127.0.0.1', {port}): address already in use" in process.log.decode()
+    assert str(port) in process.log.decode()
     assert b"Traceback" not in process.log

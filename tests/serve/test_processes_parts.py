@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -182,6 +183,10 @@ async def test_a_flush_is_of_all_processes(tmp_path: Path) -> None:
             await one.close()
 
 
+def _is_taken(error: OSError) -> bool:
+    return error.errno == errno.EADDRINUSE
+
+
 def test_a_port_is_shared_by_these_processes_alone() -> None:
     sockets = listening("127.0.0.1", 0, 3)
     ports = {one.getsockname()[1] for own in sockets for one in own}
@@ -189,9 +194,9 @@ def test_a_port_is_shared_by_these_processes_alone() -> None:
     for own in sockets:
         own[0].listen()
     [port] = ports
-    with pytest.raises(OSError, match=r"bind on address .*: address already in use"):
+    with pytest.raises(OSError, check=_is_taken):
         listening("127.0.0.1", port, 2)
-    with pytest.raises(OSError, match="bind on address"):
+    with pytest.raises(OSError, check=_is_taken):
         socket.create_server(("127.0.0.1", port), reuse_port=False)
     for [one] in sockets:
         one.close()

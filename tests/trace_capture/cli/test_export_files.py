@@ -1,7 +1,9 @@
 """`gateway traces export`: what is in the files, what is left out, and that nothing is spoilt."""
 
+import errno
 import io
 import json
+import os
 import sqlite3
 import sys
 from pathlib import Path
@@ -252,7 +254,7 @@ def test_what_is_no_file_is_never_replaced(traces: Traces, tmp_path: Path) -> No
         assert "is not a file" in err
     status, _, err = traces("export", "-o", tmp_path / "none" / "out.jsonl")
     assert (status, err.count("\n")) == (2, 1)
-    assert "No such file or directory" in err
+    assert os.strerror(errno.ENOENT) in err
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
