@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from gateway.storage.faults import is_busy, is_damage
 from support.plugins.recording_plugin import until
 from support.records.storage_sinks import (
     NOTES,
@@ -28,6 +27,7 @@ from support.records.storage_sinks import (
 
 from gateway import Gateway, StorageUnavailable, hookimpl
 from gateway.storage import Storage
+from gateway.storage.sqlite.faults import is_busy, is_damage
 from gateway.testing import GatewayFor
 
 Fault = Callable[[sqlite3.Connection, Sequence[str]], object]
