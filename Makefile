@@ -4,16 +4,40 @@ PYTHON ?= python3
 TESTERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 VENV := .venv
 STAMP := $(VENV)/.installed
+COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	--generate-hashes --custom-compile-command 'make lock'
 MINUTES ?= 10
 CALLS ?= 10000
 
-.PHONY: demo test storm accounting soak bench lint clean
+.PHONY: demo test storm accounting soak bench lint lock clean \
+	test-latest test-lowest test-reworded
 
 demo: $(STAMP)
 	$(VENV)/bin/gateway demo
 
 test: $(STAMP)
 	$(VENV)/bin/pytest -n $(TESTERS) --dist worksteal
+
+test-latest:  # with the newest of all that is needed, as of now
+	rm -rf $(VENV)-latest
+	$(PYTHON) -m venv $(VENV)-latest
+	$(VENV)-latest/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)-latest/bin/python -m pip list
+	$(VENV)-latest/bin/pytest -n $(TESTERS) --dist worksteal
+
+test-reworded: $(STAMP)  # while libraries say everything in other words, see tests/support/plugins/rewording.py
+	PYTHONPATH=tests $(VENV)/bin/pytest -p support.plugins.rewording -n $(TESTERS) --dist worksteal
+
+test-lowest: $(VENV)-lowest/.installed  # with the oldest that pyproject.toml allows
+	$(VENV)-lowest/bin/pytest -n $(TESTERS) --dist worksteal
+
+lock: $(VENV)-lock/.installed  # writes requirements/ anew, with the newest of all that is needed
+	$(COMPILE) --all-extras -o requirements/dev.txt pyproject.toml
+	$(COMPILE) -c requirements/dev.txt -o requirements/run.txt pyproject.toml
+	$(COMPILE) --resolution lowest-direct -o $(VENV)-lock/lowest.txt pyproject.toml
+	$(COMPILE) --resolution lowest-direct --all-extras -c $(VENV)-lock/lowest.txt --no-annotate \
+		-o requirements/lowest.txt pyproject.toml
+	echo uv | $(COMPILE) -o requirements/lock.txt -
 
 storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
 	PYTHONPATH=tests $(VENV)/bin/python -m storm --minutes $(MINUTES)
@@ -32,12 +56,17 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-$(STAMP): pyproject.toml
+# What .venv holds and what .venv-lowest and .venv-lock hold is in a file of hashes, to the last byte.
+$(VENV)/.installed: requirements/dev.txt
+$(VENV)-lowest/.installed: requirements/lowest.txt
+$(VENV)-lock/.installed: requirements/lock.txt
+
+%/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
-	touch $(STAMP)
+	$(PYTHON) -m venv --clear $*
+	$*/bin/python -m pip install --quiet --require-hashes $(addprefix -r ,$(filter %.txt,$^))
+	$(if $(filter %-lock,$*),,$*/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .)
+	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest $(VENV)-lock .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""`pytest -p rewording`: the tests, while libraries say everything in other words.
+"""`pytest -p support.plugins.rewording`: the tests, while libraries say everything in other words.
 
 A test that fails with it and passes without depends on words that may change with any release; or
 the gateway does, which is worse. See `make test-reworded`.
