@@ -15,7 +15,7 @@ from gateway.storage import MEMORY
 
 
 class Generation(msgspec.Struct, frozen=True, eq=False):
-    """What a reload replaces of a gateway; `routes` and `lifespans` are by plugin."""
+    """The parts of a gateway that a reload replaces; `routes` and `lifespans` are by plugin."""
 
     config: Config
     plugins: Plugins

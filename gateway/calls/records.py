@@ -1,4 +1,4 @@
-"""What is known of a call: who made it, its attempts at workers, and how it ended."""
+"""The records of a call: its principal, its attempts at workers, and its outcome."""
 
 from collections.abc import AsyncIterable, Mapping
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What several processes of one gateway share: messages between peers, tables in shared memory.
+"""Several processes of one gateway: messages between peers, tables in shared memory.
 
 It may import `errors` and the standard library; no other room of the gateway.
 """

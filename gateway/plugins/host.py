@@ -1,4 +1,4 @@
-"""What a plugin may ask of the gateway that runs it."""
+"""The gateway as its plugins see it: everything that a plugin may ask of it."""
 
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -53,7 +53,7 @@ class Host(Protocol):
     def control(self, path: str, *, scope: str | None, **handlers: Handler) -> BaseRoute:
         """Return a control route: `control("/jobs/{id}", scope="admin", GET=show)`.
 
-        If a plugin authenticates, the route rejects callers whom no plugin knows or who lack
+        If a plugin authenticates, the route rejects callers that no plugin knows or that lack
         `scope`; None: it is open to anybody.
         """
 

@@ -1,4 +1,4 @@
-"""Where a configuration comes from: files, environment variables, the command line, in layers.
+"""The sources of a configuration: files, environment variables, the command line, in layers.
 
 It may import `config` and `errors`.
 """

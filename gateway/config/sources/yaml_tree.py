@@ -66,10 +66,10 @@ def _refuse_depth(text: str, name: str, loader: type[yaml.SafeLoader]) -> None:
 
 
 def _blame_depth(text: str, name: str, mark: Any) -> None:
-    """Raises ConfigError where what libyaml stopped at is nested too deep.
+    """Raise ConfigError if the text at which libyaml stopped is nested too deep.
 
-    It reads on over a thousand brackets before its first event, and may have a limit there itself.
-    PyYAML's own reader has none; it gets what comes before, and only where that may be the reason.
+    libyaml reads over a thousand brackets before its first event, and may have a limit of its own.
+    PyYAML's own reader has none; it reads the text again, but only if nesting may be the reason.
     """
     read = text if mark is None else text[: mark.index + 1]
     if depth_of(re.findall(r"[\[\]{}]", read)) > MAX_DEPTH:

@@ -1,1 +1,1 @@
-"""What can be made to go wrong with an answer, and how it goes wrong on the wire."""
+"""Faults of responses: which there are, when each applies, and how each looks on the wire."""
