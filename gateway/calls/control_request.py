@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope
 from gateway.calls.body import Body, receive_chunk
 from gateway.calls.records import Principal
 from gateway.config import Config
+from gateway.config.messages import line
 from gateway.config.misfit import Misfit, misfit
-from gateway.config.words import line
 from gateway.errors import (
     BadRequest,
     InvalidJSON,

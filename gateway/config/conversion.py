@@ -16,9 +16,9 @@ from typing import Any, TypeVar, get_args
 import msgspec
 from msgspec import UNSET
 
-from gateway.config.hints import holds, members, peel, without_none
+from gateway.config.hints import container_kind, fields_of, member_for, peel, without_none
+from gateway.config.messages import describe, describe_value, dotted, line, suggest
 from gateway.config.node import Node
-from gateway.config.words import describe, dotted, line, show, suggest
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -48,24 +48,24 @@ def convert(
 class _Conversion:
     """One conversion. Each method reports a mistake to `problems` and then returns UNSET.
 
-    `hint` is the type to convert to; `said` is the type that messages describe, which may include
-    `or null`.
+    `hint` is the type to convert to; `declared` is the type that messages describe, which may
+    include `or null`.
     """
 
     def __init__(self, problems: list[str], noun: str) -> None:
         self.problems = problems
         self.noun = noun
 
-    def value(self, node: Node, said: Any, path: str) -> Any:
-        if peel(said).note.secret:
+    def value(self, node: Node, declared: Any, path: str) -> Any:
+        if peel(declared).note.secret:
             node = msgspec.structs.replace(node, secret=True)
-        hint = without_none(said)
+        hint = without_none(declared)
         if node.value is UNSET or hint is Node:
             return UNSET if node.value is UNSET else node
-        if hint is not said and _is_null(node, hint):
+        if hint is not declared and _is_null(node, hint):
             return None
-        hint = _member(node, hint)
-        made = self.walk(holds(hint))(node, hint, said, path)
+        hint = member_for(node.value, hint)
+        made = self.walk(container_kind(hint))(node, hint, declared, path)
         return self.checked(node, made, hint, path)
 
     def walk(self, kind: type | None) -> Callable[[Node, Any, Any, str], Any]:
@@ -73,14 +73,14 @@ class _Conversion:
             return self.struct
         return self.mapping if kind is dict else self.items if kind is list else self.scalar
 
-    def struct(self, node: Node, hint: Any, said: Any, path: str) -> Any:
+    def struct(self, node: Node, hint: Any, declared: Any, path: str) -> Any:
         cls = peel(hint).bare
         try:
             node = cls.shorthand(node) if hasattr(cls, "shorthand") else node
         except ValueError as error:
-            return self.report(node, path, f"{error}, got {show(node)}")
+            return self.report(node, path, f"{error}, got {describe_value(node)}")
         if not isinstance(node.value, dict):
-            return self.unlike(node, said, path)
+            return self.mismatch(node, declared, path)
         values = self.fields(node, node.value, cls, path)
         if UNSET in values.values():
             return UNSET
@@ -92,7 +92,7 @@ class _Conversion:
             return self.report(node, path, str(error))
 
     def fields(self, node: Node, written: dict[str, Node], cls: Any, path: str) -> dict[str, Any]:
-        known = {field.encode_name: field for field in msgspec.structs.fields(cls)}
+        known = {field.encode_name: field for field in fields_of(cls)}
         values = {}
         for key, child in written.items():
             at = dotted(path, key)
@@ -107,9 +107,9 @@ class _Conversion:
                 values[key] = self.report(node, dotted(path, key), need)
         return values
 
-    def mapping(self, node: Node, hint: Any, said: Any, path: str) -> Any:
+    def mapping(self, node: Node, hint: Any, declared: Any, path: str) -> Any:
         if not isinstance(node.value, dict):
-            return self.unlike(node, said, path)
+            return self.mismatch(node, declared, path)
         key_hint, value_hint = get_args(peel(hint).bare) or (str, object)
         made = {}
         for key, child in node.value.items():
@@ -118,20 +118,20 @@ class _Conversion:
                 Node(key, child.place, loose=True, secret=node.secret), key_hint, path
             )
             made[name] = self.value(_inside(node, child), value_hint, dotted(path, key))
-        return self.whole(node, made, hint, said, path)
+        return self.container(node, made, hint, declared, path)
 
-    def items(self, node: Node, hint: Any, said: Any, path: str) -> Any:
+    def items(self, node: Node, hint: Any, declared: Any, path: str) -> Any:
         written = _split(node) if node.loose and isinstance(node.value, str) else node.value
         if not isinstance(written, list):
-            return self.unlike(node, said, path)
+            return self.mismatch(node, declared, path)
         item_hint = (get_args(peel(hint).bare) or (object,))[0]
         made = [
             self.value(_inside(node, child), item_hint, dotted(path, place))
             for place, child in enumerate(written)
         ]
-        return self.whole(node, made, hint, said, path)
+        return self.container(node, made, hint, declared, path)
 
-    def scalar(self, node: Node, hint: Any, said: Any, path: str) -> Any:
+    def scalar(self, node: Node, hint: Any, declared: Any, path: str) -> Any:
         plain, note = node.plain, peel(hint).note
         if note.ignore_case and isinstance(plain, str):
             plain = plain.lower()
@@ -140,18 +140,18 @@ class _Conversion:
         try:
             made = msgspec.convert(plain, hint, strict=not node.loose)
         except ValueError:
-            return self.unlike(node, said, path)
+            return self.mismatch(node, declared, path)
         finite = not isinstance(made, float) or math.isfinite(made)
-        return made if finite else self.unlike(node, said, path)
+        return made if finite else self.mismatch(node, declared, path)
 
-    def whole(self, node: Node, made: Any, hint: Any, said: Any, path: str) -> Any:
+    def container(self, node: Node, made: Any, hint: Any, declared: Any, path: str) -> Any:
         """Convert a container of items that are converted already; checks its kind and length."""
         if UNSET in made or (isinstance(made, dict) and UNSET in made.values()):
             return UNSET
         try:
             return msgspec.convert(made, hint)
         except ValueError:
-            return self.unlike(node, said, path)
+            return self.mismatch(node, declared, path)
 
     def checked(self, node: Node, made: Any, hint: Any, path: str) -> Any:
         check = peel(hint).note.check
@@ -161,11 +161,11 @@ class _Conversion:
             except FieldError as error:
                 return self.report(*_locate(node, path, error), str(error))
             except ValueError as error:
-                return self.report(node, path, f"{error}, got {show(node)}")
+                return self.report(node, path, f"{error}, got {describe_value(node)}")
         return made
 
-    def unlike(self, node: Node, said: Any, path: str) -> Any:
-        return self.report(node, path, f"expected {describe(said)}, got {show(node)}")
+    def mismatch(self, node: Node, declared: Any, path: str) -> Any:
+        return self.report(node, path, f"expected {describe(declared)}, got {describe_value(node)}")
 
     def report(self, node: Node, path: str, problem: str) -> Any:
         self.problems.append(line(node.place, path, problem))
@@ -176,16 +176,6 @@ def _is_null(node: Node, hint: Any) -> bool:
     """Whether the value means null. A loose "null" does, unless the type is str."""
     loose = node.loose and node.value == "null" and peel(hint).bare is not str
     return loose or node.value is None
-
-
-def _member(node: Node, hint: Any) -> Any:
-    """Return the member of a union that fits a mapping or list; the union itself for a scalar."""
-    choices = members(peel(hint).bare)
-    if len(choices) == 1:
-        return hint
-    shapes: dict[type, tuple[type, ...]] = {dict: (dict, msgspec.Struct), list: (list,)}
-    fitting = shapes.get(type(node.value), ())
-    return next((choice for choice in choices if holds(choice) in fitting), hint)
 
 
 def _inside(outer: Node, inner: Node) -> Node:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import FieldInfo, fields
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,13 +15,14 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     `expected` replaces the description made from the type. No message contains the value of a
     `secret` field. `read` maps a scalar as written to the scalar to convert. `check` receives the
     converted value; it raises ValueError with what it expected, or FieldError for a mistake inside
-    the value.
+    the value. A user cannot set an `internal` field; code sets it.
     """
 
     unit: str = ""
     expected: str = ""
     secret: bool = False
     ignore_case: bool = False
+    internal: bool = False
     read: Callable[[object], object] | None = None
     check: Callable[[Any], object] | None = None
 
@@ -55,7 +57,22 @@ def without_none(hint: Any) -> Any:
     return Annotated[some[0], *extras] if extras else some[0]
 
 
-def holds(hint: Any) -> type | None:
+def member_for(value: object, hint: Any) -> Any:
+    """Return the member of a union that fits a mapping or list; the union itself for a scalar."""
+    choices = members(peel(hint).bare)
+    if len(choices) == 1:
+        return hint
+    shapes: dict[type, tuple[type, ...]] = {dict: (dict, msgspec.Struct), list: (list,)}
+    fitting = shapes.get(type(value), ())
+    return next((choice for choice in choices if container_kind(choice) in fitting), hint)
+
+
+def fields_of(cls: Any) -> list[FieldInfo]:
+    """Return the fields of a Struct that a user can set, so without internal ones."""
+    return [field for field in fields(cls) if not peel(field.type).note.internal]
+
+
+def container_kind(hint: Any) -> type | None:
     """Return Struct, dict or list, the way to walk a container type; None for a scalar.
 
     Other types (a TypedDict, a tuple of fixed length) count as scalars: msgspec converts them

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
-from gateway.config.hints import holds, members, peel, without_none
+from gateway.config.hints import container_kind, members, peel, without_none
+from gateway.config.messages import describe, dotted, line
 from gateway.config.node import MAX_DEPTH, TOO_DEEP, depth_of
-from gateway.config.words import describe, dotted, line
 
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _BRACKET = re.compile(rb"[][{}]")
@@ -90,7 +90,7 @@ def misfit(value: Any, wanted: Any, *, strict: bool = True) -> Misfit | None:
 
 def _inside(value: Any, wanted: Any, strict: bool) -> Misfit | None:
     hint = _meant(value, wanted)
-    kind, bare = holds(hint), peel(hint).bare
+    kind, bare = container_kind(hint), peel(hint).bare
     types = get_args(bare)
     if kind is msgspec.Struct and isinstance(value, dict):
         return _in_fields(value, bare, strict)
@@ -129,5 +129,5 @@ def _meant(value: Any, wanted: Any) -> Any:
     hint = without_none(wanted)
     shapes: dict[type, tuple[type, ...]] = {dict: (dict, msgspec.Struct), list: (list,)}
     fitting = shapes.get(type(value), ())
-    choices = [choice for choice in members(peel(hint).bare) if holds(choice) in fitting]
+    choices = [choice for choice in members(peel(hint).bare) if container_kind(choice) in fitting]
     return choices[0] if len(choices) == 1 else hint

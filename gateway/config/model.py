@@ -12,9 +12,9 @@ from msgspec.structs import force_setattr, replace
 
 from gateway.config.conversion import convert
 from gateway.config.hints import Note
+from gateway.config.messages import dotted
 from gateway.config.node import Node
 from gateway.config.sizes import SCHEMA, size
-from gateway.config.words import dotted
 from gateway.config.worker import Text, Worker, distinct
 
 T = TypeVar("T", bound=msgspec.Struct)

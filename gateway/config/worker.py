@@ -20,7 +20,7 @@ _PORTS = {"http": 80, "https": 443}
 _URL = 'a URL such as "http://host:8000/v1"'
 
 # The gateway writes these headers itself, or they concern a single connection.
-_OURS = frozenset(
+RESERVED_HEADERS = frozenset(
     {
         "connection",
         "content-length",
@@ -165,7 +165,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise FieldError("differs from the path of url; write one of the two", "api_path")
         if self.tls and url.startswith("http:"):
             raise FieldError("is of no use over http; write an https URL", "tls")
-        _refuse_ours(self.headers)
+        _reject_reserved(self.headers)
         force_setattr(self, "url", url)
         force_setattr(self, "api_path", path or api_path or "/v1")
         force_setattr(self, "worker_id", self.worker_id or self.authority)
@@ -230,10 +230,10 @@ def _names(authority: str, taken: set[str]) -> Iterator[str]:
     return (name for name in chain([authority], numbered) if name not in taken)
 
 
-def _refuse_ours(headers: Mapping[str, str]) -> None:
+def _reject_reserved(headers: Mapping[str, str]) -> None:
     seen: set[str] = set()
     for name in headers:
-        if name.lower() in _OURS:
+        if name.lower() in RESERVED_HEADERS:
             raise FieldError("is the gateway's own to send; leave it out", "headers", name)
         if name.lower() in seen:
             raise FieldError("is there twice, in other letter case", "headers", name)

@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 import msgspec
 
-from gateway.config.hints import holds
+from gateway.config.hints import container_kind
+from gateway.config.messages import line
 from gateway.config.model import Config
 from gateway.config.node import Node, merge
-from gateway.config.words import line
 
 PREFIX = "GATEWAY_"
 
@@ -41,7 +41,7 @@ def variables() -> dict[str, tuple[str, ...]]:
     """Path of the field that each environment variable sets, by the variable's name."""
     found: dict[str, tuple[str, ...]] = {}
     for field in msgspec.structs.fields(Config):
-        if holds(field.type) is msgspec.Struct:
+        if container_kind(field.type) is msgspec.Struct:
             for inner in msgspec.structs.fields(field.type):
                 name = f"{PREFIX}{field.name}__{inner.name}".upper()
                 found[name] = (field.name, inner.name)

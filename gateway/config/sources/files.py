@@ -8,9 +8,9 @@ import re
 import tomllib
 from pathlib import Path
 
+from gateway.config.messages import describe_value
 from gateway.config.node import MAX_DEPTH, TOO_DEEP, Node, depth_of
 from gateway.config.sources.yaml_tree import yaml_tree
-from gateway.config.words import show
 from gateway.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -41,7 +41,7 @@ def read_file(file: Path, problems: list[str]) -> Node:
     if root.value is None:
         return Node({}, root.place)
     if not isinstance(root.value, dict):
-        got = show(Node(root.value, root.place, secret=True))
+        got = describe_value(Node(root.value, root.place, secret=True))
         raise ConfigError(f"{root.place}: expected fields such as `port: 9090`, got {got}")
     return root
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from msgspec import UNSET
 
+from gateway.config.messages import dotted, line
 from gateway.config.node import Node
-from gateway.config.words import dotted, line
 
 _REFERENCE = re.compile(
     r"\$(?P<literal>\$\{)"

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from msgspec import UNSET, UnsetType
 
+from gateway.config.messages import dotted, line, quote
 from gateway.config.node import MAX_DEPTH, TOO_DEEP, Node, depth_of
-from gateway.config.words import dotted, line, quote
 from gateway.errors import ConfigError
 
 MAX_VALUES = 50_000

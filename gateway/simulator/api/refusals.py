@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.config.hints import holds, members, peel, without_none
+from gateway.config.hints import container_kind, members, peel, without_none
 from gateway.config.misfit import Misfit, misfit
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -141,7 +141,7 @@ def _translated(fault: Misfit) -> Refused:
     if fault.missing:
         return missing(where, fault.value)
     hint = members(peel(without_none(fault.wanted)).bare)[0]
-    wanted: Any = holds(hint) or peel(hint).bare
+    wanted: Any = container_kind(hint) or peel(hint).bare
     kind, sentence = _WRONG_TYPE.get(wanted, ("value_error", "Input should be valid"))
     if isinstance(fault.value, str) and wanted in _UNREADABLE:
         kind, reason = _UNREADABLE[wanted]

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from msgspec import Meta, UnsetType
 
-from gateway.config.hints import holds, members, peel
+from gateway.config.hints import container_kind, members, peel
 from gateway.config.node import Node
 
 _TYPES = {
@@ -44,7 +44,7 @@ def describe(hint: Any) -> str:
     return f"{text} ({note.unit})" if note.unit else text
 
 
-def show(node: Node) -> str:
+def describe_value(node: Node) -> str:
     """Return the value on one line; only its kind if it is secret, a list or a mapping."""
     value = node.value
     if node.secret or isinstance(value, dict | list) or value is None:
@@ -95,7 +95,7 @@ def _type(bare: Any) -> str:
     if get_origin(bare) is Literal:
         choices = get_args(bare)
         return listed([quote(c) if isinstance(c, str) else str(c).lower() for c in choices])
-    if container := holds(bare):
+    if container := container_kind(bare):
         return "a list" if container is list else "a mapping"
     if get_origin(bare) is tuple:
         return f"a list of {len(get_args(bare))} items"
