@@ -62,37 +62,39 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: "Commands") -> None:
-    parser = commands.add_parser("serve", help="carry calls to workers")
+    parser = commands.add_parser("serve", help="run the gateway")
     _add_settings(parser)
     parser.set_defaults(run=_serve)
 
 
 def _add_demo(commands: "Commands") -> None:
-    parser = commands.add_parser("demo", help="a gateway before a simulated worker, to try things")
+    parser = commands.add_parser("demo", help="run a gateway with a simulated worker")
     parser.add_argument("--port", type=int, default=9090, help="port to listen on (9090)")
-    parser.add_argument("--plugin", action="append", help="one more plugin; may be repeated")
+    parser.add_argument("--plugin", action="append", help="additional plugin; repeatable")
     parser.set_defaults(run=_demo)
 
 
 def _add_simulate(commands: "Commands") -> None:
-    parser = commands.add_parser("simulate", help="a stand-in engine that answers as vLLM does")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
+    parser = commands.add_parser("simulate", help="run a simulated vLLM server")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (8000)")
     parser.add_argument("--model", default="sim", help="name of the served model (sim)")
-    parser.add_argument("--ttft", type=float, default=0.0, help="seconds to the first token")
-    parser.add_argument("--itl", type=float, default=0.0, help="seconds between tokens")
-    parser.add_argument("--max-model-len", type=int, default=2048, help="tokens of context (2048)")
-    parser.add_argument("--api-key", help="key that /v1 asks for")
+    parser.add_argument("--ttft", type=float, default=0.0, help="seconds to the first token (0)")
+    parser.add_argument("--itl", type=float, default=0.0, help="seconds between tokens (0)")
     parser.add_argument(
-        "--development", action="store_true", help="with vLLM's development endpoints"
+        "--max-model-len", type=int, default=2048, help="context length in tokens (2048)"
     )
-    parser.add_argument("--seed", type=int, help="makes unseeded calls repeatable")
-    parser.add_argument("--fault", help="what goes wrong, such as hang or reset:3")
+    parser.add_argument("--api-key", help="key that requests below /v1 need")
+    parser.add_argument(
+        "--development", action="store_true", help="serve vLLM's development endpoints"
+    )
+    parser.add_argument("--seed", type=int, help="makes calls without a seed repeatable")
+    parser.add_argument("--fault", help="fault to inject, such as hang or reset:3")
     parser.set_defaults(run=_simulate)
 
 
 def _add_plugins(commands: "Commands") -> None:
-    parser = commands.add_parser("plugins", help="print the chain, hook by hook")
+    parser = commands.add_parser("plugins", help="print the plugins of each hook, in order")
     _add_settings(parser)
     parser.set_defaults(run=_plugins)
 
@@ -100,7 +102,7 @@ def _add_plugins(commands: "Commands") -> None:
 def _add_config(commands: "Commands") -> None:
     parser = commands.add_parser("config", help="check a configuration, or print its schema")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    check = actions.add_parser("check", help="say what is wrong with a configuration")
+    check = actions.add_parser("check", help="print all mistakes and former names")
     check.add_argument("file", nargs="?", type=Path, help="instead of --config")
     _add_settings(check)
     check.set_defaults(run=_check)
@@ -109,23 +111,32 @@ def _add_config(commands: "Commands") -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="YAML or TOML file (else $GATEWAY_CONFIG)")
+    parser.add_argument("--config", type=Path, help="YAML or TOML file ($GATEWAY_CONFIG)")
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (9090)")
-    parser.add_argument("--processes", help="processes that serve the port (1)")
+    parser.add_argument("--processes", help="number of processes that serve the port (1)")
     parser.add_argument(
-        "--worker", dest="workers", action="append", metavar="URL", help="may be repeated"
+        "--worker", dest="workers", action="append", metavar="URL", help="worker; repeatable"
     )
     parser.add_argument(
-        "--plugin", dest="plugins", action="append", metavar="NAME", help="may be repeated"
+        "--plugin", dest="plugins", action="append", metavar="NAME", help="plugin; repeatable"
     )
-    parser.add_argument("--db-path", help="file of the embedded database")
-    parser.add_argument("--store", help="sqlite, or memory: the database is gone at the end")
-    parser.add_argument("--model", help="sent in place of the model that callers name")
-    parser.add_argument("--log-level", help="debug, info, warning or error")
-    parser.add_argument("--log-format", help="text, json, or auto: text on a terminal")
     parser.add_argument(
-        "--allow-anonymous", action="store_true", default=None, help="serve callers without a key"
+        "--storage-path",
+        dest="storage.path",
+        metavar="FILE",
+        help="file of the embedded database (gateway.db), or :memory:",
+    )
+    for former in ("--db-path", "--store"):
+        parser.add_argument(former, help=argparse.SUPPRESS)
+    parser.add_argument("--model", help="model to send to workers instead of the caller's")
+    parser.add_argument("--log-level", help="minimum level to log: debug, info, warning or error")
+    parser.add_argument("--log-format", help="text, json, or auto: text on a terminal, else json")
+    parser.add_argument(
+        "--allow-anonymous",
+        action="store_true",
+        default=None,
+        help="allow other machines to connect without a key",
     )
 
 
@@ -144,6 +155,10 @@ def _add_from_others(
     found, _ = finder.parse_known_args(arguments)
     settings = _load(found)
     parser.set_defaults(settings=settings)
+    if any(argument.partition("=")[0] == "--db-path" for argument in arguments):
+        print(
+            "warning: --db-path is now called --storage-path; it works until 0.2", file=sys.stderr
+        )
     installed = entry_points(group=COMMANDS)
     if arguments[0] in installed.names:
         installed[arguments[0]].load()(commands)
@@ -154,9 +169,8 @@ def _add_from_others(
 
 def _load(options: argparse.Namespace) -> Config:
     file = options.config or os.environ.get("GATEWAY_CONFIG")
-    given = {
-        name: value for name, value in vars(options).items() if name in Config.__struct_fields__
-    }
+    known = config.OPTIONS.keys() | config.former_names(Config)
+    given = {name: value for name, value in vars(options).items() if name in known}
     return config.load(Path(file) if file else None, os.environ, given)
 
 
@@ -220,8 +234,11 @@ def _plugins(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     options.config = options.file or options.config
-    settings = Gateway(_load(options)).config
-    print(f"good: {len(settings.workers)} workers, {len(settings.plugins)} plugins")
+    generation = Gateway(_load(options)).generation
+    for warning in generation.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    settings = generation.config
+    print(f"ok: {len(settings.workers)} workers, {len(settings.plugins)} plugins")
 
 
 def _schema(options: argparse.Namespace) -> None:

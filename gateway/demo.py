@@ -3,7 +3,7 @@
 import uvloop
 
 from gateway.app.gateway import Gateway
-from gateway.config import Config, PluginEntry, Worker
+from gateway.config import MEMORY, Config, PluginEntry, StorageSettings, Worker
 from gateway.serve.server import Server
 from gateway.simulator import Simulator, SimulatorConfig
 
@@ -39,7 +39,7 @@ async def _demo(port: int, plugins: list[str]) -> None:
         gateway = Gateway(
             Config(
                 port=port,
-                db_path=":memory:",
+                storage=StorageSettings(path=MEMORY),
                 workers=(Worker(url=f"{simulator.url}/v1", worker_id="simulator"),),
                 plugins=tuple(PluginEntry(name=name, source="--plugin") for name in names),
             )

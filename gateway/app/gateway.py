@@ -228,6 +228,9 @@ class Gateway:
             yield
 
     async def __aenter__(self) -> Self:
+        if self.peers.index == 0:  # the other processes would repeat it
+            for warning in self.generation.warnings:
+                log.warning("%s", warning)
         async with self.reloader.held(), contextlib.AsyncExitStack() as stack:
             stack.callback(self.workers.close)
             await stack.enter_async_context(self.peers)

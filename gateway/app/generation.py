@@ -11,7 +11,6 @@ from gateway.errors import ConfigError
 from gateway.plugins.chains import Chains
 from gateway.plugins.lifespan import Lifespan
 from gateway.plugins.loader import Plugins
-from gateway.storage import MEMORY
 
 
 class Generation(msgspec.Struct, frozen=True, eq=False):
@@ -41,6 +40,11 @@ class Generation(msgspec.Struct, frozen=True, eq=False):
             )
         return cls(config, plugins, chains)
 
+    @property
+    def warnings(self) -> list[str]:
+        """A line for each former name of a field or option that the configuration uses."""
+        return [*self.config.warnings, *(w for one in self.plugins.loaded for w in one.warnings)]
+
 
 def _check_shared(config: Config, plugins: Plugins) -> None:
     """Raise ConfigError with everything that works in one process only."""
@@ -51,10 +55,10 @@ def _check_shared(config: Config, plugins: Plugins) -> None:
         for plugin in plugins.loaded
         if plugin.one_process
     ]
-    if config.store == "memory" or config.db_path == MEMORY:
+    if config.storage.in_memory:
         problems.append(
             f"{several}: the database is in memory, where each process would have one of its own; "
-            "name a file in `db_path`, or leave `processes` at 1"
+            "name a file in `storage.path`, or leave `processes` at 1"
         )
     if problems:
         raise ConfigError(*problems)

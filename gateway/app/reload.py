@@ -31,11 +31,11 @@ log = logging.getLogger("gateway")
 
 RELOAD = Topic("app", "reload")
 
-FIXED = ("host", "port", "processes", "db_path", "store", "storage", "persist_workers")
+FIXED = ("host", "port", "processes", "storage")
 """Settings that are read only at the start."""
 
-LISTS = ("workers", "plugins")
-
+UNLISTED = ("workers", "plugins", "warnings")
+"""Fields that the list of changed settings leaves out."""
 
 PEERS_TIMEOUT = 60.0
 """Timeout in seconds for the other processes to reload, too."""
@@ -59,10 +59,14 @@ class Changed(msgspec.Struct):
 
 
 class Reloaded(msgspec.Struct):
-    """`needs_restart` names settings that differ in the file but only apply after a restart."""
+    """`needs_restart` names settings that differ in the file but only apply after a restart.
+
+    `warnings` has a line for each former name that the configuration uses.
+    """
 
     changed: Changed
     needs_restart: list[str]
+    warnings: list[str]
 
 
 class PeerResult(msgspec.Struct):
@@ -142,6 +146,8 @@ class Reloader:
             except Exception as error:
                 log.error("the reload failed, nothing was changed: %s", error)
                 raise
+        for warning in done.warnings:
+            log.warning("%s", warning)
         log.info("reloaded: %s", msgspec.json.encode(done).decode())
         return done
 
@@ -213,7 +219,7 @@ class Reloader:
         gateway.adopt(generation)
         change_workers()
         self._retire(before, generation)
-        return Reloaded(_changed(before, generation), needs_restart)
+        return Reloaded(_changed(before, generation), needs_restart, generation.warnings)
 
     async def _prepared(
         self, generation: Generation, before: Generation, undo: AsyncExitStack
@@ -295,7 +301,7 @@ def _changed(before: Generation, now: Generation) -> Changed:
         [
             name
             for name in Config.__struct_fields__
-            if name not in LISTS and getattr(before.config, name) != getattr(now.config, name)
+            if name not in UNLISTED and getattr(before.config, name) != getattr(now.config, name)
         ],
     )
 

@@ -45,7 +45,7 @@ class ControlRequest:
         self._headers: Headers = scope["headers"]
         self._receive = receive
         self._idle_timeout = settings.timeouts.idle
-        self._body = Body(source=self._next_chunk, limit=settings.limits.max_body_bytes)
+        self._body = Body(source=self._next_chunk, limit=settings.server_limits.max_body_bytes)
 
     def header(self, name: str) -> str | None:
         """Return the first value of a request header, or None. `name` is case-insensitive."""

@@ -4,7 +4,7 @@ An embedded gateway can build them in code.
 """
 
 import ipaddress
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -14,12 +14,16 @@ from gateway.config.conversion import convert
 from gateway.config.hints import Note
 from gateway.config.messages import dotted
 from gateway.config.node import Node
+from gateway.config.renames import Former, Renames, with_new_names
 from gateway.config.sizes import SCHEMA, size
 from gateway.config.worker import Text, Worker, distinct
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 MIB = 1024 * 1024
+
+MEMORY = ":memory:"
+"""Path of a database that is deleted at the end."""
 
 Seconds = Annotated[float, Meta(gt=0), Note(unit="seconds")]
 Bytes = Annotated[
@@ -40,109 +44,127 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Timeout of each phase, in seconds; null: no limit."""
 
     connect: Annotated[
-        Seconds | None, Meta(description="To open a connection to a worker, TLS included.")
+        Seconds | None, Meta(description="Time to open a connection to a worker, including TLS.")
     ] = 5.0
     first_byte: Annotated[
-        Seconds | None, Meta(description="From the call sent whole to the first of the answer.")
+        Seconds | None,
+        Meta(description="From the end of the request to the first byte of the response."),
     ] = 600.0
     idle: Annotated[
-        Seconds | None, Meta(description="Between two pieces of an answer, or of a call's body.")
+        Seconds | None, Meta(description="Between two chunks of a response, or of a request body.")
     ] = 600.0
-    total: Annotated[Seconds | None, Meta(description="For a call as a whole.")] = None
-    keepalive: Annotated[
-        Seconds, Meta(description="How long a connection that no call uses is kept.")
-    ] = 60.0
+    total: Annotated[
+        Seconds | None, Meta(description="Duration of a call, including all its attempts.")
+    ] = None
+    keepalive: Annotated[Seconds, Meta(description="Time before an idle connection is closed.")] = (
+        60.0
+    )
     drain: Annotated[
-        Seconds | None, Meta(description="How long calls in flight may go on at shutdown.")
+        Seconds | None, Meta(description="Time that calls in flight have to finish at shutdown.")
     ] = 30.0
 
 
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ServerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Sizes and counts above which the gateway rejects calls and responses."""
 
-    max_calls: Annotated[
-        int, Meta(gt=0, description="Calls in flight at a time, over all workers.")
-    ] = 10_000
+    max_calls: Annotated[int, Meta(gt=0, description="Calls in flight, over all workers.")] = 10_000
     max_body_bytes: Annotated[
-        Bytes, Meta(description="The body of a call, and of an answer that a plugin reads whole.")
+        Bytes,
+        Meta(description="Size of a request body, and of a response that a plugin reads whole."),
     ] = 64 * MIB
     max_header_bytes: Annotated[
-        Bytes, Meta(description="The header of a call, and that of an answer.")
+        Bytes, Meta(description="Size of the header of a request, and of a response.")
     ] = 64 * 1024
-    max_headers: Annotated[
-        int, Meta(gt=0, description="The number of header lines of an answer.")
-    ] = 256
-    max_event_bytes: Annotated[Bytes, Meta(description="One server-sent event of an answer.")] = (
-        16 * MIB
+    max_headers: Annotated[int, Meta(gt=0, description="Number of header lines of a response.")] = (
+        256
     )
+    max_event_bytes: Annotated[
+        Bytes, Meta(description="Size of one server-sent event of a response.")
+    ] = 16 * MIB
 
 
 class Failover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When the gateway retries a failed call on another worker."""
 
-    workers: Annotated[
-        int, Meta(gt=0, description="Workers that are asked for one call at most; 1: no failover.")
+    renamed_until: ClassVar[Renames] = {"0.2": {"workers": "max_workers"}}
+
+    max_workers: Annotated[
+        int, Meta(gt=0, description="Maximum number of workers for one call; 1 disables failover.")
     ] = 3
     statuses: Annotated[
         tuple[Status, ...],
-        Meta(description="Answers after which another worker is asked; 429 only the first time."),
+        Meta(description="Response statuses to retry; a 429 only if it is the first response."),
     ] = (502, 503, 504, 429)
     rerun: Annotated[
         bool,
-        Meta(description="Whether a generation that a worker may have run is run once more."),
+        Meta(description="Whether to repeat a generation that a worker may have run."),
     ] = False
     budget: Annotated[
         float,
-        Meta(ge=0, le=1, description="Share of the calls that may be sent to a worker once more."),
+        Meta(ge=0, le=1, description="Share of the calls that may be retried."),
     ] = 0.2
     backoff: Annotated[
-        Seconds, Meta(description="The wait before a second worker, on average; then doubled.")
+        Seconds, Meta(description="Average wait before the second worker; doubles for each one.")
     ] = 0.05
     deadline: Annotated[
-        Seconds | None, Meta(description="Age of a call after which no other worker is asked.")
+        Seconds | None, Meta(description="Age of a call after which no other worker is tried.")
     ] = 60.0
 
 
 class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the gateway checks the health of workers and the models they serve."""
 
+    renamed_until: ClassVar[Renames] = {"0.2": {"models": "models_interval"}}
+
     interval: Annotated[
-        Seconds | None, Meta(description="Between two probes of a worker; null: none are made.")
+        Seconds | None, Meta(description="Between two probes of a worker; null disables probes.")
     ] = 5.0
     jitter: Annotated[
         float,
-        Meta(ge=0, le=1, description="Share of the interval by which it varies, up and down."),
+        Meta(ge=0, le=1, description="Share of the interval by which it varies."),
     ] = 0.1
-    path: Annotated[ProbePath, Meta(description="What is asked; any status below 500 is well.")] = (
-        "/health"
-    )
-    timeout: Annotated[Seconds, Meta(description="For one probe, connecting included.")] = 3.0
+    path: Annotated[
+        ProbePath, Meta(description="Path to request; any status below 500 is a success.")
+    ] = "/health"
+    timeout: Annotated[Seconds, Meta(description="For one probe, including the connection.")] = 3.0
     fall: Annotated[
-        int, Meta(gt=0, description="Failures in a row after which a worker is down.")
+        int, Meta(gt=0, description="Consecutive failures after which a worker is down.")
     ] = 3
     rise: Annotated[
-        int, Meta(gt=0, description="Successes in a row after which it is up again.")
+        int, Meta(gt=0, description="Consecutive successes after which it is up again.")
     ] = 2
-    models: Annotated[
+    models_interval: Annotated[
         Seconds | None,
-        Meta(description="How often /v1/models is asked where `models` is not given; null: never."),
+        Meta(description="Between two requests for a worker's models; null: never."),
     ] = 60.0
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How plugins' records of calls are stored in the embedded database."""
 
+    path: Annotated[
+        Text,
+        Meta(description='File of the database; ":memory:": a temporary file, deleted at the end.'),
+    ] = "gateway.db"
+    persist_workers: Annotated[
+        bool, Meta(description="Whether changes of workers by the admin API survive a restart.")
+    ] = False
+
     durability: Annotated[
         Literal["process", "power", "none"],
-        Meta(description="What an answered call's trace outlives: the process, a power cut, none."),
+        Meta(description="What stored traces survive: a killed process, a power failure, none."),
         Note(ignore_case=True),
     ] = "process"
     commit_timeout: Annotated[
-        Seconds, Meta(description="How long an answer's last byte waits for its commit.")
+        Seconds, Meta(description="Time that the last byte of a response waits for its commit.")
     ] = 5.0
     backlog_bytes: Annotated[
-        Bytes, Meta(description="What may wait in memory while the file cannot be written.")
+        Bytes, Meta(description="Size of records in memory while the file cannot be written.")
     ] = 256 * MIB
+
+    @property
+    def in_memory(self) -> bool:
+        return self.path == MEMORY
 
 
 class PluginEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -178,79 +200,79 @@ class PluginEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         full = {"name": name, "options": options, "source": source, "written": options}
         return Node(full, name.place)
 
-    def options_as(self, type_: type[T], problems: list[str]) -> T | None:
+    def options_as(
+        self, type_: type[T], problems: list[str], warnings: list[str] | None = None
+    ) -> T | None:
         """Convert the options to the plugin's own Struct; None if they have mistakes.
 
-        Adds a line to `problems` for each mistake.
+        Adds a line to `problems` for each mistake, and one to `warnings` for each former name.
         """
-        written = self.written or Node.of(self.options, self.source)
-        secret = replace(written, secret=True)
-        field = dotted("plugins", self.name)
-        return convert(secret, type_, problems=problems, field=field, noun="option")
+        field, found = dotted("plugins", self.name), [] if warnings is None else warnings
+        written = replace(self.written or Node.of(self.options, self.source), secret=True)
+        present = with_new_names(written, type_, problems, found, field)
+        return convert(present, type_, problems=problems, field=field, noun="option")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All settings of a gateway."""
+    """All settings of a gateway. `warnings` has a line for each former name that was used."""
+
+    renamed_until: ClassVar[Renames] = {
+        "0.2": {
+            "limits": "server_limits",
+            "db_path": "storage.path",
+            "persist_workers": "storage.persist_workers",
+            "store": Former(now="storage.path", values={"memory": MEMORY, "sqlite": None}),
+        }
+    }
 
     host: Annotated[Text, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[
         int,
-        Meta(ge=0, le=65535, description="Port to listen on; 0: any that is free."),
+        Meta(ge=0, le=65535, description="Port to listen on; 0 selects a free port."),
         Note(expected="a port from 0 to 65535"),
     ] = 9090
     processes: Annotated[
         int,
-        Meta(ge=1, le=128, description="Processes that `gateway serve` runs on the port."),
+        Meta(ge=1, le=128, description="Number of processes that serve the port."),
         Note(expected="a number of processes from 1 to 128"),
     ] = 1
     workers: Annotated[
         tuple[Worker, ...],
-        Meta(description="The inference servers: URLs, or mappings."),
+        Meta(description="Inference servers: URLs, or mappings."),
         Note(check=distinct),
     ] = ()
     plugins: Annotated[
-        tuple[PluginEntry, ...], Meta(description="What is enabled, in running order.")
+        tuple[PluginEntry, ...], Meta(description="Plugins to run, in this order.")
     ] = ()
     timeouts: Timeouts = Timeouts()
-    limits: Limits = Limits()
+    server_limits: ServerLimits = ServerLimits()
     failover: Failover = Failover()
     probes: Probes = Probes()
-    persist_workers: Annotated[
-        bool,
-        Meta(description="Whether what the admin interface changes of workers outlives a restart."),
-    ] = False
-    db_path: Annotated[
-        Text, Meta(description='File of the embedded database; ":memory:": gone at the end.')
-    ] = "gateway.db"
-    store: Annotated[
-        Literal["sqlite", "memory"],
-        Meta(description='Where the database is; "memory": as with the db_path ":memory:".'),
-        Note(ignore_case=True),
-    ] = "sqlite"
     storage: StorageSettings = StorageSettings()
     model: Annotated[
-        Text | None, Meta(description="Sent in place of the model that callers name.")
+        Text | None, Meta(description="Model to send to workers instead of the caller's.")
     ] = None
     allow_anonymous: Annotated[
         bool,
-        Meta(
-            description="Whether to listen beyond this machine with no plugin that authenticates."
-        ),
+        Meta(description="Whether other machines may connect if no plugin authenticates callers."),
     ] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="The least grave that is logged."),
+        Meta(description="Minimum level to log."),
         Note(ignore_case=True),
     ] = "info"
     log_format: Annotated[
         Literal["auto", "text", "json"],
-        Meta(description="How it is written; auto: text for a terminal, JSON lines for all else."),
+        Meta(description="Format of the log; auto: text on a terminal, else JSON lines."),
         Note(ignore_case=True),
     ] = "auto"
     extra_paths: Annotated[
         tuple[ExtraPath, ...],
-        Meta(description="Paths outside /v1 that are carried to a worker, each exactly as it is."),
+        Meta(
+            description="Paths outside /v1 that are forwarded to workers, without those below them."
+        ),
     ] = ("/tokenize", "/detokenize", "/version", "/inference/v1/generate")
+    warnings: Annotated[tuple[str, ...], Note(internal=True)] = ()
 
     def __post_init__(self) -> None:
         force_setattr(self, "workers", distinct(self.workers))

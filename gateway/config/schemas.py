@@ -19,6 +19,7 @@ def schema() -> bytes:
     root = msgspec.json.schema(Config, schema_hook=lambda _: {"description": "Any value."})
     parts = root["$defs"]
     del parts["Node"]
+    del parts["Config"]["properties"]["warnings"]
     for part in parts.values():
         _for_reader(part)
     parts["Worker"] = {"anyOf": [msgspec.json.schema(Url), parts["Worker"], _REFERENCE]}

@@ -101,10 +101,11 @@ class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Text | None, Meta(description="PEM file of the certificate that the gateway presents.")
     ] = None
     key_file: Annotated[
-        Text | None, Meta(description="PEM file of its key; null: it is in `cert_file`.")
+        Text | None,
+        Meta(description="PEM file of the certificate's key; null: it is in `cert_file`."),
     ] = None
     verify: Annotated[
-        bool, Meta(description="Whether the worker's certificate and name are checked.")
+        bool, Meta(description="Whether to verify the worker's certificate and name.")
     ] = True
 
     def __post_init__(self) -> None:
@@ -120,42 +121,43 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     gateway sets one of the `headers` itself.
     """
 
-    url: Annotated[Url, Meta(description="http:// or https://, host, port; a path is `api_path`.")]
+    url: Annotated[
+        Url, Meta(description="Address, http:// or https://; a path in it is `api_path`.")
+    ]
     api_path: Annotated[
-        ApiPath, Meta(description="Path of the API; default: that of `url`, else /v1.")
+        ApiPath, Meta(description="Path that replaces /v1; default: that of `url`, else /v1.")
     ] = ""
     worker_id: Annotated[
         WorkerId,
-        Meta(description="Its name in logs, traces and answers; default: host:port."),
+        Meta(description="Unique name in logs, traces and responses; default: host:port."),
     ] = ""
     model_name: Annotated[
-        Text | None, Meta(description="The model it serves; null: see `models`.")
+        Text | None, Meta(description="Model that it serves; null: see `models`.")
     ] = None
     models: Annotated[
         tuple[Text, ...],
-        Meta(description="All models it serves; without any here or in model_name it is asked."),
+        Meta(description="All models that it serves; default: those of its /v1/models."),
     ] = ()
     weight: Annotated[
-        float, Meta(gt=0, description="Its share of the calls, against the other workers'.")
+        float, Meta(gt=0, description="Share of the calls relative to other workers.")
     ] = 1.0
     headers: Annotated[
         dict[HeaderName, HeaderValue],
-        Meta(description="Headers sent to it on every call, in place of the caller's."),
+        Meta(description="Headers to send with every call, instead of the caller's."),
         Note(secret=True),
     ] = {}
     forward_authorization: Annotated[
         bool,
-        Meta(description="Whether it gets the keys of callers (Authorization, X-API-Key)."),
+        Meta(description="Whether to forward callers' keys (Authorization, X-API-Key)."),
     ] = False
     inject: Annotated[
         bool,
-        Meta(description="Whether it is asked for the token ids and logprobs that plugins want."),
+        Meta(description="Whether to request token ids, logprobs and usage for plugins."),
     ] = True
-    probe: Annotated[
-        bool, Meta(description="Whether it is asked if it is well; else calls alone tell.")
-    ] = True
+    probe: Annotated[bool, Meta(description="Whether to probe the worker.")] = True
     tls: Annotated[
-        TLS | None, Meta(description="For https; null: the system's authorities, checked.")
+        TLS | None,
+        Meta(description="TLS settings for https; null: verified by the system's authorities."),
     ] = None
 
     def __post_init__(self) -> None:

@@ -33,11 +33,11 @@ class PersistedWorkers:
 
     def __init__(self, storage: Storage, settings: config.Config) -> None:
         self._storage = storage
-        self._keeps = settings.persist_workers
+        self._keeps = settings.storage.persist_workers
 
     @staticmethod
     def migrations(settings: config.Config) -> Sequence[Migrations]:
-        return [MIGRATIONS] if settings.persist_workers else []
+        return [MIGRATIONS] if settings.storage.persist_workers else []
 
     async def load(self) -> dict[str, Change]:
         """Load the changes of earlier runs; none, with a log message, if they cannot be read."""

@@ -64,7 +64,7 @@ class Prober:
         self._workers.changed.append(self._follow)
         self._workers.refresh_models = self.refresh_models
         self._follow()
-        if self._settings.models is not None and len(self._watched) > 1:
+        if self._settings.models_interval is not None and len(self._watched) > 1:
             await self._first_look()
         return self
 
@@ -104,7 +104,7 @@ class Prober:
         Callers within MIN_ROUND_INTERVAL seconds share one round. Waits for the round for at most
         ROUND_TIMEOUT seconds.
         """
-        if self._settings.models is None or not self._running:
+        if self._settings.models_interval is None or not self._running:
             return
         now = asyncio.get_running_loop().time()
         if self._round is None or (
@@ -161,8 +161,8 @@ class _Watch:
             self._start(self._probe_on(settings.interval))
         elif PROBE in worker.conditions:
             worker.clear(PROBE)
-        if settings.models is not None:
-            self._start(self._ask_on(settings.models))
+        if settings.models_interval is not None:
+            self._start(self._ask_on(settings.models_interval))
 
     def _start(self, running: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(running)

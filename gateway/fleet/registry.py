@@ -125,7 +125,7 @@ class Workers:
             if found is None or _reach(worker, settings) != _reach(found.settings, self._settings):
                 try:
                     pools[_place(worker)] = make_pool(
-                        worker, settings.timeouts, settings.limits, contexts
+                        worker, settings.timeouts, settings.server_limits, contexts
                     )
                 except OSError as error:
                     problems.append(f"workers: {worker.worker_id}: tls: {error}")
@@ -144,7 +144,7 @@ class Workers:
         worker, pool = found.get(settings.worker_id), pools.get(_place(settings))
         if worker is None:
             now = self._settings
-            worker = Worker(settings, now.timeouts, now.limits, self, pool)
+            worker = Worker(settings, now.timeouts, now.server_limits, self, pool)
         elif pool is not None or settings.url != worker.settings.url:
             worker.change(settings, self._pool(settings) if pool is None else pool)
         elif settings != worker.settings:
@@ -156,7 +156,7 @@ class Workers:
         return worker
 
     def _pool(self, settings: config.Worker) -> Pool:
-        return make_pool(settings, self._settings.timeouts, self._settings.limits)
+        return make_pool(settings, self._settings.timeouts, self._settings.server_limits)
 
     def _set(self, workers: tuple[Worker, ...]) -> None:
         gone = [worker for worker in self.all if worker not in workers]
@@ -217,4 +217,4 @@ def _reach(worker: config.Worker, settings: config.Config) -> tuple[object, ...]
     """All that determines a pool; never equal for https, because TLS files may be new."""
     timeouts = settings.timeouts
     files = object() if worker.url.startswith("https:") else None
-    return worker.url, files, timeouts.connect, timeouts.keepalive, settings.limits
+    return worker.url, files, timeouts.connect, timeouts.keepalive, settings.server_limits

@@ -85,7 +85,7 @@ class Worker:
         self,
         settings: config.Worker,
         timeouts: config.Timeouts,
-        limits: config.Limits,
+        limits: config.ServerLimits,
         registry: Registry | None = None,
         pool: Pool | None = None,
     ) -> None:
@@ -281,7 +281,7 @@ Contexts = dict[config.TLS, ssl.SSLContext]
 def make_pool(
     settings: config.Worker,
     timeouts: config.Timeouts,
-    limits: config.Limits,
+    limits: config.ServerLimits,
     contexts: Contexts | None = None,
 ) -> Pool:
     """Create a worker's connection pool. Raises OSError if the TLS files cannot be used."""

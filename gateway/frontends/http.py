@@ -24,7 +24,7 @@ class Edge:
 
     def adopt(self, settings: Config) -> None:
         """Use these settings for new requests."""
-        self._limits = settings.limits
+        self._limits = settings.server_limits
         self._idle_timeout = settings.timeouts.idle
         self._extra = frozenset(settings.extra_paths)
 

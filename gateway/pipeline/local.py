@@ -56,7 +56,7 @@ class LocalWorker(Worker):
 
     def __init__(self, handler: LocalHandler, config: Config) -> None:
         settings = WorkerSettings(url=f"http://{NAME}", worker_id=NAME)
-        super().__init__(settings, config.timeouts, config.limits)
+        super().__init__(settings, config.timeouts, config.server_limits)
         self.url = NAME
         self._handler = handler
         # A callable object may have an `async def __call__`.

@@ -154,13 +154,13 @@ class Proxy:
     def _is_last(self, call: Call, asked: int) -> bool:
         """Whether a response with a failover status is passed on; earlier ones are held back until
         it is known whether another worker can be tried."""
-        return call.body.data is None or asked >= self._settings.failover.workers
+        return call.body.data is None or asked >= self._settings.failover.max_workers
 
     async def _fails_over(self, exchange: Exchange, failure: Failure, tried: list[Worker]) -> bool:
         """Whether to try another worker after this failure; waits first if so."""
         call, settings, asked = exchange.call, self._settings.failover, len(tried)
         others = any(worker not in tried for worker in self._serving(call).fit)
-        if asked >= settings.workers or not others:
+        if asked >= settings.max_workers or not others:
             return False
         wait = pause(failure, asked, settings)
         if not (may_repeat(exchange, failure, asked, settings) and in_time(call, wait, settings)):
@@ -277,7 +277,7 @@ class Proxy:
     def _check_room(self) -> None:
         if self.draining:
             raise Draining("the gateway is shutting down")
-        most = self._settings.limits.max_calls
+        most = self._settings.server_limits.max_calls
         if len(self.in_flight) > most:
             raise TooManyCalls(f"{most} calls are in flight already (limits.max_calls)")
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from gateway.calls.call import Call
 from gateway.calls.observers import Observers
 from gateway.calls.reply import BLANK_LINES
-from gateway.config import Limits
+from gateway.config import ServerLimits
 from gateway.headers import Headers, get_header
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.refused import REFUSALS, Holding
@@ -40,7 +40,7 @@ def choose_reader(
     exchange: Exchange,
     status: int,
     headers: Headers,
-    limits: Limits,
+    limits: ServerLimits,
     *,
     events: bool,
     refused: bool,
@@ -61,7 +61,7 @@ def choose_reader(
 
 
 def _reader_for(
-    exchange: Exchange, status: int, headers: Headers, limits: Limits, *, events: bool
+    exchange: Exchange, status: int, headers: Headers, limits: ServerLimits, *, events: bool
 ) -> Reader | None:
     observers, dialect = exchange.observers, exchange.call.dialect
     stripper = exchange.stripper if status == 200 else None

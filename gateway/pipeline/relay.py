@@ -57,7 +57,7 @@ class Relay(PhaseTimer):
         self._attempt = attempt
         self._source = source
         self._timeouts = settings.timeouts
-        self._limits = settings.limits
+        self._limits = settings.server_limits
         self._failover = settings.failover
         self._reader: Reader | None = None
         self._status = 0

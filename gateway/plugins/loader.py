@@ -69,10 +69,10 @@ class Plugins:
             if (plugin.entry.name, plugin.entry.base) != (entry.name, entry.base):
                 continue
             if plugin.entry.options == entry.options:
-                return replace(plugin, entry=entry)
+                return _with_entry(plugin, entry)
             if any(hook.plugin == plugin.name for hook in self.hooks["reconfigure"]):
-                [config] = _configs(plugin.name, type(plugin.object), entry)
-                return replace(plugin, entry=entry, config=config)
+                [config], warnings = _configs(plugin.name, type(plugin.object), entry)
+                return replace(plugin, entry=entry, config=config, warnings=warnings)
         return None
 
     @contextlib.contextmanager
@@ -114,24 +114,37 @@ def _load(entry: PluginEntry) -> Plugin:
                 f"{entry.source}: plugin {name} is a bare module and takes no options"
             )
         return Plugin(name, entry, factory)
-    configs = _configs(name, factory, entry)
+    configs, warnings = _configs(name, factory, entry)
     try:
-        return Plugin(name, entry, factory(*configs), *configs)
+        made = factory(*configs)
     except Exception as error:  # the operator is to see whatever a plugin's constructor raises
         raise _not_started(entry.source, name, error) from error
+    return Plugin(name, entry, made, next(iter(configs), None), warnings)
 
 
-def _configs(name: str, factory: Any, entry: PluginEntry) -> list[object]:
-    """Constructor arguments of the plugin: its Config, if it has one. Raises ConfigError."""
+def _with_entry(plugin: Plugin, entry: PluginEntry) -> Plugin:
+    """Return the plugin with an entry of the same options, whose lines may be others."""
+    if not plugin.warnings:
+        return replace(plugin, entry=entry)
+    _, warnings = _configs(plugin.name, type(plugin.object), entry)
+    return replace(plugin, entry=entry, warnings=warnings)
+
+
+def _configs(name: str, factory: Any, entry: PluginEntry) -> tuple[list[object], tuple[str, ...]]:
+    """Return the arguments of the plugin's constructor, and a warning for each former name.
+
+    The only argument is its Config, if it has one. Raises ConfigError.
+    """
     problems: list[str] = []
+    warnings: list[str] = []
     configs: list[object] = []
     if hasattr(factory, "Config"):
-        configs.append(entry.options_as(factory.Config, problems))
+        configs.append(entry.options_as(factory.Config, problems, warnings))
     elif entry.options:
         problems.append(f"{entry.source}: plugin {name} takes no options")
     if problems:
         raise ConfigError(*problems)
-    return configs
+    return configs, tuple(warnings)
 
 
 def _not_started(place: str, name: str, error: Exception) -> ConfigError:

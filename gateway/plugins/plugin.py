@@ -16,13 +16,15 @@ SPECS: Mapping[str, Callable[..., Any]] = {
 class Plugin(msgspec.Struct, frozen=True):
     """A loaded plugin: `object` is the instance, or the module of a bare plugin.
 
-    `entry` is its entry in the configuration, `config` its options as its own Struct.
+    `entry` is its entry in the configuration, `config` its options as its own Struct, and
+    `warnings` has a line for each former name among them.
     """
 
     name: str
     entry: PluginEntry
     object: Any
     config: Any = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:

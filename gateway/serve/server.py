@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
     def _follow(self, settings: Config) -> None:
         """Apply these settings to connections; `keepalive` applies to new connections only."""
         drain = self._drain = settings.timeouts.drain
-        self._protocol.max_header_bytes = settings.limits.max_header_bytes
+        self._protocol.max_header_bytes = settings.server_limits.max_header_bytes
         self.config.timeout_keep_alive = math.ceil(settings.timeouts.keepalive)  # 0 serves nobody
         grace = None if drain is None else int(drain + 2 * SHUTDOWN_TIMEOUT)
         self.config.timeout_graceful_shutdown = grace

@@ -11,10 +11,9 @@ from gateway.storage.commit_queue import Health
 from gateway.storage.sqlite.file import open_read_only
 from gateway.storage.sqlite.rows import insert_rows
 from gateway.storage.sqlite.writer import Entry, Sink
-from gateway.storage.store import MEMORY, Storage
+from gateway.storage.store import Storage
 
 __all__ = [
-    "MEMORY",
     "Entry",
     "Health",
     "Sink",

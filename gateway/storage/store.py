@@ -13,6 +13,7 @@ from sqlite_utils.migrations import Migrations
 
 from gateway import config
 from gateway.cluster.peers import Peers, Topic
+from gateway.config import MEMORY
 from gateway.errors import StorageUnavailable
 from gateway.storage.commit_queue import RETRY_LOCKED, Groups, Health
 from gateway.storage.sqlite.faults import blames_the_file, is_busy
@@ -37,9 +38,6 @@ LAST_COMMIT = 10.0
 """Seconds to wait for the writer at shutdown."""
 
 
-MEMORY = ":memory:"
-
-
 class Storage:
     """One SQLite file; used from the gateway's event loop only.
 
@@ -55,7 +53,7 @@ class Storage:
         peers: Peers | None = None,
     ) -> None:
         self.health = Health()
-        self.path = Path(MEMORY if settings.store == "memory" else settings.db_path)
+        self.path = Path(settings.storage.path)
         self._settings = settings.storage
         self._migrations = migrations
         self._peers = peers or Peers()

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from gateway import testing
-from gateway.config import Config, PluginEntry, Worker
+from gateway.config import MEMORY, Config, PluginEntry, StorageSettings, Worker
 from gateway.simulator import Simulator
 
 
@@ -32,12 +33,18 @@ async def gateway_for(simulator: Simulator) -> AsyncIterator[testing.GatewayFor]
             named = (p if isinstance(p, PluginEntry) else testing.entry(p) for p in plugins)
             urls = (simulator.url,) if workers is None else workers
             found = (w if isinstance(w, Worker) else Worker(url=w) for w in urls)
-            settings.setdefault("db_path", ":memory:")
+            settings["storage"] = _in_memory(settings.get("storage", StorageSettings()))
             settings.setdefault("probes", testing.NO_PROBES)
             config = Config(workers=tuple(found), plugins=tuple(named), **settings)
             return await stack.enter_async_context(testing.live(config))
 
         yield start
+
+
+def _in_memory(settings: StorageSettings) -> StorageSettings:
+    """Return `settings` with a database in memory unless they name another file."""
+    unnamed = settings.path == StorageSettings().path
+    return replace(settings, path=MEMORY) if unnamed else settings
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ LAST_WAIT = 1.0
 """Seconds that responses in progress have to end by themselves before they are cancelled."""
 
 
-NO_PROBES = Probes(interval=None, models=None)
+NO_PROBES = Probes(interval=None, models_interval=None)
 """For `Config(probes=NO_PROBES)`: the workers receive calls only."""
 
 
@@ -43,7 +43,7 @@ class GatewayFor(Protocol):
 
     `plugins` are names as in the configuration file, classes, or results of `entry`. The worker is
     the test's simulator unless `workers` names others. `settings` are fields of the Config; the
-    database is deleted with the gateway unless they contain a `db_path`.
+    database is deleted with the gateway unless `storage` names a path.
     """
 
     async def __call__(

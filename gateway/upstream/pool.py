@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import aiohappyeyeballs
 
-from gateway.config import TLS, Limits
+from gateway.config import TLS, ServerLimits
 from gateway.errors import ConnectFailed, ConnectTimeout
 from gateway.upstream.connection import Connection
 from gateway.upstream.response import ResponseParser
@@ -33,7 +33,7 @@ class Pool:
         host: str,
         port: int,
         *,
-        limits: Limits,
+        limits: ServerLimits,
         connect: float | None,
         keepalive: float,
         shortest: float = MIN_KEEPALIVE,

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -114,13 +114,17 @@ class OpenaiModels:
     """The plugin."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """Workers' models are kept for `keep` seconds, unless a worker comes, goes or changes.
+        """Workers' models are cached for `max_age` seconds, unless a worker comes, goes or changes.
 
-        If a worker does not respond within `patience` seconds, its last response is used.
+        If a worker does not respond within `timeout` seconds, its last response is used.
         """
 
-        keep: Annotated[float, Meta(ge=0, le=3600)] = 2.0
-        patience: Annotated[float, Meta(gt=0, le=60)] = 2.0
+        renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
+            "0.2": {"keep": "max_age", "patience": "timeout"}
+        }
+
+        max_age: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+        timeout: Annotated[float, Meta(gt=0, le=60)] = 2.0
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -166,7 +170,7 @@ class OpenaiModels:
     def _holds(self, task: "asyncio.Task[Round]", workers: Workers) -> bool:
         if task.cancelled() or task.exception() is not None:
             return False
-        return task.result().holds(workers.serving().fit, self._config.keep)
+        return task.result().holds(workers.serving().fit, self._config.max_age)
 
     async def _ask_all(self, workers: Workers) -> Round:
         fit = workers.serving().fit
@@ -189,7 +193,7 @@ class OpenaiModels:
 
     async def _told(self, worker: Worker) -> Cards | None:
         try:
-            answer = await worker.request("GET", PATH, timeout=self._config.patience)
+            answer = await worker.request("GET", PATH, timeout=self._config.timeout)
         except CallError:
             return None
         return read_cards(answer.body) if answer.status == 200 else None

@@ -121,7 +121,7 @@ def configured(folder: Path, name: str, taps: Sequence[Tap], *plugins: str) -> P
     """A configuration with more plugins, JSON being YAML too."""
     config = {
         "port": 0,
-        "db_path": str(folder / "calls.db"),
+        "storage": {"path": str(folder / "calls.db")},
         "workers": [{"url": tap.url, "worker_id": tap.name} for tap in taps],
         "plugins": [
             {"gateway_plugins.auth:Auth": {"keys_file": str(folder / "keys.json")}},
@@ -130,7 +130,7 @@ def configured(folder: Path, name: str, taps: Sequence[Tap], *plugins: str) -> P
             "gateway_plugins.usage:KeyUsage",
             *plugins,
         ],
-        "probes": {"interval": None, "models": None},
+        "probes": {"interval": None, "models_interval": None},
     }
     file = folder / name
     file.write_bytes(msgspec.json.encode(config))

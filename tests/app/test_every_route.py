@@ -19,7 +19,7 @@ from support.gateways.event_loop import Stage
 
 from gateway import Call, Gateway, Principal, hookimpl
 from gateway.calls.control_request import ControlRequest, Handler
-from gateway.config import Config, Worker
+from gateway.config import Config, StorageSettings, Worker
 from gateway.control.routes import ControlRoute
 from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.pipeline.authorization import SCOPES, SOURCES
@@ -88,8 +88,8 @@ CARRIED_FOR = dict.fromkeys(TRL_CHANGES, "admin")
 KEPT = "the-simulator"
 """A worker that no example names, so that it stays."""
 
-WEIGHTS = {"wait": 0.1, "drain": 0.1, "patience": 0.5}
-TRL_WEIGHTS = {"wait": 0.1, "drain": 0.1, "timeout": 0.5}
+WEIGHTS = {"max_wait": 0.1, "drain_timeout": 0.1, "step_timeout": 0.5}
+TRL_WEIGHTS = {"max_wait": 0.1, "drain_timeout": 0.1, "timeout": 0.5}
 SETS: dict[str, Sequence[Any]] = {
     "all": (
         *("sessions", "circuit_breaker", entry("weight_sync", **WEIGHTS)),
@@ -149,7 +149,10 @@ class World(Stage):
         named = (entry(one) if isinstance(one, str) else one for one in (Holders, *plugins))
         named = (entry(one) if isinstance(one, type) else one for one in named)
         config = Config(
-            workers=(worker,), plugins=tuple(named), db_path=":memory:", probes=NO_PROBES
+            workers=(worker,),
+            plugins=tuple(named),
+            storage=StorageSettings(path=":memory:"),
+            probes=NO_PROBES,
         )
         self.gateway = Watched(config)
         self.live: Live = self.enter(live(self.gateway))

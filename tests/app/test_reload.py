@@ -185,7 +185,7 @@ async def test_a_plugin_that_can_is_given_other_options_as_it_is(
 
 
 async def test_a_new_plugins_tables_are_made(file: Path, tmp_path: Path) -> None:
-    settings = {"db_path": str(tmp_path / "gateway.db")}
+    settings = {"storage": {"path": str(tmp_path / "gateway.db")}}
     async with reloadable(file, **settings) as running:
         storage = running.live.gateway.storage
         assert (await running.changed(Tabled, **settings))["changed"]["plugins"]["added"]
@@ -213,11 +213,11 @@ async def test_settings_hold_for_the_next_call(file: Path, simulator: Simulator)
         assert (await running.client.post("/tokenize", json={"prompt": "a"})).status_code == 200
         changed = await running.changed(
             workers=workers,
-            limits={"max_body_bytes": 10, "max_header_bytes": 1_000},
+            server_limits={"max_body_bytes": 10, "max_header_bytes": 1_000},
             timeouts={"drain": 7, "keepalive": 8},
             extra_paths=["/ping"],
         )
-        assert changed["changed"]["settings"] == ["timeouts", "limits", "extra_paths"]
+        assert changed["changed"]["settings"] == ["timeouts", "server_limits", "extra_paths"]
         assert (await running.client.post("/tokenize", json={"prompt": "a"})).status_code == 404
         assert (await running.client.get("/ping")).status_code == 200
         large = await running.client.post("/v1/completions", json={"prompt": "more"})
@@ -230,9 +230,9 @@ async def test_settings_hold_for_the_next_call(file: Path, simulator: Simulator)
 async def test_what_needs_a_restart_is_said_and_left(file: Path) -> None:
     async with reloadable(file) as running:
         before = running.live.gateway.config
-        fixed = {"port": 1, "storage": {"commit_timeout": 1}, "persist_workers": True}
+        fixed = {"port": 1, "storage": {"commit_timeout": 1, "persist_workers": True}}
         done = await running.changed(**fixed, model="m")
-        assert sorted(done["needs_restart"]) == ["persist_workers", "port", "storage"]
+        assert sorted(done["needs_restart"]) == ["port", "storage"]
         now = running.live.gateway.config
         assert (now.port, now.storage, now.model) == (before.port, before.storage, "m")
         assert (await running.changed(**fixed, model="m"))["needs_restart"] == done["needs_restart"]

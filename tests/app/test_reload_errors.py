@@ -147,11 +147,10 @@ async def test_a_database_that_cannot_be_written_is_said(
 ) -> None:
     monkeypatch.setattr("gateway.storage.store.LAST_COMMIT", 0.1)
     settings: dict[str, Any] = {
-        "db_path": str(tmp_path / "gateway.db"),
-        "storage": {"commit_timeout": 0.1},
+        "storage": {"path": str(tmp_path / "gateway.db"), "commit_timeout": 0.1},
     }
     async with reloadable(file, *before, **settings) as running:
-        with contextlib.closing(sqlite3.connect(settings["db_path"])) as other:
+        with contextlib.closing(sqlite3.connect(settings["storage"]["path"])) as other:
             other.execute("BEGIN IMMEDIATE")
             running.write(*before, Tabled, **settings)
             answer = await running.reload()

@@ -114,7 +114,7 @@ async def test_no_call_is_dropped_while_everything_changes(tmp_path: Path) -> No
                 for number in range(12):
                     callers.create_task(keep_calling(f"s-{number}"))
                 for number in range(6):
-                    options = ("trace_capture", {"offered": number + 1})
+                    options = ("trace_capture", {"max_queued": number + 1})
                     some = [
                         (Named, {"name": f"n{number}"}),
                         (Yielding, {"name": f"y{number}"}),

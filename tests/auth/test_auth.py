@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.gateways.with_keys import BODY, CHAT, TOKEN, KeysOnDisk, ask, code_of, key, keyed
 
 from gateway import Call, Principal, hookimpl
+from gateway.config import StorageSettings
 from gateway.pipeline.authorization import SCOPES
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of, entry, make_call
 
@@ -150,7 +151,13 @@ async def test_no_key_goes_anywhere(
     log, db = tmp_path / "log", tmp_path / "gateway.db"
     watching = ("sessions", "trace_capture", entry("access_log", path=str(log)))
     async with ScriptedWorker(answer_of(b'{"choices":[]}')) as worker:
-        live = await keyed(gateway_for, disk, *watching, workers=(worker.url,), db_path=str(db))
+        live = await keyed(
+            gateway_for,
+            disk,
+            *watching,
+            workers=(worker.url,),
+            storage=StorageSettings(path=str(db)),
+        )
         bad = f"{TOKEN}-bad"
         answers = [await ask(live, token, **{"x-api-key": TOKEN}) for token in (TOKEN, bad)]
         answers.append(await live.client.get(f"/nowhere?key={1}", headers={"api-key": bad}))

@@ -65,7 +65,7 @@ async def test_a_revoked_key_is_refused_soon(
     gateway_for: GatewayFor, disk: KeysOnDisk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, token, _ = run(capsys, "keys", "create", "--id", "alice", "--file", str(disk.path))
-    live = await gateway_for(entry("auth", keys_file=str(disk.path), check=0.01))
+    live = await gateway_for(entry("auth", keys_file=str(disk.path), check_interval=0.01))
     assert (await ask(live, token.strip())).status_code == 200
     run(capsys, "keys", "revoke", "alice", "--file", str(disk.path))
     file = live.plugin(Auth).file
@@ -278,14 +278,16 @@ async def test_a_reload_leads_to_another_file_and_keeps_the_keys_until_it_is_goo
 ) -> None:
     other = KeysOnDisk(tmp_path / "other.json")
     disk.write(key(scopes=["admin", "realtime"]))
-    options = {"keys_file": str(disk.path), "check": 3600.0}
+    options = {"keys_file": str(disk.path), "check_interval": 3600.0}
     async with reloadable(tmp_path / "gateway.yaml", ("auth", options)) as running:
         running.client.headers["api-key"] = TOKEN
         await running.changed(("auth", options | {"keys_file": str(other.path)}))
         file = running.live.plugin(Auth).file
         await until(lambda: file.trouble is not None)
         other.write(key("gw-other", scopes=["admin"]))
-        await running.changed(("auth", options | {"keys_file": str(other.path), "check": 60.0}))
+        await running.changed(
+            ("auth", options | {"keys_file": str(other.path), "check_interval": 60.0})
+        )
         await until(lambda: file.trouble is None)
         assert code_of(await running.reload()) == REFUSED
         running.client.headers["api-key"] = "gw-other"

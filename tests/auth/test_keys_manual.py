@@ -40,7 +40,7 @@ def test_the_manual_has_each_number() -> None:
     assert (slowing.FREE_PER_MINUTE, slowing.MAX_DELAY, slowing.MAX_WAITING) == (10, 2.0, 100)
     default = Auth.Config()
     assert f"| `keys_file` | `{default.keys_file}` |" in MANUAL
-    assert f"| `check` | `{default.check}` |" in MANUAL
+    assert f"| `check_interval` | `{default.check_interval}` |" in MANUAL
     assert f"| {KeysUnavailable.status} | `{KeysUnavailable.code}` |" in MANUAL
 
 

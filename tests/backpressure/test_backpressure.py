@@ -69,7 +69,9 @@ async def test_a_worker_gets_no_more_calls_than_it_may() -> None:
 
 async def test_a_worker_may_have_a_limit_of_its_own() -> None:
     own = {"one": 1, "two": None}
-    async with fleet(ONE, TWO, max_in_flight_per_worker=3, workers=own, max_in_flight=6) as calls:
+    async with fleet(
+        ONE, TWO, max_in_flight_per_worker=3, max_in_flight_by_worker=own, max_in_flight=6
+    ) as calls:
         for _ in range(9):
             calls.call()
         await calls.settle()
@@ -83,7 +85,7 @@ async def test_nobody_waits_while_any_worker_has_room() -> None:
     """Where TRL's gateway answers 429 because the two workers that it looked at are full."""
     workers = [config.Worker(url=f"http://{at}", worker_id=f"{at}") for at in range(3)]
     async with fleet(
-        *workers, plugins=(Last,), max_in_flight_per_worker=1, queue={"length": 0}
+        *workers, plugins=(Last,), max_in_flight_per_worker=1, queue={"max_length": 0}
     ) as calls:
         made = [calls.call() for _ in range(3)]
         await calls.settle()
@@ -180,7 +182,7 @@ async def test_a_free_slot_goes_to_the_first_who_can_use_it() -> None:
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_full_queue_refuses(status: int) -> None:
     async with fleet(
-        ONE, max_in_flight_per_worker=1, queue={"length": 1, "wait": 7}, status=status
+        ONE, max_in_flight_per_worker=1, queue={"max_length": 1, "max_wait": 7}, status=status
     ) as calls:
         made = [calls.call() for _ in range(3)]
         await calls.settle()
@@ -191,7 +193,7 @@ async def test_a_full_queue_refuses(status: int) -> None:
 
 
 async def test_who_waits_too_long_is_refused() -> None:
-    async with fleet(ONE, max_in_flight_per_worker=1, queue={"wait": 0.01}) as calls:
+    async with fleet(ONE, max_in_flight_per_worker=1, queue={"max_wait": 0.01}) as calls:
         calls.call()
         await calls.settle()
         late = calls.call()

@@ -111,7 +111,7 @@ async def test_the_queue_tells_of_itself(gateway_for: GatewayFor) -> None:
     holding = Holding()
     async with ScriptedWorker(holding.script) as worker:
         queue = entry(
-            "backpressure", max_in_flight_per_worker=1, max_in_flight=5, queue={"length": 1}
+            "backpressure", max_in_flight_per_worker=1, max_in_flight=5, queue={"max_length": 1}
         )
         live = await gateway_for(queue, workers=[worker.url])
         async with client_of(live) as first, client_of(live) as second:
@@ -150,7 +150,7 @@ def _said(answer: httpx.Response) -> tuple[int, str, str]:
     [
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"status": 500}, "status"),
-        ({"queue": {"length": -1}}, "queue.length"),
+        ({"queue": {"max_length": -1}}, "queue.max_length"),
         ({"queue": {"patience": 1}}, "patience"),
         ({"no_worker": "hope"}, "no_worker"),
         ({"priority_header": " "}, "priority_header"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway import ConfigError, Gateway
 from gateway.cluster.peers import Peers
-from gateway.config import Config, Worker
+from gateway.config import Config, StorageSettings, Worker
 from gateway.simulator import Simulator
 from gateway.testing import NO_PROBES, entry, live
 
@@ -25,17 +25,17 @@ def test_the_parts_are_the_whole_and_nobody_has_nothing(
     options = Options(
         max_in_flight_per_worker=slots,
         max_in_flight=slots + 1,
-        workers={"one": slots + 2, "free": None},
-        queue=QueueOptions(length=length),
+        max_in_flight_by_worker={"one": slots + 2, "free": None},
+        queue=QueueOptions(max_length=length),
     )
     parts = [part_of(options, index, count) for index in range(count)]
     each = [one.max_in_flight_per_worker or 0 for one in parts]
     assert sum(each) == slots
     assert max(each) - min(each) <= 1
     assert sum(one.max_in_flight or 0 for one in parts) == slots + 1
-    assert sum(one.workers["one"] or 0 for one in parts) == slots + 2
-    assert all(one.workers["free"] is None for one in parts)
-    queues = [one.queue.length for one in parts]
+    assert sum(one.max_in_flight_by_worker["one"] or 0 for one in parts) == slots + 2
+    assert all(one.max_in_flight_by_worker["free"] is None for one in parts)
+    queues = [one.queue.max_length for one in parts]
     assert sum(queues) == length if length >= count else set(queues) == {min(length, 1)}
 
 
@@ -43,13 +43,15 @@ def config_of(simulator: Simulator, **options: object) -> Config:
     return Config(
         workers=(Worker(url=simulator.url, worker_id="gpu-0"),),
         plugins=(entry("backpressure", **options),),
-        db_path=":memory:",
+        storage=StorageSettings(path=":memory:"),
         probes=NO_PROBES,
     )
 
 
 async def test_a_process_has_its_part_and_says_so(simulator: Simulator, tmp_path: Path) -> None:
-    config = config_of(simulator, max_in_flight_per_worker=7, max_in_flight=9, queue={"length": 5})
+    config = config_of(
+        simulator, max_in_flight_per_worker=7, max_in_flight=9, queue={"max_length": 5}
+    )
     for index, slots in ((0, (4, 5, 3)), (1, (3, 4, 2))):
         gateway = Gateway(config, peers=Peers(index, 2, tmp_path))
         async with live(gateway) as running:
@@ -64,11 +66,11 @@ async def test_a_process_has_its_part_and_says_so(simulator: Simulator, tmp_path
 
 
 async def test_fewer_slots_than_processes_are_refused(simulator: Simulator, tmp_path: Path) -> None:
-    config = config_of(simulator, max_in_flight_per_worker=3, workers={"gpu-0": 2})
+    config = config_of(simulator, max_in_flight_per_worker=3, max_in_flight_by_worker={"gpu-0": 2})
     with pytest.raises(ConfigError) as caught:
         async with live(Gateway(config, peers=Peers(0, 4, tmp_path))):
             pass
     said = str(caught.value)
     assert "plugin backpressure" in said
     assert "max_in_flight_per_worker: 3 cannot be divided among 4 processes" in said
-    assert "workers.gpu-0: 2 cannot be divided" in said
+    assert "max_in_flight_by_worker.gpu-0: 2 cannot be divided" in said

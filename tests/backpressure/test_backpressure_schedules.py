@@ -18,7 +18,11 @@ from gateway.testing import RecordedCall
 AGAIN: StateKey[bool] = StateKey("again")
 NAMES = ("one", "two", "three", "four")
 MODELS = {"one": ("a",), "two": ("a", "b"), "three": ("b",), "four": ()}
-LIMITS = {"max_in_flight_per_worker": 2, "workers": {"two": 1, "four": 3}, "max_in_flight": 5}
+LIMITS = {
+    "max_in_flight_per_worker": 2,
+    "max_in_flight_by_worker": {"two": 1, "four": 3},
+    "max_in_flight": 5,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,7 +75,7 @@ class Schedules(RuleBasedStateMachine):
             settings_of("one"),
             settings_of("two"),
             plugins=(Bars, Fickle),
-            queue={"length": 1000, "wait": 1e6},
+            queue={"max_length": 1000, "max_wait": 1e6},
             priority_for_all=True,
             **LIMITS,
         )

@@ -26,7 +26,7 @@ from support.records.step_counts import HEAD, plugin
 from support.workers.memory_worker import MemoryPool
 
 from gateway import Gateway
-from gateway.config import Config, Probes, Worker
+from gateway.config import Config, Probes, StorageSettings, Worker
 from gateway.testing import DONE, RecordedCall, make_call, sse
 
 AT_ONCE = 32
@@ -105,8 +105,8 @@ async def cost(plugins: Sequence[str], keys: int, rounds: int, stream: bool) -> 
         settings = Config(
             workers=(Worker(url="http://127.0.0.1:1", models=("sim",)),),
             plugins=tuple(plugin(one, folder) for one in plugins),
-            probes=Probes(interval=None, models=None),
-            db_path=str(folder / "gateway.db"),
+            probes=Probes(interval=None, models_interval=None),
+            storage=StorageSettings(path=str(folder / "gateway.db")),
         )
         async with Gateway(settings) as gateway:
             [worker] = gateway.workers.all

@@ -27,7 +27,7 @@ from gateway_plugins.stickiness.pins import Pins
 from gateway_plugins.stickiness.ring import Rings
 
 from gateway import Gateway
-from gateway.config import Config, Probes
+from gateway.config import Config, Probes, StorageSettings
 from gateway.config import Worker as WorkerSettings
 from gateway.pipeline.exchange import Exchange
 from gateway.testing import RecordedCall, entry, make_call
@@ -86,8 +86,8 @@ async def gateway_of(stack: contextlib.AsyncExitStack, policy: str, workers: int
     config = Config(
         workers=tuple(WorkerSettings(url=f"http://gpu-{n}:8000") for n in range(workers)),
         plugins=(entry("stickiness", policy=policy, max_sessions=4 * MANY),),
-        probes=Probes(interval=None, models=None),
-        db_path=":memory:",
+        probes=Probes(interval=None, models_interval=None),
+        storage=StorageSettings(path=":memory:"),
     )
     gateway = await stack.enter_async_context(Gateway(config))
     for worker in gateway.workers.all:

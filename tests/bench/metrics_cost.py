@@ -32,7 +32,7 @@ EVENT = sse({"choices": [{"index": 0, "delta": {"content": "token"}}]})
 
 
 def gateway_with(*plugins: str) -> Gateway:
-    probes = Probes(interval=None, models=None)
+    probes = Probes(interval=None, models_interval=None)
     workers = (Worker(url="http://127.0.0.1:1", models=("sim",)),)
     return Gateway(Config(workers=workers, plugins=tuple(map(entry, plugins)), probes=probes))
 

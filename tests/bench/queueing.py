@@ -37,7 +37,7 @@ class Bench:
     def __init__(self, workers: int, slots: int = 2) -> None:
         urls = (WorkerConfig(url=f"http://w{at}", worker_id=f"w{at}") for at in range(workers))
         self.workers = Workers(Config(workers=tuple(urls)))
-        queue = QueueOptions(length=1_000_000, wait=1e6)
+        queue = QueueOptions(max_length=1_000_000, max_wait=1e6)
         self.gate = Gate(Options(max_in_flight_per_worker=slots, queue=queue), self.workers)
         self.gate.open()
         self.held: deque[tuple[Worker, Ticket]] = deque()

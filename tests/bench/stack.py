@@ -80,7 +80,7 @@ def _configuration(place: Place, plugins: Sequence[str], workers: int) -> dict[s
         "port": place.port,
         "workers": [f"http://{host}:{place.worker_port}/v1" for host in hosts(workers)],
         "plugins": [_plugin(name) for name in plugins],
-        "db_path": "gateway.db",
+        "storage": {"path": "gateway.db"},
     }
 
 

@@ -9,7 +9,7 @@ from support.gateways.dispatching import chat, code_of, dispatch, gateway_of, pl
 from support.plugins.recording_plugin import Watcher, until
 
 from gateway import Attempt, Call, Forbidden, Gateway, Outcome, hookimpl
-from gateway.config import Limits
+from gateway.config import ServerLimits
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import (
     RecordedCall,
@@ -43,7 +43,7 @@ async def waiting(gateway: Gateway) -> AsyncIterator[RecordedCall]:
 async def test_max_calls() -> None:
     async with (
         Simulator(SimulatorConfig(ttft=60)) as sim,
-        gateway_of(workers=[sim.url], limits=Limits(max_calls=1)) as gateway,
+        gateway_of(workers=[sim.url], limits=ServerLimits(max_calls=1)) as gateway,
     ):
         async with waiting(gateway) as first:
             assert code_of(await dispatch(gateway)) == (503, "too_many_calls")

@@ -14,6 +14,7 @@ from support.plugins.recording_plugin import Watcher, until
 
 from gateway import Call, NoWorker, Worker, hookimpl
 from gateway.calls.keepalive import COMMENT, MAX_KEPT_BYTES
+from gateway.config import StorageSettings
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
@@ -249,7 +250,7 @@ async def test_nothing_is_put_into_an_answer_that_has_begun(gateway_for: Gateway
 
 async def test_a_trace_knows_nothing_of_them(gateway_for: GatewayFor, tmp_path: Path) -> None:
     path = str(tmp_path / "traces.db")
-    live = await gateway_for("sessions", CAPTURE, Keeping, db_path=path)
+    live = await gateway_for("sessions", CAPTURE, Keeping, storage=StorageSettings(path=path))
     answer = await live.client.post("/sessions/a/v1/chat/completions", json=BODY)
     assert answer.text.startswith(": waiting")
     [trace] = (await live.client.get("/sessions/a/traces")).json()

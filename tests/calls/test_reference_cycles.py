@@ -13,7 +13,7 @@ from support.plugins.recording_plugin import until
 from support.workers.memory_worker import MemoryPool
 
 from gateway import Call, Gateway
-from gateway.config import Config, PluginEntry, Worker
+from gateway.config import Config, PluginEntry, StorageSettings, Worker
 from gateway.testing import DONE, NO_PROBES, entry, make_call, sse
 
 EVENT = sse({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]})
@@ -51,7 +51,7 @@ async def test_no_call_is_left_to_the_collector(
         workers=(Worker(url="http://127.0.0.1:1", models=("sim",)),),
         plugins=tuple(one if isinstance(one, PluginEntry) else entry(one) for one in plugins),
         probes=NO_PROBES,
-        db_path=str(tmp_path / "gateway.db"),
+        storage=StorageSettings(path=str(tmp_path / "gateway.db")),
     )
     async with Gateway(config) as gateway:
         [worker] = gateway.workers.all

@@ -18,8 +18,8 @@ from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, ScriptedConnection, ScriptedWorker, answer_of, entry
 from gateway.testing import live as serve
 
-ALONE = Failover(workers=1)
-UNASKED = Probes(interval=None, models=None)
+ALONE = Failover(max_workers=1)
+UNASKED = Probes(interval=None, models_interval=None)
 FAILS = answer_of(b"{}", status="500 Internal Server Error")
 
 
@@ -38,7 +38,7 @@ async def test_never_more_than_a_share_is_ejected(
 ) -> None:
     async with ScriptedWorker(FAILS) as worker:
         same = tuple(WorkerConfig(url=worker.url, worker_id=f"w{n}") for n in range(count))
-        live = await gateway_for(breaker(max_ejected=share), workers=same, failover=ALONE)
+        live = await gateway_for(breaker(max_ejected_share=share), workers=same, failover=ALONE)
         await fail(live, 4 * count)
         assert len([n for n in range(count) if state_of(live, n) == "ejected"]) == ejected
         assert live.plugin(CircuitBreaker).changes.ejected == ejected
@@ -53,7 +53,7 @@ async def test_the_share_is_that_of_the_workers_for_the_same_models(
             WorkerConfig(url=worker.url, worker_id=name, model_name=name[0])
             for name in ("a1", "a2", "b1", "b2")
         )
-        live = await gateway_for(breaker(max_ejected=0.5), workers=same, failover=ALONE)
+        live = await gateway_for(breaker(max_ejected_share=0.5), workers=same, failover=ALONE)
         for _ in range(8):
             await ask(live, model="a")
         assert [state_of(live, n) for n in range(4)].count("ejected") == 1
@@ -64,7 +64,7 @@ async def test_who_gets_no_calls_for_another_reason_counts_as_lost(
 ) -> None:
     async with ScriptedWorker(FAILS) as worker:
         workers = (worker.url, simulator.url)
-        live = await gateway_for(breaker(max_ejected=0.5), workers=workers)
+        live = await gateway_for(breaker(max_ejected_share=0.5), workers=workers)
         live.gateway.workers.all[1].mark("test", "draining", "for a while")
         await fail(live, 4)
         assert state_of(live) == "up"
@@ -144,7 +144,7 @@ async def test_other_options_hold_at_once_and_nobody_comes_back_for_them(
         first.well = False
         while state_of(live) == "up":
             await ask(live)
-        options = Options(consecutive_failures=4, max_ejected=1)
+        options = Options(consecutive_failures=4, max_ejected_share=1)
         live.plugin(CircuitBreaker).reconfigure(options)
         assert state_of(live) == "ejected"
         second.well = False
@@ -159,8 +159,8 @@ async def test_other_options_hold_at_once_and_nobody_comes_back_for_them(
     [
         ({"consecutive_failures": None, "error_rate": None}, "one of them, else nothing ejects"),
         ({"cooldown": 20, "max_cooldown": 10}, "max_cooldown (10 s) must not be below cooldown"),
-        ({"max_ejected": 1.5}, "max_ejected"),
-        ({"trials": 0}, "trials"),
+        ({"max_ejected_share": 1.5}, "max_ejected_share"),
+        ({"max_trials": 0}, "max_trials"),
         ({"jitter": 1}, "jitter"),
         ({"threshold": 3}, "unknown option"),
     ],

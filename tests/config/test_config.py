@@ -20,9 +20,9 @@ from gateway.config import (
     TLS,
     Config,
     Failover,
-    Limits,
     Node,
     Probes,
+    ServerLimits,
     StorageSettings,
     Timeouts,
     Worker,
@@ -30,6 +30,7 @@ from gateway.config import (
     load,
     schema,
 )
+from gateway.config.hints import fields_of
 from gateway.config.node import merge
 from gateway.config.sources.environment import variables
 from gateway.errors import ConfigError
@@ -183,11 +184,11 @@ workers:
   - weight: 2
   - 5
 plugins: sessions
-limits: [1]
+server_limits: [1]
 log_level: loud
 extra_paths: [version, "/a/{b}"]
 allow_anonymous: 1
-db_path: ""
+storage: {path: ""}
 """
 
 
@@ -195,7 +196,7 @@ SAID = """\
 gateway.yaml:1: port: expected a port from 0 to 65535, got 90900
 gateway.yaml:2: hots: unknown field; did you mean "host"?
 gateway.yaml:3: zzz: unknown field; the fields are host, port, processes, workers, plugins, \
-timeouts, limits, failover, probes, persist_workers, db_path, store, storage, model, \
+timeouts, server_limits, failover, probes, storage, model, \
 allow_anonymous, log_level, log_format, extra_paths
 gateway.yaml:5: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
 gateway.yaml:7: timeouts.first_byte: expected a number greater than 0 (seconds) or null, got 0
@@ -207,12 +208,12 @@ gateway.yaml:13: workers[2].url: missing; expected a URL such as "http://host:80
 gateway.yaml:14: workers[3]: expected a URL such as "http://host:8000/v1", or a mapping with one, \
 got 5
 gateway.yaml:15: plugins: expected a list, got "sessions"
-gateway.yaml:16: limits: expected a mapping, got a list
+gateway.yaml:16: server_limits: expected a mapping, got a list
 gateway.yaml:17: log_level: expected "debug", "info", "warning" or "error", got "loud"
 gateway.yaml:18: extra_paths[0]: expected a path like "/version", got "version"
 gateway.yaml:18: extra_paths[1]: expected a path like "/version", got "/a/{b}"
 gateway.yaml:19: allow_anonymous: expected true or false, got 1
-gateway.yaml:20: db_path: expected text that is not empty, got ""\
+gateway.yaml:20: storage.path: expected text that is not empty, got ""\
 """
 
 
@@ -245,7 +246,7 @@ def test_toml_is_told_by_field() -> None:
             "host: !!python/name:os.system",
             'gateway.yaml:1: host: the tag "tag:yaml.org,2002:python/',
         ),
-        ("limits: !!set {a}", "gateway.yaml:1: limits: the tag"),
+        ("server_limits: !!set {a}", "gateway.yaml:1: server_limits: the tag"),
         ("port: !!binary eA==", "gateway.yaml:1: port: the tag"),
         ("? [a]\n: b", "gateway.yaml:1: expected the name of a field before the colon"),
         ("? &a [*a]\n: b", "gateway.yaml:1: expected the name of a field before the colon"),
@@ -341,14 +342,14 @@ def test_values_from_the_environment() -> None:
     text = """
 host: ${NAME}.local
 port: ${PORT}
-db_path: $${NAME}/$NAME
+storage: {path: "$${NAME}/$NAME"}
 allow_anonymous: "${YES}"
 timeouts: ${TIMEOUTS}
 workers: ${WORKERS}
 """
     environ = {"NAME": "${PORT}", "PORT": "80", "YES": "true", "WORKERS": "http://a, http://b,"}
     config = read(text.replace("timeouts: ${TIMEOUTS}", "timeouts: {total: '${PORT}'}"), environ)
-    assert (config.host, config.port, config.db_path) == ("${PORT}.local", 80, "${NAME}/$NAME")
+    assert (config.host, config.port, config.storage.path) == ("${PORT}.local", 80, "${NAME}/$NAME")
     assert (config.allow_anonymous, config.timeouts.total) == (True, 80.0)
     assert [worker.url for worker in config.workers] == ["http://a", "http://b"]
     missing = "is not set in the environment; set it, or write $${ for a plain ${"
@@ -377,7 +378,7 @@ def test_the_environment() -> None:
         "GATEWAY_LOG_LEVEL": "WARNING",
         "GATEWAY_ALLOW_ANONYMOUS": "true",
         "GATEWAY_TIMEOUTS__CONNECT": "null",
-        "GATEWAY_LIMITS__MAX_BODY_BYTES": "5",
+        "GATEWAY_SERVER_LIMITS__MAX_BODY_BYTES": "5",
         "GATEWAY_CONFIG": "elsewhere.yaml",
         "GATEWAY_SERVICE_HOST": "10.0.0.1",
         "GATEWAY_PORT": "tcp://10.0.0.1:9090",
@@ -391,7 +392,7 @@ def test_the_environment() -> None:
     ]
     assert (config.extra_paths, config.log_level, config.allow_anonymous) == ((), "warning", True)
     assert (config.timeouts, config.port) == (Timeouts(connect=None), 9090)
-    assert config.limits == Limits(max_body_bytes=5)
+    assert config.server_limits == ServerLimits(max_body_bytes=5)
 
 
 def test_rllm_s_variables_come_before_ours() -> None:
@@ -402,7 +403,11 @@ def test_rllm_s_variables_come_before_ours() -> None:
         "RLLM_GATEWAY_STORE": "memory",
         "RLLM_GATEWAY_LOG_LEVEL": "INFO",
     }
-    assert load(environ=theirs) == Config(host="h", port=1, db_path="d", store="memory")
+    assert load(environ=theirs) == Config(
+        host="h", port=1, storage=StorageSettings(path=":memory:")
+    )
+    named = {**theirs, "RLLM_GATEWAY_STORE": "sqlite"}
+    assert load(environ=named).storage.path == "d"
     assert load(environ={"GATEWAY_PORT": "2", **theirs}).port == 2
     assert read("port: 3", theirs).port == 1
 
@@ -419,9 +424,11 @@ def test_a_variable_that_is_almost_ours() -> None:
 
 def test_the_command_line() -> None:
     config = load(
-        overrides={"port": "1", "host": None, "workers": ["http://a"], "db_path": Path("d")}
+        overrides={"port": "1", "host": None, "workers": ["http://a"], "storage.path": Path("d")}
     )
-    assert config == Config(port=1, workers=(Worker(url="http://a"),), db_path="d")
+    assert config == Config(
+        port=1, workers=(Worker(url="http://a"),), storage=StorageSettings(path="d")
+    )
     deep: list[object] = []
     deep.append(deep)
     assert overridden(port="x", log_level="y", timeouts={"connect": -1}, prt=1, workers=deep) == [
@@ -431,7 +438,7 @@ def test_the_command_line() -> None:
         "--timeouts: timeouts.connect: expected a number greater than 0 (seconds) or null, got -1",
         '--prt: prt: unknown field; did you mean "port"?',
     ]
-    assert set(OPTIONS) <= set(Config.__struct_fields__)
+    assert {".".join(path) for path in variables().values()} >= set(OPTIONS)
 
 
 def nested(path: tuple[str, ...], value: object) -> dict[str, Any]:
@@ -441,9 +448,8 @@ def nested(path: tuple[str, ...], value: object) -> dict[str, Any]:
 NUMBERS = [
     path
     for path in variables().values()
-    if path[-1] not in ("host", "workers", "plugins", "extra_paths", "db_path", "log_level")
-    and path[-1]
-    not in ("log_format", "durability", "allow_anonymous", "store", "model", "persist_workers")
+    if path[-1] not in ("host", "workers", "plugins", "extra_paths", "log_level")
+    and path[-1] not in ("log_format", "durability", "allow_anonymous", "model", "persist_workers")
     and path[-1] not in ("statuses", "rerun", "budget", "jitter", "path", "processes")
 ]
 Settings = dict[tuple[str, ...], int]
@@ -528,18 +534,29 @@ def test_no_environment_or_option_raises_anything_else(
     told(None, environ, overrides)
 
 
-SECTIONS = ("timeouts", "limits", "failover", "probes", "storage")
+SECTIONS = ("timeouts", "server_limits", "failover", "probes", "storage")
+
+
+def table(head: str) -> list[list[str]]:
+    """The cells of each row of docs/config.md whose table begins with such a head."""
+    found, within = [], ""
+    for line in (ROOT / "docs" / "config.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            within = ""
+        elif within == head and not cells[0].startswith("---"):
+            found.append(cells)
+        within = within or cells[0]
+    return found
 
 
 def rows() -> dict[str, list[str]]:
-    """The cells of each table row in docs/config.md, under the field they begin with."""
-    lines = (ROOT / "docs" / "config.md").read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
-    return {row[0].strip("`"): row[1:] for row in cells if row[0].startswith("`")}
+    """The cells of each row of a table of fields, under the field they begin with."""
+    return {row[0].strip("`"): row[1:] for row in table("Field")}
 
 
 def documented(cls: Any, prefix: str) -> Iterator[tuple[str, object]]:
-    for field in msgspec.structs.fields(cls):
+    for field in fields_of(cls):
         yield f"{prefix}{field.name}", field.default if not field.required else ...
 
 
@@ -549,7 +566,7 @@ def test_docs_and_code_name_the_same_fields() -> None:
         [
             *top,
             *documented(Timeouts, "timeouts."),
-            *documented(Limits, "limits."),
+            *documented(ServerLimits, "server_limits."),
             *documented(Failover, "failover."),
             *documented(Probes, "probes."),
             *documented(StorageSettings, "storage."),
@@ -601,8 +618,9 @@ def test_each_shipped_configuration_loads() -> None:
 def test_the_schema_knows_the_fields_and_the_short_forms() -> None:
     whole = json.loads(schema())
     parts = whole["$defs"]
-    for cls in (Config, Timeouts, Limits, Failover, Probes, StorageSettings, TLS):
-        assert tuple(parts[cls.__name__]["properties"]) == cls.__struct_fields__
+    for cls in (Config, Timeouts, ServerLimits, Failover, Probes, StorageSettings, TLS):
+        names = [field.name for field in fields_of(cls)]
+        assert list(parts[cls.__name__]["properties"]) == names
         assert parts[cls.__name__]["additionalProperties"] is False
     url, mapping, reference = parts["Worker"]["anyOf"]
     assert (url["type"], reference) == ("string", {"$ref": "#/$defs/Reference"})

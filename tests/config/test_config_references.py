@@ -30,12 +30,12 @@ def test_a_default_stands_in_for_what_is_not_set(
 
 
 def test_a_default_may_be_any_text_without_braces() -> None:
-    text = "workers: ${W:-http://a:1, http://b}\nmodel: ${M:-}\ndb_path: '${D:-a b:-?$}'"
+    text = "workers: ${W:-http://a:1, http://b}\nmodel: ${M:-}\nstorage: {path: '${D:-a b:-?$}'}"
     with pytest.raises(Exception, match="model: expected text that is not empty"):
         read(text)
     config = read(text, {"M": "m"})
     assert [worker.url for worker in config.workers] == ["http://a:1", "http://b"]
-    assert config.db_path == "a b:-?$"
+    assert config.storage.path == "a b:-?$"
 
 
 def test_what_must_be_set_says_so_in_the_file_s_words() -> None:
@@ -84,17 +84,22 @@ def test_a_variable_of_ours_with_a_default_is_no_slip() -> None:
     ],
 )
 def test_a_size_may_have_a_unit(written: str, found: int) -> None:
-    assert read(json.dumps({"limits": {"max_body_bytes": written}})).limits.max_body_bytes == found
-    environ = {"GATEWAY_LIMITS__MAX_BODY_BYTES": written}
-    assert load(environ=environ).limits.max_body_bytes == found
+    assert (
+        read(
+            json.dumps({"server_limits": {"max_body_bytes": written}})
+        ).server_limits.max_body_bytes
+        == found
+    )
+    environ = {"GATEWAY_SERVER_LIMITS__MAX_BODY_BYTES": written}
+    assert load(environ=environ).server_limits.max_body_bytes == found
 
 
 @pytest.mark.parametrize("written", ["0MB", "0.0001 kB", "MB", "20", "-1MB", "2MBit", "1e3MB"])
 def test_what_is_no_size(written: str) -> None:
-    assert problems(json.dumps({"limits": {"max_body_bytes": written}})) == [
+    assert problems(json.dumps({"server_limits": {"max_body_bytes": written}})) == [
         (
-            "gateway.yaml:1: limits.max_body_bytes: expected a size greater than 0, in bytes "
-            f'or such as "20 MiB", got "{written}"'
+            "gateway.yaml:1: server_limits.max_body_bytes: expected a size greater than 0, in "
+            f'bytes or such as "20 MiB", got "{written}"'
         )
     ]
 
@@ -107,6 +112,6 @@ def test_a_size_is_a_number_of_bytes_or_left_alone(written: str | int | None) ->
 
 def test_the_schema_knows_defaults_and_sizes() -> None:
     parts = json.loads(schema())["$defs"]
-    kinds = parts["Limits"]["properties"]["max_body_bytes"]["anyOf"]
+    kinds = parts["ServerLimits"]["properties"]["max_body_bytes"]["anyOf"]
     assert [kind.get("type") for kind in kinds] == ["integer", "string", None]
     assert ":[-?]" in parts["Reference"]["pattern"]

@@ -8,7 +8,7 @@ from support.plugins.hook_probes import Keys
 from support.plugins.recording_plugin import until
 
 from gateway import Call, Worker, config, hookimpl
-from gateway.config import Limits, Timeouts
+from gateway.config import ServerLimits, Timeouts
 from gateway.control import workers
 from gateway.fleet import changes
 from gateway.fleet.registry import Workers
@@ -243,7 +243,7 @@ async def test_a_hook_keeps_the_workers_that_it_was_given(
 
 
 async def test_workers_that_leave_are_closed_with_the_gateway() -> None:
-    settings = config.Config(timeouts=Timeouts(), limits=Limits())
+    settings = config.Config(timeouts=Timeouts(), server_limits=ServerLimits())
     workers = Workers(settings)
 
     async def script(connection: ScriptedConnection) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 from control.test_admin import CHAT, add, served_by
+from msgspec.structs import replace
 from support.plugins.recording_plugin import until
 
+from gateway.config import StorageSettings
 from gateway.config import Worker as Settings
 from gateway.simulator import Simulator
 from gateway.testing import (
@@ -158,9 +160,9 @@ async def test_what_cannot_be_changed_so_is_refused_by_name(
 async def test_changes_outlive_a_restart_where_that_is_wanted(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    kept = {"db_path": str(tmp_path / "gateway.db"), "persist_workers": True}
+    kept = StorageSettings(path=str(tmp_path / "gateway.db"), persist_workers=True)
     named = [*NAMED, Settings(url="http://h", worker_id="c")]
-    first = await gateway_for(workers=named, **kept)
+    first = await gateway_for(workers=named, storage=kept)
     await add(first, url="http://late:1", weight=3, models=["m"], headers={"x": "key"})
     await add(first, url="http://gone:1")
     await first.client.delete("/admin/workers/gone:1")
@@ -172,12 +174,12 @@ async def test_changes_outlive_a_restart_where_that_is_wanted(
     await drain(first, "c", "undrain")
     expected = [("a", "up", 2), ("c", "up", 1), ("late:1", "draining", 3)]
     assert await listed(first) == expected
-    second = await gateway_for(workers=named, **kept)
+    second = await gateway_for(workers=named, storage=kept)
     assert await listed(second) == expected
     assert [worker.settings for worker in second.gateway.workers.all] == [
         worker.settings for worker in first.gateway.workers.all
     ]
-    third = await gateway_for(workers=named, **{**kept, "persist_workers": False})
+    third = await gateway_for(workers=named, storage=replace(kept, persist_workers=False))
     assert await listed(third) == [("a", "up", 1), ("b", "up", 1), ("c", "up", 1)]
     assert (tmp_path / "gateway.db").stat().st_mode & 0o777 == 0o600
 
@@ -185,15 +187,15 @@ async def test_changes_outlive_a_restart_where_that_is_wanted(
 async def test_kept_changes_lie_over_what_the_file_says_now(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    kept = {"db_path": str(tmp_path / "gateway.db"), "persist_workers": True}
-    first = await gateway_for(workers=NAMED, **kept)
+    kept = StorageSettings(path=str(tmp_path / "gateway.db"), persist_workers=True)
+    first = await gateway_for(workers=NAMED, storage=kept)
     await patch(first, "a", weight=2)
     await add(first, url="http://late:1", weight=3)
     later = [
         Settings(url="http://other", worker_id="a", models=("m",), weight=7.0),
         Settings(url="http://late:1", weight=4.0),
     ]
-    second = await gateway_for(workers=later, **kept)
+    second = await gateway_for(workers=later, storage=kept)
     assert await listed(second) == [("a", "up", 2), ("late:1", "up", 4)]
     assert second.gateway.workers.all[0].url == "http://other"
     assert second.gateway.workers.all[0].models == frozenset(("m",))
@@ -203,7 +205,9 @@ async def test_a_change_that_cannot_be_kept_is_not_made(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     file = tmp_path / "gateway.db"
-    live = await gateway_for(workers=NAMED, db_path=str(file), persist_workers=True)
+    live = await gateway_for(
+        workers=NAMED, storage=StorageSettings(path=str(file), persist_workers=True)
+    )
     file.unlink()
     file.mkdir()
     for answer in (
@@ -221,14 +225,14 @@ async def test_what_is_kept_and_cannot_be_read_ends_no_start(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "gateway.db"
-    kept = {"db_path": str(file), "persist_workers": True}
-    first = await gateway_for(workers=NAMED, **kept)
+    kept = StorageSettings(path=str(file), persist_workers=True)
+    first = await gateway_for(workers=NAMED, storage=kept)
     await drain(first, "a")
     await drain(first, "b")
     with sqlite3.connect(file) as db:
         db.execute("UPDATE workers SET change = ? WHERE worker_id = 'a'", (b'{"drained": "?"}',))
     db.close()
-    second = await gateway_for(workers=NAMED, **kept)
+    second = await gateway_for(workers=NAMED, storage=kept)
     assert await listed(second) == [("a", "up", 1), ("b", "draining", 1)]
     [said] = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert said.startswith("the kept change of worker a cannot be read and is left: ")
@@ -237,8 +241,8 @@ async def test_what_is_kept_and_cannot_be_read_ends_no_start(
 async def test_changes_at_the_same_time_are_made_one_after_the_other(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    kept = {"db_path": str(tmp_path / "gateway.db"), "persist_workers": True}
-    live = await gateway_for(workers=NAMED, **kept)
+    kept = StorageSettings(path=str(tmp_path / "gateway.db"), persist_workers=True)
+    live = await gateway_for(workers=NAMED, storage=kept)
     answers = await asyncio.gather(
         *(add(live, url="http://late:1", weight=n + 1) for n in range(4)),
         patch(live, "a", weight=2),
@@ -248,6 +252,6 @@ async def test_changes_at_the_same_time_are_made_one_after_the_other(
     assert sorted(answer.status_code for answer in answers[:4]) == [200, 400, 400, 400]
     before = [worker.settings for worker in live.gateway.workers.all]
     assert (before[0].weight, before[0].models) == (2, ("m",))
-    second = await gateway_for(workers=NAMED, **kept)
+    second = await gateway_for(workers=NAMED, storage=kept)
     assert [worker.settings for worker in second.gateway.workers.all] == before
     assert not second.gateway.workers.all[0].fit

@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from support.callers.raw_client import CutShort, RawClient
 
 from gateway import BadRequest, ControlRequest, Gateway, Principal, hookimpl
-from gateway.config import Config, Limits, Timeouts
+from gateway.config import Config, ServerLimits, Timeouts
 from gateway.control.routes import ControlRoute
 from gateway.testing import GatewayFor, Live
 
@@ -144,7 +144,7 @@ async def test_a_bad_query_is_refused(gateway_for: GatewayFor, query: str) -> No
 
 
 async def test_a_body_is_bounded(gateway_for: GatewayFor) -> None:
-    live = await gateway_for(Notes, limits=Limits(max_body_bytes=100))
+    live = await gateway_for(Notes, server_limits=ServerLimits(max_body_bytes=100))
     refused = await live.client.post("/notes/a", json={"text": "x" * 100})
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")
     assert (await live.client.post("/notes/a", json={"text": "x"})).json()["text"] == "x"

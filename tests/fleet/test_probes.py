@@ -25,9 +25,9 @@ from gateway.testing import (
     answer_of,
 )
 
-OFTEN = Probes(interval=0.01, fall=3, rise=2, timeout=5, models=None)
-ASKED_OFTEN = Probes(interval=None, models=0.01)
-ASKED = Probes(interval=None, models=60)
+OFTEN = Probes(interval=0.01, fall=3, rise=2, timeout=5, models_interval=None)
+ASKED_OFTEN = Probes(interval=None, models_interval=0.01)
+ASKED = Probes(interval=None, models_interval=60)
 
 
 class Server:
@@ -310,7 +310,7 @@ async def test_models_that_the_settings_name_are_not_asked_for(gateway_for: Gate
 async def test_a_worker_that_comes_back_is_asked_for_its_models(gateway_for: GatewayFor) -> None:
     server = Server("m")
     async with server.worker:
-        settings = msgspec.structs.replace(OFTEN, models=60)
+        settings = msgspec.structs.replace(OFTEN, models_interval=60)
         live = await gateway_for(workers=[server.worker.url], probes=settings)
         worker = only_worker(live)
         await until(lambda: worker.models == frozenset(("m",)))

@@ -11,20 +11,22 @@ import trustme
 from support.plugins.recording_plugin import until
 
 from gateway import UpstreamError, UpstreamTimeout, Worker
-from gateway.config import TLS, Config, Limits, Timeouts
+from gateway.config import TLS, Config, ServerLimits, Timeouts
 from gateway.config import Worker as Settings
 from gateway.errors import ConnectFailed, UpstreamClosed, UpstreamProtocol
 from gateway.fleet.registry import Workers
 from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
 
-SMALL = Limits(max_body_bytes=1_000)
+SMALL = ServerLimits(max_body_bytes=1_000)
 
 
 @asynccontextmanager
-async def worker_at(url: str, *, limits: Limits = SMALL, **fields: object) -> AsyncIterator[Worker]:
+async def worker_at(
+    url: str, *, limits: ServerLimits = SMALL, **fields: object
+) -> AsyncIterator[Worker]:
     """A worker whose connections are all gone at the block's end, without being closed."""
     settings = Settings(url=url, **fields)  # type: ignore[arg-type]
-    workers = Workers(Config(workers=(settings,), limits=limits, timeouts=Timeouts()))
+    workers = Workers(Config(workers=(settings,), server_limits=limits, timeouts=Timeouts()))
     [worker] = workers.all
     yield worker
     await until(lambda: len(worker.pool) == 0)

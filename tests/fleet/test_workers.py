@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
 
 from gateway import ConfigError, Worker, create_app
-from gateway.config import TLS, Config, Timeouts
+from gateway.config import TLS, Config, StorageSettings, Timeouts
 from gateway.config import Worker as Settings
 from gateway.fleet.changes import NO_CHANGE, Change, Fields, Overlay
 from gateway.fleet.registry import Workers
@@ -371,7 +371,9 @@ async def test_a_local_worker_can_be_drained_too(gateway_for: GatewayFor) -> Non
     async def answer(_: dict[str, Any]) -> dict[str, Any]:
         return {"choices": []}
 
-    app = create_app(Config(db_path=":memory:", probes=NO_PROBES), local_handler=answer)
+    app = create_app(
+        Config(storage=StorageSettings(path=":memory:"), probes=NO_PROBES), local_handler=answer
+    )
     async with live(app) as running:
         assert (await running.client.post("/v1/chat/completions", json=CHAT)).status_code == 200
         drained = await running.client.post("/admin/workers/local/drain")

@@ -14,7 +14,7 @@ from support.callers.seen_request import seen
 from support.plugins.recording_plugin import PATIENCE
 
 from gateway import Call, Gateway, hookimpl
-from gateway.config import Config, Limits, Worker
+from gateway.config import Config, ServerLimits, Worker
 from gateway.testing import (
     NO_PROBES,
     Live,
@@ -116,7 +116,7 @@ async def test_callers_learn_which_worker_it_was_from_the_gateway_alone() -> Non
     assert answer.values(b"x-request-id") == [b"mine"]
 
 
-SMALL = Limits(max_body_bytes=1000)
+SMALL = ServerLimits(max_body_bytes=1000)
 
 
 async def refused(client: RawClient) -> None:
@@ -134,7 +134,7 @@ async def refused(client: RawClient) -> None:
 async def test_a_body_announced_too_large_is_refused_unread(
     extra: list[tuple[bytes, bytes]], length: int
 ) -> None:
-    async with ScriptedWorker(b"") as worker, live(before(worker, limits=SMALL)) as gateway:
+    async with ScriptedWorker(b"") as worker, live(before(worker, server_limits=SMALL)) as gateway:
         async with client_of(gateway) as client:
             await client.send(head_of("POST", CHAT, [(b"content-length", b"%d" % length), *extra]))
             await refused(client)
@@ -153,7 +153,7 @@ async def test_a_chunked_body_is_refused_past_the_limit(
 ) -> None:
     """`apart`: it comes in a read of its own, after the gateway has asked for it."""
     async with ScriptedWorker(b"") as worker:
-        async with live(before(worker, *plugins, limits=SMALL)) as gateway:
+        async with live(before(worker, *plugins, server_limits=SMALL)) as gateway:
             async with client_of(gateway) as client:
                 if apart:
                     lines = [IN_CHUNKS, (b"expect", b"100-continue")]
@@ -176,7 +176,10 @@ async def test_an_upload_that_grows_past_the_limit_is_broken_off() -> None:
         await connection.read_request()
 
     async with ScriptedWorker(script) as worker:
-        async with live(before(worker, limits=SMALL)) as gateway, client_of(gateway) as client:
+        async with (
+            live(before(worker, server_limits=SMALL)) as gateway,
+            client_of(gateway) as client,
+        ):
             async with asyncio.timeout(PATIENCE):
                 half = TWICE[: len(TWICE) // 2]
                 await client.send(head_of("POST", CHAT, [IN_CHUNKS]) + half)
@@ -189,7 +192,7 @@ async def test_an_upload_that_grows_past_the_limit_is_broken_off() -> None:
 
 async def test_a_body_of_just_the_limit_is_carried() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
-        async with live(before(worker, limits=SMALL)) as gateway:
+        async with live(before(worker, server_limits=SMALL)) as gateway:
             answer = await gateway.client.post(CHAT, content=b"x" * 1000)
     assert answer.status_code == 200
     assert seen(worker.requests[0]).body == b"x" * 1000

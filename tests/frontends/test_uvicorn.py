@@ -6,7 +6,7 @@ import pytest
 from support.callers.raw_client import RawClient, head_of
 from support.plugins.recording_plugin import PATIENCE, until
 
-from gateway.config import Config, Limits, Timeouts, Worker
+from gateway.config import Config, ServerLimits, Timeouts, Worker
 from gateway.testing import NO_PROBES, Live, ScriptedConnection, ScriptedWorker, answer_of, live
 
 PATH = "/v1/chat/completions"
@@ -42,8 +42,8 @@ async def test_leaving_is_noticed_after_a_large_body_that_came_in_one_read() -> 
 
 async def test_a_refusal_reaches_a_caller_that_is_still_sending() -> None:
     """A connection that is closed with bytes unread is reset, and the answer lost with it."""
-    small = Limits(max_body_bytes=1024)
-    async with ScriptedWorker(b"") as worker, live(before(worker, limits=small)) as gateway:
+    small = ServerLimits(max_body_bytes=1024)
+    async with ScriptedWorker(b"") as worker, live(before(worker, server_limits=small)) as gateway:
         for _ in range(10):
             answer = await gateway.client.post(PATH, content=b"x" * 10_000_000)
             assert answer.status_code == 413
@@ -81,8 +81,8 @@ async def test_silent_connections_are_closed() -> None:
 
 @pytest.mark.parametrize("piece", [b"GET /v1/models HTTP/1.1\r\nx: ", b"GET /v1/"])
 async def test_endless_request_headers_are_cut_off(piece: bytes) -> None:
-    small = Limits(max_header_bytes=1024)
-    async with ScriptedWorker(b"") as worker, live(before(worker, limits=small)) as gateway:
+    small = ServerLimits(max_header_bytes=1024)
+    async with ScriptedWorker(b"") as worker, live(before(worker, server_limits=small)) as gateway:
         async with asyncio.timeout(PATIENCE), client_of(gateway) as client:
             await client.send(piece + b"a" * 4096)
             answer = await client.answer()

@@ -25,6 +25,7 @@ from sqlite_utils import Database
 from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
 
+from gateway.config import StorageSettings
 from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, Live, entry
 
@@ -64,16 +65,16 @@ async def test_what_is_spent_is_recorded_with_the_call_and_known_after_a_restart
     gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path
 ) -> None:
     budgets = {"tokens_per_day": 100_000, "cost_per_month": 500.0}
-    settings = {"db_path": str(tmp_path / "gateway.db")}
+    storage = StorageSettings(path=str(tmp_path / "gateway.db"))
     plugin = entry("limits", default=budgets, prices=PRICES)
-    first = await gateway_for(plugin, **settings)
+    first = await gateway_for(plugin, storage=storage)
     usages = [(await ask(first, stream=False)).json()["usage"] for _ in range(3)]
     tokens = sum(one["total_tokens"] for one in usages)
     cost = sum(one["prompt_tokens"] * 1e-3 + one["completion_tokens"] * 2e-3 for one in usages)
     await first.gateway.storage.flush()
     day, month = rows(tmp_path / "gateway.db")[::-1]
     assert day[1:] == month[1:] == ("anonymous", tokens, round(cost * 1e9))
-    second = await gateway_for(plugin, **settings)
+    second = await gateway_for(plugin, storage=storage)
     assert await spent(second, "tokens_per_day") == tokens
     assert await spent(second, "cost_per_month") == pytest.approx(cost)
 
@@ -82,9 +83,9 @@ async def test_another_process_s_spending_is_seen(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "LOOK", 0.01)
-    settings = {"db_path": str(tmp_path / "gateway.db")}
+    storage = StorageSettings(path=str(tmp_path / "gateway.db"))
     plugin = entry("limits", default={"tokens_per_month": 2_000}, completion_estimate=10)
-    one, other = [await gateway_for(plugin, **settings) for _ in range(2)]
+    one, other = [await gateway_for(plugin, storage=storage) for _ in range(2)]
     for live in (one, other, one):
         assert (await ask(live, max_tokens=500, stop=["."])).status_code == 200
         await live.gateway.storage.flush()
@@ -115,7 +116,7 @@ async def test_a_budget_that_is_used_up_says_when_it_begins_anew(gateway_for: Ga
 async def test_keys_without_budgets_leave_nothing(gateway_for: GatewayFor, tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     limits = entry("limits", default={"tokens_per_minute": 1_000})
-    live = await gateway_for(limits, db_path=str(path))
+    live = await gateway_for(limits, storage=StorageSettings(path=str(path)))
     await ask(live)
     assert rows(path) == []
 

@@ -28,7 +28,7 @@ from support.plugins.recording_plugin import until
 
 from gateway import Gateway, SharedTable
 from gateway.cluster.peers import Peers
-from gateway.config import Config, PluginEntry, Worker
+from gateway.config import Config, PluginEntry, StorageSettings, Worker
 from gateway.simulator import Simulator
 from gateway.testing import NO_PROBES, Live, entry, live
 
@@ -265,7 +265,7 @@ async def two(
     config = Config(
         workers=(Worker(url=simulator.url),),
         plugins=plugins,
-        db_path=str(folder / "gateway.db"),
+        storage=StorageSettings(path=str(folder / "gateway.db")),
         probes=NO_PROBES,
     )
     async with contextlib.AsyncExitStack() as stack:
@@ -335,7 +335,7 @@ async def test_each_shows_the_keys_of_all(simulator: Simulator, tmp_path: Path) 
 
 CONFIG = """
 workers: [{{url: {worker}}}]
-db_path: {folder}/gateway.db
+storage: {{path: {folder}/gateway.db}}
 processes: 2
 plugins:
   - limits: {{default: {{requests_per_minute: 1, burst_requests: 20, concurrent: 4}}}}

@@ -154,7 +154,7 @@ async def test_a_broken_worker_is_told(gateway_for: GatewayFor) -> None:
 
 async def test_the_queue_is_told(gateway_for: GatewayFor, simulator: Simulator) -> None:
     async with ScriptedWorker(wait_for_its_end) as worker:
-        options = {"max_in_flight_per_worker": 1, "queue": {"length": 1, "wait": 30.0}}
+        options = {"max_in_flight_per_worker": 1, "queue": {"max_length": 1, "max_wait": 30.0}}
         live = await gateway_for(
             entry("backpressure", **options), "metrics", Watcher, workers=(worker.url,)
         )

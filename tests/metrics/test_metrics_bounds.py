@@ -68,7 +68,7 @@ async def test_nothing_that_is_secret_is_told(gateway_for: GatewayFor) -> None:
 
 async def test_models_that_answer_are_told_up_to_a_number(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
-        live = await gateway_for(entry("metrics", models=2), workers=(worker.url,))
+        live = await gateway_for(entry("metrics", max_models=2), workers=(worker.url,))
         for name in ("b", "a", "c", "a"):
             await live.client.post(CHAT, json=chat(model=name))
         found = await scrape(live)
@@ -78,7 +78,7 @@ async def test_models_that_answer_are_told_up_to_a_number(gateway_for: GatewayFo
 
 async def test_principals_are_told_only_if_that_is_wanted(gateway_for: GatewayFor) -> None:
     for wanted in (False, True):
-        metrics = entry("metrics", principals=wanted, tokens=True)
+        metrics = entry("metrics", by_principal=wanted, tokens=True)
         live = await gateway_for(entry(Keys, key="team-a"), metrics)
         headers = {"authorization": "team-a secret"}
         await live.client.post(CHAT, json=chat(max_tokens=3), headers=headers)
@@ -95,7 +95,7 @@ async def test_no_worker_makes_the_tokens_go_back_or_overflow(
 ) -> None:
     body = b'{"choices": [], "usage": {"prompt_tokens": %d, "completion_tokens": 2}}' % tokens
     async with ScriptedWorker(answer_of(body)) as worker:
-        metrics = entry("metrics", tokens=True, principals=True)
+        metrics = entry("metrics", tokens=True, by_principal=True)
         live = await gateway_for(metrics, Watcher, workers=(worker.url,))
         await live.client.post(CHAT, json=chat())
         found = await scrape(live)
@@ -218,7 +218,9 @@ async def test_a_reload_changes_options_and_keeps_the_counts(tmp_path: Path) -> 
         file, workers = tmp_path / "gateway.yaml", [worker.url]
         async with reloadable(file, "metrics", workers=workers) as running:
             await running.client.post(CHAT, json=chat(model="a"))
-            await running.changed(("metrics", {"models": 1, "routes": ["/v1/x"]}), workers=workers)
+            await running.changed(
+                ("metrics", {"max_models": 1, "routes": ["/v1/x"]}), workers=workers
+            )
             await running.client.post(CHAT, json=chat(model="b"))
             await running.client.post("/v1/x", json={})
             found = await scrape(running.live)

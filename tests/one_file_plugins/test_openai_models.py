@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
 
 from gateway import Call, Config, Gateway, Principal, hookimpl
-from gateway.config import PluginEntry, Worker
+from gateway.config import PluginEntry, StorageSettings, Worker
 from gateway.simulator import Simulator
 from gateway.testing import (
     GatewayFor,
@@ -38,8 +38,8 @@ from gateway.testing import (
 )
 
 MODELS = "/v1/models"
-ALWAYS = entry("openai_models", keep=0)
-RARELY = entry("openai_models", keep=3600, patience=60)
+ALWAYS = entry("openai_models", max_age=0)
+RARELY = entry("openai_models", max_age=3600, timeout=60)
 
 
 class Engine:
@@ -234,7 +234,7 @@ async def test_a_reload_changes_for_how_long_it_is_kept(gateway_for: GatewayFor)
     async with serving(engine) as workers:
         running = await gateway_for(RARELY, workers=workers)
         await seen(running)
-        running.plugin(OpenaiModels).reconfigure(OpenaiModels.Config(keep=0))
+        running.plugin(OpenaiModels).reconfigure(OpenaiModels.Config(max_age=0))
         engine.models = ("b",)
         assert await seen(running) == ["b"]
 
@@ -280,7 +280,7 @@ async def test_a_worker_that_does_not_answer_is_waited_for_with_patience(
     engine.may_answer.clear()
     async with serving(engine) as workers:
         named = Worker(url=workers[0].url, worker_id="two", models=("b",))
-        impatient = entry("openai_models", keep=3600, patience=0.01)
+        impatient = entry("openai_models", max_age=3600, timeout=0.01)
         running = await gateway_for(impatient, workers=[*workers, named])
         assert await seen(running) == ["b"]
 
@@ -361,7 +361,7 @@ async def test_a_pinned_model_is_the_only_one(
         assert await seen(running, **headers) == expected
 
 
-@pytest.mark.parametrize("options", [{"keep": -1}, {"patience": 0}, {"kept": 1}])
+@pytest.mark.parametrize("options", [{"max_age": -1}, {"timeout": 0}, {"kept": 1}])
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(options, OpenaiModels.Config)
@@ -375,7 +375,9 @@ async def test_a_function_in_place_of_workers_has_its_one_name() -> None:
         return {}
 
     plugin: PluginEntry = entry("openai_models")
-    gateway = Gateway(Config(plugins=(plugin,), db_path=":memory:"), local_handler=answer)
+    gateway = Gateway(
+        Config(plugins=(plugin,), storage=StorageSettings(path=":memory:")), local_handler=answer
+    )
     async with live(gateway) as running:
         assert await seen(running) == ["local"]
         assert (await running.client.get(MODELS + "/local")).json()["id"] == "local"

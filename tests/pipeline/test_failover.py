@@ -94,11 +94,13 @@ async def test_one_that_takes_no_connection_in_time_is_replaced(
 async def test_no_more_are_asked_than_the_configuration_says(gateway_for: GatewayFor) -> None:
     with unreachable() as a, unreachable() as b, unreachable() as c:
         live = await gateway_for(
-            InOrder, workers=named(a, b, c), failover=replace(QUICK, workers=2)
+            InOrder, workers=named(a, b, c), failover=replace(QUICK, max_workers=2)
         )
         failed = "upstream_connect_failed"
         assert told(await ask(live)) == (502, None, f"a={failed}, b={failed}")
-        one = await gateway_for(InOrder, workers=named(a, b), failover=replace(QUICK, workers=1))
+        one = await gateway_for(
+            InOrder, workers=named(a, b), failover=replace(QUICK, max_workers=1)
+        )
         assert told(await ask(one)) == (502, None, None)
 
 

@@ -96,7 +96,7 @@ async def field_of_workers() -> AsyncIterator[Field]:
                 Planned,
                 workers=[url for urls in names.values() for url in urls],
                 timeouts=Timeouts(first_byte=0.2),
-                failover=replace(QUICK, workers=MOST, rerun=rerun),
+                failover=replace(QUICK, max_workers=MOST, rerun=rerun),
             )
             field.gateways[rerun] = await stack.enter_async_context(gateway)
         yield field

@@ -24,7 +24,7 @@ from support.workers.failing_worker import (
 
 from gateway import Attempt, Call, ChooseAgain, Headers, Outcome, Worker, hookimpl
 from gateway.client import AsyncGatewayClient
-from gateway.config import Limits, Timeouts
+from gateway.config import ServerLimits, Timeouts
 from gateway.config import Worker as WorkerSettings
 from gateway.pipeline import failover
 from gateway.pipeline.refused import WorkerRefused
@@ -227,7 +227,7 @@ async def test_a_body_that_was_too_long_is_no_fault_of_the_worker(gateway_for: G
 
     async with ScriptedWorker(script) as worker:
         live = await gateway_for(
-            Watcher, workers=(worker.url,), limits=Limits(max_body_bytes=2 << 20)
+            Watcher, workers=(worker.url,), server_limits=ServerLimits(max_body_bytes=2 << 20)
         )
 
         async def body() -> AsyncIterator[bytes]:

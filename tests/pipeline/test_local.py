@@ -16,7 +16,7 @@ from support.plugins.recording_plugin import Watcher
 from support.records.vllm_recordings import load
 
 from gateway import BadRequest, Call, Delta, Gateway, create_app, hookimpl
-from gateway.config import Config, Timeouts
+from gateway.config import Config, StorageSettings, Timeouts
 from gateway.pipeline.local import LocalHandler
 from gateway.testing import Live, entry, live
 from gateway.wire.injection import INJECTIONS
@@ -84,7 +84,7 @@ class Injecting:
 async def serving(handler: object, *plugins: type, **settings: Any) -> AsyncIterator[Live]:
     config = Config(
         plugins=tuple(entry(plugin) for plugin in (Watcher, *plugins)),
-        db_path=":memory:",
+        storage=StorageSettings(path=":memory:"),
         **settings,
     )
     async with live(Gateway(config, local_handler=handler)) as running:  # type: ignore[arg-type]
@@ -314,7 +314,7 @@ async def test_a_handler_sees_its_caller_leave() -> None:
 
 
 async def test_it_works_without_a_server_too() -> None:
-    app = create_app(Config(db_path=":memory:"), local_handler=waiting)
+    app = create_app(Config(storage=StorageSettings(path=":memory:")), local_handler=waiting)
     transport = httpx.ASGITransport(app)
     async with app, httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         said = await client.post("/v1/chat/completions", json={"model": "m"})

@@ -42,6 +42,7 @@ from gateway import (
     Gateway,
     cli,
 )
+from gateway.config import StorageSettings
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
@@ -362,9 +363,11 @@ async def test_migrations_make_and_change_a_plugins_tables(
         db.execute("INSERT INTO notes (call_id) VALUES ('c-1')")
 
     path = str(tmp_path / "gateway.db")
-    async with Gateway(Config(plugins=(entry(Notes),), db_path=path)) as first:
+    async with Gateway(
+        Config(plugins=(entry(Notes),), storage=StorageSettings(path=path))
+    ) as first:
         await first.storage.write(insert)
-    second = await gateway_for(entry(Notes, newer=True), db_path=path)
+    second = await gateway_for(entry(Notes, newer=True), storage=StorageSettings(path=path))
     rows = await second.gateway.storage.read(
         lambda db: db.execute("SELECT * FROM notes").fetchall()
     )

@@ -223,7 +223,7 @@ def test_the_gateway_is_configured_with_the_whole_stack(tmp_path: Path) -> None:
     config = load(tmp_path / "gateway.yaml")
     assert tuple(entry.name for entry in config.plugins) == WHOLE
     assert len({worker.url for worker in config.workers}) == many.workers
-    assert command.traces == tmp_path / config.db_path
+    assert command.traces == tmp_path / config.storage.path
 
 
 def test_as_many_workers_as_are_wanted_have_addresses() -> None:

@@ -21,7 +21,7 @@ SAID = [
 
 
 async def test_all_that_is_said_while_serving_is_json_and_quotes_nobody() -> None:
-    async with serving("", "--plugin", NOISY, db_path=":memory:") as process:
+    async with serving("", "--plugin", NOISY, storage__path=":memory:") as process:
         process.kill(signal.SIGTERM)
         assert await process.ended() == 1
     said = process.log.decode()

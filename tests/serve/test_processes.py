@@ -22,7 +22,7 @@ from support.plugins.recording_plugin import until
 
 from gateway import ConfigError, Gateway
 from gateway.client import AsyncGatewayClient
-from gateway.config import Config, PluginEntry, Worker
+from gateway.config import Config, PluginEntry, StorageSettings, Worker
 from gateway.simulator import Simulator
 from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
 
@@ -255,7 +255,11 @@ async def test_what_ends_the_start_is_told_once(tmp_path: Path, fails: bool) -> 
         said = []
         for processes in (1, 3):
             write(
-                file, str(plugin) if fails else WHO, db_path="x.db", port=port, processes=processes
+                file,
+                str(plugin) if fails else WHO,
+                storage={"path": "x.db"},
+                port=port,
+                processes=processes,
             )
             arguments = ("serve", "--config", str(file), "--worker", "http://127.0.0.1:9")
             async with started(*arguments, environment={}) as process:
@@ -271,7 +275,7 @@ async def test_what_ends_the_start_is_told_once(tmp_path: Path, fails: bool) -> 
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"store": "memory"}, "processes: 2: the database is in memory"),
+        ({"storage": StorageSettings(path=":memory:")}, "processes: 2: the database is in memory"),
         ({"plugins": ("weight_sync",)}, "plugin weight_sync works in one process alone"),
         ({"plugins": ("trl",)}, "plugin trl works in one process alone"),
     ],

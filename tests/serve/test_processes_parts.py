@@ -24,7 +24,7 @@ from support.records.storage_sinks import NOTES, Notes, texts
 
 from gateway import Gateway, Histogram, Sample, StorageUnavailable, hookimpl
 from gateway.cluster.peers import Peers
-from gateway.config import Config, load
+from gateway.config import Config, StorageSettings, load
 from gateway.serve.sockets import listening
 from gateway.storage import Storage
 from gateway.storage.store import FLUSH
@@ -44,13 +44,13 @@ class FailsInOne:
 
 async def test_a_reload_says_who_could_not(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
-    write(file, db_path="x.db")
+    write(file, storage={"path": "x.db"})
     gateways = [
         Gateway(load(file), source=lambda: load(file), peers=Peers(index, 3, tmp_path))
         for index in range(2)
     ]
     async with live(gateways[0]) as first, live(gateways[1]):
-        write(file, FailsInOne, db_path="x.db", model="m")
+        write(file, FailsInOne, storage={"path": "x.db"}, model="m")
         answer = await first.client.post("/admin/reload")
         error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (500, "partly_reloaded")
@@ -65,7 +65,11 @@ async def test_no_change_of_a_worker_undoes_another(tmp_path: Path, persist: boo
     """Made at the same moment, each at another process."""
     file = tmp_path / "gateway.yaml"
     worker = {"worker_id": "w", "url": "http://a:1"}
-    write(file, db_path=str(tmp_path / "x.db"), workers=[worker], persist_workers=persist)
+    write(
+        file,
+        storage={"path": str(tmp_path / "x.db"), "persist_workers": persist},
+        workers=[worker],
+    )
     gateways = [Gateway(load(file), peers=Peers(index, 3, tmp_path)) for index in range(3)]
     async with live(gateways[0]) as a, live(gateways[1]) as b, live(gateways[2]) as c:
         target = "/admin/workers/w"
@@ -143,7 +147,9 @@ def written_series(
 async def test_writers_take_turns_and_need_not(tmp_path: Path) -> None:
     folder = tmp_path / "peers"
     folder.mkdir()
-    storage = Storage(Config(db_path=str(tmp_path / "x.db")), [NOTES], Peers(0, 2, folder))
+    storage = Storage(
+        Config(storage=StorageSettings(path=str(tmp_path / "x.db"))), [NOTES], Peers(0, 2, folder)
+    )
     notes = Notes()
     await storage.open()
     fd = os.open(folder / "storage.turn", os.O_RDWR)
@@ -161,7 +167,7 @@ async def test_writers_take_turns_and_need_not(tmp_path: Path) -> None:
 
 async def test_a_flush_is_of_all_processes(tmp_path: Path) -> None:
     peers = [Peers(index, 2, tmp_path) for index in range(2)]
-    settings = Config(db_path=str(tmp_path / "x.db"))
+    settings = Config(storage=StorageSettings(path=str(tmp_path / "x.db")))
     storages = [Storage(settings, [NOTES], one) for one in peers]
     notes = Notes()
     async with peers[0], peers[1]:

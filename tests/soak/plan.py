@@ -102,7 +102,7 @@ class Settings:
         plan = self._plan
         return {
             "port": 0,
-            "db_path": str(self.database),
+            "storage": {"path": str(self.database)},
             "log_format": "json",
             "workers": [{"url": self.url(one), "worker_id": one} for one in plan.workers],
             "plugins": self._plugins(slots, factor),
@@ -118,9 +118,9 @@ class Settings:
 
     def _plugins(self, slots: int, factor: float) -> Sequence[object]:
         trial = {"requests_per_minute": 60, "burst_requests": 5, "tokens_per_day": 10**9}
-        queue = {"length": 1000, "wait": 5.0}
+        queue = {"max_length": 1000, "max_wait": 5.0}
         return [
-            {"auth": {"keys_file": str(self.keys), "check": 0.2}},
+            {"auth": {"keys_file": str(self.keys), "check_interval": 0.2}},
             {"limits": {"default": {"concurrent": 1000}, "tiers": {"trial": trial}}},
             "sessions",
             "openai_models",
@@ -129,7 +129,7 @@ class Settings:
             {"stickiness": {"load_factor": factor}},
             {"trace_capture": {"keep_days": self._plan.keep / 86_400}},
             "usage",
-            {"metrics": {"principals": True}},
+            {"metrics": {"by_principal": True}},
             "access_log",
             "soak.inside:Inside",
         ]

@@ -81,7 +81,7 @@ async def test_fault_5_a_session_whose_worker_is_dead_goes_to_the_next_on_the_ri
             named_at("one", simulator.url),
             named_at("other", other.url),
         ]
-        live = await gateway_for("stickiness", workers=workers, failover=Failover(workers=2))
+        live = await gateway_for("stickiness", workers=workers, failover=Failover(max_workers=2))
         heirs = set()
         for session_id in SESSIONS[:30]:
             answer = await live.client.get("/v1/models", headers={"x-session-id": session_id})

@@ -21,7 +21,7 @@ from support.records.storage_sinks import (
 )
 
 from gateway import StorageUnavailable
-from gateway.config import Config
+from gateway.config import Config, StorageSettings
 from gateway.storage import Entry, Storage
 
 
@@ -290,7 +290,7 @@ async def test_in_memory_is_a_file_that_is_gone_at_the_end() -> None:
 
 
 async def test_nothing_is_opened_where_nothing_has_tables(path: Path) -> None:
-    storage = Storage(Config(db_path=str(path / "no" / "folder")), [])
+    storage = Storage(Config(storage=StorageSettings(path=str(path / "no" / "folder"))), [])
     await storage.open()
     notes = Notes()
     await storage.commit(notes.entries("a"))

@@ -32,7 +32,7 @@ from support.records.storage_sinks import (
     threads,
 )
 
-from gateway.config import Config
+from gateway.config import Config, StorageSettings
 from gateway.errors import ConfigError
 from gateway.storage import Storage
 from gateway.storage.sqlite import file
@@ -56,7 +56,7 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "gateway.db"
     with pytest.raises(ConfigError) as caught:
         await storage_at(path).open()
-    assert str(caught.value) == f"db_path {path}: there is no folder {path.parent}; create it"
+    assert str(caught.value) == f"storage.path {path}: there is no folder {path.parent}; create it"
     with pytest.raises(ConfigError, match="is a folder; name a file"):
         await storage_at(tmp_path).open()
     assert threads() == []
@@ -167,7 +167,7 @@ async def test_a_migration_that_breaks_ends_the_start(path: Path) -> None:
         db.execute("CREATE TABLE wrong (")
 
     for _ in range(2):
-        storage = Storage(Config(db_path=str(path)), [NOTES, broken])
+        storage = Storage(Config(storage=StorageSettings(path=str(path))), [NOTES, broken])
         with pytest.raises(sqlite3.OperationalError):
             await storage.open()
         await storage.close()

@@ -107,11 +107,11 @@ def settings(plan: Plan, workers: Sequence[FaultyWorker]) -> bytes:
         "cooldown": plan.cooldown,
         "max_cooldown": plan.cooldown * 4,
     }
-    queue = {"max_in_flight_per_worker": plan.limit, "queue": {"length": 200, "wait": 2.0}}
+    queue = {"max_in_flight_per_worker": plan.limit, "queue": {"max_length": 200, "max_wait": 2.0}}
     return msgspec.json.encode(
         {
             "port": 0,
-            "db_path": ":memory:",
+            "storage": {"path": ":memory:"},
             "workers": [{"url": one.url, "worker_id": one.name} for one in workers],
             "plugins": [
                 "sessions",

@@ -13,7 +13,7 @@ from support.plugins.hook_probes import Breaking
 from support.plugins.recording_plugin import until
 
 from gateway import Call, Principal, create_app, hookimpl
-from gateway.config import Config
+from gateway.config import Config, StorageSettings
 from gateway.pipeline.local import LocalHandler
 from gateway.telemetry.logs import Formatter
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of, entry, live
@@ -98,6 +98,8 @@ async def failing(body: dict[str, Any]) -> dict[str, Any]:
 async def test_a_local_handler_that_breaks_is_told_with_the_call_s_id(
     caplog: pytest.LogCaptureFixture, handler: LocalHandler, said: str
 ) -> None:
-    async with live(create_app(Config(db_path=":memory:"), local_handler=handler)) as running:
+    async with live(
+        create_app(Config(storage=StorageSettings(path=":memory:")), local_handler=handler)
+    ) as running:
         await running.client.post(CHAT, json=chat(), headers={"x-request-id": ID})
     assert told(caplog) == [(said, ID)]

@@ -15,7 +15,7 @@ from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
-from gateway.config import Config
+from gateway.config import Config, StorageSettings
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
@@ -331,7 +331,12 @@ async def test_each_recorded_answer_leaves_one_trace(tmp_path: Path) -> None:
         plugins = (entry(CAPTURE, **options),)
         workers, path = config(worker.url, []).workers, str(tmp_path / "traces.db")
         async with live(
-            Config(probes=NO_PROBES, workers=workers, plugins=plugins, db_path=path)
+            Config(
+                probes=NO_PROBES,
+                workers=workers,
+                plugins=plugins,
+                storage=StorageSettings(path=path),
+            )
         ) as running:
             for exchange in RECORDED:
                 playing.exchange = exchange

@@ -14,7 +14,7 @@ from support.gateways.capturing import CAPTURE, capturing
 from support.paths import CONFIGS, DOCS
 
 from gateway import Divergence, Gateway, Reason, Trace, TraceChoice
-from gateway.config import load
+from gateway.config import StorageSettings, load
 from gateway.control.routes import ControlRoute
 from gateway.testing import GatewayFor
 
@@ -75,7 +75,9 @@ async def test_its_commands_run(gateway_for: GatewayFor, tmp_path: Path) -> None
 
 
 async def test_its_commands_read_the_file(gateway_for: GatewayFor, tmp_path: Path) -> None:
-    live = await gateway_for("sessions", CAPTURE, db_path=str(tmp_path / "gateway.db"))
+    live = await gateway_for(
+        "sessions", CAPTURE, storage=StorageSettings(path=str(tmp_path / "gateway.db"))
+    )
     await shell(COMMANDS[1].replace("http://127.0.0.1:9090", live.url), tmp_path)
     [commands] = [block for block in COMMANDS if "gateway traces" in block]
     out = await shell(commands.replace("gateway ", f"{GATEWAY} "), tmp_path)

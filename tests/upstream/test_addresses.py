@@ -9,7 +9,7 @@ import pytest
 from support.workers.full_backlog import full_backlog
 from support.workers.pool_exchanges import OK, address_of, exchange, pool_for
 
-from gateway.config import Limits
+from gateway.config import ServerLimits
 from gateway.errors import ConnectFailed
 from gateway.testing import GatewayFor, ScriptedWorker
 from gateway.upstream.pool import Pool
@@ -20,7 +20,7 @@ async def test_a_worker_that_cannot_be_reached(host: str) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         port = closed.getsockname()[1]
-        pool = Pool(host, port, limits=Limits(), connect=5, keepalive=60)
+        pool = Pool(host, port, limits=ServerLimits(), connect=5, keepalive=60)
         with pytest.raises(ConnectFailed, match="cannot be reached"):
             await pool.open()
     assert len(pool) == 0
@@ -92,7 +92,7 @@ async def test_a_name_whose_addresses_are_all_dead(
     resolve: Callable[..., None], dead: tuple[str, int]
 ) -> None:
     resolve(dead, ("::1", dead[1]), dead)
-    pool = Pool("worker.test", 80, limits=Limits(), connect=5, keepalive=60)
+    pool = Pool("worker.test", 80, limits=ServerLimits(), connect=5, keepalive=60)
     with pytest.raises(ConnectFailed, match="cannot be reached"):
         await pool.open()
 

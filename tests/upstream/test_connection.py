@@ -11,7 +11,7 @@ from support.plugins.recording_plugin import until
 from support.records.worker_answers import cut
 from support.workers.pool_exchanges import gone
 
-from gateway.config import Limits
+from gateway.config import ServerLimits
 from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker, answer_of
 
 OK = answer_of(b"{}")
@@ -47,8 +47,8 @@ def before(gateway_for: GatewayFor) -> Before:
     @asynccontextmanager
     async def start(script: bytes | Script) -> AsyncIterator[Setting]:
         async with ScriptedWorker(script) as worker:
-            limits = Limits(max_body_bytes=1 << 30)
-            yield Setting(await gateway_for(workers=(worker.url,), limits=limits), worker)
+            limits = ServerLimits(max_body_bytes=1 << 30)
+            yield Setting(await gateway_for(workers=(worker.url,), server_limits=limits), worker)
 
     return start
 
@@ -291,8 +291,8 @@ async def test_a_long_body_goes_on_as_fast_as_the_worker_takes_it(
     reading = Reading()
     async with await asyncio.start_server(reading.answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        limits = Limits(max_body_bytes=count * len(BLOCK))
-        live = await gateway_for(workers=(f"http://127.0.0.1:{port}",), limits=limits)
+        limits = ServerLimits(max_body_bytes=count * len(BLOCK))
+        live = await gateway_for(workers=(f"http://127.0.0.1:{port}",), server_limits=limits)
         async with RawClient(*live.server.address) as client:
             lines = announced(count * len(BLOCK), chunked=chunked)
             await client.send(head_of("POST", "/v1/files", lines))

@@ -14,6 +14,7 @@ from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
 
 from gateway import Call, Principal, hookimpl
+from gateway.config import StorageSettings
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
@@ -215,11 +216,15 @@ async def test_only_so_many_models_are_told_apart_also_after_a_restart(
     assert MOST == 1_000
     path = str(tmp_path / "gateway.db")
     async with ScriptedWorker(answer_of(b"{}")) as worker:
-        first = await gateway_for(Badges, "usage", workers=[worker.url], db_path=path)
+        first = await gateway_for(
+            Badges, "usage", workers=[worker.url], storage=StorageSettings(path=path)
+        )
         for name in "ab":
             await ask(first, model=name)
         await first.gateway.storage.flush()
-        live = await gateway_for(Badges, "usage", workers=[worker.url], db_path=path)
+        live = await gateway_for(
+            Badges, "usage", workers=[worker.url], storage=StorageSettings(path=path)
+        )
         await until(lambda: "b" in live.plugin(KeyUsage).models)
         for name in "ca":
             await ask(live, model=name)
@@ -316,7 +321,7 @@ async def test_a_key_is_told_when_its_usage_cannot_be_read(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     path = tmp_path / "gateway.db"
-    live = await gateway_for(Badges, "usage", db_path=str(path))
+    live = await gateway_for(Badges, "usage", storage=StorageSettings(path=str(path)))
     await ask(live)
     await live.gateway.storage.flush()
     empty(tmp_path)

@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_said(
     assert usage() == (
         2,
         "",
-        f"{usage.path}: is no file; name one with --db-path or --config\n",
+        f"{usage.path}: is no file; name one with --storage-path or --config\n",
     )
     usage.path.write_bytes(b"no database, and long enough to be looked at " * 40)
     assert usage()[2] == f"{usage.path}: cannot be read: file is not a database\n"
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_said(
     sqlite3.connect(usage.path).close()
     assert "has no usage" in usage("verify")[2]
     with pytest.raises(SystemExit) as stopped:
-        main(["usage", "verify", "--db-path", str(usage.path)])
+        main(["usage", "verify", "--storage-path", str(usage.path)])
     assert stopped.value.code == 2
     assert "let it have trace_capture" in capsys.readouterr().err
 
@@ -101,7 +101,7 @@ def test_a_mistake_on_the_command_line_is_said(usage: Command, arguments: tuple[
 def test_a_database_in_memory_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GATEWAY_STORE", "memory")
+    monkeypatch.setenv("GATEWAY_STORAGE__PATH", ":memory:")
     with pytest.raises(SystemExit) as stopped:
         main(["usage"])
     assert stopped.value.code == 2

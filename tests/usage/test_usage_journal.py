@@ -93,7 +93,7 @@ def configured(folder: Path, worker: str) -> Path:
     workers = [{"url": worker, "worker_id": "w0"}]
     plugins = [auth, "gateway_plugins.usage:KeyUsage"]
     database = str(folder / "gateway.db")
-    settings = {"db_path": database, "workers": workers, "plugins": plugins}
+    settings = {"storage": {"path": database}, "workers": workers, "plugins": plugins}
     config.write_bytes(msgspec.json.encode(settings))
     return config
 
@@ -150,7 +150,9 @@ async def test_a_call_is_in_the_journal_until_it_is_in_the_books(
 ) -> None:
     database = tmp_path / "gateway.db"
     async with Simulator(SimulatorConfig(itl=0.01)) as simulator:
-        live = await gateway_for("usage", workers=[simulator.url], db_path=str(database))
+        live = await gateway_for(
+            "usage", workers=[simulator.url], storage=StorageSettings(path=str(database))
+        )
         [path] = journals_of(database)
         assert path.stat().st_mode & 0o777 == 0o600
         assert noted(path) == []
@@ -169,8 +171,8 @@ async def test_a_call_that_waits_for_its_commit_is_in_the_journal(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     database = tmp_path / "gateway.db"
-    storage = StorageSettings(commit_timeout=0.05)
-    live = await gateway_for("usage", db_path=str(database), storage=storage)
+    storage = StorageSettings(path=str(database), commit_timeout=0.05)
+    live = await gateway_for("usage", storage=storage)
     [path] = journals_of(database)
     with closing(sqlite3.connect(database, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
@@ -184,7 +186,7 @@ async def test_a_call_that_waits_for_its_commit_is_in_the_journal(
 async def test_what_is_not_counted_is_not_journalled(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    live = await gateway_for("usage", db_path=str(tmp_path / "gateway.db"))
+    live = await gateway_for("usage", storage=StorageSettings(path=str(tmp_path / "gateway.db")))
     [path] = journals_of(tmp_path / "gateway.db")
     assert (await live.client.get("/v1/usage")).status_code == 200
     assert not any(path.read_bytes()[SLOT:]), "no slot was ever used"
@@ -200,7 +202,7 @@ async def test_there_is_no_journal_of_what_is_in_memory(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    live = await gateway_for("usage", store="memory")
+    live = await gateway_for("usage", storage=StorageSettings(path=":memory:"))
     assert live.gateway.storage.path.parent.parent == tmp_path
     assert journals_of(live.gateway.storage.path) == []
 
@@ -209,7 +211,7 @@ async def test_calls_go_on_where_there_can_be_no_journal(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = tmp_path / ("d" * 240)  # a name that has no room for the journal's
-    live = await gateway_for("usage", db_path=str(database))
+    live = await gateway_for("usage", storage=StorageSettings(path=str(database)))
     assert (await live.client.post(CHAT, json=chat(max_tokens=1))).status_code == 200
     assert len(rows_in(database)) == 1
     assert [one.message for one in caplog.records if "there is no journal" in one.message]
@@ -416,7 +418,7 @@ def database(tmp_path: Path) -> Path:
 
 async def recovered(database: Path) -> int:
     """How many calls were counted of what is there."""
-    storage = Storage(Config(db_path=str(database)), [MIGRATIONS])
+    storage = Storage(Config(storage=StorageSettings(path=str(database))), [MIGRATIONS])
     await storage.open()
     try:
         recovery = Recovery(storage, Models())

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import Config, Storage, Trace
+from gateway.config import StorageSettings
 from gateway.storage import Entry
 from gateway.storage.sqlite.file import Connection, open_for_writing, prepare_file
 from gateway.storage.sqlite.writer import Tally, change, commit
@@ -172,7 +173,7 @@ def nothing(db: sqlite3.Connection, since: float, until: float) -> Iterator[Trac
 
 
 async def test_two_gateways_on_one_file_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
-    config = Config(db_path=str(tmp_path / "gateway.db"))
+    config = Config(storage=StorageSettings(path=str(tmp_path / "gateway.db")))
     storages = [Storage(config, [MIGRATIONS]) for _ in range(2)]
     for storage in storages:
         await storage.open()
@@ -219,7 +220,9 @@ def test_the_ledger_read_by_sqlite_has_the_same_days() -> None:
 
 
 async def test_old_calls_and_days_are_deleted_and_totals_stay(tmp_path: Path) -> None:
-    storage = Storage(Config(db_path=str(tmp_path / "gateway.db")), [MIGRATIONS])
+    storage = Storage(
+        Config(storage=StorageSettings(path=str(tmp_path / "gateway.db"))), [MIGRATIONS]
+    )
     await storage.open()
     try:
         ages = (20, 5, 2, 1, 0)

@@ -15,7 +15,7 @@ from support.gateways.capturing import chat
 from usage.test_usage import CHAT, ask, first_bytes, over
 
 from gateway.cli import main
-from gateway.config import Config, Worker
+from gateway.config import Config, StorageSettings, Worker
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
@@ -43,7 +43,9 @@ class Command:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.path = folder / "gateway.db"
         self._config = folder / "gateway.yaml"
-        self._config.write_text(f"db_path: {self.path}\nplugins: [{', '.join(PLUGINS)}]\n")
+        self._config.write_text(
+            f"storage: {{path: {self.path}}}\nplugins: [{', '.join(PLUGINS)}]\n"
+        )
         self._capsys = capsys
 
     def __call__(self, *arguments: str) -> Said:
@@ -70,7 +72,12 @@ async def record(path: Path) -> None:
     async with Simulator() as simulator:
         workers = (Worker(url=simulator.url, worker_id="w"),)
         plugins = tuple(map(entry, PLUGINS))
-        config = Config(plugins=plugins, db_path=str(path), workers=workers, probes=NO_PROBES)
+        config = Config(
+            plugins=plugins,
+            storage=StorageSettings(path=str(path)),
+            workers=workers,
+            probes=NO_PROBES,
+        )
         async with live(config) as running:
             await fill(running)
 
@@ -228,7 +235,9 @@ async def test_odd_answers_of_all_apis_are_counted_as_they_are_recorded(
         await connection.write(answer[: int(len(answer) * kept)])
 
     async with ScriptedWorker(script) as worker:
-        running = await gateway_for(*PLUGINS, workers=[worker.url], db_path=str(usage.path))
+        running = await gateway_for(
+            *PLUGINS, workers=[worker.url], storage=StorageSettings(path=str(usage.path))
+        )
         for path, answer in ODD:
             body = chat(stream=isinstance(answer, bytes), n=2)
             asking = running.client.post(path, json=body, headers={"authorization": "ada"})

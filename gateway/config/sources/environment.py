@@ -1,16 +1,18 @@
 """The environment and the command line as layers over the file."""
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
-from functools import reduce
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from gateway.config.hints import container_kind
+from gateway.config.hints import container_kind, fields_of
 from gateway.config.messages import line
 from gateway.config.model import Config
 from gateway.config.node import Node, merge
+from gateway.config.renames import Former, former_names, with_new_names
 
 PREFIX = "GATEWAY_"
 
@@ -19,10 +21,10 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "host": "--host",
         "port": "--port",
+        "processes": "--processes",
         "workers": "--worker",
         "plugins": "--plugin",
-        "db_path": "--db-path",
-        "store": "--store",
+        "storage.path": "--storage-path",
         "model": "--model",
         "allow_anonymous": "--allow-anonymous",
         "log_level": "--log-level",
@@ -30,59 +32,136 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# The names of rllm-model-gateway, for users who migrate from it.
+# The names of rllm-model-gateway, for users who migrate from it; these stay, without a warning.
 _MIGRATED = {
     f"RLLM_GATEWAY_{name.upper()}": (name,)
     for name in ("host", "port", "db_path", "store", "log_level")
 }
 
+Path = tuple[str, ...]
+"""Names of a field and of the sections around it: `("storage", "path")`."""
 
-def variables() -> dict[str, tuple[str, ...]]:
+
+def variables() -> dict[str, Path]:
     """Path of the field that each environment variable sets, by the variable's name."""
-    found: dict[str, tuple[str, ...]] = {}
-    for field in msgspec.structs.fields(Config):
+    found: dict[str, Path] = {}
+    for field in fields_of(Config):
         if container_kind(field.type) is msgspec.Struct:
-            for inner in msgspec.structs.fields(field.type):
-                name = f"{PREFIX}{field.name}__{inner.name}".upper()
-                found[name] = (field.name, inner.name)
+            for inner in fields_of(field.type):
+                found[_variable((field.name, inner.name))] = (field.name, inner.name)
         else:
-            found[f"{PREFIX}{field.name}".upper()] = (field.name,)
+            found[_variable((field.name,))] = (field.name,)
     return found
 
 
-def environment(environ: Mapping[str, str], used: Collection[str], problems: list[str]) -> Node:
+def former_paths(cls: Any) -> dict[Path, tuple[Path, Former]]:
+    """Return the former paths of fields and sections in `cls`, with the present ones."""
+    inner = {
+        field.name: field.type
+        for field in fields_of(cls)
+        if container_kind(field.type) is msgspec.Struct
+    }
+    found: dict[Path, tuple[Path, Former]] = {
+        (old,): (former.path, former) for old, former in former_names(cls).items()
+    }
+    for old, former in former_names(cls).items():
+        for field in fields_of(inner[former.now]) if former.now in inner else ():
+            found[old, field.name] = (*former.path, field.name), former
+    for name, section in inner.items():
+        for old_path, (now, former) in former_paths(section).items():
+            found[name, *old_path] = (name, *now), former
+    return found
+
+
+def environment(
+    environ: Mapping[str, str], used: Collection[str], problems: list[str], warnings: list[str]
+) -> Node:
     """Return the fields that `environ` sets, as a layer; reports names that look misspelt.
 
     `used` are the names that the file refers to: they serve another purpose, so they are skipped.
     """
     known = variables()
-    strange = environ.keys() - known.keys() - {f"{PREFIX}CONFIG", *used}
+    former = {_variable(path): path for path in former_paths(Config)}
+    strange = environ.keys() - known.keys() - former.keys() - {f"{PREFIX}CONFIG", *used}
     problems.extend(
         f'{name}: unknown variable; did you mean "{close}"?'
         for name in sorted(strange)
         if name.startswith(PREFIX) and (close := _close(name, known))
     )
-    layers = [
-        _nested(path, Node(environ[name], name, loose=True))
-        for name, path in (_MIGRATED | known).items()
-        if name in environ and not _of_kubernetes(name, environ)
-    ]
-    return reduce(merge, layers, Node({}, "environment"))
+    theirs = _layer(_set(_MIGRATED, environ), _variable, problems, [])
+    ours = _layer(_set(former | known, environ), _variable, problems, warnings)
+    return replace(merge(theirs, ours), place="environment")
 
 
-def command_line(overrides: Mapping[str, object], problems: list[str]) -> Node:
+def command_line(overrides: Mapping[str, object], problems: list[str], warnings: list[str]) -> Node:
     """Return the fields in `overrides` as a layer; null means that the option was not given."""
-    given: dict[str, Node] = {}
+    given: dict[Path, Node] = {}
     for name, value in overrides.items():
-        option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        path = tuple(name.split("."))
         try:
-            given |= {} if value is None else {name: Node.of(value, option, loose=True)}
+            given |= {} if value is None else {path: Node.of(value, _option(path), loose=True)}
         except ValueError as error:
-            problems.append(line(option, name, str(error)))
-    return Node(given, "command line")
+            problems.append(line(_option(path), name, str(error)))
+    layer = replace(_layer(given, _option, problems, warnings), place="command line")
+    return with_new_names(layer, Config, problems, warnings)
 
 
-def _nested(path: tuple[str, ...], node: Node) -> Node:
+def _set(names: Mapping[str, Path], environ: Mapping[str, str]) -> dict[Path, Node]:
+    """Return the values of the variables `names` that are set, by path."""
+    return {
+        path: Node(environ[name], name, loose=True)
+        for name, path in names.items()
+        if name in environ and not _of_kubernetes(name, environ)
+    }
+
+
+def _layer(
+    given: Mapping[Path, Node],
+    called: Callable[[Path], str],
+    problems: list[str],
+    warnings: list[str],
+) -> Node:
+    """Nest the values under the present names of their fields; `called` names a path's source."""
+    former = former_paths(Config)
+    layer = Node({}, "")
+    for path, node in given.items():
+        now, how = former.get(path, (path, None))
+        try:
+            value = node if how is None else _moved(node, now, how, given, called, warnings)
+        except ValueError as error:
+            problems.append(line(node.place, "", str(error)))
+            continue
+        if value is not None:
+            layer = merge(layer, _nested(now, value))
+    return layer
+
+
+def _moved(
+    node: Node,
+    now: Path,
+    former: Former,
+    given: Mapping[Path, Node],
+    called: Callable[[Path], str],
+    warnings: list[str],
+) -> Node | None:
+    """Return the value of a former name for the present one. Raises ValueError."""
+    value = former.value(node)
+    if value is not None and now in given:
+        raise ValueError(f"is the old name of {given[now].place}, which is set; set only that")
+    warnings.append(former.notice(node.place, called(now), value))
+    return value
+
+
+def _variable(path: Path) -> str:
+    return PREFIX + "__".join(path).upper()
+
+
+def _option(path: Path) -> str:
+    name = ".".join(path)
+    return OPTIONS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _nested(path: Path, node: Node) -> Node:
     for name in reversed(path):
         node = Node({name: node}, node.place)
     return node

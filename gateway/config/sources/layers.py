@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from gateway.config.conversion import convert
 from gateway.config.model import Config
 from gateway.config.node import Node, merge
+from gateway.config.renames import with_new_names
 from gateway.config.sources.environment import command_line, environment
 from gateway.config.sources.files import read_file
 from gateway.config.sources.references import References
@@ -24,18 +25,23 @@ def load(
 ) -> Config:
     """Load the configuration: `overrides` over `environ` over `file`.
 
-    `overrides` are fields by name, `timeouts` and `limits` as mappings; null means that the option
-    was not given. Mappings merge key by key, lists replace. Raises ConfigError with all mistakes.
+    `overrides` are fields by name (`storage.path`, too), sections as mappings; null means that the
+    option was not given. Mappings merge key by key, lists replace. Each layer may use former names;
+    `warnings` of the result has a line for each. Raises ConfigError with all mistakes.
     """
     problems: list[str] = []
+    warnings: list[str] = []
     references = References(environ, problems)
     lowest = _file(file, references, problems) if file is not None else Node({}, "defaults")
+    lowest = with_new_names(lowest, Config, problems, warnings)
     above = merge(
-        environment(environ, references.used, problems), command_line(overrides, problems)
+        environment(environ, references.used, problems, warnings),
+        command_line(overrides, problems, warnings),
     )
     config = convert(merge(lowest, above), Config, problems=problems)
     if config is None or problems:
         raise ConfigError(*problems)
+    config = replace(config, warnings=tuple(warnings))
     if file is None or (isinstance(above.value, dict) and "plugins" in above.value):
         return config
     return _beside(file, config)

@@ -60,9 +60,9 @@ def prepare_file(path: Path) -> None:
     a folder or its folder is missing.
     """
     if path.is_dir():
-        raise ConfigError(f"db_path {path}: is a folder; name a file")
+        raise ConfigError(f"storage.path {path}: is a folder; name a file")
     if not path.parent.is_dir():
-        raise ConfigError(f"db_path {path}: there is no folder {path.parent}; create it")
+        raise ConfigError(f"storage.path {path}: there is no folder {path.parent}; create it")
     try:
         _create(path)
         if _damage(path) is not None:

@@ -8,9 +8,9 @@ tokens, and `commands.py` is `gateway keys`, which changes the file through `edi
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -38,18 +38,22 @@ class Auth:
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Path of the key file, and the seconds between two checks of the file."""
 
+        renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
+            "0.2": {"check": "check_interval"}
+        }
+
         keys_file: Annotated[str, Meta(min_length=1)] = "keys.json"
-        check: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
+        check_interval: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
 
     def __init__(self, config: Config) -> None:
-        self.file = KeysFile(Path(config.keys_file), config.check, self._known_scopes)
+        self.file = KeysFile(Path(config.keys_file), config.check_interval, self._known_scopes)
         self.slowing = Slowing()
         self._gateway: Host | None = None
         self._failures: Counter[Reason] = Counter()
 
     @hookimpl
     def reconfigure(self, config: Config) -> None:
-        self.file.change(Path(config.keys_file), config.check)
+        self.file.change(Path(config.keys_file), config.check_interval)
 
     @hookimpl
     @contextlib.asynccontextmanager

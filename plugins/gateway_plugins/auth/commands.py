@@ -24,12 +24,12 @@ Options = argparse.Namespace
 NAMES = ("auth", "gateway_plugins.auth", "gateway_plugins.auth:Auth")
 """Names that a configuration may use for the plugin."""
 
-EXPIRES = "ISO 8601 (UTC, or with an offset), or from now on: 12h, 90d"
+EXPIRES = "ISO 8601 (UTC, or with an offset), or a time from now: 12h, 90d"
 
 
 def add_key_commands(subcommands: "Subcommands") -> None:
     """Add the command `keys`."""
-    parser = subcommands.add_parser("keys", help="make, list, rotate and revoke callers' keys")
+    parser = subcommands.add_parser("keys", help="create, list, rotate and revoke API keys")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_create(actions)
     _add_list(actions)
@@ -38,51 +38,71 @@ def add_key_commands(subcommands: "Subcommands") -> None:
 
 
 def _add_create(actions: "Subcommands") -> None:
-    parser = actions.add_parser("create", help="make a key; its secret is printed this once")
-    parser.add_argument("--id", dest="key_id", required=True, help="whose it is; logs name it")
+    parser = actions.add_parser("create", help="create a key and print its secret once")
     parser.add_argument(
-        "--scope", dest="scopes", action="append", metavar="S", help="what it may do (realtime)"
+        "--id", dest="key_id", required=True, help="owner of the key, shown in logs"
+    )
+    parser.add_argument(
+        "--scope",
+        dest="scopes",
+        action="append",
+        metavar="S",
+        help="scope of the key (realtime); repeatable",
     )
     parser.add_argument("--expires", type=_expiry, metavar="TIME", help=EXPIRES)
     parser.add_argument(
-        "--model", dest="models", action="append", metavar="M", help="it may use; otherwise all"
+        "--model",
+        dest="models",
+        action="append",
+        metavar="M",
+        help="allowed model (all); repeatable",
     )
     parser.add_argument(
-        "--worker", dest="workers", action="append", metavar="W", help="it may use; otherwise all"
+        "--worker",
+        dest="workers",
+        action="append",
+        metavar="W",
+        help="allowed worker (all); repeatable",
     )
     parser.add_argument(
-        "--label", dest="labels", action="append", type=_label, metavar="K=V", default=[]
+        "--label",
+        dest="labels",
+        action="append",
+        type=_label,
+        metavar="K=V",
+        default=[],
+        help="label of the key; repeatable",
     )
     _add_file(parser)
     parser.set_defaults(run=_create)
 
 
 def _add_list(actions: "Subcommands") -> None:
-    parser = actions.add_parser("list", help="a line for each key, never its secret")
-    parser.add_argument("--json", action="store_true", help="JSON lines in place of a table")
+    parser = actions.add_parser("list", help="print one line per key, without secrets")
+    parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     _add_file(parser)
     parser.set_defaults(run=_list)
 
 
 def _add_rotate(actions: "Subcommands") -> None:
-    parser = actions.add_parser("rotate", help="a new secret for a key; it is printed this once")
+    parser = actions.add_parser("rotate", help="replace the secret of a key and print it once")
     parser.add_argument("key_id", metavar="ID")
     parser.add_argument(
         "--grace",
         type=_duration,
         default=0.0,
         metavar="TIME",
-        help="how long the old one is still valid, such as 1h; otherwise it is gone at once",
+        help="how long the old secret remains valid, such as 1h (0)",
     )
     parser.add_argument(
-        "--expires", type=_expiry, metavar="TIME", help=f"otherwise as before; {EXPIRES}"
+        "--expires", type=_expiry, metavar="TIME", help=f"new expiry (unchanged): {EXPIRES}"
     )
     _add_file(parser)
     parser.set_defaults(run=_rotate)
 
 
 def _add_revoke(actions: "Subcommands") -> None:
-    parser = actions.add_parser("revoke", help="refuse a key from now on")
+    parser = actions.add_parser("revoke", help="reject a key from now on")
     parser.add_argument("key_id", metavar="ID")
     _add_file(parser)
     parser.set_defaults(run=_revoke)
@@ -90,9 +110,9 @@ def _add_revoke(actions: "Subcommands") -> None:
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", type=Path, help="YAML or TOML file that says where the keys are"
+        "--config", type=Path, help="YAML or TOML file with the path of the key file"
     )
-    parser.add_argument("--file", type=Path, help="file of keys (keys.json)")
+    parser.add_argument("--file", type=Path, help="key file (keys.json)")
 
 
 def _expiry(text: str) -> str:

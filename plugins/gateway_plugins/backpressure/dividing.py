@@ -16,13 +16,16 @@ def part_of(options: Options, index: int, count: int) -> Options:
         return options
     _check(options, count)
     queue = options.queue
-    length = max(_part(queue.length, index, count), min(queue.length, 1))
+    length = max(_part(queue.max_length, index, count), min(queue.max_length, 1))
     return replace(
         options,
         max_in_flight_per_worker=_limit(options.max_in_flight_per_worker, index, count),
-        workers={name: _limit(most, index, count) for name, most in options.workers.items()},
+        max_in_flight_by_worker={
+            name: _limit(most, index, count)
+            for name, most in options.max_in_flight_by_worker.items()
+        },
         max_in_flight=_limit(options.max_in_flight, index, count),
-        queue=replace(queue, length=length),
+        queue=replace(queue, max_length=length),
     )
 
 
@@ -38,7 +41,10 @@ def _check(options: Options, count: int) -> None:
     limits = {
         "max_in_flight_per_worker": options.max_in_flight_per_worker,
         "max_in_flight": options.max_in_flight,
-        **{f"workers.{name}": most for name, most in options.workers.items()},
+        **{
+            f"max_in_flight_by_worker.{name}": most
+            for name, most in options.max_in_flight_by_worker.items()
+        },
     }
     problems = [
         f"{field}: {most} cannot be divided among {count} processes; allow at least {count}, "

@@ -107,7 +107,7 @@ class Gate:
         waiting, now = list(self._order), monotonic()
         return QueueReport(
             length=len(waiting),
-            max_length=self._options.queue.length,
+            max_length=self._options.queue.max_length,
             oldest_wait=max((now - ticket.since for ticket in waiting), default=0.0),
             drain_rate=self._rate.value(now),
             in_flight=self._workers.slots.used,
@@ -152,15 +152,15 @@ class Gate:
         if ticket.attempt == attempt:
             return
         queue = self._options.queue
-        if len(self._order) >= queue.length:
+        if len(self._order) >= queue.max_length:
             self.counts.refused_full += 1
             raise self._refusal("queue_full", f"{len(self._order)} calls wait for a worker already")
         self.counts.waited += 1
-        ticket.attempt, ticket.until, ticket.since = attempt, now + queue.wait, monotonic()
+        ticket.attempt, ticket.until, ticket.since = attempt, now + queue.max_wait, monotonic()
 
     def _expire(self, ticket: Ticket) -> None:
         self.counts.refused_late += 1
-        wait = self._options.queue.wait
+        wait = self._options.queue.max_wait
         self._wake(ticket, self._refusal("queue_timeout", f"no worker had room within {wait:g} s"))
 
     def _refusal(self, code: str, message: str) -> CallError:
@@ -170,7 +170,7 @@ class Gate:
         slot comes free, it is the queue's `wait`.
         """
         rate = self._rate.value(monotonic())
-        seconds = (len(self._order) + 1) / rate if rate else self._options.queue.wait
+        seconds = (len(self._order) + 1) / rate if rate else self._options.queue.max_wait
         return refusal(self._options.status, code, message, seconds=seconds)
 
     def _wake(self, ticket: Ticket, error: CallError | None = None) -> None:
@@ -231,7 +231,9 @@ class Gate:
     def _set_limits(self) -> None:
         options = self._options
         for worker in self._workers.all:
-            worker.slots.limit = options.workers.get(worker.id, options.max_in_flight_per_worker)
+            worker.slots.limit = options.max_in_flight_by_worker.get(
+                worker.id, options.max_in_flight_per_worker
+            )
         self._workers.slots.limit = options.max_in_flight
         self._rooms.look_again()
 

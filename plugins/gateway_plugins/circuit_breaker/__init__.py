@@ -24,7 +24,10 @@ NAME = "circuit_breaker"
 
 
 class Changes(msgspec.Struct):
-    """Number of changes of each kind, over all workers; `spared`: `max_ejected` forbade one."""
+    """Number of changes of each kind, over all workers.
+
+    `spared`: `max_ejected_share` forbade one.
+    """
 
     ejected: int = 0
     half_open: int = 0
@@ -68,7 +71,9 @@ class CircuitBreaker:
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:
-        help_ = "What the breaker did with workers; spared: it left one because of max_ejected."
+        help_ = (
+            "What the breaker did with workers; spared: it left one because of max_ejected_share."
+        )
         for change, count in msgspec.structs.asdict(self.changes).items():
             labels = {"change": change}
             yield Sample("gateway_breaker_changes_total", "counter", count, help_, labels)
@@ -131,13 +136,13 @@ class CircuitBreaker:
         peers = [one for one in self._circuits if one.models == worker.models and one is not worker]
         lost = sum(not one.fit or one in self._half_open for one in peers)
         # In floating point, 0.29 * 100 is a little less than 29.
-        return lost < math.floor(self._options.max_ejected * (len(peers) + 1) + 1e-9)
+        return lost < math.floor(self._options.max_ejected_share * (len(peers) + 1) + 1e-9)
 
     def _spare(self, worker: Worker, circuit: Circuit, reason: str) -> None:
         if not circuit.spared:
             circuit.spared = True
             self.changes.spared += 1
-            why = "not ejected: too many others for its models are (max_ejected)"
+            why = "not ejected: too many others for its models are (max_ejected_share)"
             log.warning("worker %s: %s; %s", worker.id, reason, why)
 
     def _eject(self, worker: Worker, circuit: Circuit, reason: str) -> None:
@@ -155,7 +160,7 @@ class CircuitBreaker:
         circuit.open_half(monotonic(), worker.in_flight)
         self._half_open[worker] = circuit
         self.changes.half_open += 1
-        reason = f"the cooldown is over; trials at a time: {self._options.trials}"
+        reason = f"the cooldown is over; trials at a time: {self._options.max_trials}"
         log.info("worker %s: %s", worker.id, reason)
         worker.mark(NAME, "half_open", reason, blocks=False)
 
@@ -163,6 +168,6 @@ class CircuitBreaker:
         circuit.close(monotonic())
         self._half_open.pop(worker, None)
         self.changes.closed += 1
-        successes = self._options.successes
+        successes = self._options.required_successes
         log.info("worker %s: %d trials in a row went well; it is back", worker.id, successes)
         worker.clear(NAME)

@@ -5,7 +5,8 @@ Nothing here waits, logs or uses the running gateway; times are `time.monotonic(
 
 import random
 from collections import deque
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -31,10 +32,18 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     A worker is ejected after `consecutive_failures` in a row, or if at least `error_rate` of the
     calls of the last `window` seconds failed and these were at least `min_calls`; null turns either
     rule off. The `cooldown` in seconds doubles with each ejection up to `max_cooldown`, and varies
-    by the share `jitter` of it. Then up to `trials` calls at a time try the worker, and `successes`
-    in a row bring it back. At most the share `max_ejected` of the workers for the same models is
-    kept out.
+    by the share `jitter` of it. Then up to `max_trials` calls at a time try the worker, and
+    `required_successes` in a row bring it back. At most the share `max_ejected_share` of the
+    workers for the same models is kept out.
     """
+
+    renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "0.2": {
+            "trials": "max_trials",
+            "successes": "required_successes",
+            "max_ejected": "max_ejected_share",
+        }
+    }
 
     consecutive_failures: Count | None = 5
     error_rate: Share | None = 0.5
@@ -43,9 +52,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     cooldown: Seconds = 10.0
     max_cooldown: Seconds = 300.0
     jitter: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    trials: Count = 1
-    successes: Count = 2
-    max_ejected: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    max_trials: Count = 1
+    required_successes: Count = 2
+    max_ejected_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
     def __post_init__(self) -> None:
         if self.consecutive_failures is None and self.error_rate is None:
@@ -130,7 +139,7 @@ class Circuit:
             self._window.add(now, failed=False)
             return False
         self._in_a_row += 1
-        return self.state == "half_open" and self._in_a_row >= self._options.successes
+        return self.state == "half_open" and self._in_a_row >= self._options.required_successes
 
     def failed(self, now: float, fault: str) -> str | None:
         """Record a failure; return why the worker must be ejected now, None if it must not."""
@@ -191,4 +200,4 @@ class Circuit:
     def has_room(self, running: int) -> bool:
         """Whether one more trial may begin while the worker has `running` attempts."""
         self.earlier = min(self.earlier, running)
-        return running - self.earlier < self._options.trials
+        return running - self.earlier < self._options.max_trials

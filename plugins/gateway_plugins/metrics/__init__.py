@@ -9,9 +9,9 @@ samples with the hook `samples`.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -56,20 +56,24 @@ class Metrics:
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Which values of labels are kept apart.
 
-        `models`: maximum number of model names. `routes`: paths in addition to the known ones.
-        `principals`: whether calls and tokens are counted by principal. `tokens`: look for usage in
-        every response; without it tokens are known only if another plugin looks for them.
+        `max_models`: maximum number of model names. `routes`: paths in addition to the known ones.
+        `by_principal`: whether calls and tokens are counted by principal. `tokens`: look for usage
+        in every response; without it tokens are known only if another plugin looks for them.
         """
 
-        models: Annotated[int, Meta(ge=0)] = 100
+        renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
+            "0.2": {"models": "max_models", "principals": "by_principal"}
+        }
+
+        max_models: Annotated[int, Meta(ge=0)] = 100
         routes: tuple[str, ...] = ()
-        principals: bool = False
+        by_principal: bool = False
         tokens: bool = False
 
     def __init__(self, config: Config) -> None:
         self._tally = Tally()
         self._principals = Principals()
-        self._models = Names(config.models)
+        self._models = Names(config.max_models)
         self._served: frozenset[str] = frozenset()
         self._lag = Histogram(LAG)
         self._writing = asyncio.Lock()
@@ -80,7 +84,7 @@ class Metrics:
     def reconfigure(self, config: Config) -> None:
         self._config = config
         self._routes = Routes(config.routes)
-        self._models.most = config.models
+        self._models.most = config.max_models
 
     @hookimpl
     def routes(self, gateway: Host) -> list[BaseRoute]:
@@ -125,7 +129,7 @@ class Metrics:
         way.add(call, outcome, call.state.get(WATCH))
         if len(call.attempts) > 1:
             self._tally.add_retries(call)
-        if self._config.principals:
+        if self._config.by_principal:
             self._principals.add(call, outcome)
 
     async def _beat(self) -> None:

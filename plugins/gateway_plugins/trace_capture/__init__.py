@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -52,17 +52,21 @@ class TraceCapture:
         """Fields to inject, size limits, and retention limits.
 
         `token_ids`, `logprobs` and `usage`: whether to inject each if the caller did not request
-        it. At most `max_answer_bytes` of a response are kept. At most `offered` traces wait for
+        it. At most `max_answer_bytes` of a response are kept. At most `max_queued` traces wait for
         `trace_recorded` hooks. Sessions without a call for `keep_days` days are deleted. The
         sessions that were idle longest are deleted while there are more than `keep_sessions`, or
         while the file has more than `keep_bytes` in use.
         """
 
+        renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
+            "0.2": {"offered": "max_queued"}
+        }
+
         token_ids: bool = True
         logprobs: bool = True
         usage: bool = True
         max_answer_bytes: Annotated[int, Meta(gt=0)] = 64 * MIB
-        offered: Annotated[int, Meta(gt=0)] = 1_000
+        max_queued: Annotated[int, Meta(gt=0)] = 1_000
         keep_days: Annotated[float, Meta(gt=0)] | None = None
         keep_sessions: Annotated[int, Meta(gt=0)] | None = None
         keep_bytes: Annotated[int, Meta(gt=0)] | None = None
@@ -70,7 +74,7 @@ class TraceCapture:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.weight_version: int | None = None
-        self.hooks = Hooks(config.offered)
+        self.hooks = Hooks(config.max_queued)
         self.sink = TraceSink(record, self.hooks)
         self._wanted = _wanted(config)
         self._options: SessionOptions | None = None
@@ -81,7 +85,7 @@ class TraceCapture:
         # The sink is kept: of two sinks, each would miss what the other one deletes.
         self.config = config
         self._wanted = _wanted(config)
-        self.hooks.limit(config.offered)
+        self.hooks.limit(config.max_queued)
         if self._retention is not None:
             self._retention.change(_keep(config))
 

@@ -37,7 +37,6 @@ from gateway_plugins.usage.ledger.retention import Keep, Upkeep
 from gateway_plugins.usage.ledger.row import LONGEST, ROW_SIZE, Ledger, Row, row_of
 from gateway_plugins.usage.ledger.schema import MIGRATIONS
 from gateway_plugins.usage.report import queries
-from gateway_plugins.usage.report.open_file import is_in_memory
 from gateway_plugins.usage.report.routes import OWN_PATH, KeyUsageRoute, own_answer
 
 log = logging.getLogger("gateway.usage")
@@ -92,7 +91,7 @@ class KeyUsage:
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self._storage = gateway.storage
-        self._in_memory = is_in_memory(gateway.config)
+        self._in_memory = gateway.config.storage.in_memory
         self._upkeep = Upkeep(gateway.storage, _keep(self.config))
         self._recovery = Recovery(gateway.storage, self.models)
         with self._journalled(gateway):

@@ -63,7 +63,7 @@ class BrokenWatcher:
 async def everything(gateway_for: GatewayFor, simulator: Simulator) -> Scrape:
     """A scrape with all plugins that tell something, and something of each to tell."""
     refusing = answer_of(b"{}", status="503 Service Unavailable")
-    telling = entry("metrics", principals=True, tokens=True)
+    telling = entry("metrics", by_principal=True, tokens=True)
     plugins = (entry(Keys, key="a"), entry("auth", keys_file=str(NOBODY)), *ALL, telling)
     async with ScriptedWorker(refusing) as worker:
         live = await gateway_for(*plugins, BrokenWatcher, workers=(worker.url, simulator.url))

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 
+from gateway.config import StorageSettings
 from gateway.testing import MESSAGES, GatewayFor, Live
 
 CAPTURE = "gateway_plugins.trace_capture:TraceCapture"
@@ -18,7 +19,9 @@ def chat(content: str = "Hello", **fields: object) -> dict[str, Any]:
 async def capturing(gateway_for: GatewayFor, folder: Path, *plugins: Any, **settings: Any) -> Live:
     """A gateway that captures into a file of the folder."""
     db_path = str(folder / "traces.db")
-    return await gateway_for("sessions", CAPTURE, *plugins, db_path=db_path, **settings)
+    return await gateway_for(
+        "sessions", CAPTURE, *plugins, storage=StorageSettings(path=db_path), **settings
+    )
 
 
 async def call(live: Live, session_id: str, **fields: Any) -> httpx.Response:

@@ -7,13 +7,13 @@ from typing import TypeVar
 import msgspec
 
 from gateway import Gateway
-from gateway.config import Config, Failover, Limits, Timeouts, Worker
+from gateway.config import Config, Failover, ServerLimits, Timeouts, Worker
 from gateway.testing import NO_PROBES, RecordedCall, entry, make_call
 
 T = TypeVar("T")
 
 DEFAULT = Timeouts()
-NO_LIMITS = Limits()
+NO_LIMITS = ServerLimits()
 FAILOVER = Failover()
 
 
@@ -22,14 +22,14 @@ async def gateway_of(
     *plugins: type,
     workers: Sequence[str] = (),
     timeouts: Timeouts = DEFAULT,
-    limits: Limits = NO_LIMITS,
+    limits: ServerLimits = NO_LIMITS,
     failover: Failover = FAILOVER,
 ) -> AsyncIterator[Gateway]:
     config = Config(
         workers=tuple(Worker(url=url) for url in workers),
         plugins=tuple(entry(plugin) for plugin in plugins),
         timeouts=timeouts,
-        limits=limits,
+        server_limits=limits,
         failover=failover,
         probes=NO_PROBES,
     )

@@ -133,8 +133,8 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write(file: Path, *plugins: Any, **fields: Any) -> None:
-    fields.setdefault("db_path", ":memory:")
-    fields.setdefault("probes", {"interval": None, "models": None})
+    fields["storage"] = {"path": ":memory:", **fields.get("storage", {})}
+    fields.setdefault("probes", {"interval": None, "models_interval": None})
     file.write_text(json.dumps({**fields, "plugins": [_named(one) for one in plugins]}))
 
 

@@ -18,7 +18,7 @@ async def several(
     file: Path, count: int, *plugins: object, **settings: object
 ) -> AsyncIterator[Process]:
     """So many processes serve what such a file says, with a database beside it."""
-    settings = {"db_path": str(file.with_suffix(".db")), **settings}
+    settings = {"storage": {"path": str(file.with_suffix(".db"))}, **settings}
     write(file, WHO, *plugins, **settings)
     async with serving("", "--config", str(file), "--processes", str(count)) as process:
         yield process

@@ -34,7 +34,7 @@ def key(token: str = TOKEN, id: str = "alice", **more: object) -> dict[str, Any]
 
 async def keyed(gateway_for: GatewayFor, disk: KeysOnDisk, *plugins: Any, **settings: Any) -> Live:
     """It looks at the file when it is told to, and when it starts."""
-    auth = entry("auth", keys_file=str(disk.path), check=3600.0)
+    auth = entry("auth", keys_file=str(disk.path), check_interval=3600.0)
     return await gateway_for(auth, *plugins, **settings)
 
 

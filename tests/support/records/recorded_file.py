@@ -11,7 +11,7 @@ from support.gateways.capturing import CAPTURE, chat
 
 from gateway import Config
 from gateway.cli import main
-from gateway.config import Worker
+from gateway.config import StorageSettings, Worker
 from gateway.simulator import Simulator
 from gateway.testing import Live, entry, live
 
@@ -27,7 +27,7 @@ class Traces:
 
     def __call__(self, *arguments: str | Path) -> Said:
         with pytest.raises(SystemExit) as stopped:
-            main(["traces", *map(str, arguments), "--db-path", str(self.path)])
+            main(["traces", *map(str, arguments), "--storage-path", str(self.path)])
         printed = self._capsys.readouterr()
         return stopped.value.code or 0, printed.out, printed.err
 
@@ -52,7 +52,7 @@ async def record(path: Path) -> None:
     plugins = (entry("sessions"), entry(CAPTURE))
     async with Simulator() as simulator:
         workers = (Worker(url=simulator.url, worker_id="w"),)
-        config = Config(plugins=plugins, db_path=str(path), workers=workers)
+        config = Config(plugins=plugins, storage=StorageSettings(path=str(path)), workers=workers)
         async with live(config) as running:
             await _fill(running)
 

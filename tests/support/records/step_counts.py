@@ -18,7 +18,7 @@ from typing import Any
 from support.workers.memory_worker import MemoryPool
 
 from gateway import Gateway
-from gateway.config import Config, PluginEntry, Probes, Worker
+from gateway.config import Config, PluginEntry, Probes, StorageSettings, Worker
 from gateway.testing import DONE, RecordedCall, entry, make_call, sse
 
 STACK = (
@@ -156,8 +156,8 @@ async def gateway_of(plugins: Sequence[str], folder: Path) -> AsyncIterator[Gate
     settings = Config(
         workers=(Worker(url="http://127.0.0.1:1", models=("sim",)),),
         plugins=tuple(plugin(name, folder) for name in plugins),
-        probes=Probes(interval=None, models=None),
-        db_path=str(folder / "gateway.db"),
+        probes=Probes(interval=None, models_interval=None),
+        storage=StorageSettings(path=str(folder / "gateway.db")),
     )
     async with Gateway(settings) as gateway:
         yield gateway

@@ -76,7 +76,7 @@ def read_only(db: sqlite3.Connection, rows: Sequence[str]) -> None:
 
 
 def storage_at(path: Path | str, **settings: Any) -> Storage:
-    config = Config(db_path=str(path), storage=StorageSettings(**settings))
+    config = Config(storage=StorageSettings(path=str(path), **settings))
     return Storage(config, [NOTES])
 
 

@@ -23,7 +23,12 @@ NEVER = 600.0
 
 def breaker(**options: object) -> PluginEntry:
     """One that ejects after two failures, for good, and the only worker too."""
-    given = {"consecutive_failures": 2, "cooldown": NEVER, "max_cooldown": NEVER, "max_ejected": 1}
+    given = {
+        "consecutive_failures": 2,
+        "cooldown": NEVER,
+        "max_cooldown": NEVER,
+        "max_ejected_share": 1,
+    }
     return entry("circuit_breaker", **{**given, **options})
 
 

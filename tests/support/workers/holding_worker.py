@@ -10,7 +10,7 @@ from support.workers.memory_worker import MemoryPool
 
 from gateway import CallerGone, Gateway, Principal, Worker, hookimpl
 from gateway.calls.call import Call
-from gateway.config import Config, Failover, Probes
+from gateway.config import Config, Failover, Probes, StorageSettings
 from gateway.config import Worker as WorkerConfig
 from gateway.errors import ConnectFailed
 from gateway.testing import RecordedCall, answer_of, entry, make_call
@@ -126,9 +126,9 @@ async def fleet(
     config = Config(
         workers=workers,
         plugins=(entry(Names), *map(entry, plugins), entry("backpressure", **options)),
-        failover=Failover(backoff=1e-6, budget=1.0, deadline=None, workers=9),
-        db_path=":memory:",
-        probes=Probes(interval=None, models=None),
+        failover=Failover(backoff=1e-6, budget=1.0, deadline=None, max_workers=9),
+        storage=StorageSettings(path=":memory:"),
+        probes=Probes(interval=None, models_interval=None),
     )
     async with Gateway(config) as gateway:
         opened = Fleet(gateway)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from gateway.config import Limits
+from gateway.config import ServerLimits
 from gateway.upstream.connection import Connection
 from gateway.upstream.pool import Pool
 from gateway.upstream.response import ResponseParser
@@ -16,7 +16,7 @@ class MemoryPool(Pool):
     """
 
     def __init__(self, answer: Sequence[bytes], *, stays: bool = False) -> None:
-        self._answer_limits = Limits()
+        self._answer_limits = ServerLimits()
         super().__init__("memory", 1, limits=self._answer_limits, connect=None, keepalive=60)
         self.answer = answer
         self.stays = stays

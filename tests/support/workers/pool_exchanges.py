@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from support.plugins.recording_plugin import PATIENCE, until
 
-from gateway.config import Limits
+from gateway.config import ServerLimits
 from gateway.errors import GatewayError
 from gateway.headers import Headers
 from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
@@ -63,7 +63,9 @@ async def pool_for(
 ) -> AsyncIterator[Pool]:
     """A pool that is closed at the block's end, and empty then."""
     port = address_of(worker)[1]
-    pool = Pool(host, port, limits=Limits(), connect=5, keepalive=keepalive, shortest=shortest)
+    pool = Pool(
+        host, port, limits=ServerLimits(), connect=5, keepalive=keepalive, shortest=shortest
+    )
     yield pool
     pool.close()
     await until(lambda: len(pool) == 0)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from support.paths import CONFIGS
 from support.records.vllm_recordings import RecordedExchange, load
 
-from gateway.config import Config, PluginEntry, Probes
+from gateway.config import Config, PluginEntry, Probes, StorageSettings
 from gateway.config import load as load_config
 from gateway.testing import (
     NO_PROBES,
@@ -133,7 +133,7 @@ class Fleet:
         """As the shipped file and `environ` make it, but for its probes; with `plugins`, these."""
         backends = ",".join(worker.url for worker in self.workers)
         config = shipped(**{"BACKENDS": backends, **environ})
-        config = replace(config, probes=probes, db_path=":memory:")
+        config = replace(config, probes=probes, storage=StorageSettings(path=":memory:"))
         if plugins:
             config = replace(config, plugins=plugins)
         return await self._stack.enter_async_context(live(config))

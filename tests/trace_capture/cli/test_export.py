@@ -152,12 +152,12 @@ def test_the_file_is_that_of_the_configuration(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "gateway.yaml"
-    config.write_text("db_path: traces.db\nplugins: [a_plugin_that_is_not_installed]\n")
+    config.write_text("storage: {path: traces.db}\nplugins: [a_plugin_that_is_not_installed]\n")
     ways: list[tuple[list[str], dict[str, str]]] = [
         (["--config", str(config)], {}),
         ([], {"GATEWAY_CONFIG": str(config)}),
-        ([], {"GATEWAY_DB_PATH": "traces.db"}),
-        (["--config", str(config), "--db-path", "traces.db"], {"GATEWAY_DB_PATH": "none.db"}),
+        ([], {"GATEWAY_STORAGE__PATH": "traces.db"}),
+        (["--config", str(config), "--db-path", "traces.db"], {"GATEWAY_STORAGE__PATH": "none.db"}),
     ]
     for arguments, environment in ways:
         with monkeypatch.context() as patch:
@@ -176,7 +176,7 @@ def test_a_reader_that_has_left_is_no_error(traces: Traces, action: str) -> None
     os.close(reading)
     with os.fdopen(writing, "w") as output:
         done = subprocess.run(
-            [str(GATEWAY), "traces", *command, "--db-path", str(traces.path)],
+            [str(GATEWAY), "traces", *command, "--storage-path", str(traces.path)],
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,
@@ -187,7 +187,7 @@ def test_a_reader_that_has_left_is_no_error(traces: Traces, action: str) -> None
 def test_a_full_device_is_told(traces: Traces) -> None:
     for action in ("list", "export"):
         with Path("/dev/full").open("w") as full:
-            command = [str(GATEWAY), "traces", action, "--db-path", str(traces.path)]
+            command = [str(GATEWAY), "traces", action, "--storage-path", str(traces.path)]
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         assert done.returncode == 2
         assert "standard output: No space left on device" in done.stderr

@@ -15,7 +15,7 @@ from support.plugins.recording_plugin import until
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
-from gateway.config import Config, Worker
+from gateway.config import Config, StorageSettings, Worker
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import (
     DONE,
@@ -55,7 +55,7 @@ async def test_fault_9_what_a_session_asks_for_overwrites_its_callers_after_a_re
             probes=NO_PROBES,
             workers=(Worker(url=worker.url),),
             plugins=(entry("sessions"), entry(CAPTURE)),
-            db_path=str(tmp_path / "traces.db"),
+            storage=StorageSettings(path=str(tmp_path / "traces.db")),
         )
         async with live(config) as running, AsyncGatewayClient(running.url) as client:
             await client.create_session("s", sampling_params=PARAMS)
@@ -106,7 +106,7 @@ async def test_the_model_is_pinned(
 ) -> None:
     body = {"messages": chat()["messages"], "max_tokens": 2, **asked}
     running = await gateway_for(
-        "sessions", CAPTURE, model="sim", db_path=str(tmp_path / "traces.db")
+        "sessions", CAPTURE, model="sim", storage=StorageSettings(path=str(tmp_path / "traces.db"))
     )
     answer = await running.client.post(CHAT, json=body)
     assert answer.json()["model"] == "sim"

@@ -10,6 +10,7 @@ from support.gateways.capturing import CAPTURE, call, capturing, chat
 from support.plugins.hook_probes import Keys
 
 from gateway import Config, Gateway
+from gateway.config import StorageSettings
 from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, Live, entry, live
 
@@ -88,7 +89,7 @@ async def test_slashes_and_colons_need_no_encoding(gateway_for: GatewayFor, tmp_
 async def test_the_two_plugins_share_the_paths_below_sessions(
     gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path
 ) -> None:
-    live = await gateway_for(CAPTURE, db_path=str(tmp_path / "alone.db"))
+    live = await gateway_for(CAPTURE, storage=StorageSettings(path=str(tmp_path / "alone.db")))
     for path in ("/sessions/a/v1/models", "/sessions/", "/sessions/a/b"):
         assert error_of(await live.client.get(path))[:2] == (404, "not_found")
     both = await capturing(gateway_for, tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.gateways.capturing import CAPTURE
 
 from gateway import Gateway
-from gateway.config import Config, PluginEntry
+from gateway.config import Config, PluginEntry, StorageSettings
 
 Request = tuple[str, bytes, bytes]
 
@@ -69,7 +69,8 @@ gets = st.tuples(st.sampled_from(["GET", "GET", "GET", "DELETE", "PUT"]), target
 async def statuses(requests: list[Request]) -> list[tuple[Request, int]]:
     """What a fresh gateway answers to each, one after the other."""
     config = Config(
-        plugins=(PluginEntry(name="sessions"), PluginEntry(name=CAPTURE)), db_path=":memory:"
+        plugins=(PluginEntry(name="sessions"), PluginEntry(name=CAPTURE)),
+        storage=StorageSettings(path=":memory:"),
     )
     async with Gateway(config) as gateway:
         transport = httpx.ASGITransport(gateway)

@@ -11,6 +11,7 @@ from support.plugins.capture_probes import Breaking, Reader, Redactor
 from support.plugins.recording_plugin import until
 
 from gateway import Config
+from gateway.config import StorageSettings
 from gateway.testing import GatewayFor, Live, entry, live
 
 
@@ -87,8 +88,10 @@ async def test_the_next_turn_brings_back_nothing_that_was_taken_out(
 async def test_who_reads_slowly_holds_up_nobody_and_misses_some(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    capture = entry(CAPTURE, offered=2)
-    running = await gateway_for("sessions", capture, Reader, db_path=str(tmp_path / "traces.db"))
+    capture = entry(CAPTURE, max_queued=2)
+    running = await gateway_for(
+        "sessions", capture, Reader, storage=StorageSettings(path=str(tmp_path / "traces.db"))
+    )
     reader = running.plugin(Reader)
     reader.may_go_on.clear()
     await call(running, "a")
@@ -120,7 +123,7 @@ async def test_a_reader_that_breaks_is_isolated_and_counted(
 
 async def test_what_was_offered_is_taken_before_the_end(tmp_path: Path) -> None:
     plugins = (entry("sessions"), entry(CAPTURE), entry(Reader))
-    config = Config(plugins=plugins, db_path=str(tmp_path / "traces.db"))
+    config = Config(plugins=plugins, storage=StorageSettings(path=str(tmp_path / "traces.db")))
     async with live(config) as running:  # without a worker: each call is refused, and recorded
         for _ in range(4):
             refused = await running.client.post("/sessions/a/v1/chat/completions", json={})

@@ -13,7 +13,7 @@ from support.gateways.capturing import CAPTURE, capturing, chat
 
 from gateway import Call, CallError, Trace, Worker, hookimpl
 from gateway.client import AsyncGatewayClient
-from gateway.config import Timeouts
+from gateway.config import StorageSettings, Timeouts
 from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
@@ -338,7 +338,7 @@ async def test_an_answer_that_is_too_long_to_keep(gateway_for: GatewayFor, tmp_p
     live = await gateway_for(
         "sessions",
         entry(CAPTURE, max_answer_bytes=2_000),
-        db_path=str(tmp_path / "traces.db"),
+        storage=StorageSettings(path=str(tmp_path / "traces.db")),
     )
     answer = await ask(live, {**chat(), **ASKS, "max_tokens": 100, "stream": True})
     assert answer.body.endswith(DONE)

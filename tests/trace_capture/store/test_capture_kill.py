@@ -279,7 +279,7 @@ class Kills:
         self, simulator: str, *more: str, drain: str = "30"
     ) -> AbstractAsyncContextManager[Process]:
         settings = {
-            "db_path": str(self._file),
+            "storage__path": str(self._file),
             "storage__durability": self._durability,
             "timeouts__drain": drain,
         }

@@ -12,6 +12,7 @@ from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from support.records.trace_records import Item, Turn, record_of, sink_of_records
 
 from gateway import Config, Storage
+from gateway.config import StorageSettings
 from gateway.storage import Entry
 
 DAY = 86_400.0
@@ -19,7 +20,7 @@ DAY = 86_400.0
 
 @pytest_asyncio.fixture
 async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
-    one = Storage(Config(db_path=str(tmp_path / "traces.db")), [MIGRATIONS])
+    one = Storage(Config(storage=StorageSettings(path=str(tmp_path / "traces.db"))), [MIGRATIONS])
     await one.open()
     yield one
     await one.close()

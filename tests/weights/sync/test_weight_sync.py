@@ -16,7 +16,7 @@ from support.paths import DOCS
 from support.plugins.recording_plugin import until
 
 from gateway import Trace, WeightVersions
-from gateway.config import Config, Probes, Worker
+from gateway.config import Config, Probes, StorageSettings, Worker
 from gateway.control.routes import ControlRoute
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import MESSAGES, GatewayFor, Live, ScriptedConnection, ScriptedWorker, entry
@@ -41,9 +41,9 @@ def body(**fields: object) -> dict[str, object]:
 
 async def syncing(gateway_for: GatewayFor, *urls: str, **options: Any) -> Live:
     """Asks for versions only when something changes, so that no test waits for it by accident."""
-    settings = {key: options.pop(key) for key in ("db_path", "probes") if key in options}
+    settings = {key: options.pop(key) for key in ("storage", "probes") if key in options}
     workers = [Worker(url=url, worker_id=f"w{at}") for at, url in enumerate(urls)]
-    sync = entry("weight_sync", **{"check": 60.0, **options})
+    sync = entry("weight_sync", **{"check_interval": 60.0, **options})
     return await gateway_for("sessions", sync, CAPTURE, workers=workers, **settings)
 
 
@@ -196,7 +196,7 @@ async def test_calls_may_be_cut_short(gateway_for: GatewayFor, fleet: Fleet) -> 
 async def test_who_waits_for_a_stream_hears_something(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
-    live = await syncing(gateway_for, fleet[0].url, comments=0.01)
+    live = await syncing(gateway_for, fleet[0].url, comment_interval=0.01)
     await live.client.post("/admin/weights/pause", json={})
     async with live.client.stream("POST", "/v1/chat/completions", json=body(stream=True)) as answer:
         lines = answer.aiter_lines()
@@ -359,7 +359,7 @@ async def test_no_engine_is_paused_before_its_calls_have_ended(gateway_for: Gate
 
 async def test_the_word_of_a_half_changed_engine_is_not_taken(gateway_for: GatewayFor) -> None:
     async with stubborn("/collective_rpc") as bad:
-        live = await syncing(gateway_for, bad.url, check=0.01)
+        live = await syncing(gateway_for, bad.url, check_interval=0.01)
         assert (await update(live)).status_code == 502
         before = len(bad.requests)
         await until(lambda: len(bad.requests) > before + 6)
@@ -367,7 +367,7 @@ async def test_the_word_of_a_half_changed_engine_is_not_taken(gateway_for: Gatew
 
 
 async def test_a_new_engine_in_its_place_is_believed(gateway_for: GatewayFor, fleet: Fleet) -> None:
-    live = await syncing(gateway_for, fleet[0].url, check=0.01)
+    live = await syncing(gateway_for, fleet[0].url, check_interval=0.01)
     [worker] = live.gateway.workers.all
     assert (await update(live, method="no_such")).status_code == 502
     assert not worker.fit
@@ -380,7 +380,7 @@ async def test_a_new_engine_in_its_place_is_believed(gateway_for: GatewayFor, fl
 async def test_a_dead_worker_is_left_behind_until_it_has_the_weights(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
-    live = await syncing(gateway_for, *(one.url for one in fleet), check=0.02)
+    live = await syncing(gateway_for, *(one.url for one in fleet), check_interval=0.02)
     fleet[1].refuse()
     report = (await update(live)).json()
     assert (report["ok"], report["failed"]["w1"]["step"]) == (["w0"], "check")
@@ -430,11 +430,15 @@ async def test_the_version_outlives_a_restart(
     gateway_for: GatewayFor, fleet: Fleet, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "gateway.db")
-    first = await syncing(gateway_for, *(one.url for one in fleet), db_path=path)
+    first = await syncing(
+        gateway_for, *(one.url for one in fleet), storage=StorageSettings(path=path)
+    )
     assert (await update(first)).status_code == 200
     async with httpx.AsyncClient(base_url=fleet[1].url) as engine:
         await engine.post("/update_weight_version", json={"new_version": "default"})
-    again = await syncing(gateway_for, *(one.url for one in fleet), db_path=path)
+    again = await syncing(
+        gateway_for, *(one.url for one in fleet), storage=StorageSettings(path=path)
+    )
     await until(lambda: again.gateway.workers.all[0].fit)
     await until(lambda: "the weights default, the fleet step-2" in conditions_reason(again))
     assert (await traced(again, "after")).weight_version == "step-2"
@@ -444,7 +448,7 @@ async def test_other_options_hold_from_the_next_call_on(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, fleet[0].url)
-    live.plugin(WeightSync).reconfigure(WeightSync.Config(held=0))
+    live.plugin(WeightSync).reconfigure(WeightSync.Config(max_held=0))
     await live.client.post("/admin/weights/pause", json={})
     refused = await live.client.post("/v1/chat/completions", json=body())
     assert refused.json()["error"]["code"] == "weights_updating"
@@ -484,8 +488,8 @@ async def test_engines_go_on_when_the_gateway_ends(fleet: Fleet, by_hand: bool) 
     config = Config(
         workers=tuple(Worker(url=one.url) for one in fleet),
         plugins=(entry("weight_sync"),),
-        db_path=":memory:",
-        probes=Probes(interval=None, models=None),
+        storage=StorageSettings(path=":memory:"),
+        probes=Probes(interval=None, models_interval=None),
     )
     async with httpx.AsyncClient(base_url=fleet[0].url) as engine, serve(config) as live:
         left: list[asyncio.Task[Any]] = []

@@ -19,7 +19,7 @@ import pytest
 from support.gateways.capturing import CAPTURE
 
 from gateway import Trace
-from gateway.config import Config, Probes, Worker
+from gateway.config import Config, Probes, StorageSettings, Worker
 from gateway.testing import Live, entry, live
 
 URLS = [url for url in os.environ.get("VLLM_URLS", "").split(",") if url]
@@ -136,8 +136,12 @@ async def running(tmp_path: Path) -> AsyncIterator[Live]:
     workers = tuple(Worker(url=url, worker_id=f"w{i}") for i, url in enumerate(URLS))
     config = Config(
         workers=workers,
-        plugins=(entry("sessions"), entry(CAPTURE), entry("weight_sync", comments=0.2, check=0.5)),
-        db_path=str(tmp_path / "gateway.db"),
+        plugins=(
+            entry("sessions"),
+            entry(CAPTURE),
+            entry("weight_sync", comment_interval=0.2, check_interval=0.5),
+        ),
+        storage=StorageSettings(path=str(tmp_path / "gateway.db")),
         probes=Probes(interval=1.0),
     )
     async with live(config) as serving:

@@ -122,7 +122,7 @@ def test_the_old_gateway_s_variables_are_fields_here() -> None:
     Gateway(config)
     assert [worker.url for worker in config.workers] == ["http://a:1", "http://b:2"]
     assert (config.probes.interval, config.timeouts.first_byte) == (1.5, 120.0)
-    assert config.limits.max_body_bytes == 1 << 20
+    assert config.server_limits.max_body_bytes == 1 << 20
     options = {entry.name: entry.options for entry in config.plugins}
     assert options["trl"]["required_version"] == "7"
     assert options["circuit_breaker"]["consecutive_failures"] == "5"
@@ -135,7 +135,7 @@ def test_without_variables_its_defaults_hold() -> None:
     config = shipped(BACKENDS="http://a:1")
     Gateway(config)
     assert (config.probes.interval, config.timeouts.first_byte) == (3.0, 90.0)
-    assert config.limits.max_body_bytes == 20 << 20
+    assert config.server_limits.max_body_bytes == 20 << 20
 
 
 @pytest.mark.parametrize(
@@ -167,5 +167,5 @@ async def test_options_change_while_it_runs(fleet: Fleet) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "wrong_version")
     plugin.reconfigure(Options())
     assert (await gateway.client.get("/get_world_size")).status_code == 200
-    with pytest.raises(ValueError, match="stand until a restart"):
-        plugin.reconfigure(Options(wait=1.0))
+    with pytest.raises(ValueError, match="change only at a restart"):
+        plugin.reconfigure(Options(max_wait=1.0))

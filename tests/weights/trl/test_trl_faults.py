@@ -58,7 +58,7 @@ async def test_fault_2_one_failed_probe_is_no_reason(fleet: Fleet) -> None:
         worker.failing.clear()
 
     worker.before = only_once
-    live = await fleet.gateway(probes=Probes(interval=0.01, models=None))
+    live = await fleet.gateway(probes=Probes(interval=0.01, models_interval=None))
     seen = set()
     live.gateway.workers.changed.append(lambda: seen.add(state_of(live, 0)))
     await until(lambda: worker.told("/health") > 3)

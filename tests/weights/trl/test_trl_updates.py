@@ -102,7 +102,7 @@ async def test_an_update_waits_for_the_calls_that_run(fleet: Fleet) -> None:
 async def test_an_update_that_cannot_begin_says_so_and_lets_calls_on(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     go_on = stopping(worker, "/generate/")
-    live = await fleet.gateway(entry("trl", drain=0.05))
+    live = await fleet.gateway(entry("trl", drain_timeout=0.05))
     call = await begun(live)
     await until(lambda: worker.told("/generate/") == 1)
     answer = await live.client.post("/start_weight_update", json={})
@@ -115,7 +115,7 @@ async def test_an_update_that_cannot_begin_says_so_and_lets_calls_on(fleet: Flee
 async def test_calls_frozen_by_a_pause_do_not_keep_an_update_waiting(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     go_on = stopping(worker, "/generate/")
-    live = await fleet.gateway(entry("trl", drain=20.0))
+    live = await fleet.gateway(entry("trl", drain_timeout=20.0))
     frozen = await begun(live)
     await until(lambda: worker.told("/generate/") == 1)
     assert await post(live, "/pause?mode=keep") == 200
@@ -165,7 +165,7 @@ async def test_who_does_not_finish_an_update_holds_up_nobody_else(fleet: Fleet) 
 
 async def test_who_waits_too_long_for_an_update_is_told(fleet: Fleet) -> None:
     await fleet.start(1)
-    live = await fleet.gateway(entry("trl", wait=0.05))
+    live = await fleet.gateway(entry("trl", max_wait=0.05))
     await post(live, "/start_weight_update")
     answer = await (await begun(live))
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "weights_updating")

@@ -16,6 +16,7 @@ import pytest
 from support.paths import SUPPORT
 from support.workers.trl_worker import shipped
 
+from gateway.config import StorageSettings
 from gateway.testing import live
 
 URLS = os.environ.get("VLLM_URLS", "")
@@ -43,7 +44,9 @@ async def client_told(url: str) -> dict[str, Any]:
 
 
 async def test_trl_s_client_works_through_the_gateway() -> None:
-    config = msgspec.structs.replace(shipped(BACKENDS=URLS), db_path=":memory:")
+    config = msgspec.structs.replace(
+        shipped(BACKENDS=URLS), storage=StorageSettings(path=":memory:")
+    )
     async with live(config) as gateway:
         told = await client_told(gateway.url)
         standing = (await gateway.client.get("/admin/trl")).json()
@@ -59,7 +62,9 @@ async def test_trl_s_client_works_through_the_gateway() -> None:
 
 async def test_what_trl_s_client_gets_is_what_a_worker_says_itself() -> None:
     prompt = {"model": "tiny", "prompt": [[46, 728]], "max_tokens": 4, "temperature": 0}
-    config = msgspec.structs.replace(shipped(BACKENDS=URLS), db_path=":memory:")
+    config = msgspec.structs.replace(
+        shipped(BACKENDS=URLS), storage=StorageSettings(path=":memory:")
+    )
     async with live(config) as gateway, httpx.AsyncClient(timeout=60) as direct:
         answer = await gateway.client.post("/v1/completions", json=prompt)
         same = await direct.post(f"{answer.headers['x-backend']}/v1/completions", json=prompt)
@@ -69,7 +74,9 @@ async def test_what_trl_s_client_gets_is_what_a_worker_says_itself() -> None:
 @pytest.mark.parametrize("pausing", [False, True], ids=["drained", "paused"])
 async def test_updates_under_load_cost_no_call_and_no_engine(*, pausing: bool) -> None:
     prompt = {"model": "tiny", "prompt": "Hello", "max_tokens": 60, "ignore_eos": True}
-    config = msgspec.structs.replace(shipped(BACKENDS=URLS), db_path=":memory:")
+    config = msgspec.structs.replace(
+        shipped(BACKENDS=URLS), storage=StorageSettings(path=":memory:")
+    )
     async with live(config) as gateway:
         done = asyncio.Event()
 

@@ -52,14 +52,14 @@ PIPE_BROKEN = 141
 
 TIMES = "ISO 8601 (local, or with an offset), Unix seconds, or how long ago: 30m, 2h, 7d"
 STATUS = """\
-Exit status: 0 all that was asked for is written; 1 something was left out, and standard error says
-how much and why; 2 nothing was written. What is not COMPLETE is left out: --allow-incomplete writes
-it too, --verdict COMPLETE asks for nothing else."""
+Exit status: 0 all selected traces are written; 1 some were left out, and standard error says how
+many and why; 2 nothing was written. INCOMPLETE traces are left out unless --allow-incomplete is
+given; --verdict COMPLETE does not select them."""
 
 
 def add_trace_commands(subcommands: "Subcommands") -> None:
     """Add the `traces` command."""
-    parser = subcommands.add_parser("traces", help="read what trace_capture recorded")
+    parser = subcommands.add_parser("traces", help="list, print and export recorded traces")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_list(actions)
     _add_show(actions)
@@ -67,18 +67,18 @@ def add_trace_commands(subcommands: "Subcommands") -> None:
 
 
 def _add_list(actions: "Subcommands") -> None:
-    parser = actions.add_parser("list", help="a line for each trace, the newest last")
+    parser = actions.add_parser("list", help="print one line per trace, newest last")
     _add_file(parser)
     _add_filters(parser)
     parser.add_argument(
-        "--limit", type=_count, default=NEWEST, help=f"the newest N ({NEWEST}); 0: all of them"
+        "--limit", type=_count, default=NEWEST, help=f"number of newest traces ({NEWEST}); 0: all"
     )
-    parser.add_argument("--json", action="store_true", help="JSON lines in place of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     parser.set_defaults(run=_quiet_in_pipes(_list))
 
 
 def _add_show(actions: "Subcommands") -> None:
-    parser = actions.add_parser("show", help="one trace, as JSON")
+    parser = actions.add_parser("show", help="print one trace as JSON")
     parser.add_argument("trace_id", metavar="ID")
     _add_file(parser)
     parser.set_defaults(run=_quiet_in_pipes(_show))
@@ -88,33 +88,50 @@ def _add_export(actions: "Subcommands") -> None:
     parser = actions.add_parser("export", help="write traces or trajectories", epilog=STATUS)
     _add_file(parser)
     _add_filters(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="not standard output")
     parser.add_argument(
-        "--format", choices=("jsonl", "parquet"), help="otherwise what the file's suffix says"
+        "-o", "--output", type=Path, metavar="FILE", help="file to write instead of standard output"
+    )
+    parser.add_argument(
+        "--format", choices=("jsonl", "parquet"), help="format; default: by the suffix of the file"
     )
     parser.add_argument(
         "--trajectories",
         action="store_true",
-        help="token sequences with loss masks, of each session that has a trace asked for",
+        help="write token sequences with loss masks, of each session with a selected trace",
     )
-    parser.add_argument("--allow-incomplete", action="store_true")
-    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    parser.add_argument(
+        "--allow-incomplete", action="store_true", help="write INCOMPLETE traces, too"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.set_defaults(run=_quiet_in_pipes(_export))
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="YAML or TOML file that says where the file is")
-    parser.add_argument("--db-path", type=Path, help="file of the embedded database (gateway.db)")
+    parser.add_argument(
+        "--config", type=Path, help="YAML or TOML file with the path of the database"
+    )
+    parser.add_argument(
+        "--storage-path",
+        type=Path,
+        metavar="FILE",
+        help="file of the embedded database (gateway.db)",
+    )
+    parser.add_argument("--db-path", dest="storage_path", type=Path, help=argparse.SUPPRESS)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--session", dest="sessions", action="append", metavar="ID", help="may be repeated"
+        "--session", dest="sessions", action="append", metavar="ID", help="session; repeatable"
     )
-    parser.add_argument("--since", type=_moment, metavar="TIME", help=TIMES)
-    parser.add_argument("--until", type=_moment, metavar="TIME", help="up to then, and not then")
-    parser.add_argument("--model")
-    parser.add_argument("--verdict", type=str.upper, choices=("COMPLETE", "INCOMPLETE"))
+    parser.add_argument("--since", type=_moment, metavar="TIME", help=f"earliest start: {TIMES}")
+    parser.add_argument("--until", type=_moment, metavar="TIME", help="exclusive latest start")
+    parser.add_argument("--model", help="model that the traces name")
+    parser.add_argument(
+        "--verdict",
+        type=str.upper,
+        choices=("COMPLETE", "INCOMPLETE"),
+        help="verdict of the traces",
+    )
 
 
 def _count(text: str) -> int:
@@ -140,7 +157,7 @@ def _moment(text: str) -> float:
 
 
 def _path(options: Options) -> Path:
-    return Path(options.db_path or options.settings.db_path)
+    return Path(options.storage_path or options.settings.storage.path)
 
 
 def _filter(options: Options) -> queries.TraceFilter:

@@ -35,11 +35,15 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _check(path: Path) -> None:
     if str(path) == ":memory:":
-        raise ConfigError("db_path :memory: is no file; ask the gateway over HTTP: GET /sessions")
+        raise ConfigError(
+            "storage.path :memory: is no file; ask the gateway over HTTP: GET /sessions"
+        )
     if not path.exists():
-        raise ConfigError(f"{path}: there is no such file; name one with --db-path or --config")
+        raise ConfigError(
+            f"{path}: there is no such file; name one with --storage-path or --config"
+        )
     if not path.is_file():
-        raise ConfigError(f"{path}: is not a file; name one with --db-path or --config")
+        raise ConfigError(f"{path}: is not a file; name one with --storage-path or --config")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

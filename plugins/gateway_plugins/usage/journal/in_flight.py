@@ -8,7 +8,6 @@ import msgspec
 from gateway import Call, Host
 from gateway_plugins.usage.journal.file import Ended, Journal
 from gateway_plugins.usage.ledger.row import LONGEST, Row
-from gateway_plugins.usage.report.open_file import is_in_memory
 
 log = logging.getLogger("gateway.usage")
 
@@ -117,10 +116,10 @@ def begun(gateway: Host) -> Flight | None:
 
     None if the database is in memory, or if the file cannot be created.
     """
-    if is_in_memory(gateway.config):
+    if gateway.config.storage.in_memory:
         return None
     try:
-        return Flight(Journal(gateway.storage.path, gateway.config.limits.max_calls))
+        return Flight(Journal(gateway.storage.path, gateway.config.server_limits.max_calls))
     except (OSError, AttributeError) as error:  # macOS has no posix_fallocate
         log.warning("there is no journal, calls in flight at a kill are not counted: %s", error)
         return None

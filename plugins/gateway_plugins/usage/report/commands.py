@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import Config, ConfigError, GatewayError, create_app
 from gateway_plugins.usage.report.open_file import opened
@@ -25,40 +26,50 @@ PIPE_BROKEN = 141
 """The exit status that a shell reports for a program ended by SIGPIPE."""
 
 STATUS = """\
-Exit status: 0 usage is what the traces say; 1 a line says what differs; 2 it could not be found
-out. Calls are checked as far back as the ledger has them (keep_calls_days)."""
+Exit status: 0 usage and traces agree; 1 they differ, one line for each difference; 2 they could not
+be compared. Only calls that the ledger still has are compared (keep_calls_days)."""
 
 
 def add_usage_commands(subcommands: "Subcommands") -> None:
     """Add `usage`."""
-    parser = subcommands.add_parser("usage", help="what keys have used")
+    parser = subcommands.add_parser("usage", help="print the usage of keys, or verify it")
     _add_file(parser)
     parser.add_argument(
         "--by",
         type=_columns,
         default=("key",),
         metavar="COLUMNS",
-        help=f"what rows are for (key): of {', '.join(COLUMNS)}, with commas between",
+        help=f"columns to sum by (key), comma-separated: {', '.join(COLUMNS)}",
     )
-    parser.add_argument("--key", help="of this key only")
-    parser.add_argument("--since", type=_day, metavar="DAY", help="YYYYMMDD or YYYY-MM-DD, UTC")
-    parser.add_argument("--until", type=_day, metavar="DAY", help="the last day")
+    parser.add_argument("--key", help="print only this key")
+    parser.add_argument(
+        "--since", type=_day, metavar="DAY", help="first day, YYYYMMDD or YYYY-MM-DD, UTC"
+    )
+    parser.add_argument("--until", type=_day, metavar="DAY", help="last day")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--csv", metavar="FILE", help="write CSV; -: to standard output")
-    form.add_argument("--json", action="store_true", help="JSON lines in place of a table")
+    form.add_argument("--csv", metavar="FILE", help="write CSV to FILE; -: standard output")
+    form.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     parser.set_defaults(run=_quiet_in_pipes(_show))
     actions = parser.add_subparsers(title="actions", metavar="ACTION")
     verify = actions.add_parser("verify", help="compare usage with the traces", epilog=STATUS)
     _add_file(verify, default=argparse.SUPPRESS)
-    verify.add_argument("--verbose", action="store_true", help="say how much was compared")
+    verify.add_argument("--verbose", action="store_true", help="print how much was compared")
     verify.set_defaults(run=_quiet_in_pipes(_verify))
 
 
 def _add_file(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     parser.add_argument(
-        "--config", type=Path, default=default, help="YAML or TOML file that says where the file is"
+        "--config",
+        type=Path,
+        default=default,
+        help="YAML or TOML file with the path of the database",
     )
-    parser.add_argument("--db-path", default=default, help="file of the embedded database")
+    parser.add_argument(
+        "--storage-path", default=default, metavar="FILE", help="file of the embedded database"
+    )
+    parser.add_argument(
+        "--db-path", dest="storage_path", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
 
 
 def _columns(text: str) -> tuple[str, ...]:
@@ -80,9 +91,10 @@ def _day(text: str) -> int:
 
 def _settings(options: Options) -> Config:
     settings: Config = options.settings
-    if options.db_path is None:
+    if options.storage_path is None:
         return settings
-    return msgspec.structs.replace(settings, db_path=options.db_path, store="sqlite")
+    storage = replace(settings.storage, path=options.storage_path)
+    return replace(settings, storage=storage)
 
 
 def _quiet_in_pipes(run: Callable[[Options], int]) -> Callable[[Options], int]:
@@ -172,7 +184,9 @@ def _verify(options: Options) -> int:
                 _say(line)
                 found += 1
         except GatewayError as error:
-            raise ConfigError(f"{settings.db_path}: the traces cannot be read: {error}") from error
+            raise ConfigError(
+                f"{settings.storage.path}: the traces cannot be read: {error}"
+            ) from error
     if options.verbose:
         sys.stderr.write(f"{checked.traces} traces compared, {found} differences\n")
     return int(found > 0)

@@ -7,25 +7,21 @@ from collections.abc import Iterator
 from gateway import Config, ConfigError, Storage
 
 
-def is_in_memory(settings: Config) -> bool:
-    return settings.store == "memory" or settings.db_path == ":memory:"
-
-
 @contextlib.contextmanager
 def opened(settings: Config) -> Iterator[sqlite3.Connection]:
     """Yield a connection that sees the file as it is now, in one snapshot.
 
     Raises ConfigError if the file has no usage tables, and if SQLite fails within the block.
     """
-    if is_in_memory(settings):
+    if settings.storage.in_memory:
         raise ConfigError("the database is in memory; ask the gateway: GET /monitor/key_usage")
     storage = Storage(settings, ())
     if not storage.path.is_file():
-        raise ConfigError(f"{storage.path}: is no file; name one with --db-path or --config")
+        raise ConfigError(f"{storage.path}: is no file; name one with --storage-path or --config")
     try:
         with contextlib.closing(storage.connect()) as db:
             db.execute("BEGIN")
-            _check(db, settings.db_path)
+            _check(db, settings.storage.path)
             yield db
     except sqlite3.Error as error:
         raise ConfigError(f"{storage.path}: cannot be read: {error}") from error

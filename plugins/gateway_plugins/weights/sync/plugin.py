@@ -7,8 +7,8 @@ calls during an update.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Annotated
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -28,26 +28,39 @@ class WeightSync:
     """The plugin. List it before plugins that queue or choose, so that it runs before them."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """While weights change, up to `held` calls wait, each up to `wait` seconds.
+        """While weights change, up to `max_held` calls wait, each up to `max_wait` seconds.
 
-        While it waits, the caller of a stream is sent an SSE comment every `comments` seconds,
-        None: no comments. Running calls have `drain` seconds to finish, and an engine has
-        `patience` seconds for each step. Every `check` seconds each worker is asked for its weight
-        version.
+        While it waits, the caller of a stream is sent an SSE comment every `comment_interval`
+        seconds (null: none). Running calls have `drain_timeout` seconds to finish, and an engine
+        has `step_timeout` seconds for each step. Every `check_interval` seconds each worker is
+        asked for its weight version.
         """
 
-        held: Annotated[int, Meta(ge=0)] = 10_000
-        wait: Seconds = 300.0
-        comments: Seconds | None = None
-        drain: Seconds = 120.0
-        patience: Seconds = 300.0
-        check: Seconds = 5.0
+        renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
+            "0.2": {
+                "held": "max_held",
+                "wait": "max_wait",
+                "comments": "comment_interval",
+                "drain": "drain_timeout",
+                "patience": "step_timeout",
+                "check": "check_interval",
+            }
+        }
+
+        max_held: Annotated[int, Meta(ge=0)] = 10_000
+        max_wait: Seconds = 300.0
+        comment_interval: Seconds | None = None
+        drain_timeout: Seconds = 120.0
+        step_timeout: Seconds = 300.0
+        check_interval: Seconds = 5.0
 
     one_process = "it holds calls of this process alone while weights change"
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.gate = Gate(length=config.held, wait=config.wait, comments=config.comments)
+        self.gate = Gate(
+            length=config.max_held, wait=config.max_wait, comments=config.comment_interval
+        )
         self._admin: WeightsAdmin | None = None
 
     @property
@@ -63,14 +76,16 @@ class WeightSync:
     def reconfigure(self, config: Config) -> None:
         """Apply the options; an update that is under way keeps its times."""
         self.config = config
-        self.gate.limit(length=config.held, wait=config.wait, comments=config.comments)
+        self.gate.limit(
+            length=config.max_held, wait=config.max_wait, comments=config.comment_interval
+        )
         if self._admin is not None:
-            self._admin.times = Times(config.drain, config.patience)
-            self._admin.versions.every = config.check
+            self._admin.times = Times(config.drain_timeout, config.step_timeout)
+            self._admin.versions.every = config.check_interval
 
     @hookimpl
     def routes(self, gateway: Host) -> list[BaseRoute]:
-        times = Times(self.config.drain, self.config.patience)
+        times = Times(self.config.drain_timeout, self.config.step_timeout)
         self._admin = admin = WeightsAdmin(gateway, self.gate, times)
         return [
             gateway.control("/admin/weights", scope="admin", GET=admin.show, POST=admin.update),
@@ -88,7 +103,7 @@ class WeightSync:
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         assert self._admin is not None  # `routes` has been called before
         versions = self._admin.versions
-        versions.every = self.config.check
+        versions.every = self.config.check_interval
         await versions.load(gateway.storage)
         gateway.workers.changed.append(versions.changed)
         following = asyncio.create_task(versions.follow())

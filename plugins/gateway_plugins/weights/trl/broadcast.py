@@ -159,10 +159,11 @@ class Broadcaster:
         """Let no call begin, and wait until running calls end, except on paused workers."""
         self._gate.close(UPDATING, self._workers.all)
         running = [worker for worker in workers if not self._fleet.of(worker).paused]
-        busy = await drained(self._workers, running, self.options.drain)
+        timeout = self.options.drain_timeout
+        busy = await drained(self._workers, running, timeout)
         if busy:
             raise CallsInFlight(
-                f"{len(busy)} workers have calls in flight after {self.options.drain:g} s, and an "
+                f"{len(busy)} workers have calls in flight after {timeout:g} s, and an "
                 "update would end them; pause the workers first, or let the calls finish"
             )
 

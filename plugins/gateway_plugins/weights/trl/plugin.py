@@ -62,7 +62,9 @@ class Trl:
 
     def __init__(self, config: Options) -> None:
         self._options = config
-        self._gate = Gate(length=config.held, wait=config.wait, comments=config.comments)
+        self._gate = Gate(
+            length=config.max_held, wait=config.max_wait, comments=config.comment_interval
+        )
         self._running: Running | None = None
 
     @hookimpl
@@ -101,7 +103,9 @@ class Trl:
     def reconfigure(self, config: Options) -> None:
         """Raises ValueError if the gate's options change, because calls may wait at it."""
         if _gate_of(config) != _gate_of(self._options):
-            raise ValueError("held, wait and comments of trl stand until a restart")
+            raise ValueError(
+                "max_held, max_wait and comment_interval of trl change only at a restart"
+            )
         self._options = config
         if self._running is not None:
             self._running.broadcaster.options = config
@@ -141,7 +145,7 @@ class Trl:
 
 
 def _gate_of(options: Options) -> tuple[int, float, float | None]:
-    return options.held, options.wait, options.comments
+    return options.max_held, options.max_wait, options.comment_interval
 
 
 class _Naming:
