@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from gateway import config
 from gateway.calls.control_request import ControlRequest
@@ -37,18 +36,6 @@ class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
     forward_authorization: bool = False
     inject: bool = True
     probe: bool = True
-
-
-class NewFields(msgspec.Struct, forbid_unknown_fields=True):
-    """Fields of a worker to change; omitted fields keep their values (see overlay.Fields)."""
-
-    model_name: str | UnsetType | None = UNSET
-    models: list[str] | UnsetType = UNSET
-    weight: float | UnsetType = UNSET
-    headers: dict[str, str] | UnsetType = UNSET
-    forward_authorization: bool | UnsetType = UNSET
-    inject: bool | UnsetType = UNSET
-    probe: bool | UnsetType = UNSET
 
 
 class WorkersAdmin:
@@ -93,7 +80,7 @@ class WorkersAdmin:
 
     async def patch(self, request: ControlRequest) -> WorkerInfo:
         worker_id = request.params["worker_id"]
-        fields = _checked_fields(await request.json(NewFields))
+        fields = _checked_fields(await request.json(Fields))
         return await self._change(worker_id, lambda overlay: overlay.patched(worker_id, fields))
 
     async def drain(self, request: ControlRequest) -> WorkerInfo:
@@ -134,10 +121,8 @@ def _checked(given: dict[str, Any]) -> config.Worker:
     return made
 
 
-def _checked_fields(new: NewFields) -> Fields:
+def _checked_fields(new: Fields) -> Fields:
     """Check the given fields as those of a whole worker. Raises BadRequest."""
-    given = {
-        name: value for name, value in msgspec.structs.asdict(new).items() if value is not UNSET
-    }
+    given = new.given()
     made = _checked({**given, "url": "http://any"})
     return Fields(**{name: getattr(made, name) for name in given})
