@@ -217,7 +217,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(
     before = disk.path.read_bytes()
     monkeypatch.setattr(editing, "_give_to_owner", _no_room)
     assert "cannot be written: No space left" in keys("revoke", "alice", status=2)[1]
-    monkeypatch.setattr(editing, "MOST_BYTES", 10)
+    monkeypatch.setattr(editing, "MAX_BYTES", 10)
     assert "would have more than 10 bytes" in keys("revoke", "alice", status=2)[1]
     assert disk.path.read_bytes() == before
     assert os.listdir(disk.path.parent) == ["keys.json"]  # noqa: PTH208  names alone

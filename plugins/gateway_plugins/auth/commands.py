@@ -213,7 +213,7 @@ def _revoke(options: Options) -> int:
 
 def _hand_out(token: str, path: Path, id_: str) -> int:
     """Write the secret to standard output, alone on its line, and nowhere else."""
-    _tell(f"{path.absolute()}: the key {id_!r} is to_iso; its secret is shown this once:")
+    _tell(f"{path.absolute()}: the key {id_!r} is written; its secret is shown this once:")
     try:
         _print([token])
     except ConfigError as error:

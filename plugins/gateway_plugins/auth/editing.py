@@ -45,7 +45,7 @@ def edit(path: Path, change: Change, *, create: bool = False) -> None:
             before = [] if create and not path.exists() else entries_in(path)
             _put(path, _encoded(path, change(before)))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be to_iso: {error.strerror or error}") from None
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _encoded(path: Path, entries: Entries) -> bytes:
