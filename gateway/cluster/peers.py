@@ -75,7 +75,7 @@ class Peers:
         topic: Topic,
         content: bytes = b"",
         *,
-        timeout: float = REPLY_TIMEOUT,  # noqa: ASYNC109  who is late is left out, nothing is raised
+        timeout: float = REPLY_TIMEOUT,  # noqa: ASYNC109  it raises nothing
     ) -> list[bytes]:
         """Return the replies of the others within `timeout` seconds, in the order of `index`.
 
