@@ -32,7 +32,8 @@ from gateway.errors import (
 from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Condition, Worker, WorkerInfo
-from gateway.headers import Headers, get_header, path_of
+from gateway.headers import Headers, get_header, is_event_stream, path_of
+from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
 from gateway.storage import Storage, StorageUnavailable, insert_rows
@@ -53,14 +54,18 @@ from gateway.trace import (
     Verdict,
     WeightVersions,
 )
-from gateway.wire.dialect import ChoiceDelta, Delta
+from gateway.wire.apis.registry import api_of
+from gateway.wire.dialect import Api, ChoiceDelta, Delta
+from gateway.wire.error_body import error_message
 from gateway.wire.sse import Event
 from gateway.wire.usage import Usage
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SCOPES",
     "Answer",
+    "Api",
     "Attempt",
     "BadRequest",
     "BodyTooLarge",
@@ -117,10 +122,13 @@ __all__ = [
     "WorkerAnswer",
     "WorkerInfo",
     "Workers",
+    "api_of",
     "create_app",
+    "error_message",
     "get_header",
     "hookimpl",
     "insert_rows",
+    "is_event_stream",
     "json_mistake",
     "path_of",
 ]

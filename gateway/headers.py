@@ -10,6 +10,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 def is_event_stream(headers: Headers) -> bool:
+    """Return whether the headers of a response announce an SSE stream."""
     return (get_header(headers, b"content-type") or b"").lower().startswith(b"text/event-stream")
 
 

@@ -87,6 +87,13 @@ class Body:
             self.length = len(self.data)
         return self.data
 
+    async def is_object(self) -> bool:
+        """Whether the whole body begins as a JSON object does; it may still be invalid JSON.
+
+        Raises the exceptions of `read`.
+        """
+        return (await self.read())[:64].lstrip().startswith(b"{")
+
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield the chunks as they arrive; the body can be streamed only once."""
         source, self._source = self._source, None

@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from gateway.calls.body import Body, parse_object
 from gateway.calls.cancel import CancelScope
 from gateway.calls.observers import UNOBSERVED
@@ -18,9 +16,10 @@ from gateway.errors import CallerGone, CallError
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers, get_header
 from gateway.storage.sqlite.writer import Entry, Sink
-from gateway.wire.dialect import Dialect
+from gateway.wire.apis.registry import api_of, dialect_of
+from gateway.wire.dialect import Api, Dialect
 from gateway.wire.injection import Injection
-from gateway.wire.registry import dialect_of
+from gateway.wire.request import RequestHead, is_true, read_head
 
 ONLY_USAGE = ("usage",)
 
@@ -28,8 +27,7 @@ _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
-class _Model(msgspec.Struct):
-    model: str | None = None
+_NO_HEAD = RequestHead()
 
 
 class Call:
@@ -51,8 +49,8 @@ class Call:
         "_cancel_scope",
         "_changes",
         "_entries",
+        "_head",
         "_json",
-        "_model",
         "_observers",
         "_reply",
         "_response_headers",
@@ -122,7 +120,7 @@ class Call:
         self._response_headers: list[tuple[bytes, bytes]] | None = None
         self._trace_id: str | None = None
         self._json: dict[str, Any] | None = None
-        self._model: _Model | None = None
+        self._head: RequestHead | None = None
         self._changes: dict[str, object] | None = None
         self._added: Mapping[str, object] | None = None
         self._wanted: set[Injection] | None = None
@@ -163,12 +161,28 @@ class Call:
         pinned = self._changes.get("model") if self._changes else None
         if isinstance(pinned, str):
             return pinned
-        if self._model is None and self.body.data:
-            try:
-                self._model = msgspec.json.decode(self.body.data, type=_Model)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                self._model = _Model()
-        return self._model.model if self._model else None
+        return (self._head or self._read_head()).model
+
+    @property
+    def streams(self) -> bool:
+        """Whether the request asks for an event stream, as vLLM reads `stream`.
+
+        False if the body was not read whole.
+        """
+        if self._changes and "stream" in self._changes:
+            return is_true(self._changes["stream"])
+        return (self._head or self._read_head()).streams
+
+    def _read_head(self) -> RequestHead:
+        if not self.body.data:
+            return _NO_HEAD
+        self._head = read_head(self.body.data)
+        return self._head
+
+    @property
+    def api(self) -> Api | None:
+        """What the gateway knows of the path's API; None if it does not know the path."""
+        return api_of(self.path)
 
     def add_header(self, name: str, value: str) -> None:
         """Add a header line to the response, whether it comes from a worker or not.
@@ -222,7 +236,9 @@ class Call:
         the path's dialect has no such field, or if the caller requested the data.
         """
         if self.dialect is not None and self.method == "POST":
-            if wanted == ONLY_USAGE and b'"stream"' not in await self.body.read():
+            if self.body.data is None:
+                await self.body.read()
+            if wanted == ONLY_USAGE and not self.streams:
                 return  # a plain response always has it
             await self.json()
             self._wanted = {*(self._wanted or ()), *wanted}

@@ -8,7 +8,7 @@ import msgspec
 from gateway.errors import CallError
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers
-from gateway.wire.injection import NONE, Injection
+from gateway.wire.injection import NO_INJECTIONS, Injection
 from gateway.wire.usage import Usage
 
 Source = Literal["realtime", "batch", "eval"]
@@ -46,7 +46,7 @@ class Attempt(msgspec.Struct):
     ended: float | None = None
     status: int | None = None
     error: CallError | None = None
-    left_out: frozenset[Injection] = NONE
+    left_out: frozenset[Injection] = NO_INJECTIONS
     last: bool = True
     weight_version: int | str | None = None
     weight_version_end: int | str | None = None

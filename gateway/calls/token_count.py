@@ -5,12 +5,11 @@ ones contain the usage. A long stream would take too much memory, so its tokens 
 chunks dropped after every MAX_UNPARSED_BYTES bytes.
 """
 
-import msgspec
-
 from gateway.calls.body import Body
 from gateway.headers import Headers, get_header
+from gateway.wire.request import read_bounds
 from gateway.wire.sse import Event, EventTooLarge, Splitter
-from gateway.wire.usage import Count, ToldUsage, Usage, told_usage
+from gateway.wire.usage import Count, Usage, WireUsage, read_usage
 
 MAX_UNPARSED_BYTES = 64 * 1024
 """Maximum bytes of a stream to keep unparsed."""
@@ -38,7 +37,7 @@ class TokenCounter:
         self._size = 0
         self._count: Count | None = None
         self._splitter: Splitter | None = None
-        self._told: ToldUsage | None = None
+        self._told: WireUsage | None = None
 
     def started(self, status: int, headers: Headers, *, events: bool) -> None:
         """Start anew: the response of another worker may have begun before and failed."""
@@ -81,7 +80,7 @@ class TokenCounter:
 
     def _of_answer(self) -> Usage | None:
         body, self._chunks = b"".join(self._chunks), []
-        told = told_usage(body)
+        told = read_usage(body)
         return None if told is None else told.read()
 
     def _of_stream(self, request: Body) -> Usage:
@@ -93,14 +92,14 @@ class TokenCounter:
         if self._told is not None:
             return self._told.read()
         count = self._count or Count()
-        prompt = count.prompt(_choices_asked(request.data))
+        prompt = count.prompt(read_bounds(request.data or b"").n or 1)
         if prompt is None:
             prompt = request.prompt_estimate
         return Usage(prompt, count.completion, counted=True)
 
     def _has_usage(self, data: bytes) -> bool:
         """Whether the event reports the whole usage, as the last one of most streams does."""
-        told = told_usage(data) if data else None
+        told = read_usage(data) if data else None
         if told is None or told.prompt_tokens is None:
             return False
         self._told = told
@@ -111,7 +110,7 @@ class TokenCounter:
         for event in events:
             if event.data is None:
                 continue
-            told = told_usage(event.data) if b"_tokens" in event.data else None
+            told = read_usage(event.data) if b"_tokens" in event.data else None
             if told is not None:
                 self._told = told if self._told is None else self._told.merged(told)
             count.add(event.data)
@@ -135,15 +134,3 @@ def _last_usage_line(chunks: list[bytes]) -> bytes:
     start = text.rfind(b"\ndata:", 0, max(end, 0)) + 1
     line = text[start : text.find(b"\n", end)] if end >= 0 else b""
     return line[5:] if line.startswith(b"data:") else b""
-
-
-class _RequestFields(msgspec.Struct):
-    n: int | None = None
-
-
-def _choices_asked(body: bytes | None) -> int:
-    """Number of choices requested for each prompt."""
-    try:
-        return msgspec.json.decode(body or b"{}", type=_RequestFields).n or 1
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return 1

@@ -7,7 +7,7 @@ once without the named fields; only if that attempt succeeds did the injection c
 
 import logging
 
-from gateway.wire.injection import INJECTIONS, NONE, Injection, _listed
+from gateway.wire.injection import INJECTIONS, NO_INJECTIONS, Injection, listed
 
 log = logging.getLogger("gateway")
 
@@ -32,13 +32,13 @@ class Refusals:
 
     def of(self, dialect: str) -> frozenset[Injection]:
         """Injections to leave out of calls of `dialect`."""
-        return _ALL if self._refused is None else self._refused.get(dialect, NONE)
+        return _ALL if self._refused is None else self._refused.get(dialect, NO_INJECTIONS)
 
     def learn(
         self, dialect: str, taken: frozenset[Injection], left_out: frozenset[Injection]
     ) -> None:
         """Record a response without error to a call with `taken`; with `left_out` it had failed."""
-        known = self._taken.get(dialect, NONE)
+        known = self._taken.get(dialect, NO_INJECTIONS)
         if not taken <= known:
             self._taken[dialect] = known = known | taken
         if left_out and self._refused is not None:
@@ -49,6 +49,6 @@ class Refusals:
                     "worker %s refuses %s in %s calls; it is called without, and what that would "
                     "have told is missing from traces",
                     self._worker,
-                    _listed(new),
+                    listed(new),
                     dialect,
                 )

@@ -15,7 +15,6 @@ If no plugin authenticates, there are no principals and every caller may do ever
 
 from collections.abc import Sequence
 from typing import get_args
-from urllib.parse import unquote
 
 from gateway.calls.call import Call
 from gateway.calls.records import Principal, Source
@@ -29,8 +28,6 @@ ALL_SESSIONS = "sessions:all"
 SCOPES = frozenset((*SOURCES, "upload", "monitor", "admin", "sessions", ALL_SESSIONS))
 """Scopes that the gateway and its own plugins require; other plugins may define others."""
 
-_UNDER = {"files": "upload", "uploads": "upload", "batches": "batch"}
-
 
 def check_scopes(call: Call) -> None:
     """Check the scopes of the call's principal and set the call's source.
@@ -42,7 +39,8 @@ def check_scopes(call: Call) -> None:
     scopes = call.principal.scopes
     wanted = call.scope
     if wanted is None and call.dialect is None:
-        wanted = _scope_under(call.path)
+        api = call.api
+        wanted = None if api is None else api.scope
     if wanted is not None:
         require(call.principal, wanted)
     if "realtime" in scopes:
@@ -52,13 +50,6 @@ def check_scopes(call: Call) -> None:
         call.source = source
     elif wanted is None:
         require(call.principal, "realtime")
-
-
-def _scope_under(path: str) -> str | None:
-    """Scope that a path under /v1 requires if it is not a model call; None if no certain one."""
-    if not path.startswith("/v1/"):
-        return None
-    return _UNDER.get(unquote(path).split("/", 3)[2])  # decoded, as the worker reads it
 
 
 def require(principal: Principal | None, scope: str) -> None:

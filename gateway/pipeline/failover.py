@@ -24,11 +24,6 @@ from gateway.upstream.delivery import ClosedBeforeDelivery
 NEVER_RECEIVED = (ConnectFailed, ConnectTimeout, ClosedBeforeDelivery)
 """Errors after which the worker has received nothing of the call."""
 
-HARMLESS = frozenset(
-    {"/tokenize", "/detokenize", "/v1/embeddings", "/v1/rerank", "/v1/score", "/v1/classify"}
-)
-"""Paths with a POST that samples nothing: a repeat gives the same response at the same cost."""
-
 MAX_PAUSE = 5.0
 """Maximum pause in seconds before the next worker, on average."""
 
@@ -91,7 +86,10 @@ def may_repeat(exchange: Exchange, failure: Failure, asked: int, settings: Failo
 
 def may_run_again(call: Call, settings: Failover) -> bool:
     """Whether two workers may run the call: it does no harm, or `failover.rerun` is set."""
-    return settings.rerun or call.method in ("GET", "HEAD", "OPTIONS") or call.path in HARMLESS
+    if settings.rerun or call.method in ("GET", "HEAD", "OPTIONS"):
+        return True
+    api = call.api
+    return api is not None and api.repeatable
 
 
 def pause(failure: Failure, asked: int, settings: Failover) -> float:

@@ -27,7 +27,9 @@ from gateway.errors import CallError, FirstByteTimeout, InvalidJSON, NotFound, U
 from gateway.fleet.worker import Worker
 from gateway.pipeline.answer import send_answer
 from gateway.pipeline.exchange import Exchange
-from gateway.wire.openai_events import as_events
+from gateway.wire.apis.openai_events import as_events
+from gateway.wire.apis.openai_files import MODELS
+from gateway.wire.dialect import Dialect
 
 log = logging.getLogger("gateway")
 
@@ -44,7 +46,6 @@ leaves.
 
 NAME = "local"
 
-_KINDS = {"chat": ("chatcmpl-", "chat.completion"), "completions": ("cmpl-", "text_completion")}
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 
@@ -86,20 +87,20 @@ class LocalWorker(Worker):
                 asked = parse_object(body)
             except InvalidJSON as error:
                 return _plain(error.status, error.body())
-            return await self._generated(call, asked, call.dialect.name)
-        if call.path == "/v1/models" and call.method == "GET":
+            return await self._generated(call, asked, call.dialect)
+        if call.path in MODELS.paths and call.method == "GET":
             model = {"id": NAME, "object": "model", "created": int(call.created), "owned_by": NAME}
             return _plain(200, msgspec.json.encode({"object": "list", "data": [model]}))
         return _plain(404, NotFound(f"the local worker has nothing at {call.path}").body())
 
-    async def _generated(self, call: Call, asked: dict[str, Any], dialect: str) -> Answer:
+    async def _generated(self, call: Call, asked: dict[str, Any], dialect: Dialect) -> Answer:
         said = await self._asked(call, dict(asked))
         try:
             status = _status(said)
             if status != 200:
                 return _plain(status, msgspec.json.encode(said))
             answer = {**_head(call, asked, dialect), **said}
-            if asked.get("stream"):
+            if call.streams:
                 events = as_events(answer, dialect, usage=_wants_usage(asked))
                 return Answer(200, [_EVENTS], events)
             return _plain(200, msgspec.json.encode(answer))
@@ -125,11 +126,14 @@ class LocalWorker(Worker):
             raise UpstreamError("the local handler failed on this call") from error
 
 
-def _head(call: Call, asked: Mapping[str, Any], dialect: str) -> dict[str, Any]:
+def _head(call: Call, asked: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
     """Fields that clients expect in any response, in case the handler omits them."""
-    prefix, kind = _KINDS[dialect]
-    named = {"id": prefix + call.id, "object": kind, "created": int(call.created)}
-    return {**named, "model": asked.get("model") or NAME}
+    return {
+        "id": dialect.id_prefix + call.id,
+        "object": dialect.object,
+        "created": int(call.created),
+        "model": asked.get("model") or NAME,
+    }
 
 
 def _plain(status: int, body: bytes) -> Answer:

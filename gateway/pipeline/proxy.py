@@ -31,7 +31,7 @@ from gateway.pipeline.failover import NEVER_RECEIVED, Budget, Failure, in_time, 
 from gateway.pipeline.refused import InjectionRefused, WorkerRefused
 from gateway.plugins.chains import Chains
 from gateway.storage import Storage
-from gateway.wire.injection import NONE
+from gateway.wire.injection import NO_INJECTIONS
 
 log = logging.getLogger("gateway")
 
@@ -184,7 +184,7 @@ class Proxy:
 
     async def _try(self, exchange: Exchange, worker: Worker, *, last: bool) -> bytes:
         """Return the last bytes of the response; if injections are rejected, retry without them."""
-        left_out = NONE
+        left_out = NO_INJECTIONS
         while True:
             attempt = Attempt(
                 worker,
@@ -307,7 +307,7 @@ def _unknown_model(model: str) -> NotFound:
 
 async def _pin(call: Call, model: str) -> None:
     """Replace the requested model with `model` if the body is a JSON object."""
-    if call.method == "POST" and (await call.body.read())[:64].lstrip().startswith(b"{"):
+    if call.method == "POST" and await call.body.is_object():
         await call.set("model", model)
 
 
@@ -328,7 +328,7 @@ def _learn(exchange: Exchange, attempt: Attempt) -> None:
     """Remember which injections the worker accepts, and which it rejects."""
     dialect, stripper = exchange.call.dialect, exchange.stripper
     if dialect is not None and attempt.status is not None and attempt.status < 400:
-        taken = stripper.injected if stripper is not None else NONE
+        taken = stripper.injected if stripper is not None else NO_INJECTIONS
         attempt.worker.refusals.learn(dialect.name, taken, attempt.left_out)
 
 

@@ -4,7 +4,8 @@ A Reader stands between the worker's bytes and the caller. Without observers and
 responses have no Reader, and their bytes pass through untouched.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from gateway.calls.call import Call
@@ -13,15 +14,31 @@ from gateway.calls.reply import BLANK_LINES
 from gateway.config import ServerLimits
 from gateway.headers import Headers, get_header
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.refused import REFUSALS, Holding
+from gateway.pipeline.refused import InjectionRefused, WorkerRefused
 from gateway.wire.dialect import Delta, Unreadable
-from gateway.wire.injection import NONE, Cut, Stripper
-from gateway.wire.sse import Event, EventTooLarge, Splitter
+from gateway.wire.injection import (
+    INJECTED_FIELDS,
+    NO_INJECTIONS,
+    Injection,
+    StripOne,
+    Stripper,
+)
+from gateway.wire.sse import DONE, Event, EventTooLarge, Splitter
 
-DONE = b"[DONE]"
+REFUSALS = frozenset((400, 422))
+"""Statuses of a response that may reject injected fields."""
 
-HELD_BACK = 64 * 1024
+MAX_HELD_EVENT_BYTES = 64 * 1024
 """Maximum size in bytes of a partial event that is held back; a longer one is sent in pieces."""
+
+MAX_HELD_RESPONSE_BYTES = 64 * 1024
+"""Maximum size in bytes of a response that is held back; a longer one is forwarded unread."""
+
+# In a JSON string a line end before the name is two characters, and the second is a letter.
+_NAMED = {
+    injection: re.compile(rf"(?:\\[nrt]|(?<![A-Za-z0-9_]))(?:{fields})(?![A-Za-z0-9_])".encode())
+    for injection, fields in INJECTED_FIELDS.items()
+}
 
 
 class Reader(Protocol):
@@ -54,7 +71,7 @@ def choose_reader(
     stripper = exchange.stripper
     doubted = stripper is not None and status in REFUSALS and _is_plain(headers)
     if (refused or doubted) and not events:
-        injected = stripper.injected if stripper is not None and doubted else NONE
+        injected = stripper.injected if stripper is not None and doubted else NO_INJECTIONS
         observers = exchange.observers
         return Holding(status, headers, observers, reader, injected=injected, refused=refused)
     return reader
@@ -100,8 +117,8 @@ class StreamReader:
     """Forwards an event stream in whole events, except for the `[DONE]` that ends it.
 
     A caller stops reading at `[DONE]`, so it is sent only after the call has been recorded. A
-    partial event is not forwarded unless it is longer than HELD_BACK: no `error` event could follow
-    it.
+    partial event is not forwarded unless it is longer than MAX_HELD_EVENT_BYTES: no `error` event
+    could follow it.
     """
 
     rewrites = False
@@ -120,7 +137,7 @@ class StreamReader:
         end = len(data) if data.endswith(BLANK_LINES) else _end_of_events(data)
         if DONE in data[max(0, end - len(DONE) - 4) : end]:
             end = max(data.rfind(b"data:", 0, end), 0)
-        if end == len(data) or len(data) - end > HELD_BACK:
+        if end == len(data) or len(data) - end > MAX_HELD_EVENT_BYTES:
             return data
         self._held = data[end:]
         return data[:end]
@@ -136,8 +153,8 @@ def _after_two(data: bytes) -> int:
 
 
 def _end_of_events(data: bytes) -> int:
-    """Offset after the last whole event; 0 if no event ends within the last HELD_BACK bytes."""
-    start = max(0, len(data) - HELD_BACK)
+    """Offset after the last whole event; 0 if none ends within the last MAX_HELD_EVENT_BYTES."""
+    start = max(0, len(data) - MAX_HELD_EVENT_BYTES)
     for line in BLANK_LINES:
         found = data.rfind(line, start)
         if found >= 0:
@@ -156,14 +173,14 @@ class EventReader:
         self._splitter: Splitter | None = Splitter(max_bytes)
         self._dialect = self._call.dialect
         self._one_by_one = bool(self._observers.event or self._observers.delta)
-        self._cut: Cut | None = None
+        self._strip_one: StripOne | None = None
         self._end = b""
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
             self._observers.notify_data(data)
-        if self._cut is not None:
-            cut = self._cut(data)
+        if self._strip_one is not None:
+            cut = self._strip_one(data)
             if cut is not None:  # nearly always: one event, like those before it
                 return cut
         if self._splitter is None:
@@ -189,11 +206,11 @@ class EventReader:
             begun = _after_two(data)
             sent, data = self._each(splitter.feed(data[:begun])), data[begun:]
         if splitter.between_events and not self._end:
-            run, length = stripper.run(data)
+            run, length = stripper.strip_run(data)
             sent, data = sent + run, data[length:]
         sent += self._each(splitter.feed(data))
         more = splitter.between_events and not self._end
-        self._cut = stripper.cut if more else None
+        self._strip_one = stripper.strip_one if more else None
         return sent
 
     def _each(self, events: list[Event]) -> bytes:
@@ -214,7 +231,7 @@ class EventReader:
 
     def _give_up(self, splitter: Splitter) -> bytes:
         """Handle an event past the limit: forward the rest unparsed rather than fail the call."""
-        self._splitter = self._cut = None
+        self._splitter = self._strip_one = None
         _note(self._call, "core: an event was larger than limits.max_event_bytes")
         held = self._stripper.close() if self._stripper is not None else b""
         return held + splitter.take_rest()
@@ -255,6 +272,72 @@ class AnswerReader:
         held = b"".join(self._parts) if self.rewrites else b""
         self._parts = []
         return held + data
+
+
+class Holding:
+    """The Reader of a response that is held back until it is whole, and then judged.
+
+    `close` raises InjectionRefused if the response names one of `injected`, which may have caused
+    it. Else it raises WorkerRefused if `refused` is True: another worker can be tried. In both
+    cases the observers never see the response. Any other response, and one that is too long to
+    hold, passes through `reader` as if it had not been held.
+    """
+
+    rewrites = True
+
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        observers: Observers,
+        reader: Reader | None,
+        *,
+        injected: Collection[Injection],
+        refused: bool,
+    ) -> None:
+        self._head = (status, headers)
+        self._observers = observers
+        self._reader = reader
+        self._injected = injected
+        self._refused = refused
+        self._held: list[bytes] | None = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        if self._held is None:
+            return self._passed(data)
+        self._held.append(data)
+        self._size += len(data)
+        return b"" if self._size <= MAX_HELD_RESPONSE_BYTES else self._release(self._held)
+
+    def close(self) -> bytes:
+        rest = b""
+        if self._held is not None:
+            self._judge(b"".join(self._held))
+            rest = self._release(self._held)
+        return rest + (self._reader.close() if self._reader is not None else b"")
+
+    def _judge(self, body: bytes) -> None:
+        named = named_in(body, self._injected)
+        if named:
+            raise InjectionRefused(named)
+        if self._refused:
+            raise WorkerRefused(*self._head, body)
+
+    def _release(self, held: list[bytes]) -> bytes:
+        self._held = None
+        self.rewrites = False
+        if self._observers.started or self._observers.counter:
+            self._observers.notify_started(*self._head, events=False)
+        return self._passed(b"".join(held)) if held else b""
+
+    def _passed(self, data: bytes) -> bytes:
+        return data if self._reader is None else self._reader.feed(data)
+
+
+def named_in(refusal: bytes, injected: Iterable[Injection]) -> frozenset[Injection]:
+    """Return the members of `injected` whose fields a rejection names or quotes."""
+    return frozenset(one for one in injected if _NAMED[one].search(refusal))
 
 
 def _show_delta(

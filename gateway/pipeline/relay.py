@@ -10,8 +10,8 @@ from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
 from gateway.headers import Headers, is_event_stream
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.readers import Reader, choose_reader
-from gateway.pipeline.refused import HeldBack, Holding
+from gateway.pipeline.readers import Holding, Reader, choose_reader
+from gateway.pipeline.refused import HeldBack
 from gateway.upstream.phase_timer import PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 

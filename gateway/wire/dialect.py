@@ -1,16 +1,31 @@
-"""What an API is to the gateway: how its responses are read, and what they are read into.
+"""What an API is to the gateway, and what its responses are read into.
+
+An `Api` is what the gateway knows of an API: its paths, the scope they require, what a worker does
+for a call, and which fields of a request bound the response. A `Dialect` is an Api with responses
+that the gateway can read, and with requests that it can inject fields into.
 
 Token ids are the only true record of what was sampled. Text does not give them back: a token that
 ends inside a character has an id and a logprob but no text of its own, a stop string hides tokens
 that were sampled, and the end-of-sequence token has no text at all.
 """
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.wire.request import read_bounds
 from gateway.wire.usage import Usage
+
+Work = Literal["generates", "reads", "converts", "unknown"]
+"""What a worker does for a call: it samples tokens; it reads a prompt and samples none; it converts
+between text and token ids, without the model; or the gateway does not know."""
+
+TokenField = Literal["max_tokens", "max_completion_tokens", "max_output_tokens"]
+
+RequestChange = Callable[[Mapping[str, object]], dict[str, object]]
+"""Returns the keys to set in a request for one injection; none if it must not be injected."""
 
 
 class Unreadable(GatewayError):
@@ -52,14 +67,75 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     done: bool = False
 
 
-class Dialect(Protocol):
-    """Decoder of one API. Its methods raise Unreadable and nothing else, for any bytes."""
+class Requested(msgspec.Struct, frozen=True, gc=False):
+    """How long a response the caller allows: tokens of each choice, None if it sets no maximum."""
+
+    max_tokens: int | None
+    choices: int
+
+
+class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What the gateway knows of one API.
+
+    `paths` are its paths as a worker reads them. If `below` is set, every path below that one
+    belongs to the API too: it names one of its objects, such as a file. `scope` is the scope that a
+    principal needs in place of that of model calls. `max_tokens` are the request fields that bound
+    the tokens of one choice, the first one that is set counts; it is empty if nothing is generated,
+    or if the gateway does not know the fields. `several`: `n` in a request is its number of
+    choices. `labelled`: metrics have labels for its paths.
+    """
+
+    name: str
+    paths: tuple[str, ...] = ()
+    below: str = ""
+    work: Work = "unknown"
+    scope: str | None = None
+    max_tokens: tuple[TokenField, ...] = ()
+    several: bool = False
+    labelled: bool = True
 
     @property
-    def name(self) -> str: ...
+    def generates(self) -> bool:
+        """Whether a worker samples tokens."""
+        return self.work == "generates"
 
-    def read_event(self, data: bytes) -> Delta:
-        """Decode the data of one event of a stream."""
+    @property
+    def repeatable(self) -> bool:
+        """Whether a second worker may run a POST: it gives the same response at the same cost."""
+        return self.work in ("reads", "converts")
 
-    def read_answer(self, body: bytes) -> Delta:
-        """Decode a whole plain response."""
+    def requested(self, body: bytes) -> Requested:
+        """Return how long a response the request `body` allows. Never raises."""
+        bounds = read_bounds(body)
+        values = (getattr(bounds, name) for name in self.max_tokens)
+        first = next((value for value in values if value is not None), None)
+        return Requested(first, max(bounds.n or 1, 1) if self.several else 1)
+
+    def label(self, path: str) -> str | None:
+        """Return the label of `path` in metrics: without the id of an object below `below`.
+
+        None if `path` has no label of its own.
+        """
+        if path in self.paths:
+            return path if self.labelled else None
+        parent, _, id_ = path.rpartition("/")
+        known = self.labelled and self.below and parent == self.below and id_
+        return self.below + "/{id}" if known else None
+
+
+class Dialect(Api, frozen=True, kw_only=True, eq=False):
+    """An API whose responses the gateway reads, and whose requests it injects fields into.
+
+    `read_event` decodes the data of one event of a stream, `read_answer` a whole plain response.
+    They raise Unreadable and nothing else, for any bytes. `request_changes` has a function for each
+    injection that a request may get; `injection.Stripper` removes its effect from the response.
+    `id_prefix`, `object` and `event_object` are how ids begin, and what `object` is in a plain
+    response and in an event, for responses that the gateway makes itself.
+    """
+
+    read_event: Callable[[bytes], Delta]
+    read_answer: Callable[[bytes], Delta]
+    request_changes: Mapping[str, RequestChange]
+    id_prefix: str
+    object: str
+    event_object: str

@@ -145,7 +145,7 @@ class Frame:
         self._logprobs = "logprobs" in blank
         self._drop_empty = drop_empty
 
-    def cut(self, raw: bytes) -> bytes | None:
+    def strip_one(self, raw: bytes) -> bytes | None:
         """Return the event `raw` with nulls for injected fields, or b"" if the event is dropped.
 
         None if the event has another frame or key order, finishes its choice, or is not a single
@@ -165,7 +165,7 @@ class Frame:
             return None
         return before + _encode(choice) + after if self._blank(choice) else b""
 
-    def cut_run(self, text: bytes) -> tuple[bytes, int] | None:
+    def strip_run(self, text: bytes) -> tuple[bytes, int] | None:
         """Strip the leading events of `text`; return the result and the number of bytes consumed.
 
         Stops before the first event that finishes its choice, and before the last event of the
@@ -218,7 +218,7 @@ class Frame:
         return (self._ids and ids) or (self._logprobs and choice.logprobs != _NULL)
 
 
-class OpenFrame(Frame):
+class PassThroughFrame(Frame):
     """Frame of events with nothing to strip; only the event that finishes a choice is searched for.
 
     Quotation marks inside a JSON string are escaped, so the search matches only the key that gives
@@ -227,17 +227,17 @@ class OpenFrame(Frame):
 
     __slots__ = ()
 
-    def cut(self, raw: bytes) -> bytes | None:
+    def strip_one(self, raw: bytes) -> bytes | None:
         one = raw.find(b"\n") == len(raw) - 2
-        return raw if one and self._goes_on(raw) else super().cut(raw)
+        return raw if one and self._goes_on(raw) else super().strip_one(raw)
 
-    def cut_run(self, text: bytes) -> tuple[bytes, int] | None:
+    def strip_run(self, text: bytes) -> tuple[bytes, int] | None:
         length = text.rfind(b"\n\n") + 2
         run = text[:length]
         seams = run.count(b"\n\n") - 1
         if seams >= 0 and run.count(self._between) == seams and self._goes_on(run):
             return run, length
-        return super().cut_run(text)
+        return super().strip_run(text)
 
     def _goes_on(self, text: bytes) -> bool:
         """Whether `text` is one or more events of this frame, none of which finishes its choice."""
@@ -267,7 +267,7 @@ def frame_of(
         try:
             if _encode(order.one(choice)) == choice:
                 if not blank:
-                    return OpenFrame(before, after, order, (), drop_empty=False)
+                    return PassThroughFrame(before, after, order, (), drop_empty=False)
                 return Frame(before, after, order, blank, drop_empty=drop_empty)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
@@ -280,7 +280,9 @@ _BEGINNINGS: Mapping[bytes, msgspec.json.Decoder[_Answer] | msgspec.json.Decoder
 }
 
 
-def cut_answer(body: bytes, in_answer: Collection[str], in_choice: Collection[str]) -> bytes | None:
+def strip_response(
+    body: bytes, in_answer: Collection[str], in_choice: Collection[str]
+) -> bytes | None:
     """Return a plain response with nulls for the given fields of its own and of its choices.
 
     None if its key order is unknown, so that an exact result is not certain.

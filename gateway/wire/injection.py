@@ -22,19 +22,27 @@ import msgspec
 
 from gateway.errors import InvalidJSON
 from gateway.wire.dialect import Dialect
-from gateway.wire.fast_strip import Frame, cut_answer, frame_of
-from gateway.wire.sse import Event, with_data
+from gateway.wire.fast_strip import Frame, frame_of, strip_response
+from gateway.wire.request import is_true
+from gateway.wire.sse import DONE, Event, with_data
 
 Injection = Literal["token_ids", "logprobs", "usage"]
-Cut = Callable[[bytes], bytes | None]
+StripOne = Callable[[bytes], bytes | None]
 INJECTIONS: tuple[Injection, ...] = get_args(Injection)
+NO_INJECTIONS: frozenset[Injection] = frozenset()
 
-MOST_UNFRAMED = 4
+INJECTED_FIELDS: Mapping[Injection, str] = {
+    "token_ids": "return_token_ids",
+    "logprobs": "logprobs|top_logprobs",
+    "usage": "stream_options|include_usage",
+}
+"""Patterns of the request fields that each injection sets."""
+
+MAX_FRAME_MISSES = 4
 """Number of frames in a row that may fail to match the next event before no more are computed."""
 
 _Object = dict[str, msgspec.Raw]
 
-_DONE = b"[DONE]"
 _NULL = msgspec.Raw(b"null")
 _EMPTY_OBJECT = msgspec.Raw(b"{}")
 _EMPTY_LIST = msgspec.Raw(b"[]")
@@ -55,13 +63,14 @@ def inject(
     """
     changes: dict[str, object] = {}
     injected: set[Injection] = set()
-    for name, ask in _ASKS.get(dialect.name, {}).items():
-        if name in wanted and (added := ask(body)):
+    for name in INJECTIONS:
+        change = dialect.request_changes.get(name) if name in wanted else None
+        if change is not None and (added := change(body)):
             changes.update(added)
             injected.add(name)
     if not injected:
         return {}, None
-    sees_tokens = _is_true(body.get("return_token_ids")) or _is_true(body.get("logprobs"))
+    sees_tokens = is_true(body.get("return_token_ids")) or is_true(body.get("logprobs"))
     return changes, Stripper(injected, drop_empty=not sees_tokens)
 
 
@@ -97,7 +106,7 @@ class Stripper:
         "_held",
         "_in_answer",
         "_in_choice",
-        "_unframed",
+        "_misses",
         "_usage",
         "injected",
     )
@@ -114,13 +123,13 @@ class Stripper:
         self._usage = "usage" in injected
         self._drop_empty = drop_empty
         self._frame: Frame | None = None
-        self._unframed = 0
+        self._misses = 0
         self._held: list[_Held] = []
         self._finished: set[bytes] = set()  # choices with their last event held back
 
     def plain(self, body: bytes) -> bytes:
         """Return a whole plain response as the caller is to receive it."""
-        cut = cut_answer(body, self._in_answer, self._in_choice)
+        cut = strip_response(body, self._in_answer, self._in_choice)
         return self._any_plain(body) if cut is None else cut
 
     def _any_plain(self, body: bytes) -> bytes:
@@ -132,38 +141,38 @@ class Stripper:
         data = event.data
         if data is None:
             return event.raw
-        if data == _DONE:
+        if data == DONE:
             return self.close() + event.raw
         if self._frame is not None and not self._held:
-            cut = self._frame.cut(event.raw)
+            cut = self._frame.strip_one(event.raw)
             if cut is not None:
-                self._unframed = 0
+                self._misses = 0
                 return cut
         return self._any_event(event, data)
 
     @property
-    def cut(self) -> Cut | None:
+    def strip_one(self) -> StripOne | None:
         """A function that strips one event as `event` does, or None if there is none at present.
 
         It returns None for an event that must be decoded in full. It is for events that arrive
-        singly, and valid until one of them is passed to `event` or `run`.
+        singly, and valid until one of them is passed to `event` or `strip_run`.
         """
-        return self._frame.cut if self._frame is not None and not self._held else None
+        return self._frame.strip_one if self._frame is not None and not self._held else None
 
-    def run(self, text: bytes) -> tuple[bytes, int]:
+    def strip_run(self, text: bytes) -> tuple[bytes, int]:
         """Strip the leading events of `text`; return the result and the number of bytes consumed.
 
         For several events that came in one read. Pass the rest of `text` to `event`.
         """
         if self._frame is None or self._held:
             return b"", 0
-        return self._frame.cut_run(text) or (b"", 0)
+        return self._frame.strip_run(text) or (b"", 0)
 
     def _any_event(self, event: Event, data: bytes) -> bytes:
-        """Strip an event of any kind: slower than `Frame.cut`, and the reference for its result."""
+        """Strip an event of any kind: the slow reference for the result of `Frame.strip_one`."""
         answer, choices = _read(data)
         if choices:
-            if len(choices) == 1 and self._unframed < MOST_UNFRAMED:
+            if len(choices) == 1 and self._misses < MAX_FRAME_MISSES:
                 self._learn(answer, choices[0])
             # An event may overtake the held end of another choice, but not that of its own.
             late = self._held and not self._finished.isdisjoint(_indices(choices))
@@ -175,7 +184,7 @@ class Stripper:
     def _learn(self, answer: _Object, choice: _Object) -> None:
         if _is_finished(choice) or any(answer.get(key, _NULL) != _NULL for key in self._in_answer):
             return
-        self._unframed += 1
+        self._misses += 1
         found = frame_of(answer, self._in_choice, drop_empty=self._drop_empty)
         self._frame = found or self._frame
 
@@ -245,63 +254,6 @@ def _is_usage(answer: _Object) -> bool:
     return answer.get("choices") == _EMPTY_LIST and answer.get("usage", _NULL) != _NULL
 
 
-def _ask_ids(body: Mapping[str, object]) -> dict[str, object]:
-    return {} if _is_true(body.get("return_token_ids")) else {"return_token_ids": True}
-
-
-def _ask_completion_ids(body: Mapping[str, object]) -> dict[str, object]:
-    return {} if _is_true(body.get("echo")) else _ask_ids(body)
-
-
-def _ask_chat_logprobs(body: Mapping[str, object]) -> dict[str, object]:
-    asked = _is_true(body.get("logprobs"))
-    refused = body.get("top_logprobs") or body.get("logprob_token_ids")
-    return {} if asked or refused else {"logprobs": True}
-
-
-def _ask_completion_logprobs(body: Mapping[str, object]) -> dict[str, object]:
-    # A number of alternatives: 0 requests the sampled token alone; workers read false as 0.
-    asked = body.get("logprobs") is not None
-    refused = body.get("logprob_token_ids")
-    return {} if asked or refused or _is_true(body.get("echo")) else {"logprobs": 0}
-
-
-def _ask_usage(body: Mapping[str, object]) -> dict[str, object]:
-    options = body.get("stream_options")
-    options = {} if options is None else options
-    if not body.get("stream") or not isinstance(options, dict):
-        return {}
-    if _is_true(options.get("include_usage")):
-        return {}
-    return {"stream_options": {**options, "include_usage": True}}
-
-
-def _is_true(value: object) -> bool:
-    """Whether a worker takes `value` as true: pydantic accepts strings, and rejects other types."""
-    if isinstance(value, str):
-        return value.lower() not in ("0", "off", "f", "false", "n", "no")
-    return value is not None and value is not False and value != 0
-
-
-_ASKS: Mapping[str, Mapping[Injection, Callable[[Mapping[str, object]], dict[str, object]]]] = {
-    "chat": {"token_ids": _ask_ids, "logprobs": _ask_chat_logprobs, "usage": _ask_usage},
-    "completions": {
-        "token_ids": _ask_completion_ids,
-        "logprobs": _ask_completion_logprobs,
-        "usage": _ask_usage,
-    },
-}
-
-
-NONE: frozenset[Injection] = frozenset()
-
-
-_FIELDS: dict[Injection, str] = {
-    "token_ids": "return_token_ids",
-    "logprobs": "logprobs|top_logprobs",
-    "usage": "stream_options|include_usage",
-}
-
-
-def _listed(injections: Iterable[Injection]) -> str:
-    return ", ".join(sorted(_FIELDS[one].partition("|")[0] for one in injections))
+def listed(injections: Iterable[Injection]) -> str:
+    """Return the main request field of each injection, for messages."""
+    return ", ".join(sorted(INJECTED_FIELDS[one].partition("|")[0] for one in injections))

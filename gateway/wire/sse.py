@@ -22,6 +22,10 @@ _BLANK_LINE = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 _FRAME_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 
 
+DONE = b"[DONE]"
+"""Data of the event that ends a stream in most APIs."""
+
+
 class EventTooLarge(GatewayError):
     """An unfinished event exceeds the buffer limit; see `Splitter.take_rest`."""
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 import msgspec
 from msgspec import Raw
 
-MOST = 1 << 32
+MAX_TOKENS = 1 << 32
 """Maximum tokens of one call; larger counts from a worker are lowered to it."""
 
-SHORT = 1_000
+DECODE_WHOLE_BELOW = 1_000
 """Offset of a usage, in bytes, up to which decoding the whole is faster than skipping to it."""
 
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -39,10 +39,10 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         return self.prompt_tokens + self.completion_tokens
 
     @classmethod
-    def told(cls, usage: object) -> "Usage | None":
+    def from_wire(cls, usage: object) -> "Usage | None":
         """Convert a response's decoded `usage`; None if it is not in a format of an engine."""
         try:
-            return msgspec.convert(usage, ToldUsage).read()
+            return msgspec.convert(usage, WireUsage).read()
         except msgspec.ValidationError:
             return None
 
@@ -52,7 +52,7 @@ class _Details(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class ToldUsage(msgspec.Struct, gc=False):
+class WireUsage(msgspec.Struct, gc=False):
     """`usage` as it is on the wire; None for a field that is absent."""
 
     prompt_tokens: int | None = None
@@ -66,34 +66,34 @@ class ToldUsage(msgspec.Struct, gc=False):
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
 
-    def merged(self, later: "ToldUsage") -> "ToldUsage":
+    def merged(self, later: "WireUsage") -> "WireUsage":
         """Return this usage, updated with the fields that a later event of the stream has."""
-        return msgspec.structs.replace(self, **_told(later))
+        return msgspec.structs.replace(self, **_set_fields(later))
 
     def read(self) -> Usage:
-        """Convert to `Usage`; impossible counts are clipped to 0 and MOST."""
+        """Convert to `Usage`; impossible counts are clipped to 0 and MAX_TOKENS."""
         prompt, completion, cached = self.prompt_tokens, self.completion_tokens, 0
         if prompt is None:
             cached = self.cache_read_input_tokens or 0
             prompt = (self.input_tokens or 0) + cached + (self.cache_creation_input_tokens or 0)
         if completion is None:
             completion = self.output_tokens or 0
-        asked = self.prompt_tokens_details or self.input_tokens_details
-        if asked is not None:
-            cached = asked.cached_tokens or cached
-        said = self.completion_tokens_details or self.output_tokens_details
-        thought = 0 if said is None else said.reasoning_tokens or 0
+        details = self.prompt_tokens_details or self.input_tokens_details
+        if details is not None:
+            cached = details.cached_tokens or cached
+        details = self.completion_tokens_details or self.output_tokens_details
+        thought = 0 if details is None else details.reasoning_tokens or 0
         tokens = (prompt, completion, cached, thought)
-        if min(tokens) < 0 or max(tokens) > MOST:
-            prompt, completion, cached, thought = (min(max(one, 0), MOST) for one in tokens)
+        if min(tokens) < 0 or max(tokens) > MAX_TOKENS:
+            prompt, completion, cached, thought = (min(max(one, 0), MAX_TOKENS) for one in tokens)
         return Usage(prompt, completion, cached, thought)
 
 
 class _Within(msgspec.Struct, gc=False):
-    usage: ToldUsage | None = None
+    usage: WireUsage | None = None
 
 
-class _Telling(msgspec.Struct, gc=False):
+class _Envelope(msgspec.Struct, gc=False):
     """A response or an event: its usage, or the object that may hold one."""
 
     usage: Raw = Raw()
@@ -101,17 +101,17 @@ class _Telling(msgspec.Struct, gc=False):
     message: Raw = Raw()
 
 
-_read = msgspec.json.Decoder(_Telling).decode
-_read_usage = msgspec.json.Decoder(ToldUsage | None).decode
+_read = msgspec.json.Decoder(_Envelope).decode
+_decode_usage = msgspec.json.Decoder(WireUsage | None).decode
 _read_within = msgspec.json.Decoder(_Within).decode
 
 
-def told_usage(data: bytes) -> ToldUsage | None:
+def read_usage(data: bytes) -> WireUsage | None:
     """Return the usage of a plain response or of an event, for any API, if any; never raises."""
     try:
         answer = _read_end(data)
         if bytes(answer.usage):
-            usage: ToldUsage | None = _read_usage(answer.usage)
+            usage: WireUsage | None = _decode_usage(answer.usage)
             return usage
         for part in (answer.response, answer.message):
             if bytes(part).startswith(b"{"):
@@ -121,7 +121,7 @@ def told_usage(data: bytes) -> ToldUsage | None:
     return None
 
 
-def _read_end(data: bytes) -> _Telling:
+def _read_end(data: bytes) -> _Envelope:
     """Decode from the last `"usage":` on if that is the end of a valid object, which is faster.
 
     The match is a key and not text, as quotation marks are escaped in text. If it is a key of a
@@ -129,13 +129,13 @@ def _read_end(data: bytes) -> _Telling:
     whole.
     """
     start = data.rfind(b'"usage":')
-    if start > SHORT:
+    if start > DECODE_WHOLE_BELOW:
         with suppress(*_FAILURES):
             return _read(b"{" + data[start:])
     return _read(data)
 
 
-class _Said(msgspec.Struct, gc=False):
+class _Output(msgspec.Struct, gc=False):
     content: Raw = Raw()
     reasoning: Raw = Raw()
     reasoning_content: Raw = Raw()
@@ -149,7 +149,7 @@ class _Logprobs(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     index: int = 0
-    delta: _Said | None = None
+    delta: _Output | None = None
     text: str | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: Raw = Raw()
@@ -200,7 +200,7 @@ class Count:
         self._ids += len(choice.token_ids or ())
         if choice.logprobs is not None:
             self._logprobs += len(choice.logprobs.content or choice.logprobs.tokens or ())
-        self._events += _says_something(choice)
+        self._events += _has_output(choice)
 
     @property
     def completion(self) -> int:
@@ -219,7 +219,7 @@ def _length(ids: Raw) -> int:
     return written.count(b",") + 1 if written.startswith(b"[") and len(written) > 2 else 0
 
 
-def _says_something(choice: _Choice) -> bool:
+def _has_output(choice: _Choice) -> bool:
     if choice.text:
         return True
     said = choice.delta
@@ -229,6 +229,6 @@ def _says_something(choice: _Choice) -> bool:
     return any(bytes(part) not in _SILENT for part in parts)
 
 
-def _told(usage: ToldUsage) -> dict[str, object]:
+def _set_fields(usage: WireUsage) -> dict[str, object]:
     values = ((name, getattr(usage, name)) for name in usage.__struct_fields__)
     return {name: value for name, value in values if value is not None}

@@ -272,6 +272,7 @@ BESIDE = {
     "/v1/files": "upload",
     "/v1/files/x/content": "upload",
     "/v1/uploads": "upload",
+    "/v1/%66iles": "upload",
     "/v1/batches": "batch",
 }
 """Whatever else lies under /v1 is for any of SOURCES."""

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 from gateway_plugins.auth import Auth
-from gateway_plugins.auth.keys import KNOWN_SCOPES
 from gateway_plugins.auth.tokens import token_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from support.gateways.with_keys import BODY, CHAT, TOKEN, KeysOnDisk, ask, code_
 
 from gateway import Call, Principal, hookimpl
 from gateway.config import StorageSettings
-from gateway.pipeline.authorization import SCOPES
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of, entry, make_call
 
 REFUSED = (401, "invalid_api_key")
@@ -194,10 +192,6 @@ def test_a_token_is_what_the_first_header_that_has_one_says(headers: Lines) -> N
         if name == wanted
     ]
     assert token_of(headers) == next((one for one in (*bearers, *others) if one), None)
-
-
-def test_the_scopes_that_are_known_are_those_of_the_core() -> None:
-    assert KNOWN_SCOPES == SCOPES
 
 
 async def test_a_gateway_that_has_not_started_lets_nobody_in(tmp_path: Path) -> None:

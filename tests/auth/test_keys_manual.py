@@ -6,10 +6,12 @@ import shlex
 import msgspec
 import pytest
 from gateway_plugins.auth import Auth, KeysUnavailable, slowing
-from gateway_plugins.auth.keys import KNOWN_SCOPES, Entry, Keys
+from gateway_plugins.auth.keys import Entry, Keys
 from gateway_plugins.auth.reading import MAX_BYTES
 from serve.test_cli import run
 from support.paths import DOCS
+
+from gateway import SCOPES
 
 MANUAL = (DOCS / "keys.md").read_text()
 
@@ -26,7 +28,7 @@ def code(language: str) -> list[str]:
 
 
 def test_the_manual_has_each_name() -> None:
-    assert set(first_column("| scope | permits |")) == KNOWN_SCOPES
+    assert set(first_column("| scope | permits |")) == SCOPES
     assert first_column("| field | meaning |") == [*Entry.__struct_fields__]
     assert first_column("| option | default | meaning |") == [*Auth.Config.__struct_fields__]
     told = Auth(Auth.Config()).samples()

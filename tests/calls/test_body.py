@@ -26,6 +26,7 @@ from gateway.testing import (
     answer_of,
     entry,
     live,
+    make_call,
 )
 
 CHAT = "/v1/chat/completions"
@@ -275,3 +276,35 @@ async def test_callers_that_expect_are_told_to_continue(plugins: tuple[type, ...
                 assert (await client.answer()).status == 200
     asked = seen(worker.requests[0])
     assert (asked.body, asked.values(b"expect")) == (b"hello", [])
+
+
+@pytest.mark.parametrize(
+    ("data", "is_object"),
+    [
+        (b"{}", True),
+        (b' \r\n\t{"model"', True),
+        (b" " * 64 + b"{}", False),
+        (b"[{}]", False),
+        (b'"{"', False),
+        (b"", False),
+    ],
+)
+async def test_is_object_looks_at_the_beginning(data: bytes, is_object: bool) -> None:
+    assert await Body(data).is_object() is is_object
+
+
+async def test_call_streams_follows_the_body_and_what_plugins_set() -> None:
+    call = make_call(b'{"model":"m","stream":"true"}')
+    assert (call.streams, call.model) == (True, "m")
+    await call.set("stream", False)
+    assert not call.streams
+    await call.set("stream", 1)
+    assert call.streams
+
+
+def test_call_streams_is_false_until_the_body_was_read() -> None:
+    call = make_call(b'{"stream":true}')
+    unread, call.body = call.body, Body(length=15)
+    assert not call.streams
+    call.body = unread
+    assert call.streams

@@ -15,7 +15,7 @@ from support.records.worker_answers import cut, places
 from gateway import Call, Usage, hookimpl
 from gateway.calls.token_count import MAX_UNPARSED_BYTES, TokenCounter
 from gateway.testing import DONE, GatewayFor, make_call, sse
-from gateway.wire.usage import MOST
+from gateway.wire.usage import MAX_TOKENS
 
 RECORDED = {name: one for name, one in load().items() if one.method == "POST" and one.body}
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -188,8 +188,8 @@ def test_a_refusal_and_a_compressed_answer_cost_nothing_that_is_known() -> None:
 def test_whatever_a_worker_sends_the_tokens_are_within_bounds(data: bytes) -> None:
     for usage in _both(data):
         if usage is not None:
-            assert 0 <= usage.prompt_tokens <= MOST
-            assert 0 <= usage.completion_tokens <= MOST
+            assert 0 <= usage.prompt_tokens <= MAX_TOKENS
+            assert 0 <= usage.completion_tokens <= MAX_TOKENS
 
 
 def _both(data: bytes) -> Iterable[Usage | None]:

@@ -7,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
-from gateway import Call, Config, ConfigError, Gateway, Principal, Worker, hookimpl
+from gateway import Call, Config, ConfigError, Forbidden, Gateway, Principal, Worker, hookimpl
 from gateway.calls.records import Source
 from gateway.control.routes import ControlRoute
-from gateway.pipeline.authorization import SOURCES
+from gateway.pipeline.authorization import SOURCES, check_scopes
 from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, Live, entry, make_call
 
@@ -26,6 +26,14 @@ class Someone:
     @hookimpl
     async def authenticate(self, call: Call) -> Principal:
         return self.principal
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/%66iles/x", "/%761/files", "/v1%2Ffiles"])
+def test_check_scopes_asks_for_the_scope_of_a_path_however_it_is_written(path: str) -> None:
+    call = make_call(path=path)
+    call.principal = Principal("me")
+    with pytest.raises(Forbidden, match="`upload`"):
+        check_scopes(call)
 
 
 class Witness:

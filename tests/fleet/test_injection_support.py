@@ -12,11 +12,11 @@ from support.callers.seen_request import seen
 from gateway import Attempt, Call, Headers, Outcome, hookimpl
 from gateway.config import Worker
 from gateway.fleet.injection_support import Refusals
-from gateway.pipeline.refused import HELD_BACK, named_in
+from gateway.pipeline.readers import MAX_HELD_RESPONSE_BYTES, named_in
 from gateway.simulator import Simulator
 from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, sse
 from gateway.testing.worker import ScriptedConnection
-from gateway.wire.injection import INJECTIONS, NONE, Injection
+from gateway.wire.injection import INJECTIONS, NO_INJECTIONS, Injection
 
 IDS: frozenset[Injection] = frozenset(["token_ids"])
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -206,7 +206,7 @@ MISTAKES = [
     refusal("`prompt_logprobs` are not available"),
     b"",
     b"\xff\x00 not json",
-    b"x" * (HELD_BACK * 16) + b" logprobs",
+    b"x" * (MAX_HELD_RESPONSE_BYTES * 16) + b" logprobs",
 ]
 
 
@@ -297,19 +297,19 @@ class Setting:
 
 def test_what_was_taken_once_is_not_remembered_as_refused() -> None:
     refusals = Refusals("w", inject=True)
-    refusals.learn("chat", IDS, NONE)
+    refusals.learn("chat", IDS, NO_INJECTIONS)
 
-    refusals.learn("chat", NONE, IDS)
+    refusals.learn("chat", NO_INJECTIONS, IDS)
 
-    assert refusals.of("chat") == NONE
+    assert refusals.of("chat") == NO_INJECTIONS
 
 
 def test_each_dialect_is_remembered_by_itself() -> None:
     refusals = Refusals("w", inject=True)
 
-    refusals.learn("completions", NONE, IDS)
+    refusals.learn("completions", NO_INJECTIONS, IDS)
 
-    assert (refusals.of("chat"), refusals.of("completions")) == (NONE, IDS)
+    assert (refusals.of("chat"), refusals.of("completions")) == (NO_INJECTIONS, IDS)
 
 
 @given(st.text(), st.text())

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 from gateway_plugins.limits import Limits
-from gateway_plugins.limits.estimate import asked_in, estimate
+from gateway_plugins.limits.estimate import estimate
 from openai import AsyncOpenAI
 from support.callers.scraping import scrape
 from support.gateways.capturing import chat
@@ -183,7 +183,7 @@ def test_an_estimate_is_of_what_engines_read() -> None:
         ({"max_tokens": [], "n": 3}, 100),
     ):
         call = make_call(chat(**{"max_tokens": None, **fields}))  # type: ignore[arg-type]
-        assert estimate(call, asked_in(call.body.data or b""), 100)[1] == tokens
+        assert estimate(call, 100)[1] == tokens
 
 
 async def test_a_path_is_known_however_it_is_written(gateway_for: GatewayFor) -> None:

@@ -36,7 +36,12 @@ from gateway.testing import (
 Script = Callable[[ScriptedConnection], Awaitable[None]]
 
 GENERATION = ("POST", "/v1/chat/completions")
-HARMLESS = (("POST", "/tokenize"), ("GET", "/v1/models"), ("HEAD", "/v1/models"))
+HARMLESS = (
+    ("POST", "/tokenize"),
+    ("POST", "/v1/pooling"),
+    ("GET", "/v1/models"),
+    ("HEAD", "/v1/models"),
+)
 RERUN = replace(QUICK, rerun=True)
 SHORT = Timeouts(first_byte=0.2)
 

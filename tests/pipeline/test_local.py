@@ -19,9 +19,9 @@ from gateway import BadRequest, Call, Delta, Gateway, create_app, hookimpl
 from gateway.config import Config, StorageSettings, Timeouts
 from gateway.pipeline.local import LocalHandler
 from gateway.testing import Live, entry, live
+from gateway.wire.apis.openai_events import as_events
+from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import INJECTIONS
-from gateway.wire.openai_events import as_events
-from gateway.wire.registry import dialect_of
 from gateway.wire.sse import Splitter
 
 HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hello"}]
@@ -346,7 +346,7 @@ def test_a_recorded_plain_answer_says_the_same_as_events(exchange: Any) -> None:
     plain = dialect.read_answer(exchange.body)
 
     deltas = list(
-        told(as_events(msgspec.json.decode(exchange.body), dialect.name, usage=True), exchange.path)
+        told(as_events(msgspec.json.decode(exchange.body), dialect, usage=True), exchange.path)
     )
 
     assert deltas[-1].done

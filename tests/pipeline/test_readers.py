@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.calls.observers import UNOBSERVED
-from gateway.pipeline.readers import HELD_BACK, StreamReader
+from gateway.pipeline.readers import MAX_HELD_EVENT_BYTES, StreamReader
 
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 data = st.sampled_from([b"{}", b'{"a": "[DONE]"}', b"\xc3\xa9", b"", b"x" * 40])
@@ -50,7 +50,7 @@ def test_an_event_goes_on_as_soon_as_it_is_whole() -> None:
 
 def test_a_large_event_goes_on_in_pieces() -> None:
     reader = StreamReader(UNOBSERVED)
-    large = b"data: " + b"x" * HELD_BACK
+    large = b"data: " + b"x" * MAX_HELD_EVENT_BYTES
     assert reader.feed(large) == large
     assert reader.feed(b"\n\n") == b"\n\n"
 

@@ -29,7 +29,7 @@ from gateway.testing import (
     make_call,
 )
 from gateway.upstream.response import HOP_BY_HOP
-from gateway.wire.registry import dialect_of
+from gateway.wire.apis.registry import dialect_of
 
 EXCHANGES = list(load().values())
 STREAMS = [exchange for exchange in EXCHANGES if exchange.body.startswith((b"data:", b"event:"))]

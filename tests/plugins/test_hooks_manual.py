@@ -13,7 +13,7 @@ from support.paths import DOCS
 from support.plugins.recording_plugin import Watcher
 
 import gateway
-from gateway import Attempt, Call, ChoiceDelta, Delta, Host, Outcome, testing
+from gateway import Api, Attempt, Call, ChoiceDelta, Delta, Host, Outcome, testing
 from gateway.plugins import hookspecs
 from gateway.plugins.plugin import SPECS
 from gateway.testing import GatewayFor, fixtures
@@ -91,6 +91,11 @@ def test_the_reference_has_each_attribute_of_a_call() -> None:
     text = section("Call")
     named = first_column(text)
     assert sorted(named) == sorted(name for name in dir(Call) if not name.startswith("_"))
+
+
+def test_the_reference_has_each_attribute_of_an_api() -> None:
+    named = sorted(first_column(section("Api")))
+    assert named == sorted(name for name in dir(Api) if not name.startswith("_"))
 
 
 def test_the_reference_has_each_public_name() -> None:

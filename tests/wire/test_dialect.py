@@ -7,9 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.records.vllm_recordings import RecordedExchange, load
 
+from gateway.wire.apis.openai import CHAT, COMPLETIONS
+from gateway.wire.apis.registry import dialect_of
 from gateway.wire.dialect import ChoiceDelta, Delta, Dialect, Unreadable
-from gateway.wire.openai import CHAT, COMPLETIONS
-from gateway.wire.registry import dialect_of
 from gateway.wire.sse import Splitter
 from gateway.wire.usage import Usage
 

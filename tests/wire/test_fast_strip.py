@@ -14,9 +14,9 @@ from gateway.pipeline.readers import EventReader
 from gateway.plugins.chains import Chains, Failures
 from gateway.testing import RecordingCaller
 from gateway.wire import injection
-from gateway.wire.fast_strip import Frame, cut_answer, frame_of
+from gateway.wire.apis.registry import dialect_of
+from gateway.wire.fast_strip import Frame, frame_of, strip_response
 from gateway.wire.injection import INJECTIONS, Injection, Stripper
-from gateway.wire.registry import dialect_of
 from gateway.wire.sse import Event, Splitter, encode
 
 ALL: set[Injection] = set(INJECTIONS)
@@ -88,13 +88,13 @@ def test_recorded_streams(exchange: RecordedExchange) -> None:
 def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """As otherwise the tests here would compare the slow way with itself."""
     cut: list[bytes | None] = []
-    fast = Frame.cut
+    fast = Frame.strip_one
 
     def watched(self: Frame, raw: bytes) -> bytes | None:
         cut.append(fast(self, raw))
         return cut[-1]
 
-    monkeypatch.setattr(Frame, "cut", watched)
+    monkeypatch.setattr(Frame, "strip_one", watched)
     for stream in (VLLM, SORTED):
         cut.clear()
         both([Event(encode(data), data) for data in stream], ALL, True)
@@ -207,7 +207,7 @@ def test_a_run_is_cut_at_once() -> None:
         stripper.event(Event(encode(stream[0]), stream[0]))
         without = encode(stream[1].replace(b"[2]", b"null").replace(b'{"content":[]}', b"null"))
         first = without.replace(b'"y"', b'"x"')
-        assert stripper.run(run) == (first + without + without, run.rfind(b"data: "))
+        assert stripper.strip_run(run) == (first + without + without, run.rfind(b"data: "))
 
 
 @given(nasty, st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3), injections)
@@ -270,7 +270,7 @@ def test_a_stream_whose_frame_always_changes_is_given_up(monkeypatch: pytest.Mon
         assert stripper.event(Event(encode(data), data)) == encode(
             data.replace(b"[1]", b"null").replace(b'{"content":[]}', b"null")
         )
-    assert len(tried) == injection.MOST_UNFRAMED
+    assert len(tried) == injection.MAX_FRAME_MISSES
 
 
 def test_recorded_plain_answers() -> None:
@@ -289,7 +289,7 @@ def test_recorded_plain_answers() -> None:
     ],
 )
 def test_the_fast_way_is_taken_for_plain_answers(body: bytes) -> None:
-    cut = cut_answer(body, (), ("token_ids",))
+    cut = strip_response(body, (), ("token_ids",))
 
     assert cut is not None
     assert b'"token_ids":null' in cut

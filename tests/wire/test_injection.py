@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway.errors import InvalidJSON
+from gateway.wire.apis.openai import CHAT, COMPLETIONS
+from gateway.wire.apis.registry import dialect_of
 from gateway.wire.dialect import Dialect
 from gateway.wire.injection import Injection, Stripper, inject, rewrite
-from gateway.wire.openai import CHAT, COMPLETIONS
-from gateway.wire.registry import dialect_of
 from gateway.wire.sse import Event, Splitter, encode
 
 RECORDED = load()

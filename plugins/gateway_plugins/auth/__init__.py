@@ -15,8 +15,8 @@ from typing import Annotated, ClassVar, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from gateway import Call, CallError, Host, Principal, Sample, hookimpl
-from gateway_plugins.auth.keys import KNOWN_SCOPES, Fault, Keys
+from gateway import SCOPES, Call, CallError, Host, Principal, Sample, hookimpl
+from gateway_plugins.auth.keys import Fault, Keys
 from gateway_plugins.auth.slowing import Slowing
 from gateway_plugins.auth.tokens import token_of
 from gateway_plugins.auth.watching import KeysFile
@@ -99,7 +99,7 @@ class Auth:
 
     def _known_scopes(self) -> set[str]:
         routes = () if self._gateway is None else self._gateway.routes
-        return {*KNOWN_SCOPES, *(str(getattr(route, "scope", None)) for route in routes)}
+        return {*SCOPES, *(str(getattr(route, "scope", None)) for route in routes)}
 
 
 def _found(keys: Keys, call: Call) -> Principal | Reason:

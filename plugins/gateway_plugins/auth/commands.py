@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway import ConfigError
+from gateway import SCOPES, ConfigError
 from gateway_plugins.auth import Auth
 from gateway_plugins.auth.editing import added, edit, entries_in, hashed, revoked, rotated
-from gateway_plugins.auth.keys import DEFAULT_SCOPES, KNOWN_SCOPES, Entry
+from gateway_plugins.auth.keys import DEFAULT_SCOPES, Entry
 from gateway_plugins.auth.listing import line_of, table
 from gateway_plugins.auth.times import duration, to_iso, to_unix
 from gateway_plugins.auth.tokens import new_token
@@ -167,10 +167,8 @@ def _create(options: Options) -> int:
     )
     path = _path(options)
     edit(path, lambda entries: added(entries, entry), create=True)
-    for scope in sorted({*(entry.scopes or ())} - KNOWN_SCOPES):
-        _tell(
-            f"the scope {scope!r} is none of the gateway's own: {', '.join(sorted(KNOWN_SCOPES))}"
-        )
+    for scope in sorted({*(entry.scopes or ())} - SCOPES):
+        _tell(f"the scope {scope!r} is none of the gateway's own: {', '.join(sorted(SCOPES))}")
     return _hand_out(token, path, options.key_id)
 
 

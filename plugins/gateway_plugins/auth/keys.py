@@ -28,11 +28,6 @@ Text = Annotated[str, Meta(min_length=1, max_length=200)]
 
 DEFAULT_SCOPES = ("realtime",)
 
-KNOWN_SCOPES = frozenset(
-    {"realtime", "batch", "eval", "upload", "sessions", "sessions:all", "monitor", "admin"}
-)
-"""Scopes that the gateway itself requires; plugins may require others."""
-
 _TOKEN = re.compile(r"[!-~]{1,4096}")
 
 

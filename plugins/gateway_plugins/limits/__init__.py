@@ -33,7 +33,6 @@ from gateway import (
 )
 from gateway_plugins.limits.accounts import Account, Accounts, Visit
 from gateway_plugins.limits.book import Book, Spending
-from gateway_plugins.limits.estimate import asked_in
 from gateway_plugins.limits.keeping import Keeper
 from gateway_plugins.limits.ledger import MIGRATIONS, Ledger
 from gateway_plugins.limits.need import NOTHING, Need, need_of, used_by
@@ -129,16 +128,14 @@ class Limits:
 
         Also asks for token counts and, if the response is a stream, for a usage count.
         """
-        body = call.body.data
-        if body is None:
-            body = await call.body.read()
-        asked = asked_in(body)
+        if call.body.data is None:
+            await call.body.read()
         call.count_tokens()
-        if asked.stream:
+        if call.streams:
             await call.inject("usage")
         if self._rules.have_budgets:
             self._book.turn(time.time())
-        return need_of(call, asked, self._rules.options)
+        return need_of(call, self._rules.options)
 
     @hookimpl
     def observe(self, call: Call) -> Visit | None:

@@ -3,7 +3,7 @@
 import msgspec
 
 from gateway import Attempt, Call, Outcome
-from gateway_plugins.limits.estimate import Asked, estimate
+from gateway_plugins.limits.estimate import estimate
 from gateway_plugins.limits.options import Options
 
 
@@ -17,8 +17,8 @@ class Need(msgspec.Struct, frozen=True, gc=False):
 NOTHING = Need(0, 0)
 
 
-def need_of(call: Call, asked: Asked, options: Options) -> Need:
-    prompt, completion = estimate(call, asked, options.completion_estimate)
+def need_of(call: Call, options: Options) -> Need:
+    prompt, completion = estimate(call, options.completion_estimate)
     tokens = prompt + completion
     if not options.prices or not tokens:
         return Need(tokens, 0)

@@ -44,9 +44,6 @@ WATCH: StateKey[Watch] = StateKey("metrics")
 LAG_INTERVAL = 0.5
 """Seconds between two wake-ups of the task that measures the event loop's lag."""
 
-SHORT_BODY = 2_048
-"""Bytes of a body that are searched in less time than a Watch costs."""
-
 LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -112,7 +109,7 @@ class Metrics:
     def observe(self, call: Call) -> Watch | None:
         if self._config.tokens:
             call.count_tokens()
-        if _is_plain(call.body.data):
+        if call.body.data is not None and not call.streams:
             return None
         watch = call.state[WATCH] = Watch()
         return watch
@@ -178,8 +175,3 @@ class Metrics:
                 yield hook.plugin, list(hook.run())
             except Exception as error:  # noqa: BLE001  one plugin's failure must not affect others
                 gateway.failures.note(hook.plugin, "samples", Outcome(), error)
-
-
-def _is_plain(body: bytes | None) -> bool:
-    """Return whether a cheap search shows that the body requests no stream."""
-    return body is not None and len(body) < SHORT_BODY and b'"stream"' not in body

@@ -2,52 +2,25 @@
 
 from collections.abc import Iterable
 
+from gateway import api_of
+
 OTHER = "other"
 
 MAX_NAME_LENGTH = 128
 """Maximum characters of a name; a longer one is OTHER."""
 
-ROUTES = frozenset(
-    {
-        "/v1/audio/speech",
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
-        "/v1/batches",
-        "/v1/chat/completions",
-        "/v1/classify",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/files",
-        "/v1/images/generations",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/models",
-        "/v1/moderations",
-        "/v1/pooling",
-        "/v1/rerank",
-        "/v1/responses",
-        "/v1/score",
-        "/detokenize",
-        "/tokenize",
-    }
-)
-
-_UNDER = {
-    "batches": "/v1/batches/{id}",
-    "files": "/v1/files/{id}",
-    "models": "/v1/models/{id}",
-    "responses": "/v1/responses/{id}",
-}
-
 
 class Routes:
-    """Maps a path to its template, for known paths and `more` of them; any other to `other`."""
+    """Maps a path to its label, for `more` and the paths of known APIs; any other to `other`."""
 
     def __init__(self, more: Iterable[str] = ()) -> None:
-        self._known = {path: path for path in (*ROUTES, *more)}
+        self._more = frozenset(more)
 
     def of(self, path: str) -> str:
-        return self._known.get(path) or _template(path)
+        if path in self._more:
+            return path
+        api = api_of(path)
+        return (None if api is None else api.label(path)) or OTHER
 
 
 class Names:
@@ -66,13 +39,6 @@ class Names:
             return OTHER
         self._known.add(name)
         return name
-
-
-def _template(path: str) -> str:
-    parts = path.split("/", 4)
-    if len(parts) == 4 and parts[1] == "v1" and parts[3]:
-        return _UNDER.get(parts[2], OTHER)
-    return OTHER
 
 
 def _is_plain(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from time import monotonic
 
-from gateway import Headers, Histogram, get_header
+from gateway import Headers, Histogram, is_event_stream
 
 PER_TOKEN = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1),
@@ -27,8 +27,7 @@ class Watch:
         self._stream = False
 
     def started(self, status: int, headers: Headers) -> None:
-        kind = get_header(headers, b"content-type")
-        self._stream = kind is not None and kind[:17].lower() == b"text/event-stream"
+        self._stream = is_event_stream(headers)
 
     def data(self, chunk: bytes) -> None:
         if not self._stream:

@@ -172,8 +172,8 @@ class TraceCapture:
     async def prepare(self, call: Call) -> None:
         if not captured(call):
             return
-        if not (await call.body.read())[:64].lstrip().startswith(b"{"):
-            return  # not a JSON object: the request cannot be changed
+        if not await call.body.is_object():
+            return  # the request cannot be changed
         if call.session_id is not None and self._options is not None:
             for name, value in self._options.sampling_params(call.session_id).items():
                 await call.set(name, value)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from time import monotonic
 
-from gateway import Call, CallError, ChooseAgain, NoWorker, Worker, Workers
+from gateway import Call, ChooseAgain, NoWorker, Worker, Workers
 
 UNKNOWN = 5.0
 """Seconds of Retry-After until one update has ended; later, those that the last one took."""
@@ -93,7 +93,7 @@ class Gate:
         raise ChooseAgain
 
     async def _keep(self, call: Call, opened: asyncio.Future[None]) -> None:
-        if self._comments is not None and await _streams(call):
+        if self._comments is not None and call.streams:
             while not (await asyncio.wait((opened,), timeout=self._comments))[0]:
                 call.keep_alive()
         await opened
@@ -128,13 +128,3 @@ async def drained(
     finally:
         registry.freed.remove(freed)
     return list(busy)
-
-
-async def _streams(call: Call) -> bool:
-    """Return whether the caller requested a stream, judged by the body read so far."""
-    if not call.body.data:
-        return False
-    try:
-        return (await call.json()).get("stream") is True
-    except CallError:
-        return False

@@ -116,7 +116,7 @@ async def test_only_who_asked_for_a_stream_is_sent_comments() -> None:
     gate = Gate(comments=0.01)
     gate.close("the weights are being changed")
     stream = make_call(body(stream=True))
-    others = [make_call(body(stream=1)), make_call(b"no JSON"), make_call(b""), make_call(b"[]")]
+    others = [make_call(one) for one in (body(stream="false"), b"no JSON", b"", b"[]")]
     tasks = [asyncio.create_task(gate.passed(call)) for call in (stream, *others)]
     await until(lambda: stream.caller.chunks[:2] == [COMMENT] * 2)
     gate.open()

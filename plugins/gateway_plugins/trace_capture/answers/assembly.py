@@ -1,27 +1,21 @@
 """Parses the bytes of a response, as the worker sent them, into an Assembled."""
 
-from typing import Literal
+from collections.abc import Callable
 
+from gateway import api_of
 from gateway_plugins.trace_capture.answers import other_apis
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled, Part
 from gateway_plugins.trace_capture.answers.openai import plain, streams
-from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS, Form
+from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS
 from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 
 __all__ = ["Assembled", "Part", "assemble", "choices_of", "whole"]
 
-Api = Literal["responses", "messages", "unknown"]
-
-_FORMS = {
-    "chat/completions": CHAT,
-    "chat/completions/batch": CHAT,
-    "completions": COMPLETIONS,
-}
-_APIS: dict[str, Api] = {"responses": "responses", "messages": "messages"}
-_STREAMS = {
+# By the name of the API.
+_FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}
+_STREAMS: dict[str, Callable[[bytes], Assembled]] = {
     "responses": other_apis.read_responses,
     "messages": other_apis.read_messages,
-    "unknown": other_apis.read_events,
 }
 
 
@@ -30,10 +24,13 @@ def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> As
 
     `body` is already decoded (no content encoding). `streamed`: it is an event stream.
     """
-    form, api = _form_of(path)
+    api = _api_of(path)
+    form, read_stream = _FORMS.get(api), _STREAMS.get(api)
     try:
         if streamed:
-            return streams.read(body, form) if form else _STREAMS[api](body)
+            if form is not None:
+                return streams.read(body, form)
+            return (read_stream or other_apis.read_events)(body)
         answered = plain.read(body, form) if form else None
     except UNREADABLE:
         answered = None
@@ -43,11 +40,13 @@ def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> As
     record.streamed, record.done = streamed, not streamed
     if form or streamed:  # no response of this API; readable only if it is an error
         record.readable = not streamed and record.readable and record.error is not None
-    elif api == "unknown":
+    elif read_stream is None:
         record.readable = True
     return record
 
 
-def _form_of(path: str) -> tuple[Form | None, Api]:
+def _api_of(path: str) -> str:
+    """Return the name of the API of a path, which may have more before its `v1/`; "" if unknown."""
     _, _, tail = path.partition("?")[0].strip("/").rpartition("v1/")
-    return _FORMS.get(tail), _APIS.get(tail, "unknown")
+    api = api_of(f"/v1/{tail}")
+    return "" if api is None else api.name

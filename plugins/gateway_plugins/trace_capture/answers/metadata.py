@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
+from gateway import error_message as message_of
+from gateway_plugins.trace_capture.answers.assembled import Assembled
 
 
 def assembled(answer: Mapping[str, Any], skeleton: bytes | None = None) -> Assembled:
@@ -50,14 +51,7 @@ def error_message(answer: Mapping[str, Any]) -> str | None:
         error = answer
     if error is None and "choices" not in answer:
         error = answer.get("detail")
-    if isinstance(error, dict) and isinstance(message := error.get("message"), str):
-        return message
-    if error is None or isinstance(error, str):
-        return error
-    try:
-        return msgspec.json.encode(error).decode()
-    except UNREADABLE:
-        return repr(error)
+    return message_of(error)
 
 
 def _version_at(place: Mapping[str, Any]) -> int | str | None:

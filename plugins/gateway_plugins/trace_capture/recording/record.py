@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import zstandard
 
-from gateway import Attempt, Call, get_header
+from gateway import Attempt, Call, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembly import Assembled, assemble
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.recording.row import AttemptRow, Head
@@ -80,7 +80,7 @@ class Record(msgspec.Struct):
 def record(capture: Capture) -> Record:
     """Return the record of a finished call. Never raises, whatever caller and worker sent."""
     call = capture.call
-    streamed = _is_stream(capture)
+    streamed = is_event_stream(capture.headers)
     body = _decoded(capture)
     answer = assemble(call.path, body or b"", streamed=streamed, status=capture.status or 200)
     answer.readable = (answer.readable and body is not None) or not capture.status
@@ -96,11 +96,6 @@ def record(capture: Capture) -> Record:
         answer=answer,
         head=head,
     )
-
-
-def _is_stream(capture: Capture) -> bool:
-    kind = get_header(capture.headers, b"content-type") or b""
-    return kind.lower().startswith(b"text/event-stream")
 
 
 def _decoded(capture: Capture) -> bytes | None:

@@ -54,7 +54,7 @@ def _tokens(trace: Trace) -> tuple[Mapping[str, int], bool | None]:
         return _all_of(Usage()), False
     if not _NOT_WHOLE.isdisjoint(trace.reasons):
         return {}, None
-    told = Usage.told(trace.usage)
+    told = Usage.from_wire(trace.usage)
     if told is not None:
         return _all_of(told), False
     if not trace.streamed:

@@ -5,12 +5,14 @@ from typing import Any
 
 import msgspec
 
+from gateway.wire.apis.openai import CHAT
+from gateway.wire.dialect import Dialect
+
 _Object = dict[str, Any]
 
 _HEAD = ("id", "object", "created", "model")
 _AT_THE_END = ("choices", "usage", "system_fingerprint")
 _FIRST_IN_CHOICE = ("index", "message", "text", "logprobs", "token_ids", "prompt_token_ids")
-_KINDS = {"chat": "chat.completion.chunk", "completions": "text_completion"}
 
 
 class _Answer(msgspec.Struct):
@@ -29,7 +31,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-def as_events(answer: Mapping[str, Any], dialect: str, *, usage: bool) -> bytes:
+def as_events(answer: Mapping[str, Any], dialect: Dialect, *, usage: bool) -> bytes:
     """Return the whole stream, `[DONE]` included; `usage` adds an event for the usage, if any.
 
     Each choice has one event with all its tokens and another with its `finish_reason`; in chat an
@@ -38,7 +40,7 @@ def as_events(answer: Mapping[str, Any], dialect: str, *, usage: bool) -> bytes:
     msgspec.ValidationError, TypeError or ValueError if `answer` is not a response of that dialect.
     """
     known = msgspec.convert(answer, _Answer)
-    head = {**{key: answer.get(key) for key in _HEAD}, "object": _KINDS[dialect]}
+    head = {**{key: answer.get(key) for key in _HEAD}, "object": dialect.event_object}
     others = answer.keys() - {*_HEAD, *_AT_THE_END}
     top = {key: answer[key] for key in answer if key in others and answer[key] is not None}
     counted = known.usage if usage else None
@@ -55,7 +57,7 @@ def as_events(answer: Mapping[str, Any], dialect: str, *, usage: bool) -> bytes:
 
 
 def _told(
-    choice: _Object, dialect: str, top: _Object, stamp: _Object
+    choice: _Object, dialect: Dialect, top: _Object, stamp: _Object
 ) -> Iterator[tuple[_Object, _Object]]:
     """Yield the choice object of each event, with that event's further top-level keys."""
     known = msgspec.convert(choice, _Choice)
@@ -64,7 +66,7 @@ def _told(
     ids: _Object = {key: choice[key] for key in ("prompt_token_ids", "token_ids") if key in choice}
     no_ids: _Object = dict.fromkeys(ids)
     unfinished = {"finish_reason": None}
-    if dialect == "chat":
+    if dialect is CHAT:
         role = {"role": known.message.get("role") or "assistant", "content": ""}
         yield {**index, "delta": role, "logprobs": None, **unfinished}, top
         yield {**index, "delta": _delta(known.message), **logprobs, **unfinished, **ids}, {}

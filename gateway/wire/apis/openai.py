@@ -1,21 +1,20 @@
-"""Decoders of tokens, logprobs, usage and finish reasons, for each API.
+"""OpenAI's chat and completions: tokens, logprobs, usage and finish reasons, and what is injected.
 
 A dialect decodes a response into a `Delta`, for one event of a stream and for one whole plain
 response alike. The formats are OpenAI's with the fields that vLLM adds for `return_token_ids`;
 fields that an engine omits are empty here.
-
-Token ids are the only exact record of the sampled tokens. Text cannot be converted back to them: a
-token that ends inside a character has an id and a logprob but no text of its own, a stop string
-hides tokens that were sampled, and the end-of-sequence token has no text at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
 
-from gateway.wire.dialect import ChoiceDelta, Delta, Dialect, Unreadable
-from gateway.wire.usage import ToldUsage
+from gateway.wire.dialect import Api, ChoiceDelta, Delta, Dialect, Unreadable
+from gateway.wire.error_body import error_message
+from gateway.wire.request import is_true
+from gateway.wire.sse import DONE
+from gateway.wire.usage import WireUsage
 
 
 class _ChatLogprob(msgspec.Struct, gc=False):
@@ -60,25 +59,21 @@ _Choice = TypeVar("_Choice")
 class _Answer(msgspec.Struct, Generic[_Choice], gc=False):
     choices: list[_Choice] = []
     prompt_token_ids: list[int] | None = None
-    usage: ToldUsage | None = None
+    usage: WireUsage | None = None
     id: str | None = None
     model: str | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
-class _Error(msgspec.Struct):
-    message: str
-
-
-class _Choices(msgspec.Struct, Generic[_Choice], frozen=True):
-    """A dialect in which a response and an event alike hold a list of choices."""
+class _Reader(msgspec.Struct, Generic[_Choice], frozen=True):
+    """Decodes responses in which a response and an event alike hold a list of choices."""
 
     name: str
     decoder: msgspec.json.Decoder[_Answer[_Choice]]
     choice: Callable[[_Choice, list[int] | None], ChoiceDelta]
 
     def read_event(self, data: bytes) -> Delta:
-        return Delta(done=True) if data == b"[DONE]" else self.read_answer(data)
+        return Delta(done=True) if data == DONE else self.read_answer(data)
 
     def read_answer(self, body: bytes) -> Delta:
         try:
@@ -91,7 +86,7 @@ class _Choices(msgspec.Struct, Generic[_Choice], frozen=True):
             None if answer.usage is None else answer.usage.read(),
             answer.id or "",
             answer.model or "",
-            _error_message(bytes(answer.error)),
+            _message_of(bytes(answer.error)),
         )
 
 
@@ -126,18 +121,85 @@ def _completion_choice(choice: _CompletionChoice, _: list[int] | None) -> Choice
     )
 
 
-def _error_message(error: bytes) -> str | None:
-    """Return the message of an error, its raw text if its shape is unknown, or None if no error."""
-    if not error or error == b"null":
+def _message_of(error: bytes) -> str | None:
+    if not error:
         return None
     try:
-        known = msgspec.json.decode(error, type=_Error | str)
+        return error_message(msgspec.json.decode(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return error.decode(errors="replace")
-    return known if isinstance(known, str) else known.message
 
 
-CHAT: Dialect = _Choices("chat", msgspec.json.Decoder(_Answer[_ChatChoice]), _chat_choice)
-COMPLETIONS: Dialect = _Choices(
+def _want_ids(body: Mapping[str, object]) -> dict[str, object]:
+    return {} if is_true(body.get("return_token_ids")) else {"return_token_ids": True}
+
+
+def _want_completion_ids(body: Mapping[str, object]) -> dict[str, object]:
+    return {} if is_true(body.get("echo")) else _want_ids(body)
+
+
+def _want_chat_logprobs(body: Mapping[str, object]) -> dict[str, object]:
+    wanted = is_true(body.get("logprobs"))
+    refused = body.get("top_logprobs") or body.get("logprob_token_ids")
+    return {} if wanted or refused else {"logprobs": True}
+
+
+def _want_completion_logprobs(body: Mapping[str, object]) -> dict[str, object]:
+    # A number of alternatives: 0 requests the sampled token alone; workers read false as 0.
+    wanted = body.get("logprobs") is not None
+    refused = body.get("logprob_token_ids")
+    return {} if wanted or refused or is_true(body.get("echo")) else {"logprobs": 0}
+
+
+def _want_usage(body: Mapping[str, object]) -> dict[str, object]:
+    options = body.get("stream_options")
+    options = {} if options is None else options
+    if not is_true(body.get("stream")) or not isinstance(options, dict):
+        return {}
+    if is_true(options.get("include_usage")):
+        return {}
+    return {"stream_options": {**options, "include_usage": True}}
+
+
+_CHAT = _Reader("chat", msgspec.json.Decoder(_Answer[_ChatChoice]), _chat_choice)
+_COMPLETIONS = _Reader(
     "completions", msgspec.json.Decoder(_Answer[_CompletionChoice]), _completion_choice
 )
+
+CHAT = Dialect(
+    name="chat",
+    paths=("/v1/chat/completions",),
+    work="generates",
+    max_tokens=("max_completion_tokens", "max_tokens"),
+    several=True,
+    read_event=_CHAT.read_event,
+    read_answer=_CHAT.read_answer,
+    request_changes={"token_ids": _want_ids, "logprobs": _want_chat_logprobs, "usage": _want_usage},
+    id_prefix="chatcmpl-",
+    object="chat.completion",
+    event_object="chat.completion.chunk",
+)
+COMPLETIONS = Dialect(
+    name="completions",
+    paths=("/v1/completions",),
+    work="generates",
+    max_tokens=("max_tokens",),
+    several=True,
+    read_event=_COMPLETIONS.read_event,
+    read_answer=_COMPLETIONS.read_answer,
+    request_changes={
+        "token_ids": _want_completion_ids,
+        "logprobs": _want_completion_logprobs,
+        "usage": _want_usage,
+    },
+    id_prefix="cmpl-",
+    object="text_completion",
+    event_object="text_completion",
+)
+CHAT_BATCH = Api(
+    name="chat_batch",
+    paths=("/v1/chat/completions/batch",),
+    work="generates",
+    labelled=False,
+)
+"""Several conversations in one request. Its responses are like those of chat, see trace_capture."""

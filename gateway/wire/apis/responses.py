@@ -1,0 +1,11 @@
+"""OpenAI's responses: the gateway forwards them, and reads the usage of their responses."""
+
+from gateway.wire.dialect import Api
+
+RESPONSES = Api(
+    name="responses",
+    paths=("/v1/responses",),
+    work="generates",
+    max_tokens=("max_output_tokens",),
+)
+STORED_RESPONSES = Api(name="stored_responses", below="/v1/responses")

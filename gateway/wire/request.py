@@ -1,0 +1,56 @@
+"""The fields of a request that matter to the gateway, read from its body. Nothing here raises."""
+
+import msgspec
+from msgspec import Raw
+
+_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_FALSE = frozenset((b"", b"false", b"null"))
+
+
+class RequestHead(msgspec.Struct, gc=False):
+    """The requested model, and whether the response is to be an event stream."""
+
+    model: str | None = None
+    stream: Raw = Raw()
+
+    @property
+    def streams(self) -> bool:
+        """Whether vLLM reads `stream` as true."""
+        stream = bytes(self.stream)
+        return stream == b"true" or (stream not in _FALSE and is_true(msgspec.json.decode(stream)))
+
+
+class RequestBounds(msgspec.Struct, gc=False):
+    """Fields that bound the size of a response."""
+
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+
+
+_read_head = msgspec.json.Decoder(RequestHead).decode
+_read_bounds = msgspec.json.Decoder(RequestBounds, strict=False).decode  # engines accept "5" for 5
+
+
+def read_head(body: bytes) -> RequestHead:
+    """Return the head of a request; an empty one if `body` cannot be read."""
+    try:
+        return _read_head(body)
+    except _FAILURES:
+        return RequestHead()
+
+
+def read_bounds(body: bytes) -> RequestBounds:
+    """Return the bounds of a request; none if `body` cannot be read, as the worker rejects it."""
+    try:
+        return _read_bounds(body)
+    except _FAILURES:
+        return RequestBounds()
+
+
+def is_true(value: object) -> bool:
+    """Whether a worker takes `value` as true: pydantic accepts strings, and rejects other types."""
+    if isinstance(value, str):
+        return value.lower() not in ("0", "off", "f", "false", "n", "no")
+    return value is not None and value is not False and value != 0

@@ -1,0 +1,43 @@
+"""The paths of APIs stand in gateway/wire/apis alone; everyone else asks the API."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.paths import ROOT
+
+from gateway.wire.apis.registry import APIS
+
+PATHS = {path for api in APIS for path in (*api.paths, api.below) if path}
+
+ELSEWHERE = {
+    "gateway/config/model.py": "the default of `extra_paths`: config stands below wire",
+    "gateway/fleet/probes.py": "requests the models of a worker",
+    "gateway/testing/calls.py": "the path of a call in a test of a plugin",
+    "plugins/gateway_plugins/openai_models.py": "responds at /v1/models itself",
+}
+"""Files that may name a path, and why."""
+
+FOLDERS = ("gateway/wire/apis/", "gateway/simulator/", "gateway/client/")
+
+
+def files() -> Iterator[Path]:
+    for folder in ("gateway", "plugins/gateway_plugins"):
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def literals(tree: ast.Module) -> Iterator[str]:
+    """The strings in a module, its docstrings left out."""
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
+            yield node.value
+
+
+def test_paths_of_apis_stand_in_one_place() -> None:
+    found = set()
+    for file in files():
+        name = str(file.relative_to(ROOT))
+        if not name.startswith(FOLDERS) and PATHS & set(literals(ast.parse(file.read_text()))):
+            found.add(name)
+    assert found == set(ELSEWHERE)

@@ -1,0 +1,60 @@
+"""The fields of a request are read as vLLM reads them, whatever the body."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.wire.request import is_true, read_bounds, read_head
+
+
+@pytest.mark.parametrize(
+    ("value", "streams"),
+    [
+        (True, True),
+        ("true", True),
+        ("Yes", True),
+        ("1", True),
+        (1, True),
+        (1.0, True),
+        (False, False),
+        (None, False),
+        ("false", False),
+        ("OFF", False),
+        ("0", False),
+        (0, False),
+        (0.0, False),
+    ],
+)
+def test_stream_is_read_as_by_pydantic(value: object, streams: bool) -> None:
+    head = read_head(json.dumps({"stream": value, "model": "m"}).encode())
+    assert (head.model, head.streams) == ("m", streams)
+    assert is_true(value) is streams
+
+
+@pytest.mark.parametrize(
+    ("body", "streams"),
+    [
+        (b'{"\\u0073tream": true}', True),
+        (b'{"stream":true,"stream":false}', False),
+        (b'{"messages":[{"content":"say \\"stream\\": true"}]}', False),
+        (b'{"metadata":{"stream":true}}', False),
+        (b'{"stream":{},"model":"m"}', True),
+        (b'{"stream":true', False),
+        (b'["stream"]', False),
+        (b"", False),
+    ],
+)
+def test_stream_is_read_from_the_top_level_alone(body: bytes, streams: bool) -> None:
+    assert read_head(body).streams is streams
+
+
+@given(st.binary() | st.from_type(object).map(lambda value: repr(value).encode()))
+def test_any_body_is_read(body: bytes) -> None:
+    assert read_head(body).streams in (True, False)
+    assert read_bounds(body).n is None or isinstance(read_bounds(body).n, int)
+
+
+def test_a_wrong_stream_does_not_hide_the_model() -> None:
+    assert read_head(b'{"model":"m","stream":[]}').model == "m"
