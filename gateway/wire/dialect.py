@@ -107,9 +107,12 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def requested(self, body: bytes) -> Requested:
         """Return how long a response the request `body` allows. Never raises."""
         bounds = read_bounds(body)
-        values = (getattr(bounds, name) for name in self.max_tokens)
-        first = next((value for value in values if value is not None), None)
-        return Requested(first, max(bounds.n or 1, 1) if self.several else 1)
+        most = None
+        for name in self.max_tokens:
+            most = getattr(bounds, name)
+            if most is not None:
+                break
+        return Requested(most, bounds.n if self.several and bounds.n and bounds.n > 1 else 1)
 
     def label(self, path: str) -> str | None:
         """Return the label of `path` in metrics: without the id of an object below `below`.

@@ -7,17 +7,16 @@ _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _FALSE = frozenset((b"", b"false", b"null"))
 
 
-class RequestHead(msgspec.Struct, gc=False):
-    """The requested model, and whether the response is to be an event stream."""
+class RequestHead(msgspec.Struct, frozen=True, gc=False):
+    """The requested model, and whether vLLM would respond with an event stream."""
 
     model: str | None = None
-    stream: Raw = Raw()
+    streams: bool = False
 
-    @property
-    def streams(self) -> bool:
-        """Whether vLLM reads `stream` as true."""
-        stream = bytes(self.stream)
-        return stream == b"true" or (stream not in _FALSE and is_true(msgspec.json.decode(stream)))
+
+class _Head(msgspec.Struct, gc=False):
+    model: str | None = None
+    stream: Raw = Raw()
 
 
 class RequestBounds(msgspec.Struct, gc=False):
@@ -29,14 +28,18 @@ class RequestBounds(msgspec.Struct, gc=False):
     n: int | None = None
 
 
-_read_head = msgspec.json.Decoder(RequestHead).decode
+_read_head = msgspec.json.Decoder(_Head).decode
 _read_bounds = msgspec.json.Decoder(RequestBounds, strict=False).decode  # engines accept "5" for 5
 
 
 def read_head(body: bytes) -> RequestHead:
     """Return the head of a request; an empty one if `body` cannot be read."""
     try:
-        return _read_head(body)
+        head = _read_head(body)
+        stream = bytes(head.stream)
+        if stream in _FALSE:
+            return RequestHead(head.model)
+        return RequestHead(head.model, stream == b"true" or is_true(msgspec.json.decode(stream)))
     except _FAILURES:
         return RequestHead()
 

@@ -44,6 +44,8 @@ def test_stream_is_read_as_by_pydantic(value: object, streams: bool) -> None:
         (b'{"stream":true', False),
         (b'["stream"]', False),
         (b"", False),
+        (b'{"stream":"\xff"}', False),
+        (b'{"stream":' + b"[" * 5_000 + b"]" * 5_000 + b"}", False),
     ],
 )
 def test_stream_is_read_from_the_top_level_alone(body: bytes, streams: bool) -> None:
