@@ -26,7 +26,6 @@ ONLY_USAGE = ("usage",)
 _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
-
 _NO_HEAD = RequestHead()
 
 
