@@ -36,7 +36,19 @@ from gateway.headers import Headers, get_header, is_event_stream, path_of
 from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
-from gateway.storage import Storage, StorageUnavailable, insert_rows
+from gateway.storage import (
+    ConstraintViolated,
+    Database,
+    Migration,
+    Migrations,
+    OpenDatabase,
+    Storage,
+    StorageError,
+    StorageUnavailable,
+    insert_rows,
+    open_read_only,
+    placeholders,
+)
 from gateway.telemetry.metrics import Histogram, Sample
 from gateway.trace import (
     Cause,
@@ -79,7 +91,9 @@ __all__ = [
     "Condition",
     "Config",
     "ConfigError",
+    "ConstraintViolated",
     "ControlRequest",
+    "Database",
     "Delivery",
     "Delta",
     "Divergence",
@@ -90,8 +104,11 @@ __all__ = [
     "Headers",
     "Histogram",
     "Host",
+    "Migration",
+    "Migrations",
     "NoWorker",
     "NotFound",
+    "OpenDatabase",
     "Outcome",
     "Peers",
     "Principal",
@@ -103,6 +120,7 @@ __all__ = [
     "SharedTable",
     "StateKey",
     "Storage",
+    "StorageError",
     "StorageUnavailable",
     "Timings",
     "TooManyRequests",
@@ -130,5 +148,7 @@ __all__ = [
     "insert_rows",
     "is_event_stream",
     "json_mistake",
+    "open_read_only",
     "path_of",
+    "placeholders",
 ]

@@ -5,6 +5,10 @@
     ├── CallerGone                  no caller is left to respond to
     │   └── CallerStalled
     ├── ChooseAgain                 raised by a hook that waited: the set of workers has changed
+    ├── StorageError                a statement to the database failed
+    │   ├── StorageUnavailable      the file cannot be read or written now
+    │   ├── ConstraintViolated      the rows contradict a constraint of their table
+    │   └── InvalidStatement        a mistake in the code: parameters are missing or of wrong types
     └── CallError                   sent in OpenAI's envelope; `status` and `code` below
         ├── BadRequest              400 invalid_request
         │   └── InvalidJSON         400 invalid_json
@@ -250,5 +254,17 @@ class TotalTimeout(UpstreamTimeout):
     what = "the call took longer than {} s (timeouts.total)"
 
 
-class StorageUnavailable(GatewayError):
+class StorageError(GatewayError):
+    """A statement to the database failed. The engine's own error is the cause."""
+
+
+class StorageUnavailable(StorageError):
     """The file cannot be read or written now; the message is the reason."""
+
+
+class ConstraintViolated(StorageError):
+    """The rows contradict a constraint of their table, such as UNIQUE or NOT NULL."""
+
+
+class InvalidStatement(StorageError):
+    """A mistake in the code: parameters are missing or of wrong types."""

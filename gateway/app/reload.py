@@ -19,11 +19,10 @@ from gateway.calls.control_request import ControlRequest
 from gateway.calls.in_flight import InFlight
 from gateway.cluster.peers import Topic
 from gateway.config import Config
-from gateway.errors import BadRequest, ConfigError, Draining, InternalError
+from gateway.errors import BadRequest, ConfigError, Draining, InternalError, StorageUnavailable
 from gateway.plugins.host import Host
 from gateway.plugins.lifespan import Lifespan, enter_lifespans, leave_lifespans
 from gateway.plugins.loader import Plugins
-from gateway.storage.sqlite.faults import blames_the_file
 
 T = TypeVar("T")
 
@@ -130,7 +129,7 @@ class Reloader:
     async def reload(self) -> Reloaded:
         """Read the configuration again and apply it.
 
-        Raises ConfigError if it cannot be used, sqlite3.Error if a new plugin's tables cannot be
+        Raises ConfigError if it cannot be used, StorageError if a new plugin's tables cannot be
         created; nothing has changed then. Raises BadRequest if there is nothing to read, and
         Draining if the gateway is shutting down.
         """
@@ -243,9 +242,9 @@ class Reloader:
         for name, found in plugins.run("migrations", only=new).items():
             try:
                 await self._gateway.storage.migrate([found])
-            except Exception as error:
-                if blames_the_file(error):
-                    raise  # the database file is at fault: the next reload may succeed
+            except StorageUnavailable:
+                raise  # the database file is at fault: the next reload may succeed
+            except Exception:
                 with plugins.naming_plugin(name):
                     raise
 

@@ -15,7 +15,7 @@ from gateway.calls.state import State
 from gateway.errors import CallerGone, CallError
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers, get_header
-from gateway.storage.sqlite.writer import Entry, Sink
+from gateway.storage.sink import Entry, Sink
 from gateway.wire.apis.registry import api_of, dialect_of
 from gateway.wire.dialect import Api, Dialect
 from gateway.wire.injection import Injection

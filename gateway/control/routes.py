@@ -7,7 +7,6 @@ other Starlette routes must be wrapped: by `gateway.guarded`, which puts them be
 
 import logging
 import re
-import sqlite3
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -22,10 +21,12 @@ from gateway.calls.control_request import ControlRequest, Handler
 from gateway.control.scoped import Current, identify, reject_other_sites
 from gateway.errors import (
     CallerGone,
+    ConstraintViolated,
+    InvalidStatement,
+    StorageError,
     StorageFailed,
 )
 from gateway.headers import path_of
-from gateway.storage import StorageUnavailable
 
 log = logging.getLogger("gateway")
 
@@ -104,9 +105,9 @@ class ControlRoute(BaseRoute):
         )
         try:
             answer = await handler(request)
-        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        except (ConstraintViolated, InvalidStatement):
             raise
-        except (sqlite3.DatabaseError, StorageUnavailable) as error:
+        except StorageError as error:
             log.error("%s %s: storage: %s", scope["method"], self.path, error)
             raise StorageFailed("the database cannot be used now; /health says why") from None
         if isinstance(answer, Response):

@@ -1,31 +1,25 @@
 """The table that keeps the admin interface's changes of workers across restarts."""
 
 import logging
-import sqlite3
 from collections.abc import Sequence
 
 import msgspec
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
 
 from gateway import config
 from gateway.errors import GatewayError
 from gateway.fleet.changes import NO_CHANGE, Change
-from gateway.storage import Storage
+from gateway.storage import Database, Migration, Migrations, Storage
 
 log = logging.getLogger("gateway")
 
-MIGRATIONS = Migrations("gateway")
+# One Change as JSON per changed worker, in order of first change.
+_TABLE = """
+CREATE TABLE workers (
+    number INTEGER PRIMARY KEY, worker_id TEXT NOT NULL UNIQUE, change BLOB NOT NULL
+)
+"""
 
-
-@MIGRATIONS()
-def create_workers(db: Database) -> None:
-    """Create the table: one Change as JSON per changed worker, in order of first change."""
-    connection: sqlite3.Connection = db.conn
-    connection.execute(
-        "CREATE TABLE workers (number INTEGER PRIMARY KEY, worker_id TEXT NOT NULL UNIQUE,"
-        " change BLOB NOT NULL)"
-    )
+MIGRATIONS = Migrations("gateway", (Migration("create_workers", _TABLE),))
 
 
 class PersistedWorkers:
@@ -45,30 +39,30 @@ class PersistedWorkers:
             return {}
         try:
             rows = await self._storage.read(_rows)
-        except (sqlite3.Error, GatewayError) as error:
+        except GatewayError as error:
             log.error("the kept changes of workers cannot be read, so none holds: %s", error)
             return {}
         found = {worker_id: _read(worker_id, content) for worker_id, content in rows}
         return {worker_id: change for worker_id, change in found.items() if change is not None}
 
     async def keep(self, worker_id: str, change: Change) -> None:
-        """Store and commit the change. Raises sqlite3.Error or StorageUnavailable."""
+        """Store and commit the change. Raises StorageError."""
         if self._keeps:
             await self._storage.write(lambda db: _store(db, worker_id, change))
 
 
-def _rows(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
-    return db.execute("SELECT worker_id, change FROM workers ORDER BY number").fetchall()
+def _rows(db: Database) -> list[tuple[str, bytes]]:
+    return list(db.select("SELECT worker_id, change FROM workers ORDER BY number"))
 
 
-def _store(db: sqlite3.Connection, worker_id: str, change: Change) -> None:
+def _store(db: Database, worker_id: str, change: Change) -> None:
     if change == NO_CHANGE:
-        db.execute("DELETE FROM workers WHERE worker_id = ?", (worker_id,))
+        db.execute("DELETE FROM workers WHERE worker_id = :id", {"id": worker_id})
         return
     db.execute(
-        "INSERT INTO workers (worker_id, change) VALUES (?, ?)"
+        "INSERT INTO workers (worker_id, change) VALUES (:id, :change)"
         " ON CONFLICT (worker_id) DO UPDATE SET change = excluded.change",
-        (worker_id, msgspec.json.encode(change)),
+        {"id": worker_id, "change": msgspec.json.encode(change)},
     )
 
 

@@ -58,7 +58,7 @@ class ReplicatedWorkers:
     async def change(self, worker_id: str, change: Change) -> None:
         """Store the change, apply it, and send it to the other processes; only inside `changing`.
 
-        A change that cannot be stored is not applied. Raises sqlite3.Error or StorageUnavailable,
+        A change that cannot be stored is not applied. Raises StorageError,
         and OSError if the TLS files of an added worker cannot be used.
         """
         alter = self._workers.alter(worker_id, change)

@@ -10,7 +10,6 @@ are isolated: the call goes on, and the failure is counted, logged once, and nam
 `call.outcome.failures`.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +20,7 @@ import pluggy
 from gateway.calls.call import Call
 from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.headers import Headers
+from gateway.storage.database import Database, Migrations
 from gateway.telemetry.metrics import Sample
 from gateway.trace import Trace
 from gateway.wire.dialect import Delta
@@ -29,7 +29,6 @@ from gateway.wire.sse import Event
 if TYPE_CHECKING:
     import argparse
 
-    from sqlite_utils.migrations import Migrations
     from starlette.routing import BaseRoute
 
     from gateway.fleet.worker import Worker
@@ -177,8 +176,8 @@ def reconfigure(config: msgspec.Struct) -> None:
 
 
 @hookspec
-def migrations() -> "Migrations":
-    """Return the plugin's tables in the embedded database, as sqlite-utils Migrations.
+def migrations() -> Migrations:
+    """Return the plugin's tables in the embedded database, as Migrations.
 
     Called once, at start-up; pending migrations run then. Table names contain the plugin's name or
     words of its own. `call.store` and `gateway.storage.write` write, `gateway.storage.read` reads.
@@ -226,7 +225,7 @@ def health() -> str | None:
 
 
 @hookspec
-def read_traces(db: sqlite3.Connection, since: float, until: float) -> Iterator[Trace]:
+def read_traces(db: Database, since: float, until: float) -> Iterator[Trace]:
     """Yield the traces of calls that arrived from `since` until before `until`, in Unix seconds.
 
     Called by commands that process recorded traces. It blocks.

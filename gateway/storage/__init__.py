@@ -1,24 +1,39 @@
-"""The embedded database: one SQLite file, one writer thread, commits in groups.
+"""The database of the gateway: one writer thread, commits in groups, and what plugins see of it.
 
-`file.py` opens the file, `faults.py` classifies its errors, `writer.py` is the writer thread,
-`groups.py` the queue in front of it, `rows.py` inserts many rows at once, `readers.py` are the
-reader threads, `turn.py` serializes the writers of several processes, and `store.py` is the
-interface for the gateway and its plugins.
+`database.py` is the interface that plugins speak, `sink.py` what a call leaves to be stored.
+`store.py` runs queries and changes, `commit_queue.py` is the queue in front of the writer. The
+folder `sqlite` is the only engine.
 """
 
-from gateway.errors import StorageUnavailable
+from gateway.errors import ConstraintViolated, StorageError, StorageUnavailable
 from gateway.storage.commit_queue import Health
-from gateway.storage.sqlite.file import open_read_only
-from gateway.storage.sqlite.rows import insert_rows
-from gateway.storage.sqlite.writer import Entry, Sink
+from gateway.storage.database import (
+    Database,
+    Migration,
+    Migrations,
+    OpenDatabase,
+    Value,
+    insert_rows,
+    placeholders,
+)
+from gateway.storage.sink import Entry, Sink
+from gateway.storage.sqlite.read_only import open_read_only
 from gateway.storage.store import Storage
 
 __all__ = [
+    "ConstraintViolated",
+    "Database",
     "Entry",
     "Health",
+    "Migration",
+    "Migrations",
+    "OpenDatabase",
     "Sink",
     "Storage",
+    "StorageError",
     "StorageUnavailable",
+    "Value",
     "insert_rows",
     "open_read_only",
+    "placeholders",
 ]

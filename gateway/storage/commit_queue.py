@@ -10,22 +10,23 @@ import msgspec
 
 from gateway import config
 from gateway.errors import StorageUnavailable
+from gateway.storage.sink import Group
 from gateway.storage.sqlite.faults import fault_text, is_busy
-from gateway.storage.sqlite.writer import Group, Tally, Writer, commit, tell_lost
+from gateway.storage.sqlite.writer import Tally, Writer, commit, notify_lost
 from gateway.telemetry.metrics import Histogram
 
 log = logging.getLogger("gateway.storage")
 
-RETRY = 1.0
+RETRY_DELAY = 1.0
 """Seconds between two tries to store a group."""
 
-RETRY_LOCKED = 0.02
+LOCKED_RETRY_DELAY = 0.02
 """The same if the file is locked: SQLite has waited for the lock already."""
 
-LARGEST_GROUP = 512
+MAX_GROUP_CALLS = 512
 """Maximum number of calls (not entries) in one group."""
 
-LAZY = 0.05
+LAZY_DELAY = 0.05
 """Seconds that lazy entries wait before they are written, unless a group takes them sooner."""
 
 COMMIT_TIMES = (
@@ -55,7 +56,7 @@ class Health(msgspec.Struct):
     commit_times: Histogram = msgspec.field(default_factory=lambda: Histogram(COMMIT_TIMES))
 
 
-class Left(msgspec.Struct, eq=False):
+class PendingCall(msgspec.Struct, eq=False):
     """The entries of one call; `released` is done when the call need not wait any longer."""
 
     group: Group
@@ -63,7 +64,7 @@ class Left(msgspec.Struct, eq=False):
     since: float
 
 
-class Groups:
+class CommitQueue:
     """The queue in front of the writer; also the backlog, of at most `backlog_bytes`."""
 
     def __init__(self, writer: Writer, settings: config.StorageSettings, health: Health) -> None:
@@ -71,8 +72,8 @@ class Groups:
         self._settings = settings
         self._health = health
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Left] = deque()
-        self._writing: list[Left] = []
+        self._waiting: deque[PendingCall] = deque()
+        self._writing: list[PendingCall] = []
         self._group: Group = []
         self._active = False  # a group is being written, or will be
         self._timer: asyncio.TimerHandle | None = None
@@ -101,7 +102,7 @@ class Groups:
         if self._settings.durability != "power" and _is_lazy(group):
             return self._add_lazily(group)
         released: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(Left(group, released, self._loop.time()))
+        self._waiting.append(PendingCall(group, released, self._loop.time()))
         self._urgent = True
         if self._health.state != "ok" or self._settings.durability == "none":
             released.set_result(None)
@@ -109,14 +110,14 @@ class Groups:
         return released
 
     def _add_lazily(self, group: Group) -> asyncio.Future[None]:
-        self._waiting.append(Left(group, self._nobody, self._loop.time() + LAZY))
+        self._waiting.append(PendingCall(group, self._nobody, self._loop.time() + LAZY_DELAY))
         if not self._active:
             self._begin_later()
         return self._nobody
 
     def _begin_later(self) -> None:
         if self._lazy is None:
-            self._lazy = self._loop.call_later(LAZY, self._begin)
+            self._lazy = self._loop.call_later(LAZY_DELAY, self._begin)
 
     def _begin(self) -> None:
         if self._lazy is not None:
@@ -195,13 +196,13 @@ class Groups:
     def _lose(self, group: Group, error: StorageUnavailable) -> None:
         self._health.lost += len(group)
         for entry in group:
-            tell_lost(entry, error)
+            notify_lost(entry, error)
 
     def _hand_over(self) -> None:
-        """Pass up to LARGEST_GROUP waiting calls to the writer, as one group."""
+        """Pass up to MAX_GROUP_CALLS waiting calls to the writer, as one group."""
         if not self._waiting:
             return
-        count = min(len(self._waiting), LARGEST_GROUP)
+        count = min(len(self._waiting), MAX_GROUP_CALLS)
         self._writing = [self._waiting.popleft() for _ in range(count)]
         self._group = [entry for left in self._writing for entry in left.group]
         waited_for = any(left.released is not self._nobody for left in self._waiting)
@@ -274,16 +275,16 @@ class Groups:
     def _failed(self, error: BaseException) -> None:
         """Retry later. Calls keep waiting only if the file is locked, and until the timer fires."""
         if is_busy(error) and self._health.state == "ok":
-            self._retry = self._loop.call_later(RETRY_LOCKED, self._write)
+            self._retry = self._loop.call_later(LOCKED_RETRY_DELAY, self._write)
             return
         self._stop_timer()
         self._degrade(fault_text(error))
         if is_busy(error):
-            self._retry = self._loop.call_later(RETRY_LOCKED, self._write)
+            self._retry = self._loop.call_later(LOCKED_RETRY_DELAY, self._write)
         elif self._closing is not None:
             _settle(self._closing)
         else:
-            self._retry = self._loop.call_later(RETRY, self._write)
+            self._retry = self._loop.call_later(RETRY_DELAY, self._write)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -305,7 +306,7 @@ def _is_lazy(group: Group) -> bool:
     return group[0].lazy if len(group) == 1 else all([entry.lazy for entry in group])  # noqa: C419
 
 
-def _release(all_left: "deque[Left] | list[Left]") -> None:
+def _release(all_left: "deque[PendingCall] | list[PendingCall]") -> None:
     for left in all_left:
         _settle(left.released)
 

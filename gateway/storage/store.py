@@ -2,31 +2,25 @@
 
 import asyncio
 import logging
-import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlite_utils.migrations import Migrations
-
 from gateway import config
 from gateway.cluster.peers import Peers, Topic
 from gateway.config import MEMORY
 from gateway.errors import StorageUnavailable
-from gateway.storage.commit_queue import RETRY_LOCKED, Groups, Health
-from gateway.storage.sqlite.faults import blames_the_file, is_busy
-from gateway.storage.sqlite.file import (
-    Connection,
-    migrate,
-    open_for_writing,
-    open_read_only,
-    prepare_file,
-)
+from gateway.storage.commit_queue import LOCKED_RETRY_DELAY, CommitQueue, Health
+from gateway.storage.sink import Group
+from gateway.storage.sqlite.connection import Connection
+from gateway.storage.sqlite.faults import is_busy, is_file_fault
+from gateway.storage.sqlite.file import connect_read_only, open_for_writing, prepare_file
+from gateway.storage.sqlite.migrate import migrate
 from gateway.storage.sqlite.readers import Readers
-from gateway.storage.sqlite.write_lock import Turn
-from gateway.storage.sqlite.writer import Group, Writer, change, give_back, tell_lost
+from gateway.storage.sqlite.write_lock import WriteLock
+from gateway.storage.sqlite.writer import Writer, change, notify_lost
 
 T = TypeVar("T")
 
@@ -34,7 +28,7 @@ log = logging.getLogger("gateway.storage")
 
 FLUSH = Topic("storage", "flush")
 
-LAST_COMMIT = 10.0
+CLOSE_TIMEOUT = 10.0
 """Seconds to wait for the writer at shutdown."""
 
 
@@ -49,7 +43,7 @@ class Storage:
     def __init__(
         self,
         settings: config.Config,
-        migrations: Sequence[Migrations],
+        migrations: Sequence[Any],
         peers: Peers | None = None,
     ) -> None:
         self.health = Health()
@@ -58,10 +52,10 @@ class Storage:
         self._migrations = migrations
         self._peers = peers or Peers()
         self._peers.handle(FLUSH, self._flush_for_another)
-        self._turn = Turn(self._peers.file("storage.turn"))
+        self._lock = WriteLock(self._peers.file("storage.turn"))
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._writer: Writer | None = None
-        self._groups: Groups | None = None
+        self._queue: CommitQueue | None = None
         self._readers: Readers | None = None
         self._changes: set[asyncio.Future[Any]] = set()
 
@@ -69,7 +63,7 @@ class Storage:
         """Open the file and create or update the tables; does nothing if open already.
 
         If the file cannot be written now, the storage is degraded and retries. Raises ConfigError
-        if there can be no file at the path, and the exceptions of migrations.
+        if there can be no file at the path, and StorageError if a migration fails.
         """
         if not self._migrations or self._writer is not None:
             return
@@ -78,23 +72,23 @@ class Storage:
             self.path = Path(self._temporary.name, "memory")
         prepare_file(self.path)
         self._writer = Writer(self._open_for_writing)
-        self._groups = Groups(self._writer, self._settings, self.health)
+        self._queue = CommitQueue(self._writer, self._settings, self.health)
         self._readers = Readers(self.path)
         try:
             await self.write(lambda _: None)
         except BaseException as error:
-            if not blames_the_file(error):
+            if not is_file_fault(error):
                 await self.close()
                 raise
-            self._groups.begin_degraded(error)
+            self._queue.begin_degraded(error)
 
     def _open_for_writing(self) -> Connection:
-        return open_for_writing(self.path, self._settings.durability, self._migrations, self._turn)
+        return open_for_writing(self.path, self._settings.durability, self._migrations, self._lock)
 
-    async def migrate(self, migrations: Sequence[Migrations]) -> None:
+    async def migrate(self, migrations: Sequence[Any]) -> None:
         """Apply these migrations too; they replace earlier ones of the same names.
 
-        Raises sqlite3.Error if the file cannot be written, and the exceptions of migrations.
+        Raises StorageError if the file cannot be written, or a migration fails.
         """
         if not migrations:
             return
@@ -113,21 +107,21 @@ class Storage:
     async def close(self) -> None:
         """Store the waiting entries, as far as possible, and close the file.
 
-        Takes little more than LAST_COMMIT seconds; entries not stored by then are lost.
+        Takes little more than CLOSE_TIMEOUT seconds; entries not stored by then are lost.
         """
-        writer, groups, readers = self._writer, self._groups, self._readers
-        if writer is None or groups is None or readers is None:
+        writer, queue, readers = self._writer, self._queue, self._readers
+        if writer is None or queue is None or readers is None:
             return
-        self._writer = self._groups = self._readers = None
-        ends = asyncio.get_running_loop().time() + LAST_COMMIT
+        self._writer = self._queue = self._readers = None
+        ends = asyncio.get_running_loop().time() + CLOSE_TIMEOUT
         try:
-            await groups.drain(LAST_COMMIT)
+            await queue.drain(CLOSE_TIMEOUT)
             await readers.close(_left(ends))
         finally:
             await writer.close(_left(ends))
-            groups.end()
+            queue.end()
             self._end()
-            self._turn.close()
+            self._lock.close()
 
     def _end(self) -> None:
         for change_ in self._changes:
@@ -144,32 +138,34 @@ class Storage:
         is degraded, if all entries are lazy (unless `durability` is `power`), or if `durability` is
         `none`. Raises nothing.
         """
-        if self._groups is None:
+        if self._queue is None:
             self._lose(group)
-        elif (released := self._groups.add(group)) is not None and not released.done():
+        elif (released := self._queue.add(group)) is not None and not released.done():
             await released
 
     def _lose(self, group: Group) -> None:
         log.error("%d entries are lost: the database is not open", len(group))
         self.health.lost += len(group)
         for entry in group:
-            tell_lost(entry, StorageUnavailable("the database is not open"))
+            notify_lost(entry, StorageUnavailable("the database is not open"))
 
-    async def write(self, run: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, run: Callable[[Any], T]) -> T:
         """Run a change in the writer's thread, in a transaction that is committed on return.
 
         If the file is locked, retries for `storage.commit_timeout` seconds; `run` may then be
-        called again. Raises the exceptions of `run`, and sqlite3.Error if the file cannot be
+        called again. Raises the exceptions of `run`, and StorageUnavailable if the file cannot be
         written.
         """
         return await self._patiently(lambda db: change(db, run))
 
-    async def give_back(self, pages: int) -> bool:
+    async def vacuum(self, pages: int) -> bool:
         """Return up to `pages` free pages to the file system; True if there may be more of them."""
-        return await self._patiently(lambda db: give_back(db, pages))
+        return await self._patiently(lambda db: db.vacuum(pages))
 
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query in a reader thread. Raises its exceptions, among them sqlite3.Error."""
+    give_back = vacuum
+
+    async def read(self, query: Callable[[Any], T]) -> T:
+        """Run a query in a reader thread. Raises its exceptions and StorageError."""
         if self._readers is None:
             raise StorageUnavailable("the database is not open")
         return await self._readers.run(query)
@@ -179,26 +175,26 @@ class Storage:
 
         Raises StorageUnavailable.
         """
-        if self._groups is not None:
-            await self._groups.flush()
+        if self._queue is not None:
+            await self._queue.flush()
             for reason in filter(None, await self._peers.request(FLUSH)):
                 raise StorageUnavailable(reason.decode())
 
     async def _flush_for_another(self, _: bytes) -> bytes:
         """Flush for another process; return the reason if it fails, else an empty text."""
         try:
-            if self._groups is not None:
-                await self._groups.flush()
+            if self._queue is not None:
+                await self._queue.flush()
         except StorageUnavailable as error:
             return str(error).encode()
         return b""
 
-    def connect(self) -> Connection:
-        """Open a read-only connection, which the caller must close. Raises sqlite3.Error.
+    def connect(self) -> Any:
+        """Open the file for reading in the caller's own thread; the caller must close it.
 
-        Its `check` raises sqlite3.OperationalError if the file was replaced.
+        Raises StorageError.
         """
-        return open_read_only(self.path)
+        return connect_read_only(self.path)
 
     async def _patiently(self, task: Callable[[Connection], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -206,10 +202,10 @@ class Storage:
         while True:
             try:
                 return await self._in_writer(task)
-            except sqlite3.OperationalError as error:
+            except StorageUnavailable as error:
                 if not is_busy(error) or loop.time() > until:
                     raise
-            await asyncio.sleep(RETRY_LOCKED)
+            await asyncio.sleep(LOCKED_RETRY_DELAY)
 
     async def _in_writer(self, task: Callable[[Connection], T]) -> T:
         if self._writer is None:

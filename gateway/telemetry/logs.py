@@ -7,7 +7,6 @@ same applies to reports of asyncio, uvicorn and the interpreter itself.
 
 import logging
 import re
-import sqlite3
 import sys
 import threading
 import traceback
@@ -210,11 +209,9 @@ def _message_of(record: logging.LogRecord) -> str:
 def _told(argument: object) -> object:
     """Replace an exception by its type, unless its message is written for people to read.
 
-    The errors of the gateway, of SQLite and of the system have such messages.
+    The errors of the gateway and of the system have such messages.
     """
-    if not isinstance(argument, BaseException) or isinstance(
-        argument, GatewayError | sqlite3.Error
-    ):
+    if not isinstance(argument, BaseException) or isinstance(argument, GatewayError):
         return argument
     if isinstance(argument, OSError) and argument.strerror:
         named = "" if argument.filename is None else f": {argument.filename}"

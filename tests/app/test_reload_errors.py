@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlite_utils.db import Database
-from sqlite_utils.migrations import Migrations
 from support.gateways.reloadable import (
     Named,
     Other,
@@ -23,16 +21,11 @@ from support.gateways.reloadable import (
 from support.plugins.hook_probes import Keys
 from support.plugins.recording_plugin import until
 
-from gateway import Gateway, hookimpl
+from gateway import Gateway, Migration, Migrations, hookimpl
 from gateway.calls.in_flight import InFlight
 from gateway.plugins.lifespan import Lifespan
 
-BREAKS = Migrations("breaks")
-
-
-@BREAKS()
-def breaks(db: Database) -> None:
-    raise LookupError("there is no such column")
+BREAKS = Migrations("breaks", (Migration("breaks", "DROP TABLE nowhere"),))
 
 
 class Broken:
@@ -84,7 +77,7 @@ def state(running: Reloadable) -> tuple[object, ...]:
         ([(Yielding, {"name": "new"})], {"workers": [NO_CERTIFICATE]}, "tls: /nowhere.pem"),
         ([Named, Named], {}, "plugin Named is named twice"),
         ([Pathless], {}, "plugin Pathless did not start: KeyError: 'pages'"),
-        ([Broken], {}, "plugin Broken did not start: LookupError: there is no such column"),
+        ([Broken], {}, "plugin Broken did not start: StorageError: no such table: nowhere"),
     ],
 )
 async def test_an_error_changes_nothing(
@@ -145,7 +138,7 @@ async def test_tables_that_cannot_be_made_are_not_tried_again(running: Reloadabl
 async def test_a_database_that_cannot_be_written_is_said(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[str]
 ) -> None:
-    monkeypatch.setattr("gateway.storage.store.LAST_COMMIT", 0.1)
+    monkeypatch.setattr("gateway.storage.store.CLOSE_TIMEOUT", 0.1)
     settings: dict[str, Any] = {
         "storage": {"path": str(tmp_path / "gateway.db"), "commit_timeout": 0.1},
     }

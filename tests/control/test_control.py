@@ -1,7 +1,6 @@
 """Routes of the gateway's own: how paths are read, bodies checked, and failures told."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.responses import StreamingResponse
 from support.callers.raw_client import CutShort, RawClient
 
-from gateway import BadRequest, ControlRequest, Gateway, Principal, hookimpl
+from gateway import BadRequest, ControlRequest, Gateway, Principal, StorageUnavailable, hookimpl
 from gateway.config import Config, ServerLimits, Timeouts
 from gateway.control.routes import ControlRoute
 from gateway.testing import GatewayFor, Live
@@ -59,7 +58,7 @@ class Notes:
             case "refused":
                 raise BadRequest("no")
             case "storage":
-                raise sqlite3.OperationalError("disk I/O error: /secret/path")
+                raise StorageUnavailable("disk I/O error: /secret/path")
             case "midway":
                 return StreamingResponse(_breaking())
         raise ValueError("a bug")

@@ -21,12 +21,14 @@ from gateway_plugins.limits.refusing import LimitReached
 from gateway_plugins.limits.rules import Rules
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlite_utils import Database
 from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
+from support.records.databases import memory_database
 
 from gateway.config import StorageSettings
 from gateway.simulator import Simulator
+from gateway.storage.sqlite.connection import Connection
+from gateway.storage.sqlite.file import open_for_writing
 from gateway.testing import GatewayFor, Live, entry
 
 CHAT = "/v1/chat/completions"
@@ -54,11 +56,8 @@ def rows(path: Path) -> list[tuple[int, str, int, int]]:
         return db.execute(query).fetchall()
 
 
-def opened(path: Path | str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None)
-    db.execute("PRAGMA synchronous = OFF")
-    MIGRATIONS.apply(Database(db))
-    return db
+def opened(path: Path) -> Connection:
+    return open_for_writing(path, "none", [MIGRATIONS])
 
 
 async def test_what_is_spent_is_recorded_with_the_call_and_known_after_a_restart(
@@ -192,7 +191,7 @@ def test_days_and_months_are_those_of_utc() -> None:
 
 def test_what_is_old_is_deleted_and_nothing_else() -> None:
     days = [periods_of(time.time() - age * 86_400)[0] for age in (0, 89, 91, 400)]
-    with closing(opened(":memory:")) as db:
+    with closing(memory_database([MIGRATIONS])) as db:
         ledger = Ledger()
         ledger.write(db, [[Spending("key", day, 1, 1)] for day in days])
         ledger.write(db, [[Spending(f"{n}", 20200101, 1, 1) for n in range(SLICE + 1)]])
@@ -200,7 +199,7 @@ def test_what_is_old_is_deleted_and_nothing_else() -> None:
         while delete_old(db):
             slices += 1
         assert slices == 2
-        assert {day for (day,) in db.execute("SELECT period FROM limits_spent")} == set(days[:2])
+        assert {day for (day,) in db.select("SELECT period FROM limits_spent")} == set(days[:2])
 
 
 @given(*(st.integers(0, 1 << 32) for _ in range(3)))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from support.plugins.recording_plugin import Watcher, until
 from gateway import (
     Config,
     ConfigError,
+    Database,
     Gateway,
     cli,
 )
@@ -359,7 +359,7 @@ async def test_reconfigure_takes_other_options(tmp_path: Path) -> None:
 async def test_migrations_make_and_change_a_plugins_tables(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    def insert(db: sqlite3.Connection) -> None:
+    def insert(db: Database) -> None:
         db.execute("INSERT INTO notes (call_id) VALUES ('c-1')")
 
     path = str(tmp_path / "gateway.db")
@@ -368,9 +368,7 @@ async def test_migrations_make_and_change_a_plugins_tables(
     ) as first:
         await first.storage.write(insert)
     second = await gateway_for(entry(Notes, newer=True), storage=StorageSettings(path=path))
-    rows = await second.gateway.storage.read(
-        lambda db: db.execute("SELECT * FROM notes").fetchall()
-    )
+    rows = await second.gateway.storage.read(lambda db: list(db.select("SELECT * FROM notes")))
     assert rows == [("c-1", "red")]
 
 
@@ -422,7 +420,7 @@ async def test_read_traces_gives_back_what_was_recorded(
     [hook] = live.gateway.plugins.hooks["read_traces"]
     times = [trace["timestamp"] for trace in recorded]
 
-    def read(db: sqlite3.Connection) -> list[object]:
+    def read(db: Database) -> list[object]:
         return [msgspec.to_builtins(trace) for trace in hook.run(db, times[1], times[2])]
 
     assert await live.gateway.storage.read(read) == [recorded[1]]

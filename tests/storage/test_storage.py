@@ -5,24 +5,25 @@ import sqlite3
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.plugins.recording_plugin import until
 from support.records.storage_sinks import (
     Gate,
     Notes,
-    groups_of,
     is_whole,
     locked,
     opened,
+    queue_of,
     size_of,
     storage_at,
     texts,
 )
 
-from gateway import StorageUnavailable
 from gateway.config import Config, StorageSettings
-from gateway.storage import Entry, Storage
+from gateway.storage import ConstraintViolated, Database, Entry, Storage, StorageUnavailable
+from gateway.storage.sqlite.faults import has_code
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ async def test_what_several_plugins_store_of_a_call_is_one_transaction(path: Pat
     first, second = Notes(), Notes()
     seen = []
 
-    def fault(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+    def fault(db: Any, rows: Sequence[str]) -> None:
         seen.append((db.in_transaction, texts(path)))
 
     second.fault = fault
@@ -85,9 +86,9 @@ async def test_durability_is_sqlite_s_synchronous(
     notes = Notes()
     seen: list[tuple[object, ...]] = []
 
-    def look(db: sqlite3.Connection, rows: Sequence[str]) -> None:
-        seen.append(*db.execute("PRAGMA synchronous"))
-        seen.append(*db.execute("PRAGMA journal_mode"))
+    def look(db: Database, rows: Sequence[str]) -> None:
+        seen.append(*db.select("PRAGMA synchronous"))
+        seen.append(*db.select("PRAGMA journal_mode"))
 
     notes.fault = look
     async with opened(path, durability=durability) as storage:
@@ -108,7 +109,7 @@ async def test_durability_none_does_not_wait_and_is_stored(path: Path) -> None:
 
 
 async def test_a_large_group_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 7)
+    monkeypatch.setattr("gateway.storage.commit_queue.MAX_GROUP_CALLS", 7)
     notes = Notes()
     async with opened(path) as storage:
         await asyncio.gather(*(storage.commit(notes.entries(str(n))) for n in range(20)))
@@ -119,7 +120,7 @@ async def test_a_large_group_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch)
 async def test_a_flush_does_not_wait_for_what_comes_after_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 1)
+    monkeypatch.setattr("gateway.storage.commit_queue.MAX_GROUP_CALLS", 1)
     notes = Notes()
     async with opened(path, durability="none") as storage:
         await storage.commit(notes.entries("before"))
@@ -199,7 +200,7 @@ async def test_a_sink_that_cannot_be_told_stores_nothing_twice(path: Path) -> No
 async def test_a_sink_may_raise_anything(path: Path) -> None:
     notes = Notes()
 
-    def fault(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+    def fault(db: Database, rows: Sequence[str]) -> None:
         raise asyncio.CancelledError
 
     notes.fault = fault
@@ -214,19 +215,19 @@ async def test_a_sink_may_raise_anything(path: Path) -> None:
 async def test_a_change_is_a_transaction(path: Path) -> None:
     async with opened(path) as storage:
 
-        def insert(db: sqlite3.Connection) -> int:
+        def insert(db: Database) -> int:
             db.execute("INSERT INTO notes (text) VALUES ('a')")
             assert texts(path) == []
             return 7
 
-        def fail(db: sqlite3.Connection) -> None:
+        def fail(db: Database) -> None:
             db.execute("INSERT INTO notes (text) VALUES ('b')")
             raise LookupError("no such session")
 
         assert await storage.write(insert) == 7
         with pytest.raises(LookupError, match="no such session"):
             await storage.write(fail)
-        with pytest.raises(sqlite3.IntegrityError):
+        with pytest.raises(ConstraintViolated):
             await storage.write(lambda db: db.execute("INSERT INTO notes (text) VALUES (NULL)"))
         assert texts(path) == ["a"]
 
@@ -234,9 +235,9 @@ async def test_a_change_is_a_transaction(path: Path) -> None:
 async def test_a_query_and_a_change_may_raise_what_a_future_cannot_hold(path: Path) -> None:
     async with opened(path) as storage:
         with pytest.raises(RuntimeError):
-            await storage.read(lambda db: next(db.execute("SELECT text FROM notes")))
+            await storage.read(lambda db: next(db.select("SELECT text FROM notes")))
         with pytest.raises(RuntimeError):
-            await storage.write(lambda db: next(db.execute("SELECT text FROM notes")))
+            await storage.write(lambda db: next(db.select("SELECT text FROM notes")))
 
 
 async def test_readers_see_commits_and_change_nothing(path: Path) -> None:
@@ -244,13 +245,13 @@ async def test_readers_see_commits_and_change_nothing(path: Path) -> None:
     async with opened(path) as storage:
         for number in range(3):
             await storage.commit(notes.entries(str(number)))
-            found = await storage.read(lambda db: list(db.execute("SELECT text FROM notes")))
+            found = await storage.read(lambda db: list(db.select("SELECT text FROM notes")))
             assert found[-1] == (str(number),)
-        with pytest.raises(sqlite3.OperationalError) as caught:
+        with pytest.raises(StorageUnavailable) as caught:
             await storage.read(lambda db: db.execute("DELETE FROM notes"))
-        assert caught.value.sqlite_errorcode == sqlite3.SQLITE_READONLY
+        assert has_code(caught.value, sqlite3.SQLITE_READONLY)
         own = storage.connect()
-        assert own.execute("SELECT count(*) FROM notes").fetchall() == [(3,)]
+        assert list(own.select("SELECT count(*) FROM notes")) == [(3,)]
         own.close()
 
 
@@ -259,10 +260,10 @@ async def test_space_is_given_back(path: Path) -> None:
     async with opened(path) as storage:
         await storage.commit(notes.entries(*("x" * 10_000 for _ in range(200))))
         await storage.write(lambda db: db.execute("DELETE FROM notes"))
-        assert await storage.give_back(10)
-        while await storage.give_back(100):
+        assert await storage.vacuum(10)
+        while await storage.vacuum(100):
             pass
-        [(left,)] = await storage.read(lambda db: list(db.execute("PRAGMA freelist_count")))
+        [(left,)] = await storage.read(lambda db: list(db.select("PRAGMA freelist_count")))
         assert left == 0
     assert size_of(path) < 100_000
 
@@ -271,7 +272,7 @@ async def test_only_its_owner_can_read_the_file(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         await storage.commit(notes.entries("a"))
-        await storage.read(lambda db: db.execute("SELECT 1"))
+        await storage.read(lambda db: list(db.select("SELECT 1")))
         modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()}
     names = ("gateway.db", "gateway.db-shm", "gateway.db-wal")
     assert modes == dict.fromkeys(names, 0o600)
@@ -313,7 +314,7 @@ async def test_entries_go_in_order_whoever_waits(path: Path) -> None:
         await asyncio.gather(*(call(name) for name in range(20)))
         assert storage.health.committed == 400
         assert storage.health.groups < 400
-        assert not groups_of(storage)._active
+        assert not queue_of(storage)._active
     found = texts(path)
     for name in range(20):
         mine = [one for one in found if one.startswith(f"{name}.")]

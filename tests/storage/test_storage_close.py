@@ -1,7 +1,6 @@
 """The end of a storage: what waits is stored or counted, and nothing is left behind."""
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from support.records.storage_sinks import (
     threads,
 )
 
-from gateway import StorageUnavailable
+from gateway import Database, StorageUnavailable
 
 
 @pytest.fixture
@@ -31,8 +30,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.storage.store.LAST_COMMIT", 0.3)
-    monkeypatch.setattr("gateway.storage.sqlite.file.BUSY", 0.05)
+    monkeypatch.setattr("gateway.storage.store.CLOSE_TIMEOUT", 0.3)
+    monkeypatch.setattr("gateway.storage.sqlite.connection.LOCK_TIMEOUT", 0.05)
 
 
 def nothing_is_left(path: Path) -> None:
@@ -47,7 +46,7 @@ async def test_it_can_be_opened_and_closed_twice(path: Path) -> None:
         await storage.open()
         await storage.open()
         await storage.commit(notes.entries(str(number)))
-        await storage.read(lambda db: db.execute("SELECT 1"))
+        await storage.read(lambda db: list(db.select("SELECT 1")))
         assert len([one for one in threads() if one == "gateway-writer"]) == 1
         await storage.close()
         await storage.close()
@@ -71,7 +70,7 @@ async def test_what_waits_is_stored(path: Path) -> None:
 async def test_what_could_not_be_stored_is_tried_once_more(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.storage.commit_queue.RETRY", 1_000.0)
+    monkeypatch.setattr("gateway.storage.commit_queue.RETRY_DELAY", 1_000.0)
     notes = Notes()
     storage = storage_at(path)
     await storage.open()
@@ -124,7 +123,7 @@ async def test_a_file_that_stays_locked(path: Path, caplog: pytest.LogCaptureFix
         await until(lambda: storage.health.waiting == 3)
         await storage.close()
         await asyncio.gather(*calls)
-        with pytest.raises((StorageUnavailable, sqlite3.OperationalError)):
+        with pytest.raises(StorageUnavailable):
             await change
         assert (notes.lost_ones, storage.health.lost) == (["a", "b", "c"], 3)
         assert "3 entries are lost at shutdown" in caplog.text
@@ -192,7 +191,7 @@ async def test_after_the_end_nothing_is_taken(path: Path) -> None:
     with pytest.raises(StorageUnavailable, match="not open"):
         await storage.write(lambda db: db.execute("DELETE FROM notes"))
     with pytest.raises(StorageUnavailable, match="not open"):
-        await storage.read(lambda db: db.execute("SELECT 1"))
+        await storage.read(lambda db: list(db.select("SELECT 1")))
 
 
 FOREVER = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
@@ -203,15 +202,15 @@ async def test_queries_that_run_are_interrupted(path: Path) -> None:
     await storage.open()
     begun = []
 
-    def endless(db: sqlite3.Connection) -> list[object]:
+    def endless(db: Database) -> list[object]:
         begun.append(db)
-        return db.execute(FOREVER).fetchall()
+        return list(db.select(FOREVER))
 
     queries = [asyncio.create_task(storage.read(endless)) for _ in range(6)]
     await until(lambda: len(begun) == 4)
     await storage.close()
     errors = await asyncio.gather(*queries, return_exceptions=True)
-    assert [type(error) for error in errors[:4]] == [sqlite3.OperationalError] * 4
+    assert [type(error) for error in errors[:4]] == [StorageUnavailable] * 4
     assert [type(error) for error in errors[4:]] == [StorageUnavailable] * 2
     nothing_is_left(path)
 
@@ -221,9 +220,9 @@ async def test_a_query_whose_caller_has_left_is_interrupted_too(path: Path) -> N
     await storage.open()
     begun = []
 
-    def endless(db: sqlite3.Connection) -> list[object]:
+    def endless(db: Database) -> list[object]:
         begun.append(db)
-        return db.execute(FOREVER).fetchall()
+        return list(db.select(FOREVER))
 
     query = asyncio.create_task(storage.read(endless))
     await until(lambda: bool(begun))
@@ -253,7 +252,7 @@ async def test_a_close_that_is_cancelled_leaves_nothing_open(path: Path) -> None
 async def test_a_flush_is_told_of_the_end(path: Path, quick: None) -> None:
     notes = Notes()
 
-    def fault(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+    def fault(db: Database, rows: Sequence[str]) -> None:
         gate(db, rows)
         full(db, rows)
 

@@ -25,12 +25,12 @@ from support.records.storage_sinks import (
     texts,
 )
 
-from gateway import Gateway, StorageUnavailable, hookimpl
-from gateway.storage import Storage
-from gateway.storage.sqlite.faults import is_busy, is_damage
+from gateway import Gateway, hookimpl
+from gateway.storage import Database, Storage, StorageUnavailable
+from gateway.storage.sqlite.faults import has_code, is_busy, is_damage
 from gateway.testing import GatewayFor
 
-Fault = Callable[[sqlite3.Connection, Sequence[str]], object]
+Fault = Callable[[Database, Sequence[str]], object]
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.storage.commit_queue.RETRY", 0.02)
-    monkeypatch.setattr("gateway.storage.sqlite.file.BUSY", 0.05)
+    monkeypatch.setattr("gateway.storage.commit_queue.RETRY_DELAY", 0.02)
+    monkeypatch.setattr("gateway.storage.sqlite.connection.LOCK_TIMEOUT", 0.05)
 
 
-def none(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+def none(db: Database, rows: Sequence[str]) -> None:
     """No fault."""
 
 
@@ -91,7 +91,7 @@ async def test_a_lock_that_is_given_up_in_time_is_no_fault(path: Path) -> None:
     async with opened(path, commit_timeout=20) as storage:
         with locked(path):
             commit = asyncio.create_task(storage.commit(notes.entries("a")))
-            change = asyncio.create_task(storage.write(lambda db: db.execute("SELECT 1")))
+            change = asyncio.create_task(storage.write(lambda db: list(db.select("SELECT 1"))))
             done, _ = await asyncio.wait([commit, change], timeout=0.3)  # SQLite gives up sooner
             assert not done
         await asyncio.gather(commit, change)
@@ -102,16 +102,16 @@ async def test_a_lock_that_is_given_up_in_time_is_no_fault(path: Path) -> None:
 async def test_a_change_waits_for_a_lock_no_longer_than_a_call(path: Path) -> None:
     async with opened(path, commit_timeout=0.2) as storage:
         with locked(path):
-            with pytest.raises(sqlite3.OperationalError) as caught:
+            with pytest.raises(StorageUnavailable) as caught:
                 await storage.write(lambda db: db.execute("DELETE FROM notes"))
             assert is_busy(caught.value)
-            assert await storage.read(lambda db: db.execute("SELECT 1").fetchall()) == [(1,)]
+            assert await storage.read(lambda db: list(db.select("SELECT 1"))) == [(1,)]
 
 
 async def test_calls_wait_again_when_the_backlog_is_young(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 1)
+    monkeypatch.setattr("gateway.storage.commit_queue.MAX_GROUP_CALLS", 1)
     notes, seen = Notes(), []
     loop = asyncio.get_running_loop()
     async with opened(path, commit_timeout=0.1) as storage:
@@ -146,7 +146,7 @@ async def test_a_file_that_cannot_take_more(
         assert health.reason.startswith(reason)
         for number in range(5):
             await storage.commit(notes.entries(str(number)))
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(StorageUnavailable):
             await storage.write(lambda db: fault(db, []) or db.execute("DELETE FROM notes"))
         tried = notes.transactions
         await until(lambda: notes.transactions > tried + 2)
@@ -164,7 +164,7 @@ async def test_a_file_that_cannot_take_more(
 async def test_the_file_fails_while_entries_are_stored_one_by_one(path: Path) -> None:
     notes, failing = Notes(), [True]
 
-    def fault(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+    def fault(db: Database, rows: Sequence[str]) -> None:
         if failing[0] and rows == ["c"]:
             full(db, rows)
 
@@ -262,7 +262,7 @@ async def test_the_file_is_taken_away(path: Path, how: Callable[[Path], None]) -
     notes = Notes()
     async with opened(path) as storage:
         await storage.commit(notes.entries("before"))
-        await storage.read(lambda db: db.execute("SELECT * FROM notes").fetchall())
+        await storage.read(lambda db: list(db.select("SELECT * FROM notes")))
         how(path)
         await storage.commit(notes.entries("a", "b"))
         assert storage.health.state == "degraded"
@@ -270,10 +270,10 @@ async def test_the_file_is_taken_away(path: Path, how: Callable[[Path], None]) -
         await recovered(storage)
         await storage.commit(notes.entries("c"))
         assert texts(path) == ["a", "b", "c"]
-        found = await storage.read(lambda db: db.execute("SELECT text FROM notes").fetchall())
+        found = await storage.read(lambda db: list(db.select("SELECT text FROM notes")))
         assert found == [("a",), ("b",), ("c",)]
         how(path)
-        with pytest.raises(sqlite3.OperationalError, match="deleted or replaced"):
+        with pytest.raises(StorageUnavailable, match="deleted or replaced"):
             await storage.write(lambda db: db.execute("DELETE FROM notes"))
         await storage.write(lambda db: db.execute("DELETE FROM notes"))
     assert is_whole(path)
@@ -289,9 +289,9 @@ async def test_its_folder_is_taken_away(tmp_path: Path) -> None:
         await storage.commit(notes.entries("a"))
         said = "the database file cannot be opened"
         await until(lambda: storage.health.reason.startswith(said))
-        with pytest.raises(sqlite3.OperationalError) as caught:
-            await storage.read(lambda db: db.execute("SELECT * FROM notes"))
-        assert caught.value.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN
+        with pytest.raises(StorageUnavailable) as caught:
+            await storage.read(lambda db: list(db.select("SELECT * FROM notes")))
+        assert has_code(caught.value, sqlite3.SQLITE_CANTOPEN)
         folder.mkdir()
         await recovered(storage)
         assert texts(folder / "gateway.db") == ["a"]
@@ -308,8 +308,8 @@ async def test_damage_that_a_reader_finds(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         overwrite_pages(path, 100, 20)
-        with pytest.raises(sqlite3.DatabaseError) as caught:
-            await storage.read(lambda db: db.execute("SELECT max(text) FROM notes").fetchall())
+        with pytest.raises(StorageUnavailable) as caught:
+            await storage.read(lambda db: list(db.select("SELECT max(text) FROM notes")))
         assert is_damage(caught.value)
         await storage.commit(notes.entries("a"))
     await is_moved_aside(path)
@@ -318,7 +318,7 @@ async def test_damage_that_a_reader_finds(path: Path) -> None:
 async def test_damage_that_the_writer_finds(path: Path) -> None:
     await with_many_pages(path)
     notes = Notes()
-    notes.fault = lambda db, rows: db.execute("SELECT max(text) FROM notes").fetchall()
+    notes.fault = lambda db, rows: list(db.select("SELECT max(text) FROM notes"))
     async with opened(path) as storage:
         overwrite_pages(path, 100, 20)
         await storage.commit(notes.entries("a"))

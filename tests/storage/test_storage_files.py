@@ -14,8 +14,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
 from support.paths import SUPPORT
 from support.records.storage_sinks import (
     NOTES,
@@ -34,7 +32,7 @@ from support.records.storage_sinks import (
 
 from gateway.config import Config, StorageSettings
 from gateway.errors import ConfigError
-from gateway.storage import Storage
+from gateway.storage import Migration, Migrations, Storage, StorageError
 from gateway.storage.sqlite import file
 from gateway.storage.sqlite.file import mark_damaged, open_for_writing, prepare_file
 
@@ -110,8 +108,8 @@ def test_what_another_process_has_just_begun_is_not_moved(
         waits.set()
         return locked(fd)
 
-    locked = file._locked
-    monkeypatch.setattr(file, "_locked", noting)
+    locked = file._try_lock
+    monkeypatch.setattr(file, "_try_lock", noting)
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     late = threading.Thread(target=prepare_file, args=(path,))
@@ -139,11 +137,11 @@ async def test_a_file_that_is_marked_and_cannot_be_checked_in_time(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(path, 20_000, 10)
-    monkeypatch.setattr("gateway.storage.sqlite.file.CHECKED", 0.0)
+    monkeypatch.setattr("gateway.storage.sqlite.file.CHECK_TIMEOUT", 0.0)
     async with opened(path):  # not marked: what could be checked was in order
         assert len(texts(path)) == 20_000
     mark_damaged(path)
-    monkeypatch.setattr("gateway.storage.sqlite.file.CHECKED_MARKED", 0.0)
+    monkeypatch.setattr("gateway.storage.sqlite.file.FULL_CHECK_TIMEOUT", 0.0)
     async with opened(path):
         assert texts(path) == []
     assert aside(path).exists()
@@ -159,16 +157,11 @@ async def test_a_log_without_its_database_is_kept(path: Path) -> None:
 
 
 async def test_a_migration_that_breaks_ends_the_start(path: Path) -> None:
-    broken = Migrations("broken")
-
-    @broken()
-    def create(db: Database) -> None:
-        db.execute("CREATE TABLE half (number)")
-        db.execute("CREATE TABLE wrong (")
-
+    tables = "CREATE TABLE half (number); CREATE TABLE wrong ("
+    broken = Migrations("broken", (Migration("create", tables),))
     for _ in range(2):
         storage = Storage(Config(storage=StorageSettings(path=str(path))), [NOTES, broken])
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(StorageError):
             await storage.open()
         await storage.close()
         assert (threads(), descriptors(path.parent)) == ([], [])

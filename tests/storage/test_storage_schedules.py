@@ -24,7 +24,8 @@ from support.records.storage_sinks import (
 )
 
 from gateway import StorageUnavailable
-from gateway.storage import Entry
+from gateway.storage import Database, Entry
+from gateway.storage.sqlite.faults import storage_error
 
 KINDS = ("", "unfit", "impossible")
 CALL = st.lists(st.sampled_from(KINDS), min_size=1, max_size=4).map(tuple)
@@ -35,9 +36,9 @@ SCHEDULES = st.lists(CALL | CALL | EVENT, max_size=25)
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.storage.commit_queue.RETRY", 0.002)
-        patch.setattr("gateway.storage.sqlite.file.BUSY", 0.002)
-        patch.setattr("gateway.storage.commit_queue.LARGEST_GROUP", 3)
+        patch.setattr("gateway.storage.commit_queue.RETRY_DELAY", 0.002)
+        patch.setattr("gateway.storage.sqlite.connection.LOCK_TIMEOUT", 0.002)
+        patch.setattr("gateway.storage.commit_queue.MAX_GROUP_CALLS", 3)
         yield
 
 
@@ -47,17 +48,17 @@ class Weather:
     def __init__(self) -> None:
         self.now = "well"
 
-    def __call__(self, db: sqlite3.Connection, rows: Sequence[str]) -> None:
+    def __call__(self, db: Database, rows: Sequence[str]) -> None:
         match self.now:
             case "full":
-                db.executemany("INSERT INTO notes (text) VALUES (?)", [(row,) for row in rows])
+                db.insert("INSERT INTO notes (text)", [(row,) for row in rows])
                 full(db, rows)
             case "read only":
                 read_only(db, rows)
             case "damaged":
                 error = sqlite3.DatabaseError("database disk image is malformed")
                 error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-                raise error
+                raise storage_error(error) from error
 
 
 class Run:

@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_said(
     assert usage() == (
         2,
         "",
-        f"{usage.path}: is no file; name one with --storage-path or --config\n",
+        f"{usage.path}: there is no such file; name one with --storage-path or --config\n",
     )
     usage.path.write_bytes(b"no database, and long enough to be looked at " * 40)
     assert usage()[2] == f"{usage.path}: cannot be read: file is not a database\n"

@@ -44,6 +44,7 @@ from support.plugins.recording_plugin import until
 from gateway import Attempt, Config, Gateway, Storage
 from gateway.config import StorageSettings, Worker
 from gateway.simulator import Simulator, SimulatorConfig
+from gateway.storage.sqlite.file import open_for_writing
 from gateway.testing import NO_PROBES, GatewayFor, make_call
 
 CHAT = "/v1/chat/completions"
@@ -476,7 +477,7 @@ async def test_each_call_is_counted_once(database: Path) -> None:
 async def test_a_call_that_was_committed_stays_as_it_was_counted(database: Path) -> None:
     assert await recovered(database) == 0
     row = Row(CALL.id, 1.0, "ada", "sim", "w0", "eval", 0, 1, 2, 3, 4, 0)
-    with closing(sqlite3.connect(database)) as db, db:
+    with closing(open_for_writing(database, "process", [])) as db:
         assert insert(db, [row]) == 1
     left(database.parent, [CALL])
     assert await recovered(database) == 0

@@ -1,7 +1,6 @@
 """The ledger and its sums: each call once, whatever is repeated, undone, or written at once."""
 
 import asyncio
-import sqlite3
 import tempfile
 import time
 from collections import Counter
@@ -20,10 +19,11 @@ from gateway_plugins.usage.report.verify import Checked, differences
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import Config, Storage, Trace
+from gateway import Config, Database, Storage, Trace
 from gateway.config import StorageSettings
 from gateway.storage import Entry
-from gateway.storage.sqlite.file import Connection, open_for_writing, prepare_file
+from gateway.storage.sqlite.connection import Connection
+from gateway.storage.sqlite.file import open_for_writing, prepare_file
 from gateway.storage.sqlite.writer import Tally, change, commit
 
 NOON = 1_795_262_400.0
@@ -51,10 +51,10 @@ def row(number: int, when: float = NOON) -> Row:
 class Refusing:
     """A sink that undoes the transaction that it is in."""
 
-    def prepare(self, db: sqlite3.Connection, item: object) -> object:
+    def prepare(self, db: Database, item: object) -> object:
         return item
 
-    def write(self, db: sqlite3.Connection, rows: Sequence[object]) -> None:
+    def write(self, db: Database, rows: Sequence[object]) -> None:
         raise ValueError("this sink takes nothing")
 
     def written(self, rows: Sequence[object]) -> None: ...
@@ -82,8 +82,8 @@ Sums = dict[tuple[str | int, ...], tuple[int, ...]]
 """The counts of each day and way, or of each way."""
 
 
-def sums(db: sqlite3.Connection, table: str) -> Sums:
-    found = db.execute(f"SELECT * FROM {table}").fetchall()
+def sums(db: Database, table: str) -> Sums:
+    found = db.select(f"SELECT * FROM {table}")
     return {one[: -len(COUNTS)]: one[-len(COUNTS) :] for one in found}
 
 
@@ -114,7 +114,7 @@ groups = st.lists(
 def test_each_call_is_counted_once_however_often_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gateway_plugins.usage.ledger.sums.AT_ONCE", 7)
+    monkeypatch.setattr("gateway_plugins.usage.ledger.sums.BATCH_ROWS", 7)
     with files() as connections:
         db = connections[0]
 
@@ -129,7 +129,7 @@ def test_each_call_is_counted_once_however_often_it_is_written(
                 if fate == "summed up":
                     change(connections[1 - which], sum_some)
             days = modelled(known.values())
-            assert db.execute("SELECT count(*) FROM usage_calls").fetchone() == (len(known),)
+            assert list(db.select("SELECT count(*) FROM usage_calls")) == [(len(known),)]
             assert sums(db, "usage_days") == days
             assert sums(db, "usage_totals") == without_days(days)
             assert list(differences(db, nothing, "internal", Checked())) == []
@@ -143,7 +143,7 @@ def only(days: Sums, day: int) -> Sums:
     return {way: counts for way, counts in days.items() if way[0] == day}
 
 
-def read(db: sqlite3.Connection, day: int | None) -> Sums:
+def read(db: Database, day: int | None) -> Sums:
     """The totals, or one day, page by page."""
     found: Sums = {}
     after = Place(day)
@@ -154,7 +154,7 @@ def read(db: sqlite3.Connection, day: int | None) -> Sums:
     return found
 
 
-def clear(db: sqlite3.Connection) -> None:
+def clear(db: Database) -> None:
     for table in ("usage_calls", "usage_sums"):
         db.execute(f"DELETE FROM {table}")
     db.execute("UPDATE usage_marks SET value = 0")
@@ -168,7 +168,7 @@ def without_days(days: Sums) -> Sums:
     return totals
 
 
-def nothing(db: sqlite3.Connection, since: float, until: float) -> Iterator[Trace]:
+def nothing(db: Database, since: float, until: float) -> Iterator[Trace]:
     return iter(())
 
 
@@ -230,10 +230,10 @@ async def test_old_calls_and_days_are_deleted_and_totals_stay(tmp_path: Path) ->
         await storage.commit(entries(rows))
         await Upkeep(storage, Keep(10, 1)).turn(NOON)
 
-        def read(db: sqlite3.Connection) -> tuple[object, ...]:
-            calls = db.execute("SELECT count(*) FROM usage_calls").fetchone()
-            days = db.execute("SELECT count(*) FROM usage_days").fetchone()
-            totals = db.execute("SELECT sum(requests) FROM usage_totals").fetchone()
+        def read(db: Database) -> tuple[object, ...]:
+            [calls] = db.select("SELECT count(*) FROM usage_calls")
+            [days] = db.select("SELECT count(*) FROM usage_days")
+            [totals] = db.select("SELECT sum(requests) FROM usage_totals")
             return *calls, *days, *totals, list(differences(db, nothing, "", Checked()))
 
         assert await storage.read(read) == (2, 4, 5, [])

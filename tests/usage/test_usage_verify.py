@@ -17,6 +17,7 @@ from usage.test_usage import CHAT, ask, first_bytes, over
 from gateway.cli import main
 from gateway.config import Config, StorageSettings, Worker
 from gateway.simulator import Simulator
+from gateway.storage.sqlite.file import open_for_writing
 from gateway.testing import (
     DONE,
     NO_PROBES,
@@ -127,17 +128,17 @@ def test_nothing_is_printed_where_all_is_well(usage: Command, all_kinds: Path) -
 
 
 TAMPERED = {
-    "UPDATE usage_calls SET completion_tokens = completion_tokens + 1 WHERE id = ?": (
+    "UPDATE usage_calls SET completion_tokens = completion_tokens + 1 WHERE id = :id": (
         "completion_tokens: 4 by its trace, 5 counted"
     ),
-    "UPDATE usage_calls SET key = 'eve' WHERE id = ?": "key: 'ada' by its trace, 'eve' counted",
-    "UPDATE usage_calls SET model = 'large' WHERE id = ?": "model: 'sim' by its trace",
-    "UPDATE usage_calls SET worker = 'v' WHERE id = ?": "worker: 'w' by its trace, 'v' counted",
-    "UPDATE usage_calls SET outcome = 2 WHERE id = ?": "outcome: 'success' by its trace, 'abort'",
-    "UPDATE usage_calls SET counted = 1 WHERE id = ?": "counted: False by its trace, True",
+    "UPDATE usage_calls SET key = 'eve' WHERE id = :id": "key: 'ada' by its trace, 'eve' counted",
+    "UPDATE usage_calls SET model = 'large' WHERE id = :id": "model: 'sim' by its trace",
+    "UPDATE usage_calls SET worker = 'v' WHERE id = :id": "worker: 'w' by its trace, 'v' counted",
+    "UPDATE usage_calls SET outcome = 2 WHERE id = :id": "outcome: 'success' by its trace, 'abort'",
+    "UPDATE usage_calls SET counted = 1 WHERE id = :id": "counted: False by its trace, True",
     "UPDATE usage_calls SET completion_tokens = 4000 WHERE counted": "by its trace, 4000 counted",
     "UPDATE usage_calls SET counted = 0": "counted: True by its trace, False counted",
-    "DELETE FROM usage_calls WHERE id = ?": "has a trace, and is not counted",
+    "DELETE FROM usage_calls WHERE id = :id": "has a trace, and is not counted",
     "UPDATE usage_sums SET requests = requests + 1": ": only in the ledger: requests ",
     "UPDATE usage_sums SET aborts = aborts + 1": "total, key 'ada', model 'sim', worker 'w'",
     "DELETE FROM usage_sums WHERE key = 'bob'": "key 'bob', model 'sim', worker 'w'",
@@ -149,26 +150,24 @@ def test_whatever_differs_is_printed(
     usage: Command, all_kinds: Path, statement: str, said: str
 ) -> None:
     shutil.copy(all_kinds, usage.path)
-    with closing(sqlite3.connect(usage.path)) as db:
-        [trace_id] = db.execute("SELECT id FROM usage_calls LIMIT 1 OFFSET 1").fetchone()
+    with closing(open_for_writing(usage.path, "process", [])) as db:
+        [(trace_id,)] = db.select("SELECT id FROM usage_calls LIMIT 1 OFFSET 1")
         sum_some(db)
-        db.execute(statement, (trace_id,) if "?" in statement else ())
-        db.commit()
+        db.execute(statement, {"id": trace_id})
     status, out, _ = usage("verify")
     assert status == 1
     assert said in out
-    assert "?" not in statement or trace_id.hex() in out
+    assert ":id" not in statement or trace_id.hex() in out
 
 
 def test_calls_that_were_deleted_for_their_age_are_no_difference(
     usage: Command, all_kinds: Path
 ) -> None:
     shutil.copy(all_kinds, usage.path)
-    with closing(sqlite3.connect(usage.path)) as db:
+    with closing(open_for_writing(usage.path, "process", [])) as db:
         sum_some(db)
         db.execute("INSERT INTO usage_marks (name, value) VALUES ('calls', 20990101)")
         db.execute("DELETE FROM usage_calls WHERE number BETWEEN 2 AND 20")
-        db.commit()
     assert usage("verify") == (0, "", "")
     with closing(sqlite3.connect(usage.path)) as db:
         db.execute("UPDATE usage_sums SET requests = 1")

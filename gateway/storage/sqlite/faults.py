@@ -1,6 +1,13 @@
-"""Classifies SQLite's errors: whether the file is at fault, locked, or damaged."""
+"""Translates SQLite's errors, and classifies them: is the file at fault, locked, or damaged."""
 
 import sqlite3
+
+from gateway.errors import (
+    ConstraintViolated,
+    InvalidStatement,
+    StorageError,
+    StorageUnavailable,
+)
 
 _OF_THE_FILE = frozenset(
     {
@@ -30,32 +37,48 @@ _TEXTS = {
 }
 
 
-class FileGone(sqlite3.OperationalError):
+class FileGone(StorageUnavailable):
     """The open file is no longer the one at its path: it was deleted or replaced."""
 
 
-def blames_the_file(error: BaseException) -> bool:
+def storage_error(error: sqlite3.Error) -> StorageError:
+    """Return the gateway's error for one of SQLite, which has to become its cause."""
+    if _code(error) in _OF_THE_FILE:
+        return StorageUnavailable(str(error))
+    if isinstance(error, sqlite3.IntegrityError):
+        return ConstraintViolated(str(error))
+    if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
+        return InvalidStatement(str(error))
+    return StorageError(str(error))
+
+
+def is_file_fault(error: BaseException) -> bool:
     """Whether the file is at fault (full, locked, read-only, damaged, gone), not a statement."""
-    return isinstance(error, FileGone) or _code(error) in _OF_THE_FILE
+    return isinstance(error, FileGone) or has_code(error, *_OF_THE_FILE)
 
 
 def is_busy(error: BaseException) -> bool:
     """Whether the only fault is that another connection holds the lock."""
-    return _code(error) == sqlite3.SQLITE_BUSY
+    return has_code(error, sqlite3.SQLITE_BUSY)
 
 
 def is_damage(error: BaseException) -> bool:
     """Whether the file is not a database, or a damaged one."""
-    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return has_code(error, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def fault_text(error: BaseException) -> str:
     """Describe the error for operators."""
-    text = _TEXTS.get(_code(error) or sqlite3.SQLITE_OK)
+    text = _TEXTS.get(_code(error.__cause__) or sqlite3.SQLITE_OK)
     return f"{text}: {error}" if text else str(error)
 
 
-def _code(error: BaseException) -> int | None:
+def has_code(error: BaseException, *codes: int) -> bool:
+    """Whether the cause of a StorageError is an error of SQLite with one of these codes."""
+    return isinstance(error, StorageError) and _code(error.__cause__) in codes
+
+
+def _code(error: BaseException | None) -> int | None:
     """SQLite's primary result code, or None; Python reports the extended one."""
     code = getattr(error, "sqlite_errorcode", None) if isinstance(error, sqlite3.Error) else None
     return None if code is None else code & 0xFF

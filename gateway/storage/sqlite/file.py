@@ -4,53 +4,32 @@ import contextlib
 import fcntl
 import logging
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
-from gateway.errors import ConfigError
-from gateway.storage.sqlite.faults import FileGone, is_damage
-from gateway.storage.sqlite.write_lock import Turn
+from gateway.errors import ConfigError, StorageError
+from gateway.storage.sqlite.connection import Connection, Mode
+from gateway.storage.sqlite.faults import is_damage
+from gateway.storage.sqlite.migrate import migrate
+from gateway.storage.sqlite.write_lock import WriteLock
 
 log = logging.getLogger("gateway.storage")
 
 Durability = Literal["process", "power", "none"]
 
-CHECKED = 2.0
+CHECK_TIMEOUT = 2.0
 """Seconds that the check of a file at start-up may take; a larger file is checked in part."""
 
-CHECKED_MARKED = 60.0
+FULL_CHECK_TIMEOUT = 60.0
 """The same, for a file that was found damaged while in use."""
-
-BUSY = 0.5
-"""Seconds that SQLite itself waits for another connection's lock; the gateway may retry then."""
 
 _ALONE = 10.0
 """Seconds to wait for other processes that create or move a file in the same folder."""
 
 _BESIDE = ("", "-wal", "-shm")
-
-
-class Connection(sqlite3.Connection):
-    """A connection that detects a deleted or replaced file; SQLite would go on writing to it."""
-
-    path: Path
-    turn: Turn
-    identity: tuple[int, int] | None = None
-    given_up = False
-
-    def check(self) -> None:
-        """Raise FileGone if the file at `path` is another, or the connection was given up."""
-        if self.given_up:
-            raise FileGone("the gateway has given this connection up")
-        if _identity(self.path) != self.identity:
-            raise FileGone("the database file was deleted or replaced")
 
 
 def prepare_file(path: Path) -> None:
@@ -108,14 +87,14 @@ def _damage(path: Path) -> str | None:
     """
     marked = _marker(path).exists()
     try:
-        db = open_read_only(path)
-    except sqlite3.Error:
+        db = connect_read_only(path)
+    except StorageError:
         return None
-    ends = time.monotonic() + (CHECKED_MARKED if marked else CHECKED)
+    ends = time.monotonic() + (FULL_CHECK_TIMEOUT if marked else CHECK_TIMEOUT)
     try:
         with _interrupted(db, ends):
-            [(found,)] = db.execute(f"PRAGMA {'integrity' if marked else 'quick'}_check(1)")
-    except sqlite3.Error as error:
+            [(found,)] = db.select(f"PRAGMA {'integrity' if marked else 'quick'}_check(1)")
+    except StorageError as error:
         if is_damage(error):
             return str(error)
         return "it was when it was last used" if marked and time.monotonic() > ends else None
@@ -134,7 +113,7 @@ def _interrupted(db: Connection, ends: float) -> Iterator[None]:
     SQLite calls the progress handler between the steps of a statement. A check may be a single long
     step, so a timer interrupts it as well.
     """
-    db.set_progress_handler(lambda: int(time.monotonic() > ends), 10_000)
+    db.raw.set_progress_handler(lambda: int(time.monotonic() > ends), 10_000)
     timer = threading.Timer(max(ends - time.monotonic(), 0), db.interrupt)
     timer.start()
     try:
@@ -181,14 +160,14 @@ def _alone(folder: Path) -> Iterator[None]:
     fd = os.open(folder, os.O_RDONLY)
     ends = time.monotonic() + _ALONE
     try:
-        while not _locked(fd) and time.monotonic() < ends:
+        while not _try_lock(fd) and time.monotonic() < ends:
             time.sleep(0.02)
         yield
     finally:
         os.close(fd)
 
 
-def _locked(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -199,19 +178,22 @@ def _locked(fd: int) -> bool:
 
 
 def open_for_writing(
-    path: Path, durability: Durability, migrations: Sequence[Migrations], turn: Turn | None = None
+    path: Path,
+    durability: Durability,
+    migrations: Sequence[Any],
+    lock: WriteLock | None = None,
 ) -> Connection:
     """Open the writer's connection and migrate the tables.
 
-    Transactions wait for their `turn` if several processes share one. In WAL mode, commits with
+    Transactions hold `lock`, which several processes may share. In WAL mode, commits with
     synchronous NORMAL survive the end of the process, those with FULL (an fsync for each commit)
     also a power cut: https://sqlite.org/wal.html
-    Raises sqlite3.Error, and the exceptions of migrations.
+    Raises StorageError.
     """
     with contextlib.suppress(OSError):  # SQLite's error will be clearer
         _create(path)
-    db = _connect(path, "rw")
-    db.turn = turn or Turn(None)
+    db = Connection(path, "mode=rw")
+    db.lock = lock or db.lock
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
@@ -227,38 +209,8 @@ def open_for_writing(
     return db
 
 
-def migrate(db: sqlite3.Connection, migrations: Sequence[Migrations]) -> None:
-    """Migrate the tables, within the caller's transaction. Raises the exceptions of migrations."""
-    database = Database(db)
-    for one in migrations:
-        one.apply(database)
-
-
-def open_read_only(path: Path) -> Connection:
-    """Open a read-only connection. Raises sqlite3.Error."""
-    db = _connect(path, "ro")
+def connect_read_only(path: Path, mode: Mode = "mode=ro") -> Connection:
+    """Open a read-only connection. Raises StorageError."""
+    db = Connection(path, mode)
     db.execute("PRAGMA query_only = ON")
     return db
-
-
-def _connect(path: Path, mode: Literal["rw", "ro"]) -> Connection:
-    identity = _identity(path)  # before connecting, to detect a file that is replaced meanwhile
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=BUSY,
-        isolation_level=None,
-        check_same_thread=False,
-        cached_statements=256,
-        factory=Connection,
-    )
-    db.path, db.identity = path, identity
-    return db
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116  runs after each commit; twice as fast as Path.stat
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

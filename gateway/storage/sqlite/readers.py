@@ -1,18 +1,17 @@
 """Reader threads, each with its own connection."""
 
 import asyncio
-import contextlib
 import logging
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import local
 from typing import Any, TypeVar
 
-from gateway.errors import StorageUnavailable
-from gateway.storage.sqlite.faults import FileGone, blames_the_file, is_damage
-from gateway.storage.sqlite.file import Connection, mark_damaged, open_read_only
+from gateway.errors import StorageError, StorageUnavailable
+from gateway.storage.sqlite.connection import Connection
+from gateway.storage.sqlite.faults import FileGone, is_damage, is_file_fault
+from gateway.storage.sqlite.file import connect_read_only, mark_damaged
 
 T = TypeVar("T")
 
@@ -35,7 +34,7 @@ class Readers:
         self._local = local()
         self._closed = False
 
-    async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, query: Callable[[Any], T]) -> T:
         """Run `query` and return its result. Raises its exception; StorageUnavailable if closed."""
         if self._closed:
             raise StorageUnavailable("the database is not open")
@@ -51,8 +50,7 @@ class Readers:
         ends = loop.time() + seconds
         while self._running and loop.time() < ends:
             for db in list(self._connections):
-                with contextlib.suppress(sqlite3.Error):  # closed just now
-                    db.interrupt()
+                db.interrupt()
             await asyncio.sleep(_AGAIN)
         if self._running:
             log.error("a query does not end; its connection is left open")
@@ -61,15 +59,15 @@ class Readers:
             for db in self._connections:
                 db.close()
 
-    def _query(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    def _query(self, query: Callable[[Any], T]) -> T:
         if self._closed:
             raise StorageUnavailable("the database is not open")
         try:
             return query(self._connection())
         except StopIteration as error:  # a future cannot hold it
             raise RuntimeError("the query raised StopIteration") from error
-        except sqlite3.Error as error:
-            if blames_the_file(error):
+        except StorageError as error:
+            if is_file_fault(error):
                 self._drop(error)
             raise
 
@@ -82,11 +80,11 @@ class Readers:
                 self._drop(error)
                 db = None
         if db is None:
-            db = self._local.db = open_read_only(self._path)
+            db = self._local.db = connect_read_only(self._path)
             self._connections.append(db)
         return db
 
-    def _drop(self, error: sqlite3.Error) -> None:
+    def _drop(self, error: StorageError) -> None:
         if is_damage(error):
             mark_damaged(self._path)
         db: Connection | None = getattr(self._local, "db", None)

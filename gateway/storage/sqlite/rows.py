@@ -1,34 +1,30 @@
-"""Inserts many rows with few statements."""
+"""Statements that insert many rows each."""
 
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 
-MOST = 256
+MAX_ROWS = 256
 """Maximum number of rows of one statement."""
 
-VARIABLES = 32_766
+MAX_VARIABLES = 32_766
 """Maximum number of variables of one statement: SQLite's default since 3.32."""
 
 
-def insert_rows(
-    db: sqlite3.Connection, before: str, rows: Sequence[Sequence[object]], after: str = ""
-) -> int:
-    """Run `before`, VALUES of the rows, `after`; return the number of rows changed.
+def inserts(
+    into: str, rows: Sequence[Sequence[object]], after: str
+) -> Iterator[tuple[str, list[object]]]:
+    """Yield the statements, with their values, that insert all rows.
 
-    Like `executemany`, but with many rows per statement. Each statement releases and reacquires the
-    GIL, which costs more than a row if the event loop contends for it. All rows have the same
-    length.
+    Each statement releases and reacquires the GIL, which costs more than a row if the event loop
+    contends for it.
     """
-    changed = start = 0
+    start = 0
     while start < len(rows):
         count = _at_once(len(rows) - start, len(rows[start]))
         some = rows[start : start + count]
-        statement = _statement(before, after, count, len(some[0]))
-        changed += db.execute(statement, list(chain.from_iterable(some))).rowcount
+        yield _statement(into, after, count, len(some[0])), list(chain.from_iterable(some))
         start += count
-    return changed
 
 
 def _at_once(rows: int, columns: int) -> int:
@@ -36,11 +32,11 @@ def _at_once(rows: int, columns: int) -> int:
 
     So there are few distinct statements, and the connection caches each.
     """
-    most = min(rows, MOST, VARIABLES // columns)
+    most = min(rows, MAX_ROWS, MAX_VARIABLES // columns)
     return 1 << (most.bit_length() - 1)
 
 
 @lru_cache(maxsize=256)
-def _statement(before: str, after: str, rows: int, columns: int) -> str:
+def _statement(into: str, after: str, rows: int, columns: int) -> str:
     row = f"({','.join('?' * columns)})"
-    return f"{before} VALUES {','.join([row] * rows)} {after}"
+    return f"{into} VALUES {','.join([row] * rows)} {after}"

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 
-class Turn:
-    """Serializes writers of different processes: `with turn:`, in the writer's thread.
+class WriteLock:
+    """Serializes writers of different processes: `with lock:`, in the writer's thread.
 
     With SQLite's own lock, a writer that finds the file locked sleeps for 1 ms, later for up to
     100 ms, and polls again, while others take the lock in between. With flock, the kernel wakes the

@@ -3,56 +3,23 @@
 import asyncio
 import contextlib
 import logging
-import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.storage.sqlite.faults import blames_the_file, is_busy, is_damage
-from gateway.storage.sqlite.file import Connection, mark_damaged
+from gateway.errors import StorageUnavailable
+from gateway.storage.sink import Entry, Group, Sink
+from gateway.storage.sqlite.connection import Connection
+from gateway.storage.sqlite.faults import is_busy, is_damage, is_file_fault
+from gateway.storage.sqlite.file import mark_damaged
 
 T = TypeVar("T")
 
 log = logging.getLogger("gateway.storage")
 
-
-class Sink(Protocol):
-    """Stores one kind of item for a plugin. The methods run in the writer's thread."""
-
-    def prepare(self, db: sqlite3.Connection, item: Any) -> Any:
-        """Make the rows of `item` before the transaction begins; `db` is for reading only."""
-
-    def write(self, db: sqlite3.Connection, rows: Sequence[Any]) -> None:
-        """Insert the results of `prepare`, for all items of a transaction in order.
-
-        Called again, possibly with another connection, if the transaction failed.
-        """
-
-    def written(self, rows: Sequence[Any]) -> None:
-        """Called once the rows are committed."""
-
-    def lost(self, item: Any, error: Exception) -> None:
-        """Called if `item` will never be stored; may run in the event loop's thread too."""
-
-
-class Entry(msgspec.Struct, eq=False):
-    """One item for a sink; `size` is its approximate size in memory, in bytes.
-
-    No call waits for the commit of a `lazy` entry.
-    """
-
-    sink: Sink
-    item: Any
-    size: int
-    lazy: bool = False
-    rows: Any = None
-    prepared: bool = False
-
-
-Group = list[Entry]
 
 Done = Callable[[Any, BaseException | None], None]
 """Called in the event loop with the result, or with the exception raised."""
@@ -86,9 +53,9 @@ class Writer:
             self._thread.join()
             return
         log.error("the database does not answer; its connection is left open")
-        self._connect = _give_up
+        self._connect = _abandoned
         if self._db is not None:
-            self._db.given_up = True
+            self._db.abandoned = True
 
     def _attempt(self, task: Callable[[Connection], T], done: Done) -> None:
         try:
@@ -96,22 +63,21 @@ class Writer:
                 self._db = self._connect()
             result = task(self._db)
         except BaseException as error:  # noqa: BLE001  passed to `done`
-            if blames_the_file(error) and not is_busy(error):
+            if is_file_fault(error) and not is_busy(error):
                 self._disconnect(error)
-            self._tell(done, None, error)
+            self._report(done, None, error)
         else:
-            self._tell(done, result, None)
+            self._report(done, result, None)
 
     def _disconnect(self, error: BaseException) -> None:
         """Close the connection after a fault of the file: its cached state may be out of date."""
         if self._db is not None:
             if is_damage(error):
                 mark_damaged(self._db.path)
-            with contextlib.suppress(sqlite3.Error):
-                self._db.close()
+            self._db.close()
             self._db = None
 
-    def _tell(self, done: Done, result: Any, error: BaseException | None) -> None:
+    def _report(self, done: Done, result: Any, error: BaseException | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for the result
             self._loop.call_soon_threadsafe(done, result, error)
 
@@ -120,13 +86,12 @@ class Writer:
             task()
             del task  # else its objects would live until the next task arrives
         if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.close()
-        self._tell(lambda _, __: self._ended.set_result(None), None, None)
+            self._db.close()
+        self._report(lambda _, __: self._ended.set_result(None), None, None)
 
 
-def _give_up() -> Connection:
-    raise sqlite3.OperationalError("the gateway is shut down")
+def _abandoned() -> Connection:
+    raise StorageUnavailable("the gateway is shut down")
 
 
 class Tally(msgspec.Struct):
@@ -139,7 +104,7 @@ class Tally(msgspec.Struct):
 def commit(db: Connection, group: Group, tally: Tally) -> None:
     """Store the group in one transaction; if that fails, store each entry in its own.
 
-    Only an entry that cannot be stored is lost. Raises sqlite3.Error if the file is at fault:
+    Only an entry that cannot be stored is lost. Raises StorageUnavailable if the file is at fault:
     `group` then holds the entries that are not committed yet, and may be tried again.
     """
     _prepare(db, group, tally)
@@ -150,7 +115,7 @@ def commit(db: Connection, group: Group, tally: Tally) -> None:
         _commit_singly(db, group, tally)
     else:
         tally.committed += len(group)
-        _tell_written(group)
+        _notify_written(group)
 
 
 def _commit_singly(db: Connection, group: Group, tally: Tally) -> None:
@@ -162,21 +127,21 @@ def _commit_singly(db: Connection, group: Group, tally: Tally) -> None:
             lose(group.pop(0), error, tally)
         else:
             tally.committed += 1
-            _tell_written([group.pop(0)])
+            _notify_written([group.pop(0)])
 
 
 def _undo(db: Connection, error: BaseException) -> None:
     """Roll back; raises the error again if the file is at fault."""
     if db.in_transaction:
         db.execute("ROLLBACK")
-    if blames_the_file(error):
+    if is_file_fault(error):
         raise error
     db.check()  # "no such table" may mean that the file was replaced
 
 
-def change(db: Connection, run: Callable[[sqlite3.Connection], T]) -> T:
+def change(db: Connection, run: Callable[[Any], T]) -> T:
     """Run `run` in its own transaction, which is rolled back if it raises."""
-    with db.turn:
+    with db.lock:
         db.execute("BEGIN IMMEDIATE")
         try:
             result = run(db)
@@ -188,15 +153,6 @@ def change(db: Connection, run: Callable[[sqlite3.Connection], T]) -> T:
             raise
     db.check()
     return result
-
-
-def give_back(db: sqlite3.Connection, pages: int) -> bool:
-    """Shorten the file by up to `pages` free pages; True if there may be more of them."""
-    [(before,)] = db.execute("PRAGMA freelist_count")
-    if before:
-        db.executescript(f"PRAGMA incremental_vacuum({pages})")  # execute() frees one page only
-    [(after,)] = db.execute("PRAGMA freelist_count")
-    return bool(0 < after < before)
 
 
 def _prepare(db: Connection, group: Group, tally: Tally) -> None:
@@ -211,11 +167,11 @@ def _prepare(db: Connection, group: Group, tally: Tally) -> None:
 
 
 def _transact(db: Connection, group: Group) -> None:
-    with db.turn:
+    with db.lock:
         db.execute("BEGIN IMMEDIATE")
         for sink, rows in _by_sink(group):
             sink.write(db, rows)
-        if db.given_up:
+        if db.abandoned:
             db.check()
         db.execute("COMMIT")
     db.check()  # a commit to a deleted file is lost
@@ -228,7 +184,7 @@ def _by_sink(group: Group) -> list[tuple[Sink, list[Any]]]:
     return list(found.values())
 
 
-def _tell_written(group: Group) -> None:
+def _notify_written(group: Group) -> None:
     for sink, rows in _by_sink(group):
         try:
             sink.written(rows)
@@ -240,13 +196,13 @@ def lose(entry: Entry, error: BaseException, tally: Tally) -> None:
     """Count the entry as lost and call its sink's `lost`."""
     log.error("what a call left could not be stored and is lost", exc_info=error)
     tally.lost += 1
-    tell_lost(entry, error)
+    notify_lost(entry, error)
 
 
-def tell_lost(entry: Entry, error: BaseException) -> None:
+def notify_lost(entry: Entry, error: BaseException) -> None:
     """Call the sink's `lost`; logs its exceptions and raises nothing."""
-    told = error if isinstance(error, Exception) else RuntimeError(repr(error))
+    reason = error if isinstance(error, Exception) else RuntimeError(repr(error))
     try:
-        entry.sink.lost(entry.item, told)
+        entry.sink.lost(entry.item, reason)
     except BaseException:
         log.exception("%r could not be told what was lost", type(entry.sink).__name__)

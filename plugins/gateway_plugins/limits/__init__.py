@@ -16,13 +16,13 @@ from time import monotonic
 from typing import Any
 
 import msgspec
-from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
 from gateway import (
     Call,
     ControlRequest,
     Host,
+    Migrations,
     NotFound,
     Outcome,
     Principal,

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 
@@ -48,7 +47,7 @@ class Keeper:
             return
         try:
             news = await storage.write(self._ledger.news)
-        except (sqlite3.Error, GatewayError) as error:
+        except GatewayError as error:
             if not self.unread:
                 log.warning("what other processes spend of budgets cannot be read now: %s", error)
             self.unread = f"what other processes spend of budgets cannot be read: {error}"
@@ -62,5 +61,5 @@ class Keeper:
         try:
             while await storage.write(delete_old):
                 pass
-        except (sqlite3.Error, GatewayError) as error:
+        except GatewayError as error:
             log.warning("old spending could not be deleted now: %s", error)

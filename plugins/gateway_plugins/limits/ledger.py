@@ -5,42 +5,40 @@ amounts that this process has committed are then known exactly, and the rest of 
 other processes.
 """
 
-import sqlite3
 import time
 from collections.abc import Sequence
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
+from gateway import Database, Migration, Migrations
 from gateway_plugins.limits.book import Spending, periods_of
-
-MIGRATIONS = Migrations("limits")
 
 KEPT_DAYS = 90
 
 SLICE = 1_000
 """Rows deleted in one transaction."""
 
-_TABLES = (
-    """
-    CREATE TABLE limits_spent (
-        period INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        tokens INTEGER NOT NULL,
-        cost INTEGER NOT NULL,
-        changed INTEGER NOT NULL,
-        PRIMARY KEY (period, key)
-    ) WITHOUT ROWID
-    """,
-    "CREATE TABLE limits_changes (count INTEGER NOT NULL)",
-    "INSERT INTO limits_changes VALUES (0)",
-)
+_TABLES = """
+CREATE TABLE limits_spent (
+    period INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    PRIMARY KEY (period, key)
+) WITHOUT ROWID;
+CREATE TABLE limits_changes (count INTEGER NOT NULL);
+INSERT INTO limits_changes VALUES (0)
+"""
+# Tokens and cost (in billionths) by period and key. Changes are numbered by `limits_changes`;
+# `changed` is the number of the latest change to a row.
+MIGRATIONS = Migrations("limits", (Migration("create_tables", _TABLES),))
 
 _CHANGE = "UPDATE limits_changes SET count = count + 1"
 
-_ADD = """
-    INSERT INTO limits_spent (key, period, tokens, cost, changed)
-    VALUES (?, ?, ?, ?, (SELECT count FROM limits_changes))
+_CHANGES = "SELECT count FROM limits_changes"
+
+_ADD = "INSERT INTO limits_spent (key, period, tokens, cost, changed)"
+
+_TO_SUM = """
     ON CONFLICT (period, key) DO UPDATE SET
         tokens = tokens + excluded.tokens,
         cost = cost + excluded.cost,
@@ -48,23 +46,14 @@ _ADD = """
 """
 
 _NEWS = """
-    SELECT key, period, tokens, cost FROM limits_spent WHERE period IN (?, ?) AND changed > ?
+    SELECT key, period, tokens, cost FROM limits_spent
+    WHERE period IN (:day, :month) AND changed > :known
 """
 
 _DELETE = """
     DELETE FROM limits_spent WHERE (period, key) IN
-        (SELECT period, key FROM limits_spent WHERE period < ? LIMIT ?)
+        (SELECT period, key FROM limits_spent WHERE period < :period LIMIT :rows)
 """
-
-
-@MIGRATIONS()
-def create_tables(db: Database) -> None:
-    """Create the tables of tokens and cost (in billionths) by period and key.
-
-    Changes are numbered by `limits_changes`; `changed` is the number of the latest change to a row.
-    """
-    for statement in _TABLES:
-        db.conn.execute(statement)
 
 
 Totals = dict[tuple[str, int], tuple[int, int]]
@@ -79,18 +68,19 @@ class Ledger:
 
     def __init__(self) -> None:
         self._own: Totals = {}
-        self._seen: tuple[sqlite3.Connection, int] | None = None
+        self._seen: tuple[Database, int] | None = None
         self._known = 0
         self._periods = (0, 0)
 
-    def prepare(self, db: sqlite3.Connection, item: Sequence[Spending]) -> Sequence[Spending]:
+    def prepare(self, db: Database, item: Sequence[Spending]) -> Sequence[Spending]:
         return item
 
-    def write(self, db: sqlite3.Connection, rows: Sequence[Sequence[Spending]]) -> None:
+    def write(self, db: Database, rows: Sequence[Sequence[Spending]]) -> None:
         sums: Totals = {}
         _add(sums, rows)
         db.execute(_CHANGE)
-        db.executemany(_ADD, [(*whose, *spent) for whose, spent in sums.items()])
+        [(count,)] = db.select(_CHANGES)
+        db.insert(_ADD, [(*whose, *spent, count) for whose, spent in sums.items()], _TO_SUM)
 
     def written(self, rows: Sequence[Sequence[Spending]]) -> None:
         _add(self._own, rows)
@@ -98,22 +88,20 @@ class Ledger:
     def lost(self, item: Sequence[Spending], error: Exception) -> None:
         """Do nothing: the storage logs the loss, and the call still counts in this process."""
 
-    def news(self, db: sqlite3.Connection) -> list[Spending]:
+    def news(self, db: Database) -> list[Spending]:
         """Return what others spent this day and month, for the keys that may have changed."""
         periods = periods_of(time.time())
         if periods != self._periods:
             self._own = {whose: own for whose, own in self._own.items() if whose[1] in periods}
             self._periods = periods
-        [(version,)] = db.execute("PRAGMA data_version")
-        seen = (db, version)  # a new connection counts from the start again
+        seen = (db, db.version())  # a new connection counts from the start again
         if seen == self._seen:
             return []
         if self._seen is None or self._seen[0] is not db:
             self._known = 0  # the new connection may be to another file
-        [(count,)] = db.execute("SELECT count FROM limits_changes")
-        found = [
-            self._of_others(*row) for row in db.execute(_NEWS, (*periods, self._known)).fetchall()
-        ]
+        [(count,)] = db.select(_CHANGES)
+        wanted = {"day": periods[0], "month": periods[1], "known": self._known}
+        found = [self._of_others(*row) for row in db.select(_NEWS, wanted)]
         self._seen, self._known = seen, count
         return found
 
@@ -122,10 +110,10 @@ class Ledger:
         return Spending(key, period, max(tokens - own_tokens, 0), max(cost - own_cost, 0))
 
 
-def delete_old(db: sqlite3.Connection) -> bool:
+def delete_old(db: Database) -> bool:
     """Delete up to SLICE rows older than KEPT_DAYS; return whether there may be more."""
     day, _ = periods_of(time.time() - KEPT_DAYS * 86_400)
-    return db.execute(_DELETE, (day, SLICE)).rowcount > 0
+    return db.execute(_DELETE, {"period": day, "rows": SLICE}) > 0
 
 
 def _add(sums: Totals, rows: Sequence[Sequence[Spending]]) -> None:

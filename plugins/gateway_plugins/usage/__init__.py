@@ -11,23 +11,22 @@ using `expected.py`.
 import asyncio
 import contextlib
 import logging
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
 from gateway import (
     Answer,
     Call,
     Host,
+    Migrations,
     Outcome,
     Sample,
     Storage,
-    StorageUnavailable,
+    StorageError,
     hookimpl,
 )
 from gateway_plugins.usage.journal.in_flight import Flight, begun
@@ -119,7 +118,7 @@ class KeyUsage:
         """Learn the known models in the background: start-up must not wait for a large ledger."""
         try:
             self.models.learn(await gateway.storage.read(lambda db: queries.models(db, MOST)))
-        except (sqlite3.Error, StorageUnavailable) as error:
+        except StorageError as error:
             log.error("the models counted before are not known: %s", error)
         if self._in_memory:
             await upkeep.run()

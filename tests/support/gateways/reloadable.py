@@ -11,24 +11,17 @@ from typing import Any
 
 import httpx
 import msgspec
-from sqlite_utils.db import Database
-from sqlite_utils.migrations import Migrations
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
-from gateway import Call, Gateway, hookimpl
+from gateway import Call, Gateway, Migration, Migrations, hookimpl
 from gateway.config import load
 from gateway.testing import Live, live
 
 log = logging.getLogger("reloadable")
 
-ADDS_A_TABLE = Migrations("tabled")
-
-
-@ADDS_A_TABLE()
-def tabled(db: Database) -> None:
-    db.execute("CREATE TABLE tabled (text TEXT)")
+ADDS_A_TABLE = Migrations("tabled", (Migration("tabled", "CREATE TABLE tabled (text TEXT)"),))
 
 
 class Named:

@@ -1,6 +1,5 @@
 """A plugin that breaks where a call tells it to, with all that it knows in its exception."""
 
-import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NoReturn
 
@@ -11,6 +10,7 @@ from gateway import (
     Attempt,
     Call,
     ControlRequest,
+    Database,
     Delta,
     Event,
     Gateway,
@@ -168,10 +168,10 @@ class Quoting:
 class Unstorable:
     """A sink."""
 
-    def prepare(self, db: sqlite3.Connection, item: Call) -> Call:
+    def prepare(self, db: Database, item: Call) -> Call:
         return self._reach("rows", item)
 
-    def write(self, db: sqlite3.Connection, rows: Sequence[Call]) -> None:
+    def write(self, db: Database, rows: Sequence[Call]) -> None:
         for call in rows:
             self._reach("write", call)
 

@@ -4,11 +4,9 @@ import threading
 from typing import Literal
 
 import msgspec
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
 from support.plugins.recording_plugin import PATIENCE
 
-from gateway import Trace, hookimpl
+from gateway import Migration, Migrations, Trace, hookimpl
 
 
 class Notes:
@@ -22,19 +20,10 @@ class Notes:
 
     @hookimpl
     def migrations(self) -> Migrations:
-        found = Migrations("notes")
-
-        @found()
-        def create(db: Database) -> None:
-            db["notes"].create({"call_id": str})  # type: ignore[union-attr]
-
-        if self._newer:
-
-            @found()
-            def add_colour(db: Database) -> None:
-                db["notes"].add_column("colour", str, not_null_default="red")  # type: ignore[union-attr]
-
-        return found
+        create = Migration("create", "CREATE TABLE notes (call_id TEXT)")
+        colour = "ALTER TABLE notes ADD COLUMN colour TEXT NOT NULL DEFAULT 'red'"
+        steps = (create, Migration("add_colour", colour))
+        return Migrations("notes", steps if self._newer else steps[:1])
 
 
 class Redactor:

@@ -1,10 +1,9 @@
 """A plugin in whose gateway each transaction takes a while, as on a slow disk."""
 
-import sqlite3
 import time
 from collections.abc import Sequence
 
-from gateway import Call, hookimpl
+from gateway import Call, Database, hookimpl
 
 SECONDS = 0.02
 
@@ -12,10 +11,10 @@ SECONDS = 0.02
 class Slow:
     """A sink that stores nothing."""
 
-    def prepare(self, db: sqlite3.Connection, item: None) -> None:
+    def prepare(self, db: Database, item: None) -> None:
         pass
 
-    def write(self, db: sqlite3.Connection, rows: Sequence[None]) -> None:
+    def write(self, db: Database, rows: Sequence[None]) -> None:
         time.sleep(SECONDS)
 
     def written(self, rows: Sequence[None]) -> None:

@@ -8,19 +8,13 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
 from gateway.config import Config, StorageSettings
-from gateway.storage import Entry, Storage
-from gateway.storage.commit_queue import Groups
+from gateway.storage import Database, Entry, Migration, Migrations, Storage
+from gateway.storage.commit_queue import CommitQueue
 
-NOTES = Migrations("notes")
+_TABLE = "CREATE TABLE notes (number INTEGER PRIMARY KEY, text TEXT NOT NULL)"
 
-
-@NOTES()
-def create(db: Database) -> None:
-    db.execute("CREATE TABLE notes (number INTEGER PRIMARY KEY, text TEXT NOT NULL)")
+NOTES = Migrations("notes", (Migration("create", _TABLE),))
 
 
 class Notes:
@@ -30,18 +24,18 @@ class Notes:
         self.written_ones: list[str] = []
         self.lost_ones: list[str] = []
         self.transactions = 0
-        self.fault: Callable[[sqlite3.Connection, Sequence[str]], object] = lambda db, rows: None
+        self.fault: Callable[[Database, Sequence[str]], object] = lambda db, rows: None
 
-    def prepare(self, db: sqlite3.Connection, item: str) -> str:
+    def prepare(self, db: Database, item: str) -> str:
         if "unfit" in item:
             raise ValueError("this sink does not take it")
         return item
 
-    def write(self, db: sqlite3.Connection, rows: Sequence[str]) -> None:
+    def write(self, db: Database, rows: Sequence[str]) -> None:
         self.transactions += 1
         self.fault(db, rows)
         many = [(None if "impossible" in row else row,) for row in rows]
-        db.executemany("INSERT INTO notes (text) VALUES (?)", many)
+        db.insert("INSERT INTO notes (text)", many)
 
     def written(self, rows: Sequence[str]) -> None:
         self.written_ones += rows
@@ -60,18 +54,18 @@ class Gate:
         self.reached = threading.Event()
         self.opened = threading.Event()
 
-    def __call__(self, db: sqlite3.Connection, rows: Sequence[str]) -> None:
+    def __call__(self, db: Database, rows: Sequence[str]) -> None:
         self.reached.set()
         self.opened.wait(20)
 
 
-def full(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+def full(db: Database, rows: Sequence[str]) -> None:
     """As on a full disk: SQLite may not take another page."""
     db.execute("PRAGMA max_page_count = 1")
-    db.execute("INSERT INTO notes (text) VALUES (?)", ("x" * 100_000,))
+    db.execute("INSERT INTO notes (text) VALUES (:text)", {"text": "x" * 100_000})
 
 
-def read_only(db: sqlite3.Connection, rows: Sequence[str]) -> None:
+def read_only(db: Database, rows: Sequence[str]) -> None:
     db.execute("PRAGMA query_only = ON")
 
 
@@ -132,10 +126,10 @@ def aside(path: Path) -> Path:
     return moved
 
 
-def groups_of(storage: Storage) -> Groups:
-    groups = storage._groups
-    assert groups is not None
-    return groups
+def queue_of(storage: Storage) -> CommitQueue:
+    queue = storage._queue
+    assert queue is not None
+    return queue
 
 
 def overwrite_pages(path: Path, first: int, count: int) -> None:

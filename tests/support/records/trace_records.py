@@ -15,8 +15,9 @@ from gateway_plugins.trace_capture.recording.row import Head
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from gateway_plugins.trace_capture.store.sink import TraceSink
 
-from gateway.storage.sqlite.file import Connection, open_for_writing, prepare_file
-from gateway.storage.sqlite.writer import Entry, Tally, commit
+from gateway.storage import Entry
+from gateway.storage.sqlite.file import open_for_writing, prepare_file
+from gateway.storage.sqlite.writer import Tally, commit
 
 
 class Turn(msgspec.Struct):
@@ -86,7 +87,7 @@ def _record_in(item: Any) -> Record:
 class File:
     """A database, and a sink as a gateway has one."""
 
-    def __init__(self, db: Connection) -> None:
+    def __init__(self, db: Any) -> None:
         self.db = db
         self.restart()
 

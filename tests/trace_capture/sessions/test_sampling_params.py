@@ -3,13 +3,16 @@
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gateway_plugins.trace_capture.sessions import sampling_params
 from gateway_plugins.trace_capture.sessions.sampling_params import ANY, SessionOptions
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 
-from gateway.storage.sqlite.file import Connection, open_for_writing, open_read_only
+from gateway.storage.sqlite.file import connect_read_only, open_for_writing
+
+Connection = Any
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def file(tmp_path: Path) -> Iterator[Connection]:
 
 @pytest.fixture
 def read(file: Connection) -> Iterator[SessionOptions]:
-    found = SessionOptions(lambda: open_read_only(file.path))
+    found = SessionOptions(lambda: connect_read_only(file.path))  # type: ignore[arg-type,return-value]
     yield found
     found.close()
 

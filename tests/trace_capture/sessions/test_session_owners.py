@@ -1,6 +1,5 @@
 """A key sees and changes the sessions that it made, unless it may see all of them."""
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
 from support.gateways.capturing import call, capturing, chat
+from support.records.databases import memory_database
 from support.records.trace_records import Item, Turn, record_of, sink_of_records
 from trace_capture.http.test_capture_routes_lists import all_pages
 
@@ -260,13 +260,13 @@ async def test_the_client_works_with_a_key(gateway_for: GatewayFor, tmp_path: Pa
 # without a gateway
 
 
-def database(**until: str) -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    MIGRATIONS.apply(Database(db), **until)
+def database(**until: str) -> Any:
+    db = memory_database()
+    MIGRATIONS.apply(Database(db.raw), **until)
     return db
 
 
-def called(db: sqlite3.Connection, session_id: str | None, principal: str | None) -> str:
+def called(db: Any, session_id: str | None, principal: str | None) -> str:
     """Stores a call; gives the trace's id."""
     record = record_of(Turn([1], [[2]], [], session_id))
     record.head.principal = principal
@@ -280,7 +280,7 @@ def test_an_older_file_is_read_before_and_after_it_learns_of_owners() -> None:
     db.execute("INSERT INTO sessions (session_id, created_at, last_at) VALUES ('old', 1, 1)")
     assert sessions.get(db, "old") is not None
     assert list(queries.select(db, queries.TraceFilter(session_ids=("old",)))) == []
-    MIGRATIONS.apply(Database(db))
+    MIGRATIONS.apply(Database(db.raw))
     assert sessions.get(db, "old") is not None
     assert sessions.get(db, "old", "maker") is None
     called(db, "old", "maker")
@@ -315,7 +315,7 @@ steps = st.lists(
 )
 
 
-def step(db: sqlite3.Connection, model: Model, what: str, session_id: str, key: str) -> None:
+def step(db: Any, model: Model, what: str, session_id: str, key: str) -> None:
     """By a key that sees only its own."""
     mine = model.sessions.get(session_id) == key
     if what == "put" and session_id in model.sessions and not mine:
@@ -355,7 +355,7 @@ def test_each_key_has_its_own_whatever_the_others_do(
         check(db, model, key, limit)
 
 
-def check(db: sqlite3.Connection, model: Model, key: str, limit: int) -> None:
+def check(db: Any, model: Model, key: str, limit: int) -> None:
     """All lists, in pages of `limit`, and each trace by itself."""
     mine = sorted(one for one, owner in model.sessions.items() if owner == key)
     listed = all_pages(db, sessions.SessionList(None, key), limit)

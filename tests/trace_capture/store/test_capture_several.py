@@ -19,8 +19,9 @@ from support.records.trace_records import File, Item, Turn, opened, record_of
 from trace_capture.store.test_capture_store import conversation, trees
 
 from gateway import Trace
+from gateway.storage.sink import Entry, Group
 from gateway.storage.sqlite.file import open_for_writing
-from gateway.storage.sqlite.writer import Entry, Group, Tally, change, commit
+from gateway.storage.sqlite.writer import Tally, change, commit
 
 
 def _read_anew(item: Any) -> Record:

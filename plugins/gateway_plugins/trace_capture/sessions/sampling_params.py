@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from gateway import GatewayError
+
 log = logging.getLogger("gateway.trace_capture")
 
 REMEMBERED = 10_000
@@ -69,7 +71,7 @@ class SessionOptions:
     def _tried(self, read: Callable[[], T], last: T) -> T:
         try:
             return read()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, GatewayError) as error:
             log.error("sampling parameters of sessions cannot be read now: %s", error)
             self.close()
             return last

@@ -11,7 +11,7 @@ from gateway_plugins.usage.ledger.row import LONGEST, Row
 
 log = logging.getLogger("gateway.usage")
 
-EVERY = 0.1
+INTERVAL = 0.1
 """Seconds between two updates of the journal."""
 
 
@@ -87,7 +87,7 @@ class Flight:
     async def run(self) -> None:
         """Update the journal until cancelled."""
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(INTERVAL)
             self.note()
 
     def note(self) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import re
-import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,10 +17,10 @@ from gateway_plugins.usage.ledger.row import ERROR, SUCCESS, Row, insert
 
 log = logging.getLogger("gateway.usage")
 
-EVERY = 10.0
+INTERVAL = 10.0
 """Seconds between two searches for journals of gateways that died."""
 
-AT_ONCE = 8 * STEP * SLOT
+BATCH_BYTES = 8 * STEP * SLOT
 """Bytes that are read at a time, and counted in one transaction."""
 
 LARGEST = 1 << 30
@@ -50,7 +49,7 @@ class Recovery:
     async def run(self) -> None:
         """Search for journals repeatedly, until cancelled."""
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(INTERVAL)
             await self.turn()
 
     async def turn(self) -> None:
@@ -67,7 +66,7 @@ class Recovery:
             with _taken(path) as fd:
                 if fd is not None:
                     await self._recover(path, fd)
-        except (OSError, sqlite3.Error, GatewayError) as error:
+        except (OSError, GatewayError) as error:
             self._say_once(f"{path}: what was in flight cannot be counted now: {error}")
         if self.counted > before:
             message = "%d calls that a gateway had when it died are counted now"
@@ -79,7 +78,7 @@ class Recovery:
         A journal that cannot be read in full is set aside instead.
         """
         place, senseless, fault = SLOT, 0, _fault(fd)
-        while not fault and (slots := await asyncio.to_thread(os.pread, fd, AT_ONCE, place)):
+        while not fault and (slots := await asyncio.to_thread(os.pread, fd, BATCH_BYTES, place)):
             calls, unread = await asyncio.to_thread(read, slots)
             await self._count(calls)
             place, senseless = place + len(slots), senseless + unread

@@ -6,42 +6,41 @@ ever.
 
 import asyncio
 import logging
-import sqlite3
 import time
 from functools import partial
 
 import msgspec
 
-from gateway import GatewayError, Storage
+from gateway import Database, GatewayError, Storage
 from gateway_plugins.usage.ledger.schema import COUNTS, WAY
 from gateway_plugins.usage.ledger.sums import DAY, addition, day_of, sum_some
 
 log = logging.getLogger("gateway.usage")
 
-EVERY = 60.0
+INTERVAL = 60.0
 """Seconds between two turns."""
 
-SLICE = 500
+DELETE_BATCH = 500
 """Rows that are deleted in one transaction."""
 
-PAGES = 1_000
+FREE_PAGES = 1_000
 """Database pages returned to the file system at a time."""
 
 _MARK = """
-INSERT INTO usage_marks (name, value) VALUES (?, ?)
+INSERT INTO usage_marks (name, value) VALUES (:name, :day)
 ON CONFLICT DO UPDATE SET value = max(value, excluded.value)
 """
 # Keep the newest row, because new numbers continue from it.
 _OLD_CALLS = """
 DELETE FROM usage_calls WHERE number IN (
     SELECT number FROM usage_calls
-    WHERE id < ? AND number <= (SELECT value FROM usage_marks WHERE name = 'summed')
+    WHERE id < :id AND number <= (SELECT value FROM usage_marks WHERE name = 'summed')
         AND number < (SELECT max(number) FROM usage_calls)
-    ORDER BY id LIMIT ?)
+    ORDER BY id LIMIT :rows)
 """
 _OLD_DAYS = """
-SELECT day, key, model, worker, source FROM usage_sums WHERE day > 0 AND day < ?
-ORDER BY day, key, model, worker, source LIMIT ?
+SELECT day, key, model, worker, source FROM usage_sums WHERE day > 0 AND day < :day
+ORDER BY day, key, model, worker, source LIMIT :rows
 """
 _SOME_DAYS = f"usage_sums WHERE (day, key, model, worker, source) IN ({_OLD_DAYS})"
 _ADD_TO_DAY_0 = addition(f"SELECT 0, {', '.join((*WAY, *COUNTS))} FROM {_SOME_DAYS}")
@@ -62,13 +61,13 @@ class Upkeep:
         self._storage = storage
 
     async def run(self) -> None:
-        """Take a turn every EVERY seconds, until cancelled."""
+        """Take a turn every INTERVAL seconds, until cancelled."""
         while True:
             try:
                 await self.turn(time.time())
-            except (sqlite3.Error, GatewayError) as error:
+            except GatewayError as error:
                 log.warning("usage cannot be summed up, nor old usage deleted, now: %s", error)
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(INTERVAL)
 
     async def turn(self, now: float) -> None:
         """Do all the work that is due at `now`, in Unix seconds."""
@@ -80,22 +79,23 @@ class Upkeep:
                 first = int(now / DAY) - days
                 while await self._storage.write(partial(_delete_some, name=name, first=first)):
                     deleted = True
-        while deleted and await self._storage.give_back(PAGES):
+        while deleted and await self._storage.vacuum(FREE_PAGES):
             pass
 
 
-def _delete_some(db: sqlite3.Connection, *, name: str, first: int) -> bool:
-    """Delete one slice of what is older than the day `first`, counted from 1970.
+def _delete_some(db: Database, *, name: str, first: int) -> bool:
+    """Delete one batch of what is older than the day `first`, counted from 1970.
 
     Returns whether there may be more.
     """
     if name == "calls":
-        gone = db.execute(_OLD_CALLS, (call_id_at(first * DAY), SLICE)).rowcount
+        gone = db.execute(_OLD_CALLS, {"id": call_id_at(first * DAY), "rows": DELETE_BATCH})
     else:
-        db.execute(_ADD_TO_DAY_0, (day_of(first * DAY), SLICE))
-        gone = db.execute(f"DELETE FROM {_SOME_DAYS}", (day_of(first * DAY), SLICE)).rowcount
+        old_days = {"day": day_of(first * DAY), "rows": DELETE_BATCH}
+        db.execute(_ADD_TO_DAY_0, old_days)
+        gone = db.execute(f"DELETE FROM {_SOME_DAYS}", old_days)
     if gone:
-        db.execute(_MARK, (name, day_of(first * DAY)))
+        db.execute(_MARK, {"name": name, "day": day_of(first * DAY)})
     return gone > 0
 
 

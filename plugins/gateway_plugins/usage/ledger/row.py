@@ -1,10 +1,9 @@
 """Turns a call into a row of the ledger, in the transaction that stores its trace."""
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gateway import Call, Outcome, Usage, insert_rows
+from gateway import Call, Database, Outcome, Usage
 
 SUCCESS, ERROR, ABORT = 0, 1, 2
 """Values of a row's `outcome`."""
@@ -70,9 +69,9 @@ def how_it_went(caller_gone: bool, complete: bool, status: int) -> int:
 _INSERT = f"INSERT INTO usage_calls ({','.join(Row._fields)})"
 
 
-def insert(db: sqlite3.Connection, rows: Sequence[Row]) -> int:
+def insert(db: Database, rows: Sequence[Row]) -> int:
     """Insert rows, and return how many are new; existing rows stay as they are."""
-    return insert_rows(db, _INSERT, rows, "ON CONFLICT (id) DO NOTHING")
+    return db.insert(_INSERT, rows, "ON CONFLICT (id) DO NOTHING")
 
 
 class Ledger:
@@ -86,10 +85,10 @@ class Ledger:
         self.gone = 0
         self.ended: Callable[[bytes], None] | None = None
 
-    def prepare(self, db: sqlite3.Connection, item: Row) -> Row:
+    def prepare(self, db: Database, item: Row) -> Row:
         return item
 
-    def write(self, db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    def write(self, db: Database, rows: Sequence[Row]) -> None:
         # The row may exist: a commit that seemed to fail may have succeeded.
         insert(db, rows)
 

@@ -4,15 +4,11 @@
 many at a time, because adding to a sum costs more than a row. Sums of days that are no longer kept
 apart are stored under day 0. `usage_marks` has the `number` up to which rows are summed, and the
 first days from which calls and days are complete. The views `usage_days` and `usage_totals` combine
-the sums with the rows that are not summed yet, so they are exact at every moment.
+the sums with the rows that are not summed yet, so they are exact at every moment. Days are UTC, as
+numbers like 20261121; times are Unix seconds.
 """
 
-import sqlite3
-
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
-MIGRATIONS = Migrations("usage")
+from gateway import Migration, Migrations
 
 WAY = ("key", "model", "worker", "source")
 """The columns by which sums are grouped, besides the day."""
@@ -77,10 +73,4 @@ CREATE VIEW usage_totals AS
 """
 
 
-@MIGRATIONS()
-def create_tables(db: Database) -> None:
-    """Create the tables. Days are UTC, as numbers like 20261121; times are Unix seconds."""
-    connection: sqlite3.Connection = db.conn
-    for statement in _TABLES.split(";"):
-        if statement.strip():
-            connection.execute(statement)
+MIGRATIONS = Migrations("usage", (Migration("create_tables", _TABLES),))

@@ -1,11 +1,11 @@
 """Adds each ledger row to the sums exactly once: the mark moves in the same transaction."""
 
-import sqlite3
 import time
 
+from gateway import Database
 from gateway_plugins.usage.ledger.schema import COUNTS, WAY
 
-AT_ONCE = 5_000
+BATCH_ROWS = 5_000
 """Rows added in one transaction; transactions of calls run in between."""
 
 DAY = 86_400
@@ -26,18 +26,18 @@ def addition(rows: str) -> str:
 _BY = ", ".join(("day", *WAY))
 _ADD = addition(
     f"SELECT {_BY}, {', '.join(f'sum({name})' for name in COUNTS)}"
-    f" FROM usage_not_summed WHERE number <= ? GROUP BY {_BY}"
+    f" FROM usage_not_summed WHERE number <= :last GROUP BY {_BY}"
 )
 _LAST = """
-SELECT max(number), count(*) FROM (SELECT number FROM usage_not_summed ORDER BY number LIMIT ?)
+SELECT max(number), count(*) FROM (SELECT number FROM usage_not_summed ORDER BY number LIMIT :rows)
 """
-_MARK = "UPDATE usage_marks SET value = ? WHERE name = 'summed'"
+_MARK = "UPDATE usage_marks SET value = :last WHERE name = 'summed'"
 
 
-def sum_some(db: sqlite3.Connection) -> bool:
+def sum_some(db: Database) -> bool:
     """Add the next rows in the caller's transaction; return whether there may be more."""
-    last, count = db.execute(_LAST, (AT_ONCE,)).fetchone()
+    [(last, count)] = db.select(_LAST, {"rows": BATCH_ROWS})
     if count:
-        db.execute(_ADD, (last,))
-        db.execute(_MARK, (last,))
-    return bool(count == AT_ONCE)
+        db.execute(_ADD, {"last": last})
+        db.execute(_MARK, {"last": last})
+    return bool(count == BATCH_ROWS)

@@ -1,10 +1,10 @@
-"""Reads sums of usage; all functions take a connection and block."""
+"""Reads sums of usage; all functions take a Database and block."""
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from gateway import Database
 from gateway_plugins.usage.ledger.schema import COUNTS, WAY
 
 Values = dict[str, str | int]
@@ -24,15 +24,22 @@ class Wanted(msgspec.Struct, frozen=True):
     until: int | None = None
 
 
-def sums(db: sqlite3.Connection, by: Sequence[str], wanted: Wanted) -> Iterator[Values]:
+def sums(db: Database, by: Sequence[str], wanted: Wanted) -> Iterator[Values]:
     """Yield a row for each combination of values of the COLUMNS `by`, sorted by these columns.
 
     The sums cover all time, unless `by` or `wanted` has days: then only the days that are kept.
     """
     has_days = "day" in by or wanted.since is not None or wanted.until is not None
-    asked = (("key =", wanted.key), ("day >=", wanted.since), ("day <=", wanted.until))
-    given = [(condition, value) for condition, value in asked if value is not None]
-    where = " AND ".join(f"{condition} ?" for condition, _ in given) or "1"
+    given = [
+        condition
+        for condition, value in (
+            ("key = :key", wanted.key),
+            ("day >= :since", wanted.since),
+            ("day <= :until", wanted.until),
+        )
+        if value is not None
+    ]
+    where = " AND ".join(given) or "1 = 1"
     columns, stored = ", ".join(by), "day > 0 AND " if has_days else ""
     # The views would scan all rows to find those of one key.
     query = _SUMMED.format(
@@ -40,7 +47,7 @@ def sums(db: sqlite3.Connection, by: Sequence[str], wanted: Wanted) -> Iterator[
         stored=f"SELECT {columns}, {_COUNTS} FROM usage_sums WHERE {stored}{where}",
         others=f"SELECT {columns}, {_COUNTS} FROM usage_not_summed WHERE {where}",
     )
-    for row in db.execute(query, 2 * [value for _, value in given]):
+    for row in db.select(query, msgspec.structs.asdict(wanted)):
         yield _values(by, row)
 
 
@@ -62,34 +69,33 @@ class Place(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-def page(db: sqlite3.Connection, after: Place, limit: int) -> list[Values]:
+def page(db: Database, after: Place, limit: int) -> list[Values]:
     """Return at most `limit` rows after `after`, sorted by WAY, of the totals or of one day."""
     columns = ", ".join(WAY)
-    where = f"({columns}) > (?, ?, ?, ?)"
-    given: list[str | int] = [after.key, after.model, after.worker, after.source]
+    where = f"({columns}) > (:key, :model, :worker, :source)"
     if after.bucket is not None:
-        where, given = f"day = ? AND {where}", [after.bucket, *given]
+        where = f"day = :bucket AND {where}"
     # Limit the stored rows to the size of the page: the page cannot have more of them.
     stored = (
         f"SELECT {columns}, {_SUMS} FROM usage_sums WHERE {where}"
-        f" GROUP BY {columns} ORDER BY {columns} LIMIT ?"
+        f" GROUP BY {columns} ORDER BY {columns} LIMIT :rows"
     )
     query = _SUMMED.format(
         columns=columns,
         stored=f"SELECT * FROM ({stored})",
         others=f"SELECT {columns}, {_COUNTS} FROM usage_not_summed WHERE {where}",
     )
-    rows = db.execute(f"{query} LIMIT ?", (*given, limit, *given, limit))
+    rows = db.select(f"{query} LIMIT :rows", {**msgspec.structs.asdict(after), "rows": limit})
     return [_values(WAY, row) for row in rows]
 
 
-def models(db: sqlite3.Connection, most: int) -> list[str]:
+def models(db: Database, most: int) -> list[str]:
     """Return at most `most` names of models that were counted."""
     query = (
         "SELECT model FROM usage_sums UNION SELECT model FROM usage_not_summed"
-        " EXCEPT SELECT '' LIMIT ?"
+        " EXCEPT SELECT '' LIMIT :rows"
     )
-    return [name for (name,) in db.execute(query, (most,))]
+    return [name for (name,) in db.select(query, {"rows": most})]
 
 
 def _values(by: Sequence[str], row: Sequence[str | int]) -> Values:

@@ -4,7 +4,6 @@ import base64
 import binascii
 import contextlib
 import logging
-import sqlite3
 import time
 from typing import Annotated
 
@@ -16,8 +15,10 @@ from gateway import (
     BadRequest,
     CallError,
     ControlRequest,
+    Database,
     Host,
     Storage,
+    StorageError,
     StorageUnavailable,
 )
 from gateway_plugins.usage.report.queries import Place, Values, Wanted, page, sums
@@ -118,13 +119,13 @@ async def own_answer(storage: Storage, key: str) -> Answer:
     await _flush(storage)
     try:
         used = await storage.read(lambda db: _own(db, key))
-    except (sqlite3.Error, StorageUnavailable) as error:
+    except StorageError as error:
         log.error("GET %s: storage: %s", OWN_PATH, error)
         message = "the database cannot be used now; /health says why"
         raise UsageUnreadable(message) from None
     return Answer(200, _JSON, msgspec.json.encode(used))
 
 
-def _own(db: sqlite3.Connection, key: str) -> OwnUsage:
+def _own(db: Database, key: str) -> OwnUsage:
     wanted = Wanted(key=key)
     return OwnUsage(key, [*sums(db, ("model", "source"), wanted)], [*sums(db, ("day",), wanted)])

@@ -1,14 +1,13 @@
 """Compares usage with the traces, and the sums with the ledger."""
 
 import calendar
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
-from gateway import Trace
+from gateway import Database, Trace
 from gateway_plugins.usage.ledger.schema import COUNTS, DAY_OF_A_CALL, WAY
 from gateway_plugins.usage.report.expected import Expected, expected
 
@@ -17,7 +16,7 @@ OUTCOMES = ("success", "error", "abort")
 FOREVER = 1e11
 """Unix seconds; no call is recorded after this time."""
 
-ReadTraces = Callable[[sqlite3.Connection, float, float], Iterator[Trace]]
+ReadTraces = Callable[[Database, float, float], Iterator[Trace]]
 """The hook `read_traces`: yields the traces of calls from one time until before another."""
 
 
@@ -41,18 +40,18 @@ class Counted(NamedTuple):
     counted: int
 
 
-_COUNTED = f"SELECT {','.join(Counted._fields)} FROM usage_calls WHERE id = ?"
+_COUNTED = f"SELECT {','.join(Counted._fields)} FROM usage_calls WHERE id = :id"
 
 
 def differences(
-    db: sqlite3.Connection, read_traces: ReadTraces, internal_id: str, checked: Checked
+    db: Database, read_traces: ReadTraces, internal_id: str, checked: Checked
 ) -> Iterator[str]:
     """Yield one line per difference; `internal_id` is the key of calls without a principal.
 
     Calls are compared from the first one in the ledger on; sums are compared for the time for which
     the ledger has all calls.
     """
-    first = db.execute("SELECT min(id) FROM usage_calls").fetchone()[0]
+    [(first,)] = db.select("SELECT min(id) FROM usage_calls")
     if first is not None:
         since = int.from_bytes(first[:6], "big") / 1000
         for trace in read_traces(db, max(since, _midnight(_kept(db, "calls"))), FOREVER):
@@ -62,8 +61,8 @@ def differences(
     yield from _of_totals(db)
 
 
-def _of_call(db: sqlite3.Connection, trace: Trace, internal_id: str) -> Iterator[str]:
-    row = db.execute(_COUNTED, (_blob(trace.trace_id),)).fetchone()
+def _of_call(db: Database, trace: Trace, internal_id: str) -> Iterator[str]:
+    row = next(db.select(_COUNTED, {"id": _blob(trace.trace_id)}), None)
     if row is None:
         yield f"call {trace.trace_id}: has a trace, and is not counted"
         return
@@ -106,31 +105,31 @@ _WAY = ", ".join(WAY)
 _COLUMNS = f"{_WAY}, {', '.join(COUNTS)}"
 
 
-def _of_days(db: sqlite3.Connection) -> Iterator[str]:
+def _of_days(db: Database) -> Iterator[str]:
     since = max(_kept(db, "calls"), _kept(db, "days"))
     stored = f"SELECT day, {_COLUMNS} FROM usage_days WHERE day >= {since}"
     summed = f"SELECT {DAY_OF_A_CALL} AS day, {_WAY}, {_SUMS} FROM usage_calls GROUP BY 1, {_WAY}"
     yield from _unlike(db, stored, f"SELECT * FROM ({summed}) WHERE day >= {since}")
 
 
-def _of_totals(db: sqlite3.Connection) -> Iterator[str]:
+def _of_totals(db: Database) -> Iterator[str]:
     """Compare the totals with the ledger.
 
     Once calls were deleted, check only that no total is below that of the remaining calls.
     """
     if _kept(db, "calls"):
-        for *way, counted, left in db.execute(_SHORT):
+        for *way, counted, left in db.select(_SHORT):
             yield f"total, {_named(way)}: {counted} calls counted, {left} in the ledger"
         return
     stored = f"SELECT 0 AS day, {_COLUMNS} FROM usage_totals"
     yield from _unlike(db, stored, f"SELECT 0, {_WAY}, {_SUMS} FROM usage_calls GROUP BY {_WAY}")
 
 
-def _unlike(db: sqlite3.Connection, stored: str, summed: str) -> Iterator[str]:
+def _unlike(db: Database, stored: str, summed: str) -> Iterator[str]:
     """Yield a line per sum that is in one query's result only, for both directions."""
     for title, one, other in (("counted", stored, summed), ("in the ledger", summed, stored)):
         query = f"SELECT * FROM ({one}) EXCEPT SELECT * FROM ({other}) ORDER BY 1, 2, 3, 4, 5"
-        for day, *rest in db.execute(query):
+        for day, *rest in db.select(query):
             way, counts = rest[: len(WAY)], dict(zip(COUNTS, rest[len(WAY) :], strict=True))
             said = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
             when = f"day {day}" if day else "total"
@@ -148,10 +147,10 @@ WHERE requests IS NULL OR requests < left
 """
 
 
-def _kept(db: sqlite3.Connection, name: str) -> int:
+def _kept(db: Database, name: str) -> int:
     """Return the first day that is complete; 0 if nothing was ever deleted."""
-    row = db.execute("SELECT value FROM usage_marks WHERE name = ?", (name,)).fetchone()
-    return 0 if row is None else int(row[0])
+    rows = db.select("SELECT value FROM usage_marks WHERE name = :name", {"name": name})
+    return int(next(rows, (0,))[0])
 
 
 def _midnight(day: int) -> float:

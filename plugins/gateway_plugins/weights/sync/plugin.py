@@ -12,10 +12,9 @@ from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
-from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
-from gateway import Call, Host, Sample, Worker, hookimpl
+from gateway import Call, Host, Migrations, Sample, Worker, hookimpl
 from gateway_plugins.weights.gate import Gate
 from gateway_plugins.weights.metrics import samples_of
 from gateway_plugins.weights.sync.admin import Times, WeightsAdmin

@@ -2,13 +2,9 @@
 
 import asyncio
 import logging
-import sqlite3
 from contextlib import suppress
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
-from gateway import Storage, StorageUnavailable, Worker, Workers
+from gateway import Database, Migration, Migrations, Storage, StorageError, Worker, Workers
 from gateway_plugins.weights.gate import Gate
 from gateway_plugins.weights.sync.engine_commands import Engine, StepFailed, Unreachable
 
@@ -21,14 +17,10 @@ PATIENCE = 5.0
 """Timeout in seconds of a request for a worker's version."""
 
 
-MIGRATIONS = Migrations(NAME)
+# The version of the fleet's last update: at most one row.
+_TABLE = "CREATE TABLE weight_sync (version TEXT NOT NULL)"
 
-
-@MIGRATIONS()
-def create_table(db: Database) -> None:
-    """Create the table with the version of the fleet's last update: at most one row."""
-    connection: sqlite3.Connection = db.conn
-    connection.execute("CREATE TABLE weight_sync (version TEXT NOT NULL)")
+MIGRATIONS = Migrations(NAME, (Migration("create_table", _TABLE),))
 
 
 class Versions:
@@ -79,8 +71,8 @@ class Versions:
     async def load(self, storage: Storage) -> None:
         """Read the version from before the restart; each worker has to confirm it first."""
         try:
-            rows = await storage.read(lambda db: db.execute(QUERY).fetchall())
-        except (sqlite3.Error, StorageUnavailable) as error:
+            rows = await storage.read(lambda db: list(db.select(QUERY)))
+        except StorageError as error:
             log.error("the fleet's weight version cannot be read, any is taken for it: %s", error)
             return
         self._known = set() if rows else set(self._registry.all)
@@ -90,13 +82,13 @@ class Versions:
     async def save(self, storage: Storage) -> None:
         version = self.current
 
-        def write(db: sqlite3.Connection) -> None:
+        def write(db: Database) -> None:
             db.execute("DELETE FROM weight_sync")
-            db.execute("INSERT INTO weight_sync VALUES (?)", (version,))
+            db.execute("INSERT INTO weight_sync VALUES (:version)", {"version": version})
 
         try:
             await storage.write(write)
-        except (sqlite3.Error, StorageUnavailable) as error:
+        except StorageError as error:
             log.error("the fleet's weight version %s is not stored: %s", version, error)
 
     def changed(self) -> None:
