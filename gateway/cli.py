@@ -28,6 +28,9 @@ log = logging.getLogger("gateway")
 COMMANDS = "gateway.commands"
 """The entry-point group in which installed packages offer commands by name."""
 
+PIPE_BROKEN = 141
+"""The exit status that a shell reports for a program ended by SIGPIPE."""
+
 BUILT_IN = ("serve", "demo", "simulate", "plugins", "config")
 
 
@@ -36,11 +39,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         options = _parser(arguments).parse_args(arguments)
-        sys.exit(options.run(options))
+        status = options.run(options)
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:  # `| head` is no error
+        _drop_output()
+        sys.exit(PIPE_BROKEN)
     except ConfigError as error:
         sys.exit(_complain(error.problems))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _drop_output() -> None:
+    """Redirect standard output to /dev/null: Python flushes it once more at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -2,9 +2,8 @@
 
 import argparse
 import csv
-import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 Options = argparse.Namespace
-
-PIPE_BROKEN = 141
-"""The exit status that a shell reports for a program ended by SIGPIPE."""
 
 STATUS = """\
 Exit status: 0 usage and traces agree; 1 they differ, one line for each difference; 2 they could not
@@ -49,12 +45,12 @@ def add_usage_commands(subcommands: "Subcommands") -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", metavar="FILE", help="write CSV to FILE; -: standard output")
     form.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
-    parser.set_defaults(run=_quiet_in_pipes(_show))
+    parser.set_defaults(run=_show)
     actions = parser.add_subparsers(title="actions", metavar="ACTION")
     verify = actions.add_parser("verify", help="compare usage with the traces", epilog=STATUS)
     _add_file(verify, default=argparse.SUPPRESS)
     verify.add_argument("--verbose", action="store_true", help="print how much was compared")
-    verify.set_defaults(run=_quiet_in_pipes(_verify))
+    verify.set_defaults(run=_verify)
 
 
 def _add_file(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -95,28 +91,6 @@ def _settings(options: Options) -> Config:
         return settings
     storage = replace(settings.storage, path=options.storage_path)
     return replace(settings, storage=storage)
-
-
-def _quiet_in_pipes(run: Callable[[Options], int]) -> Callable[[Options], int]:
-    """End quietly if the reader of the output stops reading: `| head` is not an error."""
-
-    def quiet(options: Options) -> int:
-        try:
-            status = run(options)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _drop_output()
-            return PIPE_BROKEN
-        return status
-
-    return quiet
-
-
-def _drop_output() -> None:
-    """Redirect standard output to /dev/null: Python flushes it once more at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _show(options: Options) -> int:
