@@ -156,11 +156,11 @@ class Storage:
         called again. Raises the exceptions of `run`, and StorageUnavailable if the file cannot be
         written.
         """
-        return await self._patiently(lambda db: change(db, run))
+        return await self._retry_while_locked(lambda db: change(db, run))
 
     async def vacuum(self, pages: int) -> bool:
         """Return up to `pages` free pages to the file system; True if there may be more of them."""
-        return await self._patiently(lambda db: db.vacuum(pages))
+        return await self._retry_while_locked(lambda db: db.vacuum(pages))
 
     give_back = vacuum
 
@@ -196,7 +196,7 @@ class Storage:
         """
         return connect_read_only(self.path)
 
-    async def _patiently(self, task: Callable[[Connection], T]) -> T:
+    async def _retry_while_locked(self, task: Callable[[Connection], T]) -> T:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.commit_timeout
         while True:

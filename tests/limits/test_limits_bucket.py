@@ -7,7 +7,7 @@ import pytest
 from gateway_plugins.limits.accounts import Account, Accounts, Visit
 from gateway_plugins.limits.book import Book
 from gateway_plugins.limits.bucket import Bucket
-from gateway_plugins.limits.need import NOTHING, Need
+from gateway_plugins.limits.need import ZERO_NEED, Need
 from gateway_plugins.limits.options import KeyLimits, Options
 from gateway_plugins.limits.refusing import LimitReached, span
 from gateway_plugins.limits.rules import Rules, Terms
@@ -116,7 +116,7 @@ def test_slots_are_never_more_than_there_are_and_all_come_back(
         if step == "come":
             full = account.in_flight == 3
             with pytest.raises(LimitReached) if full else nullcontext():
-                visits.append(account.enter(NOTHING, book, 0.0))
+                visits.append(account.enter(ZERO_NEED, book, 0.0))
         elif visits:
             visits[which % len(visits)].finished(None)  # again and again, for some
         assert 0 <= account.in_flight <= 3
@@ -142,7 +142,7 @@ def test_other_limits_keep_what_was_used() -> None:
     few, many = terms_of(requests_per_minute=2), terms_of(requests_per_minute=60)
     account = accounts.of("key", few, 0.0)
     for _ in range(2):
-        account.enter(NOTHING, book, 0.0)
+        account.enter(ZERO_NEED, book, 0.0)
     assert accounts.of("key", many, 0.0) is account
     assert account.requests is not None
     assert (account.requests.level, account.requests.capacity) == (0, 60)
@@ -153,8 +153,8 @@ async def test_idle_accounts_are_forgotten_and_no_others() -> None:
     accounts, book = Accounts(), Book(0.0)
     terms = terms_of(requests_per_minute=60)
     accounts.of("idle", terms, 0.0)
-    accounts.of("used", terms, 0.0).enter(NOTHING, book, 0.0).finished(None)
-    running = accounts.of("running", terms, -100.0).enter(NOTHING, book, -100.0)
+    accounts.of("used", terms, 0.0).enter(ZERO_NEED, book, 0.0).finished(None)
+    running = accounts.of("running", terms, -100.0).enter(ZERO_NEED, book, -100.0)
     await accounts.sweep(0.5)
     assert set(accounts.known) == {"used", "running"}
     running.finished(None)

@@ -14,7 +14,7 @@ import pytest
 from gateway_plugins.limits import Limits, keeping
 from gateway_plugins.limits.accounts import Account
 from gateway_plugins.limits.book import Book, Spending, periods_of
-from gateway_plugins.limits.ledger import MIGRATIONS, SLICE, Ledger, delete_old
+from gateway_plugins.limits.ledger import DELETE_BATCH, MIGRATIONS, Ledger, delete_old
 from gateway_plugins.limits.need import Need
 from gateway_plugins.limits.options import KeyLimits, Options, Price
 from gateway_plugins.limits.refusing import LimitReached
@@ -81,8 +81,8 @@ async def test_what_is_spent_is_recorded_with_the_call_and_known_after_a_restart
 async def test_another_process_s_spending_is_seen(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "LOOK", 0.01)
     storage = StorageSettings(path=str(tmp_path / "gateway.db"))
+    monkeypatch.setattr(keeping, "READ_INTERVAL", 0.01)
     plugin = entry("limits", default={"tokens_per_month": 2_000}, completion_estimate=10)
     one, other = [await gateway_for(plugin, storage=storage) for _ in range(2)]
     for live in (one, other, one):
@@ -163,7 +163,7 @@ def test_a_call_belongs_to_the_day_it_came_on() -> None:
     visit = account.enter(Need(90, 0), book, 0.0)
     with pytest.raises(LimitReached):
         account.enter(Need(20, 0), book, 0.0)
-    book.turn(unix("2027-03-02 00:00:01"))
+    book.roll_over(unix("2027-03-02 00:00:01"))
     account.enter(Need(100, 0), book, 0.0)
     visit.settle(Need(80, 0), 1.0)
     assert visit.day is not None
@@ -179,13 +179,13 @@ def test_days_and_months_are_those_of_utc() -> None:
     kept = book.month.tab("key")
     kept.add(5, 0)
     yesterday = book.day.tab("key")
-    book.turn(unix("2027-12-31 00:00:00"))
+    book.roll_over(unix("2027-12-31 00:00:00"))
     assert book.day.tab("key") is not yesterday
     assert book.month.tab("key") is kept
-    book.turn(unix("2028-01-01 00:00:00"))
+    book.roll_over(unix("2028-01-01 00:00:00"))
     assert (book.day.period, book.month.period) == (20280101, 20280100)
     assert book.month.tab("key").all_tokens == 0
-    book.turn(unix("2027-12-31 00:00:00"))
+    book.roll_over(unix("2027-12-31 00:00:00"))
     assert book.day.period == 20280101, "a clock that goes back does not give it anew"
 
 
@@ -194,7 +194,7 @@ def test_what_is_old_is_deleted_and_nothing_else() -> None:
     with closing(memory_database([MIGRATIONS])) as db:
         ledger = Ledger()
         ledger.write(db, [[Spending("key", day, 1, 1)] for day in days])
-        ledger.write(db, [[Spending(f"{n}", 20200101, 1, 1) for n in range(SLICE + 1)]])
+        ledger.write(db, [[Spending(f"{n}", 20200101, 1, 1) for n in range(DELETE_BATCH + 1)]])
         slices = 0
         while delete_old(db):
             slices += 1

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from gateway_plugins.limits.accounts import Account, Accounts, Visit
 from gateway_plugins.limits.book import Book, Spending
-from gateway_plugins.limits.need import NOTHING, Need
+from gateway_plugins.limits.need import ZERO_NEED, Need
 from gateway_plugins.limits.options import KeyLimits, Options
 from gateway_plugins.limits.refusing import LimitReached
 from gateway_plugins.limits.rules import Rules, Terms
@@ -229,12 +229,12 @@ def test_who_has_no_row_counts_alone_and_joins_the_others_when_there_is_room(
     account = process.accounts.of("key", terms, 0.0)
     with monkeypatch.context() as patched:
         patched.setattr(SharedTable, "made", lambda *_: None)
-        visits = [account.enter(NOTHING, process.book, 0.0) for _ in range(2)]
+        visits = [account.enter(ZERO_NEED, process.book, 0.0) for _ in range(2)]
         visits[0].finished(None)
         account.look(0.0)
         assert account.in_flight == 1
     other = Process(tmp_path, 1).accounts.of("key", terms, 0.0)
-    account.enter(NOTHING, process.book, 0.0)
+    account.enter(ZERO_NEED, process.book, 0.0)
     other.look(0.0)
     assert (other.in_flight, levels(other, 0.0)) == (2, [57])
     visits[1].finished(None)
@@ -245,13 +245,13 @@ def test_who_has_no_row_counts_alone_and_joins_the_others_when_there_is_room(
 def test_who_does_not_know_a_new_limit_yet_changes_it_for_nobody(tmp_path: Path) -> None:
     few, many = terms_of(requests_per_minute=6), terms_of(requests_per_minute=600)
     here, there = (Process(tmp_path, index) for index in range(2))
-    visit = here.accounts.of("key", few, 0.0).enter(NOTHING, here.book, 0.0)
-    running = there.accounts.of("key", few, 0.0).enter(NOTHING, there.book, 0.0)
+    visit = here.accounts.of("key", few, 0.0).enter(ZERO_NEED, here.book, 0.0)
+    running = there.accounts.of("key", few, 0.0).enter(ZERO_NEED, there.book, 0.0)
     account = there.accounts.of("key", many, 10.0)
     assert levels(account, 40.0) == [5 + 300]
-    account.enter(NOTHING, there.book, 40.0)
+    account.enter(ZERO_NEED, there.book, 40.0)
     visit.finished(None)
-    visit.settle(NOTHING, 40.0)
+    visit.settle(ZERO_NEED, 40.0)
     account.look(40.0)
     assert levels(account, 40.0) == [304]
     running.finished(None)

@@ -17,7 +17,7 @@ from gateway_plugins.weights.sync.versions import MIGRATIONS as WEIGHTS
 from support.paths import SUPPORT
 
 from gateway import Config, Storage
-from gateway.config import Worker
+from gateway.config import StorageSettings, Worker
 from gateway.fleet.persisted import MIGRATIONS as WORKERS
 from gateway.simulator import Simulator
 from gateway.testing import MESSAGES, GatewayFor, Live, entry
@@ -34,7 +34,7 @@ def older(tmp_path: Path) -> Path:
 
 
 async def select(path: Path, migrations: Sequence[Any], *queries: str) -> list[list[Any]]:
-    storage = Storage(Config(db_path=str(path)), migrations)
+    storage = Storage(Config(storage=StorageSettings(path=str(path))), migrations)
     await storage.open()
     try:
         return await storage.read(lambda db: [list(db.select(one)) for one in queries])
@@ -47,8 +47,7 @@ async def started(gateway_for: GatewayFor, simulator: Simulator, path: Path) -> 
     return await gateway_for(
         *("sessions", "trace_capture", entry("usage", **KEPT), budgets),
         workers=[Worker(url=simulator.url, worker_id="w0")],
-        db_path=str(path),
-        persist_workers=True,
+        storage=StorageSettings(path=str(path), persist_workers=True),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from gateway_plugins.usage import KeyUsage
-from gateway_plugins.usage.ledger.model_names import MOST
+from gateway_plugins.usage.ledger.model_names import MAX_MODELS
 from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
 
@@ -212,8 +212,8 @@ async def test_names_of_models_that_nobody_served_are_one(gateway_for: GatewayFo
 async def test_only_so_many_models_are_told_apart_also_after_a_restart(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway_plugins.usage.ledger.model_names.MOST", 2)
-    assert MOST == 1_000
+    monkeypatch.setattr("gateway_plugins.usage.ledger.model_names.MAX_MODELS", 2)
+    assert MAX_MODELS == 1_000
     path = str(tmp_path / "gateway.db")
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         first = await gateway_for(

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from gateway_plugins.usage.journal.file import (
     HEADER,
-    LONGEST_KEY,
+    MAX_KEY_BYTES,
     NAMES_AT,
     NOT_ENDED,
     NOTED_AT,
@@ -26,11 +26,16 @@ from gateway_plugins.usage.journal.file import (
     Ended,
     Journal,
     Noted,
-    is_locked,
     read,
+    try_lock,
 )
 from gateway_plugins.usage.journal.in_flight import Flight
-from gateway_plugins.usage.journal.recovery import LARGEST, NOT_READ, Recovery, journals_of
+from gateway_plugins.usage.journal.recovery import (
+    MAX_JOURNAL_BYTES,
+    UNREADABLE_SUFFIX,
+    Recovery,
+    journals_of,
+)
 from gateway_plugins.usage.ledger.model_names import OTHER, Models
 from gateway_plugins.usage.ledger.row import ERROR, SUCCESS, Ledger, Row, insert
 from gateway_plugins.usage.ledger.schema import MIGRATIONS
@@ -245,11 +250,11 @@ def written(text: str, size: int) -> str:
 
 def as_written(call: Noted, *, is_noted: bool) -> Noted:
     """What is to be read of it."""
-    key, name = written(call.key, LONGEST_KEY), call.model.encode(errors="replace")
+    key, name = written(call.key, MAX_KEY_BYTES), call.model.encode(errors="replace")
     room = min(
         NOTED_AT
         - NAMES_AT
-        - len(call.key.encode(errors="replace")[:LONGEST_KEY])
+        - len(call.key.encode(errors="replace")[:MAX_KEY_BYTES])
         - len(call.source),
         255,
     )
@@ -346,7 +351,7 @@ def test_a_closed_journal_stays_until_its_calls_have_ended(tmp_path: Path) -> No
     journal.close()
     assert journal.begin(*CALL[:2], 0, "", "", "") is None
     with path.open("rb+") as file:
-        assert not is_locked(path, file.fileno()), "its process lives"
+        assert not try_lock(path, file.fileno()), "its process lives"
     journal.end(slot)
     assert not path.exists()
 
@@ -355,11 +360,11 @@ def test_a_file_that_was_removed_or_replaced_is_nobodys_to_lock(tmp_path: Path) 
     path = tmp_path / "journal"
     path.touch()
     with path.open("rb") as file:
-        assert is_locked(path, file.fileno())
+        assert try_lock(path, file.fileno())
         path.unlink()
-        assert not is_locked(path, file.fileno())
+        assert not try_lock(path, file.fileno())
         path.touch()
-        assert not is_locked(path, file.fileno())
+        assert not try_lock(path, file.fileno())
 
 
 def test_calls_go_on_while_the_disk_is_full(
@@ -423,7 +428,7 @@ async def recovered(database: Path) -> int:
     await storage.open()
     try:
         recovery = Recovery(storage, Models())
-        await recovery.turn()
+        await recovery.run_once()
         return recovery.counted
     finally:
         await storage.close()
@@ -518,11 +523,11 @@ async def test_what_cannot_be_read_is_set_aside_and_the_rest_counted(
     other.write_bytes(os.urandom(4_000))
     huge = database.with_name("gateway.db-calls-7-0000000b")
     huge.touch()
-    os.truncate(huge, LARGEST + 1)
+    os.truncate(huge, MAX_JOURNAL_BYTES + 1)
     assert await recovered(database) == 2
     assert journals_of(database) == []
     for path in (torn, other, huge):
-        assert path.with_name(path.name + NOT_READ).exists()
+        assert path.with_name(path.name + UNREADABLE_SUFFIX).exists()
         assert any(str(path) in one.getMessage() for one in caplog.records)
     assert len(rows_in(database)) == 2
 

@@ -228,7 +228,7 @@ async def test_old_calls_and_days_are_deleted_and_totals_stay(tmp_path: Path) ->
         ages = (20, 5, 2, 1, 0)
         rows = [row(3 * n, NOON - age * DAY) for n, age in enumerate(ages)]
         await storage.commit(entries(rows))
-        await Upkeep(storage, Keep(10, 1)).turn(NOON)
+        await Upkeep(storage, Keep(10, 1)).run_once(NOON)
 
         def read(db: Database) -> tuple[object, ...]:
             [calls] = db.select("SELECT count(*) FROM usage_calls")
@@ -237,11 +237,11 @@ async def test_old_calls_and_days_are_deleted_and_totals_stay(tmp_path: Path) ->
             return *calls, *days, *totals, list(differences(db, nothing, "", Checked()))
 
         assert await storage.read(read) == (2, 4, 5, [])
-        await Upkeep(storage, Keep(None, None)).turn(NOON + 1e9)
+        await Upkeep(storage, Keep(None, None)).run_once(NOON + 1e9)
         assert await storage.read(read) == (2, 4, 5, [])
-        await Upkeep(storage, Keep(1, 1)).turn(NOON + 100 * DAY)
+        await Upkeep(storage, Keep(1, 1)).run_once(NOON + 100 * DAY)
         await storage.commit(entries([row(99, NOON + 100 * DAY)]))
-        await Upkeep(storage, Keep(1, 1)).turn(NOON + 100 * DAY)
+        await Upkeep(storage, Keep(1, 1)).run_once(NOON + 100 * DAY)
         assert await storage.read(read) == (1, 1, 6, [])
     finally:
         await storage.close()

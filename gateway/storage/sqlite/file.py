@@ -26,10 +26,10 @@ CHECK_TIMEOUT = 2.0
 FULL_CHECK_TIMEOUT = 60.0
 """The same, for a file that was found damaged while in use."""
 
-_ALONE = 10.0
+_FOLDER_LOCK_TIMEOUT = 10.0
 """Seconds to wait for other processes that create or move a file in the same folder."""
 
-_BESIDE = ("", "-wal", "-shm")
+_SUFFIXES = ("", "-wal", "-shm")
 
 
 def prepare_file(path: Path) -> None:
@@ -54,7 +54,7 @@ def _create(path: Path) -> None:
     """Create an empty file if there is none; SQLite creates -wal and -shm with the same mode."""
     if path.exists():
         return
-    with _alone(path.parent):
+    with _folder_lock(path.parent):
         if path.exists():
             return
         if path.with_name(path.name + "-wal").exists():
@@ -64,7 +64,7 @@ def _create(path: Path) -> None:
 
 def _replace(path: Path) -> None:
     """Move the damaged file aside and create a new one, unless another process has done so."""
-    with _alone(path.parent):
+    with _folder_lock(path.parent):
         damage = _damage(path)
         if damage is None:
             return
@@ -140,10 +140,10 @@ def _aside(path: Path) -> Path:
     stem = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
     aside = path.with_name(stem)
     number = 1
-    while any(aside.with_name(aside.name + suffix).exists() for suffix in _BESIDE):
+    while any(aside.with_name(aside.name + suffix).exists() for suffix in _SUFFIXES):
         number += 1
         aside = path.with_name(f"{stem}.{number}")
-    for suffix in _BESIDE:
+    for suffix in _SUFFIXES:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
@@ -152,13 +152,13 @@ def _aside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _folder_lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that only one process at a time creates or moves files.
 
-    Proceeds without the lock after `_ALONE` seconds, in case another process hangs.
+    Proceeds without the lock after `_FOLDER_LOCK_TIMEOUT` seconds, in case another process hangs.
     """
     fd = os.open(folder, os.O_RDONLY)
-    ends = time.monotonic() + _ALONE
+    ends = time.monotonic() + _FOLDER_LOCK_TIMEOUT
     try:
         while not _try_lock(fd) and time.monotonic() < ends:
             time.sleep(0.02)

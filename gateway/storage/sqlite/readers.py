@@ -19,7 +19,7 @@ log = logging.getLogger("gateway.storage")
 
 READERS = 4
 
-_AGAIN = 0.02
+_INTERRUPT_INTERVAL = 0.02
 """Seconds until queries are interrupted again: a query may have been between two statements."""
 
 
@@ -51,7 +51,7 @@ class Readers:
         while self._running and loop.time() < ends:
             for db in list(self._connections):
                 db.interrupt()
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_INTERRUPT_INTERVAL)
         if self._running:
             log.error("a query does not end; its connection is left open")
         self._threads.shutdown(wait=not self._running)

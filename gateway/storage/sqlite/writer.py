@@ -189,7 +189,7 @@ def _notify_written(group: Group) -> None:
         try:
             sink.written(rows)
         except BaseException:
-            log.exception("%r could not be told what was stored", type(sink).__name__)
+            log.exception("%r failed to note what was stored", type(sink).__name__)
 
 
 def lose(entry: Entry, error: BaseException, tally: Tally) -> None:
@@ -205,4 +205,4 @@ def notify_lost(entry: Entry, error: BaseException) -> None:
     try:
         entry.sink.lost(entry.item, reason)
     except BaseException:
-        log.exception("%r could not be told what was lost", type(entry.sink).__name__)
+        log.exception("%r failed to note what was lost", type(entry.sink).__name__)

@@ -35,20 +35,20 @@ from gateway_plugins.limits.accounts import Account, Accounts, Visit
 from gateway_plugins.limits.book import Book, Spending
 from gateway_plugins.limits.keeping import Keeper
 from gateway_plugins.limits.ledger import MIGRATIONS, Ledger
-from gateway_plugins.limits.need import NOTHING, Need, need_of, used_by
+from gateway_plugins.limits.need import ZERO_NEED, Need, need_of, used_by
 from gateway_plugins.limits.options import Options
 from gateway_plugins.limits.refusing import CODES, LimitReached
-from gateway_plugins.limits.rules import Rules
+from gateway_plugins.limits.rules import Rules, Terms
 from gateway_plugins.limits.shared import Common
-from gateway_plugins.limits.views import Asked, KeyState, Page, merged, some_keys, state_of
+from gateway_plugins.limits.views import KeyState, Page, PageQuery, merged, some_keys, state_of
 
 ANONYMOUS = "anonymous"
 """Key of calls without a principal."""
 
-SWEEP = 60.0
+SWEEP_INTERVAL = 60.0
 """Seconds between two sweeps of idle accounts."""
 
-SHOWN = Topic("limits", "accounts")
+PAGES_REQUEST = Topic("limits", "accounts")
 """Name under which processes request each other's accounts."""
 
 ENTRY_BYTES = 500
@@ -99,7 +99,7 @@ class Limits:
                 stack.callback(common.close)
                 self._accounts = Accounts(common.account)
                 _keep_running(stack, common.run())
-                peers.handle(SHOWN, self._tell)
+                peers.handle(PAGES_REQUEST, self._page_for_another)
             yield
 
     @hookimpl
@@ -110,9 +110,17 @@ class Limits:
         terms = self._rules.terms(key, tier)
         if terms is None:
             return
-        need = NOTHING
+        need = ZERO_NEED
         if terms.tokens is not None or terms.budgets:
-            need = await self._need_of(call)
+            if call.body.data is None:
+                await call.body.read()
+            await _request_counts(call)
+            need = need_of(call, self._rules.options)
+        if terms.budgets:
+            self._book.roll_over(time.time())
+        self._enter(call, key, terms, need)
+
+    def _enter(self, call: Call, key: str, terms: Terms, need: Need) -> None:
         now = monotonic()
         account = self._accounts.of(key, terms, now)
         try:
@@ -122,20 +130,6 @@ class Limits:
             raise
         finally:
             call.add_lines(*account.lines(now))
-
-    async def _need_of(self, call: Call) -> Need:
-        """Return the tokens and the cost that a call may need.
-
-        Also asks for token counts and, if the response is a stream, for a usage count.
-        """
-        if call.body.data is None:
-            await call.body.read()
-        call.count_tokens()
-        if call.streams:
-            await call.inject("usage")
-        if self._rules.have_budgets:
-            self._book.turn(time.time())
-        return need_of(call, self._rules.options)
 
     @hookimpl
     def observe(self, call: Call) -> Visit | None:
@@ -151,7 +145,7 @@ class Limits:
             return
         used = used_by(call, outcome, visit.need, self._rules.options)
         visit.settle(used, monotonic())
-        if visit.day is not None and used != NOTHING:
+        if visit.day is not None and used != ZERO_NEED:
             call.store(self._ledger, _spendings(visit, used), ENTRY_BYTES, lazy=True)
 
     @hookimpl
@@ -169,35 +163,37 @@ class Limits:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP)
+            await asyncio.sleep(SWEEP_INTERVAL)
             await self._accounts.sweep(monotonic())
 
     async def _show(self, gateway: Host, request: ControlRequest) -> KeyState | Page:
         """Merge the accounts of all processes; each process knows the keys that have called it."""
-        asked = request.query(Asked)
-        others = await gateway.peers.request(SHOWN, msgspec.msgpack.encode(asked))
+        query = request.query(PageQuery)
+        others = await gateway.peers.request(PAGES_REQUEST, msgspec.msgpack.encode(query))
         pages = [msgspec.msgpack.decode(one, type=Page) for one in others]
-        page = merged([await self._page(asked), *pages], asked.limit)
-        if asked.key is None:
+        page = merged([await self._page(query), *pages], query.limit)
+        if query.key is None:
             return page
-        return page.keys[0] if page.keys else self._rested(asked.key)
+        return page.keys[0] if page.keys else self._rested(query.key)
 
-    async def _tell(self, asked: bytes) -> bytes:
+    async def _page_for_another(self, request: bytes) -> bytes:
         """Return this process's page to another process."""
-        return msgspec.msgpack.encode(await self._page(msgspec.msgpack.decode(asked, type=Asked)))
+        return msgspec.msgpack.encode(
+            await self._page(msgspec.msgpack.decode(request, type=PageQuery))
+        )
 
-    async def _page(self, asked: Asked) -> Page:
-        self._book.turn(time.time())
-        found = await self._keys(asked)
-        more = found[asked.limit - 1] if len(found) > asked.limit else None
-        known = (self._accounts.known.get(key) for key in found[: asked.limit])
+    async def _page(self, query: PageQuery) -> Page:
+        self._book.roll_over(time.time())
+        found = await self._keys(query)
+        more = found[query.limit - 1] if len(found) > query.limit else None
+        known = (self._accounts.known.get(key) for key in found[: query.limit])
         now = monotonic()
         return Page([state_of(one, self._book, now) for one in known if one is not None], more)
 
-    async def _keys(self, asked: Asked) -> list[str]:
-        if asked.key is not None:
-            return [asked.key]
-        return await asyncio.to_thread(some_keys, list(self._accounts.known), asked)
+    async def _keys(self, query: PageQuery) -> list[str]:
+        if query.key is not None:
+            return [query.key]
+        return await asyncio.to_thread(some_keys, list(self._accounts.known), query)
 
     def _rested(self, key: str) -> KeyState:
         """Return the state of a key that has not called lately, without the limits of a tier.
@@ -213,6 +209,13 @@ class Limits:
 def _keep_running(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
     """Run `work` until the stack exits."""
     stack.callback(asyncio.create_task(work).cancel)
+
+
+async def _request_counts(call: Call) -> None:
+    """Have the tokens of the call counted; in a stream, by the worker if it can."""
+    call.count_tokens()
+    if call.streams:
+        await call.inject("usage")
 
 
 def _whose(principal: Principal | None) -> tuple[str, str | None]:

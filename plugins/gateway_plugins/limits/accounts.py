@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from gateway_plugins.limits.book import Book, Tab
 from gateway_plugins.limits.bucket import Bucket
-from gateway_plugins.limits.need import NOTHING, Need
-from gateway_plugins.limits.refusing import Line, spent, too_fast, too_many_at_once
+from gateway_plugins.limits.need import ZERO_NEED, Need
+from gateway_plugins.limits.refusing import Line, budget_exceeded, too_fast, too_many_at_once
 from gateway_plugins.limits.rules import Budget, Flow, Terms
 
-SLICE = 500
+SWEEP_BATCH = 500
 """Accounts to process in one turn of the event loop."""
 
 
@@ -57,7 +57,7 @@ class Account:
         self.key = key
         self.terms = terms
         self.in_flight = 0
-        self.elsewhere = NOTHING
+        self.elsewhere = ZERO_NEED
         self.requests = bucket_of(terms.requests, None, now)
         self.tokens = bucket_of(terms.tokens, None, now)
 
@@ -111,12 +111,14 @@ class Account:
 
     def _check_budgets(self, need: Need, book: Book) -> None:
         for budget in self.terms.budgets:
-            left = budget.most - self.spent(budget, book)
+            left = budget.limit - self.spent(budget, book)
             needed = need.cost if budget.of_cost else need.tokens
             if needed > max(left, 0):
                 span = book.day if budget.of_day else book.month
                 unit = budget.unit
-                raise spent(budget.code, budget.most / unit, left / unit, needed / unit, span.ends)
+                raise budget_exceeded(
+                    budget.code, budget.limit / unit, left / unit, needed / unit, span.ends
+                )
 
     def spent(self, budget: Budget, book: Book) -> int:
         """Amount of a budget that calls of this key have taken, including calls in flight."""
@@ -162,10 +164,10 @@ class Accounts:
         return account
 
     async def sweep(self, now: float) -> None:
-        """Remove the idle accounts, SLICE accounts at a time."""
+        """Remove the idle accounts, SWEEP_BATCH accounts at a time."""
         keys = list(self.known)
-        for start in range(0, len(keys), SLICE):
-            for key in keys[start : start + SLICE]:
+        for start in range(0, len(keys), SWEEP_BATCH):
+            for key in keys[start : start + SWEEP_BATCH]:
                 if self.known[key].is_idle(now):
                     del self.known[key]
             await asyncio.sleep(0)

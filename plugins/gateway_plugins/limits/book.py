@@ -73,7 +73,7 @@ class Book:
         self.day = _day_of(now)
         self.month = _month_of(now)
 
-    def turn(self, now: float) -> None:
+    def roll_over(self, now: float) -> None:
         """Begin a new day or month if its time has come; a clock that goes back is ignored."""
         if now >= self.day.ends:
             self.day = _day_of(now)

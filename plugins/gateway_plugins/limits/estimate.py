@@ -2,7 +2,7 @@
 
 from gateway import Api, Call
 
-MAX_COMPLETION = 1 << 32
+MAX_COMPLETION_TOKENS = 1 << 32
 """Maximum estimate of the completion tokens of one call."""
 
 
@@ -24,4 +24,4 @@ def estimate(call: Call, completion: int) -> tuple[int, int]:
 def _completion(api: Api, body: bytes, otherwise: int) -> int:
     requested = api.requested(body)
     most = otherwise if requested.max_tokens is None else requested.max_tokens
-    return max(0, min(MAX_COMPLETION, most * requested.choices))
+    return max(0, min(MAX_COMPLETION_TOKENS, most * requested.choices))

@@ -11,10 +11,10 @@ from gateway_plugins.limits.ledger import Ledger, delete_old
 
 log = logging.getLogger("gateway.limits")
 
-LOOK = 1.0
+READ_INTERVAL = 1.0
 """Seconds between two reads of what other processes have spent."""
 
-CLEAN = 3_600.0
+CLEAN_INTERVAL = 3_600.0
 """Seconds between two deletions of old rows."""
 
 
@@ -32,11 +32,11 @@ class Keeper:
 
     async def run(self, storage: Storage) -> None:
         """Read new spending and delete old rows at intervals, until cancelled."""
-        cleaned = -CLEAN
+        cleaned = -CLEAN_INTERVAL
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(READ_INTERVAL)
             await self.look(storage)
-            if self._wanted() and time.monotonic() - cleaned > CLEAN:
+            if self._wanted() and time.monotonic() - cleaned > CLEAN_INTERVAL:
                 await self.clean(storage)
                 cleaned = time.monotonic()
 
@@ -53,7 +53,7 @@ class Keeper:
             self.unread = f"what other processes spend of budgets cannot be read: {error}"
             return
         self.unread = ""
-        self._book.turn(time.time())
+        self._book.roll_over(time.time())
         self._book.learn(news)
 
     async def clean(self, storage: Storage) -> None:

@@ -13,7 +13,7 @@ from gateway_plugins.limits.book import Spending, periods_of
 
 KEPT_DAYS = 90
 
-SLICE = 1_000
+DELETE_BATCH = 1_000
 """Rows deleted in one transaction."""
 
 _TABLES = """
@@ -111,9 +111,9 @@ class Ledger:
 
 
 def delete_old(db: Database) -> bool:
-    """Delete up to SLICE rows older than KEPT_DAYS; return whether there may be more."""
+    """Delete up to DELETE_BATCH rows older than KEPT_DAYS; return whether there may be more."""
     day, _ = periods_of(time.time() - KEPT_DAYS * 86_400)
-    return db.execute(_DELETE, {"period": day, "rows": SLICE}) > 0
+    return db.execute(_DELETE, {"period": day, "rows": DELETE_BATCH}) > 0
 
 
 def _add(sums: Totals, rows: Sequence[Sequence[Spending]]) -> None:

@@ -14,7 +14,7 @@ class Need(msgspec.Struct, frozen=True, gc=False):
     cost: int
 
 
-NOTHING = Need(0, 0)
+ZERO_NEED = Need(0, 0)
 
 
 def need_of(call: Call, options: Options) -> Need:
@@ -32,10 +32,10 @@ def used_by(call: Call, outcome: Outcome, needed: Need, options: Options) -> Nee
     Also zero if the response reports no usage and no worker can have run the call.
     """
     if not needed.tokens:
-        return NOTHING
+        return ZERO_NEED
     usage = outcome.usage
     if usage is None:
-        return needed if _may_have_run(call) else NOTHING
+        return needed if _may_have_run(call) else ZERO_NEED
     if not options.prices:
         return Need(usage.total_tokens, 0)
     price = options.price_of(call.model)

@@ -6,14 +6,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-MOST = 1 << 53
+MAX_LIMIT = 1 << 53
 """Maximum of a limit, in requests, tokens or billionths of a currency."""
 
 NOT_GIVEN = 0
 """Stands for a limit that is left out; a configuration cannot set this value."""
 
-Count = Annotated[int, Meta(gt=0, le=MOST)]
-Amount = Annotated[float, Meta(gt=0, le=MOST / 1e9)]
+Count = Annotated[int, Meta(gt=0, le=MAX_LIMIT)]
+Amount = Annotated[float, Meta(gt=0, le=MAX_LIMIT / 1e9)]
 PerMillion = Annotated[float, Meta(ge=0, le=1e5)]
 
 ANY_MODEL = "*"

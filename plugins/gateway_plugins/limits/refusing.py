@@ -19,7 +19,7 @@ Code = Literal[
 
 CODES: tuple[Code, ...] = get_args(Code)
 
-SPARE = 1
+RETRY_MARGIN_MS = 1
 """Milliseconds added to the wait in an error, so that rounding causes no second rejection."""
 
 CONCURRENT_WAIT = 1.0
@@ -34,12 +34,12 @@ class LimitReached(TooManyRequests):
     def __init__(
         self, message: str, *, code: Code, seconds: float, headers: tuple[Line, ...] = ()
     ) -> None:
-        wait = ceil(seconds * 1_000) + SPARE
-        told = (
+        wait = ceil(seconds * 1_000) + RETRY_MARGIN_MS
+        retry = (
             (b"retry-after", b"%d" % -(-wait // 1_000)),
             (b"retry-after-ms", b"%d" % wait),
         )
-        super().__init__(message, code=code, headers=(*told, *headers))
+        super().__init__(message, code=code, headers=(*retry, *headers))
         self.name = code
 
 
@@ -61,7 +61,9 @@ def too_many_at_once(limit: int) -> LimitReached:
     )
 
 
-def spent(code: Code, limit: float, left: float, needed: float, ends: float) -> LimitReached:
+def budget_exceeded(
+    code: Code, limit: float, left: float, needed: float, ends: float
+) -> LimitReached:
     """Return the error for a budget with less `left` than a call may need.
 
     The budget starts anew at `ends`, Unix time. `x-should-retry` keeps OpenAI's clients from

@@ -28,7 +28,7 @@ class Budget(NamedTuple):
     """Maximum number of tokens, or of billionths of a currency, per day or month."""
 
     code: Code
-    most: int
+    limit: int
     of_cost: bool
     of_day: bool
 
@@ -108,6 +108,6 @@ def _budgets_of(limits: KeyLimits) -> tuple[Budget, ...]:
     for code, of_cost, of_day in _BUDGETS:
         limit = limits.of(code)
         if limit is not None:
-            most = round(limit * BILLION) if of_cost else int(limit)
-            found.append(Budget(code, most, of_cost, of_day))
+            amount = round(limit * BILLION) if of_cost else int(limit)
+            found.append(Budget(code, amount, of_cost, of_day))
     return tuple(found)

@@ -15,10 +15,10 @@ from struct import Struct
 
 from gateway import SharedRow, SharedTable
 from gateway_plugins.limits import keeping
-from gateway_plugins.limits.accounts import SLICE, Account, Visit, bucket_of
+from gateway_plugins.limits.accounts import SWEEP_BATCH, Account, Visit, bucket_of
 from gateway_plugins.limits.book import Book
 from gateway_plugins.limits.bucket import Bucket
-from gateway_plugins.limits.need import NOTHING, Need
+from gateway_plugins.limits.need import ZERO_NEED, Need
 from gateway_plugins.limits.rules import Flow, Terms
 
 LOOKS = 3
@@ -71,14 +71,14 @@ class SharedAccount(Account):
         with self._row:
             self._load(now)
             visit = super().enter(need, book, now)
-            self._add(1, NOTHING if visit.day is None else need)
+            self._add(1, ZERO_NEED if visit.day is None else need)
             self._store()
         return visit
 
     def leave(self) -> None:
         with self._row:
             self._load_counts()
-            self._add(-1, NOTHING)
+            self._add(-1, ZERO_NEED)
             self._store_counts()
 
     def settle(self, visit: Visit, used: Need, now: float) -> None:
@@ -95,7 +95,7 @@ class SharedAccount(Account):
         """Remove `used` from the row: all processes have read it from the database."""
         with self._row:
             self._load_counts()
-            self._add(0, NOTHING, used)
+            self._add(0, ZERO_NEED, used)
             self._store_counts()
 
     def is_idle(self, now: float) -> bool:
@@ -137,7 +137,7 @@ class SharedAccount(Account):
         else:
             self._all, self._own = everybody, own
 
-    def _add(self, calls: int, more: Need, less: Need = NOTHING) -> None:
+    def _add(self, calls: int, more: Need, less: Need = ZERO_NEED) -> None:
         """Change the counts of this process and of all: calls in flight, tokens and cost.
 
         Adds `calls` and `more`, and subtracts `less`.
@@ -192,13 +192,13 @@ class Common:
     def recorded(self, account: SharedAccount, used: Need) -> None:
         """Note that `used` is on its way into the database."""
         latest = self._recorded[-1]
-        before = latest.get(account, NOTHING)
+        before = latest.get(account, ZERO_NEED)
         latest[account] = Need(before.tokens + used.tokens, before.cost + used.cost)
 
     async def run(self) -> None:
         """Call `turn` at the interval of the database reads, until cancelled."""
         while True:
-            await asyncio.sleep(keeping.LOOK)
+            await asyncio.sleep(keeping.READ_INTERVAL)
             await self.turn()
 
     async def turn(self) -> None:
@@ -211,7 +211,7 @@ class Common:
         while known:
             account, used = known.popitem()
             account.forget(used)
-            if not len(known) % SLICE:
+            if not len(known) % SWEEP_BATCH:
                 await asyncio.sleep(0)
         self._recorded.popleft()
 

@@ -13,7 +13,7 @@ from gateway_plugins.limits.book import Book
 from gateway_plugins.limits.refusing import Code
 
 
-class Asked(msgspec.Struct, forbid_unknown_fields=True):
+class PageQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Query for one `key`, or for at most `limit` keys after the key `cursor`, by name."""
 
     key: str | None = None
@@ -47,9 +47,9 @@ class Page(msgspec.Struct):
     next: str | None
 
 
-def some_keys(keys: list[str], asked: Asked) -> list[str]:
+def some_keys(keys: list[str], query: PageQuery) -> list[str]:
     """Return the keys of the page, and one more if there is another page."""
-    return heapq.nsmallest(asked.limit + 1, (key for key in keys if key > asked.cursor))
+    return heapq.nsmallest(query.limit + 1, (key for key in keys if key > query.cursor))
 
 
 def merged(pages: list[Page], limit: int) -> Page:
@@ -78,6 +78,6 @@ def _states(account: Account, book: Book, now: float) -> Iterator[tuple[Code, Li
         left = terms.concurrent - account.in_flight
         yield "concurrent_calls", LimitState(terms.concurrent, left)
     for budget in terms.budgets:
-        left = (budget.most - account.spent(budget, book)) / budget.unit
+        left = (budget.limit - account.spent(budget, book)) / budget.unit
         ends = (book.day if budget.of_day else book.month).ends
-        yield budget.code, LimitState(budget.most / budget.unit, left, max(ends - time(), 0))
+        yield budget.code, LimitState(budget.limit / budget.unit, left, max(ends - time(), 0))

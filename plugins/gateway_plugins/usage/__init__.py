@@ -1,11 +1,11 @@
 """Counts calls and tokens of each key, in the transaction that stores the call's trace.
 
-`ledger.py` turns a call into a row and `names.py` limits the number of model names; `schema.py` has
-the tables. `journal.py` is the file that survives a gateway that dies: `flight.py` records the
-calls in flight there, and `recovery.py` counts the calls that dead gateways left there.
-`summing.py` adds rows to the sums, and `upkeep.py` runs it and deletes old rows. `queries.py`
-returns sums, for `routes.py` and `commands.py`; `verify.py` compares the rows with the traces,
-using `expected.py`.
+In `ledger`, `row.py` turns a call into a row and `model_names.py` limits the number of model names;
+`schema.py` has the tables, `sums.py` adds rows to the sums, and `retention.py` runs it and deletes
+old rows. `journal` is the file that survives a gateway that dies: `in_flight.py` records the calls
+in flight there, and `recovery.py` counts the calls that dead gateways left there. In `report`,
+`queries.py` returns sums, for `routes.py` and `commands.py`; `verify.py` compares the rows with the
+traces, using `expected.py`.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ from gateway import (
 )
 from gateway_plugins.usage.journal.in_flight import Flight, begun
 from gateway_plugins.usage.journal.recovery import Recovery
-from gateway_plugins.usage.ledger.model_names import MOST, Models
+from gateway_plugins.usage.ledger.model_names import MAX_MODELS, Models
 from gateway_plugins.usage.ledger.retention import Keep, Upkeep
-from gateway_plugins.usage.ledger.row import LONGEST, ROW_SIZE, Ledger, Row, row_of
+from gateway_plugins.usage.ledger.row import MAX_NAME, ROW_SIZE, Ledger, Row, row_of
 from gateway_plugins.usage.ledger.schema import MIGRATIONS
 from gateway_plugins.usage.report import queries
 from gateway_plugins.usage.report.routes import OWN_PATH, KeyUsageRoute, own_answer
@@ -57,7 +57,7 @@ class KeyUsage:
 
         keep_days: Days = 90
         keep_calls_days: Days = 31
-        internal_id: Annotated[str, Meta(min_length=1, max_length=LONGEST)] = "internal"
+        internal_id: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)] = "internal"
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -117,13 +117,14 @@ class KeyUsage:
     async def _run(self, gateway: Host, upkeep: Upkeep, recovery: Recovery) -> None:
         """Learn the known models in the background: start-up must not wait for a large ledger."""
         try:
-            self.models.learn(await gateway.storage.read(lambda db: queries.models(db, MOST)))
+            self.models.learn(await gateway.storage.read(lambda db: queries.models(db, MAX_MODELS)))
         except StorageError as error:
             log.error("the models counted before are not known: %s", error)
         if self._in_memory:
             await upkeep.run()
             return
-        await recovery.turn()  # before the upkeep deletes rows, which show that a call was counted
+        # First of all: the upkeep deletes rows, which show that a call was counted.
+        await recovery.run_once()
         async with asyncio.TaskGroup() as group:
             group.create_task(recovery.run())
             group.create_task(upkeep.run())
@@ -148,16 +149,18 @@ class KeyUsage:
     async def call_finished(self, call: Call, outcome: Outcome) -> None:
         if self._counts(call):
             row = row_of(call, outcome, self._key(call), self.models.of(call, outcome))
-            call.store(self._ledger, row, ROW_SIZE, lazy=self._may_wait(call, row))
+            # A row that survives the process without a commit, or never will, may wait for one.
+            lazy = self._write_to_journal(call, row) or self._in_memory
+            call.store(self._ledger, row, ROW_SIZE, lazy=lazy)
 
-    def _may_wait(self, call: Call, row: Row) -> bool:
-        """Return whether the row may be committed later, as it survives the process anyway.
+    def _write_to_journal(self, call: Call, row: Row) -> bool:
+        """Write how the call ended to its slot; return whether the row is in the journal now.
 
-        False if something else of the call, such as its trace, has to be committed before the call
-        ends.
+        Nothing is written if something else of the call, such as its trace, has to be committed
+        before the call ends: the row is then committed with it.
         """
         if self._flight is None:
-            return self._in_memory
+            return False
         self._flight.over(row.id)
         return not call.waits_for_commit and self._flight.keep(row)
 
@@ -183,7 +186,7 @@ class KeyUsage:
 
     def _key(self, call: Call) -> str:
         found = self.config.internal_id if call.principal is None else call.principal.id
-        return found[:LONGEST]
+        return found[:MAX_NAME]
 
 
 def _keep(config: KeyUsage.Config) -> Keep:

@@ -7,7 +7,7 @@ from time import monotonic
 
 from gateway import Call, ChooseAgain, NoWorker, Worker, Workers
 
-UNKNOWN = 5.0
+DEFAULT_RETRY_AFTER = 5.0
 """Seconds of Retry-After until one update has ended; later, those that the last one took."""
 
 
@@ -33,7 +33,7 @@ class Gate:
         self._comments = comments
         self._reason = ""
         self._since = 0.0
-        self._lasted = UNKNOWN
+        self._lasted = DEFAULT_RETRY_AFTER
         self._held: dict[asyncio.Future[None], None] = {}
         self._barred: tuple[Worker, ...] = ()
 
@@ -104,11 +104,11 @@ class Gate:
 
 
 async def drained(
-    registry: Workers, workers: Iterable[Worker], patience: float | None
+    registry: Workers, workers: Iterable[Worker], seconds: float | None
 ) -> list[Worker]:
-    """Wait up to `patience` seconds until none of `workers` has anything in flight.
+    """Wait up to `seconds` until none of `workers` has anything in flight.
 
-    Returns the workers that still have; a `patience` of None is no limit.
+    Returns the workers that still have; None is no limit.
     """
     busy = {worker for worker in workers if worker.in_flight}
     empty = asyncio.Event()
@@ -122,7 +122,7 @@ async def drained(
     registry.freed.append(freed)
     try:
         if busy:
-            await asyncio.wait_for(empty.wait(), patience)
+            await asyncio.wait_for(empty.wait(), seconds)
     except TimeoutError:
         pass
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from gateway_plugins.weights.sync.engine_commands import Order
+from gateway_plugins.weights.sync.engine_commands import UpdateRequest
 from gateway_plugins.weights.sync.plugin import WeightSync
 from support.gateways.capturing import CAPTURE
 from support.paths import DOCS
@@ -95,7 +95,7 @@ def first_column(title: str) -> list[str]:
 
 def test_the_manual_has_each_option_and_each_field_of_an_order() -> None:
     assert first_column("Options") == list(WeightSync.Config.__struct_fields__)
-    fields = list(Order.__struct_fields__)
+    fields = list(UpdateRequest.__struct_fields__)
     assert first_column("Update the weights")[: len(fields)] == fields
 
 

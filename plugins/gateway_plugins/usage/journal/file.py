@@ -45,9 +45,9 @@ IN_FLIGHT, FREE = 1, 0
 NOTED_AT = 368
 NAMES_AT = 1 + SUM.size + BEGUN.size
 WORKER_AT = NOTED_AT + SUM.size + NOTED.size
-LONGEST_KEY = 200
-LONGEST_NAME = 255
-SHORT = 100
+MAX_KEY_BYTES = 200
+MAX_NAME_BYTES = 255
+SHORT_MODEL_BYTES = 100
 """A model name of up to this many bytes fits beside any key."""
 
 UNKNOWN = 255
@@ -116,7 +116,7 @@ class Journal:
     ) -> int | None:
         """Return a new slot for the call; None if no slot is left, and after `close`.
 
-        A key is cut to LONGEST_KEY bytes; a model whose name is too long for the remaining space
+        A key is cut to MAX_KEY_BYTES bytes; a model whose name is too long for the remaining space
         becomes OTHER. Raises OSError if the file cannot grow.
         """
         text = _begun(call_id, time, prompt, key, model, source)
@@ -178,7 +178,7 @@ def _created(database: Path) -> tuple[Path, int]:
         path = database.with_name(f"{database.name}-calls-{os.getpid()}-{secrets.token_hex(4)}")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            if is_locked(path, fd):
+            if try_lock(path, fd):
                 os.pwrite(fd, HEADER, 0)
                 return path, fd
         except OSError:
@@ -189,7 +189,7 @@ def _created(database: Path) -> tuple[Path, int]:
     raise BlockingIOError(errno.EAGAIN, "others take each new file for one that was left")
 
 
-def is_locked(path: Path, fd: int) -> bool:
+def try_lock(path: Path, fd: int) -> bool:
     """Take the lock of `path`, opened as `fd`.
 
     False if another process holds the lock, or has removed the file. Raises OSError if the file
@@ -205,7 +205,7 @@ def is_locked(path: Path, fd: int) -> bool:
 def _begun(call_id: bytes, time: float, prompt: int, key: str, model: str, source: str) -> bytes:
     whose, name, kind = len(key), len(model), len(source)
     names = (key + model + source).encode("utf-8", "replace")
-    if len(names) > whose + name + kind or whose > LONGEST_KEY or name > SHORT:
+    if len(names) > whose + name + kind or whose > MAX_KEY_BYTES or name > SHORT_MODEL_BYTES:
         whose, name, kind, names = _cut(key, model, source)
     text = BEGUN.pack(call_id, time, prompt, whose, name, kind) + names
     return SUM.pack(crc32(text)) + text
@@ -213,9 +213,9 @@ def _begun(call_id: bytes, time: float, prompt: int, key: str, model: str, sourc
 
 def _cut(key: str, model: str, source: str) -> tuple[int, int, int, bytes]:
     """Cut names that are long or not ASCII; return the length of each in bytes, then all bytes."""
-    whose, kind = key.encode(errors="replace")[:LONGEST_KEY], source.encode()
+    whose, kind = key.encode(errors="replace")[:MAX_KEY_BYTES], source.encode()
     name = model.encode(errors="replace")
-    if len(name) > min(NOTED_AT - NAMES_AT - len(whose) - len(kind), LONGEST_NAME):
+    if len(name) > min(NOTED_AT - NAMES_AT - len(whose) - len(kind), MAX_NAME_BYTES):
         name = OTHER.encode()
     return len(whose), len(name), len(kind), whose + name + kind
 

@@ -7,7 +7,7 @@ import msgspec
 
 from gateway import Call, Host
 from gateway_plugins.usage.journal.file import Ended, Journal
-from gateway_plugins.usage.ledger.row import LONGEST, Row
+from gateway_plugins.usage.ledger.row import MAX_NAME, Row
 
 log = logging.getLogger("gateway.usage")
 
@@ -35,12 +35,12 @@ class Flight:
         self._journal = journal
         self._underway: dict[bytes, Underway] = {}
         self._slots: dict[bytes, int] = {}
-        self._told = False
+        self._has_warned = False
 
     def begin(self, call: Call, key: str) -> None:
         """Journal a call, before it may be sent to a worker."""
         call_id = bytes.fromhex(call.trace_id)
-        prompt, model = call.prompt_estimate, (call.model or "")[:LONGEST]
+        prompt, model = call.prompt_estimate, (call.model or "")[:MAX_NAME]
         slot = self._taken(call_id, call.created, prompt, key, model, call.source)
         if slot is not None:
             self._underway[call_id] = Underway(call, slot)
@@ -52,7 +52,7 @@ class Flight:
             slot = self._journal.begin(call_id, time, prompt, key, model, source)
         except OSError as error:
             slot = None
-            self._tell(error)
+            self._warn(error)
         if slot is None:
             self.unnoted += 1
         else:
@@ -105,10 +105,10 @@ class Flight:
         """Close the journal; its file is removed once no call is in it."""
         self._journal.close()
 
-    def _tell(self, error: OSError) -> None:
-        if not self._told:
+    def _warn(self, error: OSError) -> None:
+        if not self._has_warned:
             log.warning("the journal of calls in flight cannot grow, they go on: %s", error)
-            self._told = True
+            self._has_warned = True
 
 
 def begun(gateway: Host) -> Flight | None:

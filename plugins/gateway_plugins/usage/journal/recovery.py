@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from gateway import GatewayError, Storage
-from gateway_plugins.usage.journal.file import HEADER, SLOT, STEP, UNKNOWN, Noted, is_locked, read
+from gateway_plugins.usage.journal.file import HEADER, SLOT, STEP, UNKNOWN, Noted, read, try_lock
 from gateway_plugins.usage.ledger.model_names import Models
 from gateway_plugins.usage.ledger.row import ERROR, SUCCESS, Row, insert
 
@@ -23,13 +23,13 @@ INTERVAL = 10.0
 BATCH_BYTES = 8 * STEP * SLOT
 """Bytes that are read at a time, and counted in one transaction."""
 
-LARGEST = 1 << 30
+MAX_JOURNAL_BYTES = 1 << 30
 """Maximum bytes of a journal; a larger file is not taken for a journal."""
 
-MOST_SAID = 100
+MAX_WARNINGS = 100
 """Maximum number of distinct warnings; each is logged only once."""
 
-NOT_READ = "-unreadable"
+UNREADABLE_SUFFIX = "-unreadable"
 """Appended to the name of a journal that was set aside."""
 
 
@@ -50,15 +50,15 @@ class Recovery:
         """Search for journals repeatedly, until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL)
-            await self.turn()
+            await self.run_once()
 
-    async def turn(self) -> None:
+    async def run_once(self) -> None:
         """Look at all journals that there are now."""
         try:
             for path in await asyncio.to_thread(journals_of, self._storage.path):
                 await self._look_at(path)
         except OSError as error:
-            self._say_once(f"journals of calls cannot be looked for: {error}")
+            self._warn_once(f"journals of calls cannot be looked for: {error}")
 
     async def _look_at(self, path: Path) -> None:
         before = self.counted
@@ -67,7 +67,7 @@ class Recovery:
                 if fd is not None:
                     await self._recover(path, fd)
         except (OSError, GatewayError) as error:
-            self._say_once(f"{path}: what was in flight cannot be counted now: {error}")
+            self._warn_once(f"{path}: what was in flight cannot be counted now: {error}")
         if self.counted > before:
             message = "%d calls that a gateway had when it died are counted now"
             log.warning(message, self.counted - before)
@@ -111,8 +111,8 @@ class Recovery:
             counted=ended.counted,
         )
 
-    def _say_once(self, words: str) -> None:
-        if words not in self._said and len(self._said) < MOST_SAID:
+    def _warn_once(self, words: str) -> None:
+        if words not in self._said and len(self._said) < MAX_WARNINGS:
             self._said.add(words)
             log.warning("%s", words)
 
@@ -137,7 +137,7 @@ def _taken(path: Path) -> Iterator[int | None]:
         return
     try:
         _check_owner(os.fstat(fd))
-        yield fd if is_locked(path, fd) else None
+        yield fd if try_lock(path, fd) else None
     finally:
         os.close(fd)
 
@@ -151,7 +151,7 @@ def _put_away(path: Path, fault: str) -> None:
     if not fault:
         path.unlink()
         return
-    aside = path.rename(path.with_name(path.name + NOT_READ))
+    aside = path.rename(path.with_name(path.name + UNREADABLE_SUFFIX))
     log.warning("a journal of calls in flight is not whole: %s; see %s", fault, aside)
 
 
@@ -161,6 +161,6 @@ def _fault(fd: int) -> str:
     An empty file is one: its process died while it created the file.
     """
     size = os.fstat(fd).st_size
-    if size > LARGEST:
+    if size > MAX_JOURNAL_BYTES:
         return f"it has {size} bytes"
     return "" if not size or os.pread(fd, SLOT, 0) == HEADER else "it does not begin as one"

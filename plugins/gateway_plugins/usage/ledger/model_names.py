@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from gateway import Call, Outcome
-from gateway_plugins.usage.ledger.row import LONGEST, SUCCESS, how_it_went
+from gateway_plugins.usage.ledger.row import MAX_NAME, SUCCESS, how_it_went
 
 OTHER = "other"
 
-MOST = 1_000
+MAX_MODELS = 1_000
 """Maximum number of distinct names; further models are counted as OTHER."""
 
 
@@ -31,18 +31,18 @@ class Models:
     def named(self, name: str, *, served: bool) -> str:
         """Return the name under which a call for `name` is counted; "" if `name` is empty.
 
-        A new name is OTHER unless it was `served`, is plain, and fewer than MOST names are known.
+        A new name is OTHER unless it was `served`, is plain, and fewer than MAX_MODELS are known.
         """
         if not name or name in self._known:
             return name
-        if len(self._known) >= MOST or not is_plain(name) or not served:
+        if len(self._known) >= MAX_MODELS or not is_plain(name) or not served:
             return OTHER
         self._known.add(name)
         return name
 
 
 def is_plain(name: str) -> bool:
-    return len(name) <= LONGEST and name.isprintable()
+    return len(name) <= MAX_NAME and name.isprintable()
 
 
 def _is_served(call: Call, outcome: Outcome) -> bool:

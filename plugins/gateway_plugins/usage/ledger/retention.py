@@ -64,12 +64,12 @@ class Upkeep:
         """Take a turn every INTERVAL seconds, until cancelled."""
         while True:
             try:
-                await self.turn(time.time())
+                await self.run_once(time.time())
             except GatewayError as error:
                 log.warning("usage cannot be summed up, nor old usage deleted, now: %s", error)
             await asyncio.sleep(INTERVAL)
 
-    async def turn(self, now: float) -> None:
+    async def run_once(self, now: float) -> None:
         """Do all the work that is due at `now`, in Unix seconds."""
         while await self._storage.write(sum_some):
             pass

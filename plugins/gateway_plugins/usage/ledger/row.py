@@ -8,7 +8,7 @@ from gateway import Call, Database, Outcome, Usage
 SUCCESS, ERROR, ABORT = 0, 1, 2
 """Values of a row's `outcome`."""
 
-LONGEST = 256
+MAX_NAME = 256
 """Maximum characters of a name."""
 
 ROW_SIZE = 800
@@ -36,19 +36,19 @@ class Row(NamedTuple):
     counted: int
 
 
-_NOTHING = Usage()
+_NO_USAGE = Usage()
 
 
 def row_of(call: Call, outcome: Outcome, key: str, model: str) -> Row:
     """Build the row of a call that is over; token counts that are unknown are 0."""
-    used = outcome.usage or _NOTHING
+    used = outcome.usage or _NO_USAGE
     worker = call.worker
     return Row(
         bytes.fromhex(call.trace_id),
         call.created,
         key,
         model,
-        "" if worker is None else worker.id[:LONGEST],
+        "" if worker is None else worker.id[:MAX_NAME],
         call.source,
         how_it_went(outcome.caller_gone, outcome.complete, outcome.status),
         used.prompt_tokens,

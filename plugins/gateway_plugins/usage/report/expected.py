@@ -6,7 +6,7 @@ import msgspec
 
 from gateway import Trace, Usage
 from gateway_plugins.usage.ledger.model_names import OTHER, is_plain
-from gateway_plugins.usage.ledger.row import LONGEST, how_it_went
+from gateway_plugins.usage.ledger.row import MAX_NAME, how_it_went
 
 _NOT_WHOLE = frozenset({"too_large", "redacted", "capture_failed", "unreadable"})
 """Reasons of a trace that lacks a part of what the gateway received."""
@@ -31,9 +31,9 @@ class Expected(msgspec.Struct, frozen=True):
 def expected(trace: Trace, internal_id: str) -> Expected:
     tokens, counted = _tokens(trace)
     return Expected(
-        (internal_id if trace.principal is None else trace.principal)[:LONGEST],
+        (internal_id if trace.principal is None else trace.principal)[:MAX_NAME],
         _models(trace),
-        (trace.worker or "")[:LONGEST],
+        (trace.worker or "")[:MAX_NAME],
         how_it_went(trace.delivery.caller_gone, trace.delivery.complete, trace.delivery.status),
         tokens,
         counted,
@@ -54,9 +54,9 @@ def _tokens(trace: Trace) -> tuple[Mapping[str, int], bool | None]:
         return _all_of(Usage()), False
     if not _NOT_WHOLE.isdisjoint(trace.reasons):
         return {}, None
-    told = Usage.from_wire(trace.usage)
-    if told is not None:
-        return _all_of(told), False
+    reported = Usage.from_wire(trace.usage)
+    if reported is not None:
+        return _all_of(reported), False
     if not trace.streamed:
         return _all_of(Usage()), False
     return _sampled(trace), True

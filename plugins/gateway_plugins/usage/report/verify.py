@@ -66,8 +66,8 @@ def _of_call(db: Database, trace: Trace, internal_id: str) -> Iterator[str]:
     if row is None:
         yield f"call {trace.trace_id}: has a trace, and is not counted"
         return
-    for name, told, counted in _compared(expected(trace, internal_id), Counted(*row)):
-        yield f"call {trace.trace_id}: {name}: {told!r} by its trace, {counted!r} counted"
+    for name, expected_row, counted in _compared(expected(trace, internal_id), Counted(*row)):
+        yield f"call {trace.trace_id}: {name}: {expected_row!r} by its trace, {counted!r} counted"
 
 
 def _blob(trace_id: str) -> bytes:
@@ -77,21 +77,21 @@ def _blob(trace_id: str) -> bytes:
         return b""
 
 
-def _compared(told: Expected, row: Counted) -> Iterator[tuple[str, object, object]]:
+def _compared(expected_row: Expected, row: Counted) -> Iterator[tuple[str, object, object]]:
     """Yield each difference: its name, the value of the trace, the value that was counted."""
-    if row.key != told.key:
-        yield "key", told.key, row.key
-    if row.model not in told.models:
-        yield "model", told.models[0], row.model
-    if row.worker != told.worker:
-        yield "worker", told.worker, row.worker
-    if row.outcome != told.outcome:
-        yield "outcome", OUTCOMES[told.outcome], OUTCOMES[row.outcome]
-    for name, tokens in told.tokens.items():
+    if row.key != expected_row.key:
+        yield "key", expected_row.key, row.key
+    if row.model not in expected_row.models:
+        yield "model", expected_row.models[0], row.model
+    if row.worker != expected_row.worker:
+        yield "worker", expected_row.worker, row.worker
+    if row.outcome != expected_row.outcome:
+        yield "outcome", OUTCOMES[expected_row.outcome], OUTCOMES[row.outcome]
+    for name, tokens in expected_row.tokens.items():
         if getattr(row, name) != tokens:
             yield name, tokens, getattr(row, name)
-    if told.counted is not None and row.counted != told.counted:
-        yield "counted", told.counted, bool(row.counted)
+    if expected_row.counted is not None and row.counted != expected_row.counted:
+        yield "counted", expected_row.counted, bool(row.counted)
 
 
 _SUMS = ", ".join(

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway import BadRequest, ControlRequest, Host, Worker
 from gateway_plugins.weights.gate import Gate
-from gateway_plugins.weights.sync.engine_commands import Engine, Mode, Order
+from gateway_plugins.weights.sync.engine_commands import Engine, Mode, UpdateRequest
 from gateway_plugins.weights.sync.update import Failure, Pause, Report, Team, Update, check
 from gateway_plugins.weights.sync.versions import Versions
 
@@ -31,7 +31,7 @@ class Times(NamedTuple):
     """Seconds for running calls to finish, and for an engine to do one step."""
 
     drain: float
-    patience: float
+    step_timeout: float
 
 
 class WorkerWeights(msgspec.Struct):
@@ -53,7 +53,7 @@ class WeightsInfo(msgspec.Struct):
     last: Report | None
 
 
-class PauseOrder(msgspec.Struct, forbid_unknown_fields=True):
+class PauseRequest(msgspec.Struct, forbid_unknown_fields=True):
     mode: Mode = "wait"
 
 
@@ -90,12 +90,12 @@ class WeightsAdmin:
 
     async def update(self, request: ControlRequest) -> Response:
         """Respond when the update is over; the update goes on if its caller leaves."""
-        order = await request.json(Order)
-        return await self._alone("updating", self._update(order))
+        wanted = await request.json(UpdateRequest)
+        return await self._alone("updating", self._update(wanted))
 
     async def pause(self, request: ControlRequest) -> Response:
-        order = await request.json(PauseOrder)
-        return await self._alone("pausing", self._pause(order.mode))
+        wanted = await request.json(PauseRequest)
+        return await self._alone("pausing", self._pause(wanted.mode))
 
     async def resume(self, _: ControlRequest) -> Response:
         if self._state != "paused":
@@ -126,11 +126,11 @@ class WeightsAdmin:
         if not task.cancelled():
             task.exception()  # the request raises it, if its caller is still there
 
-    async def _update(self, order: Order) -> Response:
+    async def _update(self, request: UpdateRequest) -> Response:
         team, pause = self._team()
-        report = await Update(order, team, pause, self._named(order)).run()
+        report = await Update(request, team, pause, self._named(request)).run()
         self._last = report
-        log.info("weights %s: %s took them, %s failed", order.version, report.ok, report.failed)
+        log.info("weights %s: %s took them, %s failed", request.version, report.ok, report.failed)
         if report.ok:
             await self.versions.save(self._gateway.storage)
         return _answer(report, well=bool(report.ok))
@@ -156,7 +156,7 @@ class WeightsAdmin:
 
     def _team(self) -> tuple[Team, Pause]:
         registry = self._gateway.workers
-        engines = [Engine(worker, self.times.patience) for worker in registry.all]
+        engines = [Engine(worker, self.times.step_timeout) for worker in registry.all]
         team = Team(engines, self._failed)
         return team, Pause(self._gate, registry, team, drain=self.times.drain)
 
@@ -164,11 +164,11 @@ class WeightsAdmin:
         doubtful = failure.step not in UNTOUCHED
         self.versions.quarantine(worker, f"{failure.step}: {failure.reason}", doubtful=doubtful)
 
-    def _named(self, order: Order) -> Callable[[Worker], None]:
+    def _named(self, request: UpdateRequest) -> Callable[[Worker], None]:
         self.versions.epoch += 1
 
         def named(worker: Worker) -> None:
-            self.versions.took(worker, order.version)
+            self.versions.took(worker, request.version)
 
         return named
 

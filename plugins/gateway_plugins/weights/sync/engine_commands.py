@@ -15,13 +15,13 @@ T = TypeVar("T")
 Mode = Literal["wait", "keep", "abort"]
 """Running generations either finish, are frozen in place, or are cut short."""
 
-QUOTED = 300
+MAX_QUOTED = 300
 """Maximum characters of an engine's error response that are passed on."""
 
 JSON = ((b"content-type", b"application/json"),)
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An update: the `version` that the weights will have, and how the engines get them.
 
     With `update_info`, through vLLM's weight transfer (start, update, finish); else through the
@@ -62,36 +62,36 @@ class _Paused(msgspec.Struct):
 
 
 class Engine:
-    """One worker's engine; a request may take `patience` s. All methods raise StepFailed."""
+    """One worker's engine; a request may take `timeout` s. All methods raise StepFailed."""
 
-    def __init__(self, worker: Worker, patience: float) -> None:
+    def __init__(self, worker: Worker, timeout: float) -> None:
         self.worker = worker
-        self._patience = patience
+        self._timeout = timeout
 
     async def version(self) -> str:
-        return _read(await self._ask("GET", "/weight_info"), _Version).weight_version
+        return _read(await self._request("GET", "/weight_info"), _Version).weight_version
 
     async def is_paused(self) -> bool:
-        return _read(await self._ask("GET", "/is_paused"), _Paused).is_paused
+        return _read(await self._request("GET", "/is_paused"), _Paused).is_paused
 
     async def pause(self, mode: Mode) -> None:
-        await self._ask("POST", f"/pause?mode={mode}")
+        await self._request("POST", f"/pause?mode={mode}")
 
     async def resume(self) -> None:
-        await self._ask("POST", "/resume")
+        await self._request("POST", "/resume")
 
-    async def call(self, order: Order) -> None:
-        body = {"method": order.method, "kwargs": order.kwargs}
-        await self._ask("POST", "/collective_rpc", body)
+    async def call(self, request: UpdateRequest) -> None:
+        body = {"method": request.method, "kwargs": request.kwargs}
+        await self._request("POST", "/collective_rpc", body)
 
     async def start(self) -> None:
-        await self._ask("POST", "/start_weight_update", {})
+        await self._request("POST", "/start_weight_update", {})
 
-    async def update(self, order: Order) -> None:
-        await self._ask("POST", "/update_weights", {"update_info": order.update_info})
+    async def update(self, request: UpdateRequest) -> None:
+        await self._request("POST", "/update_weights", {"update_info": request.update_info})
 
     async def finish(self) -> None:
-        await self._ask("POST", "/finish_weight_update", {})
+        await self._request("POST", "/finish_weight_update", {})
 
     async def forget_prefixes(self, mode: Mode) -> None:
         """Reset the prefix cache.
@@ -100,17 +100,17 @@ class Engine:
         calls.
         """
         query = "?reset_running_requests=true" if mode == "keep" else ""
-        if not _read(await self._ask("POST", f"/reset_prefix_cache{query}"), _Success).success:
+        if not _read(await self._request("POST", f"/reset_prefix_cache{query}"), _Success).success:
             raise StepFailed("the engine still uses its prefix cache")
 
     async def name(self, version: str) -> None:
-        await self._ask("POST", "/update_weight_version", {"new_version": version})
+        await self._request("POST", "/update_weight_version", {"new_version": version})
 
-    async def _ask(self, method: str, path: str, body: object = None) -> bytes:
+    async def _request(self, method: str, path: str, body: object = None) -> bytes:
         sent = b"" if body is None else msgspec.json.encode(body)
         try:
             answer = await self.worker.request(
-                method, path, sent, headers=JSON, timeout=self._patience
+                method, path, sent, headers=JSON, timeout=self._timeout
             )
         except (UpstreamError, UpstreamTimeout) as error:
             gone = error.code == "upstream_connect_failed"
@@ -119,7 +119,7 @@ class Engine:
         if answer.status == 404:
             raise NoEndpoint(f"the engine has no {path}: start vLLM with VLLM_SERVER_DEV_MODE=1")
         if answer.status != 200:
-            said = answer.body.decode(errors="replace").strip()[:QUOTED]
+            said = answer.body.decode(errors="replace").strip()[:MAX_QUOTED]
             raise StepFailed(f"{path} was answered {answer.status}: {said}")
         return answer.body
 
@@ -128,5 +128,5 @@ def _read(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        said = body.decode(errors="replace")[:QUOTED]
+        said = body.decode(errors="replace")[:MAX_QUOTED]
         raise StepFailed(f"the engine's answer cannot be read: {said}") from None

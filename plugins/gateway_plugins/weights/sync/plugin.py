@@ -1,8 +1,7 @@
 """Changes the weights of all workers while calls run, and tracks the version of each worker.
 
-`sync_orders.py` has the requests to one engine, `sync_update.py` the steps of an update,
-`sync_admin.py` the routes, and `sync_versions.py` the versions of the workers. `gate.py` holds
-calls during an update.
+`engine_commands.py` has the requests to one engine, `update.py` the steps of an update, `admin.py`
+the routes, and `versions.py` the versions of the workers. `gate.py` holds calls during an update.
 """
 
 import asyncio
@@ -80,7 +79,7 @@ class WeightSync:
         )
         if self._admin is not None:
             self._admin.times = Times(config.drain_timeout, config.step_timeout)
-            self._admin.versions.every = config.check_interval
+            self._admin.versions.interval = config.check_interval
 
     @hookimpl
     def routes(self, gateway: Host) -> list[BaseRoute]:
@@ -102,7 +101,7 @@ class WeightSync:
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         assert self._admin is not None  # `routes` has been called before
         versions = self._admin.versions
-        versions.every = self.config.check_interval
+        versions.interval = self.config.check_interval
         await versions.load(gateway.storage)
         gateway.workers.changed.append(versions.changed)
         following = asyncio.create_task(versions.follow())

@@ -8,9 +8,15 @@ import msgspec
 
 from gateway import BadRequest, Worker, Workers
 from gateway_plugins.weights.gate import Gate, drained
-from gateway_plugins.weights.sync.engine_commands import Engine, Mode, NoEndpoint, Order, StepFailed
+from gateway_plugins.weights.sync.engine_commands import (
+    Engine,
+    Mode,
+    NoEndpoint,
+    StepFailed,
+    UpdateRequest,
+)
 
-LAST_ORDERS = 10.0
+PROMPT_TIMEOUT = 10.0
 """Seconds for an engine to respond to a check, to finish a transfer, or to resume."""
 
 GRACE = 5.0
@@ -113,7 +119,7 @@ class Pause:
         self._registry = registry
         self._team = team
         self._drain = drain
-        self._told: list[Engine] = []
+        self._sent_pause: list[Engine] = []
         self._open_transfers: set[Engine] = set()
 
     async def begin(self, reason: str, mode: Mode) -> None:
@@ -122,17 +128,17 @@ class Pause:
         self._gate.close(reason, self._registry.all)
         if mode == "wait":
             await drained(self._registry, team.workers, self._drain)
-        self._told = list(team.live)
+        self._sent_pause = list(team.live)
         await team.step("pause", lambda engine: engine.pause(mode))
         if mode == "abort":
             await drained(self._registry, team.workers, GRACE)
 
-    async def transfer(self, order: Order) -> None:
+    async def transfer(self, request: UpdateRequest) -> None:
         """Run start, update and finish, each on all engines before the next."""
         team = self._team
         self._open_transfers = set(team.live)
         await team.step("start", Engine.start)
-        await team.step("update", lambda engine: engine.update(order))
+        await team.step("update", lambda engine: engine.update(request))
         await team.step("finish", Engine.finish)
         self._open_transfers -= set(team.live)
 
@@ -140,7 +146,7 @@ class Pause:
         """Resume all engines, then open the gate; an engine that does not resume is a failure."""
         try:
             await asyncio.gather(*(self._leave_transfer(one) for one in self._open_transfers))
-            left = [one for one in self._told if one not in self._team.live]
+            left = [one for one in self._sent_pause if one not in self._team.live]
             await asyncio.gather(*(_quietly(one, Engine.resume) for one in self._resumable(left)))
             await self._team.step("resume", lambda engine: _promptly(engine, Engine.resume))
         finally:
@@ -156,10 +162,10 @@ class Pause:
 
 async def _promptly(engine: Engine, do: Do) -> None:
     try:
-        async with asyncio.timeout(LAST_ORDERS):
+        async with asyncio.timeout(PROMPT_TIMEOUT):
             await do(engine)
     except TimeoutError:
-        raise StepFailed(f"it did not answer within {LAST_ORDERS} s") from None
+        raise StepFailed(f"it did not answer within {PROMPT_TIMEOUT} s") from None
 
 
 async def _quietly(engine: Engine, do: Do) -> bool:
@@ -174,8 +180,10 @@ async def _quietly(engine: Engine, do: Do) -> bool:
 class Update:
     """An update under way. `named` is called with each worker that has the new weights."""
 
-    def __init__(self, order: Order, team: Team, pause: Pause, named: Callable[[Worker], None]):
-        self._order = order
+    def __init__(
+        self, request: UpdateRequest, team: Team, pause: Pause, named: Callable[[Worker], None]
+    ):
+        self._request = request
         self._team = team
         self._pause = pause
         self._named = named
@@ -187,28 +195,28 @@ class Update:
         began = monotonic()
         try:
             await self._pause.begin(
-                f"the weights are being changed to {self._order.version}", self._order.mode
+                f"the weights are being changed to {self._request.version}", self._request.mode
             )
             await self._swap()
         finally:
             self._give_up_the_rest()
             await self._pause.end()
-        team, version = self._team, self._order.version
+        team, version = self._team, self._request.version
         ok = [worker.id for worker in team.workers]
         return Report(version, ok, team.failures, round(monotonic() - began, 3))
 
     async def _swap(self) -> None:
-        order, team = self._order, self._team
-        if order.update_info is not None:
-            await self._pause.transfer(order)
+        request, team = self._request, self._team
+        if request.update_info is not None:
+            await self._pause.transfer(request)
         else:
-            await team.step("reload", lambda engine: engine.call(order))
-        if order.reset_prefix_cache:
-            await team.step("reset_prefix_cache", lambda one: one.forget_prefixes(order.mode))
+            await team.step("reload", lambda engine: engine.call(request))
+        if request.reset_prefix_cache:
+            await team.step("reset_prefix_cache", lambda one: one.forget_prefixes(request.mode))
         await team.step("version", self._name)
 
     async def _name(self, engine: Engine) -> None:
-        await engine.name(self._order.version)
+        await engine.name(self._request.version)
         self._done.add(engine.worker)
         self._named(engine.worker)
 

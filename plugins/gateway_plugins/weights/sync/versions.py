@@ -13,7 +13,7 @@ log = logging.getLogger("gateway.weight_sync")
 NAME = "weight_sync"
 QUERY = "SELECT version FROM weight_sync"
 
-PATIENCE = 5.0
+VERSION_TIMEOUT = 5.0
 """Timeout in seconds of a request for a worker's version."""
 
 
@@ -33,7 +33,7 @@ class Versions:
     """
 
     def __init__(self, registry: Workers, gate: Gate) -> None:
-        self.every = 5.0
+        self.interval = 5.0
         self.current: str | None = None
         self.epoch = 0
         self.epochs: dict[str, int] = {}
@@ -103,37 +103,37 @@ class Versions:
         self._wake.set()
 
     async def follow(self) -> None:
-        """Check all workers every `every` seconds, and whenever a worker changes."""
+        """Check all workers every `interval` seconds, and whenever a worker changes."""
         while True:
             self._wake.clear()
-            await self.look()
+            await self.check_all()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.every)
+                await asyncio.wait_for(self._wake.wait(), self.interval)
 
-    async def look(self) -> None:
-        await asyncio.gather(*map(self._look_at, self._registry.all))
+    async def check_all(self) -> None:
+        await asyncio.gather(*map(self._check, self._registry.all))
 
-    async def _look_at(self, worker: Worker) -> None:
+    async def _check(self, worker: Worker) -> None:
         if self._gate.closed:
             return
-        engine = Engine(worker, PATIENCE)
+        engine = Engine(worker, VERSION_TIMEOUT)
         try:
             version = await engine.version()
             paused = NAME in worker.conditions and await engine.is_paused()
         except StepFailed as error:
-            self._cannot_tell(worker, error)
+            self._note_failure(worker, error)
             return
         if not self._gate.closed and worker in self._registry.all:
-            self._heard(worker, version, paused=paused)
+            self._note_version(worker, version, paused=paused)
 
-    def _heard(self, worker: Worker, version: str, *, paused: bool) -> None:
+    def _note_version(self, worker: Worker, version: str, *, paused: bool) -> None:
         worker.weight_version = version
         if self.current is not None and version != self.current:
             self.quarantine(worker, f"it has the weights {version}, the fleet {self.current}")
         elif worker not in self._doubtful and not paused:
             self.trust(worker)
 
-    def _cannot_tell(self, worker: Worker, error: StepFailed) -> None:
+    def _note_failure(self, worker: Worker, error: StepFailed) -> None:
         if isinstance(error, Unreachable):
             self._doubtful.discard(worker)
         if NAME in worker.conditions and not isinstance(error, Unreachable):

@@ -27,7 +27,7 @@ from gateway_plugins.weights.trl.fleet import Fleet, unreached
 from gateway_plugins.weights.trl.options import Options
 from gateway_plugins.weights.trl.paths import Step
 
-NAMED = 32
+MAX_NAMED = 32
 """Maximum number of workers of each kind that the response header names."""
 
 UPDATING = "the weights of the workers are being updated"
@@ -41,7 +41,7 @@ class CallsInFlight(NoWorker):
     code = "calls_in_flight"
 
 
-class Order(msgspec.Struct, frozen=True):
+class BroadcastRequest(msgspec.Struct, frozen=True):
     """A request as every worker gets it; `target` is the path with the query."""
 
     target: str
@@ -49,8 +49,8 @@ class Order(msgspec.Struct, frozen=True):
     headers: Headers
 
 
-class Told(msgspec.Struct):
-    """Result of an order: the responses of workers that `took` it, why others `missed` it.
+class BroadcastResult(msgspec.Struct):
+    """Result of a request: the responses of workers that `took` it, why others `missed` it.
 
     `refused` has the responses of those that `missed` it and sent a response.
     """
@@ -61,7 +61,7 @@ class Told(msgspec.Struct):
 
     @property
     def failed(self) -> list[Worker]:
-        """Workers that missed the order and can be reached."""
+        """Workers that missed the request and can be reached."""
         return [worker for worker in self.missed if unreached(worker) is None]
 
 
@@ -86,20 +86,20 @@ class Broadcaster:
         self._gate = gate
         self._versioned = versioned
         self._turn = asyncio.Lock()
-        self._running: asyncio.Task[Told] | None = None
-        self._unsure: tuple[Order, Told] | None = None
+        self._running: asyncio.Task[BroadcastResult] | None = None
+        self._unsure: tuple[BroadcastRequest, BroadcastResult] | None = None
 
     async def answer(self, call: Call, step: Step) -> Answer:
         """Carry out the request of `call`, even if its caller does not wait for the end.
 
         Raises CallsInFlight, and any error of reading the body.
         """
-        order = await _order(call)
+        request = await _request_of(call)
         await self._turn.acquire()
-        self._running = asyncio.create_task(self._carry_out(order, step))
+        self._running = asyncio.create_task(self._carry_out(request, step))
         self._running.add_done_callback(self._done)
-        told = await asyncio.shield(self._running)
-        answer = self._answer(told)
+        result = await asyncio.shield(self._running)
+        answer = self._answer(result)
         if answer.status == 200:
             self._unsure = None
         return answer
@@ -110,50 +110,54 @@ class Broadcaster:
             self._running.cancel()
             await asyncio.wait((self._running,))
 
-    def _done(self, task: asyncio.Task[Told]) -> None:
+    def _done(self, task: asyncio.Task[BroadcastResult]) -> None:
         self._turn.release()
         if not task.cancelled():
             task.exception()  # the request raises it, if its caller is still there
 
-    async def _carry_out(self, order: Order, step: Step) -> Told:
+    async def _carry_out(self, request: BroadcastRequest, step: Step) -> BroadcastResult:
         try:
-            if self._unsure is not None and self._unsure[0] == order and self._unsure[1].took:
-                return await self._again(order, step, self._unsure[1])
+            if self._unsure is not None and self._unsure[0] == request and self._unsure[1].took:
+                return await self._again(request, step, self._unsure[1])
             workers = self._fleet.reached()
             if step.quiet:
                 await self._silence(workers)
-            told = await self._tell(workers, order)
-            self._add_who_was_away(told)
-            self._fleet.note(step, told.took.keys(), told.missed)
-            self._note_version(step, order, told)
-            self._unsure = (order, told)
-            return told
+            result = await self._send_all(workers, request)
+            self._add_who_was_away(result)
+            self._fleet.note(step, result.took.keys(), result.missed)
+            self._note_version(step, request, result)
+            self._unsure = (request, result)
+            return result
         finally:
             self._shut()
 
-    async def _again(self, order: Order, step: Step, before: Told) -> Told:
+    async def _again(
+        self, request: BroadcastRequest, step: Step, before: BroadcastResult
+    ) -> BroadcastResult:
         """Send a repeated request only to the workers that missed it.
 
         The trainer repeats it because it did not receive a success for `before`.
         """
-        again = await self._tell(
-            [one for one in self._fleet.reached() if one in before.missed], order
+        again = await self._send_all(
+            [one for one in self._fleet.reached() if one in before.missed], request
         )
         self._fleet.note_again(step, again.took.keys())
-        self._note_version(step, order, again)
+        self._note_version(step, request, again)
         still = {one: why for one, why in before.missed.items() if one not in again.took}
-        told = Told(before.took | again.took, still | again.missed, before.refused | again.refused)
-        self._unsure = (order, told)
-        return told
+        result = BroadcastResult(
+            before.took | again.took, still | again.missed, before.refused | again.refused
+        )
+        self._unsure = (request, result)
+        return result
 
-    def _add_who_was_away(self, told: Told) -> None:
+    def _add_who_was_away(self, result: BroadcastResult) -> None:
         """Add the workers that were not sent the step: they have missed it all the same.
 
         That includes workers that are back by now, or were added meanwhile.
         """
         for worker in self._workers.all:
-            if worker not in told.took and worker not in told.missed:
-                told.missed[worker] = f"it was {unreached(worker) or 'away'} at that time"
+            if worker not in result.took and worker not in result.missed:
+                result.missed[worker] = f"it was {unreached(worker) or 'away'} at that time"
 
     async def _silence(self, workers: Iterable[Worker]) -> None:
         """Let no call begin, and wait until running calls end, except on paused workers."""
@@ -175,50 +179,54 @@ class Broadcaster:
         else:
             self._gate.open()
 
-    async def _tell(self, workers: Iterable[Worker], order: Order) -> Told:
-        told = Told({}, {}, {})
-        await asyncio.gather(*(self._ask(worker, order, told) for worker in workers))
-        return told
+    async def _send_all(
+        self, workers: Iterable[Worker], request: BroadcastRequest
+    ) -> BroadcastResult:
+        result = BroadcastResult({}, {}, {})
+        await asyncio.gather(*(self._send(worker, request, result) for worker in workers))
+        return result
 
-    async def _ask(self, worker: Worker, order: Order, told: Told) -> None:
+    async def _send(
+        self, worker: Worker, request: BroadcastRequest, result: BroadcastResult
+    ) -> None:
         try:
             answer = await worker.request(
                 "POST",
-                order.target,
-                order.body,
-                headers=order.headers,
+                request.target,
+                request.body,
+                headers=request.headers,
                 timeout=self.options.timeout,
             )
         except (UpstreamError, UpstreamTimeout) as error:
-            told.missed[worker] = f"{_path(order)}: {error.code}"
+            result.missed[worker] = f"{_path(request)}: {error.code}"
             return
         if answer.status == 200:
-            told.took[worker] = answer
+            result.took[worker] = answer
         else:
-            told.missed[worker] = f"{_path(order)}: it answered {answer.status}"
-            told.refused[worker] = answer
+            result.missed[worker] = f"{_path(request)}: it answered {answer.status}"
+            result.refused[worker] = answer
 
-    def _note_version(self, step: Step, order: Order, told: Told) -> None:
-        version = _version(order.body) if step.kind == "version" else None
+    def _note_version(self, step: Step, request: BroadcastRequest, result: BroadcastResult) -> None:
+        version = _version(request.body) if step.kind == "version" else None
         if version is None:
             return
-        for worker in told.took:
+        for worker in result.took:
             worker.weight_version = version
             self._versioned(worker, version)
 
-    def _answer(self, told: Told) -> Answer:
+    def _answer(self, result: BroadcastResult) -> Answer:
         """Return the response for the trainer.
 
-        The first good worker's response if the order succeeded; else an error with a status that
+        The first good worker's response if the request succeeded; else an error with a status that
         the trainer understands.
         """
-        order = [worker for worker in self._workers.all if worker in told.took]
-        if order and not (told.failed and self.options.partial == "fail"):
-            return _passed_on(told.took[order[0]], told)
-        refusals = [one for one in told.refused.values() if one.status < 500]
-        if refusals and not told.took:
-            return _passed_on(refusals[0], told)
-        return _failure(told)
+        took = [worker for worker in self._workers.all if worker in result.took]
+        if took and not (result.failed and self.options.partial == "fail"):
+            return _passed_on(result.took[took[0]], result)
+        refusals = [one for one in result.refused.values() if one.status < 500]
+        if refusals and not result.took:
+            return _passed_on(refusals[0], result)
+        return _failure(result)
 
 
 class _Version(msgspec.Struct):
@@ -232,33 +240,33 @@ def _version(body: bytes) -> int | str | None:
         return None
 
 
-async def _order(call: Call) -> Order:
+async def _request_of(call: Call) -> BroadcastRequest:
     target = f"{call.path}?{call.query.decode('latin-1')}" if call.query else call.path
     kind = get_header(call.headers, TYPE)
     headers = () if kind is None else ((TYPE, kind),)
-    return Order(target, await call.body.read(), headers)
+    return BroadcastRequest(target, await call.body.read(), headers)
 
 
-def _path(order: Order) -> str:
-    return order.target.partition("?")[0]
+def _path(request: BroadcastRequest) -> str:
+    return request.target.partition("?")[0]
 
 
-def _passed_on(answer: WorkerAnswer, told: Told) -> Answer:
+def _passed_on(answer: WorkerAnswer, result: BroadcastResult) -> Answer:
     kind = get_header(answer.headers, TYPE)
-    return _whole(answer.status, kind, answer.body, _summary(told))
+    return _whole(answer.status, kind, answer.body, _summary(result))
 
 
-def _failure(told: Told) -> Answer:
-    took, all_of_them = len(told.took), len(told.took) + len(told.missed)
+def _failure(result: BroadcastResult) -> Answer:
+    took, all_of_them = len(result.took), len(result.took) + len(result.missed)
     error = {
         "message": f"{took} of {all_of_them} workers took this; `workers` says why others did not",
         "type": "overloaded_error",
         "param": None,
         "code": "broadcast_failed",
-        "workers": {worker.id: why for worker, why in _by_id(told.missed)},
+        "workers": {worker.id: why for worker, why in _by_id(result.missed)},
     }
     body = msgspec.json.encode({"error": error})
-    return _whole(503, b"application/json", body, _summary(told), (b"retry-after", b"1"))
+    return _whole(503, b"application/json", body, _summary(result), (b"retry-after", b"1"))
 
 
 def _whole(status: int, kind: bytes | None, body: bytes, *more: tuple[bytes, bytes]) -> Answer:
@@ -270,13 +278,13 @@ def _by_id(missed: Mapping[Worker, str]) -> list[tuple[Worker, str]]:
     return sorted(missed.items(), key=lambda item: item[0].id)
 
 
-def _summary(told: Told) -> tuple[bytes, bytes]:
-    text = f"ok={_named(told.took)}, failed={_named(told.missed)}"
+def _summary(result: BroadcastResult) -> tuple[bytes, bytes]:
+    text = f"ok={_named(result.took)}, failed={_named(result.missed)}"
     return (b"x-gateway-broadcast", text.encode())
 
 
 def _named(workers: Iterable[Worker]) -> str:
     """Join their ids with spaces; if there are many, the first ids and the number of others."""
     ids = sorted(worker.id for worker in workers)
-    more = [f"+{len(ids) - NAMED}"] if len(ids) > NAMED else []
-    return " ".join(ids[:NAMED] + more)
+    more = [f"+{len(ids) - MAX_NAMED}"] if len(ids) > MAX_NAMED else []
+    return " ".join(ids[:MAX_NAMED] + more)

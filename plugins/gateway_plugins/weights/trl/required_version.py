@@ -11,10 +11,10 @@ from gateway_plugins.weights.trl.options import Options
 log = logging.getLogger("gateway.trl")
 
 NAME = "trl_version"
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Timeout in seconds of a request for a worker's version."""
 
-LONGEST = 256
+MAX_VERSION = 256
 """Maximum characters of a version; a longer one is ignored."""
 
 
@@ -33,7 +33,7 @@ class _Said(msgspec.Struct):
     def any(self) -> int | str | None:
         found = (self.weight_version, self.model_version, self.version)
         said = next((one for one in found if one is not None), None)
-        return None if isinstance(said, str) and len(said) > LONGEST else said
+        return None if isinstance(said, str) and len(said) > MAX_VERSION else said
 
 
 class RequiredVersion:
@@ -117,7 +117,7 @@ class RequiredVersion:
 
 
 async def _asked(worker: Worker, path: str) -> int | str | None:
-    answer = await worker.request("GET", path, timeout=PATIENCE)
+    answer = await worker.request("GET", path, timeout=TIMEOUT)
     if answer.status != 200:
         return None
     try:
