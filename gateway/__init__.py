@@ -45,9 +45,9 @@ from gateway.storage import (
     Storage,
     StorageError,
     StorageUnavailable,
+    Value,
     insert_rows,
     open_read_only,
-    placeholders,
 )
 from gateway.telemetry.metrics import Histogram, Sample
 from gateway.trace import (
@@ -134,6 +134,7 @@ __all__ = [
     "UpstreamError",
     "UpstreamTimeout",
     "Usage",
+    "Value",
     "Verdict",
     "WeightVersions",
     "Worker",
@@ -150,5 +151,4 @@ __all__ = [
     "json_mistake",
     "open_read_only",
     "path_of",
-    "placeholders",
 ]

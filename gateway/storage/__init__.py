@@ -14,7 +14,6 @@ from gateway.storage.database import (
     OpenDatabase,
     Value,
     insert_rows,
-    placeholders,
 )
 from gateway.storage.sink import Entry, Sink
 from gateway.storage.sqlite.read_only import open_read_only
@@ -35,5 +34,4 @@ __all__ = [
     "Value",
     "insert_rows",
     "open_read_only",
-    "placeholders",
 ]

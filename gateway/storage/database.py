@@ -97,9 +97,3 @@ def insert_rows(db: Any, before: str, rows: Sequence[Sequence[object]], after: s
     """
     changed: int = db.insert(before, rows, after)
     return changed
-
-
-def placeholders(name: str, values: Sequence[Value]) -> tuple[str, dict[str, Value]]:
-    """Return the text and the parameters of a list of values: `IN (:id0, :id1)` for "id"."""
-    params = {f"{name}{place}": value for place, value in enumerate(values)}
-    return ", ".join(f":{one}" for one in params), params

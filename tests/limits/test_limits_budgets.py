@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_plugins.limits import Limits, keeping
+from gateway_plugins.limits import Limits, ledger
 from gateway_plugins.limits.accounts import Account
 from gateway_plugins.limits.book import Book, Spending, periods_of
 from gateway_plugins.limits.ledger import DELETE_BATCH, MIGRATIONS, Ledger, delete_old
@@ -82,7 +82,7 @@ async def test_another_process_s_spending_is_seen(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = StorageSettings(path=str(tmp_path / "gateway.db"))
-    monkeypatch.setattr(keeping, "READ_INTERVAL", 0.01)
+    monkeypatch.setattr(ledger, "READ_INTERVAL", 0.01)
     plugin = entry("limits", default={"tokens_per_month": 2_000}, completion_estimate=10)
     one, other = [await gateway_for(plugin, storage=storage) for _ in range(2)]
     for live in (one, other, one):

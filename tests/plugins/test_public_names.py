@@ -72,6 +72,7 @@ NAMES = [
     "UpstreamError",
     "UpstreamTimeout",
     "Usage",
+    "Value",
     "Verdict",
     "WeightVersions",
     "Worker",
@@ -88,7 +89,6 @@ NAMES = [
     "json_mistake",
     "open_read_only",
     "path_of",
-    "placeholders",
 ]
 
 

@@ -3,7 +3,7 @@
 `bucket.py` has the algorithm, and `accounts.py` admits calls; `shared.py` does so if several
 processes share the limits. `rules.py` computes the limits of a key, `need.py` and `estimate.py` the
 cost of a call. `book.py` holds the spending of the budgets in memory, `ledger.py` stores it in the
-database, and `keeping.py` reads it from there. `refusing.py` has the errors and headers for
+database, and reads it from there. `refusing.py` has the errors and headers for
 callers, `views.py` the report for operators.
 """
 
@@ -33,8 +33,7 @@ from gateway import (
 )
 from gateway_plugins.limits.accounts import Account, Accounts, Visit
 from gateway_plugins.limits.book import Book, Spending
-from gateway_plugins.limits.keeping import Keeper
-from gateway_plugins.limits.ledger import MIGRATIONS, Ledger
+from gateway_plugins.limits.ledger import MIGRATIONS, Keeper, Ledger
 from gateway_plugins.limits.need import ZERO_NEED, Need, need_of, used_by
 from gateway_plugins.limits.options import Options
 from gateway_plugins.limits.refusing import CODES, LimitReached

@@ -14,7 +14,7 @@ from pathlib import Path
 from struct import Struct
 
 from gateway import SharedRow, SharedTable
-from gateway_plugins.limits import keeping
+from gateway_plugins.limits import ledger
 from gateway_plugins.limits.accounts import SWEEP_BATCH, Account, Visit, bucket_of
 from gateway_plugins.limits.book import Book
 from gateway_plugins.limits.bucket import Bucket
@@ -198,7 +198,7 @@ class Common:
     async def run(self) -> None:
         """Call `turn` at the interval of the database reads, until cancelled."""
         while True:
-            await asyncio.sleep(keeping.READ_INTERVAL)
+            await asyncio.sleep(ledger.READ_INTERVAL)
             await self.turn()
 
     async def turn(self) -> None:

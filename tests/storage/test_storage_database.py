@@ -1,0 +1,145 @@
+"""The Database of the engine: rows, errors and migrations, as plugins see them."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.records.databases import memory_database
+from support.records.storage_sinks import NOTES, Notes, opened, texts
+
+from gateway import (
+    Config,
+    ConfigError,
+    ConstraintViolated,
+    Database,
+    Migration,
+    Migrations,
+    StorageError,
+    StorageUnavailable,
+    open_read_only,
+)
+from gateway.errors import InvalidStatement
+from gateway.storage.sqlite.connection import Connection
+from gateway.storage.sqlite.file import open_for_writing
+from gateway.storage.sqlite.migrate import migrate
+
+INSERT = "INSERT INTO notes (text)"
+COUNT = "SELECT count(*) FROM notes"
+
+
+@pytest.fixture
+def db() -> Iterator[Connection]:
+    with closing(memory_database([NOTES])) as db:
+        yield db
+
+
+def test_select_yields_tuples_by_named_parameters(db: Database) -> None:
+    db.insert(INSERT, [("a",), ("b",), ("c",)])
+    query = "SELECT number, text FROM notes WHERE text > :text ORDER BY number"
+    assert list(db.select(query, {"text": "a"})) == [(2, "b"), (3, "c")]
+
+
+def test_execute_returns_the_number_of_rows_changed(db: Database) -> None:
+    db.insert(INSERT, [("a",), ("b",), ("c",)])
+    assert db.execute("DELETE FROM notes WHERE text != :text", {"text": "b"}) == 2
+    assert db.execute("DELETE FROM notes WHERE text = 'a'") == 0
+
+
+def test_a_row_against_a_constraint_is_named_so(db: Database) -> None:
+    with pytest.raises(ConstraintViolated, match="NOT NULL"):
+        db.insert(INSERT, [(None,)])
+
+
+@pytest.mark.parametrize("sql", ["SELECT * FROM nowhere", "SELECT", "DELETE FROM notes WHERE no"])
+def test_a_wrong_statement_is_no_fault_of_the_file(db: Database, sql: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        db.select(sql)
+    assert type(caught.value) is StorageError
+
+
+def test_a_missing_parameter_is_an_invalid_statement(db: Database) -> None:
+    with pytest.raises(InvalidStatement):
+        db.select("SELECT :text", {"other": 1})
+
+
+def test_an_error_while_rows_are_read_is_translated(db: Database) -> None:
+    rows = db.select("SELECT 1 UNION ALL SELECT abs(-9223372036854775808)")
+    with pytest.raises(StorageError, match="integer overflow"):
+        list(rows)
+
+
+def test_the_version_changes_with_commits_of_others_only(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    with (
+        closing(open_for_writing(path, "process", [NOTES])) as one,
+        closing(open_for_writing(path, "process", [])) as other,
+    ):
+        before = one.version()
+        one.insert(INSERT, [("a",)])
+        assert one.version() == before
+        other.insert(INSERT, [("b",)])
+        assert one.version() != before
+
+
+def test_used_bytes_shrink_with_a_deletion(db: Database) -> None:
+    db.insert(INSERT, [("x" * 100_000,)])
+    before = db.used_bytes()
+    db.execute("DELETE FROM notes")
+    assert db.used_bytes() < before - 90_000
+
+
+def test_each_step_of_a_migration_runs_once(db: Connection) -> None:
+    first = Migration("first", "CREATE TABLE steps (name TEXT); INSERT INTO steps VALUES ('1')")
+    second = Migration("second", "INSERT INTO steps VALUES ('2')")
+    for steps in ((first,), (first, second), (first, second)):
+        migrate(db, [Migrations("steps", steps)])
+    assert list(db.select("SELECT name FROM steps ORDER BY name")) == [("1",), ("2",)]
+
+
+def test_migrations_of_two_plugins_may_have_steps_of_one_name(db: Connection) -> None:
+    for name in ("one", "other"):
+        migrate(db, [Migrations(name, (Migration("create", f"CREATE TABLE {name} (id)"),))])
+    assert list(db.select("SELECT 1 FROM one, other")) == []
+
+
+async def test_a_command_reads_a_snapshot_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    notes = Notes()
+    async with opened(path) as storage:
+        await storage.commit(notes.entries("a"))
+        with open_read_only(Config(db_path=str(path)), "GET /notes") as db:
+            assert list(db.select(COUNT)) == [(1,)]
+            await storage.commit(notes.entries("b"))
+            assert list(db.select(COUNT)) == [(1,)]
+            with pytest.raises(StorageUnavailable, match="readonly"):
+                db.execute("DELETE FROM notes")
+        assert texts(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"store": "memory"}, "in memory; ask the gateway over HTTP: GET /notes"),
+        ({"db_path": ":memory:"}, "in memory"),
+        ({"db_path": "none.db"}, "there is no such file"),
+        ({"db_path": "."}, "is not a file"),
+        ({"db_path": "garbage"}, "cannot be read: file is not a database"),
+    ],
+)
+def test_a_command_without_a_database_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("garbage").write_bytes(b"no database" * 100)
+    with pytest.raises(ConfigError, match=problem):
+        with open_read_only(Config(**settings), "GET /notes"):  # type: ignore[arg-type]
+            pass
+
+
+def test_an_error_of_the_storage_in_a_command_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    open_for_writing(path, "process", []).close()
+    with pytest.raises(ConfigError, match=f"{path}: cannot be read: no such table: notes"):
+        with open_read_only(Config(db_path=str(path)), "GET /notes") as db:
+            db.select(COUNT)
