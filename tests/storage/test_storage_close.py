@@ -264,7 +264,7 @@ async def test_a_flush_is_told_of_the_end(path: Path, quick: None) -> None:
     flush = asyncio.create_task(storage.flush())
     await until(gate.reached.is_set)
     gate.opened.set()
-    with pytest.raises(StorageUnavailable, match="full"):
+    with pytest.raises(StorageUnavailable, match="no room"):
         await flush
     await storage.close()
     nothing_is_left(path)
