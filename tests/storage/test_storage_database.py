@@ -19,6 +19,7 @@ from gateway import (
     StorageUnavailable,
     open_read_only,
 )
+from gateway.config import StorageSettings
 from gateway.errors import InvalidStatement
 from gateway.storage.sqlite.connection import Connection
 from gateway.storage.sqlite.file import open_for_writing
@@ -108,7 +109,7 @@ async def test_a_command_reads_a_snapshot_and_changes_nothing(tmp_path: Path) ->
     notes = Notes()
     async with opened(path) as storage:
         await storage.commit(notes.entries("a"))
-        with open_read_only(Config(db_path=str(path)), "GET /notes") as db:
+        with open_read_only(Config(storage=StorageSettings(path=str(path))), "GET /notes") as db:
             assert list(db.select(COUNT)) == [(1,)]
             await storage.commit(notes.entries("b"))
             assert list(db.select(COUNT)) == [(1,)]
@@ -118,22 +119,22 @@ async def test_a_command_reads_a_snapshot_and_changes_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("settings", "problem"),
+    ("path", "problem"),
     [
-        ({"store": "memory"}, "in memory; ask the gateway over HTTP: GET /notes"),
-        ({"db_path": ":memory:"}, "in memory"),
-        ({"db_path": "none.db"}, "there is no such file"),
-        ({"db_path": "."}, "is not a file"),
-        ({"db_path": "garbage"}, "garbage: cannot be read: "),
+        (":memory:", "in memory; ask the gateway over HTTP: GET /notes"),
+        ("none.db", "there is no such file"),
+        (".", "is not a file"),
+        ("garbage", "garbage: cannot be read: "),
     ],
 )
 def test_a_command_without_a_database_is_told_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], problem: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("garbage").write_bytes(b"no database" * 100)
+    settings = Config(storage=StorageSettings(path=path))
     with pytest.raises(ConfigError, match=problem):
-        with open_read_only(Config(**settings), "GET /notes"):  # type: ignore[arg-type]
+        with open_read_only(settings, "GET /notes"):
             pass
 
 
@@ -141,5 +142,5 @@ def test_an_error_of_the_storage_in_a_command_names_the_file(tmp_path: Path) -> 
     path = tmp_path / "gateway.db"
     open_for_writing(path, "process", []).close()
     with pytest.raises(ConfigError, match=f"{path}: cannot be read: "):
-        with open_read_only(Config(db_path=str(path)), "GET /notes") as db:
+        with open_read_only(Config(storage=StorageSettings(path=str(path))), "GET /notes") as db:
             db.select(COUNT)
