@@ -24,11 +24,10 @@ from gateway_plugins.trace_capture.http.admin import WEIGHT_VERSION
 from gateway_plugins.trace_capture.http.routes import capture_routes
 from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.observer import Capture
-from gateway_plugins.trace_capture.recording.record import record
 from gateway_plugins.trace_capture.sessions import sessions
 from gateway_plugins.trace_capture.sessions.sampling_params import SessionOptions
 from gateway_plugins.trace_capture.store import queries
-from gateway_plugins.trace_capture.store.retention import Keep, Retention
+from gateway_plugins.trace_capture.store.retention import Retention, RetentionLimits
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from gateway_plugins.trace_capture.store.sink import TraceSink
 
@@ -75,8 +74,8 @@ class TraceCapture:
         self.config = config
         self.weight_version: int | None = None
         self.hooks = Hooks(config.max_queued)
-        self.sink = TraceSink(record, self.hooks)
-        self._wanted = _wanted(config)
+        self.sink = TraceSink(self.hooks)
+        self._injected = _injected(config)
         self._options: SessionOptions | None = None
         self._retention: Retention | None = None
 
@@ -84,10 +83,10 @@ class TraceCapture:
     def reconfigure(self, config: Config) -> None:
         # The sink is kept: of two sinks, each would miss what the other one deletes.
         self.config = config
-        self._wanted = _wanted(config)
-        self.hooks.limit(config.max_queued)
+        self._injected = _injected(config)
+        self.hooks.set_queue_size(config.max_queued)
         if self._retention is not None:
-            self._retention.change(_keep(config))
+            self._retention.set_limits(_retention_limits(config))
 
     @hookimpl
     def migrations(self) -> Migrations:
@@ -103,7 +102,9 @@ class TraceCapture:
         self._options = SessionOptions(gateway.storage.connect)
         self.hooks.start(gateway)
         await self._follow_weight_version(gateway)
-        self._retention = Retention(gateway.storage, _keep(self.config), self.sink.forget)
+        self._retention = Retention(
+            gateway.storage, _retention_limits(self.config), self.sink.forget
+        )
         cleaning = asyncio.create_task(self._retention.run())
         try:
             yield
@@ -136,22 +137,22 @@ class TraceCapture:
             self.sink.forget()
         return deleted
 
-    def changed(self, session_id: str) -> None:
+    def forget_options(self, session_id: str) -> None:
         """Forget the session's cached options: they were set, or the session was deleted."""
         if self._options is not None:
             self._options.forget(session_id)
 
-    def lost_of(self, session_id: str, caller: str | None) -> int:
+    def lost_count(self, session_id: str, caller: str | None) -> int:
         """Number of the session's traces that could not be stored and are not yet in the file.
 
         With `caller`, 0 if another principal made the first of these calls.
         """
         return self.sink.losses.of(session_id, caller)
 
-    def deleted(self) -> None:
+    def reclaim_soon(self) -> None:
         """Return the space of deleted sessions to the file system soon."""
         if self._retention is not None:
-            self._retention.look()
+            self._retention.clean_soon()
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:
@@ -160,7 +161,7 @@ class TraceCapture:
             count, labels = self.sink.committed[verdict], {"verdict": verdict}
             yield Sample("gateway_traces_total", "counter", count, help_, labels)
         help_ = "Traces that could not be stored."
-        yield Sample("gateway_traces_lost_total", "counter", self.sink.gone, help_)
+        yield Sample("gateway_traces_lost_total", "counter", self.sink.lost_count, help_)
         help_ = "Traces that a trace_recorded hook was too slow for."
         yield Sample("gateway_traces_not_offered_total", "counter", self.hooks.dropped, help_)
 
@@ -177,8 +178,8 @@ class TraceCapture:
         if call.session_id is not None and self._options is not None:
             for name, value in self._options.sampling_params(call.session_id).items():
                 await call.set(name, value)
-        if self._wanted:
-            await call.inject(*self._wanted)
+        if self._injected:
+            await call.inject(*self._injected)
 
     @hookimpl
     def observe(self, call: Call) -> Capture | None:
@@ -187,12 +188,12 @@ class TraceCapture:
         return Capture(call, self.sink, self.config.max_answer_bytes, self.weight_version)
 
 
-def _wanted(config: TraceCapture.Config) -> list[Literal["token_ids", "logprobs", "usage"]]:
+def _injected(config: TraceCapture.Config) -> list[Literal["token_ids", "logprobs", "usage"]]:
     return [name for name in INJECTIONS if getattr(config, name)]
 
 
-def _keep(config: TraceCapture.Config) -> Keep:
-    return Keep(config.keep_days, config.keep_sessions, config.keep_bytes)
+def _retention_limits(config: TraceCapture.Config) -> RetentionLimits:
+    return RetentionLimits(config.keep_days, config.keep_sessions, config.keep_bytes)
 
 
 async def _last_weight_version(gateway: Host) -> int | None:

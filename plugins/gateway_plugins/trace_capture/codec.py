@@ -10,11 +10,11 @@ from typing import TypeVar
 import msgspec
 import zstandard
 
-LEVEL = 3
-SMALL = 96
+COMPRESSION_LEVEL = 3
+MIN_COMPRESSED_SIZE = 96
 """Size in bytes below which compression gains nothing."""
 
-LARGEST = 1 << 31
+MAX_DECOMPRESSED = 1 << 31
 """Maximum bytes of a decompressed blob: a damaged file must not exhaust the memory."""
 
 N = TypeVar("N", int, float)
@@ -26,28 +26,30 @@ class Codec:
     """Reused zstandard contexts; for one thread at a time."""
 
     def __init__(self) -> None:
-        self._compress = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress
+        self._compress = zstandard.ZstdCompressor(
+            level=COMPRESSION_LEVEL, write_content_size=True
+        ).compress
         self._decompress = zstandard.ZstdDecompressor().decompress
 
-    def squeeze(self, data: bytes) -> bytes:
+    def compress(self, data: bytes) -> bytes:
         """Return `data`, compressed if that makes it shorter; the first byte marks the form."""
-        if len(data) >= SMALL:
+        if len(data) >= MIN_COMPRESSED_SIZE:
             compressed = self._compress(data)
             if len(compressed) < len(data):
                 return _ZSTD + compressed
         return _PLAIN + data
 
-    def unfold(self, blob: bytes) -> bytes:
-        """Return the data of a blob made by `squeeze`. Raises ValueError for anything else."""
+    def decompress(self, blob: bytes) -> bytes:
+        """Return the data of a blob made by `compress`. Raises ValueError for anything else."""
         if blob[:1] == _PLAIN:
             return blob[1:]
         try:
-            return self._decompress(blob[1:], max_output_size=LARGEST)
+            return self._decompress(blob[1:], max_output_size=MAX_DECOMPRESSED)
         except zstandard.ZstdError as error:
             raise ValueError(f"not a compressed blob: {error}") from None
 
 
-class Delta(msgspec.Struct, array_like=True, frozen=True):
+class TextDelta(msgspec.Struct, array_like=True, frozen=True):
     """A text: the base's first `prefix` bytes, `middle`, and the base's last `suffix` bytes."""
 
     prefix: int
@@ -61,12 +63,12 @@ class Delta(msgspec.Struct, array_like=True, frozen=True):
         return base[: self.prefix] + self.middle + base[len(base) - self.suffix :]
 
 
-def delta(base: bytes, text: bytes) -> Delta:
-    """Encode `text` against `base`; `delta(b"", text)` holds the whole text."""
+def text_delta(base: bytes, text: bytes) -> TextDelta:
+    """Encode `text` against `base`; `text_delta(b"", text)` holds the whole text."""
     prefix = common_prefix(base, text)
     most = min(len(base), len(text)) - prefix
     suffix = common_prefix(base[: -most - 1 : -1], text[: -most - 1 : -1]) if most else 0
-    return Delta(prefix, suffix, text[prefix : len(text) - suffix])
+    return TextDelta(prefix, suffix, text[prefix : len(text) - suffix])
 
 
 def common_prefix(one: bytes, other: bytes) -> int:
@@ -100,7 +102,7 @@ def unpack_ids(packed: bytes) -> list[int]:
 def pack_logprobs(values: Sequence[float | None]) -> bytes:
     """Pack as float32, little-endian; None becomes NaN, which no engine can send in JSON.
 
-    If float32 would change a value, the values are also in the part's `extra` (see parts.py).
+    If float32 would change a value, the values are also in the part's `extra` (see numbers.py).
     """
     try:
         return struct.pack(f"<{len(values)}f", *values)  # works if no value is None, the usual case

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.answers.rebuild import choices_of
 from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.record import Record
 from gateway_plugins.trace_capture.recording.row import Head
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from gateway_plugins.trace_capture.store.sink import TraceSink
 
+from gateway import TraceChoice
 from gateway.storage import Entry
 from gateway.storage.sqlite.file import open_for_writing, prepare_file
 from gateway.storage.sqlite.writer import Tally, commit
@@ -68,6 +71,10 @@ def record_of(turn: Turn) -> Record:
     )
 
 
+def choices_in(answer: Assembled) -> list[TraceChoice]:
+    return choices_of(answer.skeleton, answer.parts)
+
+
 class Item(msgspec.Struct):
     """In place of a Capture: the record is there already."""
 
@@ -76,7 +83,7 @@ class Item(msgspec.Struct):
 
 def sink_of_records() -> TraceSink:
     """A sink as a gateway has one, that takes Items."""
-    return TraceSink(_record_in, Hooks(1))
+    return TraceSink(Hooks(1), _record_in)
 
 
 def _record_in(item: Any) -> Record:

@@ -6,16 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from gateway_plugins.trace_capture.answers.assembly import (
-    Assembled,
-    Part,
-    assemble,
-    choices_of,
-    whole,
-)
+from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
+from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 from hypothesis import given
 from support.records.random_answers import JSON, answers, some
-from support.records.trace_records import Turn, body_of
+from support.records.trace_records import Turn, body_of, choices_in
 from support.records.vllm_recordings import load
 
 CHAT = "/v1/chat/completions"
@@ -65,7 +61,7 @@ def check(path: str, answer: JSON) -> None:
     found = record(path, answer)
     assert whole(found.skeleton, found.parts) == answer
     assert whole(found.skeleton, stored(found.parts)) == answer
-    for choice, sent in zip(found.choices, answer["choices"], strict=True):
+    for choice, sent in zip(choices_in(found), answer["choices"], strict=True):
         assert choice.token_ids == sent["token_ids"]
         assert (choice.message, choice.text) == (sent.get("message"), sent.get("text"))
         assert choice.finish_reason == sent["finish_reason"]
@@ -94,19 +90,22 @@ def test_null_logprobs_stay_in_their_place() -> None:
     entry = {"token": "a", "logprob": None, "bytes": [97], "top_logprobs": []}
     scores = {"content": [{**entry, "logprob": -1.0}, entry, {**entry, "logprob": -9999.0}]}
     answer = record(CHAT, {"choices": [{"index": 0, "logprobs": scores, "token_ids": [1, 2, 3]}]})
-    assert answer.choices[0].logprobs == [-1.0, None, -9999.0]
+    assert choices_in(answer)[0].logprobs == [-1.0, None, -9999.0]
 
 
 def test_choices_are_sorted_and_the_answer_keeps_its_order() -> None:
     sent = {"choices": [{"index": 1, "token_ids": [1]}, {"index": 0, "token_ids": [0]}]}
     answer = record(CHAT, sent)
-    assert [(choice.index, choice.token_ids) for choice in answer.choices] == [(0, [0]), (1, [1])]
+    assert [(choice.index, choice.token_ids) for choice in choices_in(answer)] == [
+        (0, [0]),
+        (1, [1]),
+    ]
     assert whole(answer.skeleton, answer.parts) == sent
 
 
 def test_echoed_prompt_is_not_taken_for_sampled() -> None:
     body = load()["default/comp_echo_logprobs"].body
-    [choice] = assemble(COMPLETIONS, body, streamed=False).choices
+    [choice] = choices_in(assemble(COMPLETIONS, body, streamed=False))
     assert (len(choice.prompt_token_ids), choice.token_ids) == (12, [422, 36])
     assert choice.logprobs == [-2.390371084213257, -1.8902000188827515]
     assert choice.tokens == [" F", ">"]
@@ -116,7 +115,7 @@ def test_echoed_prompt_is_not_taken_for_sampled() -> None:
 
 def test_token_texts_and_alternatives() -> None:
     body = load()["default/chat_logprobs_tokens_as_ids"].body
-    [choice] = assemble(CHAT, body, streamed=False).choices
+    [choice] = choices_in(assemble(CHAT, body, streamed=False))
     assert (choice.tokens or [])[0] == "token_id:753"
     assert len(choice.top_logprobs or []) == 8
 
@@ -127,7 +126,7 @@ def test_prompt_logprobs_of_a_chat_belong_to_all_its_choices() -> None:
         "prompt_logprobs": [None, {"1": 2}],
     }
     answer = record(CHAT, sent)
-    assert [choice.prompt_logprobs for choice in answer.choices] == [[None, {"1": 2}]] * 2
+    assert [choice.prompt_logprobs for choice in choices_in(answer)] == [[None, {"1": 2}]] * 2
     assert whole(answer.skeleton, answer.parts) == sent
 
 
@@ -150,7 +149,7 @@ def test_weight_version(extra: JSON, version: int | str | None) -> None:
 
 def test_routing_matrices() -> None:
     choices = [{"index": 0, "routing_matrices": [[1]]}, {"index": 1, "routed_experts": "abc"}]
-    found = record(CHAT, {"choices": choices}).choices
+    found = choices_in(record(CHAT, {"choices": choices}))
     assert [choice.routing_matrices for choice in found] == [[[1]], "abc"]
 
 

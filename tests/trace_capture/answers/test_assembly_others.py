@@ -5,7 +5,9 @@ import json
 from typing import Any
 
 import pytest
-from gateway_plugins.trace_capture.answers.assembly import Assembled, assemble, choices_of, whole
+from gateway_plugins.trace_capture.answers.assembled import Assembled
+from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 from hypothesis import given
 from hypothesis import strategies as st
 from support.records.random_answers import some

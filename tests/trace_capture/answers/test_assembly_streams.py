@@ -4,10 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from gateway_plugins.trace_capture.answers.assembly import Assembled, assemble, whole
+from gateway_plugins.trace_capture.answers.assembled import Assembled
+from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.answers.rebuild import whole
 from hypothesis import given
 from hypothesis import strategies as st
 from support.records.random_answers import exchanges, slim, some
+from support.records.trace_records import choices_in
 from support.records.vllm_recordings import RecordedExchange, load
 
 PATHS = {True: "/v1/chat/completions", False: "/v1/completions"}
@@ -20,7 +23,7 @@ def read(exchange: RecordedExchange, *, streamed: bool) -> Assembled:
 def comparable(answer: Assembled) -> list[Any]:
     """The choices, without what is made anew for each call of an engine."""
     choices = []
-    for choice in answer.choices:
+    for choice in choices_in(answer):
         for call in (choice.message or {}).get("tool_calls", []):
             call["id"] = ""
         values = {name: getattr(choice, name) for name in choice.__struct_fields__}
@@ -84,7 +87,7 @@ def check(exchange: tuple[bytes, bytes], *, chat: bool) -> None:
     plain = assemble(PATHS[chat], exchange[0], streamed=False)
     streamed = assemble(PATHS[chat], exchange[1], streamed=True)
     assert streamed.parts == plain.parts
-    assert streamed.choices == plain.choices
+    assert choices_in(streamed) == choices_in(plain)
     assert streamed.completion_tokens == plain.completion_tokens
     assert (streamed.done, streamed.readable, streamed.error) == (True, True, None)
     found, expected = whole(streamed.skeleton, streamed.parts), json.loads(exchange[0])
@@ -100,8 +103,8 @@ def test_a_stream_cut_anywhere_gives_a_beginning(
     full = assemble(PATHS[True], exchange[1], streamed=True)
     part = assemble(PATHS[True], exchange[1][:at], streamed=True)
     assert part.readable or at < 3  # within the byte order mark
-    ids = {choice.index: choice.token_ids for choice in full.choices}
-    for choice in part.choices:
+    ids = {choice.index: choice.token_ids for choice in choices_in(full)}
+    for choice in choices_in(part):
         assert choice.token_ids == ids[choice.index][: len(choice.token_ids)]
         assert len(choice.logprobs) == len(choice.token_ids)
 
@@ -142,7 +145,7 @@ def stream(*deltas: dict[str, Any]) -> bytes:
 
 
 def message_of(*deltas: dict[str, Any]) -> Any:
-    return assemble(PATHS[True], stream(*deltas), streamed=True).choices[0].message
+    return choices_in(assemble(PATHS[True], stream(*deltas), streamed=True))[0].message
 
 
 def test_tool_calls_that_engines_send_in_their_own_ways() -> None:

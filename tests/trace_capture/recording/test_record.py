@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import zstandard
 from gateway_plugins.trace_capture.recording.observer import Capture
-from gateway_plugins.trace_capture.recording.record import record
+from gateway_plugins.trace_capture.recording.record import make_record
 from support.records.trace_records import Turn, body_of, sink_of_records
 
 from gateway import Call
@@ -33,7 +33,7 @@ def capture(body: bytes, coding: bytes) -> Capture:
     ],
 )
 def test_a_compressed_answer_is_read(coding: bytes, body: bytes) -> None:
-    found = record(capture(body, coding))
+    found = make_record(capture(body, coding))
     assert (found.answer.parts[0].token_ids, found.head.reasons) == ([2, 3], [])
 
 
@@ -43,12 +43,12 @@ def test_a_compressed_answer_is_read(coding: bytes, body: bytes) -> None:
 def test_no_more_is_unfolded_than_is_kept(
     coding: bytes, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(record.__globals__, "UNFOLDED", 1000)
-    found = record(capture(compress(b"x" * 10_000_000), coding))
+    monkeypatch.setitem(make_record.__globals__, "MAX_DECOMPRESSED", 1000)
+    found = make_record(capture(compress(b"x" * 10_000_000), coding))
     assert len(found.answer.skeleton) < 2000
     assert "unreadable" in found.head.reasons
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"zstd", b"br"])
 def test_what_cannot_be_undone_is_unreadable(coding: bytes) -> None:
-    assert "unreadable" in record(capture(b"garbage", coding)).head.reasons
+    assert "unreadable" in make_record(capture(b"garbage", coding)).head.reasons

@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from gateway_plugins.trace_capture.answers.assembly import Assembled, Part, assemble
+from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
+from gateway_plugins.trace_capture.answers.assembly import assemble
 from gateway_plugins.trace_capture.recording.verdict import Judged, judge
 from support.records.vllm_recordings import load
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import msgspec
-from gateway_plugins.trace_capture.sequences.trajectories import NEXT_TO_NOTHING, trajectories
+from gateway_plugins.trace_capture.sequences.trajectories import MIN_SHARED_TOKENS, trajectories
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,7 +160,7 @@ def test_a_branch_says_what_it_shares(traces: list[Trace]) -> None:
         own = branch.loss_mask.index(1)
         if branch.branched_from is None:
             assert branch.shared == 0
-            assert max(earlier, default=0) < max(NEXT_TO_NOTHING, 1)
+            assert max(earlier, default=0) < max(MIN_SHARED_TOKENS, 1)
             continue
         assert branch.branched_from < branch.index
         assert branch.shared == min(max(earlier), own)

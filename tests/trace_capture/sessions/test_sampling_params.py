@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from gateway_plugins.trace_capture.sessions import sampling_params
-from gateway_plugins.trace_capture.sessions.sampling_params import ANY, SessionOptions
+from gateway_plugins.trace_capture.sessions.sampling_params import ANY_QUERY, SessionOptions
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 
 from gateway.storage.sqlite.file import connect_read_only, open_for_writing
@@ -44,7 +44,7 @@ def test_what_another_process_gives_holds_after_a_while(
     assert read.sampling_params("a") == {}
     give(file, "a", '{"top_p": 0.5}')
     assert read.sampling_params("a") == {}
-    monkeypatch.setattr(sampling_params, "FRESH", 0.0)
+    monkeypatch.setattr(sampling_params, "REFRESH_SECONDS", 0.0)
     assert read.sampling_params("a") == {"top_p": 0.5}
     assert read.sampling_params("bare") == {}
     file.execute("DELETE FROM sessions")
@@ -61,5 +61,5 @@ def test_what_this_process_gives_holds_at_once(file: Connection, read: SessionOp
 def test_whether_any_session_has_some_is_seen_without_looking_through_them(
     file: Connection,
 ) -> None:
-    plan = str(file.execute(f"EXPLAIN QUERY PLAN {ANY}").fetchall())
+    plan = str(file.execute(f"EXPLAIN QUERY PLAN {ANY_QUERY}").fetchall())
     assert "sessions_with_params" in plan

@@ -320,9 +320,9 @@ def step(db: Any, model: Model, what: str, session_id: str, key: str) -> None:
     mine = model.sessions.get(session_id) == key
     if what == "put" and session_id in model.sessions and not mine:
         with pytest.raises(Forbidden):
-            sessions.put(db, session_id, now=1.0, maker=key, owner=key, metadata={"by": key})
+            sessions.put(db, session_id, now=1.0, creator=key, owner=key, metadata={"by": key})
     elif what == "put":
-        sessions.put(db, session_id, now=1.0, maker=key, owner=key, metadata={"by": key})
+        sessions.put(db, session_id, now=1.0, creator=key, owner=key, metadata={"by": key})
         model.sessions[session_id] = key
     elif what == "delete":
         kept = [one for one in model.traces if not mine or one[1] != session_id]

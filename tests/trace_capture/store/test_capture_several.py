@@ -11,7 +11,7 @@ from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.record import Record
 from gateway_plugins.trace_capture.store import queries
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
-from gateway_plugins.trace_capture.store.session_cache import Memory
+from gateway_plugins.trace_capture.store.session_cache import SessionCache
 from gateway_plugins.trace_capture.store.sink import TraceSink
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ class Writing(File):
     """One process. A group is prepared some time before it is written."""
 
     def restart(self) -> None:
-        self.sink = TraceSink(_read_anew, Hooks(1))
+        self.sink = TraceSink(Hooks(1), _read_anew)
         self.group: Group = []
 
     def prepare(self, record: Record) -> None:
@@ -96,13 +96,13 @@ def test_a_session_of_this_process_alone_is_read_from_the_file_once(
 ) -> None:
     """Whatever the others write meanwhile."""
     loaded: list[str] = []
-    load = Memory._load
+    load = SessionCache._load
 
-    def counted(memory: Memory, db: Any, session_id: str, codec: Any) -> Any:
+    def counted(cache: SessionCache, db: Any, session_id: str, codec: Any) -> Any:
         loaded.append(session_id)
-        return load(memory, db, session_id, codec)
+        return load(cache, db, session_id, codec)
 
-    monkeypatch.setattr(Memory, "_load", counted)
+    monkeypatch.setattr(SessionCache, "_load", counted)
     with opened(tmp_path) as first:
         with closing(open_for_writing(tmp_path / "traces.db", "process", [MIGRATIONS])) as db:
             second = File(db)

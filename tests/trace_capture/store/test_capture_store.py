@@ -1,4 +1,4 @@
-"""What was recorded comes back whole, however it leans on what came before it."""
+"""What was recorded comes back whole, however it is encoded against earlier traces."""
 
 import random
 import sqlite3
@@ -10,7 +10,7 @@ import pytest
 from gateway_plugins.trace_capture.answers.assembly import assemble
 from gateway_plugins.trace_capture.recording.public_trace import trace_of
 from gateway_plugins.trace_capture.store import queries, row_encoder
-from gateway_plugins.trace_capture.store.row_decoder import Unreadable
+from gateway_plugins.trace_capture.store.row_decoder import UnreadableRow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.records.trace_records import File, Turn, body_of, opened, record_of
@@ -104,7 +104,7 @@ def test_a_turn_costs_what_it_adds(file: File) -> None:
 
 def test_a_long_session_is_read_and_continued(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the depth at which a row stands by itself, and from the file after a restart."""
-    monkeypatch.setattr(row_encoder, "DEEPEST", 5)
+    monkeypatch.setattr(row_encoder, "MAX_DEPTH", 5)
     turns = conversation(40)
     for turn in turns[:20]:
         file.store([record_of(turn)])
@@ -212,7 +212,7 @@ def test_a_session_counts_its_traces(file: File) -> None:
 def test_a_missing_base_is_said_and_not_guessed(file: File) -> None:
     file.store([record_of(turn) for turn in conversation(2)])
     file.db.execute("DELETE FROM traces WHERE number = 1")
-    with pytest.raises(Unreadable, match="number 1, which it leans on, is missing"):
+    with pytest.raises(UnreadableRow, match="its base, the trace number 1, is missing"):
         read(file.db)
 
 
@@ -220,7 +220,7 @@ def test_a_missing_base_is_said_and_not_guessed(file: File) -> None:
 def test_a_damaged_row_is_said_and_not_guessed(file: File, blob: bytes) -> None:
     file.store([record_of(conversation(1)[0])])
     file.db.execute("UPDATE traces SET content = ?", (blob,))
-    with pytest.raises(Unreadable, match="cannot be read"):
+    with pytest.raises(UnreadableRow, match="cannot be read"):
         read(file.db)
 
 

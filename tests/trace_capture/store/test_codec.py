@@ -1,4 +1,4 @@
-"""Bytes that come back as they went in, whatever they lean on."""
+"""Bytes that come back as they went in, whatever their base."""
 
 import contextlib
 import math
@@ -7,9 +7,9 @@ import pytest
 from gateway_plugins.trace_capture.codec import (
     Codec,
     common_prefix,
-    delta,
     pack_ids,
     pack_logprobs,
+    text_delta,
     unpack_ids,
     unpack_logprobs,
 )
@@ -22,19 +22,19 @@ pieces = st.lists(st.binary(max_size=6), max_size=8).map(b"".join)
 @given(pieces, pieces, pieces, pieces)
 def test_a_text_is_whole_again_with_its_base(a: bytes, b: bytes, c: bytes, d: bytes) -> None:
     for base, text in ((a + b + c, a + d + c), (a, d), (a + c, a), (b"", d), (d, d)):
-        found = delta(base, text)
+        found = text_delta(base, text)
         assert found.apply(base) == text
         assert len(found.middle) == len(text) - found.prefix - found.suffix
 
 
 def test_what_is_shared_is_not_kept() -> None:
     base = b'{"messages":[' + b"x" * 1000 + b'],"model":"m"}'
-    found = delta(base, base.replace(b'],"model"', b',"more"],"model"'))
+    found = text_delta(base, base.replace(b'],"model"', b',"more"],"model"'))
     assert (found.prefix, found.suffix, found.middle) == (1013, 14, b',"more"')
 
 
 def test_a_base_that_is_too_short_is_refused() -> None:
-    found = delta(b"abcdef", b"abcdefg")
+    found = text_delta(b"abcdef", b"abcdefg")
     with pytest.raises(ValueError, match="base is shorter"):
         found.apply(b"abc")
 
@@ -73,11 +73,11 @@ def test_minus_infinity_as_vllm_sends_it() -> None:
 @given(st.binary(max_size=300), st.integers(1, 50))
 def test_squeezed_comes_back(data: bytes, times: int) -> None:
     codec = Codec()
-    assert codec.unfold(codec.squeeze(data * times)) == data * times
-    assert len(codec.squeeze(data * times)) <= len(data * times) + 1
+    assert codec.decompress(codec.compress(data * times)) == data * times
+    assert len(codec.compress(data * times)) <= len(data * times) + 1
 
 
 @given(st.binary(min_size=1, max_size=50))
 def test_what_is_no_blob_is_said_so(garbage: bytes) -> None:
     with contextlib.suppress(ValueError):
-        Codec().unfold(garbage)
+        Codec().decompress(garbage)

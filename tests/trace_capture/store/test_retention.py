@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from gateway_plugins.trace_capture.store.retention import Keep, Retention
+from gateway_plugins.trace_capture.store.retention import Retention, RetentionLimits
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from support.records.trace_records import Item, Turn, record_of, sink_of_records
 
@@ -41,7 +41,7 @@ async def sessions(storage: Storage) -> list[str]:
     )
 
 
-async def clean(storage: Storage, keep: Keep, now: float) -> int:
+async def clean(storage: Storage, keep: RetentionLimits, now: float) -> int:
     """How often the writer was told to forget."""
     told: list[None] = []
     await Retention(storage, keep, lambda: told.append(None)).clean(now)
@@ -52,7 +52,7 @@ async def test_a_session_goes_by_its_last_call(storage: Storage) -> None:
     await store(storage, "old", 0.0)
     await store(storage, "kept", 0.0)
     await store(storage, "kept", 5 * DAY)
-    assert await clean(storage, Keep(days=3.0), 7 * DAY) == 1
+    assert await clean(storage, RetentionLimits(days=3.0), 7 * DAY) == 1
     assert await sessions(storage) == ["kept"]
     assert await storage.read(_count) == 2
 
@@ -60,14 +60,14 @@ async def test_a_session_goes_by_its_last_call(storage: Storage) -> None:
 async def test_calls_without_a_session_go_by_their_own_time(storage: Storage) -> None:
     await store(storage, None, 0.0)
     await store(storage, None, 5 * DAY)
-    await clean(storage, Keep(days=3.0), 7 * DAY)
+    await clean(storage, RetentionLimits(days=3.0), 7 * DAY)
     assert await storage.read(_count) == 1
 
 
 async def test_the_oldest_go_where_there_are_too_many(storage: Storage) -> None:
     for number in range(50):
         await store(storage, f"{number:02}", float(number))
-    await clean(storage, Keep(sessions=7), DAY)
+    await clean(storage, RetentionLimits(sessions=7), DAY)
     assert await sessions(storage) == [str(number) for number in range(43, 50)]
 
 
@@ -76,7 +76,7 @@ async def test_deletion_gives_the_space_back(storage: Storage) -> None:
         await store(storage, f"{number:02}", float(number), size=50_000)
     await _checkpoint(storage)
     before = storage.path.stat().st_size
-    await clean(storage, Keep(bytes=before // 3), DAY)
+    await clean(storage, RetentionLimits(bytes=before // 3), DAY)
     await _checkpoint(storage)
     assert storage.path.stat().st_size <= before // 2
     left = await sessions(storage)
@@ -87,12 +87,14 @@ async def test_deletion_gives_the_space_back(storage: Storage) -> None:
 async def test_a_size_that_nothing_fits_into_ends(storage: Storage) -> None:
     await store(storage, "s", 0.0)
     await store(storage, None, 0.0)
-    await clean(storage, Keep(bytes=1), DAY)
+    await clean(storage, RetentionLimits(bytes=1), DAY)
     assert await storage.read(_count) == 0
 
 
-@pytest.mark.parametrize("keep", [Keep(), Keep(days=9.0, sessions=9, bytes=1 << 30)])
-async def test_what_is_within_the_limits_stays(storage: Storage, keep: Keep) -> None:
+@pytest.mark.parametrize(
+    "keep", [RetentionLimits(), RetentionLimits(days=9.0, sessions=9, bytes=1 << 30)]
+)
+async def test_what_is_within_the_limits_stays(storage: Storage, keep: RetentionLimits) -> None:
     await store(storage, "s", 0.0)
     assert await clean(storage, keep, DAY) == 0
     assert await sessions(storage) == ["s"]

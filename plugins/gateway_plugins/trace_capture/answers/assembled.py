@@ -4,8 +4,6 @@ from typing import Any
 
 import msgspec
 
-from gateway import TraceChoice
-
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 """Exceptions that decoding, converting or encoding foreign JSON can raise."""
 
@@ -66,10 +64,3 @@ class Assembled(msgspec.Struct, kw_only=True):
     error: str | None = None
     readable: bool = True
     events: int = 0
-
-    @property
-    def choices(self) -> list[TraceChoice]:
-        """Return the choices by index, built anew on each access."""
-        from gateway_plugins.trace_capture.answers.rebuild import choices_of
-
-        return choices_of(self.skeleton, self.parts)

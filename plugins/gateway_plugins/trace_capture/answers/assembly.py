@@ -4,12 +4,9 @@ from collections.abc import Callable
 
 from gateway import api_of
 from gateway_plugins.trace_capture.answers import other_apis
-from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled, Part
+from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
 from gateway_plugins.trace_capture.answers.openai import plain, streams
 from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS
-from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
-
-__all__ = ["Assembled", "Part", "assemble", "choices_of", "whole"]
 
 # By the name of the API.
 _FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}

@@ -8,7 +8,7 @@ from gateway_plugins.trace_capture.answers.assembled import UNREADABLE
 from gateway_plugins.trace_capture.answers.deltas import merge, settled
 
 
-class Message:
+class MessageStream:
     """Collects a stream's events; `settled` returns the plain message, `stopped`: it has ended."""
 
     def __init__(self) -> None:

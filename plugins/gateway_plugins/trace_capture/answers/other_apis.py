@@ -8,7 +8,7 @@ import msgspec
 
 from gateway_plugins.trace_capture.answers import metadata
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
-from gateway_plugins.trace_capture.answers.messages_api import Message
+from gateway_plugins.trace_capture.answers.messages_api import MessageStream
 from gateway_plugins.trace_capture.answers.sse import DONE, data_of
 
 _FINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -45,7 +45,7 @@ def read_responses(body: bytes) -> Assembled:
 def read_messages(body: bytes) -> Assembled:
     """Return the record of a /v1/messages stream."""
     events, data = _events(body)
-    message = Message()
+    message = MessageStream()
     for event in events:
         message.add(event)
     record = _record(message.settled(), events, data)

@@ -30,7 +30,7 @@ from gateway_plugins.trace_capture.cli.open_file import opened
 from gateway_plugins.trace_capture.cli.parquet import ParquetFile, load
 from gateway_plugins.trace_capture.cli.print_table import Line, lines_of, table
 from gateway_plugins.trace_capture.store import queries
-from gateway_plugins.trace_capture.store.row_decoder import Unreadable
+from gateway_plugins.trace_capture.store.row_decoder import UnreadableRow
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Options = argparse.Namespace
 Run = Callable[[Options], int]
 
-NEWEST = 50
+DEFAULT_LIMIT = 50
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -71,7 +71,10 @@ def _add_list(actions: "Subcommands") -> None:
     _add_file(parser)
     _add_filters(parser)
     parser.add_argument(
-        "--limit", type=_count, default=NEWEST, help=f"number of newest traces ({NEWEST}); 0: all"
+        "--limit",
+        type=_count,
+        default=DEFAULT_LIMIT,
+        help=f"number of newest traces ({DEFAULT_LIMIT}); 0: all",
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     parser.set_defaults(run=_quiet_in_pipes(_list))
@@ -217,10 +220,10 @@ def _show(options: Options) -> int:
     with opened(path) as db:
         try:
             trace = queries.get(db, options.trace_id)
-        except Unreadable as error:
+        except UnreadableRow as error:
             raise ConfigError(f"{path}: {error}") from error
     if trace is None:
-        _tell(f"{path}: there is no trace {options.trace_id}")
+        _print_error(f"{path}: there is no trace {options.trace_id}")
         return 1
     _print(msgspec.json.format(msgspec.json.encode(trace), indent=2))
     return 0
@@ -239,8 +242,8 @@ def _export(options: Options) -> int:
             ):
                 tally = _write(options, db, output)
         _, lost = queries.count_sessions(db, _filter(options))
-    for line in _said(options, tally, lost):
-        _tell(line)
+    for line in _summary(options, tally, lost):
+        _print_error(line)
     return int(tally.left_out > 0 and not _allowed(options))
 
 
@@ -287,7 +290,7 @@ def _allowed(options: Options) -> bool:
     return bool(options.allow_incomplete or options.verdict == "INCOMPLETE")
 
 
-def _said(options: Options, tally: Tally, lost: int) -> Iterator[str]:
+def _summary(options: Options, tally: Tally, lost: int) -> Iterator[str]:
     what = "trajectories" if options.trajectories else "traces"
     yield f"{tally.written} {what} written"
     if tally.left_out:
@@ -303,5 +306,5 @@ def _print(line: bytes) -> None:
     sys.stdout.buffer.write(line + b"\n")
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     print(line, file=sys.stderr)  # noqa: T201  a command line prints

@@ -17,7 +17,7 @@ from gateway import ConfigError, Reward, SessionInfo, Trajectories, Trajectory, 
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.store import queries
-from gateway_plugins.trace_capture.store.row_decoder import Reader, Unreadable
+from gateway_plugins.trace_capture.store.row_decoder import RowDecoder, UnreadableRow
 
 _encode = msgspec.json.Encoder().encode
 
@@ -69,7 +69,7 @@ class Tally(msgspec.Struct):
     left_out: int = 0
     reasons: Counter[str] = msgspec.field(default_factory=Counter)
 
-    def leave(self, reasons: Iterable[str]) -> None:
+    def leave_out(self, reasons: Iterable[str]) -> None:
         self.left_out += 1
         self.reasons.update(reasons)
 
@@ -88,12 +88,12 @@ class Export:
 
     def traces(self, wanted: queries.TraceFilter) -> Iterator[None]:
         """Write the wanted traces; yield once per trace."""
-        reader = Reader(self._db)
+        decoder = RowDecoder(self._db)
         for row in queries.rows(self._db, wanted):
             try:
-                trace = reader.trace(row)
-            except Unreadable:
-                self.tally.leave(["damaged"])
+                trace = decoder.trace(row)
+            except UnreadableRow:
+                self.tally.leave_out(["damaged"])
             else:
                 self._put(trace, trace.verdict, trace.reasons)
             yield
@@ -107,8 +107,8 @@ class Export:
         for session_id in queries.sessions_of(self._db, of_sessions):
             try:
                 self._session(session_id, wanted.verdict)
-            except Unreadable:
-                self.tally.leave(["damaged"])
+            except UnreadableRow:
+                self.tally.leave_out(["damaged"])
             yield
 
     def _session(self, session_id: str, verdict: Verdict | None) -> None:
@@ -118,16 +118,16 @@ class Export:
             if verdict in (None, row.verdict):
                 self._put(row, row.verdict, row.reasons)
         for reasons in found.left_out.values() if verdict is None else ():
-            self.tally.leave(reasons)
+            self.tally.leave_out(reasons)
 
     def _put(self, row: msgspec.Struct, verdict: Verdict, reasons: Iterable[str]) -> None:
         if verdict != "COMPLETE" and not self._incomplete:
-            self.tally.leave(reasons)
+            self.tally.leave_out(reasons)
             return
         try:
             self._output.write(row)
         except ValueError:
-            self.tally.leave(["does_not_fit"])
+            self.tally.leave_out(["does_not_fit"])
         else:
             self.tally.written += 1
 

@@ -8,12 +8,12 @@ from itertools import islice
 import msgspec
 
 from gateway import Trace, Verdict
-from gateway_plugins.trace_capture.store.row_decoder import Reader, Stored, Unreadable
+from gateway_plugins.trace_capture.store.row_decoder import RowDecoder, StoredRow, UnreadableRow
 
-WIDEST = 40
+MAX_CELL_WIDTH = 40
 """Maximum characters of a cell; longer text is cut."""
 
-AT_ONCE = 100
+LAYOUT_BATCH = 100
 """Lines laid out together."""
 
 HEADINGS = ("ID", "TIME", "SESSION", "MODEL", "WORKER", "TOKENS", "VERDICT", "REASONS")
@@ -33,13 +33,13 @@ class Line(msgspec.Struct, frozen=True):
     reasons: list[str] = []
 
 
-def lines_of(db: sqlite3.Connection, rows: Iterable[Stored]) -> Iterator[Line]:
+def lines_of(db: sqlite3.Connection, rows: Iterable[StoredRow]) -> Iterator[Line]:
     """Yield the line of each row; if the row cannot be read, its reason is `damaged`."""
-    reader = Reader(db)
+    decoder = RowDecoder(db)
     for row in rows:
         try:
-            yield _line(reader.trace(row))
-        except Unreadable:
+            yield _line(decoder.trace(row))
+        except UnreadableRow:
             yield Line(
                 trace_id=row.trace_id,
                 time=_time(row.timestamp),
@@ -69,7 +69,7 @@ def table(lines: Iterable[Line]) -> Iterator[str]:
     widths = [len(heading) for heading in HEADINGS]
     waiting: list[tuple[str, ...]] = [HEADINGS]
     while waiting:
-        waiting += [_cells(line) for line in islice(coming, AT_ONCE)]
+        waiting += [_cells(line) for line in islice(coming, LAYOUT_BATCH)]
         for column, cells in enumerate(zip(*waiting, strict=True)):
             widths[column] = max(widths[column], *map(len, cells))
         for row in waiting:
@@ -91,8 +91,10 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 
 def _cut(text: str) -> str:
-    shown = "".join(one if one.isprintable() else _escaped(one) for one in text[: WIDEST + 1])
-    return shown if len(shown) <= WIDEST else shown[: WIDEST - 3] + "..."
+    shown = "".join(
+        one if one.isprintable() else _escaped(one) for one in text[: MAX_CELL_WIDTH + 1]
+    )
+    return shown if len(shown) <= MAX_CELL_WIDTH else shown[: MAX_CELL_WIDTH - 3] + "..."
 
 
 def _escaped(one: str) -> str:

@@ -22,12 +22,12 @@ from gateway import (
 from gateway_plugins.trace_capture.http.paging import Paging, array
 from gateway_plugins.trace_capture.http.traces import Ids
 from gateway_plugins.trace_capture.sessions import rewards, sessions
-from gateway_plugins.trace_capture.sessions.owners import maker, owner_seen
+from gateway_plugins.trace_capture.sessions.owners import creator, visible_owner
 
-LONGEST_ID = 4096
+MAX_ID_LENGTH = 4096
 
 
-AT_ONCE = 20
+DELETE_BATCH = 20
 """Sessions deleted per transaction; few, because the traces of calls wait for it."""
 
 
@@ -39,9 +39,9 @@ class Capturing(Protocol):
     def delete_sessions(
         self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
     ) -> int: ...
-    def deleted(self) -> None: ...
-    def changed(self, session_id: str) -> None: ...
-    def lost_of(self, session_id: str, caller: str | None) -> int: ...
+    def reclaim_soon(self) -> None: ...
+    def forget_options(self, session_id: str) -> None: ...
+    def lost_count(self, session_id: str, caller: str | None) -> int: ...
 
 
 class NewSession(msgspec.Struct, forbid_unknown_fields=True):
@@ -79,27 +79,27 @@ class SessionRoutes:
                 now=time.time(),
                 metadata=given.metadata,
                 sampling_params=given.sampling_params,
-                maker=maker(request),
-                owner=owner_seen(request),
+                creator=creator(request),
+                owner=visible_owner(request),
             )
 
         await self._storage.write(put)
-        self._capture.changed(session_id)
+        self._capture.forget_options(session_id)
         return {"session_id": session_id, "url": _url(session_id)}
 
     async def list_all(self, request: ControlRequest) -> Response:
         paging = request.query(Paging)
-        listing = sessions.SessionList(paging.since, owner_seen(request))
+        listing = sessions.SessionList(paging.since, visible_owner(request))
         return await array(self._gateway, listing, paging, request.path)
 
     async def get(self, request: ControlRequest) -> SessionInfo:
-        session_id, owner = request.params["session_id"], owner_seen(request)
+        session_id, owner = request.params["session_id"], visible_owner(request)
 
         def look(db: sqlite3.Connection) -> tuple[SessionInfo | None, bool]:
             return sessions.get(db, session_id, owner), sessions.exists(db, session_id)
 
         found, taken = await self._storage.read(look)
-        lost = self._capture.lost_of(session_id, owner if found is None else None)
+        lost = self._capture.lost_count(session_id, owner if found is None else None)
         if lost and not taken:
             found = SessionInfo(session_id=session_id)
         if found is None:
@@ -109,33 +109,33 @@ class SessionRoutes:
 
     async def delete(self, request: ControlRequest) -> dict[str, int]:
         session_ids = [request.params["session_id"]]
-        return {"deleted": await self._delete(session_ids, owner_seen(request))}
+        return {"deleted": await self._delete(session_ids, visible_owner(request))}
 
     async def delete_many(self, request: ControlRequest) -> dict[str, int]:
         session_ids = (await request.json(SessionIds)).session_ids
-        return {"deleted": await self._delete(session_ids, owner_seen(request))}
+        return {"deleted": await self._delete(session_ids, visible_owner(request))}
 
     async def _delete(self, session_ids: list[str], owner: str | None) -> int:
         deleted = 0
-        for start in range(0, len(session_ids), AT_ONCE):
-            some = session_ids[start : start + AT_ONCE]
+        for start in range(0, len(session_ids), DELETE_BATCH):
+            some = session_ids[start : start + DELETE_BATCH]
             deleted += await self._storage.write(
                 partial(self._capture.delete_sessions, session_ids=some, owner=owner)
             )
             for session_id in some:
-                self._capture.changed(session_id)
-        self._capture.deleted()
+                self._capture.forget_options(session_id)
+        self._capture.reclaim_soon()
         return deleted
 
     async def rewards(self, request: ControlRequest) -> Response:
         paging = request.query(Paging)
         session_id = (await self.get(request)).session_id
-        listing = rewards.RewardList(session_id, paging.since, owner_seen(request))
+        listing = rewards.RewardList(session_id, paging.since, visible_owner(request))
         return await array(self._gateway, listing, paging, request.path)
 
     async def reward(self, request: ControlRequest) -> Reward:
         given = await request.json(NewReward)
-        session_id, owner = request.params["session_id"], owner_seen(request)
+        session_id, owner = request.params["session_id"], visible_owner(request)
         reward = Reward(
             value=given.value,
             source=given.source,
@@ -147,9 +147,9 @@ class SessionRoutes:
 
 
 def _checked(session_id: str) -> str:
-    if len(session_id) > LONGEST_ID or not session_id.isprintable():
+    if len(session_id) > MAX_ID_LENGTH or not session_id.isprintable():
         raise BadRequest(
-            f"a session id has at most {LONGEST_ID} characters, all printable",
+            f"a session id has at most {MAX_ID_LENGTH} characters, all printable",
             param="session_id",
             code="invalid_session_id",
         )

@@ -20,14 +20,14 @@ from gateway import (
 from gateway_plugins.trace_capture.http.paging import Paging, Since, array
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
-from gateway_plugins.trace_capture.sessions.owners import owner_seen
+from gateway_plugins.trace_capture.sessions.owners import visible_owner
 from gateway_plugins.trace_capture.store import queries
 
-MOST_SESSIONS = 10_000
+MAX_SESSIONS = 10_000
 """Maximum number of sessions that one request may name."""
 
 
-Ids = Annotated[list[str], Meta(max_length=MOST_SESSIONS)]
+Ids = Annotated[list[str], Meta(max_length=MAX_SESSIONS)]
 
 
 class TraceQuery(Paging):
@@ -47,7 +47,7 @@ class TraceRoutes:
         self._storage = gateway.storage
 
     async def get(self, request: ControlRequest) -> Trace:
-        trace_id, owner = request.params["trace_id"], owner_seen(request)
+        trace_id, owner = request.params["trace_id"], visible_owner(request)
         found = await self._storage.read(lambda db: queries.get(db, trace_id, owner))
         if found is None:
             raise NotFound("there is no such trace")
@@ -58,7 +58,7 @@ class TraceRoutes:
         filter_ = queries.TraceFilter(
             session_ids=(request.params["session_id"],),
             since=paging.since,
-            owner=owner_seen(request),
+            owner=visible_owner(request),
         )
         return await array(self._gateway, TraceList(filter_), paging, request.path)
 
@@ -70,12 +70,12 @@ class TraceRoutes:
             until=query.until,
             model=query.model,
             verdict=query.verdict,
-            owner=owner_seen(request),
+            owner=visible_owner(request),
         )
         return await array(self._gateway, TraceList(filter_), query)
 
     async def trajectories(self, request: ControlRequest) -> Response:
-        session_id, owner = request.params["session_id"], owner_seen(request)
+        session_id, owner = request.params["session_id"], visible_owner(request)
         data = await self._storage.read(lambda db: _trajectories(db, session_id, owner))
         return Response(data, media_type="application/json")
 

@@ -14,7 +14,7 @@ log = logging.getLogger("gateway.trace_capture")
 
 _encode = msgspec.json.Encoder().encode
 
-LAST_OFFERS = 5.0
+STOP_TIMEOUT = 5.0
 """Seconds to wait at shutdown for the hook to process queued traces."""
 
 
@@ -30,30 +30,30 @@ class Hooks:
     def start(self, gateway: Host) -> None:
         self._gateway = gateway
 
-    def limit(self, offered: int) -> None:
+    def set_queue_size(self, offered: int) -> None:
         """Set how many traces may wait in the queue."""
         with self._offered.mutex:
             self._offered.maxsize = offered
 
     @property
-    def redacting(self) -> bool:
+    def has_redact_hooks(self) -> bool:
         """Whether any plugin has a `redact_trace` hook; a reload may add one."""
         return self._gateway is not None and bool(self._gateway.hooks("redact_trace"))
 
     @property
-    def recording(self) -> bool:
+    def has_recorded_hooks(self) -> bool:
         return self._gateway is not None and bool(self._gateway.hooks("trace_recorded"))
 
     def stop(self) -> None:
-        """Block until the hook has processed the queue, or time out after LAST_OFFERS seconds."""
+        """Block until the hook has processed the queue, or time out after STOP_TIMEOUT seconds."""
         if self._thread is None:
             return
         try:
-            self._offered.put(None, timeout=LAST_OFFERS)
+            self._offered.put(None, timeout=STOP_TIMEOUT)
         except Full:
             log.warning("a trace_recorded hook hangs; what was offered to it is dropped")
             return
-        self._thread.join(LAST_OFFERS)
+        self._thread.join(STOP_TIMEOUT)
 
     def redacted(self, record: Record) -> Trace | None:
         """Return the trace to store in place of `record`, or None to store the record.
@@ -70,11 +70,11 @@ class Hooks:
             return _withheld(record)
         if after == before:
             return None
-        if _only_tagged(before, trace):
+        if _changed_metadata_only(before, trace):
             record.head.metadata = trace.metadata
             return None
         if _tokens(trace) != tokens:
-            _mark(trace)
+            _mark_redacted(trace)
         return trace
 
     def offer(self, trace: Trace) -> None:
@@ -99,24 +99,24 @@ class Hooks:
             try:
                 trace = hook.run(trace) or trace
             except Exception as error:
-                self._note(hook.plugin, "redact_trace", error)
+                self._count_failure(hook.plugin, "redact_trace", error)
                 raise
         return trace
 
     def _run(self) -> None:
         while (trace := self._offered.get()) is not None:
-            self._tell(trace)
+            self._run_recorded(trace)
 
-    def _tell(self, trace: Trace) -> None:
+    def _run_recorded(self, trace: Trace) -> None:
         if self._gateway is None:
             return
         for hook in self._gateway.hooks("trace_recorded"):
             try:
                 hook.run(trace)
             except Exception as error:  # noqa: BLE001  the failure is counted
-                self._note(hook.plugin, "trace_recorded", error)
+                self._count_failure(hook.plugin, "trace_recorded", error)
 
-    def _note(self, plugin: str, hook: str, error: Exception) -> None:
+    def _count_failure(self, plugin: str, hook: str, error: Exception) -> None:
         if self._gateway is not None:
             self._gateway.failures.note(plugin, hook, Outcome(), error)
 
@@ -127,13 +127,13 @@ def _tokens(trace: Trace) -> object:
     ], trace.completion_token_ids[:]
 
 
-def _only_tagged(before: bytes, trace: Trace) -> bool:
+def _changed_metadata_only(before: bytes, trace: Trace) -> bool:
     old = msgspec.json.decode(before, type=Trace)
     old.metadata = trace.metadata
     return _encode(old) == _encode(trace)
 
 
-def _mark(trace: Trace) -> None:
+def _mark_redacted(trace: Trace) -> None:
     trace.verdict = "INCOMPLETE"
     trace.reasons = list(dict.fromkeys([*trace.reasons, "redacted"]))
     for choice in trace.choices:

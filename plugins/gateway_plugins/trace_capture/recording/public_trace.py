@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway import Delivery, Timings, Trace, TraceAttempt, TraceChoice, WeightVersions
-from gateway_plugins.trace_capture.answers.assembly import Part, choices_of, whole
+from gateway_plugins.trace_capture.answers.assembled import Part
+from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 from gateway_plugins.trace_capture.recording.record import Record
 from gateway_plugins.trace_capture.recording.row import AttemptRow, Head
 
@@ -57,7 +58,7 @@ def _flat(row: Identity, head: Head) -> Trace:
         timestamp=row.timestamp,
         metadata=head.metadata,
         call_id=head.call_id,
-        parent_id=head.parent or head.left,
+        parent_id=head.parent or head.diverged_from,
         retry_of=head.retry_of,
         dialect=head.dialect,
         path=head.path,

@@ -9,15 +9,16 @@ import msgspec
 import zstandard
 
 from gateway import Attempt, Call, get_header, is_event_stream
-from gateway_plugins.trace_capture.answers.assembly import Assembled, assemble
+from gateway_plugins.trace_capture.answers.assembled import Assembled
+from gateway_plugins.trace_capture.answers.assembly import assemble
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.recording.row import AttemptRow, Head
 from gateway_plugins.trace_capture.recording.verdict import judge
 
-UNFOLDED = 256 * 1024 * 1024
+MAX_DECOMPRESSED = 256 * 1024 * 1024
 """Maximum bytes of a decompressed response."""
 
-SAMPLING = (
+SAMPLING_FIELDS = (
     "temperature",
     "top_p",
     "top_k",
@@ -59,7 +60,9 @@ SAMPLING = (
 """Request fields that affect sampling, or how the prompt is tokenised."""
 
 _Sampling = msgspec.defstruct(
-    "_Sampling", [(name, Any | msgspec.UnsetType, msgspec.UNSET) for name in SAMPLING], gc=False
+    "_Sampling",
+    [(name, Any | msgspec.UnsetType, msgspec.UNSET) for name in SAMPLING_FIELDS],
+    gc=False,
 )
 _sampling = msgspec.json.Decoder(_Sampling)
 
@@ -77,7 +80,7 @@ class Record(msgspec.Struct):
     head: Head
 
 
-def record(capture: Capture) -> Record:
+def make_record(capture: Capture) -> Record:
     """Return the record of a finished call. Never raises, whatever caller and worker sent."""
     call = capture.call
     streamed = is_event_stream(capture.headers)
@@ -106,9 +109,9 @@ def _decoded(capture: Capture) -> bytes | None:
         if coding == b"identity":
             return body
         if coding in (b"gzip", b"x-gzip", b"deflate"):
-            return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, UNFOLDED)
+            return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_DECOMPRESSED)
         if coding == b"zstd":
-            return zstandard.ZstdDecompressor().stream_reader(body).read(UNFOLDED)
+            return zstandard.ZstdDecompressor().stream_reader(body).read(MAX_DECOMPRESSED)
     except (zlib.error, zstandard.ZstdError):
         return None
     return None
@@ -155,10 +158,10 @@ def _attempt(call: Call, attempt: Attempt) -> AttemptRow:
     start = call.started
     return AttemptRow(
         attempt.worker.id,
-        _micro(attempt.started - start),
-        None if attempt.connected is None else _micro(attempt.connected - start),
-        None if attempt.first_byte is None else _micro(attempt.first_byte - start),
-        None if attempt.ended is None else _micro(attempt.ended - start),
+        _microseconds(attempt.started - start),
+        None if attempt.connected is None else _microseconds(attempt.connected - start),
+        None if attempt.first_byte is None else _microseconds(attempt.first_byte - start),
+        None if attempt.ended is None else _microseconds(attempt.ended - start),
         attempt.status,
         attempt.error.code if attempt.error is not None else None,
     )
@@ -178,10 +181,10 @@ def sampling_params(
     return found
 
 
-_NAMES = frozenset(SAMPLING)
+_NAMES = frozenset(SAMPLING_FIELDS)
 
 
-def _micro(seconds: float) -> int:
+def _microseconds(seconds: float) -> int:
     return int(seconds * 1e6)
 
 
@@ -192,7 +195,8 @@ def _times(capture: Capture, streamed: bool, events: int) -> list[int | None]:
     queue = (last.started - call.started) if last is not None else outcome.duration
     connect = last.connected - last.started if last is not None and last.connected else None
     gaps = _gaps(capture, events) if streamed else []
-    times = (queue, connect, outcome.ttft, outcome.duration, _share(gaps, 0.5), _share(gaps, 0.99))
+    itl_p50, itl_p99 = _quantile(gaps, 0.5), _quantile(gaps, 0.99)
+    times = (queue, connect, outcome.ttft, outcome.duration, itl_p50, itl_p99)
     return [None if one is None else int(one * 1e6) for one in times]
 
 
@@ -204,7 +208,7 @@ def _gaps(capture: Capture, events: int) -> list[float]:
     return gaps
 
 
-def _share(ordered: Sequence[float], share: float) -> float | None:
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
 
 

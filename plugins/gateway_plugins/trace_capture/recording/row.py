@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 
 from gateway import Reason
-from gateway_plugins.trace_capture.codec import Delta
+from gateway_plugins.trace_capture.codec import TextDelta
 from gateway_plugins.trace_capture.sequences.lineage import DIGEST_SIZE
 
-Ends = list[tuple[int, bytes]]
+SequenceDigests = list[tuple[int, bytes]]
 """For each choice, the length of its sequence in bytes, and its digest."""
 
-_END = struct.Struct(f"<q{DIGEST_SIZE}s")
+_DIGEST = struct.Struct(f"<q{DIGEST_SIZE}s")
 
 
-class Prompt(msgspec.Struct, array_like=True, frozen=True):
+class PromptDelta(msgspec.Struct, array_like=True, frozen=True):
     """Prompt token ids, int32: `common` bytes of the base's choice `choice`, then `rest`."""
 
     common: int
@@ -28,7 +28,7 @@ class Prompt(msgspec.Struct, array_like=True, frozen=True):
     rest: bytes
 
 
-class Tokens(msgspec.Struct, array_like=True, frozen=True):
+class ChoiceTokens(msgspec.Struct, array_like=True, frozen=True):
     """The numbers of one choice; `prompt` is an index into the row's prompts."""
 
     index: int
@@ -52,12 +52,13 @@ class AttemptRow(msgspec.Struct, array_like=True, frozen=True):
 class Head(msgspec.Struct, array_like=True, kw_only=True):
     """The short fields of a trace. Fields are only ever added, at the end, with a default.
 
-    `parent` is the trace that the first prompt extends. `left` is the trace that shares the longest
-    prefix with the first prompt beyond `parent`, `left_choice` the choice's position in it: they
-    have `common` tokens in common, and the next token of the prompt differs. `times` are queue,
-    connect, TTFT, total, ITL p50 and p99 in whole microseconds. `whole`: a hook changed the trace,
-    so the skeleton is the whole trace as JSON. `worker_version` is the version of the worker's
-    weights when the last attempt began, `worker_version_end` the one when it ended, if it changed.
+    `parent` is the trace that the first prompt extends. `diverged_from` is the trace that shares
+    the longest prefix with the first prompt beyond `parent`, and `diverged_choice` the position of
+    the choice in it. They have `common_tokens` in common, and the next token of the prompt differs.
+    `times` are queue, connect, TTFT, total, ITL p50 and p99 in whole microseconds. `whole`: a hook
+    changed the trace, so the skeleton is the whole trace as JSON. `worker_version` is the version
+    of the worker's weights when the last attempt began, `worker_version_end` the one when it ended,
+    if it changed.
     """
 
     call_id: str = ""
@@ -83,9 +84,9 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     reasons: list[Reason] = []
     choice_reasons: list[list[Reason]] = []
     parent: str | None = None
-    left: str | None = None
-    left_choice: int = 0
-    common: int = 0
+    diverged_from: str | None = None
+    diverged_choice: int = 0
+    common_tokens: int = 0
     retry_of: str | None = None
     metadata: dict[str, Any] = {}
     whole: bool = False
@@ -101,18 +102,18 @@ class Content(msgspec.Struct, array_like=True, frozen=True):
     """
 
     head: Head
-    request: Delta = Delta(0, 0, b"")
-    prompts: list[Prompt] = []
-    tokens: list[Tokens] = []
+    request: TextDelta = TextDelta(0, 0, b"")
+    prompts: list[PromptDelta] = []
+    tokens: list[ChoiceTokens] = []
     skeleton: bytes = b""
     texts: list[list[str] | None] = []
     extra: list[bytes] = []
 
 
-class Place(msgspec.Struct, eq=False):
+class RowNumber(msgspec.Struct, eq=False):
     """The number of a trace in the file; None until its transaction has begun."""
 
-    number: int | None = None
+    value: int | None = None
 
 
 class Row(msgspec.Struct, eq=False, kw_only=True):
@@ -123,25 +124,25 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
     timestamp: float
     complete: bool
     model: str
-    base: Place | None = None
+    base: RowNumber | None = None
     depth: int = 0
-    ends: bytes
+    digests: bytes
     content: bytes
-    place: Place
+    number: RowNumber
     principal: str | None = None
 
     def values(self) -> tuple[object, ...]:
         """Return the values in the order of INSERT."""
         return (
-            self.place.number,
+            self.number.value,
             self.trace_id,
             self.session_id,
             self.timestamp,
             self.complete,
             self.model,
-            self.base.number if self.base is not None else None,
+            self.base.value if self.base is not None else None,
             self.depth,
-            self.ends,
+            self.digests,
             self.content,
             self.principal,
         )
@@ -161,9 +162,9 @@ A trace takes its owner from its session, so sessions must be inserted before th
 """
 
 
-def pack_ends(ends: Ends) -> bytes:
-    return b"".join([_END.pack(length, digest) for length, digest in ends])
+def pack_digests(digests: SequenceDigests) -> bytes:
+    return b"".join([_DIGEST.pack(length, digest) for length, digest in digests])
 
 
-def unpack_ends(packed: bytes) -> Ends:
-    return list(_END.iter_unpack(packed))
+def unpack_digests(packed: bytes) -> SequenceDigests:
+    return list(_DIGEST.iter_unpack(packed))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gateway import Cause, Divergence, Trace, TraceChoice
 from gateway_plugins.trace_capture.sequences.messages import Message, read
-from gateway_plugins.trace_capture.sequences.trajectories import NEXT_TO_NOTHING, choices_of
+from gateway_plugins.trace_capture.sequences.trajectories import MIN_SHARED_TOKENS, choices_of
 
 
 def divergence(parent: Trace, choice_index: int, child: Trace) -> Divergence:
@@ -91,7 +91,7 @@ def _without_messages(parent: Trace, choice: TraceChoice, child: Trace, at: int)
         if after.startswith(start + (choice.text or "")):
             return "retokenised_completion"
         return "unknown"
-    return "other_conversation" if at < NEXT_TO_NOTHING else "unknown"
+    return "other_conversation" if at < MIN_SHARED_TOKENS else "unknown"
 
 
 def _of_instructions(

@@ -66,13 +66,13 @@ class Lineage:
     """The sequences of one session. For use in one thread.
 
     The latest `recent` sequences that no other one continues are kept whole, fewer if they exceed
-    `most` bytes together, but at least one. The others are kept as digests: a prompt that extends
+    `max_bytes` together, but at least one. The others are kept as digests: a prompt that extends
     one of them is still matched with it, but the point of a divergence from it is not found.
     """
 
-    def __init__(self, recent: int = 32, most: int = 1 << 62) -> None:
+    def __init__(self, recent: int = 32, max_bytes: int = 1 << 62) -> None:
         self._recent = max(recent, 1)
-        self._most = most
+        self._max_bytes = max_bytes
         self._lines: list[_Line] = []
         self._digests: dict[tuple[int, bytes], dict[int, dict[bytes, Key]]] = {}
         self._longest_digest = 0
@@ -175,7 +175,9 @@ class Lineage:
             line = _Line(sequence, ends, keys, state)
         line.insert(len(sequence), key)
         self._lines.append(line)
-        while len(self._lines) > 1 and (len(self._lines) > self._recent or self.kept > self._most):
+        while len(self._lines) > 1 and (
+            len(self._lines) > self._recent or self.kept > self._max_bytes
+        ):
             del self._lines[0]
             self._all_whole = False
 

@@ -21,7 +21,7 @@ from gateway import (
 )
 from gateway_plugins.trace_capture.sequences.lineage import Key, Lineage, common_prefix
 
-NEXT_TO_NOTHING = 8
+MIN_SHARED_TOKENS = 8
 """Tokens; two prompts with fewer in common share only the chat template's beginning."""
 
 
@@ -196,7 +196,7 @@ def _fork(
         return
     other, common = near
     shared = min(common, first.start)
-    if shares_turns or shared >= NEXT_TO_NOTHING or shared == first.start:
+    if shares_turns or shared >= MIN_SHARED_TOKENS or shared == first.start:
         made.branched_from, made.shared = other, shared
 
 

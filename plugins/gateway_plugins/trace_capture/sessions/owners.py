@@ -14,12 +14,12 @@ ALL_SESSIONS = "sessions:all"
 """The scope of principals that see all sessions and traces."""
 
 
-def maker(request: ControlRequest) -> str | None:
+def creator(request: ControlRequest) -> str | None:
     """Return the owner's id for a session that the request makes; None if it has no principal."""
     return None if request.principal is None else request.principal.id
 
 
-def owner_seen(request: ControlRequest) -> str | None:
+def visible_owner(request: ControlRequest) -> str | None:
     """Return the id of the principal to whose sessions and traces the request is restricted.
 
     None if the request may see all of them, by its scope or because no plugin authenticates.
@@ -29,7 +29,7 @@ def owner_seen(request: ControlRequest) -> str | None:
     return request.principal.id
 
 
-def is_one_of(session_ids: Sequence[str], owner: str | None) -> tuple[str, list[object]]:
+def sessions_condition(session_ids: Sequence[str], owner: str | None) -> tuple[str, list[object]]:
     """Return an SQL condition, with its values: `session_id` is one of these, and the owner's.
 
     If `owner` is None, any owner's sessions match. Sessions of another owner never match.

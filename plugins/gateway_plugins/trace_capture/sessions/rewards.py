@@ -8,7 +8,7 @@ import msgspec
 
 from gateway import BadRequest, NotFound, Reward
 from gateway_plugins.trace_capture.sessions import sessions
-from gateway_plugins.trace_capture.sessions.owners import is_one_of
+from gateway_plugins.trace_capture.sessions.owners import sessions_condition
 
 _FIELDS = "number, value, source, trace_id, timestamp FROM rewards"
 
@@ -43,7 +43,7 @@ class RewardList:
     """
 
     def __init__(self, session_id: str, since: float | None, owner: str | None = None) -> None:
-        self._theirs, self._whose = is_one_of([session_id], owner)
+        self._theirs, self._whose = sessions_condition([session_id], owner)
         self._since = -1.0 if since is None else since
 
     def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:

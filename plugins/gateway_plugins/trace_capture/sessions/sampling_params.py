@@ -13,15 +13,15 @@ from gateway import GatewayError
 
 log = logging.getLogger("gateway.trace_capture")
 
-REMEMBERED = 10_000
+MAX_CACHED_SESSIONS = 10_000
 """Number of sessions whose parameters are cached."""
 
-FRESH = 1.0
+REFRESH_SECONDS = 1.0
 """Seconds until parameters are read again: another process may have changed them."""
 
 QUERY = "SELECT sampling_params FROM sessions WHERE session_id = ?"
 
-ANY = "SELECT EXISTS (SELECT 1 FROM sessions WHERE sampling_params != '{}')"
+ANY_QUERY = "SELECT EXISTS (SELECT 1 FROM sessions WHERE sampling_params != '{}')"
 
 Params = Mapping[str, Any]
 
@@ -39,8 +39,8 @@ class Readable(Protocol):
 class SessionOptions:
     """Reads and caches sessions' parameters; call `forget` when this process changes them.
 
-    Every FRESH seconds it is checked whether any session has parameters; while none has, they are
-    not read for each session.
+    Every REFRESH_SECONDS, checks whether any session has parameters; while none has, they are not
+    read for each session.
     """
 
     def __init__(self, connect: Callable[[], Readable]) -> None:
@@ -53,18 +53,18 @@ class SessionOptions:
     def sampling_params(self, session_id: str) -> Params:
         """Return {} if none were given, and the last known ones if the file cannot be read."""
         now = time.monotonic()
-        if now - self._looked >= FRESH:
+        if now - self._looked >= REFRESH_SECONDS:
             self._looked = now
             self._some = self._tried(self._read_whether_any, self._some)
         if not self._some:
             return {}
         read_at, params = self._known.get(session_id, (0.0, {}))
-        if now - read_at < FRESH:
+        if now - read_at < REFRESH_SECONDS:
             return params
         params = self._tried(lambda: self._read(session_id), params)
         self._known[session_id] = (now, params)
         self._known.move_to_end(session_id)
-        if len(self._known) > REMEMBERED:
+        if len(self._known) > MAX_CACHED_SESSIONS:
             self._known.popitem(last=False)
         return params
 
@@ -93,7 +93,7 @@ class SessionOptions:
         return self._db
 
     def _read_whether_any(self) -> bool:
-        [(some,)] = self._open().execute(ANY)
+        [(some,)] = self._open().execute(ANY_QUERY)
         return bool(some)
 
     def _read(self, session_id: str) -> Params:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gateway import BadRequest, Forbidden, SessionInfo
-from gateway_plugins.trace_capture.sessions.owners import is_one_of
+from gateway_plugins.trace_capture.sessions.owners import sessions_condition
 
 _FIELDS = (
     "session_id, traces, created_at, metadata, sampling_params, last_at, incomplete, lost"
@@ -25,10 +25,10 @@ def put(
     now: float,
     metadata: dict[str, Any] | None = None,
     sampling_params: dict[str, Any] | None = None,
-    maker: str | None = None,
+    creator: str | None = None,
     owner: str | None = None,
 ) -> None:
-    """Create a session owned by `maker`, or replace the given fields of an existing one.
+    """Create a session owned by `creator`, or replace the given fields of an existing one.
 
     Raises Forbidden if the session exists and is not the owner's. If `owner` is None, it may be any
     owner's.
@@ -37,10 +37,11 @@ def put(
     done = db.execute(
         "INSERT INTO sessions (session_id, created_at, last_at, metadata, sampling_params, owner)"
         " VALUES (:id, :now, :now, coalesce(:metadata, '{}'), coalesce(:sampling_params, '{}'),"
-        " :maker) ON CONFLICT (session_id) DO UPDATE SET metadata = coalesce(:metadata, metadata),"
+        " :creator) ON CONFLICT (session_id) DO UPDATE SET"
+        " metadata = coalesce(:metadata, metadata),"
         " sampling_params = coalesce(:sampling_params, sampling_params)"
         " WHERE :owner IS NULL OR owner = :owner",
-        {"id": session_id, "now": now, "maker": maker, "owner": owner, **given},
+        {"id": session_id, "now": now, "creator": creator, "owner": owner, **given},
     )
     if not done.rowcount:
         raise Forbidden(
@@ -54,14 +55,14 @@ def get(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> Se
 
     If `owner` is None, the session may be any owner's.
     """
-    where, values = is_one_of([session_id], owner)
+    where, values = sessions_condition([session_id], owner)
     row = db.execute(f"SELECT {_FIELDS} WHERE {where}", values).fetchone()
     return None if row is None else _info(row)
 
 
 def exists(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> bool:
     """Whether there is such a session of the owner's (of any owner if `owner` is None)."""
-    where, values = is_one_of([session_id], owner)
+    where, values = sessions_condition([session_id], owner)
     return db.execute(f"SELECT 1 FROM sessions WHERE {where}", values).fetchone() is not None
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from gateway import Trace, Verdict
-from gateway_plugins.trace_capture.sessions.owners import is_one_of
-from gateway_plugins.trace_capture.store.row_decoder import COLUMNS, Reader, Stored
+from gateway_plugins.trace_capture.sessions.owners import sessions_condition
+from gateway_plugins.trace_capture.store.row_decoder import COLUMNS, RowDecoder, StoredRow
 
-AT_ONCE = 200
-"""Rows fetched at a time, so that a reader never holds a whole session."""
+FETCH_BATCH = 200
+"""Rows fetched at a time, so that reading never holds a whole session."""
 
 _TABLES = ("traces", "rewards", "sessions")
 """In the order of deletion; `sessions` is last, because it holds the sessions' owners."""
@@ -34,11 +34,11 @@ class TraceFilter(msgspec.Struct, frozen=True):
 def get(db: sqlite3.Connection, trace_id: str, owner: str | None = None) -> Trace | None:
     """Return a trace; None if there is none, or if it is not the owner's (unless `owner` is None).
 
-    Raises Unreadable if a damaged file does not yield it.
+    Raises UnreadableRow if a damaged file does not yield it.
     """
     where, values = _is(trace_id, owner)
     row = db.execute(f"SELECT {COLUMNS} FROM traces WHERE {where}", values).fetchone()
-    return Reader(db).trace(Stored(*row)) if row is not None else None
+    return RowDecoder(db).trace(StoredRow(*row)) if row is not None else None
 
 
 def select(
@@ -50,11 +50,11 @@ def select(
 ) -> Iterator[Trace]:
     """Yield traces in the order in which they were stored, beginning after the trace `after`.
 
-    Raises LookupError if the owner has no trace `after`, and Unreadable if the file is damaged.
+    Raises LookupError if the owner has no trace `after`, and UnreadableRow if the file is damaged.
     """
-    reader = Reader(db)
+    decoder = RowDecoder(db)
     for row in rows(db, wanted, after=after, limit=limit):
-        yield reader.trace(row)
+        yield decoder.trace(row)
 
 
 def rows(
@@ -63,13 +63,13 @@ def rows(
     *,
     after: str | None = None,
     limit: int | None = None,
-) -> Iterator[Stored]:
-    """Yield the rows of the same traces, for a Reader. Raises LookupError as `select` does."""
+) -> Iterator[StoredRow]:
+    """Yield the rows of the same traces, for a RowDecoder. Raises LookupError as `select` does."""
     last = _number(db, after, wanted.owner) if after is not None else 0
     while limit is None or limit > 0:
-        found = _page(db, wanted, last, AT_ONCE if limit is None else min(limit, AT_ONCE))
+        found = _page(db, wanted, last, FETCH_BATCH if limit is None else min(limit, FETCH_BATCH))
         yield from found
-        if len(found) < AT_ONCE:
+        if len(found) < FETCH_BATCH:
             return
         last = found[-1].number
         limit = None if limit is None else limit - len(found)
@@ -131,7 +131,7 @@ def delete_sessions(
     """
     deleted = 0
     for session_id in session_ids:
-        where, values = is_one_of([session_id], owner)
+        where, values = sessions_condition([session_id], owner)
         for table in _TABLES:
             gone = db.execute(f"DELETE FROM {table} WHERE {where}", values)
             deleted += gone.rowcount if table == "traces" else 0
@@ -153,16 +153,16 @@ def _number(db: sqlite3.Connection, trace_id: str, owner: str | None) -> int:
     return number
 
 
-def _page(db: sqlite3.Connection, wanted: TraceFilter, last: int, most: int) -> list[Stored]:
+def _page(db: sqlite3.Connection, wanted: TraceFilter, last: int, most: int) -> list[StoredRow]:
     where, values = _where(wanted, last)
     query = f"SELECT {COLUMNS} FROM traces WHERE {where} ORDER BY number LIMIT ?"
-    return [Stored(*row) for row in db.execute(query, (*values, most))]
+    return [StoredRow(*row) for row in db.execute(query, (*values, most))]
 
 
 def _where(wanted: TraceFilter, start: int) -> tuple[str, list[object]]:
     conditions: list[tuple[str, list[object]]] = [("number > ?", [start])]
     if wanted.session_ids is not None:
-        conditions.append(is_one_of(wanted.session_ids, wanted.owner))
+        conditions.append(sessions_condition(wanted.session_ids, wanted.owner))
     elif wanted.owner is not None:
         conditions.append(("owner = ?", [wanted.owner]))
     if wanted.since is not None:

@@ -13,20 +13,20 @@ from gateway_plugins.trace_capture.store.queries import delete_sessions
 
 log = logging.getLogger("gateway.trace_capture")
 
-EVERY = 60.0
+INTERVAL = 60.0
 """Seconds between two runs of the cleaning."""
 
-SLICE = 20
+SESSION_BATCH = 20
 """Sessions in one transaction."""
 
-LOOSE_SLICE = 500
+TRACE_BATCH = 500
 """Traces without a session in one transaction."""
 
-PAGES = 1_000
+PAGE_BATCH = 1_000
 """Pages returned to the file system at a time."""
 
 
-class Keep(msgspec.Struct, frozen=True):
+class RetentionLimits(msgspec.Struct, frozen=True):
     """The limits; None means no limit. `days` counts from a session's last call."""
 
     days: float | None = None
@@ -40,30 +40,32 @@ class Retention:
     `forget` is called in the writer's thread, within the transaction that deletes.
     """
 
-    def __init__(self, storage: Storage, keep: Keep, forget: Callable[[], None]) -> None:
+    def __init__(
+        self, storage: Storage, limits: RetentionLimits, forget: Callable[[], None]
+    ) -> None:
         self._storage = storage
-        self._keep = keep
+        self._limits = limits
         self._forget = forget
         self._wanted = asyncio.Event()
 
-    def look(self) -> None:
-        """Clean soon, before EVERY seconds have passed."""
+    def clean_soon(self) -> None:
+        """Clean soon, before INTERVAL seconds have passed."""
         self._wanted.set()
 
-    def change(self, keep: Keep) -> None:
+    def set_limits(self, limits: RetentionLimits) -> None:
         """Replace the limits, and apply them soon."""
-        self._keep = keep
-        self.look()
+        self._limits = limits
+        self.clean_soon()
 
     async def run(self) -> None:
-        """Clean every EVERY seconds, and after `look`, until cancelled."""
+        """Clean every INTERVAL seconds, and after `clean_soon`, until cancelled."""
         while True:
             try:
                 await self.clean(time.time())
             except (sqlite3.Error, GatewayError) as error:
                 log.warning("old traces could not be deleted now: %s", error)
             try:
-                async with asyncio.timeout(EVERY):
+                async with asyncio.timeout(INTERVAL):
                     await self._wanted.wait()
             except TimeoutError:
                 pass
@@ -73,24 +75,26 @@ class Retention:
         """Delete sessions and traces past the limits at `now` (Unix seconds)."""
         while await self._storage.write(lambda db: self._delete_some(db, now)):
             pass
-        while await self._storage.give_back(PAGES):
+        while await self._storage.give_back(PAGE_BATCH):
             pass
 
     def _delete_some(self, db: sqlite3.Connection, now: float) -> bool:
         """Delete one slice; return whether there may be more to delete."""
-        if self._keep.days is not None:
-            before = now - self._keep.days * 86_400
-            if self._delete_loose(db, before) or self._delete(db, "last_at < ?", before, SLICE):
+        if self._limits.days is not None:
+            before = now - self._limits.days * 86_400
+            if self._delete_sessionless(db, before):
                 return True
-        if self._keep.sessions is None and self._keep.bytes is None:
+            if self._delete(db, "last_at < ?", before, SESSION_BATCH):
+                return True
+        if self._limits.sessions is None and self._limits.bytes is None:
             return False
         [(count,)] = db.execute("SELECT count(*) FROM sessions")
-        if self._keep.sessions is not None and count > self._keep.sessions:
-            return self._delete(db, "?", True, min(count - self._keep.sessions, SLICE))
-        if self._keep.bytes is not None and _used(db) > self._keep.bytes:
+        if self._limits.sessions is not None and count > self._limits.sessions:
+            return self._delete(db, "?", True, min(count - self._limits.sessions, SESSION_BATCH))
+        if self._limits.bytes is not None and _used(db) > self._limits.bytes:
             # At most a tenth: of a few large sessions, a full slice would be too many.
-            some = max(1, min(count // 10, SLICE))
-            return self._delete(db, "?", True, some) or self._delete_loose(db, now)
+            some = max(1, min(count // 10, SESSION_BATCH))
+            return self._delete(db, "?", True, some) or self._delete_sessionless(db, now)
         return False
 
     def _delete(self, db: sqlite3.Connection, where: str, value: float, most: int) -> bool:
@@ -102,12 +106,12 @@ class Retention:
             self._forget()
         return bool(found)
 
-    def _delete_loose(self, db: sqlite3.Connection, before: float) -> bool:
+    def _delete_sessionless(self, db: sqlite3.Connection, before: float) -> bool:
         """Delete traces without a session; return whether there were any."""
         gone = db.execute(
             "DELETE FROM traces WHERE number IN (SELECT number FROM traces"
             " WHERE session_id IS NULL AND timestamp < ? ORDER BY number LIMIT ?)",
-            (before, LOOSE_SLICE),
+            (before, TRACE_BATCH),
         )
         return gone.rowcount > 0
 

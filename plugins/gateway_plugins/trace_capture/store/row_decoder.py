@@ -7,25 +7,25 @@ from typing import NamedTuple
 import msgspec
 
 from gateway import GatewayError, Trace
-from gateway_plugins.trace_capture.answers.assembly import Part
+from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.codec import Codec, unpack_ids, unpack_logprobs
 from gateway_plugins.trace_capture.recording.public_trace import Identity, build
-from gateway_plugins.trace_capture.recording.row import Content, Head, Prompt
+from gateway_plugins.trace_capture.recording.row import Content, Head, PromptDelta
 from gateway_plugins.trace_capture.sequences.divergence import divergence
 
-CACHED = 64 * 1024 * 1024
-"""Bytes of requests and sequences that a Reader caches as bases of later traces."""
+MAX_CACHED_BYTES = 64 * 1024 * 1024
+"""Bytes of requests and sequences that a RowDecoder caches as bases of later traces."""
 
 COLUMNS = "number, trace_id, session_id, timestamp, complete, model, base, content"
 
 _contents = msgspec.msgpack.Decoder(Content)
 
 
-class Unreadable(GatewayError):
+class UnreadableRow(GatewayError):
     """A trace in the file cannot be rebuilt; the message names the trace and the reason."""
 
 
-class Stored(NamedTuple):
+class StoredRow(NamedTuple):
     """The COLUMNS of a row."""
 
     number: int
@@ -51,14 +51,14 @@ class Material(msgspec.Struct, frozen=True):
         return len(self.request) + sum(map(len, self.prompts)) + sum(map(len, self.sequences))
 
 
-NOTHING = Material(b"", [], [])
+NO_BASE = Material(b"", [], [])
 
 
-class Reader:
+class RowDecoder:
     """Reads traces over one connection; for one thread at a time.
 
-    Bases are cached, so that a session read in order decodes each token once. Raises Unreadable if
-    the file is damaged.
+    Bases are cached, so that a session read in order decodes each token once. Raises UnreadableRow
+    if the file is damaged.
     """
 
     def __init__(self, db: sqlite3.Connection, codec: Codec | None = None) -> None:
@@ -67,20 +67,20 @@ class Reader:
         self._cache: OrderedDict[int, Material] = OrderedDict()
         self._size = 0
 
-    def trace(self, row: Stored) -> Trace:
+    def trace(self, row: StoredRow) -> Trace:
         try:
             return self._trace(row)
         except (ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
-            raise Unreadable(f"the trace {row.trace_id} cannot be read: {error}") from error
+            raise UnreadableRow(f"the trace {row.trace_id} cannot be read: {error}") from error
 
     def material(self, number: int) -> Material:
-        """Return the material of a row. Raises Unreadable, also if there is no such row."""
+        """Return the material of a row. Raises UnreadableRow, also if there is no such row."""
         try:
             return self._material(number, None)
         except (ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
-            raise Unreadable(f"the trace number {number} cannot be read: {error}") from error
+            raise UnreadableRow(f"the trace number {number} cannot be read: {error}") from error
 
-    def _trace(self, row: Stored, *, alone: bool = False) -> Trace:
+    def _trace(self, row: StoredRow, *, alone: bool = False) -> Trace:
         """Rebuild a trace; with `alone`, without its divergence from another trace."""
         content = self._content(row.content)
         if content.head.whole:
@@ -91,47 +91,47 @@ class Reader:
         )
         parts = _parts(content, material.prompts)
         trace = build(identity, content.head, material.request, content.skeleton, parts)
-        if content.head.left is not None and not alone:
+        if content.head.diverged_from is not None and not alone:
             self._add_divergence(trace, content.head)
         return trace
 
     def _add_divergence(self, trace: Trace, head: Head) -> None:
         query = f"SELECT {COLUMNS} FROM traces WHERE trace_id = ?"
-        found = self._db.execute(query, (head.left,)).fetchone()
+        found = self._db.execute(query, (head.diverged_from,)).fetchone()
         if found is not None:
-            other = self._trace(Stored(*found), alone=True)
-            trace.divergence = divergence(other, head.left_choice, trace)
+            other = self._trace(StoredRow(*found), alone=True)
+            trace.divergence = divergence(other, head.diverged_choice, trace)
 
     def _content(self, blob: bytes) -> Content:
-        return _contents.decode(self._codec.unfold(blob))
+        return _contents.decode(self._codec.decompress(blob))
 
     def _material(self, number: int, known: tuple[int | None, Content] | None) -> Material:
         """Decode a row after its chain of bases; `known`: its base and content, if already read."""
         above: list[tuple[int, Content]] = []
         wanted: int | None = number
         while wanted is not None and wanted not in self._cache:
-            base, content = known or self._leant_on(wanted)
+            base, content = known or self._base_row(wanted)
             above.append((wanted, content))
             if base is not None and base >= wanted:
-                raise ValueError("it leans on a later trace")
+                raise ValueError("its base is a later trace")
             wanted, known = base, None
-        material = self._cache[wanted] if wanted is not None else NOTHING
+        material = self._cache[wanted] if wanted is not None else NO_BASE
         for one, content in reversed(above):
             material = _resolve(content, material)
-            self._keep(one, material)
+            self._cache_material(one, material)
         return material
 
-    def _leant_on(self, number: int) -> tuple[int | None, Content]:
+    def _base_row(self, number: int) -> tuple[int | None, Content]:
         query = "SELECT base, content FROM traces WHERE number = ?"
         row = self._db.execute(query, (number,)).fetchone()
         if row is None:
-            raise ValueError(f"the trace number {number}, which it leans on, is missing")
+            raise ValueError(f"its base, the trace number {number}, is missing")
         return row[0], self._content(row[1])
 
-    def _keep(self, number: int, material: Material) -> None:
+    def _cache_material(self, number: int, material: Material) -> None:
         self._cache[number] = material
         self._size += material.size
-        while self._size > CACHED and len(self._cache) > 1:
+        while self._size > MAX_CACHED_BYTES and len(self._cache) > 1:
             _, dropped = self._cache.popitem(last=False)
             self._size -= dropped.size
 
@@ -146,7 +146,7 @@ def _resolve(content: Content, base: Material) -> Material:
     )
 
 
-def _prompt(prompt: Prompt, base: Material) -> bytes:
+def _prompt(prompt: PromptDelta, base: Material) -> bytes:
     if not prompt.common:
         return prompt.rest
     if len(base.sequences[prompt.choice]) < prompt.common:

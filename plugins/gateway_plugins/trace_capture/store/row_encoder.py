@@ -5,69 +5,69 @@ from typing import Any
 import msgspec
 
 from gateway import Trace
-from gateway_plugins.trace_capture.answers.assembly import Part
-from gateway_plugins.trace_capture.codec import Codec, delta, pack_ids, pack_logprobs
+from gateway_plugins.trace_capture.answers.assembled import Part
+from gateway_plugins.trace_capture.codec import Codec, pack_ids, pack_logprobs, text_delta
 from gateway_plugins.trace_capture.recording.record import Record
 from gateway_plugins.trace_capture.recording.row import (
+    ChoiceTokens,
     Content,
     Head,
-    Place,
-    Prompt,
+    PromptDelta,
     Row,
-    Tokens,
-    pack_ends,
+    RowNumber,
+    pack_digests,
 )
 from gateway_plugins.trace_capture.sequences.lineage import Relation
-from gateway_plugins.trace_capture.store.session_cache import DEEPEST, Known, Session
+from gateway_plugins.trace_capture.store.session_cache import MAX_DEPTH, CachedSession, KnownTrace
 
 _NOTHING = Relation(None, 0, None, 0)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def whole_row(record: Record, trace: Trace, session: Session | None, codec: Codec) -> Row:
+def changed_row(record: Record, trace: Trace, session: CachedSession | None, codec: Codec) -> Row:
     """Return the row of a trace that a hook changed; it holds only what the hook left."""
-    place, texts, packed, which = Place(), *_packed(record)
+    number, texts, packed, which = RowNumber(), *_packed(record)
     if session is not None:  # in memory only, so that later turns find their parent
         sequences = _sequences(texts, packed, which)
-        session.add(Known(place, record.trace_id, DEEPEST), sequences)
+        session.add(KnownTrace(number, record.trace_id, MAX_DEPTH), sequences)
     content = Content(Head(whole=True), skeleton=msgspec.json.encode(trace))
-    return _row(record, content, None, place, codec, complete=trace.verdict == "COMPLETE")
+    return _row(record, content, None, number, codec, complete=trace.verdict == "COMPLETE")
 
 
-def row_of(record: Record, session: Session | None, codec: Codec) -> Row:
+def encode_row(record: Record, session: CachedSession | None, codec: Codec) -> Row:
     """Return the row of `record`, and add the record to the session."""
-    answer, place = record.answer, Place()
+    answer, number = record.answer, RowNumber()
     texts, packed, which = _packed(record)
     relations = [session.lineage.relation(text) if session else _NOTHING for text in texts]
     base = _base(session, relations)
     if session is not None and relations:
-        _tell_lineage(record, session, relations[0], texts[0])
+        _set_lineage(record, session, relations[0], texts[0])
     if session is not None and record.retried:
         record.head.retry_of = _first_try(session, record.request)
     parts = answer.parts
     content = Content(
         record.head,
-        delta((base.request if base else None) or b"", record.request),
+        text_delta((base.request if base else None) or b"", record.request),
         [_prompt(*pair, session, base) for pair in zip(texts, relations, strict=True)],
         [_tokens(*one) for one in zip(parts, which, packed, strict=True)],
         answer.skeleton,
         [part.tokens for part in parts],
         [part.extra for part in parts],
     )
-    row = _row(record, content, base, place, codec, complete=not record.head.reasons)
+    row = _row(record, content, base, number, codec, complete=not record.head.reasons)
     if session is not None:
         retry_of = record.head.retry_of
-        known = Known(place, record.trace_id, row.depth, record.request, retry_of)
+        known = KnownTrace(number, record.trace_id, row.depth, record.request, retry_of)
         sequences = _sequences(texts, packed, which)
-        row.ends = pack_ends(session.add(known, sequences))
+        row.digests = pack_digests(session.add(known, sequences))
     return row
 
 
 def _row(
     record: Record,
     content: Content,
-    base: Known | None,
-    place: Place,
+    base: KnownTrace | None,
+    number: RowNumber,
     codec: Codec,
     *,
     complete: bool,
@@ -78,11 +78,11 @@ def _row(
         timestamp=record.timestamp,
         complete=complete,
         model=record.model,
-        base=base.place if base else None,
+        base=base.number if base else None,
         depth=base.depth + 1 if base else 0,
-        ends=b"",
-        content=codec.squeeze(_encoded(content)),
-        place=place,
+        digests=b"",
+        content=codec.compress(_encoded(content)),
+        number=number,
         principal=record.head.principal,
     )
 
@@ -130,7 +130,7 @@ def _sequences(texts: list[bytes], packed: list[bytes], which: list[int]) -> lis
     return [texts[at] + ids if ids else b"" for at, ids in zip(which, packed, strict=True)]
 
 
-def _base(session: Session | None, relations: list[Relation]) -> Known | None:
+def _base(session: CachedSession | None, relations: list[Relation]) -> KnownTrace | None:
     """Return the base to delta-encode against; None if there is none, or its chain is too deep.
 
     The base shares the longest prefix with the first prompt; else it is the latest cached trace.
@@ -140,38 +140,40 @@ def _base(session: Session | None, relations: list[Relation]) -> Known | None:
     key = relations[0].nearest if relations else None
     if key is not None:
         base = session.known[key[0]]
-    elif session.at_hand:
-        base = session.at_hand[-1]
+    elif session.cached:
+        base = session.cached[-1]
     else:
         return None
-    return base if base.depth < DEEPEST else None
+    return base if base.depth < MAX_DEPTH else None
 
 
-def _tell_lineage(record: Record, session: Session, found: Relation, prompt: bytes) -> None:
+def _set_lineage(record: Record, session: CachedSession, found: Relation, prompt: bytes) -> None:
     head = record.head
     if found.parent is not None:
         head.parent = session.known[found.parent[0]].trace_id
     if found.nearest is not None and found.extends < found.common < len(prompt):
-        head.left = session.known[found.nearest[0]].trace_id
-        head.left_choice = found.nearest[1]
-        head.common = found.common // 4
+        head.diverged_from = session.known[found.nearest[0]].trace_id
+        head.diverged_choice = found.nearest[1]
+        head.common_tokens = found.common // 4
 
 
-def _first_try(session: Session, request: bytes) -> str | None:
+def _first_try(session: CachedSession, request: bytes) -> str | None:
     """Return the id of the first trace of the same request; None if none is in memory."""
-    for known in reversed(session.at_hand):
+    for known in reversed(session.cached):
         if known.request == request:
             return known.retry_of or known.trace_id
     return None
 
 
-def _prompt(text: bytes, found: Relation, session: Session | None, base: Known | None) -> Prompt:
+def _prompt(
+    text: bytes, found: Relation, session: CachedSession | None, base: KnownTrace | None
+) -> PromptDelta:
     if session is None or base is None or found.nearest is None:
-        return Prompt(0, 0, text)
+        return PromptDelta(0, 0, text)
     if session.known[found.nearest[0]] is not base:
-        return Prompt(0, 0, text)
-    return Prompt(found.common, found.nearest[1], text[found.common :])
+        return PromptDelta(0, 0, text)
+    return PromptDelta(found.common, found.nearest[1], text[found.common :])
 
 
-def _tokens(part: Part, prompt: int, ids: bytes) -> Tokens:
-    return Tokens(part.index, prompt, ids, pack_logprobs(part.logprobs))
+def _tokens(part: Part, prompt: int, ids: bytes) -> ChoiceTokens:
+    return ChoiceTokens(part.index, prompt, ids, pack_logprobs(part.logprobs))

@@ -4,32 +4,29 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway import Trace, insert_rows
 from gateway_plugins.trace_capture.codec import Codec
+from gateway_plugins.trace_capture.recording.hooks import Hooks
+from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.recording.public_trace import trace_of
+from gateway_plugins.trace_capture.recording.record import Record, make_record
 from gateway_plugins.trace_capture.recording.row import INSERT, Row
 from gateway_plugins.trace_capture.store.losses import Loss, Losses
-from gateway_plugins.trace_capture.store.row_encoder import row_of, whole_row
-from gateway_plugins.trace_capture.store.session_cache import Memory, Session
-
-if TYPE_CHECKING:
-    from gateway_plugins.trace_capture.recording.hooks import Hooks
-    from gateway_plugins.trace_capture.recording.observer import Capture
-    from gateway_plugins.trace_capture.recording.record import Record
+from gateway_plugins.trace_capture.store.row_encoder import changed_row, encode_row
+from gateway_plugins.trace_capture.store.session_cache import CachedSession, SessionCache
 
 log = logging.getLogger("gateway.trace_capture")
 
-REMEMBERED = 64 * 1024 * 1024
+MAX_MEMORY_BYTES = 64 * 1024 * 1024
 """Bytes of memory for sessions' requests and sequences, cached for their next turns."""
 
-SESSIONS = """
+INSERT_SESSIONS = """
 INSERT INTO sessions (session_id, owner, created_at, last_at, traces, incomplete, lost)
 """
-ADDED = """
+ON_CONFLICT = """
 ON CONFLICT (session_id) DO UPDATE SET
     last_at = max(last_at, excluded.last_at),
     traces = traces + excluded.traces,
@@ -38,69 +35,69 @@ ON CONFLICT (session_id) DO UPDATE SET
 """
 
 
-class Written(msgspec.Struct, eq=False):
+class Prepared(msgspec.Struct, eq=False):
     """The result of `prepare`: the row, and the data needed to build it again."""
 
     row: Row
-    capture: "Capture"
+    capture: Capture
     generation: int
-    session: Session | None = None
+    session: CachedSession | None = None
     trace: Trace | None = None
 
 
 class TraceSink:
-    """A gateway Sink of Captures; `read` makes a Record from a Capture.
+    """A gateway Sink of Captures.
 
     `losses` counts the traces that could not be stored, until the file counts them. `committed`
-    counts all stored traces by verdict, and `gone` all lost ones.
+    counts all stored traces by verdict, and `lost_count` all lost ones.
     """
 
-    def __init__(self, read: "Callable[[Capture], Record]", hooks: "Hooks") -> None:
+    def __init__(self, hooks: Hooks, read: Callable[[Capture], Record] = make_record) -> None:
         self.codec = Codec()
         self._read = read
         self._hooks = hooks
-        self._memory = Memory(REMEMBERED)
+        self._cache = SessionCache(MAX_MEMORY_BYTES)
         self._seen: tuple[sqlite3.Connection, int] | None = None
         self._generation = 0
         self._first = True
         self.losses = Losses()
         self.committed: Counter[str] = Counter()
-        self.gone = 0
+        self.lost_count = 0
 
     # in the writer's thread
 
-    def prepare(self, db: sqlite3.Connection, item: "Capture") -> Written:
+    def prepare(self, db: sqlite3.Connection, item: Capture) -> Prepared:
         if self._first:
-            self._look_around(db)
+            self._check_for_other_writers(db)
             self._first = False
-        return self._made(db, item)
+        return self._encode(db, item)
 
-    def write(self, db: sqlite3.Connection, rows: Sequence[Written]) -> None:
+    def write(self, db: sqlite3.Connection, rows: Sequence[Prepared]) -> None:
         self._first = True
-        self._look_around(db)
+        self._check_for_other_writers(db)
         for one in rows:
-            if one.generation != self._generation or not self._holds(db, one):
-                made = self._made(db, one.capture)
+            if one.generation != self._generation or not self._is_current(db, one):
+                made = self._encode(db, one.capture)
                 one.row, one.trace = made.row, made.trace
                 one.generation, one.session = made.generation, made.session
         [(last,)] = db.execute("SELECT coalesce(max(number), 0) FROM traces")
         for number, one in enumerate(rows, last + 1):
-            one.row.place.number = number
+            one.row.number.value = number
         sessions = _sessions([one.row for one in rows], self.losses.begin())
-        insert_rows(db, SESSIONS, sessions, ADDED)
+        insert_rows(db, INSERT_SESSIONS, sessions, ON_CONFLICT)
         insert_rows(db, INSERT, [one.row.values() for one in rows], ")")
 
-    def written(self, rows: Sequence[Written]) -> None:
+    def written(self, rows: Sequence[Prepared]) -> None:
         self.losses.end()
         for one in rows:
             self.committed["COMPLETE" if one.row.complete else "INCOMPLETE"] += 1
             if one.trace is not None:
                 self._hooks.offer(one.trace)
 
-    def lost(self, item: "Capture", error: BaseException) -> None:
+    def lost(self, item: Capture, error: BaseException) -> None:
         """Count a trace that will never be stored. May be called in the event loop's thread too."""
         self._seen = None  # rows that have it as a base must be built again
-        self.gone += 1
+        self.lost_count += 1
         call = item.call
         if call.session_id is not None:
             caller = call.principal.id if call.principal is not None else None
@@ -108,40 +105,40 @@ class TraceSink:
 
     def forget(self) -> None:
         """Have cached sessions checked after a deletion: deleted rows must not become bases."""
-        self._memory.doubt()
+        self._cache.invalidate()
 
-    def _look_around(self, db: sqlite3.Connection) -> None:
+    def _check_for_other_writers(self, db: sqlite3.Connection) -> None:
         """Detect writes by another process, and a new connection."""
         [(version,)] = db.execute("PRAGMA data_version")
         before, self._seen = self._seen, (db, version)
         if before is None or before[0] is not db:  # a new connection starts its own count
             self._generation += 1
-            self._memory.forget()
+            self._cache.forget()
         elif before[1] != version:
-            self._memory.doubt()
+            self._cache.invalidate()
 
-    def _holds(self, db: sqlite3.Connection, made: Written) -> bool:
+    def _is_current(self, db: sqlite3.Connection, made: Prepared) -> bool:
         """Whether the row's chain of bases is still in the file, with no newer trace after it."""
         session_id = made.row.session_id
-        if made.session is None or session_id is None or self._memory.knows(made.session):
+        if made.session is None or session_id is None or self._cache.is_current(made.session):
             return True
-        return self._memory.session(db, session_id, self.codec) is made.session
+        return self._cache.session(db, session_id, self.codec) is made.session
 
-    def _made(self, db: sqlite3.Connection, capture: "Capture") -> Written:
+    def _encode(self, db: sqlite3.Connection, capture: Capture) -> Prepared:
         record = self._read(capture)
         session = None
         if record.session_id is not None:
-            session = self._memory.session(db, record.session_id, self.codec)
+            session = self._cache.session(db, record.session_id, self.codec)
         before = session.size if session is not None else 0
-        changed = self._hooks.redacted(record) if self._hooks.redacting else None
+        changed = self._hooks.redacted(record) if self._hooks.has_redact_hooks else None
         if changed is not None:
-            row = whole_row(record, changed, session, self.codec)
+            row = changed_row(record, changed, session, self.codec)
         else:
-            row = row_of(record, session, self.codec)
+            row = encode_row(record, session, self.codec)
         if session is not None:
-            self._memory.grown(session.size - before)
-        trace = (changed or trace_of(record)) if self._hooks.recording else None
-        return Written(row, capture, self._generation, session, trace)
+            self._cache.add_size(session.size - before)
+        trace = (changed or trace_of(record)) if self._hooks.has_recorded_hooks else None
+        return Prepared(row, capture, self._generation, session, trace)
 
 
 def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[tuple[object, ...]]:

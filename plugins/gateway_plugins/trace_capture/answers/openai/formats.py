@@ -11,12 +11,12 @@ from gateway_plugins.trace_capture.answers.openai.numbers import chat_part, comp
 from gateway_plugins.trace_capture.answers.openai.structs import (
     ChatChoice,
     ChatChunk,
+    ChatDelta,
     ChatEvent,
     ChatLogprobs,
     CompletionChoice,
     CompletionEvent,
     CompletionLogprobs,
-    Delta,
     PlainChat,
     PlainCompletion,
 )
@@ -27,9 +27,9 @@ _LISTS = tuple(CompletionLogprobs.__struct_fields__)
 class Form(msgspec.Struct, frozen=True):
     """Types and functions for reading one of the two APIs.
 
-    `outside`, `inside` and `scores` name the lists of numbers in a response, in a choice, and in a
-    choice's logprobs. `part` makes a Part from a choice's chunks. `settle` makes the other fields
-    of a plain choice from them.
+    `answer_lists`, `choice_lists` and `logprob_lists` name the lists of numbers in a response, in a
+    choice, and in a choice's logprobs. `part` makes a Part from a choice's chunks. `settle` makes
+    the other fields of a plain choice from them.
     """
 
     object: str
@@ -38,10 +38,10 @@ class Form(msgspec.Struct, frozen=True):
     event: type[Any]
     choice: type[Any]
     chunk: type[Any]
-    outside: tuple[str, ...]
-    inside: tuple[str, ...]
-    scores: tuple[str, ...]
-    loose_scores: Callable[[Mapping[str, Any]], Any]
+    answer_lists: tuple[str, ...]
+    choice_lists: tuple[str, ...]
+    logprob_lists: tuple[str, ...]
+    lenient_logprobs: Callable[[Mapping[str, Any]], Any]
     part: Callable[[Sequence[Any], int, list[int]], Part]
     settle: Callable[[Sequence[Any]], dict[str, Any]]
 
@@ -50,7 +50,7 @@ def _settle_chat(chunks: Sequence[ChatChunk]) -> dict[str, Any]:
     return {"message": _message([chunk.delta for chunk in chunks])}
 
 
-def _message(deltas: list[Delta]) -> dict[str, Any]:
+def _message(deltas: list[ChatDelta]) -> dict[str, Any]:
     rare = [
         delta
         for delta in deltas
@@ -77,7 +77,7 @@ def _settle_completion(chunks: Sequence[CompletionChoice]) -> dict[str, Any]:
     return {"text": "".join([chunk.text for chunk in chunks if chunk.text])}
 
 
-def _loose_chat_scores(scores: Mapping[str, Any]) -> ChatLogprobs:
+def _lenient_chat_logprobs(scores: Mapping[str, Any]) -> ChatLogprobs:
     content = scores.get("content", msgspec.UNSET)
     if not (content is None or content is msgspec.UNSET or isinstance(content, list)):
         raise TypeError("the content of logprobs must be a list")
@@ -86,7 +86,7 @@ def _loose_chat_scores(scores: Mapping[str, Any]) -> ChatLogprobs:
     return ChatLogprobs(content)
 
 
-def _loose_completion_scores(scores: Mapping[str, Any]) -> CompletionLogprobs:
+def _lenient_completion_logprobs(scores: Mapping[str, Any]) -> CompletionLogprobs:
     known = {name: scores[name] for name in _LISTS if name in scores}
     return msgspec.convert(known, CompletionLogprobs)
 
@@ -101,7 +101,7 @@ CHAT = Form(
     ("prompt_token_ids", "prompt_logprobs"),
     ("token_ids",),
     ("content",),
-    _loose_chat_scores,
+    _lenient_chat_logprobs,
     chat_part,
     _settle_chat,
 )
@@ -115,7 +115,7 @@ COMPLETIONS = Form(
     (),
     ("token_ids", "prompt_token_ids", "prompt_logprobs"),
     _LISTS,
-    _loose_completion_scores,
+    _lenient_completion_logprobs,
     completion_part,
     _settle_completion,
 )

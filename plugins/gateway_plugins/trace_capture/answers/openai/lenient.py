@@ -8,11 +8,11 @@ import msgspec
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE
 from gateway_plugins.trace_capture.answers.deltas import merge, settled
 from gateway_plugins.trace_capture.answers.openai.formats import Form
-from gateway_plugins.trace_capture.answers.openai.structs import Answer, Delta
+from gateway_plugins.trace_capture.answers.openai.structs import AnswerFields, ChatDelta
 
 _NUMBERS = ("index", "finish_reason", "token_ids", "prompt_token_ids", "prompt_logprobs")
-_OUTSIDE = frozenset(Answer.__struct_fields__)
-_DELTA = frozenset(Delta.__struct_fields__)
+_OUTSIDE = frozenset(AnswerFields.__struct_fields__)
+_CHAT_DELTA = frozenset(ChatDelta.__struct_fields__)
 _IGNORED = frozenset({"obfuscation"})  # random padding
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -24,11 +24,11 @@ def numbers_of(choice: Any, form: Form) -> Any:
     wanted = [name for name in _NUMBERS if name in form.choice.__struct_fields__]
     found = msgspec.convert({n: choice[n] for n in wanted if n in choice}, form.choice)
     if isinstance(scores := choice.get("logprobs"), dict):
-        found.logprobs = form.loose_scores(scores)
+        found.logprobs = form.lenient_logprobs(scores)
     return found
 
 
-class Rest(msgspec.Struct):
+class UnknownFields(msgspec.Struct):
     """The unknown fields of one choice, of its deltas, and of its logprobs."""
 
     choice: dict[str, Any] = {}
@@ -36,7 +36,7 @@ class Rest(msgspec.Struct):
     scores: dict[str, Any] = {}
 
 
-class Loose:
+class LenientEvents:
     """The events of a stream, and separately the fields that the structs do not know.
 
     `outside` holds the unknown fields of the response itself. `unreadable` counts the events left
@@ -48,7 +48,7 @@ class Loose:
         self.events: list[Any] = []
         self.outside: dict[str, Any] = {}
         self.unreadable = 0
-        self._rests: dict[int, Rest] = {}
+        self._rests: dict[int, UnknownFields] = {}
 
     def read(self, data: bytes) -> None:
         """Parse and add an event."""
@@ -57,10 +57,10 @@ class Loose:
         except UNREADABLE:
             self.unreadable += 1
 
-    def rest(self, index: int) -> Rest:
+    def rest(self, index: int) -> UnknownFields:
         """Return the unknown fields to add to the choice at `index`."""
-        rest = self._rests.get(index) or Rest()
-        return Rest(rest.choice, settled(rest.message), rest.scores)
+        rest = self._rests.get(index) or UnknownFields()
+        return UnknownFields(rest.choice, settled(rest.message), rest.scores)
 
     def _event(self, event: dict[str, Any]) -> Any:
         known, unknown = _apart(event, _OUTSIDE)
@@ -76,15 +76,15 @@ class Loose:
         if not isinstance(choice, dict):
             raise TypeError("a choice must be an object")
         known, unknown = _apart(choice, self.form.chunk.__struct_fields__)
-        delta, in_delta = _apart(_object(known.pop("delta", None)), _DELTA)
-        scores, in_scores = _apart(_object(known.get("logprobs")), self.form.scores)
+        delta, in_delta = _apart(_object(known.pop("delta", None)), _CHAT_DELTA)
+        scores, in_scores = _apart(_object(known.get("logprobs")), self.form.logprob_lists)
         if scores:
             del known["logprobs"]
         chunk = msgspec.convert(known, self.form.chunk)
         if scores:
-            chunk.logprobs = self.form.loose_scores(scores)
+            chunk.logprobs = self.form.lenient_logprobs(scores)
         if delta:
-            chunk.delta = msgspec.convert(delta, Delta)
+            chunk.delta = msgspec.convert(delta, ChatDelta)
         self._keep(chunk.index or 0, unknown, in_delta, in_scores)
         return chunk
 
@@ -92,7 +92,7 @@ class Loose:
         self, index: int, unknown: dict[str, Any], delta: dict[str, Any], scores: dict[str, Any]
     ) -> None:
         if unknown or delta or scores:
-            rest = self._rests.setdefault(index, Rest())
+            rest = self._rests.setdefault(index, UnknownFields())
             _replace(rest.choice, unknown)
             merge(rest.message, delta)
             _replace(rest.scores, scores)

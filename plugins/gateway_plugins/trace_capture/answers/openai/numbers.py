@@ -35,7 +35,7 @@ def chat_part(
     extra = Extra()
     if entries:
         if isinstance(entries[0], dict):
-            entries = _loose_entries(entries, extra)
+            entries = _lenient_entries(entries, extra)
         part.tokens = texts = [entry.token for entry in entries]
         part.logprobs = [entry.logprob for entry in entries]
         if extra.content is None and not _is_regular(entries, texts):
@@ -96,7 +96,7 @@ def _is_regular(entries: list[Any], texts: list[str]) -> bool:
         return False
 
 
-def _loose_entries(entries: list[Any], extra: Extra) -> list[_Scored]:
+def _lenient_entries(entries: list[Any], extra: Extra) -> list[_Scored]:
     scored = msgspec.convert(entries, list[_Scored])
     extra.content = [_rest(entry) for entry in entries]
     return scored

@@ -10,7 +10,7 @@ from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
 from gateway_plugins.trace_capture.answers.openai.formats import Form
 from gateway_plugins.trace_capture.answers.openai.lenient import numbers_of
 from gateway_plugins.trace_capture.answers.openai.numbers import with_prompt_logprobs
-from gateway_plugins.trace_capture.answers.openai.structs import Id, PlainAnswer
+from gateway_plugins.trace_capture.answers.openai.structs import PlainAnswer, TokenId
 
 _encode = msgspec.json.Encoder().encode
 
@@ -23,15 +23,15 @@ def read(body: bytes, form: Form) -> Assembled | None:
     try:
         answer = form.plain(body)
     except msgspec.ValidationError:
-        return _read_loosely(msgspec.json.decode(body), form)
+        return _read_leniently(msgspec.json.decode(body), form)
     parts = _parts(answer.choices, answer.prompt_token_ids or [], form)
     _add_prompt_logprobs(parts, answer.prompt_logprobs, form)
     for choice in answer.choices:
-        _blank(choice, form.inside)
+        _blank(choice, form.choice_lists)
         if choice.logprobs:
-            _blank(choice.logprobs, form.scores)
+            _blank(choice.logprobs, form.logprob_lists)
     if parts:
-        _blank(answer, form.outside)
+        _blank(answer, form.answer_lists)
     return _record(answer, parts)
 
 
@@ -62,19 +62,19 @@ def _blank(target: Any, names: tuple[str, ...]) -> None:
             setattr(target, name, [])
 
 
-def _read_loosely(answer: Any, form: Form) -> Assembled | None:
+def _read_leniently(answer: Any, form: Form) -> Assembled | None:
     if not isinstance(answer, dict) or not isinstance(choices := answer.get("choices"), list):
         return None
     numbers = [numbers_of(choice, form) for choice in choices]
-    prompt = msgspec.convert(answer.get("prompt_token_ids") or [], list[Id])
+    prompt = msgspec.convert(answer.get("prompt_token_ids") or [], list[TokenId])
     parts = _parts(numbers, prompt, form)
     _add_prompt_logprobs(parts, answer.get("prompt_logprobs"), form)
     for choice in choices:
-        _blank_fields(choice, form.inside)
+        _blank_fields(choice, form.choice_lists)
         if isinstance(scores := choice.get("logprobs"), dict):
-            _blank_fields(scores, form.scores)
+            _blank_fields(scores, form.logprob_lists)
     if parts:
-        _blank_fields(answer, form.outside)
+        _blank_fields(answer, form.answer_lists)
     record = metadata.assembled(answer)
     record.parts = parts
     return record
@@ -87,5 +87,5 @@ def _blank_fields(target: dict[str, Any], names: tuple[str, ...]) -> None:
 
 
 def _add_prompt_logprobs(parts: list[Part], values: Any, form: Form) -> None:
-    if parts and isinstance(values, list) and values and "prompt_logprobs" in form.outside:
+    if parts and isinstance(values, list) and values and "prompt_logprobs" in form.answer_lists:
         with_prompt_logprobs(parts[0], values)

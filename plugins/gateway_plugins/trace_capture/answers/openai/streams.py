@@ -9,7 +9,7 @@ import msgspec
 from gateway_plugins.trace_capture.answers import metadata
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
 from gateway_plugins.trace_capture.answers.openai.formats import Form
-from gateway_plugins.trace_capture.answers.openai.lenient import Loose, Rest
+from gateway_plugins.trace_capture.answers.openai.lenient import LenientEvents, UnknownFields
 from gateway_plugins.trace_capture.answers.sse import DONE, data_of
 
 _FIRST = ("id", "created", "model")
@@ -21,17 +21,17 @@ def read(body: bytes, form: Form) -> Assembled:
     """Return the record of a stream; events that cannot be read make it not `readable`."""
     data = data_of(body)
     events = [event for event in data if event != DONE]
-    loose = Loose(form)
+    lenient = LenientEvents(form)
     chunks = _read_at_once(events, form)
     if chunks is None:
         for event in events:
-            loose.read(event)
-        chunks = loose.events
-    record = _settle(chunks, loose, form)
+            lenient.read(event)
+        chunks = lenient.events
+    record = _settle(chunks, lenient, form)
     record.streamed = True
     record.done = len(events) < len(data)
     record.events = len(data)
-    record.readable = not loose.unreadable
+    record.readable = not lenient.unreadable
     return record
 
 
@@ -44,7 +44,7 @@ def _read_at_once(data: list[bytes], form: Form) -> list[Any] | None:
     return events if len(events) == len(data) else None
 
 
-def _settle(events: list[Any], loose: Loose, form: Form) -> Assembled:
+def _settle(events: list[Any], lenient: LenientEvents, form: Form) -> Assembled:
     by_index: defaultdict[int, list[Any]] = defaultdict(list)
     for event in events:
         for chunk in event.choices:
@@ -64,11 +64,11 @@ def _settle(events: list[Any], loose: Loose, form: Form) -> Assembled:
     prompt: list[int] = told[0] if told else []
     answer = _outside(events, outside, form)
     answer["choices"] = [
-        _choice(index, by_index[index], loose.rest(index), form) for index in indices
+        _choice(index, by_index[index], lenient.rest(index), form) for index in indices
     ]
     if prompt:
-        answer["prompt_token_ids"] = [] if form.outside else prompt
-    record = metadata.assembled({**loose.outside, **answer})
+        answer["prompt_token_ids"] = [] if form.answer_lists else prompt
+    record = metadata.assembled({**lenient.outside, **answer})
     record.parts = [form.part(by_index[index], index, prompt) for index in indices]
     return record
 
@@ -87,7 +87,7 @@ def _outside(events: list[Any], marked: list[Any], form: Form) -> dict[str, Any]
     return answer
 
 
-def _choice(index: int, chunks: list[Any], rest: Rest, form: Form) -> dict[str, Any]:
+def _choice(index: int, chunks: list[Any], rest: UnknownFields, form: Form) -> dict[str, Any]:
     choice = {**rest.choice, "index": index, **form.settle(chunks)}
     if rest.message:
         choice["message"].update(rest.message)
@@ -99,17 +99,17 @@ def _choice(index: int, chunks: list[Any], rest: Rest, form: Form) -> dict[str, 
     ]
     for name in _OF_CHOICE:
         choice[name] = _known([getattr(chunk, name) for chunk in marked])
-    for name in form.inside:
+    for name in form.choice_lists:
         if (mark := _mark([getattr(chunk, name) for chunk in chunks])) is not msgspec.UNSET:
             choice[name] = mark
     return choice
 
 
-def _scores(scores: Sequence[Any], rest: Rest, form: Form) -> dict[str, Any] | None:
+def _scores(scores: Sequence[Any], rest: UnknownFields, form: Form) -> dict[str, Any] | None:
     known = [score for score in scores if score]
     if not known:
         return rest.scores or None
-    marks = {name: _mark([getattr(score, name) for score in known]) for name in form.scores}
+    marks = {name: _mark([getattr(score, name) for score in known]) for name in form.logprob_lists}
     return {
         **rest.scores,
         **{name: mark for name, mark in marks.items() if mark is not msgspec.UNSET},

@@ -1,7 +1,7 @@
 """The structs of a parsed response, and the wire structs that it is decoded with.
 
-The wire structs forbid unknown fields: a response with unknown fields is read by `loose`, which is
-slower and keeps them.
+The wire structs forbid unknown fields: a response with unknown fields is read by lenient.py, which
+is slower and keeps them.
 """
 
 from typing import Annotated, Any, TypeAlias
@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-Id: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 """A token id, limited to the int32 that it is stored as."""
 
 Index: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -18,7 +18,7 @@ MaybeAny: TypeAlias = Any
 """A field that is kept as it came; UNSET if the engine did not send it."""
 
 
-class Entry(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class TokenLogprob(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A sampled token in the logprobs of a chat response."""
 
     token: str
@@ -28,9 +28,9 @@ class Entry(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class ChatLogprobs(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """Logprobs of a chat choice; `content` holds dicts instead of entries if `loose` read them."""
+    """Logprobs of a chat choice; lenient.py leaves dicts in `content`."""
 
-    content: list[Entry] | UnsetType | None = UNSET
+    content: list[TokenLogprob] | UnsetType | None = UNSET
     refusal: MaybeAny = UNSET
 
 
@@ -49,7 +49,7 @@ class Choice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     index: Index | UnsetType = UNSET
     finish_reason: str | UnsetType | None = UNSET
     stop_reason: int | str | UnsetType | None = UNSET
-    token_ids: list[Id] | UnsetType | None = UNSET
+    token_ids: list[TokenId] | UnsetType | None = UNSET
     matched_stop: MaybeAny = UNSET
     routed_experts: MaybeAny = UNSET
 
@@ -59,7 +59,7 @@ class ChatChoice(Choice, gc=False, forbid_unknown_fields=True):
     logprobs: ChatLogprobs | UnsetType | None = UNSET
 
 
-class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class ChatDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A chat delta. Nearly all engines send strings as texts; some send lists of parts."""
 
     role: str | None = None
@@ -71,7 +71,7 @@ class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class ChatChunk(Choice, gc=False, forbid_unknown_fields=True):
-    delta: Delta = msgspec.field(default_factory=Delta)
+    delta: ChatDelta = msgspec.field(default_factory=ChatDelta)
     logprobs: ChatLogprobs | UnsetType | None = UNSET
 
 
@@ -80,11 +80,11 @@ class CompletionChoice(Choice, gc=False, forbid_unknown_fields=True):
 
     text: str | UnsetType | None = UNSET
     logprobs: CompletionLogprobs | UnsetType | None = UNSET
-    prompt_token_ids: list[Id] | UnsetType | None = UNSET
+    prompt_token_ids: list[TokenId] | UnsetType | None = UNSET
     prompt_logprobs: list[Any] | UnsetType | None = UNSET
 
 
-class Answer(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class AnswerFields(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """The top-level fields of a response, and of an event of a stream."""
 
     id: str | UnsetType | None = UNSET
@@ -92,13 +92,13 @@ class Answer(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     created: int | float | UnsetType | None = UNSET
     model: str | UnsetType | None = UNSET
     usage: dict[str, Any] | UnsetType | None = UNSET
-    prompt_token_ids: list[Id] | UnsetType | None = UNSET
+    prompt_token_ids: list[TokenId] | UnsetType | None = UNSET
     prompt_text: str | UnsetType | None = UNSET
     system_fingerprint: str | UnsetType | None = UNSET
     service_tier: str | UnsetType | None = UNSET
 
 
-class PlainAnswer(Answer, gc=False, forbid_unknown_fields=True):
+class PlainAnswer(AnswerFields, gc=False, forbid_unknown_fields=True):
     prompt_logprobs: list[Any] | UnsetType | None = UNSET
     kv_transfer_params: MaybeAny = UNSET
     ec_transfer_params: MaybeAny = UNSET
@@ -115,9 +115,9 @@ class PlainCompletion(PlainAnswer, gc=False, forbid_unknown_fields=True, kw_only
     choices: list[CompletionChoice]
 
 
-class ChatEvent(Answer, gc=False, forbid_unknown_fields=True):
+class ChatEvent(AnswerFields, gc=False, forbid_unknown_fields=True):
     choices: list[ChatChunk] = []
 
 
-class CompletionEvent(Answer, gc=False, forbid_unknown_fields=True):
+class CompletionEvent(AnswerFields, gc=False, forbid_unknown_fields=True):
     choices: list[CompletionChoice] = []
