@@ -1,10 +1,11 @@
 """Records every call with the tokens that the engine sampled, and commits it before the last byte.
 
-`capture.py` collects the response in the event loop; everything else happens in the writer's
-thread: `assembly.py` parses the response, `verdict.py` judges it, `record.py` makes the record,
-`leaning.py` makes the row, and `sink.py` stores it. `reading.py` and `queries.py` read traces,
-`trajectories.py` builds token sequences from them, `routes.py` serves trainers, and `commands.py`
-is the command line.
+`recording/` collects the response of a call and makes a record of it, with `answers/`, which
+parses responses. `store/` stores records and reads them as traces. `sequences/` finds which turn
+continues which, and builds trajectories. `sessions/` has sessions and rewards. `http/` serves
+trainers, and `cli/` is the command line. `codec.py` has the storage formats. No room imports one
+that is named after it in this order: codec; answers, sequences, sessions; recording; store; http
+and cli.
 """
 
 import asyncio

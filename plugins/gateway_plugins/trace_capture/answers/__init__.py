@@ -1,4 +1,6 @@
-"""Reads a response: the tokens and logprobs of each choice apart from the rest, and back again.
+"""Takes a response apart: the numbers of each choice, and the rest as a skeleton.
 
-It may import `codec`.
+`assembly.py` chooses a reader by the request's path: `openai/` for chat and completions,
+`other_apis.py` for all others. Each returns an Assembled. `rebuild.py` puts a response together
+again. The room may import `codec`.
 """

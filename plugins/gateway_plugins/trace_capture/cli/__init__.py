@@ -1,4 +1,4 @@
-"""The commands `gateway traces ...`.
+"""The commands `gateway traces ...`, which read the file without a gateway.
 
-It may import every other room of the plugin but `http`.
+The room may import every other room of the plugin but `http`.
 """

@@ -1,4 +1,4 @@
-"""The routes for trainers.
+"""The routes for trainers; `routes.py` maps paths to handlers.
 
-It may import every other room of the plugin but `cli`.
+The room may import every other room of the plugin but `cli`.
 """

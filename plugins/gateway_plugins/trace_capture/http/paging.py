@@ -4,21 +4,18 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from itertools import islice
-from typing import Annotated, Protocol
+from typing import Protocol
 from urllib.parse import quote, unquote, urlencode
 
 import msgspec
-from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
 from gateway import Host
+from gateway_plugins.trace_capture.http.fields import Limit, Timestamp
 
 PAGE_ROWS = 200
 PAGE_BYTES = 4 << 20
 """A page ends with the row that reaches this many bytes of JSON."""
-
-Since = Annotated[float, Meta(ge=0, le=1e12)]
-Limit = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class Paging(msgspec.Struct, forbid_unknown_fields=True):
@@ -27,7 +24,7 @@ class Paging(msgspec.Struct, forbid_unknown_fields=True):
     `cursor` is the `x-next-cursor` header of the page before.
     """
 
-    since: Since | None = None
+    since: Timestamp | None = None
     limit: Limit | None = None
     cursor: str | None = None
 
@@ -82,7 +79,7 @@ async def array(gateway: Host, listing: Listing, paging: Paging, path: str = "")
     following = None
     if paging.limit:
         following = await read(lambda db: listing.last(db, after, paging.limit or 0))
-    headers = {} if following is None else _leading_on(following, paging, path)
+    headers = {} if following is None else _next_page_headers(following, paging, path)
     page = await read(partial(read_page, listing, after, paging.limit))
     if not page.more:
         return Response(b"[%b]" % page.data, headers=headers, media_type="application/json")
@@ -102,7 +99,7 @@ async def _pieces(
     yield b"]"
 
 
-def _leading_on(following: str, paging: Paging, path: str) -> dict[str, str]:
+def _next_page_headers(following: str, paging: Paging, path: str) -> dict[str, str]:
     cursor = quote(following, safe="")
     if not path:
         return {"x-next-cursor": cursor}

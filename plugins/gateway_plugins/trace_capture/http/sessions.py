@@ -19,22 +19,20 @@ from gateway import (
     Reward,
     SessionInfo,
 )
+from gateway_plugins.trace_capture.http.fields import SessionIdList
 from gateway_plugins.trace_capture.http.paging import Paging, array
-from gateway_plugins.trace_capture.http.traces import Ids
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.sessions.owners import creator, visible_owner
 
 MAX_ID_LENGTH = 4096
-
+"""Maximum characters of a session id that a caller chooses."""
 
 DELETE_BATCH = 20
 """Sessions deleted per transaction; few, because the traces of calls wait for it."""
 
 
-class Capturing(Protocol):
-    """The part of the plugin object that the routes use."""
-
-    weight_version: int | None
+class SessionKeeper(Protocol):
+    """The part of the plugin object that knows sessions beyond the database."""
 
     def delete_sessions(
         self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
@@ -51,7 +49,7 @@ class NewSession(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SessionIds(msgspec.Struct, forbid_unknown_fields=True):
-    session_ids: Ids
+    session_ids: SessionIdList
 
 
 class NewReward(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,16 +59,16 @@ class NewReward(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SessionRoutes:
-    """Routes for sessions and their rewards."""
+    """Handlers for sessions and their rewards."""
 
-    def __init__(self, gateway: Host, capture: Capturing) -> None:
+    def __init__(self, gateway: Host, keeper: SessionKeeper) -> None:
         self._gateway = gateway
         self._storage = gateway.storage
-        self._capture = capture
+        self._keeper = keeper
 
     async def create(self, request: ControlRequest) -> dict[str, str]:
         given = await request.json(NewSession)
-        session_id = _checked(given.session_id) if given.session_id else str(uuid.uuid4())
+        session_id = _checked_id(given.session_id) if given.session_id else str(uuid.uuid4())
 
         def put(db: sqlite3.Connection) -> None:
             sessions.put(
@@ -84,7 +82,7 @@ class SessionRoutes:
             )
 
         await self._storage.write(put)
-        self._capture.forget_options(session_id)
+        self._keeper.forget_options(session_id)
         return {"session_id": session_id, "url": _url(session_id)}
 
     async def list_all(self, request: ControlRequest) -> Response:
@@ -95,11 +93,11 @@ class SessionRoutes:
     async def get(self, request: ControlRequest) -> SessionInfo:
         session_id, owner = request.params["session_id"], visible_owner(request)
 
-        def look(db: sqlite3.Connection) -> tuple[SessionInfo | None, bool]:
+        def find(db: sqlite3.Connection) -> tuple[SessionInfo | None, bool]:
             return sessions.get(db, session_id, owner), sessions.exists(db, session_id)
 
-        found, taken = await self._storage.read(look)
-        lost = self._capture.lost_count(session_id, owner if found is None else None)
+        found, taken = await self._storage.read(find)
+        lost = self._keeper.lost_count(session_id, owner if found is None else None)
         if lost and not taken:
             found = SessionInfo(session_id=session_id)
         if found is None:
@@ -120,11 +118,11 @@ class SessionRoutes:
         for start in range(0, len(session_ids), DELETE_BATCH):
             some = session_ids[start : start + DELETE_BATCH]
             deleted += await self._storage.write(
-                partial(self._capture.delete_sessions, session_ids=some, owner=owner)
+                partial(self._keeper.delete_sessions, session_ids=some, owner=owner)
             )
             for session_id in some:
-                self._capture.forget_options(session_id)
-        self._capture.reclaim_soon()
+                self._keeper.forget_options(session_id)
+        self._keeper.reclaim_soon()
         return deleted
 
     async def rewards(self, request: ControlRequest) -> Response:
@@ -133,7 +131,7 @@ class SessionRoutes:
         listing = rewards.RewardList(session_id, paging.since, visible_owner(request))
         return await array(self._gateway, listing, paging, request.path)
 
-    async def reward(self, request: ControlRequest) -> Reward:
+    async def add_reward(self, request: ControlRequest) -> Reward:
         given = await request.json(NewReward)
         session_id, owner = request.params["session_id"], visible_owner(request)
         reward = Reward(
@@ -146,7 +144,7 @@ class SessionRoutes:
         return reward
 
 
-def _checked(session_id: str) -> str:
+def _checked_id(session_id: str) -> str:
     if len(session_id) > MAX_ID_LENGTH or not session_id.isprintable():
         raise BadRequest(
             f"a session id has at most {MAX_ID_LENGTH} characters, all printable",

@@ -3,10 +3,8 @@
 import contextlib
 import sqlite3
 from collections.abc import Iterator
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 from starlette.responses import Response
 
 from gateway import (
@@ -17,30 +15,25 @@ from gateway import (
     Trace,
     Verdict,
 )
-from gateway_plugins.trace_capture.http.paging import Paging, Since, array
+from gateway_plugins.trace_capture.http.fields import SessionIdList, Timestamp
+from gateway_plugins.trace_capture.http.paging import Paging, array
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.sessions.owners import visible_owner
 from gateway_plugins.trace_capture.store import queries
 
-MAX_SESSIONS = 10_000
-"""Maximum number of sessions that one request may name."""
-
-
-Ids = Annotated[list[str], Meta(max_length=MAX_SESSIONS)]
-
 
 class TraceQuery(Paging):
     """Filters; `session_ids` null selects all traces, also those without a session."""
 
-    session_ids: Ids | None = None
-    until: Since | None = None
+    session_ids: SessionIdList | None = None
+    until: Timestamp | None = None
     model: str | None = None
     verdict: Verdict | None = None
 
 
 class TraceRoutes:
-    """Routes for traces and trajectories."""
+    """Handlers for traces and trajectories."""
 
     def __init__(self, gateway: Host) -> None:
         self._gateway = gateway
@@ -87,17 +80,17 @@ class TraceList:
         self._filter = filter_
 
     def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
-        with _known_cursor():
+        with _checked_cursor():
             for trace in queries.select(db, self._filter, after=after):
                 yield trace.trace_id, msgspec.json.encode(trace)
 
     def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
-        with _known_cursor():
+        with _checked_cursor():
             return queries.last(db, self._filter, after=after, limit=limit)
 
 
 @contextlib.contextmanager
-def _known_cursor() -> Iterator[None]:
+def _checked_cursor() -> Iterator[None]:
     try:
         yield
     except LookupError:

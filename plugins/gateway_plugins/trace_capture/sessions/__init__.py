@@ -1,1 +1,4 @@
-"""Sessions in the database: their owners, sampling parameters and rewards."""
+"""Sessions in the database: their owners, sampling parameters and rewards.
+
+The room imports no other one of the plugin.
+"""

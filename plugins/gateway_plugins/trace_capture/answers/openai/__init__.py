@@ -1,4 +1,6 @@
-"""The formats of OpenAI's chat and completions, with the fields that vLLM adds.
+"""Reads chat and completions of OpenAI's API, with the fields that vLLM and SGLang add.
 
-It may import the rest of `answers`, and `codec`.
+`formats.py` has the differences between the two. `plain.py` and `streams.py` read responses with
+the structs of `structs.py`; `lenient.py` reads those with other fields. The room may import
+`assembled`, `deltas`, `metadata` and `sse` of `answers`, and `codec`.
 """
