@@ -21,6 +21,8 @@ from accounting.books import SOURCES, Books, by_call, check_sums, compare, rows_
 from accounting.calls import LAME
 from accounting.load import Load
 from accounting.tap import Tap
+from gateway import Config, open_read_only
+from gateway.config import StorageSettings
 from gateway.simulator import Simulator, SimulatorConfig
 
 FOREVER = 1e11
@@ -205,7 +207,7 @@ async def run(plan: Plan) -> Report:
         await gateways.stop()
         served = by_call(page for tap in taps for page in tap.served)
         with contextlib.closing(sqlite3.connect(folder / "calls.db")) as db:
-            books = Books(rows_of(db), traces_of(db), served)
+            books = Books(rows_of(db), traces_of(folder / "calls.db"), served)
             report = report_of(plan, load, books, check_sums(db, books.rows.values()))
         report.seconds = round(seconds, 2)
         report.problems += [*verified, *_of_logs(gateways.readings)]
@@ -221,11 +223,12 @@ async def _storm(plan: Plan, taps: Sequence[Tap], load: Load) -> None:
         await asyncio.wait((killing,))
 
 
-def traces_of(db: sqlite3.Connection) -> dict[str, list[str]]:
+def traces_of(file: Path) -> dict[str, list[str]]:
     """The ids of all traces, by the calls' ids as their callers chose them."""
     found: dict[str, list[str]] = {}
-    for trace in TraceCapture(TraceCapture.Config()).read_traces(db, 0, FOREVER):
-        found.setdefault(trace.call_id, []).append(trace.trace_id)
+    with open_read_only(Config(storage=StorageSettings(path=str(file))), "GET /sessions") as db:
+        for trace in TraceCapture(TraceCapture.Config()).read_traces(db, 0, FOREVER):
+            found.setdefault(trace.call_id, []).append(trace.trace_id)
     return found
 
 

@@ -56,6 +56,7 @@ NAMES = [
     "SessionInfo",
     "SharedRow",
     "SharedTable",
+    "Sink",
     "StateKey",
     "Storage",
     "StorageError",

@@ -35,8 +35,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.paths import DOCS
 
-from gateway import ConfigError
-from gateway.config import load
+from gateway import Config, ConfigError, open_read_only
+from gateway.config import StorageSettings, load
 
 PAGE = DOCS / "performance.md"
 ALL_ROWS = (*ROWS, *scale_rows(quick=True))
@@ -243,9 +243,10 @@ def test_a_filled_file_has_traces_that_are_read_and_calls_that_are_summed(tmp_pa
     file = tmp_path / "gateway.db"
     filled(1_000, 100)(file)
     assert count(file) == 1_000
-    with closing(sqlite3.connect(file)) as db:
+    with open_read_only(Config(storage=StorageSettings(path=str(file))), "GET /sessions") as db:
         traces = list(select(db, TraceFilter(session_ids=("s7",))))
         assert [one.prompt_token_ids for one in traces] == [[1, 2, 3]] * 10
+    with closing(sqlite3.connect(file)) as db:
         for table in ("usage_calls", "traces"):
             [(rows,)] = db.execute(f"SELECT count(*) FROM {table}")
             assert rows == 1_000

@@ -11,16 +11,24 @@ and cli.
 import asyncio
 import contextlib
 import logging
-import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
-from sqlite_utils.migrations import Migrations
 from starlette.routing import BaseRoute
 
-from gateway import Call, Host, Sample, StorageUnavailable, Trace, hookimpl
+from gateway import (
+    Call,
+    Database,
+    Host,
+    Migrations,
+    Sample,
+    StorageError,
+    StorageUnavailable,
+    Trace,
+    hookimpl,
+)
 from gateway_plugins.trace_capture.http.admin import WEIGHT_VERSION
 from gateway_plugins.trace_capture.http.routes import capture_routes
 from gateway_plugins.trace_capture.recording.hooks import Hooks
@@ -104,7 +112,7 @@ class TraceCapture:
         self.hooks.start(gateway)
         await self._follow_weight_version(gateway)
         self._retention = Retention(
-            gateway.storage, _retention_limits(self.config), self.sink.forget
+            gateway.storage, _retention_limits(self.config), self.sink.invalidate_cache
         )
         cleaning = asyncio.create_task(self._retention.run())
         try:
@@ -126,16 +134,14 @@ class TraceCapture:
         gateway.peers.handle(WEIGHT_VERSION, look)
         await look(b"")
 
-    def delete_sessions(
-        self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
-    ) -> int:
+    def delete_sessions(self, db: Database, session_ids: Sequence[str], owner: str | None) -> int:
         """Delete sessions within a transaction of the writer; return the number of their traces.
 
         Only the sessions of `owner` are deleted; any owner's if `owner` is None.
         """
         deleted = queries.delete_sessions(db, session_ids, owner)
         if deleted:
-            self.sink.forget()
+            self.sink.invalidate_cache()
         return deleted
 
     def forget_options(self, session_id: str) -> None:
@@ -148,7 +154,7 @@ class TraceCapture:
 
         With `caller`, 0 if another principal made the first of these calls.
         """
-        return self.sink.losses.of(session_id, caller)
+        return self.sink.losses.count(session_id, caller)
 
     def reclaim_soon(self) -> None:
         """Return the space of deleted sessions to the file system soon."""
@@ -167,7 +173,7 @@ class TraceCapture:
         yield Sample("gateway_traces_not_offered_total", "counter", self.hooks.dropped, help_)
 
     @hookimpl
-    def read_traces(self, db: sqlite3.Connection, since: float, until: float) -> Iterator[Trace]:
+    def read_traces(self, db: Database, since: float, until: float) -> Iterator[Trace]:
         return queries.select(db, queries.TraceFilter(since=since, until=until))
 
     @hookimpl
@@ -203,7 +209,7 @@ async def _last_weight_version(gateway: Host) -> int | None:
         version: int | None = await gateway.storage.read(
             lambda db: sessions.setting(db, "weight_version")
         )
-    except (sqlite3.Error, StorageUnavailable) as error:
+    except StorageError as error:
         log.error("the weight version cannot be read, traces have none until it is set: %s", error)
         return None
     return version

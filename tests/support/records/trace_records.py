@@ -11,14 +11,15 @@ import msgspec
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import assemble
 from gateway_plugins.trace_capture.answers.rebuild import choices_of
+from gateway_plugins.trace_capture.recording.head import Head
 from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.record import Record
-from gateway_plugins.trace_capture.recording.row import Head
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from gateway_plugins.trace_capture.store.sink import TraceSink
 
 from gateway import TraceChoice
 from gateway.storage import Entry
+from gateway.storage.sqlite.connection import Connection
 from gateway.storage.sqlite.file import open_for_writing, prepare_file
 from gateway.storage.sqlite.writer import Tally, commit
 
@@ -94,7 +95,7 @@ def _record_in(item: Any) -> Record:
 class File:
     """A database, and a sink as a gateway has one."""
 
-    def __init__(self, db: Any) -> None:
+    def __init__(self, db: Connection) -> None:
         self.db = db
         self.restart()
 

@@ -15,7 +15,8 @@ from gateway_plugins.trace_capture.store import queries
 from support.gateways.capturing import call, capturing
 from support.records.recorded_file import Traces
 
-from gateway import cli
+from gateway import Config, cli
+from gateway.config import StorageSettings
 from gateway.testing import GatewayFor
 
 GATEWAY = Path(sys.executable).with_name("gateway")
@@ -208,12 +209,13 @@ async def test_what_is_read_is_the_file_as_it_was_when_it_was_opened(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     running = await capturing(gateway_for, tmp_path)
+    settings = Config(storage=StorageSettings(path=str(tmp_path / "traces.db")))
     await call(running, "a")
     for _ in range(2):
-        with opened(tmp_path / "traces.db") as db:
+        with opened(settings) as db:
             before = queries.count(db, queries.TraceFilter())
             await call(running, "a")
             await running.client.delete("/sessions/b")
             assert queries.count(db, queries.TraceFilter()) == before
-    with opened(tmp_path / "traces.db") as db:
+    with opened(settings) as db:
         assert queries.count(db, queries.TraceFilter()) == 3

@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 from gateway_plugins.trace_capture.cli.export import Progress, TrajectoryRow
 from gateway_plugins.trace_capture.cli.parquet import schema_of
-from gateway_plugins.trace_capture.recording.row import Content, Head
+from gateway_plugins.trace_capture.recording.head import Head
+from gateway_plugins.trace_capture.store.row import Content
 from support.records.recorded_file import Traces
 
 from gateway import Trace

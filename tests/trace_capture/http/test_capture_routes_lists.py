@@ -1,7 +1,7 @@
 """Lists in pages: by cursor, by limit, and without end."""
 
 import asyncio
-import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlite_utils import Database
 from support.gateways.capturing import call, capturing
+from support.records.databases import memory_database
 
-from gateway import Reward
+from gateway import Database, Reward
 from gateway.testing import GatewayFor, Live
 
 
@@ -96,17 +96,11 @@ async def test_a_list_whose_cursor_is_deleted_meanwhile_does_not_look_whole(
 # without a gateway
 
 
-def database() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    MIGRATIONS.apply(Database(db))
-    return db
-
-
-def all_pages(db: sqlite3.Connection, listing: Listing, limit: int) -> list[Any]:
+def all_pages(db: Database, listing: Listing, limit: int) -> list[Any]:
     found: list[Any] = []
     after = None
     while True:
-        following = listing.last(db, after, limit)
+        following = listing.last_of_page(db, after, limit)
         page = read_page(listing, after, limit, db)
         found += msgspec.json.decode(b"[%b]" % page.data)
         assert page.count <= limit
@@ -128,39 +122,39 @@ times = st.sampled_from([0.0, 1.5, 2.0, 1e9, 1e9 + 1e-6])
 def test_pages_of_sessions_are_all_of_them(
     created: dict[str, float], since: float | None, limit: int
 ) -> None:
-    db = database()
-    for session_id, now in created.items():
-        sessions.put(db, session_id, now=now)
-    expected = [
-        session_id
-        for now, session_id in sorted((n, s.encode()) for s, n in created.items())
-        if now >= (since or 0)
-    ]
-    found = all_pages(db, sessions.SessionList(since), limit)
-    assert [one["session_id"].encode() for one in found] == expected
+    with closing(memory_database([MIGRATIONS])) as db:
+        for session_id, now in created.items():
+            sessions.put(db, session_id, now=now)
+        expected = [
+            session_id
+            for now, session_id in sorted((n, s.encode()) for s, n in created.items())
+            if now >= (since or 0)
+        ]
+        found = all_pages(db, sessions.SessionList(since), limit)
+        assert [one["session_id"].encode() for one in found] == expected
 
 
 @given(st.lists(times, max_size=8), st.none() | times, st.integers(1, 9))
 def test_pages_of_rewards_are_all_of_them(
     given_at: list[float], since: float | None, limit: int
 ) -> None:
-    db = database()
-    for session_id in ("a", "b"):
-        sessions.put(db, session_id, now=0)
-        for number, timestamp in enumerate(given_at):
-            rewards.add(db, session_id, Reward(value=number, timestamp=timestamp))
-    expected = [n for n, at in enumerate(given_at) if at >= (since or 0)]
-    found = all_pages(db, rewards.RewardList("a", since), limit)
-    assert [one["value"] for one in found] == expected
+    with closing(memory_database([MIGRATIONS])) as db:
+        for session_id in ("a", "b"):
+            sessions.put(db, session_id, now=0)
+            for number, timestamp in enumerate(given_at):
+                rewards.add(db, session_id, Reward(value=number, timestamp=timestamp))
+        expected = [n for n, at in enumerate(given_at) if at >= (since or 0)]
+        found = all_pages(db, rewards.RewardList("a", since), limit)
+        assert [one["value"] for one in found] == expected
 
 
 def test_a_page_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paging, "PAGE_BYTES", 1_000)
-    db = database()
-    for number in range(10):
-        sessions.put(db, str(number), now=number, metadata={"x": "y" * 400})
-    page = read_page(sessions.SessionList(None), None, None, db)
-    assert (page.count, page.more) == (2, True)
+    with closing(memory_database([MIGRATIONS])) as db:
+        for number in range(10):
+            sessions.put(db, str(number), now=number, metadata={"x": "y" * 400})
+        page = read_page(sessions.SessionList(None), None, None, db)
+        assert (page.count, page.more) == (2, True)
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -176,11 +170,11 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 @given(st.dictionaries(text, json_values))
 def test_metadata_comes_back_as_it_was(metadata: dict[str, Any]) -> None:
-    db = database()
-    sessions.put(db, "a", now=1.0, metadata=metadata)
-    found = sessions.get(db, "a")
-    assert found is not None
-    assert found.metadata == metadata
-    assert sessions.setting(db, "x") is None
-    sessions.put_setting(db, "x", metadata)
-    assert sessions.setting(db, "x") == metadata
+    with closing(memory_database([MIGRATIONS])) as db:
+        sessions.put(db, "a", now=1.0, metadata=metadata)
+        found = sessions.get(db, "a")
+        assert found is not None
+        assert found.metadata == metadata
+        assert sessions.setting(db, "x") is None
+        sessions.put_setting(db, "x", metadata)
+        assert sessions.setting(db, "x") == metadata

@@ -1,18 +1,16 @@
 """The sampling parameters of sessions, as the event loop looks them up for each call."""
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from gateway_plugins.trace_capture.sessions import sampling_params
 from gateway_plugins.trace_capture.sessions.sampling_params import ANY_QUERY, SessionOptions
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 
+from gateway import Database
+from gateway.storage.sqlite.connection import Connection
 from gateway.storage.sqlite.file import connect_read_only, open_for_writing
-
-Connection = Any
 
 
 @pytest.fixture
@@ -24,16 +22,16 @@ def file(tmp_path: Path) -> Iterator[Connection]:
 
 @pytest.fixture
 def read(file: Connection) -> Iterator[SessionOptions]:
-    found = SessionOptions(lambda: connect_read_only(file.path))  # type: ignore[arg-type,return-value]
+    found = SessionOptions(lambda: connect_read_only(file.path))
     yield found
     found.close()
 
 
-def give(db: sqlite3.Connection, session_id: str, params: str) -> None:
+def give(db: Database, session_id: str, params: str) -> None:
     db.execute(
         "INSERT INTO sessions (session_id, created_at, last_at, sampling_params)"
-        " VALUES (?, 0, 0, ?)",
-        (session_id, params),
+        " VALUES (:session_id, 0, 0, :params)",
+        {"session_id": session_id, "params": params},
     )
 
 
@@ -61,5 +59,5 @@ def test_what_this_process_gives_holds_at_once(file: Connection, read: SessionOp
 def test_whether_any_session_has_some_is_seen_without_looking_through_them(
     file: Connection,
 ) -> None:
-    plan = str(file.execute(f"EXPLAIN QUERY PLAN {ANY_QUERY}").fetchall())
+    plan = str(list(file.select(f"EXPLAIN QUERY PLAN {ANY_QUERY}")))
     assert "sessions_with_params" in plan

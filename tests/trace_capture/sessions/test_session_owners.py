@@ -1,5 +1,6 @@
 """A key sees and changes the sessions that it made, unless it may see all of them."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,18 @@ from gateway_plugins.trace_capture.store import queries
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlite_utils import Database
 from support.gateways.capturing import call, capturing, chat
 from support.records.databases import memory_database
 from support.records.trace_records import Item, Turn, record_of, sink_of_records
 from trace_capture.http.test_capture_routes_lists import all_pages
 
-from gateway import Call, Forbidden, NotFound, Principal, Reward, hookimpl
+from gateway import Call, Database, Forbidden, Migrations, NotFound, Principal, Reward, hookimpl
 from gateway.client import AsyncGatewayClient, GatewayClientError
 from gateway.control.routes import ControlRoute
 from gateway.control.scoped import ScopedRoute
 from gateway.pipeline import authorization
 from gateway.storage import Sink
+from gateway.storage.sqlite.migrate import migrate
 from gateway.testing import GatewayFor, Live
 
 OWN = frozenset({"realtime", "sessions"})
@@ -235,7 +236,7 @@ async def test_lost_calls_are_told_to_who_made_the_first_of_them(
         assert (await named(live, "maker").client.get("/sessions/gone")).status_code == 404
         assert (await named(live, "other").client.get("/sessions/made")).status_code == 404
         await call(named(live, "maker"), "called")  # they are counted in the file with it
-        assert losses.of("gone") == losses.of("made") == 0
+        assert losses.count("gone") == losses.count("made") == 0
 
 
 async def test_the_client_works_with_a_key(gateway_for: GatewayFor, tmp_path: Path) -> None:
@@ -260,13 +261,7 @@ async def test_the_client_works_with_a_key(gateway_for: GatewayFor, tmp_path: Pa
 # without a gateway
 
 
-def database(**until: str) -> Any:
-    db = memory_database()
-    MIGRATIONS.apply(Database(db.raw), **until)
-    return db
-
-
-def called(db: Any, session_id: str | None, principal: str | None) -> str:
+def called(db: Database, session_id: str | None, principal: str | None) -> str:
     """Stores a call; gives the trace's id."""
     record = record_of(Turn([1], [[2]], [], session_id))
     record.head.principal = principal
@@ -276,15 +271,27 @@ def called(db: Any, session_id: str | None, principal: str | None) -> str:
 
 
 def test_an_older_file_is_read_before_and_after_it_learns_of_owners() -> None:
-    db = database(stop_before="add_owners")
-    db.execute("INSERT INTO sessions (session_id, created_at, last_at) VALUES ('old', 1, 1)")
-    assert sessions.get(db, "old") is not None
-    assert list(queries.select(db, queries.TraceFilter(session_ids=("old",)))) == []
-    MIGRATIONS.apply(Database(db.raw))
-    assert sessions.get(db, "old") is not None
-    assert sessions.get(db, "old", "maker") is None
-    called(db, "old", "maker")
-    assert list(queries.rows(db, queries.TraceFilter(owner="maker"))) == []
+    before = Migrations(MIGRATIONS.name, MIGRATIONS.steps[:1])
+    with closing(memory_database([before])) as db:
+        db.execute("INSERT INTO sessions (session_id, created_at, last_at) VALUES ('old', 1, 1)")
+        assert sessions.get(db, "old") is not None
+        assert list(queries.select(db, queries.TraceFilter(session_ids=("old",)))) == []
+        migrate(db, [MIGRATIONS])
+        assert sessions.get(db, "old") is not None
+        assert sessions.get(db, "old", "maker") is None
+        called(db, "old", "maker")
+        assert list(queries.rows(db, queries.TraceFilter(owner="maker"))) == []
+
+
+def test_session_condition_matches_whole_ids_only() -> None:
+    names = ("a", 'b"\\', "ä")
+    with closing(memory_database([MIGRATIONS])) as db:
+        for name in names:
+            sessions.put(db, name, now=1.0)
+        for wanted, expected in ((("a\0b", *names[1:]), names[1:]), (("a\0b",), ()), ((), ())):
+            where, params = owners.sessions_condition(wanted, None)
+            found = db.select(f"SELECT session_id FROM sessions WHERE {where} ORDER BY 1", params)
+            assert tuple(name for (name,) in found) == expected
 
 
 class Model:
@@ -315,7 +322,7 @@ steps = st.lists(
 )
 
 
-def step(db: Any, model: Model, what: str, session_id: str, key: str) -> None:
+def step(db: Database, model: Model, what: str, session_id: str, key: str) -> None:
     """By a key that sees only its own."""
     mine = model.sessions.get(session_id) == key
     if what == "put" and session_id in model.sessions and not mine:
@@ -343,19 +350,20 @@ def step(db: Any, model: Model, what: str, session_id: str, key: str) -> None:
 def test_each_key_has_its_own_whatever_the_others_do(
     done: list[tuple[str, str | None, str]], limit: int
 ) -> None:
-    db, model = database(), Model()
-    for what, session_id, key in done:
-        if what == "call" or session_id is None:
-            if session_id is not None:
-                model.sessions.setdefault(session_id, key)
-            model.traces.append((called(db, session_id, key), session_id, key))
-        else:
-            step(db, model, what, session_id, key)
-    for key in ("maker", "other"):
-        check(db, model, key, limit)
+    model = Model()
+    with closing(memory_database([MIGRATIONS])) as db:
+        for what, session_id, key in done:
+            if what == "call" or session_id is None:
+                if session_id is not None:
+                    model.sessions.setdefault(session_id, key)
+                model.traces.append((called(db, session_id, key), session_id, key))
+            else:
+                step(db, model, what, session_id, key)
+        for key in ("maker", "other"):
+            check(db, model, key, limit)
 
 
-def check(db: Any, model: Model, key: str, limit: int) -> None:
+def check(db: Database, model: Model, key: str, limit: int) -> None:
     """All lists, in pages of `limit`, and each trace by itself."""
     mine = sorted(one for one, owner in model.sessions.items() if owner == key)
     listed = all_pages(db, sessions.SessionList(None, key), limit)
@@ -372,4 +380,4 @@ def check(db: Any, model: Model, key: str, limit: int) -> None:
         assert (queries.get(db, trace_id, key) is not None) == (trace_id in seen)
         if trace_id not in seen:
             with pytest.raises(LookupError):
-                queries.last(db, queries.TraceFilter(owner=key), after=trace_id, limit=1)
+                queries.last_of_page(db, queries.TraceFilter(owner=key), after=trace_id, limit=1)

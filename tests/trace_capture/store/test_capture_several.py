@@ -51,7 +51,7 @@ class Writing(File):
 
     def delete(self, session_id: str) -> None:
         change(self.db, lambda db: queries.delete_sessions(db, [session_id]))
-        self.sink.forget()
+        self.sink.invalidate_cache()
 
 
 def found_in(file: File) -> list[Trace]:

@@ -1,7 +1,6 @@
 """What was recorded comes back whole, however it is encoded against earlier traces."""
 
 import random
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.records.trace_records import File, Turn, body_of, opened, record_of
 
-from gateway import Trace
+from gateway import Database, Trace
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def file(tmp_path: Path) -> Iterator[File]:
         yield one
 
 
-def read(db: sqlite3.Connection, session_id: str = "s") -> list[Trace]:
+def read(db: Database, session_id: str = "s") -> list[Trace]:
     return list(queries.select(db, queries.TraceFilter(session_ids=(session_id,))))
 
 
@@ -97,7 +96,7 @@ def test_a_turn_costs_what_it_adds(file: File) -> None:
     second = Turn([*long, 5, 6], [[7]], [*more, {"role": "user", "content": "6"}])
     file.store([record_of(first)])
     file.store([record_of(second)])
-    sizes = [n for (n,) in file.db.execute("SELECT length(content) FROM traces ORDER BY number")]
+    sizes = [n for (n,) in file.db.select("SELECT length(content) FROM traces ORDER BY number")]
     assert sizes[0] > 50_000
     assert sizes[1] < 1_000
 
@@ -114,7 +113,7 @@ def test_a_long_session_is_read_and_continued(file: File, monkeypatch: pytest.Mo
     assert [one.prompt_token_ids for one in found] == [turn.prompt for turn in turns]
     assert [one.messages for one in found] == [turn.messages for turn in turns]
     assert [one.parent_id for one in found] == [None, *(one.trace_id for one in found[:-1])]
-    assert max(depth for (depth,) in file.db.execute("SELECT depth FROM traces")) == 5
+    assert max(depth for (depth,) in file.db.select("SELECT depth FROM traces")) == 5
 
 
 def test_a_prompt_that_left_its_session_says_where(file: File) -> None:
@@ -176,7 +175,7 @@ def test_what_is_stored_after_a_deletion_leans_on_nothing_deleted(file: File) ->
     turns = conversation(4)
     file.store([record_of(turn) for turn in turns[:2]])
     queries.delete_sessions(file.db, ["s"])
-    file.sink.forget()
+    file.sink.invalidate_cache()
     file.store([record_of(turn) for turn in turns[2:]])
     assert [one.prompt_token_ids for one in read(file.db)] == [turn.prompt for turn in turns[2:]]
 
@@ -184,9 +183,8 @@ def test_what_is_stored_after_a_deletion_leans_on_nothing_deleted(file: File) ->
 def test_a_deletion_by_another_process_is_noticed(file: File, tmp_path: Path) -> None:
     turns = conversation(4)
     file.store([record_of(turn) for turn in turns[:2]])
-    with sqlite3.connect(tmp_path / "traces.db") as other:
-        queries.delete_sessions(other, ["s"])
-    other.close()
+    with opened(tmp_path) as other:
+        queries.delete_sessions(other.db, ["s"])
     file.store([record_of(turn) for turn in turns[2:]])
     assert [one.prompt_token_ids for one in read(file.db)] == [turn.prompt for turn in turns[2:]]
 
@@ -205,8 +203,8 @@ def test_two_writers_share_a_session(file: File, tmp_path: Path) -> None:
 def test_a_session_counts_its_traces(file: File) -> None:
     file.store([record_of(turn) for turn in conversation(3)])
     file.store([record_of(turn) for turn in conversation(2)])
-    row = file.db.execute("SELECT traces, incomplete, lost FROM sessions").fetchall()
-    assert row == [(5, 0, 0)]
+    rows = file.db.select("SELECT traces, incomplete, lost FROM sessions")
+    assert list(rows) == [(5, 0, 0)]
 
 
 def test_a_missing_base_is_said_and_not_guessed(file: File) -> None:
@@ -219,17 +217,17 @@ def test_a_missing_base_is_said_and_not_guessed(file: File) -> None:
 @pytest.mark.parametrize("blob", [b"", b"\x00", b"\x01garbage", b"\x00\x93\xc0\xc0\xc0"])
 def test_a_damaged_row_is_said_and_not_guessed(file: File, blob: bytes) -> None:
     file.store([record_of(conversation(1)[0])])
-    file.db.execute("UPDATE traces SET content = ?", (blob,))
+    file.db.execute("UPDATE traces SET content = :blob", {"blob": blob})
     with pytest.raises(UnreadableRow, match="cannot be read"):
         read(file.db)
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_damaged_row_does_not_lose_what_comes_after_it(file: File, number: int) -> None:
-    """Its session goes on after a restart, and nothing new leans on it."""
+    """Its session goes on after a restart, and nothing new has it as a base."""
     turns = conversation(4)
     file.store([record_of(turn) for turn in turns[:2]])
-    file.db.execute("UPDATE traces SET content = x'01' WHERE number = ?", (number,))
+    file.db.execute("UPDATE traces SET content = x'01' WHERE number = :n", {"n": number})
     file.restart()
     tally = file.store([record_of(turn) for turn in turns[2:]])
     assert (tally.committed, tally.lost) == (2, 0)
@@ -245,7 +243,7 @@ def test_pages_follow_one_another(file: File) -> None:
     pages: list[str] = []
     cursor: str | None = None
     while len(pages) < 7:
-        last = queries.last(file.db, wanted, after=cursor, limit=3)
+        last = queries.last_of_page(file.db, wanted, after=cursor, limit=3)
         pages += [one.trace_id for one in queries.select(file.db, wanted, after=cursor, limit=3)]
         cursor = last
     assert (pages, cursor) == (everything, None)

@@ -11,7 +11,7 @@ from gateway_plugins.trace_capture.store.retention import Retention, RetentionLi
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from support.records.trace_records import Item, Turn, record_of, sink_of_records
 
-from gateway import Config, Storage
+from gateway import Config, Database, Storage
 from gateway.config import StorageSettings
 from gateway.storage import Entry
 
@@ -37,7 +37,7 @@ async def store(storage: Storage, session_id: str | None, at: float, *, size: in
 
 async def sessions(storage: Storage) -> list[str]:
     return await storage.read(
-        lambda db: [one for (one,) in db.execute("SELECT session_id FROM sessions ORDER BY 1")]
+        lambda db: [one for (one,) in db.select("SELECT session_id FROM sessions ORDER BY 1")]
     )
 
 
@@ -100,13 +100,13 @@ async def test_what_is_within_the_limits_stays(storage: Storage, keep: Retention
     assert await sessions(storage) == ["s"]
 
 
-def _count(db: sqlite3.Connection) -> int:
-    [(count,)] = db.execute("SELECT count(*) FROM traces")
+def _count(db: Database) -> int:
+    [(count,)] = db.select("SELECT count(*) FROM traces")
     return int(count)
 
 
 async def _checkpoint(storage: Storage) -> None:
-    await storage.give_back(1)
+    await storage.vacuum(1)
     with sqlite3.connect(storage.path) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     db.close()

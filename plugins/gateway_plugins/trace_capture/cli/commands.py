@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import math
 import os
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
-from gateway import ConfigError, Trace
+from gateway import Config, ConfigError, Database, Trace
 from gateway_plugins.trace_capture.cli.export import (
     Export,
     JsonLines,
@@ -28,7 +28,7 @@ from gateway_plugins.trace_capture.cli.export import (
 )
 from gateway_plugins.trace_capture.cli.open_file import opened
 from gateway_plugins.trace_capture.cli.parquet import ParquetFile, load
-from gateway_plugins.trace_capture.cli.print_table import Line, lines_of, table
+from gateway_plugins.trace_capture.cli.print_table import lines_of, table
 from gateway_plugins.trace_capture.store import queries
 from gateway_plugins.trace_capture.store.row_decoder import UnreadableRow
 
@@ -115,11 +115,10 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--storage-path",
-        type=Path,
         metavar="FILE",
         help="file of the embedded database (gateway.db)",
     )
-    parser.add_argument("--db-path", dest="storage_path", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--db-path", dest="storage_path", help=argparse.SUPPRESS)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -159,8 +158,13 @@ def _moment(text: str) -> float:
     return found
 
 
-def _path(options: Options) -> Path:
-    return Path(options.storage_path or options.settings.storage.path)
+def _settings(options: Options) -> Config:
+    """Return the configuration, with the file that `--storage-path` names."""
+    settings: Config = options.settings
+    if options.storage_path is None:
+        return settings
+    storage = replace(settings.storage, path=options.storage_path)
+    return replace(settings, storage=storage)
 
 
 def _filter(options: Options) -> queries.TraceFilter:
@@ -200,7 +204,7 @@ def _drop_output() -> None:
 
 def _list(options: Options) -> int:
     wanted = _filter(options)
-    with opened(_path(options)) as db:
+    with opened(_settings(options)) as db:
         limit = options.limit or None
         after = queries.before_newest(db, wanted, limit) if limit else None
         lines = lines_of(db, queries.rows(db, wanted, after=after, limit=limit))
@@ -211,19 +215,15 @@ def _list(options: Options) -> int:
     return 0
 
 
-def _json(line: Line) -> str:
-    return msgspec.json.encode(line).decode()
-
-
 def _show(options: Options) -> int:
-    path = _path(options)
-    with opened(path) as db:
+    settings = _settings(options)
+    with opened(settings) as db:
         try:
             trace = queries.get(db, options.trace_id)
         except UnreadableRow as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(f"{settings.storage.path}: {error}") from error
     if trace is None:
-        _print_error(f"{path}: there is no trace {options.trace_id}")
+        _print_error(f"{settings.storage.path}: there is no trace {options.trace_id}")
         return 1
     _print(msgspec.json.format(msgspec.json.encode(trace), indent=2))
     return 0
@@ -232,7 +232,7 @@ def _show(options: Options) -> int:
 def _export(options: Options) -> int:
     to_stdout = options.output in (None, Path("-"))
     kind = _format(options, to_stdout)
-    with opened(_path(options)) as db:
+    with opened(_settings(options)) as db:
         if to_stdout:
             tally = _write(options, db, JsonLines(sys.stdout.buffer))
         else:
@@ -273,7 +273,7 @@ def _output(kind: str, path: Path, row_type: type[msgspec.Struct]) -> Iterator[O
             output.close()
 
 
-def _write(options: Options, db: sqlite3.Connection, output: Output) -> Tally:
+def _write(options: Options, db: Database, output: Output) -> Tally:
     wanted = _filter(options)
     export = Export(db, output, incomplete=_allowed(options))
     follow = Progress(progress_stream(to_stdout=options.output is None)).follow

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sqlite3
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO, Protocol, TextIO
 
 import msgspec
 
-from gateway import ConfigError, Reward, SessionInfo, Trajectories, Trajectory, Verdict
+from gateway import ConfigError, Database, Reward, SessionInfo, Trajectories, Trajectory, Verdict
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.store import queries
@@ -80,7 +79,7 @@ class Tally(msgspec.Struct):
 class Export:
     """Writes traces or trajectories to `output`. `incomplete`: also those not COMPLETE."""
 
-    def __init__(self, db: sqlite3.Connection, output: Output, *, incomplete: bool) -> None:
+    def __init__(self, db: Database, output: Output, *, incomplete: bool) -> None:
         self.tally = Tally()
         self._db = db
         self._output = output
@@ -132,7 +131,7 @@ class Export:
             self.tally.written += 1
 
 
-def _rows(db: sqlite3.Connection, found: Trajectories) -> Iterator[TrajectoryRow]:
+def _rows(db: Database, found: Trajectories) -> Iterator[TrajectoryRow]:
     session = sessions.get(db, found.session_id) or SessionInfo(session_id=found.session_id)
     common: dict[str, Any] = {
         "session_id": found.session_id,

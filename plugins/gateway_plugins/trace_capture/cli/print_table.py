@@ -1,13 +1,12 @@
 """Formats traces as lines of a text table."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
 
 import msgspec
 
-from gateway import Trace, Verdict
+from gateway import Database, Trace, Verdict
 from gateway_plugins.trace_capture.store.row_decoder import RowDecoder, StoredRow, UnreadableRow
 
 MAX_CELL_WIDTH = 40
@@ -33,7 +32,7 @@ class Line(msgspec.Struct, frozen=True):
     reasons: list[str] = []
 
 
-def lines_of(db: sqlite3.Connection, rows: Iterable[StoredRow]) -> Iterator[Line]:
+def lines_of(db: Database, rows: Iterable[StoredRow]) -> Iterator[Line]:
     """Yield the line of each row; if the row cannot be read, its reason is `damaged`."""
     decoder = RowDecoder(db)
     for row in rows:

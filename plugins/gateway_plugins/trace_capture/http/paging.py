@@ -1,6 +1,5 @@
 """Reads lists in pages and sends them as one JSON array: no list is ever whole in memory."""
 
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from itertools import islice
@@ -10,7 +9,7 @@ from urllib.parse import quote, unquote, urlencode
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from gateway import Host
+from gateway import Database, Host
 from gateway_plugins.trace_capture.http.fields import Limit, Timestamp
 
 PAGE_ROWS = 200
@@ -35,10 +34,10 @@ class Listing(Protocol):
     Both methods raise BadRequest if `after` is not a cursor of this listing.
     """
 
-    def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
+    def rows(self, db: Database, after: str | None) -> Iterator[tuple[str, bytes]]:
         """Yield pairs of a cursor and the row as JSON."""
 
-    def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
+    def last_of_page(self, db: Database, after: str | None, limit: int) -> str | None:
         """Return the cursor of the `limit`-th row (1 or more) if another row follows, else None."""
 
 
@@ -51,9 +50,7 @@ class Page(msgspec.Struct, frozen=True):
     more: bool
 
 
-def read_page(
-    listing: Listing, after: str | None, room: int | None, db: sqlite3.Connection
-) -> Page:
+def read_page(listing: Listing, after: str | None, room: int | None, db: Database) -> Page:
     """Read at most `room` and PAGE_ROWS rows; stop with the row that reaches PAGE_BYTES."""
     most = PAGE_ROWS if room is None else min(room, PAGE_ROWS)
     found: list[bytes] = []
@@ -78,7 +75,7 @@ async def array(gateway: Host, listing: Listing, paging: Paging, path: str = "")
     read = gateway.storage.read
     following = None
     if paging.limit:
-        following = await read(lambda db: listing.last(db, after, paging.limit or 0))
+        following = await read(lambda db: listing.last_of_page(db, after, paging.limit or 0))
     headers = {} if following is None else _next_page_headers(following, paging, path)
     page = await read(partial(read_page, listing, after, paging.limit))
     if not page.more:

@@ -1,6 +1,5 @@
 """Routes of sessions and their rewards."""
 
-import sqlite3
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from starlette.responses import Response
 from gateway import (
     BadRequest,
     ControlRequest,
+    Database,
     Host,
     NotFound,
     Reward,
@@ -35,7 +35,7 @@ class SessionKeeper(Protocol):
     """The part of the plugin object that knows sessions beyond the database."""
 
     def delete_sessions(
-        self, db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None
+        self, db: Database, session_ids: Sequence[str], owner: str | None
     ) -> int: ...
     def reclaim_soon(self) -> None: ...
     def forget_options(self, session_id: str) -> None: ...
@@ -70,7 +70,7 @@ class SessionRoutes:
         given = await request.json(NewSession)
         session_id = _checked_id(given.session_id) if given.session_id else str(uuid.uuid4())
 
-        def put(db: sqlite3.Connection) -> None:
+        def put(db: Database) -> None:
             sessions.put(
                 db,
                 session_id,
@@ -93,7 +93,7 @@ class SessionRoutes:
     async def get(self, request: ControlRequest) -> SessionInfo:
         session_id, owner = request.params["session_id"], visible_owner(request)
 
-        def find(db: sqlite3.Connection) -> tuple[SessionInfo | None, bool]:
+        def find(db: Database) -> tuple[SessionInfo | None, bool]:
             return sessions.get(db, session_id, owner), sessions.exists(db, session_id)
 
         found, taken = await self._storage.read(find)

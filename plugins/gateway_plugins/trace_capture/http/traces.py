@@ -1,7 +1,6 @@
 """Routes of traces and trajectories."""
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator
 
 import msgspec
@@ -10,6 +9,7 @@ from starlette.responses import Response
 from gateway import (
     BadRequest,
     ControlRequest,
+    Database,
     Host,
     NotFound,
     Trace,
@@ -79,14 +79,14 @@ class TraceList:
     def __init__(self, filter_: queries.TraceFilter) -> None:
         self._filter = filter_
 
-    def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
+    def rows(self, db: Database, after: str | None) -> Iterator[tuple[str, bytes]]:
         with _checked_cursor():
             for trace in queries.select(db, self._filter, after=after):
                 yield trace.trace_id, msgspec.json.encode(trace)
 
-    def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
+    def last_of_page(self, db: Database, after: str | None, limit: int) -> str | None:
         with _checked_cursor():
-            return queries.last(db, self._filter, after=after, limit=limit)
+            return queries.last_of_page(db, self._filter, after=after, limit=limit)
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def _checked_cursor() -> Iterator[None]:
         raise BadRequest(message, param="cursor") from None
 
 
-def _trajectories(db: sqlite3.Connection, session_id: str, owner: str | None) -> bytes:
+def _trajectories(db: Database, session_id: str, owner: str | None) -> bytes:
     if not sessions.exists(db, session_id, owner):
         raise NotFound("there is no such session")
     wanted = queries.TraceFilter(session_ids=(session_id,), owner=owner)

@@ -2,6 +2,5 @@
 
 `observer.py` collects the response in the event loop. All else runs in the writer's thread:
 `record.py` parses it, `verdict.py` judges it, `hooks.py` runs the hooks, `public_trace.py` builds
-the trace, and `row.py` is the format of a row. The room may import `answers`, `sequences` and
-`codec`.
+the trace. The room may import `answers`.
 """

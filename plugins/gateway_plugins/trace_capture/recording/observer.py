@@ -1,12 +1,8 @@
 """Collects the response of one call while it runs; nothing is parsed or counted here."""
 
 import time
-from typing import TYPE_CHECKING
 
-from gateway import Call, Headers, Outcome
-
-if TYPE_CHECKING:
-    from gateway_plugins.trace_capture.store.sink import TraceSink
+from gateway import Call, Headers, Outcome, Sink
 
 
 class Capture:
@@ -27,7 +23,7 @@ class Capture:
         "too_large",
     )
 
-    def __init__(self, call: Call, sink: "TraceSink", room: int, admin_version: int | None) -> None:
+    def __init__(self, call: Call, sink: Sink, room: int, admin_version: int | None) -> None:
         self.call = call
         self.sink = sink
         self.room = room

@@ -7,8 +7,8 @@ import msgspec
 from gateway import Delivery, Timings, Trace, TraceAttempt, TraceChoice, WeightVersions
 from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
+from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.record import Record
-from gateway_plugins.trace_capture.recording.row import AttemptRow, Head
 
 
 class Identity(NamedTuple):
@@ -102,7 +102,7 @@ def _milli(microseconds: int | None) -> float | None:
     return None if microseconds is None else microseconds / 1e3
 
 
-def _attempt(row: AttemptRow) -> TraceAttempt:
+def _attempt(row: AttemptRecord) -> TraceAttempt:
     return TraceAttempt(
         worker=row.worker,
         started_ms=row.started / 1e3,

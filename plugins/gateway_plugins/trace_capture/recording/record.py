@@ -11,8 +11,8 @@ import zstandard
 from gateway import Attempt, Call, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.observer import Capture
-from gateway_plugins.trace_capture.recording.row import AttemptRow, Head
 from gateway_plugins.trace_capture.recording.verdict import judge
 
 MAX_DECOMPRESSED = 256 * 1024 * 1024
@@ -154,9 +154,9 @@ def _worker_versions(call: Call) -> tuple[int | str | None, int | str | None]:
     return begun, ended if ended != begun else None
 
 
-def _attempt(call: Call, attempt: Attempt) -> AttemptRow:
+def _attempt(call: Call, attempt: Attempt) -> AttemptRecord:
     start = call.started
-    return AttemptRow(
+    return AttemptRecord(
         attempt.worker.id,
         _microseconds(attempt.started - start),
         None if attempt.connected is None else _microseconds(attempt.connected - start),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gateway import Cause, Divergence, Trace, TraceChoice
-from gateway_plugins.trace_capture.sequences.messages import Message, read
+from gateway_plugins.trace_capture.sequences.messages import Message, read_message
 from gateway_plugins.trace_capture.sequences.trajectories import MIN_SHARED_TOKENS, choices_of
 
 
@@ -71,7 +71,7 @@ def _cause(parent: Trace, choice: TraceChoice, child: Trace, prompt: list[int], 
     before, after = _messages(parent), _messages(child)
     if not before or not after:
         return _without_messages(parent, choice, child, at)
-    answer = read(choice.message or parent.response_message)
+    answer = read_message(choice.message or parent.response_message)
     return _of_instructions(parent, child, before, after) or _of_history(
         before, answer, after, in_answer=at - len(choice.prompt_token_ids)
     )
@@ -170,7 +170,7 @@ def _instructions(messages: list[Message]) -> int:
 
 def _messages(trace: Trace) -> list[Message]:
     messages: object = trace.messages
-    return list(map(read, messages)) if isinstance(messages, list) else []
+    return list(map(read_message, messages)) if isinstance(messages, list) else []
 
 
 def _tools(trace: Trace) -> list[object]:

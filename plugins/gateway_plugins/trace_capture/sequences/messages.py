@@ -26,7 +26,7 @@ class Message(msgspec.Struct, frozen=True):
         return self.role, self.text, self.parts, self.calls, self.call_id
 
 
-def read(message: object) -> Message:
+def read_message(message: object) -> Message:
     """Normalise a message. Never raises; anything but a JSON object gets no role."""
     if not isinstance(message, dict):
         return Message(None, "", "", [message], [], None)
@@ -49,8 +49,8 @@ def _content(content: object) -> tuple[str, list[str], list[Any]]:
     others: list[Any] = []
     for part in content if isinstance(content, list) else [content]:
         fields = part if isinstance(part, dict) else {"text": part}
-        if isinstance(said := fields.get("text"), str):
-            texts.append(said)
+        if isinstance(text := fields.get("text"), str):
+            texts.append(text)
         elif found := _thoughts(fields):
             thoughts.extend(found)
         elif part is not None:

@@ -1,15 +1,14 @@
 """Sampling parameters that a session sets for its calls."""
 
 import logging
-import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from gateway import GatewayError
+from gateway import OpenDatabase, StorageError
 
 log = logging.getLogger("gateway.trace_capture")
 
@@ -19,21 +18,13 @@ MAX_CACHED_SESSIONS = 10_000
 REFRESH_SECONDS = 1.0
 """Seconds until parameters are read again: another process may have changed them."""
 
-QUERY = "SELECT sampling_params FROM sessions WHERE session_id = ?"
+QUERY = "SELECT sampling_params FROM sessions WHERE session_id = :session_id"
 
 ANY_QUERY = "SELECT EXISTS (SELECT 1 FROM sessions WHERE sampling_params != '{}')"
 
 Params = Mapping[str, Any]
 
 T = TypeVar("T")
-
-
-class Readable(Protocol):
-    """The used part of the connection that `Storage.connect` returns."""
-
-    def check(self) -> None: ...
-    def execute(self, sql: str, parameters: tuple[str, ...] = (), /) -> sqlite3.Cursor: ...
-    def close(self) -> None: ...
 
 
 class SessionOptions:
@@ -43,9 +34,9 @@ class SessionOptions:
     read for each session.
     """
 
-    def __init__(self, connect: Callable[[], Readable]) -> None:
+    def __init__(self, connect: Callable[[], OpenDatabase]) -> None:
         self._connect = connect
-        self._db: Readable | None = None
+        self._db: OpenDatabase | None = None
         self._known: OrderedDict[str, tuple[float, Params]] = OrderedDict()
         self._some = True
         self._looked = 0.0
@@ -71,7 +62,7 @@ class SessionOptions:
     def _tried(self, read: Callable[[], T], last: T) -> T:
         try:
             return read()
-        except (sqlite3.Error, GatewayError) as error:
+        except StorageError as error:
             log.error("sampling parameters of sessions cannot be read now: %s", error)
             self.close()
             return last
@@ -85,19 +76,19 @@ class SessionOptions:
             self._db.close()
             self._db = None
 
-    def _open(self) -> Readable:
-        """Return an open connection. Raises sqlite3.Error, also if the file has been replaced."""
+    def _open(self) -> OpenDatabase:
+        """Return the open database. Raises StorageError, also if the file has been replaced."""
         if self._db is None:
             self._db = self._connect()
         self._db.check()
         return self._db
 
     def _read_whether_any(self) -> bool:
-        [(some,)] = self._open().execute(ANY_QUERY)
+        [(some,)] = self._open().select(ANY_QUERY)
         return bool(some)
 
     def _read(self, session_id: str) -> Params:
-        row = self._open().execute(QUERY, (session_id,)).fetchone()
+        row = next(self._open().select(QUERY, {"session_id": session_id}), None)
         if row is None or row[0] == "{}":
             return {}
         found: Params = msgspec.json.decode(row[0])

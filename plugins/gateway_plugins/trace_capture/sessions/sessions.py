@@ -1,16 +1,15 @@
 """Reads and writes sessions in the database, and the settings that admin calls store there.
 
-All functions take a connection; the storage commits their changes.
+All functions take a Database; the storage commits their changes.
 """
 
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from gateway import BadRequest, Forbidden, SessionInfo
-from gateway_plugins.trace_capture.sessions.owners import sessions_condition
+from gateway import BadRequest, Database, Forbidden, SessionInfo
+from gateway_plugins.trace_capture.sessions.owners import SqlParams, sessions_condition
 
 _FIELDS = (
     "session_id, traces, created_at, metadata, sampling_params, last_at, incomplete, lost"
@@ -19,7 +18,7 @@ _FIELDS = (
 
 
 def put(
-    db: sqlite3.Connection,
+    db: Database,
     session_id: str,
     *,
     now: float,
@@ -34,7 +33,7 @@ def put(
     owner's.
     """
     given = {"metadata": _json(metadata), "sampling_params": _json(sampling_params)}
-    done = db.execute(
+    changed = db.execute(
         "INSERT INTO sessions (session_id, created_at, last_at, metadata, sampling_params, owner)"
         " VALUES (:id, :now, :now, coalesce(:metadata, '{}'), coalesce(:sampling_params, '{}'),"
         " :creator) ON CONFLICT (session_id) DO UPDATE SET"
@@ -43,27 +42,27 @@ def put(
         " WHERE :owner IS NULL OR owner = :owner",
         {"id": session_id, "now": now, "creator": creator, "owner": owner, **given},
     )
-    if not done.rowcount:
+    if not changed:
         raise Forbidden(
             "this session id is not for this key; choose another, or leave it out and get one",
             param="session_id",
         )
 
 
-def get(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> SessionInfo | None:
+def get(db: Database, session_id: str, owner: str | None = None) -> SessionInfo | None:
     """Return a session; None if there is none, or if it is not the owner's.
 
     If `owner` is None, the session may be any owner's.
     """
-    where, values = sessions_condition([session_id], owner)
-    row = db.execute(f"SELECT {_FIELDS} WHERE {where}", values).fetchone()
-    return None if row is None else _info(row)
+    where, params = sessions_condition([session_id], owner)
+    rows = db.select(f"SELECT {_FIELDS} WHERE {where}", params)
+    return next(map(_info, rows), None)
 
 
-def exists(db: sqlite3.Connection, session_id: str, owner: str | None = None) -> bool:
+def exists(db: Database, session_id: str, owner: str | None = None) -> bool:
     """Whether there is such a session of the owner's (of any owner if `owner` is None)."""
-    where, values = sessions_condition([session_id], owner)
-    return db.execute(f"SELECT 1 FROM sessions WHERE {where}", values).fetchone() is not None
+    where, params = sessions_condition([session_id], owner)
+    return any(db.select(f"SELECT 1 FROM sessions WHERE {where}", params))
 
 
 class SessionList:
@@ -76,45 +75,48 @@ class SessionList:
         self._since = since
         self._owner = owner
 
-    def rows(self, db: sqlite3.Connection, after: str | None) -> Iterator[tuple[str, bytes]]:
-        where, values = self._where(after)
+    def rows(self, db: Database, after: str | None) -> Iterator[tuple[str, bytes]]:
+        where, params = self._where(after)
         query = f"SELECT {_FIELDS} WHERE {where} ORDER BY created_at, session_id"
-        for row in db.execute(query, values):
+        for row in db.select(query, params):
             info = _info(row)
             yield _cursor(info.created_at, info.session_id), msgspec.json.encode(info)
 
-    def last(self, db: sqlite3.Connection, after: str | None, limit: int) -> str | None:
-        where, values = self._where(after)
-        found = db.execute(
-            f"SELECT created_at, session_id FROM sessions WHERE {where}"
-            " ORDER BY created_at, session_id LIMIT 2 OFFSET ?",
-            (*values, limit - 1),
-        ).fetchall()
+    def last_of_page(self, db: Database, after: str | None, limit: int) -> str | None:
+        where, params = self._where(after)
+        found = list(
+            db.select(
+                f"SELECT created_at, session_id FROM sessions WHERE {where}"
+                " ORDER BY created_at, session_id LIMIT 2 OFFSET :offset",
+                {**params, "offset": limit - 1},
+            )
+        )
         return _cursor(*found[0]) if len(found) == 2 else None
 
-    def _where(self, after: str | None) -> tuple[str, list[Any]]:
-        where = "created_at >= ?"
-        values: list[Any] = [-1.0 if self._since is None else self._since]
+    def _where(self, after: str | None) -> tuple[str, SqlParams]:
+        where = "created_at >= :since"
+        params: SqlParams = {"since": -1.0 if self._since is None else self._since}
         if self._owner is not None:
-            where, values = f"{where} AND owner = ?", [*values, self._owner]
+            where += " AND owner = :owner"
+            params["owner"] = self._owner
         if after is not None:
-            where = f"{where} AND (created_at, session_id) > (?, ?)"
-            values += _place(after)
-        return where, values
+            where += " AND (created_at, session_id) > (:after_time, :after_id)"
+            params["after_time"], params["after_id"] = _position(after)
+        return where, params
 
 
-def setting(db: sqlite3.Connection, name: str) -> Any:
+def setting(db: Database, name: str) -> Any:
     """Return the value of a setting; None if it was never set."""
-    query = "SELECT value FROM capture_settings WHERE name = ?"
-    row = db.execute(query, (name,)).fetchone()
-    return None if row is None else msgspec.json.decode(row[0])
+    query = "SELECT value FROM capture_settings WHERE name = :name"
+    values = (msgspec.json.decode(value) for (value,) in db.select(query, {"name": name}))
+    return next(values, None)
 
 
-def put_setting(db: sqlite3.Connection, name: str, value: Any) -> None:
+def put_setting(db: Database, name: str, value: Any) -> None:
     db.execute(
-        "INSERT INTO capture_settings VALUES (?, ?)"
+        "INSERT INTO capture_settings VALUES (:name, :value)"
         " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        (name, _json(value)),
+        {"name": name, "value": _json(value)},
     )
 
 
@@ -136,7 +138,7 @@ def _cursor(created_at: float | None, session_id: str) -> str:
     return f"{created_at!r},{session_id}"
 
 
-def _place(cursor: str) -> tuple[float, str]:
+def _position(cursor: str) -> tuple[float, str]:
     created_at, _, session_id = cursor.partition(",")
     try:
         return float(created_at), session_id

@@ -26,7 +26,7 @@ class Losses:
             known = self._unmarked.get(session_id, Loss(0, caller))
             self._unmarked[session_id] = Loss(known.count + 1, known.caller)
 
-    def of(self, session_id: str, caller: str | None = None) -> int:
+    def count(self, session_id: str, caller: str | None = None) -> int:
         """Number of lost traces; with `caller`, 0 if another principal made the first call."""
         with self._lock:
             found = self._unmarked.get(session_id)

@@ -1,12 +1,11 @@
-"""Finds and deletes traces in the file; all functions take a connection and block."""
+"""Finds and deletes traces in the file; all functions take a Database and block."""
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from gateway import Trace, Verdict
-from gateway_plugins.trace_capture.sessions.owners import sessions_condition
+from gateway import Database, Trace, Verdict
+from gateway_plugins.trace_capture.sessions.owners import SqlParams, sessions_condition
 from gateway_plugins.trace_capture.store.row_decoder import COLUMNS, RowDecoder, StoredRow
 
 FETCH_BATCH = 200
@@ -31,18 +30,19 @@ class TraceFilter(msgspec.Struct, frozen=True):
     owner: str | None = None
 
 
-def get(db: sqlite3.Connection, trace_id: str, owner: str | None = None) -> Trace | None:
+def get(db: Database, trace_id: str, owner: str | None = None) -> Trace | None:
     """Return a trace; None if there is none, or if it is not the owner's (unless `owner` is None).
 
     Raises UnreadableRow if a damaged file does not yield it.
     """
-    where, values = _is(trace_id, owner)
-    row = db.execute(f"SELECT {COLUMNS} FROM traces WHERE {where}", values).fetchone()
+    where, params = _is(trace_id, owner)
+    rows = db.select(f"SELECT {COLUMNS} FROM traces WHERE {where}", params)
+    row = next(rows, None)
     return RowDecoder(db).trace(StoredRow(*row)) if row is not None else None
 
 
 def select(
-    db: sqlite3.Connection,
+    db: Database,
     wanted: TraceFilter,
     *,
     after: str | None = None,
@@ -58,7 +58,7 @@ def select(
 
 
 def rows(
-    db: sqlite3.Connection,
+    db: Database,
     wanted: TraceFilter,
     *,
     after: str | None = None,
@@ -75,111 +75,109 @@ def rows(
         limit = None if limit is None else limit - len(found)
 
 
-def count(db: sqlite3.Connection, wanted: TraceFilter) -> int:
+def count(db: Database, wanted: TraceFilter) -> int:
     """Number of matching traces."""
-    where, values = _where(wanted, 0)
-    [(found,)] = db.execute(f"SELECT count(*) FROM traces WHERE {where}", values)
+    where, params = _where(wanted, 0)
+    [(found,)] = db.select(f"SELECT count(*) FROM traces WHERE {where}", params)
     return int(found)
 
 
-def before_newest(db: sqlite3.Connection, wanted: TraceFilter, limit: int) -> str | None:
+def before_newest(db: Database, wanted: TraceFilter, limit: int) -> str | None:
     """Return the id of the trace before the newest `limit`; None if there is no such trace."""
-    where, values = _where(wanted, 0)
-    query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number DESC LIMIT 1 OFFSET ?"
-    row = db.execute(query, (*values, limit)).fetchone()
+    where, params = _where(wanted, 0)
+    query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number DESC LIMIT 1 OFFSET :limit"
+    row = next(db.select(query, {**params, "limit": limit}), None)
     return None if row is None else str(row[0])
 
 
-def sessions_of(db: sqlite3.Connection, wanted: TraceFilter) -> Iterator[str]:
+def sessions_of(db: Database, wanted: TraceFilter) -> Iterator[str]:
     """Return the ids of the sessions that have a matching trace, by time of creation."""
-    source, values = _sessions_with(wanted)
+    source, params = _sessions_with(wanted)
     query = f"SELECT session_id {source} ORDER BY created_at, session_id"
-    return (row[0] for row in db.execute(query, values))
+    return (row[0] for row in db.select(query, params))
 
 
-def count_sessions(db: sqlite3.Connection, wanted: TraceFilter) -> tuple[int, int]:
+def count_sessions(db: Database, wanted: TraceFilter) -> tuple[int, int]:
     """Count the sessions with a matching trace, and their calls that could not be stored."""
-    source, values = _sessions_with(wanted)
+    source, params = _sessions_with(wanted)
     query = f"SELECT count(*), coalesce(sum(lost), 0) {source}"
-    [(found, lost)] = db.execute(query, values)
+    [(found, lost)] = db.select(query, params)
     return found, lost
 
 
-def _sessions_with(wanted: TraceFilter) -> tuple[str, list[object]]:
-    where, values = _where(wanted, 0)
+def _sessions_with(wanted: TraceFilter) -> tuple[str, SqlParams]:
+    where, params = _where(wanted, 0)
     theirs = f"SELECT 1 FROM traces WHERE traces.session_id = one.session_id AND {where}"
-    return f"FROM sessions AS one WHERE EXISTS ({theirs})", values
+    return f"FROM sessions AS one WHERE EXISTS ({theirs})", params
 
 
-def last(
-    db: sqlite3.Connection, wanted: TraceFilter, *, after: str | None, limit: int
-) -> str | None:
+def last_of_page(db: Database, wanted: TraceFilter, *, after: str | None, limit: int) -> str | None:
     """Return the id of the last trace of a page of `limit`; None if no trace follows it."""
     start = _number(db, after, wanted.owner) if after is not None else 0
-    where, values = _where(wanted, start)
-    query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number LIMIT 2 OFFSET ?"
-    found = db.execute(query, (*values, max(limit - 1, 0))).fetchall()
+    where, params = _where(wanted, start)
+    query = f"SELECT trace_id FROM traces WHERE {where} ORDER BY number LIMIT 2 OFFSET :offset"
+    found = list(db.select(query, {**params, "offset": max(limit - 1, 0)}))
     return found[0][0] if len(found) == 2 else None
 
 
-def delete_sessions(
-    db: sqlite3.Connection, session_ids: Sequence[str], owner: str | None = None
-) -> int:
+def delete_sessions(db: Database, session_ids: Sequence[str], owner: str | None = None) -> int:
     """Delete sessions with their traces and rewards; return the number of traces deleted.
 
     Sessions of another owner are kept. If `owner` is None, any owner's are deleted.
     """
     deleted = 0
     for session_id in session_ids:
-        where, values = sessions_condition([session_id], owner)
+        where, params = sessions_condition([session_id], owner)
         for table in _TABLES:
-            gone = db.execute(f"DELETE FROM {table} WHERE {where}", values)
-            deleted += gone.rowcount if table == "traces" else 0
+            count = db.execute(f"DELETE FROM {table} WHERE {where}", params)
+            deleted += count if table == "traces" else 0
     return deleted
 
 
-def _is(trace_id: str, owner: str | None) -> tuple[str, list[object]]:
+def _is(trace_id: str, owner: str | None) -> tuple[str, SqlParams]:
     if owner is None:
-        return "trace_id = ?", [trace_id]
-    return "trace_id = ? AND owner = ?", [trace_id, owner]
+        return "trace_id = :trace_id", {"trace_id": trace_id}
+    return "trace_id = :trace_id AND owner = :owner", {"trace_id": trace_id, "owner": owner}
 
 
-def _number(db: sqlite3.Connection, trace_id: str, owner: str | None) -> int:
-    where, values = _is(trace_id, owner)
-    row = db.execute(f"SELECT number FROM traces WHERE {where}", values).fetchone()
-    if row is None:
-        raise LookupError(f"there is no trace {trace_id}")
-    number: int = row[0]
-    return number
+def _number(db: Database, trace_id: str, owner: str | None) -> int:
+    where, params = _is(trace_id, owner)
+    for (number,) in db.select(f"SELECT number FROM traces WHERE {where}", params):
+        return int(number)
+    raise LookupError(f"there is no trace {trace_id}")
 
 
-def _page(db: sqlite3.Connection, wanted: TraceFilter, last: int, most: int) -> list[StoredRow]:
-    where, values = _where(wanted, last)
-    query = f"SELECT {COLUMNS} FROM traces WHERE {where} ORDER BY number LIMIT ?"
-    return [StoredRow(*row) for row in db.execute(query, (*values, most))]
+def _page(db: Database, wanted: TraceFilter, last: int, limit: int) -> list[StoredRow]:
+    where, params = _where(wanted, last)
+    query = f"SELECT {COLUMNS} FROM traces WHERE {where} ORDER BY number LIMIT :limit"
+    return [StoredRow(*row) for row in db.select(query, {**params, "limit": limit})]
 
 
-def _where(wanted: TraceFilter, start: int) -> tuple[str, list[object]]:
-    conditions: list[tuple[str, list[object]]] = [("number > ?", [start])]
+def _where(wanted: TraceFilter, start: int) -> tuple[str, SqlParams]:
+    found: list[tuple[str, SqlParams]] = [("number > :start", {"start": start})]
     if wanted.session_ids is not None:
-        conditions.append(sessions_condition(wanted.session_ids, wanted.owner))
+        found.append(sessions_condition(wanted.session_ids, wanted.owner))
     elif wanted.owner is not None:
-        conditions.append(("owner = ?", [wanted.owner]))
-    if wanted.since is not None:
-        conditions.append(("timestamp >= ? AND trace_id >= ?", [wanted.since, _at(wanted.since)]))
-    if wanted.until is not None:
-        later = _at(wanted.until + 1)
-        conditions.append(("timestamp < ? AND trace_id < ?", [wanted.until, later]))
+        found.append(("owner = :owner", {"owner": wanted.owner}))
+    found += _in_time(wanted.since, wanted.until)
     if wanted.model is not None:
-        conditions.append(("model = ?", [wanted.model]))
+        found.append(("model = :model", {"model": wanted.model}))
     if wanted.verdict is not None:
-        conditions.append(("complete = ?", [wanted.verdict == "COMPLETE"]))
-    return (
-        " AND ".join(condition for condition, _ in conditions),
-        [value for _, values in conditions for value in values],
-    )
+        found.append(("complete = :complete", {"complete": wanted.verdict == "COMPLETE"}))
+    conditions = " AND ".join(condition for condition, _ in found)
+    return conditions, {name: value for _, params in found for name, value in params.items()}
 
 
-def _at(timestamp: float) -> str:
-    """Return the prefix of trace ids of that time, so that the id index serves as a time index."""
+def _in_time(since: float | None, until: float | None) -> Iterator[tuple[str, SqlParams]]:
+    """Yield the conditions on a trace's time, also on its id, whose index is an index of times."""
+    if since is not None:
+        params: SqlParams = {"since": since, "first_id": _id_prefix(since)}
+        yield "timestamp >= :since AND trace_id >= :first_id", params
+    if until is not None:
+        params = {"until": until, "last_id": _id_prefix(until + 1)}
+        yield "timestamp < :until AND trace_id < :last_id", params
+
+
+def _id_prefix(timestamp: float) -> str:
+    """Return the prefix of the ids of traces of that time."""
     return f"{max(0, min(int(timestamp * 1000), 1 << 47)):012x}"

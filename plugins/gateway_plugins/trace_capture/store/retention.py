@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 
 import msgspec
 
-from gateway import GatewayError, Storage
+from gateway import Database, GatewayError, Storage
 from gateway_plugins.trace_capture.store.queries import delete_sessions
 
 log = logging.getLogger("gateway.trace_capture")
@@ -37,15 +36,15 @@ class RetentionLimits(msgspec.Struct, frozen=True):
 class Retention:
     """Deletes sessions and traces past the limits, and returns their space to the file system.
 
-    `forget` is called in the writer's thread, within the transaction that deletes.
+    `on_delete` is called in the writer's thread, within the transaction that deletes.
     """
 
     def __init__(
-        self, storage: Storage, limits: RetentionLimits, forget: Callable[[], None]
+        self, storage: Storage, limits: RetentionLimits, on_delete: Callable[[], None]
     ) -> None:
         self._storage = storage
         self._limits = limits
-        self._forget = forget
+        self._on_delete = on_delete
         self._wanted = asyncio.Event()
 
     def clean_soon(self) -> None:
@@ -62,7 +61,7 @@ class Retention:
         while True:
             try:
                 await self.clean(time.time())
-            except (sqlite3.Error, GatewayError) as error:
+            except GatewayError as error:
                 log.warning("old traces could not be deleted now: %s", error)
             try:
                 async with asyncio.timeout(INTERVAL):
@@ -75,51 +74,44 @@ class Retention:
         """Delete sessions and traces past the limits at `now` (Unix seconds)."""
         while await self._storage.write(lambda db: self._delete_some(db, now)):
             pass
-        while await self._storage.give_back(PAGE_BATCH):
+        while await self._storage.vacuum(PAGE_BATCH):
             pass
 
-    def _delete_some(self, db: sqlite3.Connection, now: float) -> bool:
+    def _delete_some(self, db: Database, now: float) -> bool:
         """Delete one slice; return whether there may be more to delete."""
         if self._limits.days is not None:
             before = now - self._limits.days * 86_400
             if self._delete_sessionless(db, before):
                 return True
-            if self._delete(db, "last_at < ?", before, SESSION_BATCH):
+            if self._delete(db, "last_at < :value", before, SESSION_BATCH):
                 return True
         if self._limits.sessions is None and self._limits.bytes is None:
             return False
-        [(count,)] = db.execute("SELECT count(*) FROM sessions")
+        [(count,)] = db.select("SELECT count(*) FROM sessions")
         if self._limits.sessions is not None and count > self._limits.sessions:
-            return self._delete(db, "?", True, min(count - self._limits.sessions, SESSION_BATCH))
-        if self._limits.bytes is not None and _used(db) > self._limits.bytes:
+            surplus = count - self._limits.sessions
+            return self._delete(db, ":value", True, min(surplus, SESSION_BATCH))
+        if self._limits.bytes is not None and db.used_bytes() > self._limits.bytes:
             # At most a tenth: of a few large sessions, a full slice would be too many.
             some = max(1, min(count // 10, SESSION_BATCH))
-            return self._delete(db, "?", True, some) or self._delete_sessionless(db, now)
+            return self._delete(db, ":value", True, some) or self._delete_sessionless(db, now)
         return False
 
-    def _delete(self, db: sqlite3.Connection, where: str, value: float, most: int) -> bool:
+    def _delete(self, db: Database, where: str, value: float, limit: int) -> bool:
         """Delete the matching sessions that were idle longest; return whether there were any."""
-        query = f"SELECT session_id FROM sessions WHERE {where} ORDER BY last_at LIMIT ?"
-        found = [session_id for (session_id,) in db.execute(query, (value, most))]
+        query = f"SELECT session_id FROM sessions WHERE {where} ORDER BY last_at LIMIT :limit"
+        rows = db.select(query, {"value": value, "limit": limit})
+        found = [session_id for (session_id,) in rows]
         if found:
             delete_sessions(db, found)
-            self._forget()
+            self._on_delete()
         return bool(found)
 
-    def _delete_sessionless(self, db: sqlite3.Connection, before: float) -> bool:
+    def _delete_sessionless(self, db: Database, before: float) -> bool:
         """Delete traces without a session; return whether there were any."""
-        gone = db.execute(
+        deleted = db.execute(
             "DELETE FROM traces WHERE number IN (SELECT number FROM traces"
-            " WHERE session_id IS NULL AND timestamp < ? ORDER BY number LIMIT ?)",
-            (before, TRACE_BATCH),
+            " WHERE session_id IS NULL AND timestamp < :before ORDER BY number LIMIT :limit)",
+            {"before": before, "limit": TRACE_BATCH},
         )
-        return gone.rowcount > 0
-
-
-def _used(db: sqlite3.Connection) -> int:
-    """Number of bytes in the file's used pages."""
-    [(pages,)] = db.execute("PRAGMA page_count")
-    [(free,)] = db.execute("PRAGMA freelist_count")
-    [(size,)] = db.execute("PRAGMA page_size")
-    used: int = (pages - free) * size
-    return used
+        return deleted > 0

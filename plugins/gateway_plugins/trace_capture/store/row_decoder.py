@@ -1,17 +1,17 @@
 """Rebuilds traces from rows of the file."""
 
-import sqlite3
 from collections import OrderedDict
 from typing import NamedTuple
 
 import msgspec
 
-from gateway import GatewayError, Trace
+from gateway import Database, GatewayError, Trace
 from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.codec import Codec, unpack_ids, unpack_logprobs
+from gateway_plugins.trace_capture.recording.head import Head
 from gateway_plugins.trace_capture.recording.public_trace import Identity, build
-from gateway_plugins.trace_capture.recording.row import Content, Head, PromptDelta
 from gateway_plugins.trace_capture.sequences.divergence import divergence
+from gateway_plugins.trace_capture.store.row import Content, PromptDelta
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 """Bytes of requests and sequences that a RowDecoder caches as bases of later traces."""
@@ -55,13 +55,13 @@ NO_BASE = Material(b"", [], [])
 
 
 class RowDecoder:
-    """Reads traces over one connection; for one thread at a time.
+    """Reads traces of one database; for one thread at a time.
 
     Bases are cached, so that a session read in order decodes each token once. Raises UnreadableRow
     if the file is damaged.
     """
 
-    def __init__(self, db: sqlite3.Connection, codec: Codec | None = None) -> None:
+    def __init__(self, db: Database, codec: Codec | None = None) -> None:
         self._db = db
         self._codec = codec or Codec()
         self._cache: OrderedDict[int, Material] = OrderedDict()
@@ -96,8 +96,8 @@ class RowDecoder:
         return trace
 
     def _add_divergence(self, trace: Trace, head: Head) -> None:
-        query = f"SELECT {COLUMNS} FROM traces WHERE trace_id = ?"
-        found = self._db.execute(query, (head.diverged_from,)).fetchone()
+        query = f"SELECT {COLUMNS} FROM traces WHERE trace_id = :trace_id"
+        found = next(self._db.select(query, {"trace_id": head.diverged_from}), None)
         if found is not None:
             other = self._trace(StoredRow(*found), alone=True)
             trace.divergence = divergence(other, head.diverged_choice, trace)
@@ -122,8 +122,8 @@ class RowDecoder:
         return material
 
     def _base_row(self, number: int) -> tuple[int | None, Content]:
-        query = "SELECT base, content FROM traces WHERE number = ?"
-        row = self._db.execute(query, (number,)).fetchone()
+        query = "SELECT base, content FROM traces WHERE number = :number"
+        row = next(self._db.select(query, {"number": number}), None)
         if row is None:
             raise ValueError(f"its base, the trace number {number}, is missing")
         return row[0], self._content(row[1])

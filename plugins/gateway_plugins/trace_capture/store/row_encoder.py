@@ -7,17 +7,17 @@ import msgspec
 from gateway import Trace
 from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.codec import Codec, pack_ids, pack_logprobs, text_delta
+from gateway_plugins.trace_capture.recording.head import Head
 from gateway_plugins.trace_capture.recording.record import Record
-from gateway_plugins.trace_capture.recording.row import (
+from gateway_plugins.trace_capture.sequences.lineage import Relation
+from gateway_plugins.trace_capture.store.row import (
     ChoiceTokens,
     Content,
-    Head,
     PromptDelta,
     Row,
     RowNumber,
     pack_digests,
 )
-from gateway_plugins.trace_capture.sequences.lineage import Relation
 from gateway_plugins.trace_capture.store.session_cache import MAX_DEPTH, CachedSession, KnownTrace
 
 _NOTHING = Relation(None, 0, None, 0)

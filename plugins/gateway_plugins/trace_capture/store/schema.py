@@ -1,11 +1,6 @@
 """The tables of trace_capture, and their migrations."""
 
-import sqlite3
-
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
-MIGRATIONS = Migrations("trace_capture")
+from gateway import Migration, Migrations
 
 _TABLES = """
 CREATE TABLE sessions (
@@ -45,7 +40,6 @@ CREATE INDEX rewards_by_session ON rewards (session_id, number);
 CREATE TABLE capture_settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-
 _OWNERS = """
 ALTER TABLE sessions ADD COLUMN owner TEXT;
 CREATE INDEX sessions_by_owner ON sessions (owner, created_at, session_id)
@@ -54,32 +48,20 @@ ALTER TABLE traces ADD COLUMN owner TEXT;
 CREATE INDEX traces_by_owner ON traces (owner) WHERE owner IS NOT NULL
 """
 
-
 _WITH_PARAMS = """
 CREATE INDEX sessions_with_params ON sessions (session_id) WHERE sampling_params != '{}'
 """
 
+MIGRATIONS = Migrations(
+    "trace_capture",
+    (
+        Migration("create_tables", _TABLES),
+        Migration("add_owners", _OWNERS),
+        Migration("index_params", _WITH_PARAMS),
+    ),
+)
+"""The tables, with JSON values that admin calls set in `capture_settings`.
 
-@MIGRATIONS()
-def create_tables(db: Database) -> None:
-    """Create the tables; `capture_settings` holds JSON values set by admin calls."""
-    _run(db, _TABLES)
-
-
-@MIGRATIONS()
-def add_owners(db: Database) -> None:
-    """Add the ids of the principals that own sessions and traces; NULL: no owner."""
-    _run(db, _OWNERS)
-
-
-@MIGRATIONS()
-def index_params(db: Database) -> None:
-    """Add an index to find quickly whether any session has sampling parameters."""
-    _run(db, _WITH_PARAMS)
-
-
-def _run(db: Database, statements: str) -> None:
-    connection: sqlite3.Connection = db.conn
-    for statement in statements.split(";"):
-        if statement.strip():
-            connection.execute(statement)
+`add_owners` adds the ids of the principals that own sessions and traces; NULL: no owner.
+`index_params` adds an index to find quickly whether any session has sampling parameters.
+"""

@@ -1,14 +1,14 @@
 """Caches the sessions that the writer wrote to last."""
 
 import logging
-import sqlite3
 from collections import OrderedDict, deque
 
 import msgspec
 
+from gateway import Database
 from gateway_plugins.trace_capture.codec import Codec
-from gateway_plugins.trace_capture.recording.row import RowNumber, SequenceDigests, unpack_digests
 from gateway_plugins.trace_capture.sequences.lineage import Lineage
+from gateway_plugins.trace_capture.store.row import RowNumber, SequenceDigests, unpack_digests
 from gateway_plugins.trace_capture.store.row_decoder import RowDecoder, UnreadableRow
 
 log = logging.getLogger("gateway.trace_capture")
@@ -29,7 +29,10 @@ SESSION_OVERHEAD = 2_600
 """Approximate bytes of memory per session, besides its traces."""
 
 
-_LATEST = "SELECT trace_id FROM traces WHERE session_id = ? ORDER BY number DESC LIMIT 1"
+_LATEST = "SELECT trace_id FROM traces WHERE session_id = :session_id ORDER BY number DESC LIMIT 1"
+_ALL = """
+SELECT number, trace_id, depth, ends FROM traces WHERE session_id = :session_id ORDER BY number
+"""
 
 
 class KnownTrace(msgspec.Struct, eq=False):
@@ -101,7 +104,7 @@ class SessionCache:
         self._size = 0
         self._generation = 0
 
-    def session(self, db: sqlite3.Connection, session_id: str, codec: Codec) -> CachedSession:
+    def session(self, db: Database, session_id: str, codec: Codec) -> CachedSession:
         """Return the session, loaded from the file if it is not cached."""
         session = self._sessions.pop(session_id, None)
         if session is not None and session.generation != self._generation:
@@ -128,32 +131,27 @@ class SessionCache:
         """Whether `invalidate` was not called since the session was checked."""
         return session.generation == self._generation
 
-    def _check(
-        self, db: sqlite3.Connection, session_id: str, session: CachedSession
-    ) -> CachedSession | None:
+    def _check(self, db: Database, session_id: str, session: CachedSession) -> CachedSession | None:
         """Return the session if its latest stored trace is also the latest one in the file.
 
         All earlier ones are then in the file too: numbers ascend, and a session is only ever
         deleted as a whole. Otherwise returns None.
         """
         there = (one.trace_id for one in reversed(session.known) if one.number.value is not None)
-        latest = db.execute(_LATEST, (session_id,)).fetchone()
+        latest = next(db.select(_LATEST, {"session_id": session_id}), None)
         if latest == ((known,) if (known := next(there, None)) is not None else None):
             return session
         self._size -= session.size
         return None
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Drop all sessions: some of their rows may not be in the file."""
         self._sessions.clear()
         self._size = 0
 
-    def _load(self, db: sqlite3.Connection, session_id: str, codec: Codec) -> CachedSession:
+    def _load(self, db: Database, session_id: str, codec: Codec) -> CachedSession:
         session = CachedSession(Lineage(MAX_CACHED_TRACES, MAX_CACHED_BYTES), [], deque())
-        rows = db.execute(
-            "SELECT number, trace_id, depth, ends FROM traces WHERE session_id = ? ORDER BY number",
-            (session_id,),
-        ).fetchall()
+        rows = list(db.select(_ALL, {"session_id": session_id}))
         decoder = RowDecoder(db, codec)
         old = len(rows) - MAX_CACHED_TRACES // 2
         for place, (number, trace_id, depth, ends) in enumerate(rows):

@@ -1,24 +1,20 @@
 """Stores records as rows, delta-encoded against earlier rows; runs in the writer's thread."""
 
-import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from gateway import Trace, insert_rows
+from gateway import Database, Trace
 from gateway_plugins.trace_capture.codec import Codec
 from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.recording.public_trace import trace_of
 from gateway_plugins.trace_capture.recording.record import Record, make_record
-from gateway_plugins.trace_capture.recording.row import INSERT, Row
 from gateway_plugins.trace_capture.store.losses import Loss, Losses
+from gateway_plugins.trace_capture.store.row import INSERT, Row
 from gateway_plugins.trace_capture.store.row_encoder import changed_row, encode_row
 from gateway_plugins.trace_capture.store.session_cache import CachedSession, SessionCache
-
-log = logging.getLogger("gateway.trace_capture")
 
 MAX_MEMORY_BYTES = 64 * 1024 * 1024
 """Bytes of memory for sessions' requests and sequences, cached for their next turns."""
@@ -36,17 +32,20 @@ ON CONFLICT (session_id) DO UPDATE SET
 
 
 class Prepared(msgspec.Struct, eq=False):
-    """The result of `prepare`: the row, and the data needed to build it again."""
+    """The result of `prepare`: the row, and the data needed to build it again.
+
+    `connection` is the number of the connection with which it was built.
+    """
 
     row: Row
     capture: Capture
-    generation: int
+    connection: int
     session: CachedSession | None = None
     trace: Trace | None = None
 
 
 class TraceSink:
-    """A gateway Sink of Captures.
+    """A gateway Sink of Captures, for the writer's thread.
 
     `losses` counts the traces that could not be stored, until the file counts them. `committed`
     counts all stored traces by verdict, and `lost_count` all lost ones.
@@ -57,35 +56,33 @@ class TraceSink:
         self._read = read
         self._hooks = hooks
         self._cache = SessionCache(MAX_MEMORY_BYTES)
-        self._seen: tuple[sqlite3.Connection, int] | None = None
-        self._generation = 0
+        self._seen: tuple[Database, int] | None = None
+        self._connection = 0
         self._first = True
         self.losses = Losses()
         self.committed: Counter[str] = Counter()
         self.lost_count = 0
 
-    # in the writer's thread
-
-    def prepare(self, db: sqlite3.Connection, item: Capture) -> Prepared:
+    def prepare(self, db: Database, item: Capture) -> Prepared:
         if self._first:
             self._check_for_other_writers(db)
             self._first = False
         return self._encode(db, item)
 
-    def write(self, db: sqlite3.Connection, rows: Sequence[Prepared]) -> None:
+    def write(self, db: Database, rows: Sequence[Prepared]) -> None:
         self._first = True
         self._check_for_other_writers(db)
         for one in rows:
-            if one.generation != self._generation or not self._is_current(db, one):
+            if one.connection != self._connection or not self._is_current(db, one):
                 made = self._encode(db, one.capture)
                 one.row, one.trace = made.row, made.trace
-                one.generation, one.session = made.generation, made.session
-        [(last,)] = db.execute("SELECT coalesce(max(number), 0) FROM traces")
+                one.connection, one.session = made.connection, made.session
+        [(last,)] = db.select("SELECT coalesce(max(number), 0) FROM traces")
         for number, one in enumerate(rows, last + 1):
             one.row.number.value = number
         sessions = _sessions([one.row for one in rows], self.losses.begin())
-        insert_rows(db, INSERT_SESSIONS, sessions, ON_CONFLICT)
-        insert_rows(db, INSERT, [one.row.values() for one in rows], ")")
+        db.insert(INSERT_SESSIONS, sessions, ON_CONFLICT)
+        db.insert(INSERT, [one.row.values() for one in rows], ")")
 
     def written(self, rows: Sequence[Prepared]) -> None:
         self.losses.end()
@@ -103,28 +100,28 @@ class TraceSink:
             caller = call.principal.id if call.principal is not None else None
             self.losses.add(call.session_id, caller)
 
-    def forget(self) -> None:
+    def invalidate_cache(self) -> None:
         """Have cached sessions checked after a deletion: deleted rows must not become bases."""
         self._cache.invalidate()
 
-    def _check_for_other_writers(self, db: sqlite3.Connection) -> None:
-        """Detect writes by another process, and a new connection."""
-        [(version,)] = db.execute("PRAGMA data_version")
+    def _check_for_other_writers(self, db: Database) -> None:
+        """Detect commits by another process, and a new connection."""
+        version = db.version()
         before, self._seen = self._seen, (db, version)
         if before is None or before[0] is not db:  # a new connection starts its own count
-            self._generation += 1
-            self._cache.forget()
+            self._connection += 1
+            self._cache.clear()
         elif before[1] != version:
             self._cache.invalidate()
 
-    def _is_current(self, db: sqlite3.Connection, made: Prepared) -> bool:
+    def _is_current(self, db: Database, made: Prepared) -> bool:
         """Whether the row's chain of bases is still in the file, with no newer trace after it."""
         session_id = made.row.session_id
         if made.session is None or session_id is None or self._cache.is_current(made.session):
             return True
         return self._cache.session(db, session_id, self.codec) is made.session
 
-    def _encode(self, db: sqlite3.Connection, capture: Capture) -> Prepared:
+    def _encode(self, db: Database, capture: Capture) -> Prepared:
         record = self._read(capture)
         session = None
         if record.session_id is not None:
@@ -138,7 +135,7 @@ class TraceSink:
         if session is not None:
             self._cache.add_size(session.size - before)
         trace = (changed or trace_of(record)) if self._hooks.has_recorded_hooks else None
-        return Prepared(row, capture, self._generation, session, trace)
+        return Prepared(row, capture, self._connection, session, trace)
 
 
 def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[tuple[object, ...]]:

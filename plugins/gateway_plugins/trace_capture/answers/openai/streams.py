@@ -60,8 +60,8 @@ def _settle(events: list[Any], lenient: LenientEvents, form: Form) -> Assembled:
     ]
     indices = sorted(by_index)
     # A chat has one prompt, sent with the first event of each choice.
-    told = [event.prompt_token_ids for event in outside if event.prompt_token_ids]
-    prompt: list[int] = told[0] if told else []
+    prompts = [event.prompt_token_ids for event in outside if event.prompt_token_ids]
+    prompt: list[int] = prompts[0] if prompts else []
     answer = _outside(events, outside, form)
     answer["choices"] = [
         _choice(index, by_index[index], lenient.rest(index), form) for index in indices

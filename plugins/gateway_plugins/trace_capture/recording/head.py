@@ -1,0 +1,64 @@
+"""The short fields of a trace: all but its request, its tokens, and its response."""
+
+from typing import Any
+
+import msgspec
+
+from gateway import Reason
+
+
+class AttemptRecord(msgspec.Struct, array_like=True, frozen=True):
+    """One attempt. Times are whole microseconds from the call's start."""
+
+    worker: str
+    started: int
+    connected: int | None
+    first_byte: int | None
+    ended: int | None
+    status: int | None
+    error: str | None
+
+
+class Head(msgspec.Struct, array_like=True, kw_only=True):
+    """The short fields of a trace. Fields are only ever added, at the end, with a default.
+
+    `parent` is the trace that the first prompt extends. `diverged_from` is the trace that shares
+    the longest prefix with the first prompt beyond `parent`, and `diverged_choice` the position of
+    the choice in it. They have `common_tokens` in common, and the next token of the prompt differs.
+    `times` are queue, connect, TTFT, total, ITL p50 and p99 in whole microseconds. `whole`: a hook
+    changed the trace, so the skeleton is the whole trace as JSON. `worker_version` is the version
+    of the worker's weights when the last attempt began, `worker_version_end` the one when it ended,
+    if it changed.
+    """
+
+    call_id: str = ""
+    path: str = ""
+    dialect: str | None = None
+    streamed: bool = False
+    response_id: str = ""
+    worker: str | None = None
+    principal: str | None = None
+    attempts: list[AttemptRecord] = []
+    injected: dict[str, Any] = {}
+    overwritten: dict[str, Any] = {}
+    sampling_params: dict[str, Any] = {}
+    usage: dict[str, Any] | None = None
+    engine_version: int | str | None = None
+    admin_version: int | None = None
+    times: list[int | None] = []
+    status: int = 0
+    bytes_sent: int = 0
+    caller_gone: bool = False
+    delivered: bool = False
+    error: str | None = None
+    reasons: list[Reason] = []
+    choice_reasons: list[list[Reason]] = []
+    parent: str | None = None
+    diverged_from: str | None = None
+    diverged_choice: int = 0
+    common_tokens: int = 0
+    retry_of: str | None = None
+    metadata: dict[str, Any] = {}
+    whole: bool = False
+    worker_version: int | str | None = None
+    worker_version_end: int | str | None = None
