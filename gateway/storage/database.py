@@ -90,10 +90,11 @@ class Migrations(msgspec.Struct, frozen=True):
     steps: Sequence[Migration]
 
 
-def insert_rows(db: Any, before: str, rows: Sequence[Sequence[object]], after: str = "") -> int:
+def insert_rows(
+    db: Database, before: str, rows: Sequence[Sequence[object]], after: str = ""
+) -> int:
     """Run `before`, VALUES of the rows, `after`; return the number of rows changed.
 
     The same as `db.insert`.
     """
-    changed: int = db.insert(before, rows, after)
-    return changed
+    return db.insert(before, rows, after)

@@ -5,14 +5,16 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gateway.storage.database import Database
+
 
 class Sink(Protocol):
     """Stores one kind of item for a plugin. The methods run in the writer's thread."""
 
-    def prepare(self, db: Any, item: Any) -> Any:
+    def prepare(self, db: Database, item: Any) -> Any:
         """Make the rows of `item` before the transaction begins; `db` is for reading only."""
 
-    def write(self, db: Any, rows: Sequence[Any]) -> None:
+    def write(self, db: Database, rows: Sequence[Any]) -> None:
         """Insert the results of `prepare`, for all items of a transaction in order.
 
         Called again, possibly with another Database, if the transaction failed.

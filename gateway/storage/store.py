@@ -13,6 +13,7 @@ from gateway.cluster.peers import Peers, Topic
 from gateway.config import MEMORY
 from gateway.errors import StorageUnavailable
 from gateway.storage.commit_queue import LOCKED_RETRY_DELAY, CommitQueue, Health
+from gateway.storage.database import Database, Migrations, OpenDatabase
 from gateway.storage.sink import Group
 from gateway.storage.sqlite.connection import Connection
 from gateway.storage.sqlite.faults import is_busy, is_file_fault
@@ -43,7 +44,7 @@ class Storage:
     def __init__(
         self,
         settings: config.Config,
-        migrations: Sequence[Any],
+        migrations: Sequence[Migrations],
         peers: Peers | None = None,
     ) -> None:
         self.health = Health()
@@ -85,7 +86,7 @@ class Storage:
     def _open_for_writing(self) -> Connection:
         return open_for_writing(self.path, self._settings.durability, self._migrations, self._lock)
 
-    async def migrate(self, migrations: Sequence[Any]) -> None:
+    async def migrate(self, migrations: Sequence[Migrations]) -> None:
         """Apply these migrations too; they replace earlier ones of the same names.
 
         Raises StorageError if the file cannot be written, or a migration fails.
@@ -149,7 +150,7 @@ class Storage:
         for entry in group:
             notify_lost(entry, StorageUnavailable("the database is not open"))
 
-    async def write(self, run: Callable[[Any], T]) -> T:
+    async def write(self, run: Callable[[Database], T]) -> T:
         """Run a change in the writer's thread, in a transaction that is committed on return.
 
         If the file is locked, retries for `storage.commit_timeout` seconds; `run` may then be
@@ -162,9 +163,7 @@ class Storage:
         """Return up to `pages` free pages to the file system; True if there may be more of them."""
         return await self._retry_while_locked(lambda db: db.vacuum(pages))
 
-    give_back = vacuum
-
-    async def read(self, query: Callable[[Any], T]) -> T:
+    async def read(self, query: Callable[[Database], T]) -> T:
         """Run a query in a reader thread. Raises its exceptions and StorageError."""
         if self._readers is None:
             raise StorageUnavailable("the database is not open")
@@ -189,7 +188,7 @@ class Storage:
             return str(error).encode()
         return b""
 
-    def connect(self) -> Any:
+    def connect(self) -> OpenDatabase:
         """Open the file for reading in the caller's own thread; the caller must close it.
 
         Raises StorageError.

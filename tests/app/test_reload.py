@@ -189,11 +189,11 @@ async def test_a_new_plugins_tables_are_made(file: Path, tmp_path: Path) -> None
     async with reloadable(file, **settings) as running:
         storage = running.live.gateway.storage
         assert (await running.changed(Tabled, **settings))["changed"]["plugins"]["added"]
-        await storage.write(lambda db: db.execute("INSERT INTO tabled VALUES ('kept')").rowcount)
+        await storage.write(lambda db: db.execute("INSERT INTO tabled VALUES ('kept')"))
         await running.changed("trace_capture", **settings)
         assert (await running.client.get("/sessions")).json() == []
         await running.changed("trace_capture", Tabled, **settings)
-        rows = await storage.read(lambda db: db.execute("SELECT * FROM tabled").fetchall())
+        rows = await storage.read(lambda db: list(db.select("SELECT * FROM tabled")))
         assert rows == [("kept",)]
 
 

@@ -53,7 +53,7 @@ async def test_two_write_and_both_read(path: Path) -> None:
         for text in ours:
             await storage.commit(notes.entries(text))
         theirs = await said(other)
-        found = await storage.read(lambda db: db.execute("SELECT text FROM notes").fetchall())
+        found = await storage.read(lambda db: list(db.select("SELECT text FROM notes")))
         assert storage.health.state == "ok"
     assert sorted(text for (text,) in found) == sorted(ours + theirs)
     assert [text for (text,) in found if text.startswith("theirs")] == theirs

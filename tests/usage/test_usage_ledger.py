@@ -186,7 +186,7 @@ async def test_two_gateways_on_one_file_lose_nothing_and_double_nothing(tmp_path
             )
         )
         [(calls,)] = await storages[0].read(
-            lambda db: db.execute("SELECT sum(requests) FROM usage_totals").fetchall()
+            lambda db: list(db.select("SELECT sum(requests) FROM usage_totals"))
         )
     finally:
         for storage in storages:

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
 from gateway.storage.database import NO_PARAMS, Row, Value
 from gateway.storage.sqlite.faults import FileGone, storage_error
@@ -44,7 +44,7 @@ class Connection:
 
     def execute(self, sql: str, params: Mapping[str, Value] = NO_PARAMS) -> int:
         try:
-            return Changed(self._execute(sql, params))
+            return self._execute(sql, params).rowcount
         except sqlite3.Error as error:
             raise storage_error(error) from error
 
@@ -111,23 +111,6 @@ def _connect(uri: str) -> sqlite3.Connection:
         )
     except sqlite3.Error as error:
         raise storage_error(error) from error
-
-
-class Changed(int):
-    """The number of rows changed; also the cursor, for functions that have still to be moved."""
-
-    cursor: sqlite3.Cursor
-
-    def __new__(cls, cursor: sqlite3.Cursor) -> Self:
-        found = super().__new__(cls, cursor.rowcount)
-        found.cursor = cursor
-        return found
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.cursor)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.cursor, name)
 
 
 def _rows(cursor: sqlite3.Cursor) -> Iterator[Row]:

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from gateway.errors import ConfigError, StorageError
+from gateway.storage.database import Migrations
 from gateway.storage.sqlite.connection import Connection, Mode
 from gateway.storage.sqlite.faults import is_damage
 from gateway.storage.sqlite.migrate import migrate
@@ -180,7 +181,7 @@ def _try_lock(fd: int) -> bool:
 def open_for_writing(
     path: Path,
     durability: Durability,
-    migrations: Sequence[Any],
+    migrations: Sequence[Migrations],
     lock: WriteLock | None = None,
 ) -> Connection:
     """Open the writer's connection and migrate the tables.

@@ -2,12 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlite_utils import Database
-
-from gateway.storage.database import Migrations
-from gateway.storage.sqlite.connection import Connection
+from gateway.storage.database import Database, Migrations
 
 # The table of sqlite-utils, which applied the migrations before: its records hold.
 _TABLE = """
@@ -28,7 +24,7 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (:name, 
 """
 
 
-def migrate(db: Connection, migrations: Sequence[Any]) -> None:
+def migrate(db: Database, migrations: Sequence[Migrations]) -> None:
     """Apply the steps that the file lacks, within the caller's transaction.
 
     Raises StorageError if a statement fails.
@@ -39,10 +35,7 @@ def migrate(db: Connection, migrations: Sequence[Any]) -> None:
         _apply(db, one)
 
 
-def _apply(db: Connection, migrations: Any) -> None:
-    if not isinstance(migrations, Migrations):  # of sqlite-utils, still to be moved
-        migrations.apply(Database(db.raw))
-        return
+def _apply(db: Database, migrations: Migrations) -> None:
     applied = {name for (name,) in db.select(_APPLIED, {"name": migrations.name})}
     for step in migrations.steps:
         if step.name not in applied:

@@ -9,6 +9,7 @@ from threading import local
 from typing import Any, TypeVar
 
 from gateway.errors import StorageError, StorageUnavailable
+from gateway.storage.database import Database
 from gateway.storage.sqlite.connection import Connection
 from gateway.storage.sqlite.faults import FileGone, is_damage, is_file_fault
 from gateway.storage.sqlite.file import connect_read_only, mark_damaged
@@ -34,7 +35,7 @@ class Readers:
         self._local = local()
         self._closed = False
 
-    async def run(self, query: Callable[[Any], T]) -> T:
+    async def run(self, query: Callable[[Database], T]) -> T:
         """Run `query` and return its result. Raises its exception; StorageUnavailable if closed."""
         if self._closed:
             raise StorageUnavailable("the database is not open")
@@ -59,7 +60,7 @@ class Readers:
             for db in self._connections:
                 db.close()
 
-    def _query(self, query: Callable[[Any], T]) -> T:
+    def _query(self, query: Callable[[Database], T]) -> T:
         if self._closed:
             raise StorageUnavailable("the database is not open")
         try:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.errors import StorageUnavailable
+from gateway.storage.database import Database
 from gateway.storage.sink import Entry, Group, Sink
 from gateway.storage.sqlite.connection import Connection
 from gateway.storage.sqlite.faults import is_busy, is_damage, is_file_fault
@@ -139,7 +140,7 @@ def _undo(db: Connection, error: BaseException) -> None:
     db.check()  # "no such table" may mean that the file was replaced
 
 
-def change(db: Connection, run: Callable[[Any], T]) -> T:
+def change(db: Connection, run: Callable[[Database], T]) -> T:
     """Run `run` in its own transaction, which is rolled back if it raises."""
     with db.lock:
         db.execute("BEGIN IMMEDIATE")

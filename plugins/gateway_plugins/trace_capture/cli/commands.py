@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -47,9 +46,6 @@ SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-PIPE_BROKEN = 141
-"""Exit status that a shell reports for a program killed by SIGPIPE."""
-
 TIMES = "ISO 8601 (local, or with an offset), Unix seconds, or how long ago: 30m, 2h, 7d"
 STATUS = """\
 Exit status: 0 all selected traces are written; 1 some were left out, and standard error says how
@@ -77,14 +73,14 @@ def _add_list(actions: "Subcommands") -> None:
         help=f"number of newest traces ({DEFAULT_LIMIT}); 0: all",
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
-    parser.set_defaults(run=_quiet_in_pipes(_list))
+    parser.set_defaults(run=_naming_output(_list))
 
 
 def _add_show(actions: "Subcommands") -> None:
     parser = actions.add_parser("show", help="print one trace as JSON")
     parser.add_argument("trace_id", metavar="ID")
     _add_file(parser)
-    parser.set_defaults(run=_quiet_in_pipes(_show))
+    parser.set_defaults(run=_naming_output(_show))
 
 
 def _add_export(actions: "Subcommands") -> None:
@@ -106,7 +102,7 @@ def _add_export(actions: "Subcommands") -> None:
         "--allow-incomplete", action="store_true", help="write INCOMPLETE traces, too"
     )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
-    parser.set_defaults(run=_quiet_in_pipes(_export))
+    parser.set_defaults(run=_naming_output(_export))
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
@@ -177,29 +173,21 @@ def _filter(options: Options) -> queries.TraceFilter:
     )
 
 
-def _quiet_in_pipes(run: Run) -> Run:
-    """End quietly if the reader of the pipe stops reading, as `| head` does."""
+def _naming_output(run: Run) -> Run:
+    """Report an error of standard output, such as a full disk, as one."""
 
     @wraps(run)
-    def quiet(options: Options) -> int:
+    def named(options: Options) -> int:
         try:
             status = run(options)
             sys.stdout.flush()
         except BrokenPipeError:
-            _drop_output()
-            return PIPE_BROKEN
+            raise
         except OSError as error:
             raise ConfigError(f"standard output: {error.strerror or error}") from error
         return status
 
-    return quiet
-
-
-def _drop_output() -> None:
-    """Point standard output at the null device: Python flushes it once more at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    return named
 
 
 def _list(options: Options) -> int:
