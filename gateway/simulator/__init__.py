@@ -7,7 +7,7 @@ request.
 
 from gateway.simulator.app import SimulatorApp, create_simulator
 from gateway.simulator.config import SimulatorConfig
-from gateway.simulator.faults.plan import Fault, Faults
+from gateway.simulator.faults import Fault, Faults
 from gateway.simulator.monitor import Stats
 from gateway.simulator.server import Simulator, serve
 

@@ -15,12 +15,12 @@ from gateway.simulator import development
 from gateway.simulator.api import other
 from gateway.simulator.api.chat import prepare_chat
 from gateway.simulator.api.completions import prepare_completions
-from gateway.simulator.api.refusals import Refused
+from gateway.simulator.breaking import FaultInjector
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control
-from gateway.simulator.faults.breaking import FaultInjector
-from gateway.simulator.faults.plan import Faults
+from gateway.simulator.faults import Faults
 from gateway.simulator.generation import GenerationEndpoint
+from gateway.simulator.input.refusals import Refused
 from gateway.simulator.monitor import Monitor
 
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from gateway.simulator.faults.plan import Faults
+from gateway.simulator.faults import Faults
 
 
 class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

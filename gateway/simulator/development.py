@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.simulator.api.refusals import Refused, bad_schema, crashed, missing, parse
 from gateway.simulator.caller import CallerWatch, read_body
 from gateway.simulator.config import SimulatorConfig
+from gateway.simulator.input.refusals import Refused, bad_schema, crashed, missing, parse
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -11,12 +11,12 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import CallerGone
-from gateway.simulator.api.refusals import Refused, wrong_media_type
+from gateway.simulator.breaking import Conditions, conditions_of
 from gateway.simulator.caller import CallerWatch, read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control, Running
 from gateway.simulator.engine.sequences import Delta, Generation, merged
-from gateway.simulator.faults.breaking import Conditions, conditions_of
+from gateway.simulator.input.refusals import Refused, wrong_media_type
 from gateway.simulator.monitor import CallInFlight, Monitor
 from gateway.simulator.preparing import Plan, generations
 

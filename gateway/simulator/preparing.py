@@ -8,15 +8,15 @@ from random import Random
 
 import msgspec
 
-from gateway.simulator.api.refusals import bad_request, bad_schema, unknown_model
-from gateway.simulator.api.requests import GenerationRequest
-from gateway.simulator.api.schema import instance
+from gateway.simulator.breaking import Conditions
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.engine.model import Context
 from gateway.simulator.engine.sampler import Sampling
 from gateway.simulator.engine.sequences import Generation
 from gateway.simulator.engine.tokens import EOS, SIZE, encode
-from gateway.simulator.faults.breaking import Conditions
+from gateway.simulator.input.refusals import bad_request, bad_schema, unknown_model
+from gateway.simulator.input.requests import GenerationRequest
+from gateway.simulator.input.schema import instance
 
 _MAX_LOGPROBS = 20
 _ANY_OBJECT: dict[str, object] = {

@@ -14,9 +14,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.simulator.app import SimulatorApp, create_simulator
+from gateway.simulator.breaking import EXTENSION
 from gateway.simulator.config import SimulatorConfig
-from gateway.simulator.faults.breaking import EXTENSION
-from gateway.simulator.faults.plan import Faults
+from gateway.simulator.faults import Faults
 from gateway.simulator.monitor import Stats
 
 # In seconds; uvicorn accepts whole ones only.

@@ -7,7 +7,6 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.simulator.api.schema import instance
 from gateway.simulator.api.toolcalls import Fragment, Started, ToolParser, written
 from gateway.simulator.engine.model import GRAMMAR, Context
 from gateway.simulator.engine.tokens import (
@@ -19,6 +18,7 @@ from gateway.simulator.engine.tokens import (
     encode,
     piece_texts,
 )
+from gateway.simulator.input.schema import instance
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 IDS = st.lists(st.integers(0, SIZE - 1))

@@ -11,8 +11,8 @@ from secrets import token_hex
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gateway.simulator.api.requests import GenerationRequest
 from gateway.simulator.engine.sequences import Alternative, score
+from gateway.simulator.input.requests import GenerationRequest
 
 VERSION = "0.32.0"
 

@@ -4,12 +4,12 @@ from random import Random
 
 from gateway.simulator.api.answers import header
 from gateway.simulator.api.chat_answer import ChatAnswer
-from gateway.simulator.api.refusals import bad_request, missing, parse
-from gateway.simulator.api.requests import ChatRequest, Message, NamedTool
 from gateway.simulator.api.template import chat_ids
 from gateway.simulator.api.toolcalls import planned
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.generation import Prepared
+from gateway.simulator.input.refusals import bad_request, missing, parse
+from gateway.simulator.input.requests import ChatRequest, Message, NamedTool
 from gateway.simulator.preparing import Plan, check_length, check_request, structured, truncated
 
 

@@ -15,9 +15,9 @@ from gateway.simulator.api.answers import (
     token_name,
     usage,
 )
-from gateway.simulator.api.requests import ChatRequest, NamedTool
 from gateway.simulator.api.toolcalls import Started, ToolEvent, ToolParser
 from gateway.simulator.engine.sequences import Delta, Token
+from gateway.simulator.input.requests import ChatRequest, NamedTool
 
 
 class TopLogprob(msgspec.Struct):

@@ -4,10 +4,10 @@ from random import Random
 
 from gateway.simulator.api.answers import header
 from gateway.simulator.api.completions_answer import CompletionsAnswer
-from gateway.simulator.api.refusals import bad_request, bad_schema, parse, shown
-from gateway.simulator.api.requests import CompletionRequest
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.generation import Prepared
+from gateway.simulator.input.refusals import bad_request, bad_schema, parse, shown
+from gateway.simulator.input.requests import CompletionRequest
 from gateway.simulator.preparing import (
     Plan,
     check_ids,

@@ -13,9 +13,9 @@ from gateway.simulator.api.answers import (
     token_name,
     usage,
 )
-from gateway.simulator.api.requests import CompletionRequest
 from gateway.simulator.engine.sequences import Alternative, Delta, score
 from gateway.simulator.engine.tokens import decode, piece_text
+from gateway.simulator.input.requests import CompletionRequest
 
 
 class Logprobs(msgspec.Struct):

@@ -10,13 +10,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.simulator.api.answers import VERSION
-from gateway.simulator.api.refusals import bad_request, no_scale_out, parse
-from gateway.simulator.api.requests import DetokenizeRequest, TokenizeRequest
 from gateway.simulator.api.template import chat_ids
 from gateway.simulator.caller import read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control
 from gateway.simulator.engine.tokens import decode, encode, piece_text
+from gateway.simulator.input.refusals import bad_request, no_scale_out, parse
+from gateway.simulator.input.requests import DetokenizeRequest, TokenizeRequest
 from gateway.simulator.monitor import Monitor
 from gateway.simulator.preparing import check_ids, check_model
 

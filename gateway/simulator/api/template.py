@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.simulator.api.requests import Message, Tool
 from gateway.simulator.api.toolcalls import written
 from gateway.simulator.engine.tokens import EOS, IM_START, encode
+from gateway.simulator.input.requests import Message, Tool
 
 _TOOLS = (
     "# Tools\n\nYou may call one or more functions. Answer with a JSON object of name and "

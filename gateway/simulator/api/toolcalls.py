@@ -11,8 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from gateway.simulator.api.requests import ChatRequest, NamedTool, Tool
-from gateway.simulator.api.schema import instance
+from gateway.simulator.input.requests import ChatRequest, NamedTool, Tool
+from gateway.simulator.input.schema import instance
 
 OPEN = "<tool_call>"
 CLOSE = "}\n</tool_call>"

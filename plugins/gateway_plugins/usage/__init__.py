@@ -12,10 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated
 
-import msgspec
-from msgspec import Meta
 from starlette.routing import BaseRoute
 
 from gateway import (
@@ -35,31 +32,19 @@ from gateway_plugins.usage.ledger.model_names import MAX_MODELS, Models
 from gateway_plugins.usage.ledger.retention import Keep, Upkeep
 from gateway_plugins.usage.ledger.row import MAX_NAME, ROW_SIZE, Ledger, Row, row_of
 from gateway_plugins.usage.ledger.schema import MIGRATIONS
+from gateway_plugins.usage.options import Options
 from gateway_plugins.usage.report import queries
 from gateway_plugins.usage.report.routes import OWN_PATH, KeyUsageRoute, own_answer
 
 log = logging.getLogger("gateway.usage")
 
 
-Days = Annotated[int, Meta(ge=1, le=36_500)] | None
-
-
 class KeyUsage:
     """The plugin."""
 
-    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        """How long daily sums and single calls are kept, and the key of calls without a principal.
+    Config = Options
 
-        `keep_days` and `keep_calls_days` are numbers of whole days before today; null keeps for
-        ever. `internal_id` is the key of calls without a principal: all calls if no plugin
-        authenticates, else the gateway's own jobs.
-        """
-
-        keep_days: Days = 90
-        keep_calls_days: Days = 31
-        internal_id: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)] = "internal"
-
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Options) -> None:
         self.config = config
         self._ledger = Ledger()
         self.models = Models()
@@ -71,7 +56,7 @@ class KeyUsage:
         self._recovery: Recovery | None = None
 
     @hookimpl
-    def reconfigure(self, config: Config) -> None:
+    def reconfigure(self, config: Options) -> None:
         self.config = config
         if self._upkeep is not None:
             self._upkeep.keep = _keep(config)
@@ -189,5 +174,5 @@ class KeyUsage:
         return found[:MAX_NAME]
 
 
-def _keep(config: KeyUsage.Config) -> Keep:
+def _keep(config: Options) -> Keep:
     return Keep(config.keep_days, config.keep_calls_days)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway import Config, ConfigError, GatewayError, create_app
+from gateway_plugins.usage.options import Options
 from gateway_plugins.usage.report.open_file import opened
 from gateway_plugins.usage.report.queries import COLUMNS, Values, Wanted, sums
 from gateway_plugins.usage.report.verify import Checked, ReadTraces, differences
@@ -19,7 +20,7 @@ from gateway_plugins.usage.report.verify import Checked, ReadTraces, differences
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-Options = argparse.Namespace
+Arguments = argparse.Namespace
 
 STATUS = """\
 Exit status: 0 usage and traces agree; 1 they differ, one line for each difference; 2 they could not
@@ -85,7 +86,7 @@ def _day(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected a day such as 20261121, got {text!r}")
 
 
-def _settings(options: Options) -> Config:
+def _settings(options: Arguments) -> Config:
     settings: Config = options.settings
     if options.storage_path is None:
         return settings
@@ -93,7 +94,7 @@ def _settings(options: Options) -> Config:
     return replace(settings, storage=storage)
 
 
-def _show(options: Options) -> int:
+def _show(options: Arguments) -> int:
     wanted = Wanted(options.key, options.since, options.until)
     with opened(_settings(options)) as db:
         rows = sums(db, options.by, wanted)
@@ -148,7 +149,7 @@ def _cell(value: str | int) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
-def _verify(options: Options) -> int:
+def _verify(options: Arguments) -> int:
     settings = _settings(options)
     read_traces, internal_id = _sources(settings)
     checked, found = Checked(), 0
@@ -168,8 +169,6 @@ def _verify(options: Options) -> int:
 
 def _sources(settings: Config) -> tuple[ReadTraces, str]:
     """Return the configured `read_traces` hook, and the key of calls without a principal."""
-    from gateway_plugins.usage import KeyUsage
-
     gateway = create_app(settings)
     readers = gateway.hooks("read_traces")
     if not readers:
@@ -177,8 +176,8 @@ def _sources(settings: Config) -> tuple[ReadTraces, str]:
             "no plugin gives traces back: name the gateway's configuration with --config, and let "
             "it have trace_capture"
         )
-    configs = (one.config for one in gateway.plugins.loaded if isinstance(one.object, KeyUsage))
-    config = next(configs, KeyUsage.Config())
+    configs = (one.config for one in gateway.plugins.loaded if isinstance(one.config, Options))
+    config = next(configs, Options())
     return readers[0].run, config.internal_id
 
 

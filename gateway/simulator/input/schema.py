@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from random import Random
 
-from gateway.simulator.api.refusals import bad_request
 from gateway.simulator.engine import words
+from gateway.simulator.input.refusals import bad_request
 
 Schema = Mapping[str, object]
 

@@ -10,10 +10,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import CallerGone
-from gateway.simulator.api.refusals import Refused, bad_request, crashed, overloaded
 from gateway.simulator.caller import read_body, until_gone
 from gateway.simulator.config import SimulatorConfig
-from gateway.simulator.faults.plan import Fault, Faults
+from gateway.simulator.faults import Fault, Faults
+from gateway.simulator.input.refusals import Refused, bad_request, crashed, overloaded
 
 EXTENSION = "gateway.simulator"
 """Key of the connection in `scope["extensions"]`, set by the simulator's own server."""

@@ -1,1 +1,0 @@
-"""Faults of responses: which there are, when each applies, and how each looks on the wire."""
