@@ -130,7 +130,11 @@ async def test_the_openai_client_runs_an_agents_loop(simulator: Simulator) -> No
     tools: list[ChatCompletionToolParam] = [
         {
             "type": "function",
-            "function": {"name": "get_weather", "parameters": WEATHER["parameters"]},
+            "function": {
+                "name": "get_weather",
+                "parameters": WEATHER["parameters"],
+                "strict": True,
+            },
         }
     ]
     async with openai.AsyncOpenAI(base_url=f"{simulator.url}/v1", api_key="any") as client:

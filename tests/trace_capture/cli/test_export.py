@@ -125,8 +125,8 @@ def test_a_missing_or_foreign_file_is_one_line(
     said = {
         tmp_path / "none.db": "there is no such file",
         tmp_path: "is not a file",
-        text: "file is not a database",
-        other: "no such table: traces",
+        text: "cannot be read: ",
+        other: "is not a file of trace_capture's",
         rllm: "is not a file of trace_capture's",
         Path(":memory:"): "ask the gateway over HTTP",
     }
