@@ -191,7 +191,7 @@ async def check(caller: Caller, log: Log, *shown: str) -> None:
     assert planted(log.debug.getvalue()) >= set(shown), "what is looked for was there"
 
 
-async def test_what_callers_send_is_in_no_log_and_no_answer(
+async def test_gateway_leaks_no_caller_secret_or_prompt_to_logs_or_responses(
     caller: Caller, log: Log, tmp_path: Path
 ) -> None:
     for body in BODIES:
@@ -207,7 +207,7 @@ async def test_what_callers_send_is_in_no_log_and_no_answer(
     assert planted(lines) == {"canary-session"}, "that is what this log is for"
 
 
-async def test_what_workers_send_is_in_no_log_and_no_answer_of_the_gateway_s(
+async def test_gateway_leaks_no_worker_response_to_logs_or_its_own_errors(
     caller: Caller, log: Log
 ) -> None:
     for answer in ANSWERS:
@@ -217,7 +217,7 @@ async def test_what_workers_send_is_in_no_log_and_no_answer_of_the_gateway_s(
     await check(caller, log, "canary-answer")
 
 
-async def test_what_is_sent_to_other_routes_is_in_no_log_and_no_error(
+async def test_control_routes_leak_no_request_body_to_logs_or_errors(
     caller: Caller, log: Log
 ) -> None:
     await caller.call()

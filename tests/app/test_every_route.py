@@ -214,7 +214,7 @@ def test_every_route_is_in_the_tables(world: World, name: str) -> None:
     assert {rule_of(route) for route in world.gateway.routes} == RULES[name]
 
 
-def test_health_alone_is_open_to_anybody(world: World) -> None:
+def test_health_is_the_only_route_without_a_scope(world: World) -> None:
     open_ones = {path for path, _, scope in map(rule_of, world.gateway.routes) if scope is None}
     assert open_ones == {"/health"}
     assert world.run(world.ask("GET", "/health", None)).status == 200
@@ -232,7 +232,7 @@ def guarded_requests(rules: set[Rule]) -> list[tuple[str, str, frozenset[str]]]:
     return found
 
 
-def test_nobody_gets_anything_without_a_key(world: World, name: str) -> None:
+def test_routes_reject_requests_without_a_key(world: World, name: str) -> None:
     before = world.reached
     for method, path, _ in guarded_requests(RULES[name]):
         for lacking in (None, ["nothing"], SCOPES):
@@ -249,7 +249,7 @@ def test_nobody_gets_anything_without_a_key(world: World, name: str) -> None:
     assert world.reached == before
 
 
-def test_a_key_without_exactly_its_scope_gets_nothing(world: World, name: str) -> None:
+def test_routes_reject_a_key_that_lacks_their_scope(world: World, name: str) -> None:
     before = world.reached
     for method, path, enough in guarded_requests(RULES[name]):
         answer = world.run(world.ask(method, path, SCOPES - enough))
@@ -260,7 +260,7 @@ def test_a_key_without_exactly_its_scope_gets_nothing(world: World, name: str) -
     assert world.reached == before
 
 
-def test_a_key_with_its_scope_alone_is_let_in(world: World, name: str) -> None:
+def test_routes_accept_a_key_with_only_their_scope(world: World, name: str) -> None:
     for method, path, enough in guarded_requests(RULES[name]):
         for scope in enough:
             answer = world.run(world.ask(method, path, [scope]))
@@ -278,7 +278,7 @@ BESIDE = {
 """Whatever else lies under /v1 is for any of SOURCES."""
 
 
-def test_what_lies_beside_the_calls_of_models_asks_for_its_own(world: World, name: str) -> None:
+def test_file_and_batch_paths_require_their_own_scope(world: World, name: str) -> None:
     below = ("", "/sessions/x") if name == "all" else ("",)
     for path, scope in (
         (prefix + path, scope) for prefix in below for path, scope in BESIDE.items()
@@ -305,7 +305,7 @@ def message_of(answer: RawAnswer) -> str:
 @given(garbage)
 @example(Garbage([*range(99)], None, b"x", b"", [], b'{"a":' * 3_000))
 @example(Garbage([*range(99)], None, b"%ED%A0%80", b"limit=9" + b"9" * 400, [], b'["\\ud800"]'))
-def test_nothing_breaks_a_route(world: World, name: str, garbage: Garbage) -> None:
+def test_routes_survive_garbage_requests(world: World, name: str, garbage: Garbage) -> None:
     rules = sorted(OWN[name], key=str)
     key = b"authorization: Bearer " + "+".join(SCOPES).encode()
     some = dict.fromkeys(rules[place % len(rules)] for place in garbage.places)

@@ -76,7 +76,7 @@ async def a_stream(running: Reloadable, client: RawClient) -> bytes | None:
     return (await client.head()).value(b"x-named")
 
 
-async def test_workers_come_go_and_change_while_calls_run(
+async def test_reload_adds_removes_and_changes_workers_while_calls_run(
     file: Path, worker: ScriptedWorker
 ) -> None:
     other = {"url": "http://127.0.0.1:9", "worker_id": "b"}
@@ -105,7 +105,7 @@ async def test_workers_come_go_and_change_while_calls_run(
 
 
 @pytest.mark.parametrize("now", ["changed", "removed"])
-async def test_a_plugin_is_left_after_the_last_call_that_began_with_it(
+async def test_reload_leaves_an_old_plugin_after_its_last_call(
     file: Path, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture, now: str
 ) -> None:
     async with (
@@ -125,7 +125,7 @@ async def test_a_plugin_is_left_after_the_last_call_that_began_with_it(
     assert said(caplog) == [*entered, "one left", *(["two left"] if plugins else [])]
 
 
-async def test_it_is_left_after_the_last_request_to_its_routes(
+async def test_reload_leaves_an_old_plugin_after_its_last_control_request(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
@@ -141,7 +141,7 @@ async def test_it_is_left_after_the_last_request_to_its_routes(
         await until(lambda: said(caplog) == ["one entered", "one left"])
 
 
-async def test_routes_come_and_go_with_their_plugin(file: Path) -> None:
+async def test_reload_adds_and_removes_the_routes_of_a_plugin(file: Path) -> None:
     async with reloadable(file) as running:
         assert (await running.client.get("/one")).status_code == 404
         await running.changed(Named)
@@ -153,7 +153,7 @@ async def test_routes_come_and_go_with_their_plugin(file: Path) -> None:
         assert (await running.client.get("/two")).status_code == 404
 
 
-async def test_what_says_the_same_is_the_very_same_plugin(
+async def test_reload_keeps_a_plugin_with_unchanged_options(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with reloadable(file, Named) as running:
@@ -171,7 +171,7 @@ async def test_what_says_the_same_is_the_very_same_plugin(
     assert said(caplog) == ["one entered", "other entered", "other left", "one left"]
 
 
-async def test_a_plugin_that_can_is_given_other_options_as_it_is(
+async def test_reload_reconfigures_a_plugin_in_place_if_it_supports_that(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with reloadable(file, Yielding) as running:
@@ -184,7 +184,7 @@ async def test_a_plugin_that_can_is_given_other_options_as_it_is(
         assert said(caplog) == ["one entered", "one is two now"]
 
 
-async def test_a_new_plugins_tables_are_made(file: Path, tmp_path: Path) -> None:
+async def test_reload_creates_the_tables_of_a_new_plugin(file: Path, tmp_path: Path) -> None:
     settings = {"storage": {"path": str(tmp_path / "gateway.db")}}
     async with reloadable(file, **settings) as running:
         storage = running.live.gateway.storage
@@ -197,7 +197,7 @@ async def test_a_new_plugins_tables_are_made(file: Path, tmp_path: Path) -> None
         assert rows == [("kept",)]
 
 
-async def test_routes_that_stay_ask_the_plugins_of_now(file: Path) -> None:
+async def test_unchanged_routes_authenticate_with_the_plugins_of_the_reload(file: Path) -> None:
     async with reloadable(file) as running:
         assert (await running.client.get("/admin/workers")).status_code == 200
         await running.changed((Keys, {"key": "k"}))
@@ -207,7 +207,7 @@ async def test_routes_that_stay_ask_the_plugins_of_now(file: Path) -> None:
         assert (await running.client.get("/admin/workers", headers=known)).status_code == 200
 
 
-async def test_settings_hold_for_the_next_call(file: Path, simulator: Simulator) -> None:
+async def test_reload_applies_settings_to_the_next_call(file: Path, simulator: Simulator) -> None:
     workers = [simulator.url]
     async with reloadable(file, workers=workers) as running:
         assert (await running.client.post("/tokenize", json={"prompt": "a"})).status_code == 200
@@ -227,7 +227,7 @@ async def test_settings_hold_for_the_next_call(file: Path, simulator: Simulator)
         assert running.live.server.config.timeout_keep_alive == 8
 
 
-async def test_what_needs_a_restart_is_said_and_left(file: Path) -> None:
+async def test_reload_lists_and_skips_settings_that_need_a_restart(file: Path) -> None:
     async with reloadable(file) as running:
         before = running.live.gateway.config
         fixed = {"port": 1, "storage": {"commit_timeout": 1, "persist_workers": True}}
@@ -238,7 +238,7 @@ async def test_what_needs_a_restart_is_said_and_left(file: Path) -> None:
         assert (await running.changed(**fixed, model="m"))["needs_restart"] == done["needs_restart"]
 
 
-async def test_a_caller_that_leaves_does_not_stop_it_halfway(
+async def test_reload_finishes_if_its_caller_disconnects(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with reloadable(file) as running:
@@ -250,7 +250,7 @@ async def test_a_caller_that_leaves_does_not_stop_it_halfway(
         await until(lambda: bool(running.live.gateway.plugins.loaded))
 
 
-async def test_many_at_once_are_done_one_after_the_other(
+async def test_concurrent_reloads_run_one_at_a_time(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with reloadable(file) as running:
@@ -261,7 +261,7 @@ async def test_many_at_once_are_done_one_after_the_other(
     assert said(caplog) == ["one entered", "one left"]
 
 
-async def test_the_end_leaves_those_that_still_wait_for_a_call(
+async def test_shutdown_leaves_old_plugins_that_wait_for_a_call(
     file: Path, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = asyncio.all_tasks()
@@ -276,20 +276,22 @@ async def test_the_end_leaves_those_that_still_wait_for_a_call(
     assert not lasting
 
 
-async def test_without_a_file_there_is_nothing_to_reload(gateway_for: GatewayFor) -> None:
+async def test_reload_is_rejected_without_a_config_file(gateway_for: GatewayFor) -> None:
     live = await gateway_for()
     answer = await live.client.post("/admin/reload")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "nothing_to_reload")
 
 
-async def test_one_that_drains_is_not_reloaded(file: Path) -> None:
+async def test_reload_is_rejected_while_the_gateway_drains(file: Path) -> None:
     async with reloadable(file) as running:
         await running.live.gateway.drain(0)
         answer: httpx.Response = await running.reload()
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
 
 
-async def test_the_end_waits_for_no_request(caplog: pytest.LogCaptureFixture) -> None:
+async def test_shutdown_leaves_old_plugins_despite_requests_in_flight(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Nor does it take a server."""
     async with Gateway(Config(plugins=(entry(Named),)), source=Config) as gateway:
         gateway.in_flight[-1].add("a request that never ends")
@@ -297,7 +299,7 @@ async def test_the_end_waits_for_no_request(caplog: pytest.LogCaptureFixture) ->
     assert said(caplog) == ["one entered", "one left"]
 
 
-async def test_signals_that_come_at_once_are_one(
+async def test_sighups_in_quick_succession_cause_one_reload(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gateway")

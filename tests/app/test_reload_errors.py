@@ -80,7 +80,7 @@ def state(running: Reloadable) -> tuple[object, ...]:
         ([Broken], {}, "plugin Broken did not start: StorageError: "),
     ],
 )
-async def test_an_error_changes_nothing(
+async def test_failed_reload_changes_nothing(
     running: Reloadable,
     plugins: list[Any],
     fields: dict[str, Any],
@@ -93,7 +93,7 @@ async def test_an_error_changes_nothing(
 
 
 @pytest.mark.parametrize(("plugins", "workers"), [([FAILS], []), ([], [NO_CERTIFICATE])])
-async def test_what_was_entered_before_the_failure_is_left(
+async def test_failed_reload_leaves_plugins_it_had_entered(
     running: Reloadable, caplog: pytest.LogCaptureFixture, plugins: list[Any], workers: list[Any]
 ) -> None:
     await running.refused(Yielding, (Named, {"name": "early"}), *plugins, workers=workers)
@@ -101,7 +101,7 @@ async def test_what_was_entered_before_the_failure_is_left(
     assert said == ["early entered", "early left"]
 
 
-async def test_options_that_were_taken_are_taken_back(
+async def test_failed_reload_restores_options_of_a_reconfigured_plugin(
     running: Reloadable, caplog: pytest.LogCaptureFixture
 ) -> None:
     await running.refused((Yielding, {"name": "two"}), workers=[NO_CERTIFICATE])
@@ -109,7 +109,7 @@ async def test_options_that_were_taken_are_taken_back(
     assert said == ["one is two now", "two is one now"]
 
 
-async def test_every_line_that_is_wrong_is_named(file: Path, running: Reloadable) -> None:
+async def test_reload_error_names_every_invalid_line(file: Path, running: Reloadable) -> None:
     write_text(file, "port: high\nplugins:\n  - sessions\ntimeuts: {}\n")
     answer = await running.reload()
     lines = answer.json()["error"]["message"].splitlines()
@@ -121,7 +121,7 @@ async def test_every_line_that_is_wrong_is_named(file: Path, running: Reloadable
     assert ": not YAML" in (await running.reload()).text
 
 
-async def test_a_reload_opens_no_gateway_to_strangers(file: Path) -> None:
+async def test_reload_cannot_remove_authentication_on_a_public_host(file: Path) -> None:
     async with reloadable(file, (Keys, {"key": "k"}), host="0.0.0.0") as running:
         running.write(host="0.0.0.0")
         answer = await running.client.post("/admin/reload", headers={"authorization": "k"})
@@ -129,13 +129,13 @@ async def test_a_reload_opens_no_gateway_to_strangers(file: Path) -> None:
         assert (await running.client.get("/v1/models")).status_code == 401
 
 
-async def test_tables_that_cannot_be_made_are_not_tried_again(running: Reloadable) -> None:
+async def test_reload_does_not_retry_a_failed_migration(running: Reloadable) -> None:
     await running.refused(Broken)
     await running.changed(Tabled)
 
 
 @pytest.mark.parametrize("before", [["trace_capture"], []], ids=["in use", "unused"])
-async def test_a_database_that_cannot_be_written_is_said(
+async def test_reload_answers_503_if_the_database_is_locked(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[str]
 ) -> None:
     monkeypatch.setattr("gateway.storage.store.CLOSE_TIMEOUT", 0.1)
@@ -161,7 +161,7 @@ async def endless() -> AsyncIterator[None]:
     yield
 
 
-async def test_a_lifespan_that_is_given_up_while_it_is_entered_leaves_no_task() -> None:
+async def test_lifespan_abandoned_on_entry_leaves_no_task() -> None:
     before = asyncio.all_tasks()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -180,7 +180,7 @@ async def broken_off(wanted: asyncio.Event) -> AsyncIterator[None]:
         yield
 
 
-async def test_a_lifespan_that_ends_too_early_is_in_the_log(
+async def test_lifespan_that_ends_too_early_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ends = asyncio.Event()
@@ -194,7 +194,7 @@ async def test_a_lifespan_that_ends_too_early_is_in_the_log(
     assert (record.levelno, "plugin mine" in record.getMessage()) == (logging.ERROR, True)
 
 
-async def test_the_end_of_some_is_waited_for_while_others_begin() -> None:
+async def test_in_flight_waits_only_for_the_named_requests() -> None:
     in_flight: InFlight[str] = InFlight()
     in_flight |= {"a", "b"}
     waiting = asyncio.create_task(in_flight.wait_for(["a", "b", "gone before"]))

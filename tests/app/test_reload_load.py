@@ -51,7 +51,7 @@ async def traced(running: Reloadable) -> Counter[str]:
 
 
 @pytest.mark.parametrize("anew", [False, True], ids=["as it is", "anew"])
-async def test_other_options_of_the_capture_lose_no_trace(tmp_path: Path, anew: bool) -> None:
+async def test_reload_of_trace_capture_options_loses_no_trace(tmp_path: Path, anew: bool) -> None:
     may_end = asyncio.Event()
     file = tmp_path / "gateway.yaml"
     async with (
@@ -74,7 +74,7 @@ async def test_other_options_of_the_capture_lose_no_trace(tmp_path: Path, anew: 
         assert await traced(running) == Counter(names)
 
 
-async def test_a_session_that_is_deleted_after_a_reload_harms_no_later_trace(
+async def test_deleting_a_session_after_a_reload_keeps_later_traces_whole(
     tmp_path: Path,
 ) -> None:
     may_end, file = asyncio.Event(), tmp_path / "gateway.yaml"
@@ -96,7 +96,7 @@ async def test_a_session_that_is_deleted_after_a_reload_harms_no_later_trace(
         assert trace["messages"] == chat()["messages"]
 
 
-async def test_no_call_is_dropped_while_everything_changes(tmp_path: Path) -> None:
+async def test_reloads_under_load_drop_no_call_and_no_trace(tmp_path: Path) -> None:
     config = SimulatorConfig(itl=0.005)
     async with Simulator(config) as one, Simulator(config) as two:
         workers = itertools.cycle([[one.url], [one.url, two.url], [two.url]])
@@ -130,9 +130,7 @@ async def test_no_call_is_dropped_while_everything_changes(tmp_path: Path) -> No
             assert running.live.gateway.workers.slots.used == 0
 
 
-async def test_a_redactor_that_a_reload_brings_redacts(
-    tmp_path: Path, simulator: Simulator
-) -> None:
+async def test_reload_activates_a_new_redactor(tmp_path: Path, simulator: Simulator) -> None:
     file, workers = tmp_path / "gateway.yaml", [simulator.url]
     async with reloadable(file, "sessions", "trace_capture", workers=workers) as running:
         redactor: Any = (Redactor, {"does": "words"})

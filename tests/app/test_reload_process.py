@@ -16,7 +16,7 @@ FAILED = re.compile(rb"the reload failed, nothing was changed: (.*)\n")
 RELOADED = re.compile(rb"reloaded: (.*)\n")
 
 
-async def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
+async def test_sighup_reloads_the_config_file(tmp_path: Path) -> None:
     may_end = asyncio.Event()
 
     async def late(connection: ScriptedConnection) -> None:
@@ -54,7 +54,7 @@ async def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
     assert b"Shutting down" not in process.log, "what is not an error is no longer logged"
 
 
-async def test_without_a_file_sighup_ends_it() -> None:
+async def test_sighup_ends_a_gateway_without_a_config_file() -> None:
     """As it does when a terminal is closed."""
     async with serving("http://127.0.0.1:9") as process:
         process.kill(signal.SIGHUP)

@@ -49,7 +49,7 @@ def disk(tmp_path: Path) -> KeysOnDisk:
     ],
 )
 @pytest.mark.parametrize("hashed", [True, False])
-async def test_a_key_is_found_in_any_of_its_headers(
+async def test_auth_reads_a_key_from_any_of_its_headers(
     gateway_for: GatewayFor, disk: KeysOnDisk, headers: dict[str, str], hashed: bool
 ) -> None:
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
@@ -59,7 +59,9 @@ async def test_a_key_is_found_in_any_of_its_headers(
     assert live.plugin(Witness).principals == [Principal("alice")]
 
 
-async def test_a_principal_is_what_the_file_says(gateway_for: GatewayFor, disk: KeysOnDisk) -> None:
+async def test_auth_builds_the_principal_from_the_keys_file(
+    gateway_for: GatewayFor, disk: KeysOnDisk
+) -> None:
     bound: dict[str, Any] = {"models": ["sim", "m"], "workers": ["w"], "labels": {"team": "rl"}}
     disk.write(key(scopes=["eval", "sessions"], **bound), key("other", "bob", models=["sim"]))
     live = await keyed(gateway_for, disk, Witness)
@@ -76,7 +78,7 @@ async def test_a_principal_is_what_the_file_says(gateway_for: GatewayFor, disk: 
     )
 
 
-async def test_all_that_is_not_valid_is_refused_in_the_same_words(
+async def test_auth_rejects_all_invalid_keys_with_one_message(
     gateway_for: GatewayFor, disk: KeysOnDisk
 ) -> None:
     disk.write(
@@ -104,7 +106,7 @@ async def test_all_that_is_not_valid_is_refused_in_the_same_words(
     }
 
 
-async def test_routes_of_plugins_ask_for_the_same_keys(
+async def test_auth_protects_control_routes_with_the_same_keys(
     gateway_for: GatewayFor, disk: KeysOnDisk
 ) -> None:
     disk.write(key(), key("m", scopes=["monitor"]))
@@ -126,7 +128,7 @@ async def test_keys_may_share_an_id(gateway_for: GatewayFor, disk: KeysOnDisk) -
     assert live.plugin(Witness).principals == [Principal("alice")] * 2
 
 
-async def test_another_plugin_may_know_whom_the_file_does_not(
+async def test_auth_leaves_unknown_callers_to_the_next_plugin(
     gateway_for: GatewayFor, disk: KeysOnDisk
 ) -> None:
     disk.write()
@@ -141,7 +143,7 @@ class Stranger:
         return Principal("stranger")
 
 
-async def test_no_key_goes_anywhere(
+async def test_auth_leaks_no_key_to_workers_logs_or_storage(
     gateway_for: GatewayFor, disk: KeysOnDisk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -179,7 +181,7 @@ values = (
 
 
 @given(st.lists(st.tuples(names, values)))
-def test_a_token_is_what_the_first_header_that_has_one_says(headers: Lines) -> None:
+def test_token_of_returns_the_first_token_of_any_headers(headers: Lines) -> None:
     bearers = [
         value[7:].strip()
         for name, value in headers
@@ -194,7 +196,7 @@ def test_a_token_is_what_the_first_header_that_has_one_says(headers: Lines) -> N
     assert token_of(headers) == next((one for one in (*bearers, *others) if one), None)
 
 
-async def test_a_gateway_that_has_not_started_lets_nobody_in(tmp_path: Path) -> None:
+async def test_auth_rejects_calls_before_startup(tmp_path: Path) -> None:
     auth = Auth(Auth.Config(keys_file=str(tmp_path / "keys.json")))
     with pytest.raises(Exception, match="cannot read its keys"):
         await auth.authenticate(make_call())

@@ -49,7 +49,7 @@ async def good(file: KeysFile) -> int:
     return len(file.keys or ())
 
 
-async def test_what_changes_in_the_file_holds_at_the_next_look(
+async def test_keys_file_changes_apply_at_the_next_check(
     gateway_for: GatewayFor, disk: KeysOnDisk
 ) -> None:
     disk.write(key())
@@ -61,7 +61,7 @@ async def test_what_changes_in_the_file_holds_at_the_next_look(
     assert (await ask(live, "gw-other")).status_code == 200
 
 
-async def test_a_revoked_key_is_refused_soon(
+async def test_revoked_key_is_rejected_after_the_next_check(
     gateway_for: GatewayFor, disk: KeysOnDisk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, token, _ = run(capsys, "keys", "create", "--id", "alice", "--file", str(disk.path))
@@ -86,7 +86,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("data", [*BROKEN, None], ids=lambda data: str(data)[:20])
-async def test_a_file_that_is_not_good_changes_nothing_and_is_told_of_once(
+async def test_invalid_keys_file_keeps_the_old_keys_and_is_logged_once(
     gateway_for: GatewayFor,
     disk: KeysOnDisk,
     caplog: pytest.LogCaptureFixture,
@@ -110,7 +110,7 @@ async def test_a_file_that_is_not_good_changes_nothing_and_is_told_of_once(
 
 
 @pytest.mark.parametrize("data", [*BROKEN[:2], None], ids=lambda data: str(data)[:20])
-async def test_nobody_is_told_apart_until_the_file_was_good_once(
+async def test_auth_answers_503_until_the_keys_file_is_first_valid(
     gateway_for: GatewayFor,
     disk: KeysOnDisk,
     caplog: pytest.LogCaptureFixture,
@@ -129,14 +129,14 @@ async def test_nobody_is_told_apart_until_the_file_was_good_once(
     assert (await ask(live)).status_code == 200
 
 
-async def test_a_file_of_no_keys_is_good(gateway_for: GatewayFor, disk: KeysOnDisk) -> None:
+async def test_keys_file_without_keys_is_valid(gateway_for: GatewayFor, disk: KeysOnDisk) -> None:
     disk.write()
     live = await keyed(gateway_for, disk)
     assert code_of(await ask(live)) == REFUSED
     assert await health(live) == {"status": "ok"}
 
 
-async def test_a_file_that_is_being_written_to_is_looked_at_again(
+async def test_keys_file_changed_while_read_is_read_again(
     disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write(key())
@@ -152,7 +152,7 @@ async def test_a_file_that_is_being_written_to_is_looked_at_again(
     assert await good(file) == 1
 
 
-async def test_a_file_that_stays_the_same_is_not_read_again(
+async def test_unchanged_keys_file_is_not_read_again(
     disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "SETTLE_NS", -1e18)
@@ -166,7 +166,7 @@ async def test_a_file_that_stays_the_same_is_not_read_again(
     assert file.trouble is None
 
 
-async def test_two_writes_in_one_tick_of_the_clock_are_told_apart(
+async def test_keys_file_detects_two_writes_in_one_clock_tick(
     disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tick = time.time_ns()
@@ -182,7 +182,7 @@ async def test_two_writes_in_one_tick_of_the_clock_are_told_apart(
     assert file.keys.find(b"gw-b") is not None
 
 
-async def test_a_file_that_comes_back_as_it_was_is_good_again(
+async def test_keys_file_that_returns_unchanged_is_valid_again(
     disk: KeysOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "SETTLE_NS", -1e18)
@@ -198,7 +198,7 @@ async def test_a_file_that_comes_back_as_it_was_is_good_again(
     assert await good(file) == 1
 
 
-async def test_what_was_found_of_another_file_is_not_taken(disk: KeysOnDisk) -> None:
+async def test_keys_read_from_a_replaced_path_are_discarded(disk: KeysOnDisk) -> None:
     disk.write(key())
     file = KeysFile(disk.path, 1.0, set)
     looking = asyncio.create_task(file.look())
@@ -208,7 +208,7 @@ async def test_what_was_found_of_another_file_is_not_taken(disk: KeysOnDisk) -> 
     assert file.keys is None
 
 
-async def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+async def test_keys_file_rejects_pipes_devices_and_folders(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero"), Path("a\0b")):
         file = KeysFile(path, 1.0, set)
@@ -217,7 +217,7 @@ async def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         assert file.trouble is not None
 
 
-async def test_a_file_that_is_too_large_is_not_taken(
+async def test_keys_file_rejects_an_oversized_file(
     disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "MAX_BYTES", 100)
@@ -227,7 +227,7 @@ async def test_a_file_that_is_too_large_is_not_taken(
     assert file.trouble == f"{disk.path}: has more than 100 bytes"
 
 
-async def test_what_a_look_breaks_on_does_not_end_the_looking(
+async def test_keys_file_recovers_from_an_unexpected_error(
     disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write(key())
@@ -240,7 +240,7 @@ async def test_what_a_look_breaks_on_does_not_end_the_looking(
     assert file.trouble is None
 
 
-async def test_others_who_can_read_and_scopes_that_nothing_asks_for_are_warned_of_once(
+async def test_auth_warns_once_of_file_modes_and_unknown_scopes(
     gateway_for: GatewayFor, disk: KeysOnDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.write(key(scopes=["realtime", "sesions", "sessions", "admin"]))
@@ -260,7 +260,7 @@ GOOD = json.dumps({"keys": [key(), key("b", expires="2999-01-01", labels={"a": "
 
 @given(st.integers(0, len(GOOD) - 1))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_half_a_file_keeps_what_there_was(disk: KeysOnDisk, size: int) -> None:
+async def test_truncated_keys_file_keeps_the_old_keys(disk: KeysOnDisk, size: int) -> None:
     disk.put(GOOD)
     file = KeysFile(disk.path, 1.0, set)
     await file.look()
@@ -273,7 +273,7 @@ async def test_half_a_file_keeps_what_there_was(disk: KeysOnDisk, size: int) -> 
     assert await good(file) == 2
 
 
-async def test_a_reload_leads_to_another_file_and_keeps_the_keys_until_it_is_good(
+async def test_auth_reload_keeps_the_old_keys_until_the_new_file_is_valid(
     disk: KeysOnDisk, tmp_path: Path
 ) -> None:
     other = KeysOnDisk(tmp_path / "other.json")

@@ -39,7 +39,7 @@ def waits(times: int, slow: Slowing, address: str = "a", now: float = 0.0) -> li
     return [slow.wait_of(address, now) for _ in range(times)]
 
 
-def test_the_first_failures_in_a_minute_are_free_and_then_each_waits_longer() -> None:
+def test_slowing_delays_failures_progressively_after_ten_a_minute() -> None:
     slow = Slowing()
     assert waits(10, slow) == [0.0] * 10
     assert waits(7, slow) == [0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 2.0]
@@ -48,13 +48,13 @@ def test_the_first_failures_in_a_minute_are_free_and_then_each_waits_longer() ->
     assert slow.wait_of("a", 60.0) == 0.0
 
 
-def test_the_worst_is_forgotten_in_two_minutes() -> None:
+def test_slowing_forgets_failures_after_two_minutes() -> None:
     slow = Slowing()
     waits(1000, slow)
     assert waits(11, slow, now=120.0) == [*[0.0] * 10, 0.0625]
 
 
-def test_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slowing_bounds_the_addresses_it_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slowing, "MAX_ADDRESSES", 2)
     slow = Slowing()
     for address in "ab":
@@ -77,7 +77,7 @@ def test_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> No
         (["x" * 100, "x" * 200], True),
     ],
 )
-async def test_what_counts_as_one_address(
+async def test_slowing_groups_equivalent_addresses(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str | None], same: bool
 ) -> None:
     monkeypatch.setattr(slowing, "MAX_WAITING", 0)
@@ -92,7 +92,7 @@ async def test_what_counts_as_one_address(
 
 
 @pytest.mark.usefixtures("forever")
-async def test_a_valid_key_never_waits_and_a_guess_waits_until_its_caller_leaves(
+async def test_slowing_delays_guesses_but_no_valid_key(
     live: Live,
 ) -> None:
     await fail(live, 10)
@@ -106,7 +106,7 @@ async def test_a_valid_key_never_waits_and_a_guess_waits_until_its_caller_leaves
 
 
 @pytest.mark.usefixtures("forever")
-async def test_past_so_many_waits_a_guess_is_refused_at_once(
+async def test_slowing_rejects_a_guess_at_once_if_too_many_wait(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fail(live, 10)
@@ -121,7 +121,7 @@ async def test_past_so_many_waits_a_guess_is_refused_at_once(
     first.cancel()
 
 
-async def test_a_guess_that_has_waited_is_refused_as_any_other(
+async def test_delayed_guess_is_rejected_like_any_other(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slowing, "FIRST_DELAY", 1e-6)

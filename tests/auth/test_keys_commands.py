@@ -52,7 +52,7 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.strip().encode()).hexdigest()
 
 
-def test_a_key_is_made_with_all_that_is_asked_for(keys: Keyring, disk: KeysOnDisk) -> None:
+def test_keys_create_writes_all_given_fields(keys: Keyring, disk: KeysOnDisk) -> None:
     bound = ["--model", "m1", "--model", "m2", "--worker", "w", "--label", "team=rl=1"]
     scopes = ["--scope", "eval", "--scope", "sessions"]
     out, err = keys("create", "--id", "bob", *scopes, "--expires", "2030-01-01", *bound)
@@ -73,24 +73,24 @@ def test_a_key_is_made_with_all_that_is_asked_for(keys: Keyring, disk: KeysOnDis
     assert os.listdir(disk.path.parent) == ["keys.json"]  # noqa: PTH208  names alone
 
 
-def test_a_key_is_realtime_where_nothing_is_said(keys: Keyring, disk: KeysOnDisk) -> None:
+def test_keys_create_defaults_to_the_realtime_scope(keys: Keyring, disk: KeysOnDisk) -> None:
     out, err = keys("create", "--id", "bob")
     assert written(disk) == [{"id": "bob", "token_sha256": digest(out), "scopes": ["realtime"]}]
     assert "the scope" not in err
 
 
-def test_a_scope_of_nobodys_is_written_and_told(keys: Keyring) -> None:
+def test_keys_create_warns_of_an_unknown_scope(keys: Keyring) -> None:
     assert "the scope 'relatime' is none" in keys("create", "--id", "bob", "--scope", "relatime")[1]
 
 
-def test_an_expiry_from_now_on(keys: Keyring, disk: KeysOnDisk) -> None:
+def test_keys_create_accepts_a_relative_expiry(keys: Keyring, disk: KeysOnDisk) -> None:
     out, _ = keys("create", "--id", "bob", "--expires", "90d")
     now, days = time.time(), 86_400
     assert fault(disk, out, now + 89.9 * days) is None
     assert fault(disk, out, now + 90.1 * days) == "expired"
 
 
-def test_a_list_shows_all_but_the_secrets(keys: Keyring, disk: KeysOnDisk) -> None:
+def test_keys_list_shows_everything_but_secrets(keys: Keyring, disk: KeysOnDisk) -> None:
     bound: dict[str, Any] = {"models": ["m"], "workers": [], "labels": {"a": "b"}}
     digests = {"id": "bob", "token_sha256": digest("x"), "scopes": []}
     disk.write(key(**bound), digests | {"expires": 1_893_456_000}, key("c", revoked=True))
@@ -111,7 +111,7 @@ def test_a_list_shows_all_but_the_secrets(keys: Keyring, disk: KeysOnDisk) -> No
     ]
 
 
-def test_rotating_takes_the_old_secret_away_at_once(keys: Keyring, disk: KeysOnDisk) -> None:
+def test_keys_rotate_invalidates_the_old_secret_at_once(keys: Keyring, disk: KeysOnDisk) -> None:
     disk.write(key("other", "bob"), key(scopes=["eval"], labels={"a": "b"}))
     out, _ = keys("rotate", "alice")
     now = time.time()
@@ -125,7 +125,7 @@ def test_rotating_takes_the_old_secret_away_at_once(keys: Keyring, disk: KeysOnD
     }
 
 
-def test_rotating_with_grace_keeps_the_old_secret_for_so_long(
+def test_keys_rotate_with_grace_keeps_the_old_secret_for_a_while(
     keys: Keyring, disk: KeysOnDisk
 ) -> None:
     soon = time.time() + 60
@@ -142,14 +142,16 @@ def test_rotating_with_grace_keeps_the_old_secret_for_so_long(
     assert [fault(disk, token, now + 3_601) for token in (TOKEN, out)] == ["expired", None]
 
 
-def test_what_has_expired_is_rotated_where_its_end_is_said(keys: Keyring, disk: KeysOnDisk) -> None:
+def test_keys_rotate_requires_a_new_expiry_for_an_expired_key(
+    keys: Keyring, disk: KeysOnDisk
+) -> None:
     disk.write(key(expires=1))
     assert "say how long with --expires" in keys("rotate", "alice", status=2)[1]
     out, _ = keys("rotate", "alice", "--expires", "1d")
     assert fault(disk, out, time.time()) is None
 
 
-def test_revoking_is_for_all_of_an_id_and_for_good(keys: Keyring, disk: KeysOnDisk) -> None:
+def test_keys_revoke_covers_all_keys_of_an_id_for_good(keys: Keyring, disk: KeysOnDisk) -> None:
     disk.write(key("a"), key("b"), key("c", "bob"))
     keys("revoke", "alice")
     assert [fault(disk, token, 0) for token in "abc"] == ["revoked", "revoked", None]
@@ -158,7 +160,7 @@ def test_revoking_is_for_all_of_an_id_and_for_good(keys: Keyring, disk: KeysOnDi
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["rotate", "bob"], ["revoke", "bob"]])
-def test_what_is_not_there_is_told_in_one_line(
+def test_keys_commands_report_a_missing_file_or_id_in_one_line(
     keys: Keyring, disk: KeysOnDisk, arguments: list[str]
 ) -> None:
     [line] = keys(*arguments, status=2)[1].splitlines()
@@ -178,7 +180,7 @@ def test_what_is_not_there_is_told_in_one_line(
     ],
 )
 @pytest.mark.parametrize("arguments", [["create", "--id", "b"], ["list"], ["revoke", "a"]])
-def test_a_file_that_is_not_understood_is_left_as_it_is(
+def test_keys_commands_leave_an_invalid_file_unchanged(
     keys: Keyring, disk: KeysOnDisk, data: bytes, words: str, arguments: list[str]
 ) -> None:
     disk.put(data)
@@ -203,14 +205,14 @@ def test_a_file_that_is_not_understood_is_left_as_it_is(
         [],
     ],
 )
-def test_what_cannot_be_meant_writes_nothing(
+def test_keys_commands_with_invalid_arguments_write_nothing(
     keys: Keyring, disk: KeysOnDisk, arguments: list[str]
 ) -> None:
     keys(*arguments, status=2)
     assert not disk.path.exists()
 
 
-def test_a_file_that_cannot_be_written_stays_as_it_was(
+def test_keys_commands_leave_an_unwritable_file_unchanged(
     keys: Keyring, disk: KeysOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write(key())
@@ -227,7 +229,7 @@ def _no_room(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_folder_that_is_not_there_is_told(
+def test_keys_create_reports_a_missing_folder(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, _, err = run(
@@ -237,7 +239,7 @@ def test_a_folder_that_is_not_there_is_told(
     assert os.strerror(errno.ENOENT) in err
 
 
-def test_a_link_is_followed(keys: Keyring, disk: KeysOnDisk, tmp_path: Path) -> None:
+def test_keys_create_follows_a_symlink(keys: Keyring, disk: KeysOnDisk, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "keys.json"
     disk.path.symlink_to(target)
@@ -247,7 +249,7 @@ def test_a_link_is_followed(keys: Keyring, disk: KeysOnDisk, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("empty_folder")
-def test_the_configuration_says_which_file(
+def test_keys_commands_find_the_file_in_the_config(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("gateway.yaml").write_text("plugins: [sessions, auth: {keys_file: mine.json}]\n")
@@ -264,7 +266,7 @@ def test_the_configuration_says_which_file(
     assert [one["id"] for one in written(KeysOnDisk(Path("keys.json")))] == ["c"]
 
 
-def test_a_secret_that_could_not_be_shown_is_told_of(disk: KeysOnDisk) -> None:
+def test_keys_create_reports_a_secret_it_could_not_print(disk: KeysOnDisk) -> None:
     command = [str(GATEWAY), "keys", "create", "--id", "a", "--file", str(disk.path)]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -272,7 +274,7 @@ def test_a_secret_that_could_not_be_shown_is_told_of(disk: KeysOnDisk) -> None:
     assert "the secret is lost" in done.stderr.splitlines()[-1]
 
 
-async def test_two_changes_at_once_lose_nothing(disk: KeysOnDisk) -> None:
+async def test_concurrent_keys_file_edits_lose_nothing(disk: KeysOnDisk) -> None:
     disk.write()
 
     def create(number: int) -> None:

@@ -64,12 +64,12 @@ def problem(*entries: Any, **more: Any) -> str:
         (None, "keys[1]: expected a mapping"),
     ],
 )
-def test_a_mistake_is_told_with_its_place_and_without_the_token(entry: Any, words: str) -> None:
+def test_keys_file_error_names_the_entry_without_its_token(entry: Any, words: str) -> None:
     assert problem(key(), entry).startswith("keys[1]: ")
     assert words in problem(key(), entry)
 
 
-def test_what_the_file_as_a_whole_may_be() -> None:
+def test_keys_file_rejects_unknown_top_level_fields() -> None:
     assert problem(version=1) == "version: unknown field"
     assert problem(**{TOKEN: {}}) == "has an unknown field (not shown)"
     assert len(Keys(b'\xef\xbb\xbf{"keys": []}')) == 0
@@ -92,7 +92,7 @@ def test_what_is_no_json_or_nested(data: bytes, words: str) -> None:
     assert str(refused.value).startswith(words)
 
 
-def test_a_key_is_valid_until_its_moment() -> None:
+def test_key_is_valid_until_its_expiry() -> None:
     keys = keys_of(key(expires="2030-01-01T00:00:00Z"), key("b"), key("c", revoked=True))
     expiring, lasting, revoked = (keys.find(token) for token in (TOKEN.encode(), b"b", b"c"))
     assert expiring is not None
@@ -104,7 +104,7 @@ def test_a_key_is_valid_until_its_moment() -> None:
     assert keys.find(b"d") is None
 
 
-def test_what_stands_as_it_did_is_taken_over_and_nothing_else() -> None:
+def test_keys_reuse_only_unchanged_entries() -> None:
     before = keys_of(key("a"), key("b"), key("c"))
     entries = [key("c"), key("b", revoked=True), key("d")]
     now = Keys(json.dumps({"keys": entries}).encode(), before)
@@ -120,19 +120,19 @@ def test_what_stands_as_it_did_is_taken_over_and_nothing_else() -> None:
     "text",
     ["2030-01-01", "2030-01-01T00:00", "2030-01-01T01:00+01:00", 1_893_456_000, 1_893_456_000.0],
 )
-def test_a_moment_is_utc_where_it_names_no_offset(text: str | float) -> None:
+def test_time_without_an_offset_is_utc(text: str | float) -> None:
     assert to_iso(to_unix(text)) == "2030-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize(
     "text", ["", "d", "5", "-1d", "1e3d", "nand", "²d", "9" * 400 + "d", "99999999w", ".d"]
 )
-def test_what_is_no_duration(text: str) -> None:
+def test_duration_rejects_invalid_text(text: str) -> None:
     with pytest.raises(ValueError, match="such as 90d"):
         duration(text)
 
 
-def test_an_entry_shows_no_token() -> None:
+def test_entry_repr_hides_its_token() -> None:
     assert TOKEN not in repr([Entry("a", TOKEN)])
 
 
@@ -158,7 +158,7 @@ nearly = st.fixed_dictionaries(
 
 @settings(max_examples=25)
 @given(st.binary() | st.lists(nearly | junk, max_size=3).map(lambda keys: _json({"keys": keys})))
-def test_whatever_stands_in_a_file_it_is_keys_or_a_mistake(data: bytes) -> None:
+def test_keys_file_parses_or_raises_a_config_error(data: bytes) -> None:
     with contextlib.suppress(ConfigError):
         assert len(parse(data)) == len(Keys(data))
 

@@ -27,7 +27,7 @@ def code(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)
 
 
-def test_the_manual_has_each_name() -> None:
+def test_the_manual_lists_each_scope_field_option_and_metric() -> None:
     assert set(first_column("| scope | permits |")) == SCOPES
     assert first_column("| field | meaning |") == [*Entry.__struct_fields__]
     assert first_column("| option | default | meaning |") == [*Auth.Config.__struct_fields__]
@@ -37,7 +37,7 @@ def test_the_manual_has_each_name() -> None:
     ]
 
 
-def test_the_manual_has_each_number() -> None:
+def test_the_manual_gives_each_limit_and_default() -> None:
     assert f"up to {MAX_BYTES >> 20} MiB" in MANUAL
     assert (slowing.FREE_PER_MINUTE, slowing.MAX_DELAY, slowing.MAX_WAITING) == (10, 2.0, 100)
     default = Auth.Config()
@@ -46,7 +46,7 @@ def test_the_manual_has_each_number() -> None:
     assert f"| {KeysUnavailable.status} | `{KeysUnavailable.code}` |" in MANUAL
 
 
-def test_the_file_in_the_manual_is_good() -> None:
+def test_the_keys_file_in_the_manual_is_valid() -> None:
     [text] = code("json")
     assert len(Keys(text.encode())) == 2
     written = {name for entry in msgspec.json.decode(text)["keys"] for name in entry}

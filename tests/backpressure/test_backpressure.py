@@ -56,7 +56,7 @@ def retry_after(call: RecordedCall) -> int:
     return int(get_header(call.caller.headers, b"retry-after") or 0)
 
 
-async def test_a_worker_gets_no_more_calls_than_it_may() -> None:
+async def test_queue_keeps_a_worker_within_its_limit() -> None:
     async with fleet(ONE, max_in_flight_per_worker=2) as calls:
         made = [calls.call() for _ in range(5)]
         await calls.settle()
@@ -67,7 +67,7 @@ async def test_a_worker_gets_no_more_calls_than_it_may() -> None:
         assert calls.queue.report().length == 0
 
 
-async def test_a_worker_may_have_a_limit_of_its_own() -> None:
+async def test_queue_respects_a_per_worker_limit() -> None:
     own = {"one": 1, "two": None}
     async with fleet(
         ONE, TWO, max_in_flight_per_worker=3, max_in_flight_by_worker=own, max_in_flight=6
@@ -81,7 +81,7 @@ async def test_a_worker_may_have_a_limit_of_its_own() -> None:
         assert calls.gateway.workers.slots.used == 0
 
 
-async def test_nobody_waits_while_any_worker_has_room() -> None:
+async def test_queue_holds_no_call_while_a_worker_has_room() -> None:
     """Where TRL's gateway answers 429 because the two workers that it looked at are full."""
     workers = [config.Worker(url=f"http://{at}", worker_id=f"{at}") for at in range(3)]
     async with fleet(
@@ -94,7 +94,7 @@ async def test_nobody_waits_while_any_worker_has_room() -> None:
         assert [call.caller.status for call in made] == [200] * 3
 
 
-async def test_under_an_overall_limit_who_waited_chooses_among_all_workers() -> None:
+async def test_queued_call_chooses_among_all_workers_under_an_overall_limit() -> None:
     async with fleet(ONE, TWO, plugins=(Last,), max_in_flight=1) as calls:
         for _ in range(3):
             calls.call()
@@ -104,7 +104,7 @@ async def test_under_an_overall_limit_who_waited_chooses_among_all_workers() -> 
         assert {call.attempts[0].worker.id for call in calls.running} == {"two"}
 
 
-async def test_the_principal_with_the_fewest_calls_in_flight_is_first() -> None:
+async def test_queue_serves_the_principal_with_fewest_calls_in_flight_first() -> None:
     async with fleet(ONE, max_in_flight_per_worker=2) as calls:
         busy = [calls.call(x_principal="busy") for _ in range(5)]
         await calls.settle()
@@ -113,7 +113,7 @@ async def test_the_principal_with_the_fewest_calls_in_flight_is_first() -> None:
         assert await served(calls) == [*busy[:2], other[0], busy[2], other[1], *busy[3:]]
 
 
-async def test_the_session_with_the_fewest_calls_in_flight_is_first() -> None:
+async def test_queue_serves_the_session_with_fewest_calls_in_flight_first() -> None:
     async with fleet(ONE, max_in_flight_per_worker=2) as calls:
         busy = [calls.call(session="busy") for _ in range(5)]
         await calls.settle()
@@ -122,7 +122,7 @@ async def test_the_session_with_the_fewest_calls_in_flight_is_first() -> None:
         assert await served(calls) == [*busy[:2], other[0], busy[2], other[1], *busy[3:]]
 
 
-async def test_a_higher_priority_is_first() -> None:
+async def test_queue_serves_a_higher_priority_first() -> None:
     async with fleet(ONE, max_in_flight_per_worker=1, priority_scope="hurried") as calls:
         first = calls.call()
         await calls.settle()
@@ -145,7 +145,7 @@ async def test_a_higher_priority_is_first() -> None:
         ({"priority_for_all": True}, True),
     ],
 )
-async def test_a_priority_counts_for_those_allowed(
+async def test_queue_respects_priorities_only_of_allowed_principals(
     allowed: Mapping[str, Any], counts: bool
 ) -> None:
     async with fleet(ONE, max_in_flight_per_worker=1, **allowed) as calls:
@@ -157,14 +157,14 @@ async def test_a_priority_counts_for_those_allowed(
 
 
 @pytest.mark.parametrize("given", ["high", "1001", "-99999", "1_0", "٣", ""])
-async def test_what_is_no_priority_is_refused(given: str) -> None:
+async def test_queue_rejects_an_invalid_priority(given: str) -> None:
     async with fleet(ONE, priority_for_all=True) as calls:
         call = calls.call(x_priority=given.encode().decode("latin-1"))
         await calls.settle()
         assert code_of(call) == (400, "invalid_priority")
 
 
-async def test_a_free_slot_goes_to_the_first_who_can_use_it() -> None:
+async def test_queue_gives_a_free_slot_to_the_first_call_that_can_use_it() -> None:
     a = config.Worker(url="http://a", worker_id="a", models=("a",))
     b = config.Worker(url="http://b", worker_id="b", models=("b",))
     async with fleet(a, b, max_in_flight_per_worker=1) as calls:
@@ -180,7 +180,7 @@ async def test_a_free_slot_goes_to_the_first_who_can_use_it() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_full_queue_refuses(status: int) -> None:
+async def test_full_queue_rejects_a_call(status: int) -> None:
     async with fleet(
         ONE, max_in_flight_per_worker=1, queue={"max_length": 1, "max_wait": 7}, status=status
     ) as calls:
@@ -192,7 +192,7 @@ async def test_a_full_queue_refuses(status: int) -> None:
         assert await served(calls) == made[:2]
 
 
-async def test_who_waits_too_long_is_refused() -> None:
+async def test_queue_rejects_a_call_after_its_wait_timeout() -> None:
     async with fleet(ONE, max_in_flight_per_worker=1, queue={"max_wait": 0.01}) as calls:
         calls.call()
         await calls.settle()
@@ -205,7 +205,7 @@ async def test_who_waits_too_long_is_refused() -> None:
 
 
 @pytest.mark.parametrize("limit", ["max_in_flight_per_worker", "max_in_flight"])
-async def test_who_comes_now_takes_no_slot_that_was_promised(limit: str) -> None:
+async def test_new_call_takes_no_slot_promised_to_a_queued_one(limit: str) -> None:
     async with fleet(ONE, **dict[str, Any]({limit: 1})) as calls:
         calls.call()
         second = calls.call()
@@ -217,7 +217,7 @@ async def test_who_comes_now_takes_no_slot_that_was_promised(limit: str) -> None
         assert await served(calls) == [second, third]
 
 
-async def test_who_leaves_after_its_slot_came_free_leaves_it_to_the_next() -> None:
+async def test_promised_slot_passes_on_if_its_caller_disconnects() -> None:
     async with fleet(ONE, max_in_flight_per_worker=1) as calls:
         calls.call()
         await calls.settle()
@@ -233,7 +233,7 @@ async def test_who_leaves_after_its_slot_came_free_leaves_it_to_the_next() -> No
         assert calls.queue.report().counts.left == 1
 
 
-async def test_a_worker_that_comes_or_recovers_takes_those_who_wait() -> None:
+async def test_added_or_recovered_worker_takes_queued_calls() -> None:
     async with fleet(ONE, max_in_flight_per_worker=1) as calls:
         for _ in range(4):
             calls.call()
@@ -251,7 +251,7 @@ async def test_a_worker_that_comes_or_recovers_takes_those_who_wait() -> None:
         await served(calls)
 
 
-async def test_calls_wait_while_no_worker_is_fit() -> None:
+async def test_queue_holds_calls_while_no_worker_is_fit() -> None:
     async with fleet(ONE) as calls:
         [one] = calls.gateway.workers.all
         one.mark("test", "down", "as the test wants it")
@@ -263,7 +263,7 @@ async def test_calls_wait_while_no_worker_is_fit() -> None:
         assert [call.caller.status for call in await served(calls)] == [200]
 
 
-async def test_calls_are_refused_while_no_worker_is_fit_where_that_is_wanted() -> None:
+async def test_queue_rejects_calls_without_a_fit_worker_if_configured() -> None:
     async with fleet(ONE, max_in_flight_per_worker=1, no_worker="refuse") as calls:
         [one] = calls.gateway.workers.all
         calls.call()
@@ -277,7 +277,7 @@ async def test_calls_are_refused_while_no_worker_is_fit_where_that_is_wanted() -
         await served(calls)
 
 
-async def test_who_was_left_out_by_another_plugin_asks_again() -> None:
+async def test_queue_retries_calls_filtered_out_by_another_plugin() -> None:
     async with fleet(ONE, plugins=(Trickle,), max_in_flight_per_worker=9) as calls:
         made = [calls.call() for _ in range(4)]
         await calls.settle()
@@ -285,7 +285,7 @@ async def test_who_was_left_out_by_another_plugin_asks_again() -> None:
         assert await served(calls) == made
 
 
-async def test_who_was_left_out_asks_again_when_a_worker_has_changed() -> None:
+async def test_queue_retries_filtered_calls_if_a_worker_changes() -> None:
     async with fleet(ONE, TWO, plugins=(Doubts,), max_in_flight_per_worker=1) as calls:
         [one, _] = calls.gateway.workers.all
         one.mark("doubt", "doubted", "as the test wants it", blocks=False)
@@ -299,7 +299,7 @@ async def test_who_was_left_out_asks_again_when_a_worker_has_changed() -> None:
         await served(calls)
 
 
-async def test_a_worker_that_recovers_while_another_plugin_thinks_is_not_missed() -> None:
+async def test_queue_notices_a_recovery_during_a_filter_of_another_plugin() -> None:
     async with fleet(ONE, TWO, plugins=(Doubts,), max_in_flight_per_worker=1) as calls:
         [one, _] = calls.gateway.workers.all
         one.mark("test", "down", "as the test wants it")
@@ -313,7 +313,7 @@ async def test_a_worker_that_recovers_while_another_plugin_thinks_is_not_missed(
         await served(calls)
 
 
-async def test_a_call_that_a_worker_refused_waits_for_another_in_its_old_place() -> None:
+async def test_rejected_call_keeps_its_place_in_the_queue() -> None:
     async with fleet(ONE, TWO, max_in_flight_per_worker=1) as calls:
         first, _ = calls.call(), calls.call()
         await calls.settle()
@@ -327,7 +327,7 @@ async def test_a_call_that_a_worker_refused_waits_for_another_in_its_old_place()
         assert waiting.attempts[0].worker is first.attempts[0].worker
 
 
-async def test_other_limits_hold_at_once_for_those_who_wait() -> None:
+async def test_changed_limits_apply_to_queued_calls_at_once() -> None:
     async with fleet(ONE, max_in_flight_per_worker=1) as calls:
         made = [calls.call() for _ in range(4)]
         await calls.settle()
@@ -342,7 +342,7 @@ async def test_other_limits_hold_at_once_for_those_who_wait() -> None:
         assert set(await served(calls)) == set(made[2:])
 
 
-async def test_without_the_plugin_s_lifespan_there_are_no_limits_left() -> None:
+async def test_backpressure_removes_its_limits_at_shutdown() -> None:
     async with fleet(ONE, max_in_flight_per_worker=1, max_in_flight=1) as calls:
         workers = calls.gateway.workers
         assert [workers.slots.limit, workers.all[0].slots.limit] == [1, 1]

@@ -60,7 +60,9 @@ async def begin(live: Live, client: RawClient) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_caller_that_leaves_leaves_the_queue(gateway_for: GatewayFor, reset: bool) -> None:
+async def test_caller_disconnect_removes_its_call_from_the_queue(
+    gateway_for: GatewayFor, reset: bool
+) -> None:
     holding = Holding()
     async with ScriptedWorker(holding.script) as worker:
         queue = entry("backpressure", max_in_flight_per_worker=1)
@@ -82,7 +84,7 @@ async def test_a_caller_that_leaves_leaves_the_queue(gateway_for: GatewayFor, re
         assert workers.slots.used == workers.all[0].slots.used == 0
 
 
-async def test_who_waits_at_shutdown_is_told(gateway_for: GatewayFor) -> None:
+async def test_queued_call_fails_with_draining_at_shutdown(gateway_for: GatewayFor) -> None:
     holding = Holding()
     async with ScriptedWorker(holding.script) as worker:
         queue = entry("backpressure", max_in_flight_per_worker=1)
@@ -96,7 +98,7 @@ async def test_who_waits_at_shutdown_is_told(gateway_for: GatewayFor) -> None:
         assert live.gateway.workers.slots.used == 0
 
 
-async def test_many_callers_at_once_are_all_served(gateway_for: GatewayFor) -> None:
+async def test_queue_serves_many_concurrent_callers(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry("backpressure", max_in_flight_per_worker=2))
     body = json.loads(BODY)
     answers = await asyncio.gather(
@@ -107,7 +109,7 @@ async def test_many_callers_at_once_are_all_served(gateway_for: GatewayFor) -> N
     assert (found["length"], found["in_flight"], found["promised"]) == (0, 0, 0)
 
 
-async def test_the_queue_tells_of_itself(gateway_for: GatewayFor) -> None:
+async def test_admin_queue_shows_the_state_of_the_queue(gateway_for: GatewayFor) -> None:
     holding = Holding()
     async with ScriptedWorker(holding.script) as worker:
         queue = entry(
@@ -156,7 +158,7 @@ def _said(answer: httpx.Response) -> tuple[int, str, str]:
         ({"priority_header": " "}, "priority_header"),
     ],
 )
-async def test_a_wrong_option_is_named(
+async def test_backpressure_rejects_an_invalid_option_by_name(
     gateway_for: GatewayFor, options: Mapping[str, object], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):

@@ -25,7 +25,7 @@ CALLS = st.lists(
 
 @QUICKLY
 @given(STEPS)
-def test_the_first_is_always_the_lowest(steps: list[tuple[int, int | None]]) -> None:
+def test_ranked_returns_the_lowest_rank_first(steps: list[tuple[int, int | None]]) -> None:
     ranked: Ranked[int] = Ranked()
     ranks: dict[int, int] = {}
     for item, rank in steps:
@@ -41,7 +41,7 @@ def test_the_first_is_always_the_lowest(steps: list[tuple[int, int | None]]) -> 
         assert len(ranked) == len(ranks)
 
 
-def test_what_is_outdated_takes_no_room() -> None:
+def test_ranked_bounds_its_stale_entries() -> None:
     ranked: Ranked[int] = Ranked()
     ranked.put(0, (0,))
     for rank in range(10_000):
@@ -51,7 +51,9 @@ def test_what_is_outdated_takes_no_room() -> None:
 
 @QUICKLY
 @given(CALLS)
-def test_who_is_served_next(given_calls: list[tuple[int, str, str, bool]]) -> None:
+def test_order_serves_the_lowest_ranked_ticket(
+    given_calls: list[tuple[int, str, str, bool]],
+) -> None:
     """Against the rule itself, which looks at all who wait; some end and others go on."""
     order = Order()
     waiting: list[Ticket] = []
@@ -94,7 +96,7 @@ def _rank(ticket: Ticket) -> tuple[int, ...]:
 
 @QUICKLY
 @given(st.floats(0.5, 50))
-def test_the_rate_is_that_of_what_happens(rate: float) -> None:
+def test_rate_measures_recent_events(rate: float) -> None:
     measured = Rate(0.0)
     for event in range(round(rate * WINDOW * 3)):
         measured.note((event + 1) / rate)

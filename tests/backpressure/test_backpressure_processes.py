@@ -19,9 +19,7 @@ COUNTS = st.integers(1, 16)
 
 
 @given(COUNTS, st.integers(16, 5_000), st.integers(0, 5_000))
-def test_the_parts_are_the_whole_and_nobody_has_nothing(
-    count: int, slots: int, length: int
-) -> None:
+def test_limits_are_divided_fully_among_processes(count: int, slots: int, length: int) -> None:
     options = Options(
         max_in_flight_per_worker=slots,
         max_in_flight=slots + 1,
@@ -48,7 +46,9 @@ def config_of(simulator: Simulator, **options: object) -> Config:
     )
 
 
-async def test_a_process_has_its_part_and_says_so(simulator: Simulator, tmp_path: Path) -> None:
+async def test_process_applies_and_shows_its_part_of_the_limits(
+    simulator: Simulator, tmp_path: Path
+) -> None:
     config = config_of(
         simulator, max_in_flight_per_worker=7, max_in_flight=9, queue={"max_length": 5}
     )
@@ -65,7 +65,9 @@ async def test_a_process_has_its_part_and_says_so(simulator: Simulator, tmp_path
             assert gateway.workers.slots.limit is None
 
 
-async def test_fewer_slots_than_processes_are_refused(simulator: Simulator, tmp_path: Path) -> None:
+async def test_fewer_slots_than_processes_are_rejected(
+    simulator: Simulator, tmp_path: Path
+) -> None:
     config = config_of(simulator, max_in_flight_per_worker=3, max_in_flight_by_worker={"gpu-0": 2})
     with pytest.raises(ConfigError) as caught:
         async with live(Gateway(config, peers=Peers(0, 4, tmp_path))):

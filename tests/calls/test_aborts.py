@@ -180,7 +180,7 @@ def reset(request: pytest.FixtureRequest) -> bool:
         ("uploading", b"x" * 1_500_000),
     ],
 )
-async def test_the_worker_sees_at_once_that_the_caller_has_gone(
+async def test_caller_disconnect_closes_the_worker_connection_at_once(
     setting: Setting, phase: str, body: bytes, reset: bool
 ) -> None:
     async with setting.client() as client:
@@ -201,7 +201,7 @@ async def test_the_worker_sees_at_once_that_the_caller_has_gone(
 
 @pytest.mark.parametrize("body", [PLAIN, STREAMED], ids=["plain", "streamed"])
 @pytest.mark.parametrize("phase", ["queued", "no room"])
-async def test_waiting_in_a_hook_is_cancelled_at_once(
+async def test_caller_disconnect_cancels_a_waiting_hook_at_once(
     setting: Setting, phase: str, body: bytes, reset: bool
 ) -> None:
     async with setting.client() as client:
@@ -216,7 +216,7 @@ async def test_waiting_in_a_hook_is_cancelled_at_once(
     assert setting.worker.connections == []
 
 
-async def test_so_is_that_of_a_caller_who_has_not_sent_its_whole_body(setting: Setting) -> None:
+async def test_caller_disconnect_amid_an_upload_cancels_a_waiting_hook(setting: Setting) -> None:
     headers: Headers = [(b"x-phase", b"queued"), (b"x-request-id", b"one")]
     headers.append((b"transfer-encoding", b"chunked"))
     async with setting.client() as client:
@@ -228,7 +228,7 @@ async def test_so_is_that_of_a_caller_who_has_not_sent_its_whole_body(setting: S
     assert (await setting.watcher.outcome()).caller_gone
 
 
-async def test_who_left_before_it_was_known_is_not_served(setting: Setting) -> None:
+async def test_caller_gone_before_authentication_reaches_no_worker(setting: Setting) -> None:
     async with setting.client() as client:
         await begin(setting, client, "unknown", PLAIN)
         leave(client, reset=True)
@@ -238,7 +238,9 @@ async def test_who_left_before_it_was_known_is_not_served(setting: Setting) -> N
     assert setting.worker.connections == []
 
 
-async def test_a_connection_in_the_making_is_given_up(setting: Setting, reset: bool) -> None:
+async def test_caller_disconnect_abandons_a_connection_being_opened(
+    setting: Setting, reset: bool
+) -> None:
     before = open_descriptors()
     async with setting.client() as client:
         await begin(setting, client, "connecting", PLAIN)
@@ -263,7 +265,7 @@ class Slow:
         self.learnt = True
 
 
-async def test_who_leaves_while_an_attempt_is_recorded_does_not_stop_that() -> None:
+async def test_caller_disconnect_does_not_interrupt_attempt_finished() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         config = Config(
             probes=NO_PROBES,
@@ -288,7 +290,7 @@ PHASES = ("queued", "no room", "connecting", "waiting", "half", "streaming", "up
 AT_A_TIME = 50
 
 
-async def test_a_thousand_aborted_calls_leave_nothing_behind(setting: Setting) -> None:
+async def test_thousand_aborted_calls_leak_nothing(setting: Setting) -> None:
     tasks, descriptors, objects = asyncio.all_tasks(), open_descriptors(), alive()
     for start in range(0, 1000, AT_A_TIME):
         async with asyncio.TaskGroup() as group:

@@ -54,7 +54,7 @@ async def streamed(body: Body) -> list[bytes]:
     return [chunk async for chunk in body.stream() if chunk]
 
 
-async def test_a_body_is_read_once_and_kept() -> None:
+async def test_body_is_read_once_and_kept() -> None:
     body = body_of([b"a", b"", b"bc"])
     assert (body.data, body.length) == (None, None)
     assert await body.read() == b"abc"
@@ -62,7 +62,7 @@ async def test_a_body_is_read_once_and_kept() -> None:
     assert (body.data, body.length) == (b"abc", 3)
 
 
-async def test_a_body_is_streamed_once() -> None:
+async def test_body_is_streamed_only_once() -> None:
     body = body_of([b"a", b"", b"bc"])
     assert await streamed(body) == [b"a", b"bc"]
     assert body.data is None
@@ -71,7 +71,7 @@ async def test_a_body_is_streamed_once() -> None:
             await again
 
 
-async def test_a_body_that_is_there_is_only_looked_at() -> None:
+async def test_body_given_as_data_needs_no_read() -> None:
     body = Body(b"abc", length=99)
     await body.read_if_short(0)
     assert (await body.read(), body.length) == (b"abc", 3)
@@ -88,7 +88,7 @@ async def test_a_body_that_is_there_is_only_looked_at() -> None:
         ([b""], None, True),
     ],
 )
-async def test_what_is_short_is_gathered(
+async def test_body_is_read_early_if_it_is_short(
     chunks: list[bytes], length: int | None, *, gathered: bool
 ) -> None:
     """In one piece, or announced to have at most four bytes."""
@@ -99,7 +99,9 @@ async def test_what_is_short_is_gathered(
 
 
 @pytest.mark.parametrize(("length", "fits"), [(None, True), (4, True), (5, False)])
-def test_the_length_that_is_announced_is_checked(length: int | None, *, fits: bool) -> None:
+def test_body_checks_the_content_length_against_the_limit(
+    length: int | None, *, fits: bool
+) -> None:
     body = body_of([b""], length=length, limit=4)
     if fits:
         body.check_length()
@@ -108,12 +110,12 @@ def test_the_length_that_is_announced_is_checked(length: int | None, *, fits: bo
         body.check_length()
 
 
-async def test_one_piece_past_the_limit_is_not_gathered() -> None:
+async def test_body_rejects_a_single_chunk_over_the_limit() -> None:
     with pytest.raises(BodyTooLarge):
         await body_of([b"abcde"], limit=4).read_if_short(100)
 
 
-async def test_a_body_whose_caller_leaves_cannot_be_read() -> None:
+async def test_body_read_fails_if_the_caller_disconnects() -> None:
     async def gone() -> tuple[bytes, bool]:
         raise CallerGone("the caller left")
 
@@ -125,7 +127,7 @@ pieces = st.lists(st.binary(max_size=6), min_size=1, max_size=6)
 
 
 @given(pieces, st.integers(0, 20), st.integers(0, 20), st.booleans(), st.booleans())
-async def test_a_body_is_whole_or_too_large(
+async def test_body_is_read_whole_or_rejected_as_too_large(
     pieces: list[bytes], limit: int, most: int, told: bool, as_it_comes: bool
 ) -> None:
     whole = b"".join(pieces)
@@ -149,7 +151,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(json_values)
-def test_objects_alone_are_parsed(value: Any) -> None:
+def test_parse_object_accepts_only_objects(value: Any) -> None:
     data = msgspec.json.encode(value)
     if isinstance(value, dict):
         assert parse_object(data) == value
@@ -162,7 +164,7 @@ def test_objects_alone_are_parsed(value: Any) -> None:
 @example(b"")
 @example(b'{"a":' * 100_000)
 @example(b'{"a": "\\ud800"}')
-def test_whatever_comes_is_an_object_or_refused(data: bytes) -> None:
+def test_parse_object_returns_an_object_or_rejects(data: bytes) -> None:
     with contextlib.suppress(InvalidJSON):
         assert isinstance(parse_object(data), dict)
 
@@ -205,7 +207,7 @@ def in_chunks(body: bytes) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("body", [b"", b"short", LARGE], ids=["empty", "short", "large"])
 @pytest.mark.parametrize("framed", [with_length, in_chunks])
 @pytest.mark.parametrize("plugins", [(), (Reads,)], ids=["unread", "read"])
-async def test_uploads_arrive_byte_for_byte(
+async def test_proxy_forwards_uploads_byte_for_byte(
     framed: Framed, body: bytes, plugins: tuple[type, ...]
 ) -> None:
     framing, sent = framed(body)
@@ -226,7 +228,7 @@ async def test_uploads_arrive_byte_for_byte(
 
 
 @pytest.mark.parametrize("framed", [with_length, in_chunks])
-async def test_an_upload_goes_on_before_it_is_whole(framed: Framed) -> None:
+async def test_proxy_forwards_an_upload_before_it_is_complete(framed: Framed) -> None:
     """The rest is sent only when the worker has the first part of it."""
     reached = asyncio.Event()
 
@@ -247,7 +249,7 @@ async def test_an_upload_goes_on_before_it_is_whole(framed: Framed) -> None:
             assert (await client.answer()).status == 200
 
 
-async def test_a_worker_may_answer_before_the_upload_is_whole() -> None:
+async def test_worker_may_answer_before_the_upload_is_complete() -> None:
     """Its connection cannot carry another request then."""
 
     async def script(connection: ScriptedConnection) -> None:
@@ -265,7 +267,7 @@ async def test_a_worker_may_answer_before_the_upload_is_whole() -> None:
 
 
 @pytest.mark.parametrize("plugins", [(), (Reads,)], ids=["unread", "read"])
-async def test_callers_that_expect_are_told_to_continue(plugins: tuple[type, ...]) -> None:
+async def test_caller_that_expects_100_continue_receives_it(plugins: tuple[type, ...]) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         async with live(before(worker, *plugins)) as gateway:
             async with asyncio.timeout(PATIENCE), client_of(gateway) as client:

@@ -22,7 +22,7 @@ from gateway.testing import (
 # refusals of the core's own
 
 
-async def test_without_workers_there_is_no_worker() -> None:
+async def test_call_without_workers_fails_with_no_worker() -> None:
     async with gateway_of() as gateway:
         call = await dispatch(gateway)
     assert code_of(call) == (503, "no_worker")
@@ -40,7 +40,7 @@ async def waiting(gateway: Gateway) -> AsyncIterator[RecordedCall]:
     await running
 
 
-async def test_max_calls() -> None:
+async def test_max_calls_rejects_a_call_over_the_limit() -> None:
     async with (
         Simulator(SimulatorConfig(ttft=60)) as sim,
         gateway_of(workers=[sim.url], limits=ServerLimits(max_calls=1)) as gateway,
@@ -52,7 +52,7 @@ async def test_max_calls() -> None:
     assert ended.caller.status == 200
 
 
-async def test_drain_lets_what_is_in_flight_finish() -> None:
+async def test_drain_waits_for_calls_in_flight() -> None:
     release = asyncio.Event()
 
     async def script(connection: ScriptedConnection) -> None:
@@ -71,7 +71,7 @@ async def test_drain_lets_what_is_in_flight_finish() -> None:
     assert call.caller.status == 200
 
 
-async def test_drain_ends_what_is_left() -> None:
+async def test_drain_cancels_calls_left_after_its_timeout() -> None:
     async with (
         Simulator(SimulatorConfig(ttft=60)) as sim,
         gateway_of(Watcher, workers=[sim.url]) as gateway,
@@ -82,7 +82,7 @@ async def test_drain_ends_what_is_left() -> None:
     assert code_of(call) == (503, "draining")
 
 
-async def test_a_cancelled_dispatch_is_recorded_and_forgotten() -> None:
+async def test_cancelled_dispatch_is_recorded_and_leaks_nothing() -> None:
     async with (
         Simulator(SimulatorConfig(ttft=60)) as sim,
         gateway_of(Watcher, workers=[sim.url]) as gateway,
@@ -132,7 +132,7 @@ class Broken:
             raise ValueError("broken on purpose")
 
 
-async def test_no_worker_sees_a_call_whose_deciding_hook_broke() -> None:
+async def test_call_is_not_forwarded_if_its_admit_hook_fails() -> None:
     async with Simulator() as sim, gateway_of(Broken, Watcher, workers=[sim.url]) as gateway:
         call = await dispatch(gateway, chat(**{"x-break": "admit"}))
         assert plugin_of(gateway, Watcher).outcomes == [call.outcome]
@@ -141,7 +141,7 @@ async def test_no_worker_sees_a_call_whose_deciding_hook_broke() -> None:
 
 
 @pytest.mark.parametrize("where", ["observe", "attempt_finished", "finished", "call_finished"])
-async def test_a_watching_hook_that_broke_is_noted_and_harms_nobody(where: str) -> None:
+async def test_call_completes_despite_a_failing_observer_hook(where: str) -> None:
     async with Simulator() as sim, gateway_of(Broken, Watcher, workers=[sim.url]) as gateway:
         call = await dispatch(gateway, chat(**{"x-break": where}))
         watcher = plugin_of(gateway, Watcher)

@@ -97,7 +97,7 @@ async def error_of(live: Live) -> tuple[RawAnswer, bytes]:
     return answer, b"\n".join(line[6:] for line in lines)
 
 
-async def test_the_stream_goes_on_behind_the_comments(gateway_for: GatewayFor) -> None:
+async def test_worker_stream_follows_the_keepalive_comments(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(HEAD + CHUNKS) as worker:
         live = await gateway_for(Keeping, Watcher, workers=(worker.url,))
         answer = await ask(live, **{"x-request-id": "abc", "accept-encoding": "gzip"})
@@ -109,7 +109,7 @@ async def test_the_stream_goes_on_behind_the_comments(gateway_for: GatewayFor) -
     assert (outcome.status, outcome.complete, outcome.bytes_sent) == (200, True, len(STREAM))
 
 
-async def test_comments_are_no_first_token(gateway_for: GatewayFor) -> None:
+async def test_keepalive_comments_do_not_count_as_ttft(gateway_for: GatewayFor) -> None:
     proceed = asyncio.Event()
 
     async def script(connection: ScriptedConnection) -> None:
@@ -130,7 +130,7 @@ async def test_comments_are_no_first_token(gateway_for: GatewayFor) -> None:
         assert call.outcome.ttft is not None
 
 
-async def test_the_openai_client_takes_no_notice(gateway_for: GatewayFor) -> None:
+async def test_openai_client_ignores_keepalive_comments(gateway_for: GatewayFor) -> None:
     texts = []
     for plugins in ((), (Keeping,)):
         live = await gateway_for(*plugins)
@@ -143,7 +143,7 @@ async def test_the_openai_client_takes_no_notice(gateway_for: GatewayFor) -> Non
     assert len(texts[0]) > 1
 
 
-async def test_the_openai_client_raises_what_the_worker_refused(gateway_for: GatewayFor) -> None:
+async def test_openai_client_raises_a_worker_error_after_comments(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Keeping)
     async with AsyncOpenAI(base_url=f"{live.url}/v1", api_key="-", max_retries=0) as client:
         stream = await client.chat.completions.create(
@@ -154,7 +154,7 @@ async def test_the_openai_client_raises_what_the_worker_refused(gateway_for: Gat
                 pass
 
 
-async def test_an_error_of_the_workers_is_told_in_its_own_words(gateway_for: GatewayFor) -> None:
+async def test_worker_error_after_comments_keeps_its_own_json(gateway_for: GatewayFor) -> None:
     body = b'{"error": {\n"message": "no",\r\n"code": 400}}'
     async with ScriptedWorker(answer_of(body, status="400 Bad Request")) as worker:
         live = await gateway_for(Keeping, Watcher, workers=(worker.url,))
@@ -181,7 +181,7 @@ async def test_an_error_of_the_workers_is_told_in_its_own_words(gateway_for: Gat
     ],
     ids=["text", "plain answer", "null", "no text", "empty", "too long"],
 )
-async def test_what_is_no_error_body_is_told_in_the_gateways_words(
+async def test_worker_answer_without_error_json_becomes_a_gateway_error(
     gateway_for: GatewayFor, said: bytes, status: int, told: str
 ) -> None:
     async with ScriptedWorker(said) as worker:
@@ -192,21 +192,21 @@ async def test_what_is_no_error_body_is_told_in_the_gateways_words(
     assert len(error["message"]) < 3_000
 
 
-async def test_a_compressed_stream_cannot_follow(gateway_for: GatewayFor) -> None:
+async def test_compressed_stream_after_comments_is_an_error(gateway_for: GatewayFor) -> None:
     head = HEAD.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n")
     async with ScriptedWorker(head + CHUNKS) as worker:
         live = await gateway_for(Keeping, workers=(worker.url,))
         assert b"not with an event stream" in (await error_of(live))[1]
 
 
-async def test_a_refusal_of_the_gateways_is_told_too(gateway_for: GatewayFor) -> None:
+async def test_gateway_error_after_comments_is_sent_as_an_event(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Keeping, Refusing, Watcher)
     assert json.loads((await error_of(live))[1])["error"]["code"] == "no_worker"
     outcome = await live.plugin(Watcher).outcome()
     assert isinstance(outcome.error, NoWorker)
 
 
-async def test_another_worker_is_asked_after_comments(
+async def test_failover_tries_another_worker_after_comments(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with ScriptedWorker(answer_of(b"{}", status="503 Busy")) as busy:
@@ -220,7 +220,7 @@ async def test_another_worker_is_asked_after_comments(
         )
 
 
-async def test_a_stream_that_breaks_behind_them_says_so(gateway_for: GatewayFor) -> None:
+async def test_stream_cut_after_comments_ends_with_an_error_event(gateway_for: GatewayFor) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(HEAD + CHUNKS[: CHUNKS.index(DONE)])
@@ -233,7 +233,7 @@ async def test_a_stream_that_breaks_behind_them_says_so(gateway_for: GatewayFor)
     assert body.startswith(COMMENT * 2 + STREAM[: -len(DONE)] + b"event: error\n")
 
 
-async def test_who_leaves_meanwhile_has_left(gateway_for: GatewayFor) -> None:
+async def test_caller_disconnect_during_keepalive_is_recorded(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Endless, Watcher)
     async with live.client.stream("POST", "/v1/chat/completions", json=BODY) as answer:
         assert answer.status_code == 200
@@ -241,14 +241,16 @@ async def test_who_leaves_meanwhile_has_left(gateway_for: GatewayFor) -> None:
     assert outcome.caller_gone
 
 
-async def test_nothing_is_put_into_an_answer_that_has_begun(gateway_for: GatewayFor) -> None:
+async def test_keepalive_adds_nothing_once_the_response_has_begun(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Late)
     answer = await ask(live)
     assert COMMENT not in answer.body
     assert answer.body.endswith(DONE)
 
 
-async def test_a_trace_knows_nothing_of_them(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_trace_contains_no_keepalive_comments(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     path = str(tmp_path / "traces.db")
     live = await gateway_for("sessions", CAPTURE, Keeping, storage=StorageSettings(path=path))
     answer = await live.client.post("/sessions/a/v1/chat/completions", json=BODY)

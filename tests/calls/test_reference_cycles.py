@@ -44,7 +44,7 @@ def calls_there() -> int:
 
 @pytest.mark.parametrize("plugins", PLUGINS)
 @pytest.mark.parametrize("refused", [False, True])
-async def test_no_call_is_left_to_the_collector(
+async def test_finished_calls_are_freed_without_garbage_collection(
     tmp_path: Path, uncollected: None, plugins: tuple[str | PluginEntry, ...], refused: bool
 ) -> None:
     config = Config(

@@ -118,7 +118,7 @@ def little_growth(process: Process) -> Iterator[None]:
     assert process.memory("VmHWM") - before < GROWTH
 
 
-async def test_a_gibibyte_for_a_caller_who_reads_slowly() -> None:
+async def test_slow_caller_holds_back_the_worker_without_memory_growth() -> None:
     writer = Writer()
     count = (1 << 30) // len(EVENT) + 1
 
@@ -139,7 +139,7 @@ async def test_a_gibibyte_for_a_caller_who_reads_slowly() -> None:
     assert end == LAST_CHUNK
 
 
-async def test_a_large_body_for_a_worker_that_reads_slowly() -> None:
+async def test_slow_worker_holds_back_an_upload_without_memory_growth() -> None:
     size = 300 * MIB
     writer, go_on = Writer(), threading.Event()
 
@@ -166,7 +166,7 @@ async def test_a_large_body_for_a_worker_that_reads_slowly() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/plain"])
-async def test_a_caller_who_takes_nothing_in_is_given_up(
+async def test_caller_that_reads_nothing_is_disconnected_after_idle(
     gateway_for: GatewayFor, path: str
 ) -> None:
     async def endless(connection: ScriptedConnection) -> None:

@@ -58,7 +58,7 @@ TOLD = {
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_what_the_engine_tells_is_told(name: str) -> None:
+def test_usage_is_read_from_a_recorded_engine_response(name: str) -> None:
     exchange, told = RECORDED[name], TOLD[name]
     usage = counted(exchange.body, headers=EVENTS if is_stream(exchange) else JSON)
     assert usage is not None
@@ -79,7 +79,7 @@ WITH_IDS = [
 
 
 @pytest.mark.parametrize("name", WITH_IDS)
-def test_without_its_usage_the_tokens_of_a_stream_are_counted(name: str) -> None:
+def test_usage_is_counted_from_token_ids_of_a_stream_without_it(name: str) -> None:
     """By their ids they are as many as the engine says of the same stream."""
     exchange, told = RECORDED[name], TOLD[name]
     events = [one + b"\n\n" for one in exchange.body.split(b"\n\n") if one]
@@ -99,7 +99,7 @@ FIRST = sse({"choices": [{"index": 0, "delta": {"role": "assistant", "content": 
 USAGE = sse({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
 
 
-def test_without_ids_the_events_that_say_something_count() -> None:
+def test_usage_counts_events_with_content_without_token_ids() -> None:
     thought = sse({"choices": [{"index": 1, "delta": {"reasoning": "hm"}}]})
     called = sse({"choices": [{"index": 1, "delta": {"tool_calls": [{"index": 0}]}}]})
     usage = counted(FIRST, chat("a"), chat(""), thought, called, chat("b")[:-9])
@@ -107,14 +107,14 @@ def test_without_ids_the_events_that_say_something_count() -> None:
     assert usage.prompt_tokens > 0
 
 
-def test_logprobs_count_where_there_are_no_ids() -> None:
+def test_usage_counts_logprobs_without_token_ids() -> None:
     two = chat("ab", logprobs={"content": [{"logprob": -1.0}, {"logprob": -2.0}]})
     usage = counted(FIRST, two)
     assert usage is not None
     assert usage.completion_tokens == 2
 
 
-def test_the_prompt_of_several_choices_counts_once() -> None:
+def test_usage_counts_a_prompt_shared_by_choices_once() -> None:
     def ids(index: int) -> bytes:
         choice = {"index": index, "text": "a", "prompt_token_ids": [1, 2, 3], "token_ids": [4]}
         return sse({"choices": [choice]})
@@ -125,13 +125,13 @@ def test_the_prompt_of_several_choices_counts_once() -> None:
 
 
 @given(places, st.integers(0, 400))
-def test_wherever_a_stream_is_cut_it_costs_the_same(at: list[int], long: int) -> None:
+def test_usage_does_not_depend_on_chunk_boundaries(at: list[int], long: int) -> None:
     stream = FIRST + chat("x" * long) + chat("b") + USAGE + DONE
     assert counted(*cut(stream, at)) == Usage(7, 2)
 
 
 @given(st.integers(0, 5_000))
-def test_a_long_stream_is_counted_and_let_go(tokens: int) -> None:
+def test_token_counter_buffers_little_of_a_long_stream(tokens: int) -> None:
     counter = TokenCounter()
     counter.started(200, EVENTS, events=True)
     event = chat("x" * 200, token_ids=[5])
@@ -144,14 +144,14 @@ def test_a_long_stream_is_counted_and_let_go(tokens: int) -> None:
     assert (usage.completion_tokens, usage.counted) == (tokens, True)
 
 
-def test_usage_that_counts_up_is_the_engines_own_when_it_breaks_off() -> None:
+def test_usage_of_a_cut_stream_is_the_latest_from_the_engine() -> None:
     def so_far(count: int) -> bytes:
         return chat("a")[:-3] + b',"usage":{"prompt_tokens":7,"completion_tokens":%d}}\n\n' % count
 
     assert counted(so_far(1), so_far(2), chat("c")) == Usage(7, 2)
 
 
-def test_messages_tell_the_input_first_and_the_output_last() -> None:
+def test_usage_combines_anthropic_message_start_and_delta() -> None:
     begun = {"input_tokens": 5, "cache_read_input_tokens": 3, "output_tokens": 1}
     events = [
         sse({"type": "message_start", "message": {"role": "assistant", "usage": begun}}),
@@ -162,7 +162,7 @@ def test_messages_tell_the_input_first_and_the_output_last() -> None:
     assert counted(*events) == Usage(8, 9, cached_tokens=3)
 
 
-def test_what_was_cached_and_thought_is_told() -> None:
+def test_usage_includes_cached_and_reasoning_tokens() -> None:
     usage = {
         "prompt_tokens": 10,
         "completion_tokens": 4,
@@ -174,18 +174,18 @@ def test_what_was_cached_and_thought_is_told() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"usage":null}', b'{"usage":[]}', b"[1]", b'"x"'])
-def test_what_does_not_tell_is_not_told(body: bytes) -> None:
+def test_usage_is_none_if_a_response_has_none(body: bytes) -> None:
     assert counted(body, headers=JSON) is None
 
 
-def test_a_refusal_and_a_compressed_answer_cost_nothing_that_is_known() -> None:
+def test_usage_is_none_for_errors_and_compressed_responses() -> None:
     body = b'{"usage":{"prompt_tokens":1}}'
     assert counted(body, headers=JSON, status=429) is None
     assert counted(body, headers=[*JSON, (b"content-encoding", b"gzip")]) is None
 
 
 @given(st.binary() | st.integers().map(lambda n: b'{"usage":{"prompt_tokens":%d}}' % n))
-def test_whatever_a_worker_sends_the_tokens_are_within_bounds(data: bytes) -> None:
+def test_usage_stays_within_bounds_for_any_response(data: bytes) -> None:
     for usage in _both(data):
         if usage is not None:
             assert 0 <= usage.prompt_tokens <= MAX_TOKENS
@@ -196,7 +196,7 @@ def _both(data: bytes) -> Iterable[Usage | None]:
     return counted(data, headers=JSON), counted(b"data: " + data + b"\n\n")
 
 
-def test_the_worker_that_answers_last_counts() -> None:
+def test_usage_is_of_the_last_attempt() -> None:
     counter = TokenCounter()
     counter.started(200, EVENTS, events=True)
     counter.data(chat("a"))
@@ -214,7 +214,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("method", ["data", "usage"])
-async def test_a_count_that_breaks_harms_no_call(
+async def test_call_completes_despite_a_failing_token_counter(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def broken(*_: object) -> None:
@@ -230,7 +230,7 @@ async def test_a_count_that_breaks_harms_no_call(
         assert (outcome.complete, outcome.usage, outcome.failures) == (True, None, ["core"])
 
 
-def test_a_call_waits_only_for_what_is_not_lazy() -> None:
+def test_call_waits_for_commit_only_of_rows_not_lazy() -> None:
     call = make_call()
     assert not call.waits_for_commit
     call.store(Notes(), "a", 1, lazy=True)

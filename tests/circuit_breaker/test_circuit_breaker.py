@@ -64,7 +64,7 @@ FAULTS: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_the_worker_s_faults_eject_it(gateway_for: GatewayFor, fault: str) -> None:
+async def test_breaker_ejects_a_worker_for_its_faults(gateway_for: GatewayFor, fault: str) -> None:
     async with ScriptedWorker(FAULTS[fault]) as worker:
         timeouts = Timeouts(first_byte=0.05, idle=0.05)
         live = await gateway_for(breaker(), workers=(worker.url,), timeouts=timeouts)
@@ -76,7 +76,7 @@ async def test_the_worker_s_faults_eject_it(gateway_for: GatewayFor, fault: str)
         assert (await ask(live)).json()["error"]["code"] == "no_worker"
 
 
-async def test_a_worker_that_refuses_connections_is_ejected(gateway_for: GatewayFor) -> None:
+async def test_breaker_ejects_a_worker_that_refuses_connections(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(b"") as gone:
         pass
     live = await gateway_for(breaker(), workers=(gone.url,))
@@ -84,14 +84,14 @@ async def test_a_worker_that_refuses_connections_is_ejected(gateway_for: Gateway
     assert "upstream_connect_failed" in reason_of(live)
 
 
-async def test_a_worker_that_takes_no_connections_is_ejected(gateway_for: GatewayFor) -> None:
+async def test_breaker_ejects_a_worker_that_accepts_no_connections(gateway_for: GatewayFor) -> None:
     with full_backlog() as full:
         live = await gateway_for(breaker(), workers=(full,), timeouts=Timeouts(connect=0.05))
         await fail(live)
         assert "upstream_connect_timeout" in reason_of(live)
 
 
-async def test_answers_that_another_worker_gave_instead_count(
+async def test_breaker_counts_failures_hidden_by_failover(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with ScriptedWorker(answer_of(b"{}", status="503 Busy")) as worker:
@@ -106,7 +106,9 @@ REFUSALS = ("400 Bad Request", "401 No", "404 Not Found", "408 Slow", "422 No", 
 
 
 @pytest.mark.parametrize("status", [*REFUSALS, "501 Not Implemented", "505 HTTP Version"])
-async def test_what_callers_do_wrong_ejects_nobody(gateway_for: GatewayFor, status: str) -> None:
+async def test_breaker_ignores_errors_caused_by_callers(
+    gateway_for: GatewayFor, status: str
+) -> None:
     async with ScriptedWorker(answer_of(b"{}", status=status)) as worker:
         options = breaker(consecutive_failures=1, error_rate=0.01, min_calls=1)
         live = await gateway_for(options, workers=(worker.url,))
@@ -115,7 +117,7 @@ async def test_what_callers_do_wrong_ejects_nobody(gateway_for: GatewayFor, stat
         assert state_of(live) == "up"
 
 
-async def test_three_bad_requests_do_not_eject_as_they_did_before_trl(
+async def test_breaker_ignores_three_bad_requests_in_a_row(
     gateway_for: GatewayFor,
 ) -> None:
     live = await gateway_for(breaker(consecutive_failures=3))
@@ -124,7 +126,7 @@ async def test_three_bad_requests_do_not_eject_as_they_did_before_trl(
     assert (await ask(live)).status_code == 200
 
 
-async def test_callers_who_leave_eject_nobody(gateway_for: GatewayFor) -> None:
+async def test_breaker_ignores_caller_disconnects(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(never_answer) as worker:
         live = await gateway_for(breaker(), Watcher, workers=(worker.url,))
         for count in range(1, 4):
@@ -136,7 +138,7 @@ async def test_callers_who_leave_eject_nobody(gateway_for: GatewayFor) -> None:
         assert state_of(live) == "up"
 
 
-async def test_a_call_s_own_time_ejects_nobody(gateway_for: GatewayFor) -> None:
+async def test_breaker_ignores_total_timeouts(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(never_answer) as worker:
         live = await gateway_for(breaker(), workers=(worker.url,), timeouts=Timeouts(total=0.05))
         for _ in range(3):
@@ -144,7 +146,7 @@ async def test_a_call_s_own_time_ejects_nobody(gateway_for: GatewayFor) -> None:
         assert state_of(live) == "up"
 
 
-async def test_a_success_begins_the_row_anew(gateway_for: GatewayFor) -> None:
+async def test_breaker_resets_consecutive_failures_on_success(gateway_for: GatewayFor) -> None:
     async with Moody() as worker:
         live = await gateway_for(breaker(error_rate=None), workers=(worker.url,))
         for well in (False, True, False, True, False):
@@ -155,7 +157,7 @@ async def test_a_success_begins_the_row_anew(gateway_for: GatewayFor) -> None:
         assert state_of(live) == "ejected"
 
 
-async def test_too_many_failures_of_the_latest_calls_eject(gateway_for: GatewayFor) -> None:
+async def test_breaker_ejects_a_worker_over_the_error_rate(gateway_for: GatewayFor) -> None:
     async with Moody() as worker:
         options = breaker(consecutive_failures=None, error_rate=0.5, min_calls=4)
         live = await gateway_for(options, workers=(worker.url,))
@@ -170,7 +172,7 @@ async def test_too_many_failures_of_the_latest_calls_eject(gateway_for: GatewayF
 # coming back
 
 
-async def test_a_half_open_worker_gets_one_call_at_a_time_and_comes_back(
+async def test_half_open_worker_gets_one_trial_at_a_time_and_recovers(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with Moody() as worker:
@@ -191,7 +193,7 @@ async def test_a_half_open_worker_gets_one_call_at_a_time_and_comes_back(
         assert live.plugin(CircuitBreaker).changes.closed == 1
 
 
-async def test_the_only_worker_half_open_and_busy_serves_nobody_else(
+async def test_half_open_worker_rejects_calls_beside_its_trial(
     gateway_for: GatewayFor,
 ) -> None:
     async with Moody() as worker:
@@ -207,7 +209,7 @@ async def test_the_only_worker_half_open_and_busy_serves_nobody_else(
         await trial
 
 
-async def test_a_trial_whose_caller_leaves_makes_room_for_the_next(
+async def test_half_open_trial_is_freed_if_its_caller_disconnects(
     gateway_for: GatewayFor,
 ) -> None:
     async with Moody() as worker:
@@ -224,7 +226,7 @@ async def test_a_trial_whose_caller_leaves_makes_room_for_the_next(
         assert (await ask(live)).status_code == 200
 
 
-async def test_what_began_before_says_nothing_of_the_worker_now(gateway_for: GatewayFor) -> None:
+async def test_breaker_ignores_calls_begun_before_the_ejection(gateway_for: GatewayFor) -> None:
     async with Moody() as worker:
         live = await gateway_for(breaker(cooldown=AT_ONCE), workers=(worker.url,))
         worker.holds = b"old"
@@ -246,7 +248,7 @@ async def test_what_began_before_says_nothing_of_the_worker_now(gateway_for: Gat
         await asyncio.gather(*many)
 
 
-async def test_old_calls_take_no_room_from_trials_and_leave_none(gateway_for: GatewayFor) -> None:
+async def test_calls_begun_before_the_ejection_use_no_trial_slot(gateway_for: GatewayFor) -> None:
     async with Moody() as worker:
         live = await gateway_for(breaker(cooldown=AT_ONCE), workers=(worker.url,))
         [watched] = live.gateway.workers.all
@@ -264,7 +266,7 @@ async def test_old_calls_take_no_room_from_trials_and_leave_none(gateway_for: Ga
         await asyncio.gather(trial, *old[1:])
 
 
-async def test_each_ejection_is_longer_than_the_one_before_and_logged_once(
+async def test_breaker_lengthens_and_logs_each_ejection(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "gateway.circuit_breaker")
@@ -290,7 +292,7 @@ async def test_each_ejection_is_longer_than_the_one_before_and_logged_once(
         assert (changes.ejected, changes.half_open, changes.closed) == (4, 4, 0)
 
 
-async def test_conditions_are_seen_in_health(gateway_for: GatewayFor) -> None:
+async def test_health_workers_shows_an_ejection(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(FAULTS["status 500"]) as worker:
         live = await gateway_for(breaker(), workers=(worker.url,))
         await fail(live)

@@ -33,7 +33,7 @@ async def never_answer(connection: ScriptedConnection) -> None:
 @pytest.mark.parametrize(
     ("count", "share", "ejected"), [(1, 0.5, 0), (1, 1, 1), (2, 0.5, 1), (3, 0.5, 1), (4, 0.99, 3)]
 )
-async def test_never_more_than_a_share_is_ejected(
+async def test_breaker_ejects_at_most_the_max_ejected_share(
     gateway_for: GatewayFor, count: int, share: float, ejected: int
 ) -> None:
     async with ScriptedWorker(FAILS) as worker:
@@ -45,7 +45,7 @@ async def test_never_more_than_a_share_is_ejected(
         assert live.plugin(CircuitBreaker).changes.spared == count - ejected
 
 
-async def test_the_share_is_that_of_the_workers_for_the_same_models(
+async def test_breaker_applies_max_ejected_per_model(
     gateway_for: GatewayFor,
 ) -> None:
     async with ScriptedWorker(FAILS) as worker:
@@ -59,7 +59,7 @@ async def test_the_share_is_that_of_the_workers_for_the_same_models(
         assert [state_of(live, n) for n in range(4)].count("ejected") == 1
 
 
-async def test_who_gets_no_calls_for_another_reason_counts_as_lost(
+async def test_breaker_counts_draining_workers_towards_max_ejected(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with ScriptedWorker(FAILS) as worker:
@@ -73,7 +73,7 @@ async def test_who_gets_no_calls_for_another_reason_counts_as_lost(
         assert state_of(live) == "ejected"
 
 
-async def test_callers_of_others_do_not_notice_a_black_hole(
+async def test_breaker_sends_no_more_calls_to_a_silent_worker(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with ScriptedWorker(never_answer) as hole:
@@ -90,7 +90,7 @@ async def test_callers_of_others_do_not_notice_a_black_hole(
 # workers that go, and the end
 
 
-async def test_a_worker_that_was_removed_is_forgotten(
+async def test_breaker_forgets_a_removed_worker(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Moody() as first, Moody() as second:
@@ -108,7 +108,7 @@ async def test_a_worker_that_was_removed_is_forgotten(
         assert not [one for one in caplog.records if one.levelname == "ERROR"]
 
 
-async def test_calls_that_outlive_their_worker_are_no_matter(gateway_for: GatewayFor) -> None:
+async def test_breaker_ignores_calls_of_a_removed_worker(gateway_for: GatewayFor) -> None:
     async with Moody() as worker:
         live = await gateway_for(breaker(consecutive_failures=1), workers=(worker.url,))
         worker.well = False
@@ -121,7 +121,7 @@ async def test_calls_that_outlive_their_worker_are_no_matter(gateway_for: Gatewa
         assert live.plugin(CircuitBreaker).changes.ejected == 0
 
 
-async def test_at_the_end_nobody_stays_ejected() -> None:
+async def test_breaker_clears_ejections_at_shutdown() -> None:
     async with ScriptedWorker(FAILS) as worker:
         config = Config(
             workers=(WorkerConfig(url=worker.url),), plugins=(breaker(),), probes=UNASKED
@@ -136,7 +136,7 @@ async def test_at_the_end_nobody_stays_ejected() -> None:
 # options
 
 
-async def test_other_options_hold_at_once_and_nobody_comes_back_for_them(
+async def test_breaker_reload_applies_options_and_keeps_ejections(
     gateway_for: GatewayFor,
 ) -> None:
     async with Moody() as first, Moody() as second:
@@ -165,7 +165,7 @@ async def test_other_options_hold_at_once_and_nobody_comes_back_for_them(
         ({"threshold": 3}, "unknown option"),
     ],
 )
-def test_mistakes_are_told(options: dict[str, object], said: str) -> None:
+def test_breaker_rejects_invalid_options(options: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Gateway(Config(plugins=(entry("circuit_breaker", **options),)))
     assert said in str(caught.value)
@@ -187,7 +187,7 @@ def ejections(circuit: Circuit, pauses: Sequence[float]) -> list[float]:
     return found
 
 
-def test_time_spent_well_shortens_the_next_cooldown() -> None:
+def test_cooldown_shortens_after_time_without_ejection() -> None:
     options = Options(cooldown=10, max_cooldown=300, jitter=0)
     assert ejections(Circuit(options), [0, 0, 0, 0]) == [10, 20, 40, 80]
     assert ejections(Circuit(options), [0, 0, 0, 41, 0]) == [10, 20, 40, 40, 80]
@@ -195,7 +195,7 @@ def test_time_spent_well_shortens_the_next_cooldown() -> None:
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=200), st.floats(0, 0.99))
-def test_a_cooldown_stays_within_its_bounds(pauses: list[float], jitter: float) -> None:
+def test_cooldown_stays_within_its_bounds(pauses: list[float], jitter: float) -> None:
     options = Options(cooldown=1, max_cooldown=60, jitter=jitter)
     for cooldown in ejections(Circuit(options), pauses):
         assert 1 - jitter <= cooldown <= 60 * (1 + jitter)
@@ -205,7 +205,7 @@ calls = st.lists(st.tuples(st.floats(0, 20), st.booleans()), max_size=60)
 
 
 @given(calls)
-def test_the_window_counts_the_latest_calls(calls: list[tuple[float, bool]]) -> None:
+def test_window_counts_only_recent_calls(calls: list[tuple[float, bool]]) -> None:
     window, now, seen = Window(30.0), 1e6, []
     for pause, failed in calls:
         now += pause

@@ -38,7 +38,7 @@ def client_for(request: pytest.FixtureRequest) -> ClientFor:
     return AsyncGatewayClient if request.param == "async" else Threaded
 
 
-async def test_sessions_and_traces(
+async def test_client_manages_sessions_and_traces(
     gateway_for: GatewayFor, tmp_path: Path, client_for: ClientFor
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -69,7 +69,7 @@ async def test_sessions_and_traces(
     await client.close()
 
 
-async def test_rewards_and_trajectories(
+async def test_client_adds_rewards_and_reads_trajectories(
     gateway_for: GatewayFor, tmp_path: Path, client_for: ClientFor
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -91,7 +91,7 @@ async def test_rewards_and_trajectories(
     await client.close()
 
 
-async def test_workers_and_settings(
+async def test_client_manages_workers_and_the_weight_version(
     gateway_for: GatewayFor, tmp_path: Path, client_for: ClientFor
 ) -> None:
     live = await capturing(gateway_for, tmp_path, workers=[])
@@ -112,7 +112,7 @@ async def test_workers_and_settings(
     await client.close()
 
 
-async def test_a_refusal_is_told_in_the_gateways_words(
+async def test_client_error_carries_the_gateway_error(
     gateway_for: GatewayFor, tmp_path: Path, client_for: ClientFor
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -127,7 +127,7 @@ async def test_a_refusal_is_told_in_the_gateways_words(
     await client.close()
 
 
-async def test_the_key_is_sent(
+async def test_client_sends_its_api_key(
     gateway_for: GatewayFor, tmp_path: Path, client_for: ClientFor
 ) -> None:
     live = await capturing(gateway_for, tmp_path, entry(Keys, key="Bearer a"))
@@ -152,7 +152,7 @@ async def test_the_key_is_sent(
         (b"garbage", None, "RemoteProtocolError"),
     ],
 )
-async def test_whatever_answers_is_one_kind_of_error(
+async def test_client_raises_one_error_type_for_any_bad_response(
     client_for: ClientFor, answer: bytes, status: int | None, said: str
 ) -> None:
     async def script(connection: ScriptedConnection) -> None:
@@ -168,7 +168,7 @@ async def test_whatever_answers_is_one_kind_of_error(
     assert said in str(failed.value)
 
 
-async def test_who_is_not_there(client_for: ClientFor) -> None:
+async def test_client_raises_if_the_gateway_is_unreachable(client_for: ClientFor) -> None:
     for url in ("http://127.0.0.1:1", "h:1", "http://[", "ftp://h"):
         client = client_for(url)
         with pytest.raises(GatewayClientError) as failed:
@@ -177,7 +177,7 @@ async def test_who_is_not_there(client_for: ClientFor) -> None:
         await client.close()
 
 
-def test_the_clients_differ_in_await_alone() -> None:
+def test_blocking_and_async_clients_have_the_same_methods() -> None:
     """What one can do the other can, with the same arguments."""
     for name, method in inspect.getmembers(GatewayClient, inspect.isfunction):
         if not name.startswith("__") or name == "__init__":
@@ -193,14 +193,14 @@ def test_the_clients_differ_in_await_alone() -> None:
         assert max(len(body) for body in bodies) <= 3, "both only send what asks.py has"
 
 
-def test_a_block_closes_the_client() -> None:
+def test_client_closes_with_its_block() -> None:
     with GatewayClient("http://127.0.0.1:1") as client:
         assert client.gateway_url == "http://127.0.0.1:1"
     with pytest.raises(RuntimeError, match="closed"):
         client.health()
 
 
-async def test_a_block_closes_the_async_client() -> None:
+async def test_async_client_closes_with_its_block() -> None:
     async with AsyncGatewayClient("http://127.0.0.1:1/") as client:
         assert client.get_session_url("a:b") == "http://127.0.0.1:1/sessions/a%3Ab/v1"
     with pytest.raises(RuntimeError, match="closed"):

@@ -28,7 +28,7 @@ def echoing(one: Peers) -> None:
     one.handle(ECHO, echo)
 
 
-async def test_all_others_answer_in_order(three: list[Peers]) -> None:
+async def test_peers_answer_a_request_in_process_order(three: list[Peers]) -> None:
     for one in three:
         echoing(one)
     large = bytes(300_000)
@@ -36,7 +36,7 @@ async def test_all_others_answer_in_order(three: list[Peers]) -> None:
     assert await three[0].request(ECHO, large) == [b"1:" + large, b"2:" + large]
 
 
-async def test_the_one_that_fails_or_knows_no_answer_says_nothing(
+async def test_peer_without_a_working_handler_is_skipped_and_logged(
     three: list[Peers], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(_: bytes) -> bytes:
@@ -51,7 +51,7 @@ async def test_the_one_that_fails_or_knows_no_answer_says_nothing(
     assert await three[0].request(ECHO) == [b"2:", b"2:"], "it goes on after a failure"
 
 
-async def test_who_is_too_slow_is_not_waited_for_and_still_does_it(
+async def test_slow_peer_is_not_awaited_but_finishes_its_work(
     three: list[Peers], caplog: pytest.LogCaptureFixture
 ) -> None:
     may_go_on, done = asyncio.Event(), asyncio.Event()
@@ -69,7 +69,7 @@ async def test_who_is_too_slow_is_not_waited_for_and_still_does_it(
     assert caplog.text.count("did not answer") == 2
 
 
-async def test_who_is_not_there_is_not_missed(
+async def test_absent_peer_is_skipped_without_a_log_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Peers(0, 3, tmp_path) as first:
@@ -80,7 +80,7 @@ async def test_who_is_not_there_is_not_missed(
     assert not caplog.text
 
 
-async def test_the_place_of_a_killed_one_is_taken(tmp_path: Path) -> None:
+async def test_peer_replaces_a_killed_process(tmp_path: Path) -> None:
     killed = Peers(1, 2, tmp_path)
     await killed.__aenter__()
     async with Peers(0, 2, tmp_path) as first, Peers(1, 2, tmp_path) as after:
@@ -93,7 +93,9 @@ async def test_the_place_of_a_killed_one_is_taken(tmp_path: Path) -> None:
     "sent",
     [b"", b"\0\0\0\5ab", b"\0\0\0\1\xc1", b"\xff\xff\xff\xff", (MAX_MESSAGE_BYTES + 1).to_bytes(4)],
 )
-async def test_nonsense_ends_its_connection_alone(three: list[Peers], sent: bytes) -> None:
+async def test_peer_closes_only_the_connection_that_sends_garbage(
+    three: list[Peers], sent: bytes
+) -> None:
     assert three[0].folder is not None
     reader, writer = await asyncio.open_unix_connection(three[0].folder / "0.sock")
     writer.write(sent)
@@ -104,7 +106,7 @@ async def test_nonsense_ends_its_connection_alone(three: list[Peers], sent: byte
     assert await three[1].request(ECHO) == [b"0:"]
 
 
-async def test_a_lock_is_held_by_one_peer_at_a_time(three: list[Peers]) -> None:
+async def test_lock_is_held_by_one_peer_at_a_time(three: list[Peers]) -> None:
     inside: list[int] = []
 
     async def take(one: Peers) -> None:
@@ -121,19 +123,19 @@ async def test_a_lock_is_held_by_one_peer_at_a_time(three: list[Peers]) -> None:
     assert sorted(inside) == sorted([0, 1, 2] * 5)
 
 
-async def test_turns_of_two_names_are_two(three: list[Peers]) -> None:
+async def test_locks_of_two_names_are_independent(three: list[Peers]) -> None:
     async with three[0].lock("this"), three[1].lock("that"):
         pass
 
 
-async def test_one_alone_has_nobody_to_ask() -> None:
+async def test_single_process_has_no_peers() -> None:
     async with Peers() as alone, alone.lock("it"), alone.lock("it"):
         echoing(alone)
         assert await alone.request(ECHO) == []
         assert alone.file("anything") is None
 
 
-async def test_who_leaves_is_not_held_up_by_what_it_answers(tmp_path: Path) -> None:
+async def test_peer_shuts_down_despite_an_unfinished_handler(tmp_path: Path) -> None:
     begun = asyncio.Event()
 
     async def never(_: bytes) -> bytes:

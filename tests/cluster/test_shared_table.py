@@ -112,9 +112,7 @@ TestSharing = Sharing.TestCase
 TestSharing.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 
 
-def test_a_row_that_rests_gives_way_and_the_one_that_rests_longest_first(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_table_evicts_the_row_idle_longest(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = SharedTable(path, TWO.size, since, sets=1)
     for number in range(shared_table.ROWS_PER_SET):
         assert put(table, f"key {number}", HELD, number)
@@ -132,7 +130,7 @@ def test_a_row_that_rests_gives_way_and_the_one_that_rests_longest_first(
     table.close()
 
 
-def test_what_rests_from_some_later_time_on_is_still_in_use(path: Path) -> None:
+def test_table_keeps_rows_that_become_idle_in_the_future(path: Path) -> None:
     table = SharedTable(path, TWO.size, since, sets=1)
     for number in range(shared_table.ROWS_PER_SET):
         assert put(table, str(number), 1e12, number)
@@ -140,20 +138,20 @@ def test_what_rests_from_some_later_time_on_is_still_in_use(path: Path) -> None:
     table.close()
 
 
-def test_any_key_has_a_row(table: SharedTable) -> None:
+def test_table_accepts_any_key(table: SharedTable) -> None:
     for number, key in enumerate(("", "\0", "é" * 10_000, "\ud800"), 1):
         assert put(table, key, HELD, number)
         assert got(table, key) == (HELD, number)
 
 
-def test_a_table_that_is_closed_has_no_room(table: SharedTable) -> None:
+def test_closed_table_has_no_rows(table: SharedTable) -> None:
     row = table.row("key")
     with row:
         table.close()
     assert got(table, "key") is None
 
 
-def test_only_what_is_used_takes_space(path: Path) -> None:
+def test_table_file_uses_disk_only_for_used_rows(path: Path) -> None:
     table = SharedTable(path, 160, since)
     assert path.stat().st_size > 40_000_000
     put(table, "key", HELD, 0)
@@ -161,7 +159,7 @@ def test_only_what_is_used_takes_space(path: Path) -> None:
     table.close()
 
 
-def test_a_disk_that_is_full_harms_nobody(
+def test_table_survives_a_full_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = table_at(path)
@@ -193,7 +191,7 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_processes_change_a_row_one_after_another(path: Path) -> None:
+def test_table_serializes_row_updates_across_processes(path: Path) -> None:
     def count() -> None:
         row = table_at(path).row("count")
         for _ in range(ROUNDS):
@@ -216,7 +214,7 @@ def is_locked(file: int) -> bool:
     return False
 
 
-def test_a_process_that_is_killed_leaves_no_lock(path: Path, table: SharedTable) -> None:
+def test_killed_process_leaves_no_row_lock(path: Path, table: SharedTable) -> None:
     inside, says = os.pipe()
 
     def hold() -> None:

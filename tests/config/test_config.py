@@ -51,13 +51,15 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
         ("http://h:", "http://h", "/v1", "h:80"),
     ],
 )
-def test_a_worker_s_url_is_split(written: str, url: str, api_path: str, worker_id: str) -> None:
+def test_worker_url_is_split_into_its_parts(
+    written: str, url: str, api_path: str, worker_id: str
+) -> None:
     for worker in (read(f"workers: ['{written}']").workers[0], Worker(url=written)):
         assert (worker.url, worker.api_path, worker.worker_id) == (url, api_path, worker_id)
         assert msgspec.structs.replace(worker) == worker
 
 
-def test_host_and_port_of_a_worker() -> None:
+def test_worker_has_the_host_and_port_of_its_url() -> None:
     assert (Worker(url="https://[::1]/v1").host, Worker(url="https://[::1]/v1").port) == (
         "::1",
         443,
@@ -92,7 +94,7 @@ def test_host_and_port_of_a_worker() -> None:
         "h/v1?SECRET",
     ],
 )
-def test_what_is_no_worker_s_url(url: str) -> None:
+def test_config_rejects_invalid_worker_urls(url: str) -> None:
     (problem,) = problems(json.dumps({"workers": [{"url": url}]}))
     assert problem.startswith('gateway.yaml:1: workers[0].url: expected a URL such as "http://')
     assert ', got "' in problem
@@ -101,7 +103,7 @@ def test_what_is_no_worker_s_url(url: str) -> None:
         Worker(url=url)
 
 
-def test_an_api_path_beside_the_url() -> None:
+def test_config_accepts_an_api_path_unless_the_url_differs() -> None:
     same = "workers: [{url: http://h/v2/, api_path: /v2}, {url: http://i, api_path: /x/}]"
     assert [worker.api_path for worker in read(same).workers] == ["/v2", "/x"]
     assert problems("workers:\n - url: http://h/v2\n   api_path: /v1\n") == [
@@ -112,7 +114,7 @@ def test_an_api_path_beside_the_url() -> None:
         assert 'api_path: expected a path such as "/v1", got' in problem
 
 
-def test_ids_of_workers_differ() -> None:
+def test_config_gives_workers_unique_ids() -> None:
     text = """
 workers:
  - http://h/v1
@@ -127,7 +129,7 @@ workers:
     assert msgspec.structs.replace(built) == built
 
 
-def test_an_id_chosen_twice_is_a_mistake() -> None:
+def test_config_rejects_a_duplicate_worker_id() -> None:
     text = "workers:\n - {url: http://h, worker_id: a}\n - url: http://i\n   worker_id: a\nport: x"
     assert problems(text) == [
         "gateway.yaml:4: workers[1].worker_id: another worker has this id too",
@@ -151,14 +153,14 @@ def test_an_id_chosen_twice_is_a_mistake() -> None:
         ("{A: x, a: y}", "headers.a: is there twice, in other letter case"),
     ],
 )
-def test_headers_that_no_worker_can_be_sent(headers: str, problem: str) -> None:
+def test_config_rejects_invalid_worker_headers(headers: str, problem: str) -> None:
     said = problems(f"workers: [{{url: http://h, headers: {headers}}}]")
     assert said[0].startswith(f"gateway.yaml:1: workers[0].{problem}")
     assert "31337" not in "".join(said)
     assert "got text (not shown)" in said[0] or "got a number" in said[0] or ", got" not in said[0]
 
 
-def test_tls_of_a_worker() -> None:
+def test_config_checks_the_tls_settings_of_a_worker() -> None:
     text = "workers: [{url: https://h, tls: {ca_file: ca.pem, verify: false}}]"
     assert read(text).workers[0].tls == TLS(ca_file="ca.pem", verify=False)
     assert problems("workers: [{url: http://h, tls: {}}]") == [
@@ -217,11 +219,11 @@ gateway.yaml:20: storage.path: expected text that is not empty, got ""\
 """
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_config_reports_all_errors_at_once() -> None:
     assert "\n".join(problems(MISTAKES)) == SAID
 
 
-def test_toml_is_told_by_field() -> None:
+def test_toml_errors_name_the_field() -> None:
     text = 'workers = ["http://h/v1", {url = "ftp://h"}]\n[timeouts]\nconect = 1\ndrain = "x"'
     url = 'expected a URL such as "http://host:8000/v1", http or https'
     assert problems(text, name="gateway.toml") == [
@@ -273,20 +275,20 @@ def test_toml_is_told_by_field() -> None:
         ("workers: [{url: http://h, worker_id: 'a\n\n b'}]", 'got "a\\n'),
     ],
 )
-def test_what_yaml_may_not_hold(text: str | bytes, problem: str) -> None:
+def test_yaml_file_rejects_invalid_content(text: str | bytes, problem: str) -> None:
     said = problems(text)
     assert any(problem in line for line in said), said
     assert max(map(len, said)) < 400
     assert "SECRET" not in "".join(said)
 
 
-def test_laughs_are_bounded() -> None:
+def test_yaml_alias_expansion_is_bounded() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 20)]
     assert "more than 50000 values, aliases resolved" in problems("\n".join(lines))[0]
 
 
-def test_aliases_and_merge_keys() -> None:
+def test_yaml_aliases_and_merge_keys_are_resolved() -> None:
     text = """
 workers:
  - &one {url: http://h, weight: 2, headers: {A: b}}
@@ -314,11 +316,11 @@ timeouts: {connect: 1_0, total: 5, idle: null}
         ("port = 0x" + "f" * 10_000, "port: expected a port from 0 to 65535, got a number of more"),
     ],
 )
-def test_what_toml_may_not_hold(text: str, problem: str) -> None:
+def test_toml_file_rejects_invalid_content(text: str, problem: str) -> None:
     assert problem in problems(text, name="gateway.toml")[0]
 
 
-def test_what_is_no_file() -> None:
+def test_config_reports_an_unreadable_file() -> None:
     Path("folder.yaml").mkdir()
     expected = {
         "none.yaml": f"none.yaml: cannot be read: {os.strerror(errno.ENOENT)}",
@@ -333,12 +335,12 @@ def test_what_is_no_file() -> None:
         assert caught.value.problems[1].startswith("GATEWAY_PORT: port: expected a port")
 
 
-def test_an_empty_file_is_the_defaults() -> None:
+def test_empty_file_loads_the_defaults() -> None:
     for text in ("", "# nothing\n", "---\n", "\ufeff"):
         assert read(text) == load() == Config()
 
 
-def test_values_from_the_environment() -> None:
+def test_config_file_references_environment_variables() -> None:
     text = """
 host: ${NAME}.local
 port: ${PORT}
@@ -356,7 +358,7 @@ workers: ${WORKERS}
     assert f"gateway.yaml:6: timeouts: ${{TIMEOUTS}} {missing}" in problems(text, environ)
 
 
-def test_what_is_filled_in_is_never_shown() -> None:
+def test_config_errors_never_show_referenced_values() -> None:
     text = (
         "port: ${A}\nhost: ${B}${C}\nworkers: ['http://${A}']\nlog_level: x${A}\nplugins: ['${}']"
     )
@@ -370,7 +372,7 @@ def test_what_is_filled_in_is_never_shown() -> None:
     assert "SEC" not in "".join(said)
 
 
-def test_the_environment() -> None:
+def test_environment_variables_set_config_fields() -> None:
     environ = {
         "GATEWAY_WORKERS": "http://a/v1, http://b",
         "GATEWAY_PLUGINS": "sessions,access_log",
@@ -395,7 +397,7 @@ def test_the_environment() -> None:
     assert config.server_limits == ServerLimits(max_body_bytes=5)
 
 
-def test_rllm_s_variables_come_before_ours() -> None:
+def test_rllm_variables_override_the_file_but_not_gateway_variables() -> None:
     theirs = {
         "RLLM_GATEWAY_HOST": "h",
         "RLLM_GATEWAY_PORT": "1",
@@ -412,7 +414,7 @@ def test_rllm_s_variables_come_before_ours() -> None:
     assert read("port: 3", theirs).port == 1
 
 
-def test_a_variable_that_is_almost_ours() -> None:
+def test_config_rejects_misspelled_gateway_variables() -> None:
     environ = {"GATEWAY_TIMEOUT__IDLE": "1", "GATEWAY_WORKER": "x", "GATEWAY_HOST": ""}
     assert problems("", environ) == [
         'GATEWAY_TIMEOUT__IDLE: unknown variable; did you mean "GATEWAY_TIMEOUTS__IDLE"?',
@@ -422,7 +424,7 @@ def test_a_variable_that_is_almost_ours() -> None:
     assert read("host: ${GATEWAY_WORKER}", {"GATEWAY_WORKER": "x"}).host == "x"
 
 
-def test_the_command_line() -> None:
+def test_command_line_overrides_set_config_fields() -> None:
     config = load(
         overrides={"port": "1", "host": None, "workers": ["http://a"], "storage.path": Path("d")}
     )
@@ -457,7 +459,7 @@ SETTINGS = st.dictionaries(st.sampled_from(NUMBERS), st.integers(1, 65535))
 
 
 @given(SETTINGS, SETTINGS, SETTINGS)
-def test_the_later_layer_wins(file: Settings, env: Settings, cli: Settings) -> None:
+def test_later_config_layer_wins(file: Settings, env: Settings, cli: Settings) -> None:
     names = {path: name for name, path in variables().items()}
     text = "\n".join(f"{'.'.join(path)} = {value}" for path, value in file.items())
     Path("gateway.toml").write_text(text)
@@ -485,7 +487,7 @@ LAYERS = st.dictionaries(st.sampled_from("abc"), st.integers(), max_size=3) | st
 
 
 @given(LAYERS, LAYERS, LAYERS)
-def test_merging_is_associative(
+def test_merge_of_layers_is_associative(
     first: dict[str, object], second: dict[str, object], third: dict[str, object]
 ) -> None:
     a, b, c = Node.of(first, "a"), Node.of(second, "b"), Node.of(third, "c")
@@ -518,7 +520,7 @@ def told(*arguments: Any) -> None:
 
 
 @given(TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary())
-def test_no_file_raises_anything_else(data: bytes) -> None:
+def test_config_file_errors_are_always_config_errors(data: bytes) -> None:
     for name in ("gateway.yaml", "gateway.toml"):
         Path(name).write_bytes(data)
         told(Path(name), {"HOME": "x"})
@@ -528,7 +530,7 @@ def test_no_file_raises_anything_else(data: bytes) -> None:
     st.dictionaries(st.sampled_from([*variables(), "GATEWAY_X"]), st.text()),
     st.dictionaries(st.sampled_from(WORDS), VALUES),
 )
-def test_no_environment_or_option_raises_anything_else(
+def test_environment_and_override_errors_are_always_config_errors(
     environ: dict[str, str], overrides: dict[str, object]
 ) -> None:
     told(None, environ, overrides)
@@ -560,7 +562,7 @@ def documented(cls: Any, prefix: str) -> Iterator[tuple[str, object]]:
         yield f"{prefix}{field.name}", field.default if not field.required else ...
 
 
-def test_docs_and_code_name_the_same_fields() -> None:
+def test_config_docs_list_every_field_and_default() -> None:
     top = [pair for pair in documented(Config, "") if pair[0] not in SECTIONS]
     expected = dict(
         [
@@ -590,7 +592,7 @@ def test_docs_and_code_name_the_same_fields() -> None:
             assert said == "`{}`"
 
 
-def test_docs_name_each_variable_and_option() -> None:
+def test_config_docs_list_every_variable_and_option() -> None:
     table = rows()
     for name, path in variables().items():
         assert table[".".join(path)][1] == f"`{name}`"
@@ -600,7 +602,7 @@ def test_docs_name_each_variable_and_option() -> None:
     assert sorted(named) == sorted(variables())
 
 
-def test_each_shipped_configuration_loads() -> None:
+def test_shipped_config_files_load() -> None:
     files = sorted((ROOT / "configs").glob("*.yaml"))
     loaded = {
         file.stem: load(file, {"FLEET_KEY": "k", "FLEET_CA": "ca.pem", "BACKENDS": "http://h"})
@@ -615,7 +617,7 @@ def test_each_shipped_configuration_loads() -> None:
     assert [entry.name for entry in loaded["minimal"].plugins] == ["sessions", "access_log"]
 
 
-def test_the_schema_knows_the_fields_and_the_short_forms() -> None:
+def test_schema_covers_all_fields_and_short_forms() -> None:
     whole = json.loads(schema())
     parts = whole["$defs"]
     for cls in (Config, Timeouts, ServerLimits, Failover, Probes, StorageSettings, TLS):
@@ -634,12 +636,12 @@ def test_the_schema_knows_the_fields_and_the_short_forms() -> None:
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1", "[::1]"]
 )
-def test_addresses_of_this_machine_alone(host: str) -> None:
+def test_loopback_hosts_are_recognized(host: str) -> None:
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize(
     "host", ["", "0.0.0.0", "::", "10.0.0.1", "gateway", "localhost.evil", "127.1"]
 )
-def test_addresses_that_others_reach(host: str) -> None:
+def test_public_hosts_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)

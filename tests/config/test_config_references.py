@@ -22,14 +22,14 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
         ({"NAME": "${PORT}", "PORT": "81"}, "${PORT}.local", 81),
     ],
 )
-def test_a_default_stands_in_for_what_is_not_set(
+def test_reference_default_replaces_an_unset_variable(
     environ: dict[str, str], host: str, port: int
 ) -> None:
     config = read("host: ${NAME:-here}.local\nport: ${PORT:-80}", environ)
     assert (config.host, config.port) == (host, port)
 
 
-def test_a_default_may_be_any_text_without_braces() -> None:
+def test_reference_default_may_be_any_text_without_braces() -> None:
     text = "workers: ${W:-http://a:1, http://b}\nmodel: ${M:-}\nstorage: {path: '${D:-a b:-?$}'}"
     with pytest.raises(Exception, match="model: expected text that is not empty"):
         read(text)
@@ -38,7 +38,7 @@ def test_a_default_may_be_any_text_without_braces() -> None:
     assert config.storage.path == "a b:-?$"
 
 
-def test_what_must_be_set_says_so_in_the_file_s_words() -> None:
+def test_required_reference_fails_with_the_message_of_the_file() -> None:
     text = "host: ${HOST_NAME:?the address to listen on}\nport: ${PORT:?}"
     for environ in ({}, {"HOST_NAME": "", "PORT": ""}):
         assert problems(text, environ) == [
@@ -52,12 +52,12 @@ def test_what_must_be_set_says_so_in_the_file_s_words() -> None:
 
 
 @pytest.mark.parametrize("text", ["${A:+x}", "${A:=x}", "${A-x}", "${A:-{}}", "${A:", "${:-x}"])
-def test_no_other_sign_of_a_shell_is_taken(text: str) -> None:
+def test_reference_rejects_other_shell_syntax(text: str) -> None:
     [problem] = problems(json.dumps({"host": text}), {"A": "a"})
     assert "expected the name of a variable in ${...}" in problem
 
 
-def test_a_mistake_names_the_variables_and_shows_no_value() -> None:
+def test_reference_error_names_variables_but_shows_no_value() -> None:
     text = "port: ${A:-1}${B}\nhost: ${C:-}\nlog_level: ${D:-loud}"
     assert problems(text, {"A": "x", "B": "SECRET"}) == [
         "gateway.yaml:1 (A, B): port: expected a port from 0 to 65535, got text (not shown)",
@@ -66,7 +66,7 @@ def test_a_mistake_names_the_variables_and_shows_no_value() -> None:
     ]
 
 
-def test_a_variable_of_ours_with_a_default_is_no_slip() -> None:
+def test_referenced_gateway_variable_is_not_a_misspelling() -> None:
     assert read("host: ${GATEWAY_HOSTS:-h}", {"GATEWAY_HOSTS": "i"}).host == "i"
 
 
@@ -83,7 +83,7 @@ def test_a_variable_of_ours_with_a_default_is_no_slip() -> None:
         ("7b", 7),
     ],
 )
-def test_a_size_may_have_a_unit(written: str, found: int) -> None:
+def test_size_accepts_units(written: str, found: int) -> None:
     assert (
         read(
             json.dumps({"server_limits": {"max_body_bytes": written}})
@@ -95,7 +95,7 @@ def test_a_size_may_have_a_unit(written: str, found: int) -> None:
 
 
 @pytest.mark.parametrize("written", ["0MB", "0.0001 kB", "MB", "20", "-1MB", "2MBit", "1e3MB"])
-def test_what_is_no_size(written: str) -> None:
+def test_size_rejects_invalid_text(written: str) -> None:
     assert problems(json.dumps({"server_limits": {"max_body_bytes": written}})) == [
         (
             "gateway.yaml:1: server_limits.max_body_bytes: expected a size greater than 0, in "
@@ -105,12 +105,12 @@ def test_what_is_no_size(written: str) -> None:
 
 
 @given(st.text() | st.integers() | st.none())
-def test_a_size_is_a_number_of_bytes_or_left_alone(written: str | int | None) -> None:
+def test_size_returns_bytes_or_its_input_unchanged(written: str | int | None) -> None:
     found = size(written)
     assert found is written or (isinstance(found, int) and found >= 0)
 
 
-def test_the_schema_knows_defaults_and_sizes() -> None:
+def test_schema_covers_reference_defaults_and_sizes() -> None:
     parts = json.loads(schema())["$defs"]
     kinds = parts["ServerLimits"]["properties"]["max_body_bytes"]["anyOf"]
     assert [kind.get("type") for kind in kinds] == ["integer", "string", None]

@@ -34,7 +34,7 @@ def configured(text: str, environ: Mapping[str, str] = {}) -> tuple[Options | No
     return read(text, environ).plugins[-1].options_as(Options, found), found
 
 
-def test_plugins_in_running_order() -> None:
+def test_config_lists_plugins_in_file_order() -> None:
     text = """
 plugins:
   - sessions
@@ -52,7 +52,7 @@ plugins:
     ]
 
 
-def test_what_is_no_plugin() -> None:
+def test_config_rejects_invalid_plugin_entries() -> None:
     named = "expected a plugin's name, or its name over its indented options"
     assert problems("plugins:\n - a:\n   b: 1\n - [a]\n - {}\n - c: SECRET\n - ''") == [
         f"gateway.yaml:2: plugins[0]: {named}, got a mapping",
@@ -63,7 +63,7 @@ def test_what_is_no_plugin() -> None:
     ]
 
 
-def test_a_plugin_s_options_become_its_own_struct() -> None:
+def test_plugin_options_are_converted_to_its_struct() -> None:
     assert configured("plugins: [a: {path: x, limit: 3}]") == (Options(path="x", limit=3), [])
     assert configured("plugins: [a]") == (Options(), [])
     assert configured("plugins: [a: {limit: '${N}'}]", {"N": "7"}) == (Options(limit=7), [])
@@ -73,7 +73,7 @@ def test_a_plugin_s_options_become_its_own_struct() -> None:
     )
 
 
-def test_wrong_options_are_told_in_the_same_words() -> None:
+def test_plugin_option_errors_name_line_and_field() -> None:
     text = "plugins:\n  - ./a.py:\n      limit: SECRET\n      pth: x\n      zz: 1\n"
     options, said = configured(text)
     assert options is None
@@ -90,7 +90,7 @@ def test_wrong_options_are_told_in_the_same_words() -> None:
     assert found == ['plugins.a.pth: unknown option; did you mean "path"?']
 
 
-def test_no_repr_shows_a_key() -> None:
+def test_config_repr_hides_secrets() -> None:
     text = "workers: [{url: http://h, headers: {A: SECRET}}]\nplugins: [a: {key: SECRET}]"
     assert "SECRET" not in repr(read(text))
 
@@ -141,7 +141,7 @@ class Wide(msgspec.Struct, frozen=True, kw_only=True):
         ("anything", {"a": [1]}, {"a": [1]}),
     ],
 )
-def test_types_that_options_may_have(field: str, value: object, made: object) -> None:
+def test_options_convert_each_supported_type(field: str, value: object, made: object) -> None:
     found: list[str] = []
     wide = convert(Node.of({field: value}, "here"), Wide, problems=found)
     assert (getattr(wide, field), found) == (made, [])
@@ -171,7 +171,7 @@ def test_types_that_options_may_have(field: str, value: object, made: object) ->
         ("words", [None], "words[0]: expected text, got null"),
     ],
 )
-def test_words_for_each_type(field: str, value: object, problem: str) -> None:
+def test_option_errors_describe_the_expected_type(field: str, value: object, problem: str) -> None:
     found: list[str] = []
     assert convert(Node.of({field: value}, "here"), Wide, problems=found) is None
     assert found[0].startswith(f"here: {problem}")

@@ -36,7 +36,7 @@ async def served_by(live: Live) -> str:
     return answer.headers["x-gateway-worker"]
 
 
-async def test_a_worker_that_is_added_takes_calls(gateway_for: GatewayFor) -> None:
+async def test_added_worker_receives_calls(gateway_for: GatewayFor) -> None:
     async with Simulator() as another:
         live = await gateway_for(workers=[])
         refused = await live.client.post("/v1/chat/completions", json=CHAT)
@@ -62,7 +62,7 @@ UP = {
 }
 
 
-async def test_workers_are_listed_as_trainers_expect(gateway_for: GatewayFor) -> None:
+async def test_worker_list_has_the_format_trainers_expect(gateway_for: GatewayFor) -> None:
     live = await gateway_for(workers=[])
     await add(live, url="http://a:1/openai", worker_id="one", model_name="m", weight=2)
     await add(live, url="http://b:2", weight=0.5)
@@ -110,7 +110,7 @@ async def test_workers_are_listed_as_trainers_expect(gateway_for: GatewayFor) ->
         ({"url": "http://h", "wieght": 1}, "wieght"),
     ],
 )
-async def test_what_is_no_worker_is_refused_by_name(
+async def test_add_worker_rejects_an_invalid_field_by_name(
     gateway_for: GatewayFor, fields: dict[str, object], param: str
 ) -> None:
     live = await gateway_for(workers=[])
@@ -121,7 +121,7 @@ async def test_what_is_no_worker_is_refused_by_name(
     assert (await live.client.get("/admin/workers")).json() == []
 
 
-async def test_passwords_and_keys_are_not_repeated(gateway_for: GatewayFor) -> None:
+async def test_add_worker_errors_repeat_no_secrets(gateway_for: GatewayFor) -> None:
     live = await gateway_for(workers=[])
     for fields in (
         {"url": "http://user:hunter2@h/v1"},
@@ -136,14 +136,14 @@ FILES = {"tls"}
 """A file of this machine is its operator's to name, in the configuration."""
 
 
-def test_a_worker_can_be_added_with_all_that_the_configuration_knows() -> None:
+def test_add_worker_accepts_every_config_field_except_tls() -> None:
     known = set(config.Worker.__struct_fields__)
     assert set(workers.NewWorker.__struct_fields__) == known - FILES
     place = {"url", "api_path", "worker_id"}
     assert set(changes.Fields.__struct_fields__) == known - FILES - place
 
 
-async def test_an_id_is_given_once(gateway_for: GatewayFor) -> None:
+async def test_add_worker_rejects_a_duplicate_id(gateway_for: GatewayFor) -> None:
     live = await gateway_for(workers=["http://h:1"])
     for fields in ({"url": "http://h:1"}, {"url": "http://i:1", "worker_id": "h:1"}):
         refused = await add(live, **fields)
@@ -153,7 +153,7 @@ async def test_an_id_is_given_once(gateway_for: GatewayFor) -> None:
     assert (await live.client.delete("/admin/workers/h:1%232")).json() == {"removed": "h:1#2"}
 
 
-async def test_a_worker_that_is_removed_takes_no_more_calls(gateway_for: GatewayFor) -> None:
+async def test_removed_worker_receives_no_more_calls(gateway_for: GatewayFor) -> None:
     async with Simulator() as kept, Simulator() as leaving:
         live = await gateway_for(workers=[kept.url, leaving.url])
         gone = leaving.url.removeprefix("http://")
@@ -167,7 +167,7 @@ async def test_a_worker_that_is_removed_takes_no_more_calls(gateway_for: Gateway
         assert (again.status_code, again.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_calls_in_flight_at_a_removed_worker_finish(gateway_for: GatewayFor) -> None:
+async def test_removed_worker_finishes_its_calls_in_flight(gateway_for: GatewayFor) -> None:
     release = asyncio.Event()
 
     async def script(connection: ScriptedConnection) -> None:
@@ -194,7 +194,7 @@ async def test_calls_in_flight_at_a_removed_worker_finish(gateway_for: GatewayFo
         await until(lambda: worker.connections_open == 0)
 
 
-async def test_fault_6_adding_and_removing_a_worker_disturbs_no_other(
+async def test_adding_and_removing_a_worker_disturbs_no_other(
     gateway_for: GatewayFor,
 ) -> None:
     async with Simulator() as first, Simulator(SimulatorConfig(itl=0.01)) as second:
@@ -230,7 +230,7 @@ class Meanwhile:
         return workers
 
 
-async def test_a_hook_keeps_the_workers_that_it_was_given(
+async def test_hook_keeps_its_worker_list_while_workers_change(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Meanwhile)
@@ -241,7 +241,7 @@ async def test_a_hook_keeps_the_workers_that_it_was_given(
     await until(lambda: simulator.stats.connections == 0)
 
 
-async def test_workers_that_leave_are_closed_with_the_gateway() -> None:
+async def test_gateway_close_closes_removed_workers() -> None:
     settings = config.Config(timeouts=Timeouts(), server_limits=ServerLimits())
     workers = Workers(settings)
 
@@ -258,7 +258,7 @@ async def test_workers_that_leave_are_closed_with_the_gateway() -> None:
         await until(lambda: len(added.pool) == 0)
 
 
-async def test_fault_1_no_admin_call_without_a_key(gateway_for: GatewayFor) -> None:
+async def test_admin_routes_reject_requests_without_a_key(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry(Keys, key="a"), workers=[])
     for method, path in [
         ("GET", "/admin/workers"),
@@ -279,7 +279,7 @@ async def test_fault_1_no_admin_call_without_a_key(gateway_for: GatewayFor) -> N
     assert (await add(live, url="http://h")).status_code == 200
 
 
-async def test_fault_1_no_page_of_another_site_reaches_the_admin_calls(
+async def test_admin_routes_reject_cross_site_requests(
     gateway_for: GatewayFor,
 ) -> None:
     live = await gateway_for(workers=[])
@@ -289,7 +289,7 @@ async def test_fault_1_no_page_of_another_site_reaches_the_admin_calls(
         assert answer.status_code == status
 
 
-async def test_health_says_when_storage_is_degraded(gateway_for: GatewayFor) -> None:
+async def test_health_reports_degraded_storage(gateway_for: GatewayFor) -> None:
     live = await gateway_for()
     assert (await live.client.get("/health")).json() == {"status": "ok"}
     health = live.gateway.storage.health

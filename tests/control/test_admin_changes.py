@@ -42,7 +42,7 @@ async def listed(live: Live) -> list[tuple[str, str, float]]:
 # Draining
 
 
-async def test_a_drained_worker_gets_no_new_calls_and_those_in_flight_finish(
+async def test_drained_worker_finishes_its_calls_and_gets_no_new_ones(
     gateway_for: GatewayFor,
 ) -> None:
     release = asyncio.Event()
@@ -76,7 +76,7 @@ async def test_a_drained_worker_gets_no_new_calls_and_those_in_flight_finish(
         assert "slow" in {await served_by(live) for _ in range(4)}
 
 
-async def test_draining_twice_is_draining_once(gateway_for: GatewayFor) -> None:
+async def test_drain_and_undrain_are_idempotent(gateway_for: GatewayFor) -> None:
     live = await gateway_for(workers=NAMED)
     since = (await drain(live, "a")).json()["conditions"]["drain"]["since"]
     assert (await drain(live, "a")).json()["conditions"]["drain"]["since"] == since
@@ -84,7 +84,7 @@ async def test_draining_twice_is_draining_once(gateway_for: GatewayFor) -> None:
         assert (await drain(live, "a", "undrain")).json()["conditions"] == {}
 
 
-async def test_an_operator_ends_only_the_operators_condition(gateway_for: GatewayFor) -> None:
+async def test_undrain_clears_only_the_drain_condition(gateway_for: GatewayFor) -> None:
     live = await gateway_for(workers=NAMED)
     live.gateway.workers.all[0].mark("probe", "down", "it does not answer")
     await drain(live, "a")
@@ -93,7 +93,9 @@ async def test_an_operator_ends_only_the_operators_condition(gateway_for: Gatewa
 
 
 @pytest.mark.parametrize("what", ["drain", "undrain"])
-async def test_no_worker_cannot_be_drained(gateway_for: GatewayFor, what: str) -> None:
+async def test_admin_changes_of_an_unknown_worker_return_404(
+    gateway_for: GatewayFor, what: str
+) -> None:
     live = await gateway_for(workers=NAMED)
     refused = await drain(live, "c", what)
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
@@ -101,7 +103,7 @@ async def test_no_worker_cannot_be_drained(gateway_for: GatewayFor, what: str) -
     assert (await live.client.get("/admin/workers/c")).status_code == 404
 
 
-async def test_ids_may_hold_slashes(gateway_for: GatewayFor) -> None:
+async def test_worker_ids_may_contain_slashes(gateway_for: GatewayFor) -> None:
     named = [Settings(url="http://h", worker_id=name) for name in ("rack/1", "rack/drain")]
     live = await gateway_for(workers=named)
     assert (await drain(live, "rack/1")).json()["state"] == "draining"
@@ -114,7 +116,7 @@ async def test_ids_may_hold_slashes(gateway_for: GatewayFor) -> None:
 # Changing
 
 
-async def test_a_changed_worker_is_the_same_one_with_other_settings(
+async def test_patch_changes_the_settings_of_a_worker_in_place(
     gateway_for: GatewayFor,
 ) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as server:
@@ -144,7 +146,7 @@ async def test_a_changed_worker_is_the_same_one_with_other_settings(
         ({"wieght": 1}, "wieght"),
     ],
 )
-async def test_what_cannot_be_changed_so_is_refused_by_name(
+async def test_patch_rejects_an_invalid_field_by_name(
     gateway_for: GatewayFor, fields: dict[str, object], param: str
 ) -> None:
     live = await gateway_for(workers=NAMED)
@@ -157,7 +159,7 @@ async def test_what_cannot_be_changed_so_is_refused_by_name(
 # Over a restart
 
 
-async def test_changes_outlive_a_restart_where_that_is_wanted(
+async def test_persist_workers_keeps_admin_changes_over_a_restart(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     kept = StorageSettings(path=str(tmp_path / "gateway.db"), persist_workers=True)
@@ -184,7 +186,7 @@ async def test_changes_outlive_a_restart_where_that_is_wanted(
     assert (tmp_path / "gateway.db").stat().st_mode & 0o777 == 0o600
 
 
-async def test_kept_changes_lie_over_what_the_file_says_now(
+async def test_persisted_changes_apply_on_top_of_a_changed_file(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     kept = StorageSettings(path=str(tmp_path / "gateway.db"), persist_workers=True)
@@ -201,7 +203,7 @@ async def test_kept_changes_lie_over_what_the_file_says_now(
     assert second.gateway.workers.all[0].models == frozenset(("m",))
 
 
-async def test_a_change_that_cannot_be_kept_is_not_made(
+async def test_admin_change_is_not_made_if_it_cannot_be_stored(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     file = tmp_path / "gateway.db"
@@ -221,7 +223,7 @@ async def test_a_change_that_cannot_be_kept_is_not_made(
         assert await listed(live) == [("a", "up", 1), ("b", "up", 1)]
 
 
-async def test_what_is_kept_and_cannot_be_read_ends_no_start(
+async def test_startup_skips_and_logs_an_unreadable_persisted_change(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "gateway.db"
@@ -238,7 +240,7 @@ async def test_what_is_kept_and_cannot_be_read_ends_no_start(
     assert said.startswith("the kept change of worker a cannot be read and is left: ")
 
 
-async def test_changes_at_the_same_time_are_made_one_after_the_other(
+async def test_concurrent_admin_changes_run_one_at_a_time(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     kept = StorageSettings(path=str(tmp_path / "gateway.db"), persist_workers=True)

@@ -88,7 +88,7 @@ async def raw_get(live: Live, path: str) -> httpx.Response:
         ("/notes/a%2Fv1%2Fb", {"note": "a/v1/b"}),
     ],
 )
-async def test_a_name_in_a_path(
+async def test_control_path_parameter_is_parsed(
     gateway_for: GatewayFor, path: str, answer: dict[str, object]
 ) -> None:
     live = await gateway_for(Notes)
@@ -96,13 +96,15 @@ async def test_a_name_in_a_path(
 
 
 @pytest.mark.parametrize("path", ["/notes/", "/notes", "/notes/a/v1/b", "/notes/a/v1/tags"])
-async def test_what_is_no_name_is_not_found(gateway_for: GatewayFor, path: str) -> None:
+async def test_control_path_without_a_valid_name_returns_404(
+    gateway_for: GatewayFor, path: str
+) -> None:
     live = await gateway_for(Notes)
     answer = await raw_get(live, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_another_method_is_told_what_there_is(gateway_for: GatewayFor) -> None:
+async def test_control_route_answers_405_with_allowed_methods(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Notes)
     refused = await live.client.delete("/notes/a/tags")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
@@ -125,7 +127,7 @@ async def test_another_method_is_told_what_there_is(gateway_for: GatewayFor) -> 
         (b'{"text": "", "tag": []}', "invalid_request", "tag"),
     ],
 )
-async def test_fault_8_a_bad_body_is_refused_by_its_field(
+async def test_control_route_rejects_a_bad_body_by_its_field(
     gateway_for: GatewayFor, body: bytes, code: str, param: str | None
 ) -> None:
     live = await gateway_for(Notes)
@@ -135,21 +137,21 @@ async def test_fault_8_a_bad_body_is_refused_by_its_field(
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=", "limit=1.5", "l=1"])
-async def test_a_bad_query_is_refused(gateway_for: GatewayFor, query: str) -> None:
+async def test_control_route_rejects_a_bad_query(gateway_for: GatewayFor, query: str) -> None:
     live = await gateway_for(Notes)
     refused = await live.client.get(f"/notes/a/tags?{query}")
     error = refused.json()["error"]
     assert (refused.status_code, error["param"]) == (400, query.partition("=")[0])
 
 
-async def test_a_body_is_bounded(gateway_for: GatewayFor) -> None:
+async def test_control_route_rejects_a_body_over_max_body_bytes(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Notes, server_limits=ServerLimits(max_body_bytes=100))
     refused = await live.client.post("/notes/a", json={"text": "x" * 100})
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")
     assert (await live.client.post("/notes/a", json={"text": "x"})).json()["text"] == "x"
 
 
-async def test_who_sends_no_body_is_not_waited_for(gateway_for: GatewayFor) -> None:
+async def test_control_route_times_out_on_an_incomplete_body(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Notes, timeouts=Timeouts(idle=0.05))
     async with RawClient(*live.server.address) as client:
         await client.send(b"POST /notes/a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
@@ -157,7 +159,7 @@ async def test_who_sends_no_body_is_not_waited_for(gateway_for: GatewayFor) -> N
     assert answer.status == 408
 
 
-async def test_who_leaves_in_the_middle_of_a_body_is_let_go(
+async def test_control_route_closes_if_the_caller_leaves_mid_body(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
     live = await gateway_for(Notes)
@@ -177,7 +179,7 @@ async def test_who_leaves_in_the_middle_of_a_body_is_let_go(
         ("storage", 503, "storage_unavailable"),
     ],
 )
-async def test_what_a_route_raises_is_told_in_the_envelope(
+async def test_control_route_errors_use_the_error_envelope(
     gateway_for: GatewayFor, how: str, status: int, code: str
 ) -> None:
     live = await gateway_for(Notes)
@@ -186,7 +188,7 @@ async def test_what_a_route_raises_is_told_in_the_envelope(
     assert "secret" not in answer.text
 
 
-async def test_a_list_that_breaks_off_cannot_be_taken_for_whole(
+async def test_control_stream_that_fails_midway_is_cut_off(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
     live = await gateway_for(Notes)
@@ -207,7 +209,7 @@ def route(path: str) -> ControlRoute:
 
 
 @given(names)
-def test_any_name_that_is_encoded_comes_back(name: str) -> None:
+def test_control_path_decodes_any_encoded_name(name: str) -> None:
     raw = httpx.URL("http://h").copy_with(raw_path=f"/n/{_quoted(name)}/tags".encode()).raw_path
     scope = {"type": "http", "path": "/", "raw_path": raw}
     _, child = route("/n/{id}/tags").matches(scope)
@@ -219,7 +221,7 @@ def _quoted(name: str) -> str:
 
 
 @given(st.text(st.sampled_from("/v1ta%2F"), max_size=30))
-def test_a_path_is_a_calls_or_the_gateways(tail: str) -> None:
+def test_session_path_matches_either_a_call_or_a_control_route(tail: str) -> None:
     path = f"/sessions/{tail}"
     scope = {"type": "http", "path": "/", "raw_path": path.encode()}
     match, _ = route("/sessions/{id}").matches(scope)

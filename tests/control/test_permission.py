@@ -77,7 +77,7 @@ async def ask(live: Live, *scopes: str, path: str = "/v1/chat/completions") -> t
     return answer.status_code, said["message"] if said else ""
 
 
-async def test_a_call_takes_one_of_three_scopes_and_is_counted_as_it(
+async def test_call_requires_a_source_scope_and_takes_its_source_from_it(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Someone, Witness)
@@ -108,7 +108,7 @@ async def test_a_call_takes_one_of_three_scopes_and_is_counted_as_it(
         ("/admin/workers", "admin"),
     ],
 )
-async def test_each_path_names_the_scope_that_it_takes(
+async def test_rejection_names_the_scope_that_a_path_requires(
     gateway_for: GatewayFor, path: str, scope: str
 ) -> None:
     live = await gateway_for(Someone, Pages)
@@ -121,13 +121,13 @@ async def test_each_path_names_the_scope_that_it_takes(
     assert (await ask(live, scope, path=path))[0] in (200, 404)  # as the worker knows it
 
 
-async def test_an_open_route_asks_nobody(gateway_for: GatewayFor) -> None:
+async def test_open_route_requires_no_scope(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Someone, Pages)
     assert (await ask(live, path="/open"))[0] == 200
     assert (await ask(live, path="/health"))[0] == 200
 
 
-async def test_without_authentication_everybody_may_do_everything(gateway_for: GatewayFor) -> None:
+async def test_routes_are_open_without_an_authentication_plugin(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Pages)
     for path in ("/page", "/typed", "/open"):
         assert (await live.client.get(path)).is_success
@@ -139,12 +139,12 @@ class Undeclared:
         return [Route("/anything", lambda _: PlainTextResponse("seen"))]
 
 
-def test_a_route_without_a_scope_does_not_start() -> None:
+def test_gateway_does_not_start_with_a_route_without_a_scope() -> None:
     with pytest.raises(ConfigError, match=r"'/anything' declares no scope.*gateway\.guarded"):
         Gateway(Config(plugins=(entry(Undeclared),)))
 
 
-def test_all_that_is_served_says_its_scope() -> None:
+def test_all_routes_declare_a_scope() -> None:
     routes = Gateway(Config(plugins=(entry(Pages),))).routes
     assert all(hasattr(route, "scope") for route in routes)
     [typed] = [route for route in routes if getattr(route, "path", None) == "/typed"]
@@ -152,7 +152,7 @@ def test_all_that_is_served_says_its_scope() -> None:
     assert (typed.scope, typed.methods) == ("admin", frozenset({"GET"}))
 
 
-async def test_a_principal_bound_to_models_gets_no_others(
+async def test_principal_bound_to_models_may_call_no_others(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Someone)
@@ -170,7 +170,7 @@ async def test_a_principal_bound_to_models_gets_no_others(
     assert (await live.client.post("/v1/chat/completions", json=CHAT)).is_success
 
 
-async def test_a_principal_bound_to_workers_gets_no_others(gateway_for: GatewayFor) -> None:
+async def test_principal_bound_to_workers_reaches_no_others(gateway_for: GatewayFor) -> None:
     async with Simulator() as one, Simulator() as two:
         live = await gateway_for(Someone, Witness, workers=(one.url, two.url))
         workers: tuple[Worker, ...] = live.gateway.workers.all
@@ -184,7 +184,7 @@ async def test_a_principal_bound_to_workers_gets_no_others(gateway_for: GatewayF
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_worker")
 
 
-async def test_nobody_is_asked_about_an_internal_call(
+async def test_internal_call_is_not_authenticated(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Someone, Witness)

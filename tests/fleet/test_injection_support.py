@@ -115,7 +115,7 @@ async def answering(*answers: bytes) -> AsyncIterator[ScriptedWorker]:
 @pytest.mark.parametrize(
     "words", [OPENAI, "Unsupported parameter: '{}'", "extra fields not permitted:\n{}", "body.{}"]
 )
-async def test_a_worker_that_refuses_is_asked_again_without(
+async def test_rejected_injection_is_retried_without_the_field(
     gateway_for: GatewayFor, status: str, words: str
 ) -> None:
     async with Picky("logprobs", status=status, words=words) as worker:
@@ -139,7 +139,7 @@ async def test_a_worker_that_refuses_is_asked_again_without(
     assert first.worker.in_flight == 0
 
 
-async def test_it_is_remembered_for_that_worker_alone_and_told_once(
+async def test_rejected_injection_is_remembered_per_worker_and_logged_once(
     gateway_for: GatewayFor, simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Picky() as picky:
@@ -161,7 +161,7 @@ async def test_it_is_remembered_for_that_worker_alone_and_told_once(
     )
 
 
-async def test_the_usage_of_a_stream(gateway_for: GatewayFor) -> None:
+async def test_rejected_stream_options_are_left_out_of_later_calls(gateway_for: GatewayFor) -> None:
     async with Picky("return_token_ids", "logprobs") as worker:
         live = await gateway_for(Injecting, workers=[worker.url])
 
@@ -172,7 +172,7 @@ async def test_the_usage_of_a_stream(gateway_for: GatewayFor) -> None:
     assert ["stream_options" in body for body in worker.bodies] == [True, False, False]
 
 
-async def test_the_callers_own_key_is_left_to_the_caller(gateway_for: GatewayFor) -> None:
+async def test_rejected_field_of_the_caller_is_not_left_out(gateway_for: GatewayFor) -> None:
     body = {**CHAT, "return_token_ids": True, "logprobs": True}
     async with Picky() as worker:
         live = await gateway_for(Injecting, workers=[worker.url])
@@ -183,7 +183,7 @@ async def test_the_callers_own_key_is_left_to_the_caller(gateway_for: GatewayFor
     assert len(worker.requests) == 1
 
 
-async def test_a_mistake_told_in_words_that_quote_the_body_is_not_held_against_the_worker(
+async def test_error_that_quotes_the_body_is_not_remembered_as_a_rejection(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
     quoting = answer_of(refusal("field required, got {'logprobs': True}"), status="400 Bad")
@@ -211,7 +211,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("body", MISTAKES, ids=range(len(MISTAKES)))
-async def test_another_refusal_passes_as_it_is(gateway_for: GatewayFor, body: bytes) -> None:
+async def test_unrelated_worker_error_is_forwarded_unchanged(
+    gateway_for: GatewayFor, body: bytes
+) -> None:
     async with ScriptedWorker(answer_of(body, status="400 Bad Request")) as worker:
         live = await gateway_for(Injecting, workers=[worker.url])
 
@@ -225,7 +227,9 @@ async def test_another_refusal_passes_as_it_is(gateway_for: GatewayFor, body: by
 
 
 @pytest.mark.parametrize("status", ["500 Oh", "401 No", "200 OK"])
-async def test_no_other_status_is_taken_for_a_refusal(gateway_for: GatewayFor, status: str) -> None:
+async def test_other_status_is_not_taken_for_a_rejected_injection(
+    gateway_for: GatewayFor, status: str
+) -> None:
     body = refusal(OPENAI.format("return_token_ids"))
     async with ScriptedWorker(answer_of(body, status=status)) as worker:
         live = await gateway_for(Injecting, workers=[worker.url])
@@ -236,7 +240,7 @@ async def test_no_other_status_is_taken_for_a_refusal(gateway_for: GatewayFor, s
     assert len(worker.requests) == 1
 
 
-async def test_a_refusal_that_breaks_off_is_a_broken_answer(gateway_for: GatewayFor) -> None:
+async def test_truncated_rejection_is_an_upstream_error(gateway_for: GatewayFor) -> None:
     whole = answer_of(refusal(OPENAI.format("logprobs")), status="400 Bad Request")
 
     async def script(connection: ScriptedConnection) -> None:
@@ -251,7 +255,7 @@ async def test_a_refusal_that_breaks_off_is_a_broken_answer(gateway_for: Gateway
     assert live.plugin(Injecting).started == []
 
 
-async def test_a_worker_that_refuses_whatever_is_left_out_is_asked_only_so_often(
+async def test_rejected_injection_is_retried_only_once_per_call(
     gateway_for: GatewayFor,
 ) -> None:
     body = refusal("no return_token_ids, no logprobs, no stream_options, nothing")
@@ -264,7 +268,7 @@ async def test_a_worker_that_refuses_whatever_is_left_out_is_asked_only_so_often
     assert len(worker.requests) == 2
 
 
-async def test_nothing_is_injected_where_the_configuration_says_so(
+async def test_worker_with_inject_false_gets_no_injection(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Injecting, workers=[Worker(url=simulator.url, inject=False)])
@@ -276,7 +280,7 @@ async def test_nothing_is_injected_where_the_configuration_says_so(
     assert plugin.started == [200]
 
 
-async def test_what_plugins_set_is_told_apart_from_what_is_injected(
+async def test_call_set_and_inject_are_recorded_separately(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Injecting, Setting)
@@ -295,7 +299,7 @@ class Setting:
         await call.set("seed", 1)
 
 
-def test_what_was_taken_once_is_not_remembered_as_refused() -> None:
+def test_accepted_injection_is_not_remembered_as_rejected() -> None:
     refusals = Refusals("w", inject=True)
     refusals.learn("chat", IDS, NO_INJECTIONS)
 
@@ -304,7 +308,7 @@ def test_what_was_taken_once_is_not_remembered_as_refused() -> None:
     assert refusals.of("chat") == NO_INJECTIONS
 
 
-def test_each_dialect_is_remembered_by_itself() -> None:
+def test_rejected_injections_are_remembered_per_dialect() -> None:
     refusals = Refusals("w", inject=True)
 
     refusals.learn("completions", NO_INJECTIONS, IDS)
@@ -313,7 +317,7 @@ def test_each_dialect_is_remembered_by_itself() -> None:
 
 
 @given(st.text(), st.text())
-def test_a_name_is_found_in_any_json_and_only_as_a_whole(before: str, after: str) -> None:
+def test_named_in_finds_only_whole_names_in_any_json(before: str, after: str) -> None:
     whole = msgspec.json.encode(f"{before} logprobs.{after}")
     part = msgspec.json.encode(f"{before.replace('logprobs', '')}prompt_logprobs_")
 

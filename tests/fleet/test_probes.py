@@ -75,7 +75,7 @@ async def chat(live: Live, model: str) -> tuple[int, str | None]:
     return answer.status_code, answer.headers.get("x-gateway-worker")
 
 
-async def test_a_worker_that_fails_its_probes_gets_no_calls_until_it_recovers(
+async def test_probe_takes_a_failing_worker_down_until_it_recovers(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server()
@@ -102,7 +102,7 @@ async def test_a_worker_that_fails_its_probes_gets_no_calls_until_it_recovers(
     ]
 
 
-async def test_a_worker_is_probed_no_more_once_it_is_said_so(gateway_for: GatewayFor) -> None:
+async def test_probe_stops_for_a_worker_with_probe_false(gateway_for: GatewayFor) -> None:
     failing, left_alone = Server(), Server()
     failing.status = left_alone.status = 503
     async with failing.worker, left_alone.worker:
@@ -119,7 +119,7 @@ async def test_a_worker_is_probed_no_more_once_it_is_said_so(gateway_for: Gatewa
 
 
 @pytest.mark.parametrize("status", [204, 302, 401, 404])
-async def test_an_answer_below_500_is_well(gateway_for: GatewayFor, status: int) -> None:
+async def test_probe_accepts_any_status_below_500(gateway_for: GatewayFor, status: int) -> None:
     server = Server()
     server.status = status
     async with server.worker:
@@ -128,7 +128,7 @@ async def test_an_answer_below_500_is_well(gateway_for: GatewayFor, status: int)
         assert only_worker(live).conditions == {}
 
 
-async def test_failures_that_are_not_in_a_row_do_not_count(gateway_for: GatewayFor) -> None:
+async def test_probe_ignores_failures_that_are_not_consecutive(gateway_for: GatewayFor) -> None:
     served = asyncio.Event()
     statuses = iter([500, 500, 200] * 3)
 
@@ -161,7 +161,7 @@ async def garbage(connection: ScriptedConnection) -> None:
 
 
 @pytest.mark.parametrize("script", [refuse, mute, garbage])
-async def test_whatever_a_worker_does_in_place_of_an_answer_it_is_down(
+async def test_probe_takes_a_worker_down_without_a_valid_response(
     gateway_for: GatewayFor, script: Callable[..., object]
 ) -> None:
     quick = msgspec.structs.replace(OFTEN, timeout=0.02)
@@ -171,7 +171,7 @@ async def test_whatever_a_worker_does_in_place_of_an_answer_it_is_down(
         assert worker.url.rpartition(":")[2] not in only_worker(live).conditions["probe"].reason
 
 
-async def test_what_probes_say_is_beside_what_others_say(gateway_for: GatewayFor) -> None:
+async def test_probe_condition_is_independent_of_other_conditions(gateway_for: GatewayFor) -> None:
     server = Server()
     server.status = 500
     async with server.worker:
@@ -184,7 +184,7 @@ async def test_what_probes_say_is_beside_what_others_say(gateway_for: GatewayFor
         assert (worker.fit, worker.info().state) == (False, "quarantined")
 
 
-async def test_workers_that_come_are_probed_and_those_that_go_are_not(
+async def test_prober_follows_added_and_removed_workers(
     gateway_for: GatewayFor,
 ) -> None:
     first, second = Server(), Server()
@@ -200,7 +200,7 @@ async def test_workers_that_come_are_probed_and_those_that_go_are_not(
         assert first.probes == asked
 
 
-async def test_nothing_is_left_when_the_gateway_ends(gateway_for: GatewayFor) -> None:
+async def test_prober_leaves_no_tasks_or_connections_at_shutdown(gateway_for: GatewayFor) -> None:
     async def hang(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.closed.wait()
@@ -221,7 +221,7 @@ async def test_nothing_is_left_when_the_gateway_ends(gateway_for: GatewayFor) ->
         await until(lambda: len(workers.all[0].pool) == 0)
 
 
-async def test_a_local_worker_is_not_probed() -> None:
+async def test_local_worker_is_not_probed() -> None:
     settings = Config(probes=OFTEN)
     workers = Workers(settings)
     workers.put((LocalWorker(lambda body: body, settings),))
@@ -230,7 +230,7 @@ async def test_a_local_worker_is_not_probed() -> None:
         assert asyncio.all_tasks() == before
 
 
-async def test_a_watch_that_breaks_is_told_in_the_log(
+async def test_prober_logs_a_watch_that_fails(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
     def breaks() -> None:
@@ -248,7 +248,7 @@ async def test_a_watch_that_breaks_is_told_in_the_log(
     assert said.getMessage() == f"worker {only_worker(live).id} is watched no more"
 
 
-async def test_other_settings_hold_at_once(gateway_for: GatewayFor) -> None:
+async def test_prober_applies_changed_settings_at_once(gateway_for: GatewayFor) -> None:
     server = Server()
     server.status = 500
     async with server.worker:
@@ -267,7 +267,7 @@ async def test_other_settings_hold_at_once(gateway_for: GatewayFor) -> None:
 # Models
 
 
-async def test_calls_go_to_workers_that_say_they_serve_the_model(gateway_for: GatewayFor) -> None:
+async def test_calls_go_to_workers_that_list_the_model(gateway_for: GatewayFor) -> None:
     one, other = Server("m", "adapter"), Server("n")
     one.delay = 0.1  # the gateway waits for it at the start
     async with one.worker, other.worker:
@@ -282,7 +282,7 @@ async def test_calls_go_to_workers_that_say_they_serve_the_model(gateway_for: Ga
         assert [worker["models"] for worker in listed_now] == [["adapter", "m"], ["n"]]
 
 
-async def test_an_adapter_that_was_just_loaded_is_found_and_others_are_404(
+async def test_unknown_model_refreshes_the_lists_and_else_returns_404(
     gateway_for: GatewayFor,
 ) -> None:
     one, other = Server("m"), Server("n")
@@ -297,7 +297,7 @@ async def test_an_adapter_that_was_just_loaded_is_found_and_others_are_404(
         assert one.looks <= 3, "all of them share a round"
 
 
-async def test_models_that_the_settings_name_are_not_asked_for(gateway_for: GatewayFor) -> None:
+async def test_models_in_the_settings_are_not_queried(gateway_for: GatewayFor) -> None:
     named, open_ = Server("m"), Server("n")
     async with named.worker, open_.worker:
         workers = [Settings(url=named.worker.url, models=("x",)), Settings(url=open_.worker.url)]
@@ -307,7 +307,7 @@ async def test_models_that_the_settings_name_are_not_asked_for(gateway_for: Gate
         assert (named.looks, open_.looks) == (0, 2)
 
 
-async def test_a_worker_that_comes_back_is_asked_for_its_models(gateway_for: GatewayFor) -> None:
+async def test_recovered_worker_is_queried_for_its_models(gateway_for: GatewayFor) -> None:
     server = Server("m")
     async with server.worker:
         settings = msgspec.structs.replace(OFTEN, models_interval=60)
@@ -321,7 +321,7 @@ async def test_a_worker_that_comes_back_is_asked_for_its_models(gateway_for: Gat
         await until(lambda: worker.models == frozenset(("new",)))
 
 
-async def test_nobody_is_told_where_the_models_are_the_same(gateway_for: GatewayFor) -> None:
+async def test_listeners_are_notified_only_if_models_change(gateway_for: GatewayFor) -> None:
     server = Server("m")
     async with server.worker:
         live = await gateway_for(workers=[server.worker.url], probes=ASKED_OFTEN)
@@ -336,7 +336,7 @@ async def test_nobody_is_told_where_the_models_are_the_same(gateway_for: Gateway
         assert told == [True]
 
 
-async def test_one_that_does_not_answer_keeps_neither_the_start_nor_a_call_waiting_long(
+async def test_silent_worker_delays_neither_startup_nor_calls(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.fleet.probes.STARTUP_TIMEOUT", 0.05)
@@ -368,11 +368,11 @@ async def test_one_that_does_not_answer_keeps_neither_the_start_nor_a_call_waiti
         listed("x" * (MAX_NAME_CHARS + 1)),
     ],
 )
-def test_what_says_no_models_says_nothing(body: bytes) -> None:
+def test_read_models_returns_none_for_an_invalid_list(body: bytes) -> None:
     assert read_models(body) is None
 
 
-def test_adapters_are_models_too() -> None:
+def test_read_models_includes_adapters() -> None:
     """As vLLM 0.11 lists them."""
     body = (
         b'{"object":"list","data":[{"id":"base","object":"model","root":"/w","parent":null},'
@@ -383,5 +383,5 @@ def test_adapters_are_models_too() -> None:
 
 @settings(deadline=None)
 @given(st.binary())
-def test_no_bytes_break_the_reading(body: bytes) -> None:
+def test_read_models_survives_any_bytes(body: bytes) -> None:
     read_models(body)

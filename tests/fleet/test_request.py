@@ -33,7 +33,7 @@ async def worker_at(
     assert worker.in_flight == 0
 
 
-async def test_the_worker_is_asked_with_its_own_headers_under_its_own_path() -> None:
+async def test_worker_request_uses_the_headers_and_path_of_the_worker() -> None:
     key = {"authorization": "Bearer of the worker"}
     async with ScriptedWorker(answer_of(b'{"a": 1}')) as server:
         async with worker_at(f"{server.url}/deep/api", headers=key) as worker:
@@ -48,7 +48,7 @@ async def test_the_worker_is_asked_with_its_own_headers_under_its_own_path() -> 
     assert server.requests[1].startswith(b"GET /health HTTP/1.1\r\n")
 
 
-async def test_a_worker_is_asked_over_tls(tmp_path: Path) -> None:
+async def test_worker_request_uses_tls(tmp_path: Path) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -63,7 +63,7 @@ async def test_a_worker_is_asked_over_tls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [b"content-length: 5000", b"transfer-encoding: chunked"])
-async def test_an_answer_that_is_too_large_is_not_read_on(length: bytes) -> None:
+async def test_worker_request_stops_at_max_body_bytes(length: bytes) -> None:
     async def flood(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % length)
@@ -78,7 +78,7 @@ async def test_an_answer_that_is_too_large_is_not_read_on(length: bytes) -> None
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"])
-async def test_a_worker_that_does_not_finish_is_given_up(said: bytes) -> None:
+async def test_worker_request_times_out_on_an_unfinished_response(said: bytes) -> None:
     async def stall(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(said)
@@ -90,7 +90,7 @@ async def test_a_worker_that_does_not_finish_is_given_up(said: bytes) -> None:
         await server.connections[0].wait_closed()
 
 
-async def test_who_asks_and_is_cancelled_leaves_no_connection() -> None:
+async def test_cancelled_worker_request_closes_its_connection() -> None:
     async def stall(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.closed.wait()
@@ -108,7 +108,9 @@ async def test_who_asks_and_is_cancelled_leaves_no_connection() -> None:
     ("said", "error"),
     [(b"", UpstreamClosed), (b"SSH-2.0-OpenSSH\r\n", UpstreamProtocol)],
 )
-async def test_what_is_no_answer_is_an_error(said: bytes, error: type[UpstreamError]) -> None:
+async def test_worker_request_raises_on_an_invalid_response(
+    said: bytes, error: type[UpstreamError]
+) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(said)
@@ -118,7 +120,7 @@ async def test_what_is_no_answer_is_an_error(said: bytes, error: type[UpstreamEr
             await worker.request("GET", "/health")
 
 
-async def test_questions_take_no_connection_that_calls_could_have() -> None:
+async def test_worker_request_uses_no_pooled_connection() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as server, worker_at(server.url) as worker:
         for _ in range(3):
             await worker.request("GET", "/health")

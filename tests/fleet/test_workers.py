@@ -47,7 +47,7 @@ def ids(workers: Sequence[Worker]) -> list[str]:
 # Following a configuration
 
 
-def test_workers_follow_a_new_configuration_in_its_order() -> None:
+def test_plan_puts_workers_in_the_order_of_the_file() -> None:
     workers = registry("a", "b", "c")
     a, _, c = workers.all
     workers.plan(Config(workers=(named("c"), named("new"), named("a"))))()
@@ -56,7 +56,7 @@ def test_workers_follow_a_new_configuration_in_its_order() -> None:
     assert workers.all[2] is a
 
 
-def test_what_cannot_be_used_changes_nothing_and_is_all_told() -> None:
+def test_invalid_plan_changes_nothing_and_names_every_error() -> None:
     workers = registry("a", named("kept"))
     before = workers.all
     broken = TLS(ca_file="/nowhere.pem")
@@ -67,7 +67,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_all_told() -> None:
     assert workers.all is before
 
 
-def test_a_plan_changes_nothing_before_it_is_carried_out_and_then_all_at_once() -> None:
+def test_plan_changes_all_workers_at_once_when_it_is_applied() -> None:
     workers = registry("a", "b")
     told: list[list[str]] = []
     workers.changed.append(lambda: told.append(ids(workers.all)))
@@ -79,7 +79,7 @@ def test_a_plan_changes_nothing_before_it_is_carried_out_and_then_all_at_once() 
     assert workers.all[0].weight == 3
 
 
-def test_a_worker_that_is_changed_keeps_its_slots_and_conditions() -> None:
+def test_changed_worker_keeps_its_slots_and_conditions() -> None:
     workers = registry("a")
     [worker] = workers.all
     worker.slots.limit = 2
@@ -93,7 +93,7 @@ def test_a_worker_that_is_changed_keeps_its_slots_and_conditions() -> None:
     assert (worker.in_flight, workers.slots.used) == (0, 0)
 
 
-def test_of_a_server_in_another_place_nothing_is_known() -> None:
+def test_worker_with_a_new_url_forgets_models_and_weight_version() -> None:
     workers = registry("a")
     [worker] = workers.all
     worker.models, worker.weight_version = frozenset(("m",)), 7
@@ -105,7 +105,7 @@ def test_of_a_server_in_another_place_nothing_is_known() -> None:
     assert (known.models, known.weight_version) == (None, None)
 
 
-def test_models_that_the_settings_name_take_the_place_of_those_found() -> None:
+def test_models_in_the_settings_replace_probed_models() -> None:
     workers = registry("a")
     [worker] = workers.all
     worker.models = frozenset(("found",))
@@ -115,7 +115,7 @@ def test_models_that_the_settings_name_take_the_place_of_those_found() -> None:
     assert worker.info().models is None
 
 
-def test_workers_that_were_added_stay_behind_those_of_the_file() -> None:
+def test_added_workers_stay_behind_the_workers_of_the_file() -> None:
     workers = registry("a")
     added = workers.add(named("added"))
     workers.plan(Config(workers=(named("b"),)))()
@@ -123,7 +123,7 @@ def test_workers_that_were_added_stay_behind_those_of_the_file() -> None:
     assert workers.all[1] is added
 
 
-def test_a_worker_that_was_removed_is_not_brought_back_by_the_same_file() -> None:
+def test_removed_worker_is_not_restored_by_the_same_file() -> None:
     workers = registry("a", "b")
     workers.remove("a")
     workers.plan(Config(workers=(named("a"), named("b"))))()
@@ -134,7 +134,7 @@ def test_a_worker_that_was_removed_is_not_brought_back_by_the_same_file() -> Non
     assert workers.all[1].weight == 5
 
 
-def test_a_worker_that_was_added_and_removed_again_is_forgotten() -> None:
+def test_worker_added_and_removed_again_is_forgotten() -> None:
     workers = registry("a")
     workers.add(named("b"))
     workers.remove("b")
@@ -142,7 +142,7 @@ def test_a_worker_that_was_added_and_removed_again_is_forgotten() -> None:
     assert ids(workers.all) == ["a", "b"]
 
 
-def test_what_was_added_while_a_plan_waited_is_not_lost() -> None:
+def test_plan_keeps_changes_made_before_it_is_applied() -> None:
     workers = registry("a")
     follow = workers.plan(Config(workers=(named("a"), named("b"))))
     workers.add(named("b", weight=2.0))
@@ -153,7 +153,9 @@ def test_what_was_added_while_a_plan_waited_is_not_lost() -> None:
     assert workers.all[0].weight == 1, "the file has it now, so the file says how it is"
 
 
-async def test_a_call_in_flight_ends_at_the_place_where_it_began(gateway_for: GatewayFor) -> None:
+async def test_call_in_flight_ends_at_the_old_url_of_a_moved_worker(
+    gateway_for: GatewayFor,
+) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await until(lambda: moved)
@@ -176,7 +178,9 @@ async def test_a_call_in_flight_ends_at_the_place_where_it_began(gateway_for: Ga
         assert workers.slots.used == 0
 
 
-async def test_no_key_of_another_place_is_sent_to_the_old_one(gateway_for: GatewayFor) -> None:
+async def test_headers_of_a_moved_worker_are_not_sent_to_its_old_url(
+    gateway_for: GatewayFor,
+) -> None:
     moves: list[None] = []
 
     async def script(connection: ScriptedConnection) -> None:
@@ -198,7 +202,7 @@ async def test_no_key_of_another_place_is_sent_to_the_old_one(gateway_for: Gatew
         assert all(b"x-key: of the old\r\n" in request for request in old.requests)
 
 
-async def test_idle_connections_of_the_old_place_are_closed(gateway_for: GatewayFor) -> None:
+async def test_changed_worker_closes_its_idle_connections(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         settings = Settings(url=worker.url, worker_id="w")
         running = await gateway_for(workers=[settings])
@@ -211,7 +215,7 @@ async def test_idle_connections_of_the_old_place_are_closed(gateway_for: Gateway
         assert (await running.client.get("/v1/models")).status_code == 200
 
 
-def test_the_files_of_tls_are_read_anew(tmp_path: Path) -> None:
+def test_plan_rereads_tls_files(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(file))
     secure = Settings(url="https://h", worker_id="a", tls=TLS(ca_file=str(file)))
@@ -249,7 +253,7 @@ def obey(overlay: Overlay, order: str, worker_id: str) -> Overlay:
 
 @settings(deadline=None)
 @given(files, st.lists(orders), files)
-def test_orders_do_what_they_say_whatever_the_file_is(
+def test_overlay_applies_admin_changes_to_any_file(
     file: tuple[Settings, ...], given: list[tuple[str, str]], later: tuple[Settings, ...]
 ) -> None:
     overlay = Overlay(file)
@@ -274,7 +278,7 @@ def test_orders_do_what_they_say_whatever_the_file_is(
         assert [worker.worker_id for worker in found][: len(kept)] == kept
 
 
-def test_neither_a_change_nor_its_fields_show_keys() -> None:
+def test_overlay_change_repr_hides_secrets() -> None:
     secret = Change(
         added=named("a", headers={"authorization": "hunter2"}),
         fields=Fields(headers={"authorization": "hunter2"}),
@@ -287,7 +291,7 @@ def test_neither_a_change_nor_its_fields_show_keys() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["take a", "take b", "give a", "give b"])))
-def test_slots_are_never_over_a_limit_and_end_at_nothing(orders: list[str]) -> None:
+def test_slots_never_exceed_their_limits(orders: list[str]) -> None:
     above = Slots()
     above.limit = 3
     slots = {"a": Slots(above), "b": Slots(above)}
@@ -308,7 +312,7 @@ def test_slots_are_never_over_a_limit_and_end_at_nothing(orders: list[str]) -> N
         assert held["a"] <= 2
 
 
-def test_a_worker_is_fit_again_when_the_last_condition_that_blocks_is_cleared() -> None:
+def test_worker_is_fit_once_its_last_blocking_condition_clears() -> None:
     workers = registry("a", "b")
     a, b = workers.all
     a.mark("x", "down", "it does not answer")
@@ -325,7 +329,7 @@ def test_a_worker_is_fit_again_when_the_last_condition_that_blocks_is_cleared() 
     assert workers.serving().fit == (a, b)
 
 
-def test_who_listens_is_told_of_conditions_and_models() -> None:
+def test_listeners_are_notified_of_conditions_and_models() -> None:
     workers = registry("a")
     [worker] = workers.all
     told: list[bool] = []
@@ -338,7 +342,7 @@ def test_who_listens_is_told_of_conditions_and_models() -> None:
     assert told == [False, True, True]
 
 
-def test_a_view_is_the_same_object_until_something_changes() -> None:
+def test_serving_view_is_cached_until_workers_change() -> None:
     workers = registry("a", named("b", models=("m",)))
     for model in (None, "m", "strange"):
         assert workers.serving(model) is workers.serving(model)
@@ -348,7 +352,7 @@ def test_a_view_is_the_same_object_until_something_changes() -> None:
     assert ids(workers.serving("m").fit) == ["b"]
 
 
-def test_only_workers_that_serve_a_model_or_may_are_asked_for_it() -> None:
+def test_serving_lists_workers_that_may_have_the_model() -> None:
     workers = registry(named("a", models=("m", "adapter")), named("b", model_name="n"))
     assert workers.mixed
     assert ids(workers.serving("adapter").all) == ["a"]
@@ -360,14 +364,14 @@ def test_only_workers_that_serve_a_model_or_may_are_asked_for_it() -> None:
     assert ids(workers.serving().all) == ["a", "b", "c"]
 
 
-def test_names_that_strangers_make_up_take_no_room() -> None:
+def test_serving_caches_no_unknown_model_names() -> None:
     workers = registry(named("a", models=("m",)), "b")
     for number in range(1_000):
         assert ids(workers.serving(f"model-{number}").all) == ["b"]
     assert len(workers._serving) == 1
 
 
-async def test_a_local_worker_can_be_drained_too(gateway_for: GatewayFor) -> None:
+async def test_local_worker_can_be_drained(gateway_for: GatewayFor) -> None:
     async def answer(_: dict[str, Any]) -> dict[str, Any]:
         return {"choices": []}
 

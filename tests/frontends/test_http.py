@@ -74,7 +74,7 @@ def code_of(body: bytes) -> str:
     return str(error["code"])
 
 
-async def test_a_request_id_is_taken_returned_and_sent_on() -> None:
+async def test_request_id_of_the_caller_is_returned_and_forwarded() -> None:
     given = b"Run-7/step.3:" + b"x" * 100
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
         async with client_of(gateway) as client:
@@ -84,7 +84,7 @@ async def test_a_request_id_is_taken_returned_and_sent_on() -> None:
 
 
 @pytest.mark.parametrize("given", [None, b"", b"a b", b"\xc3\xa9", b"a\tb", b"x" * 200])
-async def test_a_request_id_is_made_where_none_can_be_taken(given: bytes | None) -> None:
+async def test_request_id_is_generated_if_the_caller_has_no_valid_one(given: bytes | None) -> None:
     headers = [] if given is None else [(b"x-request-id", given)]
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
         async with client_of(gateway) as client:
@@ -95,13 +95,13 @@ async def test_a_request_id_is_made_where_none_can_be_taken(given: bytes | None)
     assert made[0] != made[1]
 
 
-async def test_refusals_have_the_request_id_too() -> None:
+async def test_rejections_carry_the_request_id() -> None:
     async with live(Config()) as gateway:
         answer = await gateway.client.get("/v1/models", headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (503, "mine")
 
 
-async def test_callers_learn_which_worker_it_was_from_the_gateway_alone() -> None:
+async def test_worker_cannot_forge_gateway_response_headers() -> None:
     forged = (
         b"HTTP/1.1 200 OK\r\nX-Gateway-Worker: x\r\nx-request-id: y\r\ncontent-length: 0\r\n\r\n"
     )
@@ -131,7 +131,7 @@ async def refused(client: RawClient) -> None:
 
 @pytest.mark.parametrize("extra", [[], [(b"expect", b"100-continue")]])
 @pytest.mark.parametrize("length", [1001, 10**18])
-async def test_a_body_announced_too_large_is_refused_unread(
+async def test_content_length_over_the_limit_is_rejected_unread(
     extra: list[tuple[bytes, bytes]], length: int
 ) -> None:
     async with ScriptedWorker(b"") as worker, live(before(worker, server_limits=SMALL)) as gateway:
@@ -148,7 +148,7 @@ IN_CHUNKS = (b"transfer-encoding", b"chunked")
 @pytest.mark.parametrize("plugins", [(), (Reads,)], ids=["unread", "read"])
 @pytest.mark.parametrize("body", [TWICE, TWICE + b"0\r\n\r\n"], ids=["endless", "ended"])
 @pytest.mark.parametrize("apart", [False, True])
-async def test_a_chunked_body_is_refused_past_the_limit(
+async def test_chunked_body_over_the_limit_is_rejected(
     plugins: Sequence[type], body: bytes, *, apart: bool
 ) -> None:
     """`apart`: it comes in a read of its own, after the gateway has asked for it."""
@@ -166,7 +166,7 @@ async def test_a_chunked_body_is_refused_past_the_limit(
     assert worker.requests == []
 
 
-async def test_an_upload_that_grows_past_the_limit_is_broken_off() -> None:
+async def test_upload_that_grows_over_the_limit_is_cut_off() -> None:
     """The worker has a part of it by then, and must not take that for the whole."""
     reached = asyncio.Event()
 
@@ -190,7 +190,7 @@ async def test_an_upload_that_grows_past_the_limit_is_broken_off() -> None:
     assert worker.requests == []
 
 
-async def test_a_body_of_just_the_limit_is_carried() -> None:
+async def test_body_of_exactly_the_limit_is_forwarded() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         async with live(before(worker, server_limits=SMALL)) as gateway:
             answer = await gateway.client.post(CHAT, content=b"x" * 1000)
@@ -203,7 +203,7 @@ async def test_a_body_of_just_the_limit_is_carried() -> None:
     [b"", b"{", b"[1, 2]", b"null", b'"text"', b"{} {}", b'{"a": "\xff"}', b"[" * 100_000],
     ids=lambda body: repr(body[:9]),
 )
-async def test_what_is_no_json_object_is_refused_only_where_a_plugin_reads_it(body: bytes) -> None:
+async def test_invalid_json_is_rejected_only_if_a_plugin_reads_it(body: bytes) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         async with live(before(worker)) as gateway:
             assert (await gateway.client.post(CHAT, content=body)).status_code == 200
@@ -243,7 +243,7 @@ def under(gateway: Gateway, how: str) -> tuple[ASGIApp, str]:
 
 
 @pytest.mark.parametrize("how", ["bare", "mounted", "wrapped"])
-async def test_the_application_works_under_any_asgi_server(how: str) -> None:
+async def test_gateway_works_bare_mounted_and_wrapped_in_asgi(how: str) -> None:
     async with ScriptedWorker(STREAM) as worker, Gateway(before(worker)) as gateway:
         app, prefix = under(gateway, how)
         transport = httpx.ASGITransport(app)
@@ -263,7 +263,7 @@ async def test_the_application_works_under_any_asgi_server(how: str) -> None:
     ]
 
 
-async def test_a_route_may_change_the_body_as_it_comes() -> None:
+async def test_plugin_route_may_change_the_body_as_it_streams() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker, Upper)) as gateway:
         answer = await gateway.client.post("/upper", content=b"quiet")
     assert answer.status_code == 200

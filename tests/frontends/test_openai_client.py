@@ -48,11 +48,11 @@ def text_of(chunks: list[ChatCompletionChunk], index: int = 0) -> str:
     return "".join(choice.delta.content or "" for choice in choices)
 
 
-async def test_models(client: AsyncOpenAI) -> None:
+async def test_openai_client_lists_models(client: AsyncOpenAI) -> None:
     assert [model.id async for model in client.models.list()] == ["sim"]
 
 
-async def test_chat(client: AsyncOpenAI) -> None:
+async def test_openai_client_receives_a_chat_completion(client: AsyncOpenAI) -> None:
     answer = await client.chat.completions.create(
         model="sim", messages=HELLO, seed=1, max_tokens=20
     )
@@ -61,7 +61,7 @@ async def test_chat(client: AsyncOpenAI) -> None:
     assert answer.usage.completion_tokens > 0
 
 
-async def test_a_chat_stream_says_what_the_plain_answer_says(client: AsyncOpenAI) -> None:
+async def test_chat_stream_has_the_same_text_and_usage_as_plain_chat(client: AsyncOpenAI) -> None:
     plain = await client.chat.completions.create(model="sim", messages=HELLO, seed=1, max_tokens=20)
     stream = await client.chat.completions.create(
         model="sim",
@@ -78,7 +78,7 @@ async def test_a_chat_stream_says_what_the_plain_answer_says(client: AsyncOpenAI
     assert chunks[-1].usage.completion_tokens == plain.usage.completion_tokens
 
 
-async def test_completions(client: AsyncOpenAI) -> None:
+async def test_completion_stream_has_the_same_text_as_a_completion(client: AsyncOpenAI) -> None:
     answer = await client.completions.create(model="sim", prompt="The harbour", seed=1, logprobs=2)
     stream = await client.completions.create(model="sim", prompt="The harbour", seed=1, stream=True)
     text = "".join([chunk.choices[0].text async for chunk in stream])
@@ -89,7 +89,7 @@ async def test_completions(client: AsyncOpenAI) -> None:
     assert len(logprobs.token_logprobs or ()) == answer.usage.completion_tokens
 
 
-async def test_tools(client: AsyncOpenAI) -> None:
+async def test_openai_client_receives_a_tool_call(client: AsyncOpenAI) -> None:
     answer = await client.chat.completions.create(
         model="sim",
         messages=HELLO,
@@ -103,7 +103,7 @@ async def test_tools(client: AsyncOpenAI) -> None:
     assert isinstance(json.loads(called.function.arguments), dict)
 
 
-async def test_streamed_tools(client: AsyncOpenAI) -> None:
+async def test_openai_client_receives_a_streamed_tool_call(client: AsyncOpenAI) -> None:
     stream = await client.chat.completions.create(
         model="sim", messages=HELLO, seed=1, tools=[NOW], tool_choice="required", stream=True
     )
@@ -128,7 +128,7 @@ def logprobs_of(choices: Iterable[Choice | ChunkChoice], index: int) -> list[flo
     ]
 
 
-async def test_several_choices_with_logprobs(client: AsyncOpenAI) -> None:
+async def test_streamed_choices_have_the_logprobs_of_a_plain_response(client: AsyncOpenAI) -> None:
     plain = await client.chat.completions.create(
         model="sim", messages=HELLO, seed=1, max_tokens=5, n=2, logprobs=True
     )
@@ -146,7 +146,7 @@ async def test_several_choices_with_logprobs(client: AsyncOpenAI) -> None:
 # errors
 
 
-async def test_an_unknown_model_is_the_workers_404(client: AsyncOpenAI) -> None:
+async def test_unknown_model_raises_the_404_of_the_worker(client: AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="`gpt-9` does not exist") as caught:
         await client.chat.completions.create(model="gpt-9", messages=HELLO)
     assert caught.value.type == "NotFoundError"
@@ -154,7 +154,9 @@ async def test_an_unknown_model_is_the_workers_404(client: AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_bad_parameter_is_the_workers_400(client: AsyncOpenAI, stream: bool) -> None:
+async def test_bad_parameter_raises_the_400_of_the_worker(
+    client: AsyncOpenAI, stream: bool
+) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature") as caught:
         await client.chat.completions.create(
             model="sim", messages=HELLO, temperature=-1, stream=stream
@@ -162,7 +164,7 @@ async def test_a_bad_parameter_is_the_workers_400(client: AsyncOpenAI, stream: b
     assert caught.value.type == "BadRequestError"
 
 
-async def test_a_path_that_is_not_carried_is_the_gateways_404(gateway_for: GatewayFor) -> None:
+async def test_unknown_path_raises_the_404_of_the_gateway(gateway_for: GatewayFor) -> None:
     live = await gateway_for()
     async with AsyncOpenAI(base_url=live.url + "/v2", api_key="unused", max_retries=0) as client:
         with pytest.raises(openai.NotFoundError) as caught:
@@ -181,7 +183,7 @@ async def test_a_path_that_is_not_carried_is_the_gateways_404(gateway_for: Gatew
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_comes_before_an_answer_is_an_error_with_a_status(
+async def test_failure_before_the_response_raises_with_a_status(
     client: AsyncOpenAI, stream: bool, fault: str, status: int, code: str
 ) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
@@ -192,7 +194,7 @@ async def test_what_comes_before_an_answer_is_an_error_with_a_status(
 
 
 @pytest.mark.parametrize("fault", ["reset:3", "close:3", "error-event:3"])
-async def test_a_break_in_the_middle_of_a_stream_raises(client: AsyncOpenAI, fault: str) -> None:
+async def test_failure_amid_a_stream_raises(client: AsyncOpenAI, fault: str) -> None:
     stream = await client.chat.completions.create(
         model="sim", messages=HELLO, stream=True, extra_headers={"x-sim-fault": fault}
     )
@@ -206,23 +208,21 @@ async def test_a_break_in_the_middle_of_a_stream_raises(client: AsyncOpenAI, fau
 
 
 @pytest.mark.parametrize("fault", ["reset", "close", "truncate"])
-async def test_a_break_in_the_middle_of_a_plain_answer_raises(
-    client: AsyncOpenAI, fault: str
-) -> None:
+async def test_failure_amid_a_plain_response_raises(client: AsyncOpenAI, fault: str) -> None:
     with pytest.raises(openai.APIConnectionError):
         await client.chat.completions.create(
             model="sim", messages=HELLO, extra_headers={"x-sim-fault": fault}
         )
 
 
-async def test_an_abort_by_the_engine_is_an_answer(client: AsyncOpenAI) -> None:
+async def test_engine_abort_is_returned_as_a_finish_reason(client: AsyncOpenAI) -> None:
     answer = await client.chat.completions.create(
         model="sim", messages=HELLO, extra_headers={"x-sim-fault": "abort:2"}
     )
     assert str(answer.choices[0].finish_reason) == "abort"
 
 
-async def test_who_closes_a_stream_is_seen_by_the_worker(
+async def test_closing_the_stream_aborts_it_at_the_worker(
     client: AsyncOpenAI, simulator: Simulator
 ) -> None:
     stream = await client.chat.completions.create(

@@ -38,7 +38,7 @@ def code_of(body: bytes) -> str:
 
 @pytest.mark.parametrize("target", ["/v1/models", "/v1/", "/v1/no/such/thing", "/v1/a%20b/%C3%A9"])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "PROPFIND", "QUERY"])
-async def test_any_method_and_path_below_v1_is_carried(method: str, target: str) -> None:
+async def test_any_method_and_path_below_v1_is_forwarded(method: str, target: str) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
         async with client_of(gateway) as client:
             assert (await client.ask(method, target)).body == b"{}"
@@ -46,7 +46,7 @@ async def test_any_method_and_path_below_v1_is_carried(method: str, target: str)
     assert (asked.method, asked.target) == (method, target)
 
 
-async def test_methods_that_nobody_knows_are_carried() -> None:
+async def test_unknown_methods_are_forwarded() -> None:
     """llhttp refuses them at the gateway's own server; another server may let them through."""
     async with ScriptedWorker(answer_of(b"{}")) as worker, Gateway(before(worker)) as gateway:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway)) as client:
@@ -66,14 +66,14 @@ async def test_methods_that_nobody_knows_are_carried() -> None:
         "/tokenize?x=%00",
     ],
 )
-async def test_targets_are_carried_byte_for_byte(target: str) -> None:
+async def test_targets_are_forwarded_byte_for_byte(target: str) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
         async with client_of(gateway) as client:
             assert (await client.ask("GET", target)).status == 200
     assert [seen(request).target for request in worker.requests] == [target]
 
 
-async def test_multipart_bodies_are_carried_byte_for_byte() -> None:
+async def test_multipart_bodies_are_forwarded_byte_for_byte() -> None:
     part = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     body = part + bytes(range(256)) * 40 + b"\r\n--x--\r\n"
     kind = (b"content-type", b"multipart/form-data; boundary=x")
@@ -114,7 +114,7 @@ async def test_multipart_bodies_are_carried_byte_for_byte() -> None:
         "http://worker.test/v1/../pause",
     ],
 )
-async def test_what_controls_a_worker_is_out_of_reach(target: str) -> None:
+async def test_worker_control_paths_are_unreachable(target: str) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
         async with client_of(gateway) as client:
             answer = await client.ask("POST", target)
@@ -122,7 +122,7 @@ async def test_what_controls_a_worker_is_out_of_reach(target: str) -> None:
     assert worker.connections == []
 
 
-async def test_extra_paths_are_carried_as_they_are() -> None:
+async def test_extra_paths_are_forwarded_unchanged() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         async with live(before(worker, extra_paths=("/load", "/a%20b"))) as gateway:
             answers = [await gateway.client.get(path) for path in ("/load", "/load?x=1")]
@@ -148,7 +148,7 @@ async def test_extra_paths_are_carried_as_they_are() -> None:
         "/tokenize%00",
     ],
 )
-async def test_unknown_routes_are_404_in_the_envelope(target: str) -> None:
+async def test_unknown_routes_return_404_in_the_error_envelope(target: str) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
         async with client_of(gateway) as client:
             answer = await client.ask("GET", target)
@@ -157,7 +157,7 @@ async def test_unknown_routes_are_404_in_the_envelope(target: str) -> None:
     assert worker.connections == []
 
 
-async def test_a_route_asked_with_another_method_says_so_in_the_envelope() -> None:
+async def test_wrong_method_returns_405_in_the_error_envelope() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
         assert (await gateway.client.get("/health")).json() == {"status": "ok"}
         answer = await gateway.client.post("/health")
@@ -227,7 +227,7 @@ paths = st.builds(str.__add__, st.sampled_from(["", "/v1", "/v1", "/v1/x", "/tok
 @given(paths.filter(lambda path: path.startswith("/")))
 @example("/v1/a/../../pause")
 @example("/v1/%252e%252e/pause")
-def test_no_path_leads_out_of_the_api(door: Door, path: str) -> None:
+def test_no_path_escapes_the_api_path_of_a_worker(door: Door, path: str) -> None:
     """However a worker reads it: as it is, decoded once, or decoded by a proxy before it too."""
     status, targets = door.ask(path)
     if status == 404:

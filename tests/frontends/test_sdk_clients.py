@@ -86,7 +86,7 @@ def error_of(kind: Kind, name: str) -> type[Exception]:
 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key"])
-async def test_whoever_has_a_key_in_either_header_reads_what_the_engine_says_and_it_sees_no_key(
+async def test_sdk_client_with_a_key_gets_responses_and_hides_its_key(
     gateway_for: GatewayFor, auth: PluginEntry, kind: Kind, header: KeyHeader
 ) -> None:
     plain, streamed = (load()[name].body.decode() for name in (kind.plain, kind.stream))
@@ -116,7 +116,7 @@ async def test_whoever_has_a_key_in_either_header_reads_what_the_engine_says_and
         ("gw-bound", "PermissionDeniedError", "model_not_allowed", "permission_error", "tiny"),
     ],
 )
-async def test_who_may_not_is_told_why(
+async def test_sdk_client_without_permission_raises_the_reason(
     gateway_for: GatewayFor,
     auth: PluginEntry,
     kind: Kind,
@@ -139,7 +139,7 @@ async def test_who_may_not_is_told_why(
     assert worker.requests == []
 
 
-async def test_a_model_that_nobody_serves_is_not_found(
+async def test_sdk_client_raises_not_found_for_an_unserved_model(
     gateway_for: GatewayFor, auth: PluginEntry, kind: Kind
 ) -> None:
     async with engine(kind) as worker:
@@ -153,7 +153,7 @@ async def test_a_model_that_nobody_serves_is_not_found(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_who_is_refused_for_now_comes_again_by_himself(
+async def test_sdk_client_retries_a_temporary_rejection(
     gateway_for: GatewayFor, auth: PluginEntry, kind: Kind, status: int
 ) -> None:
     async with engine(kind) as worker:
@@ -171,7 +171,7 @@ async def test_who_is_refused_for_now_comes_again_by_himself(
         (503, "InternalServerError", "no_worker", "overloaded_error"),
     ],
 )
-async def test_who_is_refused_each_time_is_told_the_last_word(
+async def test_sdk_client_raises_the_rejection_after_its_last_retry(
     gateway_for: GatewayFor,
     auth: PluginEntry,
     kind: Kind,
@@ -192,7 +192,7 @@ async def test_who_is_refused_each_time_is_told_the_last_word(
 # what the worker says, or fails to
 
 
-async def test_a_stream_that_breaks_off_raises_after_what_came(
+async def test_sdk_client_raises_amid_a_cut_stream(
     gateway_for: GatewayFor, auth: PluginEntry, kind: Kind
 ) -> None:
     async with engine(kind, breaks_off=True) as worker:
@@ -211,7 +211,7 @@ async def test_a_stream_that_breaks_off_raises_after_what_came(
 # the list of models
 
 
-async def test_models_are_listed_and_found_by_who_may_use_them(
+async def test_sdk_client_lists_only_models_its_key_may_use(
     gateway_for: GatewayFor, auth: PluginEntry, kind: Kind
 ) -> None:
     named = Worker(url="http://127.0.0.1:9", worker_id="w", models=("org/base", "other"))

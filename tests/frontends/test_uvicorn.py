@@ -21,7 +21,7 @@ def client_of(gateway: Live) -> RawClient:
     return RawClient(host, int(port))
 
 
-async def test_leaving_is_noticed_after_a_large_body_that_came_in_one_read() -> None:
+async def test_caller_disconnect_is_noticed_after_a_large_body() -> None:
     """uvicorn stops reading once it holds 64 KiB, and a paused connection tells of no end."""
     arrived = asyncio.Event()
 
@@ -40,7 +40,7 @@ async def test_leaving_is_noticed_after_a_large_body_that_came_in_one_read() -> 
             await worker.connections[0].closed.wait()
 
 
-async def test_a_refusal_reaches_a_caller_that_is_still_sending() -> None:
+async def test_rejection_reaches_a_caller_that_is_still_sending() -> None:
     """A connection that is closed with bytes unread is reset, and the answer lost with it."""
     small = ServerLimits(max_body_bytes=1024)
     async with ScriptedWorker(b"") as worker, live(before(worker, server_limits=small)) as gateway:
@@ -51,7 +51,7 @@ async def test_a_refusal_reaches_a_caller_that_is_still_sending() -> None:
         assert not worker.connections
 
 
-async def test_http_1_0_callers_get_unframed_bodies_that_end_with_the_connection() -> None:
+async def test_http_1_0_response_body_ends_with_the_connection() -> None:
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
     async with ScriptedWorker(chunked) as worker, live(before(worker)) as gateway:
         async with client_of(gateway) as client:
@@ -62,7 +62,7 @@ async def test_http_1_0_callers_get_unframed_bodies_that_end_with_the_connection
     assert b"connection: close" in head
 
 
-async def test_requests_that_come_at_once_are_answered_in_order() -> None:
+async def test_pipelined_requests_are_answered_in_order() -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
         async with client_of(gateway) as client:
             request = head_of("GET", "/v1/%b", [])
@@ -72,7 +72,7 @@ async def test_requests_that_come_at_once_are_answered_in_order() -> None:
     assert [request.split()[1] for request in worker.requests] == [b"/v1/a", b"/v1/b"]
 
 
-async def test_silent_connections_are_closed() -> None:
+async def test_idle_caller_connections_are_closed() -> None:
     quick = Timeouts(keepalive=1.0)
     async with ScriptedWorker(b"") as worker, live(before(worker, timeouts=quick)) as gateway:
         async with asyncio.timeout(PATIENCE), client_of(gateway) as client:
@@ -80,7 +80,7 @@ async def test_silent_connections_are_closed() -> None:
 
 
 @pytest.mark.parametrize("piece", [b"GET /v1/models HTTP/1.1\r\nx: ", b"GET /v1/"])
-async def test_endless_request_headers_are_cut_off(piece: bytes) -> None:
+async def test_endless_request_headers_are_rejected(piece: bytes) -> None:
     small = ServerLimits(max_header_bytes=1024)
     async with ScriptedWorker(b"") as worker, live(before(worker, server_limits=small)) as gateway:
         async with asyncio.timeout(PATIENCE), client_of(gateway) as client:

@@ -75,7 +75,7 @@ async def left(live: Live, limit: str, key: str = "anonymous") -> float:
     return remaining
 
 
-async def test_requests_are_limited_and_every_answer_tells(gateway_for: GatewayFor) -> None:
+async def test_limits_reject_requests_over_the_rate_and_report_it(gateway_for: GatewayFor) -> None:
     live = await gateway_for(limits(default={"requests_per_minute": 2}))
     first, second, third = [await ask(live) for _ in range(3)]
     assert (first.status_code, second.status_code) == (200, 200)
@@ -90,7 +90,7 @@ async def test_requests_are_limited_and_every_answer_tells(gateway_for: GatewayF
     assert "x-should-retry" not in third.headers
 
 
-async def test_keys_have_the_limits_of_their_tier_and_their_own(gateway_for: GatewayFor) -> None:
+async def test_limits_of_a_key_combine_default_tier_and_its_own(gateway_for: GatewayFor) -> None:
     options = limits(
         default={"requests_per_minute": 1, "concurrent": 9},
         tiers={"gold": {"requests_per_minute": 2}},
@@ -110,7 +110,7 @@ async def test_keys_have_the_limits_of_their_tier_and_their_own(gateway_for: Gat
     assert page.json()["next"] is None
 
 
-async def test_tokens_are_taken_by_an_estimate_and_settled_by_the_truth(
+async def test_limits_take_estimated_tokens_and_settle_with_the_usage(
     gateway_for: GatewayFor,
 ) -> None:
     live = await gateway_for(limits(default={"tokens_per_minute": 3_000}), Watcher)
@@ -128,7 +128,9 @@ async def test_tokens_are_taken_by_an_estimate_and_settled_by_the_truth(
         assert before - usage.total_tokens <= now + 0.01
 
 
-async def test_no_more_tokens_run_at_a_time_than_may(gateway_for: GatewayFor) -> None:
+async def test_limits_reject_a_call_if_running_calls_hold_the_tokens(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for(limits(default={"tokens_per_minute": 1_000}))
     slow = {"x-sim-itl": "60"}
     body = chat(max_tokens=900, stream=True)
@@ -138,7 +140,7 @@ async def test_no_more_tokens_run_at_a_time_than_may(gateway_for: GatewayFor) ->
     assert 1 <= int(refused.headers["retry-after"]) <= 60
 
 
-async def test_a_call_larger_than_the_limit_is_let_in_where_nothing_is_used(
+async def test_limits_admit_an_oversized_call_if_nothing_is_used(
     gateway_for: GatewayFor,
 ) -> None:
     live = await gateway_for(limits(default={"tokens_per_minute": 20}, completion_estimate=5))
@@ -161,7 +163,7 @@ async def test_a_call_larger_than_the_limit_is_let_in_where_nothing_is_used(
         b"",
     ],
 )
-async def test_any_body_is_counted_and_harms_nobody(
+async def test_limits_handle_any_body_and_refund_a_rejected_call(
     gateway_for: GatewayFor, path: str, body: bytes
 ) -> None:
     refusing = answer_of(b"{}", status="400 Bad Request")
@@ -173,7 +175,7 @@ async def test_any_body_is_counted_and_harms_nobody(
     assert await left(live, "tokens_per_minute") == 9_000, "the worker has run nothing"
 
 
-def test_an_estimate_is_of_what_engines_read() -> None:
+def test_estimate_reads_max_tokens_as_engines_do() -> None:
     for fields, tokens in (
         ({"max_tokens": "5", "n": 2.0}, 10),
         ({"max_tokens": 7, "max_completion_tokens": 5}, 5),
@@ -186,13 +188,13 @@ def test_an_estimate_is_of_what_engines_read() -> None:
         assert estimate(call, 100)[1] == tokens
 
 
-async def test_a_path_is_known_however_it_is_written(gateway_for: GatewayFor) -> None:
+async def test_limits_recognize_a_percent_encoded_path(gateway_for: GatewayFor) -> None:
     live = await gateway_for(limits(default={"tokens_per_minute": 9_000}))
     answer = await live.client.post("/v1/%63hat/completions", json=chat(max_tokens=500))
     assert int(answer.headers["x-ratelimit-remaining-tokens"]) < 8_500
 
 
-async def test_slots_come_back_whatever_becomes_of_the_call(
+async def test_concurrent_slot_is_returned_however_a_call_ends(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with ScriptedWorker(b"") as gone:
@@ -229,7 +231,7 @@ async def abandon(live: Live, simulator: Simulator) -> None:
     await live.plugin(Watcher).calls(ended + 3)
 
 
-async def test_what_a_worker_may_have_run_stays_counted_where_nobody_tells(
+async def test_limits_keep_the_estimate_of_an_aborted_call(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(limits(default={"tokens_per_minute": 3_000}), Watcher)
@@ -247,14 +249,14 @@ def _is_sent(live: Live) -> bool:
     return any(one.connected is not None for one in attempts)
 
 
-async def test_reading_models_costs_no_tokens(gateway_for: GatewayFor) -> None:
+async def test_listing_models_costs_no_tokens(gateway_for: GatewayFor) -> None:
     live = await gateway_for(limits(default={"tokens_per_minute": 5, "tokens_per_day": 1_000}))
     await ask(live, max_tokens=50)
     assert await left(live, "tokens_per_minute") < 5
     assert (await live.client.get("/v1/models")).status_code == 200
 
 
-async def test_refusals_are_counted(gateway_for: GatewayFor) -> None:
+async def test_limits_count_rejections_in_the_metrics(gateway_for: GatewayFor) -> None:
     live = await gateway_for(limits(default={"requests_per_minute": 1}), "metrics")
     for _ in range(3):
         await ask(live)
@@ -264,7 +266,7 @@ async def test_refusals_are_counted(gateway_for: GatewayFor) -> None:
     assert found.value("gateway_limits_keys") == 1
 
 
-async def test_other_options_keep_what_was_used(gateway_for: GatewayFor) -> None:
+async def test_limits_reload_keeps_usage(gateway_for: GatewayFor) -> None:
     live = await gateway_for(limits(default={"requests_per_minute": 5, "concurrent": 1}))
     assert (await ask(live)).status_code == 200
     plugin = live.plugin(Limits)
@@ -275,7 +277,7 @@ async def test_other_options_keep_what_was_used(gateway_for: GatewayFor) -> None
     assert (await ask(live)).headers["x-ratelimit-remaining-requests"] == "1"
 
 
-async def test_the_openai_client_comes_back_when_it_was_told_to(gateway_for: GatewayFor) -> None:
+async def test_openai_client_waits_as_long_as_retry_after(gateway_for: GatewayFor) -> None:
     live = await gateway_for(limits(default={"requests_per_minute": 300, "burst_requests": 1}))
     async with AsyncOpenAI(base_url=live.url + "/v1", api_key="unused", max_retries=1) as client:
         began = monotonic()
@@ -287,7 +289,7 @@ async def test_the_openai_client_comes_back_when_it_was_told_to(gateway_for: Gat
         assert monotonic() - began > 0.35, "it has waited twice, a fifth of a second each"
 
 
-async def test_the_openai_client_does_not_wait_for_another_day(gateway_for: GatewayFor) -> None:
+async def test_openai_client_does_not_retry_a_daily_limit(gateway_for: GatewayFor) -> None:
     live = await gateway_for(limits(default={"tokens_per_day": 10}), Watcher)
     async with AsyncOpenAI(base_url=live.url + "/v1", api_key="unused", max_retries=3) as client:
         with pytest.raises(openai.RateLimitError) as caught:
@@ -308,7 +310,7 @@ async def test_the_openai_client_does_not_wait_for_another_day(gateway_for: Gate
         ({"prices": {"*": {"input": 1}}}, 'prices."*".output: missing'),
     ],
 )
-async def test_mistakes_are_told(
+async def test_limits_reject_invalid_options(
     gateway_for: GatewayFor, options: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -70,7 +70,7 @@ TestBucketing = Bucketing.TestCase
 
 
 @given(st.lists(st.tuples(SECONDS, st.integers(1, 250)), max_size=30))
-def test_no_window_grants_more_than_the_capacity_and_what_flowed_in(
+def test_bucket_grants_at_most_its_capacity_plus_refill(
     asks: list[tuple[float, int]],
 ) -> None:
     bucket, now = Bucket(100, 2.5, 0.0), 0.0
@@ -84,7 +84,7 @@ def test_no_window_grants_more_than_the_capacity_and_what_flowed_in(
         assert total <= 100 + 2.5 * (granted[last][0] - granted[first][0]) + CLOSE
 
 
-def test_a_call_larger_than_the_bucket_waits_until_it_is_full() -> None:
+def test_bucket_admits_an_oversized_call_only_when_full() -> None:
     bucket = Bucket(100, 1.0, 0.0)
     assert bucket.wait(1_000, 0.0) == 0
     assert bucket.take(1_000) == 100
@@ -94,20 +94,20 @@ def test_a_call_larger_than_the_bucket_waits_until_it_is_full() -> None:
     assert bucket.wait(1, 10.0) == 891
 
 
-def test_a_clock_that_goes_back_gives_nothing() -> None:
+def test_bucket_refills_nothing_if_the_clock_goes_back() -> None:
     bucket = Bucket(10, 1.0, 100.0)
     bucket.take(10)
     assert bucket.refill(50.0) == 0
     assert bucket.refill(101.0) == 1
 
 
-def test_times_are_written_as_openai_writes_them() -> None:
+def test_span_formats_times_like_openai() -> None:
     written = [span(seconds) for seconds in (0, 0.02, 0.9995, 1, 59.2, 60, 360, 3_605)]
     assert written == [b"0ms", b"20ms", b"1s", b"1s", b"1m0s", b"1m0s", b"6m0s", b"1h0m5s"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["come", "finish", "settle"]), st.integers(0, 5))))
-def test_slots_are_never_more_than_there_are_and_all_come_back(
+def test_account_never_exceeds_its_slots_and_gets_them_back(
     steps: list[tuple[str, int]],
 ) -> None:
     account, book = Account("key", terms_of(concurrent=3), 0.0), Book(0.0)
@@ -125,7 +125,7 @@ def test_slots_are_never_more_than_there_are_and_all_come_back(
     assert account.in_flight == 0
 
 
-def test_a_refused_call_takes_nothing() -> None:
+def test_rejected_call_takes_nothing_from_its_account() -> None:
     terms = terms_of(requests_per_minute=10, tokens_per_minute=10, concurrent=1)
     account, book = Account("key", terms, 0.0), Book(0.0)
     account.enter(Need(4, 0), book, 0.0)
@@ -137,7 +137,7 @@ def test_a_refused_call_takes_nothing() -> None:
     assert (account.requests.level, account.tokens.level, account.in_flight) == (9, 6, 1)
 
 
-def test_other_limits_keep_what_was_used() -> None:
+def test_changed_limits_keep_the_usage_of_an_account() -> None:
     accounts, book = Accounts(), Book(0.0)
     few, many = terms_of(requests_per_minute=2), terms_of(requests_per_minute=60)
     account = accounts.of("key", few, 0.0)
@@ -149,7 +149,7 @@ def test_other_limits_keep_what_was_used() -> None:
     assert account.requests.refill(2.0) == 2
 
 
-async def test_idle_accounts_are_forgotten_and_no_others() -> None:
+async def test_sweep_forgets_only_idle_accounts() -> None:
     accounts, book = Accounts(), Book(0.0)
     terms = terms_of(requests_per_minute=60)
     accounts.of("idle", terms, 0.0)

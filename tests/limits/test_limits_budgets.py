@@ -60,7 +60,7 @@ def opened(path: Path) -> Connection:
     return open_for_writing(path, "none", [MIGRATIONS])
 
 
-async def test_what_is_spent_is_recorded_with_the_call_and_known_after_a_restart(
+async def test_budget_usage_survives_a_restart(
     gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path
 ) -> None:
     budgets = {"tokens_per_day": 100_000, "cost_per_month": 500.0}
@@ -78,7 +78,7 @@ async def test_what_is_spent_is_recorded_with_the_call_and_known_after_a_restart
     assert await spent(second, "cost_per_month") == pytest.approx(cost)
 
 
-async def test_another_process_s_spending_is_seen(
+async def test_budget_includes_usage_of_other_processes(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = StorageSettings(path=str(tmp_path / "gateway.db"))
@@ -97,7 +97,7 @@ async def test_another_process_s_spending_is_seen(
         assert f"{2_000 - total} are left" in refused.json()["error"]["message"]
 
 
-async def test_a_budget_that_is_used_up_says_when_it_begins_anew(gateway_for: GatewayFor) -> None:
+async def test_exhausted_budget_reports_when_it_resets(gateway_for: GatewayFor) -> None:
     default = {"cost_per_day": 0.05, "requests_per_minute": 100}
     live = await gateway_for(entry("limits", default=default, prices=PRICES))
     refused = await ask(live, max_tokens=1_000)
@@ -112,7 +112,7 @@ async def test_a_budget_that_is_used_up_says_when_it_begins_anew(gateway_for: Ga
     assert (await ask(live, max_tokens=1)).status_code == 200
 
 
-async def test_keys_without_budgets_leave_nothing(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_keys_without_budgets_store_no_rows(gateway_for: GatewayFor, tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     limits = entry("limits", default={"tokens_per_minute": 1_000})
     live = await gateway_for(limits, storage=StorageSettings(path=str(path)))
@@ -124,7 +124,7 @@ SUMS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 50)), max_size=8
 
 
 @given(st.lists(st.tuples(st.booleans(), SUMS, st.booleans()), max_size=10))
-def test_each_process_knows_what_all_have_spent(
+def test_ledgers_of_all_processes_agree_on_the_total(
     steps: list[tuple[bool, list[tuple[str, int]], bool]],
 ) -> None:
     """Two ledgers on one file, that commit groups of calls and look at the others' in any order."""
@@ -155,7 +155,7 @@ def test_each_process_knows_what_all_have_spent(
             assert book.month.tab(key).all_cost == everything[key]
 
 
-def test_a_call_belongs_to_the_day_it_came_on() -> None:
+def test_budget_charges_a_call_to_the_day_it_began() -> None:
     terms = Rules(Options(default=KeyLimits(tokens_per_day=100))).terms("key", None)
     assert terms is not None
     book = Book(unix("2027-03-01 23:59:59"))
@@ -172,7 +172,7 @@ def test_a_call_belongs_to_the_day_it_came_on() -> None:
     assert book.month.tab("key").all_tokens == 180
 
 
-def test_days_and_months_are_those_of_utc() -> None:
+def test_budget_periods_follow_utc() -> None:
     book = Book(unix("2027-12-30 23:59:59"))
     assert (book.day.period, book.month.period) == (20271230, 20271200)
     assert book.day.ends == unix("2027-12-31 00:00:00")
@@ -189,7 +189,7 @@ def test_days_and_months_are_those_of_utc() -> None:
     assert book.day.period == 20280101, "a clock that goes back does not give it anew"
 
 
-def test_what_is_old_is_deleted_and_nothing_else() -> None:
+def test_delete_old_removes_only_expired_budget_rows() -> None:
     days = [periods_of(time.time() - age * 86_400)[0] for age in (0, 89, 91, 400)]
     with closing(memory_database([MIGRATIONS])) as db:
         ledger = Ledger()
@@ -203,7 +203,7 @@ def test_what_is_old_is_deleted_and_nothing_else() -> None:
 
 
 @given(*(st.integers(0, 1 << 32) for _ in range(3)))
-def test_costs_are_whole_and_fit(prompt: int, completion: int, cached: int) -> None:
+def test_costs_are_integers_within_bounds(prompt: int, completion: int, cached: int) -> None:
     price = Price(input=1e5, output=1e5, cached=0)
     cost = price.of(prompt, completion, cached)
     assert 0 <= cost < 1 << 62

@@ -222,7 +222,7 @@ TestBudgetsOfAll = BudgetsOfAll.TestCase
 TestBudgetsOfAll.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
 
 
-def test_who_has_no_row_counts_alone_and_joins_the_others_when_there_is_room(
+def test_account_without_a_shared_row_joins_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, terms = Process(tmp_path, 0), terms_of(requests_per_minute=60, concurrent=3)
@@ -242,7 +242,7 @@ def test_who_has_no_row_counts_alone_and_joins_the_others_when_there_is_room(
     assert other.in_flight == 1
 
 
-def test_who_does_not_know_a_new_limit_yet_changes_it_for_nobody(tmp_path: Path) -> None:
+def test_process_with_old_limits_does_not_undo_new_ones(tmp_path: Path) -> None:
     few, many = terms_of(requests_per_minute=6), terms_of(requests_per_minute=600)
     here, there = (Process(tmp_path, index) for index in range(2))
     visit = here.accounts.of("key", few, 0.0).enter(ZERO_NEED, here.book, 0.0)
@@ -277,7 +277,7 @@ async def shown(live: Live, path: str = STATE) -> Any:
     return (await live.client.get(path)).json()
 
 
-async def test_two_let_in_as_many_as_one_would_and_show_the_same(
+async def test_two_processes_enforce_and_show_one_limit(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     options = {"requests_per_minute": 1, "burst_requests": 5, "concurrent": 9}
@@ -292,9 +292,7 @@ async def test_two_let_in_as_many_as_one_would_and_show_the_same(
             assert state["concurrent_calls"]["remaining"] == 9
 
 
-async def test_calls_in_flight_of_one_count_in_the_other(
-    simulator: Simulator, tmp_path: Path
-) -> None:
+async def test_calls_in_flight_count_across_processes(simulator: Simulator, tmp_path: Path) -> None:
     limits = entry("limits", default={"concurrent": 1, "tokens_per_day": 1_000})
     async with two(simulator, tmp_path, limits) as (one, other):
         slow = {"x-sim-itl": "60"}
@@ -310,7 +308,7 @@ async def test_calls_in_flight_of_one_count_in_the_other(
         assert (await ask(other, max_tokens=10)).status_code == 200
 
 
-async def test_each_shows_the_keys_of_all(simulator: Simulator, tmp_path: Path) -> None:
+async def test_each_process_lists_the_keys_of_all(simulator: Simulator, tmp_path: Path) -> None:
     limits = entry("limits", default={"concurrent": 3}, tiers={"gold": {"concurrent": 7}})
     async with two(simulator, tmp_path, entry(Badges), limits) as (one, other):
         for live, names in ((one, "ace"), (other, "bcd")):
@@ -342,7 +340,7 @@ plugins:
 """
 
 
-async def test_processes_on_one_port_are_one_and_who_is_killed_gives_back(
+async def test_processes_share_limits_and_a_killed_one_returns_its_slots(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     config = tmp_path / "gateway.yaml"

@@ -38,7 +38,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def test_answers_plain_and_streamed_are_counted_and_timed(gateway_for: GatewayFor) -> None:
+async def test_metrics_count_and_time_plain_and_streamed_responses(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry("metrics", tokens=True))
     for stream in (False, True, True):
         body = chat(max_tokens=5, stream=stream)
@@ -58,7 +58,7 @@ async def test_answers_plain_and_streamed_are_counted_and_timed(gateway_for: Gat
     assert found.value("gateway_calls_in_flight") == 0
 
 
-async def test_the_gaps_between_the_events_of_a_stream_are_counted(gateway_for: GatewayFor) -> None:
+async def test_metrics_count_the_gaps_between_stream_events(gateway_for: GatewayFor) -> None:
     heard = asyncio.Event()
 
     async def stream(connection: ScriptedConnection) -> None:
@@ -81,7 +81,7 @@ async def test_the_gaps_between_the_events_of_a_stream_are_counted(gateway_for: 
     assert found.value("gen_ai_server_time_to_first_token_seconds_count") == 1
 
 
-async def test_errors_are_counted_by_their_code(gateway_for: GatewayFor) -> None:
+async def test_metrics_count_gateway_errors_by_code(gateway_for: GatewayFor) -> None:
     async def break_off(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(HEAD + chunk(EVENTS[0]))
@@ -102,7 +102,7 @@ async def test_errors_are_counted_by_their_code(gateway_for: GatewayFor) -> None
     assert refused.value(REQUESTS, status="502") == 1
 
 
-async def test_a_worker_s_own_error_is_counted_by_its_status(gateway_for: GatewayFor) -> None:
+async def test_metrics_count_worker_errors_by_status(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(answer_of(b"{}", status="500 Broken")) as worker:
         live = await gateway_for("metrics", workers=(worker.url,))
         assert (await ask(live)).status_code == 500
@@ -111,7 +111,7 @@ async def test_a_worker_s_own_error_is_counted_by_its_status(gateway_for: Gatewa
     assert found.value("gateway_errors_total") == 0
 
 
-async def test_a_caller_that_leaves_is_counted(gateway_for: GatewayFor) -> None:
+async def test_metrics_count_caller_disconnects(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Door, "metrics", Watcher)
     waiting = asyncio.create_task(ask(live))
     await live.plugin(Door).reached.wait()
@@ -124,7 +124,7 @@ async def test_a_caller_that_leaves_is_counted(gateway_for: GatewayFor) -> None:
     assert found.value("gateway_queue_time_seconds_count") == 0, "no worker was asked"
 
 
-async def test_a_retry_is_counted_by_what_went_before(
+async def test_metrics_count_retries_by_their_cause(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     refusing = answer_of(b"{}", status="503 Service Unavailable")
@@ -140,7 +140,7 @@ async def test_a_retry_is_counted_by_what_went_before(
     assert found.value(REQUESTS, status="200") == found.value(REQUESTS) == 2
 
 
-async def test_a_broken_worker_is_told(gateway_for: GatewayFor) -> None:
+async def test_metrics_show_an_ejected_worker(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(answer_of(b"{}", status="500 Broken")) as worker:
         live = await gateway_for(breaker(), "metrics", workers=(worker.url,))
         await fail(live, 2)
@@ -152,7 +152,7 @@ async def test_a_broken_worker_is_told(gateway_for: GatewayFor) -> None:
     assert found.value("gateway_worker_state", state="ejected") == 1
 
 
-async def test_the_queue_is_told(gateway_for: GatewayFor, simulator: Simulator) -> None:
+async def test_metrics_show_the_queue(gateway_for: GatewayFor, simulator: Simulator) -> None:
     async with ScriptedWorker(wait_for_its_end) as worker:
         options = {"max_in_flight_per_worker": 1, "queue": {"max_length": 1, "max_wait": 30.0}}
         live = await gateway_for(
@@ -176,7 +176,7 @@ async def wait_for_its_end(connection: ScriptedConnection) -> None:
     await connection.wait_closed()
 
 
-async def test_verdicts_and_commits_are_told(gateway_for: GatewayFor) -> None:
+async def test_metrics_count_trace_verdicts_and_commits(gateway_for: GatewayFor) -> None:
     live = await gateway_for("sessions", "trace_capture", "metrics")
     for stream in (False, True):
         await ask(live, stream=stream)
@@ -189,7 +189,7 @@ async def test_verdicts_and_commits_are_told(gateway_for: GatewayFor) -> None:
     assert found.value("gateway_storage_waiting") == 0
 
 
-async def test_the_loop_s_lag_is_told(
+async def test_metrics_measure_the_event_loop_lag(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway_plugins.metrics.LAG_INTERVAL", 0.001)
@@ -199,14 +199,14 @@ async def test_the_loop_s_lag_is_told(
             pass
 
 
-async def test_who_scrapes_must_be_known_where_callers_must(gateway_for: GatewayFor) -> None:
+async def test_metrics_require_authentication_if_calls_do(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry(Keys, key="a"), "metrics")
     refused = await live.client.get("/metrics")
     assert (refused.status_code, "gateway_" in refused.text) == (401, False)
     assert "gateway_calls_in_flight" in (await scrape(live, authorization="abc")).families
 
 
-async def test_a_scrape_under_load_is_whole(gateway_for: GatewayFor) -> None:
+async def test_scrape_under_load_is_consistent(gateway_for: GatewayFor) -> None:
     live = await gateway_for("metrics")
     calls = asyncio.gather(*(ask(live, stream=True) for _ in range(40)))
     seen = [0.0]
@@ -241,7 +241,7 @@ def whole(found: Scrape) -> float:
         ("", "text/plain; version=0.0.4"),
     ],
 )
-async def test_any_accept_gets_something_to_read(
+async def test_metrics_answer_any_accept_header(
     gateway_for: GatewayFor, accept: str, kind: str
 ) -> None:
     live = await gateway_for("metrics")
@@ -255,7 +255,7 @@ async def test_any_accept_gets_something_to_read(
         assert Scrape(answer.text).value(REQUESTS) == 1
 
 
-async def test_promtool_accepts_what_all_plugins_tell(
+async def test_promtool_accepts_the_metrics_of_all_plugins(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     found = await everything(gateway_for, simulator)
@@ -279,7 +279,7 @@ async def test_promtool_accepts_what_all_plugins_tell(
     assert (process.returncode, said) == (0, b"")
 
 
-async def test_the_manual_has_each_metric_and_no_other(
+async def test_manual_lists_exactly_the_existing_metrics(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     found = await everything(gateway_for, simulator)

@@ -28,7 +28,7 @@ CHAT = "/v1/chat/completions"
 CANARY = "canary-7f3a"
 
 
-async def test_a_flood_of_made_up_names_adds_nothing(
+async def test_metrics_add_no_labels_for_made_up_names(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for("metrics", workers=(Worker(url=simulator.url, models=("sim",)),))
@@ -50,7 +50,7 @@ async def test_a_flood_of_made_up_names_adds_nothing(
     assert CANARY not in after.text
 
 
-async def test_nothing_that_is_secret_is_told(gateway_for: GatewayFor) -> None:
+async def test_metrics_show_no_secrets(gateway_for: GatewayFor) -> None:
     live = await gateway_for(
         "sessions", entry(Keys, key=CANARY), "circuit_breaker", "trace_capture", "metrics"
     )
@@ -67,7 +67,9 @@ async def test_nothing_that_is_secret_is_told(gateway_for: GatewayFor) -> None:
     assert CANARY not in found.text
 
 
-async def test_models_that_answer_are_told_up_to_a_number(gateway_for: GatewayFor) -> None:
+async def test_metrics_label_at_most_the_configured_number_of_models(
+    gateway_for: GatewayFor,
+) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         live = await gateway_for(entry("metrics", max_models=2), workers=(worker.url,))
         for name in ("b", "a", "c", "a"):
@@ -77,7 +79,7 @@ async def test_models_that_answer_are_told_up_to_a_number(gateway_for: GatewayFo
     assert found.value("gateway_requests_total", model="a") == 2
 
 
-async def test_principals_are_told_only_if_that_is_wanted(gateway_for: GatewayFor) -> None:
+async def test_metrics_label_principals_only_if_configured(gateway_for: GatewayFor) -> None:
     for wanted in (False, True):
         metrics = entry("metrics", by_principal=wanted, tokens=True)
         live = await gateway_for(entry(Keys, key="team-a"), metrics)
@@ -91,9 +93,7 @@ async def test_principals_are_told_only_if_that_is_wanted(gateway_for: GatewayFo
 
 
 @pytest.mark.parametrize("tokens", [-5, 1 << 62, 10**400])
-async def test_no_worker_makes_the_tokens_go_back_or_overflow(
-    gateway_for: GatewayFor, tokens: int
-) -> None:
+async def test_metrics_clamp_token_counts_of_workers(gateway_for: GatewayFor, tokens: int) -> None:
     body = b'{"choices": [], "usage": {"prompt_tokens": %d, "completion_tokens": 2}}' % tokens
     async with ScriptedWorker(answer_of(body)) as worker:
         metrics = entry("metrics", tokens=True, by_principal=True)
@@ -108,7 +108,7 @@ async def test_no_worker_makes_the_tokens_go_back_or_overflow(
     assert "metrics" not in outcome.failures
 
 
-async def test_a_worker_that_is_gone_is_forgotten_after_a_while(
+async def test_metrics_forget_a_removed_worker_after_a_while(
     gateway_for: GatewayFor, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing = answer_of(b"{}", status="503 Service Unavailable")
@@ -127,7 +127,7 @@ async def test_a_worker_that_is_gone_is_forgotten_after_a_while(
     assert found.value("gateway_requests_total") == 2
 
 
-def test_ways_and_retries_and_codes_are_bounded(
+def test_tally_bounds_the_number_of_series(
     make_call: Callable[..., RecordedCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally, "MAX_SERIES", 5)
@@ -145,7 +145,7 @@ def test_ways_and_retries_and_codes_are_bounded(
 
 
 @given(st.lists(st.sampled_from(["", "/", "v1", "models", "files", "x", "{id}", "é"])), st.text())
-def test_any_path_has_a_known_route(parts: list[str], text: str) -> None:
+def test_routes_map_any_path_to_a_known_route(parts: list[str], text: str) -> None:
     declared = {path for api in APIS if api.labelled for path in api.paths}
     known = (
         declared
@@ -157,7 +157,7 @@ def test_any_path_has_a_known_route(parts: list[str], text: str) -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.booleans())), st.integers(0, 3))
-def test_names_are_those_that_were_good_and_came_first(
+def test_names_keep_the_first_good_ones_up_to_the_limit(
     given_: list[tuple[str, bool]], most: int
 ) -> None:
     names = Names(most)
@@ -168,7 +168,7 @@ def test_names_are_those_that_were_good_and_came_first(
         assert names.of(name, good=good) == (name if name in known else OTHER)
 
 
-def test_a_name_that_is_too_long_is_not_told() -> None:
+def test_names_replace_a_name_that_is_too_long() -> None:
     assert Names(5).of("a" * 129, good=True) == OTHER
 
 
@@ -177,7 +177,7 @@ def test_a_name_that_is_too_long_is_not_told() -> None:
     st.lists(st.integers(0, 10)),
     st.lists(st.integers(0, 10)),
 )
-def test_a_histogram_counts_each_value_once(
+def test_histogram_counts_each_value_once(
     bounds: list[int], some: list[int], others: list[int]
 ) -> None:
     histogram, other = Histogram(tuple(bounds)), Histogram(tuple(bounds))
@@ -195,9 +195,7 @@ def test_a_histogram_counts_each_value_once(
 
 
 @given(st.lists(st.integers(1, 4), min_size=1), st.sampled_from([b"\n\n", b"\r\n\r\n"]))
-def test_a_stream_has_a_gap_less_than_events_however_it_is_read(
-    reads: list[int], end: bytes
-) -> None:
+def test_watch_counts_one_gap_less_than_stream_events(reads: list[int], end: bytes) -> None:
     watch = Watch()
     watch.started(200, [(b"content-type", b"Text/Event-Stream; charset=utf-8")])
     for events in reads:
@@ -209,7 +207,7 @@ def test_a_stream_has_a_gap_less_than_events_however_it_is_read(
     assert watch.gaps.counts[0] >= sum(reads) - len(reads)
 
 
-def test_a_plain_answer_has_no_gaps() -> None:
+def test_watch_counts_no_gaps_in_a_plain_response() -> None:
     watch = Watch()
     watch.started(200, [(b"content-type", b"application/json")])
     watch.data(b"{}\n\n")
@@ -217,7 +215,7 @@ def test_a_plain_answer_has_no_gaps() -> None:
     assert watch.gaps is None
 
 
-async def test_a_reload_changes_options_and_keeps_the_counts(tmp_path: Path) -> None:
+async def test_metrics_reload_changes_options_and_keeps_counts(tmp_path: Path) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         file, workers = tmp_path / "gateway.yaml", [worker.url]
         async with reloadable(file, "metrics", workers=workers) as running:

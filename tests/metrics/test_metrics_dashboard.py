@@ -50,14 +50,16 @@ def unresolved(query: str, found: Scrape) -> Iterator[str]:
         yield from (f"{name}: {label}" for label in sorted(wanted - labels))
 
 
-async def test_each_query_resolves(gateway_for: GatewayFor, simulator: Simulator) -> None:
+async def test_dashboard_and_alert_queries_use_existing_metrics(
+    gateway_for: GatewayFor, simulator: Simulator
+) -> None:
     found = await everything(gateway_for, simulator)
     asked = list(queries())
     assert len(asked) > 30
     assert [(query, lacking) for query in asked for lacking in unresolved(query, found)] == []
 
 
-def test_a_query_that_does_not_is_found() -> None:
+def test_unresolved_finds_queries_of_missing_metrics() -> None:
     found = Scrape('gateway_worker_up{worker="a"} 1\ngateway_wait_bucket{le="1"} 1\n')
     lacking = {
         "gateway_worker_up == 0": [],
@@ -71,7 +73,7 @@ def test_a_query_that_does_not_is_found() -> None:
         assert list(unresolved(query, found)) == names
 
 
-def test_promtool_accepts_the_rules() -> None:
+def test_promtool_accepts_the_alert_rules() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")

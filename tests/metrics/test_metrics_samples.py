@@ -39,7 +39,7 @@ class NoList:
 
 
 @pytest.mark.parametrize("plugin", [BreaksOff, Contradicts, NoList])
-async def test_a_plugin_that_breaks_is_left_out_and_counted(
+async def test_samples_of_a_failing_plugin_are_left_out_and_counted(
     gateway_for: GatewayFor, plugin: type, caplog: pytest.LogCaptureFixture
 ) -> None:
     live = await gateway_for(plugin, Good, "metrics")
@@ -76,7 +76,7 @@ BAD: dict[str, list[Sample]] = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_what_cannot_be_told_is_refused_whole(reason: str) -> None:
+def test_families_reject_invalid_samples_as_a_whole(reason: str) -> None:
     families = Families()
     families.add([gauge("gateway_before", who="other")])
     with pytest.raises(ValueError, match=reason):
@@ -84,7 +84,7 @@ def test_what_cannot_be_told_is_refused_whole(reason: str) -> None:
     assert [len(one.samples) for one in families.collect()] == [1]
 
 
-def test_plugins_may_share_a_name() -> None:
+def test_plugins_may_share_a_metric_name() -> None:
     families = Families()
     for plugin in ("a", "b"):
         families.add([gauge(plugin=plugin)])
@@ -97,7 +97,7 @@ def test_plugins_may_share_a_name() -> None:
     st.dictionaries(st.sampled_from(["a", "b_c"]), st.text() | st.just("\ud800")),
     st.floats(allow_nan=False) | st.integers(-(10**12), 10**12),
 )
-def test_any_value_and_label_comes_through(labels: dict[str, str], value: float) -> None:
+def test_families_export_any_value_and_label(labels: dict[str, str], value: float) -> None:
     families = Families()
     families.add([Sample("gateway_x", "gauge", value, 'Any "help"\n\\.', labels)])
     found = Scrape(generate_latest(families).decode())

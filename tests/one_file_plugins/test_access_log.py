@@ -44,7 +44,7 @@ class Logged:
             await gateway.client.request(**request, headers=headers)
 
 
-async def test_a_plain_call(tmp_path: Path, simulator: Simulator) -> None:
+async def test_access_log_records_a_plain_call(tmp_path: Path, simulator: Simulator) -> None:
     [line] = await Logged(tmp_path / "log", simulator.url).lines(
         {"json": body(), "url": f"/sessions/agent{CHAT}"}
     )
@@ -64,7 +64,7 @@ async def test_a_plain_call(tmp_path: Path, simulator: Simulator) -> None:
     }
 
 
-async def test_a_stream_has_the_engines_tokens_where_usage_was_asked_for(
+async def test_access_log_counts_stream_tokens_without_usage(
     tmp_path: Path, simulator: Simulator
 ) -> None:
     asked, unasked = await Logged(tmp_path / "log", simulator.url).lines(
@@ -76,14 +76,14 @@ async def test_a_stream_has_the_engines_tokens_where_usage_was_asked_for(
     assert unasked["tokens_counted"]
 
 
-async def test_tokens_are_unknown_where_answers_are_not_read(
+async def test_access_log_omits_tokens_if_they_are_disabled(
     tmp_path: Path, simulator: Simulator
 ) -> None:
     [line] = await Logged(tmp_path / "log", simulator.url, tokens=False).lines({"json": body()})
     assert "completion_tokens" not in line
 
 
-async def test_failures_have_their_code(tmp_path: Path) -> None:
+async def test_access_log_records_the_error_code(tmp_path: Path) -> None:
     async def reset(connection: ScriptedConnection) -> None:
         await connection.read_request()
         connection.reset()
@@ -93,7 +93,7 @@ async def test_failures_have_their_code(tmp_path: Path) -> None:
     assert (line["status"], line["error"]) == (502, "upstream_closed")
 
 
-async def test_no_prompt_and_no_key_is_logged(
+async def test_access_log_contains_no_prompt_and_no_key(
     tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "log"
@@ -107,12 +107,12 @@ async def test_no_prompt_and_no_key_is_logged(
     assert CANARY not in caplog.text
 
 
-async def test_a_file_that_cannot_be_written_is_an_error_at_start_up(tmp_path: Path) -> None:
+async def test_access_log_fails_at_startup_if_its_file_is_unwritable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="access_log"):
         await Logged(tmp_path / "no" / "folder", "http://127.0.0.1:1").lines()
 
 
-async def test_the_log_may_be_rotated(tmp_path: Path, simulator: Simulator) -> None:
+async def test_access_log_may_be_rotated(tmp_path: Path, simulator: Simulator) -> None:
     file = tmp_path / "log"
     config = Config(
         probes=NO_PROBES,

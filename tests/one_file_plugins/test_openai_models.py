@@ -106,7 +106,7 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-async def test_the_models_of_all_workers_are_one_list_and_the_first_card_of_a_name_counts(
+async def test_model_list_merges_all_workers_with_the_first_card_of_a_name(
     gateway_for: GatewayFor,
 ) -> None:
     one, other = Engine("one", "base", "zeta"), Engine("other", "alpha", "base")
@@ -121,7 +121,9 @@ async def test_the_models_of_all_workers_are_one_list_and_the_first_card_of_a_na
 
 @pytest.mark.parametrize("path", ["/v1/models/", "/sessions/s/v1/models/", "/v1/%6Dodels/"])
 @pytest.mark.parametrize("name", ["org/base", "org%2Fbase"])
-async def test_the_card_of_one_model_is_told(gateway_for: GatewayFor, path: str, name: str) -> None:
+async def test_model_route_returns_the_card_of_one_model(
+    gateway_for: GatewayFor, path: str, name: str
+) -> None:
     engine = Engine("one", "lora", "org/base")
     async with serving(engine) as workers:
         running = await gateway_for("sessions", "openai_models", workers=workers)
@@ -131,7 +133,7 @@ async def test_the_card_of_one_model_is_told(gateway_for: GatewayFor, path: str,
                 assert (answer.status_code, answer.content) == (200, engine.card("org/base"))
 
 
-async def test_an_unknown_model_is_a_404_as_vllm_words_it(gateway_for: GatewayFor) -> None:
+async def test_unknown_model_returns_404_in_the_words_of_vllm(gateway_for: GatewayFor) -> None:
     running = await gateway_for("openai_models")
     for name in ("no", "", "sim/", "%00", "sim" * 1000):
         answer = await running.client.get("/v1/models/" + name)
@@ -154,7 +156,7 @@ async def test_an_unknown_model_is_a_404_as_vllm_words_it(gateway_for: GatewayFo
         ({"models": ""}, []),
     ],
 )
-async def test_callers_see_what_they_may_use(
+async def test_model_list_shows_only_models_the_caller_may_use(
     gateway_for: GatewayFor, headers: Mapping[str, str], expected: list[str]
 ) -> None:
     async with serving(Engine("one", "a", "both"), Engine("two", "both", "b")) as workers:
@@ -168,7 +170,7 @@ async def test_callers_see_what_they_may_use(
         assert card.json()["owned_by"] == "two"
 
 
-async def test_who_may_use_no_worker_that_is_fit_is_told_as_by_the_core(
+async def test_model_list_fails_if_the_caller_may_use_no_worker(
     gateway_for: GatewayFor,
 ) -> None:
     running = await gateway_for(Rights, "openai_models")
@@ -177,7 +179,7 @@ async def test_who_may_use_no_worker_that_is_fit_is_told_as_by_the_core(
     assert answer.headers["retry-after"] == "1"
 
 
-def test_lists_for_many_rights_are_kept_within_bounds() -> None:
+def test_cached_model_lists_are_bounded() -> None:
     worker: Any = None
     said = Round((), [(worker, {"a": b"{}", "b": b"{}"})])
     for i in range(MAX_VIEWS * 2):
@@ -189,7 +191,7 @@ def test_lists_for_many_rights_are_kept_within_bounds() -> None:
 # how often workers are asked
 
 
-async def test_a_flood_costs_each_worker_one_question(gateway_for: GatewayFor) -> None:
+async def test_model_list_queries_each_worker_once_for_many_calls(gateway_for: GatewayFor) -> None:
     one, two = Engine("one", "a"), Engine("two", "b")
     one.may_answer.clear()
     async with serving(one, two) as workers:
@@ -202,7 +204,9 @@ async def test_a_flood_costs_each_worker_one_question(gateway_for: GatewayFor) -
     assert (one.asked, two.asked) == (1, 1)
 
 
-async def test_a_caller_who_leaves_takes_nothing_from_the_others(gateway_for: GatewayFor) -> None:
+async def test_caller_disconnect_does_not_cancel_a_shared_model_query(
+    gateway_for: GatewayFor,
+) -> None:
     engine = Engine("one", "a")
     engine.may_answer.clear()
     async with serving(engine) as workers:
@@ -216,7 +220,7 @@ async def test_a_caller_who_leaves_takes_nothing_from_the_others(gateway_for: Ga
     assert engine.asked == 1
 
 
-async def test_what_was_said_is_kept_until_a_worker_changes(gateway_for: GatewayFor) -> None:
+async def test_model_list_is_cached_until_workers_change(gateway_for: GatewayFor) -> None:
     one, two, three = Engine("one", "a"), Engine("two", "b"), Engine("three", "c")
     async with serving(one, two, three) as workers:
         running = await gateway_for(RARELY, workers=workers[:2])
@@ -229,7 +233,7 @@ async def test_what_was_said_is_kept_until_a_worker_changes(gateway_for: Gateway
         assert await seen(running) == ["a", "lora", "c"]
 
 
-async def test_a_reload_changes_for_how_long_it_is_kept(gateway_for: GatewayFor) -> None:
+async def test_model_list_reload_changes_the_cache_time(gateway_for: GatewayFor) -> None:
     engine = Engine("one", "a")
     async with serving(engine) as workers:
         running = await gateway_for(RARELY, workers=workers)
@@ -259,7 +263,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-async def test_a_worker_that_speaks_nonsense_is_left_out_and_its_last_word_holds(
+async def test_model_list_keeps_the_last_valid_answer_of_a_failing_worker(
     gateway_for: GatewayFor, what: str
 ) -> None:
     one, two = Engine("one", "a"), Engine("two", "b")
@@ -273,7 +277,7 @@ async def test_a_worker_that_speaks_nonsense_is_left_out_and_its_last_word_holds
         assert await seen(running) == ["a", "b"]
 
 
-async def test_a_worker_that_does_not_answer_is_waited_for_with_patience(
+async def test_model_list_skips_a_silent_worker_after_its_timeout(
     gateway_for: GatewayFor,
 ) -> None:
     engine = Engine("one", "a")
@@ -285,7 +289,7 @@ async def test_a_worker_that_does_not_answer_is_waited_for_with_patience(
         assert await seen(running) == ["b"]
 
 
-async def test_a_worker_that_moved_is_not_believed_to_have_what_it_had(
+async def test_model_list_forgets_models_of_a_worker_with_a_new_url(
     gateway_for: GatewayFor,
 ) -> None:
     one, two = Engine("one", "a"), Engine("two")
@@ -302,9 +306,7 @@ async def test_a_worker_that_moved_is_not_believed_to_have_what_it_had(
 
 
 @pytest.mark.parametrize("down", [False, True])
-async def test_where_no_worker_answers_the_caller_is_told_so(
-    gateway_for: GatewayFor, down: bool
-) -> None:
+async def test_model_list_fails_if_no_worker_responds(gateway_for: GatewayFor, down: bool) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         running = await gateway_for(RARELY, workers=[worker.url])
         if down:
@@ -316,7 +318,7 @@ async def test_where_no_worker_answers_the_caller_is_told_so(
     assert len(worker.requests) == (0 if down else 1)
 
 
-async def test_no_models_are_an_empty_list(gateway_for: GatewayFor) -> None:
+async def test_model_list_may_be_empty(gateway_for: GatewayFor) -> None:
     async with serving(Engine("one")) as workers:
         running = await gateway_for("openai_models", workers=workers)
         assert await seen(running) == []
@@ -325,7 +327,7 @@ async def test_no_models_are_an_empty_list(gateway_for: GatewayFor) -> None:
 # what the configuration says
 
 
-async def test_a_worker_has_the_models_that_its_settings_name_with_its_cards_for_them(
+async def test_model_list_uses_configured_models_with_the_worker_s_cards(
     gateway_for: GatewayFor,
 ) -> None:
     engine = Engine("one", "hidden", "lora")
@@ -340,7 +342,7 @@ async def test_a_worker_has_the_models_that_its_settings_name_with_its_cards_for
     assert base == {"id": "base", "object": "model", "owned_by": "gateway"}
 
 
-async def test_what_the_probes_have_learned_counts_where_the_worker_says_nothing(
+async def test_model_list_falls_back_to_probed_models(
     gateway_for: GatewayFor,
 ) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
@@ -353,7 +355,7 @@ async def test_what_the_probes_have_learned_counts_where_the_worker_says_nothing
     ("model", "headers", "expected"),
     [("b", {}, ["b"]), ("b", {"models": "a b"}, ["b"]), ("b", {"models": "a"}, []), ("z", {}, [])],
 )
-async def test_a_pinned_model_is_the_only_one(
+async def test_model_list_contains_only_a_pinned_model(
     gateway_for: GatewayFor, model: str, headers: Mapping[str, str], expected: list[str]
 ) -> None:
     async with serving(Engine("one", "a", "b")) as workers:
@@ -362,7 +364,7 @@ async def test_a_pinned_model_is_the_only_one(
 
 
 @pytest.mark.parametrize("options", [{"max_age": -1}, {"timeout": 0}, {"kept": 1}])
-def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
+def test_openai_models_rejects_invalid_options(options: dict[str, float]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(options, OpenaiModels.Config)
 
@@ -370,7 +372,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> No
 # where there is more, or less, than a list to ask for
 
 
-async def test_a_function_in_place_of_workers_has_its_one_name() -> None:
+async def test_model_list_of_a_local_handler_is_local() -> None:
     async def answer(body: dict[str, Any]) -> dict[str, Any]:
         return {}
 
@@ -384,7 +386,7 @@ async def test_a_function_in_place_of_workers_has_its_one_name() -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", MODELS), ("HEAD", MODELS), ("GET", "/v1/m")])
-async def test_all_else_goes_to_a_worker(
+async def test_other_model_requests_are_forwarded_to_a_worker(
     gateway_for: GatewayFor, simulator: Simulator, method: str, path: str
 ) -> None:
     running = await gateway_for("openai_models")
@@ -397,7 +399,7 @@ async def test_all_else_goes_to_a_worker(
 
 @settings(deadline=None)
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda card: listed(card)))
-def test_nothing_that_a_worker_sends_breaks_the_reading(body: bytes) -> None:
+def test_read_cards_survives_any_bytes(body: bytes) -> None:
     read_cards(body)
 
 
@@ -416,7 +418,7 @@ cards = st.builds(
 
 @settings(deadline=None)
 @given(st.lists(st.lists(cards, max_size=4), min_size=1, max_size=2), st.sets(st.text(max_size=2)))
-def test_any_cards_are_merged_as_they_are(
+def test_view_merges_any_cards_unchanged(
     workers: Sequence[Sequence[Mapping[str, object]]], allowed: set[str]
 ) -> None:
     """By the simplest way to say it: in order, each name once, its first card."""

@@ -37,7 +37,7 @@ async def get(gateway: Live, path: str, **headers: str) -> httpx.Response:
         ("/sessions/a/v1/%7Eb", "a", "/v1/%7Eb"),
     ],
 )
-async def test_the_path_names_the_session(
+async def test_session_id_is_read_from_the_path(
     gateway_for: GatewayFor, path: str, session_id: str, carried: str
 ) -> None:
     gateway = await gateway_for("sessions", Witness)
@@ -45,7 +45,9 @@ async def test_the_path_names_the_session(
     assert gateway.plugin(Witness).seen == [(session_id, carried)]
 
 
-async def test_a_header_names_the_session_where_the_path_does_not(gateway_for: GatewayFor) -> None:
+async def test_session_id_is_read_from_the_header_if_not_in_the_path(
+    gateway_for: GatewayFor,
+) -> None:
     gateway = await gateway_for("sessions", Witness)
     await get(gateway, "/v1/models", **{"X-Session-ID": "by header"})
     await get(gateway, "/sessions/by-path/v1/models", **{"X-Session-ID": "by header"})
@@ -54,14 +56,16 @@ async def test_a_header_names_the_session_where_the_path_does_not(gateway_for: G
     assert sessions == ["by header", "by-path", None]
 
 
-async def test_the_header_can_be_another(gateway_for: GatewayFor) -> None:
+async def test_session_header_is_configurable(gateway_for: GatewayFor) -> None:
     gateway = await gateway_for(entry("sessions", header="X-Agent"), Witness)
     await get(gateway, "/v1/models", **{"x-agent": "a", "x-session-id": "b"})
     assert gateway.plugin(Witness).seen == [("a", "/v1/models")]
 
 
 @pytest.mark.parametrize("path", ["/sessions/a", "/sessions/a/v1", "/sessions/a/v1/", "/sessions/"])
-async def test_what_carries_nothing_is_not_found(gateway_for: GatewayFor, path: str) -> None:
+async def test_session_path_without_a_call_path_returns_404(
+    gateway_for: GatewayFor, path: str
+) -> None:
     gateway = await gateway_for("sessions")
     answer = await get(gateway, path)
     assert answer.status_code == 404
@@ -69,7 +73,7 @@ async def test_what_carries_nothing_is_not_found(gateway_for: GatewayFor, path: 
 
 
 @pytest.mark.parametrize("path", ["/sessions/a/v1/../pause", "/sessions/a/v1/%2e%2e/pause"])
-async def test_a_session_path_leads_nowhere_else(gateway_for: GatewayFor, path: str) -> None:
+async def test_session_path_cannot_escape_v1(gateway_for: GatewayFor, path: str) -> None:
     gateway = await gateway_for("sessions", Witness)
     url = httpx.URL(gateway.url).copy_with(raw_path=path.encode())
     assert (await gateway.client.get(url)).status_code == 404
@@ -77,14 +81,14 @@ async def test_a_session_path_leads_nowhere_else(gateway_for: GatewayFor, path: 
 
 
 @pytest.mark.parametrize("session_id", ["x" * 257, "a%01b"])
-async def test_bad_session_ids_are_refused(gateway_for: GatewayFor, session_id: str) -> None:
+async def test_invalid_session_ids_are_rejected(gateway_for: GatewayFor, session_id: str) -> None:
     gateway = await gateway_for("sessions")
     answer = await get(gateway, f"/sessions/{session_id}/v1/models")
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_session_id"
 
 
-async def test_without_the_plugin_there_are_no_sessions(gateway_for: GatewayFor) -> None:
+async def test_session_paths_return_404_without_the_plugin(gateway_for: GatewayFor) -> None:
     gateway = await gateway_for()
     assert (await get(gateway, "/sessions/a/v1/models")).status_code == 404
 
@@ -95,7 +99,7 @@ names = st.text(
 
 
 @given(names.filter(lambda name: name != "v1"), names)
-def test_any_id_and_any_path_are_told_apart(session_id: str, tail: str) -> None:
+def test_session_path_splits_any_id_and_path(session_id: str, tail: str) -> None:
     match = SESSION_PATH.fullmatch(f"/sessions/{session_id}/v1/{tail}")
     assert match is not None
     assert (match["id"], match["path"]) == (session_id, f"/v1/{tail}")

@@ -44,7 +44,7 @@ async def events(*after: Exception) -> AsyncIterator[bytes]:
     yield DONE
 
 
-async def test_a_whole_answer_without_a_worker() -> None:
+async def test_handle_hook_returns_a_plain_answer_without_a_worker() -> None:
     async with gateway_of(Canned, Watcher) as gateway:
         call = chat()
         await handled(gateway, Answer(201, JSON, b"{}"), call)
@@ -54,7 +54,7 @@ async def test_a_whole_answer_without_a_worker() -> None:
     assert (b"x-request-id", call.id.encode()) in call.caller.headers
 
 
-async def test_a_streamed_answer_without_a_worker() -> None:
+async def test_handle_hook_streams_an_answer_without_a_worker() -> None:
     async with gateway_of(Canned) as gateway:
         call = chat()
         await handled(gateway, Answer(headers=SSE, body=events()), call)
@@ -66,7 +66,9 @@ async def test_a_streamed_answer_without_a_worker() -> None:
     ("error", "code"),
     [(Forbidden("enough"), "permission_denied"), (ValueError("oops"), "internal_error")],
 )
-async def test_a_streamed_answer_that_fails(error: Exception, code: str) -> None:
+async def test_handle_hook_stream_that_fails_ends_with_an_error(
+    error: Exception, code: str
+) -> None:
     async with gateway_of(Canned) as gateway:
         call = chat()
         await handled(gateway, Answer(headers=SSE, body=events(error)), call)
@@ -80,14 +82,14 @@ async def silent() -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
-async def test_a_streamed_answer_that_falls_silent() -> None:
+async def test_handle_hook_stream_times_out_when_silent() -> None:
     async with gateway_of(Canned, timeouts=SHORT) as gateway:
         call = chat()
         await handled(gateway, Answer(headers=SSE, body=silent()), call)
     assert mid_stream_code(call) == "upstream_idle_timeout"
 
 
-async def test_a_streamed_answer_waits_for_its_caller() -> None:
+async def test_handle_hook_stream_waits_for_a_slow_caller() -> None:
     async with gateway_of(Canned) as gateway:
         call = chat()
         call.caller.is_full = True
@@ -100,7 +102,7 @@ async def test_a_streamed_answer_waits_for_its_caller() -> None:
     assert call.caller.body == EVENT * 3 + DONE
 
 
-async def test_a_caller_who_takes_nothing_of_it_is_given_up() -> None:
+async def test_handle_hook_stream_is_cut_if_the_caller_reads_nothing() -> None:
     async with gateway_of(Canned, timeouts=SHORT) as gateway:
         call = chat()
         call.caller.is_full = True

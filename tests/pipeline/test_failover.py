@@ -77,7 +77,7 @@ def told(answer: httpx.Response) -> tuple[int, str | None, str | None]:
 # a worker that nothing of the call has reached
 
 
-async def test_one_that_refuses_connections_is_replaced(
+async def test_failover_replaces_a_worker_that_refuses_connections(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     with unreachable() as url:
@@ -87,7 +87,7 @@ async def test_one_that_refuses_connections_is_replaced(
             assert told(answer) == (200, "b", "a=upstream_connect_failed, b=200")
 
 
-async def test_one_that_takes_no_connection_in_time_is_replaced(
+async def test_failover_replaces_a_worker_after_a_connect_timeout(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     timeouts = Timeouts(connect=0.4)
@@ -96,7 +96,9 @@ async def test_one_that_takes_no_connection_in_time_is_replaced(
         assert told(await ask(live)) == (200, "b", "a=upstream_connect_timeout, b=200")
 
 
-async def test_no_more_are_asked_than_the_configuration_says(gateway_for: GatewayFor) -> None:
+async def test_failover_tries_at_most_the_configured_number_of_workers(
+    gateway_for: GatewayFor,
+) -> None:
     with unreachable() as a, unreachable() as b, unreachable() as c:
         live = await gateway_for(
             InOrder, workers=named(a, b, c), failover=replace(QUICK, max_workers=2)
@@ -109,7 +111,7 @@ async def test_no_more_are_asked_than_the_configuration_says(gateway_for: Gatewa
         assert told(await ask(one)) == (502, None, None)
 
 
-async def test_a_long_body_is_sent_whole_to_the_second(
+async def test_failover_sends_a_long_body_whole_to_the_second_worker(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     body = b"x" * (3 << 20)
@@ -133,7 +135,7 @@ UNANSWERED: Mapping[Script, str] = {
 
 
 @pytest.mark.parametrize("script", UNANSWERED)
-async def test_a_generation_that_may_have_run_is_not_run_again(
+async def test_failover_does_not_repeat_a_generation_that_may_have_run(
     gateway_for: GatewayFor, other: ScriptedWorker, script: Script
 ) -> None:
     async with ScriptedWorker(script) as worker:
@@ -147,7 +149,7 @@ async def test_a_generation_that_may_have_run_is_not_run_again(
 
 
 @pytest.mark.parametrize("script", UNANSWERED)
-async def test_what_is_harmless_is_asked_of_another(
+async def test_failover_repeats_harmless_requests_on_another_worker(
     gateway_for: GatewayFor, other: ScriptedWorker, script: Script
 ) -> None:
     async with ScriptedWorker(script) as worker:
@@ -160,7 +162,7 @@ async def test_what_is_harmless_is_asked_of_another(
 
 
 @pytest.mark.parametrize("script", UNANSWERED)
-async def test_with_rerun_a_generation_is_run_again(
+async def test_failover_repeats_a_generation_with_rerun(
     gateway_for: GatewayFor, other: ScriptedWorker, script: Script
 ) -> None:
     async with ScriptedWorker(script) as worker:
@@ -170,7 +172,7 @@ async def test_with_rerun_a_generation_is_run_again(
         assert told(await ask(live)) == (200, "b", f"a={UNANSWERED[script]}, b=200")
 
 
-async def test_what_was_passed_on_as_it_came_cannot_be_run_again(
+async def test_failover_cannot_repeat_a_streamed_body(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     async with ScriptedWorker(closes) as worker:
@@ -186,7 +188,7 @@ async def test_what_was_passed_on_as_it_came_cannot_be_run_again(
 BEGUN = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-async def test_a_stream_that_has_begun_is_broken_off(
+async def test_failover_does_not_replace_a_stream_that_has_begun(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     event = sse({"choices": []})
@@ -205,7 +207,7 @@ async def test_a_stream_that_has_begun_is_broken_off(
     assert_idle(live.gateway)
 
 
-async def test_an_answer_of_which_only_the_head_came_is_not_replaced(
+async def test_failover_does_not_replace_a_response_with_only_its_head(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     """Observers have heard of it, and would hear of two."""
@@ -231,7 +233,7 @@ async def test_an_answer_of_which_only_the_head_came_is_not_replaced(
 
 
 @pytest.mark.parametrize("status", [502, 503, 504, 429])
-async def test_a_worker_that_says_no_is_passed_by(
+async def test_failover_skips_a_worker_that_rejects_the_call(
     gateway_for: GatewayFor, other: ScriptedWorker, status: int
 ) -> None:
     async with ScriptedWorker(refusal(status)) as worker:
@@ -243,7 +245,7 @@ async def test_a_worker_that_says_no_is_passed_by(
         assert [len(worker.requests), len(other.requests)] == [3, 3]
 
 
-async def test_the_head_of_an_answer_is_refused_too(
+async def test_failover_repeats_a_rejected_head_request(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     head = b"HTTP/1.1 503 No\r\ncontent-length: 17\r\n\r\n"
@@ -256,7 +258,7 @@ async def test_the_head_of_an_answer_is_refused_too(
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
-async def test_any_other_status_is_an_answer(
+async def test_failover_forwards_any_other_error_status(
     gateway_for: GatewayFor, other: ScriptedWorker, status: int
 ) -> None:
     async with ScriptedWorker(refusal(status)) as worker:
@@ -264,7 +266,7 @@ async def test_any_other_status_is_an_answer(
         assert told(await ask(live)) == (status, "a", None)
 
 
-async def test_where_all_say_no_the_last_is_heard_as_it_is(gateway_for: GatewayFor) -> None:
+async def test_failover_forwards_the_last_rejection_unchanged(gateway_for: GatewayFor) -> None:
     last = refusal(503, "retry-after: 7", "x-own: yes", "content-type: text/plain", body=b"full")
     async with ScriptedWorker(refusal(502)) as one, ScriptedWorker(last) as two:
         live = await gateway_for(InOrder, workers=named(one.url, two.url), failover=QUICK)
@@ -274,7 +276,7 @@ async def test_where_all_say_no_the_last_is_heard_as_it_is(gateway_for: GatewayF
     assert (answer.headers["retry-after"], answer.headers["x-own"]) == ("7", "yes")
 
 
-async def test_one_that_was_held_is_heard_whole_where_the_others_are_gone(
+async def test_failover_forwards_a_held_rejection_if_no_worker_is_left(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     """The answer was held back for another worker, which went away meanwhile."""
@@ -292,7 +294,7 @@ async def test_one_that_was_held_is_heard_whole_where_the_others_are_gone(
     assert answer.json() == {"error": "busy"}
 
 
-async def test_a_second_worker_that_is_busy_has_the_last_word(
+async def test_failover_stops_at_a_429_from_the_second_worker(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     async with ScriptedWorker(refusal(503)) as one, ScriptedWorker(refusal(429)) as two:
@@ -302,7 +304,9 @@ async def test_a_second_worker_that_is_busy_has_the_last_word(
     assert other.requests == []
 
 
-async def test_a_long_refusal_is_passed_on(gateway_for: GatewayFor, other: ScriptedWorker) -> None:
+async def test_failover_forwards_a_long_rejection(
+    gateway_for: GatewayFor, other: ScriptedWorker
+) -> None:
     long = b"x" * 70_000
     async with ScriptedWorker(refusal(503, body=long)) as worker:
         live = await gateway_for(InOrder, workers=named(worker.url, other.url), failover=QUICK)
@@ -311,7 +315,7 @@ async def test_a_long_refusal_is_passed_on(gateway_for: GatewayFor, other: Scrip
     assert answer.content == long
 
 
-async def test_a_refusal_that_streams_is_passed_on(
+async def test_failover_forwards_a_streamed_rejection(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     said = answer_of(sse("no"), status="503 No", content_type="text/event-stream")
@@ -321,7 +325,7 @@ async def test_a_refusal_that_streams_is_passed_on(
     assert (told(answer), answer.content) == ((503, "a", None), sse("no"))
 
 
-async def test_a_refusal_of_a_body_that_was_passed_on_as_it_came_is_an_answer(
+async def test_failover_forwards_the_rejection_of_a_streamed_body(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     async with ScriptedWorker(refusal(503)) as worker:
@@ -330,7 +334,7 @@ async def test_a_refusal_of_a_body_that_was_passed_on_as_it_came_is_an_answer(
     assert told(answer) == (503, "a", None)
 
 
-async def test_a_refusal_that_breaks_off_is_no_refusal(
+async def test_failover_does_not_repeat_after_a_truncated_rejection(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     async def script(connection: ScriptedConnection) -> None:
@@ -342,7 +346,7 @@ async def test_a_refusal_that_breaks_off_is_no_refusal(
         assert told(await ask(live)) == (502, None, None)
 
 
-async def test_the_statuses_are_those_of_the_configuration(
+async def test_failover_repeats_only_configured_statuses(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     async with ScriptedWorker(refusal(400)) as one, ScriptedWorker(refusal(503)) as two:
@@ -365,7 +369,7 @@ async def test_the_statuses_are_those_of_the_configuration(
         assert 503 in [(await ask(live)).status_code for _ in range(2)]
 
 
-async def test_only_those_that_serve_the_model_are_asked(
+async def test_failover_tries_only_workers_with_the_model(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     async with ScriptedWorker(refusal(503)) as one:
@@ -382,7 +386,7 @@ async def test_only_those_that_serve_the_model_are_asked(
 # where it ends
 
 
-async def test_a_call_is_too_old_for_another_worker(
+async def test_failover_stops_at_its_deadline(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     async with ScriptedWorker(refusal(503)) as worker:
@@ -396,7 +400,7 @@ async def test_a_call_is_too_old_for_another_worker(
         assert told(await ask(live)) == (200, "b", "a=503, b=200")
 
 
-async def test_a_caller_that_leaves_while_the_gateway_waits_ends_the_call(
+async def test_caller_disconnect_during_backoff_ends_the_call(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
     async with ScriptedWorker(refusal(503)) as worker:

@@ -139,7 +139,7 @@ async def dispatch(gateway: Gateway, number: int, ids: list[str]) -> RecordedCal
     ),
     rerun=st.booleans(),
 )
-def test_one_answer_and_no_run_unasked(
+def test_failover_gives_one_response_and_never_repeats_without_rerun(
     stage: Stage, field: Field, plan: list[str], *, rerun: bool
 ) -> None:
     seen: Counter[str] = Counter()

@@ -96,7 +96,7 @@ async def kept(gateway_for: GatewayFor, worker: BareWorker) -> Live:
 
 
 @pytest.mark.parametrize("size", [2, 900_000], ids=["short", "long"])
-async def test_a_generation_that_the_worker_never_had_is_sent_again(
+async def test_undelivered_generation_is_resent_on_a_new_connection(
     gateway_for: GatewayFor, size: int
 ) -> None:
     async with bare_worker() as worker:
@@ -111,7 +111,9 @@ async def test_a_generation_that_the_worker_never_had_is_sent_again(
     assert_idle(live.gateway)
 
 
-async def test_so_is_one_to_a_worker_that_reads_on_after_its_end(gateway_for: GatewayFor) -> None:
+async def test_generation_is_resent_if_the_worker_half_closed_before_it(
+    gateway_for: GatewayFor,
+) -> None:
     """Its FIN says that it will not answer, and that nothing had come by then."""
     async with bare_worker() as worker:
         live = await kept(gateway_for, worker)
@@ -122,7 +124,9 @@ async def test_so_is_one_to_a_worker_that_reads_on_after_its_end(gateway_for: Ga
 
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 502), ("GET", 200)])
-async def test_a_reset_proves_nothing(gateway_for: GatewayFor, method: str, status: int) -> None:
+async def test_generation_is_not_resent_after_a_reset(
+    gateway_for: GatewayFor, method: str, status: int
+) -> None:
     async with bare_worker() as worker:
         live = await kept(gateway_for, worker)
         first = worker.accepted[0]
@@ -131,7 +135,7 @@ async def test_a_reset_proves_nothing(gateway_for: GatewayFor, method: str, stat
         assert_idle(live.gateway)
 
 
-async def test_what_a_worker_has_read_counts_as_had(gateway_for: GatewayFor) -> None:
+async def test_generation_is_not_resent_if_the_worker_has_read_it(gateway_for: GatewayFor) -> None:
     """Read and reset within the 40 ms in which the kernel holds acknowledgements back."""
     async with bare_worker() as worker:
         live = await kept(gateway_for, worker)
@@ -142,7 +146,7 @@ async def test_what_a_worker_has_read_counts_as_had(gateway_for: GatewayFor) -> 
         assert len(worker.accepted) == 1
 
 
-def test_a_fresh_connection_that_was_closed_unseen_is_like_none_at_all() -> None:
+def test_closed_before_delivery_may_be_repeated() -> None:
     call = make_call()
     with unreachable() as url:
         [worker] = Workers(Config(workers=(WorkerSettings(url=url),))).all
@@ -152,7 +156,7 @@ def test_a_fresh_connection_that_was_closed_unseen_is_like_none_at_all() -> None
     assert not may_repeat(exchange, UpstreamClosed("gone"), 1, QUICK)
 
 
-async def test_the_proof_is_for_tcp_and_for_no_tls() -> None:
+async def test_was_never_received_works_only_for_plain_tcp() -> None:
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as one:
         one.setblocking(False)

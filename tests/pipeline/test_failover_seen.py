@@ -68,7 +68,7 @@ class _Observer:
 @pytest.mark.parametrize(
     "plugins", [(), ("support.callers.response_paths:Injecting",)], ids=["plain", "injecting"]
 )
-async def test_observers_hear_of_the_answer_that_the_caller_has(
+async def test_observers_see_only_the_response_the_caller_gets(
     gateway_for: GatewayFor, plugins: Sequence[str]
 ) -> None:
     async with ScriptedWorker(refusal(503)) as one, ScriptedWorker(OK) as two:
@@ -82,7 +82,7 @@ async def test_observers_hear_of_the_answer_that_the_caller_has(
     assert told == [a, 200, OK.partition(b"\r\n\r\n")[2], b, "finished"]
 
 
-async def test_they_hear_of_a_refusal_where_it_is_the_answer(gateway_for: GatewayFor) -> None:
+async def test_observers_see_a_rejection_if_it_is_the_response(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(refusal(503)) as one, ScriptedWorker(refusal(502)) as two:
         live = await gateway_for(Listening, InOrder, workers=(one.url, two.url), failover=QUICK)
         answer = await live.client.post(CHAT, json={"messages": []})
@@ -92,7 +92,7 @@ async def test_they_hear_of_a_refusal_where_it_is_the_answer(gateway_for: Gatewa
     assert told == [a, b, 502, b'{"error": "busy"}', "finished"]
 
 
-async def test_a_trace_has_each_attempt(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_trace_lists_each_attempt(gateway_for: GatewayFor, tmp_path: Path) -> None:
     async with ScriptedWorker(refusal(503)) as busy, ScriptedWorker(OK) as well:
         with unreachable() as gone:
             urls = {"gone": gone, "busy": busy.url, "well": well.url}
@@ -108,7 +108,7 @@ async def test_a_trace_has_each_attempt(gateway_for: GatewayFor, tmp_path: Path)
     ]
 
 
-async def test_the_access_log_counts_attempts(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_access_log_counts_attempts(gateway_for: GatewayFor, tmp_path: Path) -> None:
     log = entry("access_log", path=str(tmp_path / "log"))
     async with ScriptedWorker(refusal(503)) as one, ScriptedWorker(OK) as two:
         live = await gateway_for(log, InOrder, workers=(one.url, two.url), failover=QUICK)
@@ -129,7 +129,7 @@ class Clock:
         monkeypatch.setattr("gateway.pipeline.failover.monotonic", lambda: self.now)
 
 
-def test_a_budget_is_a_share_of_the_calls_and_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_grants_a_share_of_the_calls_plus_a_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = failover.Budget()
     granted = sum(budget.take(0.25, calls) for calls in range(1, 1001))
@@ -142,7 +142,7 @@ def test_a_budget_is_a_share_of_the_calls_and_a_little(monkeypatch: pytest.Monke
     assert not budget.take(0, 10_000)
 
 
-async def test_a_burst_of_failures_burdens_the_others_by_no_more(
+async def test_budget_bounds_repeats_in_a_burst_of_failures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Clock(monkeypatch)
@@ -158,7 +158,7 @@ async def test_a_burst_of_failures_burdens_the_others_by_no_more(
     assert len(two.requests) == 30
 
 
-async def test_one_that_cannot_be_reached_costs_no_budget() -> None:
+async def test_unreachable_worker_uses_no_budget() -> None:
     with unreachable() as url:
         async with (
             ScriptedWorker(OK) as two,
@@ -170,7 +170,7 @@ async def test_one_that_cannot_be_reached_costs_no_budget() -> None:
     assert [call.caller.status for call in calls] == [200] * 3
 
 
-def test_pauses_double_and_are_bounded() -> None:
+def test_pause_doubles_with_jitter_up_to_a_bound() -> None:
     refused = WorkerRefused(503, [], b"")
     for backoff, asked, mean in [(0.1, 1, 0.1), (0.1, 3, 0.4), (0.1, 9, 5), (0.1, 5000, 5)]:
         waits = [failover.pause(refused, asked, replace(QUICK, backoff=backoff)) for _ in range(20)]
@@ -192,7 +192,7 @@ class NeverContent:
         raise ChooseAgain
 
 
-async def test_a_hook_that_always_asks_again_keeps_nobody_from_anything() -> None:
+async def test_choose_again_loop_ends_at_the_total_timeout() -> None:
     timeouts = Timeouts(total=0.1)
     async with (
         ScriptedWorker(OK) as worker,
@@ -204,7 +204,7 @@ async def test_a_hook_that_always_asks_again_keeps_nobody_from_anything() -> Non
     assert code_of(call) == (504, "upstream_total_timeout")
 
 
-async def test_a_worker_without_a_slot_is_waited_for() -> None:
+async def test_call_waits_for_a_worker_slot() -> None:
     async with ScriptedWorker(OK) as worker, gateway_of(workers=[worker.url]) as gateway:
         [only] = gateway.workers.all
         only.slots.limit = 0
@@ -221,7 +221,7 @@ async def test_a_worker_without_a_slot_is_waited_for() -> None:
 # whose fault it was
 
 
-async def test_a_body_that_was_too_long_is_no_fault_of_the_worker(gateway_for: GatewayFor) -> None:
+async def test_body_over_the_limit_is_no_error_of_the_worker(gateway_for: GatewayFor) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.wait_closed()
 
@@ -241,7 +241,7 @@ async def test_a_body_that_was_too_long_is_no_fault_of_the_worker(gateway_for: G
     assert live.gateway.workers.all[0].last_error is None
 
 
-async def test_only_answers_count_for_how_long_a_worker_takes(gateway_for: GatewayFor) -> None:
+async def test_worker_ttft_and_duration_ignore_failed_attempts(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(refusal(503)) as one, ScriptedWorker(closes) as two:
         live = await gateway_for(workers=(one.url, two.url))
         for _ in range(2):

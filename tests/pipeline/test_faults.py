@@ -70,7 +70,7 @@ def error_of(answer: httpx.Response) -> Mapping[str, object]:
         ("hang", 504, "upstream_first_byte_timeout"),
     ],
 )
-async def test_a_worker_that_gives_no_answer(
+async def test_worker_without_a_response_becomes_a_gateway_error(
     gateway_for: GatewayFor, path: str, stream: bool, fault: str, status: int, code: str
 ) -> None:
     live = await gateway_for(timeouts=SHORT)
@@ -80,7 +80,7 @@ async def test_a_worker_that_gives_no_answer(
     assert error_of(answer).keys() == {"message", "type", "param", "code"}
 
 
-async def test_a_worker_that_refuses_connections(
+async def test_worker_that_refuses_connections_becomes_a_502(
     gateway_for: GatewayFor, simulator: Simulator, path: str, stream: bool
 ) -> None:
     live = await gateway_for()
@@ -90,7 +90,7 @@ async def test_a_worker_that_refuses_connections(
     assert str(simulator.port) not in answer.text
 
 
-async def test_the_gateway_serves_on_after_a_fault(gateway_for: GatewayFor) -> None:
+async def test_gateway_serves_calls_after_worker_faults(gateway_for: GatewayFor) -> None:
     live = await gateway_for(timeouts=SHORT)
     for fault in ("reset-before", "garbage", "hang", "500"):
         assert (await ask(live.client, fault=fault)).status_code >= 500
@@ -106,7 +106,7 @@ class NoneFit:
 
 
 @pytest.mark.parametrize("plugins", [(), (NoneFit,)], ids=["none configured", "none fit"])
-async def test_no_worker_is_left(
+async def test_call_fails_with_no_worker_if_none_is_left(
     gateway_for: GatewayFor, simulator: Simulator, stream: bool, plugins: Sequence[type]
 ) -> None:
     live = await gateway_for(*plugins, workers=(simulator.url,) if plugins else ())
@@ -119,7 +119,7 @@ async def test_no_worker_is_left(
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "error-event:3", "abort:3", "slow:0.001", ""])
-async def test_what_the_worker_says_passes_unchanged(
+async def test_proxy_forwards_worker_responses_unchanged(
     gateway_for: GatewayFor, simulator: Simulator, path: str, stream: bool, fault: str
 ) -> None:
     live = await gateway_for()
@@ -141,7 +141,7 @@ def _timeless(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("fault", "events"), [("reset:3", 3), ("close:3", 3), ("truncate", 1)])
-async def test_a_stream_that_breaks_off_ends_with_an_error_and_no_end(
+async def test_cut_stream_ends_with_an_error_event_and_no_done(
     gateway_for: GatewayFor, path: str, fault: str, events: int
 ) -> None:
     live = await gateway_for()
@@ -165,7 +165,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_and_no_end(
 
 
 @pytest.mark.parametrize("fault", ["reset", "close", "truncate"])
-async def test_a_plain_answer_that_breaks_off_ends_short_of_its_length(
+async def test_cut_plain_response_ends_short_of_its_length(
     gateway_for: GatewayFor, simulator: Simulator, path: str, fault: str
 ) -> None:
     live = await gateway_for()
@@ -180,7 +180,7 @@ async def test_a_plain_answer_that_breaks_off_ends_short_of_its_length(
 
 
 @pytest.mark.parametrize("fault", ["reset:2", "close:2", "truncate"])
-async def test_httpx_sees_that_the_answer_is_not_whole(
+async def test_httpx_raises_on_a_cut_response(
     gateway_for: GatewayFor, path: str, stream: bool, fault: str
 ) -> None:
     live = await gateway_for()
@@ -197,7 +197,7 @@ class Asking:
 
 
 @pytest.mark.parametrize("fault", ["reset", "close", "truncate"])
-async def test_a_plain_answer_that_was_held_back_is_refused_in_whole(
+async def test_cut_plain_response_held_for_stripping_becomes_a_502(
     gateway_for: GatewayFor, path: str, fault: str
 ) -> None:
     live = await gateway_for(Asking)
@@ -214,7 +214,7 @@ async def refusing() -> AsyncIterator[Simulator]:
         yield running
 
 
-async def test_another_worker_takes_over_where_one_refuses(
+async def test_failover_replaces_a_worker_that_refuses_connections(
     gateway_for: GatewayFor, simulator: Simulator, refusing: Simulator, path: str, stream: bool
 ) -> None:
     live = await gateway_for(workers=(refusing.url, simulator.url))
@@ -223,7 +223,7 @@ async def test_another_worker_takes_over_where_one_refuses(
     assert simulator.stats.served == 4
 
 
-async def test_a_body_that_is_passed_on_as_it_comes_is_not_lost_on_the_way(
+async def test_failover_keeps_a_streamed_body_if_a_worker_refuses(
     gateway_for: GatewayFor, refusing: Simulator
 ) -> None:
     body = b"x" * (3 << 20)
@@ -234,7 +234,7 @@ async def test_a_body_that_is_passed_on_as_it_comes_is_not_lost_on_the_way(
     assert [request.partition(b"\r\n\r\n")[2] == body for request in worker.requests] == [True] * 2
 
 
-async def test_only_a_worker_that_saw_nothing_is_replaced(
+async def test_failover_keeps_a_worker_that_may_have_received_the_call(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with Simulator() as other:
@@ -244,7 +244,7 @@ async def test_only_a_worker_that_saw_nothing_is_replaced(
         assert simulator.stats.accepted + other.stats.accepted == 1
 
 
-async def test_when_all_refuse_the_caller_learns_of_the_last(
+async def test_failover_reports_connect_failed_if_all_workers_refuse(
     gateway_for: GatewayFor, refusing: Simulator
 ) -> None:
     async with Simulator(SimulatorConfig(faults=Faults.parse("refuse"))) as other:
@@ -276,7 +276,7 @@ def _all(kind: type[CallError]) -> Iterator[type[CallError]]:
             yield from _all(narrower)
 
 
-def test_docs_errors_lists_every_code_once_as_it_is() -> None:
+def test_manual_lists_every_error_code_once() -> None:
     real = [Documented(kind.code, kind.status, kind.type) for kind in _all(CallError)]
     found = _documented()
     assert sorted(found, key=str) == sorted(set(real), key=str)

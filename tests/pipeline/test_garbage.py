@@ -187,7 +187,7 @@ mutants = st.builds(edited, st.sampled_from(VALID), edits)
 
 @settings(many, max_examples=800)
 @given(noise, places, asked)
-def test_noise(
+def test_proxy_survives_random_bytes_from_a_worker(
     rehearsal: Rehearsal,
     complaints: Complaints,
     said: bytes,
@@ -200,7 +200,7 @@ def test_noise(
 
 @settings(many, max_examples=1000)
 @given(mutants, places, asked)
-def test_answers_gone_wrong(
+def test_proxy_survives_corrupted_responses_from_a_worker(
     rehearsal: Rehearsal,
     complaints: Complaints,
     said: bytes,
@@ -213,7 +213,7 @@ def test_answers_gone_wrong(
 
 @settings(many, max_examples=800)
 @given(word_salad | after_a_start, places, asked)
-def test_the_words_of_http_in_any_order(
+def test_proxy_survives_shuffled_http_fragments_from_a_worker(
     rehearsal: Rehearsal,
     complaints: Complaints,
     said: bytes,
@@ -273,7 +273,7 @@ def check_answer(answer: RawAnswer, way: str, method: str, said: bytes) -> None:
 
 @settings(many, max_examples=400)
 @given(noise | word_salad | after_a_start | mutants | st.sampled_from(VALID), places, asked)
-def test_garbage_over_sockets(
+def test_proxy_survives_garbage_over_sockets(
     theatre: Theatre,
     complaints: Complaints,
     said: bytes,

@@ -98,7 +98,7 @@ async def openai_for(running: Live) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-async def test_a_plain_answer() -> None:
+async def test_local_handler_returns_a_plain_response() -> None:
     script = Script(answer(choice(content="hi")))
     async with serving(script) as running, openai_for(running) as client:
         said = await client.chat.completions.create(model="m", messages=HELLO)
@@ -114,7 +114,7 @@ async def test_a_plain_answer() -> None:
     assert attempt.first_byte is not None
 
 
-async def test_a_stream_with_tools_and_several_choices() -> None:
+async def test_local_handler_streams_tool_calls_and_choices() -> None:
     said = choice(content="hi", tool_calls=[], reasoning=None)
     says = answer(said, choice(1, content=None, tool_calls=[TOOL]))
     async with serving(Script(says)) as running, openai_for(running) as client:
@@ -143,7 +143,7 @@ async def test_a_stream_with_tools_and_several_choices() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_is_injected_reaches_the_handler_and_observers_but_not_the_caller(
+async def test_injected_fields_reach_local_handler_and_observers_not_caller(
     stream: bool,
 ) -> None:
     script = Script(answer(choice(content="hi")))
@@ -166,7 +166,7 @@ async def test_what_is_injected_reaches_the_handler_and_observers_but_not_the_ca
     assert (b"usage" in said.content) == (not stream)
 
 
-async def test_completions_stream() -> None:
+async def test_local_handler_streams_completions() -> None:
     one = {"index": 0, "text": "hi", "token_ids": [7], "prompt_token_ids": [1]}
     one = {**one, "logprobs": None, "finish_reason": "length"}
     script = Script({"choices": [one], "usage": USAGE})
@@ -191,7 +191,7 @@ class Waiting:
 
 
 @pytest.mark.parametrize("handler", [waiting, Waiting(), lambda body: waiting(body)])
-async def test_handlers_that_are_awaited(handler: LocalHandler) -> None:
+async def test_local_handler_may_be_async(handler: LocalHandler) -> None:
     async with serving(handler) as running, openai_for(running) as client:
         said = await client.chat.completions.create(model="m", messages=HELLO)
 
@@ -220,7 +220,7 @@ NO_STREAM: list[object] = [
     ("says", "stream"),
     [*((says, False) for says in BROKEN), *((says, True) for says in BROKEN + NO_STREAM)],
 )
-async def test_a_handler_that_fails_is_a_502_and_in_the_log(
+async def test_local_handler_failure_returns_502_and_is_logged(
     says: object, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(Script(says)) as running:
@@ -234,7 +234,7 @@ async def test_a_handler_that_fails_is_a_502_and_in_the_log(
     assert any("the local handler" in record.getMessage() for record in caplog.records)
 
 
-async def test_a_handler_may_refuse() -> None:
+async def test_local_handler_may_reject_a_call() -> None:
     async with serving(Script(BadRequest("no", param="model"))) as running:
         async with openai_for(running) as client:
             with pytest.raises(openai.BadRequestError, match="no"):
@@ -242,7 +242,7 @@ async def test_a_handler_may_refuse() -> None:
 
 
 @pytest.mark.parametrize(("code", "status"), [(429, 429), (None, 500), ("x", 500), (200, 500)])
-async def test_an_error_of_the_handlers_passes_as_it_is(code: object, status: int) -> None:
+async def test_local_handler_error_is_forwarded_unchanged(code: object, status: int) -> None:
     says = {"error": {"message": "later", "code": code}}
     async with serving(Script(says)) as running:
         body = {"messages": HELLO, "stream": True}
@@ -251,7 +251,7 @@ async def test_an_error_of_the_handlers_passes_as_it_is(code: object, status: in
     assert (said.status_code, said.json()) == (status, says)
 
 
-async def test_a_handler_that_refuses_what_is_injected_is_asked_without() -> None:
+async def test_local_handler_that_rejects_injection_is_retried_without_it() -> None:
     def picky(body: dict[str, Any]) -> dict[str, Any]:
         if "return_token_ids" in body:
             return {"error": {"message": "unknown field return_token_ids", "code": 400}}
@@ -265,7 +265,7 @@ async def test_a_handler_that_refuses_what_is_injected_is_asked_without() -> Non
     assert [attempt.status for attempt in attempts] == [400, 200]
 
 
-async def test_the_other_paths() -> None:
+async def test_local_handler_answers_models_and_rejects_other_paths() -> None:
     async with serving(Script({})) as running, openai_for(running) as client:
         assert [model.id async for model in client.models.list()] == ["local"]
         missing = await running.client.post("/v1/embeddings", json={})
@@ -275,7 +275,7 @@ async def test_the_other_paths() -> None:
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_json")
 
 
-async def test_a_handler_that_takes_too_long_is_given_up() -> None:
+async def test_local_handler_times_out() -> None:
     cancelled = asyncio.Event()
 
     async def slow(body: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +292,7 @@ async def test_a_handler_that_takes_too_long_is_given_up() -> None:
     assert (said.status_code, said.json()["error"]["code"]) == (504, "upstream_first_byte_timeout")
 
 
-async def test_a_handler_sees_its_caller_leave() -> None:
+async def test_local_handler_is_cancelled_if_its_caller_disconnects() -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()
 
     async def slow(body: dict[str, Any]) -> dict[str, Any]:
@@ -313,7 +313,7 @@ async def test_a_handler_sees_its_caller_leave() -> None:
         assert (await running.plugin(Watcher).outcome()).caller_gone
 
 
-async def test_it_works_without_a_server_too() -> None:
+async def test_local_handler_works_without_a_server() -> None:
     app = create_app(Config(storage=StorageSettings(path=":memory:")), local_handler=waiting)
     transport = httpx.ASGITransport(app)
     async with app, httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
@@ -340,7 +340,7 @@ def told(body: bytes, path: str) -> Iterator[Delta]:
     ],
     ids=lambda exchange: exchange.name,
 )
-def test_a_recorded_plain_answer_says_the_same_as_events(exchange: Any) -> None:
+def test_as_events_keeps_the_content_of_a_recorded_response(exchange: Any) -> None:
     dialect = dialect_of(exchange.path)
     assert dialect is not None
     plain = dialect.read_answer(exchange.body)

@@ -73,7 +73,7 @@ class Story:
         self.ended_before.append(call.caller.is_ended)
 
 
-async def test_the_hooks_run_in_this_order() -> None:
+async def test_dispatch_runs_the_hooks_in_order() -> None:
     async with (
         ScriptedWorker(answer_of(b"{}")) as worker,
         gateway_of(Story, workers=[worker.url]) as gateway,
@@ -96,7 +96,7 @@ async def test_the_hooks_run_in_this_order() -> None:
     ]
 
 
-async def test_the_last_byte_waits_until_the_call_is_recorded() -> None:
+async def test_last_byte_is_sent_after_call_finished() -> None:
     async with (
         ScriptedWorker(answer_of(b"{}")) as worker,
         gateway_of(Story, workers=[worker.url]) as gateway,
@@ -107,7 +107,7 @@ async def test_the_last_byte_waits_until_the_call_is_recorded() -> None:
     assert call.caller.is_ended
 
 
-async def test_a_refusal_is_recorded_too() -> None:
+async def test_rejected_call_is_recorded() -> None:
     async with gateway_of(Refusing, Story) as gateway:
         call = await dispatch(gateway)
         assert plugin_of(gateway, Story).told == ["call_finished"]
@@ -125,7 +125,7 @@ class Refusing:
 # attempts and outcomes
 
 
-async def test_the_outcome_of_a_call_that_went_well() -> None:
+async def test_outcome_describes_a_successful_call() -> None:
     async with Simulator() as sim, gateway_of(Reading, workers=[sim.url]) as gateway:
         call = await dispatch(gateway)
     outcome = call.outcome
@@ -150,7 +150,7 @@ class Reading:
         pass
 
 
-async def test_attempts_say_how_far_they_got() -> None:
+async def test_attempts_record_their_timings() -> None:
     async with Simulator() as sim, gateway_of(workers=[sim.url]) as gateway:
         calls = [await dispatch(gateway) for _ in range(2)]
         [worker] = gateway.workers.all
@@ -165,7 +165,7 @@ async def test_attempts_say_how_far_they_got() -> None:
     assert worker.in_flight == 0
 
 
-async def test_an_attempt_that_was_refused_got_nowhere() -> None:
+async def test_attempt_without_a_connection_has_no_timings() -> None:
     async with (
         Simulator(SimulatorConfig(faults=Faults.parse("refuse"))) as sim,
         gateway_of(workers=[sim.url]) as gateway,
@@ -177,7 +177,7 @@ async def test_an_attempt_that_was_refused_got_nowhere() -> None:
     assert attempt.error.code == "upstream_connect_failed"
 
 
-async def test_the_worker_is_in_flight_while_it_works() -> None:
+async def test_worker_counts_a_call_in_flight() -> None:
     seen: list[int] = []
 
     async def script(connection: ScriptedConnection) -> None:
@@ -194,7 +194,7 @@ async def test_the_worker_is_in_flight_while_it_works() -> None:
 # another try
 
 
-async def test_after_a_failed_connect_the_others_are_asked_in_turn() -> None:
+async def test_failed_connect_tries_the_other_workers_in_turn() -> None:
     refusing = SimulatorConfig(faults=Faults.parse("refuse"))
     async with (
         Simulator(refusing) as one,
@@ -214,7 +214,7 @@ async def test_after_a_failed_connect_the_others_are_asked_in_turn() -> None:
 
 
 @pytest.mark.parametrize("fault", ["reset-before", "garbage", "500", "hang"])
-async def test_a_worker_that_may_have_seen_the_call_is_not_replaced(fault: str) -> None:
+async def test_worker_that_may_have_received_the_call_is_not_replaced(fault: str) -> None:
     failing = SimulatorConfig(faults=Faults.parse(fault))
     timeouts = Timeouts(first_byte=0.1)
     async with (
@@ -247,7 +247,7 @@ class DeadOnReuse:
                 return
 
 
-async def test_a_kept_connection_that_was_dead_is_no_failure() -> None:
+async def test_dead_pooled_connection_is_retried_without_an_error() -> None:
     async with (
         ScriptedWorker(DeadOnReuse(b"")) as worker,
         gateway_of(workers=[worker.url]) as gateway,
@@ -261,7 +261,7 @@ async def test_a_kept_connection_that_was_dead_is_no_failure() -> None:
     assert len(worker.requests) == 3
 
 
-async def test_one_that_had_begun_to_answer_is_a_failure() -> None:
+async def test_pooled_connection_cut_amid_a_response_is_an_error() -> None:
     async with (
         ScriptedWorker(DeadOnReuse(b"HTTP/1.1 ")) as worker,
         gateway_of(workers=[worker.url]) as gateway,

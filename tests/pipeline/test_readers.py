@@ -26,7 +26,7 @@ def pieces(stream: bytes, places: list[int]) -> list[bytes]:
 
 
 @given(events(), st.lists(st.integers(0, 500), max_size=8))
-def test_whole_events_go_on_and_the_last_waits_for_the_end(
+def test_stream_reader_forwards_whole_events_and_holds_the_last(
     stream: list[bytes], places: list[int]
 ) -> None:
     reader = StreamReader(UNOBSERVED)
@@ -40,7 +40,7 @@ def test_whole_events_go_on_and_the_last_waits_for_the_end(
     assert reader.close() == stream[-1]
 
 
-def test_an_event_goes_on_as_soon_as_it_is_whole() -> None:
+def test_stream_reader_forwards_an_event_once_it_is_whole() -> None:
     reader = StreamReader(UNOBSERVED)
     assert reader.feed(b"data: 1\n") == b""
     assert reader.feed(b"\ndata: 2\n\nda") == b"data: 1\n\ndata: 2\n\n"
@@ -48,14 +48,14 @@ def test_an_event_goes_on_as_soon_as_it_is_whole() -> None:
     assert reader.close() == b""
 
 
-def test_a_large_event_goes_on_in_pieces() -> None:
+def test_stream_reader_forwards_a_large_event_in_pieces() -> None:
     reader = StreamReader(UNOBSERVED)
     large = b"data: " + b"x" * MAX_HELD_EVENT_BYTES
     assert reader.feed(large) == large
     assert reader.feed(b"\n\n") == b"\n\n"
 
 
-def test_what_is_not_an_event_stream_passes_at_its_end() -> None:
+def test_stream_reader_forwards_other_data_at_the_end() -> None:
     reader = StreamReader(UNOBSERVED)
     assert reader.feed(b"not events") == b""
     assert reader.close() == b"not events"

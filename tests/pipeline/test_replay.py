@@ -166,7 +166,7 @@ def at_random(exchange: RecordedExchange, answer: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("way", PLUGINS)
 @pytest.mark.parametrize("pieces", [lambda _, answer: [answer], at_random], ids=["whole", "pieces"])
-def test_every_recorded_answer_reaches_the_caller_as_it_was(
+def test_recorded_responses_reach_the_caller_unchanged(
     theatre: Theatre, way: str, pieces: Callable[[RecordedExchange, bytes], list[bytes]]
 ) -> None:
     for exchange in EXCHANGES:
@@ -183,14 +183,14 @@ SHORT = {
 
 
 @pytest.mark.parametrize("way", SHORT)
-def test_short_answers_reach_the_caller_byte_by_byte(theatre: Theatre, way: str) -> None:
+def test_short_responses_may_arrive_byte_by_byte_over_sockets(theatre: Theatre, way: str) -> None:
     for exchange in SHORT[way]:
         answer = raw(exchange)
         theatre.replay(way, exchange, cut(answer, range(len(answer))))
 
 
 @pytest.mark.parametrize("way", ["read"])
-def test_each_write_of_the_worker_is_one_read_of_the_gateway(theatre: Theatre, way: str) -> None:
+def test_gateway_reads_each_worker_write_separately(theatre: Theatre, way: str) -> None:
     """Else the tests above would show less than they say."""
     exchange = load()["default/err_unknown_model_chat"]
     seen = theatre.lives[way].plugin(Deltas).seen
@@ -256,7 +256,7 @@ def in_small_pieces(exchange: RecordedExchange) -> list[bytes]:
 
 
 @pytest.mark.parametrize("way", PLUGINS)
-def test_every_recorded_answer_may_come_byte_by_byte(rehearsal: Rehearsal, way: str) -> None:
+def test_recorded_responses_may_arrive_byte_by_byte(rehearsal: Rehearsal, way: str) -> None:
     for exchange in EXCHANGES:
         if not is_answered_by_the_gateway(way, exchange):
             rehearsal.replay(way, exchange, [in_small_pieces(exchange)])
@@ -264,7 +264,7 @@ def test_every_recorded_answer_may_come_byte_by_byte(rehearsal: Rehearsal, way: 
 
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", SHORT)
-def test_an_answer_may_be_split_anywhere(rehearsal: Rehearsal, way: str, step: int) -> None:
+def test_short_responses_may_be_split_anywhere(rehearsal: Rehearsal, way: str, step: int) -> None:
     """At every position with `step` 1; else at every ninth, from one that differs by exchange."""
     for number, exchange in enumerate(SHORT[way]):
         answer = raw(exchange)
@@ -273,7 +273,7 @@ def test_an_answer_may_be_split_anywhere(rehearsal: Rehearsal, way: str, step: i
 
 
 @pytest.mark.parametrize("way", PLUGINS)
-def test_a_long_answer_may_be_split_at_random(rehearsal: Rehearsal, way: str) -> None:
+def test_long_responses_may_be_split_at_random_places(rehearsal: Rehearsal, way: str) -> None:
     for exchange in EXCHANGES:
         if exchange not in SHORT[way] and not is_answered_by_the_gateway(way, exchange):
             answer = raw(exchange)

@@ -65,12 +65,14 @@ async def silent(connection: ScriptedConnection) -> None:
     await connection.wait_closed()
 
 
-async def test_connect(gateway_for: GatewayFor, full: str, stream: bool) -> None:
+async def test_connect_timeout_ends_a_call(
+    gateway_for: GatewayFor, full: str, stream: bool
+) -> None:
     live = await gateway_for(workers=(full,), timeouts=Timeouts(connect=SHORT))
     assert told(await ask(live, stream=stream)) == (504, "upstream_connect_timeout")
 
 
-async def test_connect_holds_for_tls_too(gateway_for: GatewayFor) -> None:
+async def test_connect_timeout_includes_the_tls_handshake(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(silent) as worker:
         url = worker.url.replace("http:", "https:")
         secure = WorkerConfig(url=url, tls=TLS(verify=False))
@@ -79,7 +81,7 @@ async def test_connect_holds_for_tls_too(gateway_for: GatewayFor) -> None:
         await worker.connections[0].wait_closed()
 
 
-async def test_after_connect_another_worker_is_asked(
+async def test_connect_timeout_fails_over_to_another_worker(
     gateway_for: GatewayFor, full: str, simulator: Simulator
 ) -> None:
     workers = (full, simulator.url)
@@ -93,14 +95,14 @@ async def test_after_connect_another_worker_is_asked(
 # the worker's answer
 
 
-async def test_first_byte(gateway_for: GatewayFor, stream: bool) -> None:
+async def test_first_byte_timeout_ends_a_call(gateway_for: GatewayFor, stream: bool) -> None:
     async with ScriptedWorker(silent) as worker:
         live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(first_byte=SHORT))
         assert told(await ask(live, stream=stream)) == (504, "upstream_first_byte_timeout")
         await worker.connections[0].wait_closed()
 
 
-async def test_half_a_head_is_no_first_byte(gateway_for: GatewayFor) -> None:
+async def test_first_byte_timeout_ignores_half_a_head(gateway_for: GatewayFor) -> None:
     async def half(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(b"HTTP/1.1 200 OK\r\ncontent-")
@@ -111,7 +113,7 @@ async def test_half_a_head_is_no_first_byte(gateway_for: GatewayFor) -> None:
         assert told(await ask(live)) == (504, "upstream_first_byte_timeout")
 
 
-async def test_interim_answers_are_no_first_byte(gateway_for: GatewayFor) -> None:
+async def test_first_byte_timeout_ignores_interim_responses(gateway_for: GatewayFor) -> None:
     async def interim(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(b"HTTP/1.1 102 Processing\r\n\r\n")
@@ -142,7 +144,9 @@ def falls_silent(framing: str) -> ScriptedWorker:
 
 
 @pytest.mark.parametrize("framing", ["chunked", "until close"])
-async def test_idle_in_a_stream(gateway_for: GatewayFor, framing: str) -> None:
+async def test_idle_timeout_ends_a_stream_with_an_error(
+    gateway_for: GatewayFor, framing: str
+) -> None:
     async with falls_silent(framing) as worker:
         live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(idle=SHORT))
         with pytest.raises(CutShort) as caught:
@@ -152,7 +156,7 @@ async def test_idle_in_a_stream(gateway_for: GatewayFor, framing: str) -> None:
         await worker.connections[0].wait_closed()
 
 
-async def test_idle_in_a_plain_answer(gateway_for: GatewayFor) -> None:
+async def test_idle_timeout_cuts_a_plain_response(gateway_for: GatewayFor) -> None:
     async with falls_silent("length") as worker:
         live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(idle=SHORT))
         with pytest.raises(CutShort) as caught:
@@ -161,7 +165,7 @@ async def test_idle_in_a_plain_answer(gateway_for: GatewayFor) -> None:
         await worker.connections[0].wait_closed()
 
 
-async def test_idle_counts_from_the_last_piece(gateway_for: GatewayFor) -> None:
+async def test_idle_timeout_counts_from_the_last_chunk(gateway_for: GatewayFor) -> None:
     async def slow(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(HEADS["chunked"])
@@ -197,26 +201,30 @@ class FullWorkers:
 
 
 @pytest.mark.parametrize("queue", [Queue, FullWorkers])
-async def test_total_while_the_call_is_queued(
+async def test_total_timeout_ends_a_queued_call(
     gateway_for: GatewayFor, queue: type, stream: bool
 ) -> None:
     live = await gateway_for(queue, timeouts=Timeouts(total=SHORT))
     assert told(await ask(live, stream=stream)) == (504, "upstream_total_timeout")
 
 
-async def test_total_while_connecting(gateway_for: GatewayFor, full: str) -> None:
+async def test_total_timeout_ends_a_call_while_connecting(
+    gateway_for: GatewayFor, full: str
+) -> None:
     live = await gateway_for(workers=(full,), timeouts=Timeouts(total=SHORT, connect=LONG))
     assert told(await ask(live)) == (504, "upstream_total_timeout")
 
 
-async def test_total_while_the_worker_thinks(gateway_for: GatewayFor, stream: bool) -> None:
+async def test_total_timeout_ends_a_call_before_the_response(
+    gateway_for: GatewayFor, stream: bool
+) -> None:
     async with ScriptedWorker(silent) as worker:
         live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(total=SHORT))
         assert told(await ask(live, stream=stream)) == (504, "upstream_total_timeout")
         await worker.connections[0].wait_closed()
 
 
-async def test_total_in_a_stream_that_goes_on(gateway_for: GatewayFor) -> None:
+async def test_total_timeout_ends_a_running_stream(gateway_for: GatewayFor) -> None:
     async def endless(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(HEADS["chunked"])
@@ -236,7 +244,9 @@ async def test_total_in_a_stream_that_goes_on(gateway_for: GatewayFor) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"{", b"x" * 200_000])
-async def test_a_request_body_that_stalls(gateway_for: GatewayFor, sent: bytes) -> None:
+async def test_idle_timeout_rejects_a_stalled_request_body(
+    gateway_for: GatewayFor, sent: bytes
+) -> None:
     live = await gateway_for(timeouts=Timeouts(idle=SHORT))
     async with RawClient(*live.server.address) as client:
         head = head_of("POST", "/v1/completions", [(b"content-length", b"300000")])
@@ -246,7 +256,7 @@ async def test_a_request_body_that_stalls(gateway_for: GatewayFor, sent: bytes) 
     assert json.loads(answer.body)["error"]["code"] == "request_body_timeout"
 
 
-async def test_a_streamed_request_body_that_stalls(gateway_for: GatewayFor) -> None:
+async def test_idle_timeout_rejects_a_stalled_streamed_body(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(silent) as worker:
         live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(idle=SHORT))
         async with RawClient(*live.server.address) as client:
@@ -259,7 +269,9 @@ async def test_a_streamed_request_body_that_stalls(gateway_for: GatewayFor) -> N
         assert b"transfer-encoding: chunked" in await worker.connections[0].reader.read()
 
 
-async def test_a_worker_that_does_not_take_the_body_in(gateway_for: GatewayFor) -> None:
+async def test_idle_timeout_ends_a_call_if_the_worker_reads_no_body(
+    gateway_for: GatewayFor,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # the kernel connects, and nobody reads
         url = "http://{}:{}".format(*deaf.getsockname())
         live = await gateway_for(workers=(url,), timeouts=Timeouts(idle=SHORT, first_byte=LONG))

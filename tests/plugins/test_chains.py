@@ -46,7 +46,7 @@ async def post(live: Live) -> httpx.Response:
 
 @pytest.mark.parametrize("how", ["breaks", "is cancelled"])
 @pytest.mark.parametrize("hook", DECIDING)
-async def test_a_hook_that_decides_fails_closed(
+async def test_deciding_hook_that_fails_rejects_the_call(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture, hook: str, how: str
 ) -> None:
     async with ScriptedWorker(PLAIN) as worker:
@@ -71,7 +71,7 @@ async def test_a_hook_that_decides_fails_closed(
 
 
 @pytest.mark.parametrize("hook", DECIDING)
-async def test_a_hook_that_decides_refuses_by_a_call_error(
+async def test_deciding_hook_rejects_the_call_by_a_call_error(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture, hook: str
 ) -> None:
     async with ScriptedWorker(PLAIN) as worker:
@@ -85,7 +85,7 @@ async def test_a_hook_that_decides_refuses_by_a_call_error(
 
 
 @pytest.mark.parametrize(("kind", "hook", "how"), BREAKS)
-async def test_a_hook_that_watches_is_isolated(
+async def test_observing_hook_that_fails_is_isolated(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture, kind: str, hook: str, how: str
 ) -> None:
     answer = PLAIN if kind == "plain" else STREAM
@@ -103,7 +103,7 @@ async def test_a_hook_that_watches_is_isolated(
     assert others.count("finished") == others.count("started") == 2, "the other plugins go on"
 
 
-async def test_a_method_that_raised_is_left_out_for_the_rest_of_the_call(
+async def test_observer_method_that_raised_is_skipped_for_the_rest_of_a_call(
     gateway_for: GatewayFor,
 ) -> None:
     async with ScriptedWorker(STREAM) as worker:
@@ -113,7 +113,7 @@ async def test_a_method_that_raised_is_left_out_for_the_rest_of_the_call(
     assert (seen.count("observer.delta"), seen.count("observer.event")) == (1, 3)
 
 
-async def test_the_attempt_is_told_before_the_observer_before_the_call(
+async def test_finish_hooks_run_for_attempt_then_observer_then_call(
     gateway_for: GatewayFor,
 ) -> None:
     async with ScriptedWorker(STREAM) as worker:

@@ -88,7 +88,7 @@ async def test_authenticate_takes_the_first_principal(
     assert simulator.stats.accepted == 1
 
 
-async def test_admit_refuses(gateway_for: GatewayFor, simulator: Simulator) -> None:
+async def test_admit_rejects_a_call(gateway_for: GatewayFor, simulator: Simulator) -> None:
     live = await gateway_for(Limit)
     assert (await post(live)).status_code == 200
     refused = await post(live)
@@ -112,7 +112,7 @@ async def test_admit_may_wait(gateway_for: GatewayFor, simulator: Simulator) -> 
     assert (await waiting).status_code == 200
 
 
-async def test_admit_is_cancelled_when_the_caller_leaves(
+async def test_admit_is_cancelled_if_the_caller_disconnects(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Door, Watcher)
@@ -125,7 +125,7 @@ async def test_admit_is_cancelled_when_the_caller_leaves(
     assert simulator.stats.accepted == 0
 
 
-async def test_prepare_changes_what_is_sent_and_nothing_else(gateway_for: GatewayFor) -> None:
+async def test_prepare_changes_only_its_fields_of_the_request_body(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(answer_of(b"{}")) as worker:
         live = await gateway_for(Cooler, Counting, workers=[worker.url])
         body = b'{"model": "sim",  "messages": [ ],\n "seed":18446744073709551616, "x":1e2}'
@@ -137,7 +137,7 @@ async def test_prepare_changes_what_is_sent_and_nothing_else(gateway_for: Gatewa
     )
 
 
-async def test_handle_answers_in_a_workers_place(
+async def test_handle_answers_instead_of_a_worker(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Canned, CannedStream, Recorder, Witness)
@@ -180,7 +180,7 @@ async def test_pick_worker_takes_the_first_choice(gateway_for: GatewayFor) -> No
     assert answers[0].headers["x-gateway-worker"] == b.url.removeprefix("http://")
 
 
-async def test_attempt_finished_is_told_of_each_attempt(
+async def test_attempt_finished_receives_each_attempt(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with ScriptedWorker(b"") as gone:
@@ -201,7 +201,7 @@ async def test_attempt_finished_is_told_of_each_attempt(
 SAID = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "message": {"content": "Hi"}}]}
 
 
-async def test_observe_gives_what_sees_a_stream(gateway_for: GatewayFor) -> None:
+async def test_observe_returns_an_observer_of_a_stream(gateway_for: GatewayFor) -> None:
     events = (b": wait\n\n", sse(SAID), DONE)
 
     async def script(connection: ScriptedConnection) -> None:
@@ -228,7 +228,7 @@ async def test_observe_gives_what_sees_a_stream(gateway_for: GatewayFor) -> None
     ]
 
 
-async def test_observe_gives_what_sees_a_plain_answer(gateway_for: GatewayFor) -> None:
+async def test_observe_returns_an_observer_of_a_plain_response(gateway_for: GatewayFor) -> None:
     body = json.dumps(SAID).encode()
     async with ScriptedWorker(answer_of(body)) as worker:
         live = await gateway_for(Recorder, workers=[worker.url])
@@ -242,14 +242,14 @@ async def test_observe_gives_what_sees_a_plain_answer(gateway_for: GatewayFor) -
     ]
 
 
-async def test_observe_is_not_asked_about_a_refused_call(gateway_for: GatewayFor) -> None:
+async def test_observe_is_not_called_for_a_rejected_call(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Limit, Recorder)
     live.plugin(Limit).room = 0
     assert (await post(live)).status_code == 429
     assert live.plugin(Recorder).seen == []
 
 
-async def test_call_finished_is_told_of_every_call(
+async def test_call_finished_receives_every_call(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Limit, Watcher)
@@ -280,7 +280,7 @@ async def test_call_finished_is_told_of_every_call(
         ("application/json", b'{"choices"', b":[]}"),
     ],
 )
-async def test_call_finished_comes_before_the_last_byte(
+async def test_call_finished_runs_before_the_last_byte(
     gateway_for: GatewayFor, kind: str, first: bytes, last: bytes
 ) -> None:
     has_first = asyncio.Event()
@@ -310,7 +310,7 @@ async def read_all(chunks: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in chunks])
 
 
-async def test_call_finished_comes_before_an_error_too(gateway_for: GatewayFor) -> None:
+async def test_call_finished_runs_before_an_error_response(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Limit, Patient)
     live.plugin(Limit).room = 0
     patient = live.plugin(Patient)
@@ -321,7 +321,9 @@ async def test_call_finished_comes_before_an_error_too(gateway_for: GatewayFor) 
     assert (await refused).status_code == 429
 
 
-async def test_routes_are_added(gateway_for: GatewayFor, simulator: Simulator) -> None:
+async def test_routes_adds_routes_to_the_gateway(
+    gateway_for: GatewayFor, simulator: Simulator
+) -> None:
     live = await gateway_for(Pages, Witness)
     assert (await live.client.get("/hello")).text == "hello"
     assert (await live.client.post(f"/team{CHAT}", json=BODY)).status_code == 200
@@ -330,7 +332,7 @@ async def test_routes_are_added(gateway_for: GatewayFor, simulator: Simulator) -
     assert simulator.stats.served == 1
 
 
-async def test_lifespan_is_left_in_reverse(caplog: pytest.LogCaptureFixture) -> None:
+async def test_lifespan_is_left_in_reverse_order(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "probes")
     config = Config(plugins=(entry(Beside), entry(BesideToo)))
     async with Gateway(config):
@@ -338,7 +340,7 @@ async def test_lifespan_is_left_in_reverse(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.messages[2:] == ["BesideToo left", "Beside left"]
 
 
-async def test_lifespan_that_fails_ends_the_start(
+async def test_lifespan_that_fails_aborts_startup(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "probes")
@@ -356,7 +358,7 @@ async def test_reconfigure_takes_other_options(tmp_path: Path) -> None:
         assert plugin.config.name == "two"
 
 
-async def test_migrations_make_and_change_a_plugins_tables(
+async def test_migrations_create_and_change_plugin_tables(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     def insert(db: Database) -> None:
@@ -380,7 +382,7 @@ async def test_redact_trace_changes_what_is_stored(gateway_for: GatewayFor, tmp_
     assert (trace["messages"], trace["raw_request"], trace["verdict"]) == ([], None, "COMPLETE")
 
 
-async def test_trace_recorded_is_told_of_what_can_be_read(
+async def test_trace_recorded_receives_the_stored_trace(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await capturing(gateway_for, tmp_path, Reader)
@@ -391,14 +393,14 @@ async def test_trace_recorded_is_told_of_what_can_be_read(
     assert msgspec.to_builtins(reader.traces[0]) == stored
 
 
-async def test_samples_are_asked_for_at_each_scrape(gateway_for: GatewayFor) -> None:
+async def test_samples_is_called_at_each_scrape(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Tolling, "metrics")
     for count in (1, 2):
         answer = await live.client.get("/metrics")
         assert f'gateway_tolls_total{{bell="big"}} {count}.0\n' in answer.text
 
 
-async def test_health_says_what_is_not_well(gateway_for: GatewayFor) -> None:
+async def test_health_hook_reports_a_degraded_state(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Ailing)
     ailing = live.plugin(Ailing)
     assert (await live.client.get("/health")).json() == {"status": "ok"}
@@ -410,9 +412,7 @@ async def test_health_says_what_is_not_well(gateway_for: GatewayFor) -> None:
     assert live.gateway.chains.failures.counts["Ailing", "health"] == 1
 
 
-async def test_read_traces_gives_back_what_was_recorded(
-    gateway_for: GatewayFor, tmp_path: Path
-) -> None:
+async def test_read_traces_returns_recorded_traces(gateway_for: GatewayFor, tmp_path: Path) -> None:
     live = await capturing(gateway_for, tmp_path)
     for session_id in ("a", "b", "c"):
         await call(live, session_id)
@@ -426,7 +426,9 @@ async def test_read_traces_gives_back_what_was_recorded(
     assert await live.gateway.storage.read(read) == [recorded[1]]
 
 
-def test_add_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_add_commands_adds_a_cli_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("GATEWAY_PLUGINS", "support.plugins.hook_probes:Greeter")
     with pytest.raises(SystemExit) as ended:
         cli.main(["greet", "Ada"])

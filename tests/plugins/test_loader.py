@@ -47,33 +47,33 @@ def problems_of(*plugins: str | type | PluginEntry) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_the_name_of_an_installed_plugin() -> None:
+def test_loader_loads_an_installed_plugin_by_name() -> None:
     [plugin] = loaded("sessions").loaded
     assert (plugin.name, type(plugin.object).__name__) == ("sessions", "Sessions")
 
 
-def test_a_module_with_one_class() -> None:
+def test_loader_loads_a_module_with_one_class() -> None:
     [plugin] = loaded("gateway_plugins.access_log").loaded
     assert (plugin.name, type(plugin.object).__name__) == ("access_log", "AccessLog")
 
 
-def test_a_class_in_a_module() -> None:
+def test_loader_loads_a_class_of_a_module() -> None:
     [plugin] = loaded("support.plugins.hook_probes:Limit").loaded
     assert (plugin.name, type(plugin.object)) == ("Limit", Limit)
 
 
-def test_a_file_with_one_class(write: Write) -> None:
+def test_loader_loads_a_file_with_one_class(write: Write) -> None:
     [plugin] = loaded(write(ADMITS.format(name="Mine"))).loaded
     assert (plugin.name, type(plugin.object).__name__) == ("mine", "Mine")
 
 
-def test_a_class_in_a_file(write: Write) -> None:
+def test_loader_loads_classes_of_a_file(write: Write) -> None:
     file = write(ADMITS.format(name="One") + ADMITS.format(name="Two"))
     plugins = loaded(f"{file}:Two", f"{file}:One")
     assert [hook.plugin for hook in plugins.hooks["admit"]] == ["Two", "One"]
 
 
-def test_a_bare_module(write: Write) -> None:
+def test_loader_loads_a_bare_module_without_options(write: Write) -> None:
     file = write("@hookimpl\nasync def admit(call): ...")
     [plugin] = loaded(file).loaded
     assert plugin.object.__name__ == "gateway_file_mine"
@@ -81,12 +81,12 @@ def test_a_bare_module(write: Write) -> None:
     assert problem == "test: plugin mine is a bare module and takes no options"
 
 
-def test_a_class_with_inherited_hooks(write: Write) -> None:
+def test_loader_loads_a_class_with_inherited_hooks(write: Write) -> None:
     source = "from support.plugins.hook_probes import Limit\nclass Mine(Limit): ..."
     assert [hook.plugin for hook in loaded(write(source)).hooks["admit"]] == ["mine"]
 
 
-def test_a_file_is_looked_for_beside_the_configuration_file(
+def test_loader_resolves_plugin_files_relative_to_the_config_file(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(ADMITS.format(name="Mine"))
@@ -99,7 +99,7 @@ def test_a_file_is_looked_for_beside_the_configuration_file(
         assert [plugin.name for plugin in Plugins(config.plugins).loaded] == ["mine"]
 
 
-def test_a_file_named_elsewhere_is_looked_for_in_the_working_directory(
+def test_loader_resolves_other_plugin_files_in_the_working_directory(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(ADMITS.format(name="Mine"))
@@ -116,7 +116,7 @@ def test_a_file_named_elsewhere_is_looked_for_in_the_working_directory(
         Plugins(load(file).plugins)
 
 
-def test_nothing_is_loaded_that_is_not_named(write: Write) -> None:
+def test_loader_imports_only_named_plugins(write: Write) -> None:
     write("raise RuntimeError('loaded')", "not_named")
     sys.modules.pop("gateway_plugins.access_log", None)
     gateway = Gateway(Config(plugins=(entry("sessions"),)))
@@ -139,12 +139,14 @@ class Mine:
 """
 
 
-def test_options_become_the_plugins_config(write: Write) -> None:
+def test_loader_converts_options_to_the_plugin_config(write: Write) -> None:
     [plugin] = loaded(entry(write(CONFIGURED), limit=3, names=["a"])).loaded
     assert (plugin.object.config.limit, plugin.object.config.names) == (3, ("a",))
 
 
-def test_a_wrong_option_names_file_plugin_and_field(write: Write, tmp_path: Path) -> None:
+def test_loader_error_names_file_plugin_and_field_of_an_option(
+    write: Write, tmp_path: Path
+) -> None:
     write(CONFIGURED)
     file = tmp_path / "gateway.yaml"
     file.write_text("plugins:\n  - sessions\n  - ./mine.py:\n      limit: many\n      nmaes: []\n")
@@ -155,7 +157,7 @@ def test_a_wrong_option_names_file_plugin_and_field(write: Write, tmp_path: Path
     assert second == f'{file}:5: plugins."./mine.py".nmaes: unknown option; did you mean "names"?'
 
 
-def test_a_plugin_without_options_takes_none() -> None:
+def test_loader_rejects_options_of_a_plugin_without_any() -> None:
     assert problems_of(entry(Limit, room=3)) == ["test: plugin Limit takes no options"]
 
 
@@ -208,7 +210,7 @@ def test_a_plugin_without_options_takes_none() -> None:
         ),
     ],
 )
-def test_a_mistake_in_a_plugin(write: Write, source: str, says: str) -> None:
+def test_loader_reports_an_error_in_a_plugin(write: Write, source: str, says: str) -> None:
     file = write(source)
     problems = problems_of(file)
     assert problems[0].startswith("test: plugin ")
@@ -234,12 +236,12 @@ def test_a_mistake_in_a_plugin(write: Write, source: str, says: str) -> None:
         ("tests/", "there is no such file"),
     ],
 )
-def test_a_name_that_leads_nowhere(name: str, says: str) -> None:
+def test_loader_reports_an_unknown_plugin_name(name: str, says: str) -> None:
     [problem] = problems_of(name)
     assert says in problem
 
 
-def test_a_plugin_named_twice() -> None:
+def test_loader_rejects_a_plugin_named_twice() -> None:
     assert problems_of(Limit, Limit)[0] == "test: plugin Limit is named twice"
 
 
@@ -247,7 +249,7 @@ AFTER = ADMITS.format(name="Mine") + "    after = {after}"
 
 
 @pytest.mark.parametrize("after", ["('sessions',)", "'sessions'"])
-def test_a_wrong_order_names_both(write: Write, after: str) -> None:
+def test_loader_rejects_a_plugin_out_of_order(write: Write, after: str) -> None:
     file = write(AFTER.format(after=after))
     [problem] = problems_of(file, "sessions")
     assert problem == "test: plugin mine must come after sessions: move it below sessions"
@@ -266,7 +268,7 @@ async def test_hooks_run_in_the_order_of_the_file() -> None:
     assert call.principal.id == "a"
 
 
-async def test_a_hook_takes_the_arguments_it_names(write: Write) -> None:
+async def test_hook_receives_only_the_arguments_it_names(write: Write) -> None:
     source = """
     @hookimpl
     async def filter_workers(workers):
@@ -288,7 +290,7 @@ async def test_a_hook_takes_the_arguments_it_names(write: Write) -> None:
     await chains.admit_and_prepare(call)
 
 
-def test_all_mistakes_are_told_at_once(write: Write) -> None:
+def test_loader_reports_all_errors_at_once(write: Write) -> None:
     wrong = write("@hookimpl\ndef admit(call): ...")
     late = write(AFTER.format(after="('sessions',)"), "late")
     unknown, *rest = problems_of("nowhere", entry(Limit, room=1), wrong, late, "sessions")

@@ -16,7 +16,7 @@ from gateway.testing import DONE, sse
 SMALL = Plan(calls=200, callers=16, workers=2, itl=0.0005)
 
 
-async def test_a_small_storm_of_calls_is_counted_right() -> None:
+async def test_usage_ledger_counts_a_small_storm_of_calls_exactly() -> None:
     report = await run(SMALL)
     assert report.problems == []
     assert_all_kinds_of_calls(report)
@@ -64,7 +64,7 @@ def found(
     )
 
 
-def test_a_right_row_is_no_problem() -> None:
+def test_comparison_accepts_a_correct_row() -> None:
     findings = found([ROW], asked(said(4)))
     assert (findings.problems, findings.cut_off, findings.exact) == ([], [], 1)
 
@@ -77,11 +77,11 @@ def test_a_right_row_is_no_problem() -> None:
         *(ROW._replace(completion_tokens=3), ROW._replace(cached_tokens=1)),
     ],
 )
-def test_a_wrong_row_is_a_problem(wrong: Row) -> None:
+def test_comparison_reports_a_wrong_row(wrong: Row) -> None:
     assert found([wrong], asked(said(4))).problems
 
 
-def test_a_call_that_is_missing_or_there_twice_is_a_problem() -> None:
+def test_comparison_reports_a_missing_or_duplicate_call() -> None:
     assert found([], asked(said(4)), traces=()).problems
     assert found([], asked(said(4))).problems
     twice = [ROW, ROW._replace(trace_id="u")]
@@ -95,7 +95,7 @@ CUT_OFF = asked(said(1, whole=False), "killed", doomed=True)
 RECOVERED = Row("t", "ada", "sim", "w0", "realtime", "error", 0, 2, 0, 1)
 
 
-def test_a_call_in_flight_at_the_kill_may_have_no_trace_but_has_a_row() -> None:
+def test_comparison_needs_a_row_but_no_trace_of_a_call_cut_off_by_a_kill() -> None:
     findings = found([RECOVERED], CUT_OFF, traces=())
     assert (findings.problems, findings.recovered, findings.noted) == ([], 1, 2)
     early = RECOVERED._replace(worker="", completion_tokens=0)
@@ -104,7 +104,7 @@ def test_a_call_in_flight_at_the_kill_may_have_no_trace_but_has_a_row() -> None:
     assert found([], asked(said(4), doomed=True), traces=()).problems
 
 
-def test_a_call_in_flight_at_the_kill_has_no_row_where_no_worker_was_asked() -> None:
+def test_comparison_reports_a_row_of_a_killed_call_that_no_worker_received() -> None:
     findings = compare([CUT_OFF], Books({}, {}, {}))
     assert (findings.problems, findings.cut_off) == ([], [CUT_OFF])
     assert compare([CUT_OFF], Books({"t": RECOVERED}, {}, {})).problems, "no worker said so much"
@@ -118,14 +118,14 @@ def test_a_call_in_flight_at_the_kill_has_no_row_where_no_worker_was_asked() -> 
         *(RECOVERED._replace(completion_tokens=5), RECOVERED._replace(outcome="success")),
     ],
 )
-def test_a_wrong_row_of_such_a_call_is_a_problem(wrong: Row) -> None:
+def test_comparison_reports_a_wrong_row_of_a_killed_call(wrong: Row) -> None:
     assert found([wrong], CUT_OFF, traces=()).problems
     twice = [RECOVERED, wrong._replace(trace_id="u")]
     assert found(twice, CUT_OFF, traces=()).problems
 
 
 @pytest.mark.parametrize(("counted", "right"), [(0, False), (1, True), (2, True), (3, False)])
-def test_of_a_part_no_less_is_counted_than_was_read_and_no_more_than_was_said(
+def test_comparison_bounds_partial_counts_by_tokens_read_and_sent(
     counted: int, right: bool
 ) -> None:
     row = ROW._replace(outcome="abort", completion_tokens=counted, counted=1)
@@ -133,14 +133,14 @@ def test_of_a_part_no_less_is_counted_than_was_read_and_no_more_than_was_said(
     assert (problems == []) is right
 
 
-def test_tokens_of_an_answer() -> None:
+def test_tokens_of_reads_usage_or_counts_token_ids() -> None:
     assert tokens_of(said(4), 1) == Tokens(5, 2, told=True)
     assert tokens_of(said(2), 1) == Tokens(5, 2)
     assert tokens_of(said(0), 1) == Tokens(None, 0)
     assert tokens_of(Said(500, {}, bytearray(b'{"usage": {}}')), 1) == Tokens(None, 0)
 
 
-def test_verdicts() -> None:
+def test_verdict_of_classifies_each_ending_of_a_call() -> None:
     assert verdict_of(said(4), gone=False, doomed=True) == "whole"
     assert verdict_of(Said(503, whole=True), gone=False, doomed=False) == "error"
     assert verdict_of(said(2, whole=False), gone=False, doomed=False) == "broken"
@@ -163,7 +163,7 @@ def sums() -> Iterator[sqlite3.Connection]:
     db.close()
 
 
-def test_sums_are_those_of_the_rows(sums: sqlite3.Connection) -> None:
+def test_check_sums_reports_sums_that_differ_from_the_rows(sums: sqlite3.Connection) -> None:
     assert check_sums(sums, [ROW]) == []
     assert len(check_sums(sums, [ROW, ROW])) == 2
     sums.execute("UPDATE usage_days SET errors = 1")

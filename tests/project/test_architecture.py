@@ -19,14 +19,14 @@ def folders_of(root: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("root", ["gateway", "plugins/gateway_plugins"])
-def test_the_page_names_every_folder(root: str) -> None:
+def test_architecture_page_names_every_folder(root: str) -> None:
     folders = set(folders_of(ROOT / root))
     assert f"{root}/" in folders
     assert folders - set(PATHS) == set()
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_each_path_on_the_page_exists(path: str) -> None:
+def test_architecture_page_names_only_existing_paths(path: str) -> None:
     assert (ROOT / path).exists()
     assert path.endswith("/") == (ROOT / path).is_dir()
 
@@ -36,13 +36,13 @@ def functions_in(path: str) -> set[str]:
     return {one.name for one in nodes if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-def test_each_step_of_a_call_is_a_function_of_its_file() -> None:
+def test_architecture_page_names_an_existing_function_per_step() -> None:
     assert len(STEPS) > 15
     missing = [(path, name) for path, name in STEPS if name not in functions_in(path)]
     assert missing == []
 
 
-def test_the_index_names_every_manual() -> None:
+def test_docs_index_names_every_manual() -> None:
     index = (DOCS / "README.md").read_text()
     manuals = {page.name for page in DOCS.glob("*.md")} - {"README.md"}
     assert {name for name in manuals if f"({name})" not in index} == set()

@@ -76,28 +76,28 @@ def line(row: str, place: int = 0) -> Line:
 # what is reached
 
 
-def test_figures_are_medians_over_the_rounds() -> None:
+def test_report_figures_are_medians_over_the_rounds() -> None:
     assert line("plain").other == 200
 
 
-def test_an_outcome_is_a_ratio_a_difference_or_the_figure_itself() -> None:
+def test_report_outcome_is_a_ratio_a_difference_or_the_figure_itself() -> None:
     assert line("plain").outcome == 1.5
     assert line("latency").outcome == pytest.approx(0.5)
     assert line("memory").outcome == 60.0
 
 
-def test_a_target_is_met_up_to_its_bound() -> None:
+def test_report_target_is_met_up_to_and_including_its_bound() -> None:
     assert [line("plain").met, line("stream").met] == [True, False]
     assert [line("memory", place).met for place in (0, 1)] == [True, False]
     assert Line(what="", figure=2.0, unit="", other=1.0, most=2.0).met
 
 
-def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
+def test_report_target_without_a_measurement_is_neither_met_nor_missed() -> None:
     assert (line("plain", 1).outcome, line("plain", 1).met) == (None, None)
     assert Line(what="", figure=2.0, unit="", other=0.0, most=2.0).met is None
 
 
-def test_scale_is_the_dearest_beside_the_cheapest() -> None:
+def test_report_scale_row_divides_the_highest_cost_by_the_lowest() -> None:
     keys = next(row for row in ALL_ROWS if row.name == "keys")
     costs = dict(zip(keys.systems, (130.0, 100.0), strict=True))
     found = found_of({(one.name, PLAIN.name): [Reading(per_call=costs[one])] for one in costs})
@@ -108,7 +108,7 @@ def test_scale_is_the_dearest_beside_the_cheapest() -> None:
 # how it is shown
 
 
-def test_the_tables_show_figures_outcomes_and_what_is_missing() -> None:
+def test_text_report_shows_figures_outcomes_targets_and_versions() -> None:
     text = text_of(report())
     first = " ".join(text.splitlines()[1].split())
     assert first.endswith("300 µs vllm-router 200 µs 1.50 x 2.00 x yes")
@@ -117,7 +117,7 @@ def test_the_tables_show_figures_outcomes_and_what_is_missing() -> None:
     assert "nginx 1.22.1" in text
 
 
-def test_problems_and_what_was_left_out_are_told_on_one_line_each() -> None:
+def test_reports_show_each_problem_and_left_out_system_on_one_line() -> None:
     one = report()
     one.found.problems.append("3 calls\nfailed")
     one.found.left_out["litellm"] = "no such\npackage"
@@ -132,7 +132,7 @@ FIGURES = st.floats(allow_nan=True, allow_infinity=True)
 @given(FIGURES, FIGURES)
 @example(float("inf"), float("nan"))
 @example(5e-324, 1.7e308)
-def test_a_chart_is_xml_whatever_the_figures(per_call: float, per_event: float) -> None:
+def test_chart_is_valid_xml_for_any_figures(per_call: float, per_event: float) -> None:
     drawn = svg_of(report(per_call, per_event))
     assert ET.fromstring(drawn).tag.endswith("svg")
     assert len(drawn) < 20_000
@@ -140,13 +140,13 @@ def test_a_chart_is_xml_whatever_the_figures(per_call: float, per_event: float) 
     assert "inf" not in drawn
 
 
-def test_a_chart_has_a_bar_for_each_system_that_did_the_work() -> None:
+def test_chart_has_one_bar_per_measured_system() -> None:
     drawn = svg_of(report())
     assert drawn.count("<rect") == 4
     assert drawn.count('class="bar ours"') == 2
 
 
-def test_a_report_is_read_back_and_shown_again(
+def test_bench_reads_a_saved_report_and_shows_it_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "run.json"
@@ -157,7 +157,7 @@ def test_a_report_is_read_back_and_shown_again(
     assert (tmp_path / "run.svg").read_text() == svg_of(report())
 
 
-def test_a_run_with_problems_ends_with_1(tmp_path: Path) -> None:
+def test_bench_exits_with_1_if_the_report_has_problems(tmp_path: Path) -> None:
     one = report()
     one.found.problems.append("a call failed")
     write(one, tmp_path / "run.json")
@@ -165,13 +165,15 @@ def test_a_run_with_problems_ends_with_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--only", "plane"], ["--peers", "apache"], ["--read", "/"]])
-def test_mistakes_are_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_names_a_wrong_argument_on_stderr(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     assert arguments[1] in capsys.readouterr().err
 
 
 @given(st.text(), st.text(), st.text(), st.text())
-def test_a_page_keeps_all_but_what_is_between_its_marks(
+def test_replaced_changes_only_the_text_between_the_marks(
     before: str, old: str, block: str, after: str
 ) -> None:
     text = f"{before}{BEGIN}{old}{END}{after}"
@@ -179,7 +181,7 @@ def test_a_page_keeps_all_but_what_is_between_its_marks(
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, END, END + BEGIN])
-def test_a_page_without_marks_stays_as_it_is(text: str, tmp_path: Path) -> None:
+def test_write_page_rejects_a_page_without_marks(text: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
     with pytest.raises(ConfigError, match=r"page\.md"):
@@ -187,7 +189,7 @@ def test_a_page_without_marks_stays_as_it_is(text: str, tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
-def test_the_last_run_is_on_the_page_with_its_chart(tmp_path: Path) -> None:
+def test_write_page_replaces_the_last_run_and_its_chart(tmp_path: Path) -> None:
     page = tmp_path / PAGE.name
     shutil.copy(PAGE, page)
     write_page(report(), page)
@@ -197,7 +199,7 @@ def test_the_last_run_is_on_the_page_with_its_chart(tmp_path: Path) -> None:
     assert ET.parse(PAGE.with_suffix(".svg")).getroot().tag.endswith("svg")
 
 
-def test_the_page_says_what_each_row_measures() -> None:
+def test_performance_page_describes_each_row() -> None:
     text = PAGE.read_text()
     left_out = {"no-capture", "core", "latency"}  # other systems and figures of the same works
     assert [row.name for row in ALL_ROWS if row.name not in left_out and row.name not in text] == []
@@ -206,7 +208,7 @@ def test_the_page_says_what_each_row_measures() -> None:
 # what is measured
 
 
-def test_each_system_does_the_work_of_all_its_rows_once(tmp_path: Path) -> None:
+def test_bench_plan_runs_each_work_once_per_system(tmp_path: Path) -> None:
     plan = Plan(rows=ROWS, peers=(), rounds=1, seconds=1, programs=tmp_path, work=tmp_path)
     tasks = tasks_of(plan, report().found)
     works = {one.system.name: [work.name for work in one.works] for one in tasks}
@@ -216,7 +218,7 @@ def test_each_system_does_the_work_of_all_its_rows_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("empty_folder")
-def test_the_gateway_is_configured_with_the_whole_stack(tmp_path: Path) -> None:
+def test_bench_config_enables_the_whole_stack_for_all_workers(tmp_path: Path) -> None:
     [many] = [row.systems[-1] for row in ALL_ROWS if row.name == "workers"]
     assert many.command is not None
     command = many.command(Place(tmp_path, 1234, 5678))
@@ -226,20 +228,20 @@ def test_the_gateway_is_configured_with_the_whole_stack(tmp_path: Path) -> None:
     assert command.traces == tmp_path / config.storage.path
 
 
-def test_as_many_workers_as_are_wanted_have_addresses() -> None:
+def test_hosts_gives_each_of_256_workers_its_own_address() -> None:
     found = hosts(256)
     assert len(set(found)) == 256
     assert (found[0], found[-1]) == ("127.0.0.1", "127.0.1.0")
 
 
-def test_keys_are_those_that_callers_have(tmp_path: Path) -> None:
+def test_write_keys_creates_exactly_the_keys_of_the_callers(tmp_path: Path) -> None:
     write_keys(tmp_path / "keys.json", 3)
     keys = Keys((tmp_path / "keys.json").read_bytes())
     assert [keys.find(token_of(number).encode()) is not None for number in range(4)] == [1, 1, 1, 0]
     assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
 
 
-def test_a_filled_file_has_traces_that_are_read_and_calls_that_are_summed(tmp_path: Path) -> None:
+def test_filled_database_has_readable_traces_and_summed_calls(tmp_path: Path) -> None:
     file = tmp_path / "gateway.db"
     filled(1_000, 100)(file)
     assert count(file) == 1_000
@@ -253,7 +255,7 @@ def test_a_filled_file_has_traces_that_are_read_and_calls_that_are_summed(tmp_pa
         assert db.execute("SELECT * FROM usage_not_summed").fetchall() == []
 
 
-def test_a_program_that_fails_is_told_with_what_it_said() -> None:
+def test_failed_program_raises_an_error_with_its_stderr() -> None:
     with pytest.raises(ConfigError, match="no way"):
         said([sys.executable, "-c", "raise SystemExit('no way')"])
 
@@ -264,7 +266,7 @@ two_processors = pytest.mark.skipif(
 
 
 @two_processors
-def test_what_the_callers_tell_becomes_a_reading(tmp_path: Path) -> None:
+def test_work_turns_the_load_generator_s_output_into_a_reading(tmp_path: Path) -> None:
     quantiles = {"p50": 1.0, "p99": 2.0}
     counts = {"seconds": 2.0, "calls": 10, "events": 0, "answered": 15, "errors": 1}
     told = counts | {"first_error": "no"} | dict.fromkeys(("latency", "ttft", "gap"), quantiles)
@@ -278,7 +280,7 @@ def test_what_the_callers_tell_becomes_a_reading(tmp_path: Path) -> None:
         assert (reading.answered, reading.errors) == (15 * errors, errors)
 
 
-def test_the_cpu_of_a_process_counts_with_that_of_its_children() -> None:
+def test_used_adds_the_cpu_time_of_child_processes() -> None:
     burn = "import time\nwhile time.process_time() < 0.2: pass"
     run = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\n"
     code = f"{run}print('burnt', flush=True)\ninput()"

@@ -17,7 +17,7 @@ OFF = tuple(name for name in STACK if name != "trace_capture")
 @pytest.mark.parametrize(
     ("plugins", "most"), [(CORE, 264), (OFF, 730), (STACK, 1_240)], ids=["core", "off", "stack"]
 )
-async def test_a_plain_call_takes_no_more_steps(
+async def test_plain_call_stays_within_its_step_budget(
     plugins: Sequence[str], most: int, tmp_path: Path
 ) -> None:
     assert await steps_of(plugins, plain(), tmp_path, CALLS) < most * TOLERANCE
@@ -26,7 +26,7 @@ async def test_a_plain_call_takes_no_more_steps(
 @pytest.mark.parametrize(
     ("plugins", "most"), [(CORE, 17), (OFF, 34), (STACK, 46)], ids=["core", "off", "stack"]
 )
-async def test_an_event_of_a_stream_takes_no_more_steps(
+async def test_stream_event_stays_within_its_step_budget(
     plugins: Sequence[str], most: int, tmp_path: Path
 ) -> None:
     few, many = [
@@ -36,7 +36,7 @@ async def test_an_event_of_a_stream_takes_no_more_steps(
     assert (many - few) / 56 < most * TOLERANCE
 
 
-def test_steps_are_frames_and_functions_of_c() -> None:
+def test_step_counter_counts_python_frames_and_c_functions() -> None:
     steps = Steps()
     with steps:
         _one()

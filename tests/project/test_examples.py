@@ -31,7 +31,7 @@ def example(name: str, **options: object) -> PluginEntry:
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
-def test_an_example_is_short(file: Path) -> None:
+def test_each_example_has_at_most_25_lines(file: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if line]
     assert len(lines) <= 25
 
@@ -53,7 +53,7 @@ def _lasting(part: Body) -> Body:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "asked"), [CHAT, COMPLETIONS])
-async def test_capture_jsonl(
+async def test_capture_jsonl_writes_token_ids_and_logprobs_unseen_by_the_caller(
     gateway_for: GatewayFor,
     simulator: Simulator,
     tmp_path: Path,
@@ -105,7 +105,7 @@ def logprobs_of(choice: Body) -> list[float]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_capture_jsonl_says_when_it_is_not_whole(
+async def test_capture_jsonl_marks_a_broken_response_as_not_whole(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -121,7 +121,9 @@ async def test_capture_jsonl_says_when_it_is_not_whole(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_session_budget(gateway_for: GatewayFor, simulator: Simulator, stream: bool) -> None:
+async def test_session_budget_rejects_calls_of_a_session_over_its_budget(
+    gateway_for: GatewayFor, simulator: Simulator, stream: bool
+) -> None:
     live = await gateway_for("sessions", example("session_budget.py", tokens=20))
     path, asked = CHAT
     body = {**asked, "n": 2, "max_tokens": 6, "stream": stream, "min_tokens": 6}
@@ -136,12 +138,14 @@ async def test_session_budget(gateway_for: GatewayFor, simulator: Simulator, str
     assert budget.used == Counter(greedy=24, frugal=12)
 
 
-async def test_session_budget_comes_after_sessions(gateway_for: GatewayFor) -> None:
+async def test_session_budget_must_be_configured_after_sessions(gateway_for: GatewayFor) -> None:
     with pytest.raises(ConfigError, match="session_budget must come after sessions"):
         await gateway_for(example("session_budget.py"), "sessions")
 
 
-async def test_replay(gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path) -> None:
+async def test_replay_returns_a_recorded_response_and_forwards_other_calls(
+    gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path
+) -> None:
     recorded = tmp_path / "recorded.jsonl"
     recorded.write_text(json.dumps({"messages": MESSAGES, "text": "Once upon a time."}))
     live = await gateway_for(example("replay.py", path=str(recorded)))

@@ -25,7 +25,9 @@ async def traces_of(live: Live, session_id: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_own_jsonl(gateway_for: GatewayFor, tmp_path: Path, stream: bool) -> None:
+async def test_own_jsonl_writes_a_line_per_choice_of_a_complete_trace(
+    gateway_for: GatewayFor, tmp_path: Path, stream: bool
+) -> None:
     file = tmp_path / "mine.jsonl"
     live = await capturing(gateway_for, tmp_path, example("own_jsonl.py", path=str(file)))
     await live.client.post("/admin/weight_version", json={"weight_version": 7})
@@ -41,7 +43,9 @@ async def test_own_jsonl(gateway_for: GatewayFor, tmp_path: Path, stream: bool) 
         assert (line["session"], line["weights"], line["end"]) == ("a", 7, "length")
 
 
-async def test_filter_and_tag(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_filter_and_tag_adds_metadata_and_drops_failed_prompts(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path, example("filter_and_tag.py"))
     choice = {"type": "function", "function": {"name": "weather"}}
     await call(live, "a", tools=[WEATHER], tool_choice=choice, max_tokens=200)
@@ -58,7 +62,9 @@ async def test_filter_and_tag(gateway_for: GatewayFor, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_redact(gateway_for: GatewayFor, tmp_path: Path, stream: bool) -> None:
+async def test_redact_removes_addresses_and_token_ids_from_the_trace(
+    gateway_for: GatewayFor, tmp_path: Path, stream: bool
+) -> None:
     live = await capturing(gateway_for, tmp_path, example("redact.py"))
     said = "Write to ada@example.com, please."
     answer = await call(live, "a", content=said, stream=stream)
@@ -107,7 +113,7 @@ def trainer() -> Iterator[TakingServer]:
         thread.join()
 
 
-async def test_send_to_queue(
+async def test_send_to_queue_posts_each_stored_trace(
     gateway_for: GatewayFor, tmp_path: Path, trainer: TakingServer
 ) -> None:
     url = f"http://127.0.0.1:{trainer.server_port}/traces"
@@ -120,7 +126,7 @@ async def test_send_to_queue(
     assert sent == [{**one, "divergence": None} for one in stored]
 
 
-async def test_a_queue_that_is_gone_is_noted(
+async def test_send_to_queue_logs_an_unreachable_queue_and_keeps_the_trace(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = example("send_to_queue.py", url="http://127.0.0.1:9/traces")

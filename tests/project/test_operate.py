@@ -27,12 +27,12 @@ def call(url: str, cwd: Path, **headers: str) -> str:
     return shell(f"curl -sS {url}/v1/chat/completions {named} -d '{body}'", cwd)
 
 
-def test_serve_command_reaches_its_worker(worker: str, tmp_path: Path) -> None:
+def test_operate_page_serve_command_forwards_to_its_worker(worker: str, tmp_path: Path) -> None:
     with running(*OPERATE.arguments("--plugin access_log", worker), cwd=tmp_path) as url:
         assert json.loads(call(url, tmp_path))["choices"]
 
 
-def test_configuration_is_good(tmp_path: Path) -> None:
+def test_operate_page_config_file_passes_config_check(tmp_path: Path) -> None:
     (tmp_path / "gateway.yaml").write_text(OPERATE.block("yaml", "gpu-0"))
     check, plugins, serve = OPERATE.block("sh", "config check").splitlines()
     assert "2 workers, 2 plugins" in shell(check, tmp_path)
@@ -40,7 +40,7 @@ def test_configuration_is_good(tmp_path: Path) -> None:
     assert serve == "gateway serve --config gateway.yaml"
 
 
-def test_looks_at_the_fleet_find_their_routes(worker: str, tmp_path: Path) -> None:
+def test_operate_page_fleet_commands_find_their_routes(worker: str, tmp_path: Path) -> None:
     text = (CONFIGS / "routing.yaml").read_text()
     (tmp_path / "gateway.yaml").write_text(text.replace("http://gpu-0:8000", worker))
     with running("serve", "--config", "gateway.yaml", cwd=tmp_path) as url:
@@ -50,7 +50,9 @@ def test_looks_at_the_fleet_find_their_routes(worker: str, tmp_path: Path) -> No
                 assert "error" not in json.loads(shell(f"{line} -sS", tmp_path))
 
 
-def test_a_key_is_created_used_billed_and_revoked(worker: str, tmp_path: Path) -> None:
+def test_operate_page_commands_create_use_bill_and_revoke_a_key(
+    worker: str, tmp_path: Path
+) -> None:
     config = OPERATE.block("yaml", "auth:").replace("http://127.0.0.1:8000", worker)
     (tmp_path / "gateway.yaml").write_text(config)
     key = shell(OPERATE.block("sh", "keys create"), tmp_path).strip()
@@ -63,7 +65,7 @@ def test_a_key_is_created_used_billed_and_revoked(worker: str, tmp_path: Path) -
     assert json.loads((tmp_path / "keys.json").read_text())["keys"][0]["revoked"]
 
 
-def test_a_backup_of_a_running_database_is_whole(worker: str, tmp_path: Path) -> None:
+def test_operate_page_backup_of_a_running_database_is_whole(worker: str, tmp_path: Path) -> None:
     [_, statement, _] = OPERATE.block("sh", "VACUUM").split('"')
     serve = ["serve", "--worker", f"{worker}/v1", "--plugin", "trace_capture"]
     with running(*serve, cwd=tmp_path) as url:

@@ -26,13 +26,13 @@ def python(code: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_the_readme_fits_its_frame() -> None:
+def test_readme_fits_120_lines_of_110_columns() -> None:
     lines = README.text.splitlines()
     assert len(lines) <= 120
     assert max(len(line) for line in lines) <= 110
 
 
-def test_the_two_commands_are_targets_of_the_makefile() -> None:
+def test_readme_make_commands_are_targets_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert README.block("sh", "make demo") == "make demo\n"
     assert README.block("sh", "make test") == "make test\n"
@@ -40,19 +40,19 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
     assert re.search(r"^test: \$\(STAMP\)", makefile, re.MULTILINE)
 
 
-def test_curl_against_the_demo(demo: str, tmp_path: Path) -> None:
+def test_readme_curl_command_works_against_the_demo(demo: str, tmp_path: Path) -> None:
     answer = json.loads(shell(README.block("sh", "9090/v1/chat", demo), tmp_path))
     assert answer["choices"][0]["message"]["content"]
 
 
-def test_openai_snippet_against_the_demo(demo: str, tmp_path: Path) -> None:
+def test_readme_openai_snippet_works_against_the_demo(demo: str, tmp_path: Path) -> None:
     printed = python(README.block("python", "import OpenAI", demo), tmp_path)
     plain, _, streamed = printed.partition("\n")
     assert plain
     assert streamed
 
 
-def test_a_trace_is_read_back_from_the_demo(demo: str, tmp_path: Path) -> None:
+def test_readme_commands_read_a_trace_from_the_demo(demo: str, tmp_path: Path) -> None:
     lines = shell(README.block("sh", "my-agent/traces", demo), tmp_path)
     answer, end = json.JSONDecoder().raw_decode(lines)
     [trace] = json.loads(lines[end:])
@@ -62,13 +62,13 @@ def test_a_trace_is_read_back_from_the_demo(demo: str, tmp_path: Path) -> None:
     assert printed.startswith(f"COMPLETE {trace['prompt_token_ids']}"[:-1])
 
 
-def test_serve_command_reaches_its_worker(demo: str, tmp_path: Path) -> None:
+def test_readme_serve_command_forwards_to_its_worker(demo: str, tmp_path: Path) -> None:
     with running(*README.arguments("--plugin access_log", demo), cwd=tmp_path) as url:
         models = json.loads(shell(f"curl -sS {url}/sessions/a/v1/models", tmp_path))
     assert models["data"][0]["id"] == "sim"
 
 
-def test_capture_plugin_writes_the_tokens(demo: str, tmp_path: Path) -> None:
+def test_readme_capture_plugin_writes_token_ids_and_logprobs(demo: str, tmp_path: Path) -> None:
     (tmp_path / "capture.py").write_text(README.block("python", "# capture.py"))
     with running(*README.arguments("./capture.py", demo), cwd=tmp_path) as url:
         answer = json.loads(shell(README.block("sh", "9090/v1/chat", url), tmp_path))

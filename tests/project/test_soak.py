@@ -39,7 +39,7 @@ SHORT = Plan(
 )
 
 
-async def test_a_short_soak() -> None:
+async def test_short_soak_finds_no_problems() -> None:
     report = await run(SHORT)
     assert report.problems == []
     assert all(check.held for check in report.checks)
@@ -98,7 +98,7 @@ def problems_of(
     return books.problems
 
 
-def test_a_call_that_is_counted_as_it_went_is_no_problem(db: sqlite3.Connection) -> None:
+def test_books_accept_a_correctly_counted_call(db: sqlite3.Connection) -> None:
     assert problems_of(db) == []
 
 
@@ -110,11 +110,11 @@ def test_a_call_that_is_counted_as_it_went_is_no_problem(db: sqlite3.Connection)
         *(ROW._replace(completion_tokens=3), ROW._replace(cached_tokens=0)),
     ],
 )
-def test_a_wrong_row_is_a_problem(db: sqlite3.Connection, wrong: Row) -> None:
+def test_books_report_a_wrong_row(db: sqlite3.Connection, wrong: Row) -> None:
     assert problems_of(db, [wrong])
 
 
-def test_a_row_that_is_missing_or_nobody_s_is_a_problem(db: sqlite3.Connection) -> None:
+def test_books_report_a_missing_row_and_a_row_without_a_call(db: sqlite3.Connection) -> None:
     assert problems_of(db, [])
     assert problems_of(db, [ROW, ROW._replace(trace_id="cd")])
     books = Books(0.0, KEEP)
@@ -123,22 +123,22 @@ def test_a_row_that_is_missing_or_nobody_s_is_a_problem(db: sqlite3.Connection) 
     assert books.problems
 
 
-def test_a_call_with_two_ends_or_two_runs_is_a_problem(db: sqlite3.Connection) -> None:
+def test_books_report_a_call_that_ended_or_ran_twice(db: sqlite3.Connection) -> None:
     assert problems_of(db, [ROW, ROW._replace(trace_id="cd")], ids=["ab", "cd"])
     assert problems_of(db, served=[SERVED, SERVED])
 
 
-def test_a_call_without_its_trace_is_a_problem(db: sqlite3.Connection) -> None:
+def test_books_report_a_call_without_its_trace(db: sqlite3.Connection) -> None:
     assert problems_of(db, traces=[])
 
 
-def test_a_stranger_s_call_that_is_counted_is_a_problem(db: sqlite3.Connection) -> None:
+def test_books_report_a_row_for_a_call_with_an_unknown_key(db: sqlite3.Connection) -> None:
     asked = msgspec.structs.replace(ASKED, kind="unknown", verdict="error", status=401)
     assert problems_of(db, [ROW], asked, [])
 
 
 @pytest.mark.parametrize(("counted", "right"), [(1, False), (2, True), (3, True), (4, False)])
-def test_of_a_part_no_less_is_counted_than_was_read_and_no_more_than_was_said(
+def test_books_bound_partial_counts_by_tokens_read_and_sent(
     db: sqlite3.Connection, counted: int, right: bool
 ) -> None:
     row = ROW._replace(outcome="abort", completion_tokens=counted, counted=1)
@@ -147,7 +147,7 @@ def test_of_a_part_no_less_is_counted_than_was_read_and_no_more_than_was_said(
     assert (problems_of(db, [row], asked, [served]) == []) is right
 
 
-def test_a_call_is_compared_once_it_is_old_enough(db: sqlite3.Connection) -> None:
+def test_books_compare_a_call_only_after_it_has_settled(db: sqlite3.Connection) -> None:
     for settled, compared in ((KEEP, 0), (0.0, 1)):
         books = Books(settled, KEEP)
         books.take(ASKED)
@@ -155,7 +155,7 @@ def test_a_call_is_compared_once_it_is_old_enough(db: sqlite3.Connection) -> Non
         assert books.tally.compared == compared
 
 
-def test_a_trace_that_is_deleted_too_early_is_a_problem(db: sqlite3.Connection) -> None:
+def test_books_report_a_trace_deleted_too_early(db: sqlite3.Connection) -> None:
     books = Books(0.0, KEEP)
     problems_of(db)
     books.take(SERVED)
@@ -185,12 +185,12 @@ def answered(*, stream: bool, cut: int = 0) -> str:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_whole_answer_has_no_fault(stream: bool) -> None:
+def test_soak_caller_finds_no_fault_in_a_whole_response(stream: bool) -> None:
     assert answered(stream=stream) == ""
 
 
 @pytest.mark.parametrize("cut", [1, 2, -1])
-def test_an_answer_in_which_an_event_is_missing_has_one(cut: int) -> None:
+def test_soak_caller_finds_a_missing_event_in_a_stream(cut: int) -> None:
     pieces = len(Answer("c", msgspec.convert(REQUEST, Request), Random(1)).pieces())
     assert answered(stream=True, cut=cut % pieces)
 
@@ -222,26 +222,26 @@ def failed(**changes: object) -> list[str]:
     return [check.name for check in checks if not check.held]
 
 
-def test_where_nothing_is_wrong_nothing_is_found() -> None:
+def test_judge_passes_all_checks_of_a_clean_soak() -> None:
     assert failed() == []
 
 
 @pytest.mark.parametrize(
     ("grown", "problems"), [(1.0, []), (3.0, ["memory: no growth"]), (6.0, ["memory: no growth"])]
 )
-def test_memory_that_grows_is_found(grown: float, problems: list[str]) -> None:
+def test_judge_reports_memory_growth(grown: float, problems: list[str]) -> None:
     samples = [sample(float(at), 60 + grown * at / 1300) for at in range(0, 1300, 5)]
     assert failed(samples=samples) == problems
 
 
 @pytest.mark.parametrize(("seconds", "judged"), [(59, False), (100, True), (599, True)])
-def test_a_short_soak_is_judged_less_strictly(seconds: int, judged: bool) -> None:
+def test_judge_allows_more_memory_growth_in_a_short_soak(seconds: int, judged: bool) -> None:
     for grown, problems in ((20.0, []), (60.0, ["memory: no growth"] if judged else [])):
         rising = [sample(at, 60 + grown * at / seconds) for at in range(seconds + 1)]
         assert failed(samples=rising) == problems
 
 
-def test_memory_that_grows_before_all_is_warm_is_not() -> None:
+def test_judge_ignores_memory_growth_during_warm_up() -> None:
     assert failed(samples=[sample(at, 60 + min(at, 290) / 30) for at in range(0, 1300, 5)]) == []
 
 
@@ -263,18 +263,18 @@ def test_memory_that_grows_before_all_is_warm_is_not() -> None:
         {"before": sample(0, 81.0)},
     ],
 )
-def test_what_is_left_behind_is_found(changes: dict[str, object]) -> None:
+def test_judge_reports_leaked_resources_and_a_bad_shutdown(changes: dict[str, object]) -> None:
     assert len(failed(**changes)) == 1
 
 
-def test_slope_is_the_median_of_all() -> None:
+def test_slope_of_is_the_median_and_ignores_an_outlier() -> None:
     line = [(x, 2.0 * x) for x in range(50)]
     assert slope_of(line) == (2, 2)
     assert slope_of([*line, (50, 1e9)]).median == 2
     assert slope_of([(0, 1)]) == slope_of([]) == (0, -math.inf)
 
 
-def test_noise_alone_has_hardly_ever_a_sure_slope() -> None:
+def test_slope_of_finds_no_certain_slope_in_noise() -> None:
     chance = Random(1)
     noises = ([(x, chance.gauss(0, 5)) for x in range(40)] for _ in range(100))
     assert sum(slope_of(noise).least > 0 for noise in noises) <= 6
@@ -288,7 +288,7 @@ SPOILT = (
 )
 
 
-def test_metrics_are_summed_over_labels() -> None:
+def test_metrics_of_sums_each_metric_over_its_labels() -> None:
     text = b'# HELP a_total x\na_total{k="1 {"} 2.0\na_total{k="2"} 3.0\nb 1e+03\n'
     assert metrics_of(text) == {"a_total": 5.0, "b": 1000.0}
 
@@ -304,7 +304,7 @@ def test_metrics_are_summed_over_labels() -> None:
         (b'{"time":1794000000.0,"call_id":"c"}', 0),
     ],
 )
-def test_grave_lines_of_a_log_are_found(line: bytes, grave: int) -> None:
+def test_soak_log_keeps_errors_and_tracebacks_as_grave(line: bytes, grave: int) -> None:
     log = Log()
     log.take(line)
     assert len(log.grave) == grave

@@ -20,7 +20,7 @@ SMALL = Plan(
 )
 
 
-async def test_a_small_storm() -> None:
+async def test_small_storm_finds_no_problems() -> None:
     report = await run(SMALL)
     assert report.problems == []
     assert report.calls > 300
@@ -80,7 +80,9 @@ def served_by(answers: dict[str, httpx.Response]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("rerun", [False, True])
-async def test_one_worker_black_holed(gateway_for: GatewayFor, rerun: bool) -> None:
+async def test_storm_of_one_hung_worker_leaves_other_sessions_in_place(
+    gateway_for: GatewayFor, rerun: bool
+) -> None:
     async with three_workers() as workers:
         live = await before(gateway_for, workers, rerun=rerun)
         home = served_by(await ask_all(live, SESSIONS))
@@ -105,7 +107,7 @@ async def test_one_worker_black_holed(gateway_for: GatewayFor, rerun: bool) -> N
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_verdicts(stream: bool) -> None:
+def test_storm_verdict_of_classifies_each_ending_of_a_call(stream: bool) -> None:
     def verdict(status: int, body: bytes, *, cut: bool = False) -> Verdict:
         return verdict_of("id", RawAnswer(status, [], body), stream=stream, cut=cut)
 

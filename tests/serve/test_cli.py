@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int | str 
     return stopped.value.code, printed.out, printed.err
 
 
-def test_installed_command_tells_its_version() -> None:
+def test_installed_command_prints_its_version() -> None:
     done = subprocess.run([GATEWAY, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"gateway {__version__}\n"
 
@@ -33,7 +33,7 @@ def test_each_command_has_help(capsys: pytest.CaptureFixture[str], command: str)
     assert f"gateway {command}" in out
 
 
-def test_plugins_prints_the_chain_hook_by_hook(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plugins_command_prints_the_chain_of_each_hook(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "plugins", "--plugin", "sessions", "--plugin", "access_log")
     chain = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert not code
@@ -42,14 +42,14 @@ def test_plugins_prints_the_chain_hook_by_hook(capsys: pytest.CaptureFixture[str
     assert chain["pick_worker"] == "-"
 
 
-def test_unknown_plugin_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_plugin_is_reported_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "plugins", "--plugin", "sesions")
     assert code == 2
     assert "unknown plugin 'sesions'; did you mean 'sessions'?" in err
     assert "Traceback" not in err
 
 
-def test_config_check_reports_every_mistake(
+def test_config_check_reports_every_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "gateway.yaml"
@@ -61,7 +61,7 @@ def test_config_check_reports_every_mistake(
     assert 'did you mean "timeouts"?' in err
 
 
-def test_config_check_says_that_all_is_good(
+def test_config_check_accepts_a_valid_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "gateway.toml"
@@ -71,13 +71,13 @@ def test_config_check_says_that_all_is_good(
     assert "1 workers, 1 plugins" in out
 
 
-def test_config_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_schema_prints_a_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "config", "schema")
     assert not code
     assert json.loads(out)["$schema"].startswith("https://json-schema.org/")
 
 
-def test_listening_to_others_without_authentication_is_refused(
+def test_public_host_without_authentication_is_rejected(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, _, err = run(capsys, "config", "check", "--host", "0.0.0.0")
@@ -87,7 +87,7 @@ def test_listening_to_others_without_authentication_is_refused(
     assert not code
 
 
-def test_a_plugin_that_authenticates_opens_the_gateway(
+def test_authentication_plugin_allows_a_public_host(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     plugin = tmp_path / "keys.py"
@@ -117,7 +117,7 @@ def test_plugins_add_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert out == "hello\n"
 
 
-def test_help_names_the_commands_of_installed_packages(
+def test_help_lists_the_commands_of_installed_plugins(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, out, _ = run(capsys, "--help")
@@ -128,7 +128,7 @@ def test_help_names_the_commands_of_installed_packages(
     assert "export" in out
 
 
-def test_wrong_fault_of_the_simulator_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_rejects_an_unknown_fault(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "simulate", "--fault", "explode")
     assert code == 2
     assert "explode" in err

@@ -46,7 +46,7 @@ def refuses(address: tuple[str, int]) -> bool:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-async def test_calls_in_flight_finish_and_nobody_is_let_in(
+async def test_drain_finishes_calls_in_flight_and_accepts_no_new_ones(
     worker: ScriptedWorker, sent: signal.Signals
 ) -> None:
     async with serving(worker.url) as process, process.client() as client:
@@ -61,7 +61,7 @@ async def test_calls_in_flight_finish_and_nobody_is_let_in(
     assert b"Traceback" not in process.log
 
 
-async def test_idle_callers_do_not_hold_it_up(worker: ScriptedWorker) -> None:
+async def test_drain_does_not_wait_for_idle_callers(worker: ScriptedWorker) -> None:
     async with serving(worker.url) as process, process.client() as client:
         assert (await client.ask("GET", "/health")).status == 200
         process.kill(signal.SIGTERM)
@@ -69,7 +69,9 @@ async def test_idle_callers_do_not_hold_it_up(worker: ScriptedWorker) -> None:
         assert await process.ended() == 0
 
 
-async def test_who_is_left_after_the_grace_time_is_told(worker: ScriptedWorker) -> None:
+async def test_drain_ends_calls_left_after_its_timeout_with_an_error(
+    worker: ScriptedWorker,
+) -> None:
     async with (
         serving(worker.url, timeouts__drain="0.2") as process,
         process.client() as waiting,
@@ -95,7 +97,7 @@ def error_code(body: bytes) -> str:
     return code
 
 
-async def test_a_second_ctrl_c_ends_it_at_once(worker: ScriptedWorker) -> None:
+async def test_second_ctrl_c_ends_the_gateway_at_once(worker: ScriptedWorker) -> None:
     async with serving(worker.url, timeouts__drain="600") as process, process.client() as client:
         await ask(client, "/v1/stream")
         await until(lambda: len(worker.requests) == 1)
@@ -122,14 +124,14 @@ async def test_a_second_ctrl_c_ends_it_at_once(worker: ScriptedWorker) -> None:
         (["--host", "0.0.0.0"], "allow_anonymous"),
     ],
 )
-async def test_mistakes_of_the_operator(arguments: list[str], complaint: str) -> None:
+async def test_serve_reports_invalid_arguments(arguments: list[str], complaint: str) -> None:
     async with started("serve", *arguments, environment={}) as process:
         assert await process.ended() == 2
     assert complaint in process.log.decode()
     assert b"Traceback" not in process.log
 
 
-async def test_a_bad_file(tmp_path: Path) -> None:
+async def test_serve_reports_an_invalid_config_file(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("workers: [http://127.0.0.1:8000/v1]\ntimeouts: {conect: 1}\n", "utf-8")
     async with started("serve", "--config", str(file), environment={}) as process:
@@ -139,7 +141,7 @@ async def test_a_bad_file(tmp_path: Path) -> None:
     )
 
 
-async def test_a_port_in_use() -> None:
+async def test_serve_reports_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with started("serve", "--port", str(port), environment={}) as process:

@@ -20,7 +20,7 @@ SAID = [
 ]
 
 
-async def test_all_that_is_said_while_serving_is_json_and_quotes_nobody() -> None:
+async def test_serve_logs_only_json_without_the_text_of_errors() -> None:
     async with serving("", "--plugin", NOISY, storage__path=":memory:") as process:
         process.kill(signal.SIGTERM)
         assert await process.ended() == 1

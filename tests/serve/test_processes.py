@@ -73,7 +73,7 @@ async def kill_before_it_accepts(process: Process, pid: int) -> None:
             assert (await caller.answer()).status == 200
 
 
-async def test_what_is_changed_at_one_process_holds_in_all(tmp_path: Path) -> None:
+async def test_admin_changes_apply_in_all_processes(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     async with (
         several(file, 3, workers=["http://127.0.0.1:9"]) as process,
@@ -101,7 +101,7 @@ async def test_what_is_changed_at_one_process_holds_in_all(tmp_path: Path) -> No
             assert [await workers_of(client) for client in again] == [[kept]] * 3
 
 
-async def test_all_reload_or_it_is_told(tmp_path: Path) -> None:
+async def test_reload_applies_in_all_processes_or_reports_an_error(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     worker = {"worker_id": "w", "url": "http://127.0.0.1:9"}
     async with (
@@ -155,7 +155,7 @@ async def used(client: RawClient) -> tuple[int, int]:
     return sum(row["successes"] for row in rows), sum(row["requests"] for row in rows)
 
 
-async def test_what_all_do_is_in_one_file_and_in_one_scrape(
+async def test_processes_share_one_database_and_one_scrape(
     tmp_path: Path, simulator: Simulator
 ) -> None:
     plugins = ("sessions", "trace_capture", "usage", "metrics")
@@ -182,7 +182,7 @@ async def test_what_all_do_is_in_one_file_and_in_one_scrape(
             assert trace.weight_version == 7
 
 
-async def test_a_killed_process_harms_no_call_of_another_and_all_are_counted(
+async def test_killed_process_harms_no_call_of_another_process(
     tmp_path: Path, simulator: Simulator
 ) -> None:
     plugins = ("sessions", "trace_capture", "usage")
@@ -211,7 +211,7 @@ async def test_a_killed_process_harms_no_call_of_another_and_all_are_counted(
     assert len(traces) == success
 
 
-async def test_without_a_supervisor_they_finish_and_end(tmp_path: Path) -> None:
+async def test_processes_drain_and_end_without_their_supervisor(tmp_path: Path) -> None:
     may_end = asyncio.Event()
 
     async def late(connection: ScriptedConnection) -> None:
@@ -246,7 +246,7 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("fails", [pytest.param(True, marks=pytest.mark.slow), False])
-async def test_what_ends_the_start_is_told_once(tmp_path: Path, fails: bool) -> None:
+async def test_startup_error_is_logged_once(tmp_path: Path, fails: bool) -> None:
     file = tmp_path / "gateway.yaml"
     plugin = tmp_path / "fails.py"
     plugin.write_text(FAILS)
@@ -280,7 +280,9 @@ async def test_what_ends_the_start_is_told_once(tmp_path: Path, fails: bool) -> 
         ({"plugins": ("trl",)}, "plugin trl works in one process alone"),
     ],
 )
-def test_what_needs_one_process_is_refused(settings: dict[str, Any], why: str) -> None:
+def test_settings_for_one_process_are_rejected_with_several(
+    settings: dict[str, Any], why: str
+) -> None:
     entries = tuple(PluginEntry(name=name) for name in settings.pop("plugins", ()))
     with pytest.raises(ConfigError, match=why):
         Gateway(Config(workers=(Worker(url="http://a"),), plugins=entries, processes=2, **settings))

@@ -42,7 +42,7 @@ class FailsInOne:
         yield
 
 
-async def test_a_reload_says_who_could_not(tmp_path: Path) -> None:
+async def test_reload_error_names_the_processes_that_failed(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     write(file, storage={"path": "x.db"})
     gateways = [
@@ -61,7 +61,9 @@ async def test_a_reload_says_who_could_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("persist", [False, True])
-async def test_no_change_of_a_worker_undoes_another(tmp_path: Path, persist: bool) -> None:
+async def test_concurrent_worker_changes_do_not_undo_each_other(
+    tmp_path: Path, persist: bool
+) -> None:
     """Made at the same moment, each at another process."""
     file = tmp_path / "gateway.yaml"
     worker = {"worker_id": "w", "url": "http://a:1"}
@@ -110,7 +112,7 @@ values = st.dictionaries(ways, st.integers(0, 100), max_size=9)
 
 
 @given(st.lists(values, min_size=1, max_size=4))
-def test_a_scrape_tells_the_same_whoever_is_asked(
+def test_scrape_is_the_same_from_every_process(
     processes: list[dict[tuple[str, str], int]],
 ) -> None:
     def families(of: dict[tuple[str, str], int]) -> Families:
@@ -144,7 +146,7 @@ def written_series(
     }
 
 
-async def test_writers_take_turns_and_need_not(tmp_path: Path) -> None:
+async def test_storage_serializes_writes_between_processes_if_it_can(tmp_path: Path) -> None:
     folder = tmp_path / "peers"
     folder.mkdir()
     storage = Storage(
@@ -165,7 +167,7 @@ async def test_writers_take_turns_and_need_not(tmp_path: Path) -> None:
     assert texts(tmp_path / "x.db") == ["late", "later"]
 
 
-async def test_a_flush_is_of_all_processes(tmp_path: Path) -> None:
+async def test_flush_covers_all_processes(tmp_path: Path) -> None:
     peers = [Peers(index, 2, tmp_path) for index in range(2)]
     settings = Config(storage=StorageSettings(path=str(tmp_path / "x.db")))
     storages = [Storage(settings, [NOTES], one) for one in peers]
@@ -193,7 +195,7 @@ def _is_taken(error: OSError) -> bool:
     return error.errno == errno.EADDRINUSE
 
 
-def test_a_port_is_shared_by_these_processes_alone() -> None:
+def test_port_is_shared_only_by_processes_of_one_gateway() -> None:
     sockets = listening("127.0.0.1", 0, 3)
     ports = {one.getsockname()[1] for own in sockets for one in own}
     assert len(ports) == 1
@@ -234,7 +236,7 @@ sys.exit(Four(role, 2, reloads=False, serving=nothing, closing=nothing).run())
 
 
 @pytest.mark.slow
-async def test_what_keeps_ending_is_replaced_after_longer_and_longer() -> None:
+async def test_supervisor_replaces_a_failing_process_with_growing_delays() -> None:
     running = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SUPERVISED, stdout=asyncio.subprocess.PIPE
     )

@@ -75,7 +75,7 @@ async def order(client: httpx.AsyncClient, path: str, **sent: object) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_the_bodies_are_those_recorded(client: httpx.AsyncClient) -> None:
+async def test_development_endpoints_return_the_recorded_bodies(client: httpx.AsyncClient) -> None:
     for name in REPLAYED:
         told = load()[name]
         headers = {"content-type": "application/json"}
@@ -85,7 +85,7 @@ async def test_the_bodies_are_those_recorded(client: httpx.AsyncClient) -> None:
         assert (answer.status_code, answer.json()) == (told.status, json.loads(told.body)), name
 
 
-async def test_without_development_there_is_none(simulator: Simulator) -> None:
+async def test_development_endpoints_return_404_if_disabled(simulator: Simulator) -> None:
     async with httpx.AsyncClient(base_url=simulator.url) as client:
         for name in REPLAYED:
             told = load()[name]
@@ -93,7 +93,7 @@ async def test_without_development_there_is_none(simulator: Simulator) -> None:
             assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
 
 
-async def test_other_weights_say_other_things_and_the_old_ones_what_they_said(
+async def test_reload_changes_the_text_and_restores_it_with_the_old_weights(
     client: httpx.AsyncClient,
 ) -> None:
     first = await text(client)
@@ -107,7 +107,9 @@ async def test_other_weights_say_other_things_and_the_old_ones_what_they_said(
     assert len({first, *told}) == 3
 
 
-async def test_transferred_weights_are_others_too(client: httpx.AsyncClient) -> None:
+async def test_weight_transfer_changes_the_text_and_the_weight_version(
+    client: httpx.AsyncClient,
+) -> None:
     before = await text(client)
     await order(client, "/init_weight_transfer_engine", init_info={})
     await order(client, "/start_weight_update")
@@ -117,7 +119,7 @@ async def test_transferred_weights_are_others_too(client: httpx.AsyncClient) -> 
     assert (await client.get("/weight_info")).json() == {"weight_version": "step-1"}
 
 
-async def test_what_comes_while_it_is_paused_waits(
+async def test_paused_engine_holds_new_calls_until_resume(
     engine: Simulator, client: httpx.AsyncClient
 ) -> None:
     await order(client, "/pause?mode=wait")
@@ -129,7 +131,7 @@ async def test_what_comes_while_it_is_paused_waits(
     assert await waiting == await text(client)
 
 
-async def test_who_leaves_a_paused_engine_is_forgotten(
+async def test_paused_engine_drops_a_call_whose_caller_leaves(
     engine: Simulator, client: httpx.AsyncClient
 ) -> None:
     await order(client, "/pause")
@@ -152,7 +154,7 @@ async def running(engine: Simulator, client: httpx.AsyncClient, **fields: object
 
 
 @pytest.mark.parametrize("how", ["/pause", "/abort_requests"])
-async def test_what_runs_can_be_cut_short(
+async def test_pause_and_abort_end_a_running_generation(
     engine: Simulator, client: httpx.AsyncClient, how: str
 ) -> None:
     task = await running(engine, client)
@@ -160,7 +162,7 @@ async def test_what_runs_can_be_cut_short(
     assert (await task).json()["choices"][0]["finish_reason"] == "abort"
 
 
-async def test_only_the_request_named_is_cut_short(
+async def test_abort_ends_only_the_named_request(
     engine: Simulator, client: httpx.AsyncClient
 ) -> None:
     task = await running(engine, client, request_id="mine", max_tokens=200)
@@ -170,13 +172,15 @@ async def test_only_the_request_named_is_cut_short(
     assert (await task).json()["choices"][0]["finish_reason"] == "abort"
 
 
-async def test_a_pause_may_wait_for_what_runs(engine: Simulator, client: httpx.AsyncClient) -> None:
+async def test_pause_in_wait_mode_lets_a_running_generation_finish(
+    engine: Simulator, client: httpx.AsyncClient
+) -> None:
     task = await running(engine, client, max_tokens=100)
     await order(client, "/pause?mode=wait")
     assert (await task).json()["choices"][0]["finish_reason"] == "length"
 
 
-async def test_what_is_frozen_goes_on_with_the_weights_of_then(
+async def test_pause_in_keep_mode_resumes_a_generation_with_the_new_weights(
     engine: Simulator, client: httpx.AsyncClient
 ) -> None:
     whole = (await chat(client, max_tokens=200))["choices"][0]["message"]["content"]
@@ -192,7 +196,7 @@ async def test_what_is_frozen_goes_on_with_the_weights_of_then(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_generation_in_the_middle_of_a_transfer_kills_it(
+async def test_engine_dies_if_a_generation_starts_during_a_weight_transfer(
     engine: Simulator, client: httpx.AsyncClient, stream: bool
 ) -> None:
     await order(client, "/start_weight_update")

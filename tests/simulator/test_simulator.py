@@ -64,7 +64,7 @@ def logprobs_of(events: list[Body], index: int = 0) -> list[Body]:
     ]
 
 
-async def test_equal_seeds_give_equal_answers(client: httpx.AsyncClient) -> None:
+async def test_simulator_repeats_a_response_for_the_same_seed(client: httpx.AsyncClient) -> None:
     first = await chat(client, seed=7, max_tokens=30, return_token_ids=True)
     again = await chat(client, seed=7, max_tokens=30, return_token_ids=True)
     other = await chat(client, seed=8, max_tokens=30, return_token_ids=True)
@@ -72,7 +72,9 @@ async def test_equal_seeds_give_equal_answers(client: httpx.AsyncClient) -> None
     assert first["choices"] != other["choices"]
 
 
-async def test_choices_of_one_seed_differ_but_for_temperature_0(client: httpx.AsyncClient) -> None:
+async def test_simulator_choices_of_one_seed_differ_except_at_temperature_0(
+    client: httpx.AsyncClient,
+) -> None:
     sampled = await chat(client, seed=7, n=2, max_tokens=30)
     greedy = await chat(client, temperature=0, n=2, max_tokens=30)
     one, other = (choice["message"]["content"] for choice in sampled["choices"])
@@ -81,12 +83,12 @@ async def test_choices_of_one_seed_differ_but_for_temperature_0(client: httpx.As
     assert one == other
 
 
-async def test_without_a_seed_answers_differ(client: httpx.AsyncClient) -> None:
+async def test_simulator_varies_responses_without_a_seed(client: httpx.AsyncClient) -> None:
     answers = [await complete(client, max_tokens=30) for _ in range(3)]
     assert len({answer["choices"][0]["text"] for answer in answers}) == 3
 
 
-async def test_the_configured_seed_makes_unseeded_answers_repeatable() -> None:
+async def test_simulator_repeats_unseeded_responses_with_a_configured_seed() -> None:
     found = []
     for _ in range(2):
         async with (
@@ -99,7 +101,9 @@ async def test_the_configured_seed_makes_unseeded_answers_repeatable() -> None:
     assert found[0][0] != found[0][1]
 
 
-async def test_temperature_0_depends_on_the_prompt_alone(client: httpx.AsyncClient) -> None:
+async def test_simulator_at_temperature_0_depends_on_the_prompt_alone(
+    client: httpx.AsyncClient,
+) -> None:
     first = await complete(client, temperature=0)
     again = await complete(client, temperature=0, seed=5)
     other = await complete(client, temperature=0, prompt="The ferry")
@@ -107,26 +111,28 @@ async def test_temperature_0_depends_on_the_prompt_alone(client: httpx.AsyncClie
     assert first["choices"] != other["choices"]
 
 
-async def test_top_k_1_is_greedy(client: httpx.AsyncClient) -> None:
+async def test_simulator_is_greedy_with_top_k_1_or_a_tiny_top_p(client: httpx.AsyncClient) -> None:
     greedy = await complete(client, temperature=0)
     assert (await complete(client, top_k=1))["choices"] == greedy["choices"]
     assert (await complete(client, top_p=0.001))["choices"] == greedy["choices"]
 
 
-async def test_words_come_out_as_sentences(client: httpx.AsyncClient) -> None:
+async def test_simulator_writes_sentences(client: httpx.AsyncClient) -> None:
     content = (await chat(client, temperature=0))["choices"][0]["message"]["content"]
     assert content[0].isupper()
     assert content.endswith(".")
 
 
-async def test_an_answer_ends_with_eos_among_its_ids(client: httpx.AsyncClient) -> None:
+async def test_simulator_ends_the_token_ids_with_eos(client: httpx.AsyncClient) -> None:
     choice = (await chat(client, temperature=0, return_token_ids=True))["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", None)
     assert choice["token_ids"][-1] == EOS
     assert decode(choice["token_ids"][:-1]) == choice["message"]["content"]
 
 
-async def test_ignore_eos_and_min_tokens_go_past_the_end(client: httpx.AsyncClient) -> None:
+async def test_simulator_generates_past_eos_with_ignore_eos_or_min_tokens(
+    client: httpx.AsyncClient,
+) -> None:
     ended = (await chat(client, temperature=0))["usage"]["completion_tokens"]
     ignoring = await chat(client, temperature=0, ignore_eos=True, max_tokens=ended + 50)
     assert ignoring["usage"]["completion_tokens"] == ended + 50
@@ -135,7 +141,7 @@ async def test_ignore_eos_and_min_tokens_go_past_the_end(client: httpx.AsyncClie
     assert EOS not in least["choices"][0]["token_ids"][: ended + 5]
 
 
-async def test_default_lengths(client: httpx.AsyncClient) -> None:
+async def test_simulator_applies_default_and_maximum_lengths(client: httpx.AsyncClient) -> None:
     completion = await complete(client, ignore_eos=True)
     assert completion["usage"]["completion_tokens"] == 16
     whole = await chat(client, ignore_eos=True)
@@ -145,7 +151,7 @@ async def test_default_lengths(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("include", [False, True])
-async def test_a_stop_string_ends_the_text_and_leaves_the_ids(
+async def test_simulator_cuts_the_text_but_not_the_ids_at_a_stop_string(
     client: httpx.AsyncClient, include: bool
 ) -> None:
     free = await complete(client, temperature=0, max_tokens=20, return_token_ids=True)
@@ -168,7 +174,7 @@ async def test_a_stop_string_ends_the_text_and_leaves_the_ids(
     assert stopped["usage"]["completion_tokens"] == len(choice["token_ids"])
 
 
-async def test_a_stop_token_ends_the_answer(client: httpx.AsyncClient) -> None:
+async def test_simulator_ends_the_response_at_a_stop_token(client: httpx.AsyncClient) -> None:
     free = (await complete(client, temperature=0, return_token_ids=True))["choices"][0]
     stop = free["token_ids"][4]
     assert stop not in free["token_ids"][:4]
@@ -193,7 +199,7 @@ async def test_a_stop_token_ends_the_answer(client: httpx.AsyncClient) -> None:
         {"allowed_token_ids": list(range(130, 256))},
     ],
 )
-async def test_a_stream_adds_up_to_the_plain_answer(
+async def test_simulator_chat_stream_adds_up_to_the_plain_response(
     client: httpx.AsyncClient, more: Body, interval: int
 ) -> None:
     body = {"seed": 11, "max_tokens": 90, "logprobs": True, "top_logprobs": 2, **more}
@@ -217,7 +223,9 @@ async def test_a_stream_adds_up_to_the_plain_answer(
     )
 
 
-async def test_completions_streamed_add_up_too(client: httpx.AsyncClient) -> None:
+async def test_simulator_completion_stream_adds_up_to_the_plain_response(
+    client: httpx.AsyncClient,
+) -> None:
     body = {"prompt": ["The ferry", "A kettle"], "n": 2, "seed": 5, "logprobs": 2, "echo": True}
     body["return_token_ids"] = True
     plain = await complete(client, **body)
@@ -237,13 +245,15 @@ async def test_completions_streamed_add_up_too(client: httpx.AsyncClient) -> Non
     assert events[-1]["usage"]["total_tokens"] == plain["usage"]["total_tokens"]
 
 
-async def test_echo_shows_the_prompt_unless_ids_are_asked_for(client: httpx.AsyncClient) -> None:
+async def test_simulator_echoes_the_prompt_unless_token_ids_are_requested(
+    client: httpx.AsyncClient,
+) -> None:
     text = (await complete(client, echo=True, temperature=0))["choices"][0]["text"]
     alone = (await complete(client, echo=True, temperature=0, return_token_ids=True))["choices"][0]
     assert text == "The harbour" + alone["text"]
 
 
-async def test_usage_runs_along(client: httpx.AsyncClient) -> None:
+async def test_simulator_streams_continuous_usage(client: httpx.AsyncClient) -> None:
     events = await streamed_chat(
         client, seed=1, max_tokens=5, stream_options={"continuous_usage_stats": True}
     )
@@ -252,7 +262,9 @@ async def test_usage_runs_along(client: httpx.AsyncClient) -> None:
     assert (counted[0], counted[-1]) == (0, 5)
 
 
-async def test_tokens_that_end_inside_a_character(client: httpx.AsyncClient) -> None:
+async def test_simulator_streams_a_character_split_over_several_tokens(
+    client: httpx.AsyncClient,
+) -> None:
     said = "na\u00efve \U0001f30a \u2014 caf\u00e9"
     body = {"structured_outputs": {"choice": [said]}, "return_token_ids": True}
     events = await streamed_chat(client, **body)
@@ -262,7 +274,9 @@ async def test_tokens_that_end_inside_a_character(client: httpx.AsyncClient) -> 
     assert len(silent) > 4
 
 
-async def test_what_is_no_character_is_never_shown(client: httpx.AsyncClient) -> None:
+async def test_simulator_never_shows_bytes_that_form_no_character(
+    client: httpx.AsyncClient,
+) -> None:
     body = {"allowed_token_ids": [3 + 0x80, 3 + 0xFF], "max_tokens": 6, "logprobs": True}
     choice = (await chat(client, **body, return_token_ids=True))["choices"][0]
     assert choice["message"]["content"] == ""
@@ -270,7 +284,9 @@ async def test_what_is_no_character_is_never_shown(client: httpx.AsyncClient) ->
     assert {one["token"] for one in choice["logprobs"]["content"]} == {""}
 
 
-async def test_scoring_gives_the_logprobs_of_sampling(client: httpx.AsyncClient) -> None:
+async def test_simulator_prompt_logprobs_equal_the_sampled_logprobs(
+    client: httpx.AsyncClient,
+) -> None:
     body = {"logprobs": 0, "return_token_ids": True, "temperature": 1.3, "max_tokens": 40}
     body["ignore_eos"] = True
     sampled = (await complete(client, **body))["choices"][0]
@@ -283,7 +299,7 @@ async def test_scoring_gives_the_logprobs_of_sampling(client: httpx.AsyncClient)
     assert scores[-40:] == sampled["logprobs"]["token_logprobs"]
 
 
-async def test_alternatives_are_ranked_and_complete(client: httpx.AsyncClient) -> None:
+async def test_simulator_ranks_all_requested_alternatives(client: httpx.AsyncClient) -> None:
     choice = (await complete(client, prompt_logprobs=20, max_tokens=1))["choices"][0]
     for place in choice["prompt_logprobs"][1:]:
         ranked = sorted(place.values(), key=lambda one: one["rank"])
@@ -294,7 +310,7 @@ async def test_alternatives_are_ranked_and_complete(client: httpx.AsyncClient) -
         assert len(place) in (20, 21)
 
 
-async def test_tokenize_and_detokenize(client: httpx.AsyncClient) -> None:
+async def test_simulator_detokenize_reverses_tokenize(client: httpx.AsyncClient) -> None:
     text = "Grüße vom Käpt'n — the end."
     tokens = (await client.post("/tokenize", json={"prompt": text})).json()
     assert tokens["count"] == len(tokens["tokens"])

@@ -68,7 +68,7 @@ async def ask(
         ("503", False, b"HTTP/1.1 503 "),
     ],
 )
-def test_faults_before_the_answer(
+def test_simulator_faults_before_the_response_run_nothing(
     run: Run, stream: bool, fault: str, reset: bool, starts: bytes
 ) -> None:
     async def scenario() -> None:
@@ -85,7 +85,9 @@ def test_faults_before_the_answer(
 
 @pytest.mark.parametrize("events", [0, 1, 4])
 @pytest.mark.parametrize("fault", ["reset", "close"])
-def test_streams_that_break_off(run: Run, fault: str, events: int) -> None:
+def test_simulator_breaks_off_a_stream_after_the_given_events(
+    run: Run, fault: str, events: int
+) -> None:
     async def scenario() -> None:
         async with Simulator() as sim:
             whole = await ask(sim, stream=True)
@@ -104,7 +106,7 @@ def test_streams_that_break_off(run: Run, fault: str, events: int) -> None:
 
 
 @pytest.mark.parametrize("fault", ["reset:3", "close", "truncate"])
-def test_plain_answers_that_break_off(run: Run, fault: str) -> None:
+def test_simulator_breaks_off_a_plain_response_halfway(run: Run, fault: str) -> None:
     async def scenario() -> None:
         async with Simulator() as sim:
             whole = await ask(sim, stream=False)
@@ -117,7 +119,7 @@ def test_plain_answers_that_break_off(run: Run, fault: str) -> None:
     run(scenario())
 
 
-def test_a_truncated_stream_breaks_off_after_one_event(run: Run) -> None:
+def test_simulator_truncates_a_stream_after_one_event(run: Run) -> None:
     async def scenario() -> None:
         async with Simulator() as sim:
             seen = await ask(sim, "truncate", stream=True)
@@ -126,7 +128,7 @@ def test_a_truncated_stream_breaks_off_after_one_event(run: Run) -> None:
     run(scenario())
 
 
-def test_an_error_event_ends_a_stream_that_looks_whole(run: Run) -> None:
+def test_simulator_error_event_ends_a_stream_with_done(run: Run) -> None:
     async def scenario() -> None:
         async with Simulator() as sim:
             seen = await ask(sim, "error-event:3", stream=True)
@@ -141,7 +143,7 @@ def test_an_error_event_ends_a_stream_that_looks_whole(run: Run) -> None:
     run(scenario())
 
 
-async def test_an_aborted_answer_ends_like_any_other() -> None:
+async def test_simulator_abort_fault_ends_a_response_with_finish_reason_abort() -> None:
     async with Simulator() as sim:
         plain = json.loads((await ask(sim, "abort:5", stream=False)).body)
         stream = await ask(sim, "abort:5", stream=True)
@@ -152,7 +154,7 @@ async def test_an_aborted_answer_ends_like_any_other() -> None:
     assert sim.stats.served == 2
 
 
-def test_a_hung_call_is_never_answered(run: Run) -> None:
+def test_simulator_hang_fault_sends_no_response(run: Run) -> None:
     async def scenario() -> None:
         async with Simulator() as sim:
             hung = asyncio.create_task(ask(sim, "hang", stream=False))
@@ -163,7 +165,7 @@ def test_a_hung_call_is_never_answered(run: Run) -> None:
     run(scenario())
 
 
-async def test_times_are_the_callers_or_the_simulators() -> None:
+async def test_simulator_timing_headers_override_its_config() -> None:
     async with (
         Simulator(SimulatorConfig(ttft=3600, itl=3600)) as sim,
         httpx.AsyncClient(base_url=sim.url) as client,
@@ -173,7 +175,7 @@ async def test_times_are_the_callers_or_the_simulators() -> None:
         assert answer.json()["usage"]["completion_tokens"] > 1
 
 
-async def test_slow_answers_wait_before_each_token() -> None:
+async def test_simulator_slow_fault_waits_before_each_token() -> None:
     async with Simulator() as sim, httpx.AsyncClient(base_url=sim.url) as client:
         endless = asyncio.create_task(ask(sim, "slow:3600", stream=True))
         await until_in_flight(sim)
@@ -186,7 +188,7 @@ async def test_slow_answers_wait_before_each_token() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_caller_that_goes_away_aborts_the_generation(stream: bool) -> None:
+async def test_simulator_aborts_the_generation_if_the_caller_disconnects(stream: bool) -> None:
     async with Simulator(SimulatorConfig(itl=3600)) as sim:
         _, writer = await asyncio.open_connection("127.0.0.1", sim.port)
         body = json.dumps(BODY | {"stream": stream}).encode()
@@ -205,7 +207,7 @@ async def until_in_flight(sim: Simulator) -> None:
             pass
 
 
-async def test_a_simulator_that_refuses() -> None:
+async def test_simulator_refuse_fault_refuses_connections_until_accept() -> None:
     async with Simulator(SimulatorConfig(faults=Faults.parse("refuse"))) as sim:
         with pytest.raises(ConnectionRefusedError):
             await ask(sim, stream=False)
@@ -213,7 +215,7 @@ async def test_a_simulator_that_refuses() -> None:
         assert (await ask(sim, stream=False)).raw.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_faults_for_everybody() -> None:
+async def test_simulator_config_faults_hit_the_first_calls_or_every_path() -> None:
     async with (
         Simulator(SimulatorConfig(faults=Faults(fault=Fault("503"), first=2))) as sim,
         httpx.AsyncClient(base_url=sim.url) as client,
@@ -241,7 +243,7 @@ async def test_faults_for_everybody() -> None:
         ("close", Fault("close", 1)),
     ],
 )
-def test_faults_are_read(text: str, fault: Fault) -> None:
+def test_fault_parse_reads_names_and_arguments(text: str, fault: Fault) -> None:
     assert Fault.parse(text) == fault
     assert Faults.parse(text) == Faults(fault=fault)
 
@@ -257,7 +259,7 @@ def test_faults_are_read(text: str, fault: Fault) -> None:
         ("slow:inf", "needs a number"),
     ],
 )
-def test_faults_that_are_none_are_refused(text: str, says: str) -> None:
+def test_fault_parse_rejects_unknown_names_and_wrong_arguments(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=r"fault|needs") as caught:
         Fault.parse(text)
     assert says in str(caught.value)
@@ -272,7 +274,7 @@ def test_faults_that_are_none_are_refused(text: str, says: str) -> None:
         {"x-sim-itl": "-1"},
     ],
 )
-async def test_headers_that_make_no_sense_are_refused(headers: dict[str, str]) -> None:
+async def test_simulator_rejects_invalid_control_headers(headers: dict[str, str]) -> None:
     async with Simulator() as sim, httpx.AsyncClient(base_url=sim.url) as client:
         answer = await client.post("/v1/chat/completions", json=BODY, headers=headers)
     assert answer.status_code == 400

@@ -24,29 +24,29 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 IDS = st.lists(st.integers(0, SIZE - 1))
 
 
-def test_the_vocabulary_is_fixed() -> None:
+def test_tokenizer_has_a_fixed_vocabulary() -> None:
     assert SIZE == 1000
     assert len(set(TOKENS)) == SIZE
     assert decode([EOS]) == "<|im_end|>"
 
 
 @given(TEXTS)
-def test_text_survives_encoding(text: str) -> None:
+def test_tokenizer_decodes_what_it_encodes(text: str) -> None:
     assert decode(encode(text)) == text
 
 
 @given(TEXTS)
-def test_text_never_becomes_a_special_token(text: str) -> None:
+def test_tokenizer_never_encodes_text_as_a_special_token(text: str) -> None:
     assert EOS not in encode(text + "<|im_end|>")
 
 
 @given(st.text(), st.integers(0, 20))
-def test_a_limit_shortens_and_changes_nothing_else(text: str, limit: int) -> None:
+def test_tokenizer_limit_cuts_the_ids_and_changes_nothing_else(text: str, limit: int) -> None:
     assert encode(text, limit) == encode(text)[:limit]
 
 
 @given(IDS)
-def test_pieces_are_the_text_as_far_as_it_can_be_shown(ids: list[int]) -> None:
+def test_detokenizer_shows_a_prefix_of_the_decoded_text(ids: list[int]) -> None:
     detokenizer = Detokenizer()
     shown = "".join(map(detokenizer.add, ids))
     plain = b"".join(TOKENS[number] for number in ids if number > EOS)
@@ -55,7 +55,7 @@ def test_pieces_are_the_text_as_far_as_it_can_be_shown(ids: list[int]) -> None:
 
 
 @given(TEXTS)
-def test_pieces_of_whole_text_are_the_text(text: str) -> None:
+def test_detokenizer_shows_all_of_a_complete_text(text: str) -> None:
     ids = encode(text)
     assert "".join(piece_texts(ids)) == text
     detokenizer = Detokenizer()
@@ -65,7 +65,7 @@ def test_pieces_of_whole_text_are_the_text(text: str) -> None:
 
 
 @given(IDS)
-def test_probabilities_add_up_to_one(ids: list[int]) -> None:
+def test_model_probabilities_add_up_to_one(ids: list[int]) -> None:
     context = Context()
     for number in ids:
         context.read(number)
@@ -76,7 +76,7 @@ def test_probabilities_add_up_to_one(ids: list[int]) -> None:
     assert [distribution.rank(number) for number, _ in ranked] == list(range(1, SIZE + 1))
 
 
-def test_the_grammar_leads_nowhere_unknown() -> None:
+def test_grammar_edges_lead_to_known_states_by_distinct_words() -> None:
     edges = [edge for edges in GRAMMAR.values() for edge in edges]
     assert {edge.leads_to for edge in edges} <= set(GRAMMAR)
     for state, edges_of in GRAMMAR.items():
@@ -89,7 +89,7 @@ CALLS = st.lists(st.tuples(st.text("abc_", min_size=1), ARGUMENTS), max_size=3)
 
 
 @given(st.text("abc <tool", max_size=12), CALLS, st.data())
-def test_tool_calls_are_found_however_the_text_is_cut(
+def test_tool_parser_finds_the_same_calls_however_the_text_is_cut(
     before: str, calls: list[tuple[str, dict[str, object]]], data: st.DataObject
 ) -> None:
     text = before + "\n".join(written(name, json.dumps(args)) for name, args in calls)
@@ -130,7 +130,7 @@ SCHEMAS = st.recursive(
 
 
 @given(SCHEMAS, st.integers(0, 9))
-def test_instances_fit_their_schema(schema: dict[str, object], seed: int) -> None:
+def test_schema_instance_fits_its_schema(schema: dict[str, object], seed: int) -> None:
     assert fits(json.loads(instance(schema, Random(seed))), schema)
 
 
@@ -156,6 +156,6 @@ def fits(value: object, schema: dict[str, object]) -> bool:
     return True
 
 
-def test_a_schema_that_refers_to_itself_ends() -> None:
+def test_schema_instance_of_a_recursive_schema_is_finite() -> None:
     tree = {"type": "object", "properties": {"left": {"$ref": "#"}, "leaf": {"type": "string"}}}
     assert instance(tree, Random(1)).count("leaf") < 20

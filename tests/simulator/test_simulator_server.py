@@ -15,7 +15,7 @@ from simulator.test_simulator import MESSAGES, NOW, Body, complete
 from gateway.simulator import Simulator, SimulatorConfig, create_simulator
 
 
-async def test_load_and_metrics_tell_what_is_in_flight() -> None:
+async def test_simulator_load_and_metrics_count_calls_in_flight() -> None:
     async with (
         Simulator(SimulatorConfig(model='a "sim"')) as sim,
         httpx.AsyncClient(base_url=sim.url) as client,
@@ -54,7 +54,7 @@ async def metrics_of(client: httpx.AsyncClient) -> dict[str, float]:
     return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-async def test_version(client: httpx.AsyncClient) -> None:
+async def test_simulator_reports_its_version(client: httpx.AsyncClient) -> None:
     assert (await client.get("/version")).json() == {"version": "0.32.0"}
 
 
@@ -90,7 +90,7 @@ async def test_version(client: httpx.AsyncClient) -> None:
         ("/tokenize", {"prompt": "a", "model": "other"}, 404, "`other` does not exist"),
     ],
 )
-async def test_refusals_beyond_the_recorded_ones(
+async def test_simulator_rejects_invalid_requests_beyond_the_recorded_ones(
     client: httpx.AsyncClient, path: str, body: Body, status: int, says: str
 ) -> None:
     answer = await client.post(path, json=body)
@@ -98,7 +98,7 @@ async def test_refusals_beyond_the_recorded_ones(
     assert says in answer.json()["error"]["message"]
 
 
-async def test_the_application_runs_on_any_asgi_server() -> None:
+async def test_simulator_application_runs_on_any_asgi_server() -> None:
     app = create_simulator(SimulatorConfig(model="tiny"))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://sim") as client:
@@ -109,7 +109,7 @@ async def test_the_application_runs_on_any_asgi_server() -> None:
             )
 
 
-async def test_nothing_is_left_behind() -> None:
+async def test_simulator_closes_all_calls_tasks_and_connections_at_exit() -> None:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(httpx.AsyncClient())
         sim = await stack.enter_async_context(Simulator(SimulatorConfig(ttft=3600)))
@@ -127,7 +127,7 @@ async def test_nothing_is_left_behind() -> None:
         await asyncio.open_connection("127.0.0.1", sim.port)
 
 
-async def test_a_worker_can_go_down_and_come_back(simulator: Simulator) -> None:
+async def test_simulator_refuses_and_accepts_connections_again(simulator: Simulator) -> None:
     async with httpx.AsyncClient(base_url=simulator.url) as client:
         assert (await client.get("/health")).status_code == 200
         simulator.refuse()
@@ -142,7 +142,7 @@ async def test_a_worker_can_go_down_and_come_back(simulator: Simulator) -> None:
     assert simulator.stats.accepted == 2
 
 
-def test_it_serves_as_a_process() -> None:
+def test_simulator_serves_in_a_process_of_its_own() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -159,6 +159,8 @@ def test_it_serves_as_a_process() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"ttft": -1.0}, {"itl": -0.1}, {"max_model_len": 1}])
-def test_a_configuration_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+def test_simulator_config_rejects_negative_times_and_too_short_models(
+    wrong: dict[str, Any],
+) -> None:
     with pytest.raises(ValueError, match=r"negative|at least"):
         SimulatorConfig(**wrong)

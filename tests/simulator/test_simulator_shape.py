@@ -94,12 +94,12 @@ ONE_MISTAKE_NAMED = {"default/err_bad_role", "default/err_negative_token_id"}
 REPLAYED = [name for name in load() if name.partition("/")[0] in CONFIGS and name not in SKIPPED]
 
 
-def test_what_is_skipped_is_recorded() -> None:
+def test_skipped_exchanges_are_recorded() -> None:
     assert set(SKIPPED) <= set(load())
 
 
 @pytest.mark.parametrize("name", sorted(SKIPPED))
-async def test_what_is_skipped_is_not_answered_by_accident(name: str) -> None:
+async def test_simulator_does_not_serve_skipped_exchanges(name: str) -> None:
     exchange = load()[name]
     async with Simulator(CONFIGS[name.partition("/")[0]]) as sim:
         answer = await send(sim, exchange)
@@ -108,7 +108,7 @@ async def test_what_is_skipped_is_not_answered_by_accident(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPLAYED)
-async def test_answer_has_the_recorded_shape(name: str) -> None:
+async def test_simulator_response_has_the_recorded_shape(name: str) -> None:
     recorded = load()[name]
     async with Simulator(CONFIGS[name.partition("/")[0]]) as sim:
         answer = await send(sim, recorded, await stops(sim, recorded))

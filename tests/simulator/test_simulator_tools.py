@@ -24,7 +24,9 @@ TOOLS = [
 ]
 
 
-async def test_tool_calls_merge_into_json(client: httpx.AsyncClient) -> None:
+async def test_simulator_streamed_tool_calls_merge_into_the_plain_ones(
+    client: httpx.AsyncClient,
+) -> None:
     several = 0
     for seed in range(12):
         body = {"tools": TOOLS, "tool_choice": "required", "seed": seed}
@@ -55,7 +57,7 @@ async def test_tool_calls_merge_into_json(client: httpx.AsyncClient) -> None:
         ({"type": "function", "function": {"name": "now"}}, "stop", ""),
     ],
 )
-async def test_finish_reasons_of_tool_calls(
+async def test_simulator_finish_reason_follows_the_tool_choice(
     client: httpx.AsyncClient, choice: object, finish_reason: str, content: str | None
 ) -> None:
     answer = (await chat(client, tools=TOOLS, tool_choice=choice))["choices"][0]
@@ -64,7 +66,7 @@ async def test_finish_reasons_of_tool_calls(
     assert answer["message"]["tool_calls"]
 
 
-async def test_tools_are_not_called_when_none_or_when_a_result_is_there(
+async def test_simulator_calls_no_tool_with_choice_none_or_a_tool_result(
     client: httpx.AsyncClient,
 ) -> None:
     answers = [
@@ -76,7 +78,7 @@ async def test_tools_are_not_called_when_none_or_when_a_result_is_there(
         assert answer["choices"][0]["message"]["content"]
 
 
-async def test_a_tool_call_cut_short_is_text(client: httpx.AsyncClient) -> None:
+async def test_simulator_returns_a_truncated_tool_call_as_text(client: httpx.AsyncClient) -> None:
     body = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 12}
     answer = (await chat(client, **body))["choices"][0]
     assert answer["finish_reason"] == "length"
@@ -84,7 +86,7 @@ async def test_a_tool_call_cut_short_is_text(client: httpx.AsyncClient) -> None:
     assert "tool_calls" not in answer["message"]
 
 
-async def test_an_answer_in_a_given_format_fits_it(client: httpx.AsyncClient) -> None:
+async def test_simulator_response_fits_the_requested_json_schema(client: httpx.AsyncClient) -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -110,7 +112,7 @@ async def test_an_answer_in_a_given_format_fits_it(client: httpx.AsyncClient) ->
     assert isinstance(found["afloat"], bool)
 
 
-async def test_the_openai_client_chats(simulator: Simulator) -> None:
+async def test_openai_client_chats_with_the_simulator(simulator: Simulator) -> None:
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
     async with openai.AsyncOpenAI(base_url=f"{simulator.url}/v1", api_key="any") as client:
         plain = await client.chat.completions.create(model="sim", messages=messages, seed=4)
@@ -125,7 +127,7 @@ async def test_the_openai_client_chats(simulator: Simulator) -> None:
     assert completion.usage.completion_tokens == 5
 
 
-async def test_the_openai_client_runs_an_agents_loop(simulator: Simulator) -> None:
+async def test_openai_client_runs_an_agent_loop_on_the_simulator(simulator: Simulator) -> None:
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Weather?"}]
     tools: list[ChatCompletionToolParam] = [
         {

@@ -104,7 +104,7 @@ ASKED: Mapping[str, tuple[str, Mapping[str, object]]] = {
 
 
 @pytest.mark.parametrize("asked", ASKED)
-async def test_a_plain_answer_is_the_same(
+async def test_gateway_returns_the_plain_response_of_vllm(
     gateway: Live, direct: httpx.AsyncClient, model: str, asked: str
 ) -> None:
     path, body = ASKED[asked]
@@ -119,7 +119,7 @@ async def test_a_plain_answer_is_the_same(
 
 @pytest.mark.parametrize("usage", [False, True], ids=["", "with usage"])
 @pytest.mark.parametrize("asked", ASKED)
-async def test_a_stream_is_the_same(
+async def test_gateway_returns_the_stream_of_vllm(
     gateway: Live, direct: httpx.AsyncClient, model: str, asked: str, usage: bool
 ) -> None:
     path, body = ASKED[asked]
@@ -147,7 +147,7 @@ async def test_a_stream_is_the_same(
         ("GET", "/v1/no-such-path", b""),
     ],
 )
-async def test_errors_are_the_same(
+async def test_gateway_returns_the_errors_of_vllm_unchanged(
     direct: httpx.AsyncClient, model: str, method: str, path: str, body: bytes
 ) -> None:
     content = body.replace(b"MODEL", model.encode())
@@ -160,7 +160,7 @@ async def test_errors_are_the_same(
 
 
 @pytest.mark.parametrize("path", ["/version", "/tokenize"])
-async def test_other_paths_are_the_same(
+async def test_gateway_forwards_other_paths_of_vllm(
     gateway: Live, direct: httpx.AsyncClient, model: str, path: str
 ) -> None:
     method = "POST" if path == "/tokenize" else "GET"
@@ -172,7 +172,7 @@ async def test_other_paths_are_the_same(
 
 @pytest.mark.timeout(3 * LONGEST_SILENCE)
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_the_engine_stops_when_the_caller_goes(
+async def test_vllm_stops_generating_if_the_caller_disconnects(
     gateway: Live, direct: httpx.AsyncClient, model: str, stream: bool
 ) -> None:
     before = await metric(direct, "generation_tokens_total")

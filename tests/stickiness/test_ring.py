@@ -53,7 +53,7 @@ def order(ring: Ring, point: int) -> list[str]:
 
 @QUICKLY
 @given(fleets, st.lists(points, min_size=1))
-def test_a_worker_that_comes_or_goes_changes_the_order_of_no_others(
+def test_ring_keeps_the_order_of_other_workers_if_one_comes_or_goes(
     fleet: dict[str, float], keys: list[int]
 ) -> None:
     without, within = ring_of(fleet), ring_of({**fleet, "a longer name": 0.2})
@@ -65,7 +65,7 @@ def test_a_worker_that_comes_or_goes_changes_the_order_of_no_others(
 @QUICKLY
 @example({"a": 0.001, "b": 0.001}, (1 << 64) - 1)
 @given(fleets, points)
-def test_each_worker_stands_in_once_and_the_owner_comes_first(
+def test_ring_walk_lists_each_worker_once_and_the_owner_first(
     fleet: dict[str, float], point: int
 ) -> None:
     ring = ring_of(fleet)
@@ -76,7 +76,7 @@ def test_each_worker_stands_in_once_and_the_owner_comes_first(
 
 @QUICKLY
 @given(fleets, st.lists(points, min_size=1), st.data())
-def test_a_worker_of_more_weight_only_gains_keys(
+def test_ring_moves_keys_only_to_the_worker_that_gains_weight(
     fleet: dict[str, float], keys: list[int], data: st.DataObject
 ) -> None:
     grown = data.draw(st.sampled_from(sorted(fleet)))
@@ -87,7 +87,9 @@ def test_a_worker_of_more_weight_only_gains_keys(
 
 @QUICKLY
 @given(st.text(max_size=9), st.integers(0, 99), st.integers(0, 99))
-def test_fewer_points_are_the_first_of_more(name: str, few: int, more: int) -> None:
+def test_ring_points_of_a_lower_count_are_a_prefix_of_a_higher_one(
+    name: str, few: int, more: int
+) -> None:
     few, more = sorted((few, more))
     assert points_of(name, few) == points_of(name, more)[:few]
     assert len(points_of(name, more)) == more
@@ -95,7 +97,9 @@ def test_fewer_points_are_the_first_of_more(name: str, few: int, more: int) -> N
 
 @QUICKLY
 @given(fleets, points | st.just((1 << 64) - 1))
-def test_a_key_belongs_to_the_worker_of_the_next_point(fleet: dict[str, float], key: int) -> None:
+def test_ring_assigns_a_key_to_the_worker_of_the_next_point(
+    fleet: dict[str, float], key: int
+) -> None:
     shares = tuple(sorted(fleet.items()))
     counts = zip(shares, counts_of(shares), strict=True)
     every = sorted(
@@ -107,20 +111,20 @@ def test_a_key_belongs_to_the_worker_of_the_next_point(fleet: dict[str, float], 
     assert Ring(shares).first(key) == next(following, every[0][1])
 
 
-def test_keys_of_two_kinds_have_nothing_in_common() -> None:
+def test_key_point_differs_between_kinds_of_key() -> None:
     assert key_point("session", "a") != key_point("header", "a")
     assert key_point("a", "b") != key_point("ab", "")
     assert 0 <= key_point("session", "\ud800") < 1 << 64
 
 
-def test_one_more_of_sixteen_workers_gets_its_share_and_moves_nothing_else() -> None:
+def test_ring_gives_a_new_worker_its_share_and_moves_no_other_key() -> None:
     before, after = homes(FLEET), homes({**FLEET, "new:8000": 1.0})
     moved = [new for old, new in zip(before, after, strict=True) if old != new]
     assert set(moved) == {"new:8000"}
     assert len(moved) == pytest.approx(SESSIONS / 17, rel=3 * deviation(17))
 
 
-def test_one_less_of_sixteen_workers_moves_its_own_and_they_come_back() -> None:
+def test_ring_moves_only_a_removed_worker_s_keys_and_restores_them() -> None:
     gone, *rest = FLEET
     before, without = homes(FLEET), homes(dict.fromkeys(rest, 1.0))
     moved = [old for old, new in zip(before, without, strict=True) if old != new]
@@ -141,7 +145,7 @@ def deviation(workers: float, weight: float = 1.0) -> float:
     return math.sqrt(1 / (POINTS * weight) + (1 - weight / workers) / mean)
 
 
-def test_sixteen_equal_workers_have_equal_shares_within_the_theory() -> None:
+def test_ring_gives_equal_workers_equal_shares() -> None:
     found = Counter(homes(FLEET))
     mean = SESSIONS / len(FLEET)
     off = [found[name] / mean - 1 for name in FLEET]
@@ -149,7 +153,7 @@ def test_sixteen_equal_workers_have_equal_shares_within_the_theory() -> None:
     assert math.sqrt(sum(one * one for one in off) / 16) < 1.5 * deviation(16)
 
 
-def test_sixteen_unequal_workers_have_shares_by_weight_within_the_theory() -> None:
+def test_ring_gives_unequal_workers_shares_by_weight() -> None:
     fleet = {name: (0.5, 1.0, 2.0, 4.0)[place % 4] for place, name in enumerate(FLEET)}
     found, total = Counter(homes(fleet)), sum(fleet.values())
     for name, weight in fleet.items():
@@ -164,7 +168,7 @@ print([ring.first(key_point("session", str(n))) for n in range(200)])
 """
 
 
-def test_two_processes_agree_whatever_their_hash_seeds() -> None:
+def test_ring_is_the_same_in_processes_with_different_hash_seeds() -> None:
     running = [
         subprocess.Popen(
             [sys.executable, "-c", TOLD],
@@ -179,7 +183,7 @@ def test_two_processes_agree_whatever_their_hash_seeds() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1e9, 1.0], [1e308, 1e308], [1e-300, 1.0], [1.0] * 2_000])
-def test_no_weight_makes_a_ring_large(weights: list[float]) -> None:
+def test_ring_size_is_bounded_for_any_weights(weights: list[float]) -> None:
     shares = tuple((str(place), weight) for place, weight in enumerate(weights))
     counts = counts_of(shares)
     assert min(counts) >= 1
@@ -188,13 +192,13 @@ def test_no_weight_makes_a_ring_large(weights: list[float]) -> None:
 
 @QUICKLY
 @given(st.floats(0.01, 50), st.floats(0.01, 50))
-def test_points_are_in_proportion_to_the_weights(one: float, other: float) -> None:
+def test_ring_point_counts_are_proportional_to_the_weights(one: float, other: float) -> None:
     few, many = sorted(counts_of((("a", one), ("b", other))))
     small, large = sorted((one, other))
     assert few == pytest.approx(many * small / large, abs=1.5)
 
 
-def test_rings_are_made_once_and_few_are_kept() -> None:
+def test_rings_cache_keeps_the_latest_rings_within_its_size() -> None:
     rings = Rings(kept_points=3 * POINTS)
     one, two, three = ((name, 1.0) for name in "abc")
     first = rings.of((one,))

@@ -59,7 +59,9 @@ def fill(live: Live, count: int) -> None:
 # over real sockets
 
 
-async def test_the_calls_of_a_session_go_to_one_worker(gateway_for: GatewayFor) -> None:
+async def test_stickiness_sends_all_calls_of_a_session_to_one_worker(
+    gateway_for: GatewayFor,
+) -> None:
     async with Simulator() as one, Simulator() as other:
         workers = [named_at("one", one.url), named_at("other", other.url)]
         live = await gateway_for("sessions", "stickiness", workers=workers)
@@ -72,7 +74,7 @@ async def test_the_calls_of_a_session_go_to_one_worker(gateway_for: GatewayFor) 
         assert len(set(turns[0])) == 2
 
 
-async def test_fault_5_a_session_whose_worker_is_dead_goes_to_the_next_on_the_ring(
+async def test_fault_5_stickiness_moves_a_dead_worker_s_session_along_the_ring(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     async with Simulator() as other:
@@ -94,7 +96,9 @@ async def test_fault_5_a_session_whose_worker_is_dead_goes_to_the_next_on_the_ri
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-async def test_a_body_that_is_no_json_goes_somewhere(gateway_for: GatewayFor, policy: str) -> None:
+async def test_stickiness_picks_a_worker_for_a_body_that_is_no_json(
+    gateway_for: GatewayFor, policy: str
+) -> None:
     live = await gateway_for(entry("stickiness", policy=policy))
     answer = await live.client.post("/v1/chat/completions", content=b"no json")
     assert answer.status_code == 400
@@ -105,7 +109,7 @@ async def test_a_body_that_is_no_json_goes_somewhere(gateway_for: GatewayFor, po
 
 
 @pytest.mark.parametrize("policy", ["consistent_hash", "least_loaded"])
-async def test_sessions_of_an_unfit_worker_are_served_elsewhere_and_nobody_else_moves(
+async def test_stickiness_moves_only_the_sessions_of_an_unfit_worker(
     gateway_for: GatewayFor, policy: str
 ) -> None:
     live = await gateway_for(entry("stickiness", policy=policy), workers=FLEET)
@@ -122,7 +126,9 @@ async def test_sessions_of_an_unfit_worker_are_served_elsewhere_and_nobody_else_
     assert await homes(live) == (before if comes_back else during)
 
 
-async def test_sessions_come_back_with_a_worker_that_was_removed(gateway_for: GatewayFor) -> None:
+async def test_stickiness_restores_sessions_to_a_worker_added_again(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for("stickiness", workers=FLEET)
     before = await homes(live)
     gone = FLEET[2]
@@ -132,7 +138,9 @@ async def test_sessions_come_back_with_a_worker_that_was_removed(gateway_for: Ga
     assert await homes(live) == before, "the order in which they came does not matter"
 
 
-async def test_a_session_goes_to_the_next_of_those_that_are_left(gateway_for: GatewayFor) -> None:
+async def test_stickiness_moves_a_session_in_the_order_of_the_candidates(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for("stickiness", workers=FLEET)
     left = list(live.gateway.workers.all)
     route = (await live.client.get("/admin/route?session=a")).json()
@@ -147,14 +155,18 @@ async def test_a_session_goes_to_the_next_of_those_that_are_left(gateway_for: Ga
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-async def test_only_workers_that_are_given_are_picked(gateway_for: GatewayFor, policy: str) -> None:
+async def test_stickiness_picks_only_among_the_given_workers(
+    gateway_for: GatewayFor, policy: str
+) -> None:
     live = await gateway_for(entry("stickiness", policy=policy), workers=FLEET)
     given = list(live.gateway.workers.all[1:3])
     assert {await pick(live, session_id, given) for session_id in SESSIONS} == set(given)
 
 
 @pytest.mark.parametrize("policy", ["consistent_hash", "least_loaded", "round_robin"])
-async def test_sessions_go_to_workers_of_their_model(gateway_for: GatewayFor, policy: str) -> None:
+async def test_stickiness_picks_only_workers_of_the_call_s_model(
+    gateway_for: GatewayFor, policy: str
+) -> None:
     workers = [
         config.Worker(url=f"http://{model}{number}", models=(model,))
         for model in "ab"
@@ -169,7 +181,9 @@ async def test_sessions_go_to_workers_of_their_model(gateway_for: GatewayFor, po
 # busy workers
 
 
-async def test_a_busy_worker_s_calls_go_to_the_next_one_and_return(gateway_for: GatewayFor) -> None:
+async def test_stickiness_spills_from_a_busy_worker_to_the_next_and_back(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for(entry("stickiness", spill_above=3), workers=FLEET)
     home = await pick(live, "a")
     assert home is not None
@@ -183,7 +197,9 @@ async def test_a_busy_worker_s_calls_go_to_the_next_one_and_return(gateway_for: 
     assert await pick(live, "a") is home
 
 
-async def test_one_hot_key_loads_no_worker_beyond_its_bound(gateway_for: GatewayFor) -> None:
+async def test_stickiness_keeps_a_hot_key_within_each_worker_s_bound(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for(entry("stickiness", spill_above=0), workers=FLEET)
     for total in range(300):
         worker = await pick(live, "hot")
@@ -195,7 +211,9 @@ async def test_one_hot_key_loads_no_worker_beyond_its_bound(gateway_for: Gateway
     assert len(busy) == 5, "no more than it takes: five bounds are 1.04 times all"
 
 
-async def test_a_bound_is_in_proportion_to_the_weight(gateway_for: GatewayFor) -> None:
+async def test_stickiness_bound_is_proportional_to_the_worker_s_weight(
+    gateway_for: GatewayFor,
+) -> None:
     workers = [config.Worker(url=f"http://w{weight}", weight=weight) for weight in (100.0, 300.0)]
     live = await gateway_for("stickiness", workers=workers)
     route = (await live.client.get("/admin/route?session=a")).json()
@@ -203,7 +221,7 @@ async def test_a_bound_is_in_proportion_to_the_weight(gateway_for: GatewayFor) -
     assert bounds == {"w100.0:80": 4.0, "w300.0:80": 12.0}
 
 
-async def test_when_all_are_busy_beyond_their_bounds_a_session_stays(
+async def test_stickiness_keeps_a_session_at_home_if_no_worker_is_below_its_bound(
     gateway_for: GatewayFor,
 ) -> None:
     live = await gateway_for("stickiness", workers=FLEET)
@@ -220,7 +238,7 @@ async def test_when_all_are_busy_beyond_their_bounds_a_session_stays(
     assert await pick(live, "a") is home
 
 
-async def test_without_a_load_factor_nothing_spills(gateway_for: GatewayFor) -> None:
+async def test_stickiness_never_spills_without_a_load_factor(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry("stickiness", load_factor=None), workers=FLEET)
     home = await pick(live, "a")
     assert home is not None
@@ -231,7 +249,9 @@ async def test_without_a_load_factor_nothing_spills(gateway_for: GatewayFor) -> 
     assert (route["chosen"], route["candidates"][0]["bound"]) == (home.id, None)
 
 
-async def test_new_sessions_go_to_the_least_loaded_worker(gateway_for: GatewayFor) -> None:
+async def test_least_loaded_sends_new_sessions_to_the_least_loaded_worker(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for(entry("stickiness", policy="least_loaded"), workers=FLEET)
     await pick(live, "old")
     fill(live, 3)
@@ -241,7 +261,7 @@ async def test_new_sessions_go_to_the_least_loaded_worker(gateway_for: GatewayFo
     assert await pick(live, None) is None, "what has no key is left to the core"
 
 
-async def test_the_less_loaded_of_two_is_taken(gateway_for: GatewayFor) -> None:
+async def test_power_of_two_picks_the_less_loaded_of_two_workers(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry("stickiness", policy="power_of_two"), workers=FLEET)
     for number, worker in enumerate(live.gateway.workers.all):
         for _ in range(number):
@@ -258,7 +278,7 @@ async def test_the_less_loaded_of_two_is_taken(gateway_for: GatewayFor) -> None:
 # GET /admin/route
 
 
-async def test_a_choice_is_explained(gateway_for: GatewayFor) -> None:
+async def test_admin_route_explains_the_choice_of_a_worker(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry("stickiness", spill_above=1), workers=FLEET)
     before = (await live.client.get("/admin/route?session=a")).json()
     first, second, third, *_ = [one["worker_id"] for one in before["candidates"]]
@@ -300,7 +320,7 @@ async def test_a_choice_is_explained(gateway_for: GatewayFor) -> None:
     ]
 
 
-async def test_a_key_is_named_in_any_of_its_kinds(gateway_for: GatewayFor) -> None:
+async def test_admin_route_accepts_every_kind_of_key(gateway_for: GatewayFor) -> None:
     live = await gateway_for("stickiness", workers=FLEET)
     for asked, kind, key in [
         ("session=a", "session", "a"),
@@ -318,13 +338,15 @@ async def test_a_key_is_named_in_any_of_its_kinds(gateway_for: GatewayFor) -> No
 
 
 @pytest.mark.parametrize("asked", ["", "key=", "session=a&header=b", "kind=session", "prompt=+"])
-async def test_a_question_without_one_key_is_refused(gateway_for: GatewayFor, asked: str) -> None:
+async def test_admin_route_rejects_a_request_without_exactly_one_key(
+    gateway_for: GatewayFor, asked: str
+) -> None:
     live = await gateway_for("stickiness")
     refused = await live.client.get(f"/admin/route?{asked}")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "key")
 
 
-async def test_a_model_that_nobody_serves_is_not_found(gateway_for: GatewayFor) -> None:
+async def test_admin_route_returns_404_for_a_model_without_workers(gateway_for: GatewayFor) -> None:
     workers = [config.Worker(url=f"http://{model}", models=(model,)) for model in "ab"]
     live = await gateway_for("stickiness", workers=workers)
     assert (await live.client.get("/admin/route?key=x&model=c")).status_code == 404
@@ -333,7 +355,9 @@ async def test_a_model_that_nobody_serves_is_not_found(gateway_for: GatewayFor) 
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-async def test_an_explanation_changes_nothing(gateway_for: GatewayFor, policy: str) -> None:
+async def test_admin_route_does_not_change_the_choice_of_a_worker(
+    gateway_for: GatewayFor, policy: str
+) -> None:
     live = await gateway_for(entry("stickiness", policy=policy), workers=FLEET)
     asked = [(await live.client.get("/admin/route?session=a")).json() for _ in range(2)]
     assert asked[0] == asked[1]
@@ -345,7 +369,9 @@ async def test_an_explanation_changes_nothing(gateway_for: GatewayFor, policy: s
     assert (route["chosen"], route["why"]) == (None, "no worker is fit")
 
 
-async def test_a_pinned_session_s_choice_is_explained(gateway_for: GatewayFor) -> None:
+async def test_admin_route_explains_the_choice_for_a_pinned_session(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for(entry("stickiness", policy="least_loaded"), workers=FLEET)
     pinned = await pick(live, "a")
     assert pinned is not None
@@ -362,7 +388,7 @@ async def test_a_pinned_session_s_choice_is_explained(gateway_for: GatewayFor) -
     assert route["candidates"][0]["skipped"] == "it is not fit"
 
 
-async def test_it_is_explained_to_nobody_without_a_key(gateway_for: GatewayFor) -> None:
+async def test_admin_route_requires_an_admin_key(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry(Keys, key="a"), "stickiness")
     assert (await live.client.get("/admin/route?session=a")).status_code == 401
 
@@ -384,12 +410,12 @@ async def test_it_is_explained_to_nobody_without_a_key(gateway_for: GatewayFor) 
         ("filds", []),
     ],
 )
-def test_a_wrong_option_is_told_by_name(option: str, value: object) -> None:
+def test_stickiness_config_error_names_the_wrong_option(option: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"stickiness.{option}"):
         Plugins([entry("stickiness", **{option: value})])
 
 
-async def test_a_plugin_that_is_over_is_told_of_no_more_changes() -> None:
+async def test_stickiness_unsubscribes_from_worker_changes_at_shutdown() -> None:
     gateway = Gateway(config.Config(plugins=(entry("stickiness"),)))
     before = list(gateway.workers.changed)
     async with gateway:
@@ -397,7 +423,7 @@ async def test_a_plugin_that_is_over_is_told_of_no_more_changes() -> None:
     assert gateway.workers.changed == before
 
 
-async def test_other_options_leave_the_pins_alone(gateway_for: GatewayFor) -> None:
+async def test_stickiness_keeps_its_pins_if_options_change(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry("stickiness", policy="least_loaded"), workers=FLEET)
     before = await homes(live)
     plugin = live.plugin(Stickiness)

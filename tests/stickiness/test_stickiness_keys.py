@@ -28,7 +28,7 @@ def key_of(
     return READER.named(call) or READER.of_body(call.body.data)
 
 
-def test_the_session_comes_first_then_the_header_the_fields_and_the_beginning() -> None:
+def test_key_reader_prefers_session_then_header_then_fields_then_prefix() -> None:
     body: dict[str, object] = {"prompt": "p", "user": "u", "prompt_cache_key": "c"}
     header = {"x-session-id": "h"}
     assert key_of(body, header, "s") == Key("session", "s")
@@ -39,7 +39,7 @@ def test_the_session_comes_first_then_the_header_the_fields_and_the_beginning() 
     assert key_of({**body, "user": ""}) == Key("prefix", "p")
 
 
-def test_the_same_value_of_two_kinds_is_two_keys() -> None:
+def test_key_reader_separates_equal_values_of_different_kinds() -> None:
     found = [key_of({}, session_id="a"), key_of({}, {"x-session-id": "a"}), key_of({"user": "a"})]
     assert len({key.point() for key in found if key}) == 3
 
@@ -63,11 +63,11 @@ def test_the_same_value_of_two_kinds_is_two_keys() -> None:
         ({"input": ["One", "two"]}, "one"),
     ],
 )
-def test_the_beginning_of_a_call(body: object, prefix: str) -> None:
+def test_key_reader_takes_the_prefix_of_the_prompt(body: object, prefix: str) -> None:
     assert key_of(body) == Key("prefix", prefix)
 
 
-def test_a_number_is_a_user_too() -> None:
+def test_key_reader_accepts_a_number_as_the_user() -> None:
     assert key_of({"user": 7}) == Key("field:user", "7")
 
 
@@ -96,11 +96,11 @@ def test_a_number_is_a_user_too() -> None:
         {"user": {"id": 1}, "prompt": None},
     ],
 )
-def test_what_says_nothing_has_no_key(body: object) -> None:
+def test_key_reader_finds_no_key_in_an_empty_or_invalid_body(body: object) -> None:
     assert key_of(body) is None
 
 
-def test_a_long_conversation_keeps_the_key_of_its_first_turn() -> None:
+def test_key_reader_keeps_the_first_turn_s_key_as_a_conversation_grows() -> None:
     patient = KeyReader(None, (), 1_000)
     turns = [SYSTEM, QUESTION]
     first = patient.of_body(msgspec.json.encode({"messages": turns}))
@@ -110,14 +110,14 @@ def test_a_long_conversation_keeps_the_key_of_its_first_turn() -> None:
         assert patient.of_body(msgspec.json.encode({"messages": turns})) == first
 
 
-def test_spaces_in_the_json_make_no_other_key() -> None:
+def test_key_reader_ignores_whitespace_in_the_json() -> None:
     body = {"messages": [SYSTEM, QUESTION], "prompt": [1, 2]}
     assert key_of(json.dumps(body, indent=3).encode()) == key_of(body)
     ids = {"prompt": [1, 2, 3]}
     assert key_of(json.dumps(ids, indent=3).encode()) == key_of(ids)
 
 
-def test_what_is_switched_off_is_not_looked_at() -> None:
+def test_key_reader_skips_disabled_kinds_of_key() -> None:
     call = make_call({"user": "u", "prompt": "p"}, headers={"x-session-id": "h"})
     data = call.body.data
     assert KeyReader(None, (), 0).named(call) is None
@@ -142,13 +142,13 @@ names = st.sampled_from(["messages", "prompt", "prompts", "input", "user", "prom
 
 @QUICKLY
 @given(st.dictionaries(names, values))
-def test_no_body_makes_it_fail(body: dict[str, object]) -> None:
+def test_key_reader_never_fails_on_a_json_body(body: dict[str, object]) -> None:
     key = key_of(json.dumps(body).encode())
     assert key is None or key.value
 
 
 @QUICKLY
 @given(st.binary(), st.sampled_from([b"", b'{"prompt":', b'{"messages":[{"content":']))
-def test_no_bytes_make_it_fail(data: bytes, before: bytes) -> None:
+def test_key_reader_never_fails_on_arbitrary_bytes(data: bytes, before: bytes) -> None:
     key = READER.of_body(before + data)
     assert key is None or key.value

@@ -46,7 +46,7 @@ steps = st.lists(st.tuples(st.integers(0, 6), st.sampled_from([0.0, 0.0, 0.375, 
 
 @QUICKLY
 @given(st.integers(1, 9), steps)
-def test_pins_are_bounded_and_the_latest_half_is_kept(
+def test_pins_are_bounded_and_keep_the_latest_half(
     most: int, steps: list[tuple[int, float]]
 ) -> None:
     clock = Clock()
@@ -71,7 +71,7 @@ def recent(used: OrderedDict[int, float], most: int, now: float, ttl: float) -> 
     return {point for point in latest if now - used[point] < ttl}
 
 
-def test_a_session_that_moves_is_pinned_to_its_new_worker() -> None:
+def test_pins_move_a_session_to_its_new_worker() -> None:
     pins = Pins(4, 60)
     pins.put(1, "a")
     pins.put(2, "a")  # both are in the old generation now
@@ -79,7 +79,7 @@ def test_a_session_that_moves_is_pinned_to_its_new_worker() -> None:
     assert (pins.use(1), pins.look(2), len(pins)) == ("b", "a", 2)
 
 
-def test_a_pin_that_is_used_outlives_those_that_came_after_it() -> None:
+def test_pins_keep_a_used_pin_longer_than_later_unused_ones() -> None:
     pins = Pins(4, 60)
     for point in (1, 2, 3, 1, 4):
         if pins.use(point) is None:
@@ -90,7 +90,7 @@ def test_a_pin_that_is_used_outlives_those_that_came_after_it() -> None:
 # turns
 
 
-def test_equal_workers_take_strict_turns() -> None:
+def test_turns_rotate_strictly_among_equal_workers() -> None:
     workers = registry(1, 1, 1, 1).all
     turns = Turns(workers)
     first = [turns.take(workers) for _ in range(4)]
@@ -100,7 +100,7 @@ def test_equal_workers_take_strict_turns() -> None:
 
 @QUICKLY
 @given(st.lists(st.sampled_from([0.1, 0.5, 1.0, 3.0]), min_size=1, max_size=5))
-def test_turns_come_as_often_as_the_weights_say(weights: list[float]) -> None:
+def test_turns_are_proportional_to_the_weights(weights: list[float]) -> None:
     workers = registry(*weights).all
     turns = Turns(workers)
     taken = Counter(turns.take(workers) for _ in range(500))
@@ -108,7 +108,7 @@ def test_turns_come_as_often_as_the_weights_say(weights: list[float]) -> None:
         assert taken[worker] == pytest.approx(500 * worker.weight / sum(weights), abs=2)
 
 
-def test_who_could_not_take_its_turns_does_not_save_them_up() -> None:
+def test_turns_missed_by_an_absent_worker_are_not_made_up() -> None:
     workers = registry(1, 1).all
     turns = Turns(workers)
     assert {turns.take(workers[:1]) for _ in range(50)} == {workers[0]}
@@ -121,7 +121,7 @@ def test_who_could_not_take_its_turns_does_not_save_them_up() -> None:
 # views
 
 
-def test_a_worker_that_is_unfit_for_a_while_costs_no_new_ring() -> None:
+def test_view_keeps_its_ring_while_a_worker_is_unfit() -> None:
     workers = registry(1, 1)
     views = Views(workers)
     workers.changed.append(views.forget)
@@ -134,7 +134,7 @@ def test_a_worker_that_is_unfit_for_a_while_costs_no_new_ring() -> None:
     assert len(views) == 1
 
 
-def test_the_load_of_a_model_s_workers_is_theirs_alone() -> None:
+def test_view_counts_the_load_of_its_model_s_workers_only() -> None:
     workers = registry(1, 1, 1, models=("a", "b"))
     for worker, count in zip(workers.all, (5, 3, 1), strict=True):
         for _ in range(count):
@@ -143,7 +143,7 @@ def test_the_load_of_a_model_s_workers_is_theirs_alone() -> None:
     assert [views.of(model).in_flight() for model in ("a", "b", None)] == [6, 4, 9]
 
 
-def test_the_load_of_many_is_counted_now_and_then() -> None:
+def test_view_of_many_workers_recounts_the_load_only_at_intervals() -> None:
     workers = registry(*[1.0] * 17, models=("a",) * 16 + ("b",))
     view = Views(workers).of("a")
     seen = []
@@ -153,6 +153,6 @@ def test_the_load_of_many_is_counted_now_and_then() -> None:
     assert seen == [0, 0, 0, 3, 3, 3, 6]
 
 
-def test_a_view_of_nobody_is_one() -> None:
+def test_view_of_no_workers_is_empty() -> None:
     view: View = Views(registry()).of(None)
     assert (view.all, view.fit, view.in_flight()) == ([], (), 0)

@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "gateway.db"
 
 
-async def test_a_commit_that_returned_is_there_for_any_connection(path: Path) -> None:
+async def test_storage_commit_is_visible_to_any_connection_on_return(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         for number in range(20):
@@ -42,7 +42,7 @@ async def test_a_commit_that_returned_is_there_for_any_connection(path: Path) ->
         assert (health.waiting, health.waiting_bytes, health.lost, health.slow) == (0, 0, 0, 0)
 
 
-async def test_calls_that_end_during_a_commit_share_the_next_one(path: Path) -> None:
+async def test_storage_groups_entries_that_arrive_during_a_commit(path: Path) -> None:
     notes = Notes()
     notes.fault = gate = Gate()
     async with opened(path) as storage:
@@ -57,7 +57,7 @@ async def test_calls_that_end_during_a_commit_share_the_next_one(path: Path) -> 
         assert texts(path) == [str(n) for n in range(101)]
 
 
-async def test_calls_that_end_at_once_share_a_commit(path: Path) -> None:
+async def test_storage_groups_entries_that_arrive_at_once(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         await asyncio.gather(*(storage.commit(notes.entries(str(n))) for n in range(50)))
@@ -65,7 +65,7 @@ async def test_calls_that_end_at_once_share_a_commit(path: Path) -> None:
         assert len(texts(path)) == 50
 
 
-async def test_what_several_plugins_store_of_a_call_is_one_transaction(path: Path) -> None:
+async def test_storage_writes_entries_of_several_sinks_in_one_transaction(path: Path) -> None:
     first, second = Notes(), Notes()
     seen = []
 
@@ -80,7 +80,7 @@ async def test_what_several_plugins_store_of_a_call_is_one_transaction(path: Pat
 
 
 @pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2), ("none", 1)])
-async def test_durability_is_sqlite_s_synchronous(
+async def test_storage_durability_sets_sqlite_s_synchronous_pragma(
     path: Path, durability: str, synchronous: int
 ) -> None:
     notes = Notes()
@@ -97,7 +97,7 @@ async def test_durability_is_sqlite_s_synchronous(
     assert seen == [(synchronous,), ("wal",)]
 
 
-async def test_durability_none_does_not_wait_and_is_stored(path: Path) -> None:
+async def test_storage_durability_none_stores_entries_without_waiting(path: Path) -> None:
     notes = Notes()
     async with opened(path, durability="none") as storage:
         with locked(path):
@@ -108,7 +108,7 @@ async def test_durability_none_does_not_wait_and_is_stored(path: Path) -> None:
         assert texts(path) == ["a", "b"]
 
 
-async def test_a_large_group_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_storage_splits_a_large_group(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.storage.commit_queue.MAX_GROUP_CALLS", 7)
     notes = Notes()
     async with opened(path) as storage:
@@ -117,7 +117,7 @@ async def test_a_large_group_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert texts(path) == [str(n) for n in range(20)]
 
 
-async def test_a_flush_does_not_wait_for_what_comes_after_it(
+async def test_storage_flush_waits_only_for_earlier_entries(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.storage.commit_queue.MAX_GROUP_CALLS", 1)
@@ -137,7 +137,7 @@ async def test_a_flush_does_not_wait_for_what_comes_after_it(
         await storage.flush()
 
 
-async def test_a_call_that_is_cancelled_leaves_its_entries(path: Path) -> None:
+async def test_storage_stores_the_entries_of_a_cancelled_call(path: Path) -> None:
     notes = Notes()
     notes.fault = gate = Gate()
     async with opened(path) as storage:
@@ -151,7 +151,9 @@ async def test_a_call_that_is_cancelled_leaves_its_entries(path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["unfit", "impossible"])
-async def test_what_a_sink_cannot_store_is_lost_alone(path: Path, fault: str) -> None:
+async def test_storage_loses_only_the_entries_that_a_sink_cannot_store(
+    path: Path, fault: str
+) -> None:
     notes, other = Notes(), Notes()
     async with opened(path) as storage:
         await asyncio.gather(
@@ -167,7 +169,7 @@ async def test_what_a_sink_cannot_store_is_lost_alone(path: Path, fault: str) ->
     assert (other.written_ones, other.lost_ones) == (["d"], [fault])
 
 
-async def test_a_sink_s_statement_that_is_wrong_is_not_the_file_s_fault(path: Path) -> None:
+async def test_storage_stays_ok_if_a_sink_s_statement_is_wrong(path: Path) -> None:
     notes = Notes()
     notes.fault = lambda db, rows: db.execute("INSERT INTO nowhere VALUES (1)")
     async with opened(path) as storage:
@@ -187,7 +189,7 @@ class Broken(Notes):
         raise SystemExit
 
 
-async def test_a_sink_that_cannot_be_told_stores_nothing_twice(path: Path) -> None:
+async def test_storage_stores_entries_once_if_a_sink_s_callbacks_raise(path: Path) -> None:
     broken = Broken()
     async with opened(path) as storage:
         await storage.commit(broken.entries("a", "impossible", "b"))
@@ -197,7 +199,7 @@ async def test_a_sink_that_cannot_be_told_stores_nothing_twice(path: Path) -> No
     assert broken.lost_ones == ["impossible", "unfit"]
 
 
-async def test_a_sink_may_raise_anything(path: Path) -> None:
+async def test_storage_survives_any_exception_of_a_sink(path: Path) -> None:
     notes = Notes()
 
     def fault(db: Database, rows: Sequence[str]) -> None:
@@ -212,7 +214,7 @@ async def test_a_sink_may_raise_anything(path: Path) -> None:
     assert texts(path) == ["b"]
 
 
-async def test_a_change_is_a_transaction(path: Path) -> None:
+async def test_storage_write_is_a_transaction(path: Path) -> None:
     async with opened(path) as storage:
 
         def insert(db: Database) -> int:
@@ -232,7 +234,7 @@ async def test_a_change_is_a_transaction(path: Path) -> None:
         assert texts(path) == ["a"]
 
 
-async def test_a_query_and_a_change_may_raise_what_a_future_cannot_hold(path: Path) -> None:
+async def test_storage_raises_runtime_error_if_a_query_raises_stop_iteration(path: Path) -> None:
     async with opened(path) as storage:
         with pytest.raises(RuntimeError):
             await storage.read(lambda db: next(db.select("SELECT text FROM notes")))
@@ -240,7 +242,7 @@ async def test_a_query_and_a_change_may_raise_what_a_future_cannot_hold(path: Pa
             await storage.write(lambda db: next(db.select("SELECT text FROM notes")))
 
 
-async def test_readers_see_commits_and_change_nothing(path: Path) -> None:
+async def test_storage_readers_see_commits_and_cannot_write(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         for number in range(3):
@@ -255,7 +257,7 @@ async def test_readers_see_commits_and_change_nothing(path: Path) -> None:
         own.close()
 
 
-async def test_space_is_given_back(path: Path) -> None:
+async def test_storage_returns_free_space_to_the_file_system(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         await storage.commit(notes.entries(*("x" * 10_000 for _ in range(200))))
@@ -268,7 +270,7 @@ async def test_space_is_given_back(path: Path) -> None:
     assert size_of(path) < 100_000
 
 
-async def test_only_its_owner_can_read_the_file(path: Path) -> None:
+async def test_storage_files_are_readable_by_their_owner_only(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         await storage.commit(notes.entries("a"))
@@ -278,7 +280,7 @@ async def test_only_its_owner_can_read_the_file(path: Path) -> None:
     assert modes == dict.fromkeys(names, 0o600)
 
 
-async def test_in_memory_is_a_file_that_is_gone_at_the_end() -> None:
+async def test_storage_in_memory_is_a_file_deleted_on_close() -> None:
     notes = Notes()
     storage = storage_at(":memory:")
     for _ in range(2):
@@ -290,7 +292,7 @@ async def test_in_memory_is_a_file_that_is_gone_at_the_end() -> None:
         assert not file.parent.exists()
 
 
-async def test_nothing_is_opened_where_nothing_has_tables(path: Path) -> None:
+async def test_storage_opens_no_file_without_migrations(path: Path) -> None:
     storage = Storage(Config(storage=StorageSettings(path=str(path / "no" / "folder"))), [])
     await storage.open()
     notes = Notes()
@@ -303,7 +305,7 @@ async def test_nothing_is_opened_where_nothing_has_tables(path: Path) -> None:
     await storage.close()
 
 
-async def test_entries_go_in_order_whoever_waits(path: Path) -> None:
+async def test_storage_keeps_each_caller_s_entries_in_order(path: Path) -> None:
     notes = Notes()
 
     async def call(name: int) -> None:
@@ -326,7 +328,7 @@ def lazily(notes: Notes, *texts: str) -> list[Entry]:
     return [Entry(notes, text, 1, lazy=True) for text in texts]
 
 
-async def test_nobody_waits_for_what_is_lazy_and_it_is_stored_soon(path: Path) -> None:
+async def test_storage_stores_lazy_entries_soon_without_waiting(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         for number in range(20):
@@ -337,7 +339,7 @@ async def test_nobody_waits_for_what_is_lazy_and_it_is_stored_soon(path: Path) -
         assert texts(path) == [str(number) for number in range(20)]
 
 
-async def test_what_is_waited_for_takes_what_is_lazy_along_in_order(path: Path) -> None:
+async def test_storage_commit_takes_earlier_lazy_entries_along_in_order(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         await storage.commit(lazily(notes, "a"))
@@ -345,7 +347,7 @@ async def test_what_is_waited_for_takes_what_is_lazy_along_in_order(path: Path) 
         assert (texts(path), notes.transactions) == (["a", "b", "c"], 1)
 
 
-async def test_a_flush_and_the_end_store_what_is_lazy(path: Path) -> None:
+async def test_storage_flush_and_close_store_lazy_entries(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         await storage.commit(lazily(notes, "a"))
@@ -355,7 +357,7 @@ async def test_a_flush_and_the_end_store_what_is_lazy(path: Path) -> None:
     assert texts(path) == ["a", "b"]
 
 
-async def test_what_comes_while_a_group_is_written_is_not_hurried(path: Path) -> None:
+async def test_storage_does_not_hurry_lazy_entries_that_arrive_during_a_commit(path: Path) -> None:
     notes = Notes()
     notes.fault = gate = Gate()
     async with opened(path) as storage:
@@ -370,7 +372,7 @@ async def test_what_comes_while_a_group_is_written_is_not_hurried(path: Path) ->
         assert notes.transactions == 2
 
 
-async def test_what_is_to_outlive_a_power_cut_is_never_lazy(path: Path) -> None:
+async def test_storage_durability_power_ignores_lazy(path: Path) -> None:
     notes = Notes()
     async with opened(path, durability="power") as storage:
         await storage.commit(lazily(notes, "a"))

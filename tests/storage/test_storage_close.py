@@ -38,7 +38,7 @@ def nothing_is_left(path: Path) -> None:
     assert (threads(), descriptors(path.parent)) == ([], [])
 
 
-async def test_it_can_be_opened_and_closed_twice(path: Path) -> None:
+async def test_storage_can_be_opened_and_closed_twice(path: Path) -> None:
     notes = Notes()
     storage = storage_at(path)
     await storage.close()
@@ -55,7 +55,7 @@ async def test_it_can_be_opened_and_closed_twice(path: Path) -> None:
     assert [one.name for one in path.parent.iterdir()] == ["gateway.db"]
 
 
-async def test_what_waits_is_stored(path: Path) -> None:
+async def test_storage_close_stores_waiting_entries(path: Path) -> None:
     notes = Notes()
     storage = storage_at(path, durability="none")
     await storage.open()
@@ -67,7 +67,7 @@ async def test_what_waits_is_stored(path: Path) -> None:
     nothing_is_left(path)
 
 
-async def test_what_could_not_be_stored_is_tried_once_more(
+async def test_storage_close_retries_a_failed_commit_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.storage.commit_queue.RETRY_DELAY", 1_000.0)
@@ -82,7 +82,7 @@ async def test_what_could_not_be_stored_is_tried_once_more(
     nothing_is_left(path)
 
 
-async def test_a_lock_is_waited_for(path: Path) -> None:
+async def test_storage_close_waits_for_a_locked_file(path: Path) -> None:
     notes = Notes()
     storage = storage_at(path, commit_timeout=0.1)
     await storage.open()
@@ -97,7 +97,9 @@ async def test_a_lock_is_waited_for(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_file_that_stays_full(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_storage_close_counts_entries_lost_to_a_full_disk(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     notes = Notes()
     notes.fault = full
     storage = storage_at(path)
@@ -113,7 +115,9 @@ async def test_a_file_that_stays_full(path: Path, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_file_that_stays_locked(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_storage_close_counts_entries_lost_to_a_locked_file(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     notes = Notes()
     storage = storage_at(path)
     await storage.open()
@@ -132,7 +136,7 @@ async def test_a_file_that_stays_locked(path: Path, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_writer_that_never_ends_stores_nothing_later(path: Path) -> None:
+def test_storage_writer_stuck_at_close_stores_nothing_later(path: Path) -> None:
     """And finds that the event loop is closed."""
     notes = Notes()
     notes.fault = gate = Gate()
@@ -158,7 +162,7 @@ def test_a_writer_that_never_ends_stores_nothing_later(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_writer_that_ends_too_late_changes_no_count(path: Path) -> None:
+async def test_storage_writer_finishing_after_close_changes_no_count(path: Path) -> None:
     notes = Notes()
     notes.fault = gate = Gate()
     storage = storage_at(path)
@@ -182,7 +186,7 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-async def test_after_the_end_nothing_is_taken(path: Path) -> None:
+async def test_storage_rejects_entries_reads_and_writes_after_close(path: Path) -> None:
     notes = Notes()
     async with opened(path) as storage:
         pass
@@ -197,7 +201,7 @@ async def test_after_the_end_nothing_is_taken(path: Path) -> None:
 FOREVER = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
 
 
-async def test_queries_that_run_are_interrupted(path: Path) -> None:
+async def test_storage_close_interrupts_running_queries(path: Path) -> None:
     storage = storage_at(path)
     await storage.open()
     begun = []
@@ -215,7 +219,7 @@ async def test_queries_that_run_are_interrupted(path: Path) -> None:
     nothing_is_left(path)
 
 
-async def test_a_query_whose_caller_has_left_is_interrupted_too(path: Path) -> None:
+async def test_storage_close_interrupts_a_query_whose_caller_left(path: Path) -> None:
     storage = storage_at(path)
     await storage.open()
     begun = []
@@ -233,7 +237,7 @@ async def test_a_query_whose_caller_has_left_is_interrupted_too(path: Path) -> N
     nothing_is_left(path)
 
 
-async def test_a_close_that_is_cancelled_leaves_nothing_open(path: Path) -> None:
+async def test_storage_close_that_is_cancelled_leaves_nothing_open(path: Path) -> None:
     notes = Notes()
     storage = storage_at(path, commit_timeout=0.1)
     await storage.open()
@@ -249,7 +253,7 @@ async def test_a_close_that_is_cancelled_leaves_nothing_open(path: Path) -> None
     assert is_whole(path)
 
 
-async def test_a_flush_is_told_of_the_end(path: Path, quick: None) -> None:
+async def test_storage_flush_raises_if_the_file_is_full(path: Path, quick: None) -> None:
     notes = Notes()
 
     def fault(db: Database, rows: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ async def recovered(storage: Storage) -> None:
     assert (storage.health.waiting, storage.health.waiting_bytes) == (0, 0)
 
 
-async def test_a_slow_commit_releases_the_calls_and_follows(path: Path) -> None:
+async def test_storage_releases_calls_at_the_commit_timeout_and_stores_later(path: Path) -> None:
     notes = Notes()
     async with opened(path, commit_timeout=0.3) as storage:
         with locked(path):
@@ -72,7 +72,7 @@ async def test_a_slow_commit_releases_the_calls_and_follows(path: Path) -> None:
         assert (health.committed, health.lost, health.slow) == (5, 0, 1)
 
 
-async def test_a_sink_that_is_slow_releases_calls_and_those_behind_them(path: Path) -> None:
+async def test_storage_releases_calls_behind_a_slow_sink(path: Path) -> None:
     notes = Notes()
     notes.fault = gate = Gate()
     async with opened(path, commit_timeout=0.1) as storage:
@@ -86,7 +86,7 @@ async def test_a_sink_that_is_slow_releases_calls_and_those_behind_them(path: Pa
     assert texts(path) == ["a", "b"]
 
 
-async def test_a_lock_that_is_given_up_in_time_is_no_fault(path: Path) -> None:
+async def test_storage_stays_ok_if_a_lock_ends_before_the_commit_timeout(path: Path) -> None:
     notes = Notes()
     async with opened(path, commit_timeout=20) as storage:
         with locked(path):
@@ -99,7 +99,7 @@ async def test_a_lock_that_is_given_up_in_time_is_no_fault(path: Path) -> None:
         assert (storage.health.state, storage.health.slow) == ("ok", 0)
 
 
-async def test_a_change_waits_for_a_lock_no_longer_than_a_call(path: Path) -> None:
+async def test_storage_write_waits_for_a_lock_no_longer_than_the_commit_timeout(path: Path) -> None:
     async with opened(path, commit_timeout=0.2) as storage:
         with locked(path):
             with pytest.raises(StorageUnavailable) as caught:
@@ -108,7 +108,7 @@ async def test_a_change_waits_for_a_lock_no_longer_than_a_call(path: Path) -> No
             assert await storage.read(lambda db: list(db.select("SELECT 1"))) == [(1,)]
 
 
-async def test_calls_wait_again_when_the_backlog_is_young(
+async def test_storage_is_degraded_until_it_catches_up_with_the_backlog(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.storage.commit_queue.MAX_GROUP_CALLS", 1)
@@ -133,7 +133,7 @@ async def test_calls_wait_again_when_the_backlog_is_young(
         (read_only, "the database file is read-only"),
     ],
 )
-async def test_a_file_that_cannot_take_more(
+async def test_storage_keeps_entries_while_the_file_is_full_or_read_only(
     path: Path, fault: Fault, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     notes = Notes()
@@ -161,7 +161,7 @@ async def test_a_file_that_cannot_take_more(
     assert ended.startswith(f"storage works again; it was degraded: {reason}")
 
 
-async def test_the_file_fails_while_entries_are_stored_one_by_one(path: Path) -> None:
+async def test_storage_retries_the_rest_if_the_file_fails_between_entries(path: Path) -> None:
     notes, failing = Notes(), [True]
 
     def fault(db: Database, rows: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ async def test_the_file_fails_while_entries_are_stored_one_by_one(path: Path) ->
     assert texts(path) == notes.written_ones == ["a", "b", "c", "d"]
 
 
-async def test_the_backlog_is_bounded_and_what_is_lost_is_counted(path: Path) -> None:
+async def test_storage_backlog_is_bounded_and_counts_lost_entries(path: Path) -> None:
     notes = Notes()
     notes.fault = full
     async with opened(path, backlog_bytes=10) as storage:
@@ -198,7 +198,7 @@ async def test_the_backlog_is_bounded_and_what_is_lost_is_counted(path: Path) ->
     assert texts(path) == ["1234", "1234", "12"]
 
 
-async def test_a_backlog_that_fills_up_releases_those_who_wait(path: Path) -> None:
+async def test_storage_releases_waiting_calls_if_the_backlog_is_full(path: Path) -> None:
     notes = Notes()
     notes.fault = gate = Gate()
     async with opened(path, backlog_bytes=3) as storage:
@@ -211,7 +211,7 @@ async def test_a_backlog_that_fills_up_releases_those_who_wait(path: Path) -> No
     assert (texts(path), notes.lost_ones) == (["abc"], ["d"])
 
 
-async def test_a_file_that_is_locked_at_the_start(path: Path) -> None:
+async def test_storage_opens_degraded_with_a_locked_file_and_recovers(path: Path) -> None:
     async with opened(path):
         pass
     notes = Notes()
@@ -226,7 +226,7 @@ async def test_a_file_that_is_locked_at_the_start(path: Path) -> None:
     await storage.close()
 
 
-async def test_health_is_ok_again_without_a_call(path: Path) -> None:
+async def test_storage_health_recovers_without_a_call(path: Path) -> None:
     async with opened(path):
         pass
     with locked(path):
@@ -258,7 +258,9 @@ def replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [remove, remove_all, move_away, replace])
-async def test_the_file_is_taken_away(path: Path, how: Callable[[Path], None]) -> None:
+async def test_storage_recreates_a_file_that_was_deleted_or_replaced(
+    path: Path, how: Callable[[Path], None]
+) -> None:
     notes = Notes()
     async with opened(path) as storage:
         await storage.commit(notes.entries("before"))
@@ -279,7 +281,7 @@ async def test_the_file_is_taken_away(path: Path, how: Callable[[Path], None]) -
     assert is_whole(path)
 
 
-async def test_its_folder_is_taken_away(tmp_path: Path) -> None:
+async def test_storage_recovers_if_its_folder_was_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     notes = Notes()
@@ -303,7 +305,7 @@ async def with_many_pages(path: Path) -> None:
         await storage.commit(Notes().entries(*("x" * 3_000 for _ in range(500))))
 
 
-async def test_damage_that_a_reader_finds(path: Path) -> None:
+async def test_storage_moves_aside_a_file_whose_damage_a_reader_finds(path: Path) -> None:
     await with_many_pages(path)
     notes = Notes()
     async with opened(path) as storage:
@@ -315,7 +317,7 @@ async def test_damage_that_a_reader_finds(path: Path) -> None:
     await is_moved_aside(path)
 
 
-async def test_damage_that_the_writer_finds(path: Path) -> None:
+async def test_storage_moves_aside_a_file_whose_damage_the_writer_finds(path: Path) -> None:
     await with_many_pages(path)
     notes = Notes()
     notes.fault = lambda db, rows: list(db.select("SELECT max(text) FROM notes"))
@@ -347,7 +349,7 @@ class Tables:
         return NOTES
 
 
-async def test_health_tells(gateway_for: GatewayFor) -> None:
+async def test_health_endpoint_reports_degraded_storage(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Tables)
     gateway: Gateway = live.gateway
     notes = Notes()

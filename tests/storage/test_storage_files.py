@@ -50,7 +50,7 @@ async def filled(path: Path, count: int = 500, size: int = 3_000) -> None:
         await storage.commit(Notes().entries(*("x" * size for _ in range(count))))
 
 
-async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+async def test_storage_rejects_a_missing_folder_or_a_folder_as_file(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "gateway.db"
     with pytest.raises(ConfigError) as caught:
         await storage_at(path).open()
@@ -61,7 +61,7 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"SQLite format 3\0" + b"garbage" * 1_000, b"# My thesis\n"])
-async def test_what_is_no_database_is_moved_aside(
+async def test_storage_moves_aside_a_file_that_is_no_database(
     path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(path, content)
@@ -77,7 +77,7 @@ async def test_what_is_no_database_is_moved_aside(
     assert f"it was moved to {moved} and a new one begun" in said
 
 
-async def test_a_damaged_file_is_moved_with_what_is_beside_it(path: Path) -> None:
+async def test_storage_moves_a_damaged_file_aside_with_its_wal(path: Path) -> None:
     await filled(path)
     overwrite_pages(path, 100, 20)
     before = content_of(path)
@@ -89,7 +89,7 @@ async def test_a_damaged_file_is_moved_with_what_is_beside_it(path: Path) -> Non
     assert moved.with_name(f"{moved.name}-wal").exists()
 
 
-async def test_each_damaged_file_is_kept(path: Path) -> None:
+async def test_storage_keeps_every_damaged_file(path: Path) -> None:
     for _ in range(3):
         put(path, b"no database" * 100)
         async with opened(path):
@@ -98,7 +98,7 @@ async def test_each_damaged_file_is_kept(path: Path) -> None:
     assert is_whole(path)
 
 
-def test_what_another_process_has_just_begun_is_not_moved(
+def test_storage_does_not_move_a_file_that_another_process_just_created(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_bytes(b"no database" * 100)
@@ -125,7 +125,7 @@ def test_what_another_process_has_just_begun_is_not_moved(
     assert sorted(one.name for one in path.parent.iterdir()) == ["gateway.db", "moved by another"]
 
 
-async def test_an_alarm_that_was_false_moves_nothing(path: Path) -> None:
+async def test_storage_keeps_a_file_wrongly_marked_as_damaged(path: Path) -> None:
     await filled(path, 3)
     mark_damaged(path)
     async with opened(path):
@@ -133,7 +133,7 @@ async def test_an_alarm_that_was_false_moves_nothing(path: Path) -> None:
     assert [one.name for one in path.parent.iterdir()] == ["gateway.db"]
 
 
-async def test_a_file_that_is_marked_and_cannot_be_checked_in_time(
+async def test_storage_moves_aside_a_marked_file_if_its_check_takes_too_long(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(path, 20_000, 10)
@@ -147,7 +147,7 @@ async def test_a_file_that_is_marked_and_cannot_be_checked_in_time(
     assert aside(path).exists()
 
 
-async def test_a_log_without_its_database_is_kept(path: Path) -> None:
+async def test_storage_keeps_a_wal_without_its_database(path: Path) -> None:
     log = path.with_name("gateway.db-wal")
     log.write_bytes(b"of a database that was deleted")
     async with opened(path):
@@ -156,7 +156,7 @@ async def test_a_log_without_its_database_is_kept(path: Path) -> None:
     assert moved.read_bytes() == b"of a database that was deleted"
 
 
-async def test_a_migration_that_breaks_ends_the_start(path: Path) -> None:
+async def test_storage_open_raises_and_rolls_back_if_a_migration_fails(path: Path) -> None:
     tables = "CREATE TABLE half (number); CREATE TABLE wrong ("
     broken = Migrations("broken", (Migration("create", tables),))
     for _ in range(2):
@@ -169,7 +169,7 @@ async def test_a_migration_that_breaks_ends_the_start(path: Path) -> None:
         assert db.execute("SELECT count(*) FROM sqlite_master").fetchall() == [(0,)]
 
 
-def test_a_file_that_is_there_keeps_its_mode_and_content(path: Path) -> None:
+def test_storage_keeps_the_mode_and_content_of_an_existing_file(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE of_another (number)")
     path.chmod(0o640)
@@ -201,23 +201,23 @@ def namespace(*flags: str) -> tuple[str, ...]:
     return command
 
 
-async def test_a_full_disk(tmp_path: Path) -> None:
+async def test_storage_recovers_from_a_full_disk(tmp_path: Path) -> None:
     wrap = namespace("--user", "--map-root-user", "--mount")
     mount = f"mount -t tmpfs -o size=800k tmpfs {tmp_path}"
     assert (await ran(f"{mount} && {PYTHON} fill {tmp_path}/gateway.db", wrap)).startswith(FULL)
 
 
-async def test_a_file_that_may_not_grow(path: Path) -> None:
+async def test_storage_recovers_from_a_file_size_limit(path: Path) -> None:
     assert (await ran(f"{PYTHON} limit {path}")).startswith(FULL)
 
 
-async def test_a_file_that_is_read_only_at_the_start(path: Path) -> None:
+async def test_storage_recovers_from_a_read_only_file_at_start(path: Path) -> None:
     assert (await ran(f"{PYTHON} protect {path}", unprivileged())).startswith(
         ("the database file is read-only", "the database file cannot be opened")
     )
 
 
-async def test_a_folder_that_is_read_only_at_the_start(path: Path) -> None:
+async def test_storage_recovers_from_a_read_only_folder_at_start(path: Path) -> None:
     said = await ran(f"{PYTHON} forbid {path}", unprivileged())
     assert said.startswith("the database file cannot be opened")
 

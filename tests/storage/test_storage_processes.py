@@ -33,7 +33,9 @@ BROKEN = pytest.param(b"no database" * 1_000, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("before", [None, BROKEN])
-async def test_eight_begin_at_once(path: Path, before: bytes | None) -> None:
+async def test_storage_opened_by_eight_processes_at_once_loses_nothing(
+    path: Path, before: bytes | None
+) -> None:
     if before is not None:
         put(path, before)
     processes = [await started(path, str(number), 10) for number in range(8)]
@@ -45,7 +47,7 @@ async def test_eight_begin_at_once(path: Path, before: bytes | None) -> None:
     assert is_whole(path)
 
 
-async def test_two_write_and_both_read(path: Path) -> None:
+async def test_storage_shares_a_file_between_two_writing_processes(path: Path) -> None:
     notes = Notes()
     async with opened(path, commit_timeout=60) as storage:
         other = await started(path, "theirs", 200)
@@ -60,7 +62,7 @@ async def test_two_write_and_both_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("commits", [0, 1, 7, 40, 150])
-async def test_kill_9_in_the_middle_of_commits(path: Path, commits: int) -> None:
+async def test_storage_keeps_acknowledged_commits_after_kill_9(path: Path, commits: int) -> None:
     process = await started(path, "a", 1_000_000)
     assert process.stdout is not None
     for _ in range(commits + 1):

@@ -25,7 +25,7 @@ def db(tmp_path: Path) -> Iterator[Connection]:
 
 
 @given(st.lists(values, max_size=40))
-def test_what_is_inserted_is_there_in_order(found: list[object]) -> None:
+def test_insert_rows_stores_all_rows_in_order(found: list[object]) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(open_for_writing(Path(folder, "some.db"), "none", [])) as db,
@@ -36,21 +36,21 @@ def test_what_is_inserted_is_there_in_order(found: list[object]) -> None:
         assert list(db.select("SELECT * FROM some ORDER BY id")) == rows
 
 
-def test_few_statements_are_made_of_many_rows(db: Connection) -> None:
+def test_insert_rows_groups_many_rows_into_few_statements(db: Connection) -> None:
     statements: list[str] = []
     db.raw.set_trace_callback(statements.append)
     insert_rows(db, "INSERT INTO some", [(n, n) for n in range(2 * MAX_ROWS + 5)])
     assert len([one for one in statements if one.startswith("INSERT")]) == 4
 
 
-def test_rows_of_many_columns_go_into_statements_that_sqlite_takes(db: Connection) -> None:
+def test_insert_rows_respects_sqlite_s_limit_for_wide_rows(db: Connection) -> None:
     columns = 500
     db.execute(f"CREATE TABLE wide ({','.join(f'c{n}' for n in range(columns))})")
     insert_rows(db, "INSERT INTO wide", [tuple(range(columns))] * 100)
     assert list(db.select("SELECT count(*), sum(c499) FROM wide")) == [(100, 49_900)]
 
 
-def test_rows_that_are_there_are_not_counted(db: Connection) -> None:
+def test_insert_rows_does_not_count_conflicting_rows(db: Connection) -> None:
     insert_rows(db, "INSERT INTO some", [(3, "a")])
     again = [(n, "b") for n in range(6)]
     assert insert_rows(db, "INSERT INTO some", again, "ON CONFLICT (id) DO NOTHING") == 5

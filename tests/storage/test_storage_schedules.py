@@ -120,7 +120,7 @@ class Run:
 
 @settings(max_examples=60, deadline=None)
 @given(SCHEDULES, st.sampled_from(["process", "none"]))
-def test_each_entry_is_stored_once_or_lost_once(
+def test_storage_stores_or_loses_each_entry_exactly_once(
     schedule: list[tuple[str, ...] | str], durability: str
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,7 @@ def as_text(of: Any, *, debug: bool = False) -> str:
     return TextFormatter(debug=debug).format(of)
 
 
-def test_a_json_line_says_when_how_grave_who_and_what() -> None:
+def test_json_formatter_writes_time_level_logger_and_message() -> None:
     line = Formatter().format(record("worker %s is down", "w1", created=1_700_000_000.1234))
     assert line == (
         '{"time":"2023-11-14T22:13:20.123Z","level":"warning","logger":"gateway",'
@@ -57,7 +57,7 @@ def test_a_json_line_says_when_how_grave_who_and_what() -> None:
     )
 
 
-def test_a_line_about_a_call_has_its_id() -> None:
+def test_formatters_add_the_call_id_of_a_record() -> None:
     assert as_json(record("it broke", call_id="a1"))["call_id"] == "a1"
     assert "call_id" not in as_json(record("it broke"))
     assert as_text(record("it broke", call_id="a1")).endswith(
@@ -66,7 +66,7 @@ def test_a_line_about_a_call_has_its_id() -> None:
 
 
 @pytest.mark.parametrize("write", [as_json, as_text])
-def test_an_exception_is_told_by_its_type_and_its_places(write: Any) -> None:
+def test_formatters_write_an_exception_s_type_and_places_but_no_message(write: Any) -> None:
     error = raised(KeyError(SECRET), raised(UnicodeEncodeError("ascii", SECRET, 0, 1, SECRET)))
     written = str(write(failing(error)))
     assert SECRET not in written
@@ -75,13 +75,13 @@ def test_an_exception_is_told_by_its_type_and_its_places(write: Any) -> None:
 
 
 @pytest.mark.parametrize("write", [as_json, as_text])
-def test_an_exception_says_its_words_where_all_is_to_be_seen(write: Any) -> None:
+def test_formatters_write_exception_messages_in_debug_mode(write: Any) -> None:
     error = raised(ValueError("one"), raised(ExceptionGroup("two", [ValueError("three")])))
     written = str(write(failing(error), debug=True))
     assert [word in written for word in ("one", "two", "three")] == [True] * 3
 
 
-def test_places_are_those_nearest_to_the_failure() -> None:
+def test_json_formatter_keeps_the_places_nearest_to_the_failure() -> None:
     def deep(left: int) -> None:
         if not left:
             raise ValueError(SECRET)
@@ -95,7 +95,7 @@ def test_places_are_those_nearest_to_the_failure() -> None:
     assert error["where"][-1].endswith(":deep")
 
 
-def test_an_exception_that_leads_to_itself_is_told_once() -> None:
+def test_json_formatter_writes_each_exception_of_a_cyclic_cause_once() -> None:
     one, other = ValueError(SECRET), KeyError(SECRET)
     one.__cause__, other.__cause__ = other, one
     assert [error["type"] for error in as_json(failing(one))["errors"]] == [
@@ -114,13 +114,13 @@ def test_an_exception_that_leads_to_itself_is_told_once() -> None:
         (InternalError("the gateway failed"), "the gateway failed"),
     ],
 )
-def test_an_exception_among_the_arguments_quotes_nobody(error: Exception, said: str) -> None:
+def test_json_formatter_redacts_exceptions_among_the_arguments(error: Exception, said: str) -> None:
     assert as_json(record("broken: %s", error))["message"] == f"broken: {said}"
     assert as_json(record("broken: %(why)s", {"why": error}))["message"] == f"broken: {said}"
     assert as_json(record(error))["message"] == said
 
 
-def test_arguments_that_do_not_fit_are_told_by_their_place() -> None:
+def test_json_formatter_names_the_place_of_a_malformed_record() -> None:
     message = as_json(record("%d", SECRET))["message"]
     assert message == f"a record cannot be written; it is made at {__file__}:7"
     assert as_json(record("%d", SECRET), debug=True)["message"] == message
@@ -138,7 +138,9 @@ def test_arguments_that_do_not_fit_are_told_by_their_place() -> None:
         ("socket.send() raised exception.", "socket.send() raised exception."),
     ],
 )
-def test_asyncio_s_words_end_where_they_quote(given: str, written: str) -> None:
+def test_json_formatter_cuts_asyncio_messages_before_quoted_values(
+    given: str, written: str
+) -> None:
     message = as_json(record(given, name="asyncio"))["message"]
     assert message.startswith(written)
     assert SECRET not in message
@@ -150,7 +152,7 @@ def test_asyncio_s_words_end_where_they_quote(given: str, written: str) -> None:
 @example('"', None, 20_000, True)
 @example("\x1b[31m\r\n2026-01-01 ERROR gateway: forged", "\u2028", 1, False)
 @example("\U0010ffff\ud800", "\x9b", 9000, True)
-def test_whatever_is_logged_is_one_bounded_line_that_shows(
+def test_formatters_write_bounded_printable_lines_for_any_record(
     text: str, call_id: str | None, times: int, debug: bool
 ) -> None:
     error = raised(ValueError(text * times), raised(KeyError(text * times)))
@@ -175,7 +177,7 @@ def test_whatever_is_logged_is_one_bounded_line_that_shows(
         (io.StringIO, "text", True),
     ],
 )
-def test_a_terminal_gets_text_and_all_else_json(
+def test_log_handler_writes_text_to_a_terminal_and_json_elsewhere(
     stream: type[io.StringIO], written: Written, text: bool
 ) -> None:
     opened = stream()
@@ -184,7 +186,7 @@ def test_a_terminal_gets_text_and_all_else_json(
     assert opened.getvalue().endswith("\n")
 
 
-def test_a_stream_that_cannot_be_written_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_handler_ignores_a_closed_stream(capsys: pytest.CaptureFixture[str]) -> None:
     closed = io.StringIO()
     handler = Handler(closed)
     closed.close()
@@ -192,14 +194,14 @@ def test_a_stream_that_cannot_be_written_harms_nobody(capsys: pytest.CaptureFixt
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_command_line_names_the_format(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_rejects_an_unknown_log_format(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["plugins", "--log-format", "loud"])
     told = '--log-format: log_format: expected "auto", "text" or "json", got "loud"\n'
     assert capsys.readouterr().err == told
 
 
-def test_a_reload_changes_level_and_format() -> None:
+def test_reload_changes_the_log_level_and_format() -> None:
     root, stream = logging.getLogger(), io.StringIO()
     before = root.level
     logs = Logs("info", "json", stream)

@@ -29,7 +29,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str | None]]:
     return [(line["message"], line.get("call_id")) for line in lines if line["level"] == "error"]
 
 
-async def test_one_id_leads_through_all(
+async def test_call_id_appears_in_response_worker_request_trace_and_logs(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "access.log"
@@ -61,7 +61,7 @@ async def test_one_id_leads_through_all(
         ("answer", "the gateway failed on a call"),
     ],
 )
-async def test_what_breaks_in_a_call_is_told_with_its_id(
+async def test_log_of_a_failing_hook_has_the_call_id(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture, where: str, said: str
 ) -> None:
     async with ScriptedWorker(PLAIN) as worker:
@@ -95,7 +95,7 @@ async def failing(body: dict[str, Any]) -> dict[str, Any]:
         (failing, "the local handler failed"),
     ],
 )
-async def test_a_local_handler_that_breaks_is_told_with_the_call_s_id(
+async def test_log_of_a_failing_local_handler_has_the_call_id(
     caplog: pytest.LogCaptureFixture, handler: LocalHandler, said: str
 ) -> None:
     async with live(

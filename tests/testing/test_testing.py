@@ -43,7 +43,7 @@ CHUNKED = b"Transfer-Encoding: Chunked\r\n\r\n"
 REQUEST = b"POST /v1/x HTTP/1.1\r\nhost: h\r\n"
 
 
-async def test_a_call_made_by_hand() -> None:
+async def test_make_call_builds_a_call_from_its_arguments() -> None:
     call = make_call({"model": "m"}, headers={"X-Session-ID": "s"}, query=b"a=1")
     assert (call.method, call.path, call.query) == ("POST", CHAT, b"a=1")
     assert (call.header("x-session-id"), call.model) == ("s", "m")
@@ -52,11 +52,11 @@ async def test_a_call_made_by_hand() -> None:
     assert make_call(b"\x00", path="/v1/x").body.data == b"\x00"
 
 
-def test_the_fixture_is_the_function(make_call: Callable[..., RecordedCall]) -> None:
+def test_make_call_fixture_is_the_function(make_call: Callable[..., RecordedCall]) -> None:
     assert make_call(session_id="s").session_id == "s"
 
 
-async def test_the_caller_records_and_can_be_full() -> None:
+async def test_recording_caller_records_the_response_and_can_be_full() -> None:
     caller = make_call().caller
     caller.start(200, [(b"a", b"b")])
     assert caller.write(b"1")
@@ -68,11 +68,11 @@ async def test_the_caller_records_and_can_be_full() -> None:
     assert (caller.chunks, caller.is_ended, caller.is_cut) == ([b"1", b"2", b"3"], True, False)
 
 
-def test_events() -> None:
+def test_sse_encodes_events() -> None:
     assert sse({"a": 1}, "[DONE]") == b'data: {"a":1}\n\n' + DONE
 
 
-async def test_an_observer_is_driven_through_a_stream() -> None:
+async def test_drive_passes_a_stream_to_the_observer() -> None:
     recorder = Recorder()
     call = await drive(recorder, EVENT[:20], EVENT[20:] + DONE)
     assert [name for name, _ in recorder.seen] == [
@@ -85,7 +85,7 @@ async def test_an_observer_is_driven_through_a_stream() -> None:
     assert call.outcome.complete
 
 
-async def test_an_observer_is_driven_through_a_plain_answer() -> None:
+async def test_drive_passes_a_plain_response_to_the_observer() -> None:
     recorder = Recorder()
     body = msgspec.json.encode({"choices": [{"message": {"content": "Hi"}}]})
     call = await drive(
@@ -101,7 +101,7 @@ async def test_an_observer_is_driven_through_a_plain_answer() -> None:
     assert call.caller.body == body
 
 
-async def test_an_observer_is_driven_to_where_the_worker_breaks_off() -> None:
+async def test_drive_with_broken_ends_in_an_upstream_error() -> None:
     recorder = Recorder()
     call = await drive(recorder, EVENT, broken=True)
     assert recorder.seen[-1] == ("finished", False)
@@ -115,12 +115,12 @@ class Wrong:
         raise ValueError("wrong")
 
 
-async def test_what_an_observer_raises_comes_out() -> None:
+async def test_drive_raises_the_observer_s_exception() -> None:
     with pytest.raises(ValueError, match="wrong"):
         await drive(Wrong(), EVENT, DONE)
 
 
-async def test_a_worker_answers_each_request_with_the_same_bytes() -> None:
+async def test_scripted_worker_repeats_fixed_bytes_for_each_request() -> None:
     async with (
         ScriptedWorker(answer_of(b"{}", status="418 I'm a teapot")) as worker,
         httpx.AsyncClient(base_url=worker.url) as client,
@@ -142,7 +142,7 @@ async def test_a_worker_answers_each_request_with_the_same_bytes() -> None:
         REQUEST + CHUNKED + b"5\r\n0\r\n\r\n\r\n" + b"a;x=y\r\n0123456789\r\n" + b"0\r\n\r\n",
     ],
 )
-async def test_a_request_is_read_to_its_end(request_: bytes) -> None:
+async def test_scripted_worker_reads_each_request_to_its_end(request_: bytes) -> None:
     async with ScriptedWorker(b"ok") as worker:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(worker.url).port)
         writer.write(request_ * 2)
@@ -152,7 +152,7 @@ async def test_a_request_is_read_to_its_end(request_: bytes) -> None:
     assert worker.requests == [request_] * 2
 
 
-async def test_a_worker_dribbles_and_waits(gateway_for: GatewayFor) -> None:
+async def test_scripted_worker_writes_byte_by_byte_on_demand(gateway_for: GatewayFor) -> None:
     go_on = asyncio.Event()
 
     async def script(connection: ScriptedConnection) -> None:
@@ -170,7 +170,7 @@ async def test_a_worker_dribbles_and_waits(gateway_for: GatewayFor) -> None:
     assert gateway.plugin(Recorder).chunks == [bytes([byte]) for byte in EVENT + DONE]
 
 
-async def test_a_worker_resets() -> None:
+async def test_scripted_worker_resets_a_connection() -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(b"HTTP/1.1 200 OK\r\n")
@@ -184,7 +184,7 @@ async def test_a_worker_resets() -> None:
         writer.close()
 
 
-async def test_a_worker_sees_its_peer_leave() -> None:
+async def test_scripted_worker_notices_a_disconnected_peer() -> None:
     saw = asyncio.Event()
 
     async def script(connection: ScriptedConnection) -> None:
@@ -200,7 +200,7 @@ async def test_a_worker_sees_its_peer_leave() -> None:
         await saw.wait()
 
 
-async def test_a_worker_is_held_up_by_a_peer_that_does_not_read() -> None:
+async def test_scripted_worker_write_blocks_while_the_peer_does_not_read() -> None:
     filled = asyncio.Event()
 
     async def script(connection: ScriptedConnection) -> None:
@@ -218,7 +218,7 @@ async def test_a_worker_is_held_up_by_a_peer_that_does_not_read() -> None:
         writer.close()
 
 
-async def test_what_a_script_raises_comes_out() -> None:
+async def test_scripted_worker_raises_its_script_s_exception() -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
         raise AssertionError("not what was expected")
@@ -232,7 +232,7 @@ async def test_what_a_script_raises_comes_out() -> None:
         await ask()
 
 
-async def test_a_worker_speaks_tls() -> None:
+async def test_scripted_worker_serves_tls() -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -248,7 +248,7 @@ def left_over() -> set[asyncio.Task[object]]:
     return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
 
-async def test_a_live_gateway_leaves_nothing_behind(simulator: Simulator) -> None:
+async def test_live_closes_tasks_connections_and_signal_handlers(simulator: Simulator) -> None:
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     tasks, frozen = left_over(), gc.get_freeze_count()
     config = Config(probes=NO_PROBES, workers=(Worker(url=simulator.url),), plugins=(entry(Door),))
@@ -269,7 +269,7 @@ async def test_a_live_gateway_leaves_nothing_behind(simulator: Simulator) -> Non
         await asyncio.open_connection(url.host, url.port)
 
 
-async def test_a_live_gateway_tells_its_callers_that_it_ends(simulator: Simulator) -> None:
+async def test_live_rejects_waiting_calls_as_draining_at_exit(simulator: Simulator) -> None:
     config = Config(probes=NO_PROBES, workers=(Worker(url=simulator.url),), plugins=(entry(Door),))
     async with httpx.AsyncClient() as client:
         async with live(config) as gateway:
@@ -279,7 +279,7 @@ async def test_a_live_gateway_tells_its_callers_that_it_ends(simulator: Simulato
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
 
 
-async def test_a_gateway_that_does_not_start_leaves_nothing_behind() -> None:
+async def test_live_leaves_no_tasks_if_the_gateway_fails_to_start() -> None:
     tasks = left_over()
     config = Config(plugins=(entry(Beside), entry(BesideToo, fails=True)))
     with pytest.raises(ConfigError, match="the disk is full"):
@@ -288,7 +288,7 @@ async def test_a_gateway_that_does_not_start_leaves_nothing_behind() -> None:
     assert left_over() == tasks
 
 
-async def test_plugins_are_named_by_their_class(gateway_for: GatewayFor) -> None:
+async def test_entry_names_a_plugin_by_its_top_level_class(gateway_for: GatewayFor) -> None:
     class Inner:
         pass
 
@@ -302,7 +302,7 @@ async def test_plugins_are_named_by_their_class(gateway_for: GatewayFor) -> None
 
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_the_tests_in_the_guide_pass(tmp_path: Path, mode: str) -> None:
+def test_plugin_guide_s_example_tests_pass(tmp_path: Path, mode: str) -> None:
     codes = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     [conftest] = [code for code in codes if "pytest_plugins" in code]
     [test] = [code for code in codes if "async def test_" in code]

@@ -49,7 +49,7 @@ async def post(running: Live, body: Mapping[str, object], path: str = CHAT) -> h
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_a_call_without_a_session(
+async def test_capture_records_a_call_without_a_session(
     gateway_for: GatewayFor, tmp_path: Path, stream: bool
 ) -> None:
     running = await capturing(gateway_for, tmp_path)
@@ -62,7 +62,9 @@ async def test_a_call_without_a_session(
     assert (await running.client.get(f"/traces/{trace.trace_id}")).status_code == 200
 
 
-async def test_a_retry_is_a_sibling(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_capture_records_a_retry_as_a_sibling(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     running = await capturing(gateway_for, tmp_path)
     for retries in ("0", "1"):
         headers = {"x-stainless-retry-count": retries}
@@ -75,7 +77,9 @@ async def test_a_retry_is_a_sibling(gateway_for: GatewayFor, tmp_path: Path) -> 
     assert [one.trace_ids for one in found.trajectories] == [[first.trace_id], [again.trace_id]]
 
 
-async def test_times(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_capture_records_ttft_itl_and_total_time(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     running = await capturing(gateway_for, tmp_path)
     await post(running, chat(stream=True))
     await post(running, chat())
@@ -103,7 +107,7 @@ SAMPLED: Mapping[str, Mapping[str, object]] = {
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-async def test_a_stream_is_recorded_as_the_plain_answer_is(
+async def test_capture_records_a_stream_like_the_plain_response(
     gateway_for: GatewayFor, tmp_path: Path, name: str
 ) -> None:
     running = await capturing(gateway_for, tmp_path)
@@ -144,7 +148,7 @@ COMPLETIONS: Mapping[str, Mapping[str, object]] = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("name", COMPLETIONS)
-async def test_completions(
+async def test_capture_records_completions_as_the_engine_sampled_them(
     gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path, name: str, stream: bool
 ) -> None:
     running = await capturing(gateway_for, tmp_path)
@@ -174,7 +178,7 @@ NOT_JSON = {
 
 
 @pytest.mark.parametrize("name", NOT_JSON)
-async def test_a_request_that_is_no_json_object(
+async def test_capture_survives_a_request_that_is_no_json_object(
     gateway_for: GatewayFor, tmp_path: Path, name: str
 ) -> None:
     """Whoever judges it, the caller is told so, and nothing breaks over the record of it."""
@@ -226,7 +230,7 @@ OTHERS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("path", OTHERS)
-async def test_other_apis_are_recorded_without_tokens(
+async def test_capture_records_other_apis_without_tokens_or_injection(
     gateway_for: GatewayFor, tmp_path: Path, path: str
 ) -> None:
     asked, said = OTHERS[path]
@@ -243,7 +247,7 @@ async def test_other_apis_are_recorded_without_tokens(
     assert trace.model == "m" or path == "/v1/embeddings"
 
 
-async def test_fault_4_choices_tool_calls_and_reasoning_of_a_stream(
+async def test_fault_4_capture_merges_choices_tool_calls_and_reasoning_of_a_stream(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     """Two choices whose events are mixed; tool calls in pieces, and reasoning."""
@@ -323,7 +327,7 @@ async def play(address: tuple[str, int], exchange: RecordedExchange) -> None:
             compare(answer, exchange)
 
 
-async def test_each_recorded_answer_leaves_one_trace(tmp_path: Path) -> None:
+async def test_capture_stores_one_trace_per_recorded_vllm_response(tmp_path: Path) -> None:
     """Nothing is injected, so that each answer fits the request that was made of the engine."""
     playing = Playing()
     options = dict.fromkeys(("token_ids", "logprobs", "usage"), False)

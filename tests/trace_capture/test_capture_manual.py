@@ -34,26 +34,26 @@ def first_column(table: str) -> list[str]:
     return [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
 
 
-def test_it_has_each_field_of_a_trace_and_of_a_choice() -> None:
+def test_capture_manual_lists_each_field_of_a_trace_and_a_choice() -> None:
     for title, struct in (("Fields of a trace", Trace), ("Fields of a choice", TraceChoice)):
         assert sorted(first_column(section(title))) == sorted(struct.__struct_fields__)
 
 
-def test_it_has_each_reason() -> None:
+def test_capture_manual_lists_each_reason() -> None:
     assert first_column(section("Verdict")) == list(get_args(Reason))
 
 
-def test_it_has_each_cause_of_a_divergence() -> None:
+def test_capture_manual_lists_each_cause_of_a_divergence() -> None:
     causes = get_args(Divergence.__annotations__["cause"])
     assert all(f"`{cause}`" in section("Trajectories") for cause in causes)
     assert len(causes) == 8
 
 
-def test_it_has_each_option() -> None:
+def test_capture_manual_lists_each_option() -> None:
     assert sorted(first_column(section("Options"))) == sorted(TraceCapture.Config.__struct_fields__)
 
 
-async def test_it_has_each_endpoint(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_capture_manual_lists_each_endpoint(gateway_for: GatewayFor, tmp_path: Path) -> None:
     live = await capturing(gateway_for, tmp_path)
     plugin = live.plugin(TraceCapture)
     routes = [one for one in capture_routes(live.gateway, plugin) if isinstance(one, ControlRoute)]
@@ -62,7 +62,9 @@ async def test_it_has_each_endpoint(gateway_for: GatewayFor, tmp_path: Path) -> 
     assert sorted(first_column(section("Endpoints"))) == sorted(there)
 
 
-async def test_its_commands_run(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_capture_manual_s_curl_and_python_commands_run(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path)
     with_curl = [block for block in COMMANDS if "curl" in block]
     assert len(with_curl) == 3
@@ -74,7 +76,9 @@ async def test_its_commands_run(gateway_for: GatewayFor, tmp_path: Path) -> None
     assert "[0, 0, " in await shell(f"{sys.executable} -c {shlex.quote(code)}", tmp_path)
 
 
-async def test_its_commands_read_the_file(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_capture_manual_s_traces_commands_read_the_file(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await gateway_for(
         "sessions", CAPTURE, storage=StorageSettings(path=str(tmp_path / "gateway.db"))
     )
@@ -94,7 +98,7 @@ async def shell(command: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_shipped_configuration_is_good() -> None:
+def test_capture_config_file_loads_its_plugins() -> None:
     file = CONFIGS / "capture.yaml"
     gateway = Gateway(load(file, {}))
     names = [plugin.name for plugin in gateway.plugins.loaded]

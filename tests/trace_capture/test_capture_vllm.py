@@ -226,7 +226,7 @@ async def engine() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.timeout(1200)
-async def test_twenty_sessions_are_recorded_as_they_were_sampled(
+async def test_capture_records_twenty_vllm_sessions_as_sampled(
     gateway_for: GatewayFor,
     engine: httpx.AsyncClient,
     tmp_path: Path,
@@ -257,7 +257,7 @@ COMPLETIONS: Mapping[str, Mapping[str, object]] = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("name", COMPLETIONS)
-async def test_completions(
+async def test_capture_records_vllm_completions_as_sampled(
     gateway_for: GatewayFor, engine: httpx.AsyncClient, tmp_path: Path, name: str, stream: bool
 ) -> None:
     model = (await engine.get("/v1/models")).json()["data"][0]["id"]
@@ -279,7 +279,7 @@ async def test_completions(
         assert (one.text, one.finish_reason) == (expected["text"], expected["finish_reason"])
 
 
-async def test_turns_in_token_ids_make_one_branch(
+async def test_trajectory_joins_vllm_turns_sent_as_token_ids(
     gateway_for: GatewayFor, engine: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     model = (await engine.get("/v1/models")).json()["data"][0]["id"]

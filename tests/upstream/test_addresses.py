@@ -16,7 +16,7 @@ from gateway.upstream.pool import Pool
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 70 + ".test", "a..b", "127.0.0.1"])
-async def test_a_worker_that_cannot_be_reached(host: str) -> None:
+async def test_pool_raises_connect_failed_for_an_unreachable_worker(host: str) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         port = closed.getsockname()[1]
@@ -70,7 +70,7 @@ def silent() -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-async def test_one_address_that_works_is_enough(
+async def test_pool_connects_if_one_of_several_addresses_works(
     resolve: Callable[..., None], dead: tuple[str, int], place: int
 ) -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker, host="worker.test") as pool:
@@ -80,7 +80,7 @@ async def test_one_address_that_works_is_enough(
         assert await exchange(await pool.open()) == b"{}"
 
 
-async def test_an_address_that_hangs_does_not_hold_up_the_next(
+async def test_pool_tries_the_next_address_while_one_hangs(
     resolve: Callable[..., None], silent: tuple[str, int]
 ) -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker, host="worker.test") as pool:
@@ -88,7 +88,7 @@ async def test_an_address_that_hangs_does_not_hold_up_the_next(
         assert await exchange(await pool.open()) == b"{}"
 
 
-async def test_a_name_whose_addresses_are_all_dead(
+async def test_pool_raises_connect_failed_if_all_addresses_refuse(
     resolve: Callable[..., None], dead: tuple[str, int]
 ) -> None:
     resolve(dead, ("::1", dead[1]), dead)
@@ -97,7 +97,7 @@ async def test_a_name_whose_addresses_are_all_dead(
         await pool.open()
 
 
-async def test_a_worker_on_ipv6(gateway_for: GatewayFor) -> None:
+async def test_gateway_forwards_to_a_worker_on_ipv6(gateway_for: GatewayFor) -> None:
     hosts: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -62,7 +62,7 @@ def end_to_end(answer: RawAnswer) -> Headers:
 
 
 @pytest.mark.parametrize("framing", [b"content-length: 1234", b"transfer-encoding: chunked"])
-async def test_an_answer_to_head_has_no_body(before: Before, framing: bytes) -> None:
+async def test_response_to_head_has_no_body(before: Before, framing: bytes) -> None:
     answer = b"HTTP/1.1 200 OK\r\n%b\r\nx-a: b\r\n\r\n" % framing
     async with before(answer) as setting, setting.client() as client:
         for _ in range(2):
@@ -73,7 +73,7 @@ async def test_an_answer_to_head_has_no_body(before: Before, framing: bytes) -> 
             assert found.value(b"content-length") == (b"1234" if b"1234" in framing else None)
 
 
-async def test_an_error_that_answers_head_has_no_body(before: Before) -> None:
+async def test_error_response_to_head_has_no_body(before: Before) -> None:
     async with before(b"garbage") as setting, setting.client() as client:
         for _ in range(2):
             found = await client.ask("HEAD", "/v1/models")
@@ -82,7 +82,7 @@ async def test_an_error_that_answers_head_has_no_body(before: Before) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_an_answer_that_has_no_body(before: Before, status: int) -> None:
+async def test_response_with_status_204_or_304_has_no_body(before: Before, status: int) -> None:
     answer = b"HTTP/1.1 %d\r\ncontent-length: 17\r\netag: x\r\n\r\n" % status
     async with before(answer) as setting, setting.client() as client:
         for _ in range(2):
@@ -91,7 +91,7 @@ async def test_an_answer_that_has_no_body(before: Before, status: int) -> None:
             assert end_to_end(found) == [(b"etag", b"x")]
 
 
-async def test_header_lines_stay_apart_and_in_order(before: Before) -> None:
+async def test_response_header_lines_stay_separate_and_in_order(before: Before) -> None:
     lines = [
         (b"set-cookie", b"a=1; Path=/"),
         (b"x-ratelimit-remaining", b"7"),
@@ -107,7 +107,7 @@ async def test_header_lines_stay_apart_and_in_order(before: Before) -> None:
     assert end_to_end(found) == lines
 
 
-async def test_what_is_between_two_neighbours_is_not_passed_on(before: Before) -> None:
+async def test_response_hop_by_hop_headers_are_not_forwarded(before: Before) -> None:
     lines = (
         b"Connection: keep-alive, X-Inner\r\nX-Inner: secret\r\nKeep-Alive: timeout=5\r\n"
         b"Connection: X-Other\r\nX-Other: secret\r\nUpgrade: h2c\r\nTrailer: X-Sum\r\n"
@@ -122,7 +122,7 @@ async def test_what_is_between_two_neighbours_is_not_passed_on(before: Before) -
         assert found.value(b"x-gateway-worker") == setting.worker.url[7:].encode()
 
 
-async def test_interim_answers_and_trailers_are_dropped(before: Before) -> None:
+async def test_interim_responses_and_trailers_are_dropped(before: Before) -> None:
     answer = (
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx-sum: 1\r\n\r\n"
@@ -141,14 +141,16 @@ async def until_close(connection: ScriptedConnection) -> None:
     await connection.dribble(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nto the end")
 
 
-async def test_an_answer_that_ends_with_its_connection(before: Before) -> None:
+async def test_response_that_ends_with_its_connection_is_forwarded_as_chunks(
+    before: Before,
+) -> None:
     async with before(until_close) as setting:
         found = await setting.ask()
     assert found.body == b"to the end"
     assert found.value(b"transfer-encoding") == b"chunked"
 
 
-async def test_an_answer_that_should_end_with_its_connection_and_breaks_off(
+async def test_response_cut_by_a_reset_is_cut_for_the_caller_too(
     before: Before,
 ) -> None:
     received = asyncio.Event()
@@ -166,7 +168,7 @@ async def test_an_answer_that_should_end_with_its_connection_and_breaks_off(
 
 
 @pytest.mark.parametrize("worker_says", [OK, until_close])
-async def test_a_caller_of_http_1_0_is_not_sent_chunks(
+async def test_caller_with_http_1_0_gets_no_chunked_response(
     before: Before, worker_says: bytes | Script
 ) -> None:
     async with before(worker_says) as setting, setting.client() as client:
@@ -177,7 +179,7 @@ async def test_a_caller_of_http_1_0_is_not_sent_chunks(
     assert b"connection: close" in head
 
 
-async def test_an_answer_comes_as_it_is_said(before: Before) -> None:
+async def test_response_parts_are_forwarded_as_they_arrive(before: Before) -> None:
     """The head, and each part of the body, without waiting for what follows it."""
     heard = asyncio.Event()
     parts = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n", b"1\r\nb\r\n"]
@@ -203,7 +205,7 @@ async def test_an_answer_comes_as_it_is_said(before: Before) -> None:
 # the request
 
 
-async def test_a_request_may_come_byte_by_byte(before: Before) -> None:
+async def test_request_may_arrive_byte_by_byte(before: Before) -> None:
     async with before(OK) as setting, setting.client() as client:
         lines = [(b"content-length", b"5"), (b"x-a", b"b")]
         for byte in head_of("POST", "/v1/completions", lines) + b"hello":
@@ -217,7 +219,7 @@ async def test_a_request_may_come_byte_by_byte(before: Before) -> None:
 
 @pytest.mark.parametrize("step", [1000, 100_000])
 @pytest.mark.parametrize(("size", "status"), [(65_000, 200), (65_600, 400)])
-async def test_the_size_of_the_header_is_limited_however_it_comes(
+async def test_request_header_size_is_limited_however_it_is_split(
     before: Before, size: int, status: int, step: int
 ) -> None:
     async with before(OK) as setting, setting.client() as client:
@@ -229,7 +231,7 @@ async def test_the_size_of_the_header_is_limited_however_it_comes(
         assert (await client.answer()).status == status
 
 
-async def test_a_body_is_no_part_of_the_header_behind_it(before: Before) -> None:
+async def test_request_body_does_not_count_towards_the_next_header(before: Before) -> None:
     async with before(OK) as setting, setting.client() as client:
         first = head_of("POST", "/v1/completions", [(b"content-length", b"200000")])
         second = head_of("GET", "/v1/models", [])
@@ -284,7 +286,7 @@ class Reading:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_a_long_body_goes_on_as_fast_as_the_worker_takes_it(
+async def test_long_request_body_is_forwarded_at_the_worker_s_pace(
     gateway_for: GatewayFor, chunked: bool
 ) -> None:
     count = 64 * MIB // len(BLOCK)
@@ -313,7 +315,7 @@ async def test_a_long_body_goes_on_as_fast_as_the_worker_takes_it(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_an_answer_comes_as_fast_as_the_caller_takes_it(
+async def test_long_response_body_is_forwarded_at_the_caller_s_pace(
     before: Before, chunked: bool
 ) -> None:
     count = 64 * MIB // len(BLOCK)
@@ -351,7 +353,7 @@ async def early(connection: ScriptedConnection) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_an_answer_may_come_while_the_body_is_still_sent(
+async def test_response_may_arrive_before_the_request_body_is_sent(
     before: Before, chunked: bool
 ) -> None:
     block = coded(BLOCK, chunked=chunked)
@@ -367,7 +369,9 @@ async def test_an_answer_may_come_while_the_body_is_still_sent(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_the_worker_learns_that_a_body_breaks_off(before: Before, chunked: bool) -> None:
+async def test_worker_connection_closes_if_the_request_body_breaks_off(
+    before: Before, chunked: bool
+) -> None:
     """It must not take the half that came for the whole."""
     async with before(OK) as setting:
         async with setting.client() as client:
@@ -379,7 +383,7 @@ async def test_the_worker_learns_that_a_body_breaks_off(before: Before, chunked:
         assert setting.worker.requests == []
 
 
-async def test_a_worker_may_answer_and_leave(before: Before) -> None:
+async def test_response_is_whole_if_the_worker_closes_right_after_it(before: Before) -> None:
     """The answer is whole although the connection is gone in the same moment."""
 
     async def script(connection: ScriptedConnection) -> None:

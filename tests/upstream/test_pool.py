@@ -16,7 +16,7 @@ CALL = b'{"model": "m", "messages": []}'
 Script = Callable[[ScriptedConnection], Awaitable[None]]
 
 
-async def test_the_latest_used_connection_is_taken_first() -> None:
+async def test_pool_takes_the_latest_used_connection_first() -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
         first, second, third = [await pool.open() for _ in range(3)]
         for connection in (second, third, first):
@@ -24,7 +24,7 @@ async def test_the_latest_used_connection_is_taken_first() -> None:
         assert [pool.take() for _ in range(4)] == [first, third, second, None]
 
 
-async def test_a_connection_in_use_is_not_handed_out() -> None:
+async def test_pool_does_not_hand_out_a_connection_in_use() -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
         connection = await pool.open()
         assert pool.take() is None
@@ -34,7 +34,7 @@ async def test_a_connection_in_use_is_not_handed_out() -> None:
         assert len(pool) == 1
 
 
-async def test_an_idle_connection_is_given_up_in_the_end() -> None:
+async def test_pool_closes_a_connection_idle_beyond_keepalive() -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker, keepalive=0.02) as pool:
         connections = [await pool.open() for _ in range(3)]
         await exchange(connections[0])
@@ -45,7 +45,7 @@ async def test_an_idle_connection_is_given_up_in_the_end() -> None:
         assert await exchange(connections[2]) == b"{}"  # it was never idle
 
 
-async def test_a_connection_that_the_worker_closes_is_forgotten() -> None:
+async def test_pool_forgets_a_connection_that_the_worker_closed() -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
         await exchange(await pool.open())
         worker.connections[0].close()
@@ -53,7 +53,7 @@ async def test_a_connection_that_the_worker_closes_is_forgotten() -> None:
         assert pool.take() is None
 
 
-async def test_no_connection_is_taken_that_is_nearly_as_old_as_the_worker_keeps_one() -> None:
+async def test_pool_closes_a_connection_near_the_worker_s_own_idle_timeout() -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker, shortest=0) as pool:
         old, young = [await pool.open() for _ in range(2)]
         await exchange(old)
@@ -71,7 +71,7 @@ async def test_no_connection_is_taken_that_is_nearly_as_old_as_the_worker_keeps_
         await gone(worker.connections[1])
 
 
-async def test_what_is_closed_at_once_was_not_closed_for_its_age() -> None:
+async def test_pool_learns_no_idle_timeout_from_an_immediate_close() -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
         first, second = [await pool.open() for _ in range(2)]
         await exchange(first)
@@ -83,7 +83,7 @@ async def test_what_is_closed_at_once_was_not_closed_for_its_age() -> None:
 
 
 @pytest.mark.parametrize("unasked", [b"HTTP/1.1 408 Too Slow\r\n\r\n", b"\x00"])
-async def test_what_comes_unasked_closes_the_connection(unasked: bytes) -> None:
+async def test_pool_closes_an_idle_connection_on_unexpected_bytes(unasked: bytes) -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
         await exchange(await pool.open())
         await worker.connections[0].write(unasked)
@@ -91,7 +91,7 @@ async def test_what_comes_unasked_closes_the_connection(unasked: bytes) -> None:
         assert pool.take() is None
 
 
-async def test_closing_the_pool_closes_what_is_in_use_too() -> None:
+async def test_pool_close_closes_connections_in_use_too() -> None:
     async with ScriptedWorker(OK) as worker, pool_for(worker) as pool:
         idle, used = [await pool.open() for _ in range(2)]
         await exchange(idle)
@@ -112,7 +112,7 @@ async def call(live: Live, content: bytes = CALL) -> tuple[int, object]:
     return answer.status_code, answer.json().get("error", {}).get("code")
 
 
-async def test_calls_one_after_the_other_share_a_connection(gateway_for: GatewayFor) -> None:
+async def test_pool_reuses_one_connection_for_consecutive_calls(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(OK) as worker:
         live = await gateway_for(workers=(worker.url,))
         for _ in range(5):
@@ -121,7 +121,7 @@ async def test_calls_one_after_the_other_share_a_connection(gateway_for: Gateway
         assert len(worker.connections) == 1
 
 
-async def test_calls_at_a_time_have_a_connection_each_and_leave_it_for_the_next(
+async def test_pool_gives_concurrent_calls_a_connection_each_and_reuses_them(
     gateway_for: GatewayFor,
 ) -> None:
     together = asyncio.Barrier(4)
@@ -149,7 +149,9 @@ async def test_calls_at_a_time_have_a_connection_each_and_leave_it_for_the_next(
         OK + OK,
     ],
 )
-async def test_a_connection_is_not_used_again(gateway_for: GatewayFor, answer: bytes) -> None:
+async def test_pool_does_not_reuse_a_connection_after_close_or_excess_bytes(
+    gateway_for: GatewayFor, answer: bytes
+) -> None:
     async with ScriptedWorker(answer) as worker:
         live = await gateway_for(workers=(worker.url,))
         assert await call(live) == (200, None)
@@ -181,7 +183,7 @@ LEAVING = [ScriptedConnection.close, ScriptedConnection.abort, ScriptedConnectio
 
 
 @pytest.mark.parametrize("leave", LEAVING)
-async def test_a_request_that_was_read_goes_out_again_where_that_is_harmless(
+async def test_pool_resends_a_harmless_request_if_a_kept_connection_closed(
     gateway_for: GatewayFor, leave: Callable[[ScriptedConnection], None]
 ) -> None:
     async with ScriptedWorker(leaving(leave)) as worker:
@@ -195,7 +197,7 @@ async def test_a_request_that_was_read_goes_out_again_where_that_is_harmless(
 
 
 @pytest.mark.parametrize("leave", LEAVING)
-async def test_a_generation_that_was_read_does_not_go_out_again(
+async def test_pool_does_not_resend_a_generation_that_the_worker_read(
     gateway_for: GatewayFor, leave: Callable[[ScriptedConnection], None]
 ) -> None:
     async with ScriptedWorker(leaving(leave)) as worker:
@@ -207,7 +209,7 @@ async def test_a_generation_that_was_read_does_not_go_out_again(
 
 
 @pytest.mark.parametrize("leave", LEAVING)
-async def test_what_was_read_in_part_does_not_go_out_again(
+async def test_pool_does_not_resend_a_generation_that_was_read_in_part(
     gateway_for: GatewayFor, leave: Callable[[ScriptedConnection], None]
 ) -> None:
     """How much of it a worker has looked at, only the worker knows."""
@@ -226,7 +228,7 @@ async def test_what_was_read_in_part_does_not_go_out_again(
 
 
 @pytest.mark.parametrize("said", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n", OK[:-1]])
-async def test_it_is_not_replaced_once_a_byte_of_the_answer_has_come(
+async def test_pool_does_not_replace_a_connection_after_a_response_byte(
     gateway_for: GatewayFor, said: bytes
 ) -> None:
     async with ScriptedWorker(leaving(ScriptedConnection.close, said)) as worker:
@@ -241,7 +243,7 @@ async def test_it_is_not_replaced_once_a_byte_of_the_answer_has_come(
         assert len(worker.connections) == 1
 
 
-async def test_a_fresh_connection_is_not_replaced(gateway_for: GatewayFor) -> None:
+async def test_pool_does_not_replace_a_fresh_connection(gateway_for: GatewayFor) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
 
@@ -251,7 +253,7 @@ async def test_a_fresh_connection_is_not_replaced(gateway_for: GatewayFor) -> No
         assert len(worker.connections) == 1
 
 
-async def test_a_connection_is_replaced_only_once(gateway_for: GatewayFor) -> None:
+async def test_pool_replaces_a_connection_only_once(gateway_for: GatewayFor) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
         if connection is worker.connections[0]:
@@ -265,7 +267,7 @@ async def test_a_connection_is_replaced_only_once(gateway_for: GatewayFor) -> No
         assert len(worker.requests) == 3
 
 
-async def test_a_body_too_long_to_be_sent_twice_has_a_fresh_connection(
+async def test_pool_opens_a_fresh_connection_for_a_body_too_long_to_resend(
     gateway_for: GatewayFor,
 ) -> None:
     async with ScriptedWorker(OK) as worker:
@@ -275,7 +277,7 @@ async def test_a_body_too_long_to_be_sent_twice_has_a_fresh_connection(
         assert len(worker.connections) == 2
 
 
-async def test_the_gateway_gives_up_what_it_does_not_use(gateway_for: GatewayFor) -> None:
+async def test_gateway_closes_unused_connections_after_keepalive(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(OK) as worker:
         live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(keepalive=0.02))
         assert await call(live) == (200, None)
@@ -283,7 +285,7 @@ async def test_the_gateway_gives_up_what_it_does_not_use(gateway_for: GatewayFor
         assert await call(live) == (200, None)
 
 
-async def test_workers_do_not_share_connections(gateway_for: GatewayFor) -> None:
+async def test_pool_does_not_share_connections_between_workers(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(OK) as one, ScriptedWorker(OK) as other:
         live = await gateway_for(workers=(Worker(url=one.url), Worker(url=other.url)))
         for _ in range(4):

@@ -61,7 +61,7 @@ def filled(headers: Headers, template: HeadTemplate | None = None, **more: bool)
     return seen(template.fill("GET", "/v1/models", headers, "the-id", 0, **more))
 
 
-def test_the_head_as_a_whole() -> None:
+def test_head_template_writes_the_whole_request_head() -> None:
     template = HeadTemplate("h:1", {"X-Own": "1", "Accept": "b"}, forward_credentials=False)
     headers = [(b"host", b"gateway.test"), (b"accept", b"a"), (b"x-a", b"1"), (b"x-id", b"")]
     head = template.fill("POST", "/v1/x?y=%20", headers, "the-id", 7)
@@ -93,7 +93,9 @@ def test_the_head_as_a_whole() -> None:
         ("GET", None, [b"transfer-encoding: chunked"]),
     ],
 )
-def test_framing(method: str, length: int | None, lines: list[bytes]) -> None:
+def test_head_template_frames_the_body_by_method_and_length(
+    method: str, length: int | None, lines: list[bytes]
+) -> None:
     template = HeadTemplate("h:1", {}, forward_credentials=False)
     sent = [(b"content-length", b"99"), (b"transfer-encoding", b"gzip, chunked")]
     head = template.fill(method, "/v1/x", sent, "the-id", length)
@@ -105,7 +107,9 @@ any_lines = st.lists(st.tuples(any_name, values), max_size=10)
 
 
 @given(any_lines, st.data())
-def test_what_is_sent_is_what_came_less_the_documented(lines: Headers, data: st.DataObject) -> None:
+def test_head_template_forwards_all_but_the_documented_headers(
+    lines: Headers, data: st.DataObject
+) -> None:
     named = data.draw(st.lists(any_name | st.sampled_from([n for n, _ in lines] or [b"x"])))
     joined = data.draw(st.sampled_from([b",", b", ", b" ,\t"])).join(named).title()
     where = data.draw(st.integers(0, len(lines)))
@@ -120,7 +124,9 @@ def test_what_is_sent_is_what_came_less_the_documented(lines: Headers, data: st.
 
 @pytest.mark.parametrize("name", sorted(CREDENTIALS))
 @pytest.mark.parametrize("forward", [True, False])
-async def test_callers_keys_are_for_the_gateway(name: bytes, *, forward: bool) -> None:
+async def test_request_head_has_caller_credentials_only_if_configured(
+    name: bytes, *, forward: bool
+) -> None:
     """Unless the worker is one that is to have them."""
     worker = Worker(url="http://any", forward_authorization=forward)
     asked = await arrived("GET", "/v1/models", [(name.title(), b"secret")], worker=worker)
@@ -129,7 +135,7 @@ async def test_callers_keys_are_for_the_gateway(name: bytes, *, forward: bool) -
 
 
 @pytest.mark.parametrize("forward", [True, False])
-async def test_a_workers_own_headers_replace_the_callers(*, forward: bool) -> None:
+async def test_request_head_replaces_caller_headers_by_worker_headers(*, forward: bool) -> None:
     own = {"Authorization": "Bearer own", "X-Team": "caf\xe9"}
     worker = Worker(url="http://any", headers=own, forward_authorization=forward)
     given = [(b"authorization", b"Bearer caller"), (b"x-team", b"a"), (b"X-TEAM", b"b")]
@@ -138,7 +144,7 @@ async def test_a_workers_own_headers_replace_the_callers(*, forward: bool) -> No
     assert asked.values(b"x-team") == [b"caf\xe9"]
 
 
-async def test_the_host_is_the_workers() -> None:
+async def test_request_head_names_the_worker_as_host() -> None:
     async with (
         ScriptedWorker(OK) as worker,
         live(Config(probes=NO_PROBES, workers=(Worker(url=worker.url),))) as own,
@@ -148,7 +154,7 @@ async def test_the_host_is_the_workers() -> None:
     assert seen(worker.requests[0]).values(b"host") == [worker.url.removeprefix("http://").encode()]
 
 
-async def test_headers_of_one_connection_are_not_sent_on() -> None:
+async def test_request_head_drops_hop_by_hop_headers() -> None:
     given = [
         (b"connection", b"X-Private, keep-alive"),
         (b"connection", b"x-too"),
@@ -169,7 +175,7 @@ async def test_headers_of_one_connection_are_not_sent_on() -> None:
     ]
 
 
-async def test_headers_of_one_connection_are_not_sent_back() -> None:
+async def test_response_head_drops_hop_by_hop_headers() -> None:
     lines = (
         b"connection: X-Private, keep-alive\r\nx-private: 1\r\nkeep-alive: timeout=5\r\n"
         b"proxy-authenticate: Basic\r\nupgrade: h2c\r\ntrailer: x-late\r\nx-public: 1\r\n"
@@ -187,7 +193,7 @@ async def test_headers_of_one_connection_are_not_sent_back() -> None:
     ]
 
 
-async def test_repeated_lines_stay_apart_and_in_order_both_ways() -> None:
+async def test_repeated_header_lines_stay_separate_and_in_order_both_ways() -> None:
     lines = [
         (b"x-a", b"1"),
         (b"cookie", b"a=1"),
@@ -220,13 +226,15 @@ async def test_repeated_lines_stay_apart_and_in_order_both_ways() -> None:
         ("/api", "/tokenize", "/tokenize"),
     ],
 )
-async def test_v1_lies_where_the_worker_has_its_api(api_path: str, target: str, asked: str) -> None:
+async def test_request_head_maps_v1_to_the_worker_s_api_path(
+    api_path: str, target: str, asked: str
+) -> None:
     worker = Worker(url="http://any", api_path=api_path)
     assert (await arrived("GET", target, [], worker=worker)).target == asked
 
 
 @pytest.mark.parametrize("way", sorted(PLUGINS))
-async def test_answers_that_are_read_are_not_to_be_compressed(way: str) -> None:
+async def test_request_head_drops_accept_encoding_if_a_plugin_reads_responses(way: str) -> None:
     plugins = tuple(entry(plugin) for plugin in PLUGINS[way])
     given = [(b"accept-encoding", b"gzip, br"), (b"content-type", b"application/json")]
     async with ScriptedWorker(OK) as worker:
@@ -239,7 +247,7 @@ async def test_answers_that_are_read_are_not_to_be_compressed(way: str) -> None:
     assert accepted == ([b"gzip, br"] if way == "untouched" else [])
 
 
-async def test_a_head_request_is_answered_without_a_body() -> None:
+async def test_head_request_gets_the_content_length_without_a_body() -> None:
     """Its content-length is that of the body that is not there."""
 
     async def script(connection: ScriptedConnection) -> None:
@@ -287,6 +295,6 @@ def way() -> Iterator[Way]:
 
 @settings(max_examples=60)
 @given(header_lines)
-def test_valid_header_lines_arrive_as_they_were_sent(way: Way, lines: Headers) -> None:
+def test_valid_header_lines_reach_the_worker_unchanged(way: Way, lines: Headers) -> None:
     kept = [(name.lower(), value) for name, value in lines if name.lower() not in NEVER_SENT]
     assert way.carry(lines)[2:] == kept

@@ -49,20 +49,24 @@ def plain(lines: bytes = b"", body: bytes = b"hello") -> bytes:
 
 
 @given(answers(), places)
-def test_an_answer_is_the_same_wherever_it_is_split(answer: Answer, at: list[int]) -> None:
+def test_response_parser_result_does_not_depend_on_the_splits(
+    answer: Answer, at: list[int]
+) -> None:
     for pieces in ([answer.raw], cut(answer.raw, at), cut(answer.raw, range(len(answer.raw)))):
         assert read(new_parser(), pieces, head_only=answer.head_only) == expected(answer)
 
 
 @given(st.lists(st.tuples(answers(), places), min_size=2, max_size=4))
-def test_nothing_of_an_answer_is_in_the_next_one(series: list[tuple[Answer, list[int]]]) -> None:
+def test_response_parser_keeps_nothing_of_the_previous_response(
+    series: list[tuple[Answer, list[int]]],
+) -> None:
     parser = new_parser()
     for answer, at in series:
         pieces = cut(answer.raw, at)
         assert read(parser, pieces, head_only=answer.head_only) == expected(answer)
 
 
-def test_a_trailer_is_no_header_of_the_next_answer() -> None:
+def test_response_parser_drops_trailers_before_the_next_response() -> None:
     parser = new_parser()
     chunked = (
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-sum: 1\r\n\r\n"
@@ -80,7 +84,7 @@ def test_a_trailer_is_no_header_of_the_next_answer() -> None:
     st.binary(min_size=1, max_size=30).filter(lambda extra: extra.strip(b"\r\n")),
     st.booleans(),
 )
-def test_what_follows_a_whole_answer_costs_the_connection(
+def test_response_parser_forbids_reuse_after_excess_bytes(
     answer: Answer, extra: bytes, at_once: bool
 ) -> None:
     parser = new_parser()
@@ -94,20 +98,22 @@ def test_what_follows_a_whole_answer_costs_the_connection(
 
 
 @given(answers(framings=("length", "chunked", "none")), st.data())
-def test_an_answer_that_breaks_off_is_not_whole(answer: Answer, data: st.DataObject) -> None:
+def test_response_parser_reports_a_truncated_response_as_incomplete(
+    answer: Answer, data: st.DataObject
+) -> None:
     place = data.draw(st.integers(0, len(answer.raw) - 1))
     found = read(new_parser(), [answer.raw[:place]], head_only=answer.head_only)
     assert not found.complete
     assert not found.until_close
 
 
-def test_a_body_is_no_part_of_an_answer_to_head() -> None:
+def test_response_parser_ignores_a_body_after_head() -> None:
     found = read(new_parser(), [plain(), b"more"], head_only=True)
     assert (found.complete, found.body, found.reusable) == (True, b"", False)
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_a_body_is_no_part_of_an_answer_without_one(status: int) -> None:
+def test_response_parser_ignores_a_body_after_204_or_304(status: int) -> None:
     raw = b"HTTP/1.1 %d\r\ncontent-length: 5\r\n\r\nhello" % status
     found = read(new_parser(), [raw])
     assert (found.complete, found.body, found.reusable) == (True, b"", False)
@@ -136,7 +142,7 @@ def test_a_body_is_no_part_of_an_answer_without_one(status: int) -> None:
         b"transfer-encoding:",
     ],
 )
-def test_an_answer_whose_end_is_in_doubt_is_refused(framing: bytes) -> None:
+def test_response_parser_rejects_ambiguous_framing(framing: bytes) -> None:
     raw = b"HTTP/1.1 200 OK\r\n%b\r\n\r\n5\r\nhello\r\n0\r\n\r\n" % framing
     refusal(raw)
     refusal(*cut(raw, range(len(raw))))
@@ -150,7 +156,7 @@ def test_an_answer_whose_end_is_in_doubt_is_refused(framing: bytes) -> None:
         *(b"2\r\na\r\n0\r\n\r\n", b"0\r\nno trailer\r\n\r\n", b"0\r\n\x00: a\r\n\r\n"),
     ],
 )
-def test_a_bad_chunk_is_refused(chunk: bytes) -> None:
+def test_response_parser_rejects_a_malformed_chunk(chunk: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
     refusal(head + chunk)
     refusal(head, *cut(chunk, range(len(chunk))))
@@ -163,7 +169,7 @@ def test_a_bad_chunk_is_refused(chunk: bytes) -> None:
         *(b": a", b"x", b"x: a\r\n folded", b"x\xe9: a", b"x(y): a"),
     ],
 )
-def test_a_bad_header_line_is_refused(line: bytes) -> None:
+def test_response_parser_rejects_a_malformed_header_line(line: bytes) -> None:
     refusal(plain(line + b"\r\n"))
 
 
@@ -176,16 +182,16 @@ def test_a_bad_header_line_is_refused(line: bytes) -> None:
         b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket",
     ],
 )
-def test_what_is_no_answer_is_refused(start: bytes) -> None:
+def test_response_parser_rejects_a_malformed_status_line(start: bytes) -> None:
     refusal(start + b"\r\ncontent-length: 0\r\n\r\n")
 
 
-def test_an_upgrade_that_is_only_offered_is_no_upgrade() -> None:
+def test_response_parser_ignores_an_offered_upgrade() -> None:
     found = read(new_parser(), [plain(b"connection: upgrade\r\nupgrade: h2c\r\n")])
     assert (found.complete, found.body) == (True, b"hello")
 
 
-def test_the_version_decides_whether_the_connection_is_kept() -> None:
+def test_response_parser_keeps_an_http_1_0_connection_only_on_keep_alive() -> None:
     old = plain().replace(b"HTTP/1.1", b"HTTP/1.0")
     kept = plain(b"connection: keep-alive\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
     assert not read(new_parser(), [old]).reusable
@@ -196,62 +202,62 @@ LARGE = plain(b"x: %b\r\n" % (b"a" * 900))
 
 
 @pytest.mark.parametrize("step", [1, 7, 500, len(LARGE)])
-def test_a_large_header_is_taken_however_it_comes(step: int) -> None:
+def test_response_parser_accepts_a_header_below_the_limit_in_any_pieces(step: int) -> None:
     pieces = cut(LARGE, range(0, len(LARGE), step))
     assert read(new_parser(1000), pieces).body == b"hello"
 
 
 @pytest.mark.parametrize("step", [1, 7, 500, len(LARGE)])
-def test_too_large_a_header_is_refused_however_it_comes(step: int) -> None:
+def test_response_parser_rejects_a_too_large_header_in_any_pieces(step: int) -> None:
     pieces = cut(LARGE, range(0, len(LARGE), step))
     assert "limits.max_header_bytes" in refusal(*pieces, parser=new_parser(900))
 
 
-def test_a_header_without_an_end_is_refused_before_it_fills_the_memory() -> None:
+def test_response_parser_rejects_an_endless_header_early() -> None:
     endless = iter([b"HTTP/1.1 200 OK\r\nx: ", *([b"a" * 100] * 100)])
     with pytest.raises(UpstreamProtocol, match=r"limits\.max_header_bytes"):
         read(new_parser(1000), endless)
     assert len(list(endless)) > 88
 
 
-def test_interim_answers_without_an_end_are_refused() -> None:
+def test_response_parser_rejects_endless_interim_responses() -> None:
     endless = [b"HTTP/1.1 100 Continue\r\n\r\n"] * 1000
     assert "limits.max_header_bytes" in refusal(*endless, parser=new_parser(1000))
 
 
-def test_a_trailer_without_an_end_is_refused() -> None:
+def test_response_parser_rejects_an_endless_trailer() -> None:
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: "
     endless = [head, *([b"a" * 100] * 100)]
     assert "limits.max_header_bytes" in refusal(*endless, parser=new_parser(1000))
 
 
-def test_the_framing_of_many_chunks_is_no_trailer() -> None:
+def test_response_parser_does_not_count_chunk_framing_as_trailer() -> None:
     raw = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%b0\r\n\r\n" % (
         b"1\r\na\r\n" * 500
     )
     assert read(new_parser(1000), cut(raw, range(len(raw)))).body == b"a" * 500
 
 
-def test_a_long_body_does_not_count_as_header() -> None:
+def test_response_parser_does_not_count_the_body_as_header() -> None:
     raw = plain(body=b"a" * 5000)
     assert read(new_parser(1000), [raw]).body == b"a" * 5000
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_the_number_of_header_lines_is_limited(split: bool) -> None:
+def test_response_parser_limits_the_number_of_header_lines(split: bool) -> None:
     fits, exceeds = (plain(b"x: y\r\n" * count) for count in (9, 10))
     pieces = [cut(raw, range(len(raw)) if split else ()) for raw in (fits, exceeds)]
     assert len(read(new_parser(max_headers=10), pieces[0]).headers) == 10
     assert "limits.max_headers" in refusal(*pieces[1], parser=new_parser(max_headers=10))
 
 
-def test_an_answer_that_was_refused_leaves_no_trace() -> None:
+def test_response_parser_keeps_nothing_of_a_rejected_response() -> None:
     parser = new_parser()
     refusal(b"HTTP/1.1 200 OK\r\nx-old: a\r\ncontent-length: x\r\n\r\n", parser=parser)
     assert read(parser, [plain()]).headers == [(b"content-length", b"5")]
 
 
-def test_headers_of_one_connection_are_left_out() -> None:
+def test_without_removes_hop_by_hop_headers() -> None:
     mine = [(b"x-a", b"1"), (b"x-b", b"2"), (b"set-cookie", b"a"), (b"set-cookie", b"b")]
     hop_by_hop = [(name, b"x") for name in sorted(HOP_BY_HOP - {b"connection"})]
     assert without([*hop_by_hop, *mine, (b"connection", b"close")], HOP_BY_HOP) == mine
@@ -268,6 +274,6 @@ def test_headers_of_one_connection_are_left_out() -> None:
         [b"keep-alive", b"close", b"x-a"],
     ],
 )
-def test_headers_that_connection_names_are_left_out(lines: list[bytes]) -> None:
+def test_without_removes_headers_named_by_connection(lines: list[bytes]) -> None:
     headers = [(b"x-a", b"1"), (b"x-ab", b"2"), *((b"connection", line) for line in lines)]
     assert without(headers, HOP_BY_HOP) == [(b"x-ab", b"2")]

@@ -68,7 +68,7 @@ def refused(answer: httpx.Response, files: Files) -> bool:
     return answer.status_code == 502 and answer.json()["error"]["code"] == "upstream_connect_failed"
 
 
-async def test_an_authority_of_ones_own_is_trusted(ca: trustme.CA, files: Files) -> None:
+async def test_tls_trusts_the_configured_ca_file(ca: trustme.CA, files: Files) -> None:
     async with serving(ca) as worker:
         answer = await ask(worker, TLS(ca_file=files.ca))
     assert (answer.status_code, answer.json()) == (200, {"object": "list"})
@@ -76,7 +76,9 @@ async def test_an_authority_of_ones_own_is_trusted(ca: trustme.CA, files: Files)
 
 
 @pytest.mark.parametrize("which", ["other_ca", "the system's"])
-async def test_other_authorities_are_not(ca: trustme.CA, files: Files, which: str) -> None:
+async def test_tls_rejects_a_certificate_of_another_authority(
+    ca: trustme.CA, files: Files, which: str
+) -> None:
     tls = TLS(ca_file=files.other_ca) if which == "other_ca" else None
     async with serving(ca) as worker:
         answer = await ask(worker, tls)
@@ -84,7 +86,7 @@ async def test_other_authorities_are_not(ca: trustme.CA, files: Files, which: st
     assert worker.requests == []
 
 
-async def test_the_name_is_checked(ca: trustme.CA, files: Files) -> None:
+async def test_tls_rejects_a_certificate_for_another_name(ca: trustme.CA, files: Files) -> None:
     async with serving(ca, "other.test") as worker:
         answer = await ask(worker, TLS(ca_file=files.ca))
     assert refused(answer, files)
@@ -92,21 +94,23 @@ async def test_the_name_is_checked(ca: trustme.CA, files: Files) -> None:
 
 
 @pytest.mark.parametrize("name", [ADDRESS, "other.test"])
-async def test_nothing_is_checked_where_that_is_asked_for(ca: trustme.CA, name: str) -> None:
+async def test_tls_with_verify_false_accepts_any_certificate(ca: trustme.CA, name: str) -> None:
     async with serving(ca, name) as worker:
         answer = await ask(worker, TLS(verify=False))
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("apart", [True, False])
-async def test_a_certificate_is_presented(ca: trustme.CA, files: Files, *, apart: bool) -> None:
+async def test_tls_presents_the_client_certificate(
+    ca: trustme.CA, files: Files, *, apart: bool
+) -> None:
     cert, key = (files.client, files.key) if apart else (files.both, None)
     async with serving(ca, demanding=True) as worker:
         answer = await ask(worker, TLS(ca_file=files.ca, cert_file=cert, key_file=key))
     assert answer.status_code == 200
 
 
-async def test_a_worker_that_demands_a_certificate_is_lost_without(
+async def test_tls_without_a_client_certificate_fails_if_the_worker_requires_one(
     ca: trustme.CA, files: Files
 ) -> None:
     """In TLS 1.3 the worker's refusal comes when the connection stands already."""
@@ -117,7 +121,7 @@ async def test_a_worker_that_demands_a_certificate_is_lost_without(
     assert worker.requests == []
 
 
-async def test_a_worker_without_tls_is_a_failed_connection(files: Files) -> None:
+async def test_tls_to_a_plain_http_worker_is_a_failed_connection(files: Files) -> None:
     async def answer_at_once(connection: ScriptedConnection) -> None:
         await connection.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
@@ -130,7 +134,7 @@ async def test_a_worker_without_tls_is_a_failed_connection(files: Files) -> None
     assert refused(answer, files)
 
 
-async def test_connections_are_kept(ca: trustme.CA, files: Files) -> None:
+async def test_tls_connection_is_reused(ca: trustme.CA, files: Files) -> None:
     async with serving(ca) as worker:
         config = Config(
             probes=NO_PROBES, workers=(Worker(url=worker.url, tls=TLS(ca_file=files.ca)),)
@@ -141,7 +145,7 @@ async def test_connections_are_kept(ca: trustme.CA, files: Files) -> None:
         assert len(worker.connections) == 1
 
 
-async def test_a_large_body_goes_both_ways(ca: trustme.CA, files: Files) -> None:
+async def test_tls_forwards_large_bodies_both_ways(ca: trustme.CA, files: Files) -> None:
     large = bytes(range(256)) * 12_000
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(ADDRESS).configure_cert(context)
@@ -163,7 +167,7 @@ def broken(field: str, path: str, files: Files) -> TLS:
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
 @pytest.mark.parametrize("field", ["ca_file", "cert_file", "key_file"])
-def test_files_that_cannot_be_used_end_the_start(
+def test_tls_config_error_names_the_unusable_file(
     files: Files, tmp_path: Path, field: str, content: str | None
 ) -> None:
     path = tmp_path / "broken.pem"

@@ -69,7 +69,7 @@ async def over(live: Live) -> None:
     await until(lambda: not live.gateway.proxy.in_flight)
 
 
-async def test_plain_answers_and_streams_are_counted_as_the_engine_tells(
+async def test_usage_counts_plain_and_streamed_calls_by_the_engine_s_usage(
     gateway_for: GatewayFor,
 ) -> None:
     live = await gateway_for(Badges, "usage")
@@ -88,7 +88,7 @@ async def test_plain_answers_and_streams_are_counted_as_the_engine_tells(
     assert row["total_tokens"] == row["prompt_tokens"] + 15
 
 
-async def test_cached_and_reasoning_tokens_are_counted(gateway_for: GatewayFor) -> None:
+async def test_usage_counts_cached_and_reasoning_tokens(gateway_for: GatewayFor) -> None:
     usage = {
         "prompt_tokens": 10,
         "completion_tokens": 7,
@@ -104,7 +104,7 @@ async def test_cached_and_reasoning_tokens_are_counted(gateway_for: GatewayFor) 
     assert row["total_tokens"] == 17
 
 
-async def test_a_call_whose_caller_leaves_is_an_abort_and_counted_from_the_stream(
+async def test_usage_counts_an_abort_from_the_stream_if_the_caller_leaves(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Badges, "usage")
@@ -130,7 +130,7 @@ async def first_bytes(coming: AsyncIterator[bytes], size: int) -> bytes:
 @pytest.mark.parametrize(
     ("fault", "status"), [("500", 500), ("503", 503), ("reset-before", 502), ("garbage", 502)]
 )
-async def test_answers_that_are_errors_count_as_such_without_tokens(
+async def test_usage_counts_error_responses_without_tokens(
     gateway_for: GatewayFor, fault: str, status: int
 ) -> None:
     live = await gateway_for(Badges, "usage")
@@ -140,7 +140,7 @@ async def test_answers_that_are_errors_count_as_such_without_tokens(
     assert (row["total_tokens"], row["counted"]) == (0, 0)
 
 
-async def test_a_stream_that_its_worker_breaks_off_is_an_error_with_what_had_come(
+async def test_usage_counts_a_broken_stream_as_an_error_with_its_tokens(
     gateway_for: GatewayFor,
 ) -> None:
     events = [sse({"choices": [{"index": 0, "delta": {"content": one}}]}) for one in "abc"]
@@ -160,7 +160,7 @@ async def test_a_stream_that_its_worker_breaks_off_is_an_error_with_what_had_com
     assert row["completion_tokens"] == 3
 
 
-async def test_who_is_not_let_in_is_not_counted_and_who_may_not_is(
+async def test_usage_counts_calls_rejected_with_403_but_not_with_401(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Badges, "usage")
@@ -172,7 +172,9 @@ async def test_who_is_not_let_in_is_not_counted_and_who_may_not_is(
     assert simulator.stats.accepted == 0
 
 
-async def test_calls_of_nobody_are_those_of_the_internal_id(gateway_for: GatewayFor) -> None:
+async def test_usage_counts_calls_without_a_principal_under_internal_id(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for(entry("usage", internal_id="house"))
     await ask(live)
     assert (await used(live, "house"))["requests"] == 1
@@ -181,7 +183,7 @@ async def test_calls_of_nobody_are_those_of_the_internal_id(gateway_for: Gateway
     assert [row["key"] for row in await rows(live)] == ["garden", "house"]
 
 
-async def test_jobs_of_the_gateway_are_counted_for_whom_they_are(gateway_for: GatewayFor) -> None:
+async def test_usage_counts_internal_calls_under_their_principal(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Badges, "usage")
     for principal in (None, Principal("ada")):
         call = make_call(chat())
@@ -191,14 +193,14 @@ async def test_jobs_of_the_gateway_are_counted_for_whom_they_are(gateway_for: Ga
     assert [row["key"] for row in await rows(live)] == ["ada", "internal"]
 
 
-async def test_sources_are_told_apart(gateway_for: GatewayFor) -> None:
+async def test_usage_separates_eval_batch_and_realtime(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Badges, "usage")
     for scope in ("eval", "batch", "realtime"):
         await ask(live, badge=f"ada {scope}")
     assert [row["source"] for row in await rows(live)] == ["batch", "eval", "realtime"]
 
 
-async def test_names_of_models_that_nobody_served_are_one(gateway_for: GatewayFor) -> None:
+async def test_usage_counts_unserved_model_names_as_other(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Badges, "usage")
     for name in ("x", "y", "\x1b[2J"):
         assert (await ask(live, model=name)).status_code == 404
@@ -209,7 +211,7 @@ async def test_names_of_models_that_nobody_served_are_one(gateway_for: GatewayFo
     assert found == {"": 1, "other": 3, "sim": 2}
 
 
-async def test_only_so_many_models_are_told_apart_also_after_a_restart(
+async def test_usage_limits_the_number_of_model_names_across_restarts(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway_plugins.usage.ledger.model_names.MAX_MODELS", 2)
@@ -235,7 +237,9 @@ async def test_only_so_many_models_are_told_apart_also_after_a_restart(
     }
 
 
-async def test_totals_are_read_in_pages_and_each_row_once(gateway_for: GatewayFor) -> None:
+async def test_key_usage_route_returns_each_row_once_over_its_pages(
+    gateway_for: GatewayFor,
+) -> None:
     live = await gateway_for(Badges, "usage")
     await asyncio.gather(*(ask(live, badge=f"key-{n}") for n in range(5)))
     seen, cursor = [], ""
@@ -258,7 +262,7 @@ async def test_totals_are_read_in_pages_and_each_row_once(gateway_for: GatewayFo
     assert refused.json()["error"]["param"] == "cursor"
 
 
-async def test_a_day_has_what_was_used_on_it_alone(gateway_for: GatewayFor) -> None:
+async def test_key_usage_route_returns_the_usage_of_one_day(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Badges, "usage")
     await ask(live)
     own = await live.client.get("/v1/usage", headers={"authorization": "ada"})
@@ -282,7 +286,9 @@ async def test_a_day_has_what_was_used_on_it_alone(gateway_for: GatewayFor) -> N
         *("cursor=x", "cursor=%00", "cursor=bnVsbA==", "cursor=e30=", "bucket=%D9%A11111111"),
     ],
 )
-async def test_a_query_that_makes_no_sense_is_refused(gateway_for: GatewayFor, query: str) -> None:
+async def test_key_usage_route_rejects_invalid_query_parameters(
+    gateway_for: GatewayFor, query: str
+) -> None:
     live = await gateway_for(Badges, "usage")
     answer = await live.client.get(
         f"/monitor/key_usage?{query}", headers={"authorization": "eve monitor"}
@@ -291,14 +297,14 @@ async def test_a_query_that_makes_no_sense_is_refused(gateway_for: GatewayFor, q
     assert answer.json()["error"]["param"] in query
 
 
-async def test_only_monitors_see_the_usage_of_others(gateway_for: GatewayFor) -> None:
+async def test_key_usage_route_requires_the_monitor_scope(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Badges, "usage")
     for badge, status in (("", 401), ("ada realtime admin", 403), ("ada monitor", 200)):
         answer = await live.client.get("/monitor/key_usage", headers={"authorization": badge})
         assert answer.status_code == status
 
 
-async def test_a_key_sees_its_own_usage_and_the_look_costs_nothing(
+async def test_own_usage_route_returns_the_key_s_usage_and_is_not_counted(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Badges, "usage")
@@ -317,7 +323,7 @@ async def test_a_key_sees_its_own_usage_and_the_look_costs_nothing(
     assert refused.status_code == 403
 
 
-async def test_a_key_is_told_when_its_usage_cannot_be_read(
+async def test_own_usage_route_returns_503_if_the_storage_cannot_be_read(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     path = tmp_path / "gateway.db"
@@ -336,7 +342,7 @@ def empty(folder: Path) -> None:
         file.unlink()
 
 
-async def test_completions_and_streams_of_many_choices_are_counted(gateway_for: GatewayFor) -> None:
+async def test_usage_counts_all_choices_of_a_completion_stream(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Badges, "usage")
     body = {"model": "sim", "prompt": ["Hello", "Hi"], "max_tokens": 3, "n": 2}
     body |= {"stream": True, "ignore_eos": True}
@@ -345,7 +351,7 @@ async def test_completions_and_streams_of_many_choices_are_counted(gateway_for: 
     assert (await used(live))["completion_tokens"] == 12
 
 
-async def test_what_is_committed_is_told_to_scrapers(gateway_for: GatewayFor) -> None:
+async def test_usage_exports_committed_calls_to_metrics(gateway_for: GatewayFor) -> None:
     live = await gateway_for("usage", "metrics")
     await ask(live)
     await live.gateway.storage.flush()
@@ -354,7 +360,7 @@ async def test_what_is_committed_is_told_to_scrapers(gateway_for: GatewayFor) ->
     assert "gateway_usage_calls_lost_total 0.0" in text
 
 
-async def test_calls_at_once_and_callers_that_leave_are_each_counted_once(
+async def test_usage_counts_concurrent_and_aborted_calls_once_each(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
     live = await gateway_for(Badges, "usage")

@@ -22,7 +22,7 @@ def filled(usage: Command, all_kinds: Path) -> Command:
     return usage
 
 
-def test_a_table_has_a_row_for_each_key(filled: Command) -> None:
+def test_usage_command_prints_a_row_per_key(filled: Command) -> None:
     status, out, err = filled()
     heads, *rows = out.splitlines()
     assert (status, err) == (0, "")
@@ -31,7 +31,7 @@ def test_a_table_has_a_row_for_each_key(filled: Command) -> None:
     assert len({len(line) for line in (heads, *rows)}) == 1, "numbers stand to the right"
 
 
-def test_tables_tell_apart_what_is_asked_for(filled: Command) -> None:
+def test_usage_command_groups_and_filters_by_its_options(filled: Command) -> None:
     status, out, _ = filled("--by", "day,key,source", "--key", "bob", "--json")
     assert status == 0
     [row] = map(json.loads, out.splitlines())
@@ -41,7 +41,7 @@ def test_tables_tell_apart_what_is_asked_for(filled: Command) -> None:
     assert filled("--until", "2000-01-01") == (0, "", "")
 
 
-def test_sums_are_the_same_however_they_are_told_apart(filled: Command) -> None:
+def test_usage_command_sums_agree_for_every_grouping(filled: Command) -> None:
     def total(*arguments: str) -> int:
         _, out, _ = filled(*arguments, "--json")
         return sum(json.loads(line)["total_tokens"] for line in out.splitlines())
@@ -51,7 +51,7 @@ def test_sums_are_the_same_however_they_are_told_apart(filled: Command) -> None:
     assert everything == total("--key", "ada") + total("--key", "bob") + total("--key", "eve")
 
 
-def test_csv_can_be_read_back(filled: Command, tmp_path: Path) -> None:
+def test_usage_command_writes_readable_csv(filled: Command, tmp_path: Path) -> None:
     file = tmp_path / "usage.csv"
     assert filled("--by", "key,model", "--csv", str(file)) == (0, "", "")
     _, out, _ = filled("--by", "key,model", "--csv", "-")
@@ -65,14 +65,14 @@ def test_csv_can_be_read_back(filled: Command, tmp_path: Path) -> None:
     assert (status, err) == (2, f"{tmp_path}: cannot be written: Is a directory\n")
 
 
-def test_a_name_cannot_move_the_cursor(filled: Command) -> None:
+def test_usage_command_escapes_control_characters(filled: Command) -> None:
     with closing(sqlite3.connect(filled.path)) as db:
         db.execute("UPDATE usage_calls SET model = char(27) || '[2J' WHERE key = 'eve'")
         db.commit()
     assert r"\x1b[2J" in filled("--by", "model")[1]
 
 
-def test_what_cannot_be_read_is_said(
+def test_usage_command_reports_an_unreadable_file(
     usage: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert usage() == (
@@ -94,11 +94,13 @@ def test_what_cannot_be_read_is_said(
 @pytest.mark.parametrize(
     "arguments", [("--by", "colour"), ("--since", "yesterday"), ("--csv", "x", "--json")]
 )
-def test_a_mistake_on_the_command_line_is_said(usage: Command, arguments: tuple[str, ...]) -> None:
+def test_usage_command_rejects_invalid_arguments(
+    usage: Command, arguments: tuple[str, ...]
+) -> None:
     assert usage(*arguments)[0] == 2
 
 
-def test_a_database_in_memory_cannot_be_read(
+def test_usage_command_refers_to_http_for_a_database_in_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GATEWAY_STORAGE__PATH", ":memory:")

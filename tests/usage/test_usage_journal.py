@@ -124,7 +124,7 @@ def rows_in(database: Path) -> list[Row]:
         return [Row(*row) for row in db.execute(query)]
 
 
-async def test_calls_in_flight_at_a_kill_are_counted_by_the_next_gateway(tmp_path: Path) -> None:
+async def test_next_gateway_counts_calls_in_flight_at_a_kill(tmp_path: Path) -> None:
     database = tmp_path / "gateway.db"
     async with Simulator(SimulatorConfig(itl=0.005)) as simulator:
         config = str(configured(tmp_path, simulator.url))
@@ -151,7 +151,7 @@ async def test_calls_in_flight_at_a_kill_are_counted_by_the_next_gateway(tmp_pat
     assert journals_of(database) == [], "an orderly end leaves none"
 
 
-async def test_a_call_is_in_the_journal_until_it_is_in_the_books(
+async def test_journal_holds_a_call_until_it_is_in_the_ledger(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     database = tmp_path / "gateway.db"
@@ -173,7 +173,7 @@ async def test_a_call_is_in_the_journal_until_it_is_in_the_books(
         assert (row.id, row.time) == (call.id, call.time)
 
 
-async def test_a_call_that_waits_for_its_commit_is_in_the_journal(
+async def test_journal_holds_a_call_that_waits_for_its_commit(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     database = tmp_path / "gateway.db"
@@ -189,7 +189,7 @@ async def test_a_call_that_waits_for_its_commit_is_in_the_journal(
     assert len(rows_in(database)) == 1
 
 
-async def test_what_is_not_counted_is_not_journalled(
+async def test_journal_holds_no_call_that_is_not_counted(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await gateway_for("usage", storage=StorageSettings(path=str(tmp_path / "gateway.db")))
@@ -203,7 +203,7 @@ async def test_what_is_not_counted_is_not_journalled(
     assert any(path.read_bytes()[SLOT:])
 
 
-async def test_there_is_no_journal_of_what_is_in_memory(
+async def test_journal_is_not_created_for_a_store_in_memory(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -213,7 +213,7 @@ async def test_there_is_no_journal_of_what_is_in_memory(
     assert journals_of(live.gateway.storage.path) == []
 
 
-async def test_calls_go_on_where_there_can_be_no_journal(
+async def test_usage_counts_calls_if_the_journal_cannot_be_created(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = tmp_path / ("d" * 240)  # a name that has no room for the journal's
@@ -287,7 +287,7 @@ def play(journal: Journal, steps: Sequence[tuple[str, Noted]]) -> list[Noted]:
 
 
 @given(steps, st.integers(0, 40 * SLOT), st.lists(st.tuples(st.integers(0, 20_000), st.binary())))
-def test_a_journal_has_what_is_in_flight_and_nothing_else_whatever_becomes_of_it(
+def test_journal_reads_only_calls_in_flight_even_if_damaged(
     steps: Sequence[tuple[str, Noted]], size: int, garbage: Sequence[tuple[int, bytes]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -307,13 +307,13 @@ def test_a_journal_has_what_is_in_flight_and_nothing_else_whatever_becomes_of_it
 
 
 @given(st.binary(max_size=3 * SLOT))
-def test_garbage_is_no_call(content: bytes) -> None:
+def test_journal_reads_no_call_from_garbage(content: bytes) -> None:
     found, senseless = read(content)
     assert found == []
     assert senseless == sum(content[at] > 0 for at in range(0, len(content), SLOT))
 
 
-def test_a_slot_is_used_again_without_what_was_noted_there(tmp_path: Path) -> None:
+def test_journal_reuses_a_slot_without_its_old_notes(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "gateway.db", 1)
     slot = begin(journal)
     journal.note(slot, "w0", 7)
@@ -324,13 +324,13 @@ def test_a_slot_is_used_again_without_what_was_noted_there(tmp_path: Path) -> No
     assert noted(path) == [other]
 
 
-def test_a_call_that_was_not_written_whole_is_none(tmp_path: Path) -> None:
+def test_journal_ignores_a_partly_written_call(tmp_path: Path) -> None:
     content = bytearray(left(tmp_path, [CALL]).read_bytes()[SLOT : 2 * SLOT])
     content[8] ^= 1
     assert read(bytes(content)) == ([], 1)
 
 
-def test_a_journal_grows_up_to_the_most_calls(tmp_path: Path) -> None:
+def test_journal_grows_up_to_its_maximum_number_of_calls(tmp_path: Path) -> None:
     most = 2 * STEP + 3
     journal = Journal(tmp_path / "gateway.db", most)
     [path] = journals_of(tmp_path / "gateway.db")
@@ -344,7 +344,7 @@ def test_a_journal_grows_up_to_the_most_calls(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_closed_journal_stays_until_its_calls_have_ended(tmp_path: Path) -> None:
+def test_journal_stays_after_close_until_its_calls_have_ended(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "gateway.db", 9)
     slot = begin(journal)
     [path] = journals_of(tmp_path / "gateway.db")
@@ -356,7 +356,7 @@ def test_a_closed_journal_stays_until_its_calls_have_ended(tmp_path: Path) -> No
     assert not path.exists()
 
 
-def test_a_file_that_was_removed_or_replaced_is_nobodys_to_lock(tmp_path: Path) -> None:
+def test_is_locked_rejects_a_removed_or_replaced_file(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.touch()
     with path.open("rb") as file:
@@ -367,7 +367,7 @@ def test_a_file_that_was_removed_or_replaced_is_nobodys_to_lock(tmp_path: Path) 
         assert not try_lock(path, file.fileno())
 
 
-def test_calls_go_on_while_the_disk_is_full(
+def test_journal_counts_unnoted_calls_while_the_disk_is_full(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     flight = Flight(Journal(tmp_path / "gateway.db", 10 * STEP))
@@ -387,7 +387,7 @@ def test_calls_go_on_while_the_disk_is_full(
         flight.ended(bytes.fromhex(call.trace_id))
 
 
-def test_what_comes_of_a_call_is_noted_while_it_is_underway(tmp_path: Path) -> None:
+def test_flight_notes_the_worker_of_calls_in_flight_only(tmp_path: Path) -> None:
     workers = (Worker(url="http://127.0.0.1:1", worker_id="w0", models=("sim",)),)
     gateway = Gateway(Config(workers=workers, probes=NO_PROBES))
     flight = Flight(Journal(tmp_path / "gateway.db", 9))
@@ -405,7 +405,7 @@ def test_what_comes_of_a_call_is_noted_while_it_is_underway(tmp_path: Path) -> N
     assert noted(path) == []
 
 
-def test_both_what_is_stored_and_what_is_lost_has_ended() -> None:
+def test_ledger_reports_stored_and_lost_calls_as_ended() -> None:
     ledger, ended = Ledger(), list[bytes]()
     ledger.ended = ended.append
     row = Row(CALL.id, 1.0, "ada", "sim", "w0", "eval", 0, 1, 2, 3, 4, 0)
@@ -438,7 +438,7 @@ def some(count: int) -> list[Noted]:
     return [CALL._replace(id=number.to_bytes(16, "big")) for number in range(count)]
 
 
-async def test_a_call_that_was_over_is_counted_as_it_ended(database: Path) -> None:
+async def test_recovery_counts_an_ended_call_by_its_outcome(database: Path) -> None:
     over = Ended(SUCCESS, 0, 17, 5, 3)
     first, second = some(2)
     left(database.parent, [first._replace(ended=over), second])
@@ -448,7 +448,7 @@ async def test_a_call_that_was_over_is_counted_as_it_ended(database: Path) -> No
     assert estimated[6:] == (ERROR, CALL.prompt_tokens, CALL.completion_tokens, 0, 0, 1)
 
 
-async def test_a_kill_right_after_the_answers_loses_none(database: Path) -> None:
+async def test_recovery_counts_calls_that_ended_right_before_a_kill(database: Path) -> None:
     async with Simulator() as simulator:
         config = str(configured(database.parent, simulator.url))
         async with serving("", "--config", config) as first:
@@ -466,7 +466,7 @@ async def test_a_kill_right_after_the_answers_loses_none(database: Path) -> None
     assert [row.prompt_tokens for row in rows] == [one["prompt_tokens"] for one in used]
 
 
-async def test_each_call_is_counted_once(database: Path) -> None:
+async def test_recovery_counts_each_call_once_in_concurrent_runs(database: Path) -> None:
     first = left(database.parent, some(700))
     again = left(database.parent, some(701))
     assert sum(await asyncio.gather(*[recovered(database) for _ in range(3)])) == 701
@@ -479,7 +479,7 @@ async def test_each_call_is_counted_once(database: Path) -> None:
     assert await recovered(database) == 0
 
 
-async def test_a_call_that_was_committed_stays_as_it_was_counted(database: Path) -> None:
+async def test_recovery_keeps_the_row_of_a_committed_call(database: Path) -> None:
     assert await recovered(database) == 0
     row = Row(CALL.id, 1.0, "ada", "sim", "w0", "eval", 0, 1, 2, 3, 4, 0)
     with closing(open_for_writing(database, "process", [])) as db:
@@ -489,7 +489,7 @@ async def test_a_call_that_was_committed_stays_as_it_was_counted(database: Path)
     assert rows_in(database) == [row]
 
 
-async def test_a_journal_of_one_who_lives_is_left_alone(database: Path) -> None:
+async def test_recovery_ignores_the_journal_of_a_live_process(database: Path) -> None:
     journal = Journal(database, 9)
     slot = begin(journal)
     assert await recovered(database) == 0
@@ -498,21 +498,21 @@ async def test_a_journal_of_one_who_lives_is_left_alone(database: Path) -> None:
     journal.close()
 
 
-async def test_a_journal_that_was_just_begun_has_no_calls(database: Path) -> None:
+async def test_recovery_removes_an_empty_journal(database: Path) -> None:
     empty = database.with_name("gateway.db-calls-7-00000007")
     empty.touch(0o600)
     assert await recovered(database) == 0
     assert not empty.exists()
 
 
-async def test_a_model_that_nobody_is_known_to_serve_is_other(database: Path) -> None:
+async def test_recovery_counts_an_unserved_model_as_other(database: Path) -> None:
     calls = [CALL._replace(model="unserved", worker="", completion_tokens=0)]
     left(database.parent, calls)
     assert await recovered(database) == 1
     assert [row.model for row in rows_in(database)] == [OTHER]
 
 
-async def test_what_cannot_be_read_is_set_aside_and_the_rest_counted(
+async def test_recovery_sets_unreadable_journals_aside_and_counts_the_rest(
     database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     torn = left(database.parent, some(3))
@@ -533,13 +533,13 @@ async def test_what_cannot_be_read_is_set_aside_and_the_rest_counted(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files can be given away by root only")
-async def test_what_is_somebody_elses_is_left_alone(database: Path) -> None:
+async def test_recovery_ignores_a_journal_of_another_user(database: Path) -> None:
     os.chown(left(database.parent, [CALL]), 12_345, 12_345)
     assert await recovered(database) == 0
     assert len(journals_of(database)) == 1
 
 
-async def test_what_is_no_file_is_left_alone(
+async def test_recovery_ignores_folders_pipes_and_links(
     database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, pipe, link = (

@@ -111,7 +111,7 @@ groups = st.lists(
 """The numbers of calls, which of two connections writes them, and what becomes of the group."""
 
 
-def test_each_call_is_counted_once_however_often_it_is_written(
+def test_ledger_counts_each_call_once_however_often_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gateway_plugins.usage.ledger.sums.BATCH_ROWS", 7)
@@ -172,7 +172,7 @@ def nothing(db: Database, since: float, until: float) -> Iterator[Trace]:
     return iter(())
 
 
-async def test_two_gateways_on_one_file_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+async def test_ledger_shared_by_two_gateways_counts_each_call_once(tmp_path: Path) -> None:
     config = Config(storage=StorageSettings(path=str(tmp_path / "gateway.db")))
     storages = [Storage(config, [MIGRATIONS]) for _ in range(2)]
     for storage in storages:
@@ -198,11 +198,11 @@ async def test_two_gateways_on_one_file_lose_nothing_and_double_nothing(tmp_path
     ("seconds", "day"),
     [(0, 19700101), (NOON + DAY / 2 - 0.001, 20261121), (NOON + DAY / 2, 20261122)],
 )
-def test_days_are_of_utc_and_begin_at_midnight(seconds: float, day: int) -> None:
+def test_day_of_begins_at_midnight_utc(seconds: float, day: int) -> None:
     assert day_of(seconds) == day
 
 
-def test_the_ledger_read_by_sqlite_has_the_same_days() -> None:
+def test_ledger_days_agree_between_python_and_sqlite() -> None:
     with files() as [db, _]:
 
         @given(st.floats(0, 4e9), st.floats(-1e-6, 1e-6))
@@ -219,7 +219,7 @@ def test_the_ledger_read_by_sqlite_has_the_same_days() -> None:
         check()
 
 
-async def test_old_calls_and_days_are_deleted_and_totals_stay(tmp_path: Path) -> None:
+async def test_upkeep_deletes_old_calls_and_days_but_keeps_totals(tmp_path: Path) -> None:
     storage = Storage(
         Config(storage=StorageSettings(path=str(tmp_path / "gateway.db"))), [MIGRATIONS]
     )

@@ -118,7 +118,9 @@ async def leave(running: Live) -> None:
     await over(running)
 
 
-def test_nothing_is_printed_where_all_is_well(usage: Command, all_kinds: Path) -> None:
+def test_usage_verify_prints_nothing_if_ledger_and_traces_agree(
+    usage: Command, all_kinds: Path
+) -> None:
     shutil.copy(all_kinds, usage.path)
     assert usage("verify") == (0, "", "")
     status, out, err = usage("verify", "--verbose")
@@ -146,7 +148,7 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize(("statement", "said"), TAMPERED.items())
-def test_whatever_differs_is_printed(
+def test_usage_verify_prints_each_difference(
     usage: Command, all_kinds: Path, statement: str, said: str
 ) -> None:
     shutil.copy(all_kinds, usage.path)
@@ -160,9 +162,7 @@ def test_whatever_differs_is_printed(
     assert ":id" not in statement or trace_id.hex() in out
 
 
-def test_calls_that_were_deleted_for_their_age_are_no_difference(
-    usage: Command, all_kinds: Path
-) -> None:
+def test_usage_verify_ignores_calls_deleted_by_age(usage: Command, all_kinds: Path) -> None:
     shutil.copy(all_kinds, usage.path)
     with closing(open_for_writing(usage.path, "process", [])) as db:
         sum_some(db)
@@ -222,7 +222,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("kept", [1.0, 0.6])
-async def test_odd_answers_of_all_apis_are_counted_as_they_are_recorded(
+async def test_usage_counts_odd_responses_of_all_apis_as_traces_record_them(
     gateway_for: GatewayFor, usage: Command, kept: float
 ) -> None:
     """Whole, and broken off after that part of them."""

@@ -69,12 +69,12 @@ def usage_of(deltas: Iterable[Delta]) -> Usage:
         ("/v1/models", None),
     ],
 )
-def test_dialect_of(path: str, dialect: Dialect | None) -> None:
+def test_dialect_of_maps_exact_paths_to_a_dialect(path: str, dialect: Dialect | None) -> None:
     assert dialect_of(path) is dialect
 
 
 @pytest.mark.parametrize("exchange", ANSWERED, ids=lambda exchange: exchange.name)
-def test_every_recorded_answer_is_read_whole(exchange: RecordedExchange) -> None:
+def test_dialect_reads_every_recorded_response_whole(exchange: RecordedExchange) -> None:
     asked = msgspec.json.decode(exchange.request_body)
 
     deltas = read(exchange)
@@ -103,7 +103,7 @@ def test_every_recorded_answer_is_read_whole(exchange: RecordedExchange) -> None
         ("default/comp_token_in_stream", "default/comp_token_in"),
     ],
 )
-def test_a_stream_and_a_plain_answer_say_the_same(stream: str, plain: str) -> None:
+def test_dialect_reads_the_same_from_a_stream_and_a_plain_response(stream: str, plain: str) -> None:
     streamed, whole = read(RECORDED[stream]), read(RECORDED[plain])
 
     assert gather(streamed) == gather(whole)
@@ -111,7 +111,7 @@ def test_a_stream_and_a_plain_answer_say_the_same(stream: str, plain: str) -> No
     assert streamed[-1].done
 
 
-def test_an_event_of_a_chat() -> None:
+def test_dialect_reads_token_id_and_logprob_of_a_chat_event() -> None:
     _, _, third, *_ = read(RECORDED["default/chat_stream_token_ids_logprobs_usage"])
 
     assert third == Delta(
@@ -121,7 +121,7 @@ def test_an_event_of_a_chat() -> None:
     )
 
 
-def test_the_end_of_a_chat() -> None:
+def test_dialect_reads_finish_usage_and_done_of_a_chat() -> None:
     *_, finish, usage, done = read(RECORDED["default/chat_stop_token_ids_stream"])
 
     assert finish.choices == [
@@ -131,7 +131,7 @@ def test_the_end_of_a_chat() -> None:
     assert done == Delta(done=True)
 
 
-def test_an_end_of_sequence_token_has_an_id_and_a_logprob() -> None:
+def test_dialect_reads_id_and_logprob_of_an_eos_token() -> None:
     (delta,) = read(RECORDED["default/chat_eos_forced"])
 
     (choice,) = delta.choices
@@ -139,7 +139,7 @@ def test_an_end_of_sequence_token_has_an_id_and_a_logprob() -> None:
     assert choice.logprobs == [-9.148679733276367]
 
 
-def test_each_choice_of_a_chat_has_its_prompt_ids_once() -> None:
+def test_dialect_gives_each_chat_choice_its_prompt_ids_once() -> None:
     deltas = read(RECORDED["default/chat_stream_n2_token_ids_usage"])
 
     carriers = [
@@ -151,7 +151,7 @@ def test_each_choice_of_a_chat_has_its_prompt_ids_once() -> None:
     assert carriers == [(0, 38), (1, 38)]
 
 
-def test_each_choice_of_several_prompts_has_its_own_prompt_ids() -> None:
+def test_dialect_gives_each_prompt_s_choices_their_own_prompt_ids() -> None:
     choices = gather(read(RECORDED["default/comp_token_in_batch_n2_stream"]))
 
     lengths = {index: len(choice.prompt_token_ids or ()) for index, choice in choices.items()}
@@ -159,14 +159,14 @@ def test_each_choice_of_several_prompts_has_its_own_prompt_ids() -> None:
 
 
 @pytest.mark.parametrize("name", ["default/comp_echo_logprobs", "default/comp_echo_stream"])
-def test_an_echoed_prompt_has_no_logprobs(name: str) -> None:
+def test_dialect_reads_no_logprobs_of_an_echoed_prompt(name: str) -> None:
     choices = gather(read(RECORDED[name]))
 
     assert choices[0].token_ids == [422, 36]
     assert choices[0].logprobs == [-2.390371084213257, -1.8902000188827515]
 
 
-def test_an_engine_that_dies_says_so_before_a_normal_end() -> None:
+def test_dialect_reads_the_error_of_a_dying_engine_before_done() -> None:
     *_, error, done = read(RECORDED["crash/kill9_worker_stream"])
 
     assert error.error is not None
@@ -174,14 +174,14 @@ def test_an_engine_that_dies_says_so_before_a_normal_end() -> None:
     assert done.done
 
 
-def test_usage_that_counts_up() -> None:
+def test_dialect_reads_continuous_usage() -> None:
     deltas = read(RECORDED["default/chat_stream_continuous_usage"])
 
     counts = [delta.usage.completion_tokens for delta in deltas if delta.usage]
     assert counts == [0, 1, 3, 4, 5, 6, 7, 8, 8]
 
 
-def test_logprobs_that_are_null_or_minus_infinity_keep_their_place() -> None:
+def test_dialect_keeps_null_and_minimum_logprobs_in_place() -> None:
     chat = b'{"choices":[{"logprobs":{"content":[{"logprob":null},{"logprob":-9999.0}]}}]}'
     completion = b'{"choices":[{"logprobs":{"token_logprobs":[null,-9999.0]}}]}'
 
@@ -198,7 +198,7 @@ def test_logprobs_that_are_null_or_minus_infinity_keep_their_place() -> None:
         (b'{"error":null,"choices":[]}', None),
     ],
 )
-def test_an_error_is_told_in_whatever_shape_it_comes(body: bytes, message: str | None) -> None:
+def test_dialect_reads_an_error_in_any_shape(body: bytes, message: str | None) -> None:
     assert CHAT.read_event(body).error == message
 
 
@@ -220,7 +220,7 @@ def test_an_error_is_told_in_whatever_shape_it_comes(body: bytes, message: str |
     ],
     ids=lambda body: body[:40].decode(errors="replace"),
 )
-def test_what_is_no_answer_is_unreadable(dialect: Dialect, body: bytes) -> None:
+def test_dialect_raises_unreadable_for_an_invalid_response(dialect: Dialect, body: bytes) -> None:
     with pytest.raises(Unreadable, match=rf"cannot be read as {dialect.name}: "):
         dialect.read_answer(body)
 
@@ -244,13 +244,13 @@ answers = st.dictionaries(names, values) | st.fixed_dictionaries(
 @pytest.mark.parametrize("dialect", [CHAT, COMPLETIONS], ids=lambda dialect: dialect.name)
 @given(value=answers | values)
 @example(value={"choices": [{"logprobs": {"content": None}}]})
-def test_any_json_is_read_or_unreadable(dialect: Dialect, value: object) -> None:
+def test_dialect_reads_any_json_or_raises_unreadable(dialect: Dialect, value: object) -> None:
     _read_or_unreadable(dialect, msgspec.json.encode(value))
 
 
 @pytest.mark.parametrize("dialect", [CHAT, COMPLETIONS], ids=lambda dialect: dialect.name)
 @given(start=st.integers(0, 400), replacement=st.binary(max_size=4), answer=st.booleans())
-def test_damaged_bytes_are_read_or_unreadable(
+def test_dialect_reads_damaged_bytes_or_raises_unreadable(
     dialect: Dialect, start: int, replacement: bytes, answer: bool
 ) -> None:
     body = RECORDED["default/chat_token_ids_logprobs"].body if answer else b""
@@ -265,5 +265,5 @@ def _read_or_unreadable(dialect: Dialect, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat%2Fcompletions", "/v1/%63hat/completions"])
-def test_an_encoded_path_is_that_which_the_worker_reads(path: str) -> None:
+def test_dialect_of_decodes_a_percent_encoded_path(path: str) -> None:
     assert dialect_of(path) is CHAT

@@ -77,7 +77,7 @@ injections = st.sets(st.sampled_from(INJECTIONS))
 
 
 @pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
-def test_recorded_streams(exchange: RecordedExchange) -> None:
+def test_fast_strip_equals_slow_strip_on_recorded_streams(exchange: RecordedExchange) -> None:
     splitter = Splitter()
     events = splitter.feed(exchange.body) + splitter.close()
 
@@ -85,7 +85,7 @@ def test_recorded_streams(exchange: RecordedExchange) -> None:
         check(events, injected)
 
 
-def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_strip_is_used_for_streams_of_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """As otherwise the tests here would compare the slow way with itself."""
     cut: list[bytes | None] = []
     fast = Frame.strip_one
@@ -185,21 +185,25 @@ def frames(data: bytes) -> list[bytes]:
 
 @given(st.lists(nasty, max_size=6), injections, st.booleans())
 @example([*VLLM, VLLM[1]], ALL, True)
-def test_adversarial_events(sent: list[bytes], injected: set[Injection], drop_empty: bool) -> None:
+def test_fast_strip_equals_slow_strip_on_adversarial_events(
+    sent: list[bytes], injected: set[Injection], drop_empty: bool
+) -> None:
     check([Event(encode(data), data) for data in sent], injected, drop_empty)
 
 
 @given(st.lists(nasty.flatmap(lambda data: st.sampled_from(frames(data))), max_size=6), injections)
 @example([encode(VLLM[2]).replace(b',"delta"', b',\n"delta"', 1)], ALL)
 @example([encode(b"[DONE]"), AFTER_THE_END], {"token_ids", "usage"})
-def test_adversarial_frames(sent: list[bytes], injected: set[Injection]) -> None:
+def test_fast_strip_equals_slow_strip_on_adversarial_frames(
+    sent: list[bytes], injected: set[Injection]
+) -> None:
     splitter = Splitter()
     stream = encode(VLLM[0]) + b"".join(sent)
 
     check(splitter.feed(stream) + splitter.close(), injected, True)
 
 
-def test_a_run_is_cut_at_once() -> None:
+def test_fast_strip_cuts_a_run_of_events_at_once() -> None:
     """As otherwise the tests here would compare events that come singly with themselves."""
     for stream in (VLLM, SORTED):
         run = b"".join(map(encode, [stream[0], stream[1], stream[2], stream[1], stream[1]]))
@@ -211,7 +215,7 @@ def test_a_run_is_cut_at_once() -> None:
 
 
 @given(nasty, st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3), injections)
-def test_events_with_a_few_bytes_changed(
+def test_fast_strip_equals_slow_strip_on_events_with_changed_bytes(
     base: bytes, at: int, gone: int, put: bytes, injected: set[Injection]
 ) -> None:
     changed = base[:at] + put + base[at + gone :]
@@ -241,7 +245,7 @@ tops = st.dictionaries(
     injections,
     st.booleans(),
 )
-def test_streams_of_any_choices(
+def test_fast_strip_equals_slow_strip_on_streams_of_any_choices(
     top: dict[str, object],
     sent: list[dict[str, object]],
     separators: tuple[str, str],
@@ -256,7 +260,9 @@ def test_streams_of_any_choices(
     check(events, injected, drop_empty)
 
 
-def test_a_stream_whose_frame_always_changes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_strip_gives_up_on_a_stream_whose_frame_always_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tried: list[object] = []
 
     def counted(answer: dict[str, Any], *args: Any, **more: Any) -> Frame | None:
@@ -273,7 +279,7 @@ def test_a_stream_whose_frame_always_changes_is_given_up(monkeypatch: pytest.Mon
     assert len(tried) == injection.MAX_FRAME_MISSES
 
 
-def test_recorded_plain_answers() -> None:
+def test_fast_strip_equals_slow_strip_on_recorded_plain_responses() -> None:
     for body in PLAIN:
         for injected in SOME:
             fast, slow = both_plain(body, injected)
@@ -288,7 +294,7 @@ def test_recorded_plain_answers() -> None:
         SORTED[0],
     ],
 )
-def test_the_fast_way_is_taken_for_plain_answers(body: bytes) -> None:
+def test_fast_strip_is_used_for_plain_responses(body: bytes) -> None:
     cut = strip_response(body, (), ("token_ids",))
 
     assert cut is not None
@@ -303,7 +309,7 @@ def test_the_fast_way_is_taken_for_plain_answers(body: bytes) -> None:
     st.binary(max_size=3),
     injections,
 )
-def test_plain_answers_with_a_few_bytes_changed(
+def test_fast_strip_equals_slow_strip_on_plain_responses_with_changed_bytes(
     base: bytes, at: int, gone: int, put: bytes, injected: set[Injection]
 ) -> None:
     for body in (base, base[:at] + put + base[at + gone :]):
@@ -318,7 +324,7 @@ def test_plain_answers_with_a_few_bytes_changed(
     st.booleans(),
     injections,
 )
-def test_plain_answers_of_any_choices(
+def test_fast_strip_equals_slow_strip_on_plain_responses_of_any_choices(
     top: dict[str, object],
     said: list[dict[str, object]],
     separators: tuple[str, str],

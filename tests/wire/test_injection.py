@@ -63,7 +63,7 @@ PAIRS: list[tuple[str, str, set[Injection]]] = [
 
 
 @pytest.mark.parametrize(("asked", "plain", "wanted"), PAIRS)
-def test_what_is_left_is_what_vllm_sends_unasked(
+def test_strip_leaves_what_vllm_sends_without_injection(
     asked: str, plain: str, wanted: set[Injection]
 ) -> None:
     more, less = RECORDED[f"default/{asked}"], RECORDED[f"default/{plain}"]
@@ -78,7 +78,7 @@ def test_what_is_left_is_what_vllm_sends_unasked(
 
 
 @pytest.mark.parametrize("name", ["auto_forced", "named", "required"])
-def test_a_tool_call_loses_the_events_that_only_had_ids(name: str) -> None:
+def test_strip_drops_tool_call_events_that_only_had_token_ids(name: str) -> None:
     stream = RECORDED[f"default/chat_tools_{name}_stream"].body
 
     events = _events(strip(Stripper(ALL), stream))
@@ -99,7 +99,7 @@ def test_a_tool_call_loses_the_events_that_only_had_ids(name: str) -> None:
         (COMPLETIONS, "comp_token_in_batch_n2_stream", [0, 2, 3, 1]),
     ],
 )
-def test_each_choice_of_several_finishes_with_the_fingerprint(
+def test_strip_keeps_the_fingerprint_on_the_last_event_of_each_choice(
     dialect: Dialect, name: str, choices: list[int]
 ) -> None:
     events = _events(strip(Stripper(ALL), RECORDED[f"default/{name}"].body))
@@ -112,7 +112,7 @@ def test_each_choice_of_several_finishes_with_the_fingerprint(
     assert not any(b'"usage"' in event for event in events)
 
 
-def test_a_held_back_end_does_not_hold_up_other_choices() -> None:
+def test_strip_holds_back_only_the_last_event_of_a_choice() -> None:
     stripper = Stripper({"usage"})
     end, other, late = (
         Event(encode(data), data)
@@ -139,27 +139,27 @@ def test_a_held_back_end_does_not_hold_up_other_choices() -> None:
         b"",
     ],
 )
-def test_without_a_usage_event_the_end_is_sent_as_it_came(after: bytes) -> None:
+def test_strip_forwards_the_end_unchanged_without_a_usage_event(after: bytes) -> None:
     stream = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n' + after
 
     assert strip(Stripper(ALL), stream) == stream
 
 
-def test_an_engine_with_the_fingerprint_on_every_event_is_not_held_back() -> None:
+def test_strip_holds_nothing_back_if_every_event_has_a_fingerprint() -> None:
     data = b'{"choices":[{"index":0,"finish_reason":"stop"}],"system_fingerprint":"b1"}'
     event = Event(encode(data), data)
 
     assert Stripper(ALL).event(event) == event.raw
 
 
-def test_an_engine_without_a_fingerprint_gets_none() -> None:
+def test_strip_adds_no_fingerprint_if_the_engine_sends_none() -> None:
     end = b'data: {"choices":[{"index":0,"finish_reason":"stop","token_ids":[2]}]}\n\n'
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
 
     assert strip(Stripper(ALL), end + usage) == end.replace(b"[2]", b"null")
 
 
-def test_an_engine_that_died_mid_stream() -> None:
+def test_strip_keeps_the_error_of_an_engine_that_died_mid_stream() -> None:
     stream = RECORDED["crash/kill9_worker_stream"].body
 
     *_, last, error, done = _events(strip(Stripper(ALL), stream))
@@ -169,7 +169,7 @@ def test_an_engine_that_died_mid_stream() -> None:
     assert done == b"[DONE]"
 
 
-def test_continuous_usage_that_the_caller_asked_for_stays() -> None:
+def test_strip_keeps_continuous_usage_requested_by_the_caller() -> None:
     stream = RECORDED["default/chat_stream_continuous_usage"].body
     options = {"include_usage": True, "continuous_usage_stats": True}
     body: dict[str, object] = {"stream": True, "stream_options": options}
@@ -180,13 +180,13 @@ def test_continuous_usage_that_the_caller_asked_for_stays() -> None:
     assert strip(stripper, stream) == stream
 
 
-def test_the_frame_of_an_event_stays() -> None:
+def test_strip_keeps_the_sse_frame_of_an_event() -> None:
     stream = b': hi\r\nid: 4\r\ndata: {"choices":[{"text":"a","token_ids":[1]}]}\r\n\r\n'
 
     assert strip(Stripper(ALL), stream) == stream.replace(b"[1]", b"null")
 
 
-def test_values_that_stay_keep_their_bytes() -> None:
+def test_strip_keeps_the_bytes_of_other_values() -> None:
     body = rb'{"x":1.50,"choices":[{"token_ids":[1],"a" : "\u00e9\/","b":[ 1 ]}],"c":1e999}'
 
     assert Stripper(ALL).plain(body) == (
@@ -195,17 +195,19 @@ def test_values_that_stay_keep_their_bytes() -> None:
 
 
 @pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
-def test_a_stream_is_left_alone_where_nothing_was_injected(exchange: RecordedExchange) -> None:
+def test_strip_leaves_a_stream_unchanged_without_injection(exchange: RecordedExchange) -> None:
     assert strip(Stripper(()), exchange.body) == exchange.body
 
 
-def test_a_plain_answer_is_left_alone_where_nothing_was_injected() -> None:
+def test_strip_leaves_a_plain_response_unchanged_without_injection() -> None:
     for exchange in PLAIN:
         assert Stripper(()).plain(exchange.body) is exchange.body
 
 
 @pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
-def test_nothing_injected_is_left_in_any_recorded_stream(exchange: RecordedExchange) -> None:
+def test_strip_removes_injected_fields_from_each_recorded_stream(
+    exchange: RecordedExchange,
+) -> None:
     stripped = strip(Stripper(ALL), exchange.body)
 
     assert not re.search(rb'"(prompt_)?token_ids":\[|"logprobs":\{', stripped)
@@ -220,14 +222,14 @@ injections = st.sets(st.sampled_from(sorted(ALL)))
     st.lists(st.integers(0, 5000), max_size=20),
     injections,
 )
-def test_a_stream_is_stripped_the_same_wherever_it_is_cut(
+def test_strip_does_not_depend_on_how_the_stream_is_split(
     exchange: RecordedExchange, at: list[int], injected: set[Injection]
 ) -> None:
     assert strip(Stripper(injected), exchange.body, at) == strip(Stripper(injected), exchange.body)
 
 
 @given(st.binary(), injections)
-def test_bytes_that_are_no_answer_pass(data: bytes, injected: set[Injection]) -> None:
+def test_strip_forwards_bytes_that_are_no_response(data: bytes, injected: set[Injection]) -> None:
     assert Stripper(injected).plain(data) == data
     assert strip(Stripper(injected), encode(data)) == encode(data)
 
@@ -242,9 +244,7 @@ answers = st.fixed_dictionaries({"choices": st.lists(st.dictionaries(names, valu
 
 
 @given(st.lists(values | answers, max_size=5), injections)
-def test_any_json_is_stripped_without_an_error(
-    sent: list[object], injected: set[Injection]
-) -> None:
+def test_strip_never_fails_on_any_json(sent: list[object], injected: set[Injection]) -> None:
     stream = b"".join(encode(msgspec.json.encode(value)) for value in sent)
 
     stripped = strip(Stripper(injected), stream)
@@ -289,7 +289,7 @@ IDS = {"return_token_ids": True}
         (CHAT, {"stream": False}, {**IDS, "logprobs": True}),
     ],
 )
-def test_what_is_injected(
+def test_inject_adds_only_the_fields_that_the_request_lacks(
     dialect: Dialect, body: dict[str, object], changes: dict[str, object]
 ) -> None:
     added, stripper = inject(dialect, body, ALL)
@@ -314,7 +314,7 @@ def test_what_is_injected(
         ([], None),
     ],
 )
-def test_usage_is_merged_into_the_callers_stream_options(
+def test_inject_merges_usage_into_the_caller_s_stream_options(
     dialect: Dialect, options: object, sent: object
 ) -> None:
     changes, _ = inject(dialect, {"stream": True, "stream_options": options}, {"usage"})
@@ -322,7 +322,7 @@ def test_usage_is_merged_into_the_callers_stream_options(
     assert changes.get("stream_options") == sent
 
 
-def test_rewriting_keeps_every_other_byte() -> None:
+def test_rewrite_keeps_the_bytes_of_other_values() -> None:
     body = rb'{"b":1.50, "a" : "\u00e9\/", "logprobs":null, "big":123456789012345678901, "n":[ 1 ]}'
 
     assert rewrite(body, {"logprobs": 0, "return_token_ids": True}) == (
@@ -333,7 +333,7 @@ def test_rewriting_keeps_every_other_byte() -> None:
 
 
 @given(st.dictionaries(st.text(), values), st.dictionaries(st.text(), values))
-def test_rewriting_sets_the_changes(body: dict[str, object], changes: dict[str, object]) -> None:
+def test_rewrite_sets_the_changes(body: dict[str, object], changes: dict[str, object]) -> None:
     rewritten = msgspec.json.decode(rewrite(msgspec.json.encode(body), changes))
 
     assert rewritten == {**body, **changes}
@@ -342,7 +342,9 @@ def test_rewriting_sets_the_changes(body: dict[str, object], changes: dict[str, 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"a":}', b"\xff", b'{"a":' + b"[" * 9999])
 @pytest.mark.parametrize("changes", [{}, {"a": 1}])
-def test_a_body_that_is_no_object_is_refused(body: bytes, changes: dict[str, object]) -> None:
+def test_rewrite_rejects_a_body_that_is_no_json_object(
+    body: bytes, changes: dict[str, object]
+) -> None:
     with pytest.raises(InvalidJSON, match="the request body must be a JSON object: "):
         rewrite(body, changes)
 
@@ -371,7 +373,7 @@ STREAM: list[dict[str, object]] = [
 @pytest.mark.skipif("VLLM_URL" not in os.environ, reason="VLLM_URL is not set")
 @pytest.mark.parametrize("stream", STREAM, ids=str)
 @pytest.mark.parametrize(("path", "more"), LIVE, ids=str)
-def test_a_live_vllm_cannot_be_told_from_one_behind_injections(
+def test_strip_restores_the_response_of_a_live_vllm(
     path: str, more: dict[str, object], stream: dict[str, object]
 ) -> None:
     dialect = dialect_of(f"/v1/{path}")

@@ -74,7 +74,9 @@ def fields(events: list[Event]) -> list[Fields]:
 @example(b"data: a\r\n\r\ndata: b\r\n\r\n", [8, 9, 10])
 @example(b"data: a\r\rdata: b", [9])
 @example(b"\r\n\r\r\n\n", [1, 2, 3, 4])
-def test_a_stream_gives_the_same_events_wherever_it_is_cut(stream: bytes, at: list[int]) -> None:
+def test_splitter_events_do_not_depend_on_how_the_stream_is_split(
+    stream: bytes, at: list[int]
+) -> None:
     events = split(cut(stream, at))
 
     assert events == split([stream])
@@ -83,12 +85,12 @@ def test_a_stream_gives_the_same_events_wherever_it_is_cut(stream: bytes, at: li
 
 
 @given(streams)
-def test_a_stream_comes_out_the_same_byte_by_byte(stream: bytes) -> None:
+def test_splitter_gives_the_same_events_byte_by_byte(stream: bytes) -> None:
     assert split(cut(stream, list(range(len(stream))))) == split([stream])
 
 
 @given(streams)
-def test_nothing_of_an_ended_event_is_held_back(stream: bytes) -> None:
+def test_splitter_holds_nothing_back_of_a_complete_event(stream: bytes) -> None:
     splitter = Splitter()
     splitter.feed(b"data: first\n\n")
 
@@ -98,7 +100,7 @@ def test_nothing_of_an_ended_event_is_held_back(stream: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1460, 10**6])
-def test_recorded_streams(size: int) -> None:
+def test_splitter_agrees_with_the_standard_on_recorded_streams(size: int) -> None:
     for stream in STREAMS:
         body = stream if size > 1 else stream[:3000]
         events = split(body[start : start + size] for start in range(0, len(body), size))
@@ -106,19 +108,19 @@ def test_recorded_streams(size: int) -> None:
         assert b"".join(event.raw for event in events) == body
 
 
-def test_an_event_keeps_its_comments_and_its_blank_line() -> None:
+def test_splitter_keeps_comments_and_the_blank_line_of_an_event() -> None:
     assert split([b": hello\nevent: ping\nid: 3\ndata: a\ndata: b\n\n"]) == [
         Event(b": hello\nevent: ping\nid: 3\ndata: a\ndata: b\n\n", b"a\nb", "ping", "3")
     ]
 
 
-def test_a_comment_goes_on_at_once() -> None:
+def test_splitter_returns_a_comment_at_once() -> None:
     splitter = Splitter()
 
     assert splitter.feed(b": keep-alive\n\n") == [Event(b": keep-alive\n\n")]
 
 
-def test_several_events_in_a_chunk() -> None:
+def test_splitter_splits_several_events_in_a_chunk() -> None:
     assert split([b"data: a\n\ndata: b\n\n\ndata:c\n\ndata: d"]) == [
         Event(b"data: a\n\n", b"a"),
         Event(b"data: b\n\n", b"b"),
@@ -128,14 +130,14 @@ def test_several_events_in_a_chunk() -> None:
     ]
 
 
-def test_a_carriage_return_waits_for_its_line_feed() -> None:
+def test_splitter_waits_for_the_line_feed_after_a_carriage_return() -> None:
     splitter = Splitter()
 
     assert splitter.feed(b"data: a\r\n\r") == []
     assert splitter.feed(b"\n") == [Event(b"data: a\r\n\r\n", b"a")]
 
 
-def test_a_stream_that_breaks_off_gives_its_last_event() -> None:
+def test_splitter_returns_the_last_event_of_a_truncated_stream() -> None:
     splitter = Splitter()
 
     assert splitter.feed(b'data: {"x":') == []
@@ -143,7 +145,7 @@ def test_a_stream_that_breaks_off_gives_its_last_event() -> None:
     assert splitter.close() == []
 
 
-def test_a_line_of_megabytes_in_small_chunks_is_not_quadratic() -> None:
+def test_splitter_reads_a_long_line_in_small_chunks_in_linear_time() -> None:
     # 130,000 chunks: were each of them to cost what came before it, this would take an hour.
     splitter = Splitter()
     chunk = b"data: " + b"x" * 58
@@ -155,7 +157,7 @@ def test_a_line_of_megabytes_in_small_chunks_is_not_quadratic() -> None:
     assert len(event.raw) == 130_000 * 64 + 2
 
 
-def test_an_event_past_the_limit_is_given_up_without_losing_a_byte() -> None:
+def test_splitter_raises_on_a_too_large_event_without_losing_a_byte() -> None:
     splitter = Splitter(max_event_bytes=10)
     passed = [event.raw for event in splitter.feed(b"data: a\n\ndata: 12345")]
 
@@ -167,7 +169,9 @@ def test_an_event_past_the_limit_is_given_up_without_losing_a_byte() -> None:
 
 
 @given(streams, cuts, st.integers(0, 20))
-def test_the_limit_loses_no_byte(stream: bytes, at: list[int], limit: int) -> None:
+def test_splitter_limit_loses_no_byte_of_any_stream(
+    stream: bytes, at: list[int], limit: int
+) -> None:
     splitter = Splitter(limit)
     passed = b""
     chunks = cut(stream, at)
@@ -181,13 +185,13 @@ def test_the_limit_loses_no_byte(stream: bytes, at: list[int], limit: int) -> No
     assert passed == stream
 
 
-def test_the_first_chunk_may_be_past_the_limit() -> None:
+def test_splitter_raises_if_the_first_chunk_is_past_the_limit() -> None:
     with pytest.raises(EventTooLarge):
         Splitter(max_event_bytes=10).feed(b"data: 123456")
 
 
 @given(st.binary(), st.sampled_from(["", "error", "message_stop"]))
-def test_what_is_encoded_can_be_read(data: bytes, event: str) -> None:
+def test_splitter_reads_back_encoded_events(data: bytes, event: str) -> None:
     (read,) = split([encode(data, event)])
 
     assert read.data == data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -196,7 +200,7 @@ def test_what_is_encoded_can_be_read(data: bytes, event: str) -> None:
 
 @given(streams)
 @example(b"data: one\rdata: two\n\n")
-def test_with_data_changes_the_data_and_nothing_else(stream: bytes) -> None:
+def test_with_data_changes_only_the_data(stream: bytes) -> None:
     for event in split([stream]):
         if event.data is not None:
             _, changed = split([b"\n", with_data(event, b"{}")])
@@ -209,7 +213,7 @@ def _without_data(event: Event) -> list[bytes]:
     return [line for line in lines if line.strip(b"\r\n").partition(b":")[0] != b"data"]
 
 
-def test_with_data_keeps_the_frame() -> None:
+def test_with_data_keeps_the_frame_of_an_event() -> None:
     (event,) = split([b": hi\r\nevent: e\r\ndata: 1\r\ndata: 2\r\n\r\n"])
 
     assert with_data(event, b"3") == b": hi\r\nevent: e\r\ndata: 3\r\n\r\n"

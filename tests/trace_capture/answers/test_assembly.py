@@ -37,7 +37,7 @@ def record(path: str, answer: Any) -> Assembled:
 
 
 @pytest.mark.parametrize("name", plain_names())
-def test_recorded_answer_is_whole_again(name: str) -> None:
+def test_assembly_restores_each_recorded_plain_response(name: str) -> None:
     exchange = load()[name]
     answer = assemble(exchange.path, exchange.body, streamed=False, status=exchange.status)
     assert whole(answer.skeleton, answer.parts) == json.loads(exchange.body)
@@ -47,13 +47,13 @@ def test_recorded_answer_is_whole_again(name: str) -> None:
 
 @some
 @given(answers(chat=True))
-def test_any_chat_answer(answer: JSON) -> None:
+def test_assembly_restores_any_chat_response(answer: JSON) -> None:
     check(CHAT, answer)
 
 
 @some
 @given(answers(chat=False))
-def test_any_completion(answer: JSON) -> None:
+def test_assembly_restores_any_completion_response(answer: JSON) -> None:
     check(COMPLETIONS, answer)
 
 
@@ -78,7 +78,7 @@ def stored(parts: list[Part]) -> list[Part]:
     return packed
 
 
-def test_nothing_of_the_numbers_is_in_the_skeleton() -> None:
+def test_assembly_keeps_token_ids_and_logprobs_out_of_the_skeleton() -> None:
     answer = assemble(CHAT, load()["default/chat_n2_token_ids_logprobs"].body, streamed=False)
     assert b"-3.65" not in answer.skeleton
     assert b"610" not in answer.skeleton
@@ -86,14 +86,14 @@ def test_nothing_of_the_numbers_is_in_the_skeleton() -> None:
     assert [part.extra for part in answer.parts] == [b"", b""]
 
 
-def test_null_logprobs_stay_in_their_place() -> None:
+def test_assembly_keeps_null_logprobs_in_place() -> None:
     entry = {"token": "a", "logprob": None, "bytes": [97], "top_logprobs": []}
     scores = {"content": [{**entry, "logprob": -1.0}, entry, {**entry, "logprob": -9999.0}]}
     answer = record(CHAT, {"choices": [{"index": 0, "logprobs": scores, "token_ids": [1, 2, 3]}]})
     assert choices_in(answer)[0].logprobs == [-1.0, None, -9999.0]
 
 
-def test_choices_are_sorted_and_the_answer_keeps_its_order() -> None:
+def test_assembly_sorts_choices_and_restores_their_original_order() -> None:
     sent = {"choices": [{"index": 1, "token_ids": [1]}, {"index": 0, "token_ids": [0]}]}
     answer = record(CHAT, sent)
     assert [(choice.index, choice.token_ids) for choice in choices_in(answer)] == [
@@ -103,7 +103,7 @@ def test_choices_are_sorted_and_the_answer_keeps_its_order() -> None:
     assert whole(answer.skeleton, answer.parts) == sent
 
 
-def test_echoed_prompt_is_not_taken_for_sampled() -> None:
+def test_assembly_does_not_count_an_echoed_prompt_as_sampled() -> None:
     body = load()["default/comp_echo_logprobs"].body
     [choice] = choices_in(assemble(COMPLETIONS, body, streamed=False))
     assert (len(choice.prompt_token_ids), choice.token_ids) == (12, [422, 36])
@@ -113,14 +113,14 @@ def test_echoed_prompt_is_not_taken_for_sampled() -> None:
     assert len(choice.prompt_logprobs or []) == 12
 
 
-def test_token_texts_and_alternatives() -> None:
+def test_assembly_keeps_token_texts_and_alternatives() -> None:
     body = load()["default/chat_logprobs_tokens_as_ids"].body
     [choice] = choices_in(assemble(CHAT, body, streamed=False))
     assert (choice.tokens or [])[0] == "token_id:753"
     assert len(choice.top_logprobs or []) == 8
 
 
-def test_prompt_logprobs_of_a_chat_belong_to_all_its_choices() -> None:
+def test_assembly_gives_each_chat_choice_the_prompt_logprobs() -> None:
     sent = {
         "choices": [{"token_ids": [1]}, {"token_ids": [2]}],
         "prompt_logprobs": [None, {"1": 2}],
@@ -142,24 +142,24 @@ def test_prompt_logprobs_of_a_chat_belong_to_all_its_choices() -> None:
         ({"weight_version": None}, None),
     ],
 )
-def test_weight_version(extra: JSON, version: int | str | None) -> None:
+def test_assembly_finds_the_weight_version(extra: JSON, version: int | str | None) -> None:
     sent = {"choices": [{"index": 0}], **extra}
     assert record(CHAT, sent).weight_version == version
 
 
-def test_routing_matrices() -> None:
+def test_assembly_finds_routing_matrices_of_each_choice() -> None:
     choices = [{"index": 0, "routing_matrices": [[1]]}, {"index": 1, "routed_experts": "abc"}]
     found = choices_in(record(CHAT, {"choices": choices}))
     assert [choice.routing_matrices for choice in found] == [[[1]], "abc"]
 
 
 @pytest.mark.parametrize("skeleton", [b"", b"[]", b"{", b"\xff", b'{"choices":5}'])
-def test_a_damaged_skeleton_gives_what_it_can(skeleton: bytes) -> None:
+def test_assembly_recovers_token_ids_from_a_damaged_skeleton(skeleton: bytes) -> None:
     part = Part(0, [1], [2], [-1.0], ["a"], b"{broken")
     assert choices_of(skeleton, [part])[0].token_ids == [2]
     assert whole(skeleton, [part]) in (None, {"choices": 5})
 
 
-def test_a_negative_number_is_no_token_id() -> None:
+def test_assembly_rejects_a_negative_token_id() -> None:
     body = body_of(Turn([1], [[2, -1]]))
     assert not assemble("/v1/chat/completions", body, streamed=False).readable

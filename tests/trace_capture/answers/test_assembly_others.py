@@ -38,7 +38,7 @@ def frames(*events: Any) -> bytes:
     return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
 
 
-def test_responses_stream_gives_its_last_response() -> None:
+def test_assembly_of_a_responses_stream_is_its_last_response() -> None:
     answer = recorded("default/responses_stream")
     response = again(answer)
     assert (answer.done, answer.error, answer.events) == (True, None, 11)
@@ -47,7 +47,7 @@ def test_responses_stream_gives_its_last_response() -> None:
     assert (answer.model, answer.completion_tokens) == ("tiny", 6)
 
 
-def test_responses_stream_that_breaks_off_keeps_its_events() -> None:
+def test_assembly_of_a_broken_responses_stream_keeps_its_events() -> None:
     body = load()["default/responses_stream"].body
     answer = assemble("/v1/responses", body[: len(body) // 2], streamed=True)
     assert not answer.done
@@ -56,14 +56,14 @@ def test_responses_stream_that_breaks_off_keeps_its_events() -> None:
     assert len(again(answer)["events"]) == answer.events
 
 
-def test_failed_response() -> None:
+def test_assembly_finds_the_error_of_a_failed_response() -> None:
     response = {"id": "r", "status": "failed", "error": {"code": "x", "message": "no luck"}}
     body = frames({"type": "response.failed", "response": response})
     answer = assemble("/v1/responses", body, streamed=True)
     assert (answer.error, answer.done) == ("no luck", True)
 
 
-def test_messages_stream_with_tools_becomes_a_message() -> None:
+def test_assembly_of_a_messages_stream_is_a_message_with_tools() -> None:
     answer = recorded("default/messages_tool_any_stream")
     message = again(answer)
     assert [block["input"] for block in message["content"]] == [True, True]
@@ -73,7 +73,7 @@ def test_messages_stream_with_tools_becomes_a_message() -> None:
     assert (answer.done, answer.completion_tokens) == (True, 80)
 
 
-def test_messages_stream_with_thinking_and_citations() -> None:
+def test_assembly_of_a_messages_stream_keeps_thinking_and_citations() -> None:
     def delta(index: int, **fields: Any) -> dict[str, Any]:
         return {"type": "content_block_delta", "index": index, "delta": {"type": "d", **fields}}
 
@@ -101,14 +101,14 @@ def test_messages_stream_with_thinking_and_citations() -> None:
     assert not answer.done
 
 
-def test_messages_stream_of_a_dying_engine() -> None:
+def test_assembly_of_a_messages_stream_finds_the_error_of_a_dying_engine() -> None:
     answer = recorded("crash/kill9_worker_messages_stream")
     assert answer.error
     assert not answer.done
     assert again(answer)["content"][0]["text"]
 
 
-def test_unknown_stream_keeps_its_events() -> None:
+def test_assembly_of_an_unknown_stream_keeps_its_events() -> None:
     body = (
         b"data: hello\n\n"
         + frames({"id": "x", "usage": {"output_tokens": 2}})
@@ -119,7 +119,7 @@ def test_unknown_stream_keeps_its_events() -> None:
     assert (answer.response_id, answer.completion_tokens, answer.readable) == ("x", 2, True)
 
 
-def test_bodies_that_are_no_object() -> None:
+def test_assembly_keeps_bodies_that_are_no_json_object() -> None:
     assert again(assemble("/elsewhere", b"[1,2]", streamed=False)) == {"json": [1, 2]}
     assert again(assemble("/elsewhere", "hé".encode(), streamed=False)) == {"text": "hé"}
     assert again(assemble("/elsewhere", b"", streamed=False)) == {"text": ""}
@@ -130,7 +130,7 @@ def test_bodies_that_are_no_object() -> None:
 
 @pytest.mark.parametrize("path", PATHS[:4])
 @pytest.mark.parametrize("body", [b"", b"oops", b"[]", b"\xff", b'{"id": 1'])
-def test_what_is_no_answer_is_unreadable(path: str, body: bytes) -> None:
+def test_assembly_marks_an_invalid_response_unreadable(path: str, body: bytes) -> None:
     assert not assemble(path, body, streamed=False).readable
 
 
@@ -149,7 +149,7 @@ def test_what_is_no_answer_is_unreadable(path: str, body: bytes) -> None:
         None,
     ],
 )
-def test_numbers_of_a_wrong_type_are_unreadable_and_kept_as_they_came(choices: Any) -> None:
+def test_assembly_keeps_mistyped_choices_but_marks_them_unreadable(choices: Any) -> None:
     sent = {"choices": choices}
     answer = assemble(PATHS[0], json.dumps(sent).encode(), streamed=False)
     assert (answer.readable, answer.parts) == (False, [])
@@ -170,13 +170,13 @@ def test_numbers_of_a_wrong_type_are_unreadable_and_kept_as_they_came(choices: A
         ({"choices": []}, None),
     ],
 )
-def test_error_messages(body: dict[str, Any], message: str | None) -> None:
+def test_assembly_extracts_the_error_message(body: dict[str, Any], message: str | None) -> None:
     answer = assemble(PATHS[0], json.dumps(body).encode(), streamed=False, status=400)
     assert answer.error == message
     assert again(answer) == body
 
 
-def test_error_that_is_no_json() -> None:
+def test_assembly_takes_a_plain_text_body_as_the_error() -> None:
     answer = assemble(PATHS[0], b"Bad Gateway", streamed=False, status=502)
     assert (answer.error, again(answer)) == ("Bad Gateway", {"text": "Bad Gateway"})
 
@@ -204,7 +204,9 @@ TYPED = st.tuples(st.sampled_from(EVENT_TYPES), NASTY)
 
 @some
 @given(st.sampled_from(PATHS), NASTY, st.lists(TYPED, max_size=4))
-def test_no_json_raises(path: str, body: Any, events: list[tuple[str, Any]]) -> None:
+def test_assembly_never_raises_on_any_json(
+    path: str, body: Any, events: list[tuple[str, Any]]
+) -> None:
     plain = json.dumps(body).encode()
     typed = [{"type": kind, **(e if isinstance(e, dict) else {"delta": e})} for kind, e in events]
     for answer in (
@@ -219,14 +221,16 @@ def test_no_json_raises(path: str, body: Any, events: list[tuple[str, Any]]) -> 
 
 @some
 @given(st.sampled_from(PATHS), st.binary(max_size=60), st.booleans(), st.integers(0, 599))
-def test_no_bytes_raise(path: str, body: bytes, streamed: bool, status: int) -> None:
+def test_assembly_never_raises_on_any_bytes(
+    path: str, body: bytes, streamed: bool, status: int
+) -> None:
     for one in (body, b"data: " + body, b"{" + body, b"data: {" + body + b"}\n\n"):
         answer = assemble(path, one, streamed=streamed, status=status)
         assert again(answer) is not None
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_deep_nesting_and_great_numbers_do_not_raise(path: str) -> None:
+def test_assembly_accepts_deep_nesting_and_huge_numbers(path: str) -> None:
     deep = b'{"choices":' + b"[" * 100_000
     closed = b'{"a":' * 900 + b"1" + b"}" * 900
     great = b'{"id":%d,"choices":[{"index":0,"x":%d}]}' % (10**40, 10**40)
@@ -236,7 +240,7 @@ def test_deep_nesting_and_great_numbers_do_not_raise(path: str) -> None:
             assert isinstance(again(answer), dict)
 
 
-def test_long_streams_take_time_in_proportion() -> None:
+def test_assembly_of_a_long_stream_takes_linear_time() -> None:
     """Texts grow by pieces: with copying this would take minutes."""
     event = frames({"new": 1, "choices": [{"index": 0, "delta": {"odd": "x" * 100}}]})
     answer = assemble(PATHS[0], event * 20_000, streamed=True)

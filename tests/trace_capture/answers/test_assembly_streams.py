@@ -58,12 +58,12 @@ def recorded_pairs() -> list[tuple[str, str]]:
 PAIRS = recorded_pairs()
 
 
-def test_the_recordings_have_pairs() -> None:
+def test_recordings_include_pairs_of_plain_and_streamed_responses() -> None:
     assert len(PAIRS) >= 12
 
 
 @pytest.mark.parametrize(("plain", "streamed"), PAIRS)
-def test_recorded_stream_equals_recorded_plain_answer(plain: str, streamed: str) -> None:
+def test_assembly_of_a_recorded_stream_equals_the_plain_response(plain: str, streamed: str) -> None:
     one = read(load()[plain], streamed=False)
     other = read(load()[streamed], streamed=True)
     assert comparable(one) == comparable(other)
@@ -73,13 +73,17 @@ def test_recorded_stream_equals_recorded_plain_answer(plain: str, streamed: str)
 
 @some
 @given(exchanges(chat=True))
-def test_any_chat_stream(exchange: tuple[bytes, bytes]) -> None:
+def test_assembly_of_any_chat_stream_equals_the_plain_response(
+    exchange: tuple[bytes, bytes],
+) -> None:
     check(exchange, chat=True)
 
 
 @some
 @given(exchanges(chat=False))
-def test_any_completion_stream(exchange: tuple[bytes, bytes]) -> None:
+def test_assembly_of_any_completion_stream_equals_the_plain_response(
+    exchange: tuple[bytes, bytes],
+) -> None:
     check(exchange, chat=False)
 
 
@@ -96,7 +100,7 @@ def check(exchange: tuple[bytes, bytes], *, chat: bool) -> None:
 
 @some
 @given(exchanges(chat=True), st.data())
-def test_a_stream_cut_anywhere_gives_a_beginning(
+def test_assembly_of_a_truncated_stream_gives_a_prefix(
     exchange: tuple[bytes, bytes], data: st.DataObject
 ) -> None:
     at = data.draw(st.integers(0, len(exchange[1])))
@@ -109,19 +113,19 @@ def test_a_stream_cut_anywhere_gives_a_beginning(
         assert len(choice.logprobs) == len(choice.token_ids)
 
 
-def test_several_tokens_in_an_event() -> None:
+def test_assembly_reads_several_tokens_from_one_event() -> None:
     answer = read(load()["default/chat_stream_interval3"], streamed=True)
     [part] = answer.parts
     assert len(part.token_ids) == len(part.logprobs) == answer.completion_tokens == 8
     assert answer.events < 8
 
 
-def test_continuous_usage_counts_up() -> None:
+def test_assembly_takes_the_last_continuous_usage() -> None:
     answer = read(load()["default/chat_stream_continuous_usage"], streamed=True)
     assert answer.completion_tokens == 8
 
 
-def test_done_is_missed_and_a_dying_engine_is_heard() -> None:
+def test_assembly_reports_a_missing_done_and_an_engine_error() -> None:
     cut = read(load()["default/abort_midstream"], streamed=True)
     assert (cut.done, cut.readable, cut.error) == (False, True, None)
     dead = read(load()["crash/kill9_worker_stream"], streamed=True)
@@ -130,7 +134,7 @@ def test_done_is_missed_and_a_dying_engine_is_heard() -> None:
     assert dead.parts[0].token_ids
 
 
-def test_an_event_that_cannot_be_read_costs_only_itself() -> None:
+def test_assembly_loses_only_the_unreadable_event() -> None:
     body = load()["default/chat_stream_token_ids_logprobs_usage"].body
     frames = body.split(b"\n\n")
     frames[3] = b"data: {oops"
@@ -148,7 +152,7 @@ def message_of(*deltas: dict[str, Any]) -> Any:
     return choices_in(assemble(PATHS[True], stream(*deltas), streamed=True))[0].message
 
 
-def test_tool_calls_that_engines_send_in_their_own_ways() -> None:
+def test_assembly_merges_tool_calls_with_repeated_or_missing_fields() -> None:
     named = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{"}}
     again = {"id": "a", "type": "", "function": {"name": "", "arguments": "}"}}
     other = {"id": "b", "type": "function", "function": {"name": "g", "arguments": "1"}}
@@ -159,7 +163,7 @@ def test_tool_calls_that_engines_send_in_their_own_ways() -> None:
     ]
 
 
-def test_unknown_fields_of_deltas_are_put_together_too() -> None:
+def test_assembly_merges_unknown_delta_fields() -> None:
     legacy = (
         {"function_call": {"name": "f", "arguments": "{"}},
         {"function_call": {"arguments": "}"}},

@@ -32,7 +32,7 @@ def listed(traces: Traces, *arguments: str) -> list[dict[str, Any]]:
     return json_lines(out)
 
 
-def test_list_is_a_table_with_the_newest_last(traces: Traces) -> None:
+def test_traces_list_prints_a_table_with_the_newest_last(traces: Traces) -> None:
     status, out, err = traces("list")
     assert (status, err) == (0, "")
     headings, *lines = [line.split() for line in out.splitlines()]
@@ -45,7 +45,7 @@ def test_list_is_a_table_with_the_newest_last(traces: Traces) -> None:
     assert len(starts) == 1
 
 
-def test_list_filters(traces: Traces) -> None:
+def test_traces_list_filters_by_its_options(traces: Traces) -> None:
     lines = listed(traces)
     ids = [line["trace_id"] for line in lines]
 
@@ -66,7 +66,7 @@ def test_list_filters(traces: Traces) -> None:
     assert found("--until", "1h") == found("--since", str(time.time() + 60)) == []
 
 
-def test_a_line_says_what_the_trace_says(traces: Traces) -> None:
+def test_traces_show_agrees_with_the_listed_line(traces: Traces) -> None:
     for line in listed(traces):
         status, out, _ = traces("show", line["trace_id"])
         assert status == 0
@@ -78,27 +78,27 @@ def test_a_line_says_what_the_trace_says(traces: Traces) -> None:
             assert trace[name] == line[name]
 
 
-def test_show_says_that_there_is_no_such_trace(traces: Traces) -> None:
+def test_traces_show_reports_an_unknown_trace(traces: Traces) -> None:
     status, out, err = traces("show", "none")
     assert (status, out) == (1, "")
     assert err == f"{traces.path}: there is no trace none\n"
 
 
 @pytest.mark.parametrize("given", ["2 days", "yesterday", "", "-1", "nan", "nanh", "inf", "1e400d"])
-def test_a_wrong_time_is_told(traces: Traces, given: str) -> None:
+def test_traces_list_rejects_an_invalid_time(traces: Traces, given: str) -> None:
     status, _, err = traces("list", f"--since={given}")
     assert status == 2
     assert "expected a time (ISO 8601" in err
 
 
 @pytest.mark.parametrize("limit", ["-1", "x", "1.5", "٣", "9" * 40])
-def test_a_wrong_limit_is_told(traces: Traces, limit: str) -> None:
+def test_traces_list_rejects_an_invalid_limit(traces: Traces, limit: str) -> None:
     status, _, err = traces("list", f"--limit={limit}")
     assert status == 2
     assert "expected a number from 0 on" in err
 
 
-def test_the_table_moves_no_cursor(traces: Traces) -> None:
+def test_traces_list_escapes_control_characters_and_cuts_long_ids(traces: Traces) -> None:
     change(traces, "UPDATE traces SET session_id = ? WHERE session_id = 'a'", "\x1b[2J\nx\u202e")
     change(traces, "UPDATE traces SET session_id = ? WHERE session_id = 'b'", "long" * 30)
     _, out, _ = traces("list")
@@ -113,7 +113,7 @@ def change(traces: Traces, query: str, *values: object) -> None:
     db.close()
 
 
-def test_a_missing_or_foreign_file_is_one_line(
+def test_traces_command_reports_a_missing_or_foreign_file_on_one_line(
     traces: Traces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, other, rllm = tmp_path / "a.txt", tmp_path / "b.db", tmp_path / "c.db"
@@ -139,7 +139,7 @@ def test_a_missing_or_foreign_file_is_one_line(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_file_that_nothing_may_be_put_beside_is_read(traces: Traces) -> None:
+def test_traces_list_reads_a_file_in_a_read_only_folder(traces: Traces) -> None:
     folder = traces.path.parent
     folder.chmod(0o555)
     try:
@@ -148,7 +148,7 @@ def test_a_file_that_nothing_may_be_put_beside_is_read(traces: Traces) -> None:
         folder.chmod(0o755)
 
 
-def test_the_file_is_that_of_the_configuration(
+def test_traces_command_finds_the_file_by_config_environment_or_option(
     traces: Traces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -170,7 +170,7 @@ def test_the_file_is_that_of_the_configuration(
 
 
 @pytest.mark.parametrize("action", ["list", "list --json", "export", "show"])
-def test_a_reader_that_has_left_is_no_error(traces: Traces, action: str) -> None:
+def test_traces_command_exits_silently_on_a_closed_pipe(traces: Traces, action: str) -> None:
     [trace_id] = [line["trace_id"] for line in listed(traces, "--limit", "1")]
     command = [*action.split(), *([trace_id] if action == "show" else [])]
     reading, writing = os.pipe()
@@ -185,7 +185,7 @@ def test_a_reader_that_has_left_is_no_error(traces: Traces, action: str) -> None
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_full_device_is_told(traces: Traces) -> None:
+def test_traces_command_reports_a_full_output_device(traces: Traces) -> None:
     for action in ("list", "export"):
         with Path("/dev/full").open("w") as full:
             command = [str(GATEWAY), "traces", action, "--storage-path", str(traces.path)]
@@ -195,7 +195,7 @@ def test_a_full_device_is_told(traces: Traces) -> None:
         assert "Traceback" not in done.stderr
 
 
-async def test_a_running_gateways_file_is_read(
+async def test_traces_list_reads_the_file_of_a_running_gateway(
     gateway_for: GatewayFor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running = await capturing(gateway_for, tmp_path)
@@ -205,7 +205,7 @@ async def test_a_running_gateways_file_is_read(
         assert len(listed(traces)) == count
 
 
-async def test_what_is_read_is_the_file_as_it_was_when_it_was_opened(
+async def test_traces_reader_sees_a_snapshot_of_the_opened_file(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     running = await capturing(gateway_for, tmp_path)

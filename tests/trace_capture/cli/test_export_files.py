@@ -30,7 +30,7 @@ def exported(traces: Traces, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_what_is_not_complete_is_left_out_and_told(traces: Traces) -> None:
+def test_export_leaves_out_and_reports_incomplete_traces(traces: Traces) -> None:
     status, out, err = traces("export")
     assert status == 1
     assert [json.loads(line)["verdict"] for line in out.splitlines()] == ["COMPLETE"] * 4
@@ -41,7 +41,7 @@ def test_what_is_not_complete_is_left_out_and_told(traces: Traces) -> None:
     assert err.splitlines()[2:] == [ADVICE]
 
 
-def test_what_is_meant_is_no_failure(traces: Traces) -> None:
+def test_export_succeeds_if_the_options_allow_for_all_traces_left_out(traces: Traces) -> None:
     said = {
         ("--allow-incomplete",): 6,
         ("--verdict", "COMPLETE"): 4,
@@ -55,14 +55,14 @@ def test_what_is_meant_is_no_failure(traces: Traces) -> None:
         assert len(out.splitlines()) == count
 
 
-def test_a_trace_is_exported_as_it_is_shown(traces: Traces) -> None:
+def test_export_writes_a_trace_as_show_prints_it(traces: Traces) -> None:
     found = exported(traces, "--allow-incomplete")
     assert len(found) == 6
     for trace in found:
         assert json.loads(traces("show", trace["trace_id"])[1]) == trace
 
 
-def test_calls_that_were_never_stored_are_told(traces: Traces) -> None:
+def test_export_reports_calls_that_were_never_stored(traces: Traces) -> None:
     change(traces, "UPDATE sessions SET lost = 3 WHERE session_id = 'a'")
     _, _, err = traces("export", "--session", "a")
     assert "3 calls of these sessions are not in the file: they could not be stored" in err
@@ -79,7 +79,7 @@ def change(traces: Traces, query: str, *values: object) -> None:
 
 
 @pytest.mark.parametrize("spoilt", [b"\1spoilt", b"\0spoilt", b"", "spoilt", 7, 0.5])
-def test_what_is_damaged_is_left_out_and_the_rest_is_written(
+def test_export_leaves_out_damaged_traces_and_writes_the_rest(
     traces: Traces, spoilt: object
 ) -> None:
     change(traces, "UPDATE traces SET content = ? WHERE session_id = 'b'", spoilt)
@@ -96,7 +96,7 @@ def test_what_is_damaged_is_left_out_and_the_rest_is_written(
     assert (status, out.count("damaged")) == (0, 2)
 
 
-def test_trajectories_are_whole(traces: Traces) -> None:
+def test_export_writes_whole_trajectories(traces: Traces) -> None:
     status, out, err = traces("export", "--trajectories")
     assert status == 1
     rows = [json.loads(line) for line in out.splitlines()]
@@ -114,7 +114,7 @@ def test_trajectories_are_whole(traces: Traces) -> None:
     assert [one["value"] for one in first["session_rewards"]] == [0.5]
 
 
-def test_trajectories_are_those_of_the_sessions_asked_for(traces: Traces) -> None:
+def test_export_filters_trajectories_by_session_model_time_and_verdict(traces: Traces) -> None:
     def found(*arguments: str) -> list[tuple[str, int]]:
         rows = exported(traces, "--trajectories", *arguments)
         return [(row["session_id"], len(row["trace_ids"])) for row in rows]
@@ -130,7 +130,9 @@ def test_trajectories_are_those_of_the_sessions_asked_for(traces: Traces) -> Non
 
 
 @pytest.mark.parametrize("trajectories", [False, True])
-def test_parquet_holds_the_same(traces: Traces, tmp_path: Path, trajectories: bool) -> None:
+def test_export_to_parquet_equals_the_jsonl_export(
+    traces: Traces, tmp_path: Path, trajectories: bool
+) -> None:
     file = tmp_path / "out.parquet"
     which = ["--allow-incomplete", *(["--trajectories"] if trajectories else [])]
     status, out, err = traces("export", "-o", file, *which)
@@ -158,7 +160,7 @@ def alike(column: Any, value: Any) -> bool:
     return bool(column == value)
 
 
-def test_the_columns_are_those_of_the_records() -> None:
+def test_parquet_schema_has_the_fields_of_the_records() -> None:
     for row_type in (Trace, TrajectoryRow):
         assert schema_of(row_type).names == list(row_type.__struct_fields__)
     types = {field.name: str(field.type) for field in schema_of(Trace)}
@@ -175,7 +177,7 @@ def test_the_columns_are_those_of_the_records() -> None:
 
 
 @pytest.mark.parametrize("token_id", [1 << 31, 1 << 63, -1 << 70])
-def test_a_row_that_parquet_cannot_hold_is_left_out(
+def test_export_leaves_out_a_row_that_parquet_cannot_hold(
     traces: Traces, tmp_path: Path, token_id: int
 ) -> None:
     stored = msgspec.json.encode(Trace(trace_id="x", prompt_token_ids=[token_id]))
@@ -194,7 +196,7 @@ def whole_row(head: dict[str, Any], stored: bytes) -> bytes:
     return b"\0" + msgspec.msgpack.encode(content)
 
 
-def test_parquet_is_written_in_row_groups(
+def test_export_writes_parquet_in_row_groups(
     traces: Traces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway_plugins.trace_capture.cli.parquet.ROWS", 4)
@@ -203,7 +205,7 @@ def test_parquet_is_written_in_row_groups(
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [4, 2]
 
 
-def test_an_export_of_nothing_is_a_file_with_columns(traces: Traces, tmp_path: Path) -> None:
+def test_export_of_no_traces_writes_a_file_with_columns(traces: Traces, tmp_path: Path) -> None:
     traces("export", "--session", "nobody", "-o", tmp_path / "out.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     assert (table.num_rows, table.schema.names) == (0, list(Trace.__struct_fields__))
@@ -211,7 +213,7 @@ def test_an_export_of_nothing_is_a_file_with_columns(traces: Traces, tmp_path: P
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-def test_without_pyarrow_it_is_told_what_to_install(
+def test_export_names_the_package_to_install_without_pyarrow(
     traces: Traces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
@@ -222,7 +224,7 @@ def test_without_pyarrow_it_is_told_what_to_install(
     assert traces("export", "--session", "a")[0] == 0
 
 
-def test_the_format_is_the_suffix_or_what_is_said(traces: Traces, tmp_path: Path) -> None:
+def test_export_format_follows_the_suffix_or_the_option(traces: Traces, tmp_path: Path) -> None:
     for name, arguments in (("a.ndjson", ()), ("b.JSONL", ()), ("c", ()), ("d.txt", ("jsonl",))):
         given = [part for one in arguments for part in ("--format", one)]
         assert traces("export", "--session", "a", "-o", tmp_path / name, *given)[0] == 0
@@ -235,7 +237,7 @@ def test_the_format_is_the_suffix_or_what_is_said(traces: Traces, tmp_path: Path
     assert "-o" in err
 
 
-def test_a_file_that_is_there_stays(traces: Traces, tmp_path: Path) -> None:
+def test_export_keeps_an_existing_file_without_force(traces: Traces, tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     file.write_text("mine")
     status, _, err = traces("export", "-o", file)
@@ -246,7 +248,7 @@ def test_a_file_that_is_there_stays(traces: Traces, tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600, "it holds what callers wrote"
 
 
-def test_what_is_no_file_is_never_replaced(traces: Traces, tmp_path: Path) -> None:
+def test_export_never_replaces_a_folder_or_a_link(traces: Traces, tmp_path: Path) -> None:
     link = tmp_path / "null.jsonl"
     link.symlink_to("/dev/null")
     for path in (tmp_path, link):
@@ -259,7 +261,7 @@ def test_what_is_no_file_is_never_replaced(traces: Traces, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_an_export_that_breaks_off_leaves_nothing(
+def test_export_that_fails_leaves_no_file(
     traces: Traces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     def full(*_: object) -> None:
@@ -285,7 +287,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_bar_is_for_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_draws_a_progress_bar_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Progress, "EVERY", 0.0)
     terminal, file = Terminal(), io.StringIO()
     for stream in (terminal, file):

@@ -46,7 +46,7 @@ def body_of(request: bytes) -> dict[str, Any]:
 PARAMS = {"temperature": 0, "max_tokens": 5, "stop": ["x"], "logprobs": True, "top_logprobs": 2}
 
 
-async def test_fault_9_what_a_session_asks_for_overwrites_its_callers_after_a_restart_too(
+async def test_fault_9_session_sampling_params_override_the_caller_after_a_restart(
     tmp_path: Path,
 ) -> None:
     asked = {**chat(temperature=1, max_tokens=3, top_p=0.5)}
@@ -76,7 +76,7 @@ async def test_fault_9_what_a_session_asks_for_overwrites_its_callers_after_a_re
     assert (other.overwritten, other.sampling_params["max_tokens"]) == ({}, 3)
 
 
-async def test_they_can_be_changed_while_the_session_runs(
+async def test_session_sampling_params_can_change_while_the_session_runs(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     running = await capturing(gateway_for, tmp_path)
@@ -87,7 +87,7 @@ async def test_they_can_be_changed_while_the_session_runs(
     assert [len(one.completion_token_ids) for one in await traces_of(running)] == [2, 4]
 
 
-async def test_logprobs_that_the_session_turns_on_are_the_callers_to_see(
+async def test_session_logprobs_are_returned_to_the_caller(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     running = await capturing(gateway_for, tmp_path)
@@ -101,7 +101,7 @@ async def test_logprobs_that_the_session_turns_on_are_the_callers_to_see(
 
 
 @pytest.mark.parametrize("asked", [{"model": "theirs"}, {}])
-async def test_the_model_is_pinned(
+async def test_config_model_overrides_the_caller_s_model(
     gateway_for: GatewayFor, tmp_path: Path, asked: dict[str, str]
 ) -> None:
     body = {"messages": chat()["messages"], "max_tokens": 2, **asked}
@@ -115,9 +115,7 @@ async def test_the_model_is_pinned(
     assert (trace.raw_request, trace.overwritten) == (body, {"model": "sim"})
 
 
-async def test_fault_3_a_logprob_that_is_null_is_kept(
-    gateway_for: GatewayFor, tmp_path: Path
-) -> None:
+async def test_fault_3_trace_keeps_a_null_logprob(gateway_for: GatewayFor, tmp_path: Path) -> None:
     entries = [{"token": "a", "logprob": one, "bytes": None} for one in (None, -0.5, None)]
     choice = {
         "index": 0,
@@ -134,7 +132,7 @@ async def test_fault_3_a_logprob_that_is_null_is_kept(
     assert (trace.verdict, trace.logprobs) == ("COMPLETE", [None, -0.5, None])
 
 
-async def test_fault_10_who_leaves_in_a_stream_has_its_part_recorded(
+async def test_fault_10_trace_keeps_the_part_of_a_stream_that_the_caller_left(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     """The file has it once the call is over, which it is only then."""
@@ -188,7 +186,9 @@ async def converse(running: Live) -> None:
         messages.append(answer.json()["choices"][0]["message"])
 
 
-async def test_fault_11_a_turn_costs_what_it_adds(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_fault_11_trace_size_of_a_turn_does_not_grow_with_the_session(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     async with Simulator(SimulatorConfig(max_model_len=100_000)) as engine:
         running = await capturing(gateway_for, tmp_path, workers=[engine.url])
         await converse(running)
@@ -206,7 +206,7 @@ TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "
 NAMED = {"type": "function", "function": {"name": "now"}}
 
 
-async def test_fault_12_tools_are_there_in_every_turn(
+async def test_fault_12_traces_keep_tools_and_tool_calls_in_every_turn(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     """The engine gets them and the caller's history as they are; their calls come parsed."""

@@ -32,7 +32,9 @@ def error_of(answer: httpx.Response) -> tuple[int, str, str | None]:
     return answer.status_code, error["code"], error["param"]
 
 
-async def test_a_session_is_created_and_found(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_session_routes_create_and_return_a_session(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path)
     body = {"session_id": "a", "metadata": {"task": 7}, "sampling_params": {"temperature": 0}}
     assert await post(live, "/sessions", body) == {"session_id": "a", "url": "/sessions/a/v1"}
@@ -46,7 +48,7 @@ async def test_a_session_is_created_and_found(gateway_for: GatewayFor, tmp_path:
     assert (await get(live, f"/sessions/{new['session_id']}"))["metadata"] == {}
 
 
-async def test_what_is_given_again_is_replaced_and_the_rest_kept(
+async def test_session_routes_replace_given_fields_and_keep_the_rest(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -63,7 +65,7 @@ ODD_IDS = ["harbor/hello-world:0", "a/traces", "a/v1/b", "/x", "v1", "ä b?c#d%2
 
 
 @pytest.mark.parametrize("session_id", ODD_IDS)
-async def test_the_url_of_a_session_leads_to_it(
+async def test_session_url_leads_to_its_session_for_odd_ids(
     gateway_for: GatewayFor, tmp_path: Path, session_id: str
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -74,7 +76,9 @@ async def test_the_url_of_a_session_leads_to_it(
     assert (session["session_id"], session["trace_count"]) == (session_id, 1)
 
 
-async def test_slashes_and_colons_need_no_encoding(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_session_routes_accept_unencoded_slashes_and_colons(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path)
     session = "/sessions/harbor/hello-world:0"
     await call(live, "harbor/hello-world:0")
@@ -86,7 +90,7 @@ async def test_slashes_and_colons_need_no_encoding(gateway_for: GatewayFor, tmp_
     assert (await live.client.delete(session)).json() == {"deleted": 1}
 
 
-async def test_the_two_plugins_share_the_paths_below_sessions(
+async def test_sessions_and_trace_capture_share_the_paths_below_sessions(
     gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path
 ) -> None:
     live = await gateway_for(CAPTURE, storage=StorageSettings(path=str(tmp_path / "alone.db")))
@@ -101,7 +105,9 @@ async def test_the_two_plugins_share_the_paths_below_sessions(
     assert simulator.stats.accepted > 0
 
 
-async def test_what_is_not_known(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_session_routes_return_404_or_nothing_for_unknown_ids(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path)
     for path in (
         "/sessions/a",
@@ -116,7 +122,7 @@ async def test_what_is_not_known(gateway_for: GatewayFor, tmp_path: Path) -> Non
     assert await post(live, "/traces/query", {"session_ids": ["a"]}) == []
 
 
-async def test_a_call_makes_its_session_and_its_trace_is_found(
+async def test_call_creates_its_session_and_a_trace_that_queries_find(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -133,7 +139,7 @@ async def test_a_call_makes_its_session_and_its_trace_is_found(
     assert await post(live, "/traces/query", {"since": trace["timestamp"]}) == [trace]
 
 
-async def test_sessions_are_deleted_with_all_that_is_theirs(
+async def test_session_deletion_removes_traces_rewards_and_lineage(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -153,7 +159,7 @@ async def test_sessions_are_deleted_with_all_that_is_theirs(
 # rewards
 
 
-async def test_rewards_come_late_and_are_kept_in_order(
+async def test_rewards_route_keeps_late_rewards_in_order(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -182,7 +188,7 @@ async def test_rewards_come_late_and_are_kept_in_order(
         (b'{"value": NaN}', 400, None),
     ],
 )
-async def test_what_is_no_reward_is_refused(
+async def test_rewards_route_rejects_an_invalid_reward(
     gateway_for: GatewayFor, tmp_path: Path, body: bytes, status: int, param: str | None
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -192,7 +198,9 @@ async def test_what_is_no_reward_is_refused(
     assert await get(live, "/sessions/a/rewards") == []
 
 
-async def test_a_reward_needs_its_session(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_rewards_route_rejects_a_reward_for_an_unknown_session(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path)
     refused = await live.client.post("/sessions/a/rewards", json={"value": 1})
     assert error_of(refused)[:2] == (404, "not_found")
@@ -223,7 +231,7 @@ async def test_a_reward_needs_its_session(gateway_for: GatewayFor, tmp_path: Pat
         ("/admin/weight_version", {"weight_version": 1 << 64}, "weight_version"),
     ],
 )
-async def test_fault_8_bad_fields_are_refused_by_name(
+async def test_fault_8_capture_routes_name_the_invalid_field(
     gateway_for: GatewayFor, tmp_path: Path, path: str, body: object, param: str
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -237,7 +245,7 @@ async def test_fault_8_bad_fields_are_refused_by_name(
     "query",
     ["limit=-1", "limit=x", "limit=99999999999999999999", "since=x", "since=nan", "since=inf"],
 )
-async def test_bad_queries_are_refused(
+async def test_capture_routes_reject_invalid_query_parameters(
     gateway_for: GatewayFor, tmp_path: Path, path: str, query: str
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -246,7 +254,7 @@ async def test_bad_queries_are_refused(
 
 
 @pytest.mark.parametrize("path", ["/sessions", "/sessions/a/traces", "/sessions/a/rewards"])
-async def test_a_cursor_that_no_list_gave_is_refused(
+async def test_capture_routes_reject_an_unknown_cursor(
     gateway_for: GatewayFor, tmp_path: Path, path: str
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -255,7 +263,9 @@ async def test_a_cursor_that_no_list_gave_is_refused(
     assert error_of(await live.client.get(f"{path}?cursor=x&limit=2"))[::2] == (400, "cursor")
 
 
-async def test_fault_1_no_trace_without_a_key(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_fault_1_capture_routes_require_a_key(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path, entry(Keys, key="a"))
     for method, path in (
         ("GET", "/sessions"),
@@ -272,7 +282,7 @@ async def test_fault_1_no_trace_without_a_key(gateway_for: GatewayFor, tmp_path:
 # settings and restarts
 
 
-async def test_the_weight_version_is_borne_by_the_calls_that_follow(
+async def test_weight_version_applies_to_later_calls(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -287,7 +297,7 @@ async def test_the_weight_version_is_borne_by_the_calls_that_follow(
     assert versions == [None, 7, 8]
 
 
-async def test_fault_9_sessions_and_settings_survive_a_restart(
+async def test_fault_9_sessions_rewards_and_settings_survive_a_restart(
     simulator: Simulator, tmp_path: Path, gateway_for: GatewayFor
 ) -> None:
     first = await capturing(gateway_for, tmp_path)
@@ -308,7 +318,7 @@ async def test_fault_9_sessions_and_settings_survive_a_restart(
         assert [one["weight_version"] for one in await get(second, "/sessions/a/traces")][1:] == [3]
 
 
-async def test_fault_2_a_trace_is_there_when_the_answer_is(
+async def test_fault_2_trace_is_readable_as_soon_as_the_response_ends(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await capturing(gateway_for, tmp_path)

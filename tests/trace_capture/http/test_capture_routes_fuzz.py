@@ -87,7 +87,7 @@ async def statuses(requests: list[Request]) -> list[tuple[Request, int]]:
 
 @settings(max_examples=12, deadline=None)
 @given(st.lists(posts | gets | gets, min_size=40, max_size=80))
-def test_no_request_breaks_a_route(requests: list[Request]) -> None:
+def test_capture_routes_never_fail_on_any_request(requests: list[Request]) -> None:
     first: Request = ("POST", b"/sessions", b'{"session_id": "a"}')
     found = asyncio.run(statuses([first, *requests]))
     no_worker = 503  # of calls below a session

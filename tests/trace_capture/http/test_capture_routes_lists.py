@@ -34,7 +34,7 @@ async def follow(live: Live, path: str, limit: int) -> list[list[Any]]:
     return pages
 
 
-async def test_a_long_session_is_read_whole_and_in_pages(
+async def test_trace_list_returns_a_long_session_whole_and_in_pages(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paging, "PAGE_ROWS", 7)
@@ -60,7 +60,7 @@ async def test_a_long_session_is_read_whole_and_in_pages(
     assert first.json() + rest.json() == traces
 
 
-async def test_sessions_are_listed_in_pages(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_session_list_returns_pages(gateway_for: GatewayFor, tmp_path: Path) -> None:
     live = await capturing(gateway_for, tmp_path)
     ids = [f"s/{number},ä" for number in range(12)]
     for session_id in ids:
@@ -73,7 +73,7 @@ async def test_sessions_are_listed_in_pages(gateway_for: GatewayFor, tmp_path: P
     ]
 
 
-async def test_a_list_whose_cursor_is_deleted_meanwhile_does_not_look_whole(
+async def test_trace_list_breaks_off_if_its_cursor_is_deleted_meanwhile(
     gateway_for: GatewayFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paging, "PAGE_ROWS", 2)
@@ -119,7 +119,7 @@ times = st.sampled_from([0.0, 1.5, 2.0, 1e9, 1e9 + 1e-6])
     st.none() | times,
     st.integers(1, 9),
 )
-def test_pages_of_sessions_are_all_of_them(
+def test_session_list_pages_cover_all_sessions_in_order(
     created: dict[str, float], since: float | None, limit: int
 ) -> None:
     with closing(memory_database([MIGRATIONS])) as db:
@@ -135,7 +135,7 @@ def test_pages_of_sessions_are_all_of_them(
 
 
 @given(st.lists(times, max_size=8), st.none() | times, st.integers(1, 9))
-def test_pages_of_rewards_are_all_of_them(
+def test_reward_list_pages_cover_all_rewards_in_order(
     given_at: list[float], since: float | None, limit: int
 ) -> None:
     with closing(memory_database([MIGRATIONS])) as db:
@@ -148,7 +148,7 @@ def test_pages_of_rewards_are_all_of_them(
         assert [one["value"] for one in found] == expected
 
 
-def test_a_page_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_page_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paging, "PAGE_BYTES", 1_000)
     with closing(memory_database([MIGRATIONS])) as db:
         for number in range(10):
@@ -169,7 +169,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(st.dictionaries(text, json_values))
-def test_metadata_comes_back_as_it_was(metadata: dict[str, Any]) -> None:
+def test_session_metadata_and_settings_round_trip(metadata: dict[str, Any]) -> None:
     with closing(memory_database([MIGRATIONS])) as db:
         sessions.put(db, "a", now=1.0, metadata=metadata)
         found = sessions.get(db, "a")

@@ -36,7 +36,7 @@ def client_for(request: pytest.FixtureRequest) -> Callable[[str], Any]:
     return lambda url: Awaited(rllm.GatewayClient(url))
 
 
-async def test_a_trainers_day(
+async def test_rllm_client_drives_workers_sessions_traces_and_flush(
     gateway_for: GatewayFor, tmp_path: Path, client_for: Callable[[str], Any]
 ) -> None:
     """Workers, sessions, calls, traces, weight version, flush, and the end of it."""
@@ -96,7 +96,7 @@ async def test_a_trainers_day(
         await client.close()
 
 
-async def test_what_it_asks_without_a_client_method(
+async def test_gateway_serves_rllm_endpoints_without_a_client_method(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     """Endpoints of the contract that its clients have no method for."""
@@ -112,7 +112,7 @@ async def test_what_it_asks_without_a_client_method(
     assert "url" in json.loads(answer.content)["error"]["message"]
 
 
-async def test_what_is_refused_is_an_error_in_its_client(
+async def test_rllm_client_raises_for_unknown_ids(
     gateway_for: GatewayFor, tmp_path: Path, client_for: Callable[[str], Any]
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -133,7 +133,7 @@ async def test_what_is_refused_is_an_error_in_its_client(
     ("theirs", "ours"),
     [(rllm.GatewayClient, GatewayClient), (rllm.AsyncGatewayClient, AsyncGatewayClient)],
 )
-def test_our_clients_have_its_methods(theirs: type, ours: type) -> None:
+def test_gateway_clients_have_the_methods_of_the_rllm_clients(theirs: type, ours: type) -> None:
     methods = [name for name in vars(theirs) if not name.startswith("_")]
     assert len(methods) >= 13
     for name in ("__init__", *methods):

@@ -28,7 +28,7 @@ async def redacted(gateway_for: GatewayFor, folder: Path, does: str) -> dict[str
     return await one_trace(running)
 
 
-async def test_one_that_is_left_alone_is_stored_as_it_is(
+async def test_redact_trace_without_changes_stores_the_trace_as_it_is(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     trace = await redacted(gateway_for, tmp_path, "nothing")
@@ -36,13 +36,15 @@ async def test_one_that_is_left_alone_is_stored_as_it_is(
     assert (trace["metadata"], trace["verdict"]) == ({}, "COMPLETE")
 
 
-async def test_tags_change_no_verdict(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_redact_trace_keeps_the_verdict_if_it_only_adds_tags(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     trace = await redacted(gateway_for, tmp_path, "tags")
     assert trace["messages"][0]["content"] == "a secret"
     assert (trace["metadata"], trace["verdict"]) == ({"tag": 1}, "COMPLETE")
 
 
-async def test_one_without_all_its_tokens_is_incomplete(
+async def test_redact_trace_that_removes_tokens_makes_the_trace_incomplete(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     trace = await redacted(gateway_for, tmp_path, "tokens")
@@ -50,9 +52,7 @@ async def test_one_without_all_its_tokens_is_incomplete(
     assert trace["choices"][0]["reasons"] == ["redacted"]
 
 
-async def test_another_one_may_be_stored_in_its_place(
-    gateway_for: GatewayFor, tmp_path: Path
-) -> None:
+async def test_redact_trace_may_replace_the_trace(gateway_for: GatewayFor, tmp_path: Path) -> None:
     running = await capturing(gateway_for, tmp_path, entry(Redactor, does="another"))
     await call(running, "a")
     trace = await one_trace(running)
@@ -60,7 +60,7 @@ async def test_another_one_may_be_stored_in_its_place(
     assert trace["verdict"] == "INCOMPLETE"
 
 
-async def test_a_redaction_that_breaks_stores_nothing_in_clear(
+async def test_redact_trace_that_fails_stores_nothing_in_clear(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trace = await redacted(gateway_for, tmp_path, "breaks")
@@ -70,7 +70,7 @@ async def test_a_redaction_that_breaks_stores_nothing_in_clear(
 
 
 @pytest.mark.parametrize("does", ["words", "breaks"])
-async def test_the_next_turn_brings_back_nothing_that_was_taken_out(
+async def test_redacted_text_does_not_return_with_the_next_turn(
     gateway_for: GatewayFor, tmp_path: Path, does: str
 ) -> None:
     running = await capturing(gateway_for, tmp_path, entry(Redactor, does=does), Reader)
@@ -85,7 +85,7 @@ async def test_the_next_turn_brings_back_nothing_that_was_taken_out(
     db.close()
 
 
-async def test_who_reads_slowly_holds_up_nobody_and_misses_some(
+async def test_trace_recorded_drops_traces_for_a_slow_hook(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     capture = entry(CAPTURE, max_queued=2)
@@ -109,7 +109,7 @@ async def test_who_reads_slowly_holds_up_nobody_and_misses_some(
     assert [one.trace_id for one in reader.traces] == [one["trace_id"] for one in stored[:3]]
 
 
-async def test_a_reader_that_breaks_is_isolated_and_counted(
+async def test_trace_recorded_isolates_and_counts_a_failing_hook(
     gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await capturing(gateway_for, tmp_path, Breaking, Reader)
@@ -121,7 +121,7 @@ async def test_a_reader_that_breaks_is_isolated_and_counted(
     assert caplog.text.count("plugin Breaking broke in trace_recorded") == 1
 
 
-async def test_what_was_offered_is_taken_before_the_end(tmp_path: Path) -> None:
+async def test_trace_recorded_gets_pending_traces_before_shutdown(tmp_path: Path) -> None:
     plugins = (entry("sessions"), entry(CAPTURE), entry(Reader))
     config = Config(plugins=plugins, storage=StorageSettings(path=str(tmp_path / "traces.db")))
     async with live(config) as running:  # without a worker: each call is refused, and recorded

@@ -72,7 +72,7 @@ async def the_trace(running: Live) -> Trace:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("name", ODD)
-async def test_an_odd_answer(
+async def test_capture_stores_one_readable_trace_of_an_odd_response(
     gateway_for: GatewayFor, tmp_path: Path, name: str, stream: bool
 ) -> None:
     body, verdict = ODD[name]
@@ -100,7 +100,9 @@ FIELDS: Mapping[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("by", ["the caller", "the session"])
 @pytest.mark.parametrize("name", FIELDS)
-async def test_an_odd_request(gateway_for: GatewayFor, tmp_path: Path, name: str, by: str) -> None:
+async def test_capture_stores_one_readable_trace_of_an_odd_request(
+    gateway_for: GatewayFor, tmp_path: Path, name: str, by: str
+) -> None:
     fields = FIELDS[name]
     async with ScriptedWorker(answer_of(answer())) as worker:
         running = await capturing(gateway_for, tmp_path, workers=[worker.url])

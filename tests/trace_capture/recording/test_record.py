@@ -32,7 +32,7 @@ def capture(body: bytes, coding: bytes) -> Capture:
         (b"identity", BODY),
     ],
 )
-def test_a_compressed_answer_is_read(coding: bytes, body: bytes) -> None:
+def test_record_reads_a_compressed_response(coding: bytes, body: bytes) -> None:
     found = make_record(capture(body, coding))
     assert (found.answer.parts[0].token_ids, found.head.reasons) == ([2, 3], [])
 
@@ -40,7 +40,7 @@ def test_a_compressed_answer_is_read(coding: bytes, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("coding", "compress"), [(b"gzip", gzip.compress), (b"zstd", zstandard.compress)]
 )
-def test_no_more_is_unfolded_than_is_kept(
+def test_record_decompresses_no_more_than_it_keeps(
     coding: bytes, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(make_record.__globals__, "MAX_DECOMPRESSED", 1000)
@@ -50,5 +50,5 @@ def test_no_more_is_unfolded_than_is_kept(
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"zstd", b"br"])
-def test_what_cannot_be_undone_is_unreadable(coding: bytes) -> None:
+def test_record_marks_an_undecodable_response_unreadable(coding: bytes) -> None:
     assert "unreadable" in make_record(capture(b"garbage", coding)).head.reasons

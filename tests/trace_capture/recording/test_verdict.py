@@ -47,57 +47,57 @@ COMPLETE = [
 
 
 @pytest.mark.parametrize("name", COMPLETE)
-def test_complete(name: str) -> None:
+def test_verdict_is_complete_for_recorded_whole_responses(name: str) -> None:
     answer = recorded(name)
     assert judged(answer) == Judged([], [[] for _ in answer.parts])
 
 
-def test_a_null_logprob_is_one() -> None:
+def test_verdict_counts_a_null_logprob_as_a_logprob() -> None:
     one = part(2)
     one.logprobs[0] = None
     assert judged(answer_of(one, count=2)).trace == []
 
 
-def test_a_choice_without_tokens_is_complete_where_the_engine_counts_none() -> None:
+def test_verdict_is_complete_for_an_empty_choice_if_the_usage_agrees() -> None:
     assert judged(answer_of(part(0), count=0)) == Judged([], [[]])
     assert judged(answer_of(part(0), part(2), count=2)).trace == []
 
 
-def test_caller_gone() -> None:
+def test_verdict_reports_caller_gone() -> None:
     found = judged(recorded("extra/client_abort_stream"), complete=False, caller_gone=True)
     assert found.parts == [["caller_gone", "unfinished"]]
 
 
-def test_a_caller_that_left_after_the_last_token_takes_nothing_away() -> None:
+def test_verdict_is_complete_if_the_caller_left_after_the_last_token() -> None:
     answer = recorded("default/chat_stream_token_ids_logprobs_usage")
     assert judged(answer, caller_gone=True).trace == []
 
 
-def test_worker_broke_off() -> None:
+def test_verdict_reports_worker_broke_off_for_a_cut_stream() -> None:
     answer = recorded("default/abort_midstream")
     assert judged(answer, complete=False).trace == ["worker_broke_off", "unfinished"]
 
 
-def test_worker_broke_off_without_its_done() -> None:
+def test_verdict_reports_worker_broke_off_without_done() -> None:
     body = load()["default/chat_stream_token_ids_logprobs_usage"].body
     cut = body.removesuffix(b"data: [DONE]\n\n")
     answer = assemble("/v1/chat/completions", cut, streamed=True)
     assert judged(answer) == Judged(["worker_broke_off"], [["worker_broke_off"]])
 
 
-def test_no_answer_at_all() -> None:
+def test_verdict_of_no_response_names_the_side_that_left() -> None:
     nothing = assemble("/v1/chat/completions", b"", streamed=False)
     assert "worker_broke_off" in judged(nothing, status=0, complete=False).trace
     assert "caller_gone" in judged(nothing, status=0, complete=False, caller_gone=True).trace
 
 
 @pytest.mark.parametrize("name", ["default/err_unknown_model_chat", "apikey/auth_wrong"])
-def test_error_answer(name: str) -> None:
+def test_verdict_reports_error_answer(name: str) -> None:
     found = judged(recorded(name), status=load()[name].status)
     assert found == Judged(["error_answer"], [])
 
 
-def test_error_answer_with_status_200() -> None:
+def test_verdict_reports_error_answer_with_status_200() -> None:
     answer = assemble("/v1/chat/completions", b'{"error":"no"}', streamed=False)
     assert "error_answer" in judged(answer).trace
 
@@ -105,7 +105,7 @@ def test_error_answer_with_status_200() -> None:
 @pytest.mark.parametrize(
     "name", ["crash/kill9_worker_stream", "crash/kill9_worker_messages_stream"]
 )
-def test_error_event(name: str) -> None:
+def test_verdict_reports_error_event(name: str) -> None:
     found = judged(recorded(name))
     assert found.trace[0] == "error_event"
     assert "worker_broke_off" not in found.trace
@@ -114,36 +114,36 @@ def test_error_event(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["devmode/mid_stream_pause_abort", "extra/comp_aborted", "crash/sigterm_api_stream"]
 )
-def test_aborted(name: str) -> None:
+def test_verdict_reports_aborted(name: str) -> None:
     assert "aborted" in judged(recorded(name)).trace
 
 
-def test_aborted_is_told_of_each_choice() -> None:
+def test_verdict_reports_aborted_per_choice() -> None:
     answer = answer_of(part(2), part(1, finish="abort"), count=3)
     assert judged(answer) == Judged(["aborted"], [[], ["aborted"]])
 
 
-def test_unfinished() -> None:
+def test_verdict_reports_unfinished_per_choice() -> None:
     answer = answer_of(part(2), part(1, finish=None), count=3)
     assert judged(answer) == Judged(["unfinished"], [[], ["unfinished"]])
 
 
-def test_token_ids_missing() -> None:
+def test_verdict_reports_token_ids_missing() -> None:
     assert judged(recorded("default/chat_logprobs")).parts == [["token_ids_missing"]]
     both = judged(recorded("default/chat_plain"))
     assert both.trace == ["token_ids_missing", "logprobs_missing"]
 
 
 @pytest.mark.parametrize("name", ["default/responses_stream", "default/messages_plain"])
-def test_dialects_without_tokens(name: str) -> None:
+def test_verdict_reports_token_ids_missing_for_apis_without_tokens(name: str) -> None:
     assert judged(recorded(name)) == Judged(["token_ids_missing"], [])
 
 
-def test_logprobs_missing() -> None:
+def test_verdict_reports_logprobs_missing() -> None:
     assert judged(recorded("default/chat_token_ids")).parts == [["logprobs_missing"]]
 
 
-def test_usage_missing() -> None:
+def test_verdict_reports_usage_missing() -> None:
     answer = recorded("default/chat_stream_token_ids")
     assert judged(answer).parts == [["logprobs_missing", "usage_missing"]]
     answer = recorded("default/chat_stream_token_ids_logprobs_usage")
@@ -152,32 +152,32 @@ def test_usage_missing() -> None:
     ]
 
 
-def test_counts_differ_within_a_choice() -> None:
+def test_verdict_reports_counts_differ_within_a_choice() -> None:
     assert judged(answer_of(part(3, 2), count=3)).parts == [["counts_differ"]]
 
 
-def test_counts_differ_from_the_engines_own() -> None:
+def test_verdict_reports_counts_differ_from_the_usage() -> None:
     found = judged(answer_of(part(2), part(1), count=4))
     assert found.parts == [["counts_differ"], ["counts_differ"]]
 
 
-def test_lists_that_make_up_for_each_other_still_differ() -> None:
+def test_verdict_reports_counts_differ_even_if_the_sums_agree() -> None:
     found = judged(answer_of(part(3, 2), part(2, 3), count=5))
     assert found.parts == [["counts_differ"], ["counts_differ"]]
 
 
-def test_an_empty_choice_among_others_is_told_apart() -> None:
+def test_verdict_reports_missing_tokens_of_one_empty_choice() -> None:
     found = judged(answer_of(part(2), part(0), count=4))
     assert found.parts == [["counts_differ"], ["token_ids_missing", "logprobs_missing"]]
 
 
-def test_unreadable() -> None:
+def test_verdict_reports_unreadable() -> None:
     body = load()["default/chat_stream_token_ids_logprobs_usage"].body
     answer = assemble("/v1/chat/completions", body.replace(b'"id"', b'"id', 1), streamed=True)
     assert "unreadable" in judged(answer).trace
 
 
-def test_too_large_and_capture_failed() -> None:
+def test_verdict_reports_too_large_and_capture_failed() -> None:
     answer = recorded("default/chat_token_ids_logprobs")
     assert judged(answer, too_large=True) == Judged(["too_large"], [["too_large"]])
     assert judged(answer, failed=True) == Judged(["capture_failed"], [["capture_failed"]])

@@ -62,7 +62,7 @@ FIRST = [SYSTEM, QUESTION]
 ANSWER = {"role": "assistant", "content": "Forty-two"}
 
 
-def test_a_retokenised_completion_is_told_with_its_tokens() -> None:
+def test_divergence_reports_the_tokens_of_a_retokenised_completion() -> None:
     parent = call("a", FIRST)
     child = call("b", [*FIRST, ANSWER, NEXT], ["F", "84"])
     found = divergence(parent, 0, child)
@@ -80,13 +80,13 @@ def test_a_retokenised_completion_is_told_with_its_tokens() -> None:
         {"role": "assistant", "content": "Forty-two", "tool_calls": [], "name": None},
     ],
 )
-def test_a_copy_that_says_the_same_was_retokenised(copy: dict[str, Any]) -> None:
+def test_divergence_treats_an_equivalent_message_as_retokenised(copy: dict[str, Any]) -> None:
     child = call("b", [*FIRST, copy, NEXT])
     child.prompt_token_ids = rendered([*FIRST, ANSWER, NEXT])
     assert cause(call("a", FIRST), child) == "retokenised_completion"
 
 
-def test_tool_calls_are_compared_by_what_they_say() -> None:
+def test_divergence_compares_tool_calls_by_their_arguments() -> None:
     def calling(arguments: str, call_id: str) -> dict[str, Any]:
         function = {"name": "add", "arguments": arguments}
         tool_call = {"id": call_id, "type": "function", "function": function}
@@ -101,19 +101,19 @@ def test_tool_calls_are_compared_by_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_reasoning_that_did_not_come_back_was_stripped(name: str) -> None:
+def test_divergence_reports_reasoning_that_the_agent_stripped(name: str) -> None:
     answer = {**ANSWER, name: "6 * 7"}
     parent = call("a", FIRST, ["<think>", "6 * 7", "</think>", "Forty-two"], answer)
     assert cause(parent, call("b", [*FIRST, ANSWER, NEXT])) == "stripped_reasoning"
 
 
 @pytest.mark.parametrize("text", ["<think>6 * 7</think>\n\nForty-two", "6 * 7</think>Forty-two"])
-def test_reasoning_inside_the_content_counts_as_such(text: str) -> None:
+def test_divergence_finds_stripped_reasoning_inside_the_content(text: str) -> None:
     parent = call("a", FIRST, [text])
     assert cause(parent, call("b", [*FIRST, ANSWER, NEXT])) == "stripped_reasoning"
 
 
-def test_reasoning_that_the_template_drops_was_stripped() -> None:
+def test_divergence_reports_reasoning_that_the_template_dropped() -> None:
     answer = {**ANSWER, "reasoning": "6 * 7"}
     parent = call("a", FIRST, ["<think>", "6 * 7", "</think>", "Forty-two"], answer)
     back = {**ANSWER, "reasoning_content": "6 * 7"}
@@ -124,7 +124,7 @@ def test_reasoning_that_the_template_drops_was_stripped() -> None:
     assert cause(parent, kept) == "retokenised_completion"
 
 
-def test_reasoning_of_an_earlier_turn_that_the_template_drops_was_stripped() -> None:
+def test_divergence_reports_dropped_reasoning_of_an_earlier_turn() -> None:
     thought = {**ANSWER, "reasoning": "6 * 7"}
     parent = call("a", [*FIRST, thought, NEXT], ["Eighty"])
     last = {"role": "assistant", "content": "Eighty"}
@@ -134,7 +134,7 @@ def test_reasoning_of_an_earlier_turn_that_the_template_drops_was_stripped() -> 
     assert cause(parent, plain) == "stripped_reasoning"
 
 
-def test_changed_tools() -> None:
+def test_divergence_reports_changed_tools() -> None:
     parent = call("a", FIRST, tools=TOOLS)
     assert cause(parent, call("b", [*FIRST, ANSWER, NEXT], tools=TOOLS * 2)) == "changed_tools"
     assert cause(parent, call("b", [*FIRST, ANSWER, NEXT])) == "changed_tools"
@@ -143,7 +143,7 @@ def test_changed_tools() -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_changed_system_prompt(role: str) -> None:
+def test_divergence_reports_a_changed_system_prompt(role: str) -> None:
     changed = {"role": role, "content": "You are terse. It is noon."}
     child = call("b", [changed, QUESTION, ANSWER, NEXT])
     assert cause(call("a", FIRST), child) == "changed_system_prompt"
@@ -173,12 +173,12 @@ SUMMARY = {"role": "user", "content": "So far we have spoken of numbers."}
         [SYSTEM, *turns(5)],  # back to an earlier turn
     ],
 )
-def test_compacted_history(after: Messages) -> None:
+def test_divergence_reports_a_compacted_history(after: Messages) -> None:
     parent = call("a", [SYSTEM, *turns(5), QUESTION])
     assert cause(parent, call("b", after)) == "compacted_history"
 
 
-def test_a_retry_is_the_same_request() -> None:
+def test_divergence_reports_a_retry_of_the_same_request() -> None:
     parent = call("a", FIRST)
     child = call("b", FIRST)
     found = divergence(parent, 0, child)
@@ -199,7 +199,7 @@ def test_a_retry_is_the_same_request() -> None:
         [SYSTEM, *turns(5), {"role": "user", "content": "something else"}],
     ],
 )
-def test_other_conversation(after: Messages) -> None:
+def test_divergence_reports_another_conversation(after: Messages) -> None:
     assert cause(call("a", [SYSTEM, *turns(5), QUESTION]), call("b", after)) == "other_conversation"
 
 
@@ -208,7 +208,7 @@ def completion(trace_id: str, prompt: object, ids: list[int], text: str) -> Trac
     return Trace(trace_id=trace_id, raw_request={"prompt": prompt}, choices=[choice])
 
 
-def test_completions_have_prompts_in_place_of_messages() -> None:
+def test_divergence_compares_the_prompts_of_completions() -> None:
     long = list(range(20))
     parent = completion("a", "one two", long, " three")
     again = completion("b", "one two three four", [*long, 8, 8], "")
@@ -219,7 +219,7 @@ def test_completions_have_prompts_in_place_of_messages() -> None:
     assert cause(parent, completion("b", [0, 1], [*long, 8], "")) == "unknown"
 
 
-def test_the_choice_is_named_and_its_message_read() -> None:
+def test_divergence_names_the_choice_and_reads_its_message() -> None:
     parent = call("a", FIRST)
     second = TraceChoice(
         message={"role": "assistant", "content": "42"},
@@ -232,7 +232,7 @@ def test_the_choice_is_named_and_its_message_read() -> None:
     assert found.cause == "retokenised_completion"
 
 
-def test_ids_in_place_of_texts_are_no_texts() -> None:
+def test_divergence_gives_no_text_if_the_tokens_are_ids() -> None:
     parent = call("a", FIRST)
     parent.choices[0].tokens = ["token_id:1", "token_id:2", "token_id:3"]
     child = call("b", [*FIRST, ANSWER, NEXT], ["x"])
@@ -246,7 +246,7 @@ def nested(depth: int) -> list[Any]:
     return made
 
 
-def test_what_is_nested_too_deeply_to_compare_is_unknown() -> None:
+def test_divergence_is_unknown_for_too_deeply_nested_requests() -> None:
     one = Trace(trace_id="a", raw_request={"prompt": nested(100_000)}, prompt_token_ids=[1])
     other = Trace(trace_id="b", raw_request={"prompt": nested(100_000)}, prompt_token_ids=[1])
     assert cause(one, other) == "unknown"
@@ -264,7 +264,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, VALUES, VALUES, st.integers(-3, 3), st.lists(st.integers(0, 1), max_size=4))
-def test_no_shape_makes_it_raise(
+def test_divergence_never_raises_on_any_messages(
     before: Any, answer: Any, after: Any, index: int, prompt: list[int]
 ) -> None:
     choice = TraceChoice(message=answer, prompt_token_ids=[0], token_ids=[1])

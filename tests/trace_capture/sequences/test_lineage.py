@@ -55,7 +55,7 @@ SEQUENCES = RUNS.map(lambda runs: packed(*(token for token, n in runs for _ in r
 
 
 @given(sequences=st.lists(SEQUENCES, max_size=30), prompts=st.lists(SEQUENCES, max_size=10))
-def test_kept_whole_it_finds_what_a_search_through_all_finds(
+def test_lineage_agrees_with_an_exhaustive_search(
     sequences: list[bytes], prompts: list[bytes]
 ) -> None:
     lineage, naive = Lineage(), Naive()
@@ -77,7 +77,7 @@ def test_kept_whole_it_finds_what_a_search_through_all_finds(
     recent=st.integers(1, 4),
     loaded=st.integers(0, 10),
 )
-def test_what_a_prompt_extends_is_found_by_digest_too(
+def test_lineage_finds_the_parent_by_digest(
     sequences: list[bytes], prompts: list[bytes], recent: int, loaded: int
 ) -> None:
     lineage, naive = Lineage(recent), Naive()
@@ -95,7 +95,7 @@ def test_what_a_prompt_extends_is_found_by_digest_too(
 
 @given(SEQUENCES, SEQUENCES)
 @example(packed(1), packed(257))  # the same first byte is not the same token
-def test_common_prefix_counts_whole_tokens(one: bytes, other: bytes) -> None:
+def test_common_prefix_counts_whole_tokens_in_either_order(one: bytes, other: bytes) -> None:
     assert common_prefix(one, other) == common_prefix(other, one) == naive_common(one, other)
 
 
@@ -109,7 +109,7 @@ def chain(turns: int) -> Sequence[tuple[bytes, bytes]]:
     return found
 
 
-def test_a_long_conversation_is_kept_once() -> None:
+def test_lineage_keeps_a_long_conversation_once() -> None:
     lineage = Lineage()
     for turn, (prompt, sequence) in enumerate(chain(300)):
         assert parent(lineage, prompt) == (((turn - 1, 0), 28 * turn) if turn else None)
@@ -117,7 +117,7 @@ def test_a_long_conversation_is_kept_once() -> None:
     assert lineage.kept == 300 * 7 * 4
 
 
-def test_many_conversations_do_not_swell_the_memory() -> None:
+def test_lineage_memory_is_bounded_for_many_conversations() -> None:
     lineage = Lineage(recent=3)
     for number in range(50):
         lineage.add((number, 0), packed(number, *range(100)))
@@ -127,7 +127,7 @@ def test_many_conversations_do_not_swell_the_memory() -> None:
     assert parent(lineage, packed(7, 0, 1, 9)) is None
 
 
-def test_what_was_loaded_is_found_after_a_restart() -> None:
+def test_lineage_finds_the_parent_among_loaded_digests() -> None:
     turns, lineage = chain(200), Lineage()
     for turn, (_, sequence) in enumerate(turns[:-1]):
         lineage.add_digest((turn, 0), len(sequence), digest_of(sequence))
@@ -138,7 +138,7 @@ def test_what_was_loaded_is_found_after_a_restart() -> None:
     assert parent(lineage, turns[100][0] + packed(8)) == ((99, 0), len(turns[99][1]))
 
 
-def test_a_turn_that_was_sampled_anew_is_a_sibling() -> None:
+def test_lineage_relates_a_resampled_turn_as_a_sibling() -> None:
     lineage = Lineage()
     lineage.add((0, 0), packed(1, 2))
     lineage.add((1, 0), packed(1, 2, 3, 4))
@@ -149,14 +149,14 @@ def test_a_turn_that_was_sampled_anew_is_a_sibling() -> None:
     assert parent(lineage, packed(1, 2, 3, 4, 6)) == ((1, 0), 16)
 
 
-def test_of_equal_sequences_the_latest_is_the_parent() -> None:
+def test_lineage_prefers_the_latest_of_equal_sequences() -> None:
     lineage = Lineage()
     for number in range(3):
         lineage.add((number, 0), packed(1, 2))
     assert parent(lineage, packed(1, 2, 3)) == ((2, 0), 8)
 
 
-def test_nothing_in_common_is_nothing() -> None:
+def test_lineage_finds_no_parent_without_a_common_prefix() -> None:
     lineage = Lineage()
     assert parent(lineage, packed(1)) is None
     lineage.add((0, 0), b"")
@@ -166,5 +166,5 @@ def test_nothing_in_common_is_nothing() -> None:
     assert lineage.relation(b"") == (None, 0, None, 0)
 
 
-def test_digests_have_their_size() -> None:
+def test_lineage_digests_have_a_fixed_size() -> None:
     assert {len(digest_of(packed(*range(n)))) for n in range(200)} == {DIGEST_SIZE}

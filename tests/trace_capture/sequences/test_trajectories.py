@@ -99,7 +99,7 @@ def places(made: Trajectories) -> list[list[Place]]:
 
 
 @given(SESSIONS)
-def test_each_sampled_token_counts_once(traces: list[Trace]) -> None:
+def test_trajectories_count_each_sampled_token_once(traces: list[Trace]) -> None:
     choices, counted = by_place(traces), Counter[tuple[Place, int]]()
     made = trajectories("s", traces, [])
     for branch, turns in zip(made.trajectories, places(made), strict=True):
@@ -115,7 +115,7 @@ def test_each_sampled_token_counts_once(traces: list[Trace]) -> None:
 
 
 @given(SESSIONS)
-def test_a_branch_is_its_last_prompt_and_completion(traces: list[Trace]) -> None:
+def test_trajectory_is_its_last_prompt_and_completion(traces: list[Trace]) -> None:
     choices = by_place(traces)
     made = trajectories("s", traces, [])
     for branch, turns in zip(made.trajectories, places(made), strict=True):
@@ -123,7 +123,9 @@ def test_a_branch_is_its_last_prompt_and_completion(traces: list[Trace]) -> None
 
 
 @given(SESSIONS)
-def test_values_stand_where_the_mask_is_set(traces: list[Trace]) -> None:
+def test_trajectory_has_logprobs_and_versions_exactly_under_its_loss_mask(
+    traces: list[Trace],
+) -> None:
     choices = by_place(traces)
     made = trajectories("s", traces, [])
     for branch, turns in zip(made.trajectories, places(made), strict=True):
@@ -138,7 +140,7 @@ def test_values_stand_where_the_mask_is_set(traces: list[Trace]) -> None:
 
 
 @given(SESSIONS)
-def test_branches_are_the_paths_to_the_leaves(traces: list[Trace]) -> None:
+def test_trajectories_are_the_paths_to_the_leaves(traces: list[Trace]) -> None:
     parents = {
         turn: parent_by_search(traces, turn[0], choice.prompt_token_ids)
         for turn, choice in by_place(traces).items()
@@ -152,7 +154,7 @@ def test_branches_are_the_paths_to_the_leaves(traces: list[Trace]) -> None:
 
 
 @given(SESSIONS)
-def test_a_branch_says_what_it_shares(traces: list[Trace]) -> None:
+def test_trajectory_names_its_branch_point_and_shared_length(traces: list[Trace]) -> None:
     branches = trajectories("s", traces, []).trajectories
     assert [branch.index for branch in branches] == list(range(len(branches)))
     for branch in branches:
@@ -173,7 +175,7 @@ def shared(one: list[int], other: list[int]) -> int:
 
 
 @given(SESSIONS)
-def test_rewards_come_with_the_branches_of_their_traces(traces: list[Trace]) -> None:
+def test_trajectories_carry_the_rewards_of_their_traces(traces: list[Trace]) -> None:
     rewards = [Reward(value=1.0)] + [Reward(value=2.0, trace_id=t.trace_id) for t in traces]
     made = trajectories("s", traces, rewards)
     assert made.rewards == rewards

@@ -42,7 +42,7 @@ def branches(*traces: Trace) -> list[Trajectory]:
     return trajectories("s", traces, []).trajectories
 
 
-def test_turns_are_one_branch() -> None:
+def test_trajectory_joins_consecutive_turns() -> None:
     [only] = branches(trace("a", choice([1, 2], [3, 4])), trace("b", choice([1, 2, 3, 4, 5], [6])))
     assert only.token_ids == [1, 2, 3, 4, 5, 6]
     assert only.loss_mask == [0, 0, 1, 1, 0, 1]
@@ -52,7 +52,7 @@ def test_turns_are_one_branch() -> None:
     assert (only.branched_from, only.shared, only.divergence) == (None, 0, None)
 
 
-def test_a_retry_is_a_sibling_and_the_abandoned_one_a_leaf() -> None:
+def test_trajectories_split_at_a_retry_and_keep_the_abandoned_turn() -> None:
     abandoned, taken, second_choice = branches(
         trace("a", choice([1, 2], [3]), choice([1, 2], [9])),
         trace("b", choice([1, 2, 3, 5], [6, 7])),
@@ -69,7 +69,7 @@ def test_a_retry_is_a_sibling_and_the_abandoned_one_a_leaf() -> None:
     assert second_choice.shared == 2
 
 
-def test_of_equal_retries_the_later_one_is_gone_on_from() -> None:
+def test_trajectory_continues_from_the_later_of_equal_retries() -> None:
     found = branches(
         trace("a", choice([1], [2])),
         trace("b", choice([1], [2])),
@@ -79,7 +79,7 @@ def test_of_equal_retries_the_later_one_is_gone_on_from() -> None:
     assert [one.loss_mask for one in found] == [[0, 1], [0, 1, 0, 1]]
 
 
-def test_a_retokenised_answer_ends_its_branch() -> None:
+def test_trajectory_ends_at_a_retokenised_response() -> None:
     left = Divergence(trace_id="b", choice=0, at=24, cause="retokenised_completion")
     turn = [*SYSTEM, 3, 4, 5]
     sampled, again = branches(
@@ -94,7 +94,7 @@ def test_a_retokenised_answer_ends_its_branch() -> None:
     assert (again.branched_from, again.shared, again.divergence) == (0, 24, left)
 
 
-def test_another_conversation_is_another_root() -> None:
+def test_trajectories_of_another_conversation_share_nothing() -> None:
     _, other, third = branches(
         trace("a", choice([1, 2, 3], [4])),
         trace("b", choice([1, 2, 8, 8], [4])),
@@ -104,12 +104,12 @@ def test_another_conversation_is_another_root() -> None:
     assert (third.branched_from, third.shared) == (None, 0)
 
 
-def test_a_prompt_that_shares_much_is_a_fork() -> None:
+def test_trajectory_branches_from_a_long_shared_prompt() -> None:
     _, fork = branches(trace("a", choice([*SYSTEM, 1], [4])), trace("b", choice([*SYSTEM, 2], [4])))
     assert (fork.branched_from, fork.shared) == (0, 20)
 
 
-def test_tokens_of_an_incomplete_choice_stay_in_and_the_branch_says_so() -> None:
+def test_trajectory_keeps_the_tokens_of_an_incomplete_choice() -> None:
     [only] = branches(
         trace("a", choice([1], [2, 3], reasons=("caller_gone",))),
         trace("b", choice([1, 2, 3, 4], [5])),
@@ -118,7 +118,7 @@ def test_tokens_of_an_incomplete_choice_stay_in_and_the_branch_says_so() -> None
     assert (only.verdict, only.reasons) == ("INCOMPLETE", ["caller_gone"])
 
 
-def test_a_good_choice_is_not_marked_for_its_sibling() -> None:
+def test_trajectory_stays_complete_beside_an_incomplete_choice() -> None:
     good, bad = branches(trace("a", choice([1], [2]), choice([1], [3], reasons=("aborted",))))
     assert (good.verdict, good.reasons) == ("COMPLETE", [])
     assert (bad.verdict, bad.reasons) == ("INCOMPLETE", ["aborted"])
@@ -132,7 +132,7 @@ def test_a_good_choice_is_not_marked_for_its_sibling() -> None:
         ([-1.0, -2.0, -3.0], [-1.0, -2.0], "counts_differ"),
     ],
 )
-def test_logprobs_that_are_not_as_many_as_the_tokens_are_never_complete(
+def test_trajectory_is_incomplete_if_logprobs_and_tokens_differ_in_number(
     logprobs: list[float | None], kept: list[float | None], reason: str
 ) -> None:
     [only] = branches(trace("a", choice([1], [2, 3], logprobs)))
@@ -140,12 +140,12 @@ def test_logprobs_that_are_not_as_many_as_the_tokens_are_never_complete(
     assert (only.verdict, only.reasons) == ("INCOMPLETE", [reason])
 
 
-def test_null_logprobs_of_a_complete_choice_stay_null() -> None:
+def test_trajectory_keeps_null_logprobs_of_a_complete_choice() -> None:
     [only] = branches(trace("a", choice([1], [2, 3], [None, -1.0])))
     assert (only.logprobs, only.verdict) == ([None, None, -1.0], "COMPLETE")
 
 
-def test_what_has_no_tokens_is_left_out_with_its_reasons() -> None:
+def test_trajectories_leave_out_traces_without_tokens_and_give_reasons() -> None:
     nothing_sampled = trace("a", choice([1], [], reasons=("caller_gone",)))
     failed = Trace(trace_id="b", reasons=["error_answer"])
     no_prompt = trace("c", choice([], [5]))
@@ -162,7 +162,7 @@ def test_what_has_no_tokens_is_left_out_with_its_reasons() -> None:
     }
 
 
-def test_a_trace_with_flat_names_alone_is_a_turn() -> None:
+def test_trajectory_includes_a_trace_without_choices() -> None:
     flat = Trace(
         trace_id="a",
         prompt_token_ids=[1],
@@ -174,13 +174,13 @@ def test_a_trace_with_flat_names_alone_is_a_turn() -> None:
     assert (only.trace_ids, only.loss_mask) == (["a", "b"], [0, 1, 0, 1])
 
 
-def test_several_prompts_of_one_call_are_no_turns_of_one_another() -> None:
+def test_trajectories_keep_the_prompts_of_one_call_apart() -> None:
     found = branches(trace("a", choice([1], [2]), choice([1, 2, 3], [4])))
     assert [one.choices for one in found] == [[0], [1]]
     assert [sum(one.loss_mask) for one in found] == [1, 1]
 
 
-def test_an_empty_session_has_no_branches() -> None:
+def test_trajectories_of_an_empty_session_keep_its_rewards() -> None:
     made = trajectories("s", [], [Reward(value=0.5)])
     assert (made.session_id, made.trajectories, made.left_out) == ("s", [], {})
     assert made.rewards == [Reward(value=0.5)]
@@ -213,7 +213,9 @@ def long_session(turns: int) -> Iterator[Trace]:
         yield trace(f"t{turn}", choice(prompt, [2, turn]))
 
 
-def test_a_long_session_costs_its_tokens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trajectories_hash_each_token_of_a_long_session_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compared = 0
     common_prefix = lineage.common_prefix
 

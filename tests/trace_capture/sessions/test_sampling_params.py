@@ -35,7 +35,7 @@ def give(db: Database, session_id: str, params: str) -> None:
     )
 
 
-def test_what_another_process_gives_holds_after_a_while(
+def test_sampling_params_from_another_process_apply_after_a_while(
     file: Connection, read: SessionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(file, "bare", "{}")
@@ -49,14 +49,16 @@ def test_what_another_process_gives_holds_after_a_while(
     assert read.sampling_params("a") == {}
 
 
-def test_what_this_process_gives_holds_at_once(file: Connection, read: SessionOptions) -> None:
+def test_sampling_params_from_this_process_apply_at_once(
+    file: Connection, read: SessionOptions
+) -> None:
     assert read.sampling_params("a") == {}
     give(file, "a", '{"top_p": 0.5}')
     read.forget("a")
     assert read.sampling_params("a") == {"top_p": 0.5}
 
 
-def test_whether_any_session_has_some_is_seen_without_looking_through_them(
+def test_sampling_params_check_uses_an_index_instead_of_a_scan(
     file: Connection,
 ) -> None:
     plan = str(list(file.select(f"EXPLAIN QUERY PLAN {ANY_QUERY}")))

@@ -109,12 +109,12 @@ async def shared(gateway_for: GatewayFor, folder: Path) -> tuple[Live, str]:
     return live, trace["trace_id"]
 
 
-def test_the_scope_is_the_one_that_the_core_knows() -> None:
+def test_all_sessions_scope_is_known_to_the_core() -> None:
     assert owners.ALL_SESSIONS == authorization.ALL_SESSIONS
     assert authorization.ALL_SESSIONS in authorization.SCOPES
 
 
-async def test_every_route_for_sessions_is_asked_here(
+async def test_owner_tests_cover_every_session_route(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await capturing(gateway_for, tmp_path, ByName)
@@ -127,7 +127,7 @@ async def test_every_route_for_sessions_is_asked_here(
     assert found == set(ASKS)
 
 
-async def test_anothers_session_answers_as_one_that_is_not_there(
+async def test_session_routes_treat_another_key_s_session_as_unknown(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live, trace_id = await shared(gateway_for, tmp_path)
@@ -143,7 +143,7 @@ async def test_anothers_session_answers_as_one_that_is_not_there(
     assert await everything(live) == before
 
 
-async def test_a_taken_session_id_is_refused_and_says_no_more(
+async def test_session_routes_reject_a_taken_id_without_naming_its_owner(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live, _ = await shared(gateway_for, tmp_path)
@@ -157,7 +157,7 @@ async def test_a_taken_session_id_is_refused_and_says_no_more(
 
 
 @pytest.mark.parametrize("key", ["maker", "auditor"])
-async def test_whoever_has_the_right_sees_and_changes(
+async def test_session_routes_let_the_owner_and_sessions_all_read_and_change(
     gateway_for: GatewayFor, tmp_path: Path, key: str
 ) -> None:
     live, trace_id = await shared(gateway_for, tmp_path)
@@ -178,7 +178,7 @@ async def test_whoever_has_the_right_sees_and_changes(
     assert await get(live, "auditor", "/sessions") == []
 
 
-async def test_a_call_into_anothers_session_is_carried_and_the_makers_to_see(
+async def test_call_into_another_key_s_session_is_visible_to_the_owner_only(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live, _ = await shared(gateway_for, tmp_path)
@@ -191,7 +191,7 @@ async def test_a_call_into_anothers_session_is_carried_and_the_makers_to_see(
     assert (await live.client.post("/traces/query", json={})).json() == []
 
 
-async def test_a_trace_without_a_session_is_its_callers(
+async def test_trace_without_a_session_belongs_to_its_caller(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live, _ = await shared(gateway_for, tmp_path)
@@ -204,7 +204,7 @@ async def test_a_trace_without_a_session_is_its_callers(
     assert len((await everything(live))[1]) == 4
 
 
-async def test_what_was_made_without_keys_is_nobodys(
+async def test_sessions_created_without_keys_have_no_owner(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     first = await capturing(gateway_for, tmp_path)
@@ -221,7 +221,7 @@ async def test_what_was_made_without_keys_is_nobodys(
     assert (await get(live, "auditor", "/sessions/old"))["trace_count"] == 2
 
 
-async def test_lost_calls_are_told_to_who_made_the_first_of_them(
+async def test_lost_calls_are_reported_to_the_owner_or_first_caller_of_a_session(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live, _ = await shared(gateway_for, tmp_path)
@@ -239,7 +239,9 @@ async def test_lost_calls_are_told_to_who_made_the_first_of_them(
         assert losses.count("gone") == losses.count("made") == 0
 
 
-async def test_the_client_works_with_a_key(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_client_sees_only_the_sessions_of_its_key(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path, ByName)
     clients = {key: AsyncGatewayClient(live.url, api_key=key) for key in SCOPES}
     maker, other = clients["maker"], clients["other"]
@@ -270,7 +272,7 @@ def called(db: Database, session_id: str | None, principal: str | None) -> str:
     return record.trace_id
 
 
-def test_an_older_file_is_read_before_and_after_it_learns_of_owners() -> None:
+def test_older_file_is_readable_before_and_after_the_owner_migration() -> None:
     before = Migrations(MIGRATIONS.name, MIGRATIONS.steps[:1])
     with closing(memory_database([before])) as db:
         db.execute("INSERT INTO sessions (session_id, created_at, last_at) VALUES ('old', 1, 1)")
@@ -347,7 +349,7 @@ def step(db: Database, model: Model, what: str, session_id: str, key: str) -> No
 
 @settings(max_examples=40, deadline=None)
 @given(steps, st.integers(1, 3))
-def test_each_key_has_its_own_whatever_the_others_do(
+def test_each_key_sees_exactly_its_own_sessions_and_traces(
     done: list[tuple[str, str | None, str]], limit: int
 ) -> None:
     model = Model()

@@ -69,7 +69,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-async def test_a_stream_that_the_worker_breaks_off(
+async def test_trace_of_a_broken_stream_keeps_the_tokens_that_arrived(
     gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path, fault: str
 ) -> None:
     code, status, tokens = BROKEN[fault]
@@ -90,7 +90,7 @@ async def test_a_stream_that_the_worker_breaks_off(
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-async def test_a_plain_answer_that_the_worker_breaks_off(
+async def test_trace_of_a_broken_plain_response_keeps_the_error(
     gateway_for: GatewayFor, tmp_path: Path, fault: str
 ) -> None:
     live = await capturing(gateway_for, tmp_path, timeouts=SHORT)
@@ -106,7 +106,7 @@ async def test_a_plain_answer_that_the_worker_breaks_off(
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("fault", ["500", "503", "error-event:3"])
-async def test_an_engine_that_says_an_error(
+async def test_trace_of_an_engine_error_keeps_the_error_message(
     gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path, fault: str, stream: bool
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
@@ -125,7 +125,9 @@ async def test_an_engine_that_says_an_error(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_an_engine_that_aborts(gateway_for: GatewayFor, tmp_path: Path, stream: bool) -> None:
+async def test_trace_of_an_aborted_generation_is_incomplete(
+    gateway_for: GatewayFor, tmp_path: Path, stream: bool
+) -> None:
     live = await capturing(gateway_for, tmp_path)
     answer = await ask(live, {**ASKED, "stream": stream}, fault="abort:3")
     assert sampled(answer.body, stream=stream)[0].finish_reason == "abort"
@@ -181,7 +183,7 @@ def as_stream(answer: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("lack", POOR)
-async def test_an_engine_that_does_not_send_all(
+async def test_trace_names_the_missing_part_of_an_engine_s_response(
     gateway_for: GatewayFor, tmp_path: Path, lack: str, stream: bool
 ) -> None:
     """The caller asks for all of it, so nothing is taken out."""
@@ -215,7 +217,7 @@ NOT_ANSWERS = {
 
 
 @pytest.mark.parametrize("name", NOT_ANSWERS)
-async def test_fault_7_what_is_no_answer_passes_as_it_is(
+async def test_fault_7_capture_forwards_an_invalid_response_unchanged(
     gateway_for: GatewayFor, tmp_path: Path, name: str
 ) -> None:
     body, kind, status = NOT_ANSWERS[name]
@@ -240,7 +242,7 @@ def gzipped(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_a_compressed_answer_is_read(
+async def test_capture_reads_a_compressed_response_and_forwards_it_unchanged(
     gateway_for: GatewayFor, tmp_path: Path, stream: bool
 ) -> None:
     said = answer_with()
@@ -255,7 +257,9 @@ async def test_a_compressed_answer_is_read(
     assert (trace.verdict, trace.completion_token_ids) == ("COMPLETE", IDS)
 
 
-async def test_one_that_is_not_what_it_says_is_not(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_capture_marks_a_falsely_declared_gzip_response_unreadable(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     raw = answer_of(b"{}").replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n", 1)
     async with ScriptedWorker(raw) as worker:
         live = await capturing(gateway_for, tmp_path, workers=[worker.url])
@@ -263,7 +267,7 @@ async def test_one_that_is_not_what_it_says_is_not(gateway_for: GatewayFor, tmp_
         assert (await recorded(live)).reasons[0] == "unreadable"
 
 
-async def test_a_worker_that_refuses_what_is_injected(
+async def test_capture_retries_without_a_field_that_the_worker_rejects(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     refusal = {"error": {"message": "no such field: return_token_ids", "code": 400}}
@@ -286,7 +290,9 @@ async def test_a_worker_that_refuses_what_is_injected(
     assert trace.choices[0].logprobs == SCORES
 
 
-async def test_a_call_without_a_worker(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_trace_of_a_call_without_a_worker_has_the_503_error(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path, workers=[])
     answer = await ask(live, chat())
     trace = await recorded(live)
@@ -304,7 +310,7 @@ class InOrder:
         return workers[0]
 
 
-async def test_fault_5_both_attempts_are_recorded_where_another_worker_is_asked(
+async def test_fault_5_trace_lists_both_attempts_after_failover(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     async with Simulator() as down, Simulator() as up:
@@ -327,14 +333,18 @@ class Refusing:
         raise CallError("not today")
 
 
-async def test_a_call_that_a_hook_ends(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_trace_of_a_call_that_a_hook_rejects_has_its_error(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await capturing(gateway_for, tmp_path, f"{__name__}:Refusing")
     assert (await ask(live, chat())).status == 500
     trace = await recorded(live)
     assert (trace.reasons, trace.error) == (["error_answer"], "not today")
 
 
-async def test_an_answer_that_is_too_long_to_keep(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_trace_of_a_too_long_response_keeps_its_beginning(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     live = await gateway_for(
         "sessions",
         entry(CAPTURE, max_answer_bytes=2_000),

@@ -159,7 +159,7 @@ def check(trace: Trace, caller: Leaver, whole: dict[int, Sampled]) -> int:
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-async def test_each_call_that_was_started_has_one_trace(
+async def test_capture_stores_one_trace_per_started_call_if_callers_hang_up(
     gateway_for: GatewayFor, tmp_path: Path, seed: int
 ) -> None:
     async with Simulator(SimulatorConfig(itl=0.005)) as engine:
@@ -186,7 +186,9 @@ async def test_each_call_that_was_started_has_one_trace(
         assert len(partial) > CALLERS / 20, "some were cut off in the middle of their tokens"
 
 
-async def test_nothing_is_left_of_them(gateway_for: GatewayFor, tmp_path: Path) -> None:
+async def test_capture_leaks_nothing_if_callers_hang_up(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
     async with Simulator(SimulatorConfig(itl=0.002)) as engine:
         live = await capturing(gateway_for, tmp_path, f"{__name__}:Started", workers=[engine.url])
         await hang_up(live, leavers(Random(3), "first"))

@@ -297,31 +297,35 @@ def check_file(file: Path) -> None:
         assert all(counted == found for _, counted, found in db.execute(query))
 
 
-async def test_a_killed_gateway_has_what_was_read(tmp_path: Path) -> None:
+async def test_killed_gateway_has_a_trace_of_every_call_read_to_its_end(tmp_path: Path) -> None:
     figures = await Kills(tmp_path / "traces.db", seed=1).run(3)
     assert figures.finished > 3 * CALLERS
     assert figures.finished < figures.started, "each is killed in the middle of something"
 
 
-async def test_gateways_that_share_a_file_have_what_was_read(tmp_path: Path) -> None:
+async def test_killed_gateways_sharing_a_file_have_a_trace_of_every_call_read(
+    tmp_path: Path,
+) -> None:
     figures = await Kills(tmp_path / "traces.db", seed=3).share()
     assert figures.finished >= 280
 
 
-async def test_a_gateway_that_is_stopped_has_what_it_broke_off(tmp_path: Path) -> None:
+async def test_stopped_gateway_has_traces_of_the_calls_it_broke_off(tmp_path: Path) -> None:
     figures = await Kills(tmp_path / "traces.db", seed=5).stop()
     assert figures.unread > CALLERS / 3
 
 
 @pytest.mark.slow
-async def test_what_is_written_through_to_the_disk_is_there_too(tmp_path: Path) -> None:
+async def test_killed_gateway_with_durability_power_has_a_trace_of_every_call(
+    tmp_path: Path,
+) -> None:
     figures = await Kills(tmp_path / "traces.db", seed=4, durability="power").run(2)
     assert figures.finished > CALLERS
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-async def test_a_hundred_killed_gateways_have_what_was_read(
+async def test_hundred_killed_gateways_have_a_trace_of_every_call_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = await Kills(tmp_path / "traces.db", seed=2).run(100)

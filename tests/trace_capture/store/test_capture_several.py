@@ -63,7 +63,7 @@ step = st.sampled_from(["turn", "turn", "turn", "write", "delete"])
 
 @settings(deadline=None, max_examples=12)
 @given(trees(), st.lists(st.tuples(step, st.integers(0, 2)), max_size=30))
-def test_all_is_as_if_one_process_had_recorded_it(
+def test_several_writers_store_the_same_traces_as_one_process(
     turns: list[Turn], steps: list[tuple[str, int]]
 ) -> None:
     """Whoever has prepared what, and whatever was written and deleted meanwhile."""
@@ -91,7 +91,7 @@ def test_all_is_as_if_one_process_had_recorded_it(
                 assert found_in(first) == found_in(alone)
 
 
-def test_a_session_of_this_process_alone_is_read_from_the_file_once(
+def test_writer_loads_a_session_of_its_own_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the others write meanwhile."""

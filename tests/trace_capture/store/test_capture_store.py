@@ -69,7 +69,7 @@ def trees(draw: st.DrawFn) -> list[Turn]:
 
 @settings(max_examples=80, deadline=None)
 @given(trees(), st.data())
-def test_any_tree_of_turns_comes_back(turns: list[Turn], data: st.DataObject) -> None:
+def test_trace_store_returns_any_tree_of_turns(turns: list[Turn], data: st.DataObject) -> None:
     """In groups of any size, with restarts in between."""
     records = [record_of(turn) for turn in turns]
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder)) as file:
@@ -86,7 +86,7 @@ def test_any_tree_of_turns_comes_back(turns: list[Turn], data: st.DataObject) ->
     ]
 
 
-def test_a_turn_costs_what_it_adds(file: File) -> None:
+def test_trace_store_keeps_only_what_a_turn_adds(file: File) -> None:
     """Of turn n only what is new is kept, in tokens and in text."""
     random.seed(1)
     long = [random.randrange(100_000) for _ in range(20_000)]
@@ -101,7 +101,9 @@ def test_a_turn_costs_what_it_adds(file: File) -> None:
     assert sizes[1] < 1_000
 
 
-def test_a_long_session_is_read_and_continued(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trace_store_reads_and_continues_a_long_session_after_a_restart(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Past the depth at which a row stands by itself, and from the file after a restart."""
     monkeypatch.setattr(row_encoder, "MAX_DEPTH", 5)
     turns = conversation(40)
@@ -116,7 +118,7 @@ def test_a_long_session_is_read_and_continued(file: File, monkeypatch: pytest.Mo
     assert max(depth for (depth,) in file.db.select("SELECT depth FROM traces")) == 5
 
 
-def test_a_prompt_that_left_its_session_says_where(file: File) -> None:
+def test_trace_store_records_the_place_of_a_divergence(file: File) -> None:
     first = Turn([1, 2, 3], [[4, 5, 6]])
     file.store([record_of(first), record_of(Turn([1, 2, 3, 4, 9, 6, 7], [[8]]))])
     [one, other] = read(file.db)
@@ -128,7 +130,7 @@ def test_a_prompt_that_left_its_session_says_where(file: File) -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_retry_names_the_first_try(file: File, restarted: bool) -> None:
+def test_trace_store_links_a_retry_to_the_first_attempt(file: File, restarted: bool) -> None:
     turn = Turn([1], [[2]], [{"role": "user", "content": "x"}])
     again = Turn([1], [[3]], turn.messages, retried=True)
     file.store([record_of(turn), record_of(again)])
@@ -142,7 +144,7 @@ def test_a_retry_names_the_first_try(file: File, restarted: bool) -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_call_that_sampled_nothing_is_no_turn(file: File, restarted: bool) -> None:
+def test_trace_store_skips_a_call_without_samples_as_parent(file: File, restarted: bool) -> None:
     """What is asked again after it does not extend it."""
     file.store([record_of(Turn([1, 2], [[3]])), record_of(Turn([1, 2, 3, 4], [[]]))])
     if restarted:
@@ -152,7 +154,7 @@ def test_a_call_that_sampled_nothing_is_no_turn(file: File, restarted: bool) -> 
     assert again.parent_id == first.trace_id
 
 
-def test_logprobs_that_four_bytes_would_change_come_back(file: File) -> None:
+def test_trace_store_keeps_logprobs_that_float32_would_change(file: File) -> None:
     turn = Turn([1], [[2, 3]])
     record = record_of(turn)
     body = body_of(turn).replace(b"-0.5", b"-0.1234567890123", 1)
@@ -161,7 +163,7 @@ def test_logprobs_that_four_bytes_would_change_come_back(file: File) -> None:
     assert read(file.db)[0].logprobs == [-0.1234567890123, -0.5]
 
 
-def test_sessions_do_not_lean_on_one_another(file: File) -> None:
+def test_trace_store_keeps_a_session_if_an_equal_one_is_deleted(file: File) -> None:
     for session_id in ("s", "t"):
         file.store([record_of(turn) for turn in conversation(3, session_id)])
     queries.delete_sessions(file.db, ["s"])
@@ -171,7 +173,7 @@ def test_sessions_do_not_lean_on_one_another(file: File) -> None:
     ]
 
 
-def test_what_is_stored_after_a_deletion_leans_on_nothing_deleted(file: File) -> None:
+def test_trace_store_encodes_no_trace_against_a_deleted_one(file: File) -> None:
     turns = conversation(4)
     file.store([record_of(turn) for turn in turns[:2]])
     queries.delete_sessions(file.db, ["s"])
@@ -180,7 +182,7 @@ def test_what_is_stored_after_a_deletion_leans_on_nothing_deleted(file: File) ->
     assert [one.prompt_token_ids for one in read(file.db)] == [turn.prompt for turn in turns[2:]]
 
 
-def test_a_deletion_by_another_process_is_noticed(file: File, tmp_path: Path) -> None:
+def test_trace_store_notices_a_deletion_by_another_process(file: File, tmp_path: Path) -> None:
     turns = conversation(4)
     file.store([record_of(turn) for turn in turns[:2]])
     with opened(tmp_path) as other:
@@ -189,7 +191,7 @@ def test_a_deletion_by_another_process_is_noticed(file: File, tmp_path: Path) ->
     assert [one.prompt_token_ids for one in read(file.db)] == [turn.prompt for turn in turns[2:]]
 
 
-def test_two_writers_share_a_session(file: File, tmp_path: Path) -> None:
+def test_trace_store_shares_a_session_between_two_writers(file: File, tmp_path: Path) -> None:
     """Each notices what the other wrote: turn n, written by one, extends n-1 of the other."""
     turns = conversation(10)
     with opened(tmp_path) as other:
@@ -200,14 +202,14 @@ def test_two_writers_share_a_session(file: File, tmp_path: Path) -> None:
     assert [one.parent_id for one in found] == [None, *(one.trace_id for one in found[:-1])]
 
 
-def test_a_session_counts_its_traces(file: File) -> None:
+def test_trace_store_counts_the_traces_of_a_session(file: File) -> None:
     file.store([record_of(turn) for turn in conversation(3)])
     file.store([record_of(turn) for turn in conversation(2)])
     rows = file.db.select("SELECT traces, incomplete, lost FROM sessions")
     assert list(rows) == [(5, 0, 0)]
 
 
-def test_a_missing_base_is_said_and_not_guessed(file: File) -> None:
+def test_trace_store_raises_if_the_base_of_a_trace_is_missing(file: File) -> None:
     file.store([record_of(turn) for turn in conversation(2)])
     file.db.execute("DELETE FROM traces WHERE number = 1")
     with pytest.raises(UnreadableRow, match="its base, the trace number 1, is missing"):
@@ -215,7 +217,7 @@ def test_a_missing_base_is_said_and_not_guessed(file: File) -> None:
 
 
 @pytest.mark.parametrize("blob", [b"", b"\x00", b"\x01garbage", b"\x00\x93\xc0\xc0\xc0"])
-def test_a_damaged_row_is_said_and_not_guessed(file: File, blob: bytes) -> None:
+def test_trace_store_raises_on_a_damaged_row(file: File, blob: bytes) -> None:
     file.store([record_of(conversation(1)[0])])
     file.db.execute("UPDATE traces SET content = :blob", {"blob": blob})
     with pytest.raises(UnreadableRow, match="cannot be read"):
@@ -223,7 +225,7 @@ def test_a_damaged_row_is_said_and_not_guessed(file: File, blob: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_damaged_row_does_not_lose_what_comes_after_it(file: File, number: int) -> None:
+def test_trace_store_encodes_no_trace_against_a_damaged_row(file: File, number: int) -> None:
     """Its session goes on after a restart, and nothing new has it as a base."""
     turns = conversation(4)
     file.store([record_of(turn) for turn in turns[:2]])
@@ -236,7 +238,7 @@ def test_a_damaged_row_does_not_lose_what_comes_after_it(file: File, number: int
     assert [one.prompt_token_ids for one in found] == [turn.prompt for turn in turns[2:]]
 
 
-def test_pages_follow_one_another(file: File) -> None:
+def test_trace_queries_return_all_traces_page_by_page(file: File) -> None:
     file.store([record_of(turn) for turn in conversation(7)])
     wanted = queries.TraceFilter(session_ids=("s",))
     everything = [one.trace_id for one in queries.select(file.db, wanted)]

@@ -20,27 +20,27 @@ pieces = st.lists(st.binary(max_size=6), max_size=8).map(b"".join)
 
 
 @given(pieces, pieces, pieces, pieces)
-def test_a_text_is_whole_again_with_its_base(a: bytes, b: bytes, c: bytes, d: bytes) -> None:
+def test_delta_restores_a_text_from_its_base(a: bytes, b: bytes, c: bytes, d: bytes) -> None:
     for base, text in ((a + b + c, a + d + c), (a, d), (a + c, a), (b"", d), (d, d)):
         found = text_delta(base, text)
         assert found.apply(base) == text
         assert len(found.middle) == len(text) - found.prefix - found.suffix
 
 
-def test_what_is_shared_is_not_kept() -> None:
+def test_delta_keeps_no_shared_prefix_or_suffix() -> None:
     base = b'{"messages":[' + b"x" * 1000 + b'],"model":"m"}'
     found = text_delta(base, base.replace(b'],"model"', b',"more"],"model"'))
     assert (found.prefix, found.suffix, found.middle) == (1013, 14, b',"more"')
 
 
-def test_a_base_that_is_too_short_is_refused() -> None:
+def test_delta_rejects_a_base_that_is_too_short() -> None:
     found = text_delta(b"abcdef", b"abcdefg")
     with pytest.raises(ValueError, match="base is shorter"):
         found.apply(b"abc")
 
 
 @given(pieces, pieces, pieces)
-def test_common_prefix_is_the_longest(shared: bytes, one: bytes, other: bytes) -> None:
+def test_common_prefix_is_the_longest_one(shared: bytes, one: bytes, other: bytes) -> None:
     found = common_prefix(shared + one, shared + other)
     assert (shared + one)[:found] == (shared + other)[:found]
     assert found >= len(shared)
@@ -50,34 +50,34 @@ def test_common_prefix_is_the_longest(shared: bytes, one: bytes, other: bytes) -
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1)))
-def test_ids_come_back(ids: list[int]) -> None:
+def test_pack_ids_round_trips(ids: list[int]) -> None:
     assert unpack_ids(pack_ids(ids)) == ids
 
 
-def test_what_is_no_token_id_is_refused() -> None:
+def test_pack_ids_rejects_an_id_beyond_32_bits() -> None:
     with pytest.raises(OverflowError):
         pack_ids([2**31])
 
 
 @given(st.lists(st.none() | st.floats(width=32, allow_nan=False)))
-def test_logprobs_come_back_with_every_null(values: list[float | None]) -> None:
+def test_pack_logprobs_round_trips_with_nulls(values: list[float | None]) -> None:
     packed = pack_logprobs(values)
     assert unpack_logprobs(packed) == values
     assert len(packed) == 4 * len(values)
 
 
-def test_minus_infinity_as_vllm_sends_it() -> None:
+def test_pack_logprobs_keeps_minus_infinity() -> None:
     assert unpack_logprobs(pack_logprobs([-9999.0, -math.inf])) == [-9999.0, -math.inf]
 
 
 @given(st.binary(max_size=300), st.integers(1, 50))
-def test_squeezed_comes_back(data: bytes, times: int) -> None:
+def test_codec_decompresses_what_it_compressed(data: bytes, times: int) -> None:
     codec = Codec()
     assert codec.decompress(codec.compress(data * times)) == data * times
     assert len(codec.compress(data * times)) <= len(data * times) + 1
 
 
 @given(st.binary(min_size=1, max_size=50))
-def test_what_is_no_blob_is_said_so(garbage: bytes) -> None:
+def test_codec_raises_only_value_error_on_garbage(garbage: bytes) -> None:
     with contextlib.suppress(ValueError):
         Codec().decompress(garbage)

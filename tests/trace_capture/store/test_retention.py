@@ -48,7 +48,7 @@ async def clean(storage: Storage, keep: RetentionLimits, now: float) -> int:
     return len(told)
 
 
-async def test_a_session_goes_by_its_last_call(storage: Storage) -> None:
+async def test_retention_deletes_sessions_by_the_age_of_their_last_call(storage: Storage) -> None:
     await store(storage, "old", 0.0)
     await store(storage, "kept", 0.0)
     await store(storage, "kept", 5 * DAY)
@@ -57,21 +57,21 @@ async def test_a_session_goes_by_its_last_call(storage: Storage) -> None:
     assert await storage.read(_count) == 2
 
 
-async def test_calls_without_a_session_go_by_their_own_time(storage: Storage) -> None:
+async def test_retention_deletes_calls_without_a_session_by_their_own_age(storage: Storage) -> None:
     await store(storage, None, 0.0)
     await store(storage, None, 5 * DAY)
     await clean(storage, RetentionLimits(days=3.0), 7 * DAY)
     assert await storage.read(_count) == 1
 
 
-async def test_the_oldest_go_where_there_are_too_many(storage: Storage) -> None:
+async def test_retention_deletes_the_oldest_sessions_beyond_the_limit(storage: Storage) -> None:
     for number in range(50):
         await store(storage, f"{number:02}", float(number))
     await clean(storage, RetentionLimits(sessions=7), DAY)
     assert await sessions(storage) == [str(number) for number in range(43, 50)]
 
 
-async def test_deletion_gives_the_space_back(storage: Storage) -> None:
+async def test_retention_returns_the_space_of_deleted_sessions(storage: Storage) -> None:
     for number in range(60):
         await store(storage, f"{number:02}", float(number), size=50_000)
     await _checkpoint(storage)
@@ -84,7 +84,7 @@ async def test_deletion_gives_the_space_back(storage: Storage) -> None:
     assert left[-1] == "59"
 
 
-async def test_a_size_that_nothing_fits_into_ends(storage: Storage) -> None:
+async def test_retention_terminates_if_nothing_fits_into_the_size_limit(storage: Storage) -> None:
     await store(storage, "s", 0.0)
     await store(storage, None, 0.0)
     await clean(storage, RetentionLimits(bytes=1), DAY)
@@ -94,7 +94,9 @@ async def test_a_size_that_nothing_fits_into_ends(storage: Storage) -> None:
 @pytest.mark.parametrize(
     "keep", [RetentionLimits(), RetentionLimits(days=9.0, sessions=9, bytes=1 << 30)]
 )
-async def test_what_is_within_the_limits_stays(storage: Storage, keep: RetentionLimits) -> None:
+async def test_retention_keeps_sessions_within_the_limits(
+    storage: Storage, keep: RetentionLimits
+) -> None:
     await store(storage, "s", 0.0)
     assert await clean(storage, keep, DAY) == 0
     assert await sessions(storage) == ["s"]

@@ -44,7 +44,7 @@ class Slow:
         await self.seen.wait()
 
 
-def test_an_open_gate_does_not_even_let_the_loop_turn() -> None:
+def test_open_gate_passes_a_call_without_suspending_it() -> None:
     passing = Gate().passed(make_call())
     with pytest.raises(StopIteration):
         passing.send(None)
@@ -54,7 +54,7 @@ async def held(gate: Gate, count: int) -> None:
     await until(lambda: gate.held == count)
 
 
-async def test_who_came_first_goes_on_first(simulator: Simulator) -> None:
+async def test_gate_releases_calls_in_order_of_arrival(simulator: Simulator) -> None:
     async with gateway_of(Gated, workers=(simulator.url,)) as gateway:
         gated = plugin_of(gateway, Gated)
         gated.gate.close("the weights are being changed")
@@ -70,7 +70,7 @@ async def test_who_came_first_goes_on_first(simulator: Simulator) -> None:
         assert gated.gate.held == 0
 
 
-async def test_one_too_many_is_refused(simulator: Simulator) -> None:
+async def test_gate_rejects_a_call_beyond_its_length(simulator: Simulator) -> None:
     async with gateway_of(Gated, workers=(simulator.url,)) as gateway:
         gate = plugin_of(gateway, Gated).gate
         gate.close("the weights are being changed to step-2")
@@ -84,7 +84,7 @@ async def test_one_too_many_is_refused(simulator: Simulator) -> None:
         assert [(await task).caller.status for task in tasks] == [200] * 3
 
 
-async def test_nobody_waits_for_ever() -> None:
+async def test_gate_rejects_a_call_after_its_wait_timeout() -> None:
     gate = Gate(wait=SHORT)
     gate.close("the weights are being changed")
     with pytest.raises(WeightsUpdating, match=r"has waited 0\.05 s"):
@@ -92,7 +92,7 @@ async def test_nobody_waits_for_ever() -> None:
     assert gate.held == 0
 
 
-async def test_who_leaves_makes_room() -> None:
+async def test_gate_frees_the_place_of_a_cancelled_call() -> None:
     gate = Gate(length=1)
     gate.close("the weights are being changed")
     waiting = asyncio.create_task(gate.passed(make_call()))
@@ -102,7 +102,7 @@ async def test_who_leaves_makes_room() -> None:
     gate.open()
 
 
-async def test_a_gate_that_was_never_closed_may_be_opened() -> None:
+async def test_gate_that_was_never_closed_may_be_opened() -> None:
     gate = Gate()
     gate.open()
     await gate.passed(make_call())
@@ -112,7 +112,7 @@ def body(*, stream: object) -> dict[str, object]:
     return {"messages": [], "stream": stream}
 
 
-async def test_only_who_asked_for_a_stream_is_sent_comments() -> None:
+async def test_gate_sends_comments_only_to_calls_that_stream() -> None:
     gate = Gate(comments=0.01)
     gate.close("the weights are being changed")
     stream = make_call(body(stream=True))
@@ -126,7 +126,9 @@ async def test_only_who_asked_for_a_stream_is_sent_comments() -> None:
     assert [call.caller.chunks for call in others] == [[]] * len(others)
 
 
-async def test_no_attempt_begins_for_a_call_that_has_passed_already(simulator: Simulator) -> None:
+async def test_closed_gate_stops_the_attempt_of_a_call_that_already_passed(
+    simulator: Simulator,
+) -> None:
     async with gateway_of(Gated, Slow, workers=(simulator.url,)) as gateway:
         gated, slow = plugin_of(gateway, Gated), plugin_of(gateway, Slow)
         asked = asyncio.create_task(dispatch(gateway))
@@ -140,7 +142,7 @@ async def test_no_attempt_begins_for_a_call_that_has_passed_already(simulator: S
         assert gateway.workers.all[0].barred == 0
 
 
-async def test_two_gates_bar_the_same_worker() -> None:
+async def test_worker_stays_barred_until_both_gates_open() -> None:
     async with gateway_of(workers=("http://127.0.0.1:9",)) as gateway:
         [worker] = gateway.workers.all
         one, other = Gate(), Gate()
@@ -160,7 +162,7 @@ async def busy(gateway: Gateway) -> tuple[Worker, Worker]:
     return one, other
 
 
-async def test_drained_waits_for_the_last_attempt() -> None:
+async def test_drained_waits_for_the_last_attempt_of_a_worker() -> None:
     async with gateway_of(workers=("http://127.0.0.1:9", "http://127.0.0.1:10")) as gateway:
         one, other = await busy(gateway)
         waiting = asyncio.create_task(drained(gateway.workers, [one], None))
@@ -175,7 +177,7 @@ async def test_drained_waits_for_the_last_attempt() -> None:
         assert len(gateway.workers.freed) == listening
 
 
-async def test_drained_names_who_is_still_busy() -> None:
+async def test_drained_returns_the_workers_still_busy_at_the_timeout() -> None:
     async with gateway_of(workers=("http://127.0.0.1:9", "http://127.0.0.1:10")) as gateway:
         one, other = await busy(gateway)
         other.end()

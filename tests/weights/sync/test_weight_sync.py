@@ -93,13 +93,13 @@ def first_column(title: str) -> list[str]:
     return [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
 
 
-def test_the_manual_has_each_option_and_each_field_of_an_order() -> None:
+def test_weights_manual_lists_each_option_and_each_field_of_an_order() -> None:
     assert first_column("Options") == list(WeightSync.Config.__struct_fields__)
     fields = list(UpdateRequest.__struct_fields__)
     assert first_column("Update the weights")[: len(fields)] == fields
 
 
-async def test_the_manual_has_each_endpoint(gateway_for: GatewayFor) -> None:
+async def test_weights_manual_lists_each_endpoint(gateway_for: GatewayFor) -> None:
     live = await gateway_for("weight_sync")
     added = live.plugin(WeightSync).routes(live.gateway)
     there = {
@@ -115,7 +115,7 @@ async def test_the_manual_has_each_endpoint(gateway_for: GatewayFor) -> None:
 
 
 @pytest.mark.parametrize("mode", ["wait", "keep", "abort"])
-async def test_an_update_changes_what_workers_say_and_the_traces_version(
+async def test_weight_update_changes_the_responses_and_the_trace_version(
     gateway_for: GatewayFor, fleet: Fleet, mode: str
 ) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet))
@@ -137,7 +137,9 @@ async def test_an_update_changes_what_workers_say_and_the_traces_version(
     assert told["workers"]["w1"] == {"version": "step-2", "epoch": 1, "state": "up"}
 
 
-async def test_the_weights_may_come_by_transfer(gateway_for: GatewayFor, fleet: Fleet) -> None:
+async def test_weight_update_accepts_weights_by_transfer(
+    gateway_for: GatewayFor, fleet: Fleet
+) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet))
     before = await say(live)
     answer = await update(live, update_info={"names": ["x"]})
@@ -145,7 +147,9 @@ async def test_the_weights_may_come_by_transfer(gateway_for: GatewayFor, fleet: 
     assert await say(live) != before
 
 
-async def test_calls_end_before_or_begin_after(gateway_for: GatewayFor, fleet: Fleet) -> None:
+async def test_weight_update_lets_calls_end_before_or_begin_after_it(
+    gateway_for: GatewayFor, fleet: Fleet
+) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet))
     texts = {"default": await say(live, max_tokens=100)}
     running = [asyncio.create_task(traced(live, f"a{i}", max_tokens=100)) for i in range(4)]
@@ -167,7 +171,7 @@ async def test_calls_end_before_or_begin_after(gateway_for: GatewayFor, fleet: F
     assert in_flight(live) == gate.held == 0
 
 
-async def test_calls_that_were_frozen_bear_both_versions(
+async def test_weight_update_in_keep_mode_records_both_versions_of_a_frozen_call(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, fleet[0].url)
@@ -180,7 +184,9 @@ async def test_calls_that_were_frozen_bear_both_versions(
     assert trace.verdict == "COMPLETE"
 
 
-async def test_calls_may_be_cut_short(gateway_for: GatewayFor, fleet: Fleet) -> None:
+async def test_weight_update_in_abort_mode_ends_running_calls(
+    gateway_for: GatewayFor, fleet: Fleet
+) -> None:
     live = await syncing(gateway_for, fleet[0].url)
     running = asyncio.create_task(traced(live, "a", max_tokens=1500))
     await until(lambda: live.gateway.workers.all[0].in_flight == 1)
@@ -193,7 +199,7 @@ async def test_calls_may_be_cut_short(gateway_for: GatewayFor, fleet: Fleet) -> 
     assert trace.weight_versions.worker_end is None
 
 
-async def test_who_waits_for_a_stream_hears_something(
+async def test_weight_pause_sends_comments_to_a_waiting_stream(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, fleet[0].url, comment_interval=0.01)
@@ -206,7 +212,9 @@ async def test_who_waits_for_a_stream_hears_something(
     assert rest[-2:] == ["data: [DONE]", ""]
 
 
-async def test_a_fleet_can_be_paused_by_hand(gateway_for: GatewayFor, fleet: Fleet) -> None:
+async def test_weight_pause_holds_calls_and_rejects_updates_until_resume(
+    gateway_for: GatewayFor, fleet: Fleet
+) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet))
     paused = await live.client.post("/admin/weights/pause", json={"mode": "keep"})
     assert paused.json() == {"state": "paused", "ok": ["w0", "w1"], "failed": {}}
@@ -234,7 +242,7 @@ async def test_a_fleet_can_be_paused_by_hand(gateway_for: GatewayFor, fleet: Fle
         {"version": "x", "updateinfo": {}},
     ],
 )
-async def test_an_order_that_cannot_be_read_is_refused(
+async def test_weight_update_rejects_an_invalid_order(
     gateway_for: GatewayFor, fleet: Fleet, order: Mapping[str, object]
 ) -> None:
     live = await syncing(gateway_for, fleet[0].url)
@@ -282,7 +290,7 @@ def asked(worker: ScriptedWorker) -> list[str]:
         ("/resume", "resume"),
     ],
 )
-async def test_who_fails_at_a_step_is_quarantined_and_the_others_go_on(
+async def test_weight_update_quarantines_only_the_worker_that_failed_a_step(
     gateway_for: GatewayFor, fleet: Fleet, path: str, step: str
 ) -> None:
     async with stubborn(path) as bad:
@@ -297,7 +305,7 @@ async def test_who_fails_at_a_step_is_quarantined_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("refused", ["/start_weight_update", "/update_weights"])
-async def test_an_engine_in_a_transfer_is_told_to_finish_before_it_goes_on(
+async def test_weight_update_finishes_a_failed_transfer_before_resume(
     gateway_for: GatewayFor, refused: str
 ) -> None:
     async with stubborn(refused) as bad:
@@ -307,14 +315,16 @@ async def test_an_engine_in_a_transfer_is_told_to_finish_before_it_goes_on(
         assert asked(bad)[-2:] == ["/finish_weight_update", "/resume"]
 
 
-async def test_an_engine_that_cannot_finish_is_not_told_to_go_on(gateway_for: GatewayFor) -> None:
+async def test_weight_update_does_not_resume_an_engine_that_cannot_finish(
+    gateway_for: GatewayFor,
+) -> None:
     async with stubborn("/finish_weight_update") as bad:
         live = await syncing(gateway_for, bad.url)
         assert (await update(live, update_info={})).status_code == 502
         assert "/resume" not in asked(bad)
 
 
-async def test_engines_without_the_endpoints_are_named_and_nobody_is_paused(
+async def test_weight_update_names_engines_without_endpoints_and_pauses_none(
     gateway_for: GatewayFor, fleet: Fleet, simulator: Simulator
 ) -> None:
     live = await syncing(gateway_for, fleet[0].url, simulator.url)
@@ -328,7 +338,7 @@ async def test_engines_without_the_endpoints_are_named_and_nobody_is_paused(
     assert await say(live)
 
 
-async def test_if_nobody_takes_them_the_answer_says_so(
+async def test_weight_update_returns_502_if_every_worker_fails(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet))
@@ -342,7 +352,9 @@ async def test_if_nobody_takes_them_the_answer_says_so(
     assert await say(live)
 
 
-async def test_no_engine_is_paused_before_its_calls_have_ended(gateway_for: GatewayFor) -> None:
+async def test_weight_update_pauses_an_engine_only_after_its_calls_ended(
+    gateway_for: GatewayFor,
+) -> None:
     ended = asyncio.Event()
     async with stubborn("/none", generating=ended) as engine:
         live = await syncing(gateway_for, engine.url)
@@ -357,7 +369,9 @@ async def test_no_engine_is_paused_before_its_calls_have_ended(gateway_for: Gate
         assert asked(engine)[1] == "/pause?mode=wait"
 
 
-async def test_the_word_of_a_half_changed_engine_is_not_taken(gateway_for: GatewayFor) -> None:
+async def test_version_check_keeps_a_half_updated_engine_quarantined(
+    gateway_for: GatewayFor,
+) -> None:
     async with stubborn("/collective_rpc") as bad:
         live = await syncing(gateway_for, bad.url, check_interval=0.01)
         assert (await update(live)).status_code == 502
@@ -366,7 +380,9 @@ async def test_the_word_of_a_half_changed_engine_is_not_taken(gateway_for: Gatew
         assert await states(live) == {"w0": "quarantined"}
 
 
-async def test_a_new_engine_in_its_place_is_believed(gateway_for: GatewayFor, fleet: Fleet) -> None:
+async def test_version_check_accepts_a_restarted_engine_after_a_failed_update(
+    gateway_for: GatewayFor, fleet: Fleet
+) -> None:
     live = await syncing(gateway_for, fleet[0].url, check_interval=0.01)
     [worker] = live.gateway.workers.all
     assert (await update(live, method="no_such")).status_code == 502
@@ -377,7 +393,7 @@ async def test_a_new_engine_in_its_place_is_believed(gateway_for: GatewayFor, fl
     await until(lambda: worker.fit)
 
 
-async def test_a_dead_worker_is_left_behind_until_it_has_the_weights(
+async def test_version_check_blocks_a_worker_until_it_reports_the_new_version(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet), check_interval=0.02)
@@ -398,7 +414,7 @@ def conditions_reason(live: Live) -> str:
     return "" if found is None else found.reason
 
 
-async def test_who_was_down_has_to_say_which_weights_it_has(
+async def test_version_check_blocks_a_worker_that_was_down(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet))
@@ -414,9 +430,7 @@ async def test_who_was_down_has_to_say_which_weights_it_has(
     assert worker.fit
 
 
-async def test_a_new_worker_has_to_say_which_weights_it_has(
-    gateway_for: GatewayFor, fleet: Fleet
-) -> None:
+async def test_version_check_blocks_a_new_worker(gateway_for: GatewayFor, fleet: Fleet) -> None:
     live = await syncing(gateway_for, fleet[0].url)
     assert (await update(live)).status_code == 200
     await live.client.post("/admin/workers", json={"url": fleet[1].url, "worker_id": "w1"})
@@ -426,7 +440,7 @@ async def test_a_new_worker_has_to_say_which_weights_it_has(
     assert await states(live) == {"w0": "up"}
 
 
-async def test_the_version_outlives_a_restart(
+async def test_weight_version_survives_a_gateway_restart(
     gateway_for: GatewayFor, fleet: Fleet, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "gateway.db")
@@ -444,7 +458,7 @@ async def test_the_version_outlives_a_restart(
     assert (await traced(again, "after")).weight_version == "step-2"
 
 
-async def test_other_options_hold_from_the_next_call_on(
+async def test_weight_sync_applies_new_options_to_the_next_call(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, fleet[0].url)
@@ -466,7 +480,7 @@ async def engines_go_on(fleet: Fleet) -> bool:
     return True
 
 
-async def test_an_update_goes_on_when_who_ordered_it_leaves(
+async def test_weight_update_continues_if_its_caller_disconnects(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet))
@@ -484,7 +498,7 @@ async def test_an_update_goes_on_when_who_ordered_it_leaves(
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-async def test_engines_go_on_when_the_gateway_ends(fleet: Fleet, by_hand: bool) -> None:
+async def test_gateway_shutdown_resumes_paused_engines(fleet: Fleet, by_hand: bool) -> None:
     config = Config(
         workers=tuple(Worker(url=one.url) for one in fleet),
         plugins=(entry("weight_sync"),),

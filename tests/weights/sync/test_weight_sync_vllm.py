@@ -167,7 +167,7 @@ def check(recorded: dict[str, Trace], begins: dict[str, list[tuple[int, ...]]]) 
 
 
 @pytest.mark.parametrize("mode", ["wait", "keep"])
-async def test_running_calls_meet_one_set_of_weights(running: Live, mode: str) -> None:
+async def test_vllm_calls_during_an_update_use_one_set_of_weights(running: Live, mode: str) -> None:
     begins = {"a": await known(running, "a")}
     async with Load(running) as load:
         await load.calls(CALLERS * 2)
@@ -195,7 +195,7 @@ async def paused(url: str) -> None:
 
 
 @pytest.mark.skipif(not KILL, reason="VLLM_KILL names no process to kill")
-async def test_a_worker_dies_in_the_middle(running: Live) -> None:
+async def test_vllm_killed_during_an_update_costs_no_call(running: Live) -> None:
     begins = {"a": await known(running, "a")}
     async with Load(running) as load:
         await load.calls(CALLERS * 2)

@@ -40,20 +40,22 @@ async def replayed(fleet: Fleet, exchange: RecordedExchange, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", CARRIED)
-async def test_the_old_generation_s_routes_carry_what_was_recorded(fleet: Fleet, name: str) -> None:
+async def test_trl_legacy_routes_forward_recorded_exchanges_unchanged(
+    fleet: Fleet, name: str
+) -> None:
     await fleet.start(1)
     exchange = load()[f"trl_legacy/{name}"]
     await replayed(fleet, exchange, exchange.path)
 
 
 @pytest.mark.parametrize("name", ["generate_text", "chat", "seq_logprobs_json"])
-async def test_the_last_slash_may_be_missing(fleet: Fleet, name: str) -> None:
+async def test_trl_legacy_routes_work_without_the_trailing_slash(fleet: Fleet, name: str) -> None:
     await fleet.start(1)
     exchange = load()[f"trl_legacy/{name}"]
     await replayed(fleet, exchange, exchange.path.removesuffix("/"))
 
 
-async def test_nan_goes_through_as_it_is(fleet: Fleet) -> None:
+async def test_trl_routes_forward_nan_unchanged(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     body = b'{"logprobs":[[[NaN]]],"prompt_ids":[[1]],"completion_ids":[[2]]}'
     worker.says("/generate/", body)
@@ -63,7 +65,7 @@ async def test_nan_goes_through_as_it_is(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("path", ["/generate/", "/chat/", "/get_sequence_logprobs/", "/generate"])
-async def test_what_is_no_json_object_is_refused(fleet: Fleet, path: str) -> None:
+async def test_trl_routes_reject_a_body_that_is_no_json_object(fleet: Fleet, path: str) -> None:
     [worker] = await fleet.start(1)
     gateway = await fleet.gateway()
     for body in (b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000):
@@ -72,7 +74,7 @@ async def test_what_is_no_json_object_is_refused(fleet: Fleet, path: str) -> Non
     assert not worker.requests
 
 
-async def test_the_new_generation_s_health_waits_for_a_fit_worker(fleet: Fleet) -> None:
+async def test_trl_health_returns_503_without_a_fit_worker(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     gateway = await fleet.gateway()
     assert (await gateway.client.get("/health")).status_code == 200
@@ -81,7 +83,7 @@ async def test_the_new_generation_s_health_waits_for_a_fit_worker(fleet: Fleet) 
     assert not worker.requests
 
 
-async def test_the_old_client_learns_where_a_single_worker_is(fleet: Fleet) -> None:
+async def test_trl_legacy_health_names_the_address_of_a_single_worker(fleet: Fleet) -> None:
     await fleet.start(1)
     gateway = await fleet.gateway()
     assert (await gateway.client.get("/health/")).headers["x-forwarded-for"] == "127.0.0.1"
@@ -90,14 +92,14 @@ async def test_the_old_client_learns_where_a_single_worker_is(fleet: Fleet) -> N
     assert "x-forwarded-for" not in (await gateway.client.get("/health/")).headers
 
 
-async def test_a_broadcast_is_a_post(fleet: Fleet) -> None:
+async def test_trl_broadcast_route_rejects_get(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     gateway = await fleet.gateway()
     assert (await gateway.client.get("/init_communicator/")).status_code == 400
     assert not worker.requests
 
 
-async def test_what_climbs_out_of_a_route_is_not_carried(fleet: Fleet) -> None:
+async def test_trl_routes_reject_paths_that_leave_the_route(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     gateway = await fleet.gateway()
     async with RawClient(*gateway.server.address) as client:
@@ -106,7 +108,7 @@ async def test_what_climbs_out_of_a_route_is_not_carried(fleet: Fleet) -> None:
     assert not worker.requests
 
 
-def test_the_old_gateway_s_variables_are_fields_here() -> None:
+def test_trl_config_reads_the_old_gateway_s_variables() -> None:
     config = shipped(
         BACKENDS="http://a:1,http://b:2",
         REQUIRED_MODEL_VERSION="7",
@@ -131,7 +133,7 @@ def test_the_old_gateway_s_variables_are_fields_here() -> None:
     assert options["stickiness"] == {"header": "x-mine", "prefix_chars": "40"}
 
 
-def test_without_variables_its_defaults_hold() -> None:
+def test_trl_config_uses_the_old_gateway_s_defaults() -> None:
     config = shipped(BACKENDS="http://a:1")
     Gateway(config)
     assert (config.probes.interval, config.timeouts.first_byte) == (3.0, 90.0)
@@ -152,12 +154,12 @@ def test_without_variables_its_defaults_hold() -> None:
         ("PROMPT_STICKY_PREFIX_CHARS", "-1"),
     ],
 )
-def test_a_wrong_value_is_told_by_its_variable(name: str, value: str) -> None:
+def test_trl_config_error_names_the_wrong_variable(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         Gateway(shipped(**{"BACKENDS": "http://a:1", name: value}))
 
 
-async def test_options_change_while_it_runs(fleet: Fleet) -> None:
+async def test_trl_options_change_at_run_time(fleet: Fleet) -> None:
     await fleet.start(1)
     gateway = await fleet.gateway()
     plugin = gateway.plugin(Trl)

@@ -44,7 +44,7 @@ async def serving(live: Live) -> set[str]:
     return {worker.id for worker in live.gateway.workers.serving().fit}
 
 
-async def test_all_workers_are_told_and_the_first_one_answers(fleet: Fleet) -> None:
+async def test_broadcast_reaches_all_workers_and_returns_the_first_response(fleet: Fleet) -> None:
     workers = await fleet.start(3)
     workers[0].says("/init_communicator/", b'{"message":"I am the first"}')
     live = await fleet.gateway()
@@ -57,7 +57,7 @@ async def test_all_workers_are_told_and_the_first_one_answers(fleet: Fleet) -> N
         assert msgspec.json.decode(told.body)["port"] == 51216
 
 
-async def test_they_are_told_at_the_same_time(fleet: Fleet) -> None:
+async def test_broadcast_reaches_workers_concurrently(fleet: Fleet) -> None:
     workers = await fleet.start(2)
     here = asyncio.Event()
 
@@ -74,7 +74,7 @@ async def test_they_are_told_at_the_same_time(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("paths", [OLD_ROUND, NEW_ROUND])
 @pytest.mark.parametrize("status", [500, 404, None])
-async def test_who_missed_a_step_gets_no_call_until_it_took_a_whole_round(
+async def test_broadcast_quarantines_a_worker_that_missed_a_step_for_a_round(
     fleet: Fleet, paths: Sequence[str], status: int | None
 ) -> None:
     good, bad = await fleet.start(2)
@@ -93,7 +93,7 @@ async def test_who_missed_a_step_gets_no_call_until_it_took_a_whole_round(
     assert await epochs(live) == [3, 3]
 
 
-async def test_a_failed_broadcast_is_sent_again_only_to_who_missed_it(fleet: Fleet) -> None:
+async def test_broadcast_retry_goes_only_to_the_worker_that_missed_it(fleet: Fleet) -> None:
     good, bad = await fleet.start(2)
     bad.failing["/update_named_param/"] = 500
     live = await fleet.gateway(entry("trl", partial="fail"))
@@ -114,7 +114,7 @@ async def test_a_failed_broadcast_is_sent_again_only_to_who_missed_it(fleet: Fle
     assert await epochs(live) == [1, 1]
 
 
-async def test_a_trainer_that_left_and_asks_again_loads_nothing_twice(fleet: Fleet) -> None:
+async def test_broadcast_retry_after_a_disconnect_loads_nothing_twice(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     go_on = asyncio.Event()
     worker.before = go_on.wait
@@ -129,7 +129,7 @@ async def test_a_trainer_that_left_and_asks_again_loads_nothing_twice(fleet: Fle
     assert worker.told("/update_weights") == 2  # the second answer was heard, so a third is new
 
 
-async def test_what_all_refuse_is_answered_as_they_do_and_parts_nobody(fleet: Fleet) -> None:
+async def test_broadcast_that_all_workers_reject_quarantines_none(fleet: Fleet) -> None:
     for worker in await fleet.start(2):
         worker.failing["/batch_update_named_params/"] = 404
     live = await fleet.gateway()
@@ -139,7 +139,7 @@ async def test_what_all_refuse_is_answered_as_they_do_and_parts_nobody(fleet: Fl
 
 
 @pytest.mark.parametrize("status", [500, None])
-async def test_what_nobody_takes_is_told_so_and_may_be_tried_again(
+async def test_broadcast_that_fails_everywhere_quarantines_none_and_can_be_retried(
     fleet: Fleet, status: int | None
 ) -> None:
     workers = await fleet.start(2)
@@ -157,7 +157,7 @@ async def test_what_nobody_takes_is_told_so_and_may_be_tried_again(
     assert (await post(live, "/update_weights")).status_code == 200
 
 
-async def test_without_any_worker_a_broadcast_is_refused(fleet: Fleet) -> None:
+async def test_broadcast_returns_503_without_a_fit_worker(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     live = await fleet.gateway()
     live.gateway.workers.all[0].mark("test", "down", "as told")
@@ -166,7 +166,9 @@ async def test_without_any_worker_a_broadcast_is_refused(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("state", ["down", "ejected"])
-async def test_who_is_away_is_not_told_and_comes_back_quarantined(fleet: Fleet, state: str) -> None:
+async def test_broadcast_skips_an_absent_worker_which_returns_quarantined(
+    fleet: Fleet, state: str
+) -> None:
     _, away = await fleet.start(2)
     live = await fleet.gateway()
     worker = live.gateway.workers.all[1]
@@ -180,7 +182,7 @@ async def test_who_is_away_is_not_told_and_comes_back_quarantined(fleet: Fleet, 
     assert worker in live.gateway.workers.serving().fit
 
 
-async def test_who_comes_back_during_a_broadcast_has_missed_it(fleet: Fleet) -> None:
+async def test_broadcast_quarantines_a_worker_that_returns_during_it(fleet: Fleet) -> None:
     here, away = await fleet.start(2)
     live = await fleet.gateway()
     worker = live.gateway.workers.all[1]
@@ -194,7 +196,7 @@ async def test_who_comes_back_during_a_broadcast_has_missed_it(fleet: Fleet) -> 
     assert await quarantined(live) == {id_of(away)}
 
 
-async def test_who_was_down_or_came_later_may_not_have_the_last_update(fleet: Fleet) -> None:
+async def test_broadcast_quarantines_workers_that_restarted_or_joined_later(fleet: Fleet) -> None:
     _, second, late = await fleet.start(3)
     live = await fleet.gateway()
     registry = live.gateway.workers
@@ -212,7 +214,7 @@ async def test_who_was_down_or_came_later_may_not_have_the_last_update(fleet: Fl
     assert await quarantined(live) == set()
 
 
-async def test_who_did_not_join_the_group_has_no_update_whatever_it_says(fleet: Fleet) -> None:
+async def test_broadcast_quarantines_a_worker_that_did_not_join_the_group(fleet: Fleet) -> None:
     _, bad = await fleet.start(2)
     bad.failing["/init_communicator/"] = 500
     live = await fleet.gateway()
@@ -234,7 +236,7 @@ async def test_who_did_not_join_the_group_has_no_update_whatever_it_says(fleet: 
         ("/update_weight_version", "/update_weight_version"),
     ],
 )
-async def test_other_steps_that_one_missed_are_caught_up_alone(
+async def test_broadcast_quarantine_ends_when_the_missed_step_succeeds(
     fleet: Fleet, path: str, heals: str
 ) -> None:
     _, bad = await fleet.start(2)
@@ -247,7 +249,7 @@ async def test_other_steps_that_one_missed_are_caught_up_alone(
     assert await quarantined(live) == set()
 
 
-async def test_leaving_the_group_parts_nobody(fleet: Fleet) -> None:
+async def test_broadcast_to_close_the_group_quarantines_none(fleet: Fleet) -> None:
     _, bad = await fleet.start(2)
     bad.failing["/close_communicator/"] = 500
     live = await fleet.gateway()
@@ -255,7 +257,7 @@ async def test_leaving_the_group_parts_nobody(fleet: Fleet) -> None:
     assert await quarantined(live) == set()
 
 
-async def test_the_version_is_that_of_the_workers_that_took_it(fleet: Fleet) -> None:
+async def test_broadcast_sets_the_version_of_the_workers_that_accepted_it(fleet: Fleet) -> None:
     _, bad = await fleet.start(2)
     bad.failing["/update_weight_version"] = 500
     live = await fleet.gateway()
@@ -263,7 +265,7 @@ async def test_the_version_is_that_of_the_workers_that_took_it(fleet: Fleet) -> 
     assert [worker.weight_version for worker in live.gateway.workers.all] == ["step-7", None]
 
 
-async def test_a_long_list_of_workers_is_cut_in_the_header(fleet: Fleet) -> None:
+async def test_broadcast_header_truncates_a_long_list_of_workers(fleet: Fleet) -> None:
     await fleet.start(1)
     live = await fleet.gateway()
     registry = live.gateway.workers
@@ -275,7 +277,7 @@ async def test_a_long_list_of_workers_is_cut_in_the_header(fleet: Fleet) -> None
     assert answer.headers["x-gateway-broadcast"].endswith(" w31 +8")
 
 
-async def test_the_quarantine_ends_with_the_plugin(fleet: Fleet) -> None:
+async def test_broadcast_quarantine_ends_with_the_plugin(fleet: Fleet) -> None:
     _, bad = await fleet.start(2)
     bad.failing["/resume"] = 500
     live = await fleet.gateway()

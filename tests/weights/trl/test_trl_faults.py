@@ -41,7 +41,7 @@ async def eject(live: Live, place: int) -> None:
     raise AssertionError("it has not been ejected")
 
 
-async def test_fault_1_bad_requests_eject_nobody(fleet: Fleet) -> None:
+async def test_fault_1_bad_requests_eject_no_worker(fleet: Fleet) -> None:
     workers = await fleet.start(2)
     for worker in workers:
         worker.failing["/generate/"] = 422
@@ -50,7 +50,7 @@ async def test_fault_1_bad_requests_eject_nobody(fleet: Fleet) -> None:
     assert [state_of(live, place) for place in (0, 1)] == ["up", "up"]
 
 
-async def test_fault_2_one_failed_probe_is_no_reason(fleet: Fleet) -> None:
+async def test_fault_2_one_failed_probe_marks_no_worker_down(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     worker.failing["/health"] = 500
 
@@ -66,7 +66,7 @@ async def test_fault_2_one_failed_probe_is_no_reason(fleet: Fleet) -> None:
     assert state_of(live, 0) == "up"
 
 
-async def test_fault_2_after_the_cooldown_one_call_at_a_time_tries_it(fleet: Fleet) -> None:
+async def test_fault_2_breaker_sends_one_trial_call_at_a_time_after_cooldown(fleet: Fleet) -> None:
     good, bad = await fleet.start(2)
     bad.failing["/generate/"] = 500
     live = await fleet.gateway(COOLDOWN_SECONDS="0.05")
@@ -86,7 +86,7 @@ async def test_fault_2_after_the_cooldown_one_call_at_a_time_tries_it(fleet: Fle
     assert good.told("/generate/") > 11
 
 
-async def test_fault_3_another_worker_is_asked_in_place_of_one_that_is_gone(fleet: Fleet) -> None:
+async def test_fault_3_failover_replaces_an_unreachable_worker(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))
@@ -99,7 +99,9 @@ async def test_fault_3_another_worker_is_asked_in_place_of_one_that_is_gone(flee
         assert any("x-gateway-attempts" in one.headers for one in answers)
 
 
-async def test_fault_3_what_a_worker_may_have_run_is_not_run_twice(fleet: Fleet) -> None:
+async def test_fault_3_failover_does_not_repeat_a_generation_that_may_have_run(
+    fleet: Fleet,
+) -> None:
     workers = await fleet.start(2)
 
     async def dies() -> None:
@@ -114,7 +116,7 @@ async def test_fault_3_what_a_worker_may_have_run_is_not_run_twice(fleet: Fleet)
     assert sum(worker.told("/generate/") for worker in workers) == 1
 
 
-async def test_fault_4_a_version_that_nobody_reports_is_not_ignored(fleet: Fleet) -> None:
+async def test_fault_4_calls_are_rejected_if_no_worker_reports_the_version(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     live = await fleet.gateway(REQUIRED_MODEL_VERSION="2025-10-23a", HEALTH_INTERVAL="0.01")
     await until(lambda: worker.told("/health/") > 1)
@@ -125,7 +127,7 @@ async def test_fault_4_a_version_that_nobody_reports_is_not_ignored(fleet: Fleet
     assert (await live.client.get("/health")).status_code == 503
 
 
-async def test_fault_5_a_session_moves_once_and_comes_back(fleet: Fleet) -> None:
+async def test_fault_5_session_moves_once_and_returns_to_its_worker(fleet: Fleet) -> None:
     await fleet.start(4)
     live = await fleet.gateway()
     home = (await generated(live, session="s")).headers["x-backend"]
@@ -138,7 +140,7 @@ async def test_fault_5_a_session_moves_once_and_comes_back(fleet: Fleet) -> None
     assert (await generated(live, session="s")).headers["x-backend"] == home
 
 
-async def test_fault_5_nobody_is_refused_while_one_has_room(fleet: Fleet) -> None:
+async def test_fault_5_sessions_spill_and_wait_instead_of_being_rejected(fleet: Fleet) -> None:
     workers = await fleet.start(3)
     go_on = holding(*workers)
     live = await fleet.gateway(MAX_INFLIGHT_PER_BACKEND="1")
@@ -149,7 +151,7 @@ async def test_fault_5_nobody_is_refused_while_one_has_room(fleet: Fleet) -> Non
     assert {(await call).status_code for call in calls} == {200}  # the fourth has waited
 
 
-async def test_fault_6_broadcasts_go_at_once_to_who_is_there_and_tell_the_truth(
+async def test_fault_6_broadcast_runs_concurrently_and_reports_each_failure(
     fleet: Fleet,
 ) -> None:
     good, ejected, failing = workers = await fleet.start(3)
@@ -175,7 +177,7 @@ async def test_fault_6_broadcasts_go_at_once_to_who_is_there_and_tell_the_truth(
     assert fit == [good.url]
 
 
-async def test_fault_7_a_body_too_large_is_refused_unread(fleet: Fleet) -> None:
+async def test_fault_7_too_large_body_is_rejected_unread(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     live = await fleet.gateway(MAX_BODY_MB="1")
     async with RawClient(*live.server.address) as client:
@@ -185,7 +187,7 @@ async def test_fault_7_a_body_too_large_is_refused_unread(fleet: Fleet) -> None:
     assert not worker.requests
 
 
-async def test_fault_7_a_time_out_is_told_as_one(fleet: Fleet) -> None:
+async def test_fault_7_worker_timeout_returns_504(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     worker.failing["/generate/"] = None
     live = await fleet.gateway(REQUEST_TIMEOUT="0.05")
@@ -196,7 +198,7 @@ async def test_fault_7_a_time_out_is_told_as_one(fleet: Fleet) -> None:
     )
 
 
-async def test_fault_7_health_fails_with_words(fleet: Fleet) -> None:
+async def test_fault_7_health_of_an_unreachable_worker_returns_an_error_body(fleet: Fleet) -> None:
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
@@ -208,7 +210,7 @@ async def test_fault_7_health_fails_with_words(fleet: Fleet) -> None:
         )
 
 
-async def test_fault_7_connections_are_kept(fleet: Fleet) -> None:
+async def test_fault_7_worker_connections_are_reused(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     live = await fleet.gateway()
     for _ in range(5):

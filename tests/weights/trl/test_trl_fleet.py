@@ -112,7 +112,7 @@ class Run:
 
 
 @given(st.lists(acts, max_size=14))
-def test_who_gets_calls_has_the_same_weights(script: list[Act]) -> None:
+def test_fit_workers_always_have_the_same_weights(script: list[Act]) -> None:
     run = Run()
     for act in script:
         run.act(act)
@@ -120,7 +120,7 @@ def test_who_gets_calls_has_the_same_weights(script: list[Act]) -> None:
 
 
 @given(st.lists(acts, max_size=8))
-def test_a_whole_update_brings_everybody_back(script: list[Act]) -> None:
+def test_complete_update_makes_every_worker_fit_again(script: list[Act]) -> None:
     run = Run()
     everybody = frozenset(NAMES)
     for act in (*script, *(Act(what, everybody) for what in ("begin", "load", "end"))):

@@ -68,7 +68,7 @@ def stopping(worker: TrlWorker, at: str) -> asyncio.Event:
     return go_on
 
 
-async def test_calls_wait_from_an_update_s_start_to_its_finish(fleet: Fleet) -> None:
+async def test_calls_wait_from_the_start_of_an_update_to_its_finish(fleet: Fleet) -> None:
     workers = await fleet.start(2)
     live = await fleet.gateway(entry("trl"))
     assert await post(live, "/start_weight_update") == 200
@@ -81,7 +81,7 @@ async def test_calls_wait_from_an_update_s_start_to_its_finish(fleet: Fleet) -> 
     assert not any(worker.died for worker in workers)
 
 
-async def test_an_update_waits_for_the_calls_that_run(fleet: Fleet) -> None:
+async def test_update_waits_for_running_calls(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     go_on = stopping(worker, "/generate/")
     live = await fleet.gateway(entry("trl"))
@@ -99,7 +99,7 @@ async def test_an_update_waits_for_the_calls_that_run(fleet: Fleet) -> None:
     assert not worker.died
 
 
-async def test_an_update_that_cannot_begin_says_so_and_lets_calls_on(fleet: Fleet) -> None:
+async def test_update_fails_and_releases_calls_if_workers_do_not_drain(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     go_on = stopping(worker, "/generate/")
     live = await fleet.gateway(entry("trl", drain_timeout=0.05))
@@ -112,7 +112,7 @@ async def test_an_update_that_cannot_begin_says_so_and_lets_calls_on(fleet: Flee
     assert [(await one).status_code for one in (call, await begun(live))] == [200, 200]
 
 
-async def test_calls_frozen_by_a_pause_do_not_keep_an_update_waiting(fleet: Fleet) -> None:
+async def test_update_does_not_wait_for_calls_frozen_by_a_pause(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     go_on = stopping(worker, "/generate/")
     live = await fleet.gateway(entry("trl", drain_timeout=20.0))
@@ -128,7 +128,7 @@ async def test_calls_frozen_by_a_pause_do_not_keep_an_update_waiting(fleet: Flee
     assert [(await one).status_code for one in (frozen, waiting)] == [200, 200]
 
 
-async def test_a_call_that_has_passed_the_gate_already_meets_no_update(fleet: Fleet) -> None:
+async def test_call_past_the_gate_waits_for_a_started_update(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     live = await fleet.gateway(entry("trl"), entry(Slow))
     slow = live.plugin(Slow)
@@ -144,7 +144,7 @@ async def test_a_call_that_has_passed_the_gate_already_meets_no_update(fleet: Fl
     assert not worker.died
 
 
-async def test_an_update_that_nobody_begins_holds_nobody(fleet: Fleet) -> None:
+async def test_update_that_no_worker_starts_holds_no_call(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     worker.failing["/start_weight_update"] = 500
     live = await fleet.gateway(entry("trl"))
@@ -152,7 +152,7 @@ async def test_an_update_that_nobody_begins_holds_nobody(fleet: Fleet) -> None:
     assert (await (await begun(live))).status_code == 200
 
 
-async def test_who_does_not_finish_an_update_holds_up_nobody_else(fleet: Fleet) -> None:
+async def test_worker_that_fails_to_finish_an_update_holds_up_no_other(fleet: Fleet) -> None:
     good, bad = await fleet.start(2)
     bad.failing["/finish_weight_update"] = 500
     live = await fleet.gateway(entry("trl"))
@@ -163,7 +163,7 @@ async def test_who_does_not_finish_an_update_holds_up_nobody_else(fleet: Fleet) 
     assert (good.told("/generate/"), bad.told("/generate/")) == (4, 0)
 
 
-async def test_who_waits_too_long_for_an_update_is_told(fleet: Fleet) -> None:
+async def test_call_that_waits_too_long_for_an_update_gets_503(fleet: Fleet) -> None:
     await fleet.start(1)
     live = await fleet.gateway(entry("trl", max_wait=0.05))
     await post(live, "/start_weight_update")
@@ -172,7 +172,7 @@ async def test_who_waits_too_long_for_an_update_is_told(fleet: Fleet) -> None:
     assert answer.headers["retry-after"]
 
 
-async def test_who_may_not_broadcast_is_refused(fleet: Fleet) -> None:
+async def test_broadcast_requires_the_admin_scope(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     live = await fleet.gateway(entry(Keys), entry("trl"))
     told = [
@@ -201,7 +201,7 @@ def versions(worker: TrlWorker, path: str, body: bytes) -> None:
         ("/health/", b"[" * 100_000, False),
     ],
 )
-async def test_only_the_required_version_gets_calls(
+async def test_workers_get_calls_only_with_the_required_version(
     fleet: Fleet, path: str, body: bytes, fit: bool
 ) -> None:
     [worker] = await fleet.start(1)
@@ -215,7 +215,7 @@ async def test_only_the_required_version_gets_calls(
         assert "version 7" in answer.json()["error"]["message"]
 
 
-async def test_an_unknown_version_is_let_through_only_where_that_is_said(
+async def test_worker_of_unknown_version_gets_calls_only_if_configured(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     silent, other = await fleet.start(2)
@@ -232,7 +232,7 @@ async def test_an_unknown_version_is_let_through_only_where_that_is_said(
     assert sum("has version 6; required is 7" in one for one in said) == 1
 
 
-async def test_a_version_that_comes_is_seen(fleet: Fleet) -> None:
+async def test_worker_becomes_fit_when_it_reports_the_required_version(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     versions(worker, "/weight_info", b'{"weight_version":"6"}')
     live = await fleet.gateway(entry("trl", required_version="7", version_interval=0.01))
@@ -245,7 +245,7 @@ async def test_a_version_that_comes_is_seen(fleet: Fleet) -> None:
     assert registry.all[0].weight_version == "7"
 
 
-async def test_a_version_that_is_set_counts_at_once(fleet: Fleet) -> None:
+async def test_version_update_makes_a_worker_fit_at_once(fleet: Fleet) -> None:
     [worker] = await fleet.start(1)
     worker.failing["/weight_info"] = None
     live = await fleet.gateway(entry("trl", required_version="7"))
@@ -254,7 +254,7 @@ async def test_a_version_that_is_set_counts_at_once(fleet: Fleet) -> None:
     assert (await (await begun(live))).status_code == 200
 
 
-async def test_a_worker_that_comes_later_must_say_its_version_too(fleet: Fleet) -> None:
+async def test_added_worker_is_unfit_until_its_version_is_known(fleet: Fleet) -> None:
     first, late = await fleet.start(2)
     for worker in (first, late):
         versions(worker, "/weight_info", b'{"weight_version":"7"}')

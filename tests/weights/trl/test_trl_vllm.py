@@ -43,7 +43,7 @@ async def client_told(url: str) -> dict[str, Any]:
     return found
 
 
-async def test_trl_s_client_works_through_the_gateway() -> None:
+async def test_trl_client_works_through_the_gateway() -> None:
     config = msgspec.structs.replace(
         shipped(BACKENDS=URLS), storage=StorageSettings(path=":memory:")
     )
@@ -60,7 +60,7 @@ async def test_trl_s_client_works_through_the_gateway() -> None:
     assert not any(one["updating"] or one["paused"] for one in standing["workers"])
 
 
-async def test_what_trl_s_client_gets_is_what_a_worker_says_itself() -> None:
+async def test_gateway_returns_the_choices_of_the_worker_itself() -> None:
     prompt = {"model": "tiny", "prompt": [[46, 728]], "max_tokens": 4, "temperature": 0}
     config = msgspec.structs.replace(
         shipped(BACKENDS=URLS), storage=StorageSettings(path=":memory:")
@@ -72,7 +72,7 @@ async def test_what_trl_s_client_gets_is_what_a_worker_says_itself() -> None:
 
 
 @pytest.mark.parametrize("pausing", [False, True], ids=["drained", "paused"])
-async def test_updates_under_load_cost_no_call_and_no_engine(*, pausing: bool) -> None:
+async def test_updates_under_load_fail_no_call_and_kill_no_engine(*, pausing: bool) -> None:
     prompt = {"model": "tiny", "prompt": "Hello", "max_tokens": 60, "ignore_eos": True}
     config = msgspec.structs.replace(
         shipped(BACKENDS=URLS), storage=StorageSettings(path=":memory:")
