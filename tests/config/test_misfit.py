@@ -47,12 +47,12 @@ class Outer(msgspec.Struct):
         ({"more": 1, "name": None}, "name", "expected text"),
     ],
 )
-def test_the_field_and_what_it_should_be(value: Any, name: str, problem: str) -> None:
+def test_misfit_names_the_field_and_its_expected_type(value: Any, name: str, problem: str) -> None:
     found = misfit(value, Outer)
     assert found is not None
     assert (found.name, found.problem) == (name, problem)
 
 
-def test_what_fits() -> None:
+def test_misfit_is_none_for_a_value_that_fits() -> None:
     assert misfit({"name": "", "raw": {"a": 1}, "more": 2}, Outer) is None
     assert misfit({"name": "", "limit": "7"}, Outer, strict=False) is None

@@ -19,7 +19,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
     assert not faults, "\n  ".join(["A relative link leads to a file and a heading.", *faults])
 
 
-def test_missing_files_and_headings_are_found(tmp_path: Path) -> None:
+def test_link_check_finds_missing_files_and_headings(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A `b`: c\n\n## C\n\n## C\n\n```\n# no heading, [no](link)\n```\n[d](#e)\n")
     assert anchors(page) == {"a-b-c", "c", "c-1"}

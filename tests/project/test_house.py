@@ -113,7 +113,7 @@ def test_the_core_does_not_import_plugins() -> None:
     assert not wrong, report("gateway/ imports nothing from plugins/.", places(wrong))
 
 
-def test_circles_are_found() -> None:
+def test_circle_search_finds_a_circle() -> None:
     edges = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "e": {"e"}}
     assert circles(edges) == [["b", "c"], ["e"]]
 

@@ -40,7 +40,7 @@ def pins(name: str) -> dict[str, list[Version]]:
         ("lock.txt", [Requirement("uv")]),
     ],
 )
-def test_all_that_is_asked_for_is_pinned(name: str, wanted: list[Requirement]) -> None:
+def test_requirements_pin_every_dependency(name: str, wanted: list[Requirement]) -> None:
     pinned = pins(name)
     for one in wanted:
         versions = pinned.get(canonicalize_name(one.name), [])
@@ -49,12 +49,12 @@ def test_all_that_is_asked_for_is_pinned(name: str, wanted: list[Requirement]) -
             assert one.specifier.contains(version, prereleases=True), f"`make lock`: {one}"
 
 
-def test_what_runs_is_what_was_tested() -> None:
+def test_run_pins_equal_the_tested_pins() -> None:
     tested = pins("dev.txt")
     assert {name: tested.get(name) for name in pins("run.txt")} == pins("run.txt")
 
 
-def test_the_lowest_are_the_bounds() -> None:
+def test_lowest_pins_equal_the_lower_bounds() -> None:
     """So each bound is one that the tests have seen, and there is no package without one."""
     lowest = pins("lowest.txt")
     for one in RUN:
@@ -64,7 +64,7 @@ def test_the_lowest_are_the_bounds() -> None:
         assert any(part.operator in (">=", "==") for part in one.specifier), one
 
 
-def test_no_place_is_named() -> None:
+def test_requirements_name_no_index() -> None:
     """Where packages come from is for whoever installs them to say."""
     for file in (ROOT / "requirements").iterdir():
         text = file.read_text()

@@ -47,30 +47,30 @@ def test_execute_returns_the_number_of_rows_changed(db: Database) -> None:
     assert db.execute("DELETE FROM notes WHERE text = 'a'") == 0
 
 
-def test_a_row_against_a_constraint_is_named_so(db: Database) -> None:
+def test_insert_raises_constraint_violated(db: Database) -> None:
     with pytest.raises(ConstraintViolated):
         db.insert(INSERT, [(None,)])
 
 
 @pytest.mark.parametrize("sql", ["SELECT * FROM nowhere", "SELECT", "DELETE FROM notes WHERE no"])
-def test_a_wrong_statement_is_no_fault_of_the_file(db: Database, sql: str) -> None:
+def test_wrong_statement_is_not_reported_as_unavailable_storage(db: Database, sql: str) -> None:
     with pytest.raises(StorageError) as caught:
         db.select(sql)
     assert type(caught.value) is StorageError
 
 
-def test_a_missing_parameter_is_an_invalid_statement(db: Database) -> None:
+def test_missing_parameter_raises_invalid_statement(db: Database) -> None:
     with pytest.raises(InvalidStatement):
         db.select("SELECT :text", {"other": 1})
 
 
-def test_an_error_while_rows_are_read_is_translated(db: Database) -> None:
+def test_select_translates_errors_while_rows_are_read(db: Database) -> None:
     rows = db.select("SELECT 1 UNION ALL SELECT abs(-9223372036854775808)")
     with pytest.raises(StorageError):
         list(rows)
 
 
-def test_the_version_changes_with_commits_of_others_only(tmp_path: Path) -> None:
+def test_version_changes_only_with_commits_of_other_connections(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     with (
         closing(open_for_writing(path, "process", [NOTES])) as one,
@@ -104,7 +104,7 @@ def test_migrations_of_two_plugins_may_have_steps_of_one_name(db: Connection) ->
     assert list(db.select("SELECT 1 FROM one, other")) == []
 
 
-async def test_a_command_reads_a_snapshot_and_changes_nothing(tmp_path: Path) -> None:
+async def test_open_read_only_yields_a_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     notes = Notes()
     async with opened(path) as storage:
@@ -127,7 +127,7 @@ async def test_a_command_reads_a_snapshot_and_changes_nothing(tmp_path: Path) ->
         ("garbage", "garbage: cannot be read: "),
     ],
 )
-def test_a_command_without_a_database_is_told_why(
+def test_open_read_only_explains_why_there_is_no_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,7 +138,7 @@ def test_a_command_without_a_database_is_told_why(
             pass
 
 
-def test_an_error_of_the_storage_in_a_command_names_the_file(tmp_path: Path) -> None:
+def test_open_read_only_names_the_file_of_an_error(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     open_for_writing(path, "process", []).close()
     with pytest.raises(ConfigError, match=f"{path}: cannot be read: "):

@@ -34,7 +34,7 @@ def literals(tree: ast.Module) -> Iterator[str]:
             yield node.value
 
 
-def test_paths_of_apis_stand_in_one_place() -> None:
+def test_api_paths_stand_only_in_wire() -> None:
     found = set()
     for file in files():
         name = str(file.relative_to(ROOT))

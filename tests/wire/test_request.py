@@ -27,7 +27,7 @@ from gateway.wire.request import is_true, read_bounds, read_head
         (0.0, False),
     ],
 )
-def test_stream_is_read_as_by_pydantic(value: object, streams: bool) -> None:
+def test_request_head_reads_stream_as_pydantic_does(value: object, streams: bool) -> None:
     head = read_head(json.dumps({"stream": value, "model": "m"}).encode())
     assert (head.model, head.streams) == ("m", streams)
     assert is_true(value) is streams
@@ -48,15 +48,15 @@ def test_stream_is_read_as_by_pydantic(value: object, streams: bool) -> None:
         (b'{"stream":' + b"[" * 5_000 + b"]" * 5_000 + b"}", False),
     ],
 )
-def test_stream_is_read_from_the_top_level_alone(body: bytes, streams: bool) -> None:
+def test_request_head_reads_stream_at_the_top_level_only(body: bytes, streams: bool) -> None:
     assert read_head(body).streams is streams
 
 
 @given(st.binary() | st.from_type(object).map(lambda value: repr(value).encode()))
-def test_any_body_is_read(body: bytes) -> None:
+def test_request_head_reads_any_body(body: bytes) -> None:
     assert read_head(body).streams in (True, False)
     assert read_bounds(body).n is None or isinstance(read_bounds(body).n, int)
 
 
-def test_a_wrong_stream_does_not_hide_the_model() -> None:
+def test_request_head_reads_the_model_beside_a_wrong_stream() -> None:
     assert read_head(b'{"model":"m","stream":[]}').model == "m"
