@@ -283,7 +283,7 @@ def test_work_turns_the_load_generator_s_output_into_a_reading(tmp_path: Path) -
 def test_used_adds_the_cpu_time_of_child_processes() -> None:
     burn = "import time\nwhile time.process_time() < 0.2: pass"
     run = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\n"
-    code = f"{run}print('burnt', flush=True)\ninput()"
+    code = f"{run}print('burnt', flush=True)\nimport signal\nsignal.pause()"
     with pinned([sys.executable, "-c", code], MEASURED) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"burnt\n"
