@@ -42,8 +42,9 @@ class GatewayFor(Protocol):
     """The fixture `gateway_for`: starts a gateway that serves until the test ends.
 
     `plugins` are names as in the configuration file, classes, or results of `entry`. The worker is
-    the test's simulator unless `workers` names others. `settings` are fields of the Config; the
-    database is deleted with the gateway unless `storage` names a path.
+    the test's simulator unless `workers` names others. `settings` are fields of the Config, their
+    sections Structs or mappings such as `storage={"path": "notes.db"}`; the database is deleted
+    with the gateway unless `storage` names a path.
     """
 
     async def __call__(

@@ -23,6 +23,9 @@ MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell 
 CHAT = ("/v1/chat/completions", {"messages": MESSAGES})
 COMPLETIONS = ("/v1/completions", {"prompt": ["The harbour", "A boat"]})
 
+MOST_LINES = {"feedback.py": 75}
+"""Of the example that has a table, routes and a metric; the others have at most 25."""
+
 Body = dict[str, Any]
 
 
@@ -31,9 +34,9 @@ def example(name: str, **options: object) -> PluginEntry:
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
-def test_each_example_has_at_most_25_lines(file: Path) -> None:
+def test_each_example_is_short(file: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if line]
-    assert len(lines) <= 25
+    assert len(lines) <= MOST_LINES.get(file.name, 25)
 
 
 async def parts_of(client: httpx.AsyncClient, path: str, body: Body) -> list[Body]:

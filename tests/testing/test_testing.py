@@ -301,6 +301,18 @@ async def test_entry_names_a_plugin_by_its_top_level_class(gateway_for: GatewayF
         gateway.plugin(Door)
 
 
+async def test_gateway_for_takes_sections_as_mappings(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "notes.db")
+    first = await gateway_for(storage={"path": path}, failover={"max_workers": 1})
+    async with live(first.gateway.config) as second:
+        config = second.gateway.config
+        assert (config.storage.path, config.failover.max_workers) == (path, 1)
+    with pytest.raises(msgspec.ValidationError, match="unknown field `pth`"):
+        await gateway_for(storage={"pth": path})
+
+
 @pytest.mark.parametrize("mode", ["auto", "strict"])
 def test_plugin_guide_s_example_tests_pass(tmp_path: Path, mode: str) -> None:
     codes = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
