@@ -110,6 +110,17 @@ def test_former_variable_works_warns_and_contradicts_the_present_one(path: Path)
     ]
 
 
+def test_variable_of_a_section_alone_is_ignored_whichever_name_it_has() -> None:
+    for name in ("GATEWAY_LIMITS", "GATEWAY_SERVER_LIMITS", "GATEWAY_TIMEOUTS"):
+        assert load(environ={name: "x"}) == load()
+
+
+def test_misspelt_former_variable_is_reported_with_the_present_name() -> None:
+    assert problems("", {"GATEWAY_DBPATH": "d"}) == [
+        'GATEWAY_DBPATH: unknown variable; did you mean "GATEWAY_STORAGE__PATH"?'
+    ]
+
+
 def test_former_option_of_the_command_line_works_and_warns() -> None:
     config = load(overrides={"db_path": "d"})
     assert (config.storage.path, config.warnings) == (

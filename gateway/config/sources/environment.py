@@ -81,12 +81,12 @@ def environment(
     `used` are the names that the file refers to: they serve another purpose, so they are skipped.
     """
     known = variables()
-    former = {_variable(path): path for path in former_paths(Config)}
+    former, present = _former_variables(known)
     strange = environ.keys() - known.keys() - former.keys() - {f"{PREFIX}CONFIG", *used}
     problems.extend(
-        f'{name}: unknown variable; did you mean "{close}"?'
+        f'{name}: unknown variable; did you mean "{present.get(close, close)}"?'
         for name in sorted(strange)
-        if name.startswith(PREFIX) and (close := _close(name, known))
+        if name.startswith(PREFIX) and (close := _close(name, known | former))
     )
     theirs = _layer(_set(_MIGRATED, environ), _variable, problems, [])
     ours = _layer(_set(former | known, environ), _variable, problems, warnings)
@@ -104,6 +104,20 @@ def command_line(overrides: Mapping[str, object], problems: list[str], warnings:
             problems.append(line(_option(path), name, str(error)))
     layer = replace(_layer(given, _option, problems, warnings), place="command line")
     return with_new_names(layer, Config, problems, warnings)
+
+
+def _former_variables(known: Collection[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the former path, and the present variable, by each former variable's name.
+
+    As no variable sets a section as a whole, a former section has none either.
+    """
+    paths: dict[str, Path] = {}
+    present: dict[str, str] = {}
+    for path, (now, _) in former_paths(Config).items():
+        if _variable(now) in known:
+            paths[_variable(path)] = path
+            present[_variable(path)] = _variable(now)
+    return paths, present
 
 
 def _set(names: Mapping[str, Path], environ: Mapping[str, str]) -> dict[Path, Node]:
