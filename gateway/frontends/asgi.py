@@ -1,7 +1,8 @@
 """The caller behind any ASGI server: accepts a response without blocking, reports a disconnect.
 
 The response is written from the worker's read callback, which cannot await anything, so a Task
-sends the queued messages. Under the gateway's own server `gateway.direct` needs no such Task.
+sends the queued messages. Under the gateway's own server `gateway.frontends.uvicorn` needs no such
+Task.
 """
 
 import asyncio

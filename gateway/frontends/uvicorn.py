@@ -4,7 +4,7 @@ ASGI's `send` is a coroutine for each message, checks every header again, and wr
 separately. The gateway relays a response from the worker's read callback, which cannot await
 anything; llhttp has checked the headers already, and each write is a system call. So if the server
 is the gateway's own uvicorn, without middleware between, this module frames the bytes and writes
-them once. `gateway.asgi` does the same through ASGI alone, for every other server.
+them once. `gateway.frontends.asgi` does the same through ASGI alone, for every other server.
 """
 
 import asyncio

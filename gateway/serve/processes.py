@@ -1,6 +1,6 @@
 """`gateway serve --processes N`: one port, one database, N processes, each a whole gateway.
 
-`supervisor.py` starts and replaces the processes, `sharing_port.py` lets them listen on one port,
+`supervisor.py` starts and replaces the processes, `sockets.py` lets them listen on one port,
 and `peers.py` carries their messages. docs/processes.md lists what is the same in all of them.
 """
 

@@ -1,4 +1,4 @@
-"""docs/architecture.md names every folder of the code, docs/README.md every manual."""
+"""docs/architecture.md names every folder, docs/README.md every manual, docstrings real files."""
 
 import ast
 import re
@@ -40,6 +40,24 @@ def test_architecture_page_names_an_existing_function_per_step() -> None:
     assert len(STEPS) > 15
     missing = [(path, name) for path, name in STEPS if name not in functions_in(path)]
     assert missing == []
+
+
+def named_files(text: str) -> set[str]:
+    """The Python files that a docstring names: `peers.py`, or at the start of a line."""
+    return set(re.findall(r"(?:^|`)([a-z_][\w/]*\.py)\b", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("root", ["gateway", "plugins/gateway_plugins"])
+def test_docstrings_of_modules_name_only_existing_files(root: str) -> None:
+    files = [file for file in (ROOT / root).rglob("*.py") if not file.match("gateway/testing/*")]
+    paths = [f"/{file.relative_to(ROOT)}" for file in files]
+    missing = {
+        (path, name)
+        for path, file in zip(paths, files, strict=True)
+        for name in named_files(ast.get_docstring(ast.parse(file.read_text())) or "")
+        if not any(other.endswith(f"/{name}") for other in paths)
+    }
+    assert missing == set()
 
 
 def test_docs_index_names_every_manual() -> None:
