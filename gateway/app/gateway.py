@@ -67,7 +67,7 @@ class Gateway:
         if local_handler is not None:
             self.workers.put((LocalWorker(local_handler, config),))
         everyone = plugins.new_since(None)
-        migrations = plugins.run("migrations", only=everyone).values()
+        migrations = plugins.migrations(only=everyone).values()
         self.storage = Storage(
             config,
             [*PersistedWorkers.migrations(config), *migrations],

@@ -239,7 +239,7 @@ class Reloader:
         )
 
     async def _migrate(self, plugins: Plugins, new: Collection[str]) -> None:
-        for name, found in plugins.run("migrations", only=new).items():
+        for name, found in plugins.migrations(only=new).items():
             try:
                 await self._gateway.storage.migrate([found])
             except StorageUnavailable:

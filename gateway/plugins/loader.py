@@ -19,6 +19,7 @@ from gateway.plugins.chains import Chains, Failures, Hook
 from gateway.plugins.discovery import find
 from gateway.plugins.plugin import SPECS, Plugin
 from gateway.plugins.validation import hook_problems, order_problems
+from gateway.storage.database import Migrations
 
 FOR_CALLS = frozenset(Chains.__struct_fields__) - {"failures"}
 """Hooks that run for each call; the others run at start-up or for the command line."""
@@ -95,6 +96,16 @@ class Plugins:
                 with self.naming_plugin(hook.plugin):
                     given[hook.plugin] = hook.run(*arguments)
         return given
+
+    def migrations(self, *, only: Collection[str]) -> dict[str, Migrations]:
+        """Return the tables of the plugins `only`, by plugin. Raises ConfigError."""
+        found = self.run("migrations", only=only)
+        for name, one in found.items():
+            with self.naming_plugin(name):
+                if not isinstance(one, Migrations):
+                    what = f"{type(one).__module__}.{type(one).__qualname__}"
+                    raise TypeError(f"`migrations` must return gateway.Migrations, not {what}")
+        return found
 
     def new_since(self, before: "Plugins | None") -> frozenset[str]:
         """Names of the plugins whose object is not among those of `before`."""

@@ -312,3 +312,21 @@ def test_gateways_in_one_process_share_nothing(write: Write) -> None:
     assert other.plugins.loaded[1].object.seen == []
     assert one.chains.failures is not other.chains.failures
     assert one.proxy.in_flight is not other.proxy.in_flight
+
+
+def test_migrations_of_another_kind_are_refused_with_the_name_of_the_plugin(write: Write) -> None:
+    """Such as those of sqlite-utils, which plugins returned before."""
+    source = """
+    class Migrations:
+        name = "notes"
+
+    @hookimpl
+    def migrations():
+        return Migrations()
+    """
+    file = write(source)
+    with pytest.raises(ConfigError) as raised:
+        Gateway(Config(plugins=(entry(file),)))
+    [problem] = raised.value.problems
+    assert "did not start: TypeError: `migrations` must return gateway.Migrations, not " in problem
+    assert problem.endswith(".Migrations")
