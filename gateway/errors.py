@@ -204,7 +204,7 @@ class NoWorker(CallError):
 
 
 class TooManyCalls(NoWorker):
-    """`limits.max_calls` calls are in flight already."""
+    """`server_limits.max_calls` calls are in flight already."""
 
     code = "too_many_calls"
 

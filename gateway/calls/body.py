@@ -112,7 +112,7 @@ class Body:
 
     def _too_large(self) -> None:
         raise BodyTooLarge(
-            f"the request body is larger than {self._limit} bytes (limits.max_body_bytes)",
+            f"the request body is larger than {self._limit} bytes (server_limits.max_body_bytes)",
             headers=((b"connection", b"close"),),
         )
 

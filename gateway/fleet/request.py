@@ -58,7 +58,8 @@ class _Gathering:
     def on_body(self, data: bytes) -> None:
         self._body += data
         if len(self._body) > self._max_bytes:
-            self.on_error(UpstreamError("the worker's answer is larger than limits.max_body_bytes"))
+            words = "the worker's answer is larger than server_limits.max_body_bytes"
+            self.on_error(UpstreamError(words))
 
     def on_end(self, data: bytes) -> None:
         self._connection.abort()  # now: the connection is in the pool, and no call may take it

@@ -244,8 +244,7 @@ class Proxy:
         serving = self._serving(call)
         if not serving.all and self._workers.mixed:
             await self._workers.refresh_models()  # the model may have been loaded just now
-            call, chains = exchange.call, exchange.chains
-        serving = self._serving(call)
+            serving = self._serving(call)
         if not serving.all and self._workers.mixed:
             raise _unknown_model(call.model or "")
         workers = allowed_workers(call, serving.fit)
@@ -279,7 +278,7 @@ class Proxy:
             raise Draining("the gateway is shutting down")
         most = self._settings.server_limits.max_calls
         if len(self.in_flight) > most:
-            raise TooManyCalls(f"{most} calls are in flight already (limits.max_calls)")
+            raise TooManyCalls(f"{most} calls are in flight already (server_limits.max_calls)")
 
     async def drain(self, seconds: float | None) -> None:
         """Reject new calls, wait up to `seconds` for those in flight, then end the others."""

@@ -232,7 +232,7 @@ class EventReader:
     def _give_up(self, splitter: Splitter) -> bytes:
         """Handle an event past the limit: forward the rest unparsed rather than fail the call."""
         self._splitter = self._strip_one = None
-        _note(self._call, "core: an event was larger than limits.max_event_bytes")
+        _note(self._call, "core: an event was larger than server_limits.max_event_bytes")
         held = self._stripper.close() if self._stripper is not None else b""
         return held + splitter.take_rest()
 
@@ -268,7 +268,7 @@ class AnswerReader:
 
     def _give_up(self, data: bytes) -> bytes:
         if self._parts:
-            _note(self._call, "core: the answer was larger than limits.max_body_bytes")
+            _note(self._call, "core: the answer was larger than server_limits.max_body_bytes")
         held = b"".join(self._parts) if self.rewrites else b""
         self._parts = []
         return held + data

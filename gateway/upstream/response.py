@@ -94,11 +94,12 @@ class ResponseParser:
         if self._head_size > self._max_header_bytes:
             raise UpstreamProtocol(
                 f"the worker's header is larger than {self._max_header_bytes} bytes "
-                "(limits.max_header_bytes)"
+                "(server_limits.max_header_bytes)"
             )
         if len(self.headers) > self._max_headers:
             raise UpstreamProtocol(
-                f"the worker sent more than {self._max_headers} header lines (limits.max_headers)"
+                f"the worker sent more than {self._max_headers} header lines "
+                "(server_limits.max_headers)"
             )
 
     def _measure_trailer(self, more: int) -> None:
@@ -107,7 +108,7 @@ class ResponseParser:
         if self._trailer_size > self._max_header_bytes and not self.complete:
             raise UpstreamProtocol(
                 f"the worker's trailer is larger than {self._max_header_bytes} bytes "
-                "(limits.max_header_bytes)"
+                "(server_limits.max_header_bytes)"
             )
 
     # llhttp calls these

@@ -106,7 +106,7 @@ def test_body_checks_the_content_length_against_the_limit(
     if fits:
         body.check_length()
         return
-    with pytest.raises(BodyTooLarge, match=r"larger than 4 bytes \(limits.max_body_bytes\)"):
+    with pytest.raises(BodyTooLarge, match=r"larger than 4 bytes \(server_limits.max_body_bytes\)"):
         body.check_length()
 
 

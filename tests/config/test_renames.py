@@ -1,6 +1,8 @@
 """Former names of fields and options: they work, warn, and contradict the present names."""
 
+import ast
 import json
+import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 from support.gateways.config_files import overridden, problems, read
+from support.paths import ROOT
 
 from gateway.config import Config, Node, PluginEntry, convert, former_names, load
 from gateway.config.hints import container_kind, fields_of
@@ -328,7 +331,23 @@ def test_renaming_a_configuration_never_raises(tree: object) -> None:
     assert with_new_names(node, Config, found, warnings) == node
 
 
-# the manual
+# messages and the manual
+
+
+@pytest.mark.parametrize("path", [path for path in FORMER if len(path) > 1], ids=".".join)
+def test_no_message_names_a_former_field(path: Path) -> None:
+    """A user who reads such a message would write the former name."""
+    name = re.compile(rf"(?<![\w.]){re.escape('.'.join(path))}\b")
+    found = [
+        (file.name, node.value)
+        for root in ("gateway", "plugins")
+        for file in sorted((ROOT / root).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and name.search(node.value)
+    ]
+    assert found == []
 
 
 def test_manual_lists_each_renamed_field_and_option() -> None:
