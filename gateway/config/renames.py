@@ -49,7 +49,7 @@ class Former(msgspec.Struct, frozen=True, kw_only=True):
     def notice(self, old: str, new: str, value: Node | None) -> str:
         """Return the warning for one use; `old` and `new` are the names as the user writes them."""
         if value is None:
-            return f"{old} is now called {new}; leave {old} out, this value has no effect"
+            return f"{old} is now called {new}; leave {old} out, this value sets nothing"
         text = f" (with the value {describe_value(value)})" if self.values is not None else ""
         return f"{old} is now called {new}{text}; the old name works until {self.until}"
 

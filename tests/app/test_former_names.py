@@ -70,7 +70,7 @@ def test_config_check_prints_former_names_and_is_content(
     code, out, err = run(capsys, "config", "check", str(file), "--store", "sqlite")
     assert not code
     assert out == "ok: 0 workers, 1 plugins\n"
-    ignored = "leave --store out, this value has no effect"
+    ignored = "leave --store out, this value sets nothing"
     assert err.splitlines() == [
         f"warning: {file}:1: `db_path` is now called `storage.path`; {UNTIL}",
         f"warning: --store is now called --storage-path; {ignored}",

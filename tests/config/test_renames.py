@@ -144,13 +144,30 @@ def test_store_sets_the_path_of_the_database() -> None:
     assert (named.storage.path, named.storage.durability) == ("d", "power")
     assert named.warnings[1] == (
         "gateway.yaml:2: `store` is now called `storage.path`; "
-        "leave `store` out, this value has no effect"
+        "leave `store` out, this value sets nothing"
     )
     assert problems("store: disk") == [
         'gateway.yaml:1: store: expected "memory" or "sqlite", got "disk"'
     ]
     assert problems("store: [1]")[0].endswith("got a list")
     assert problems("", {"GATEWAY_STORE": "disk"})[0].startswith("GATEWAY_STORE: expected ")
+
+
+@pytest.mark.parametrize("written", ["store: memory", "storage: {path: ':memory:'}"])
+@pytest.mark.parametrize(
+    ("environ", "overrides"),
+    [
+        ({"GATEWAY_STORE": "sqlite"}, {}),
+        ({"RLLM_GATEWAY_STORE": "SQLite"}, {}),
+        ({}, {"store": "sqlite"}),
+        ({"GATEWAY_STORE": "memory"}, {"store": "sqlite"}),
+    ],
+)
+def test_store_of_a_later_source_takes_the_database_out_of_memory(
+    written: str, environ: dict[str, str], overrides: dict[str, str]
+) -> None:
+    assert read(written, environ, **overrides).storage.path == "gateway.db"
+    assert read("db_path: d", environ, **overrides).storage.path == "d"
 
 
 def test_later_source_wins_whichever_name_it_uses() -> None:

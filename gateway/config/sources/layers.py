@@ -7,7 +7,7 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from gateway.config.conversion import convert
-from gateway.config.model import Config
+from gateway.config.model import MEMORY, Config
 from gateway.config.node import Node, merge
 from gateway.config.renames import with_new_names
 from gateway.config.sources.environment import command_line, environment
@@ -34,10 +34,13 @@ def load(
     references = References(environ, problems)
     lowest = _file(file, references, problems) if file is not None else Node({}, "defaults")
     lowest = with_new_names(lowest, Config, problems, warnings)
-    above = merge(
-        environment(environ, references.used, problems, warnings),
-        command_line(overrides, problems, warnings),
-    )
+    variables = environment(environ, references.used, problems, warnings)
+    stores = [environ.get(f"{prefix}_STORE") for prefix in ("RLLM_GATEWAY", "GATEWAY")]
+    if any(map(_is_file, stores)):
+        lowest = _out_of_memory(lowest)
+    if _is_file(overrides.get("store")):
+        lowest, variables = _out_of_memory(lowest), _out_of_memory(variables)
+    above = merge(variables, command_line(overrides, problems, warnings))
     config = convert(merge(lowest, above), Config, problems=problems)
     if config is None or problems:
         raise ConfigError(*problems)
@@ -45,6 +48,21 @@ def load(
     if file is None or (isinstance(above.value, dict) and "plugins" in above.value):
         return config
     return _beside(file, config)
+
+
+def _is_file(store: object) -> bool:
+    """Whether this value of the former field `store` asks for a file."""
+    return isinstance(store, str) and store.lower() == "sqlite"
+
+
+def _out_of_memory(layer: Node) -> Node:
+    """Return the layer without a `storage.path` in memory, which a later `store: sqlite` undoes."""
+    fields = layer.value if isinstance(layer.value, dict) else {}
+    storage = fields.get("storage")
+    if storage is None or not isinstance(storage.value, dict):
+        return layer
+    kept = {name: node for name, node in storage.value.items() if node.value != MEMORY}
+    return replace(layer, value={**fields, "storage": replace(storage, value=kept)})
 
 
 def _beside(file: Path, config: Config) -> Config:

@@ -12,10 +12,15 @@ from gateway.config import (
 from gateway.errors import ConfigError
 
 
-def read(text: str | bytes, environ: Mapping[str, str] = {}, name: str = "gateway.yaml") -> Config:
+def read(
+    text: str | bytes,
+    environ: Mapping[str, str] = {},
+    name: str = "gateway.yaml",
+    **overrides: object,
+) -> Config:
     file = Path(name)
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return load(file, environ)
+    return load(file, environ, overrides)
 
 
 def problems(
