@@ -4,7 +4,7 @@ An embedded gateway can build them in code.
 """
 
 import ipaddress
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -276,6 +276,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         force_setattr(self, "workers", distinct(self.workers))
+
+    def with_database(self, path: str | None) -> Self:
+        """Return the configuration with another file of the database; None: with the same."""
+        if path is None:
+            return self
+        return replace(self, storage=replace(self.storage, path=path))
 
 
 def is_loopback(host: str) -> bool:

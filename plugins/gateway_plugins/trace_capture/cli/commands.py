@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec.structs import replace
 
 from gateway import Config, ConfigError, Database, Trace
 from gateway_plugins.trace_capture.cli.export import (
@@ -154,15 +153,6 @@ def _moment(text: str) -> float:
     return found
 
 
-def _settings(options: Options) -> Config:
-    """Return the configuration, with the file that `--storage-path` names."""
-    settings: Config = options.settings
-    if options.storage_path is None:
-        return settings
-    storage = replace(settings.storage, path=options.storage_path)
-    return replace(settings, storage=storage)
-
-
 def _filter(options: Options) -> queries.TraceFilter:
     return queries.TraceFilter(
         session_ids=None if options.sessions is None else tuple(options.sessions),
@@ -192,7 +182,7 @@ def _naming_output(run: Run) -> Run:
 
 def _list(options: Options) -> int:
     wanted = _filter(options)
-    with opened(_settings(options)) as db:
+    with opened(options.settings.with_database(options.storage_path)) as db:
         limit = options.limit or None
         after = queries.before_newest(db, wanted, limit) if limit else None
         lines = lines_of(db, queries.rows(db, wanted, after=after, limit=limit))
@@ -204,7 +194,7 @@ def _list(options: Options) -> int:
 
 
 def _show(options: Options) -> int:
-    settings = _settings(options)
+    settings: Config = options.settings.with_database(options.storage_path)
     with opened(settings) as db:
         try:
             trace = queries.get(db, options.trace_id)
@@ -220,7 +210,7 @@ def _show(options: Options) -> int:
 def _export(options: Options) -> int:
     to_stdout = options.output in (None, Path("-"))
     kind = _format(options, to_stdout)
-    with opened(_settings(options)) as db:
+    with opened(options.settings.with_database(options.storage_path)) as db:
         if to_stdout:
             tally = _write(options, db, JsonLines(sys.stdout.buffer))
         else:

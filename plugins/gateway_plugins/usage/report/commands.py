@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
-from msgspec.structs import replace
 
 from gateway import Config, ConfigError, GatewayError, create_app
 from gateway_plugins.usage.options import Options
@@ -86,17 +85,9 @@ def _day(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected a day such as 20261121, got {text!r}")
 
 
-def _settings(options: Arguments) -> Config:
-    settings: Config = options.settings
-    if options.storage_path is None:
-        return settings
-    storage = replace(settings.storage, path=options.storage_path)
-    return replace(settings, storage=storage)
-
-
 def _show(options: Arguments) -> int:
     wanted = Wanted(options.key, options.since, options.until)
-    with opened(_settings(options)) as db:
+    with opened(options.settings.with_database(options.storage_path)) as db:
         rows = sums(db, options.by, wanted)
         if options.json:
             for row in rows:
@@ -150,7 +141,7 @@ def _cell(value: str | int) -> str:
 
 
 def _verify(options: Arguments) -> int:
-    settings = _settings(options)
+    settings: Config = options.settings.with_database(options.storage_path)
     read_traces, internal_id = _sources(settings)
     checked, found = Checked(), 0
     with opened(settings) as db:
