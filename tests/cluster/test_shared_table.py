@@ -4,12 +4,13 @@ import errno
 import fcntl
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import Struct
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 import pytest
 from hypothesis import settings
@@ -66,8 +67,8 @@ class Sharing(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory()
-        self.tables = [table_at(Path(self.folder.name, "table")) for _ in range(3)]
+        self.folder = Path(mkdtemp())
+        self.tables = [table_at(self.folder / "table") for _ in range(3)]
         self.held: dict[str, float] = {}
 
     @rule(which=st.integers(0, 2), key=KEYS, number=st.integers(1, 1 << 40))
@@ -87,7 +88,7 @@ class Sharing(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2))
     def reopen(self, which: int) -> None:
         self.tables[which].close()
-        self.tables[which] = table_at(Path(self.folder.name, "table"))
+        self.tables[which] = table_at(self.folder / "table")
 
     @rule(which=st.integers(0, 2))
     def add_to_all(self, which: int) -> None:
@@ -105,7 +106,7 @@ class Sharing(RuleBasedStateMachine):
     def teardown(self) -> None:
         for table in self.tables:
             table.close()
-        self.folder.cleanup()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 TestSharing = Sharing.TestCase

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import httpx
@@ -66,8 +67,8 @@ class LimitsOfAll(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory()
-        self.processes = [Process(Path(self.folder.name), index) for index in range(COUNT)]
+        self.folder = Path(mkdtemp())
+        self.processes = [Process(self.folder, index) for index in range(COUNT)]
         self.one, self.book = Accounts(), Book(0.0)
         self.now, self.terms = 1_000.0, FEW
         self.running: list[Call] = []
@@ -119,7 +120,7 @@ class LimitsOfAll(RuleBasedStateMachine):
         self.running = [call for call in self.running if call[0] != which]
         self.ended = [call for call in self.ended if call[0] != which]
         self.processes[which].common.table.close()
-        self.processes[which] = Process(Path(self.folder.name), which)
+        self.processes[which] = Process(self.folder, which)
 
     @rule(which=WHICH)
     def sweep(self, which: int) -> None:
@@ -137,7 +138,7 @@ class LimitsOfAll(RuleBasedStateMachine):
     def teardown(self) -> None:
         for process in self.processes:
             process.common.close()
-        self.folder.cleanup()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def said(account: Account, need: Need, book: Book, now: float) -> Visit | str:
@@ -164,8 +165,8 @@ class BudgetsOfAll(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory()
-        self.processes = [Process(Path(self.folder.name), index) for index in range(COUNT)]
+        self.folder = Path(mkdtemp())
+        self.processes = [Process(self.folder, index) for index in range(COUNT)]
         self.terms = terms_of(tokens_per_day=BUDGET)
         self.running: list[tuple[int, Visit]] = []
         self.recorded = [0] * COUNT
@@ -215,7 +216,7 @@ class BudgetsOfAll(RuleBasedStateMachine):
             account.look(0.0)
             assert account.spent(self.terms.budgets[0], process.book) == self.taken
             process.common.close()
-        self.folder.cleanup()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 TestBudgetsOfAll = BudgetsOfAll.TestCase
