@@ -113,6 +113,7 @@ def test_plugins_touch_only_public_names_and_no_other_plugin(file: Path) -> None
     for module, name in imports(file):
         if module == "gateway":
             assert name in NAMES
+            assert name != "Gateway", "a plugin sees the gateway as its Host"
         else:
             assert not module.startswith("gateway.")
         if module.startswith("gateway_plugins"):
