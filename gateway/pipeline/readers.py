@@ -4,8 +4,7 @@ A Reader stands between the worker's bytes and the caller. Without observers and
 responses have no Reader, and their bytes pass through untouched.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.calls.call import Call
@@ -14,31 +13,12 @@ from gateway.calls.reply import BLANK_LINES
 from gateway.config import ServerLimits
 from gateway.headers import Headers, get_header
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.refused import InjectionRefused, WorkerRefused
 from gateway.wire.dialect import Delta, Unreadable
-from gateway.wire.injection import (
-    INJECTED_FIELDS,
-    NO_INJECTIONS,
-    Injection,
-    StripOne,
-    Stripper,
-)
+from gateway.wire.injection import StripOne, Stripper
 from gateway.wire.sse import DONE, Event, EventTooLarge, Splitter
-
-REFUSALS = frozenset((400, 422))
-"""Statuses of a response that may reject injected fields."""
 
 MAX_HELD_EVENT_BYTES = 64 * 1024
 """Maximum size in bytes of a partial event that is held back; a longer one is sent in pieces."""
-
-MAX_HELD_RESPONSE_BYTES = 64 * 1024
-"""Maximum size in bytes of a response that is held back; a longer one is forwarded unread."""
-
-# In a JSON string a line end before the name is two characters, and the second is a letter.
-_NAMED = {
-    injection: re.compile(rf"(?:\\[nrt]|(?<![A-Za-z0-9_]))(?:{fields})(?![A-Za-z0-9_])".encode())
-    for injection, fields in INJECTED_FIELDS.items()
-}
 
 
 class Reader(Protocol):
@@ -54,44 +34,21 @@ class Reader(Protocol):
 
 
 def choose_reader(
-    exchange: Exchange,
-    status: int,
-    headers: Headers,
-    limits: ServerLimits,
-    *,
-    events: bool,
-    refused: bool,
-) -> Reader | None:
-    """Return the reader that this response needs, or None.
-
-    `events`: the response is an event stream. `refused`: another worker may be tried instead. A
-    response that is held back is not shown to observers until it is released.
-    """
-    reader = _reader_for(exchange, status, headers, limits, events=events)
-    stripper = exchange.stripper
-    doubted = stripper is not None and status in REFUSALS and _is_plain(headers)
-    if (refused or doubted) and not events:
-        injected = stripper.injected if stripper is not None and doubted else NO_INJECTIONS
-        observers = exchange.observers
-        return Holding(status, headers, observers, reader, injected=injected, refused=refused)
-    return reader
-
-
-def _reader_for(
     exchange: Exchange, status: int, headers: Headers, limits: ServerLimits, *, events: bool
 ) -> Reader | None:
+    """Return the reader that this response needs, or None. `events`: it is an event stream."""
     observers, dialect = exchange.observers, exchange.call.dialect
     stripper = exchange.stripper if status == 200 else None
-    if events and _is_plain(headers):
+    if events and is_plain(headers):
         if stripper or observers.event or observers.delta:
             return EventReader(exchange, stripper, limits.max_event_bytes)
         return StreamReader(observers)
-    if not events and (stripper or (observers.delta and dialect)) and _is_plain(headers):
+    if not events and (stripper or (observers.delta and dialect)) and is_plain(headers):
         return AnswerReader(exchange, stripper, limits.max_body_bytes)
     return DataReader(observers) if observers.data or observers.counter else None
 
 
-def _is_plain(headers: Headers) -> bool:
+def is_plain(headers: Headers) -> bool:
     """Whether the body is uncompressed; a compressed body passes through unparsed."""
     return get_header(headers, b"content-encoding") in (None, b"identity")
 
@@ -272,72 +229,6 @@ class AnswerReader:
         held = b"".join(self._parts) if self.rewrites else b""
         self._parts = []
         return held + data
-
-
-class Holding:
-    """The Reader of a response that is held back until it is whole, and then judged.
-
-    `close` raises InjectionRefused if the response names one of `injected`, which may have caused
-    it. Else it raises WorkerRefused if `refused` is True: another worker can be tried. In both
-    cases the observers never see the response. Any other response, and one that is too long to
-    hold, passes through `reader` as if it had not been held.
-    """
-
-    rewrites = True
-
-    def __init__(
-        self,
-        status: int,
-        headers: Headers,
-        observers: Observers,
-        reader: Reader | None,
-        *,
-        injected: Collection[Injection],
-        refused: bool,
-    ) -> None:
-        self._head = (status, headers)
-        self._observers = observers
-        self._reader = reader
-        self._injected = injected
-        self._refused = refused
-        self._held: list[bytes] | None = []
-        self._size = 0
-
-    def feed(self, data: bytes) -> bytes:
-        if self._held is None:
-            return self._passed(data)
-        self._held.append(data)
-        self._size += len(data)
-        return b"" if self._size <= MAX_HELD_RESPONSE_BYTES else self._release(self._held)
-
-    def close(self) -> bytes:
-        rest = b""
-        if self._held is not None:
-            self._judge(b"".join(self._held))
-            rest = self._release(self._held)
-        return rest + (self._reader.close() if self._reader is not None else b"")
-
-    def _judge(self, body: bytes) -> None:
-        named = named_in(body, self._injected)
-        if named:
-            raise InjectionRefused(named)
-        if self._refused:
-            raise WorkerRefused(*self._head, body)
-
-    def _release(self, held: list[bytes]) -> bytes:
-        self._held = None
-        self.rewrites = False
-        if self._observers.started or self._observers.counter:
-            self._observers.notify_started(*self._head, events=False)
-        return self._passed(b"".join(held)) if held else b""
-
-    def _passed(self, data: bytes) -> bytes:
-        return data if self._reader is None else self._reader.feed(data)
-
-
-def named_in(refusal: bytes, injected: Iterable[Injection]) -> frozenset[Injection]:
-    """Return the members of `injected` whose fields a rejection names or quotes."""
-    return frozenset(one for one in injected if _NAMED[one].search(refusal))
 
 
 def _show_delta(

@@ -10,8 +10,8 @@ from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
 from gateway.headers import Headers, is_event_stream
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.readers import Holding, Reader, choose_reader
-from gateway.pipeline.refused import HeldBack
+from gateway.pipeline.readers import Reader, choose_reader
+from gateway.pipeline.refused import HeldBack, hold
 from gateway.upstream.phase_timer import PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 
@@ -72,19 +72,16 @@ class Relay(PhaseTimer):
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
         self._note_head(status)
         self._events = is_event_stream(headers)
-        self._reader = choose_reader(
-            self._exchange,
-            status,
-            headers,
-            self._limits,
-            events=self._events,
-            refused=self._attempt is not None
-            and not self._attempt.last
-            and status in self._failover.statuses,
+        self._reader = reader = choose_reader(
+            self._exchange, status, headers, self._limits, events=self._events
         )
-        observers = self._exchange.observers
-        if (observers.started or observers.counter) and not isinstance(self._reader, Holding):
-            observers.notify_started(status, headers, events=self._events)
+        held = None if status < 400 or self._events else self._held(status, headers, reader)
+        if held is not None:
+            self._reader = held
+        else:
+            observers = self._exchange.observers
+            if observers.started or observers.counter:
+                observers.notify_started(status, headers, events=self._events)
         self._headers = headers
         self._exchange.caller.drained = self._resume
         self.enter(self._timeouts.idle, IdleTimeout)
@@ -127,6 +124,11 @@ class Relay(PhaseTimer):
         """Stop the timer and detach from the caller: nothing more is received or handled."""
         self.leave()
         self._exchange.caller.drained = _nothing
+
+    def _held(self, status: int, headers: Headers, reader: Reader | None) -> Reader | None:
+        attempt = self._attempt
+        refused = attempt is not None and not attempt.last and status in self._failover.statuses
+        return hold(self._exchange, status, headers, reader, refused=refused)
 
     def _note_head(self, status: int) -> None:
         self._status = status

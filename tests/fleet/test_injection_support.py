@@ -12,7 +12,7 @@ from support.callers.seen_request import seen
 from gateway import Attempt, Call, Headers, Outcome, hookimpl
 from gateway.config import Worker
 from gateway.fleet.injection_support import Refusals
-from gateway.pipeline.readers import MAX_HELD_RESPONSE_BYTES, named_in
+from gateway.pipeline.refused import MAX_HELD_RESPONSE_BYTES, named_in
 from gateway.simulator import Simulator
 from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, sse
 from gateway.testing.worker import ScriptedConnection
