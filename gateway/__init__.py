@@ -68,7 +68,7 @@ from gateway.trace import (
     WeightVersions,
 )
 from gateway.wire.apis.registry import api_of
-from gateway.wire.dialect import Api, ChoiceDelta, Delta
+from gateway.wire.dialect import Api, ChoiceDelta, Delta, Requested
 from gateway.wire.error_body import error_message
 from gateway.wire.sse import Event
 from gateway.wire.usage import Usage
@@ -114,6 +114,7 @@ __all__ = [
     "Peers",
     "Principal",
     "Reason",
+    "Requested",
     "Reward",
     "Sample",
     "SessionInfo",

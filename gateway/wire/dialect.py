@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.wire.request import read_bounds
+from gateway.wire.request import Prompts, read_bounds, read_prompts
 from gateway.wire.usage import Usage
 
 Work = Literal["generates", "reads", "converts", "unknown"]
@@ -68,10 +68,17 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Requested(msgspec.Struct, frozen=True, gc=False):
-    """How long a response the caller allows: tokens of each choice, None if it sets no maximum."""
+    """How much the caller allows a worker to run, at most.
+
+    `max_tokens` are those of one choice, None if the request sets no maximum. `choices` are those
+    that are sampled for each prompt. `prompt_ids` are the token ids of the prompts, 0 if they are
+    text.
+    """
 
     max_tokens: int | None
     choices: int
+    prompts: int = 1
+    prompt_ids: int = 0
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -80,9 +87,10 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     `paths` are its paths as a worker reads them. If `below` is set, every path below that one
     belongs to the API too: it names one of its objects, such as a file. `scope` is the scope that a
     principal needs in place of that of model calls. `max_tokens` are the request fields that bound
-    the tokens of one choice, the first one that is set counts; it is empty if nothing is generated,
-    or if the gateway does not know the fields. `several`: `n` in a request is its number of
-    choices. `labelled`: metrics have labels for its paths.
+    the tokens of one choice; it is empty if nothing is generated, or if the gateway does not know
+    the fields. `several`: `n` in a request is its number of choices. `prompts` is the field that
+    can hold several prompts. `nested`: the bounds are in `sampling_params`. `labelled`: metrics
+    have labels for its paths.
     """
 
     name: str
@@ -92,6 +100,8 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     scope: str | None = None
     max_tokens: tuple[TokenField, ...] = ()
     several: bool = False
+    prompts: str = ""
+    nested: bool = False
     labelled: bool = True
 
     @property
@@ -105,14 +115,19 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.work in ("reads", "converts")
 
     def requested(self, body: bytes) -> Requested:
-        """Return how long a response the request `body` allows. Never raises."""
+        """Return how much the request `body` allows a worker to run. Never raises.
+
+        An upper bound: engines differ in which field they prefer, and some read a negative maximum
+        as none.
+        """
         bounds = read_bounds(body)
-        most = None
-        for name in self.max_tokens:
-            most = getattr(bounds, name)
-            if most is not None:
-                break
-        return Requested(most, bounds.n if self.several and bounds.n and bounds.n > 1 else 1)
+        if self.nested:
+            bounds = read_bounds(bytes(bounds.sampling_params))
+        limits = [getattr(bounds, name) for name in self.max_tokens]
+        most = max((limit for limit in limits if limit is not None and limit >= 0), default=None)
+        choices = max(bounds.n or 1, bounds.best_of or 1, 1) if self.several else 1
+        found = read_prompts(body, self.prompts) if self.prompts else Prompts()
+        return Requested(most, choices, max(found.count, 1), found.token_ids)
 
     def label(self, path: str) -> str | None:
         """Return the label of `path` in metrics: without the id of an object below `below`.

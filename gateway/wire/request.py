@@ -1,10 +1,14 @@
 """The fields of a request that matter to the gateway, read from its body. Nothing here raises."""
 
+import contextlib
+
 import msgspec
 from msgspec import Raw
 
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _FALSE = frozenset((b"", b"false", b"null"))
+_PROMPT = (b'"', b"[")
+"""How a prompt begins in a list of them: as a text, or as a list."""
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
@@ -20,16 +24,31 @@ class _Head(msgspec.Struct, gc=False):
 
 
 class RequestBounds(msgspec.Struct, gc=False):
-    """Fields that bound the size of a response."""
+    """Fields that bound the size of a response. A field of another type counts as left out.
+
+    `sampling_params` has bounds of its own in vLLM's API of token ids.
+    """
 
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
     n: int | None = None
+    best_of: int | None = None
+    sampling_params: Raw = Raw()
+
+
+class Prompts(msgspec.Struct, frozen=True, gc=False):
+    """The prompts of a request: how many, and their tokens if they are token ids, else 0."""
+
+    count: int = 1
+    token_ids: int = 0
 
 
 _read_head = msgspec.json.Decoder(_Head).decode
 _read_bounds = msgspec.json.Decoder(RequestBounds, strict=False).decode  # engines accept "5" for 5
+_read_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_read_number = msgspec.json.Decoder(int, strict=False).decode
+_read_list = msgspec.json.Decoder(list[Raw]).decode
 
 
 def read_head(body: bytes) -> RequestHead:
@@ -45,11 +64,50 @@ def read_head(body: bytes) -> RequestHead:
 
 
 def read_bounds(body: bytes) -> RequestBounds:
-    """Return the bounds of a request; none if `body` cannot be read, as the worker rejects it."""
+    """Return the bounds of a request; none if `body` is no JSON object, as the worker rejects it."""
     try:
         return _read_bounds(body)
     except _FAILURES:
-        return RequestBounds()
+        return _bounds_of(_fields_of(body))
+
+
+def read_prompts(body: bytes, field: str) -> Prompts:
+    """Return the prompts in `field` of a request: one, or a list of texts or of lists.
+
+    A list of numbers is one prompt of token ids.
+    """
+    written = bytes(_fields_of(body).get(field, b""))
+    if not written.startswith(b"["):
+        return Prompts()
+    try:
+        parts = [bytes(part) for part in _read_list(written)]
+    except _FAILURES:
+        return Prompts()
+    prompts = [part for part in parts if part[:1] in _PROMPT]
+    if not prompts:
+        return Prompts(1, len(parts) if _is_number(written) else 0)
+    return Prompts(len(prompts), sum(one.count(b",") + 1 for one in prompts if _is_number(one)))
+
+
+def _is_number(written: bytes) -> bool:
+    """Whether the first entry of a list in JSON is a number."""
+    return written[1:].lstrip()[:1].isdigit()
+
+
+def _fields_of(body: bytes) -> dict[str, Raw]:
+    try:
+        return _read_fields(body)
+    except _FAILURES:
+        return {}
+
+
+def _bounds_of(fields: dict[str, Raw]) -> RequestBounds:
+    """Return the bounds field by field: one odd field takes nothing from the others."""
+    bounds = RequestBounds(sampling_params=fields.get("sampling_params", Raw()))
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"):
+        with contextlib.suppress(*_FAILURES):
+            setattr(bounds, name, _read_number(fields.get(name, b"0")) or None)
+    return bounds
 
 
 def is_true(value: object) -> bool:

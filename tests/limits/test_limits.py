@@ -178,14 +178,29 @@ async def test_limits_handle_any_body_and_refund_a_rejected_call(
 def test_estimate_reads_max_tokens_as_engines_do() -> None:
     for fields, tokens in (
         ({"max_tokens": "5", "n": 2.0}, 10),
-        ({"max_tokens": 7, "max_completion_tokens": 5}, 5),
+        ({"max_tokens": 7, "max_completion_tokens": 5}, 7),
         ({"max_tokens": 1 << 60, "n": 9}, 1 << 32),
-        ({"max_tokens": -1}, 0),
+        ({"max_tokens": -1}, 100),
         ({"n": 3}, 300),
-        ({"max_tokens": [], "n": 3}, 100),
+        ({"max_tokens": [], "n": 3}, 300),
     ):
         call = make_call(chat(**{"max_tokens": None, **fields}))  # type: ignore[arg-type]
         assert estimate(call, 100)[1] == tokens
+
+
+async def test_limits_reserve_the_tokens_of_all_prompts_and_choices(
+    gateway_for: GatewayFor,
+) -> None:
+    live = await gateway_for(limits(default={"tokens_per_day": 5_000}))
+    for fields in (
+        {"prompt": ["a"] * 50, "max_tokens": 1_000},
+        {"prompt": [[1, 2], [3]], "max_tokens": 900, "n": 3},
+        {"prompt": "a", "max_tokens": 900, "best_of": 6},
+        {"prompt": [7] * 6_000, "max_tokens": 1},
+    ):
+        refused = await live.client.post("/v1/completions", json={"model": "m", **fields})
+        assert (refused.status_code, code_of(refused)) == (429, "tokens_per_day"), fields
+    assert await left(live, "tokens_per_day") == 5_000
 
 
 async def test_limits_recognize_a_percent_encoded_path(gateway_for: GatewayFor) -> None:

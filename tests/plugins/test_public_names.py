@@ -50,6 +50,7 @@ NAMES = [
     "Peers",
     "Principal",
     "Reason",
+    "Requested",
     "Reward",
     "SCOPES",
     "Sample",

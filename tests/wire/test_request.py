@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.request import is_true, read_bounds, read_head
+from gateway.wire.request import Prompts, is_true, read_bounds, read_head, read_prompts
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,29 @@ def test_request_head_reads_any_body(body: bytes) -> None:
 
 def test_request_head_reads_the_model_beside_a_wrong_stream() -> None:
     assert read_head(b'{"model":"m","stream":[]}').model == "m"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("one", Prompts(1, 0)),
+        (["one"], Prompts(1, 0)),
+        (["one", "two, three"], Prompts(2, 0)),
+        ([7, 8, 9], Prompts(1, 3)),
+        ([[7, 8], [9]], Prompts(2, 3)),
+        ([], Prompts(1, 0)),
+        (None, Prompts(1, 0)),
+        ({"a": 1}, Prompts(1, 0)),
+        ([{"role": "user", "content": "one, conversation"}], Prompts(1, 0)),
+        ([[{"role": "user"}, {"role": "user"}], [{"role": "user"}]], Prompts(2, 0)),
+    ],
+)
+def test_request_prompts_are_counted(prompt: object, found: Prompts) -> None:
+    assert read_prompts(json.dumps({"prompt": prompt}).encode(), "prompt") == found
+    assert read_prompts(json.dumps({"prompt": prompt}, indent=1).encode(), "prompt") == found
+
+
+@given(st.binary(), st.binary())
+def test_request_prompts_of_any_body_are_at_least_one(before: bytes, after: bytes) -> None:
+    for body in (before, b'{"prompt":%b}' % before, b'{"prompt":[%b,%b]}' % (before, after)):
+        assert read_prompts(body, "prompt").count >= 1

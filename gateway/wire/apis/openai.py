@@ -185,6 +185,7 @@ COMPLETIONS = Dialect(
     work="generates",
     max_tokens=("max_tokens",),
     several=True,
+    prompts="prompt",
     read_event=_COMPLETIONS.read_event,
     read_answer=_COMPLETIONS.read_answer,
     request_changes={
@@ -200,6 +201,9 @@ CHAT_BATCH = Api(
     name="chat_batch",
     paths=("/v1/chat/completions/batch",),
     work="generates",
+    max_tokens=("max_completion_tokens", "max_tokens"),
+    several=True,
+    prompts="messages",
     labelled=False,
 )
 """Several conversations in one request. Its responses are like those of chat, see trace_capture."""

@@ -67,7 +67,7 @@ class Limits:
         self._rules = Rules(config)
         self._accounts = Accounts()
         self._book = Book(time.time())
-        self._ledger = Ledger()
+        self._ledger = Ledger(self._book.remembers)
         self._keeper = Keeper(self._book, self._ledger, lambda: self._rules.have_budgets)
         self._refused = dict.fromkeys(CODES, 0)
 

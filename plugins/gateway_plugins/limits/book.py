@@ -46,15 +46,19 @@ class Tab:
 class Span:
     """A day or a month: the tabs of the keys that have spent something in it.
 
-    `ends`: Unix time at which the next day or month begins.
+    It runs from `begins` to `ends`, Unix times; at `ends` the next day or month begins.
     """
 
-    __slots__ = ("ends", "period", "tabs")
+    __slots__ = ("begins", "ends", "period", "tabs")
 
-    def __init__(self, period: int, ends: float) -> None:
+    def __init__(self, period: int, begins: float, ends: float) -> None:
         self.period = period
+        self.begins = begins
         self.ends = ends
         self.tabs: dict[str, Tab] = {}
+
+    def contains(self, now: float) -> bool:
+        return self.begins <= now < self.ends
 
     def tab(self, key: str) -> Tab:
         found = self.tabs.get(key)
@@ -63,30 +67,51 @@ class Span:
         return found
 
 
-class Book:
-    """The current day and month.
+MAX_SPANS = 3
+"""Days, and months, that a book remembers: so many a clock can visit and come back from."""
 
-    Earlier ones are dropped; calls that began in them keep their tabs.
+
+class Book:
+    """The day and the month of the clock.
+
+    The latest MAX_SPANS days and months are remembered, because a clock that is set wrong for a
+    moment comes back: what was spent then still counts. Calls that began in an earlier one keep
+    its tabs.
     """
 
     def __init__(self, now: float) -> None:
         self.day = _day_of(now)
         self.month = _month_of(now)
+        self._days = {self.day.period: self.day}
+        self._months = {self.month.period: self.month}
 
     def roll_over(self, now: float) -> None:
-        """Begin a new day or month if its time has come; a clock that goes back is ignored."""
-        if now >= self.day.ends:
-            self.day = _day_of(now)
-        if now >= self.month.ends:
-            self.month = _month_of(now)
+        """Change to the day and the month of `now`, whether the clock went on or back."""
+        if not self.day.contains(now):
+            self.day = _known(self._days, _day_of(now))
+        if not self.month.contains(now):
+            self.month = _known(self._months, _month_of(now))
+
+    def remembers(self, period: int) -> bool:
+        """Whether the tabs of `period` are in memory."""
+        return period in self._days or period in self._months
 
     def learn(self, others: Iterable[Spending]) -> None:
         """Set the totals that other processes have spent, by key and period."""
         for one in others:
-            span = self.day if one.period == self.day.period else self.month
-            if one.period == span.period:
+            span = self._days.get(one.period) or self._months.get(one.period)
+            if span is not None:
                 tab = span.tab(one.key)
                 tab.others_tokens, tab.others_cost = one.tokens, one.cost
+
+
+def _known(spans: dict[int, Span], span: Span) -> Span:
+    """Return the remembered span of the same period, else `span`; remember it as the latest."""
+    found = spans.pop(span.period, span)
+    spans[found.period] = found
+    if len(spans) > MAX_SPANS:
+        del spans[next(iter(spans))]
+    return found
 
 
 def periods_of(now: float) -> tuple[int, int]:
@@ -98,10 +123,12 @@ def periods_of(now: float) -> tuple[int, int]:
 
 def _day_of(now: float) -> Span:
     at = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return Span(periods_of(now)[0], (at + timedelta(days=1)).timestamp())
+    ends = at + timedelta(days=1)
+    return Span(periods_of(now)[0], at.timestamp(), ends.timestamp())
 
 
 def _month_of(now: float) -> Span:
     at = datetime.fromtimestamp(now, UTC)
     year, month = (at.year, at.month + 1) if at.month < 12 else (at.year + 1, 1)
-    return Span(periods_of(now)[1], datetime(year, month, 1, tzinfo=UTC).timestamp())
+    begins, ends = datetime(at.year, at.month, 1, tzinfo=UTC), datetime(year, month, 1, tzinfo=UTC)
+    return Span(periods_of(now)[1], begins.timestamp(), ends.timestamp())

@@ -1,6 +1,6 @@
 """Estimate of the tokens that a call may cost, from its request alone."""
 
-from gateway import Api, Call
+from gateway import Call, Requested
 
 MAX_COMPLETION_TOKENS = 1 << 32
 """Maximum estimate of the completion tokens of one call."""
@@ -9,7 +9,8 @@ MAX_COMPLETION_TOKENS = 1 << 32
 def estimate(call: Call, completion: int) -> tuple[int, int]:
     """Return the prompt tokens and the completion tokens that a call may cost.
 
-    `completion` is the number per choice if the request sets no maximum. (0, 0) if the request is
+    `completion` is the number per choice if the request sets no maximum. Without that, it is an
+    upper bound: each prompt of a list, and each of its choices, may take the maximum. (0, 0) if the request is
     not a POST: then no model is called. (0, 1) if it is not known what the API costs, so that such
     calls are rejected once no tokens are left.
     """
@@ -17,11 +18,12 @@ def estimate(call: Call, completion: int) -> tuple[int, int]:
         return 0, 0
     api = call.api
     if api is not None and api.max_tokens:
-        return call.prompt_estimate, _completion(api, call.body.data or b"", completion)
+        requested = api.requested(call.body.data or b"")
+        prompt = max(call.prompt_estimate, requested.prompt_ids)
+        return prompt, _completion(requested, completion)
     return (call.prompt_estimate, 0) if api is not None and api.work == "reads" else (0, 1)
 
 
-def _completion(api: Api, body: bytes, otherwise: int) -> int:
-    requested = api.requested(body)
-    most = otherwise if requested.max_tokens is None else requested.max_tokens
-    return max(0, min(MAX_COMPLETION_TOKENS, most * requested.choices))
+def _completion(requested: Requested, otherwise: int) -> int:
+    each = otherwise if requested.max_tokens is None else requested.max_tokens
+    return min(MAX_COMPLETION_TOKENS, each * requested.choices * requested.prompts)

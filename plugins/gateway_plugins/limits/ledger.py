@@ -73,11 +73,13 @@ Totals = dict[tuple[str, int], tuple[int, int]]
 class Ledger:
     """Storage sink for what calls spend; each item is the Spendings of one call.
 
-    All methods run in the writer's thread.
+    All methods run in the writer's thread. `remembers` returns whether this process still has its
+    own amounts of a period in memory, see Book.remembers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remembers: Callable[[int], bool]) -> None:
         self._own: Totals = {}
+        self._remembers = remembers
         self._seen: tuple[Database, int] | None = None
         self._known = 0
         self._periods = (0, 0)
@@ -102,8 +104,9 @@ class Ledger:
         """Return what others spent this day and month, for the keys that may have changed."""
         periods = periods_of(time.time())
         if periods != self._periods:
-            self._own = {whose: own for whose, own in self._own.items() if whose[1] in periods}
-            self._periods = periods
+            own = {one: amounts for one, amounts in self._own.items() if self._remembers(one[1])}
+            self._own, self._periods = own, periods
+            self._seen = None  # nothing of the other day has been read
         seen = (db, db.version())  # a new connection counts from the start again
         if seen == self._seen:
             return []

@@ -4,6 +4,8 @@ import time
 from math import ceil
 from typing import Literal, get_args
 
+import msgspec
+
 from gateway import TooManyRequests
 from gateway_plugins.limits.bucket import Bucket
 
@@ -22,6 +24,9 @@ CODES: tuple[Code, ...] = get_args(Code)
 RETRY_MARGIN_MS = 1
 """Milliseconds added to the wait in an error, so that rounding causes no second rejection."""
 
+MAX_RETRY_AFTER = 60
+"""Maximum of `Retry-After` in seconds: some clients sleep it to the end, in silence."""
+
 CONCURRENT_WAIT = 1.0
 """Seconds after which a call may have ended: a guess, as the end is unknown."""
 
@@ -29,18 +34,35 @@ Line = tuple[bytes, bytes]
 
 
 class LimitReached(TooManyRequests):
-    """A limit of the caller's key is reached; `name` is the error's code."""
+    """A limit of the caller's key is reached; `name` is the error's code.
 
-    def __init__(
-        self, message: str, *, code: Code, seconds: float, headers: tuple[Line, ...] = ()
-    ) -> None:
-        wait = ceil(seconds * 1_000) + RETRY_MARGIN_MS
-        retry = (
+    `until`: Unix time from which a retry can succeed. If that is more than MAX_RETRY_AFTER seconds
+    away, or if `retry` is False, `x-should-retry: false` keeps OpenAI's and Anthropic's clients
+    from retrying.
+    """
+
+    def __init__(self, message: str, *, code: Code, until: float, retry: bool = True) -> None:
+        self._resets_at = _at(until)
+        lines = self._lines(max(until - time.time(), 0), retry=retry)
+        super().__init__(message, code=code, headers=lines)
+        self.name = code
+
+    def _lines(self, seconds: float, *, retry: bool) -> tuple[Line, ...]:
+        wait = min(ceil(seconds * 1_000) + RETRY_MARGIN_MS, MAX_RETRY_AFTER * 1_000)
+        lines = (
             (b"retry-after", b"%d" % -(-wait // 1_000)),
             (b"retry-after-ms", b"%d" % wait),
+            (b"x-ratelimit-resets-at", self._resets_at.encode()),
         )
-        super().__init__(message, code=code, headers=(*retry, *headers))
-        self.name = code
+        if retry and seconds <= MAX_RETRY_AFTER:
+            return lines
+        return (*lines, (b"x-should-retry", b"false"))
+
+    def body(self) -> bytes:
+        """Return the envelope, with the time of the reset beside the error's other members."""
+        envelope = msgspec.json.decode(super().body())
+        envelope["error"]["resets_at"] = self._resets_at
+        return msgspec.json.encode(envelope)
 
 
 def too_fast(code: Code, limit: float, seconds: float) -> LimitReached:
@@ -48,7 +70,7 @@ def too_fast(code: Code, limit: float, seconds: float) -> LimitReached:
     return LimitReached(
         f"this key may use {limit:.0f} {what} per minute ({code}); come back in {_spoken(seconds)}",
         code=code,
-        seconds=seconds,
+        until=time.time() + seconds,
     )
 
 
@@ -57,7 +79,7 @@ def too_many_at_once(limit: int) -> LimitReached:
         f"this key may have {limit} calls running at a time (concurrent_calls); "
         "come back when one of them has ended",
         code="concurrent_calls",
-        seconds=CONCURRENT_WAIT,
+        until=time.time() + CONCURRENT_WAIT,
     )
 
 
@@ -66,20 +88,18 @@ def budget_exceeded(
 ) -> LimitReached:
     """Return the error for a budget with less `left` than a call may need.
 
-    The budget starts anew at `ends`, Unix time. `x-should-retry` keeps OpenAI's clients from
-    retrying by themselves.
+    The budget starts anew at `ends`, Unix time.
     """
     what, _, period = code.split("_")
-    begins = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends))
     return LimitReached(
         f"this key may use a {what} of {limit:.10g} per {period} ({code}): {max(left, 0):.10g} is "
-        f"left, and this call may use {needed:.10g}; come back at {begins}, or ask for less"
+        f"left, and this call may use {needed:.10g}; come back at {_at(ends)}, or ask for less"
         if what == "cost"
         else f"this key may use {limit:.0f} tokens per {period} ({code}): {max(left, 0):.0f} are "
-        f"left, and this call may use {needed:.0f}; come back at {begins}, or ask for less",
+        f"left, and this call may use {needed:.0f}; come back at {_at(ends)}, or ask for less",
         code=code,
-        seconds=max(ends - time.time(), 0),
-        headers=((b"x-should-retry", b"false"),),
+        until=ends,
+        retry=False,
     )
 
 
@@ -118,3 +138,8 @@ def span(seconds: float) -> bytes:
 
 def _spoken(seconds: float) -> str:
     return span(max(seconds, 0.001)).decode()
+
+
+def _at(moment: float) -> str:
+    """Format a Unix time in UTC as RFC 3339 does, rounded up to a second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ceil(moment)))

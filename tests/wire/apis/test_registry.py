@@ -133,10 +133,17 @@ def test_label_of_a_path_has_no_id(path: str, label: str | None) -> None:
 @pytest.mark.parametrize(
     ("path", "fields", "requested"),
     [
-        ("/v1/chat/completions", {"max_tokens": 7, "max_completion_tokens": 5}, (5, 1)),
+        ("/v1/chat/completions", {"max_tokens": 7, "max_completion_tokens": 5}, (7, 1)),
+        ("/v1/chat/completions", {"max_tokens": -1, "n": 2}, (None, 2)),
+        ("/v1/chat/completions", {"max_tokens": 7, "n": {}}, (7, 1)),
+        ("/v1/chat/completions", {"max_tokens": 7, "max_output_tokens": []}, (7, 1)),
+        ("/v1/completions", {"max_tokens": 7, "n": 2, "best_of": 5}, (7, 5)),
+        ("/v1/chat/completions/batch", {"max_tokens": 7}, (7, 1)),
+        ("/inference/v1/generate", {"sampling_params": {"max_tokens": 7, "n": 2}}, (7, 2)),
+        ("/inference/v1/generate", {"max_tokens": 7, "sampling_params": 1}, (None, 1)),
         ("/v1/chat/completions", {"max_tokens": "7", "n": 2.0}, (7, 2)),
         ("/v1/chat/completions", {"max_output_tokens": 7}, (None, 1)),
-        ("/v1/chat/completions", {"max_tokens": [], "n": 2}, (None, 1)),
+        ("/v1/chat/completions", {"max_tokens": [], "n": 2}, (None, 2)),
         ("/v1/completions", {"max_tokens": 7, "max_completion_tokens": 5, "n": 0}, (7, 1)),
         ("/v1/completions", {"n": -3}, (None, 1)),
         ("/v1/responses", {"max_output_tokens": 7, "max_tokens": 5, "n": 3}, (7, 1)),
@@ -153,4 +160,4 @@ def test_api_reads_how_long_a_response_is_requested(
 
 @pytest.mark.parametrize("body", [b"", b"[", b"null", b"7", b'\xff{"n":2}', b"[" * 100_000])
 def test_api_takes_any_body(body: bytes) -> None:
-    assert msgspec.structs.astuple(CHAT.requested(body)) == (None, 1)
+    assert msgspec.structs.astuple(CHAT.requested(body)) == (None, 1, 1, 0)
