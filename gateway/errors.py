@@ -108,8 +108,20 @@ class CallError(GatewayError):
         return msgspec.json.encode({"error": inner})
 
     def event(self) -> bytes:
-        """Return the SSE event that reports this error to the caller in mid-stream."""
-        return b"event: error\ndata: " + self.body() + b"\n\n"
+        """Return the SSE event that reports this error within a stream.
+
+        Its `code` is the status, because clients that retry decide by a number there and by the
+        type `server_error`; `gateway_code` is the code of `body`.
+        """
+        inner = {
+            "message": self.message,
+            "type": self.type if self.status < 500 else "server_error",
+            "param": self.param,
+            "code": self.status,
+            "gateway_code": self.code,
+        }
+        data = msgspec.json.encode({"type": "error", "error": inner})
+        return b"event: error\ndata: " + data + b"\n\n"
 
 
 class BadRequest(CallError):

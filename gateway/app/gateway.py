@@ -260,7 +260,7 @@ class Gateway:
     async def drain(self, seconds: float | None) -> None:
         """Reject new calls, give those in flight `seconds` to finish, then end the others.
 
-        A caller whose call is ended gets 503 `draining`, or an `error` event in mid-stream.
+        A caller whose call is ended gets 503 `draining`; a response that has begun is broken off.
         """
         await self.proxy.drain(seconds)
 

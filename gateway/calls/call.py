@@ -210,7 +210,8 @@ class Call:
     def cancel(self, error: CallError | CallerGone) -> None:
         """End the call with `error` at its next wait, for front ends: the first error counts.
 
-        Once the response has begun, the caller of a stream gets `error` as an `error` event.
+        Once the response has begun, it is broken off; `stream_errors` decides if a stream gets
+        `error` as its last event.
         """
         self._cancel_scope.cancel(error)
 

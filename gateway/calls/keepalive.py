@@ -18,6 +18,8 @@ MAX_KEPT_BYTES = 64 * 1024
 MAX_QUOTED_CHARS = 2_000
 """Maximum number of characters quoted from a response that is no error body."""
 
+_NAMED_ERROR = frozenset((b"event: error", b"event:error"))
+
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
@@ -56,6 +58,13 @@ class LateResponse:
             "code": self._status,
         }
         return msgspec.json.encode({"error": error})
+
+
+def ends_in_error(end: bytes) -> bool:
+    """Whether the last event in `end`, the latest bytes of a stream, reports an error."""
+    lines = re.split(rb"\r\n\r\n|\n\n|\r\r", end.rstrip())[-1].splitlines()
+    data = b"\n".join([line[len(b"data:") :] for line in lines if line.startswith(b"data:")])
+    return not _NAMED_ERROR.isdisjoint(lines) or _is_error(data)
 
 
 def _is_error(body: bytes) -> bool:

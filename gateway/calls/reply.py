@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.calls.keepalive import COMMENT, EVENT_STREAM, LateResponse
+from gateway.calls.keepalive import COMMENT, EVENT_STREAM, LateResponse, ends_in_error
 from gateway.errors import CallError
 from gateway.headers import Headers, get_header
 
@@ -119,11 +119,16 @@ class Reply:
         self._pass_head()
         await self._caller.end(data)
 
-    def break_off(self, error: CallError) -> None:
-        """End a response early with `error` (as an event in a stream): it must not look whole."""
+    def break_off(self, error: CallError, *, tell: bool) -> None:
+        """End a response early because of `error`: it must not look whole.
+
+        The connection is broken. `tell`: an `error` event goes before, if the response is a stream
+        that does not end in one yet. If comments alone have been sent, the event is sent anyway.
+        """
         self._pass_head()
-        self._late = None
-        if self._events or self.waiting:
+        only_comments = self.waiting and (self._late is not None or not self.begun)
+        self.begun, self._late = True, None
+        if only_comments or (tell and self._events and not ends_in_error(self._end)):
             gap = b"" if not self._end or self._end.endswith(BLANK_LINES) else b"\n\n"
             self.write(gap + error.event())
         self._caller.cut()

@@ -249,6 +249,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     failover: Failover = Failover()
     probes: Probes = Probes()
     storage: StorageSettings = StorageSettings()
+    stream_errors: Annotated[
+        Literal["break", "event"],
+        Meta(description="How a stream ends that fails midway: broken off, or after an event."),
+        Note(ignore_case=True),
+    ] = "break"
     model: Annotated[
         Text | None, Meta(description="Model to send to workers instead of the caller's.")
     ] = None

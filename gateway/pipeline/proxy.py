@@ -104,14 +104,35 @@ class Proxy:
             call.outcome.complete = True
             return last
         except CallError as error:
-            return _reject(exchange, error)
+            return self._reject(exchange, error)
         except CallerGone:
             call.outcome.caller_gone = True
             exchange.caller.cut()
             return None
         except Exception:
             log.exception("the gateway failed on a call", extra={"call_id": call.id})
-            return _reject(exchange, InternalError("the gateway failed on this call"))
+            return self._reject(exchange, InternalError("the gateway failed on this call"))
+
+    def _reject(self, exchange: Exchange, error: CallError) -> bytes | None:
+        """Send the head of an error response and return its body.
+
+        In the middle of a response, break the response off and return None.
+        """
+        exchange.call.outcome.error = error
+        if exchange.reply.begun or exchange.reply.waiting:
+            exchange.reply.break_off(error, tell=self._settings.stream_errors == "event")
+            return None
+        body = error.body()
+        exchange.reply.start(
+            error.status,
+            [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                *gateway_headers(exchange.call),
+                *error.headers,
+            ],
+        )
+        return body
 
     async def _answer(self, exchange: Exchange) -> bytes:
         call, chains = exchange.call, exchange.chains
@@ -329,25 +350,3 @@ def _learn(exchange: Exchange, attempt: Attempt) -> None:
     if dialect is not None and attempt.status is not None and attempt.status < 400:
         taken = stripper.injected if stripper is not None else NO_INJECTIONS
         attempt.worker.refusals.learn(dialect.name, taken, attempt.left_out)
-
-
-def _reject(exchange: Exchange, error: CallError) -> bytes | None:
-    """Send the head of an error response and return its body.
-
-    In the middle of a response, break the response off and return None.
-    """
-    exchange.call.outcome.error = error
-    if exchange.reply.begun:
-        exchange.reply.break_off(error)
-        return None
-    body = error.body()
-    exchange.reply.start(
-        error.status,
-        [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            *gateway_headers(exchange.call),
-            *error.headers,
-        ],
-    )
-    return body

@@ -174,7 +174,8 @@ async def _as_told(connection: ScriptedConnection) -> None:
 async def caller(gateway_for: GatewayFor, tmp_path: Path) -> AsyncIterator[Caller]:
     async with ScriptedWorker(_as_told) as worker:
         settings = Worker(url=worker.url, headers={"authorization": "Bearer canary-worker"})
-        yield Caller(await gateway_for(*all_plugins(tmp_path), workers=[settings]))
+        live = await gateway_for(*all_plugins(tmp_path), workers=[settings], stream_errors="event")
+        yield Caller(live)
 
 
 def planted(text: str) -> set[str]:

@@ -13,7 +13,7 @@ from support.gateways.capturing import CAPTURE
 from support.plugins.recording_plugin import Watcher, until
 
 from gateway import Call, NoWorker, Worker, hookimpl
-from gateway.calls.keepalive import COMMENT, MAX_KEPT_BYTES
+from gateway.calls.keepalive import COMMENT, MAX_KEPT_BYTES, ends_in_error
 from gateway.config import StorageSettings
 from gateway.simulator import Simulator
 from gateway.testing import (
@@ -201,7 +201,12 @@ async def test_compressed_stream_after_comments_is_an_error(gateway_for: Gateway
 
 async def test_gateway_error_after_comments_is_sent_as_an_event(gateway_for: GatewayFor) -> None:
     live = await gateway_for(Keeping, Refusing, Watcher)
-    assert json.loads((await error_of(live))[1])["error"]["code"] == "no_worker"
+    error = json.loads((await error_of(live))[1])["error"]
+    assert (error["code"], error["type"], error["gateway_code"]) == (
+        503,
+        "server_error",
+        "no_worker",
+    )
     outcome = await live.plugin(Watcher).outcome()
     assert isinstance(outcome.error, NoWorker)
 
@@ -220,7 +225,7 @@ async def test_failover_tries_another_worker_after_comments(
         )
 
 
-async def test_stream_cut_after_comments_ends_with_an_error_event(gateway_for: GatewayFor) -> None:
+async def test_stream_cut_after_comments_breaks_as_any_other(gateway_for: GatewayFor) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.write(HEAD + CHUNKS[: CHUNKS.index(DONE)])
@@ -229,8 +234,7 @@ async def test_stream_cut_after_comments_ends_with_an_error_event(gateway_for: G
         live = await gateway_for(Keeping, workers=(worker.url,))
         with pytest.raises(CutShort) as cut:
             await ask(live)
-    body = cut.value.answer.body
-    assert body.startswith(COMMENT * 2 + STREAM[: -len(DONE)] + b"event: error\n")
+    assert cut.value.answer.body == COMMENT * 2 + STREAM[: -len(DONE)]
 
 
 async def test_caller_disconnect_during_keepalive_is_recorded(gateway_for: GatewayFor) -> None:
@@ -259,3 +263,51 @@ async def test_trace_contains_no_keepalive_comments(
     assert trace["verdict"] == "COMPLETE"
     assert len(trace["completion_token_ids"]) == 3
     assert "waiting" not in json.dumps(trace)
+
+
+@pytest.mark.parametrize(
+    ("stream", "told"),
+    [
+        (b"event: error\ndata: {}\n\n", True),
+        (b"event:error\r\ndata: {}\r\n\r\n", True),
+        (sse({"choices": []}) + b'data: {"error": {"code": 500}}\n\n', True),
+        (b'data: {"error":\rdata: "no"}\r\r', True),
+        (b'data: {"error": {"code": 500}}\n\n' + sse({"choices": []}), False),
+        (sse({"choices": [], "error": None}), False),
+        (sse({"choices": [{"delta": {"content": "event: error"}}]}), False),
+        (b": error\n\n", False),
+        (b"", False),
+    ],
+)
+def test_ends_in_error_reads_the_last_event(stream: bytes, told: bool) -> None:
+    assert ends_in_error(stream) is told
+
+
+@pytest.mark.parametrize("mode", ["break", "event"])
+async def test_stream_that_ends_in_the_error_of_its_worker_gets_no_second_one(
+    gateway_for: GatewayFor, mode: str
+) -> None:
+    said = sse({"choices": []}) + b'data: {"error": {"message": "dead", "code": 500}}\n\n'
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(HEAD + b"%x\r\n%b\r\n" % (len(said), said))
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(workers=(worker.url,), stream_errors=mode)
+        with pytest.raises(CutShort) as cut:
+            await ask(live)
+    assert cut.value.answer.body == said
+
+
+async def test_plain_response_cut_after_comments_is_sent_as_an_event(
+    gateway_for: GatewayFor,
+) -> None:
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(b"HTTP/1.1 500 Oh\r\ncontent-length: 99\r\n\r\nhalf of it")
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(Keeping, workers=(worker.url,))
+        error = json.loads((await error_of(live))[1])["error"]
+    assert (error["code"], error["gateway_code"]) == (502, "upstream_closed")

@@ -21,6 +21,9 @@ KEYS: list[Mapping[str, object]] = [
     {"id": "bound", "token": "gw-bound", "scopes": ["realtime"], "models": ["other"]},
 ]
 
+CUT = r"Connection error|incomplete chunked read"
+"""What clients say of a stream that broke off."""
+
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -192,17 +195,34 @@ async def test_sdk_client_raises_the_rejection_after_its_last_retry(
 # what the worker says, or fails to
 
 
-async def test_sdk_client_raises_amid_a_cut_stream(
+async def test_sdk_client_of_a_cut_stream_raises_what_it_raises_without_a_gateway(
     gateway_for: GatewayFor, auth: PluginEntry, kind: Kind
 ) -> None:
     async with engine(kind, breaks_off=True) as worker:
         live = await gateway_for(auth, workers=[worker.url])
+        ends = []
+        for url in (worker.url, live.url):
+            async with kind(url, "gw-anybody", retries=2) as client:
+                texts: list[str] = []
+                with pytest.raises(Exception, match=CUT) as caught:
+                    await client.read(texts)
+                ends.append((type(caught.value), str(caught.value), texts))
+    assert ends[0] == ends[1]
+    assert ends[0][2]
+    assert len(worker.requests) == 2
+
+
+async def test_sdk_client_of_a_cut_stream_raises_the_error_of_its_event(
+    gateway_for: GatewayFor, auth: PluginEntry, kind: Kind
+) -> None:
+    async with engine(kind, breaks_off=True) as worker:
+        live = await gateway_for(auth, workers=[worker.url], stream_errors="event")
         async with kind(live.url, "gw-anybody", retries=2) as client:
             texts: list[str] = []
             with pytest.raises(error_of(kind, "APIError")) as caught:
                 await client.read(texts)
     code, type_, message = client.said(caught.value)
-    assert (code, type_) == ("upstream_closed", "upstream_error")
+    assert (str(code), type_) == ("502", "server_error")
     assert message == "the worker broke off before its answer was whole"
     assert texts
     assert len(worker.requests) == 1

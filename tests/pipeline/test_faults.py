@@ -140,8 +140,13 @@ def _timeless(body: bytes) -> bytes:
 # broken off in the middle
 
 
-@pytest.mark.parametrize(("fault", "events"), [("reset:3", 3), ("close:3", 3), ("truncate", 1)])
-async def test_cut_stream_ends_with_an_error_event_and_no_done(
+CUTS = pytest.mark.parametrize(
+    ("fault", "events"), [("reset:3", 3), ("close:3", 3), ("truncate", 1)]
+)
+
+
+@CUTS
+async def test_cut_stream_breaks_after_its_last_whole_event(
     gateway_for: GatewayFor, path: str, fault: str, events: int
 ) -> None:
     live = await gateway_for()
@@ -150,18 +155,34 @@ async def test_cut_stream_ends_with_an_error_event_and_no_done(
     answer = caught.value.answer
     assert answer.status == 200
     assert answer.value(b"transfer-encoding") == b"chunked"
-    said, _, last = answer.body.partition(b"event: error\n")
+    assert answer.body.endswith(b"}\n\n")
+    assert answer.body.count(b"data: {") == events
+    assert b"error" not in answer.body
+    assert b"[DONE]" not in answer.body
+
+
+@CUTS
+async def test_cut_stream_ends_with_an_error_event_if_the_operator_wants_it(
+    gateway_for: GatewayFor, path: str, fault: str, events: int
+) -> None:
+    live = await gateway_for(stream_errors="event")
+    with pytest.raises(CutShort) as caught:
+        await ask_raw(live, path, fault, stream=True)
+    said, _, last = caught.value.answer.body.partition(b"event: error\n")
     assert said.endswith(b"}\n\n")
     assert said.count(b"data: {") == events
-    error = json.loads(last.removeprefix(b"data: "))["error"]
-    assert error == {
-        "message": "the worker broke off before its answer was whole",
-        "type": "upstream_error",
-        "param": None,
-        "code": "upstream_closed",
+    assert json.loads(last.removeprefix(b"data: ")) == {
+        "type": "error",
+        "error": {
+            "message": "the worker broke off before its answer was whole",
+            "type": "server_error",
+            "param": None,
+            "code": 502,
+            "gateway_code": "upstream_closed",
+        },
     }
     assert last.endswith(b"\n\n")
-    assert b"[DONE]" not in answer.body
+    assert b"[DONE]" not in caught.value.answer.body
 
 
 @pytest.mark.parametrize("fault", ["reset", "close", "truncate"])

@@ -48,7 +48,7 @@ def told(answer: httpx.Response) -> tuple[int, str]:
 
 def mid_stream_code(body: bytes) -> str:
     _, _, last = body.partition(b"event: error\ndata: ")
-    code: str = json.loads(last)["error"]["code"]
+    code: str = json.loads(last)["error"]["gateway_code"]
     return code
 
 
@@ -148,7 +148,9 @@ async def test_idle_timeout_ends_a_stream_with_an_error(
     gateway_for: GatewayFor, framing: str
 ) -> None:
     async with falls_silent(framing) as worker:
-        live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(idle=SHORT))
+        live = await gateway_for(
+            workers=(worker.url,), timeouts=Timeouts(idle=SHORT), stream_errors="event"
+        )
         with pytest.raises(CutShort) as caught:
             await ask_raw(live)
         assert caught.value.answer.body.startswith(EVENT)
@@ -233,7 +235,9 @@ async def test_total_timeout_ends_a_running_stream(gateway_for: GatewayFor) -> N
             await asyncio.sleep(SHORT / 20)
 
     async with ScriptedWorker(endless) as worker:
-        live = await gateway_for(workers=(worker.url,), timeouts=Timeouts(total=SHORT))
+        live = await gateway_for(
+            workers=(worker.url,), timeouts=Timeouts(total=SHORT), stream_errors="event"
+        )
         with pytest.raises(CutShort) as caught:
             await ask_raw(live)
         assert mid_stream_code(caught.value.answer.body) == "upstream_total_timeout"

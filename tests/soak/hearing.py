@@ -46,6 +46,7 @@ class Body(msgspec.Struct):
 
 class Error(msgspec.Struct):
     code: str | int | None = None
+    gateway_code: str | None = None
 
 
 class Refusal(msgspec.Struct):
@@ -131,6 +132,7 @@ def code_of(said: Said) -> str:
     """What an answer that is not whole says of why."""
     _, _, told = bytes(said.body).partition(b"event: error\ndata: ")
     try:
-        return str(msgspec.json.decode(told or said.body, type=Refusal).error.code)
+        error = msgspec.json.decode(told or said.body, type=Refusal).error
+        return str(error.gateway_code or error.code)
     except msgspec.DecodeError:
         return ""

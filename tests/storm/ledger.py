@@ -58,7 +58,8 @@ def code_of(answer: RawAnswer) -> str:
     """What an answer that is not whole says of why."""
     _, _, told = answer.body.partition(ERROR)
     try:
-        code = msgspec.json.decode(told or answer.body)["error"]["code"]
-    except (msgspec.DecodeError, KeyError, TypeError):
+        error = msgspec.json.decode(told or answer.body)["error"]
+        code = error.get("gateway_code") or error["code"]
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError):
         return "nothing"
     return f"{answer.status} {code}"

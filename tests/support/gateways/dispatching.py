@@ -63,7 +63,6 @@ def code_of(call: RecordedCall) -> tuple[int, str]:
 def mid_stream_code(call: RecordedCall) -> str:
     assert call.caller.is_cut
     assert not call.caller.is_ended
-    code: str = msgspec.json.decode(call.caller.body.partition(b"event: error\ndata: ")[2])[
-        "error"
-    ]["code"]
-    return code
+    assert b"event: error" not in call.caller.body
+    assert call.outcome.error is not None
+    return call.outcome.error.code
