@@ -64,7 +64,7 @@ def read_head(body: bytes) -> RequestHead:
 
 
 def read_bounds(body: bytes) -> RequestBounds:
-    """Return the bounds of a request; none if `body` is no JSON object, as the worker rejects it."""
+    """Return the bounds of a request; none if `body` is no JSON object: the worker rejects it."""
     try:
         return _read_bounds(body)
     except _FAILURES:

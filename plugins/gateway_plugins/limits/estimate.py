@@ -10,9 +10,9 @@ def estimate(call: Call, completion: int) -> tuple[int, int]:
     """Return the prompt tokens and the completion tokens that a call may cost.
 
     `completion` is the number per choice if the request sets no maximum. Without that, it is an
-    upper bound: each prompt of a list, and each of its choices, may take the maximum. (0, 0) if the request is
-    not a POST: then no model is called. (0, 1) if it is not known what the API costs, so that such
-    calls are rejected once no tokens are left.
+    upper bound: each prompt of a list, and each of its choices, may take the maximum. (0, 0) if the
+    request is not a POST: then no model is called. (0, 1) if it is not known what the API costs, so
+    that such calls are rejected once no tokens are left.
     """
     if call.method != "POST":
         return 0, 0
