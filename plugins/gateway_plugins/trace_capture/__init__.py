@@ -34,8 +34,9 @@ from gateway_plugins.trace_capture.http.routes import capture_routes
 from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.sessions import sessions
+from gateway_plugins.trace_capture.sessions.caps import applied
 from gateway_plugins.trace_capture.sessions.sampling_params import SessionOptions
-from gateway_plugins.trace_capture.store import queries
+from gateway_plugins.trace_capture.store import deletions, queries
 from gateway_plugins.trace_capture.store.retention import Retention, RetentionLimits
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from gateway_plugins.trace_capture.store.sink import TraceSink
@@ -137,11 +138,13 @@ class TraceCapture:
     def delete_sessions(self, db: Database, session_ids: Sequence[str], owner: str | None) -> int:
         """Delete sessions within a transaction of the writer; return the number of their traces.
 
-        Only the sessions of `owner` are deleted; any owner's if `owner` is None.
+        The traces of calls that have begun by now and end later are not stored. Only the sessions
+        of `owner` are deleted; any owner's if `owner` is None.
         """
+        deletions.mark(db, session_ids, owner)
         deleted = queries.delete_sessions(db, session_ids, owner)
-        if deleted:
-            self.sink.invalidate_cache()
+        self.sink.losses.forget(session_ids, owner)
+        self.sink.invalidate_cache()
         return deleted
 
     def forget_options(self, session_id: str) -> None:
@@ -169,6 +172,8 @@ class TraceCapture:
             yield Sample("gateway_traces_total", "counter", count, help_, labels)
         help_ = "Traces that could not be stored."
         yield Sample("gateway_traces_lost_total", "counter", self.sink.lost_count, help_)
+        help_ = "Traces that were not stored: their session was deleted while the call ran."
+        yield Sample("gateway_traces_late_total", "counter", self.sink.late_count, help_)
         help_ = "Traces that a trace_recorded hook was too slow for."
         yield Sample("gateway_traces_not_offered_total", "counter", self.hooks.dropped, help_)
 
@@ -183,8 +188,10 @@ class TraceCapture:
         if not await call.body.is_object():
             return  # the request cannot be changed
         if call.session_id is not None and self._options is not None:
-            for name, value in self._options.sampling_params(call.session_id).items():
-                await call.set(name, value)
+            params = self._options.sampling_params(call.session_id)
+            if params:
+                for name, value in applied(params, call.api, await call.json()).items():
+                    await call.set(name, value)
         if self._injected:
             await call.inject(*self._injected)
 

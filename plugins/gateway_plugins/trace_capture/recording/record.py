@@ -1,5 +1,6 @@
 """Turns a Capture into a Record: parses the response, computes times, and judges it."""
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -68,7 +69,10 @@ _sampling = msgspec.json.Decoder(_Sampling)
 
 
 class Record(msgspec.Struct):
-    """One parsed call. `request`: the body as the caller sent it. `retried`: marked as a retry."""
+    """One parsed call. `request`: the body as the caller sent it. `retried`: marked as a retry.
+
+    `started` is `time.monotonic()` at its beginning.
+    """
 
     trace_id: str
     session_id: str | None
@@ -78,6 +82,7 @@ class Record(msgspec.Struct):
     request: bytes
     answer: Assembled
     head: Head
+    started: float = math.inf
 
 
 def make_record(capture: Capture) -> Record:
@@ -98,6 +103,7 @@ def make_record(capture: Capture) -> Record:
         request=call.body.data or b"",
         answer=answer,
         head=head,
+        started=call.started,
     )
 
 

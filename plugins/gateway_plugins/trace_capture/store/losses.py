@@ -1,16 +1,21 @@
 """Counts traces that could not be stored, until the file counts them."""
 
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """Lost traces of one session; `caller` is the principal of the first of their calls."""
+    """Lost traces of one session; `caller` is the principal of the first of their calls.
+
+    `started` is the `time.monotonic()` at which the latest of them began.
+    """
 
     count: int
     caller: str | None
+    started: float = math.inf
 
 
 class Losses:
@@ -21,10 +26,18 @@ class Losses:
         self._marking: dict[str, Loss] = {}
         self._lock = threading.Lock()
 
-    def add(self, session_id: str, caller: str | None) -> None:
+    def add(self, session_id: str, caller: str | None, started: float = math.inf) -> None:
         with self._lock:
             known = self._unmarked.get(session_id, Loss(0, caller))
-            self._unmarked[session_id] = Loss(known.count + 1, known.caller)
+            self._unmarked[session_id] = Loss(known.count + 1, known.caller, started)
+
+    def forget(self, session_ids: Sequence[str], caller: str | None) -> None:
+        """Forget the losses of deleted sessions; with `caller`, only those that `count` returns."""
+        with self._lock:
+            for session_id in session_ids:
+                found = self._unmarked.get(session_id)
+                if found is not None and caller in (None, found.caller):
+                    del self._unmarked[session_id]
 
     def count(self, session_id: str, caller: str | None = None) -> int:
         """Number of lost traces; with `caller`, 0 if another principal made the first call."""
@@ -42,7 +55,8 @@ class Losses:
         """Remove the losses given by `begin`: the transaction is committed."""
         with self._lock:
             for session_id, marked in self._marking.items():
-                known = self._unmarked.pop(session_id)
+                known = self._unmarked.pop(session_id, marked)
                 if known.count > marked.count:
-                    self._unmarked[session_id] = Loss(known.count - marked.count, known.caller)
+                    left = known.count - marked.count
+                    self._unmarked[session_id] = Loss(left, known.caller, known.started)
             self._marking = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from gateway import Database, GatewayError, Storage
+from gateway_plugins.trace_capture.store.deletions import forget_old
 from gateway_plugins.trace_capture.store.queries import delete_sessions
 
 log = logging.getLogger("gateway.trace_capture")
@@ -72,6 +73,7 @@ class Retention:
 
     async def clean(self, now: float) -> None:
         """Delete sessions and traces past the limits at `now` (Unix seconds)."""
+        await self._storage.write(forget_old)
         while await self._storage.write(lambda db: self._delete_some(db, now)):
             pass
         while await self._storage.vacuum(PAGE_BATCH):

@@ -59,7 +59,7 @@ class RowNumber(msgspec.Struct, eq=False):
 
 
 class Row(msgspec.Struct, eq=False, kw_only=True):
-    """One trace, ready to be inserted. `principal` is the caller's."""
+    """One trace, ready to be inserted. `principal` is the caller's, `started` the record's."""
 
     trace_id: str
     session_id: str | None
@@ -72,6 +72,7 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
     content: bytes
     number: RowNumber
     principal: str | None = None
+    started: float
 
     def values(self) -> tuple[object, ...]:
         """Return the values in the order of INSERT."""

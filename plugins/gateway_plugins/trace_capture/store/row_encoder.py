@@ -84,6 +84,7 @@ def _row(
         content=codec.compress(_encoded(content)),
         number=number,
         principal=record.head.principal,
+        started=record.started,
     )
 
 

@@ -52,16 +52,26 @@ _WITH_PARAMS = """
 CREATE INDEX sessions_with_params ON sessions (session_id) WHERE sampling_params != '{}'
 """
 
+_DELETED = """
+CREATE TABLE deleted_sessions (
+    session_id TEXT NOT NULL, caller TEXT NOT NULL, deleted_at REAL NOT NULL,
+    PRIMARY KEY (session_id, caller)
+) WITHOUT ROWID;
+CREATE INDEX deleted_sessions_by_time ON deleted_sessions (deleted_at)
+"""
+
 MIGRATIONS = Migrations(
     "trace_capture",
     (
         Migration("create_tables", _TABLES),
         Migration("add_owners", _OWNERS),
         Migration("index_params", _WITH_PARAMS),
+        Migration("remember_deletions", _DELETED),
     ),
 )
 """The tables, with JSON values that admin calls set in `capture_settings`.
 
 `add_owners` adds the ids of the principals that own sessions and traces; NULL: no owner.
 `index_params` adds an index to find quickly whether any session has sampling parameters.
+`remember_deletions` adds the times of deletions, see deletions.py; an empty `caller`: all callers.
 """

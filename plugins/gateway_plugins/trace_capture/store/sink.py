@@ -1,5 +1,6 @@
 """Stores records as rows, delta-encoded against earlier rows; runs in the writer's thread."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +12,7 @@ from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.recording.public_trace import trace_of
 from gateway_plugins.trace_capture.recording.record import Record, make_record
+from gateway_plugins.trace_capture.store.deletions import Deletions
 from gateway_plugins.trace_capture.store.losses import Loss, Losses
 from gateway_plugins.trace_capture.store.row import INSERT, Row
 from gateway_plugins.trace_capture.store.row_encoder import changed_row, encode_row
@@ -34,10 +36,11 @@ ON CONFLICT (session_id) DO UPDATE SET
 class Prepared(msgspec.Struct, eq=False):
     """The result of `prepare`: the row, and the data needed to build it again.
 
-    `connection` is the number of the connection with which it was built.
+    `row` is None if the session was deleted while the call ran: nothing is stored. `connection` is
+    the number of the connection with which it was built.
     """
 
-    row: Row
+    row: Row | None
     capture: Capture
     connection: int
     session: CachedSession | None = None
@@ -48,7 +51,8 @@ class TraceSink:
     """A gateway Sink of Captures, for the writer's thread.
 
     `losses` counts the traces that could not be stored, until the file counts them. `committed`
-    counts all stored traces by verdict, and `lost_count` all lost ones.
+    counts all stored traces by verdict, `lost_count` all lost ones, and `late_count` those that
+    were not stored because their session was deleted while the call ran.
     """
 
     def __init__(self, hooks: Hooks, read: Callable[[Capture], Record] = make_record) -> None:
@@ -62,6 +66,8 @@ class TraceSink:
         self.losses = Losses()
         self.committed: Counter[str] = Counter()
         self.lost_count = 0
+        self.late_count = 0
+        self._deletions = Deletions()
 
     def prepare(self, db: Database, item: Capture) -> Prepared:
         if self._first:
@@ -72,21 +78,47 @@ class TraceSink:
     def write(self, db: Database, rows: Sequence[Prepared]) -> None:
         self._first = True
         self._check_for_other_writers(db)
+        self._drop_late(db, rows)
         for one in rows:
-            if one.connection != self._connection or not self._is_current(db, one):
+            if one.row is not None and (
+                one.connection != self._connection or not self._is_current(db, one)
+            ):
                 made = self._encode(db, one.capture)
                 one.row, one.trace = made.row, made.trace
                 one.connection, one.session = made.connection, made.session
-        [(last,)] = db.select("SELECT coalesce(max(number), 0) FROM traces")
-        for number, one in enumerate(rows, last + 1):
-            one.row.number.value = number
-        sessions = _sessions([one.row for one in rows], self.losses.begin())
-        db.insert(INSERT_SESSIONS, sessions, ON_CONFLICT)
-        db.insert(INSERT, [one.row.values() for one in rows], ")")
+        kept = [one.row for one in rows if one.row is not None]
+        lost = {
+            session_id: loss
+            for session_id, loss in self.losses.begin().items()
+            if not self._deletions.cover(db, session_id, loss.caller, loss.started)
+        }
+        if kept or lost:
+            [(last,)] = db.select("SELECT coalesce(max(number), 0) FROM traces")
+            for number, row in enumerate(kept, last + 1):
+                row.number.value = number
+            db.insert(INSERT_SESSIONS, _sessions(kept, lost), ON_CONFLICT)
+            db.insert(INSERT, [row.values() for row in kept], ")")
+
+    def _drop_late(self, db: Database, rows: Sequence[Prepared]) -> None:
+        """Leave out what `prepare` took for wanted, if the session was deleted since."""
+        dropped = False
+        for one in rows:
+            row = one.row
+            if row is not None and self._deletions.cover(
+                db, row.session_id, row.principal, row.started
+            ):
+                one.row = one.trace = None
+                dropped = True
+        if dropped:  # other rows may have these as bases, so all are built again
+            self._connection += 1
+            self._cache.clear()
 
     def written(self, rows: Sequence[Prepared]) -> None:
         self.losses.end()
         for one in rows:
+            if one.row is None:
+                self.late_count += 1
+                continue
             self.committed["COMPLETE" if one.row.complete else "INCOMPLETE"] += 1
             if one.trace is not None:
                 self._hooks.offer(one.trace)
@@ -98,11 +130,12 @@ class TraceSink:
         call = item.call
         if call.session_id is not None:
             caller = call.principal.id if call.principal is not None else None
-            self.losses.add(call.session_id, caller)
+            self.losses.add(call.session_id, caller, call.started)
 
     def invalidate_cache(self) -> None:
         """Have cached sessions checked after a deletion: deleted rows must not become bases."""
         self._cache.invalidate()
+        self._deletions.look_again()
 
     def _check_for_other_writers(self, db: Database) -> None:
         """Detect commits by another process, and a new connection."""
@@ -111,18 +144,21 @@ class TraceSink:
         if before is None or before[0] is not db:  # a new connection starts its own count
             self._connection += 1
             self._cache.clear()
+            self._deletions.look_again()
         elif before[1] != version:
-            self._cache.invalidate()
+            self.invalidate_cache()
 
     def _is_current(self, db: Database, made: Prepared) -> bool:
         """Whether the row's chain of bases is still in the file, with no newer trace after it."""
-        session_id = made.row.session_id
+        session_id = made.row.session_id if made.row is not None else None
         if made.session is None or session_id is None or self._cache.is_current(made.session):
             return True
         return self._cache.session(db, session_id, self.codec) is made.session
 
     def _encode(self, db: Database, capture: Capture) -> Prepared:
         record = self._read(capture)
+        if self._deletions.cover(db, record.session_id, record.head.principal, record.started):
+            return Prepared(None, capture, self._connection)
         session = None
         if record.session_id is not None:
             session = self._cache.session(db, record.session_id, self.codec)
@@ -154,6 +190,6 @@ def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[tuple[objec
             one[3] += not row.complete
     for session_id, loss in lost.items():
         callers.setdefault(session_id, loss.caller)
-        when = rows[0].timestamp
+        when = rows[0].timestamp if rows else time.time()
         found.setdefault(session_id, [when, when, 0, 0, 0])[4] += loss.count
     return [(session_id, callers[session_id], *counts) for session_id, counts in found.items()]
