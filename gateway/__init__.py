@@ -70,6 +70,7 @@ from gateway.trace import (
 from gateway.wire.apis.registry import api_of
 from gateway.wire.dialect import Api, ChoiceDelta, Delta, Requested
 from gateway.wire.error_body import error_message
+from gateway.wire.request import is_true
 from gateway.wire.sse import Event
 from gateway.wire.usage import Usage
 
@@ -151,6 +152,7 @@ __all__ = [
     "hookimpl",
     "insert_rows",
     "is_event_stream",
+    "is_true",
     "json_mistake",
     "open_read_only",
     "path_of",

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 Verdict = Literal["COMPLETE", "INCOMPLETE"]
-"""COMPLETE: every sampled token is present with its logprob, as many as the engine counted."""
+"""COMPLETE: the prompt's token ids and every sampled token are present, each of these with its
+logprob, as many as the engine counted."""
 
 Reason = Literal[
     "caller_gone",
@@ -19,10 +20,14 @@ Reason = Literal[
     "error_event",
     "aborted",
     "unfinished",
+    "prompt_ids_missing",
     "token_ids_missing",
     "logprobs_missing",
+    "logprobs_invalid",
     "usage_missing",
     "counts_differ",
+    "message_contradicts",
+    "not_sampled",
     "unreadable",
     "too_large",
     "redacted",
@@ -35,9 +40,13 @@ Reason = Literal[
 - error_answer: a status other than 200, from the worker or from the gateway.
 - error_event: an error in the stream, before `[DONE]`.
 - aborted: `finish_reason: "abort"`, a normal end on the wire.
-- unfinished: the choice has no finish reason.
-- token_ids_missing, logprobs_missing, usage_missing: the engine did not send them.
+- unfinished: the choice has no finish reason, or nothing was sent of a requested choice.
+- prompt_ids_missing, token_ids_missing, logprobs_missing, usage_missing: the engine did not send
+  them.
+- logprobs_invalid: a logprob is null, -9999, above 0, or not finite.
 - counts_differ: ids, logprobs and the engine's usage do not agree.
+- message_contradicts: parts of a streamed message contradict each other.
+- not_sampled: beam search, or the best of several.
 - unreadable: the response does not have the form of its dialect.
 - too_large: the response was longer than the gateway keeps.
 - redacted: a `redact_trace` hook removed tokens.

@@ -88,6 +88,7 @@ NAMES = [
     "hookimpl",
     "insert_rows",
     "is_event_stream",
+    "is_true",
     "json_mistake",
     "open_read_only",
     "path_of",

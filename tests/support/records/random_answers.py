@@ -146,7 +146,8 @@ def chunks(chance: Random, choice: JSON, *, chat: bool) -> list[JSON]:
     scored = len(next(iter(choice["logprobs"].values())))
     cut = pieces(chance, range(scored), count)
     ids = choice["token_ids"]
-    lists = [[ids[place] for place in places] for places in cut] if chat else None
+    aligned = len(ids) == scored
+    lists = [[ids[place] for place in places] for places in cut] if aligned else None
     for chunk, some_ids in zip(found, lists or pieces(chance, ids, count), strict=True):
         chunk["token_ids"] = some_ids
     for chunk, places in zip(found, cut, strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rllm_model_gateway as rllm
 from support.callers.leaving_caller import leave
 from support.callers.raw_client import RawClient, head_of
 from support.callers.sampled_tokens import ASKS, sampled
@@ -129,7 +130,11 @@ async def test_fault_3_trace_keeps_a_null_logprob(gateway_for: GatewayFor, tmp_p
         running = await capturing(gateway_for, tmp_path, workers=[worker.url])
         await running.client.post(CHAT, json=chat())
         [trace] = await traces_of(running)
-    assert (trace.verdict, trace.logprobs) == ("COMPLETE", [None, -0.5, None])
+        listed = (await running.client.get("/sessions/s/traces")).json()
+    assert (trace.verdict, trace.reasons) == ("INCOMPLETE", ["logprobs_invalid"])
+    assert trace.choices[0].logprobs == [None, -0.5, None]
+    [one] = map(rllm.TraceRecord.model_validate, listed)
+    assert one.logprobs is None  # rllm's list of numbers has no place for a null
 
 
 async def test_fault_10_trace_keeps_the_part_of_a_stream_that_the_caller_left(

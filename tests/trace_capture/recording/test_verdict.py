@@ -1,13 +1,17 @@
-"""Each reason for which an answer is not all that the engine sampled."""
+"""Each reason for which an answer is not all that a trace promises."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import pytest
 from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
-from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
+from gateway_plugins.trace_capture.recording.asked import Asked, asked, sampling_params
 from gateway_plugins.trace_capture.recording.verdict import Judged, judge
 from support.records.vllm_recordings import load
+
+from gateway import Reason
 
 
 def recorded(name: str) -> Assembled:
@@ -17,8 +21,14 @@ def recorded(name: str) -> Assembled:
     return assemble(exchange.path, exchange.body, streamed=streamed, status=exchange.status)
 
 
-def judged(answer: Assembled, **how: Any) -> Judged:
-    return judge(answer, **{"status": 200, "complete": True, **how})
+def asked_in(name: str) -> Asked:
+    exchange = load()[name]
+    body = exchange.request_body
+    return asked(api_at(exchange.path), body, sampling_params(body, {}, {}))
+
+
+def judged(answer: Assembled, wanted: Asked | None = None, **how: Any) -> Judged:
+    return judge(answer, wanted or Asked(), **{"status": 200, "complete": True, **how})
 
 
 def answer_of(*parts: Part, count: int | None, **fields: Any) -> Assembled:
@@ -49,18 +59,142 @@ COMPLETE = [
 @pytest.mark.parametrize("name", COMPLETE)
 def test_verdict_is_complete_for_recorded_whole_responses(name: str) -> None:
     answer = recorded(name)
-    assert judged(answer) == Judged([], [[] for _ in answer.parts])
+    assert judged(answer, asked_in(name)) == Judged([], [[] for _ in answer.parts])
 
 
-def test_verdict_counts_a_null_logprob_as_a_logprob() -> None:
-    one = part(2)
-    one.logprobs[0] = None
-    assert judged(answer_of(one, count=2)).trace == []
+@pytest.mark.parametrize("value", [None, -9999.0, -1e6, float("-inf"), float("nan"), 0.5, 7])
+def test_verdict_reports_logprobs_invalid(value: float | None) -> None:
+    one = part(3)
+    one.logprobs[1] = value
+    assert judged(answer_of(one, count=3)).trace == ["logprobs_invalid"]
 
 
-def test_verdict_is_complete_for_an_empty_choice_if_the_usage_agrees() -> None:
-    assert judged(answer_of(part(0), count=0)) == Judged([], [[]])
-    assert judged(answer_of(part(0), part(2), count=2)).trace == []
+@pytest.mark.parametrize("value", [0, -0.0, 1e-7, -87.3, -1, -9998.5])
+def test_verdict_is_complete_for_any_logarithm_of_a_probability(value: float) -> None:
+    one = part(3)
+    one.logprobs[1] = value
+    assert judged(answer_of(one, count=3)).trace == []
+
+
+@pytest.mark.parametrize("finish", ["length", "stop", "tool_calls"])
+def test_verdict_reports_token_ids_missing_for_a_choice_without_tokens(finish: str) -> None:
+    empty: list[Reason] = ["token_ids_missing", "logprobs_missing"]
+    assert judged(answer_of(part(0, finish=finish), count=0)) == Judged(empty, [empty])
+    assert judged(answer_of(part(0, finish=finish), part(2), count=2)).parts == [empty, []]
+
+
+def test_verdict_reports_prompt_ids_missing_per_choice() -> None:
+    without = part(2)
+    without.prompt_token_ids = []
+    found = judged(answer_of(part(1), without, count=3))
+    assert found == Judged(["prompt_ids_missing"], [[], ["prompt_ids_missing"]])
+
+
+def test_verdict_reports_prompt_ids_missing_for_a_batch_of_chats() -> None:
+    assert "prompt_ids_missing" in judged(recorded("default/chat_batch")).trace
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_verdict_reports_counts_differ_from_the_usage_of_the_prompt(count: int) -> None:
+    two = [part(1), part(1)]
+    two[1].index, two[1].prompt_token_ids = 1, [4, 5]
+    answer = answer_of(*two, count=2)
+    answer.prompt_tokens = 3
+    assert judged(answer, Asked(prompts=2)).trace == []
+    answer.prompt_tokens = count
+    assert judged(answer, Asked(prompts=2)).trace == ["counts_differ"]
+
+
+def test_verdict_counts_a_prompt_once_for_all_its_choices() -> None:
+    answer = answer_of(part(1), part(1), count=2)
+    answer.parts[1].index, answer.prompt_tokens = 1, 1
+    assert judged(answer, Asked(prompts=1, choices=2)).trace == []
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"use_beam_search": True},
+        {"use_beam_search": "yes"},
+        {"best_of": 3},
+        {"best_of": "4", "n": 2},
+    ],
+)
+def test_verdict_reports_not_sampled(params: dict[str, object]) -> None:
+    found = judged(answer_of(part(2), count=2), asked(None, b"", params))
+    assert found == Judged(["not_sampled"], [["not_sampled"]])
+
+
+@pytest.mark.parametrize(
+    "params", [{"use_beam_search": False}, {"best_of": 2, "n": 2}, {"n": "x"}, {"best_of": None}]
+)
+def test_verdict_is_complete_if_all_that_was_sampled_is_returned(params: dict[str, object]) -> None:
+    assert judged(answer_of(part(2), count=2), asked(None, b"", params)).trace == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "prompts"),
+    [
+        ("/v1/chat/completions", b'{"messages":[]}', 1),
+        ("/v1/completions", b'{"prompt":"a"}', 1),
+        ("/v1/completions", b'{"prompt":[5,6]}', 1),
+        ("/v1/completions", b'{"prompt":["a","b","c"]}', 3),
+        ("/v1/completions", b'{"prompt":[[5,6],[7]]}', 2),
+        ("/v1/chat/completions/batch", b'{"messages":[[{}],[{}]]}', 2),
+        ("/v1/chat/completions/batch", b'{"messages":7}', 1),
+        ("/v1/completions", b"{", 1),
+        ("/v1/messages", b'{"messages":[]}', 0),
+    ],
+)
+def test_asked_counts_the_prompts_of_a_request(path: str, body: bytes, prompts: int) -> None:
+    assert asked(api_at(path), body, {"n": 2}) == Asked(prompts, 2)
+
+
+ABORTED_BEFORE: Mapping[str, list[dict[str, Any]]] = {
+    "chat": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
+    "completions": [],
+}
+
+
+@pytest.mark.parametrize("with_usage", [True, False])
+@pytest.mark.parametrize("api", ABORTED_BEFORE)
+def test_verdict_reports_unfinished_for_a_stream_aborted_before_its_first_token(
+    api: str, with_usage: bool
+) -> None:
+    """As vLLM ends it: chat has an event with the role, completions have no event of a choice."""
+    path = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}[api]
+    usage = {"prompt_tokens": 3, "completion_tokens": 0} if with_usage else None
+    events: list[dict[str, Any]] = [{"choices": [one]} for one in ABORTED_BEFORE[api]]
+    events.append({"choices": [], "usage": usage})
+    body = b"".join(b"data: %b\n\n" % msgspec.json.encode(event) for event in events)
+    found = judged(assemble(path, body + b"data: [DONE]\n\n", streamed=True), Asked(prompts=1))
+    without: list[Reason] = [] if with_usage or api == "completions" else ["usage_missing"]
+    assert found.trace == ["unfinished", *without]
+
+
+def test_verdict_reports_unfinished_if_nothing_came_of_a_requested_choice() -> None:
+    answer = answer_of(part(2), count=2)
+    assert judged(answer, Asked(prompts=1, choices=2)) == Judged(["unfinished"], [[]])
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_verdict_reports_counts_differ_within_an_event(path: str) -> None:
+    """Ids without logprobs, and logprobs without ids: their sums alone agree."""
+    chat = {"content": [{"token": "a", "logprob": -1.0}]}
+    scores = chat if "chat" in path else {"tokens": ["a"], "token_logprobs": [-1.0]}
+    one = {"index": 0, "finish_reason": None}
+    events: list[dict[str, Any]] = [
+        {"choices": [{**one, "token_ids": [1]}]},
+        {"choices": [{**one, "logprobs": scores}]},
+        {"choices": [{**one, "token_ids": [2], "logprobs": scores, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+    ]
+    events[0]["choices"][0]["prompt_token_ids"] = [7]
+    if "chat" in path:
+        events[0]["prompt_token_ids"] = events[0]["choices"][0].pop("prompt_token_ids")
+    body = b"".join(b"data: %b\n\n" % msgspec.json.encode(event) for event in events)
+    found = judged(assemble(path, body + b"data: [DONE]\n\n", streamed=True))
+    assert found.trace == ["counts_differ"]
 
 
 def test_verdict_reports_caller_gone() -> None:
@@ -119,8 +253,9 @@ def test_verdict_reports_aborted(name: str) -> None:
 
 
 def test_verdict_reports_aborted_per_choice() -> None:
-    answer = answer_of(part(2), part(1, finish="abort"), count=3)
-    assert judged(answer) == Judged(["aborted"], [[], ["aborted"]])
+    for finish in ("abort", "error"):
+        answer = answer_of(part(2), part(1, finish=finish), count=3)
+        assert judged(answer) == Judged(["aborted"], [[], ["aborted"]])
 
 
 def test_verdict_reports_unfinished_per_choice() -> None:
@@ -129,9 +264,10 @@ def test_verdict_reports_unfinished_per_choice() -> None:
 
 
 def test_verdict_reports_token_ids_missing() -> None:
-    assert judged(recorded("default/chat_logprobs")).parts == [["token_ids_missing"]]
-    both = judged(recorded("default/chat_plain"))
-    assert both.trace == ["token_ids_missing", "logprobs_missing"]
+    found = judged(recorded("default/chat_logprobs"))
+    assert found.parts == [["prompt_ids_missing", "token_ids_missing"]]
+    all_three = judged(recorded("default/chat_plain"))
+    assert all_three.trace == ["prompt_ids_missing", "token_ids_missing", "logprobs_missing"]
 
 
 @pytest.mark.parametrize("name", ["default/responses_stream", "default/messages_plain"])

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from gateway import Reason
+
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 """Exceptions that decoding, converting or encoding foreign JSON can raise."""
 
@@ -13,7 +15,8 @@ class Part(msgspec.Struct, gc=False):
 
     `tokens` are the engine's texts of `token_ids`. `extra` is JSON (of `Extra`) of values that
     cannot be derived from the other fields, b"" in the common case. Parts have the order of the
-    response's choices.
+    response's choices. `doubts` are reasons that show in a stream's events alone; they are not
+    stored with the part.
     """
 
     index: int
@@ -23,6 +26,7 @@ class Part(msgspec.Struct, gc=False):
     tokens: list[str] | None = None
     extra: bytes = b""
     finish_reason: str | None = None
+    doubts: list[Reason] = []
 
 
 class Extra(msgspec.Struct, omit_defaults=True):
@@ -46,10 +50,10 @@ class Assembled(msgspec.Struct, kw_only=True):
     """A response in the form of a plain one, with its numbers kept apart.
 
     `skeleton` is a JSON object without token ids and logprobs: if it has an empty list in their
-    place, `parts` has the values. `completion_tokens` is the engine's count. `done`: a stream ended
-    as it should; always true for a plain response. `error` is the message of an error event or
-    body. `readable`: every part of the response conforms to its dialect. `events` counts a stream's
-    events that have data.
+    place, `parts` has the values. `prompt_tokens` and `completion_tokens` are the engine's counts.
+    `done`: a stream ended as it should; always true for a plain response. `error` is the message of
+    an error event or body. `readable`: every part of the response conforms to its dialect. `events`
+    counts a stream's events that have data.
     """
 
     skeleton: bytes
@@ -57,6 +61,7 @@ class Assembled(msgspec.Struct, kw_only=True):
     model: str = ""
     parts: list[Part] = []
     usage: dict[str, Any] | None = None
+    prompt_tokens: int | None = None
     completion_tokens: int | None = None
     weight_version: int | str | None = None
     streamed: bool = False

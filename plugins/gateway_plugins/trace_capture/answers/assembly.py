@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
-from gateway import api_of
+from gateway import Api, api_of
 from gateway_plugins.trace_capture.answers import other_apis
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
 from gateway_plugins.trace_capture.answers.openai import plain, streams
 from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS
 
-# By the name of the API.
-_FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}
+FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}
+"""Forms of responses with choices, by the name of the API."""
+
 _STREAMS: dict[str, Callable[[bytes], Assembled]] = {
     "responses": other_apis.read_responses,
     "messages": other_apis.read_messages,
@@ -21,8 +22,9 @@ def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> As
 
     `body` is already decoded (no content encoding). `streamed`: it is an event stream.
     """
-    api = _api_of(path)
-    form, read_stream = _FORMS.get(api), _STREAMS.get(api)
+    known = api_at(path)
+    api = "" if known is None else known.name
+    form, read_stream = FORMS.get(api), _STREAMS.get(api)
     try:
         if streamed:
             if form is not None:
@@ -42,8 +44,7 @@ def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> As
     return record
 
 
-def _api_of(path: str) -> str:
-    """Return the name of the API of a path, which may have more before its `v1/`; "" if unknown."""
+def api_at(path: str) -> Api | None:
+    """Return the API of a path, which may have more before its `v1/`; None if unknown."""
     _, _, tail = path.partition("?")[0].strip("/").rpartition("v1/")
-    api = api_of(f"/v1/{tail}")
-    return "" if api is None else api.name
+    return api_of(f"/v1/{tail}")

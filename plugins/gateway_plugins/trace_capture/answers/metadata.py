@@ -24,11 +24,17 @@ def assembled(answer: Mapping[str, Any], skeleton: bytes | None = None) -> Assem
 
 
 def with_usage(found: Assembled, usage: object) -> None:
-    """Set `usage`, and the completion token count from either of its two names."""
+    """Set `usage` and its token counts, the completion's from either of its two names."""
     if isinstance(usage, dict):
         found.usage = usage
-        count = usage.get("completion_tokens", usage.get("output_tokens"))
-        found.completion_tokens = count if type(count) is int else None
+        found.prompt_tokens = _integer(usage.get("prompt_tokens"))
+        found.completion_tokens = _integer(
+            usage.get("completion_tokens", usage.get("output_tokens"))
+        )
+
+
+def _integer(value: object) -> int | None:
+    return value if type(value) is int else None
 
 
 def text(value: object) -> str:

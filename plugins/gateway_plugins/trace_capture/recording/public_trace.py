@@ -155,7 +155,8 @@ def _add_answer(trace: Trace, skeleton: bytes, parts: list[Part], head: Head) ->
 def _flatten(trace: Trace, first: TraceChoice) -> None:
     trace.prompt_token_ids = first.prompt_token_ids
     trace.completion_token_ids = first.token_ids
-    trace.logprobs = first.logprobs or None
+    # rllm's client rejects the whole list if one of its logprobs is null.
+    trace.logprobs = None if None in first.logprobs else first.logprobs or None
     trace.routing_matrices = first.routing_matrices
     trace.finish_reason = first.finish_reason
     if first.message is not None:

@@ -2,70 +2,22 @@
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 import zstandard
 
 from gateway import Attempt, Call, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembled import Assembled
-from gateway_plugins.trace_capture.answers.assembly import assemble
+from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
+from gateway_plugins.trace_capture.recording.asked import asked, sampling_params
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.recording.verdict import judge
 
 MAX_DECOMPRESSED = 256 * 1024 * 1024
 """Maximum bytes of a decompressed response."""
-
-SAMPLING_FIELDS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "min_tokens",
-    "n",
-    "best_of",
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
-    "include_stop_str_in_output",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "length_penalty",
-    "logit_bias",
-    "allowed_token_ids",
-    "bad_words",
-    "use_beam_search",
-    "skip_special_tokens",
-    "spaces_between_special_tokens",
-    "response_format",
-    "structured_outputs",
-    "tool_choice",
-    "parallel_tool_calls",
-    "reasoning_effort",
-    "chat_template_kwargs",
-    "continue_final_message",
-    "add_generation_prompt",
-    "echo",
-    "logprobs",
-    "top_logprobs",
-    "prompt_logprobs",
-)
-"""Request fields that affect sampling, or how the prompt is tokenised."""
-
-_Sampling = msgspec.defstruct(
-    "_Sampling",
-    [(name, Any | msgspec.UnsetType, msgspec.UNSET) for name in SAMPLING_FIELDS],
-    gc=False,
-)
-_sampling = msgspec.json.Decoder(_Sampling)
 
 
 class Record(msgspec.Struct):
@@ -173,23 +125,6 @@ def _attempt(call: Call, attempt: Attempt) -> AttemptRecord:
     )
 
 
-def sampling_params(
-    body: bytes, injected: Mapping[str, object], overwritten: Mapping[str, object]
-) -> dict[str, Any]:
-    """Return the sampling fields sent to the engine: the caller's, overridden by the gateway's."""
-    try:
-        asked = _sampling.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
-    found: dict[str, Any] = msgspec.to_builtins(asked)
-    for changes in (overwritten, injected):
-        found.update({name: value for name, value in changes.items() if name in _NAMES})
-    return found
-
-
-_NAMES = frozenset(SAMPLING_FIELDS)
-
-
 def _microseconds(seconds: float) -> int:
     return int(seconds * 1e6)
 
@@ -226,6 +161,7 @@ def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
         refused = outcome.error.status  # sent after SSE comments, so its own status is 200
     judged = judge(
         answer,
+        asked(api_at(call.path), call.body.data or b"", head.sampling_params),
         status=capture.status or refused,
         complete=outcome.complete,
         caller_gone=outcome.caller_gone,

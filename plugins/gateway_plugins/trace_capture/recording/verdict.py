@@ -1,9 +1,21 @@
-"""Judges whether a response has all that the engine sampled, with reasons if it does not."""
+"""Judges whether a response has all that a trace promises, with reasons if it does not."""
+
+import math
 
 import msgspec
 
 from gateway import Reason
 from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
+from gateway_plugins.trace_capture.recording.asked import Asked
+
+ABORTS = frozenset({"abort", "error"})
+"""Finish reasons of an engine that stopped the generation."""
+
+UNKNOWN_LOGPROB = -9999.0
+"""What vLLM and OpenAI send in place of minus infinity or of a value that they do not have."""
+
+MAX_LOGPROB = 1e-3
+"""A probability of 1, plus what an engine may round up."""
 
 
 class Judged(msgspec.Struct):
@@ -18,6 +30,7 @@ class Judged(msgspec.Struct):
 
 def judge(
     answer: Assembled,
+    asked: Asked,
     *,
     status: int,
     complete: bool,
@@ -25,7 +38,7 @@ def judge(
     failed: bool = False,
     too_large: bool = False,
 ) -> Judged:
-    """Judge a call's response.
+    """Judge a call's response to what was asked.
 
     `status` is the response's, 0 if there was none. `complete`: the worker's response arrived
     whole. `failed`: the gateway could not record it. `too_large`: only a part of it was kept.
@@ -35,8 +48,10 @@ def judge(
         common.append("too_large")
     if failed:
         common.append("capture_failed")
-    parts = _of_parts(answer, common)
+    parts = _of_parts(answer, asked, common)
     seen = [*common, *(reason for reasons in parts for reason in reasons)]
+    if not common and len(answer.parts) < asked.prompts * asked.choices:
+        seen.append("unfinished")  # nothing at all was sent of a choice
     trace = list(dict.fromkeys(seen))
     return Judged(trace if trace or parts else ["token_ids_missing"], parts)
 
@@ -58,37 +73,68 @@ def _common(answer: Assembled, status: int, complete: bool, caller_gone: bool) -
     return reasons
 
 
-def _of_parts(answer: Assembled, common: list[Reason]) -> list[list[Reason]]:
-    found = [common + _of_end(part) + _of_lists(part) for part in answer.parts]
-    if not common:  # a response that was cut off has no count, and may have no token yet
-        _count(answer, found)
-    return found
+def _of_parts(answer: Assembled, asked: Asked, common: list[Reason]) -> list[list[Reason]]:
+    found = [common + _of_part(part, asked, cut=bool(common)) for part in answer.parts]
+    if not common:  # a response that was cut off has no count
+        _count(answer, asked, found)
+    return [list(dict.fromkeys(reasons)) for reasons in found]
+
+
+def _of_part(part: Part, asked: Asked, *, cut: bool) -> list[Reason]:
+    reasons = _of_end(part)
+    if part.token_ids or part.logprobs or not (cut or reasons):
+        reasons += _of_lists(part, cut=cut)  # else no token may have been sampled yet
+    reasons += part.doubts
+    if not asked.sampled:
+        reasons.append("not_sampled")
+    return reasons
 
 
 def _of_end(part: Part) -> list[Reason]:
     if part.finish_reason is None:
         return ["unfinished"]
-    return ["aborted"] if part.finish_reason == "abort" else []
+    return ["aborted"] if part.finish_reason in ABORTS else []
 
 
-def _of_lists(part: Part) -> list[Reason]:
+def _of_lists(part: Part, *, cut: bool = False) -> list[Reason]:
     ids, logprobs = len(part.token_ids), len(part.logprobs)
-    if ids == logprobs:
-        return []
+    reasons: list[Reason] = [] if part.prompt_token_ids or cut else ["prompt_ids_missing"]
     if not ids:
-        return ["token_ids_missing"]
-    return ["counts_differ" if logprobs else "logprobs_missing"]
+        reasons.append("token_ids_missing")
+    if not logprobs:
+        reasons.append("logprobs_missing")
+    elif ids and ids != logprobs:
+        reasons.append("counts_differ")
+    if not _are_logprobs(part.logprobs):
+        reasons.append("logprobs_invalid")
+    return reasons
 
 
-def _count(answer: Assembled, found: list[list[Reason]]) -> None:
-    """Add the reasons from comparing the engine's token count with all choices together."""
-    count = answer.completion_tokens
-    if count == sum(len(part.token_ids) for part in answer.parts):
-        return
+def _are_logprobs(values: list[float | None]) -> bool:
+    """Whether all are logarithms of probabilities, as far as a number can tell."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not all(map(math.isfinite, known)):
+        return False
+    return not known or (min(known) > UNKNOWN_LOGPROB and max(known) <= MAX_LOGPROB)
+
+
+def _count(answer: Assembled, asked: Asked, found: list[list[Reason]]) -> None:
+    """Add the reasons from comparing the engine's token counts with all choices together."""
+    count, present = answer.completion_tokens, sum(len(part.token_ids) for part in answer.parts)
+    agrees = count == present and _prompts_agree(answer, asked)
     for part, reasons in zip(answer.parts, found, strict=True):
-        if not part.token_ids and not part.logprobs:
-            reasons += ["token_ids_missing", "logprobs_missing"]
+        if not part.token_ids and (count or 0) > present:
+            reasons += _of_lists(part)
         if count is None:
             reasons.append("usage_missing")
-        elif not reasons:
+        elif not agrees and not reasons:
             reasons.append("counts_differ")
+
+
+def _prompts_agree(answer: Assembled, asked: Asked) -> bool:
+    """Whether the engine counted as many tokens of prompts, if it did count and has sent them."""
+    count, parts = answer.prompt_tokens, answer.parts
+    if count is None or len(parts) != asked.prompts * asked.choices:
+        return True
+    firsts = [len(part.prompt_token_ids) for part in parts if part.index % asked.choices == 0]
+    return 0 in firsts or count == sum(firsts)

@@ -40,6 +40,7 @@ def chat_part(
         part.logprobs = [entry.logprob for entry in entries]
         if extra.content is None and not _is_regular(entries, texts):
             extra.content = [_rest(entry) for entry in msgspec.to_builtins(entries)]
+    _compare(part, [chunk.logprobs.content if chunk.logprobs else None for chunk in chunks], chunks)
     return _finish(part, extra, chunks)
 
 
@@ -53,8 +54,9 @@ def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list
     )
     extra = Extra()
     scores = [chunk.logprobs for chunk in chunks if chunk.logprobs]
-    if scores:
-        _take_scores(part, extra, scores)
+    if scores and not _take_scores(part, extra, scores):
+        values = [chunk.logprobs.token_logprobs if chunk.logprobs else None for chunk in chunks]
+        _compare(part, values, chunks)
     extra.prompt_logprobs = _chain([chunk.prompt_logprobs for chunk in chunks]) or None
     return _finish(part, extra, chunks)
 
@@ -71,6 +73,14 @@ def _chain(lists: Sequence[Any]) -> list[Any]:
     if len(lists) == 1:
         return lists[0] or []
     return list(chain.from_iterable(filter(None, lists)))
+
+
+def _compare(part: Part, logprobs: Sequence[Any], chunks: Sequence[Any]) -> None:
+    """Doubt lists of equal length if an event has ids without their logprobs, or the reverse."""
+    if len(chunks) > 1 and len(part.token_ids) == len(part.logprobs):
+        pairs = zip([chunk.token_ids for chunk in chunks], logprobs, strict=True)
+        if any(len(ids or ()) != len(values or ()) for ids, values in pairs):
+            part.doubts.append("counts_differ")
 
 
 def _finish(part: Part, extra: Extra, chunks: Sequence[Any]) -> Part:
@@ -106,7 +116,8 @@ def _rest(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in ("token", "logprob")}
 
 
-def _take_scores(part: Part, extra: Extra, scores: list[CompletionLogprobs]) -> None:
+def _take_scores(part: Part, extra: Extra, scores: list[CompletionLogprobs]) -> bool:
+    """Add the logprobs of a completion; return whether the prompt's were among them."""
     texts: list[str] = _chain([score.tokens for score in scores])
     values: list[float | None] = _chain([score.token_logprobs for score in scores])
     # With `echo`, the values of the prompt come first.
@@ -123,6 +134,7 @@ def _take_scores(part: Part, extra: Extra, scores: list[CompletionLogprobs]) -> 
     part.logprobs = values[echoed:] if echoes else values
     if len(texts) == len(values):
         part.tokens = texts[echoed:] if echoes else texts
+    return echoes
 
 
 def _has_list(values: Iterable[object]) -> bool:

@@ -1,0 +1,101 @@
+"""What a request asked to be sampled: its parameters, and how many choices of how many prompts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway import Api, is_true
+from gateway_plugins.trace_capture.answers.assembly import FORMS
+
+SAMPLING_FIELDS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "min_tokens",
+    "n",
+    "best_of",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "length_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "use_beam_search",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "response_format",
+    "structured_outputs",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "add_generation_prompt",
+    "echo",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+)
+"""Request fields that affect sampling, or how the prompt is tokenised."""
+
+_NAMES = frozenset(SAMPLING_FIELDS)
+
+_Sampling = msgspec.defstruct(
+    "_Sampling",
+    [(name, Any | msgspec.UnsetType, msgspec.UNSET) for name in SAMPLING_FIELDS],
+    gc=False,
+)
+_sampling = msgspec.json.Decoder(_Sampling)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """`choices` of each of `prompts`; 0 prompts for an API whose choices are not known.
+
+    `sampled`: each choice is drawn from the model's distribution. Not so with beam search, and if
+    the engine returns the best of several.
+    """
+
+    prompts: int = 0
+    choices: int = 1
+    sampled: bool = True
+
+
+def sampling_params(
+    body: bytes, injected: Mapping[str, object], overwritten: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return the sampling fields sent to the engine: the caller's, overridden by the gateway's."""
+    try:
+        asked = _sampling.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    found: dict[str, Any] = msgspec.to_builtins(asked)
+    for changes in (overwritten, injected):
+        found.update({name: value for name, value in changes.items() if name in _NAMES})
+    return found
+
+
+def asked(api: Api | None, body: bytes, params: Mapping[str, object]) -> Asked:
+    """Return what a request of `api` asked for; `params` are its sampling fields."""
+    prompts = api.requested(body).prompts if api is not None and api.name in FORMS else 0
+    choices = _count(params.get("n"))
+    best_of = is_true(params.get("use_beam_search")) or _count(params.get("best_of")) > choices
+    return Asked(prompts, choices, not best_of)
+
+
+def _count(value: object) -> int:
+    """Return a number of choices as engines read it, who take "2" for 2; 1 if there is none."""
+    try:
+        return max(int(value), 1) if isinstance(value, int | float | str) else 1
+    except (ValueError, OverflowError):
+        return 1
