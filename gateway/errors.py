@@ -11,15 +11,18 @@
     │   └── InvalidStatement        a mistake in the code: parameters are missing or of wrong types
     └── CallError                   sent in OpenAI's envelope; `status` and `code` below
         ├── BadRequest              400 invalid_request
+        │   ├── InvalidHTTP         400 invalid_http
         │   └── InvalidJSON         400 invalid_json
         ├── Unauthorized            401 invalid_api_key
         ├── Forbidden               403 permission_denied
         ├── NotFound                404 not_found
+        ├── HeaderTimeout           408 request_header_timeout
         ├── BodyTimeout             408 request_body_timeout
         ├── BodyTooLarge            413 body_too_large
         ├── TooManyRequests         429 rate_limit_exceeded
         ├── HookFailed              500 hook_failed
         ├── InternalError           500 internal_error
+        ├── NotSupported            501 not_supported
         ├── UpstreamError           502 upstream_error
         │   ├── ConnectFailed       502 upstream_connect_failed
         │   ├── UpstreamClosed      502 upstream_closed
@@ -130,6 +133,12 @@ class BadRequest(CallError):
     type = "invalid_request_error"
 
 
+class InvalidHTTP(BadRequest):
+    """The caller's bytes are no HTTP/1.1 request, or its header or trailer is too large."""
+
+    code = "invalid_http"
+
+
 class InvalidJSON(BadRequest):
     code = "invalid_json"
 
@@ -150,6 +159,17 @@ class NotFound(CallError):
     status = 404
     code = "not_found"
     type = "invalid_request_error"
+
+
+class HeaderTimeout(CallError):
+    """The caller took longer than `timeouts.header` seconds to send the header of its request."""
+
+    status = 408
+    code = "request_header_timeout"
+    type = "invalid_request_error"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the header was not complete within {seconds} s (timeouts.header)")
 
 
 class BodyTimeout(CallError):
@@ -180,6 +200,14 @@ class HookFailed(CallError):
 
 class InternalError(CallError):
     """The gateway itself failed; the log has the traceback under the call's id."""
+
+
+class NotSupported(CallError):
+    """What HTTP allows and the gateway does not do: WebSockets, tunnels."""
+
+    status = 501
+    code = "not_supported"
+    type = "invalid_request_error"
 
 
 class UpstreamError(CallError):

@@ -53,6 +53,9 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     idle: Annotated[
         Seconds | None, Meta(description="Between two chunks of a response, or of a request body.")
     ] = 600.0
+    header: Annotated[
+        Seconds, Meta(description="From the first byte of a request's header to its end.")
+    ] = 10.0
     total: Annotated[
         Seconds | None, Meta(description="Duration of a call, including all its attempts.")
     ] = None

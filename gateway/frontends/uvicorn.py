@@ -7,110 +7,16 @@ is the gateway's own uvicorn, without middleware between, this module frames the
 them once. `gateway.frontends.asgi` does the same through ASGI alone, for every other server.
 """
 
-import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
 
 from starlette.types import Receive, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.calls.body import receive_chunk
+from gateway.errors import CallerGone
+from gateway.frontends.connection import STATUS_LINES, CallerConnection
 from gateway.headers import Headers, get_header
 from gateway.upstream.response import BODILESS
-
-PHRASES = {status.value: status.phrase for status in HTTPStatus}
-STATUS_LINES = {
-    status: f"HTTP/1.1 {status} {PHRASES.get(status, '')}\r\n".encode()
-    for status in range(100, 600)
-}
-
-TOO_LARGE = "The request header is too large."
-
-LINGER_SECONDS = 2.0
-"""Seconds that a caller has to read an early response while it still sends its request."""
-
-
-class CallerConnection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with limits on header size and on silence after connecting.
-
-    It calls `left` when the caller has disconnected, `drained` when the caller reads again.
-    """
-
-    max_header_bytes = 64 * 1024
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
-        self.left: Callable[[], None] = _nothing
-        self.drained: Callable[[], None] = _nothing
-        self._head_size = self._read = 0
-        self._head_open = True
-        self._lingering: asyncio.TimerHandle | None = None
-        self._expect_more()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._unset_keepalive_if_required()
-        if self._lingering is not None:
-            self._lingering.cancel()
-        self.left()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self.drained()
-
-    def data_received(self, data: bytes) -> None:
-        if self._lingering is not None:
-            return
-        self._read = len(data)
-        super().data_received(data)
-        if self._head_open and not self.transport.is_closing():
-            self._head_size += len(data)
-            if self._head_size > self.max_header_bytes:
-                self.send_400_response(TOO_LARGE)
-            else:
-                self._expect_more()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        # An unknown part of this read belongs to the previous request, so none of it counts yet.
-        self._uncounted = 0 if self.cycle is None else self._read
-        self._head_size = -self._uncounted
-        self._head_open = True
-
-    def on_headers_complete(self) -> None:
-        self._head_open = False
-        if self._head_size + self._uncounted + self._read > self.max_header_bytes:
-            lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
-            self._head_size = len(self.url) + lines
-            if self._head_size > self.max_header_bytes:
-                raise ValueError(TOO_LARGE)  # makes llhttp fail, and uvicorn then sends a 400
-        super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        super().send_400_response(TOO_LARGE if self._head_size > self.max_header_bytes else msg)
-
-    def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()  # it has not even read its last response
-        else:
-            super().timeout_keep_alive_handler()
-
-    def finish(self) -> None:
-        """Close after the response, even if the caller is still sending its request.
-
-        Closing with bytes unread would reset the connection, and the response would be lost.
-        """
-        if self.cycle.more_body and self.transport.can_write_eof():
-            self._lingering = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-            self.transport.write_eof()
-            self.flow.resume_reading()
-        else:
-            self.transport.close()
-
-    def _expect_more(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
 
 
 class DirectCaller:
@@ -173,10 +79,14 @@ class DirectCaller:
     async def next_chunk(self) -> tuple[bytes, bool]:
         """Return the next chunk of the request body, and whether more follows.
 
-        Raises CallerGone, or BodyTimeout if nothing arrives for `idle_timeout` seconds.
+        Raises CallerGone, InvalidHTTP if the body's framing is invalid, or BodyTimeout if nothing
+        arrives for `idle_timeout` seconds.
         """
         receive: Receive = self._cycle.receive  # type: ignore[assignment]
-        chunk, more = await receive_chunk(receive, self._idle_timeout)
+        try:
+            chunk, more = await receive_chunk(receive, self._idle_timeout)
+        except CallerGone as gone:
+            raise self._connection.fault or gone from None
         if not more:
             self._keep_reading()
         return chunk, more

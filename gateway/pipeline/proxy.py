@@ -17,6 +17,7 @@ from gateway.errors import (
     ChooseAgain,
     Draining,
     InternalError,
+    InvalidHTTP,
     NotFound,
     NoWorker,
     TooManyCalls,
@@ -29,6 +30,7 @@ from gateway.pipeline.authorization import allowed_workers, check_model, check_s
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import NEVER_RECEIVED, Budget, Failure, in_time, may_repeat, pause
 from gateway.pipeline.refused import InjectionRefused, WorkerRefused
+from gateway.pipeline.upgrade import check_upgrade
 from gateway.plugins.chains import Chains
 from gateway.storage import Storage
 from gateway.wire.injection import NO_INJECTIONS
@@ -143,6 +145,8 @@ class Proxy:
         if chains.authenticate and not call.internal:
             await chains.identify(call)
             check_scopes(call)
+        if call.method == "GET":
+            check_upgrade(call.headers)
         if call.body.data is None:
             await call.body.read_if_short(MAX_BUFFERED_BODY)
         if self._settings.model is not None:
@@ -228,7 +232,7 @@ class Proxy:
         try:
             return await try_once(exchange, attempt, self._settings)
         except CallError as error:
-            if not isinstance(error, BodyTooLarge | BodyTimeout):  # caused by the caller
+            if not isinstance(error, BodyTooLarge | BodyTimeout | InvalidHTTP):  # the caller's
                 attempt.error = error
             raise
         finally:

@@ -16,7 +16,7 @@ from uvicorn.lifespan.off import LifespanOff
 
 from gateway.app.gateway import Gateway
 from gateway.config import Config
-from gateway.frontends.uvicorn import CallerConnection
+from gateway.frontends.connection import CallerConnection
 from gateway.pipeline.proxy import SHUTDOWN_TIMEOUT
 
 
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
         self._gateway = gateway
 
         class Protocol(CallerConnection):
-            """One class per server, because the header limit is an attribute of the class."""
+            """One class per server, because the limits are attributes of the class."""
 
         self._protocol = Protocol
         super().__init__(
@@ -75,6 +75,7 @@ class Server(uvicorn.Server):
         """Apply these settings to connections; `keepalive` applies to new connections only."""
         drain = self._drain = settings.timeouts.drain
         self._protocol.max_header_bytes = settings.server_limits.max_header_bytes
+        self._protocol.header_timeout = settings.timeouts.header
         self.config.timeout_keep_alive = math.ceil(settings.timeouts.keepalive)  # 0 serves nobody
         grace = None if drain is None else int(drain + 2 * SHUTDOWN_TIMEOUT)
         self.config.timeout_graceful_shutdown = grace

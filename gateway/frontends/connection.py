@@ -1,0 +1,309 @@
+"""A caller's connection: uvicorn's HTTP/1.1 protocol, bounded in size and time before any key.
+
+llhttp gives up the framing of a request that offers an upgrade (`Upgrade: h2c`, as Java's client
+sends it): it takes what follows the head for another protocol. The gateway upgrades nothing, so
+such a head is parsed again without its `upgrade` lines, and the request is HTTP/1.1 to its end.
+"""
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from gateway.errors import CallError, HeaderTimeout, InvalidHTTP, NotSupported
+
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {PHRASES.get(status, '')}\r\n".encode()
+    for status in range(100, 600)
+}
+
+VERSIONS = frozenset({"1.1", "1.0"})
+
+LINGER_SECONDS = 2.0
+"""Seconds that a caller has to read an early response while it still sends its request."""
+
+
+LINGER_BYTES = 256 * 1024
+"""Bytes that are ignored for so long of a caller whose request is wrong."""
+
+
+class CallerConnection(HttpToolsProtocol):
+    """One caller's connection, with limits on the size of a head and a trailer, and on their time.
+
+    It calls `left` when the caller has disconnected, `drained` when the caller reads again. `fault`
+    is what the caller did wrong: nothing is read of the connection from then on.
+    """
+
+    max_header_bytes = 64 * 1024
+    header_timeout = 10.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.left: Callable[[], None] = _nothing
+        self.drained: Callable[[], None] = _nothing
+        self.fault: CallError | None = None
+        self._head_size = self._beside = self._read = 0
+        self._head_open = True
+        self._offers_upgrade = False
+        self._offers: list[tuple[bytes, bytes]] = []
+        self._deaf = self._heading = False
+        self._lingering: asyncio.TimerHandle | None = None
+        self._arm(self.timeout_keep_alive)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self.left()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.drained()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._ignore(len(data))
+            return
+        self._read = len(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as offer:
+            self._decline(offer, data)
+        except HttpParserError as error:
+            self._refuse_invalid(error)
+        if self.fault is not None:
+            return
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            if not self._heading:
+                self._heading = True
+                self._arm(self.header_timeout)
+        elif self.timeout_keep_alive_task is not None:
+            self._heading = False
+            self._unset_keepalive_if_required()
+        if self._head_open:
+            self._head_size += len(data)
+            if self._head_size > self.max_header_bytes:
+                self._refuse(self._too_large("header"))
+        else:
+            self._beside += len(data)
+            if self._beside > self.max_header_bytes:
+                self._refuse(self._too_large("trailer"))
+
+    # An offer to upgrade
+
+    def _decline(self, offer: HttpParserUpgrade, data: bytes) -> None:
+        """Parse the request again as one that offers nothing, and the rest of `data` after it."""
+        rest, offered = memoryview(data), offer.args[0]
+        while offered is not None:
+            if not self._offers_upgrade:  # a CONNECT: what follows is not HTTP
+                self._deaf, self.fault = True, _NO_TUNNEL
+                return
+            rest = rest[offered:]
+            head = self._head_without_offer()
+            self.parser = HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            try:
+                self.parser.feed_data(head)
+                self.parser.feed_data(rest)
+                offered = None
+            except HttpParserUpgrade as another:
+                offered = another.args[0]
+            except HttpParserError as error:
+                self._refuse_invalid(error)
+                return
+
+    def _head_without_offer(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self._offers = [line for line in self.headers if line[0] == b"upgrade"]
+        kept = [b"%b: %b\r\n" % line for line in self.headers if line[0] != b"upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(kept))
+
+    # llhttp calls these
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        # An unknown part of this read belongs to the previous request, so none of it counts yet.
+        self._uncounted = 0 if self.cycle is None else self._read
+        self._head_size = -self._uncounted
+        self._head_open = True
+        self._offers_upgrade = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_open:
+            return  # a trailer is no part of the header, see RFC 9110, 6.5.1
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        elif name == b"upgrade":
+            self._offers_upgrade = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._head_size + self._uncounted + self._read > self.max_header_bytes:
+            lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            self._head_size = len(self.url) + lines
+            if self._head_size > self.max_header_bytes:
+                self.fault = self._too_large("header")
+                raise ValueError  # makes llhttp fail
+        if self._offers_upgrade and self.parser.should_upgrade():
+            return
+        if self._offers:
+            self.headers += self._offers
+            self._offers = []
+        super().on_headers_complete()
+        self._head_open = False
+        self._beside = -self._read
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        self._beside = -self._read
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        if self._head_open:
+            return  # an upgrade is offered: the request will be parsed again
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        scope = cycle.scope
+        if scope["http_version"] not in VERSIONS:
+            app = _refusing(InvalidHTTP("only HTTP/1.1 and HTTP/1.0 are served here"))
+        elif scope["method"] == "CONNECT":
+            app = _refusing(_NO_TUNNEL)
+        task = self.loop.create_task(cycle.run_asgi(app))  # type: ignore[arg-type]
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    # What the caller does wrong
+
+    def _too_large(self, part: str) -> CallError:
+        most = f"{self.max_header_bytes} bytes (server_limits.max_header_bytes)"
+        return InvalidHTTP(f"the {part} of the request is larger than {most}")
+
+    def _refuse_invalid(self, error: HttpParserError) -> None:
+        if self.fault is None and self._head_open and self.parser.get_method() == b"CONNECT":
+            self.fault = _NO_TUNNEL
+        if self.fault is None:
+            in_callback = isinstance(error, HttpParserCallbackError)
+            why = "its target is invalid" if in_callback else error
+            self.fault = InvalidHTTP(f"the request is not valid HTTP/1.1: {why}")
+        self._refuse(self.fault)
+
+    def _refuse(self, fault: CallError) -> None:
+        """Answer `fault` in place of the request that is wrong, after those before it; then close.
+
+        Nothing more is read, but the end of the connection is still noticed.
+        """
+        self._deaf, self.fault = True, fault
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete and self._head_open):
+            self._end_with(fault)
+        elif cycle.response_complete:
+            self.transport.abort()  # its request has been answered, so nothing is left to say
+        elif not self._head_open:
+            self._give_up(cycle, fault)
+
+    def _give_up(self, cycle: RequestResponseCycle, fault: CallError) -> None:
+        """End a request whose body is wrong."""
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()  # it waits for others still, and never begins
+        elif cycle.response_started:
+            self.transport.abort()
+        else:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self._end_with(fault)
+
+    def on_response_complete(self) -> None:
+        if self.fault is not None and not self.pipeline and not self.transport.is_closing():
+            self._end_with(self.fault)
+        else:
+            super().on_response_complete()
+
+    def _ignore(self, size: int) -> None:
+        self._beside += size
+        if self.fault is not None and self._beside > LINGER_BYTES and self._lingering is not None:
+            self.transport.abort()
+
+    def _end_with(self, error: CallError) -> None:
+        if self._lingering is not None or self.transport.is_closing():
+            return
+        body = error.body()
+        lines = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINES[error.status] + lines % len(body) + body)
+        self._half_close()
+
+    # Ends
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self._heading and self._head_open:
+            self._refuse(HeaderTimeout(self.header_timeout))
+        elif self.transport.get_write_buffer_size():
+            self.transport.abort()  # it has not even read its last response
+        else:
+            super().timeout_keep_alive_handler()
+
+    def finish(self) -> None:
+        """Close after the response, even if the caller is still sending its request.
+
+        Closing with bytes unread would reset the connection, and the response would be lost.
+        """
+        if self.cycle.more_body and self.transport.can_write_eof():
+            self._half_close()
+        else:
+            self.transport.close()
+
+    def _half_close(self) -> None:
+        self._deaf = True
+        self._beside = 0
+        self._unset_keepalive_if_required()
+        self._lingering = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def _arm(self, seconds: float) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+
+_NO_TUNNEL = NotSupported("the gateway opens no tunnels (CONNECT)")
+
+
+def _refusing(error: CallError) -> ASGIApp:
+    """Return an application that answers every request with `error`, and closes."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        body = error.body()
+        lines = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        await send({"type": "http.response.start", "status": error.status, "headers": lines})
+        await send({"type": "http.response.body", "body": body})
+
+    return refuse
+
+
+def _nothing() -> None:
+    pass
