@@ -152,6 +152,7 @@ class EventReader:
         if self._splitter is not None:
             rest = b"".join([self._pass(event) for event in self._splitter.close()])
         held = self._stripper.close() if self._stripper is not None else b""
+        _note_torn(self._call, self._stripper)
         return rest + self._end + held
 
     def _read(self, data: bytes, splitter: Splitter) -> bytes:
@@ -221,7 +222,11 @@ class AnswerReader:
         body = b"".join(self._parts)
         if self._observers.delta and self._call.dialect is not None:
             _show_delta(self._call, self._observers, self._call.dialect.read_answer, body)
-        return self._stripper.plain(body) if self._stripper is not None else b""
+        if self._stripper is None:
+            return b""
+        cut = self._stripper.plain(body)
+        _note_torn(self._call, self._stripper)
+        return cut
 
     def _give_up(self, data: bytes) -> bytes:
         if self._parts:
@@ -242,6 +247,11 @@ def _show_delta(
     if delta.usage is not None:
         call.outcome.usage = delta.usage
     observers.notify_delta(delta)
+
+
+def _note_torn(call: Call, stripper: Stripper | None) -> None:
+    if stripper is not None and stripper.torn:
+        _note(call, "core: a response was no JSON, and what looked injected was taken out of it")
 
 
 def _note(call: Call, failure: str) -> None:

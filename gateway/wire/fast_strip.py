@@ -14,11 +14,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 from msgspec import Raw
 
+from gateway.wire.unasked import AnswerText
+
 # `omit_defaults` compares by identity: an absent key is not written, a null that came is.
 _ABSENT = Raw(b"null")
 _NULL = Raw(b"null")
 _EMPTY_OBJECT = Raw(b"{}")
-_PLACE = b"[\0]"  # JSON never contains this byte
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -148,8 +149,8 @@ class Frame:
     def strip_one(self, raw: bytes) -> bytes | None:
         """Return the event `raw` with nulls for injected fields, or b"" if the event is dropped.
 
-        None if the event has another frame or key order, finishes its choice, or is not a single
-        event.
+        None if the event has another frame or key order, finishes its choice, lacks a field by
+        which engines differ (see gateway.wire.unasked), or is not a single event.
         """
         before, after = self._before, self._after
         if not (raw.startswith(before) and raw.endswith(after)):
@@ -161,16 +162,21 @@ class Frame:
             choice = self._order.one(bare)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        if choice.finish_reason != _NULL or _encode(choice) != bare:
+        if (
+            choice.finish_reason != _NULL
+            or choice.finish_reason is _ABSENT
+            or (choice.logprobs is _ABSENT and self._logprobs)
+            or _encode(choice) != bare
+        ):
             return None
         return before + _encode(choice) + after if self._blank(choice) else b""
 
     def strip_run(self, text: bytes) -> tuple[bytes, int] | None:
         """Strip the leading events of `text`; return the result and the number of bytes consumed.
 
-        Stops before the first event that finishes its choice, and before the last event of the
-        frame, which may be incomplete. None if there is no such event, or if one must be decoded in
-        full.
+        Stops before the first event that `strip_one` does not take, and before the last event of
+        the frame, which may be incomplete. None if there is no such event, or if one must be
+        decoded in full.
         """
         before, after = self._before, self._after
         end = text.rfind(self._between)
@@ -178,7 +184,12 @@ class Frame:
             return None
         bare = text[len(before) : end].split(self._between)
         choices = self._choices(bare)
-        ends = [one.finish_reason != _NULL for one in choices]
+        ends = [
+            one.finish_reason != _NULL
+            or one.finish_reason is _ABSENT
+            or (one.logprobs is _ABSENT and self._logprobs)
+            for one in choices
+        ]
         count = ends.index(True) if True in ends else len(ends)
         if not count:
             return None
@@ -255,14 +266,11 @@ def _is_one_line(text: bytes) -> bool:
     return text.find(b"\n") < 0 and text.find(b"\r") < 0
 
 
-def frame_of(
-    answer: Mapping[str, Raw], blank: Collection[str], *, drop_empty: bool
-) -> Frame | None:
+def frame_of(answer: AnswerText, blank: Collection[str], *, drop_empty: bool) -> Frame | None:
     """Return the frame around the one choice of `answer`; None if its key order is unknown."""
-    choice = bytes(answer["choices"])[1:-1]
-    written = _encode({**answer, "choices": Raw(_PLACE)})
-    before, _, after = (b"data: %b\n\n" % written).partition(_PLACE)
-    before, after = before + b"[", b"]" + after
+    [(start, end)] = answer.spans
+    choice = answer.text[start:end]
+    before, after = b"data: " + answer.text[:start], answer.text[end:] + b"\n\n"
     for order in _ORDERS:
         try:
             if _encode(order.one(choice)) == choice:

@@ -2,20 +2,23 @@
 
 Workers send token ids, logprobs and the usage of a stream only on request. `inject` returns the
 keys to set in the request; its Stripper removes their effect from the response. The result is what
-vLLM sends without the flags, as shown by its responses with and without each of them:
+the engine sends without the flags, byte for byte:
 
-- `token_ids`, `prompt_token_ids` and `logprobs` are null, not absent, if they were not requested.
+- `token_ids`, `prompt_token_ids` and `logprobs` become null or go, as `gateway.wire.unasked` tells.
+  All other bytes of the response stay, spaces and numbers included.
 - A token inside a character, or of a tool call's mark-up, has an id and a logprob but no content. A
   chat stream has an event with an empty delta for it only if ids or logprobs were requested.
-- The usage of a stream comes as one more event, without choices, and that event then has the
-  `system_fingerprint`. Without the usage, each event that finishes a choice has the fingerprint. So
-  the events that finish a choice are held back until the usage has come, and events of other
-  choices overtake them.
+- The usage of a stream comes as one more event, with no choice or an empty one. What this event
+  alone tells (`system_fingerprint` in vLLM, `timings` in llama.cpp) is on the event that finishes a
+  choice if nobody requests the usage. So the events that finish a choice are held back until the
+  usage has come, and events of other choices overtake them. An event that finishes a choice and has
+  a usage itself stays as it is: engines that send this (transformers) do so unasked.
 
-A field that the worker did not send is not added, and a value of another shape is left as it is.
+A value of another shape is taken out too, and text that is not even JSON loses what looks like one
+of the fields; `Stripper.torn` then tells that the result is not the engine's.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -23,8 +26,10 @@ import msgspec
 from gateway.errors import InvalidJSON
 from gateway.wire.dialect import Dialect
 from gateway.wire.fast_strip import Frame, frame_of, strip_response
+from gateway.wire.json_text import NULL, Edit, additions, blanked, edited
 from gateway.wire.request import is_true
 from gateway.wire.sse import DONE, Event, with_data
+from gateway.wire.unasked import AnswerText, Unasked, read_text
 
 Injection = Literal["token_ids", "logprobs", "usage"]
 StripOne = Callable[[bytes], bytes | None]
@@ -41,14 +46,9 @@ INJECTED_FIELDS: Mapping[Injection, str] = {
 MAX_FRAME_MISSES = 4
 """Number of frames in a row that may fail to match the next event before no more are computed."""
 
-_Object = dict[str, msgspec.Raw]
-
-_NULL = msgspec.Raw(b"null")
-_EMPTY_OBJECT = msgspec.Raw(b"{}")
-_EMPTY_LIST = msgspec.Raw(b"[]")
+_OF_USAGE = frozenset((b"choices", b"usage"))
 _encode = msgspec.json.Encoder().encode
-_decode_object = msgspec.json.Decoder(_Object).decode
-_decode_choices = msgspec.json.Decoder(list[_Object]).decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def inject(
@@ -88,31 +88,35 @@ def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:
 
 class _Held(msgspec.Struct, frozen=True):
     event: Event
-    answer: _Object
-    stripped: bool
+    text: bytes
 
 
 class Stripper:
     """Strips the effect of the injections `injected` from one response, plain or streamed.
 
     `drop_empty`: the caller requested neither ids nor logprobs, and would not have received an
-    event that has nothing else.
+    event that has nothing else. `torn`: some text was not even roughly JSON and seemed to have
+    injected fields, so that the result is not what the engine would have sent.
     """
 
     __slots__ = (
         "_drop_empty",
+        "_ended",
         "_finished",
         "_frame",
         "_held",
         "_in_answer",
         "_in_choice",
         "_misses",
+        "_unasked",
         "_usage",
         "injected",
+        "torn",
     )
 
     def __init__(self, injected: Collection[Injection], *, drop_empty: bool = True) -> None:
         self.injected = frozenset(injected)
+        self.torn = False
         self._in_answer: tuple[str, ...] = ()
         self._in_choice: tuple[str, ...] = ()
         if "token_ids" in injected:
@@ -120,12 +124,14 @@ class Stripper:
             self._in_choice = ("token_ids", "prompt_token_ids")
         if "logprobs" in injected:
             self._in_choice += ("logprobs",)
+        self._unasked = Unasked(self._in_answer, self._in_choice, streams=True)
         self._usage = "usage" in injected
         self._drop_empty = drop_empty
         self._frame: Frame | None = None
         self._misses = 0
         self._held: list[_Held] = []
         self._finished: set[bytes] = set()  # choices with their last event held back
+        self._ended = False
 
     def plain(self, body: bytes) -> bytes:
         """Return a whole plain response as the caller is to receive it."""
@@ -133,8 +139,11 @@ class Stripper:
         return self._any_plain(body) if cut is None else cut
 
     def _any_plain(self, body: bytes) -> bytes:
-        answer, choices = _read(body)
-        return _encode(answer) if self._strip(answer, choices) else body
+        answer = read_text(body)
+        if answer is None:
+            return self._blanked(body)
+        edits = Unasked(self._in_answer, self._in_choice, streams=False).edits(answer)
+        return edited(body, edits) if edits else body
 
     def event(self, event: Event) -> bytes:
         """Return the bytes to send now; b"" if the event is dropped or held back."""
@@ -170,88 +179,96 @@ class Stripper:
 
     def _any_event(self, event: Event, data: bytes) -> bytes:
         """Strip an event of any kind: the slow reference for the result of `Frame.strip_one`."""
-        answer, choices = _read(data)
-        if choices:
-            if len(choices) == 1 and self._misses < MAX_FRAME_MISSES:
-                self._learn(answer, choices[0])
-            # An event may overtake the held end of another choice, but not that of its own.
-            late = self._held and not self._finished.isdisjoint(_indices(choices))
-            return (self.close() if late else b"") + self._choices(event, answer, choices)
-        if self._usage and _is_usage(answer):
-            return self._release(answer.get("system_fingerprint", _NULL))
-        return self.close() + event.raw
+        answer = read_text(data)
+        if answer is None:
+            return self.close() + self._torn_event(event, data)
+        if self._usage and self._is_usage(answer):
+            return self._release(self._moved(answer))
+        edits = self._unasked.edits(answer)
+        if self._unasked.omits:
+            self._frame = None
+        if len(answer.choices) == 1 and self._misses < MAX_FRAME_MISSES:
+            self._learn(answer)
+        # An event may overtake the held end of another choice, but not that of its own.
+        late = self._held and not (answer.choices and self._finished.isdisjoint(_indices(answer)))
+        return (self.close() if late else b"") + self._choices(event, answer, edits)
 
-    def _learn(self, answer: _Object, choice: _Object) -> None:
-        if _is_finished(choice) or any(answer.get(key, _NULL) != _NULL for key in self._in_answer):
-            return
-        self._misses += 1
-        found = frame_of(answer, self._in_choice, drop_empty=self._drop_empty)
-        self._frame = found or self._frame
+    def _choices(self, event: Event, answer: AnswerText, edits: list[Edit]) -> bytes:
+        if edits and self._drop_empty and _is_empty(answer):
+            return b""
+        text = edited(answer.text, edits) if edits else answer.text
+        ends = self._usage and any(map(answer.is_finished, answer.choices))
+        if ends and answer.of(answer.top, b"usage") == NULL:
+            self._held.append(_Held(event, text))
+            self._finished |= _indices(answer)
+            self._ended = True
+            return b""
+        return with_data(event, text) if edits else event.raw
+
+    def _learn(self, answer: AnswerText) -> None:
+        [choice] = answer.choices
+        if not answer.is_finished(choice) and self._unasked.has_frame(answer):
+            self._misses += 1
+            found = frame_of(answer, self._in_choice, drop_empty=self._drop_empty)
+            self._frame = found or self._frame
 
     def close(self) -> bytes:
         """Return the events held back for a usage event that did not come."""
-        return self._release(_NULL) if self._held else b""
+        return self._release([]) if self._held else b""
 
-    def _choices(self, event: Event, answer: _Object, choices: list[_Object]) -> bytes:
-        stripped = self._strip(answer, choices)
-        if stripped and self._drop_empty and all(map(_is_empty, choices)):
-            return b""
-        if self._usage and "system_fingerprint" not in answer and any(map(_is_finished, choices)):
-            self._held.append(_Held(event, answer, stripped))
-            self._finished |= _indices(choices)
-            return b""
-        return with_data(event, _encode(answer)) if stripped else event.raw
+    def _is_usage(self, answer: AnswerText) -> bool:
+        """Whether the event is there for the usage alone.
 
-    def _strip(self, answer: _Object, choices: list[_Object]) -> bool:
-        """Set injected fields to null; return whether there were any."""
-        found = [_blank(choice, self._in_choice) for choice in choices]
-        if any(found):
-            answer["choices"] = msgspec.Raw(_encode(choices))
-        return _blank(answer, self._in_answer) or any(found)
+        It has no choices, or choices without content after the end of one.
+        """
+        if answer.of(answer.top, b"usage") == NULL or answer.of(answer.top, b"error") != NULL:
+            return False
+        silent = all(map(answer.is_silent, answer.choices))
+        return silent and (self._ended or not answer.choices)
 
-    def _release(self, fingerprint: msgspec.Raw) -> bytes:
+    def _moved(self, usage: AnswerText) -> list[tuple[bytes, bytes]]:
+        """Return what the usage event alone tells beside the usage: the engine's last words."""
+        told = ((one.key, usage.value(one)) for one in usage.top)
+        return [(key, value) for key, value in told if key not in _OF_USAGE and value != NULL]
+
+    def _release(self, moved: Sequence[tuple[bytes, bytes]]) -> bytes:
         held, self._held, self._finished = self._held, [], set()
-        parts = []
-        for one in held:
-            if fingerprint != _NULL:
-                one.answer["system_fingerprint"] = fingerprint
-            changed = one.stripped or fingerprint != _NULL
-            parts.append(with_data(one.event, _encode(one.answer)) if changed else one.event.raw)
-        return b"".join(parts)
+        return b"".join([with_data(one.event, _with(one.text, moved)) for one in held])
+
+    def _torn_event(self, event: Event, data: bytes) -> bytes:
+        text = self._blanked(data)
+        return event.raw if text is data else with_data(event, text)
+
+    def _blanked(self, text: bytes) -> bytes:
+        found = blanked(text, self._in_choice)
+        self.torn = self.torn or found is not text
+        return found
 
 
-def _read(data: bytes) -> tuple[_Object, list[_Object]]:
-    """Decode a response and its choices; both are empty if `data` is not a response."""
-    try:
-        answer = _decode_object(data)
-        return answer, _decode_choices(answer.get("choices", _EMPTY_LIST))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}, []
+def _with(text: bytes, more: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return the event `text` with those of `more` that it lacks, at its end."""
+    answer = read_text(text)
+    if answer is None or not more:
+        return text
+    fresh = [(key, value) for key, value in more if answer.of(answer.top, key) == NULL]
+    there = {one.key: one for one in answer.top}
+    edits = [Edit(there[key].value, there[key].end, v) for key, v in fresh if key in there]
+    new = [(key, value) for key, value in fresh if key not in there]
+    if new:
+        edits.append(additions(text, answer.top, new))
+    return edited(text, edits)
 
 
-def _blank(part: _Object, fields: tuple[str, ...]) -> bool:
-    found = False
-    for field in fields:
-        if part.get(field, _NULL) != _NULL:
-            part[field] = _NULL
-            found = True
-    return found
+def _indices(answer: AnswerText) -> set[bytes]:
+    return {answer.of(choice, b"index") for choice in answer.choices}
 
 
-def _indices(choices: list[_Object]) -> set[bytes]:
-    return {bytes(choice.get("index", _NULL)) for choice in choices}
-
-
-def _is_empty(choice: _Object) -> bool:
-    return choice.get("delta") == _EMPTY_OBJECT and not _is_finished(choice)
-
-
-def _is_finished(choice: _Object) -> bool:
-    return choice.get("finish_reason", _NULL) != _NULL
-
-
-def _is_usage(answer: _Object) -> bool:
-    return answer.get("choices") == _EMPTY_LIST and answer.get("usage", _NULL) != _NULL
+def _is_empty(answer: AnswerText) -> bool:
+    """Whether all choices go on and have an empty delta."""
+    return bool(answer.choices) and all(
+        answer.of(choice, b"delta") == b"{}" and not answer.is_finished(choice)
+        for choice in answer.choices
+    )
 
 
 def listed(injections: Iterable[Injection]) -> str:

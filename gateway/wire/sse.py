@@ -129,16 +129,23 @@ def encode(data: bytes, event: str = "") -> bytes:
 def with_data(event: Event, data: bytes) -> bytes:
     """Return the bytes of `event` with `data` in place of its own data; its other lines stay.
 
-    `event` must have data, and `data` must be one line.
+    `event` must have data, and `data` at most as many lines. What stands around each line stays.
     """
     raw, old = event.raw, event.data
     if old is not None and raw == b"data: %b\n\n" % old:
         return b"data: %b\n\n" % data
+    new = data.split(b"\n")
     lines = raw.splitlines(keepends=True)
-    *others, last = [number for number, line in enumerate(lines) if _is_data(line)]
-    line_end = lines[last][len(lines[last].rstrip(b"\r\n")) :]
-    lines[last] = b"data: " + data + line_end
-    return b"".join(line for number, line in enumerate(lines) if number not in others)
+    numbers = [number for number, line in enumerate(lines) if _is_data(line)]
+    gone, kept = set(numbers[: -len(new)]), numbers[-len(new) :]
+    for number, value in zip(kept, new, strict=True):
+        lines[number] = _with_value(lines[number], value)
+    return b"".join(line for number, line in enumerate(lines) if number not in gone)
+
+
+def _with_value(line: bytes, value: bytes) -> bytes:
+    end = line[len(line.rstrip(b"\r\n")) :]
+    return b"%b%b%b" % (b"data: " if line.startswith(b"data: ") else b"data:", value, end)
 
 
 def _is_single_line(text: bytes) -> bool:

@@ -18,6 +18,7 @@ from gateway.wire.apis.registry import dialect_of
 from gateway.wire.fast_strip import Frame, frame_of, strip_response
 from gateway.wire.injection import INJECTIONS, Injection, Stripper
 from gateway.wire.sse import Event, Splitter, encode
+from gateway.wire.unasked import AnswerText
 
 ALL: set[Injection] = set(INJECTIONS)
 SOME: list[set[Injection]] = [{"token_ids"}, {"logprobs"}, {"usage"}, ALL]
@@ -265,7 +266,7 @@ def test_fast_strip_gives_up_on_a_stream_whose_frame_always_changes(
 ) -> None:
     tried: list[object] = []
 
-    def counted(answer: dict[str, Any], *args: Any, **more: Any) -> Frame | None:
+    def counted(answer: AnswerText, *args: Any, **more: Any) -> Frame | None:
         tried.append(answer)
         return frame_of(answer, *args, **more)
 

@@ -145,11 +145,21 @@ def test_strip_forwards_the_end_unchanged_without_a_usage_event(after: bytes) ->
     assert strip(Stripper(ALL), stream) == stream
 
 
-def test_strip_holds_nothing_back_if_every_event_has_a_fingerprint() -> None:
-    data = b'{"choices":[{"index":0,"finish_reason":"stop"}],"system_fingerprint":"b1"}'
+def test_strip_holds_no_event_back_that_finishes_a_choice_with_its_own_usage() -> None:
+    data = (
+        b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}'
+    )
     event = Event(encode(data), data)
 
     assert Stripper(ALL).event(event) == event.raw
+
+
+@pytest.mark.parametrize("said", ['""', '"null"', "null"])
+def test_strip_holds_nothing_back_while_no_choice_is_finished(said: str) -> None:
+    data = b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":%b}]}' % said.encode()
+    event = Event(encode(data), data)
+
+    assert Stripper({"usage"}).event(event) == event.raw
 
 
 def test_strip_adds_no_fingerprint_if_the_engine_sends_none() -> None:
@@ -181,7 +191,10 @@ def test_strip_keeps_continuous_usage_requested_by_the_caller() -> None:
 
 
 def test_strip_keeps_the_sse_frame_of_an_event() -> None:
-    stream = b': hi\r\nid: 4\r\ndata: {"choices":[{"text":"a","token_ids":[1]}]}\r\n\r\n'
+    stream = (
+        b": hi\r\nid: 4\r\n"
+        b'data:{"choices":[{"text":"a","token_ids":[1],"finish_reason":null}]}\r\n\r\n'
+    )
 
     assert strip(Stripper(ALL), stream) == stream.replace(b"[1]", b"null")
 
@@ -190,7 +203,7 @@ def test_strip_keeps_the_bytes_of_other_values() -> None:
     body = rb'{"x":1.50,"choices":[{"token_ids":[1],"a" : "\u00e9\/","b":[ 1 ]}],"c":1e999}'
 
     assert Stripper(ALL).plain(body) == (
-        rb'{"x":1.50,"choices":[{"token_ids":null,"a":"\u00e9\/","b":[ 1 ]}],"c":1e999}'
+        rb'{"x":1.50,"choices":[{"token_ids":null,"a" : "\u00e9\/","b":[ 1 ]}],"c":1e999}'
     )
 
 

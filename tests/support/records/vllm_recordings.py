@@ -1,12 +1,14 @@
-"""Exchanges recorded from a real vLLM 0.32.0, one a line in `tests/support/data`."""
+"""Exchanges recorded from real engines, one a line in `tests/support/data`."""
 
 import base64
 from functools import cache
+from pathlib import Path
 
 import msgspec
 from support.paths import SUPPORT
 
 FILE = SUPPORT / "data" / "vllm-0.32.0.jsonl"
+OTHER_ENGINES = SUPPORT / "data" / "engines.jsonl"
 
 
 class RecordedExchange(msgspec.Struct, frozen=True):
@@ -59,8 +61,8 @@ class _Line(msgspec.Struct):
 
 
 @cache
-def load() -> dict[str, RecordedExchange]:
-    """All exchanges by name, `group/what`."""
+def load(file: Path = FILE) -> dict[str, RecordedExchange]:
+    """All exchanges by name: `group/what` of vLLM, `engine/what` of OTHER_ENGINES."""
     decoder = msgspec.json.Decoder(_Line)
-    lines = FILE.read_bytes().splitlines()
+    lines = file.read_bytes().splitlines()
     return {line.name: line.exchange() for line in map(decoder.decode, lines)}

@@ -1,0 +1,192 @@
+"""What an engine sends in place of a field that nobody requested: null, or nothing.
+
+Engines differ, and one engine differs between its APIs. vLLM, SGLang and OpenAI write null.
+llama.cpp writes `logprobs: null` in completions and no such key in chat; LiteLLM writes null in
+plain completions, and in chat only within `provider_specific_fields`. An answer that has the field
+tells which it is:
+
+- An event whose unfinished choice has no `finish_reason` comes from an engine that omits nulls.
+- If one event of a stream has a choice without `logprobs`, others lack it too if not requested.
+- `logprobs` after both the message and the `finish_reason` was appended because it was requested.
+  Engines that sort their keys are told by that.
+- A plain choice with `provider_specific_fields` has its token ids in there, and the answer has no
+  `prompt_token_ids` of its own.
+
+The tests hold that this is right for each engine with recorded responses.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from gateway.wire.json_text import (
+    NULL,
+    Edit,
+    Malformed,
+    Member,
+    elements,
+    is_rest,
+    members,
+    removals,
+    start_of_object,
+)
+
+OTHER_HOME = b"provider_specific_fields"
+"""Where LiteLLM puts the fields of a choice that OpenAI's API does not have."""
+
+_UNFINISHED = frozenset((NULL, b'""', b'"null"'))
+_SILENT = frozenset((NULL, b"{}", b'""', b"[]"))
+_CONTENT = frozenset((b"delta", b"text"))
+_MESSAGE = frozenset((b"message", b"delta"))
+
+
+class AnswerText(msgspec.Struct, gc=False):
+    """A response or an event as text: its members, and those of each choice with its span."""
+
+    text: bytes
+    top: list[Member]
+    choices: list[list[Member]]
+    spans: list[tuple[int, int]]
+
+    def value(self, member: Member) -> bytes:
+        return self.text[member.value : member.end]
+
+    def of(self, found: Sequence[Member], name: bytes) -> bytes:
+        """Return the value of one of `found`; NULL if it is absent, the last if there are more."""
+        value = NULL
+        for member in found:
+            if member.key == name:
+                value = self.value(member)
+        return value
+
+    def is_finished(self, choice: Sequence[Member]) -> bool:
+        """Whether the choice ends here; some engines send "" or "null" while it goes on."""
+        return self.of(choice, b"finish_reason") not in _UNFINISHED
+
+    def is_silent(self, choice: Sequence[Member]) -> bool:
+        """Whether the choice has neither content nor an end."""
+        return not self.is_finished(choice) and all(
+            self.value(one) in _SILENT or (one.key == b"delta" and self._says_nothing(one))
+            for one in choice
+            if one.key in _CONTENT
+        )
+
+    def _says_nothing(self, delta: Member) -> bool:
+        try:
+            said, _ = members(self.text, delta.value)
+        except Malformed:
+            return False
+        return all(one.key == b"role" or self.value(one) in _SILENT for one in said)
+
+
+def read_text(text: bytes) -> AnswerText | None:
+    """Find the members of a response; None if `text` is not an object and nothing else."""
+    try:
+        top, end = members(text, start_of_object(text))
+        choices = [
+            (at, *members(text, at))
+            for member in top
+            if member.key == b"choices" and text[member.value] == ord("[")
+            for at in elements(text, member.value)
+            if text[at] == ord("{")
+        ]
+    except Malformed:
+        return None
+    if not is_rest(text, end):
+        return None
+    spans = [(at, end) for at, _, end in choices]
+    return AnswerText(text, top, [found for _, found, _ in choices], spans)
+
+
+class Unasked:
+    """Takes fields out of the responses of one call, as its engine leaves them out if not asked.
+
+    `in_answer` and `in_choice` are the keys to take out of a response and of its choices. `streams`
+    is False for a plain response.
+    """
+
+    __slots__ = ("_ids", "_in_answer", "_in_choice", "_no_logprobs", "_omits_null", "_streams")
+
+    def __init__(
+        self, in_answer: Sequence[str], in_choice: Sequence[str], *, streams: bool
+    ) -> None:
+        self._in_answer = frozenset(name.encode() for name in in_answer)
+        self._in_choice = frozenset(name.encode() for name in in_choice)
+        self._ids = b"token_ids" in self._in_choice
+        self._streams = streams
+        self._omits_null = self._no_logprobs = False
+
+    @property
+    def omits(self) -> bool:
+        """Whether the stream has shown that its engine omits a field that is to be taken out."""
+        return self._omits_null or self._no_logprobs
+
+    def has_frame(self, answer: AnswerText) -> bool:
+        """Whether only the choice of such an event has to change, and to null where it does."""
+        return not (self.omits or self._of_answer(answer))
+
+    def edits(self, answer: AnswerText) -> list[Edit]:
+        """Return the edits that take the fields out; none if the response has none of them."""
+        if self._streams and self._in_choice:
+            self._omits_null = self._omits_null or any(map(_lacks_finish_reason, answer.choices))
+        found = [edit for choice in answer.choices for edit in self._of_choice(answer, choice)]
+        found += self._of_answer(answer)
+        if self._streams and b"logprobs" in self._in_choice:
+            self._no_logprobs = self._no_logprobs or any(map(_lacks_logprobs, answer.choices))
+        return found
+
+    def _of_answer(self, answer: AnswerText) -> list[Edit]:
+        told = [one for one in answer.top if self._tells(answer, one, self._in_answer)]
+        elsewhere = not self._streams and any(map(_has_other_home, answer.choices))
+        if self._omits_null or elsewhere:
+            return removals(answer.top, told)
+        return [Edit(one.value, one.end, NULL) for one in told]
+
+    def _of_choice(self, answer: AnswerText, choice: list[Member]) -> Iterator[Edit]:
+        told = [one for one in choice if self._tells(answer, one, self._in_choice)]
+        doomed = [one for one in told if self._omits(choice, one)]
+        yield from removals(choice, doomed)
+        for one in told:
+            if one not in doomed:
+                yield Edit(one.value, one.end, NULL)
+        if self._ids:
+            for one in choice:
+                if one.key == OTHER_HOME and answer.text[one.value] == ord("{"):
+                    yield from self._of_other_home(answer, one)
+
+    def _of_other_home(self, answer: AnswerText, home: Member) -> list[Edit]:
+        found, _ = members(answer.text, home.value)
+        told = [one for one in found if self._tells(answer, one, self._in_choice)]
+        if self._omits_null:
+            return removals(found, told)
+        return [Edit(one.value, one.end, NULL) for one in told]
+
+    def _tells(self, answer: AnswerText, one: Member, names: frozenset[bytes]) -> bool:
+        return one.key in names and answer.value(one) != NULL
+
+    def _omits(self, choice: list[Member], one: Member) -> bool:
+        if one.key == b"logprobs" and (self._no_logprobs or _is_appended(choice)):
+            return True
+        return self._omits_null if self._streams else one.key in _IDS and _has_other_home(choice)
+
+
+_IDS = frozenset((b"token_ids", b"prompt_token_ids"))
+
+
+def _has_other_home(choice: Sequence[Member]) -> bool:
+    return any(one.key == OTHER_HOME for one in choice)
+
+
+def _lacks_finish_reason(choice: Sequence[Member]) -> bool:
+    return all(one.key != b"finish_reason" for one in choice)
+
+
+def _lacks_logprobs(choice: Sequence[Member]) -> bool:
+    return all(one.key != b"logprobs" for one in choice)
+
+
+def _is_appended(choice: Sequence[Member]) -> bool:
+    """Whether `logprobs` follows the message and the finish reason in a choice of unsorted keys."""
+    keys = [one.key for one in choice]
+    before = keys[: keys.index(b"logprobs")]
+    return b"finish_reason" in before and not _MESSAGE.isdisjoint(before) and keys != sorted(keys)
