@@ -31,6 +31,7 @@
         │   ├── TooManyCalls        503 too_many_calls
         │   └── Draining            503 draining
         ├── StorageFailed           503 storage_unavailable
+        ├── ProcessBusy             503 process_busy
         └── UpstreamTimeout         504 upstream_timeout
             ├── ConnectTimeout      504 upstream_connect_timeout
             ├── FirstByteTimeout    504 upstream_first_byte_timeout
@@ -260,6 +261,13 @@ class StorageFailed(CallError):
 
     status = 503
     code = "storage_unavailable"
+
+
+class ProcessBusy(CallError):
+    """Another process of this gateway does not finish a change. Never raised for calls."""
+
+    status = 503
+    code = "process_busy"
 
 
 class UpstreamTimeout(CallError):

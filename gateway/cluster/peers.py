@@ -17,6 +17,8 @@ from typing import Self
 
 import msgspec
 
+from gateway.errors import ProcessBusy
+
 log = logging.getLogger("gateway")
 
 REPLY_TIMEOUT = 1.0
@@ -27,6 +29,9 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 LOCK_RETRY = 0.005
 """Seconds between two tries of a process that waits for a lock."""
+
+LOCK_TIMEOUT = 10.0
+"""Seconds after which a process that waits for a lock gives up."""
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 
@@ -101,15 +106,15 @@ class Peers:
     async def lock(self, name: str) -> AsyncIterator[None]:
         """Let only one process at a time into blocks of that name; no effect if this one is alone.
 
-        The kernel releases the lock of a process that is killed.
+        The kernel releases the lock of a process that is killed. Raises ProcessBusy if another one
+        keeps it for LOCK_TIMEOUT seconds, as a process that is stopped does.
         """
         if self.folder is None:
             yield
             return
         fd = os.open(self.folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            while not _try_lock(fd):  # noqa: ASYNC110  flock has no event to wait for
-                await asyncio.sleep(LOCK_RETRY)
+            await _locked(fd, name)
             yield
         finally:
             os.close(fd)
@@ -172,6 +177,18 @@ class Peers:
         finally:
             self._tasks.discard(task)
             writer.close()
+
+
+async def _locked(fd: int, name: str) -> None:
+    try:
+        async with asyncio.timeout(LOCK_TIMEOUT):
+            while not _try_lock(fd):  # noqa: ASYNC110  flock has no event to wait for
+                await asyncio.sleep(LOCK_RETRY)
+    except TimeoutError:
+        raise ProcessBusy(
+            f"another process of this gateway has been changing the {name} for {LOCK_TIMEOUT} s; "
+            "the log names a process that was stopped"
+        ) from None
 
 
 def _try_lock(fd: int) -> bool:

@@ -3,9 +3,8 @@
 A row is found by its key, like a line of a set-associative cache (M. D. Hill and A. J. Smith,
 Evaluating Associativity in CPU Caches, IEEE Transactions on Computers 38(12), 1989): a digest of
 the key determines the set, and the row may be at any place in that set. In a full set a new row
-replaces the row that has rested longest. A set is read and changed under a kernel lock, which is
-released if its process dies, whatever the process was doing. The lock is flock on one of a few
-files beside the table, because flock costs less than fcntl's byte-range locks.
+replaces the row that has rested longest. A set is read and changed under one of a few locks, see
+gateway.cluster.shared_locks: no process that dies or is stopped keeps the others from it.
 
 The file is sparse: one byte per set (whether the set is in use), then the sets. Each set has the
 digests of its rows, then the rows. The kernel shows the same content to all processes.
@@ -25,6 +24,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from gateway.cluster.shared_locks import SharedLocks, open_shared
+
 log = logging.getLogger("gateway")
 
 SETS = 8_192
@@ -42,7 +43,7 @@ IN_USE = b"\1"
 """Byte of a set that is in use."""
 
 LOCKS = 16
-"""Number of lock files; each serves every sixteenth set."""
+"""Number of locks; each serves every sixteenth set."""
 
 Numbers = tuple[Any, ...]
 """As `struct` returns them."""
@@ -67,29 +68,28 @@ class SharedTable:
         self._set_bytes = ROWS_PER_SET * (DIGEST + size)
         self._warned = False
         with contextlib.ExitStack() as files:
-            self._locks = [
-                _opened(path.with_name(f"{path.name}.lock{number}"), files)
-                for number in range(LOCKS)
-            ]
-            self._file = _opened(path, files)
+            self._locks = SharedLocks(path.with_name(f"{path.name}.lock"), LOCKS)
+            files.callback(self._locks.close)
+            self._file = open_shared(path, files)
             self.map = self._mapped(sets + sets * self._set_bytes)
             self._files = files.pop_all()
 
-    def row(self, key: str) -> "SharedRow":
+    def row(self, key: str, lost: Callable[[], None] | None = None) -> "SharedRow":
+        """Return the row of `key`. For `lost` see SharedRow."""
         digest = blake2b(key.encode(errors="replace"), digest_size=DIGEST).digest()
-        return SharedRow(self, digest, int.from_bytes(digest[:4], "little") % self._sets)
+        return SharedRow(self, digest, int.from_bytes(digest[:4], "little") % self._sets, lost=lost)
 
     def in_use(self) -> Iterator["SharedRow"]:
         """Yield all rows in use, each of them entered until the next one is requested."""
         number = -1
         while (number := self.map.find(IN_USE, number + 1, self._sets)) >= 0:
-            fcntl.flock(self.lock_of(number), fcntl.LOCK_EX)
+            self.lock(number)
             try:
                 for at, digest in self._digests(number):
                     if digest != FREE_DIGEST:
-                        yield SharedRow(self, digest, number, self.place(number, at))
+                        yield SharedRow(self, digest, number, place=self.place(number, at))
             finally:
-                fcntl.flock(self.lock_of(number), fcntl.LOCK_UN)
+                self.unlock(number)
 
     def close(self) -> None:
         """Close the files; from now on the table has no room for any row."""
@@ -98,8 +98,16 @@ class SharedTable:
 
     # used by the rows
 
-    def lock_of(self, number: int) -> int:
-        return self._locks[number % LOCKS]
+    def lock(self, number: int) -> None:
+        """Lock a set."""
+        self._locks.acquire(number % LOCKS)
+
+    def unlock(self, number: int) -> None:
+        self._locks.release(number % LOCKS)
+
+    def is_lost(self, number: int) -> bool:
+        """Whether another process has taken the lock away."""
+        return self._locks.is_lost(number % LOCKS)
 
     def start(self, number: int) -> int:
         """Offset in the file at which the digests of a set begin."""
@@ -179,26 +187,34 @@ class SharedTable:
 class SharedRow:
     """The row of one key, usable only inside `with`: nobody else reads or changes it meanwhile.
 
-    Inside the block nothing may be awaited, and no other row entered.
+    Inside the block nothing may be awaited, and no other row entered. If this process is stopped
+    inside the block, another one may take the lock away. Then nothing more is written, and `lost`
+    is called inside a block of its own, to write what only this process knows.
     """
 
-    __slots__ = ("_digest", "_lock", "_map", "_number", "_place", "_start", "_table")
+    __slots__ = ("_digest", "_lost", "_map", "_number", "_place", "_start", "_table")
 
     def __init__(
-        self, table: SharedTable, digest: bytes, number: int, place: int | None = None
+        self,
+        table: SharedTable,
+        digest: bytes,
+        number: int,
+        *,
+        place: int | None = None,
+        lost: Callable[[], None] | None = None,
     ) -> None:
         self._table = table
         self._map = table.map
         self._digest = digest
         self._number = number
-        self._lock = table.lock_of(number)
         self._start = table.start(number)
         self._place = place
+        self._lost = lost
 
     def __enter__(self) -> None:
         if self._map.closed:
             return
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._table.lock(self._number)
         start = self._start
         try:
             at = self._map.find(self._digest, start, start + ROWS_PER_SET * DIGEST) - start
@@ -208,7 +224,7 @@ class SharedRow:
                 self._place = self._table.made(self._number, self._digest)
         finally:
             if self._place is None:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                self._table.unlock(self._number)
 
     def __exit__(
         self,
@@ -219,7 +235,11 @@ class SharedRow:
         if self._place is not None:
             self._place = None
             if not self._map.closed:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                lost = self._table.is_lost(self._number)
+                self._table.unlock(self._number)
+                if lost and self._lost is not None:
+                    with self:
+                        self._lost()
 
     def read(self, fields: struct.Struct, at: int = 0) -> Numbers | None:
         """Return the numbers that begin `at` bytes from the start of the row.
@@ -230,12 +250,5 @@ class SharedRow:
 
     def write(self, fields: struct.Struct, numbers: Iterable[Any], at: int = 0) -> None:
         """Write `numbers` at `at` bytes from the start of the row, if the table has the row."""
-        if self._place is not None:
+        if self._place is not None and not self._table.is_lost(self._number):
             fields.pack_into(self._map, self._place + at, *numbers)
-
-
-def _opened(path: Path, files: contextlib.ExitStack) -> int:
-    """Open a file; its descriptor is closed with the others in `files`."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    files.callback(os.close, file)
-    return file

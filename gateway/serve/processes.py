@@ -6,24 +6,21 @@ and `peers.py` carries their messages. docs/processes.md lists what is the same 
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import logging
 import os
 import pickle
 import select
-import shutil
 import socket
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from gateway.app.gateway import Gateway
 from gateway.cluster.peers import Peers, Topic
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.serve.private_folder import PrivateFolder, private_folder
 from gateway.serve.server import Server
 from gateway.serve.sockets import BALANCED, listening
 from gateway.serve.supervisor import Post, Supervisor
@@ -32,9 +29,6 @@ from gateway.telemetry.logs import Logs
 log = logging.getLogger("gateway")
 
 CONFIGURATION = Topic("serve", "configuration")
-
-MEMORY = Path("/dev/shm")
-"""A Linux file system that is kept in memory, not on a disk."""
 
 NOT_LISTENING = 3
 """Exit status of uvicorn if it cannot listen."""
@@ -54,7 +48,7 @@ def serve(settings: Config, source: Source | None) -> int:
         return NOT_LISTENING
     gc.collect()
     gc.freeze()  # all processes share this memory as long as no collection touches it
-    with _folder() as folder:
+    with private_folder() as folder:
         return Supervisor(
             partial(_fill, settings, source, folder, sockets),
             settings.processes,
@@ -62,25 +56,6 @@ def serve(settings: Config, source: Source | None) -> int:
             serving=partial(_tell_address, settings, sockets[0][0]),
             closing=partial(_close, sockets),
         ).run()
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """Create a folder that is private to this gateway, and delete it at the end.
-
-    The folder is locked, so that programs that clean up temporary files leave it alone. It is in
-    memory if possible: a write to a page that is being written to a disk may block.
-    """
-    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(
-        prefix="gateway-", dir=memory, ignore_cleanup_errors=True
-    ) as made:
-        fd = os.open(made, os.O_RDONLY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            yield Path(made)
-        finally:
-            os.close(fd)
 
 
 def _tell_address(settings: Config, listens: socket.socket) -> None:
@@ -98,18 +73,19 @@ def _close(sockets: Sequence[Sequence[socket.socket]]) -> None:
 def _fill(
     settings: Config,
     source: Source | None,
-    folder: Path,
+    folder: PrivateFolder,
     sockets: Sequence[Sequence[socket.socket]],
     post: Post,
 ) -> int:
     """Run one process; return its exit status."""
     if BALANCED:
         _close([own for index, own in enumerate(sockets) if index != post.index])
-    peers = Peers(post.index, settings.processes, folder)
+    peers = Peers(post.index, settings.processes, folder.path)
     try:
         return _status_of(partial(_serve, settings, source, peers, sockets[post.index], post))
     finally:
-        _clear(folder, post)
+        if _is_orphaned(post):
+            folder.close()
 
 
 def _serve(
@@ -156,7 +132,10 @@ class OneOfSeveral(Server):
         asyncio.get_running_loop().add_reader(self._post.life, self._note_orphaned)
         if self._post.replaces:
             await self._catch_up()
-        os.write(self._post.ready, bytes([self._post.index]))
+        # A supervisor that died meanwhile changes nothing: the process serves what has come to it,
+        # and drains as soon as the loop sees the end of `life`.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._post.ready, bytes([self._post.index]))
 
     async def _tell_configuration(self, _: bytes) -> bytes:
         return pickle.dumps(self._gateway.config)
@@ -193,8 +172,6 @@ def _status_of(run: Callable[[], None]) -> int:
     return 0
 
 
-def _clear(folder: Path, post: Post) -> None:
-    """Delete the folder if the supervisor is gone and this process is the last one."""
-    readable, _, _ = select.select([post.life], [], [], 0)
-    if readable and not any(folder.glob("*.sock")):
-        shutil.rmtree(folder, ignore_errors=True)
+def _is_orphaned(post: Post) -> bool:
+    """Whether the supervisor is gone."""
+    return bool(select.select([post.life], [], [], 0)[0])

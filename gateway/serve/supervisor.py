@@ -155,9 +155,13 @@ class Supervisor:
             os.kill(pid, number)  # safe if it has ended: its pid is not reused before it is reaped
 
     def _reap(self) -> None:
-        for pid in list(self._running):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
+        for pid, child in list(self._running.items()):
+            changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if not changed:
+                continue
+            if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                _report_stop(pid, child, stopped=os.WIFSTOPPED(status))
+            else:
                 self._note_end(pid, self._running.pop(pid), os.waitstatus_to_exitcode(status))
 
     def _note_end(self, pid: int, child: Child, code: int) -> None:
@@ -211,6 +215,17 @@ class Supervisor:
             sys.stdout.flush()
         finally:
             os._exit(status)
+
+
+def _report_stop(pid: int, child: Child, *, stopped: bool) -> None:
+    if stopped:
+        log.warning(
+            "process %d (pid %d) was stopped by a signal; its connections wait until it continues",
+            child.index,
+            pid,
+        )
+    else:
+        log.warning("process %d (pid %d) continues", child.index, pid)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cluster import peers
 from gateway.cluster.peers import MAX_MESSAGE_BYTES, Peers, Topic
+from gateway.errors import ProcessBusy
 
 ECHO, SLOW, NEVER = (Topic("test", name) for name in ("echo", "slow", "never"))
 
@@ -121,6 +123,18 @@ async def test_lock_is_held_by_one_peer_at_a_time(three: list[Peers]) -> None:
         for one in three:
             group.create_task(take(one))
     assert sorted(inside) == sorted([0, 1, 2] * 5)
+
+
+async def test_lock_that_is_never_released_is_given_up(
+    three: list[Peers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "LOCK_TIMEOUT", 0.05)
+    async with three[0].lock("workers"):
+        with pytest.raises(ProcessBusy, match="has been changing the workers"):
+            async with three[1].lock("workers"):
+                pass
+    async with three[1].lock("workers"):
+        pass
 
 
 async def test_locks_of_two_names_are_independent(three: list[Peers]) -> None:

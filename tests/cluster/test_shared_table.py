@@ -234,3 +234,55 @@ def test_killed_process_leaves_no_row_lock(path: Path, table: SharedTable) -> No
             os.close(one)
     assert ended(process) == -signal.SIGKILL
     assert got(table, "key") == (0, 0)
+
+
+def test_stopped_process_loses_its_row_lock_and_writes_nothing_stale(
+    path: Path, table: SharedTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside, says = os.pipe()
+
+    def hold() -> None:
+        row = table_at(path).row("key", lambda: row.write(NUMBER, (7,), NUMBER.size))
+        with row:
+            os.write(says, b"in")
+            signal.raise_signal(signal.SIGSTOP)
+            row.write(TWO, (HELD, 1))
+
+    process = forked(hold)
+    assert os.read(inside, 2) == b"in"
+    assert put(table, "key", HELD, 2), "it does not wait for the stopped process"
+    assert f"process {process} has kept a lock" in caplog.text
+    os.kill(process, signal.SIGCONT)
+    assert ended(process) == 0
+    assert got(table, "key") == (HELD, 7), "what it alone knows is written, nothing else"
+    assert put(table, "key", HELD, 3)
+    for one in (inside, says):
+        os.close(one)
+
+
+def test_processes_that_lose_a_lock_again_and_again_agree_on_the_next(path: Path) -> None:
+    """One of three is stopped at random moments; the rows of the others stay exact."""
+    stop = time.monotonic() + 1.5
+
+    def count(key: str) -> None:
+        row, number = table_at(path).row(key), 0
+        while time.monotonic() < stop:
+            number += 1
+            with row:
+                [before] = row.read(NUMBER, NUMBER.size) or [-1]
+                assert before == number - 1
+                row.write(TWO, (HELD, number))
+
+    def stumble() -> None:
+        row = table_at(path).row("one")
+        while time.monotonic() < stop:
+            with row:
+                pass
+
+    steady = [forked(lambda key=key: count(key)) for key in ("one", "two")]  # type: ignore[misc]
+    victim = forked(stumble)
+    while time.monotonic() < stop - 0.5:
+        os.kill(victim, signal.SIGSTOP)
+        time.sleep(0.4)
+        os.kill(victim, signal.SIGCONT)
+    assert [ended(one) for one in (*steady, victim)] == [0, 0, 0]

@@ -237,6 +237,48 @@ async def test_processes_drain_and_end_without_their_supervisor(tmp_path: Path) 
             assert process.log.count(b"it drains and ends") == 2
 
 
+async def test_process_that_starts_as_the_supervisor_dies_serves_and_ends(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    """The supervisor is stopped, so that a process that takes a killed one's place starts alone."""
+    file = tmp_path / "gateway.yaml"
+    async with several(file, 2, workers=[f"{simulator.url}/v1"]) as process:
+        async with a_client_of_each(process, 2) as clients:
+            pids = [(await who_answers(client))[1] for client in clients]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        await process.says(REPLACED)
+        replacements = await forked_by(process.pid, pids)
+        os.kill(replacements[0], signal.SIGSTOP)
+        process.kill(signal.SIGKILL)
+        await until(lambda: not runs(process.pid))
+        os.kill(replacements[0], signal.SIGCONT)
+        await until(lambda: not any(map(runs, replacements)))
+        assert b"ends by an error" not in process.log
+        assert b"Traceback" not in process.log
+
+
+async def forked_by(pid: int, known: Sequence[int]) -> list[int]:
+    """The children of a process other than the known ones, once there are any."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+
+    def found() -> list[int]:
+        return [int(one) for one in children.read_text().split() if int(one) not in known]
+
+    await until(lambda: bool(found()))
+    return found()
+
+
+async def test_stopped_process_is_reported_by_the_supervisor(tmp_path: Path) -> None:
+    async with several(tmp_path / "gateway.yaml", 2, workers=["http://127.0.0.1:9"]) as process:
+        async with a_client_of_each(process, 2) as clients:
+            _, pid = await who_answers(clients[1])
+        os.kill(pid, signal.SIGSTOP)
+        await process.says(re.compile(rb"\(pid %d\) was stopped by a signal" % pid))
+        os.kill(pid, signal.SIGCONT)
+        await process.says(re.compile(rb"\(pid %d\) continues" % pid))
+
+
 def runs(pid: int) -> bool:
     """Whether there is such a process that has not ended."""
     try:

@@ -1,9 +1,10 @@
 """Accounts that the processes of one gateway share, each in a row of a shared table.
 
-A row holds the levels of the buckets, then the calls in flight of all processes and the budget
-amounts that these calls may take, and last each process's part of those counts. The use of a budget
-stays in the row until the other processes have surely read it from the database: for a few seconds
-they may count it twice, but it never goes uncounted.
+A row holds the levels of the buckets, then for each process its calls in flight and the budget
+amounts that these calls may take. Each process writes its own part alone, from memory, so that a
+process that was stopped or killed in the middle of a change leaves nothing wrong for long. The use
+of a budget stays in the row until the other processes have surely read it from the database: for a
+few seconds they may count it twice, but it never goes uncounted.
 """
 
 import asyncio
@@ -29,11 +30,9 @@ BUCKETS = Struct("=d4d4d")
 time, level, capacity (0 if there is no bucket) and rate."""
 
 COUNT = Struct("=3d")
-"""Calls in flight, and the tokens and cost that they may take: of all, and of each process."""
+"""Calls in flight of one process, and the tokens and cost that they may take."""
 
-ALL = BUCKETS.size
-
-EACH = ALL + COUNT.size
+COUNTS = BUCKETS.size
 """Offset of the first process's count."""
 
 ZERO = (0.0, 0.0, 0.0)
@@ -52,7 +51,7 @@ class SharedAccount(Account):
     def __init__(self, common: "Common", key: str, terms: Terms, now: float) -> None:
         super().__init__(key, terms, now)
         self._common = common
-        self._row: SharedRow = common.table.row(key)
+        self._row: SharedRow = common.table.row(key, self._store_counts)
         self._alone = False
         self._all: Numbers = ZERO
         self._own: Numbers = ZERO
@@ -122,20 +121,23 @@ class SharedAccount(Account):
         """
         stored = self._row.read(BUCKETS)
         if stored is None or (self._alone and not stored[0]):
+            self._alone = True
             return math.inf
+        self._alone = False
         self.requests = _filled(self.requests, stored[1:5])
         self.tokens = _filled(self.tokens, stored[5:9])
         whole: float = stored[0]
         return whole
 
     def _load_counts(self) -> None:
-        everybody, own = self._row.read(COUNT, ALL), self._row.read(COUNT, self._common.own)
-        if everybody is None or own is None:
-            self._alone, self._all = True, self._own
-        elif self._alone:
-            self._alone, self._all = False, _sum(everybody, self._own, own)
-        else:
-            self._all, self._own = everybody, own
+        """Load the counts of the others; what this process has is in memory."""
+        counts = self._row.read(self._common.counts, COUNTS)
+        if counts is None:
+            self._all = self._own
+            return
+        stored = counts[self._common.own : self._common.own + 3]
+        everybody = sum(counts[::3]), sum(counts[1::3]), sum(counts[2::3])
+        self._all = _sum(everybody, self._own, stored)
 
     def _add(self, calls: int, more: Need, less: Need = ZERO_NEED) -> None:
         """Change the counts of this process and of all: calls in flight, tokens and cost.
@@ -158,12 +160,7 @@ class SharedAccount(Account):
         self._store_counts()
 
     def _store_counts(self) -> None:
-        """Store this process's counts, then those of all.
-
-        If the process dies between the two writes, `Common` computes the sum anew from the parts.
-        """
-        self._row.write(COUNT, self._own, self._common.own)
-        self._row.write(COUNT, self._all, ALL)
+        self._row.write(COUNT, self._own, self._common.place)
 
 
 class Common:
@@ -174,17 +171,17 @@ class Common:
     """
 
     def __init__(self, place: Path, index: int, count: int) -> None:
-        self.table = SharedTable(place, EACH + COUNT.size * count, _resting)
-        self.own = EACH + COUNT.size * index
-        self._places = range(EACH, EACH + COUNT.size * count, COUNT.size)
+        self.counts = Struct(f"={3 * count}d")
+        self.own = 3 * index
+        self.place = COUNTS + COUNT.size * index
+        self.table = SharedTable(place, COUNTS + self.counts.size, self._resting)
         self._recorded: deque[dict[SharedAccount, Need]] = deque({} for _ in range(LOOKS))
         for row in self.table.in_use():
-            self._mend(row)
+            row.write(COUNT, ZERO, self.place)
 
-    def _mend(self, row: SharedRow) -> None:
-        row.write(COUNT, ZERO, self.own)
-        counts = [row.read(COUNT, place) or ZERO for place in self._places]
-        row.write(COUNT, [sum(column) for column in zip(*counts, strict=True)], ALL)
+    def _resting(self, row: bytes) -> float:
+        whole: float = BUCKETS.unpack_from(row)[0]
+        return math.inf if any(self.counts.unpack_from(row, COUNTS)) else whole
 
     def account(self, key: str, terms: Terms, now: float) -> SharedAccount:
         return SharedAccount(self, key, terms, now)
@@ -220,11 +217,6 @@ class Common:
             for account, used in recorded.items():
                 account.forget(used)
         self.table.close()
-
-
-def _resting(row: bytes) -> float:
-    whole: float = BUCKETS.unpack_from(row)[0]
-    return math.inf if any(COUNT.unpack_from(row, ALL)) else whole
 
 
 def _sum(one: Numbers, more: Numbers, less: Numbers) -> Numbers:
