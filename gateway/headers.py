@@ -8,6 +8,20 @@ from starlette.types import Scope
 Headers = Sequence[tuple[bytes, bytes]]
 """Header lines in order, names in lower case, repeated names kept apart."""
 
+CORS_HEADERS = frozenset(
+    b"access-control-" + name
+    for name in (
+        b"allow-origin",
+        b"allow-credentials",
+        b"allow-headers",
+        b"allow-methods",
+        b"allow-private-network",
+        b"expose-headers",
+        b"max-age",
+    )
+)
+"""Headers by which a server says which web pages may read its responses."""
+
 
 def is_event_stream(headers: Headers) -> bool:
     """Return whether the headers of a response announce an SSE stream."""

@@ -78,7 +78,7 @@ class Gateway:
         )
         self.prober = Prober(self.workers, config.probes)
         self.proxy = Proxy(self.chains, self.workers, config, self.storage)
-        self.edge = Edge(self.proxy, config)
+        self.edge = Edge(self.proxy, self.workers, config)
         self.carry = self.edge.serve
         self.dispatch = self.proxy.dispatch
         self._requests: InFlight[object] = InFlight()

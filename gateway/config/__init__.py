@@ -12,6 +12,7 @@ from gateway.config.hints import Note
 from gateway.config.model import (
     MEMORY,
     Config,
+    Cors,
     Failover,
     PluginEntry,
     Probes,
@@ -32,6 +33,7 @@ __all__ = [
     "OPTIONS",
     "TLS",
     "Config",
+    "Cors",
     "Failover",
     "FieldError",
     "Node",

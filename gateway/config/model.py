@@ -39,6 +39,12 @@ ExtraPath = Annotated[
     str, Meta(pattern=r"^/[^?#{}\s]*(?![\s\S])"), Note(expected='a path like "/version"')
 ]
 
+Origin = Annotated[
+    str,
+    Meta(pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*?#@]+)(?![\s\S])"),
+    Note(expected='an origin like "https://chat.example", or "*"'),
+]
+
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Timeout of each phase, in seconds; null: no limit."""
@@ -140,6 +146,18 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Seconds | None,
         Meta(description="Between two requests for a worker's models; null: never."),
     ] = 60.0
+
+
+class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Web pages of other sites that may make calls from a browser."""
+
+    origins: Annotated[
+        tuple[Origin, ...],
+        Meta(description='Origins whose pages may make calls; "*": any. None: workers decide.'),
+    ] = ()
+    max_age: Annotated[
+        Seconds, Meta(description="Time that a browser may keep the answer to a preflight.")
+    ] = 600.0
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -251,6 +269,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     server_limits: ServerLimits = ServerLimits()
     failover: Failover = Failover()
     probes: Probes = Probes()
+    cors: Cors = Cors()
     storage: StorageSettings = StorageSettings()
     stream_errors: Annotated[
         Literal["break", "event"],

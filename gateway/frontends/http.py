@@ -8,7 +8,9 @@ from gateway.calls.body import Body
 from gateway.calls.call import Call
 from gateway.config import Config
 from gateway.errors import CallerGone, NotFound
+from gateway.fleet.registry import Workers
 from gateway.frontends.asgi import ASGICaller
+from gateway.frontends.cors import CorsPolicy, Preflights, is_preflight
 from gateway.frontends.uvicorn import DirectCaller
 from gateway.headers import get_header, path_of
 from gateway.pipeline.proxy import Proxy
@@ -17,8 +19,9 @@ from gateway.pipeline.proxy import Proxy
 class Edge:
     """The ASGI endpoint of all paths that are forwarded to workers."""
 
-    def __init__(self, proxy: Proxy, settings: Config) -> None:
+    def __init__(self, proxy: Proxy, workers: Workers, settings: Config) -> None:
         self._proxy = proxy
+        self._preflights = Preflights(workers)
         self._added: dict[str, str | None] = {}
         self.adopt(settings)
 
@@ -27,6 +30,7 @@ class Edge:
         self._limits = settings.server_limits
         self._idle_timeout = settings.timeouts.idle
         self._extra = frozenset(settings.extra_paths)
+        self._cors = CorsPolicy(settings.cors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.serve(scope, receive, send, path=path_of(scope))
@@ -44,12 +48,20 @@ class Edge:
 
         Raises NotFound if the path is not forwarded.
         """
+        headers = scope["headers"]
+        cors = self._cors.lines(headers) if self._cors.decides else ()
         if not self.carries(path):
-            raise NotFound(f"there is nothing at {path}")
+            raise NotFound(f"there is nothing at {path}", headers=cors)
+        if scope["method"] == "OPTIONS" and is_preflight(headers):
+            if self._cors.decides:
+                await self._cors.preflight(headers)(scope, receive, send)
+                return
+            if self._added.get(path) is None:  # else its scope is asked for
+                await (await self._preflights.ask(path, headers))(scope, receive, send)
+                return
         caller = DirectCaller.behind(receive, send, self._idle_timeout) or ASGICaller(
             receive, send, self._idle_timeout
         )
-        headers = scope["headers"]
         client = scope.get("client")
         call = Call(
             caller,
@@ -67,6 +79,8 @@ class Edge:
             client=client[0] if client else None,
             scope=self._added.get(path),
         )
+        if cors:
+            call.add_lines(*cors)
         caller.watch(lambda: call.cancel(CallerGone("the caller left")))
         try:
             await self._proxy.dispatch(call)

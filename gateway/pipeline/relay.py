@@ -8,14 +8,17 @@ from gateway.calls.call import gateway_headers
 from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
-from gateway.headers import Headers, is_event_stream
+from gateway.headers import CORS_HEADERS, Headers, is_event_stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import Reader, choose_reader
 from gateway.pipeline.refused import HeldBack, hold
 from gateway.upstream.phase_timer import PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 
+LIMITS = b"x-ratelimit-"
+
 DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"}
+DROPPED_WITH_CORS = DROPPED | CORS_HEADERS
 
 
 class Source(Protocol):
@@ -36,6 +39,7 @@ class Relay(PhaseTimer):
 
     __slots__ = (
         "_attempt",
+        "_dropped",
         "_events",
         "_exchange",
         "_failover",
@@ -59,6 +63,7 @@ class Relay(PhaseTimer):
         self._timeouts = settings.timeouts
         self._limits = settings.server_limits
         self._failover = settings.failover
+        self._dropped = DROPPED_WITH_CORS if settings.cors.origins else DROPPED
         self._reader: Reader | None = None
         self._status = 0
 
@@ -137,9 +142,13 @@ class Relay(PhaseTimer):
             self._attempt.first_byte = self._attempt.first_byte or monotonic()
 
     def _answer_headers(self) -> list[tuple[bytes, bytes]]:
-        dropped = DROPPED | {b"content-length"} if self._status in BODILESS else DROPPED
+        bodiless = self._status in BODILESS
+        dropped = self._dropped | {b"content-length"} if bodiless else self._dropped
         lines = without(self._headers, dropped)
-        lines += gateway_headers(self._exchange.call)
+        added = gateway_headers(self._exchange.call)
+        if len(added) > 1:
+            lines, added = _one_set_of_limits(lines, added, self._status)
+        lines += added
         if self._attempt is not None:
             lines.append(self._attempt.worker.header)
         return lines
@@ -162,6 +171,25 @@ class Relay(PhaseTimer):
         if not self.done.done():
             self.enter(self._timeouts.idle, IdleTimeout)
             self._source.resume_reading()
+
+
+Lines = list[tuple[bytes, bytes]]
+
+
+def _one_set_of_limits(theirs: Lines, own: Lines, status: int) -> tuple[Lines, Lines]:
+    """Leave out the worker's rate-limit headers if the gateway has its own.
+
+    Of a call that the worker rejects for its rate, the worker's are kept: they say when to retry.
+    """
+    if not _has_limits(own) or not _has_limits(theirs):
+        return theirs, own
+    if status == 429:
+        return theirs, [line for line in own if not line[0].startswith(LIMITS)]
+    return [line for line in theirs if not line[0].startswith(LIMITS)], own
+
+
+def _has_limits(lines: Lines) -> bool:
+    return any(name.startswith(LIMITS) for name, _ in lines)
 
 
 def _nothing() -> None:

@@ -19,6 +19,7 @@ from gateway.config import (
     OPTIONS,
     TLS,
     Config,
+    Cors,
     Failover,
     Node,
     Probes,
@@ -198,7 +199,7 @@ SAID = """\
 gateway.yaml:1: port: expected a port from 0 to 65535, got 90900
 gateway.yaml:2: hots: unknown field; did you mean "host"?
 gateway.yaml:3: zzz: unknown field; the fields are host, port, processes, workers, plugins, \
-timeouts, server_limits, failover, probes, storage, model, \
+timeouts, server_limits, failover, probes, cors, storage, stream_errors, model, \
 allow_anonymous, log_level, log_format, extra_paths
 gateway.yaml:5: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
 gateway.yaml:7: timeouts.first_byte: expected a number greater than 0 (seconds) or null, got 0
@@ -453,6 +454,7 @@ NUMBERS = [
     if path[-1] not in ("host", "workers", "plugins", "extra_paths", "log_level")
     and path[-1] not in ("log_format", "durability", "allow_anonymous", "model", "persist_workers")
     and path[-1] not in ("statuses", "rerun", "budget", "jitter", "path", "processes")
+    and path[-1] not in ("origins", "stream_errors")
 ]
 Settings = dict[tuple[str, ...], int]
 SETTINGS = st.dictionaries(st.sampled_from(NUMBERS), st.integers(1, 65535))
@@ -536,7 +538,7 @@ def test_environment_and_override_errors_are_always_config_errors(
     told(None, environ, overrides)
 
 
-SECTIONS = ("timeouts", "server_limits", "failover", "probes", "storage")
+SECTIONS = ("timeouts", "server_limits", "failover", "probes", "cors", "storage")
 
 
 def table(head: str) -> list[list[str]]:
@@ -571,6 +573,7 @@ def test_config_docs_list_every_field_and_default() -> None:
             *documented(ServerLimits, "server_limits."),
             *documented(Failover, "failover."),
             *documented(Probes, "probes."),
+            *documented(Cors, "cors."),
             *documented(StorageSettings, "storage."),
             *documented(Worker, "workers[]."),
             *documented(TLS, "workers[].tls."),
@@ -620,7 +623,7 @@ def test_shipped_config_files_load() -> None:
 def test_schema_covers_all_fields_and_short_forms() -> None:
     whole = json.loads(schema())
     parts = whole["$defs"]
-    for cls in (Config, Timeouts, ServerLimits, Failover, Probes, StorageSettings, TLS):
+    for cls in (Config, Timeouts, ServerLimits, Failover, Probes, Cors, StorageSettings, TLS):
         names = [field.name for field in fields_of(cls)]
         assert list(parts[cls.__name__]["properties"]) == names
         assert parts[cls.__name__]["additionalProperties"] is False
