@@ -71,6 +71,8 @@ from gateway.wire.apis.registry import api_of
 from gateway.wire.dialect import Api, ChoiceDelta, Delta, Requested
 from gateway.wire.error_body import error_message
 from gateway.wire.request import is_true
+from gateway.wire.session_path import read_session_id
+from gateway.wire.session_path import split_path as split_session_path
 from gateway.wire.sse import Event
 from gateway.wire.usage import Usage
 
@@ -156,4 +158,6 @@ __all__ = [
     "json_mistake",
     "open_read_only",
     "path_of",
+    "read_session_id",
+    "split_session_path",
 ]

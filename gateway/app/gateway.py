@@ -80,6 +80,7 @@ class Gateway:
         self.proxy = Proxy(self.chains, self.workers, config, self.storage)
         self.edge = Edge(self.proxy, self.workers, config)
         self.carry = self.edge.serve
+        self.carries = self.edge.carries
         self.dispatch = self.proxy.dispatch
         self._requests: InFlight[object] = InFlight()
         self.in_flight: tuple[InFlight[Any], ...] = (self.proxy.in_flight, self._requests)

@@ -298,7 +298,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Meta(
             description="Paths outside /v1 that are forwarded to workers, without those below them."
         ),
-    ] = ("/tokenize", "/detokenize", "/version", "/inference/v1/generate")
+    ] = (
+        "/tokenize",
+        "/detokenize",
+        "/tokenizer_info",
+        "/version",
+        "/inference/v1/generate",
+    )
     warnings: Annotated[tuple[str, ...], Note(internal=True)] = ()
 
     def __post_init__(self) -> None:

@@ -63,8 +63,9 @@ class ControlRoute(BaseRoute):
         found = self._pattern.fullmatch(path_of(scope)) if scope["type"] == "http" else None
         if found is None:
             return Match.NONE, {}
-        params = {name: unquote(value) for name, value in found.groupdict().items()}
-        return Match.FULL, {"path_params": params}
+        encoded = found.groupdict()
+        params = {name: unquote(value) for name, value in encoded.items()}
+        return Match.FULL, {"path_params": params, "encoded_path_params": encoded}
 
     def url_path_for(self, name: str, /, **path_params: Any) -> Any:
         raise NoMatchFound(name, path_params)
@@ -100,6 +101,7 @@ class ControlRoute(BaseRoute):
             scope,
             receive,
             params=scope["path_params"],
+            encoded=scope["encoded_path_params"],
             principal=principal,
             settings=self._current.config,
         )

@@ -155,6 +155,14 @@ def routes(gateway: "Host") -> "Sequence[BaseRoute]":
 
 
 @hookspec
+def check_session_id(session_id: str) -> None:
+    """Reject an id that calls cannot have, so that no session of this id can be created.
+
+    Called by POST /sessions, on every plugin, with an id that a caller chose. Raise BadRequest.
+    """
+
+
+@hookspec
 def lifespan(gateway: "Host") -> AbstractAsyncContextManager[None]:
     """Run something beside the gateway.
 

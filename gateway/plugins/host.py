@@ -77,6 +77,9 @@ class Host(Protocol):
         Percent-encoding of `path` is kept. Raises NotFound if the path is not forwarded.
         """
 
+    def carries(self, path: str) -> bool:
+        """Whether the path is forwarded to workers: under /v1/, configured, or a plugin's."""
+
     def carry_also(self, *paths: str, scope: str | None = None) -> Sequence[BaseRoute]:
         """Forward these exact paths too; return the routes, which the plugin gives to the gateway.
 

@@ -1,19 +1,23 @@
-"""Finds the session of a call: from `/sessions/{id}/v1/...`, else from a header.
+"""Finds the session of a call: from `/sessions/{id}/...`, else from a header.
 
-A session id may hold slashes and colons (`harbor/hello-world:0`), so `/sessions/` is matched up to
-the first `/v1/` that leaves a path to forward.
+Every path that the gateway forwards can stand behind the id. `gateway.wire.session_path` says which
+part of a path is the id.
 """
-
-import re
-from urllib.parse import unquote
 
 import msgspec
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway import BadRequest, Call, Host, get_header, hookimpl, path_of
-
-SESSION_PATH = re.compile(r"/sessions/(?P<id>.+?)(?P<path>/v1/.+)")
+from gateway import (
+    BadRequest,
+    Call,
+    Host,
+    get_header,
+    hookimpl,
+    path_of,
+    read_session_id,
+    split_session_path,
+)
 
 
 class Sessions:
@@ -31,7 +35,7 @@ class Sessions:
 
     @hookimpl
     def routes(self, gateway: Host) -> list[BaseRoute]:
-        return [gateway.carried(SessionRoute("/sessions/{rest:path}", SessionEdge(gateway)))]
+        return [gateway.carried(SessionRoute(gateway))]
 
     @hookimpl
     async def admit(self, call: Call) -> None:
@@ -39,12 +43,28 @@ class Sessions:
             value = get_header(call.headers, self._header)
             if not value:
                 return
-            call.session_id = value.decode("latin-1")
-        if len(call.session_id) > self._max_length or not call.session_id.isprintable():
+            call.session_id = _decoded(value)
+        self.check_session_id(call.session_id)
+
+    @hookimpl
+    def check_session_id(self, session_id: str) -> None:
+        # Clients take a segment of one or two dots out of a path before they send it.
+        dots = session_id in (".", "..")
+        if dots or len(session_id) > self._max_length or not session_id.isprintable():
             raise BadRequest(
-                f"a session id has at most {self._max_length} characters, all printable",
+                f"a session id has at most {self._max_length} characters, all printable, and is "
+                "not one dot or two",
+                param="session_id",
                 code="invalid_session_id",
             )
+
+
+def _decoded(value: bytes) -> str:
+    """Return the text of a header, which is UTF-8 as in a path, or else Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 class SessionRoute(Route):
@@ -54,11 +74,17 @@ class SessionRoute(Route):
     separator.
     """
 
+    def __init__(self, gateway: Host) -> None:
+        super().__init__("/sessions/{rest:path}", SessionEdge(gateway))
+        self._carries = gateway.carries
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        found = SESSION_PATH.fullmatch(path_of(scope)) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        found = split_session_path(path_of(scope), self._carries)
         if found is None:
             return Match.NONE, {}
-        params = {"session_id": unquote(found["id"]), "path": found["path"]}
+        params = {"session_id": found[0], "path": found[1]}
         return Match.FULL, {"endpoint": self.endpoint, "path_params": params}
 
 
@@ -69,4 +95,6 @@ class SessionEdge:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._gateway.carry(scope, receive, send, **scope["path_params"])
+        params = scope["path_params"]
+        session_id = read_session_id(params["session_id"])
+        await self._gateway.carry(scope, receive, send, path=params["path"], session_id=session_id)

@@ -33,6 +33,7 @@ CORE: set[Rule] = {
     ("/v1/{path:path}", (), CARRIED),
     ("/tokenize", (), CARRIED),
     ("/detokenize", (), CARRIED),
+    ("/tokenizer_info", (), CARRIED),
     ("/version", (), CARRIED),
     ("/inference/v1/generate", (), CARRIED),
     ("/health", (), None),
@@ -47,7 +48,7 @@ CORE: set[Rule] = {
 PLUGINS: set[Rule] = {
     ("/sessions/{rest:path}", (), CARRIED),
     ("/sessions", ("GET", "POST"), "sessions"),
-    ("/sessions/batch_delete", ("POST",), "sessions"),
+    ("/sessions/batch_delete", ("DELETE", "GET", "POST"), "sessions"),
     ("/sessions/{session_id}/traces", ("GET",), "sessions"),
     ("/sessions/{session_id}/trajectories", ("GET",), "sessions"),
     ("/sessions/{session_id}/rewards", ("GET", "POST"), "sessions"),

@@ -1,12 +1,14 @@
 """Which session a call belongs to."""
 
+from urllib.parse import quote
+
 import httpx
 import pytest
-from gateway_plugins.sessions import SESSION_PATH
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.routing import BaseRoute
 
-from gateway import Call, hookimpl
+from gateway import Call, Host, NotFound, hookimpl, read_session_id, split_session_path
 from gateway.testing import GatewayFor, Live, entry
 
 
@@ -33,7 +35,16 @@ async def get(gateway: Live, path: str, **headers: str) -> httpx.Response:
         ("/sessions/a%20b%2Fc/v1/models", "a b/c", "/v1/models"),
         ("/sessions/v1/v1/models", "v1", "/v1/models"),
         ("/sessions/a/v1/b/v1/c", "a", "/v1/b/v1/c"),
-        ("/sessions/a/v1beta/v1/models", "a/v1beta", "/v1/models"),
+        ("/sessions/a%2Fv1beta/v1/models", "a/v1beta", "/v1/models"),
+        ("/sessions/harbor/hello%3A0/v1/models", "harbor/hello:0", "/v1/models"),
+        ("/sessions/inference/v1/models", "inference", "/v1/models"),
+        ("/sessions/a/inference/v1/generate", "a", "/inference/v1/generate"),
+        ("/sessions/harbor/x:0/inference/v1/generate", "harbor/x:0", "/inference/v1/generate"),
+        ("/sessions/a/tokenize", "a", "/tokenize"),
+        ("/sessions/a%2Fb/detokenize", "a/b", "/detokenize"),
+        ("/sessions/a/tokenizer_info", "a", "/tokenizer_info"),
+        ("/sessions/tokenize/tokenize", "tokenize", "/tokenize"),
+        ("/sessions/a/v1/completions/render", "a", "/v1/completions/render"),
         ("/sessions/a/v1/%7Eb", "a", "/v1/%7Eb"),
     ],
 )
@@ -80,10 +91,11 @@ async def test_session_path_cannot_escape_v1(gateway_for: GatewayFor, path: str)
     assert gateway.plugin(Witness).seen == []
 
 
-@pytest.mark.parametrize("session_id", ["x" * 257, "a%01b"])
+@pytest.mark.parametrize("session_id", ["x" * 257, "a%01b", "%2E", "%2e%2E"])
 async def test_invalid_session_ids_are_rejected(gateway_for: GatewayFor, session_id: str) -> None:
     gateway = await gateway_for("sessions")
-    answer = await get(gateway, f"/sessions/{session_id}/v1/models")
+    path = f"/sessions/{session_id}/v1/models"
+    answer = await gateway.client.get(httpx.URL(gateway.url).copy_with(raw_path=path.encode()))
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_session_id"
 
@@ -93,13 +105,70 @@ async def test_session_paths_return_404_without_the_plugin(gateway_for: GatewayF
     assert (await get(gateway, "/sessions/a/v1/models")).status_code == 404
 
 
-names = st.text(
-    st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="/"), min_size=1
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sessions/a/b/v1/models",
+        "/sessions/a/unknown/v1/generate",
+        "/sessions/a/b/tokenize",
+        "/sessions/a//v1/models",
+        "/sessions//v1/models",
+        "/sessions//a:0/v1/models",
+        "/sessions/%FF/v1/models",
+    ],
 )
+async def test_part_of_a_path_that_cannot_be_a_session_id_returns_404_with_the_reason(
+    gateway_for: GatewayFor, path: str
+) -> None:
+    gateway = await gateway_for("sessions", Witness)
+    answer = await gateway.client.get(httpx.URL(gateway.url).copy_with(raw_path=path.encode()))
+    assert answer.status_code == 404
+    assert "session id" in answer.json()["error"]["message"]
+    assert gateway.plugin(Witness).seen == []
 
 
-@given(names.filter(lambda name: name != "v1"), names)
-def test_session_path_splits_any_id_and_path(session_id: str, tail: str) -> None:
-    match = SESSION_PATH.fullmatch(f"/sessions/{session_id}/v1/{tail}")
-    assert match is not None
-    assert (match["id"], match["path"]) == (session_id, f"/v1/{tail}")
+async def test_session_stands_in_front_of_configured_paths_and_those_of_plugins(
+    gateway_for: GatewayFor,
+) -> None:
+    gateway = await gateway_for("sessions", Carrying, Witness, extra_paths=("/mine/v1/x",))
+    for path in ("/mine/v1/x", "/theirs"):
+        await get(gateway, f"/sessions/a{path}")
+        assert gateway.plugin(Witness).seen.pop() == ("a", path)
+    answer = await get(gateway, "/sessions/a/tokenize")  # replaced by the configuration
+    assert answer.status_code == 404
+
+
+class Carrying:
+    """A plugin whose path leads to the workers."""
+
+    @hookimpl
+    def routes(self, gateway: Host) -> list[BaseRoute]:
+        return [*gateway.carry_also("/theirs")]
+
+
+def carries(path: str) -> bool:
+    return path.startswith("/v1/") or path == "/inference/v1/generate"
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+tails = st.sampled_from(["/v1/a", "/v1/b/v1/c", "/inference/v1/generate"])
+
+
+@given(names, tails)
+def test_session_path_splits_any_encoded_id_from_any_path(session_id: str, tail: str) -> None:
+    found = split_session_path(f"/sessions/{quote(session_id, safe='')}{tail}", carries)
+    assert found is not None
+    assert (read_session_id(found[0]), found[1]) == (session_id, tail)
+
+
+@given(st.text(st.sampled_from("/v1a:.%2F")), tails)
+def test_session_path_with_slashes_is_a_rollout_or_refused(part: str, tail: str) -> None:
+    found = split_session_path(f"/sessions/{part}{tail}", carries)
+    if found is None:
+        return
+    try:
+        session_id = read_session_id(found[0])
+    except NotFound:
+        return
+    assert session_id
+    assert "/" not in found[0] or ":" in session_id.rpartition("/")[2]

@@ -17,6 +17,7 @@ from support.plugins.hook_probes import (
     BesideToo,
     Canned,
     CannedStream,
+    Capitals,
     Cooler,
     Counting,
     Door,
@@ -330,6 +331,16 @@ async def test_routes_adds_routes_to_the_gateway(
     assert (await live.client.get("/team/metrics")).status_code == 404
     assert [call.session_id for call in live.plugin(Witness).calls] == ["team"]
     assert simulator.stats.served == 1
+
+
+async def test_check_session_id_rejects_an_id_of_a_new_session(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path, Capitals)
+    for session_id, status in (("a", 400), ("A", 200)):
+        answer = await live.client.post("/sessions", json={"session_id": session_id})
+        assert answer.status_code == status
+    assert (await live.client.post("/sessions", json={})).status_code == 200
 
 
 async def test_lifespan_is_left_in_reverse_order(caplog: pytest.LogCaptureFixture) -> None:

@@ -92,6 +92,8 @@ NAMES = [
     "json_mistake",
     "open_read_only",
     "path_of",
+    "read_session_id",
+    "split_session_path",
 ]
 
 

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import (
     Answer,
+    BadRequest,
     Call,
     Delta,
     Event,
@@ -136,6 +137,15 @@ class Ailing:
         if self.reason == "":
             raise ValueError("a bug")
         return self.reason
+
+
+class Capitals:
+    """Takes only ids of sessions in capitals."""
+
+    @hookimpl
+    def check_session_id(self, session_id: str) -> None:
+        if not session_id.isupper():
+            raise BadRequest("in capitals, please")
 
 
 class Canned:

@@ -1,6 +1,7 @@
 """Sessions, traces and rewards as trainers ask for them, over HTTP."""
 
 import asyncio
+import random
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,70 @@ async def test_session_url_leads_to_its_session_for_odd_ids(
     assert answer.status_code == 200
     [session] = await get(live, "/sessions")
     assert (session["session_id"], session["trace_count"]) == (session_id, 1)
+
+
+POSSIBLE = [
+    *ODD_IDS,
+    "x" * 256,
+    "batch_delete",
+    "a/../b",
+    "a/./b:0",
+    "/:",
+    "a//b:0",
+    "a/v1/b:0",
+    "inference",
+    "%",
+    " ",
+    "...",
+    "\U0001f600",
+]
+IMPOSSIBLE = [".", "..", "x" * 257, "a\nb", "\0", "\u2028", "\x7f"]
+
+
+def random_ids(count: int) -> list[str]:
+    """Of characters that mean something in paths, and of a few that cannot be in an id."""
+    draw = random.Random(7)
+    return ["".join(draw.choices("/v1:.%#?a\n", k=draw.randint(1, 6))) for _ in range(count)]
+
+
+async def test_session_ids_that_post_accepts_are_those_that_urls_accept(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    accepted = {}
+    for session_id in dict.fromkeys([*POSSIBLE, *IMPOSSIBLE, *random_ids(60)]):
+        made = await live.client.post("/sessions", json={"session_id": session_id})
+        bare = "/sessions/" + "".join(f"%{byte:02X}" for byte in session_id.encode())
+        called = await raw(live, "GET", bare + "/v1/models")
+        assert (made.status_code, called.status_code) in ((200, 200), (400, 400)), session_id
+        accepted[session_id] = made.status_code == 200
+        if accepted[session_id]:
+            found = await raw(live, "GET", bare)
+            assert found.json()["session_id"] == session_id
+            sent = await live.client.get(f"{made.json()['url']}/models")
+            assert sent.status_code == 200
+            assert (await raw(live, "DELETE", bare)).json() == {"deleted": 0}
+            assert (await raw(live, "GET", bare)).status_code == 404
+    assert {one: accepted[one] for one in POSSIBLE} == dict.fromkeys(POSSIBLE, True)
+    assert {one: accepted[one] for one in IMPOSSIBLE} == dict.fromkeys(IMPOSSIBLE, False)
+
+
+async def raw(live: Live, method: str, path: str) -> httpx.Response:
+    """Send the path as it is written."""
+    url = httpx.URL(live.url).copy_with(raw_path=path.encode())
+    return await live.client.request(method, url)
+
+
+@pytest.mark.parametrize("path", ["/a/b", "/a/b/traces", "/a/b/trajectories", "/a/b/rewards"])
+async def test_session_routes_refuse_a_part_with_slashes_that_is_no_id(
+    gateway_for: GatewayFor, tmp_path: Path, path: str
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    assert (await live.client.post("/sessions", json={"session_id": "a/b"})).status_code == 200
+    answer = await live.client.get(f"/sessions{path}")
+    assert error_of(answer)[:2] == (404, "not_found")
+    assert "%2F" in answer.json()["error"]["message"]
+    assert (await raw(live, "GET", f"/sessions{path.replace('a/b', 'a%2Fb')}")).status_code == 200
 
 
 async def test_session_routes_accept_unencoded_slashes_and_colons(

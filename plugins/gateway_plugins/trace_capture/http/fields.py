@@ -4,8 +4,13 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from gateway import ControlRequest, read_session_id
+
 MAX_SESSIONS = 10_000
 """Maximum number of sessions that one request may name."""
+
+BATCH_DELETE = "batch_delete"
+"""The last segment of a route, and possibly the id of a session."""
 
 SessionIdList = Annotated[list[str], Meta(max_length=MAX_SESSIONS)]
 
@@ -14,3 +19,11 @@ Timestamp = Annotated[float, Meta(ge=0, le=1e12)]
 
 Limit = Annotated[int, Meta(ge=0, le=1 << 53)]
 """Maximum number of rows."""
+
+
+def session_id_of(request: ControlRequest) -> str:
+    """Return the session id in the path. Raises NotFound if it cannot be one.
+
+    A path without a name for it is that of the session `batch_delete`.
+    """
+    return read_session_id(request.encoded.get("session_id", BATCH_DELETE))

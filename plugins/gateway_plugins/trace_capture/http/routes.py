@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute
 
 from gateway import Host
 from gateway_plugins.trace_capture.http.admin import AdminRoutes, VersionHolder
+from gateway_plugins.trace_capture.http.fields import BATCH_DELETE
 from gateway_plugins.trace_capture.http.sessions import SessionKeeper, SessionRoutes
 from gateway_plugins.trace_capture.http.traces import TraceRoutes
 
@@ -22,7 +23,12 @@ def capture_routes(gateway: Host, capture: Capturing) -> list[BaseRoute]:
     admin = AdminRoutes(gateway, capture)
     return [
         control("/sessions", GET=sessions.list_all, POST=sessions.create),
-        control("/sessions/batch_delete", POST=sessions.delete_many),
+        control(
+            f"/sessions/{BATCH_DELETE}",
+            POST=sessions.delete_many,
+            GET=sessions.get,
+            DELETE=sessions.delete,
+        ),
         control("/sessions/{session_id}/traces", GET=traces.of_session),
         control("/sessions/{session_id}/trajectories", GET=traces.trajectories),
         control("/sessions/{session_id}/rewards", GET=sessions.rewards, POST=sessions.add_reward),

@@ -18,8 +18,9 @@ from gateway import (
     NotFound,
     Reward,
     SessionInfo,
+    read_session_id,
 )
-from gateway_plugins.trace_capture.http.fields import SessionIdList
+from gateway_plugins.trace_capture.http.fields import SessionIdList, session_id_of
 from gateway_plugins.trace_capture.http.paging import Paging, array
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.sessions.owners import creator, visible_owner
@@ -68,7 +69,9 @@ class SessionRoutes:
 
     async def create(self, request: ControlRequest) -> dict[str, str]:
         given = await request.json(NewSession)
-        session_id = _checked_id(given.session_id) if given.session_id else str(uuid.uuid4())
+        session_id = given.session_id or str(uuid.uuid4())
+        if given.session_id:
+            self._check_id(session_id)
 
         def put(db: Database) -> None:
             sessions.put(
@@ -85,13 +88,24 @@ class SessionRoutes:
         self._keeper.forget_options(session_id)
         return {"session_id": session_id, "url": _url(session_id)}
 
+    def _check_id(self, session_id: str) -> None:
+        """Raise BadRequest if no call can have this id, or if it is too long to be stored."""
+        if len(session_id) > MAX_ID_LENGTH or not session_id.isprintable():
+            raise BadRequest(
+                f"a session id has at most {MAX_ID_LENGTH} characters, all printable",
+                param="session_id",
+                code="invalid_session_id",
+            )
+        for hook in self._gateway.hooks("check_session_id"):
+            hook.run(session_id)
+
     async def list_all(self, request: ControlRequest) -> Response:
         paging = request.query(Paging)
         listing = sessions.SessionList(paging.since, visible_owner(request))
         return await array(self._gateway, listing, paging, request.path)
 
     async def get(self, request: ControlRequest) -> SessionInfo:
-        session_id, owner = request.params["session_id"], visible_owner(request)
+        session_id, owner = session_id_of(request), visible_owner(request)
 
         def find(db: Database) -> tuple[SessionInfo | None, bool]:
             return sessions.get(db, session_id, owner), sessions.exists(db, session_id)
@@ -106,7 +120,7 @@ class SessionRoutes:
         return found
 
     async def delete(self, request: ControlRequest) -> dict[str, int]:
-        session_ids = [request.params["session_id"]]
+        session_ids = [session_id_of(request)]
         return {"deleted": await self._delete(session_ids, visible_owner(request))}
 
     async def delete_many(self, request: ControlRequest) -> dict[str, int]:
@@ -133,7 +147,7 @@ class SessionRoutes:
 
     async def add_reward(self, request: ControlRequest) -> Reward:
         given = await request.json(NewReward)
-        session_id, owner = request.params["session_id"], visible_owner(request)
+        session_id, owner = session_id_of(request), visible_owner(request)
         reward = Reward(
             value=given.value,
             source=given.source,
@@ -144,17 +158,18 @@ class SessionRoutes:
         return reward
 
 
-def _checked_id(session_id: str) -> str:
-    if len(session_id) > MAX_ID_LENGTH or not session_id.isprintable():
-        raise BadRequest(
-            f"a session id has at most {MAX_ID_LENGTH} characters, all printable",
-            param="session_id",
-            code="invalid_session_id",
-        )
-    return session_id
-
-
 def _url(session_id: str) -> str:
-    """Return the path for a session's calls; slashes are quoted if they could end the id early."""
-    safe = "" if "/v1" in session_id or session_id.startswith("/") else "/:"
-    return f"/sessions/{quote(session_id, safe=safe)}/v1"
+    """Return the path for a session's calls; only slashes that cannot end the id stay as they are.
+
+    Clients resolve a segment of dots, even within an id.
+    """
+    bare = quote(session_id, safe="/:")
+    plain = "/v1" not in session_id and "/." not in f"/{session_id}" and _reads_as(bare, session_id)
+    return f"/sessions/{bare if plain else quote(session_id, safe=':')}/v1"
+
+
+def _reads_as(encoded: str, session_id: str) -> bool:
+    try:
+        return read_session_id(encoded) == session_id
+    except NotFound:
+        return False

@@ -15,7 +15,7 @@ from gateway import (
     Trace,
     Verdict,
 )
-from gateway_plugins.trace_capture.http.fields import SessionIdList, Timestamp
+from gateway_plugins.trace_capture.http.fields import SessionIdList, Timestamp, session_id_of
 from gateway_plugins.trace_capture.http.paging import Paging, array
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
@@ -49,7 +49,7 @@ class TraceRoutes:
     async def of_session(self, request: ControlRequest) -> Response:
         paging = request.query(Paging)
         filter_ = queries.TraceFilter(
-            session_ids=(request.params["session_id"],),
+            session_ids=(session_id_of(request),),
             since=paging.since,
             owner=visible_owner(request),
         )
@@ -68,7 +68,7 @@ class TraceRoutes:
         return await array(self._gateway, TraceList(filter_), query)
 
     async def trajectories(self, request: ControlRequest) -> Response:
-        session_id, owner = request.params["session_id"], visible_owner(request)
+        session_id, owner = session_id_of(request), visible_owner(request)
         data = await self._storage.read(lambda db: _trajectories(db, session_id, owner))
         return Response(data, media_type="application/json")
 
