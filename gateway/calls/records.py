@@ -34,7 +34,7 @@ class Attempt(msgspec.Struct):
     """One try at a worker. Times are `time.monotonic()` seconds, None if not reached.
 
     `left_out` are the injections omitted this time because the worker rejected the attempt before
-    with them. `last`: the response is forwarded whatever its status. `weight_version` is the
+    with them. `last`: the response is forwarded whatever it says. `weight_version` is the
     worker's weight version when the attempt began, `weight_version_end` when it ended.
     """
 
@@ -47,7 +47,7 @@ class Attempt(msgspec.Struct):
     status: int | None = None
     error: CallError | None = None
     left_out: frozenset[Injection] = NO_INJECTIONS
-    last: bool = True
+    last: bool = False
     weight_version: int | str | None = None
     weight_version_end: int | str | None = None
 

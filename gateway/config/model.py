@@ -16,7 +16,7 @@ from gateway.config.messages import dotted
 from gateway.config.node import Node
 from gateway.config.renames import Former, Renames, with_new_names
 from gateway.config.sizes import SCHEMA, size
-from gateway.config.worker import Text, Worker, distinct
+from gateway.config.worker import Status, Text, Worker, distinct
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -31,7 +31,6 @@ Bytes = Annotated[
     Meta(gt=0, extra_json_schema={"anyOf": SCHEMA}),
     Note(expected='a size greater than 0, in bytes or such as "20 MiB"', read=size),
 ]
-Status = Annotated[int, Meta(ge=400, le=599), Note(expected="a status from 400 to 599")]
 ProbePath = Annotated[
     str, Meta(pattern=r'^/[!"$-z|~]*(?![\s\S])'), Note(expected='a path like "/health"')
 ]
@@ -102,7 +101,7 @@ class Failover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 3
     statuses: Annotated[
         tuple[Status, ...],
-        Meta(description="Response statuses to retry; a 429 only if it is the first response."),
+        Meta(description="Response statuses to retry, if nothing can have run; a 429 only once."),
     ] = (502, 503, 504, 429)
     rerun: Annotated[
         bool,

@@ -91,6 +91,9 @@ WorkerId = Annotated[
 Text = Annotated[str, Meta(min_length=1), Note(expected="text that is not empty")]
 
 
+Status = Annotated[int, Meta(ge=400, le=599), Note(expected="a status from 400 to 599")]
+
+
 class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the gateway verifies an https worker, and the certificate that the gateway presents."""
 
@@ -150,6 +153,10 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         bool,
         Meta(description="Whether to forward callers' keys (Authorization, X-API-Key)."),
     ] = False
+    refuses_with: Annotated[
+        tuple[Status, ...],
+        Meta(description="Statuses by which it always says that it has not run the call."),
+    ] = ()
     inject: Annotated[
         bool,
         Meta(description="Whether to request token ids, logprobs and usage for plugins."),

@@ -34,6 +34,7 @@ class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
     weight: float = 1.0
     headers: dict[str, str] = {}
     forward_authorization: bool = False
+    refuses_with: list[int] = []
     inject: bool = True
     probe: bool = True
 

@@ -63,6 +63,7 @@ class Prober:
         self._running = True
         self._workers.changed.append(self._follow)
         self._workers.refresh_models = self.refresh_models
+        self._workers.look_again = self._look_again
         self._follow()
         if self._settings.models_interval is not None and len(self._watched) > 1:
             await self._first_look()
@@ -113,6 +114,11 @@ class Prober:
             self._round_begun = now
             self._round = asyncio.create_task(self._ask_all())
         await asyncio.wait([self._round], timeout=ROUND_TIMEOUT)
+
+    def _look_again(self, worker: Worker) -> None:
+        watch = self._watched.get(worker)
+        if watch is not None:
+            watch.refresh_now.set()
 
     async def _ask_all(self) -> None:
         asked = [watch.fetch_models() for worker, watch in self._watched.items() if worker.fit]
@@ -220,6 +226,8 @@ class _Watch:
             self.refresh_now.clear()
             pause = interval if await self.fetch_models() else min(interval, MAX_RETRY_DELAY)
             self.fetched_once.set()
+            if self._worker.denied:
+                pause = min(pause, MIN_ROUND_INTERVAL)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self.refresh_now.wait()
@@ -237,17 +245,11 @@ class _Watch:
         if answer.status >= 500 or answer.status == 429:
             return False
         if url == worker.url and not worker.names_models:  # its settings may have changed meanwhile
-            _learn(worker, read_models(answer.body) if answer.status == 200 else None)
+            worker.learn_models(read_models(answer.body) if answer.status == 200 else None)
         return True
 
     async def _ask(self, path: str) -> WorkerAnswer:
         return await self._worker.request("GET", path, timeout=self._settings.timeout)
-
-
-def _learn(worker: Worker, models: frozenset[str] | None) -> None:
-    if models != worker.models:
-        worker.models = models
-        worker.changed()
 
 
 class _Model(msgspec.Struct):

@@ -18,6 +18,9 @@ DRAIN = "drain"
 
 load_of = attrgetter("load")
 
+USUAL_DURATION = 1.0
+"""Seconds that an attempt is taken to last before any has gone well."""
+
 
 class Serving(NamedTuple):
     """The workers that serve one model: all of them, and those that may get a call now.
@@ -36,7 +39,7 @@ class Workers:
     those of all workers together. Callbacks in `changed` are called after each change of a worker's
     fitness, weight or models, and after each worker that is added or removed; callbacks in `freed`
     after each slot that is given back. None of them may wait or raise. `refresh_models` requests
-    the models of all workers.
+    the models of all workers, `look_again` soon those of one.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -47,6 +50,7 @@ class Workers:
         self.freed: list[Callable[[Worker], None]] = []
         self.mixed = False
         self.refresh_models: Callable[[], Awaitable[None]] = _ask_nobody
+        self.look_again: Callable[[Worker], None] = _look_at_none
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0
@@ -169,8 +173,10 @@ class Workers:
     def refresh(self) -> None:
         """Recompute the views of all workers, and call the callbacks in `changed`."""
         self._serving = {}
-        self.mixed = len({worker.models for worker in self.all}) > 1
-        self._names = frozenset().union(*(worker.models or () for worker in self.all))
+        self.mixed = len({(worker.models, frozenset(worker.denied)) for worker in self.all}) > 1
+        self._names = frozenset().union(
+            *(worker.models or () for worker in self.all), *(worker.denied for worker in self.all)
+        )
         for callback in self.changed:
             callback()
 
@@ -178,15 +184,30 @@ class Workers:
         return next((worker for worker in self.all if worker.id == worker_id), None)
 
     def serving(self, model: str | None = None) -> Serving:
-        """Workers that may serve `model` (None: any); both tuples are empty if none does."""
+        """Workers that may serve `model` (None: any); both tuples are empty if none does.
+
+        If all that have it deny it, they serve it after all: nobody else could say no for them.
+        """
         # All unknown names share one view, so that made-up names do not fill the memory.
         key = model if model is None or model in self._names else ""
         found = self._serving.get(key)
         if found is None:
             able = tuple(w for w in self.all if model is None or w.serves(model))
+            if not able and model is not None:
+                able = tuple(w for w in self.all if w.claims(model))
             found = Serving(able, tuple(worker for worker in able if worker.fit))
             self._serving[key] = found
         return found
+
+    def deny(self, worker: Worker, model: str) -> None:
+        """Avoid `worker` for `model` for a while, as it does not have it; look at its list anew."""
+        worker.deny(model)
+        self.look_again(worker)
+
+    def usual_duration(self) -> float:
+        """Seconds that an attempt without an error lasts, as the mean of the workers' averages."""
+        known = [worker.duration for worker in self.all if worker.duration is not None]
+        return sum(known) / len(known) if known else USUAL_DURATION
 
     def least_loaded(self, workers: Sequence[Worker]) -> Worker:
         """The worker with the fewest attempts in flight for its weight, equal ones in turn."""
@@ -202,6 +223,10 @@ class Workers:
 
 
 async def _ask_nobody() -> None:
+    pass
+
+
+def _look_at_none(worker: Worker) -> None:
     pass
 
 

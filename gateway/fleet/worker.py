@@ -1,5 +1,6 @@
 """One worker: its settings, its state, and the requests sent to it."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import msgspec
 from gateway import config
 from gateway.fleet.injection_support import Refusals
 from gateway.fleet.request import WorkerAnswer, request
+from gateway.fleet.shed_load import ShedLoad
 from gateway.fleet.slots import Slots
 from gateway.headers import Headers
 from gateway.upstream.pool import Pool, tls_context
@@ -18,6 +20,13 @@ from gateway.upstream.request import HeadTemplate
 
 LATEST_WEIGHT = 1 / 8
 """Weight of the latest response in the means of a worker's times."""
+
+DENIED_SECONDS = 10.0
+"""Seconds for which a worker that rejected a model is avoided for it, if others serve it."""
+
+MAX_DENIED = 64
+MAX_DENIED_CHARS = 1_000
+"""Models that a worker may deny at a time, and characters of a name: callers make names up."""
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -38,7 +47,7 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
 
     `state` is `up`, or the state of one of the `conditions`, of a blocking one if there is any;
     `conditions` are by owner. `ttft` and `duration` are exponential moving averages of the times of
-    its responses, in seconds.
+    its responses without errors, in seconds.
     """
 
     worker_id: str
@@ -66,15 +75,17 @@ class Registry(Protocol):
     freed: list[Callable[["Worker"], None]]
 
     def refresh(self) -> None: ...
+    def usual_duration(self) -> float: ...
 
 
 class Worker:
     """An inference server.
 
     `in_flight` counts the attempts that it is working on now, and `slots` has their limit. `models`
-    are the names that it serves, None while unknown. `weight_version` is the version of the weights
-    that it generates with, if a plugin follows the version. `header` is the response header that
-    names this worker. `barred` counts the plugins that let no attempt begin here now, and hold
+    are the names that it serves, None while unknown; `denied` are those that it rejected of late,
+    each with whether its own list has lacked it since. `weight_version` is the version of the
+    weights that it generates with, if a plugin follows the version. `header` is the response header
+    that names this worker. `barred` counts the plugins that let no attempt begin here now, and hold
     calls in `filter_workers`.
     """
 
@@ -96,12 +107,14 @@ class Worker:
         self.conditions: dict[str, Condition] = {}
         self.fit = True
         self.models = _named(settings)
+        self.denied: dict[str, bool] = {}
         self.weight_version: int | str | None = None
         self.last_error: str | None = None
         self.last_error_at: float | None = None
         self.ttft: float | None = None
         self.duration: float | None = None
         self.barred = 0
+        self._shed = ShedLoad()
         self.refusals = Refusals(self.id, inject=settings.inject)
         self.header = (b"x-gateway-worker", self.id.encode())
         self.pool = make_pool(settings, timeouts, limits) if pool is None else pool
@@ -138,7 +151,7 @@ class Worker:
         if moved or _named(settings) != _named(old):
             self.models = _named(settings)
         if moved:
-            self.url, self.weight_version = settings.url, None
+            self.url, self.weight_version, self.denied = settings.url, None, {}
 
     @property
     def in_flight(self) -> int:
@@ -146,8 +159,15 @@ class Worker:
 
     @property
     def load(self) -> float:
-        """Attempts in flight, with one more, divided by the weight."""
-        return (self.slots.used + 1) / self.weight
+        """Attempts in flight, with one more, divided by the weight.
+
+        An attempt that ended early because it failed counts on for about as long as others last:
+        a worker is not fast because it fails.
+        """
+        used = self.slots.used + 1
+        if self._shed.amount:
+            return (used + self._shed.now()) / self.weight
+        return used / self.weight
 
     def begin(self) -> bool:
         """Take a slot for an attempt; return False if none is left, or if the worker is barred."""
@@ -205,7 +225,39 @@ class Worker:
         return _named(self.settings) is not None
 
     def serves(self, model: str) -> bool:
+        return model not in self.denied and self.claims(model)
+
+    def claims(self, model: str) -> bool:
+        """Whether it has the model by its list or its settings, which may be old."""
         return self.models is None or model in self.models
+
+    def deny(self, model: str) -> None:
+        """Note that it rejected a call because it does not have `model`; it forgets that in time.
+
+        Its list alone does not end that earlier, unless the list lacked the model in between.
+        """
+        if len(self.denied) < MAX_DENIED and len(model) <= MAX_DENIED_CHARS:
+            if model not in self.denied:
+                asyncio.get_running_loop().call_later(DENIED_SECONDS, self._forget, model)
+            self.denied[model] = False
+            self.changed()
+
+    def learn_models(self, models: frozenset[str] | None) -> None:
+        """Take over its own list of models, None if it has none, and report any change."""
+        listed = models or frozenset()
+        back = [model for model, lacked in self.denied.items() if lacked and model in listed]
+        self.denied = {
+            model: lacked or (models is not None and model not in listed)
+            for model, lacked in self.denied.items()
+            if model not in back
+        }
+        if models != self.models or back:
+            self.models = models
+            self.changed()
+
+    def _forget(self, model: str) -> None:
+        if self.denied.pop(model, None) is not None:
+            self.changed()
 
     async def request(
         self,
@@ -227,12 +279,19 @@ class Worker:
         head = self.head.fill(method, target, headers, "gateway", len(body), readable=True)
         return await request(self.pool, head + body, head_only=method == "HEAD", timeout=timeout)
 
-    def record_error(self, error: str) -> None:
-        """Record an attempt that failed, for operators to see: an error code, or the status."""
-        self.last_error, self.last_error_at = error, time.time()
+    def record_failure(self, seconds: float, fault: str | None) -> None:
+        """Record an attempt that ended in an error after `seconds`.
+
+        `fault` is shown to operators: an error code or the status, None if it was no fault of the
+        worker.
+        """
+        if self._registry is not None:
+            self._shed.add(seconds, self._registry.usual_duration())
+        if fault is not None:
+            self.last_error, self.last_error_at = fault, time.time()
 
     def record_times(self, ttft: float, duration: float) -> None:
-        """Record an attempt that went well; both times are in seconds from the attempt's start."""
+        """Record an attempt without an error; both times are in seconds from its start."""
         if self.ttft is None or self.duration is None:
             self.ttft, self.duration = ttft, duration
         else:

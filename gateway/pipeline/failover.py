@@ -1,11 +1,13 @@
 """Failover: whether, when and why a call goes to another worker.
 
 A call never fails over after a byte has gone to the caller. A generation that a worker may have run
-does not run again unless `failover.rerun` is set. A worker has not run a call that it rejected by
-status or never received.
+does not run again unless `failover.rerun` is set. A worker has not run a call that it never
+received, or that it refused in a way that tells (see gateway.pipeline.refused); a status from 500
+alone tells nothing.
 """
 
 import random
+from collections.abc import Sequence
 from time import monotonic
 
 from gateway.calls.call import Call
@@ -17,6 +19,8 @@ from gateway.errors import (
     FirstByteTimeout,
     UpstreamError,
 )
+from gateway.fleet.registry import Workers
+from gateway.fleet.worker import Worker
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.refused import WorkerRefused
 from gateway.upstream.delivery import ClosedBeforeDelivery
@@ -34,6 +38,8 @@ MAX_SAVED_REPEATS = 100.0
 """Maximum repeats that a budget saves up."""
 
 INITIAL_REPEATS = 10.0
+
+TOO_MANY = 429
 
 Failure = CallError | WorkerRefused
 
@@ -65,6 +71,29 @@ class Budget:
         return True
 
 
+async def others(workers: Workers, call: Call, failure: Failure, tried: Sequence[Worker]) -> bool:
+    """Whether a worker that was not tried may take the call after `failure` of the last one.
+
+    If that worker does not have the model, the others are those that say they have it. They are
+    asked for their models once more if none does: the model may have been loaded just now.
+    """
+    model = call.model if workers.mixed or isinstance(failure, WorkerRefused) else None
+    if model is None or not (isinstance(failure, WorkerRefused) and failure.reason == "no_model"):
+        fit = workers.serving(model if workers.mixed else None).fit
+        return any(worker not in tried for worker in fit)
+    if tried[-1].claims(model):
+        workers.deny(tried[-1], model)
+    if _claimed(workers, model, tried):
+        return True
+    await workers.refresh_models()
+    return _claimed(workers, model, tried)
+
+
+def _claimed(workers: Workers, model: str, tried: Sequence[Worker]) -> bool:
+    fit = workers.serving(model).fit
+    return any(worker not in tried and worker.claims(model) for worker in fit)
+
+
 def may_repeat(exchange: Exchange, failure: Failure, asked: int, settings: Failover) -> bool:
     """Whether the call may go to another worker after the last of `asked` failed with `failure`.
 
@@ -73,11 +102,15 @@ def may_repeat(exchange: Exchange, failure: Failure, asked: int, settings: Failo
     call = exchange.call
     if exchange.reply.begun:
         return False
-    if isinstance(failure, WorkerRefused):
-        return failure.status != 429 or asked == 1
     if isinstance(failure, ConnectFailed | ConnectTimeout):
         return True
-    if call.body.data is None or call.attempts[-1].status is not None:
+    if call.body.data is None:
+        return False
+    if isinstance(failure, WorkerRefused):
+        if failure.reason == "status":
+            return may_run_again(call, settings)
+        return failure.status != TOO_MANY or asked == 1
+    if call.attempts[-1].status is not None:
         return False
     if isinstance(failure, UpstreamError | FirstByteTimeout):
         return isinstance(failure, ClosedBeforeDelivery) or may_run_again(call, settings)

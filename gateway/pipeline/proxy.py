@@ -28,7 +28,15 @@ from gateway.pipeline.answer import send_answer
 from gateway.pipeline.attempt import try_once
 from gateway.pipeline.authorization import allowed_workers, check_model, check_scopes
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.failover import NEVER_RECEIVED, Budget, Failure, in_time, may_repeat, pause
+from gateway.pipeline.failover import (
+    NEVER_RECEIVED,
+    Budget,
+    Failure,
+    in_time,
+    may_repeat,
+    others,
+    pause,
+)
 from gateway.pipeline.refused import InjectionRefused, WorkerRefused
 from gateway.pipeline.upgrade import check_upgrade
 from gateway.plugins.chains import Chains
@@ -47,6 +55,9 @@ that keeps raising ChooseAgain without waiting is called less often."""
 
 CHOICE_PAUSE = 0.01
 """Seconds between choices after that; a longer choice must have waited, and resets the count."""
+
+NO_FAULT = (401, 403, 404, 429)
+"""Statuses that need not be the worker's fault but may be; other 4xx are the caller's."""
 
 SHUTDOWN_TIMEOUT = 5.0
 """Seconds for sending the error to callers that are cut off at shutdown."""
@@ -166,8 +177,7 @@ class Proxy:
         while (worker := await self._choose(exchange, tried)) is not None:
             tried.append(worker)
             try:
-                last = self._is_last(exchange.call, len(tried))
-                return await self._try(exchange, worker, last=last)
+                return await self._try(exchange, worker)
             except (CallError, WorkerRefused) as error:
                 failure = error
             finally:
@@ -176,16 +186,10 @@ class Proxy:
                 break
         return await self._give_up(exchange, failure)
 
-    def _is_last(self, call: Call, asked: int) -> bool:
-        """Whether a response with a failover status is passed on; earlier ones are held back until
-        it is known whether another worker can be tried."""
-        return call.body.data is None or asked >= self._settings.failover.max_workers
-
     async def _fails_over(self, exchange: Exchange, failure: Failure, tried: list[Worker]) -> bool:
         """Whether to try another worker after this failure; waits first if so."""
         call, settings, asked = exchange.call, self._settings.failover, len(tried)
-        others = any(worker not in tried for worker in self._serving(call).fit)
-        if asked >= settings.max_workers or not others:
+        if not await others(self._workers, call, failure, tried) or asked >= settings.max_workers:
             return False
         wait = pause(failure, asked, settings)
         if not (may_repeat(exchange, failure, asked, settings) and in_time(call, wait, settings)):
@@ -207,16 +211,12 @@ class Proxy:
         attempt.last = True
         return await send_answer(exchange, answer, self._settings, attempt)
 
-    async def _try(self, exchange: Exchange, worker: Worker, *, last: bool) -> bytes:
+    async def _try(self, exchange: Exchange, worker: Worker) -> bytes:
         """Return the last bytes of the response; if injections are rejected, retry without them."""
         left_out = NO_INJECTIONS
         while True:
             attempt = Attempt(
-                worker,
-                monotonic(),
-                left_out=left_out,
-                last=last,
-                weight_version=worker.weight_version,
+                worker, monotonic(), left_out=left_out, weight_version=worker.weight_version
             )
             try:
                 answer = await self._attempt(exchange, attempt)
@@ -337,15 +337,19 @@ async def _pin(call: Call, model: str) -> None:
 
 def _end(attempt: Attempt) -> None:
     """Complete the record of the attempt, and its worker's."""
-    worker = attempt.worker
+    worker, status = attempt.worker, attempt.status
     attempt.ended = monotonic()
     attempt.weight_version_end = worker.weight_version
-    if attempt.error is not None:
-        worker.record_error(attempt.error.code)
-    elif attempt.status is not None and attempt.status >= 500:
-        worker.record_error(f"status {attempt.status}")
-    elif attempt.first_byte is not None:
-        worker.record_times(attempt.first_byte - attempt.started, attempt.ended - attempt.started)
+    if attempt.error is None and status is not None and status < 400:
+        if attempt.first_byte is not None:
+            worker.record_times(
+                attempt.first_byte - attempt.started, attempt.ended - attempt.started
+            )
+    elif attempt.error is not None:
+        worker.record_failure(attempt.ended - attempt.started, attempt.error.code)
+    elif status is not None and (status >= 500 or status in NO_FAULT):
+        fault = None if status in NO_FAULT else f"status {status}"
+        worker.record_failure(attempt.ended - attempt.started, fault)
 
 
 def _learn(exchange: Exchange, attempt: Attempt) -> None:

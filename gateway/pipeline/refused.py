@@ -1,23 +1,34 @@
-"""Responses that were held back: the call may be sent again, and then nobody sees them.
+"""Responses that are held back: the call may be sent again, and then nobody sees them.
 
-If a worker responds with one of `failover.statuses`, another worker is tried, see
-gateway.pipeline.failover. If a worker rejects injected fields, the call is sent to it again without
-them, and the rejection is remembered. An engine that does not know `return_token_ids` may respond
-with 400 or 422 and name the field. The message alone proves nothing, because a message about a
-caller's own mistake can quote the request. So the call is sent once more without the fields that
-are named, and the caller gets that second response. The second response is the proof: only if it is
-no error did the injection cause the first.
+If a response shows that the worker has not run the call, or has one of `failover.statuses`, another
+worker may be tried, see gateway.pipeline.failover. If a worker rejects injected fields, the call is
+sent to it again without them, and the rejection is remembered. An engine that does not know
+`return_token_ids` may respond with 400 or 422 and name the field. The message alone proves nothing,
+because a message about a caller's own mistake can quote the request. So the call is sent once more
+without the fields that are named, and the caller gets that second response. The second response is
+the proof: only if it is no error did the injection cause the first.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Literal
 
 from gateway.calls.observers import Observers
+from gateway.calls.records import Attempt
+from gateway.config import Failover
 from gateway.errors import GatewayError
 from gateway.headers import Headers
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import Reader, is_plain
 from gateway.wire.injection import INJECTED_FIELDS, NO_INJECTIONS, Injection, listed
+from gateway.wire.refusal import NO_MODEL, read_refusal
+
+Reason = Literal["busy", "no_model", "no_access", "status"]
+"""Why another worker may be tried. After the first three the worker has run nothing: it takes no
+call now, does not have the model, or does not let the gateway in. `status`: one of
+`failover.statuses`, and nothing tells whether the call has run."""
+
+NO_ACCESS = (401, 403)
 
 REFUSALS = frozenset((400, 422))
 """Statuses of a response that may reject injected fields."""
@@ -37,10 +48,11 @@ class HeldBack(GatewayError):
 
 
 class WorkerRefused(HeldBack):
-    """The worker responded with one of `failover.statuses`; `body` is the whole body."""
+    """Another worker may be tried because of `reason`; `body` is the whole body."""
 
-    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+    def __init__(self, status: int, headers: Headers, body: bytes, reason: Reason) -> None:
         super().__init__(f"the worker answered {status}")
+        self.reason = reason
         self.status = status
         self.headers = headers
         self.body = body
@@ -55,28 +67,59 @@ class InjectionRefused(HeldBack):
 
 
 def hold(
-    exchange: Exchange, status: int, headers: Headers, reader: Reader | None, *, refused: bool
+    exchange: Exchange,
+    attempt: Attempt | None,
+    status: int,
+    headers: Headers,
+    reader: Reader | None,
+    settings: Failover,
 ) -> "Holding | None":
-    """Return what holds this response back before `reader`; None if it goes to the caller at once.
-
-    `refused`: another worker may be tried instead.
-    """
+    """Return what holds this error response back before `reader`; None if it is sent at once."""
     stripper = exchange.stripper
     injected = NO_INJECTIONS
     if stripper is not None and status in REFUSALS and is_plain(headers):
         injected = stripper.injected
-    if not (refused or injected):
+    doubted = attempt is not None and not attempt.last and _is_doubted(attempt, status, settings)
+    if attempt is None or not (doubted or injected):
         return None
-    return Holding(status, headers, exchange.observers, reader, injected=injected, refused=refused)
+
+    def judge(body: bytes) -> Reason | None:
+        return _reason(attempt, status, body, settings) if doubted else None
+
+    return Holding(status, headers, exchange.observers, reader, injected=injected, judge=judge)
+
+
+def _is_doubted(attempt: Attempt, status: int, settings: Failover) -> bool:
+    """Whether this error status may be a reason to try another worker."""
+    if status in NO_ACCESS:
+        return attempt.worker.remote and not attempt.worker.settings.forward_authorization
+    return (
+        status in settings.statuses
+        or status in NO_MODEL
+        or status in attempt.worker.settings.refuses_with
+    )
+
+
+def _reason(attempt: Attempt, status: int, body: bytes, settings: Failover) -> Reason | None:
+    if status in NO_ACCESS:
+        return "no_access"
+    said = read_refusal(status, body)
+    if said is not None:
+        return said
+    # By HTTP a 4xx is the caller's to mend, so the request was not carried out.
+    listed_here = status in settings.statuses
+    if status in attempt.worker.settings.refuses_with or (listed_here and status < 500):
+        return "busy"
+    return "status" if listed_here else None
 
 
 class Holding:
     """The Reader of a response that is held back until it is whole, and then judged.
 
     `close` raises InjectionRefused if the response names one of `injected`, which may have caused
-    it. Else it raises WorkerRefused if `refused` is True: another worker can be tried. In both
-    cases the observers never see the response. Any other response, and one that is too long to
-    hold, passes through `reader` as if it had not been held.
+    it. Else it raises WorkerRefused if `judge` returns a reason for the body. In both cases the
+    observers never see the response. Any other response, and one that is too long to hold, passes
+    through `reader` as if it had not been held.
     """
 
     rewrites = True
@@ -89,13 +132,13 @@ class Holding:
         reader: Reader | None,
         *,
         injected: Collection[Injection],
-        refused: bool,
+        judge: Callable[[bytes], Reason | None],
     ) -> None:
         self._head = (status, headers)
         self._observers = observers
         self._reader = reader
         self._injected = injected
-        self._refused = refused
+        self._reason = judge
         self._held: list[bytes] | None = []
         self._size = 0
 
@@ -117,8 +160,9 @@ class Holding:
         named = named_in(body, self._injected)
         if named:
             raise InjectionRefused(named)
-        if self._refused:
-            raise WorkerRefused(*self._head, body)
+        reason = self._reason(body)
+        if reason is not None:
+            raise WorkerRefused(*self._head, body, reason)
 
     def _release(self, held: list[bytes]) -> bytes:
         self._held = None

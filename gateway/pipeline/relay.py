@@ -131,9 +131,7 @@ class Relay(PhaseTimer):
         self._exchange.caller.drained = _nothing
 
     def _held(self, status: int, headers: Headers, reader: Reader | None) -> Reader | None:
-        attempt = self._attempt
-        refused = attempt is not None and not attempt.last and status in self._failover.statuses
-        return hold(self._exchange, status, headers, reader, refused=refused)
+        return hold(self._exchange, self._attempt, status, headers, reader, self._failover)
 
     def _note_head(self, status: int) -> None:
         self._status = status

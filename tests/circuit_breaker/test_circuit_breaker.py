@@ -17,6 +17,7 @@ from support.workers.failing_on_demand import (
     reason_of,
     state_of,
 )
+from support.workers.failing_worker import refusal
 from support.workers.full_backlog import full_backlog
 
 from gateway.config import Timeouts
@@ -94,7 +95,7 @@ async def test_breaker_ejects_a_worker_that_accepts_no_connections(gateway_for: 
 async def test_breaker_counts_failures_hidden_by_failover(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
-    async with ScriptedWorker(answer_of(b"{}", status="503 Busy")) as worker:
+    async with ScriptedWorker(refusal(503)) as worker:
         live = await gateway_for(breaker(), workers=(worker.url, simulator.url))
         for _ in range(4):
             assert (await ask(live)).status_code == 200

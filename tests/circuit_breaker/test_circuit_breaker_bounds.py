@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
 from support.workers.failing_on_demand import Moody, ask, breaker, fail, half_open, state_of
+from support.workers.failing_worker import InOrder
 
 from gateway import ConfigError, Gateway
 from gateway.config import Config, Failover, Probes, Timeouts
@@ -64,7 +65,7 @@ async def test_breaker_counts_draining_workers_towards_max_ejected(
 ) -> None:
     async with ScriptedWorker(FAILS) as worker:
         workers = (worker.url, simulator.url)
-        live = await gateway_for(breaker(max_ejected_share=0.5), workers=workers)
+        live = await gateway_for(breaker(max_ejected_share=0.5), InOrder, workers=workers)
         live.gateway.workers.all[1].mark("test", "draining", "for a while")
         await fail(live, 4)
         assert state_of(live) == "up"

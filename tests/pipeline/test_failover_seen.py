@@ -14,6 +14,7 @@ from support.gateways.dispatching import code_of, dispatch, gateway_of, plugin_o
 from support.plugins.recording_plugin import Watcher, until
 from support.workers.failing_worker import (
     OK,
+    QUEUE_FULL,
     QUICK,
     InOrder,
     assert_idle,
@@ -89,7 +90,7 @@ async def test_observers_see_a_rejection_if_it_is_the_response(gateway_for: Gate
         a, b = (worker.id for worker in live.gateway.workers.all)
         told = live.plugin(Listening).told
     assert answer.headers.get_list("x-answered") == [b]
-    assert told == [a, b, 502, b'{"error": "busy"}', "finished"]
+    assert told == [a, b, 502, QUEUE_FULL, "finished"]
 
 
 async def test_trace_lists_each_attempt(gateway_for: GatewayFor, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ async def test_unreachable_worker_uses_no_budget() -> None:
 
 
 def test_pause_doubles_with_jitter_up_to_a_bound() -> None:
-    refused = WorkerRefused(503, [], b"")
+    refused = WorkerRefused(503, [], b"", "busy")
     for backoff, asked, mean in [(0.1, 1, 0.1), (0.1, 3, 0.4), (0.1, 9, 5), (0.1, 5000, 5)]:
         waits = [failover.pause(refused, asked, replace(QUICK, backoff=backoff)) for _ in range(20)]
         assert mean * 0.5 <= min(waits) < max(waits) <= mean * 1.5

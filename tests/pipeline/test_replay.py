@@ -190,7 +190,7 @@ def test_short_responses_may_arrive_byte_by_byte_over_sockets(theatre: Theatre, 
 @pytest.mark.parametrize("way", ["read"])
 def test_gateway_reads_each_worker_write_separately(theatre: Theatre, way: str) -> None:
     """Else the tests above would show less than they say."""
-    exchange = load()["default/err_unknown_model_chat"]
+    exchange = load()["default/comp_echo"]
     seen = theatre.lives[way].plugin(Deltas).seen
     seen.clear()
     theatre.replay(way, exchange, cut(raw(exchange), range(len(raw(exchange)))))

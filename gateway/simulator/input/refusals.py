@@ -58,9 +58,20 @@ def crashed() -> Refused:
     return Refused(500, _CRASH, "InternalServerError")
 
 
+class _Scaling(Refused):
+    """A 503 in the words and the shape of vLLM's own: it comes before the engine is asked."""
+
+    def __init__(self) -> None:
+        message = "The model is currently scaling. Please try again later."
+        super().__init__(503, message, "ServiceUnavailableError")
+
+    def body(self) -> bytes:
+        return msgspec.json.encode({"error": self.message})
+
+
 def overloaded() -> Refused:
-    """Return a 503 for lack of capacity. Not from a recording: vLLM has none of its own."""
-    return Refused(503, "The engine takes no more requests.", "ServiceUnavailableError")
+    """Return the error while the engine takes no requests."""
+    return _Scaling()
 
 
 def no_scale_out() -> Refused:

@@ -16,7 +16,7 @@ from typing import get_args
 import msgspec
 
 from gateway import Attempt, Call, Host, Sample, Worker, hookimpl
-from gateway_plugins.circuit_breaker.circuit import Circuit, Options, State, fault_of
+from gateway_plugins.circuit_breaker.circuit import NO_ACCESS, Circuit, Options, State, fault_of
 
 log = logging.getLogger("gateway.circuit_breaker")
 
@@ -98,8 +98,23 @@ class CircuitBreaker:
             circuit.ended_earlier()
         elif fault := fault_of(attempt):
             self._note_failure(attempt.worker, circuit, fault)
-        elif attempt.status is not None and circuit.worked(monotonic()):
-            self._close(attempt.worker, circuit)
+        elif attempt.status is not None and attempt.status not in NO_ACCESS:
+            if circuit.worked(monotonic()):
+                self._close(attempt.worker, circuit)
+            if len(call.attempts) > 1 and attempt.status < 400:
+                self._blame(call)
+
+    def _blame(self, call: Call) -> None:
+        """Record a failure of each worker that let nobody in for a call that another one took.
+
+        Only then is it the key in the worker's settings that is wrong, and not the caller's.
+        """
+        for attempt in call.attempts:
+            circuit = self._circuits.get(attempt.worker)
+            refused = attempt.error is None and attempt.status in NO_ACCESS
+            if refused and circuit is not None and attempt.started >= circuit.since:
+                fault = f"status {attempt.status} to a call that another worker took"
+                self._note_failure(attempt.worker, circuit, fault)
 
     def _follow(self, workers: Sequence[Worker]) -> None:
         """Track these workers, and forget all others."""

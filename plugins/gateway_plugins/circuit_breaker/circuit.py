@@ -20,6 +20,9 @@ OF_THE_CALL = (501, 505)
 """The worker does not support the request, whoever sends it: HAProxy does not count these as
 failures either."""
 
+NO_ACCESS = (401, 403)
+"""Either the caller's fault or that of the key in the worker's settings."""
+
 Seconds = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(gt=0)]

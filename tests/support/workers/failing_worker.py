@@ -35,7 +35,17 @@ def unreachable() -> Iterator[str]:
         yield "http://{}:{}".format(*bound.getsockname())
 
 
-def refusal(status: int, *lines: str, body: bytes = b'{"error": "busy"}') -> bytes:
+QUEUE_FULL = (
+    b'{"object":"error","message":"The request queue is full.",'
+    b'"type":"503","param":null,"code":503}'
+)
+"""SGLang's refusal of a call that it has not begun."""
+
+UNSAID = b"<html><body><h1>Bad Gateway</h1></body></html>"
+"""A proxy's page: it does not tell whether the call has run."""
+
+
+def refusal(status: int, *lines: str, body: bytes = QUEUE_FULL) -> bytes:
     """A plain answer of that status, with further header lines."""
     head = "\r\n".join([f"HTTP/1.1 {status} Not Now", f"content-length: {len(body)}", *lines])
     return head.encode() + b"\r\n\r\n" + body

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from gateway_plugins.backpressure import Backpressure
 from support.gateways.dispatching import plugin_of
+from support.workers.failing_worker import refusal
 from support.workers.memory_worker import MemoryPool
 
 from gateway import CallerGone, Gateway, Principal, Worker, hookimpl
@@ -16,7 +17,7 @@ from gateway.errors import ConnectFailed
 from gateway.testing import RecordedCall, answer_of, entry, make_call
 from gateway.upstream.connection import Connection
 
-REFUSED = answer_of(b"{}", status="503 Service Unavailable")
+REFUSED = refusal(503)
 SETTLED = 30
 """Turns of the loop after which nothing more happens by itself."""
 

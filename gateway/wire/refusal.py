@@ -1,0 +1,78 @@
+"""What a worker says of a call that it has not run, in its own words.
+
+A status alone is no evidence that nothing ran: a proxy gives the same 502 or 503 for an engine that
+is not there and for one that died at its work. Only a few sentences and codes are, those that a
+program sends before it begins. Each sentence has to be the whole message or to begin it, so that no
+prompt that an error message quotes can pass for one.
+"""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from gateway.errors import ConnectFailed, ConnectTimeout, Draining, NoWorker, TooManyCalls
+from gateway.wire.error_body import error_message
+
+Refusal = Literal["busy", "no_model"]
+"""`busy`: it takes no call now. `no_model`: it does not have the requested model or adapter."""
+
+BUSY_WORDS = frozenset(
+    (
+        "Loading model",  # llama.cpp
+        "Model is overloaded",  # TGI, text-embeddings-inference
+        "The model is currently scaling. Please try again later.",  # vLLM
+        "The request queue is full.",  # SGLang
+        "server busy, please try again.  maximum pending requests exceeded",  # Ollama
+    )
+)
+
+BUSY_CODES = frozenset(
+    (
+        # This gateway's own, from another one behind it: no worker was given the call.
+        *(
+            error.code
+            for error in (NoWorker, TooManyCalls, Draining, ConnectFailed, ConnectTimeout)
+        ),
+        "queue_full",
+        "queue_timeout",
+    )
+)
+
+_NO_MODEL = re.compile(
+    r"The model [`'\"].*[`'\"] does not exist"  # vLLM, LMDeploy, OpenAI, this gateway
+    r"|LoRA adapter '.*' was found but could not be loaded"  # vLLM
+    r"|The following requested LoRA adapters are not loaded: "  # SGLang
+    r"|No worker available for model '"  # smg
+    r"|(?:/[a-z/]+: )?Invalid model name passed in model="  # LiteLLM
+    r"|Server is pinned to '.*'; requested '"  # transformers
+    r"|model [`'\"].*[`'\"] not found",  # Ollama
+    re.DOTALL,
+)
+
+NO_MODEL = (400, 404)
+"""Statuses of a response that may say that a model is not there."""
+
+
+def read_refusal(status: int, body: bytes) -> Refusal | None:
+    """Return why nothing has run by the words of an error response; None if they do not tell.
+
+    `body` is the whole body, not compressed. Never raises.
+    """
+    message, code = _said(body)
+    if status in NO_MODEL:
+        return "no_model" if _NO_MODEL.match(message) else None
+    return "busy" if message in BUSY_WORDS or code in BUSY_CODES else None
+
+
+def _said(body: bytes) -> tuple[str, str]:
+    """Return the message and the code of an error in any of the envelopes; "" for what it lacks."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "", ""
+    if not isinstance(found, dict):
+        return "", ""
+    error = found.get("error") or found.get("detail") or found
+    code = error.get("code") if isinstance(error, dict) else None
+    return error_message(error) or "", code if isinstance(code, str) else ""
