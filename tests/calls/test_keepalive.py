@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 from support.callers.raw_client import CutShort, RawAnswer, RawClient
 from support.gateways.capturing import CAPTURE
 from support.plugins.recording_plugin import Watcher, until
+from support.workers.failing_worker import refusal
 
 from gateway import Call, NoWorker, Worker, hookimpl
 from gateway.calls.keepalive import COMMENT, MAX_KEPT_BYTES, ends_in_error
@@ -214,7 +215,7 @@ async def test_gateway_error_after_comments_is_sent_as_an_event(gateway_for: Gat
 async def test_failover_tries_another_worker_after_comments(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
-    async with ScriptedWorker(answer_of(b"{}", status="503 Busy")) as busy:
+    async with ScriptedWorker(refusal(503)) as busy:
         live = await gateway_for(Keeping, Watcher, workers=(busy.url, simulator.url))
         for _ in range(2):
             assert (await ask(live)).body.endswith(DONE)

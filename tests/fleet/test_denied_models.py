@@ -69,7 +69,7 @@ async def test_call_goes_elsewhere_once_an_adapter_is_unloaded(gateway_for: Gate
         one.listed = ["m"]
         answer = await ask(live)
         assert (answer.status_code, answer.headers["x-gateway-attempts"]) == (200, "a=404, b=200")
-        await until(lambda: live.gateway.workers.all[0].models == {"m"})
+        await until(lambda: live.gateway.workers.all[0].models == frozenset({"m"}))
         assert "x-gateway-attempts" not in (await ask(live)).headers, "it is not asked again"
         assert (await ask(live, "m")).headers["x-gateway-worker"] == "a"
 
@@ -99,7 +99,7 @@ async def test_worker_takes_calls_again_once_its_list_has_the_model_anew(
         live = await gateway_for(InOrder, workers=named(one, two), failover=QUICK, probes=ASKED)
         one.loaded, one.listed = {"m"}, ["m"]
         await ask(live)
-        await until(lambda: live.gateway.workers.all[0].models == {"m"})
+        await until(lambda: live.gateway.workers.all[0].models == frozenset({"m"}))
         one.loaded, one.listed = {"m", "lora"}, ["m", "lora"]
         await until(lambda: live.gateway.workers.all[0].serves("lora"))
         assert (await ask(live)).headers["x-gateway-worker"] == "a"

@@ -13,6 +13,7 @@ from support.paths import DOCS
 from support.plugins.hook_probes import Door, Keys
 from support.plugins.recording_plugin import Watcher, until
 from support.workers.failing_on_demand import ask, breaker, fail
+from support.workers.failing_worker import refusal
 
 from gateway.simulator import Simulator
 from gateway.testing import (
@@ -127,7 +128,7 @@ async def test_metrics_count_caller_disconnects(gateway_for: GatewayFor) -> None
 async def test_metrics_count_retries_by_their_cause(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:
-    refusing = answer_of(b"{}", status="503 Service Unavailable")
+    refusing = refusal(503)
     async with ScriptedWorker(refusing) as worker:
         live = await gateway_for("metrics", workers=(worker.url, simulator.url))
         for _ in range(2):

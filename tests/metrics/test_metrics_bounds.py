@@ -16,6 +16,7 @@ from support.gateways.capturing import chat
 from support.gateways.reloadable import reloadable
 from support.plugins.hook_probes import Keys
 from support.plugins.recording_plugin import Watcher
+from support.workers.failing_worker import refusal
 
 from gateway import Histogram
 from gateway.config import Worker
@@ -111,7 +112,7 @@ async def test_metrics_clamp_token_counts_of_workers(gateway_for: GatewayFor, to
 async def test_metrics_forget_a_removed_worker_after_a_while(
     gateway_for: GatewayFor, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing = answer_of(b"{}", status="503 Service Unavailable")
+    refusing = refusal(503)
     async with ScriptedWorker(refusing) as worker:
         live = await gateway_for("metrics", workers=(worker.url, simulator.url))
         for _ in range(2):

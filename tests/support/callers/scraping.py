@@ -6,10 +6,11 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from support.gateways.capturing import chat
 from support.plugins.hook_probes import Keys
+from support.workers.failing_worker import refusal
 
 from gateway import Call, hookimpl
 from gateway.simulator import Simulator
-from gateway.testing import GatewayFor, Live, ScriptedWorker, answer_of, entry
+from gateway.testing import GatewayFor, Live, ScriptedWorker, entry
 
 CHAT = "/v1/chat/completions"
 ALL = (
@@ -62,7 +63,7 @@ class BrokenWatcher:
 
 async def everything(gateway_for: GatewayFor, simulator: Simulator) -> Scrape:
     """A scrape with all plugins that tell something, and something of each to tell."""
-    refusing = answer_of(b"{}", status="503 Service Unavailable")
+    refusing = refusal(503)
     telling = entry("metrics", by_principal=True, tokens=True)
     plugins = (entry(Keys, key="a"), entry("auth", keys_file=str(NOBODY)), *ALL, telling)
     async with ScriptedWorker(refusing) as worker:
