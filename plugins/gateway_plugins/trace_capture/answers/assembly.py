@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 
+import msgspec
+
 from gateway import Api, api_of
 from gateway_plugins.trace_capture.answers import other_apis
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
 from gateway_plugins.trace_capture.answers.openai import plain, streams
-from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS
+from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS, Form
+from gateway_plugins.trace_capture.answers.python_json import as_json
 
 FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}
 """Forms of responses with choices, by the name of the API."""
@@ -30,7 +33,7 @@ def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> As
             if form is not None:
                 return streams.read(body, form)
             return (read_stream or other_apis.read_events)(body)
-        answered = plain.read(body, form) if form else None
+        answered = _plain(body, form) if form else None
     except UNREADABLE:
         answered = None
     if answered is not None:
@@ -42,6 +45,13 @@ def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> As
     elif read_stream is None:
         record.readable = True
     return record
+
+
+def _plain(body: bytes, form: Form) -> Assembled | None:
+    try:
+        return plain.read(body, form)
+    except msgspec.DecodeError:
+        return plain.read(as_json(body), form)
 
 
 def api_at(path: str) -> Api | None:

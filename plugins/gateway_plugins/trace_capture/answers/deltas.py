@@ -1,6 +1,6 @@
 """Merges stream deltas, in time linear in their length."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 _ONCE = frozenset({"id", "type", "name", "role", "index"})
@@ -47,22 +47,6 @@ def joined(pieces: Sequence[Any]) -> Any:
         return [part for piece in known for part in _parts(piece)]
 
 
-def tool_calls(fragments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Assemble tool calls from their fragments, without the `index` that distinguishes them.
-
-    If an engine sends no index, a new id begins a new call.
-    """
-    calls: dict[int, dict[str, Any]] = {}
-    last = -1
-    for fragment in fragments:
-        index = fragment.get("index")
-        if not isinstance(index, int):
-            index = _place(calls, last, fragment.get("id"))
-        last = index
-        merge(calls.setdefault(index, {}), fragment)
-    return [_without_index(settled(calls[index])) for index in sorted(calls)]
-
-
 def _grow(into: dict[str, Any], key: str, text: str) -> None:
     old = into.get(key)
     if isinstance(old, _Pieces):
@@ -81,12 +65,3 @@ def _parts(piece: Any) -> list[Any]:
     if isinstance(piece, list):
         return piece
     return [{"type": "text", "text": piece}] if piece else []
-
-
-def _place(calls: dict[int, dict[str, Any]], last: int, id_: object) -> int:
-    is_new = id_ is not None and calls.get(last, {}).get("id") not in (None, id_)
-    return max(calls, default=-1) + 1 if is_new or not calls else last
-
-
-def _without_index(call: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in call.items() if key != "index"}

@@ -122,12 +122,13 @@ def _count(answer: Assembled, asked: Asked, found: list[list[Reason]]) -> None:
     """Add the reasons from comparing the engine's token counts with all choices together."""
     count, present = answer.completion_tokens, sum(len(part.token_ids) for part in answer.parts)
     agrees = count == present and _prompts_agree(answer, asked)
+    all_have_ids = all(part.token_ids for part in answer.parts)
     for part, reasons in zip(answer.parts, found, strict=True):
         if not part.token_ids and (count or 0) > present:
             reasons += _of_lists(part)
         if count is None:
             reasons.append("usage_missing")
-        elif not agrees and not reasons:
+        elif not agrees and (all_have_ids or not reasons):
             reasons.append("counts_differ")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from gateway_plugins.trace_capture.answers.assembled import Part
-from gateway_plugins.trace_capture.answers.deltas import joined, tool_calls
+from gateway_plugins.trace_capture.answers.deltas import joined
 from gateway_plugins.trace_capture.answers.openai.numbers import chat_part, completion_part
 from gateway_plugins.trace_capture.answers.openai.structs import (
     ChatChoice,
@@ -20,6 +20,7 @@ from gateway_plugins.trace_capture.answers.openai.structs import (
     PlainChat,
     PlainCompletion,
 )
+from gateway_plugins.trace_capture.answers.tool_calls import ToolCalls
 
 _LISTS = tuple(CompletionLogprobs.__struct_fields__)
 
@@ -29,7 +30,7 @@ class Form(msgspec.Struct, frozen=True):
 
     `answer_lists`, `choice_lists` and `logprob_lists` name the lists of numbers in a response, in a
     choice, and in a choice's logprobs. `part` makes a Part from a choice's chunks. `settle` makes
-    the other fields of a plain choice from them.
+    the other fields of a plain choice from them, and says whether they contradict each other.
     """
 
     object: str
@@ -43,14 +44,15 @@ class Form(msgspec.Struct, frozen=True):
     logprob_lists: tuple[str, ...]
     lenient_logprobs: Callable[[Mapping[str, Any]], Any]
     part: Callable[[Sequence[Any], int, list[int]], Part]
-    settle: Callable[[Sequence[Any]], dict[str, Any]]
+    settle: Callable[[Sequence[Any]], tuple[dict[str, Any], bool]]
 
 
-def _settle_chat(chunks: Sequence[ChatChunk]) -> dict[str, Any]:
-    return {"message": _message([chunk.delta for chunk in chunks])}
+def _settle_chat(chunks: Sequence[ChatChunk]) -> tuple[dict[str, Any], bool]:
+    message, contradicts = _message([chunk.delta for chunk in chunks])
+    return {"message": message}, contradicts
 
 
-def _message(deltas: list[ChatDelta]) -> dict[str, Any]:
+def _message(deltas: list[ChatDelta]) -> tuple[dict[str, Any], bool]:
     rare = [
         delta
         for delta in deltas
@@ -60,21 +62,25 @@ def _message(deltas: list[ChatDelta]) -> dict[str, Any]:
         or delta.tool_calls
         or delta.refusal
     ]
+    roles = [delta.role for delta in rare if delta.role]
     message: dict[str, Any] = {
-        "role": next((delta.role for delta in rare if delta.role), "assistant"),
+        "role": roles[0] if roles else "assistant",
         "content": joined([delta.content for delta in deltas]),
     }
     for name in ("refusal", "reasoning", "reasoning_content"):
         if text := joined([getattr(delta, name) for delta in rare]):
             message[name] = text
-    calls = [delta.tool_calls for delta in rare if delta.tool_calls]
-    if calls:
-        message["tool_calls"] = tool_calls(fragment for some in calls for fragment in some)
-    return message
+    calls = ToolCalls()
+    for delta in rare:
+        for fragment in delta.tool_calls or ():
+            calls.add(fragment)
+    if settled := calls.settled():
+        message["tool_calls"] = settled
+    return message, calls.contradicts or len(set(roles)) > 1
 
 
-def _settle_completion(chunks: Sequence[CompletionChoice]) -> dict[str, Any]:
-    return {"text": "".join([chunk.text for chunk in chunks if chunk.text])}
+def _settle_completion(chunks: Sequence[CompletionChoice]) -> tuple[dict[str, Any], bool]:
+    return {"text": "".join([chunk.text for chunk in chunks if chunk.text])}, False
 
 
 def _lenient_chat_logprobs(scores: Mapping[str, Any]) -> ChatLogprobs:

@@ -9,6 +9,7 @@ from gateway_plugins.trace_capture.answers.assembled import UNREADABLE
 from gateway_plugins.trace_capture.answers.deltas import merge, settled
 from gateway_plugins.trace_capture.answers.openai.formats import Form
 from gateway_plugins.trace_capture.answers.openai.structs import AnswerFields, ChatDelta
+from gateway_plugins.trace_capture.answers.python_json import as_json
 
 _NUMBERS = ("index", "finish_reason", "token_ids", "prompt_token_ids", "prompt_logprobs")
 _OUTSIDE = frozenset(AnswerFields.__struct_fields__)
@@ -22,10 +23,18 @@ def numbers_of(choice: Any, form: Form) -> Any:
     if not isinstance(choice, dict):
         raise TypeError("a choice must be an object")
     wanted = [name for name in _NUMBERS if name in form.choice.__struct_fields__]
-    found = msgspec.convert({n: choice[n] for n in wanted if n in choice}, form.choice)
+    known = {name: choice[name] for name in wanted if name in choice}
+    found = msgspec.convert(known | _provided(choice), form.choice)
     if isinstance(scores := choice.get("logprobs"), dict):
         found.logprobs = form.lenient_logprobs(scores)
     return found
+
+
+def _provided(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the token ids of a choice if LiteLLM has put them into a field of its own."""
+    fields = choice.get("provider_specific_fields")
+    ids = fields.get("token_ids") if isinstance(fields, dict) else None
+    return {"token_ids": ids} if ids and not choice.get("token_ids") else {}
 
 
 class UnknownFields(msgspec.Struct):
@@ -53,7 +62,7 @@ class LenientEvents:
     def read(self, data: bytes) -> None:
         """Parse and add an event."""
         try:
-            self.events.append(self._event(_decode(data)))
+            self.events.append(self._event(_object_of(data)))
         except UNREADABLE:
             self.unreadable += 1
 
@@ -80,7 +89,7 @@ class LenientEvents:
         scores, in_scores = _apart(_object(known.get("logprobs")), self.form.logprob_lists)
         if scores:
             del known["logprobs"]
-        chunk = msgspec.convert(known, self.form.chunk)
+        chunk = msgspec.convert(known | _provided(choice), self.form.chunk)
         if scores:
             chunk.logprobs = self.form.lenient_logprobs(scores)
         if delta:
@@ -96,6 +105,13 @@ class LenientEvents:
             _replace(rest.choice, unknown)
             merge(rest.message, delta)
             _replace(rest.scores, scores)
+
+
+def _object_of(data: bytes) -> dict[str, Any]:
+    try:
+        return _decode(data)
+    except msgspec.DecodeError:
+        return _decode(as_json(data))
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from itertools import accumulate, chain
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from gateway_plugins.trace_capture.answers.assembled import Extra, Part
 from gateway_plugins.trace_capture.answers.openai.structs import (
@@ -12,6 +13,7 @@ from gateway_plugins.trace_capture.answers.openai.structs import (
     ChatChunk,
     CompletionChoice,
     CompletionLogprobs,
+    TokenId,
 )
 from gateway_plugins.trace_capture.codec import fits_float32
 
@@ -24,23 +26,16 @@ class _Scored(msgspec.Struct, gc=False):
 
     token: str
     logprob: float | None
+    id: Any = None
 
 
 def chat_part(
     chunks: Sequence[ChatChoice] | Sequence[ChatChunk], index: int, prompt: list[int]
 ) -> Part:
     """Return the part of one chat choice; a plain choice is its only chunk."""
-    entries = _chain([chunk.logprobs.content for chunk in chunks if chunk.logprobs])
     part = Part(index, prompt, _chain([chunk.token_ids for chunk in chunks]))
     extra = Extra()
-    if entries:
-        if isinstance(entries[0], dict):
-            entries = _lenient_entries(entries, extra)
-        part.tokens = texts = [entry.token for entry in entries]
-        part.logprobs = [entry.logprob for entry in entries]
-        if extra.content is None and not _is_regular(entries, texts):
-            extra.content = [_rest(entry) for entry in msgspec.to_builtins(entries)]
-    _compare(part, [chunk.logprobs.content if chunk.logprobs else None for chunk in chunks], chunks)
+    _take_entries(part, extra, chunks)
     return _finish(part, extra, chunks)
 
 
@@ -54,7 +49,9 @@ def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list
     )
     extra = Extra()
     scores = [chunk.logprobs for chunk in chunks if chunk.logprobs]
-    if scores and not _take_scores(part, extra, scores):
+    if any(score.content for score in scores):
+        _take_entries(part, extra, chunks)
+    elif scores and not _take_scores(part, extra, scores):
         values = [chunk.logprobs.token_logprobs if chunk.logprobs else None for chunk in chunks]
         _compare(part, values, chunks)
     extra.prompt_logprobs = _chain([chunk.prompt_logprobs for chunk in chunks]) or None
@@ -75,6 +72,36 @@ def _chain(lists: Sequence[Any]) -> list[Any]:
     return list(chain.from_iterable(filter(None, lists)))
 
 
+def _take_entries(part: Part, extra: Extra, chunks: Sequence[Any]) -> None:
+    """Add logprobs with one entry for each token, as all chats have them.
+
+    The ids are also in the entries of llama.cpp; they count if the choice has no others.
+    """
+    lists = [chunk.logprobs.content if chunk.logprobs else None for chunk in chunks]
+    entries = _chain(lists)
+    if not entries:
+        return
+    if isinstance(entries[0], dict):
+        entries = _lenient_entries(entries, extra)
+    part.tokens = texts = [entry.token for entry in entries]
+    part.logprobs = [entry.logprob for entry in entries]
+    if extra.content is None and not _is_regular(entries, texts):
+        extra.content = [_rest(entry) for entry in msgspec.to_builtins(entries)]
+    if part.token_ids:
+        _compare(part, lists, chunks)
+    elif extra.content is not None:
+        part.token_ids = _ids([entry.id for entry in entries])
+
+
+def _ids(values: list[Any]) -> list[int]:
+    """Return the token ids; none if one of the values is not an id."""
+    try:
+        ids: list[int] = msgspec.convert(values, list[TokenId])
+    except msgspec.ValidationError:
+        return []
+    return ids
+
+
 def _compare(part: Part, logprobs: Sequence[Any], chunks: Sequence[Any]) -> None:
     """Doubt lists of equal length if an event has ids without their logprobs, or the reverse."""
     if len(chunks) > 1 and len(part.token_ids) == len(part.logprobs):
@@ -93,8 +120,10 @@ def _finish(part: Part, extra: Extra, chunks: Sequence[Any]) -> Part:
 
 
 def _is_regular(entries: list[Any], texts: list[str]) -> bool:
-    """Whether each entry's `bytes` are its text in UTF-8, and each `top_logprobs` is empty."""
+    """Whether each entry's `bytes` are its text in UTF-8, with empty `top_logprobs` and no id."""
     if [entry.top_logprobs for entry in entries] != [[]] * len(entries):
+        return False
+    if any(entry.id is not UNSET for entry in entries):
         return False
     joined = "".join(texts)
     sizes = map(len, texts if joined.isascii() else map(str.encode, texts))

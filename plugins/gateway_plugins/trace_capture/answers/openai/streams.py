@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway_plugins.trace_capture.answers import metadata
-from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
+from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled, Part
 from gateway_plugins.trace_capture.answers.openai.formats import Form
 from gateway_plugins.trace_capture.answers.openai.lenient import LenientEvents, UnknownFields
 from gateway_plugins.trace_capture.answers.sse import DONE, data_of
@@ -63,13 +63,14 @@ def _settle(events: list[Any], lenient: LenientEvents, form: Form) -> Assembled:
     prompts = [event.prompt_token_ids for event in outside if event.prompt_token_ids]
     prompt: list[int] = prompts[0] if prompts else []
     answer = _outside(events, outside, form)
+    parts = [form.part(by_index[index], index, prompt) for index in indices]
     answer["choices"] = [
-        _choice(index, by_index[index], lenient.rest(index), form) for index in indices
+        _choice(part, by_index[part.index], lenient.rest(part.index), form) for part in parts
     ]
     if prompt:
         answer["prompt_token_ids"] = [] if form.answer_lists else prompt
     record = metadata.assembled({**lenient.outside, **answer})
-    record.parts = [form.part(by_index[index], index, prompt) for index in indices]
+    record.parts = parts
     return record
 
 
@@ -87,8 +88,11 @@ def _outside(events: list[Any], marked: list[Any], form: Form) -> dict[str, Any]
     return answer
 
 
-def _choice(index: int, chunks: list[Any], rest: UnknownFields, form: Form) -> dict[str, Any]:
-    choice = {**rest.choice, "index": index, **form.settle(chunks)}
+def _choice(part: Part, chunks: list[Any], rest: UnknownFields, form: Form) -> dict[str, Any]:
+    known, contradicts = form.settle(chunks)
+    if contradicts:
+        part.doubts.append("message_contradicts")
+    choice = {**rest.choice, "index": part.index, **known}
     if rest.message:
         choice["message"].update(rest.message)
     choice["logprobs"] = _scores([chunk.logprobs for chunk in chunks], rest, form)

@@ -25,6 +25,7 @@ class TokenLogprob(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     logprob: float | None
     bytes: list[int] | UnsetType | None = UNSET
     top_logprobs: list[Any] | UnsetType | None = UNSET
+    id: TokenId | UnsetType | None = UNSET
 
 
 class ChatLogprobs(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -35,12 +36,13 @@ class ChatLogprobs(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class CompletionLogprobs(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """Parallel lists with one value per token."""
+    """Parallel lists with one value per token; llama.cpp has a chat's `content` in their place."""
 
     tokens: list[str] | UnsetType | None = UNSET
     token_logprobs: list[float | None] | UnsetType | None = UNSET
     text_offset: list[Any] | UnsetType | None = UNSET
     top_logprobs: list[Any] | UnsetType | None = UNSET
+    content: list[dict[str, Any]] | UnsetType | None = UNSET
 
 
 class Choice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
