@@ -5,7 +5,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.records.vllm_recordings import RecordedExchange, load
+from support.records.vllm_recordings import OTHER_ENGINES, RecordedExchange, load
 
 from gateway.wire.apis.openai import CHAT, COMPLETIONS
 from gateway.wire.apis.registry import dialect_of
@@ -179,6 +179,42 @@ def test_dialect_reads_continuous_usage() -> None:
 
     counts = [delta.usage.completion_tokens for delta in deltas if delta.usage]
     assert counts == [0, 1, 3, 4, 5, 6, 7, 8, 8]
+
+
+@pytest.mark.parametrize(
+    "name", ["llamacpp/chat_logprobs_top2", "llamacpp/chat_logprobs_top2_stream"]
+)
+def test_dialect_reads_the_ids_in_llama_cpp_s_logprobs(name: str) -> None:
+    choices = gather(read(load(OTHER_ENGINES)[name]))
+
+    assert choices[0].token_ids == [7, 207, 7, 207, 3, 207, 99, 10, 612, 77, 421, 323]
+    assert len(choices[0].logprobs) == 12
+
+
+def test_dialect_reads_the_logprobs_of_llama_cpp_s_completions() -> None:
+    choices = gather(read(load(OTHER_ENGINES)["llamacpp/comp_logprobs2"]))
+
+    assert choices[0].token_ids == [84, 395, 74, 395, 74, 395, 20, 229]
+    assert choices[0].logprobs[:2] == [-0.3833503723144531, -0.0037150164134800434]
+
+
+def test_dialect_reads_the_ids_in_litellm_s_own_fields() -> None:
+    choices = gather(read(load(OTHER_ENGINES)["litellm-1.105.0/chat_ids_plain"]))
+
+    assert choices[0].token_ids == [7, 207, 7, 207, 3, 207, 99, 10, 612, 77, 421, 323]
+    assert len(choices[0].prompt_token_ids or ()) == 30
+
+
+def test_dialect_reads_no_ids_if_one_of_them_is_missing() -> None:
+    body = b'{"choices":[{"logprobs":{"content":[{"logprob":-1,"id":5},{"logprob":-1}]}}]}'
+
+    assert CHAT.read_answer(body).choices[0].token_ids == []
+
+
+def test_dialect_reads_the_text_of_content_in_parts() -> None:
+    body = b'{"choices":[{"delta":{"content":[{"text":"a"},7,{"image":1},{"text":"b"}]}}]}'
+
+    assert CHAT.read_answer(body).choices[0].text == "ab"
 
 
 def test_dialect_keeps_null_and_minimum_logprobs_in_place() -> None:

@@ -6,7 +6,7 @@ fields that an engine omits are empty here.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from gateway.wire.usage import WireUsage
 
 class _ChatLogprob(msgspec.Struct, gc=False):
     logprob: float | None
+    id: int | None = None
 
 
 class _ChatLogprobs(msgspec.Struct, gc=False):
@@ -26,7 +27,11 @@ class _ChatLogprobs(msgspec.Struct, gc=False):
 
 
 class _Message(msgspec.Struct, gc=False):
-    content: str | None = None
+    content: Any = None  # text, or a list of parts
+
+
+class _Provided(msgspec.Struct, gc=False):
+    token_ids: list[int] | None = None
 
 
 class _ChatChoice(msgspec.Struct, gc=False):
@@ -37,10 +42,12 @@ class _ChatChoice(msgspec.Struct, gc=False):
     logprobs: _ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    provider_specific_fields: _Provided | None = None
 
 
 class _CompletionLogprobs(msgspec.Struct, gc=False):
     token_logprobs: list[float | None] | None = None
+    content: list[_ChatLogprob] | None = None
 
 
 class _CompletionChoice(msgspec.Struct, gc=False):
@@ -51,6 +58,7 @@ class _CompletionChoice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     prompt_token_ids: list[int] | None = None
+    provider_specific_fields: _Provided | None = None
 
 
 _Choice = TypeVar("_Choice")
@@ -92,12 +100,12 @@ class _Reader(msgspec.Struct, Generic[_Choice], frozen=True):
 
 def _chat_choice(choice: _ChatChoice, prompt_token_ids: list[int] | None) -> ChoiceDelta:
     message = choice.delta or choice.message
-    logprobs = choice.logprobs.content if choice.logprobs is not None else None
+    entries = choice.logprobs.content if choice.logprobs is not None else None
     return ChoiceDelta(
         choice.index,
-        (message.content or "") if message is not None else "",
-        choice.token_ids or [],
-        [entry.logprob for entry in logprobs] if logprobs else [],
+        _text(message.content) if message is not None else "",
+        choice.token_ids or _other_ids(choice.provider_specific_fields, entries),
+        [entry.logprob for entry in entries] if entries else [],
         choice.finish_reason,
         choice.stop_reason,
         prompt_token_ids,
@@ -105,8 +113,11 @@ def _chat_choice(choice: _ChatChoice, prompt_token_ids: list[int] | None) -> Cho
 
 
 def _completion_choice(choice: _CompletionChoice, _: list[int] | None) -> ChoiceDelta:
-    token_ids = choice.token_ids or []
+    entries = choice.logprobs.content if choice.logprobs is not None else None
+    token_ids = choice.token_ids or _other_ids(choice.provider_specific_fields, entries)
     logprobs = (choice.logprobs.token_logprobs if choice.logprobs is not None else None) or []
+    if entries:
+        logprobs = [entry.logprob for entry in entries]
     echoed = len(choice.prompt_token_ids or ())
     if echoed and len(logprobs) == echoed + len(token_ids):
         logprobs = logprobs[echoed:]  # with `echo` the prompt's logprobs come first
@@ -119,6 +130,24 @@ def _completion_choice(choice: _CompletionChoice, _: list[int] | None) -> Choice
         choice.stop_reason,
         choice.prompt_token_ids,
     )
+
+
+def _text(content: object) -> str:
+    """Return the text of a message; of a list of parts, those that are text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "".join([text for text in texts if isinstance(text, str)])
+
+
+def _other_ids(provided: _Provided | None, entries: list[_ChatLogprob] | None) -> list[int]:
+    if provided is not None and provided.token_ids:
+        return provided.token_ids
+    if not entries or entries[0].id is None:
+        return []
+    ids = [entry.id for entry in entries if entry.id is not None]
+    return ids if len(ids) == len(entries) else []
 
 
 def _message_of(error: bytes) -> str | None:
