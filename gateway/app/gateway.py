@@ -209,6 +209,8 @@ class Gateway:
         storage = self.storage.health
         if storage.state != "ok":
             yield f"storage: {storage.reason}"
+        if storage.unread:
+            yield f"storage: traces and usage cannot be read: {storage.unread}"
         for hook in self.hooks("health"):
             try:
                 reason = hook.run()

@@ -39,14 +39,16 @@ COMMIT_TIMES = (
 class Health(msgspec.Struct):
     """State of the storage. While it is `degraded`, for `reason`, calls do not wait for commits.
 
-    `waiting` entries (`waiting_bytes` in all) are not committed yet; `lost` ones never will be.
-    `slow` counts the commits that took too long, so that calls stopped waiting. All counts are
-    since the start. `commit_times` are the seconds from a call's end to its commit, for the first
-    call of each group.
+    `unread` is why the latest read failed, "" if the file can be read. `waiting` entries
+    (`waiting_bytes` in all) are not committed yet; `lost` ones never will be. `slow` counts the
+    commits that took too long, so that calls stopped waiting. All counts are since the start.
+    `commit_times` are the seconds from a call's end to its commit, for the first call of each
+    group.
     """
 
     state: Literal["ok", "degraded"] = "ok"
     reason: str = ""
+    unread: str = ""
     waiting: int = 0
     waiting_bytes: int = 0
     committed: int = 0

@@ -1,6 +1,7 @@
 """The embedded database of one gateway: stores records of calls, runs plugins' queries."""
 
 import asyncio
+import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,13 +12,20 @@ from typing import Any, TypeVar
 from gateway import config
 from gateway.cluster.peers import Peers, Topic
 from gateway.config import MEMORY
-from gateway.errors import StorageUnavailable
+from gateway.errors import StorageError, StorageUnavailable
 from gateway.storage.commit_queue import LOCKED_RETRY_DELAY, CommitQueue, Health
 from gateway.storage.database import Database, Migrations, OpenDatabase
 from gateway.storage.sink import Group
 from gateway.storage.sqlite.connection import Connection
-from gateway.storage.sqlite.faults import is_busy, is_file_fault
+from gateway.storage.sqlite.faults import (
+    FileGone,
+    fault_text,
+    is_busy,
+    is_damage,
+    is_file_fault,
+)
 from gateway.storage.sqlite.file import connect_read_only, open_for_writing, prepare_file
+from gateway.storage.sqlite.file_in_use import FileInUse
 from gateway.storage.sqlite.migrate import migrate
 from gateway.storage.sqlite.readers import Readers
 from gateway.storage.sqlite.write_lock import WriteLock
@@ -54,11 +62,13 @@ class Storage:
         self._peers = peers or Peers()
         self._peers.handle(FLUSH, self._flush_for_another)
         self._lock = WriteLock(self._peers.file("storage.turn"))
+        self._in_use = FileInUse(self.path)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._writer: Writer | None = None
         self._queue: CommitQueue | None = None
         self._readers: Readers | None = None
         self._changes: set[asyncio.Future[Any]] = set()
+        self._is_damaged = False
 
     async def open(self) -> None:
         """Open the file and create or update the tables; does nothing if open already.
@@ -72,9 +82,10 @@ class Storage:
             self._temporary = tempfile.TemporaryDirectory(prefix="gateway-")
             self.path = Path(self._temporary.name, "memory")
         prepare_file(self.path)
+        self._in_use = FileInUse(self.path)
         self._writer = Writer(self._open_for_writing)
         self._queue = CommitQueue(self._writer, self._settings, self.health)
-        self._readers = Readers(self.path)
+        self._readers = Readers(self.path, self._in_use)
         try:
             await self.write(lambda _: None)
         except BaseException as error:
@@ -84,7 +95,8 @@ class Storage:
             self._queue.begin_degraded(error)
 
     def _open_for_writing(self) -> Connection:
-        return open_for_writing(self.path, self._settings.durability, self._migrations, self._lock)
+        durability = self._settings.durability
+        return open_for_writing(self.path, durability, self._migrations, self._lock, self._in_use)
 
     async def migrate(self, migrations: Sequence[Migrations]) -> None:
         """Apply these migrations too; they replace earlier ones of the same names.
@@ -164,10 +176,37 @@ class Storage:
         return await self._retry_while_locked(lambda db: db.vacuum(pages))
 
     async def read(self, query: Callable[[Database], T]) -> T:
-        """Run a query in a reader thread. Raises its exceptions and StorageError."""
+        """Run a query in a reader thread. Raises its exceptions and StorageError.
+
+        If the file was replaced, the writer opens the new one first, and creates its tables.
+        """
         if self._readers is None:
             raise StorageUnavailable("the database is not open")
-        return await self._readers.run(query)
+        try:
+            try:
+                result = await self._readers.run(query)
+            except FileGone:
+                await self._follow_file()
+                result = await self._readers.run(query)
+        except StorageError as error:
+            self._note_unread(error)
+            raise
+        if self.health.unread and not self._is_damaged:
+            self.health.unread = ""
+        return result
+
+    async def _follow_file(self) -> None:
+        """Have the writer open the file that is at the path now."""
+        with contextlib.suppress(FileGone):
+            await self._in_writer(Connection.check)
+        await self._in_writer(Connection.check)
+        self._is_damaged = False
+
+    def _note_unread(self, error: StorageError) -> None:
+        """Report in `health` that the file is at fault, a damaged one until it is replaced."""
+        if is_file_fault(error) and not is_busy(error):
+            self.health.unread = fault_text(error)
+            self._is_damaged = self._is_damaged or is_damage(error)
 
     async def flush(self) -> None:
         """Wait until all entries added so far are committed, in the other processes as well.
@@ -193,6 +232,7 @@ class Storage:
 
         Raises StorageError.
         """
+        self._in_use.check()
         return connect_read_only(self.path)
 
     async def _retry_while_locked(self, task: Callable[[Connection], T]) -> T:

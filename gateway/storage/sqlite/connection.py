@@ -1,7 +1,6 @@
 """The Database of this engine: one connection to the file."""
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 
 from gateway.storage.database import NO_PARAMS, Row, Value
 from gateway.storage.sqlite.faults import FileGone, storage_error
+from gateway.storage.sqlite.file_in_use import identity
 from gateway.storage.sqlite.rows import inserts
 from gateway.storage.sqlite.write_lock import WriteLock
 
@@ -31,7 +31,7 @@ class Connection:
     def __init__(self, path: Path, mode: Mode) -> None:
         self.path = path
         self.lock = WriteLock(None)
-        self._identity = _identity(path)  # before connecting: the file may be replaced meanwhile
+        self._identity = identity(path)  # before connecting: the file may be replaced meanwhile
         self.raw = _connect(f"{path.absolute().as_uri()}?{mode}")
         self._execute = self.raw.execute
 
@@ -72,7 +72,7 @@ class Connection:
         """Raise FileGone if the file at `path` is another, or the connection was abandoned."""
         if self.abandoned:
             raise FileGone("the gateway has given this connection up")
-        if _identity(self.path) != self._identity:
+        if identity(self.path) != self._identity:
             raise FileGone("the database file was deleted or replaced")
 
     @property
@@ -118,11 +118,3 @@ def _rows(cursor: sqlite3.Cursor) -> Iterator[Row]:
         yield from cursor
     except sqlite3.Error as error:
         raise storage_error(error) from error
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116  runs after each commit; twice as fast as Path.stat
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -14,6 +14,7 @@ from gateway.errors import ConfigError, StorageError
 from gateway.storage.database import Migrations
 from gateway.storage.sqlite.connection import Connection, Mode
 from gateway.storage.sqlite.faults import is_damage
+from gateway.storage.sqlite.file_in_use import FileInUse
 from gateway.storage.sqlite.migrate import migrate
 from gateway.storage.sqlite.write_lock import WriteLock
 
@@ -183,15 +184,18 @@ def open_for_writing(
     durability: Durability,
     migrations: Sequence[Migrations],
     lock: WriteLock | None = None,
+    in_use: FileInUse | None = None,
 ) -> Connection:
     """Open the writer's connection and migrate the tables.
 
-    Transactions hold `lock`, which several processes may share. In WAL mode, commits with
-    synchronous NORMAL survive the end of the process, those with FULL (an fsync for each commit)
-    also a power cut: https://sqlite.org/wal.html
+    Transactions hold `lock`, which several processes may share. `in_use` remembers the file. In WAL
+    mode, commits with synchronous NORMAL survive the end of the process, those with FULL (an fsync
+    for each commit) also a power cut: https://sqlite.org/wal.html
     Raises StorageError.
     """
+    in_use = in_use or FileInUse(path)
     with contextlib.suppress(OSError):  # SQLite's error will be clearer
+        in_use.put_log_aside()
         _create(path)
     db = Connection(path, "mode=rw")
     db.lock = lock or db.lock
@@ -203,6 +207,7 @@ def open_for_writing(
         db.execute("BEGIN IMMEDIATE")  # several processes may start at once
         migrate(db, migrations)
         db.execute("COMMIT")
+        in_use.note()
         db.check()
     except BaseException:
         db.close()

@@ -13,6 +13,7 @@ from gateway.storage.database import Database
 from gateway.storage.sqlite.connection import Connection
 from gateway.storage.sqlite.faults import FileGone, is_damage, is_file_fault
 from gateway.storage.sqlite.file import connect_read_only, mark_damaged
+from gateway.storage.sqlite.file_in_use import FileInUse
 
 T = TypeVar("T")
 
@@ -27,8 +28,9 @@ _INTERRUPT_INTERVAL = 0.02
 class Readers:
     """Runs queries in `READERS` threads until it is closed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, in_use: FileInUse) -> None:
         self._path = path
+        self._in_use = in_use
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="gateway-reader")
         self._running: set[Future[Any]] = set()
         self._connections: list[Connection] = []
@@ -36,7 +38,11 @@ class Readers:
         self._closed = False
 
     async def run(self, query: Callable[[Database], T]) -> T:
-        """Run `query` and return its result. Raises its exception; StorageUnavailable if closed."""
+        """Run `query` and return its result.
+
+        Raises its exception; StorageUnavailable if closed; FileGone if the file was replaced, until
+        the writer has opened the new one.
+        """
         if self._closed:
             raise StorageUnavailable("the database is not open")
         job = self._threads.submit(self._query, query)
@@ -81,6 +87,7 @@ class Readers:
                 self._drop(error)
                 db = None
         if db is None:
+            self._in_use.check()
             db = self._local.db = connect_read_only(self._path)
             self._connections.append(db)
         return db
