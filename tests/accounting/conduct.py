@@ -238,9 +238,9 @@ async def verify(file: Path) -> list[str]:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*arguments, stdout=pipe, stderr=pipe)
     said, complaints = await process.communicate()
-    lines = [*said.decode().splitlines(), *complaints.decode().splitlines()]
+    lines = said.decode().splitlines()
     if process.returncode:
-        lines.append(f"it exits with {process.returncode}")
+        lines += [*complaints.decode().splitlines(), f"it exits with {process.returncode}"]
     return [f"verify: {line}" for line in lines]
 
 

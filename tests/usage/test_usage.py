@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -326,20 +327,17 @@ async def test_own_usage_route_returns_the_key_s_usage_and_is_not_counted(
 async def test_own_usage_route_returns_503_if_the_storage_cannot_be_read(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    path = tmp_path / "gateway.db"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "gateway.db"
     live = await gateway_for(Badges, "usage", storage=StorageSettings(path=str(path)))
     await ask(live)
     await live.gateway.storage.flush()
-    empty(tmp_path)
+    shutil.rmtree(folder)
     refused = await live.client.get("/v1/usage", headers={"authorization": "ada"})
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "storage_unavailable"
     assert str(tmp_path) not in refused.text
-
-
-def empty(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
 
 
 async def test_usage_counts_all_choices_of_a_completion_stream(gateway_for: GatewayFor) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Awaitable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from gateway_plugins.usage.journal.file import Journal
 from gateway_plugins.usage.ledger.sums import sum_some
 from support.gateways.capturing import chat
 from usage.test_usage import CHAT, ask, first_bytes, over
@@ -118,15 +120,41 @@ async def leave(running: Live) -> None:
     await over(running)
 
 
-def test_usage_verify_prints_nothing_if_ledger_and_traces_agree(
+def test_usage_verify_says_what_it_compared_if_ledger_and_traces_agree(
     usage: Command, all_kinds: Path
 ) -> None:
     shutil.copy(all_kinds, usage.path)
-    assert usage("verify") == (0, "", "")
-    status, out, err = usage("verify", "--verbose")
+    status, out, err = usage("verify")
     assert (status, out) == (0, "")
-    assert err.endswith(" traces compared, 0 differences\n")
-    assert int(err.split()[0]) > 40
+    found = re.fullmatch(
+        r"ok: (\d+) traces compared with (\d+) calls in the ledger, (\d+) sums of days and (\d+) "
+        r"totals with these calls; 0 calls in flight\n",
+        err,
+    )
+    assert found is not None
+    traces, calls, *sums = map(int, found.groups())
+    assert 40 < traces <= calls
+    assert all(sums)
+
+
+def test_usage_verify_reports_calls_that_only_the_journal_of_a_dead_gateway_has(
+    usage: Command, all_kinds: Path
+) -> None:
+    shutil.copy(all_kinds, usage.path)
+    journal = Journal(usage.path, 10)
+    journal.begin(b"\1" * 16, 1e9, 5, "ada", "sim", "realtime")
+    status, out, err = usage("verify")
+    assert (status, out) == (0, "")
+    assert err.endswith("; 1 calls in flight\n")
+    [path] = usage.path.parent.glob("*-calls-*")
+    content = path.read_bytes()
+    journal.end(1)
+    journal.close()
+    path.write_bytes(content)
+    status, out, err = usage("verify")
+    assert status == 1
+    assert out.startswith(f"call {'01' * 16}: is in {path.name}, whose gateway died, and is not")
+    assert err.startswith("differences: 1: ")
 
 
 TAMPERED = {
@@ -168,7 +196,7 @@ def test_usage_verify_ignores_calls_deleted_by_age(usage: Command, all_kinds: Pa
         sum_some(db)
         db.execute("INSERT INTO usage_marks (name, value) VALUES ('calls', 20990101)")
         db.execute("DELETE FROM usage_calls WHERE number BETWEEN 2 AND 20")
-    assert usage("verify") == (0, "", "")
+    assert usage("verify")[:2] == (0, "")
     with closing(sqlite3.connect(usage.path)) as db:
         db.execute("UPDATE usage_sums SET requests = 1")
         db.commit()
@@ -242,11 +270,9 @@ async def test_usage_counts_odd_responses_of_all_apis_as_traces_record_them(
             asking = running.client.post(path, json=body, headers={"authorization": "ada"})
             await try_to(asking)
         await over(running)
-        assert usage("verify", "--verbose") == (
-            0,
-            "",
-            f"{len(ODD)} traces compared, 0 differences\n",
-        )
+        status, out, err = usage("verify")
+        assert (status, out) == (0, "")
+        assert err.startswith(f"ok: {len(ODD)} traces compared with {len(ODD)} calls")
 
 
 def wire(answer: bytes | object) -> bytes:

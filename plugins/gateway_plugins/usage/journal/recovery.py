@@ -63,7 +63,7 @@ class Recovery:
     async def _look_at(self, path: Path) -> None:
         before = self.counted
         try:
-            with _taken(path) as fd:
+            with taken(path) as fd:
                 if fd is not None:
                     await self._recover(path, fd)
         except (OSError, GatewayError) as error:
@@ -124,8 +124,23 @@ def journals_of(database: Path) -> list[Path]:
         return [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
 
 
+def calls_of(path: Path) -> list[Noted]:
+    """Return the calls in a journal, also of a living process; none if it is no journal.
+
+    Raises OSError if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if _fault(file.fileno()):
+                return []
+            file.seek(SLOT)
+            return read(file.read())[0]
+    except FileNotFoundError:
+        return []
+
+
 @contextlib.contextmanager
-def _taken(path: Path) -> Iterator[int | None]:
+def taken(path: Path) -> Iterator[int | None]:
     """Open and lock the journal; None if its process lives, or if the file is gone.
 
     Raises OSError if it is not a regular file, or if another user owns it.

@@ -5,6 +5,7 @@ import csv
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,7 +15,7 @@ from gateway import Config, ConfigError, GatewayError, create_app
 from gateway_plugins.usage.options import Options
 from gateway_plugins.usage.report.open_file import opened
 from gateway_plugins.usage.report.queries import COLUMNS, Values, Wanted, sums
-from gateway_plugins.usage.report.verify import Checked, ReadTraces, differences
+from gateway_plugins.usage.report.verify import Checked, ReadTraces, differences, uncounted
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -23,7 +24,8 @@ Arguments = argparse.Namespace
 
 STATUS = """\
 Exit status: 0 usage and traces agree; 1 they differ, one line for each difference; 2 they could not
-be compared. Only calls that the ledger still has are compared (keep_calls_days)."""
+be compared. Only calls that the ledger still has are compared (keep_calls_days). Standard error
+tells what was compared."""
 
 
 def add_usage_commands(subcommands: "Subcommands") -> None:
@@ -49,7 +51,7 @@ def add_usage_commands(subcommands: "Subcommands") -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION")
     verify = actions.add_parser("verify", help="compare usage with the traces", epilog=STATUS)
     _add_file(verify, default=argparse.SUPPRESS)
-    verify.add_argument("--verbose", action="store_true", help="print how much was compared")
+    verify.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)  # always so
     verify.set_defaults(run=_verify)
 
 
@@ -146,15 +148,15 @@ def _verify(options: Arguments) -> int:
     checked, found = Checked(), 0
     with opened(settings) as db:
         try:
-            for line in differences(db, read_traces, internal_id, checked):
+            of_traces = differences(db, read_traces, internal_id, checked)
+            for line in chain(of_traces, uncounted(db, Path(settings.storage.path), checked)):
                 _say(line)
                 found += 1
-        except GatewayError as error:
+        except (GatewayError, OSError) as error:
             raise ConfigError(
                 f"{settings.storage.path}: the traces cannot be read: {error}"
             ) from error
-    if options.verbose:
-        sys.stderr.write(f"{checked.traces} traces compared, {found} differences\n")
+    sys.stderr.write(f"{'differences: ' + str(found) if found else 'ok'}: {checked}\n")
     return int(found > 0)
 
 

@@ -3,11 +3,13 @@
 import calendar
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from gateway import Database, Trace
+from gateway_plugins.usage.journal.recovery import calls_of, journals_of, taken
 from gateway_plugins.usage.ledger.schema import COUNTS, DAY_OF_A_CALL, WAY
 from gateway_plugins.usage.report.expected import Expected, expected
 
@@ -21,9 +23,23 @@ ReadTraces = Callable[[Database, float, float], Iterator[Trace]]
 
 
 class Checked(msgspec.Struct):
-    """Progress: the number of traces compared so far."""
+    """What has been compared so far: traces, rows of the ledger, sums of days and in all.
+
+    `in_flight` are the calls in journals of gateways that run.
+    """
 
     traces: int = 0
+    rows: int = 0
+    days: int = 0
+    totals: int = 0
+    in_flight: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.traces} traces compared with {self.rows} calls in the ledger, "
+            f"{self.days} sums of days and {self.totals} totals with these calls; "
+            f"{self.in_flight} calls in flight"
+        )
 
 
 class Counted(NamedTuple):
@@ -59,6 +75,28 @@ def differences(
             yield from _of_call(db, trace, internal_id)
     yield from _of_days(db)
     yield from _of_totals(db)
+    [(checked.rows,)] = db.select("SELECT count(*) FROM usage_calls")
+    [(checked.days,)] = db.select("SELECT count(*) FROM usage_days")
+    [(checked.totals,)] = db.select("SELECT count(*) FROM usage_totals")
+
+
+def uncounted(db: Database, database: Path, checked: Checked) -> Iterator[str]:
+    """Yield a line per call that only a journal has, because its gateway died.
+
+    Raises OSError if the journals cannot be read.
+    """
+    for path in journals_of(database):
+        with taken(path) as fd:
+            calls = calls_of(path)
+            if fd is None:
+                checked.in_flight += len(calls)
+                continue
+        for call in calls:
+            if next(db.select(_COUNTED, {"id": call.id}), None) is None:
+                yield (
+                    f"call {call.id.hex()}: is in {path.name}, whose gateway died, and is not "
+                    "counted; a gateway that runs counts it within ten seconds"
+                )
 
 
 def _of_call(db: Database, trace: Trace, internal_id: str) -> Iterator[str]:
