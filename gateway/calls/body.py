@@ -1,6 +1,7 @@
 """The body of a request: read whole if any part asks for it, else forwarded as it arrives."""
 
 import asyncio
+import codecs
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ import msgspec
 from starlette.types import Receive
 
 from gateway.errors import BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
+from gateway.headers import Headers, get_header
+from gateway.wire.request import readable
 
 BYTES_PER_TOKEN = 4
 """Estimated bytes of a request body per token, as in English text."""
@@ -34,11 +37,13 @@ async def receive_chunk(receive: Receive, idle_timeout: float | None) -> tuple[b
 class Body:
     """A request body. `data` is the whole body once it has been read, None before.
 
+    `readable` is `data` for those who parse it: the same, but that a lone half of a surrogate pair
+    in it is U+FFFD (see gateway.wire.request). Workers get `data`.
     `length` is its size in bytes, None if it is unknown before reading. `limit` is the maximum size
     in bytes: reading more raises BodyTooLarge.
     """
 
-    __slots__ = ("_begun", "_limit", "_more", "_source", "data", "length")
+    __slots__ = ("_begun", "_limit", "_more", "_source", "data", "length", "readable")
 
     def __init__(
         self,
@@ -48,8 +53,10 @@ class Body:
         length: int | None = None,
         limit: int | None = None,
     ) -> None:
-        self.data = data
-        self.length = length if data is None else len(data)
+        self.data = self.readable = data
+        self.length = length
+        if data is not None:
+            self._hold(data)
         self._source = source
         self._limit = limit
         self._begun = b""
@@ -74,8 +81,8 @@ class Body:
             return
         self._begun, self._more = await self._source()
         if not self._more:
-            self.data, self._begun = self._begun, b""
-            self.length = len(self.data)
+            self._hold(self._begun)
+            self._begun = b""
             self.check_length()
         elif self.length is not None and self.length <= max_bytes:
             await self.read()
@@ -83,16 +90,22 @@ class Body:
     async def read(self) -> bytes:
         """Return the whole body. Raises BodyTooLarge (413), BodyTimeout (408), CallerGone."""
         if self.data is None:
-            self.data = b"".join([chunk async for chunk in self.stream()])
-            self.length = len(self.data)
-        return self.data
+            self._hold(b"".join([chunk async for chunk in self.stream()]))
+        return self.data or b""
+
+    def _hold(self, data: bytes) -> None:
+        self.data = self.readable = data
+        self.length = len(data)
+        if b"\\ud" in data or b"\\uD" in data:
+            self.readable = readable(data)
 
     async def is_object(self) -> bool:
-        """Whether the whole body begins as a JSON object does; it may still be invalid JSON.
+        """Whether the whole body begins as a JSON object in UTF-8; it may still be invalid JSON.
 
         Raises the exceptions of `read`.
         """
-        return (await self.read())[:64].lstrip().startswith(b"{")
+        begun = (await self.read())[:64]
+        return begun.lstrip().startswith(b"{") and b"\0" not in begun
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield the chunks as they arrive; the body can be streamed only once."""
@@ -118,11 +131,37 @@ class Body:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Parse `data` as a JSON object. Raises InvalidJSON (400)."""
+    """Parse `data` as a JSON object. Raises InvalidJSON (400): what is wrong, and where."""
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidJSON(f"the request body is not valid JSON: {error}") from None
+        raise InvalidJSON(f"the request body is not valid JSON: {_reason(data, error)}") from None
     if not isinstance(value, dict):
         raise InvalidJSON("the request body must be a JSON object")
     return value
+
+
+def refuse_other_formats(headers: Headers) -> None:
+    """Raise InvalidJSON if the headers say that a body that is no JSON was not meant to be."""
+    coding = get_header(headers, b"content-encoding") or b"identity"
+    if coding.strip().lower() != b"identity":
+        raise InvalidJSON(f"the request body is compressed (content-encoding: {_shown(coding)})")
+    kind = (get_header(headers, b"content-type") or b"").partition(b";")[0]
+    if kind and b"json" not in kind.lower():
+        raise InvalidJSON(f"the request body must be JSON, and its content-type is {_shown(kind)}")
+
+
+def _shown(value: bytes) -> str:
+    return value[:100].decode("latin-1").strip()
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
+        return "it is UTF-16 or UTF-32, and JSON is UTF-8 (RFC 8259)"
+    if data.startswith(codecs.BOM_UTF8):
+        return "it begins with a byte order mark"
+    try:
+        data.decode()
+    except UnicodeDecodeError as bad:
+        return f"the byte 0x{data[bad.start]:02x} at position {bad.start} is not UTF-8"
+    return str(error)

@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.calls.body import Body, parse_object
+from gateway.calls.body import Body, parse_object, refuse_other_formats
 from gateway.calls.cancel import CancelScope
 from gateway.calls.observers import UNOBSERVED
 from gateway.calls.records import Attempt, Outcome, Principal, Source
 from gateway.calls.reply import Caller, Reply
 from gateway.calls.state import State
-from gateway.errors import CallerGone, CallError
+from gateway.errors import CallerGone, CallError, InvalidJSON
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers, get_header
 from gateway.storage.sink import Entry, Sink
@@ -173,9 +173,9 @@ class Call:
         return (self._head or self._read_head()).streams
 
     def _read_head(self) -> RequestHead:
-        if not self.body.data:
+        if not self.body.readable:
             return _NO_HEAD
-        self._head = read_head(self.body.data)
+        self._head = read_head(self.body.readable)
         return self._head
 
     @property
@@ -221,7 +221,12 @@ class Call:
         Raises InvalidJSON (400) if it is not a JSON object, BodyTooLarge (413) above the limit.
         """
         if self._json is None:
-            self._json = parse_object(await self.body.read())
+            await self.body.read()
+            try:
+                self._json = parse_object(self.body.readable or b"")
+            except InvalidJSON:
+                refuse_other_formats(self.headers)
+                raise
         return self._json
 
     async def set(self, key: str, value: object) -> None:

@@ -163,7 +163,14 @@ class Proxy:
         if self._settings.model is not None:
             await _pin(call, self._settings.model)
         await check_model(call)
-        await chains.admit_and_prepare(call)
+        if chains.admit:
+            await chains.run_admit(call)
+        try:
+            if chains.prepare:
+                await chains.run_prepare(call)
+        except CallError:  # whoever records calls records one that could not be prepared, too
+            exchange.observe(chains.observers(call))
+            raise
         exchange.observe(chains.observers(call))
         answer = await chains.first_answer(call) if chains.handle else None
         if answer is not None:

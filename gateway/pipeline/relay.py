@@ -12,12 +12,14 @@ from gateway.headers import CORS_HEADERS, Headers, is_event_stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import Reader, choose_reader
 from gateway.pipeline.refused import HeldBack, hold
+from gateway.upstream.location import REFERENCES, through_gateway
 from gateway.upstream.phase_timer import PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 
 LIMITS = b"x-ratelimit-"
 
-DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"}
+OWN = frozenset({b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"})
+DROPPED = HOP_BY_HOP | OWN | REFERENCES
 DROPPED_WITH_CORS = DROPPED | CORS_HEADERS
 
 
@@ -143,6 +145,8 @@ class Relay(PhaseTimer):
         bodiless = self._status in BODILESS
         dropped = self._dropped | {b"content-length"} if bodiless else self._dropped
         lines = without(self._headers, dropped)
+        if self._status != 200:
+            lines += self._references()
         added = gateway_headers(self._exchange.call)
         if len(added) > 1:
             lines, added = _one_set_of_limits(lines, added, self._status)
@@ -150,6 +154,18 @@ class Relay(PhaseTimer):
         if self._attempt is not None:
             lines.append(self._attempt.worker.header)
         return lines
+
+    def _references(self) -> list[tuple[bytes, bytes]]:
+        """Return the lines that name another URL, as the caller may use them."""
+        found = [line for line in self._headers if line[0] in REFERENCES]
+        if self._attempt is None:  # a plugin's own
+            return found
+        worker, path = self._attempt.worker, self._exchange.call.path
+        led = (
+            (name, through_gateway(value.decode("latin-1"), path, worker.url, worker.api_path))
+            for name, value in found
+        )
+        return [(name, place.encode("latin-1")) for name, place in led if place is not None]
 
     def _start(self, length: int | None) -> None:
         """Send the head; `length` is that of the whole body if it is known and may have changed."""

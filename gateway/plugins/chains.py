@@ -71,14 +71,20 @@ class Chains(msgspec.Struct, frozen=True):
         """Run `authenticate`. Raises Unauthorized if no plugin knows the caller."""
         call.principal = await self._first_principal(call)
 
-    async def admit_and_prepare(self, call: Call) -> None:
-        """Run `admit`, then `prepare`. Raises CallError if a hook rejects the call or fails."""
-        for name, hooks in (("admit", self.admit), ("prepare", self.prepare)):
-            for hook in hooks:
-                try:
-                    await hook.run(call)
-                except HOOK_ERRORS as error:
-                    _reject(call, hook, name, error)
+    async def run_admit(self, call: Call) -> None:
+        """Raises CallError if a hook rejects the call or fails."""
+        await self._decide("admit", self.admit, call)
+
+    async def run_prepare(self, call: Call) -> None:
+        """Raises CallError if a hook rejects the call or fails."""
+        await self._decide("prepare", self.prepare, call)
+
+    async def _decide(self, name: str, hooks: tuple[Hook, ...], call: Call) -> None:
+        for hook in hooks:
+            try:
+                await hook.run(call)
+            except HOOK_ERRORS as error:
+                _reject(call, hook, name, error)
 
     async def _first_principal(self, call: Call) -> Principal:
         for hook in self.authenticate:

@@ -131,7 +131,8 @@ async def attempt_finished(call: Call, attempt: Attempt) -> None:
 def observe(call: Call) -> object | None:
     """Return an object that then receives every part of the response.
 
-    Called once per call, before the first attempt. See Observer for the methods it may have.
+    Called once per admitted call, before the first attempt, also if a `prepare` rejected the call.
+    See Observer for the methods it may have.
     """
 
 

@@ -27,7 +27,7 @@ from gateway.errors import InvalidJSON
 from gateway.wire.dialect import Dialect
 from gateway.wire.fast_strip import Frame, frame_of, strip_response
 from gateway.wire.json_text import NULL, Edit, additions, blanked, edited
-from gateway.wire.request import is_true
+from gateway.wire.request import guarded, is_true
 from gateway.wire.sse import DONE, Event, with_data
 from gateway.wire.unasked import AnswerText, Unasked, read_text
 
@@ -79,11 +79,17 @@ def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:
 
     Raises InvalidJSON if `body` is not a JSON object.
     """
+    guarded_body, restore = body, None
+    if b"\\ud" in body or b"\\uD" in body:
+        guarded_body, restore = guarded(body)
     try:
-        values = _decode_object(body)
+        values = _decode_object(guarded_body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidJSON(f"the request body must be a JSON object: {error}") from None
-    return _encode({**values, **changes}) if changes else body
+    if not changes:
+        return body
+    written = _encode({**values, **changes})
+    return restore(written) if restore is not None else written
 
 
 class _Held(msgspec.Struct, frozen=True):

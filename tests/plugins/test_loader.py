@@ -287,7 +287,8 @@ async def test_hook_receives_only_the_arguments_it_names(write: Write) -> None:
     call = make_call(path="/p")
     assert await chains.filtered_workers(call, workers) == workers[1:]
     assert await chains.picked_worker(call, workers) is workers[0]
-    await chains.admit_and_prepare(call)
+    await chains.run_admit(call)
+    await chains.run_prepare(call)
 
 
 def test_loader_reports_all_errors_at_once(write: Write) -> None:

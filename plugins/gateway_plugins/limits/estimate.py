@@ -18,7 +18,7 @@ def estimate(call: Call, completion: int) -> tuple[int, int]:
         return 0, 0
     api = call.api
     if api is not None and api.max_tokens:
-        requested = api.requested(call.body.data or b"")
+        requested = api.requested(call.body.readable or b"")
         prompt = max(call.prompt_estimate, requested.prompt_ids)
         return prompt, _completion(requested, completion)
     return (call.prompt_estimate, 0) if api is not None and api.work == "reads" else (0, 1)

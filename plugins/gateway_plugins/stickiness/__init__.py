@@ -100,7 +100,7 @@ class Stickiness:
         if key is not None:
             return key.point()
         if not call.attempts:
-            key = self.keys.of_body(call.body.data)
+            key = self.keys.of_body(call.body.readable)
             call.state[POINT] = None if key is None else key.point()
         return call.state.get(POINT)
 

@@ -52,7 +52,7 @@ def make_record(capture: Capture) -> Record:
         timestamp=call.created,
         model=answer.model or call.model or "",
         retried=(call.header("x-stainless-retry-count") or "0") != "0",
-        request=call.body.data or b"",
+        request=call.body.readable or b"",
         answer=answer,
         head=head,
         started=call.started,
@@ -89,7 +89,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         attempts=[_attempt(call, one) for one in call.attempts],
         injected=dict(call.injected),
         overwritten=dict(call.overwritten),
-        sampling_params=sampling_params(call.body.data or b"", call.injected, call.overwritten),
+        sampling_params=sampling_params(call.body.readable or b"", call.injected, call.overwritten),
         usage=answer.usage,
         engine_version=answer.weight_version,
         admin_version=capture.admin_version,
@@ -161,7 +161,7 @@ def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
         refused = outcome.error.status  # sent after SSE comments, so its own status is 200
     judged = judge(
         answer,
-        asked(api_at(call.path), call.body.data or b"", head.sampling_params),
+        asked(api_at(call.path), call.body.readable or b"", head.sampling_params),
         status=capture.status or refused,
         complete=outcome.complete,
         caller_gone=outcome.caller_gone,
