@@ -56,6 +56,7 @@ from gateway.trace import (
     Delivery,
     Divergence,
     Reason,
+    Result,
     Reward,
     SessionInfo,
     Timings,
@@ -70,15 +71,17 @@ from gateway.trace import (
 from gateway.wire.apis.registry import api_of
 from gateway.wire.dialect import Api, ChoiceDelta, Delta, Requested
 from gateway.wire.error_body import error_message
+from gateway.wire.reported.ending import ENGINE_ERROR, Ending
+from gateway.wire.reported.usage import Usage
 from gateway.wire.request import is_true
 from gateway.wire.session_path import read_session_id
 from gateway.wire.session_path import split_path as split_session_path
 from gateway.wire.sse import Event
-from gateway.wire.usage import Usage
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ENGINE_ERROR",
     "SCOPES",
     "Answer",
     "Api",
@@ -101,6 +104,7 @@ __all__ = [
     "Delivery",
     "Delta",
     "Divergence",
+    "Ending",
     "Event",
     "Forbidden",
     "Gateway",
@@ -118,6 +122,7 @@ __all__ = [
     "Principal",
     "Reason",
     "Requested",
+    "Result",
     "Reward",
     "Sample",
     "SessionInfo",

@@ -13,6 +13,15 @@ Verdict = Literal["COMPLETE", "INCOMPLETE"]
 """COMPLETE: the prompt's token ids and every sampled token are present, each of these with its
 logprob, as many as the engine counted."""
 
+Result = Literal["success", "error", "aborted", "caller_gone"]
+"""How a call went.
+
+- success: all that was asked for was sampled, whatever became of the connections after that.
+- error: the worker or the gateway failed or rejected the call.
+- aborted: the engine was told to stop (`finish_reason: "abort"`).
+- caller_gone: the caller left before all was sampled.
+"""
+
 Reason = Literal[
     "caller_gone",
     "worker_broke_off",
@@ -35,12 +44,12 @@ Reason = Literal[
 ]
 """Why a choice is INCOMPLETE.
 
-- caller_gone: the caller left, so the engine stopped early.
-- worker_broke_off: connection lost, timeout, or the stream ended without its `[DONE]`.
+- caller_gone: the caller left before all was sampled, so the engine stopped early.
+- worker_broke_off: the connection was lost, or a timeout ended it, before all was sampled.
 - error_answer: a status other than 200, from the worker or from the gateway.
-- error_event: an error in the stream, before `[DONE]`.
+- error_event: an error in the stream.
 - aborted: `finish_reason: "abort"`, a normal end on the wire.
-- unfinished: the choice has no finish reason, or nothing was sent of a requested choice.
+- unfinished: a choice without a finish reason, or with nothing at all, even if `[DONE]` came.
 - prompt_ids_missing, token_ids_missing, logprobs_missing, usage_missing: the engine did not send
   them.
 - logprobs_invalid: a logprob is null, -9999, above 0, or not finite.
@@ -121,12 +130,16 @@ class Timings(msgspec.Struct, kw_only=True):
 
 
 class Delivery(msgspec.Struct, kw_only=True):
-    """The caller's side: bytes of the body, whether it left, whether the response was whole."""
+    """The caller's side: bytes of the body, whether it left, whether the response was whole.
+
+    `result` is how the call went, the same as in bills, metrics and logs; None in old traces.
+    """
 
     status: int = 0
     bytes: int = 0
     caller_gone: bool = False
     complete: bool = False
+    result: Result | None = None
 
 
 class WeightVersions(msgspec.Struct, kw_only=True):

@@ -1,14 +1,32 @@
 """Ends a call from outside its task."""
 
 import asyncio
+from collections.abc import Callable
 
-from gateway.errors import GatewayError, TotalTimeout
+from gateway.errors import CallerGone, GatewayError, TotalTimeout
+
+MAX_LINGER = 2.0
+"""Seconds that a worker has for the rest of a response whose caller has all that it wanted."""
 
 
 class CancelScope:
-    """Ends a call from outside its task, by raising a given reason inside the task."""
+    """Ends a call from outside its task, by raising a given reason inside the task.
 
-    __slots__ = ("_over", "_reason", "_shielded", "_task", "_timer")
+    If the caller leaves and `has_all` says that it had all that it asked for, the call goes on for
+    at most MAX_LINGER seconds, so that the usage and the end of the stream arrive: many callers
+    leave at the last finish reason. `caller_left`: that has happened.
+    """
+
+    __slots__ = (
+        "_lingering",
+        "_over",
+        "_reason",
+        "_shielded",
+        "_task",
+        "_timer",
+        "caller_left",
+        "has_all",
+    )
 
     def __init__(self) -> None:
         self._shielded = False
@@ -16,9 +34,25 @@ class CancelScope:
         self._task: asyncio.Task[object] | None = None
         self._reason: GatewayError | None = None
         self._over = False
+        self._lingering: asyncio.TimerHandle | None = None
+        self.has_all: Callable[[], bool] | None = None
+        self.caller_left = False
 
     def cancel(self, reason: GatewayError) -> None:
         """Raise `reason` from the `with` block at its next wait; the first reason counts."""
+        if self._over or self._reason is not None:
+            return
+        if isinstance(reason, CallerGone):
+            if self.caller_left:
+                return
+            self.caller_left = True
+            if self.has_all is not None and self.has_all():
+                loop = asyncio.get_running_loop()
+                self._lingering = loop.call_later(MAX_LINGER, self._end, reason)
+                return
+        self._end(reason)
+
+    def _end(self, reason: GatewayError) -> None:
         if self._over or self._reason is not None:
             return
         self._reason = reason
@@ -49,8 +83,9 @@ class CancelScope:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._lingering):
+            if timer is not None:
+                timer.cancel()
         if self._reason is None or self._task is None:
             return
         self._task.uncancel()

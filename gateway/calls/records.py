@@ -8,8 +8,10 @@ import msgspec
 from gateway.errors import CallError
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers
+from gateway.trace import Result
 from gateway.wire.injection import NO_INJECTIONS, Injection
-from gateway.wire.usage import Usage
+from gateway.wire.reported.ending import ENGINE_ERROR, UNKNOWN, Ending
+from gateway.wire.reported.usage import Usage
 
 Source = Literal["realtime", "batch", "eval"]
 """Kind of work that a call belongs to."""
@@ -35,7 +37,8 @@ class Attempt(msgspec.Struct):
 
     `left_out` are the injections omitted this time because the worker rejected the attempt before
     with them. `last`: the response is forwarded whatever it says. `weight_version` is the
-    worker's weight version when the attempt began, `weight_version_end` when it ended.
+    worker's weight version when the attempt began, `weight_version_end` when it ended. `ending` is
+    what the response itself says about its end; it is set before `attempt_finished`.
     """
 
     worker: Worker
@@ -50,6 +53,7 @@ class Attempt(msgspec.Struct):
     last: bool = False
     weight_version: int | str | None = None
     weight_version_end: int | str | None = None
+    ending: Ending = UNKNOWN
 
     @property
     def result(self) -> str:
@@ -60,13 +64,15 @@ class Attempt(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """The end of a call, as its caller saw it.
+    """The end of a call: what became of its connections, what its response says, and the judgement.
 
     `status` is 0 if the caller left before anything was sent. `complete` means that the whole
     response of the worker (or of the gateway itself) has arrived; its last bytes are about to be
-    sent. `ttft` and `duration` are seconds from the call's start, `bytes_sent` is the size of the
-    response body in bytes. `failures` names the plugins whose isolated hooks failed: the records of
-    these plugins are incomplete.
+    sent. `caller_gone`: the caller left before that, but it may have all that it wanted. `ending`
+    is what the latest response itself says about its end. Ask `result` how the call went. `ttft`
+    and `duration` are seconds from the call's start, `bytes_sent` is the size of the response body
+    in bytes. `failures` names the plugins whose isolated hooks failed: the records of these plugins
+    are incomplete.
     """
 
     status: int = 0
@@ -78,6 +84,35 @@ class Outcome(msgspec.Struct):
     bytes_sent: int = 0
     usage: Usage | None = None
     failures: list[str] = []
+    ending: Ending = UNKNOWN
+
+    @property
+    def result(self) -> Result:
+        """How the call went: the one judgement that traces, bills, metrics and logs share.
+
+        What the response itself says comes first: an error, an abort, or that all was sampled.
+        Only if it says none of these, the connections tell: the caller left, or a part is missing.
+        """
+        ending = self.ending
+        if ending.error is not None:
+            return "error"
+        if ending.aborted:
+            return "aborted"
+        if ending.finished:
+            return "success"
+        if self.caller_gone:
+            return "caller_gone"
+        whole = self.complete and self.error is None and ending.finished is None
+        return "success" if whole and self.status < 400 else "error"
+
+    @property
+    def error_code(self) -> str | None:
+        """The code of the gateway's own error, or ENGINE_ERROR for an error of the engine that came
+        under status 200 or inside a stream; None if there is neither."""
+        if self.error is not None:
+            return self.error.code
+        hidden = self.ending.error is not None and self.status < 400
+        return ENGINE_ERROR if hidden else None
 
 
 class Answer(msgspec.Struct):

@@ -7,9 +7,9 @@ chunks dropped after every MAX_UNPARSED_BYTES bytes.
 
 from gateway.calls.body import Body
 from gateway.headers import Headers, get_header
+from gateway.wire.reported.usage import Count, Usage, WireUsage, read_usage
 from gateway.wire.request import read_bounds
 from gateway.wire.sse import Event, EventTooLarge, Splitter
-from gateway.wire.usage import Count, Usage, WireUsage, read_usage
 
 MAX_UNPARSED_BYTES = 64 * 1024
 """Maximum bytes of a stream to keep unparsed."""
@@ -54,6 +54,11 @@ class TokenCounter:
         self._size += len(chunk)
         if self._size > MAX_UNPARSED_BYTES:
             self._make_room()
+
+    @property
+    def kept(self) -> list[bytes] | None:
+        """The whole response so far, None if it is not kept. For use before `usage`."""
+        return self._chunks if self._readable and self._count is None else None
 
     @property
     def so_far(self) -> int:

@@ -42,6 +42,7 @@ from gateway.pipeline.upgrade import check_upgrade
 from gateway.plugins.chains import Chains
 from gateway.storage import Storage
 from gateway.wire.injection import NO_INJECTIONS
+from gateway.wire.reported.ending import ENGINE_ERROR
 
 log = logging.getLogger("gateway")
 
@@ -299,6 +300,8 @@ class Proxy:
         call = exchange.call
         exchange.reply.count(last or b"")
         call.outcome.duration = monotonic() - call.started
+        if exchange.cancel_scope.caller_left:
+            call.outcome.caller_gone = True
         exchange.observers.notify_finished(call.body)
         if exchange.chains.call_finished:
             await exchange.chains.run_call_finished(call)
@@ -347,7 +350,9 @@ def _end(attempt: Attempt) -> None:
     worker, status = attempt.worker, attempt.status
     attempt.ended = monotonic()
     attempt.weight_version_end = worker.weight_version
-    if attempt.error is None and status is not None and status < 400:
+    if attempt.ending.fault:
+        worker.record_failure(attempt.ended - attempt.started, ENGINE_ERROR)
+    elif attempt.error is None and status is not None and status < 400:
         if attempt.first_byte is not None:
             worker.record_times(
                 attempt.first_byte - attempt.started, attempt.ended - attempt.started

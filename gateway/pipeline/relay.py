@@ -10,17 +10,32 @@ from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
 from gateway.headers import CORS_HEADERS, Headers, is_event_stream
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.readers import Reader, choose_reader
+from gateway.pipeline.readers import Reader, choose_reader, is_plain
 from gateway.pipeline.refused import HeldBack, hold
 from gateway.upstream.location import REFERENCES, through_gateway
 from gateway.upstream.phase_timer import PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
+from gateway.wire.reported.ending import (
+    FINISHED,
+    UNKNOWN,
+    Ending,
+    Tail,
+    ending_of_answer,
+    ending_of_stream,
+    ends_as_most,
+    is_as_most,
+)
 
 LIMITS = b"x-ratelimit-"
 
 OWN = frozenset({b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"})
 DROPPED = HOP_BY_HOP | OWN | REFERENCES
 DROPPED_WITH_CORS = DROPPED | CORS_HEADERS
+
+
+NO_READS = (b"", b"", b"", b"")
+"""The last reads of a response that has none yet: the end of a stream is in few of them, and more
+would keep long responses in memory."""
 
 
 class Source(Protocol):
@@ -41,6 +56,7 @@ class Relay(PhaseTimer):
 
     __slots__ = (
         "_attempt",
+        "_complete",
         "_dropped",
         "_events",
         "_exchange",
@@ -48,6 +64,7 @@ class Relay(PhaseTimer):
         "_headers",
         "_limits",
         "_reader",
+        "_recent",
         "_source",
         "_status",
         "_timeouts",
@@ -68,6 +85,8 @@ class Relay(PhaseTimer):
         self._dropped = DROPPED_WITH_CORS if settings.cors.origins else DROPPED
         self._reader: Reader | None = None
         self._status = 0
+        self._complete = False
+        self._recent = NO_READS
 
     def await_first_byte(self) -> None:
         """Start the timeout for the first byte: the whole request has been sent."""
@@ -91,6 +110,8 @@ class Relay(PhaseTimer):
                 observers.notify_started(status, headers, events=self._events)
         self._headers = headers
         self._exchange.caller.drained = self._resume
+        if self._events:
+            self._exchange.cancel_scope.has_all = self._has_all
         self.enter(self._timeouts.idle, IdleTimeout)
         if self._events or self._reader is None or not self._reader.rewrites:
             self._start(None)
@@ -99,6 +120,8 @@ class Relay(PhaseTimer):
 
     def on_body(self, data: bytes) -> None:
         self._last = self._loop.time()
+        _, two, three, four = self._recent
+        self._recent = (two, three, four, data)
         if self._reader is not None:
             data = self._reader.feed(data)
         if data:
@@ -110,6 +133,10 @@ class Relay(PhaseTimer):
 
     def on_end(self, data: bytes) -> None:
         self.leave()
+        self._complete = True
+        if data:
+            _, two, three, four = self._recent
+            self._recent = (two, three, four, data)
         if self._reader is not None:
             try:
                 data = (self._reader.feed(data) if data else b"") + self._reader.close()
@@ -128,9 +155,45 @@ class Relay(PhaseTimer):
     timed_out = on_error
 
     def close(self) -> None:
-        """Stop the timer and detach from the caller: nothing more is received or handled."""
+        """Stop the timer and detach from the caller: nothing more is received or handled.
+
+        Records what the response said about its end.
+        """
         self.leave()
-        self._exchange.caller.drained = _nothing
+        exchange = self._exchange
+        exchange.caller.drained = _nothing
+        exchange.cancel_scope.has_all = None
+        ending = exchange.call.outcome.ending = self._ending()
+        if self._attempt is not None:
+            self._attempt.ending = ending
+
+    def _has_all(self) -> bool:
+        """Whether all that the caller asked for has arrived, so that little can follow."""
+        if not self._ending().finished:
+            return False
+        self._resume()
+        return True
+
+    def _ending(self) -> Ending:
+        status, call = self._status, self._exchange.call
+        if status >= 400:
+            return Ending(error=f"status {status}")
+        if not status:
+            return UNKNOWN
+        text, whole, request = b"".join(self._recent), not self._recent[0], call.body.data or b""
+        if self._complete and call.dialect is not None and b'"n"' not in request:
+            as_most = ends_as_most(text) if self._events else whole and is_as_most(text)
+            if as_most:
+                return FINISHED
+        if not is_plain(self._headers):
+            return UNKNOWN
+        tail = Tail(text, whole, self._complete)
+        counter = self._exchange.observers.counter
+        if not whole and counter is not None and (kept := counter.kept):
+            tail = Tail(b"".join(kept), whole=True, complete=self._complete)
+        if self._events:
+            return ending_of_stream(call.api, tail, request)
+        return ending_of_answer(call.api, tail)
 
     def _held(self, status: int, headers: Headers, reader: Reader | None) -> Reader | None:
         return hold(self._exchange, self._attempt, status, headers, reader, self._failover)

@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.wire.reported.usage import Usage
 from gateway.wire.request import Prompts, read_bounds, read_prompts
-from gateway.wire.usage import Usage
 
 Work = Literal["generates", "reads", "converts", "unknown"]
 """What a worker does for a call: it samples tokens; it reads a prompt and samples none; it converts
@@ -90,7 +90,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     the tokens of one choice; it is empty if nothing is generated, or if the gateway does not know
     the fields. `several`: `n` in a request is its number of choices. `prompts` is the field that
     can hold several prompts. `nested`: the bounds are in `sampling_params`. `labelled`: metrics
-    have labels for its paths.
+    have labels for its paths. `tells_end`: its streams say how they ended, see reported.ending.
     """
 
     name: str
@@ -103,6 +103,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     prompts: str = ""
     nested: bool = False
     labelled: bool = True
+    tells_end: bool = False
 
     @property
     def generates(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway import Call, Host, Outcome, hookimpl
+from gateway import Call, Host, Outcome, Result, hookimpl
 
 log = logging.getLogger("gateway.access_log")
 
@@ -20,6 +20,7 @@ BACKLOG = 10_000
 class Line(msgspec.Struct, omit_defaults=True):
     """One line of the log. Times are seconds, `time` is Unix time; unknown values are left out.
 
+    `result` is how the call went, see Outcome.result; left out if it is a success.
     `tokens_counted`: the engine did not report the tokens, so they were counted in the stream.
     """
 
@@ -41,6 +42,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     error: str | None = None
     attempts: int = 1
     caller_gone: bool = False
+    result: Result = "success"
 
 
 class AccessLog:
@@ -128,7 +130,8 @@ def line_of(call: Call, outcome: Outcome) -> Line:
         prompt_tokens=usage.prompt_tokens if usage else None,
         completion_tokens=usage.completion_tokens if usage else None,
         tokens_counted=usage.counted if usage else False,
-        error=outcome.error.code if outcome.error else None,
+        error=outcome.error_code,
         attempts=len(call.attempts),
         caller_gone=outcome.caller_gone,
+        result=outcome.result,
     )

@@ -15,7 +15,7 @@ from support.records.worker_answers import cut, places
 from gateway import Call, Usage, hookimpl
 from gateway.calls.token_count import MAX_UNPARSED_BYTES, TokenCounter
 from gateway.testing import DONE, GatewayFor, make_call, sse
-from gateway.wire.usage import MAX_TOKENS
+from gateway.wire.reported.usage import MAX_TOKENS
 
 RECORDED = {name: one for name, one in load().items() if one.method == "POST" and one.body}
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]

@@ -23,7 +23,7 @@ from gateway.config import Worker
 from gateway.simulator import Simulator
 from gateway.testing import GatewayFor, RecordedCall, ScriptedWorker, answer_of, entry
 from gateway.wire.apis.registry import APIS
-from gateway.wire.usage import MAX_TOKENS
+from gateway.wire.reported.usage import MAX_TOKENS
 
 CHAT = "/v1/chat/completions"
 CANARY = "canary-7f3a"

@@ -10,8 +10,8 @@ from support.records.vllm_recordings import OTHER_ENGINES, RecordedExchange, loa
 from gateway.wire.apis.openai import CHAT, COMPLETIONS
 from gateway.wire.apis.registry import dialect_of
 from gateway.wire.dialect import ChoiceDelta, Delta, Dialect, Unreadable
+from gateway.wire.reported.usage import Usage
 from gateway.wire.sse import Splitter
-from gateway.wire.usage import Usage
 
 RECORDED = load()
 ANSWERED = [

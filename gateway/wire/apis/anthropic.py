@@ -7,5 +7,6 @@ MESSAGES = Api(
     paths=("/v1/messages",),
     work="generates",
     max_tokens=("max_tokens",),
+    tells_end=True,
 )
 COUNT_TOKENS = Api(name="count_tokens", paths=("/v1/messages/count_tokens",), work="converts")

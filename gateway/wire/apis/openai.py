@@ -12,9 +12,9 @@ import msgspec
 
 from gateway.wire.dialect import Api, ChoiceDelta, Delta, Dialect, Unreadable
 from gateway.wire.error_body import error_message
+from gateway.wire.reported.usage import WireUsage
 from gateway.wire.request import is_true
 from gateway.wire.sse import DONE
-from gateway.wire.usage import WireUsage
 
 
 class _ChatLogprob(msgspec.Struct, gc=False):
@@ -201,6 +201,7 @@ CHAT = Dialect(
     work="generates",
     max_tokens=("max_completion_tokens", "max_tokens"),
     several=True,
+    tells_end=True,
     read_event=_CHAT.read_event,
     read_answer=_CHAT.read_answer,
     request_changes={"token_ids": _want_ids, "logprobs": _want_chat_logprobs, "usage": _want_usage},
@@ -215,6 +216,7 @@ COMPLETIONS = Dialect(
     max_tokens=("max_tokens",),
     several=True,
     prompts="prompt",
+    tells_end=True,
     read_event=_COMPLETIONS.read_event,
     read_answer=_COMPLETIONS.read_answer,
     request_changes={

@@ -7,5 +7,6 @@ RESPONSES = Api(
     paths=("/v1/responses",),
     work="generates",
     max_tokens=("max_output_tokens",),
+    tells_end=True,
 )
 STORED_RESPONSES = Api(name="stored_responses", below="/v1/responses")

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway import Attempt, UpstreamError, UpstreamTimeout
+from gateway import ENGINE_ERROR, Attempt, UpstreamError, UpstreamTimeout
 
 SLICES = 10
 """Parts of the window; each is counted, and forgotten, as a whole."""
@@ -74,13 +74,13 @@ def fault_of(attempt: Attempt) -> str | None:
 
     An attempt that ended because the caller left, because `timeouts.total` was over, or because the
     gateway stopped has no error. A worker that falls silent in the middle of a response is at
-    fault.
+    fault, and so is one that reports an error of its own under status 200 or inside a stream.
     """
     if isinstance(attempt.error, UpstreamError | UpstreamTimeout):
         return attempt.error.code
     if attempt.status is not None and attempt.status >= 500 and attempt.status not in OF_THE_CALL:
         return f"status {attempt.status}"
-    return None
+    return ENGINE_ERROR if attempt.ending.fault else None
 
 
 class Window:

@@ -36,12 +36,12 @@ class CallSeries:
     """The calls of one route, for one model, that ended at one worker."""
 
     __slots__ = (
-        "aborts",
         "duration",
         "errors",
         "first_token",
         "per_token",
         "queue",
+        "results",
         "statuses",
         "tokens_in",
         "tokens_out",
@@ -50,7 +50,7 @@ class CallSeries:
     def __init__(self) -> None:
         self.statuses: Counter[str | int] = Counter()
         self.errors: Counter[str | int] = Counter()
-        self.aborts = 0
+        self.results: Counter[str] = Counter()
         self.duration = Histogram(DURATION)
         self.queue = Histogram(QUEUE)
         self.first_token = Histogram(FIRST_TOKEN)
@@ -61,10 +61,10 @@ class CallSeries:
     def add(self, call: Call, outcome: Outcome, watch: Watch | None) -> None:
         _count(self.statuses, outcome.status)
         self.duration.add(outcome.duration)
-        if outcome.error is not None:
-            _count(self.errors, outcome.error.code)
-        if outcome.caller_gone:
-            self.aborts += 1
+        self.results[outcome.result] += 1
+        code = outcome.error_code
+        if code is not None:
+            _count(self.errors, code)
         if call.attempts:
             self.queue.add(call.attempts[-1].started - call.started)
         if outcome.usage is not None:
@@ -77,8 +77,7 @@ class CallSeries:
     def copy(self) -> "CallSeries":
         copied = CallSeries.__new__(CallSeries)
         for name in CallSeries.__slots__:
-            value = getattr(self, name)
-            setattr(copied, name, value if isinstance(value, int) else value.copy())
+            setattr(copied, name, getattr(self, name).copy())
         return copied
 
     def samples(self, labels: dict[str, str]) -> Iterator[Sample]:
@@ -88,7 +87,11 @@ class CallSeries:
         for code, count in self.errors.items():
             named = {**labels, "code": str(code)}
             yield Sample("gateway_errors_total", "counter", count, _ERRORS, named)
-        yield Sample("gateway_aborts_total", "counter", self.aborts, _ABORTS, labels)
+        for result, count in self.results.items():
+            named = {**labels, "result": result}
+            yield Sample("gateway_results_total", "counter", count, _RESULTS, named)
+        aborts = self.results["caller_gone"]
+        yield Sample("gateway_aborts_total", "counter", aborts, _ABORTS, labels)
         for name, histogram, help_ in (
             ("gen_ai_server_request_duration_seconds", self.duration, _DURATION),
             ("gen_ai_server_time_to_first_token_seconds", self.first_token, _FIRST_TOKEN),
@@ -104,8 +107,12 @@ class CallSeries:
 
 
 _REQUESTS = "Calls that have ended, by the status that the caller was told; 0: it left before."
-_ERRORS = "Calls that the gateway answered or broke off with an error of its own, by its code."
-_ABORTS = "Calls whose caller left before their end."
+_ERRORS = (
+    "Calls that ended with an error of the gateway, by its code; engine_error: the engine reported"
+    " one under status 200 or inside a stream."
+)
+_RESULTS = "Calls that have ended, by how they went: success, error, aborted, caller_gone."
+_ABORTS = "Calls whose caller left before all was sampled."
 _DURATION = "Seconds from the call's start to the end of its answer."
 _FIRST_TOKEN = "Seconds from the call's start to the first event of its stream."
 _PER_TOKEN = "Seconds between the events of a stream."

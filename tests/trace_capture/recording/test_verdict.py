@@ -212,11 +212,12 @@ def test_verdict_reports_worker_broke_off_for_a_cut_stream() -> None:
     assert judged(answer, complete=False).trace == ["worker_broke_off", "unfinished"]
 
 
-def test_verdict_reports_worker_broke_off_without_done() -> None:
+def test_verdict_goes_by_finish_reasons_and_not_by_done() -> None:
     body = load()["default/chat_stream_token_ids_logprobs_usage"].body
     cut = body.removesuffix(b"data: [DONE]\n\n")
     answer = assemble("/v1/chat/completions", cut, streamed=True)
-    assert judged(answer) == Judged(["worker_broke_off"], [["worker_broke_off"]])
+    assert judged(answer) == Judged([], [[]])
+    assert judged(answer, complete=False, caller_gone=True) == Judged([], [[]])
 
 
 def test_verdict_of_no_response_names_the_side_that_left() -> None:

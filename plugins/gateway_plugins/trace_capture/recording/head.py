@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import Reason
+from gateway import Reason, Result
 
 
 class AttemptRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -28,7 +28,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     `times` are queue, connect, TTFT, total, ITL p50 and p99 in whole microseconds. `whole`: a hook
     changed the trace, so the skeleton is the whole trace as JSON. `worker_version` is the version
     of the worker's weights when the last attempt began, `worker_version_end` the one when it ended,
-    if it changed.
+    if it changed. `result` is how the call went; None in traces of version 0.1.
     """
 
     call_id: str = ""
@@ -62,3 +62,4 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     whole: bool = False
     worker_version: int | str | None = None
     worker_version_end: int | str | None = None
+    result: Result | None = None

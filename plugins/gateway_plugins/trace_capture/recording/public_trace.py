@@ -85,6 +85,7 @@ def _flat(row: Identity, head: Head) -> Trace:
             bytes=head.bytes_sent,
             caller_gone=head.caller_gone,
             complete=head.delivered,
+            result=head.result,
         ),
         error=head.error,
         verdict="COMPLETE" if row.complete else "INCOMPLETE",

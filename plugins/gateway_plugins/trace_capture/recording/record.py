@@ -101,6 +101,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         error=str(outcome.error) if outcome.error is not None else answer.error,
         worker_version=begun,
         worker_version_end=ended,
+        result=outcome.result,
     )
 
 

@@ -43,7 +43,7 @@ def judge(
     `status` is the response's, 0 if there was none. `complete`: the worker's response arrived
     whole. `failed`: the gateway could not record it. `too_large`: only a part of it was kept.
     """
-    common = _common(answer, status, complete, caller_gone)
+    common = _common(answer, asked, status, complete, caller_gone)
     if too_large:
         common.append("too_large")
     if failed:
@@ -56,21 +56,34 @@ def judge(
     return Judged(trace if trace or parts else ["token_ids_missing"], parts)
 
 
-def _common(answer: Assembled, status: int, complete: bool, caller_gone: bool) -> list[Reason]:
+def _common(
+    answer: Assembled, asked: Asked, status: int, complete: bool, caller_gone: bool
+) -> list[Reason]:
     """Return the reasons that apply to all choices."""
     reasons: list[Reason] = []
     if status not in (0, 200):
         reasons.append("error_answer")
     elif answer.error is not None:
         reasons.append("error_event" if answer.streamed else "error_answer")
-    # After an error a stream may end without its `[DONE]`. If the caller left after everything was
-    # sampled, nothing is missing.
-    ended = complete and (answer.done or answer.error is not None)
-    if not ended and "error_answer" not in reasons:
+    if not (complete or _is_finished(answer, asked)) and "error_answer" not in reasons:
         reasons.append("caller_gone" if caller_gone else "worker_broke_off")
+    elif answer.streamed and not (answer.parts or answer.done or reasons):
+        reasons.append("unfinished")
     if not answer.readable and status in (0, 200):
         reasons.append("unreadable")
     return reasons
+
+
+def _is_finished(answer: Assembled, asked: Asked) -> bool:
+    """Whether all was sampled, whatever became of the connections after that.
+
+    In chat and completions the finish reasons tell it: `[DONE]` also follows failures, and some
+    engines end without it.
+    """
+    if not answer.parts:
+        return answer.streamed and answer.done
+    several = len(answer.parts) >= asked.prompts * asked.choices
+    return several and all(part.finish_reason for part in answer.parts)
 
 
 def _of_parts(answer: Assembled, asked: Asked, common: list[Reason]) -> list[list[Reason]]:
@@ -91,7 +104,7 @@ def _of_part(part: Part, asked: Asked, *, cut: bool) -> list[Reason]:
 
 
 def _of_end(part: Part) -> list[Reason]:
-    if part.finish_reason is None:
+    if not part.finish_reason:
         return ["unfinished"]
     return ["aborted"] if part.finish_reason in ABORTS else []
 

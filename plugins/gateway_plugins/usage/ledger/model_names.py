@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from gateway import Call, Outcome
-from gateway_plugins.usage.ledger.row import MAX_NAME, SUCCESS, how_it_went
+from gateway_plugins.usage.ledger.row import MAX_NAME
 
 OTHER = "other"
 
@@ -49,4 +49,4 @@ def _is_served(call: Call, outcome: Outcome) -> bool:
     status = call.attempts[-1].status if call.attempts else None
     if status is not None:
         return status < 400
-    return how_it_went(outcome.caller_gone, outcome.complete, outcome.status) == SUCCESS
+    return outcome.result == "success"

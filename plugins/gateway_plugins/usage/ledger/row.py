@@ -1,12 +1,20 @@
 """Turns a call into a row of the ledger, in the transaction that stores its trace."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gateway import Call, Database, Outcome, Usage
 
 SUCCESS, ERROR, ABORT = 0, 1, 2
 """Values of a row's `outcome`."""
+
+OUTCOMES: Mapping[str, int] = {
+    "success": SUCCESS,
+    "error": ERROR,
+    "aborted": ABORT,
+    "caller_gone": ABORT,
+}
+"""The value for each `Outcome.result`."""
 
 MAX_NAME = 256
 """Maximum characters of a name."""
@@ -50,20 +58,13 @@ def row_of(call: Call, outcome: Outcome, key: str, model: str) -> Row:
         model,
         "" if worker is None else worker.id[:MAX_NAME],
         call.source,
-        how_it_went(outcome.caller_gone, outcome.complete, outcome.status),
+        OUTCOMES[outcome.result],
         used.prompt_tokens,
         used.completion_tokens,
         used.cached_tokens,
         used.reasoning_tokens,
         int(used.counted),
     )
-
-
-def how_it_went(caller_gone: bool, complete: bool, status: int) -> int:
-    """Return ABORT if the caller left, whatever else went wrong; else SUCCESS or ERROR."""
-    if caller_gone:
-        return ABORT
-    return SUCCESS if complete and status < 400 else ERROR
 
 
 _INSERT = f"INSERT INTO usage_calls ({','.join(Row._fields)})"

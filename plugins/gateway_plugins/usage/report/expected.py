@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway import Trace, Usage
+from gateway import Delivery, Trace, Usage
 from gateway_plugins.usage.ledger.model_names import OTHER, is_plain
-from gateway_plugins.usage.ledger.row import MAX_NAME, how_it_went
+from gateway_plugins.usage.ledger.row import ABORT, ERROR, MAX_NAME, OUTCOMES, SUCCESS
 
 _NOT_WHOLE = frozenset({"too_large", "redacted", "capture_failed", "unreadable"})
 """Reasons of a trace that lacks a part of what the gateway received."""
@@ -34,10 +34,20 @@ def expected(trace: Trace, internal_id: str) -> Expected:
         (internal_id if trace.principal is None else trace.principal)[:MAX_NAME],
         _models(trace),
         (trace.worker or "")[:MAX_NAME],
-        how_it_went(trace.delivery.caller_gone, trace.delivery.complete, trace.delivery.status),
+        _outcome(trace.delivery),
         tokens,
         counted,
     )
+
+
+def _outcome(delivery: Delivery) -> int:
+    """The outcome of the trace; traces of version 0.1 do not tell it, and had a rule of
+    their own."""
+    if delivery.result is not None:
+        return OUTCOMES[delivery.result]
+    if delivery.caller_gone:
+        return ABORT
+    return SUCCESS if delivery.complete and delivery.status < 400 else ERROR
 
 
 def _models(trace: Trace) -> tuple[str, ...]:

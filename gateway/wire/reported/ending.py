@@ -1,0 +1,288 @@
+"""What a response itself says about its end, read from its last bytes, for any API.
+
+A connection that ends in good order proves nothing, and one that breaks may have carried all of it.
+An engine that dies says so in an event and sends `[DONE]`; another ends in good order without it; a
+worker may break off after the last finish reason. What tells is in the last events: the finish
+reason of each choice (chat, completions), `response.completed`, `.incomplete` or `.failed`
+(responses), `message_stop` (messages), an `error`.
+
+vLLM's responses say `completed` if they were aborted, so that abort cannot be told.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from gateway.wire.error_body import error_message
+from gateway.wire.request import read_bounds, read_prompts
+from gateway.wire.sse import DONE, EventTooLarge, Splitter
+
+ENGINE_ERROR = "engine_error"
+"""Code, in metrics and logs, of an engine's error under status 200 or inside a stream."""
+
+_QUOTE = 34
+_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_NOTHING = frozenset((b"", b"null", b'""'))
+_MAX_MESSAGE = 500
+
+
+class Ends(Protocol):
+    """What of an Api matters to the end of its responses, see gateway.wire.dialect."""
+
+    @property
+    def work(self) -> str: ...
+    @property
+    def tells_end(self) -> bool: ...
+    @property
+    def prompts(self) -> str: ...
+
+
+class Ending(msgspec.Struct, frozen=True, gc=False):
+    """The end of one response. `finished`: each choice has ended; None if the bytes do not say.
+
+    `aborted`: the engine was told to stop. `error` is the message of the engine's error, or the
+    status of a response that is one; `fault`: the error says nothing against the request, so it is
+    the engine's.
+    """
+
+    finished: bool | None = None
+    aborted: bool = False
+    error: str | None = None
+    fault: bool = False
+
+
+UNKNOWN = Ending()
+FINISHED = Ending(finished=True)
+
+
+class Tail(msgspec.Struct, frozen=True, gc=False):
+    """The last bytes of a response. `whole`: they are all of it. `complete`: nothing follows."""
+
+    text: bytes
+    whole: bool
+    complete: bool
+
+
+def ending_of_stream(api: Ends | None, tail: Tail, request: bytes) -> Ending:
+    """Return how a stream ended; `request` is the body of its request. Never raises.
+
+    If no more follows, choices that are not in the tail count as finished; a stream that is cut has
+    to show a finish reason for each choice that the request asks for.
+    """
+    if api is None or api.work != "generates":
+        return UNKNOWN
+    seen = _Seen()
+    for data in _data_of(tail.text):
+        seen.add(data)
+    return seen.of_stream(api, tail, request)
+
+
+def ending_of_answer(api: Ends | None, tail: Tail) -> Ending:
+    """Return how a plain response of status 200 ended. Never raises."""
+    if api is None or api.work not in ("generates", "reads") or not (tail.complete and tail.whole):
+        return UNKNOWN
+    try:
+        said = _decode(tail.text)
+    except _FAILURES:
+        return UNKNOWN
+    seen = _Seen()
+    seen.add_answer(said)
+    return seen.of_answer()
+
+
+def ends_as_most(text: bytes) -> bool:
+    """Whether the end of a stream of a Dialect is a finish reason and then `[DONE]`, and no error
+    or abort is in it.
+
+    Cheap, and certain only if True. In a text of the model all quotation marks are escaped.
+    """
+    if b'"error"' in text or b'"abort' in text or not text.endswith(b"data: [DONE]\n\n"):
+        return False
+    last = text.rfind(b'"finish_reason":"')
+    return last > 0 and text[last + 17] != _QUOTE and b'"finish_reason":' not in text[last + 17 :]
+
+
+def is_as_most(text: bytes) -> bool:
+    """Whether no error, abort or unfinished choice is in a plain response of a Dialect.
+
+    Cheap, and certain only if True, as `ends_as_most` is.
+    """
+    return not (
+        b'"error"' in text
+        or b'"abort' in text
+        or b'"finish_reason":null' in text
+        or b'"finish_reason":""' in text
+        or b'"finish_reason": ' in text
+    )
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: Any = 0
+    finish_reason: Any = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    stop_reason: Raw = Raw()
+
+
+class _Said(msgspec.Struct, gc=False):
+    """An event, or a plain response."""
+
+    choices: list[_Choice] | None = None
+    error: Raw = Raw()
+    type: Any = None
+    object: Any = None
+    status: Any = None
+    stop_reason: Any = None
+    code: Any = None
+    message: Any = None
+    delta: Raw = Raw()
+    response: Raw = Raw()
+
+
+_decode = msgspec.json.Decoder(_Said).decode
+_decode_delta = msgspec.json.Decoder(_Delta).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+class _Seen:
+    """What the events say, one after the other."""
+
+    def __init__(self) -> None:
+        self._open: set[object] = set()
+        self._finished: set[object] = set()
+        self._over = self._aborted = self._stopped = False
+        self._error: str | None = None
+        self._fault = False
+
+    def add(self, data: bytes) -> None:
+        """Add an event; one that cannot be decoded says nothing."""
+        if data == DONE:
+            return
+        try:
+            said = _decode(data)
+        except _FAILURES:
+            return
+        self._add_choices(said)
+        self._add_error(said)
+        if isinstance(said.type, str):
+            self._add_type(said.type, said)
+
+    def add_answer(self, said: _Said) -> None:
+        """Add a whole plain response."""
+        self._add_choices(said)
+        self._add_error(said)
+        if said.object == "response":
+            self._over = said.status in ("completed", "incomplete")
+            self._aborted |= said.status == "cancelled"
+        elif said.type == "message":
+            self._over = True
+            self._aborted |= said.stop_reason is None
+
+    def of_stream(self, api: Ends, tail: Tail, request: bytes) -> Ending:
+        return Ending(
+            self._is_finished(api, tail, request), self._aborted, self._error, self._fault
+        )
+
+    def of_answer(self) -> Ending:
+        finished = self._over or (self._open <= self._finished if self._open else None)
+        return Ending(finished, self._aborted, self._error, self._fault)
+
+    def _is_finished(self, api: Ends, tail: Tail, request: bytes) -> bool | None:
+        if self._over:
+            return True
+        if not self._open:
+            return False if api.tells_end and tail.whole and tail.complete else None
+        if not self._open <= self._finished:
+            return False
+        return tail.complete or len(self._finished) >= _choices_of(api, request)
+
+    def _add_choices(self, said: _Said) -> None:
+        for choice in said.choices or ():
+            index = choice.index if isinstance(choice.index, int) else 0
+            self._open.add(index)
+            reason = choice.finish_reason
+            if isinstance(reason, dict):  # SGLang's own form
+                reason = reason.get("type")
+            if reason:
+                self._finished.add(index)
+                self._aborted |= reason == "abort"
+                if reason == "error":
+                    self._fail("a choice ended with finish_reason error", None)
+
+    def _add_error(self, said: _Said) -> None:
+        error = bytes(said.error)
+        if error not in _NOTHING:
+            value = _any(error)
+            self._fail(error_message(value), value)
+        elif "error" in (said.type, said.object):
+            self._fail(said.message if isinstance(said.message, str) else None, {"code": said.code})
+
+    def _add_type(self, kind: str, said: _Said) -> None:
+        if kind in ("response.completed", "response.incomplete", "message_stop"):
+            self._over = True
+            self._aborted |= self._stopped
+        elif kind == "response.failed":
+            response = _any(bytes(said.response))
+            error = response.get("error") if isinstance(response, dict) else None
+            self._fail(error_message(error), error)
+        elif kind == "response.cancelled":
+            self._aborted = True
+        elif kind == "message_delta":
+            self._stopped = _stop_reason(bytes(said.delta)) == b"null"
+            self._over |= not self._stopped
+
+    def _fail(self, message: str | None, error: object) -> None:
+        if self._error is None:
+            self._error = (message or "an error without a message")[:_MAX_MESSAGE]
+            self._fault = not _is_of_the_request(error)
+
+
+def _is_of_the_request(error: object) -> bool:
+    """Whether the error says by a status below 500 that the request is at fault."""
+    if not isinstance(error, dict):
+        return False
+    for name in ("code", "status", "status_code"):
+        code = error.get(name)
+        if isinstance(code, str) and code.isdigit() and len(code) == 3:
+            code = int(code)
+        if isinstance(code, int) and 400 <= code <= 599:
+            return code < 500
+    kind = error.get("type")
+    return isinstance(kind, str) and kind.startswith(("invalid_request", "BadRequest"))
+
+
+def _choices_of(api: Ends, request: bytes) -> int:
+    prompts = read_prompts(request, api.prompts).count if api.prompts else 1
+    return prompts * max(read_bounds(request).n or 1, 1)
+
+
+def _stop_reason(delta: bytes) -> bytes:
+    try:
+        return bytes(_decode_delta(delta).stop_reason) or b"null"
+    except _FAILURES:
+        return b"null"
+
+
+def _any(value: bytes) -> Any:
+    try:
+        return _decode_any(value)
+    except _FAILURES:
+        return value.decode(errors="replace")
+
+
+def _data_of(text: bytes) -> Iterator[bytes]:
+    """Yield the data of each event; what is left of an event at the beginning decodes to nothing.
+
+    The last event may lack its blank line.
+    """
+    splitter = Splitter(len(text))
+    try:
+        events = [*splitter.feed(text), *splitter.close()]
+    except EventTooLarge:
+        return
+    for event in events:
+        if event.data is not None:
+            yield event.data
