@@ -18,6 +18,7 @@
         ├── NotFound                404 not_found
         ├── HeaderTimeout           408 request_header_timeout
         ├── BodyTimeout             408 request_body_timeout
+        ├── WorkerExists            409 worker_exists
         ├── BodyTooLarge            413 body_too_large
         ├── TooManyRequests         429 rate_limit_exceeded
         ├── HookFailed              500 hook_failed
@@ -159,6 +160,14 @@ class Forbidden(CallError):
 class NotFound(CallError):
     status = 404
     code = "not_found"
+    type = "invalid_request_error"
+
+
+class WorkerExists(CallError):
+    """A worker is to be added, and one with other settings has its id or its URL."""
+
+    status = 409
+    code = "worker_exists"
     type = "invalid_request_error"
 
 

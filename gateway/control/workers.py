@@ -1,14 +1,15 @@
 """The core's own routes: health, and the administration of workers at run time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gateway import config
 from gateway.calls.control_request import ControlRequest
 from gateway.config import Node
-from gateway.errors import BadRequest, NotFound
+from gateway.errors import BadRequest, NotFound, WorkerExists
 from gateway.fleet.changes import Change, Fields, Overlay
 from gateway.fleet.registry import Workers
 from gateway.fleet.replicated import ReplicatedWorkers
@@ -30,13 +31,18 @@ class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
     api_path: str | None = None
     worker_id: str | None = None
     model_name: str | None = None
-    models: list[str] = []
-    weight: float = 1.0
-    headers: dict[str, str] = {}
-    forward_authorization: bool = False
-    refuses_with: list[int] = []
-    inject: bool = True
-    probe: bool = True
+    models: list[str] | UnsetType = UNSET
+    weight: float | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    forward_authorization: bool | UnsetType = UNSET
+    refuses_with: list[int] | UnsetType = UNSET
+    inject: bool | UnsetType = UNSET
+    probe: bool | UnsetType = UNSET
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that the request has, without those that are null."""
+        named = msgspec.structs.asdict(self)
+        return {name: one for name, one in named.items() if one is not None and one is not UNSET}
 
 
 class WorkersAdmin:
@@ -58,21 +64,54 @@ class WorkersAdmin:
         return self._find(request.params["worker_id"]).info()
 
     async def add(self, request: ControlRequest) -> dict[str, Any]:
-        settings = _checked(msgspec.structs.asdict(await request.json(NewWorker)))
+        """Add a worker, or return the one that is there with the given settings already.
+
+        Trainers register their workers at each start. Fields that the request lacks may differ.
+        """
+        given = (await request.json(NewWorker)).given()
+        settings = _checked(given)
         async with self._agreed.changing():
-            if self._workers.find(settings.worker_id) is not None:
-                raise BadRequest(
-                    f"there is a worker {settings.worker_id} already; give this one another "
-                    "worker_id",
-                    param="worker_id",
-                )
-            added = self._workers.overlay.added(settings)
-            await self._agreed.change(settings.worker_id, added)
-        return {
-            "worker_id": settings.worker_id,
-            "url": settings.url,
-            "api_path": settings.api_path,
-        }
+            known = self._registered(settings, given)
+            if known is None:
+                added = self._workers.overlay.added(settings)
+                await self._agreed.change(settings.worker_id, added)
+        shown = known or settings
+        return {"worker_id": shown.worker_id, "url": shown.url, "api_path": shown.api_path}
+
+    def _registered(self, settings: config.Worker, given: Collection[str]) -> config.Worker | None:
+        """Return the worker of that id or, if no id is given, at that URL; None if there is none.
+
+        Raises WorkerExists if its settings are not those of the given fields.
+        """
+        compared = (
+            "url",
+            "api_path",
+            *(name for name in given if name in Fields.__struct_fields__),
+        )
+        unlike: list[str] = []
+        for known in self._alike(settings, named="worker_id" in given):
+            differs = [one for one in compared if getattr(known, one) != getattr(settings, one)]
+            if not differs:
+                return known
+            unlike.append(f"{known.worker_id} with another {', '.join(differs)}")
+        if not unlike:
+            return None
+        raise WorkerExists(
+            f"there is the worker {unlike[0]} already; change it by PATCH /admin/workers/{{id}}, "
+            "or give this one a worker_id of its own",
+            param="worker_id",
+        )
+
+    def _alike(self, settings: config.Worker, *, named: bool) -> list[config.Worker]:
+        """Return those of the same id, and those of the same URL if no id was given."""
+        place = (settings.url, settings.api_path)
+        known = [worker.settings for worker in self._workers.all]
+        return [
+            one
+            for one in known
+            if one.worker_id == settings.worker_id
+            or (not named and (one.url, one.api_path) == place)
+        ]
 
     async def remove(self, request: ControlRequest) -> dict[str, Any]:
         worker_id = request.params["worker_id"]

@@ -1,6 +1,7 @@
 """Workers that come and go while the gateway runs, and what its health says."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -143,12 +144,61 @@ def test_add_worker_accepts_every_config_field_except_tls() -> None:
     assert set(changes.Fields.__struct_fields__) == known - FILES - place
 
 
-async def test_add_worker_rejects_a_duplicate_id(gateway_for: GatewayFor) -> None:
-    live = await gateway_for(workers=["http://h:1"])
-    for fields in ({"url": "http://h:1"}, {"url": "http://i:1", "worker_id": "h:1"}):
+MINE = config.Worker(url="http://h:1", worker_id="mine", weight=2, headers={"x-k": "hunter2"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "http://h:1"},
+        {"url": "http://h:1/v1/", "weight": 2, "model_name": None},
+        {"url": "http://H:1", "api_path": "/v1", "headers": {"x-k": "hunter2"}},
+        {"url": "http://h:1", "worker_id": "mine", "models": [], "inject": True},
+    ],
+)
+async def test_add_worker_returns_the_worker_that_is_there_with_the_same_settings(
+    gateway_for: GatewayFor, fields: dict[str, object]
+) -> None:
+    live = await gateway_for(workers=[MINE])
+    before = (await live.client.get("/admin/workers")).json()
+    again = await add(live, **fields)
+    assert (again.status_code, again.json()["worker_id"]) == (200, "mine")
+    assert (await live.client.get("/admin/workers")).json() == before
+
+
+async def test_added_worker_may_be_added_again_as_the_client_of_rllm_does(
+    gateway_for: GatewayFor,
+) -> None:
+    live = await gateway_for(workers=[])
+    body = {"url": "http://h:1", "api_path": "/v1", "weight": 1}
+    first, again = await add(live, **body), await add(live, **body)
+    assert first.json() == again.json()
+    assert again.status_code == 200
+    assert len((await live.client.get("/admin/workers")).json()) == 1
+
+
+async def test_add_worker_rejects_other_settings_of_a_worker_that_is_there(
+    gateway_for: GatewayFor,
+) -> None:
+    live = await gateway_for(workers=[MINE])
+    unlike: list[tuple[dict[str, Any], str]] = [
+        ({"url": "http://h:1", "weight": 1}, "weight"),
+        ({"url": "http://h:1", "headers": {"x-k": "other"}}, "headers"),
+        ({"url": "http://i:1", "worker_id": "mine"}, "url"),
+        ({"url": "http://h:1", "api_path": "/v2", "worker_id": "mine"}, "api_path"),
+    ]
+    for fields, field in unlike:
         refused = await add(live, **fields)
-        assert refused.status_code == 400
-        assert refused.json()["error"]["param"] == "worker_id"
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (409, "worker_exists")
+        assert field in error["message"]
+        assert "hunter2" not in refused.text
+
+
+async def test_add_worker_takes_a_second_one_at_a_url_under_an_id_of_its_own(
+    gateway_for: GatewayFor,
+) -> None:
+    live = await gateway_for(workers=["http://h:1"])
     assert (await add(live, url="http://h:1", worker_id="h:1#2")).status_code == 200
     assert (await live.client.delete("/admin/workers/h:1%232")).json() == {"removed": "h:1#2"}
 

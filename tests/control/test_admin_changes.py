@@ -251,7 +251,7 @@ async def test_concurrent_admin_changes_run_one_at_a_time(
         patch(live, "a", models=["m"]),
         drain(live, "a"),
     )
-    assert sorted(answer.status_code for answer in answers[:4]) == [200, 400, 400, 400]
+    assert sorted(answer.status_code for answer in answers[:4]) == [200, 409, 409, 409]
     before = [worker.settings for worker in live.gateway.workers.all]
     assert (before[0].weight, before[0].models) == (2, ("m",))
     second = await gateway_for(workers=NAMED, storage=kept)
