@@ -210,6 +210,7 @@ class Reloader:
         # In threads: reading the file and importing plugins would delay calls noticeably.
         config, needs_restart = _changeable(await asyncio.to_thread(source), before.config)
         plugins = await asyncio.to_thread(Plugins, config.plugins, before.plugins)
+        _check_authentication(before.plugins, plugins, config)
         async with AsyncExitStack() as undo:
             generation = await self._prepared(Generation.of(config, plugins, before), before, undo)
             _reconfigure(before.plugins, plugins, undo)
@@ -277,6 +278,19 @@ def _changeable(read: Config, before: Config) -> tuple[Config, list[str]]:
     """Return `read` with the fixed settings of `before`, and the names of those that differ."""
     kept = {name: getattr(before, name) for name in FIXED}
     return replace(read, **kept), [name for name in FIXED if getattr(read, name) != kept[name]]
+
+
+def _check_authentication(before: Plugins, now: Plugins, config: Config) -> None:
+    """Refuse to open a gateway to everybody by a file that may only be truncated.
+
+    Raises ConfigError.
+    """
+    had, has = before.hooks["authenticate"], now.hooks["authenticate"]
+    if had and not has and not config.allow_anonymous:
+        raise ConfigError(
+            f"plugins: no plugin authenticates callers any more ({had[0].plugin} did), so "
+            "everybody could call; if that is meant, say allow_anonymous: true"
+        )
 
 
 def _reconfigure(before: Plugins, now: Plugins, undo: AsyncExitStack) -> None:

@@ -129,6 +129,19 @@ async def test_reload_cannot_remove_authentication_on_a_public_host(file: Path) 
         assert (await running.client.get("/v1/models")).status_code == 401
 
 
+async def test_reload_removes_authentication_only_if_that_is_confirmed(file: Path) -> None:
+    known = {"authorization": "k"}
+    async with reloadable(file, (Keys, {"key": "k"}), Named) as running:
+        running.write(Named)
+        answer = await running.client.post("/admin/reload", headers=known)
+        assert answer.status_code == 400
+        assert "Keys did" in answer.json()["error"]["message"]
+        assert (await running.client.get("/admin/workers")).status_code == 401
+        running.write(Named, allow_anonymous=True)
+        assert (await running.client.post("/admin/reload", headers=known)).status_code == 200
+        assert (await running.client.get("/admin/workers")).status_code == 200
+
+
 async def test_reload_does_not_retry_a_failed_migration(running: Reloadable) -> None:
     await running.refused(Broken)
     await running.changed(Tabled)

@@ -92,6 +92,8 @@ async def test_deleting_a_session_after_a_reload_keeps_later_traces_whole(
         assert (await running.client.delete("/sessions/s")).status_code == 200
         may_end.set()
         await late
+        assert (await running.client.get("/sessions/s/traces")).json() == []
+        await a_stream(running, "s")
         [trace] = (await running.client.get("/sessions/s/traces")).json()
         assert trace["messages"] == chat()["messages"]
 

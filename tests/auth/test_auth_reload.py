@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from gateway_plugins.auth import Auth, reading, watching
+from gateway_plugins.auth.keys import Keys
 from gateway_plugins.auth.watching import KeysFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,11 @@ from support.gateways.reloadable import reloadable
 from support.gateways.with_keys import TOKEN, KeysOnDisk, ask, code_of, key, keyed, look
 from support.plugins.recording_plugin import until
 
-from gateway.testing import GatewayFor, Live, entry
+from gateway import Gateway
+from gateway.cluster.peers import Peers
+from gateway.config import Config, Worker
+from gateway.simulator import Simulator
+from gateway.testing import NO_PROBES, GatewayFor, Live, entry, live
 
 UNAVAILABLE = (503, "keys_unavailable")
 REFUSED = (401, "invalid_api_key")
@@ -292,3 +297,56 @@ async def test_auth_reload_keeps_the_old_keys_until_the_new_file_is_valid(
         assert code_of(await running.reload()) == REFUSED
         running.client.headers["api-key"] = "gw-other"
         assert (await running.reload()).status_code == 200
+
+
+async def test_replacement_process_takes_the_keys_of_the_others_if_the_file_is_broken(
+    disk: KeysOnDisk, simulator: Simulator, tmp_path: Path
+) -> None:
+    """A process that starts anew while the file is broken, beside one that read it before."""
+    disk.write(key(), key("gw-gone", "bob", revoked=True), key("gw-small", "carol", models=["no"]))
+    config = Config(
+        workers=(Worker(url=simulator.url),),
+        plugins=(entry("auth", keys_file=str(disk.path), check_interval=3600.0),),
+        probes=NO_PROBES,
+    )
+    async with live(Gateway(config, peers=Peers(0, 2, tmp_path))):
+        disk.put(b'{"keys": [{"id": "ali')
+        async with live(Gateway(config, peers=Peers(1, 2, tmp_path))) as replacement:
+            assert (await ask(replacement)).status_code == 200
+            assert code_of(await ask(replacement, "gw-gone")) == REFUSED
+            assert code_of(await ask(replacement, "gw-small")) == (403, "model_not_allowed")
+            assert code_of(await ask(replacement, "gw-other")) == REFUSED
+            health = (await replacement.client.get("/health")).json()
+            assert "the keys before still hold" in health["reason"]
+            disk.write(key("gw-new"))
+            await look(replacement)
+            assert code_of(await ask(replacement)) == REFUSED
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"id": st.text("abcé", min_size=1, max_size=5)},
+            optional={
+                "scopes": st.lists(st.sampled_from(["realtime", "admin"]), max_size=2),
+                "expires": st.floats(0, 1e10) | st.just("2030-01-01"),
+                "models": st.lists(st.sampled_from(["m", "n"]), max_size=2),
+                "workers": st.lists(st.sampled_from(["w"]), max_size=1),
+                "labels": st.dictionaries(st.sampled_from("ab"), st.sampled_from("cd")),
+                "revoked": st.booleans(),
+            },
+        ),
+        max_size=4,
+    )
+)
+def test_encoded_keys_are_the_same_keys_without_their_tokens(
+    entries: list[dict[str, object]],
+) -> None:
+    named = [{**one, "token": f"gw-canary-{place}"} for place, one in enumerate(entries)]
+    keys = Keys(json.dumps({"keys": named}).encode())
+    encoded = keys.encode()
+    assert b"canary" not in encoded
+    again = Keys(encoded)
+    for one in named:
+        token = str(one["token"]).encode()
+        assert again.find(token) == keys.find(token) is not None

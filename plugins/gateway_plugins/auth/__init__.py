@@ -15,11 +15,14 @@ from typing import Annotated, ClassVar, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from gateway import SCOPES, Call, CallError, Host, Principal, Sample, hookimpl
+from gateway import SCOPES, Call, CallError, Host, Principal, Sample, Topic, hookimpl
 from gateway_plugins.auth.keys import Fault, Keys
 from gateway_plugins.auth.slowing import Slowing
 from gateway_plugins.auth.tokens import token_of
 from gateway_plugins.auth.watching import KeysFile
+
+KEYS_REQUEST = Topic("auth", "keys")
+"""Name under which a process requests the keys that another one has read."""
 
 Reason = Literal["missing", "unknown", Fault]
 
@@ -60,11 +63,23 @@ class Auth:
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self._gateway = gateway
         await self.file.look()
+        gateway.peers.handle(KEYS_REQUEST, self._keys_for_another)
+        if self.file.keys is None:
+            await self._take_from_others(gateway)
         watching = asyncio.create_task(self.file.run())
         try:
             yield
         finally:
             watching.cancel()
+
+    async def _take_from_others(self, gateway: Host) -> None:
+        """Take the keys of a process that read the file while it was valid, if there is one."""
+        for data in filter(None, await gateway.peers.request(KEYS_REQUEST)):
+            await self.file.adopt(data)
+
+    async def _keys_for_another(self, _: bytes) -> bytes:
+        keys = self.file.keys
+        return b"" if keys is None else await asyncio.to_thread(keys.encode)
 
     @hookimpl
     async def authenticate(self, call: Call) -> Principal | None:

@@ -87,6 +87,21 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     until: float | None = None
     revoked: bool = False
 
+    @property
+    def entry(self) -> Entry:
+        """The key as a file can have it, with the digest in place of the token."""
+        who = self.principal
+        return Entry(
+            who.id,
+            token_sha256=self.digest.hex(),
+            scopes=tuple(who.scopes),
+            expires=self.until,
+            models=None if who.models is None else tuple(who.models),
+            workers=None if who.workers is None else tuple(who.workers),
+            labels=dict(who.labels),
+            revoked=self.revoked,
+        )
+
     def fault(self, now: float) -> Fault | None:
         """Return why the key is not valid at `now` (Unix seconds); None if it is valid."""
         if self.revoked:
@@ -131,6 +146,11 @@ class Keys:
         digest = digest_of(token)
         key = self._by_digest.get(digest)
         return key if key is not None and compare_digest(key.digest, digest) else None
+
+    def encode(self) -> bytes:
+        """Return a key file with these keys, in which each token is hashed."""
+        entries = [key.entry for key in list(self._by_digest.values())]
+        return msgspec.json.encode({"keys": entries})
 
 
 class _Sets:
