@@ -6,6 +6,11 @@ such a head is parsed again without its `upgrade` lines, and the request is HTTP
 """
 
 import asyncio
+import fcntl
+import socket
+import struct
+import sys
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -32,6 +37,9 @@ VERSIONS = frozenset({"1.1", "1.0"})
 LINGER_SECONDS = 2.0
 """Seconds that a caller has to read an early response while it still sends its request."""
 
+
+SENT_INTERVAL = 0.01
+"""Seconds between two looks whether a caller's kernel has received all that was sent."""
 
 LINGER_BYTES = 256 * 1024
 """Bytes that are ignored for so long of a caller whose request is wrong."""
@@ -271,6 +279,25 @@ class CallerConnection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def reset(self) -> None:
+        """Close with a reset, which no caller takes for the end of a body.
+
+        It follows the bytes sent so far: a reset discards those that are still on their way. A
+        caller that does not read gets it after LINGER_SECONDS.
+        """
+        self._deaf = True
+        self._reset_once_sent(self.loop.time() + LINGER_SECONDS)
+
+    def _reset_once_sent(self, latest: float) -> None:
+        if self.transport.is_closing():
+            return
+        raw = self.transport.get_extra_info("socket")
+        if self.loop.time() < latest and (self.transport.get_write_buffer_size() or unsent(raw)):
+            self._lingering = self.loop.call_later(SENT_INTERVAL, self._reset_once_sent, latest)
+            return
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
     def _half_close(self) -> None:
         self._deaf = True
         self._beside = 0
@@ -303,6 +330,14 @@ def _refusing(error: CallError) -> ASGIApp:
         await send({"type": "http.response.body", "body": body})
 
     return refuse
+
+
+def unsent(raw: socket.socket) -> int:
+    """Return the bytes that the peer's kernel has not acknowledged yet; 0 if that is not known."""
+    try:
+        return int.from_bytes(fcntl.ioctl(raw, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _nothing() -> None:

@@ -27,6 +27,7 @@ class DirectCaller:
 
     __slots__ = (
         "_chunked",
+        "_closing_ends",
         "_connection",
         "_cycle",
         "_flow",
@@ -48,7 +49,7 @@ class DirectCaller:
         self._idle_timeout = idle_timeout
         self._head = b""
         self._has_body = True
-        self._chunked = False
+        self._chunked = self._closing_ends = False
 
     @classmethod
     def behind(
@@ -107,7 +108,8 @@ class DirectCaller:
                 self._chunked = True
                 lines.append(b"transfer-encoding: chunked\r\n")
             else:
-                cycle.keep_alive = False  # the end of the connection ends the body
+                self._closing_ends = True
+                cycle.keep_alive = False
         if (b"connection", b"close") in headers:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
@@ -152,7 +154,9 @@ class DirectCaller:
         self.release()
         self._send(b"")
         self._cycle.disconnected = True  # else uvicorn reports an unfinished response
-        if self._connection.flow.write_paused:
+        if self._closing_ends:
+            self._connection.reset()  # a mere close would look like the end of the body
+        elif self._connection.flow.write_paused:
             self._connection.transport.abort()
         else:
             self._connection.transport.close()

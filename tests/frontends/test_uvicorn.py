@@ -1,12 +1,15 @@
 """The caller's connection under the gateway's own server, where uvicorn's `send` is passed by."""
 
 import asyncio
+import socket
+from threading import Event
 
 import pytest
 from support.callers.raw_client import RawClient, head_of
 from support.plugins.recording_plugin import PATIENCE, until
 
 from gateway.config import Config, ServerLimits, Timeouts, Worker
+from gateway.frontends import connection as connection_module
 from gateway.testing import NO_PROBES, Live, ScriptedConnection, ScriptedWorker, answer_of, live
 
 PATH = "/v1/chat/completions"
@@ -89,3 +92,61 @@ async def test_endless_request_headers_are_rejected(piece: bytes) -> None:
             assert answer.status == 400
             assert await client.ended()
             await until(lambda: not worker.connections)
+
+
+def read_to_the_end(
+    address: tuple[str, int], request: bytes, *, after: Event
+) -> tuple[bytes, bool]:
+    """What a blocking caller reads once `after` is set, and whether a reset ends it."""
+    got = b""
+    with socket.create_connection(address, timeout=PATIENCE) as raw:
+        raw.sendall(request)
+        after.wait(PATIENCE)
+        try:
+            while more := raw.recv(1 << 16):
+                got += more
+        except ConnectionResetError:
+            return got, True
+    return got, False
+
+
+OLD = b"GET /v1/models HTTP/1.0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+async def test_http_1_0_caller_gets_all_bytes_before_a_break_and_then_a_reset(size: int) -> None:
+    async def broken(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        await connection.write(head + b"%x\r\n%b\r\n" % (size, b"a" * size))
+
+    at_once = Event()
+    at_once.set()
+    async with ScriptedWorker(broken) as worker, live(before(worker)) as gateway:
+        got, reset = await asyncio.to_thread(
+            read_to_the_end, gateway.server.address, OLD, after=at_once
+        )
+    assert got.partition(b"\r\n\r\n")[2] == b"a" * size
+    assert reset
+
+
+async def test_http_1_0_caller_that_does_not_read_gets_no_clean_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "LINGER_SECONDS", 0.2)
+
+    async def long(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        await connection.write(b"%x\r\n%b\r\n" % (1 << 24, b"a" * (1 << 24)))
+
+    ended = Event()
+    idle = Timeouts(idle=0.2)
+    async with ScriptedWorker(long) as worker, live(before(worker, timeouts=idle)) as gateway:
+        reading = asyncio.create_task(
+            asyncio.to_thread(read_to_the_end, gateway.server.address, OLD, after=ended)
+        )
+        await until(lambda: bool(worker.requests))
+        await until(lambda: not gateway.server.server_state.connections)
+        ended.set()
+        assert (await reading)[1]
