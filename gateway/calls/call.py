@@ -3,7 +3,8 @@
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from gateway.calls.body import Body, parse_object, refuse_other_formats
@@ -285,10 +286,18 @@ def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
     """Header lines that the gateway adds to a response: the id, the attempts if several."""
     lines = [(b"x-request-id", call.id.encode())]
     if len(call.attempts) > 1:
-        ways = (f"{one.worker.id}={one.result}" for one in call.attempts)
-        lines.append((b"x-gateway-attempts", ", ".join(ways).encode()))
+        ways = [f"{one.worker.id}={one.result}" for one in _told(call.attempts)]
+        if len(ways) > 1:
+            lines.append((b"x-gateway-attempts", ", ".join(ways).encode()))
     added = call._response_headers
     return lines if added is None else [*lines, *added]
+
+
+def _told(attempts: list[Attempt]) -> Iterator[Attempt]:
+    """Yield the attempts without those that were repeated because of the gateway's injections."""
+    for one, after in zip_longest(attempts, attempts[1:]):
+        if after is None or not after.left_out:
+            yield one
 
 
 def request_id(given: bytes | None) -> str:

@@ -15,7 +15,10 @@ from gateway.headers import Headers, get_header
 from gateway.pipeline.exchange import Exchange
 from gateway.wire.dialect import Delta, Unreadable
 from gateway.wire.injection import StripOne, Stripper
-from gateway.wire.sse import DONE, Event, EventTooLarge, Splitter
+from gateway.wire.sse import DONE, Event, EventTooLarge, Splitter, looks_like_events
+
+PLAIN = (None, b"identity")
+"""Values of `content-encoding` that need no decoding."""
 
 MAX_HELD_EVENT_BYTES = 64 * 1024
 """Maximum size in bytes of a partial event that is held back; a longer one is sent in pieces."""
@@ -31,6 +34,11 @@ class Reader(Protocol):
 
     def feed(self, data: bytes) -> bytes: ...
     def close(self) -> bytes: ...
+
+
+def wants_plain(exchange: Exchange) -> bool:
+    """Whether a compressed response to this call is to be decoded."""
+    return exchange.stripper is not None or exchange.observers.needs_body
 
 
 def choose_reader(
@@ -50,7 +58,56 @@ def choose_reader(
 
 def is_plain(headers: Headers) -> bool:
     """Whether the body is uncompressed; a compressed body passes through unparsed."""
-    return get_header(headers, b"content-encoding") in (None, b"identity")
+    return get_header(headers, b"content-encoding") in PLAIN
+
+
+class Sniffing:
+    """The Reader of a response to a call that asked for a stream, in another content type.
+
+    The first bytes show whether it is an event stream nevertheless. `choose` is called with that,
+    and returns the reader for the whole response.
+    """
+
+    def __init__(self, choose: Callable[[bool], Reader | None]) -> None:
+        self.rewrites = True
+        self._choose = choose
+        self._reader: Reader | None = None
+        self._held: bytes | None = b""
+
+    def feed(self, data: bytes) -> bytes:
+        if self._held is not None:
+            data = self._held + data
+            events = looks_like_events(data)
+            if events is None:
+                self._held = data
+                return b""
+            self._settle(events=events)
+        return data if self._reader is None else self._reader.feed(data)
+
+    def close(self) -> bytes:
+        held = self._held
+        if held is not None:
+            self._settle(events=False)
+        if self._reader is None:
+            return held or b""
+        return (self._reader.feed(held) if held else b"") + self._reader.close()
+
+    def _settle(self, *, events: bool) -> None:
+        self._held = None
+        self._reader = self._choose(events)
+        self.rewrites = self._reader is not None and self._reader.rewrites
+
+
+class Discarding:
+    """The Reader of a response that nobody gets."""
+
+    rewrites = True
+
+    def feed(self, data: bytes) -> bytes:
+        return b""
+
+    def close(self) -> bytes:
+        return b""
 
 
 class DataReader:
@@ -150,7 +207,7 @@ class EventReader:
     def close(self) -> bytes:
         rest = b""
         if self._splitter is not None:
-            rest = b"".join([self._pass(event) for event in self._splitter.close()])
+            rest = b"".join([self._last(event) for event in self._splitter.close()])
         held = self._stripper.close() if self._stripper is not None else b""
         _note_torn(self._call, self._stripper)
         return rest + self._end + held
@@ -186,6 +243,14 @@ class EventReader:
             self._end += raw
             return b""
         return raw
+
+    def _last(self, event: Event) -> bytes:
+        """Pass the last event; a plain answer sent as an event stream looks like one."""
+        if event.data is not None or not event.raw.lstrip().startswith(b"{"):
+            return self._pass(event)
+        if self._observers.delta and self._dialect is not None:
+            _show_delta(self._call, self._observers, self._dialect.read_answer, event.raw)
+        return event.raw if self._stripper is None else self._stripper.plain(event.raw)
 
     def _give_up(self, splitter: Splitter) -> bytes:
         """Handle an event past the limit: forward the rest unparsed rather than fail the call."""

@@ -8,13 +8,22 @@ from gateway.calls.call import gateway_headers
 from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
-from gateway.headers import CORS_HEADERS, Headers, is_event_stream
+from gateway.headers import CORS_HEADERS, Headers, get_header, is_event_stream
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.readers import Reader, choose_reader, is_plain
-from gateway.pipeline.refused import HeldBack, hold
+from gateway.pipeline.readers import (
+    PLAIN,
+    Discarding,
+    Reader,
+    Sniffing,
+    choose_reader,
+    is_plain,
+    wants_plain,
+)
+from gateway.pipeline.refused import InjectionRefused, hold
 from gateway.upstream.location import REFERENCES, through_gateway
 from gateway.upstream.phase_timer import PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
+from gateway.wire.content_coding import ContentDecoder, decoder_of
 from gateway.wire.reported.ending import (
     FINISHED,
     UNKNOWN,
@@ -25,6 +34,8 @@ from gateway.wire.reported.ending import (
     ends_as_most,
     is_as_most,
 )
+
+EVENT_STREAM = (b"content-type", b"text/event-stream")
 
 LIMITS = b"x-ratelimit-"
 
@@ -57,6 +68,7 @@ class Relay(PhaseTimer):
     __slots__ = (
         "_attempt",
         "_complete",
+        "_decoder",
         "_dropped",
         "_events",
         "_exchange",
@@ -84,6 +96,7 @@ class Relay(PhaseTimer):
         self._failover = settings.failover
         self._dropped = DROPPED_WITH_CORS if settings.cors.origins else DROPPED
         self._reader: Reader | None = None
+        self._decoder: ContentDecoder | None = None
         self._status = 0
         self._complete = False
         self._recent = NO_READS
@@ -98,32 +111,35 @@ class Relay(PhaseTimer):
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
         self._note_head(status)
         self._events = is_event_stream(headers)
-        self._reader = reader = choose_reader(
-            self._exchange, status, headers, self._limits, events=self._events
-        )
-        held = None if status < 400 or self._events else self._held(status, headers, reader)
-        if held is not None:
-            self._reader = held
-        else:
-            observers = self._exchange.observers
-            if observers.started or observers.counter:
-                observers.notify_started(status, headers, events=self._events)
-        self._headers = headers
         self._exchange.caller.drained = self._resume
         if self._events:
             self._exchange.cancel_scope.has_all = self._has_all
         self.enter(self._timeouts.idle, IdleTimeout)
-        if self._events or self._reader is None or not self._reader.rewrites:
+        self._headers = headers
+        coding = get_header(headers, b"content-encoding")
+        if coding not in PLAIN and not self._decodes(coding or b""):
+            return
+        if status == 200 and not self._events and self._exchange.call.streams:
+            self._reader = Sniffing(self._sniffed)
+        else:
+            self._reader = self._chosen(self._headers)
+        if self._events or not self._rewrites:
             self._start(None)
             if alone:
                 self._exchange.reply.send_head()
 
     def on_body(self, data: bytes) -> None:
         self._last = self._loop.time()
-        _, two, three, four = self._recent
-        self._recent = (two, three, four, data)
-        if self._reader is not None:
-            data = self._reader.feed(data)
+        try:
+            if self._decoder is not None:
+                data = self._decoder.feed(data)
+            _, two, three, four = self._recent
+            self._recent = (two, three, four, data)
+            if self._reader is not None:
+                data = self._reader.feed(data)
+        except GatewayError as error:
+            self._fail(error)
+            return
         if data:
             reply = self._exchange.reply
             if not reply.begun:
@@ -134,14 +150,17 @@ class Relay(PhaseTimer):
     def on_end(self, data: bytes) -> None:
         self.leave()
         self._complete = True
-        if data:
-            _, two, three, four = self._recent
-            self._recent = (two, three, four, data)
-        if self._reader is not None:
-            try:
+        try:
+            if self._decoder is not None:
+                data = self._decoder.feed(data)
+                self._decoder.close()
+            if data:
+                _, two, three, four = self._recent
+                self._recent = (two, three, four, data)
+            if self._reader is not None:
                 data = (self._reader.feed(data) if data else b"") + self._reader.close()
-            except HeldBack as refused:
-                self.on_error(refused)
+        except GatewayError as refused:
+            self._fail(refused)
         if not self.done.done():
             if not self._exchange.reply.begun:
                 self._start(len(data))
@@ -195,6 +214,58 @@ class Relay(PhaseTimer):
             return ending_of_stream(call.api, tail, request)
         return ending_of_answer(call.api, tail)
 
+    def _chosen(self, headers: Headers) -> Reader | None:
+        """Choose the reader, and show the head to the observers unless the response is held."""
+        status, events, exchange = self._status, self._events, self._exchange
+        reader = choose_reader(exchange, status, headers, self._limits, events=events)
+        held = None if status < 400 or events else self._held(status, headers, reader)
+        if held is not None:
+            return held
+        observers = exchange.observers
+        if observers.started or observers.counter:
+            observers.notify_started(status, headers, events=events)
+        return reader
+
+    def _sniffed(self, events: bool) -> Reader | None:
+        """Choose the reader of a response after its first bytes; observers see what it really is.
+
+        The caller gets the worker's own content type.
+        """
+        self._events = events
+        if events:
+            self._exchange.cancel_scope.has_all = self._has_all
+        lines = [line for line in self._headers if line[0] != b"content-type"]
+        return self._chosen([*lines, EVENT_STREAM] if events else self._headers)
+
+    def _decodes(self, coding: bytes) -> bool:
+        """Prepare to decode a compressed response if it has to be read.
+
+        Returns False if that is impossible, and injected fields would reach the caller: then the
+        call is sent once more without them.
+        """
+        exchange = self._exchange
+        bodiless = self._status in BODILESS or exchange.call.method == "HEAD"
+        if bodiless or not wants_plain(exchange):
+            return True
+        self._decoder = decoder_of(coding, self._limits.max_event_bytes)
+        if self._decoder is not None:
+            self._headers = [line for line in self._headers if line[0] != b"content-encoding"]
+        elif exchange.stripper is not None and self._status == 200:
+            self._fail(InjectionRefused(exchange.stripper.injected))
+            return False
+        return True
+
+    @property
+    def _rewrites(self) -> bool:
+        """Whether the length of the body may change."""
+        reader = self._reader
+        return self._decoder is not None or (reader is not None and reader.rewrites)
+
+    def _fail(self, error: GatewayError) -> None:
+        """End with `error`; the rest of the response is of no use."""
+        self._reader, self._decoder = Discarding(), None
+        self.on_error(error)
+
     def _held(self, status: int, headers: Headers, reader: Reader | None) -> Reader | None:
         return hold(self._exchange, self._attempt, status, headers, reader, self._failover)
 
@@ -233,7 +304,7 @@ class Relay(PhaseTimer):
     def _start(self, length: int | None) -> None:
         """Send the head; `length` is that of the whole body if it is known and may have changed."""
         lines = self._answer_headers()
-        if self._reader is not None and self._reader.rewrites:
+        if self._rewrites:
             known = [] if length is None else [(b"content-length", b"%d" % length)]
             lines = [
                 line for old in lines for line in (known if old[0] == b"content-length" else [old])

@@ -24,6 +24,7 @@ class HeadTemplate:
         lines = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in own.items()]
         names = {name for name, _ in lines}
         self._fixed = b"host: %b\r\n" % host.encode("ascii") + _lines(lines)
+        self._identity = b"" if b"accept-encoding" in names else b"accept-encoding: identity\r\n"
         self._drop = (
             HOP_BY_HOP | REPLACED | names | (frozenset() if forward_credentials else CREDENTIALS)
         )
@@ -43,8 +44,10 @@ class HeadTemplate:
         `readable`: the gateway reads the response, so the worker must not compress it.
         """
         first = f"{method} {target} HTTP/1.1\r\nx-request-id: {request_id}\r\n".encode("latin-1")
-        drop = self._drop | {b"accept-encoding"} if readable else self._drop
-        kept = _lines(without(headers, drop))
+        if readable:
+            kept = self._identity + _lines(without(headers, self._drop | {b"accept-encoding"}))
+        else:
+            kept = _lines(without(headers, self._drop))
         return b"".join((first, self._fixed, kept, _framing(method, length), b"\r\n"))
 
 

@@ -15,6 +15,8 @@ from gateway.errors import GatewayError
 DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_MAX_BEGINNING = 64
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 # A CR that is the last byte so far may be half of a CRLF. If it closed a frame, the LF that follows
 # would be taken for one more blank line.
@@ -117,6 +119,16 @@ class Splitter:
             events, rest = _split_lf(text)
         self._rest += rest
         return events
+
+
+def looks_like_events(text: bytes) -> bool | None:
+    """Whether a body that begins with `text` is an event stream; None if that is too little."""
+    begun = text.removeprefix(_BOM).lstrip()
+    if begun.startswith(_FIELDS):
+        return True
+    short = len(text) < _MAX_BEGINNING
+    may = _BOM.startswith(text) or any(one.startswith(begun) for one in _FIELDS)
+    return None if short and may else False
 
 
 def encode(data: bytes, event: str = "") -> bytes:

@@ -1,12 +1,20 @@
-"""How an event stream passes through when nobody reads it."""
+"""How a response passes through: unread, compressed, or under another content type."""
 
+import asyncio
+import gzip
+import zlib
+from collections.abc import Callable
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import Call, Headers, Outcome, hookimpl, is_event_stream
 from gateway.calls.observers import UNOBSERVED
 from gateway.pipeline.readers import MAX_HELD_EVENT_BYTES, StreamReader
+from gateway.testing import DONE, GatewayFor, ScriptedConnection, ScriptedWorker, answer_of, sse
+from gateway.wire.injection import INJECTIONS
 
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 data = st.sampled_from([b"{}", b'{"a": "[DONE]"}', b"\xc3\xa9", b"", b"x" * 40])
@@ -59,3 +67,160 @@ def test_stream_reader_forwards_other_data_at_the_end() -> None:
     reader = StreamReader(UNOBSERVED)
     assert reader.feed(b"not events") == b""
     assert reader.close() == b"not events"
+
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+PLAIN = b'{"choices":[{"index":0,"message":{"content":"x"},"token_ids":[1]}],"usage":{}}'
+BARE = PLAIN.replace(b"[1]", b"null")
+CHOICE = {"index": 0, "delta": {"content": "x"}, "finish_reason": None, "token_ids": [1]}
+EVENT = sse({"choices": [CHOICE]})
+BARE_EVENT = EVENT.replace(b"[1]", b"null")
+
+
+class Injecting:
+    """Injects everything; keeps what its observer saw, and what was said of the call."""
+
+    def __init__(self) -> None:
+        self.streams: list[bool] = []
+        self.failures: list[str] = []
+
+    @hookimpl
+    async def prepare(self, call: Call) -> None:
+        await call.inject(*INJECTIONS)
+
+    @hookimpl
+    def observe(self, call: Call) -> object:
+        call.count_tokens()
+        return self
+
+    def started(self, status: int, headers: Headers) -> None:
+        self.streams.append(is_event_stream(headers))
+
+    @hookimpl
+    async def call_finished(self, call: Call, outcome: Outcome) -> None:
+        self.failures += outcome.failures
+
+
+def coded(body: bytes, coding: str, content_type: str = "application/json") -> bytes:
+    head = f"{content_type}\r\ncontent-encoding: {coding}"
+    return answer_of(body, content_type=head)
+
+
+@pytest.mark.parametrize(
+    ("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+async def test_compressed_answer_reaches_the_caller_decoded_and_stripped(
+    gateway_for: GatewayFor, coding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    async with ScriptedWorker(coded(compress(PLAIN), coding)) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        answer = await live.client.post("/v1/chat/completions", json=CHAT)
+
+    assert answer.content == BARE
+    assert "content-encoding" not in answer.headers
+    assert answer.headers["content-length"] == str(len(BARE))
+
+
+async def test_compressed_stream_reaches_the_caller_event_by_event(gateway_for: GatewayFor) -> None:
+    go_on = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        packer = zlib.compressobj(wbits=31)
+        await connection.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\n\r\n"
+            + packer.compress(EVENT)
+            + packer.flush(zlib.Z_SYNC_FLUSH)
+        )
+        await go_on.wait()
+        await connection.write(packer.compress(DONE) + packer.flush())
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        body = {**CHAT, "stream": True}
+        async with live.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            chunks = answer.aiter_bytes()
+            assert await anext(chunks) == BARE_EVENT
+            go_on.set()
+            assert b"".join([chunk async for chunk in chunks]) == DONE
+
+
+async def test_answer_in_an_unknown_coding_is_asked_for_again_without_injections(
+    gateway_for: GatewayFor,
+) -> None:
+    async with ScriptedWorker(coded(b"\x0b\x02\x80", "br")) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        answers = [await live.client.post("/v1/chat/completions", json=CHAT) for _ in range(2)]
+        asked = [b"return_token_ids" in request for request in worker.requests]
+
+    assert asked == [True, False, False]
+    assert [one.headers["content-encoding"] for one in answers] == ["br", "br"]
+    assert "x-gateway-attempts" not in answers[0].headers
+
+
+async def test_answer_that_is_not_in_its_coding_is_an_error(gateway_for: GatewayFor) -> None:
+    async with ScriptedWorker(coded(PLAIN, "gzip")) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        answer = await live.client.post("/v1/chat/completions", json=CHAT)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_protocol_error")
+
+
+@pytest.mark.parametrize("kind", ["text/plain; charset=utf-8", "application/json", "x"])
+async def test_stream_under_another_content_type_is_carried_as_a_stream(
+    gateway_for: GatewayFor, kind: str
+) -> None:
+    go_on = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n\r\nda" % kind.encode())
+        await connection.write(EVENT[2:])
+        await go_on.wait()
+        await connection.write(EVENT + DONE)
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        body = {**CHAT, "stream": True}
+        async with live.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            chunks = answer.aiter_bytes()
+            assert await anext(chunks) == BARE_EVENT
+            go_on.set()
+            assert b"".join([chunk async for chunk in chunks]) == BARE_EVENT + DONE
+            assert answer.headers["content-type"] == kind
+
+    assert live.plugin(Injecting).streams == [True]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_plain_answer_is_stripped_whatever_was_asked_for_and_announced(
+    gateway_for: GatewayFor, kind: str, stream: bool
+) -> None:
+    async with ScriptedWorker(answer_of(PLAIN, content_type=kind)) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        answer = await live.client.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+
+    assert answer.content == BARE
+
+
+async def test_empty_answer_to_a_stream_stays_empty(gateway_for: GatewayFor) -> None:
+    async with ScriptedWorker(answer_of(b"")) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        answer = await live.client.post("/v1/chat/completions", json={**CHAT, "stream": True})
+
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+async def test_torn_event_loses_what_looks_injected_and_the_outcome_says_so(
+    gateway_for: GatewayFor,
+) -> None:
+    torn = b'data: {"choices":[{"index":0,"token_ids":[1,2\n\n'
+    async with ScriptedWorker(answer_of(torn + DONE, content_type="text/event-stream")) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        answer = await live.client.post("/v1/chat/completions", json={**CHAT, "stream": True})
+
+    assert answer.content == torn.replace(b"[1,2", b"null") + DONE
+    assert live.plugin(Injecting).failures == [
+        "core: a response was no JSON, and what looked injected was taken out of it"
+    ]

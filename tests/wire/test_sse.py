@@ -6,7 +6,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.records.vllm_recordings import load
 
-from gateway.wire.sse import Event, EventTooLarge, Splitter, encode, with_data
+from gateway.wire.sse import (
+    Event,
+    EventTooLarge,
+    Splitter,
+    encode,
+    looks_like_events,
+    with_data,
+)
 
 Fields = tuple[bytes, str, str]
 
@@ -217,3 +224,25 @@ def test_with_data_keeps_the_frame_of_an_event() -> None:
     (event,) = split([b": hi\r\nevent: e\r\ndata: 1\r\ndata: 2\r\n\r\n"])
 
     assert with_data(event, b"3") == b": hi\r\nevent: e\r\ndata: 3\r\n\r\n"
+
+
+def test_with_data_keeps_lines_and_what_is_around_them() -> None:
+    (event,) = split([b"data:[1,\r\n: hi\r\ndata:2]\r\n\r\n"])
+
+    assert with_data(event, b"[3,\n4]") == b"data:[3,\r\n: hi\r\ndata:4]\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        *(
+            (text, True)
+            for text in (b"data: {}", b"data:", b": hi", b"event:x", b"id:", b"\n\ndata:")
+        ),
+        *((text, None) for text in (b"", b"da", b"\n", b"\xef\xbb", b"\xef\xbb\xbf", b"retry")),
+        *((text, False) for text in (b"{", b" [", b"<html>", b"dating", b"\0data:", b" " * 64)),
+        (b"\xef\xbb\xbfdata:", True),
+    ],
+)
+def test_beginning_tells_an_event_stream_from_another_body(text: bytes, events: object) -> None:
+    assert looks_like_events(text) is events
