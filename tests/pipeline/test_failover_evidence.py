@@ -14,7 +14,9 @@ from support.workers.failing_worker import (
     UNSAID,
     InOrder,
     assert_idle,
+    closes,
     refusal,
+    unreachable,
 )
 
 from gateway.config import Worker
@@ -82,6 +84,20 @@ async def test_generation_is_not_repeated_after_a_status_alone(
             assert (harmless.status_code, harmless.headers["x-gateway-worker"]) == (200, "b")
         again = await gateway_for(InOrder, workers=workers, failover=replace(QUICK, rerun=True))
         assert (await generate(again)).status_code == 200
+
+
+@pytest.mark.parametrize(("dies", "status"), [(True, 502), (False, 200)])
+async def test_gateway_behind_a_gateway_tells_whether_a_worker_had_the_call(
+    gateway_for: GatewayFor, dies: bool, status: int
+) -> None:
+    async with ScriptedWorker(closes) as broken, ScriptedWorker(OK) as well:
+        with unreachable() as nowhere:
+            first = await gateway_for(workers=[broken.url if dies else nowhere], failover=QUICK)
+            second = await gateway_for(workers=[well.url], failover=QUICK)
+            urls = named(first.url, second.url)
+            live = await gateway_for(InOrder, workers=urls, failover=QUICK)
+            assert (await generate(live)).status_code == status
+    assert len(well.requests) == (not dies)
 
 
 async def test_operator_may_say_that_a_worker_refuses_by_a_status(gateway_for: GatewayFor) -> None:
