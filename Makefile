@@ -8,6 +8,7 @@ COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3
 	--generate-hashes --custom-compile-command 'make lock'
 MINUTES ?= 10
 CALLS ?= 10000
+PROCESSES ?= 1
 
 .PHONY: demo test storm accounting soak bench lint lock clean \
 	test-latest test-lowest test-reworded
@@ -43,7 +44,7 @@ storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
 	PYTHONPATH=tests $(VENV)/bin/python -m storm --minutes $(MINUTES)
 
 accounting: $(STAMP)  # `make accounting CALLS=10000`: the ledger against what engines have served
-	PYTHONPATH=tests $(VENV)/bin/python -m accounting --calls $(CALLS)
+	PYTHONPATH=tests $(VENV)/bin/python -m accounting --calls $(CALLS) --processes $(PROCESSES)
 
 soak: $(STAMP)  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m soak --minutes $(MINUTES)

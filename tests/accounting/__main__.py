@@ -13,8 +13,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="accounting", description=__doc__)
     parser.add_argument("--calls", type=int, default=10_000, help="how many (10000)")
     parser.add_argument("--seed", type=int, default=1, help="other calls for another seed (1)")
+    parser.add_argument("--processes", type=int, default=1, help="of each gateway (1)")
+    parser.add_argument("--kills", type=int, default=20, help="of processes, if several (20)")
     options = parser.parse_args()
-    report = uvloop.run(run(Plan(calls=options.calls, seed=options.seed)))
+    report = uvloop.run(run(Plan(**vars(options))))
     sys.stdout.write(text_of(report))
     sys.exit(bool(report.problems))
 

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from support.records.usage_rows import MAY_END, Row, Tokens, out_of_bounds, rows_after, unlike
+from support.records.usage_rows import Row, Tokens, may_end, out_of_bounds, rows_after, unlike
 
 from accounting.calls import KEYS, LAME, Asked
 from accounting.tap import Served, events_of, tokens_of
+
+DRAINING = 503
+"""Status for calls that come to a process whose supervisor is gone."""
 
 
 class Books(NamedTuple):
@@ -70,7 +73,7 @@ def _compare(asked: Asked, books: Books, findings: Findings) -> None:
         said = list(_wrong(asked, rows[0], books.served.get(ask.call_id, ()), findings))
         findings.problems += [f"{ask.call_id} {asked.verdict}: {one}; {rows[0]}" for one in said]
         findings.tokens += rows[0].prompt_tokens + rows[0].completion_tokens
-    elif asked.doomed and not asked.said.whole:
+    elif asked.doomed and (not asked.said.whole or asked.said.status == DRAINING):
         findings.cut_off.append(asked)
     elif asked.verdict != "left" or ask.call_id in books.served:
         findings.problems.append(f"{ask.call_id} {asked.verdict}: no row; {asked.said.status}")
@@ -81,9 +84,9 @@ def _wrong(asked: Asked, row: Row, served: Sequence[Served], findings: Findings)
         yield "another's key"
     if row.source != SOURCES.get(row.key):
         yield "another source"
-    if row.outcome not in MAY_END[asked.verdict]:
-        yield "another outcome"
     last = served[-1] if served else None
+    if row.outcome not in may_end(asked.verdict, b"" if last is None else bytes(last.body)):
+        yield "another outcome"
     if last is not None and asked.verdict == "whole" and row.worker != last.worker:
         yield f"not {last.worker}'s"
     sent = Tokens(None, 0) if last is None else tokens_of(last, asked.ask.choices)

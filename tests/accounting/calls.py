@@ -96,7 +96,7 @@ class Inventing:
             case roll if roll < 0.12:
                 headers["x-sim-fault"] = chance.choice(FAULTS)
             case roll if roll < 0.15:
-                body, kind = b'{"stream": tru', "untraced"
+                body = b'{"stream": tru'
             case roll if roll < 0.18:
                 body = json.dumps({**json.loads(body), **chance.choice(WRONG)}).encode()
             case roll if roll < 0.20:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import sqlite3
@@ -34,18 +35,29 @@ BROKEN = re.compile(rb"Traceback|ERROR| broke in |never retrieved")
 SLOW_DISK = slow_disk.__file__
 """For the gateway that is killed: an answer before its commit would be seen then."""
 
+RECOVERED_AFTER = 15.0
+"""Seconds after which a gateway that runs has counted the calls of one that died."""
+
+UNCOUNTED = "whose gateway died"
+
 CALM, DEAD = 0.4, 0.1
 """Seconds, on average, that a worker is well, and that it is dead then."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How many calls, by how many callers; `itl` is in seconds."""
+    """How many calls, by how many callers; `itl` is in seconds.
+
+    `processes` are those of each gateway. With several, `kills` times one of them is killed, or all
+    of them and their supervisor a moment later, or the supervisor alone.
+    """
 
     calls: int = 10_000
     callers: int = 32
     workers: int = 3
     itl: float = 0.001
     seed: int = 1
+    processes: int = 1
+    kills: int = 1
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -91,9 +103,15 @@ class Gateways:
         return process
 
     def kill(self, process: Process) -> None:
-        """It has no orderly end."""
+        """It has no orderly end; those that it started have one."""
         self.live.remove(process)
         process.kill(signal.SIGKILL)
+
+    def kill_some(self, process: Process, count: int) -> None:
+        """Of those that it started; it puts others in their place."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        for child in children.split()[:count]:
+            os.kill(int(child), signal.SIGKILL)
 
     async def stop(self) -> None:
         """All that live, in the orderly way: whatever was begun is in the books then."""
@@ -119,10 +137,13 @@ def write_keys(folder: Path) -> None:
     file.chmod(0o600)
 
 
-def configured(folder: Path, name: str, taps: Sequence[Tap], *plugins: str) -> Path:
+def configured(
+    folder: Path, name: str, taps: Sequence[Tap], *plugins: str, processes: int = 1
+) -> Path:
     """A configuration with more plugins, JSON being YAML too."""
     config = {
         "port": 0,
+        "processes": processes,
         "storage": {"path": str(folder / "calls.db")},
         "workers": [{"url": tap.url, "worker_id": tap.name} for tap in taps],
         "plugins": [
@@ -188,22 +209,43 @@ class Death:
         await self._gateways.start(file)
 
 
+async def _kill_gateways(plan: Plan, gateways: Gateways, load: Load, file: Path) -> None:
+    """One after the other, spread over the calls; a gateway whose supervisor is killed ends."""
+    chance = Random(f"gateways {plan.seed}")
+    for number in range(plan.kills):
+        due = plan.calls * (number + 1) // (plan.kills + 1)
+        while len(load.asked) < due:  # noqa: ASYNC110  calls have no event to wait for
+            await asyncio.sleep(0.01)
+        victim = chance.choice(gateways.live)
+        if number % 3 < 2:
+            load.doom(victim)
+            gateways.kill_some(victim, plan.processes if number % 3 else 1)
+        if number % 3:
+            await asyncio.sleep(chance.uniform(0.01, 0.3))  # others are starting in their place
+            gateways.kill(victim)
+            load.doom(victim)
+            await gateways.start(file)
+
+
 async def run(plan: Plan) -> Report:
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         taps = await stack.enter_async_context(tapped(plan))
         write_keys(folder)
-        file = configured(folder, "gateway.yaml", taps)
+        file = configured(folder, "gateway.yaml", taps, processes=plan.processes)
         gateways = Gateways(stack)
-        slow = configured(folder, "slow.yaml", taps, SLOW_DISK)
+        slow = configured(folder, "slow.yaml", taps, SLOW_DISK, processes=plan.processes)
         first, _ = await asyncio.gather(gateways.start(slow), gateways.start(file))
         load = Load(gateways, plan.seed)
         began = loop.time()
-        death = Death(first, gateways, load, plan.calls // 2)
-        await asyncio.gather(_storm(plan, taps, load), death.replace(file))
+        if plan.processes > 1:
+            killing = _kill_gateways(plan, gateways, load, file)
+        else:
+            killing = Death(first, gateways, load, plan.calls // 2).replace(file)
+        await asyncio.gather(_storm(plan, taps, load), killing)
         seconds = loop.time() - began
-        verified = await verify(file)
+        verified = await verified_in_time(file)
         await gateways.stop()
         served = by_call(page for tap in taps for page in tap.served)
         with contextlib.closing(sqlite3.connect(folder / "calls.db")) as db:
@@ -230,6 +272,15 @@ def traces_of(file: Path) -> dict[str, list[str]]:
         for trace in TraceCapture(TraceCapture.Config()).read_traces(db, 0, FOREVER):
             found.setdefault(trace.call_id, []).append(trace.trace_id)
     return found
+
+
+async def verified_in_time(file: Path) -> list[str]:
+    """What `verify` says once gateways have counted the calls of those that died."""
+    ends = asyncio.get_running_loop().time() + RECOVERED_AFTER
+    lines = await verify(file)
+    while any(UNCOUNTED in line for line in lines) and asyncio.get_running_loop().time() < ends:
+        lines = await verify(file)
+    return lines
 
 
 async def verify(file: Path) -> list[str]:

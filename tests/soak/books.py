@@ -9,7 +9,15 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 
 import msgspec
-from support.records.usage_rows import MAY_END, Row, Tokens, out_of_bounds, rows_after, unlike
+from support.records.usage_rows import (
+    MAY_END,
+    OUTCOMES,
+    Row,
+    Tokens,
+    out_of_bounds,
+    rows_after,
+    unlike,
+)
 
 from soak.facts import Asked, Deleted, Fact, Looked, Served
 from soak.plan import SOURCES
@@ -196,11 +204,12 @@ def _wrong_row(asked: Asked, served: Sequence[Served], row: Row) -> Iterator[str
         yield "another's key"
     if asked.key in SOURCES and row.source != SOURCES[asked.key]:
         yield "another source"
-    if row.outcome not in MAY_END[asked.verdict]:
+    last = served[-1] if served else None
+    finished = asked.verdict == "broken" and last is not None and last.told
+    if row.outcome not in (OUTCOMES if finished else MAY_END[asked.verdict]):
         yield "another outcome"
     if asked.kind != "answered":
         return
-    last = served[-1] if served else None
     if asked.verdict == "whole" and last is not None:
         if row.worker != last.worker:
             yield f"not {last.worker}'s"

@@ -18,6 +18,19 @@ MAY_END: Mapping[str, Sequence[str]] = {
 """What the ledger may say of a call: what becomes of it when its caller has gone nobody sees."""
 
 
+def may_end(verdict: str, served: bytes) -> Sequence[str]:
+    """What the ledger may say of a call to which an engine has sent `served` under status 200.
+
+    An error and an abort can look like any other end. A caller that left, or was cut off, may have
+    all that was sampled.
+    """
+    if b'data: {"error":' in served and verdict == "whole":
+        return ("error",)
+    if b'"finish_reason":"abort"' in served and verdict == "whole":
+        return ("abort",)
+    return OUTCOMES if verdict == "broken" and b'"finish_reason":"' in served else MAY_END[verdict]
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """Of one answer. `told`: the engine says so at its end; else they are counted by their ids.
 
