@@ -29,6 +29,7 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from gateway.fleet.injection_support import RefusedInjections
 from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Condition, Worker, WorkerInfo
@@ -121,6 +122,7 @@ __all__ = [
     "Peers",
     "Principal",
     "Reason",
+    "RefusedInjections",
     "Requested",
     "Result",
     "Reward",

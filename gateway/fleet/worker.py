@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway import config
-from gateway.fleet.injection_support import Refusals
+from gateway.fleet.injection_support import Refusals, RefusedInjections
 from gateway.fleet.request import WorkerAnswer, request
 from gateway.fleet.shed_load import ShedLoad
 from gateway.fleet.slots import Slots
@@ -47,7 +47,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
 
     `state` is `up`, or the state of one of the `conditions`, of a blocking one if there is any;
     `conditions` are by owner. `ttft` and `duration` are exponential moving averages of the times of
-    its responses without errors, in seconds.
+    its responses without errors, in seconds. `refused_injections` is what the gateway does not
+    inject now because the worker rejected it, as one process has learned it.
     """
 
     worker_id: str
@@ -66,6 +67,7 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     last_error_at: float | None = None
     ttft: float | None = None
     duration: float | None = None
+    refused_injections: list[RefusedInjections] = []
 
 
 class Registry(Protocol):
@@ -319,6 +321,7 @@ class Worker:
             last_error_at=self.last_error_at,
             ttft=self.ttft,
             duration=self.duration,
+            refused_injections=list(self.refusals.all()),
         )
 
     def target(self, path: str, query: bytes) -> str:

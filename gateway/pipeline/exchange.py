@@ -48,6 +48,10 @@ class Exchange:
         """Show the response to `observers` from now on."""
         self.observers = self.call._observers = observers
 
+    def asked(self) -> dict[str, object]:
+        """Return the request as plugins have changed it, before any injection."""
+        return {**(self.call._json or {}), **(self.call._changes or {})}
+
     def prepare_body(self, attempt: Attempt) -> bytes | None:
         """Return the body for the attempt's worker, with changes and the injections it accepts.
 
@@ -59,7 +63,7 @@ class Exchange:
         changes = dict(call._changes or {})
         if call._wanted and call.dialect is not None:
             asked = {**(call._json or {}), **changes}
-            refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name)
+            refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name, asked)
             call._added, self.stripper = inject(call.dialect, asked, call._wanted - refused)
             changes.update(call._added)
         return rewrite(call.body.data, changes) if changes else call.body.data

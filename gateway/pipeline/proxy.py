@@ -369,4 +369,5 @@ def _learn(exchange: Exchange, attempt: Attempt) -> None:
     dialect, stripper = exchange.call.dialect, exchange.stripper
     if dialect is not None and attempt.status is not None and attempt.status < 400:
         taken = stripper.injected if stripper is not None else NO_INJECTIONS
-        attempt.worker.refusals.learn(dialect.name, taken, attempt.left_out)
+        refusals = attempt.worker.refusals
+        refusals.learn(dialect.name, exchange.asked, taken, attempt.left_out)

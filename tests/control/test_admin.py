@@ -60,6 +60,7 @@ UP = {
     "last_error_at": None,
     "ttft": None,
     "duration": None,
+    "refused_injections": [],
 }
 
 

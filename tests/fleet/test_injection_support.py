@@ -11,12 +11,11 @@ from support.callers.seen_request import seen
 
 from gateway import Attempt, Call, Headers, Outcome, hookimpl
 from gateway.config import Worker
-from gateway.fleet.injection_support import Refusals
 from gateway.pipeline.refused import MAX_HELD_RESPONSE_BYTES, named_in
 from gateway.simulator import Simulator
 from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, sse
 from gateway.testing.worker import ScriptedConnection
-from gateway.wire.injection import INJECTIONS, NO_INJECTIONS, Injection
+from gateway.wire.injection import INJECTIONS, Injection
 
 IDS: frozenset[Injection] = frozenset(["token_ids"])
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -297,23 +296,6 @@ class Setting:
     async def prepare(self, call: Call) -> None:
         await call.set("model", "sim")
         await call.set("seed", 1)
-
-
-def test_accepted_injection_is_not_remembered_as_rejected() -> None:
-    refusals = Refusals("w", inject=True)
-    refusals.learn("chat", IDS, NO_INJECTIONS)
-
-    refusals.learn("chat", NO_INJECTIONS, IDS)
-
-    assert refusals.of("chat") == NO_INJECTIONS
-
-
-def test_rejected_injections_are_remembered_per_dialect() -> None:
-    refusals = Refusals("w", inject=True)
-
-    refusals.learn("completions", NO_INJECTIONS, IDS)
-
-    assert (refusals.of("chat"), refusals.of("completions")) == (NO_INJECTIONS, IDS)
 
 
 @given(st.text(), st.text())

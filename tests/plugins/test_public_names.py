@@ -52,6 +52,7 @@ NAMES = [
     "Peers",
     "Principal",
     "Reason",
+    "RefusedInjections",
     "Requested",
     "Result",
     "Reward",

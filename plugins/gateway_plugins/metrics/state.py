@@ -34,6 +34,8 @@ def _of_worker(worker: Worker) -> Iterator[Sample]:
     if worker.slots.limit is not None:
         help_ = "Attempts that the worker may work on at a time."
         yield _gauge("gateway_worker_slots", worker.slots.limit, help_, labels)
+    help_ = "Kinds of requests that something is not injected into, as the worker rejected it."
+    yield _gauge("gateway_worker_refused_injections", len(worker.refusals), help_, labels, "max")
     version = str(worker.weight_version)
     if version.isdecimal():
         help_ = "The version of the worker's weights, where it is a number."
