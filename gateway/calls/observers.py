@@ -101,10 +101,11 @@ class Observers:
     def notify_finished(self, request: Body) -> None:
         """Complete the outcome with the usage, then call `finished`; `request` is the call's."""
         outcome = self._outcome
-        # The usage is known already if the response was parsed for a `delta` observer.
-        if self.counter is not None and outcome.usage is None:
+        # It may be known already, if the response was parsed for a `delta` observer; the counter
+        # also knows what is wrong with it.
+        if self.counter is not None:
             try:
-                outcome.usage = self.counter.usage(request)
+                outcome.usage = self.counter.usage(request) or outcome.usage
             except Exception as error:  # noqa: BLE001  as below
                 self._give_up_counting(error)
         if self.finished:

@@ -7,8 +7,9 @@ chunks dropped after every MAX_UNPARSED_BYTES bytes.
 
 from gateway.calls.body import Body
 from gateway.headers import Headers, get_header
-from gateway.wire.reported.usage import Count, Usage, WireUsage, read_usage
-from gateway.wire.request import read_bounds
+from gateway.wire.reported.count import Count, settled
+from gateway.wire.reported.usage import Usage, WireUsage, read_usage
+from gateway.wire.request import read_bounds, read_prompts
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 
 MAX_UNPARSED_BYTES = 64 * 1024
@@ -74,7 +75,7 @@ class TokenCounter:
         """
         if not self._readable:
             return None
-        return self._of_stream(request) if self._stream else self._of_answer()
+        return self._of_stream(request) if self._stream else self._of_answer(request)
 
     def _make_room(self) -> None:
         if self._stream:
@@ -83,24 +84,24 @@ class TokenCounter:
             self._readable = False
             self._chunks = []
 
-    def _of_answer(self) -> Usage | None:
+    def _of_answer(self, request: Body) -> Usage | None:
         body, self._chunks = b"".join(self._chunks), []
         told = read_usage(body)
-        return None if told is None else told.read()
+        if told is None or not _is_doubtful(told, request):
+            return None if told is None else told.read()
+        count = Count()
+        count.add_answer(body)
+        return _settled(told, count, request)
 
     def _of_stream(self, request: Body) -> Usage:
-        if not self._has_usage(_last_usage_line(self._chunks)):
-            events = self._events()
-            if self._splitter is not None:
-                events += self._splitter.close()
-            self._count_events(events)
-        if self._told is not None:
+        found = self._has_usage(_last_usage_line(self._chunks))
+        if found and self._told is not None and not _is_doubtful(self._told, request):
             return self._told.read()
-        count = self._count or Count()
-        prompt = count.prompt(read_bounds(request.data or b"").n or 1)
-        if prompt is None:
-            prompt = request.prompt_estimate
-        return Usage(prompt, count.completion, counted=True)
+        events = self._events()
+        if self._splitter is not None:
+            events += self._splitter.close()
+        self._count_events(events)
+        return _settled(self._told, self._count or Count(), request)
 
     def _has_usage(self, data: bytes) -> bool:
         """Whether the event reports the whole usage, as the last one of most streams does."""
@@ -130,6 +131,23 @@ class TokenCounter:
         except EventTooLarge:
             self._readable = False
             return []
+
+
+def _is_doubtful(told: WireUsage, request: Body) -> bool:
+    """Whether the response has to be counted too: a count is not told, or is that of one choice."""
+    if not (told.prompt_tokens and told.completion_tokens) and not (
+        told.prompt and told.completion
+    ):
+        return True
+    data = request.data or b""
+    if b'"n"' in data and (read_bounds(data).n or 1) > 1:
+        return True
+    return b'"prompt"' in data and read_prompts(data, "prompt").count > 1
+
+
+def _settled(told: WireUsage | None, count: Count, request: Body) -> Usage:
+    choices = read_bounds(request.data or b"").n or 1
+    return settled(told, count, request.prompt_estimate, choices)
 
 
 def _last_usage_line(chunks: list[bytes]) -> bytes:

@@ -98,6 +98,7 @@ NAMES = [
     "path_of",
     "read_session_id",
     "split_session_path",
+    "tokens_of",
 ]
 
 

@@ -439,13 +439,13 @@ def some(count: int) -> list[Noted]:
 
 
 async def test_recovery_counts_an_ended_call_by_its_outcome(database: Path) -> None:
-    over = Ended(SUCCESS, 0, 17, 5, 3)
+    over = Ended(SUCCESS, 0b10, 17, 5, 3)
     first, second = some(2)
     left(database.parent, [first._replace(ended=over), second])
     assert await recovered(database) == 2
     told, estimated = rows_in(database)
-    assert told[6:] == (SUCCESS, 17, CALL.completion_tokens, 5, 3, 0)
-    assert estimated[6:] == (ERROR, CALL.prompt_tokens, CALL.completion_tokens, 0, 0, 1)
+    assert told[6:] == (SUCCESS, 17, CALL.completion_tokens, 5, 3, 0, 1)
+    assert estimated[6:] == (ERROR, CALL.prompt_tokens, CALL.completion_tokens, 0, 0, 1, 0)
 
 
 async def test_recovery_counts_calls_that_ended_right_before_a_kill(database: Path) -> None:

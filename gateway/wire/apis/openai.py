@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.wire.dialect import Api, ChoiceDelta, Delta, Dialect, Unreadable
 from gateway.wire.error_body import error_message
-from gateway.wire.reported.usage import WireUsage
+from gateway.wire.reported.usage import Usage, usage_of
 from gateway.wire.request import is_true
 from gateway.wire.sse import DONE
 
@@ -67,7 +67,7 @@ _Choice = TypeVar("_Choice")
 class _Answer(msgspec.Struct, Generic[_Choice], gc=False):
     choices: list[_Choice] = []
     prompt_token_ids: list[int] | None = None
-    usage: WireUsage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
     id: str | None = None
     model: str | None = None
     error: msgspec.Raw = msgspec.Raw()
@@ -91,7 +91,7 @@ class _Reader(msgspec.Struct, Generic[_Choice], frozen=True):
             raise Unreadable(message) from None
         return Delta(
             [self.choice(choice, answer.prompt_token_ids) for choice in answer.choices],
-            None if answer.usage is None else answer.usage.read(),
+            _usage(bytes(answer.usage)),
             answer.id or "",
             answer.model or "",
             _message_of(bytes(answer.error)),
@@ -130,6 +130,11 @@ def _completion_choice(choice: _CompletionChoice, _: list[int] | None) -> Choice
         choice.stop_reason,
         choice.prompt_token_ids,
     )
+
+
+def _usage(written: bytes) -> Usage | None:
+    told = usage_of(written) if written else None
+    return None if told is None else told.read()
 
 
 def _text(content: object) -> str:

@@ -1,22 +1,36 @@
-"""Token usage of a response, for each API, and a count for responses without it.
+"""Token usage of a response, for each API, read field by field.
 
 OpenAI's chat and completions send `prompt_tokens` and `completion_tokens`, its responses and
 Anthropic's messages `input_tokens` and `output_tokens`. Anthropic's `input_tokens` exclude tokens
-from its cache, and its streams send the input in one event and the output in another.
+from its cache, and its streams send the input in one event and the output in another. The tokens
+from the cache have several names.
+
+A field that cannot be read is passed by, and the usage says so; numbers as text, or with a point,
+are read.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 MAX_TOKENS = 1 << 32
-"""Maximum tokens of one call; larger counts from a worker are lowered to it."""
+"""Maximum tokens of one call; a larger count is no count."""
 
 DECODE_WHOLE_BELOW = 1_000
 """Offset of a usage, in bytes, up to which decoding the whole is faster than skipping to it."""
 
+MAX_USAGE_BYTES = 8 * 1024
+"""Maximum length of a usage inside text that is no JSON as a whole."""
+
+_MAX_DIGITS = 32
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_EMPTY = frozenset((b"", b"null", b"[]", b'""'))
+_NONE = frozenset[str]()
+
+_Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -25,7 +39,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     `cached_tokens` are the prompt tokens that the engine had in its cache, `reasoning_tokens` the
     completion tokens spent on reasoning and not on visible output. `counted`: the engine sent no
     usage, so the gateway counted the tokens in the part of the response that it received; the count
-    of a prompt without ids is an estimate.
+    of a prompt without ids is an estimate. `unread`: a part of the engine's usage could not be
+    read, or contradicts the rest of its response; what could be counted takes its place.
     """
 
     prompt_tokens: int = 0
@@ -33,6 +48,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     counted: bool = False
+    unread: bool = False
 
     @property
     def total_tokens(self) -> int:
@@ -41,56 +57,99 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def from_wire(cls, usage: object) -> "Usage | None":
         """Convert a response's decoded `usage`; None if it is not in a format of an engine."""
-        try:
-            return msgspec.convert(usage, WireUsage).read()
-        except msgspec.ValidationError:
+        if not isinstance(usage, Mapping):
             return None
+        return _of_fields(usage).read()
 
 
 class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: _Tokens = None
+    reasoning_tokens: _Tokens = None
 
 
 class WireUsage(msgspec.Struct, gc=False):
-    """`usage` as it is on the wire; None for a field that is absent."""
+    """`usage` as it is on the wire; None for a field that is absent, or among the `unread`."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    prompt_tokens: _Tokens = None
+    completion_tokens: _Tokens = None
+    total_tokens: _Tokens = None
+    input_tokens: _Tokens = None
+    output_tokens: _Tokens = None
+    cache_read_input_tokens: _Tokens = None
+    cache_creation_input_tokens: _Tokens = None
+    cached_tokens: _Tokens = None
+    prompt_cache_hit_tokens: _Tokens = None
+    num_cached_tokens: _Tokens = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
+    unread: frozenset[str] = _NONE
 
     def merged(self, later: "WireUsage") -> "WireUsage":
         """Return this usage, updated with the fields that a later event of the stream has."""
-        return msgspec.structs.replace(self, **_set_fields(later))
+        fields = {**_set_fields(later), **dict.fromkeys(later.unread & _FIELDS)}
+        fields["unread"] = (self.unread - fields.keys()) | later.unread
+        return msgspec.structs.replace(self, **fields)
+
+    @property
+    def prompt(self) -> int | None:
+        """Tokens of the prompt, from whichever fields tell them; None if none does."""
+        if self.prompt_tokens is not None:
+            return self.prompt_tokens
+        cached = (self.cache_read_input_tokens, self.cache_creation_input_tokens)
+        if self.input_tokens is not None or any(cached):
+            apart = 0 if self.input_tokens_details is not None else sum(filter(None, cached))
+            return (self.input_tokens or 0) + apart
+        completion = _or(self.completion_tokens, self.output_tokens)
+        if completion is None and self.unread.isdisjoint(_OUTPUT):
+            completion = 0  # nothing but a total, as for reranking
+        return _rest(self.total_tokens, completion)
+
+    @property
+    def completion(self) -> int | None:
+        """Tokens of the completion, likewise."""
+        told = _or(self.completion_tokens, self.output_tokens)
+        if told is None and not self.unread.isdisjoint(_OUTPUT):
+            told = _rest(self.total_tokens, self.prompt)
+        return told
 
     def read(self) -> Usage:
-        """Convert to `Usage`; impossible counts are clipped to 0 and MAX_TOKENS."""
-        prompt, completion, cached = self.prompt_tokens, self.completion_tokens, 0
-        if prompt is None:
-            cached = self.cache_read_input_tokens or 0
-            prompt = (self.input_tokens or 0) + cached + (self.cache_creation_input_tokens or 0)
-        if completion is None:
-            completion = self.output_tokens or 0
+        """Convert to `Usage`; a count that is not told is 0."""
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        if prompt is None or completion is None:
+            prompt, completion = self.prompt or 0, self.completion or 0
         details = self.prompt_tokens_details or self.input_tokens_details
-        if details is not None:
-            cached = details.cached_tokens or cached
+        cached = None if details is None else details.cached_tokens
+        if cached is None:
+            cached = (
+                self.cache_read_input_tokens
+                or self.cached_tokens
+                or self.prompt_cache_hit_tokens
+                or self.num_cached_tokens
+                or 0
+            )
         details = self.completion_tokens_details or self.output_tokens_details
         thought = 0 if details is None else details.reasoning_tokens or 0
-        tokens = (prompt, completion, cached, thought)
-        if min(tokens) < 0 or max(tokens) > MAX_TOKENS:
-            prompt, completion, cached, thought = (min(max(one, 0), MAX_TOKENS) for one in tokens)
-        return Usage(prompt, completion, cached, thought)
+        unread = bool(self.unread)
+        if cached > prompt:
+            cached, unread = prompt, True
+        return Usage(prompt, completion, cached, thought, unread=unread)
+
+
+_OUTPUT = frozenset({"completion_tokens", "output_tokens"})
+_FIELDS = frozenset(WireUsage.__struct_fields__) - {"unread"}
+_DETAILS = frozenset(name for name in _FIELDS if name.endswith("_details"))
 
 
 class _Within(msgspec.Struct, gc=False):
-    usage: WireUsage | None = None
+    usage: Raw = Raw()
+
+
+class _Timings(msgspec.Struct, gc=False):
+    """llama.cpp's; `cache_n` are the prompt's tokens from the cache."""
+
+    cache_n: _Tokens = None
 
 
 class _Envelope(msgspec.Struct, gc=False):
@@ -99,10 +158,14 @@ class _Envelope(msgspec.Struct, gc=False):
     usage: Raw = Raw()
     response: Raw = Raw()
     message: Raw = Raw()
+    timings: Raw = Raw()
 
 
 _read = msgspec.json.Decoder(_Envelope).decode
 _decode_usage = msgspec.json.Decoder(WireUsage | None).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_timings = msgspec.json.Decoder(_Timings).decode
+_decode_any = msgspec.json.Decoder().decode
 _read_within = msgspec.json.Decoder(_Within).decode
 
 
@@ -110,14 +173,14 @@ def read_usage(data: bytes) -> WireUsage | None:
     """Return the usage of a plain response or of an event, for any API, if any; never raises."""
     try:
         answer = _read_end(data)
-        if bytes(answer.usage):
-            usage: WireUsage | None = _decode_usage(answer.usage)
-            return usage
-        for part in (answer.response, answer.message):
-            if bytes(part).startswith(b"{"):
-                return _read_within(part).usage
     except _FAILURES:
-        pass
+        return _read_from_text(data)
+    if bytes(answer.usage):
+        return _with_timings(usage_of(bytes(answer.usage)), bytes(answer.timings))
+    for part in (answer.response, answer.message):
+        if bytes(part).startswith(b"{"):
+            with suppress(*_FAILURES):
+                return usage_of(bytes(_read_within(part).usage))
     return None
 
 
@@ -135,100 +198,99 @@ def _read_end(data: bytes) -> _Envelope:
     return _read(data)
 
 
-class _Output(msgspec.Struct, gc=False):
-    content: Raw = Raw()
-    reasoning: Raw = Raw()
-    reasoning_content: Raw = Raw()
-    tool_calls: Raw = Raw()
+def _read_from_text(data: bytes) -> WireUsage | None:
+    """Read the last usage of a response that is no JSON, such as one with a logprob `-Infinity`."""
+    start = data.rfind(b'"usage":')
+    if start < 0:
+        return None
+    text = data[start + 8 : start + 8 + MAX_USAGE_BYTES].lstrip()
+    end = text.find(b"}") if text.startswith(b"{") else -1
+    while end >= 0:
+        with suppress(*_FAILURES):
+            return usage_of(bytes(msgspec.json.decode(text[: end + 1], type=Raw)))
+        end = text.find(b"}", end + 1)
+    return None
 
 
-class _Logprobs(msgspec.Struct, gc=False):
-    content: list[Raw] | None = None
-    tokens: list[Raw] | None = None
+def usage_of(written: bytes) -> WireUsage | None:
+    """Read a usage that is valid JSON; None if it is null or empty."""
+    if written in _EMPTY:
+        return None
+    with suppress(*_FAILURES):
+        usage: WireUsage | None = _decode_usage(written)
+        return usage
+    try:
+        fields = _decode_fields(written)
+    except _FAILURES:
+        return WireUsage(unread=frozenset({"usage"}))
+    return _of_fields({name: _value(fields[name]) for name in fields if name in _FIELDS})
 
 
-class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
-    delta: _Output | None = None
-    text: str | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: Raw = Raw()
-    logprobs: _Logprobs | None = None
+def _with_timings(usage: WireUsage | None, timings: bytes) -> WireUsage | None:
+    if usage is None or not timings or usage.prompt_tokens_details is not None:
+        return usage
+    with suppress(*_FAILURES):
+        usage.num_cached_tokens = _decode_timings(timings).cache_n
+    return usage
 
 
-class _Event(msgspec.Struct, gc=False):
-    choices: list[_Choice] = []
-    prompt_token_ids: Raw = Raw()
-    type: str = ""
+def _value(written: Raw) -> Any:
+    try:
+        return _decode_any(written)
+    except _FAILURES:  # a number out of range
+        return float("nan")
 
 
-_read_event = msgspec.json.Decoder(_Event).decode
-
-_SILENT = frozenset((b"", b"null", b'""', b"[]"))
-_PARTS = (".delta", "_delta")
-"""Suffixes of the types of events that add output, in the responses and messages APIs."""
-
-
-class Count:
-    """Counts the tokens of a stream, event by event.
-
-    Counts token ids; if there are none, logprobs; if there are none either, events.
-    """
-
-    __slots__ = ("_events", "_ids", "_logprobs", "_prompts")
-
-    def __init__(self) -> None:
-        self._ids = self._logprobs = self._events = 0
-        self._prompts: dict[int, int] = {}
-
-    def add(self, data: bytes) -> None:
-        """Add one event's data; an event that cannot be decoded counts for nothing."""
+def _of_fields(fields: Mapping[Any, object]) -> WireUsage:
+    """Return the usage with each field that can be read."""
+    usage, unread = WireUsage(), set[str]()
+    for name in _FIELDS & fields.keys():
         try:
-            event = _read_event(data)
-        except _FAILURES:
-            return
-        if prompt := _length(event.prompt_token_ids):
-            self._prompts[0] = prompt
-        if event.type.endswith(_PARTS):
-            self._events += 1
-        for choice in event.choices:
-            self._add_choice(choice)
-
-    def _add_choice(self, choice: _Choice) -> None:
-        if prompt := _length(choice.prompt_token_ids):
-            self._prompts[choice.index] = prompt
-        self._ids += len(choice.token_ids or ())
-        if choice.logprobs is not None:
-            self._logprobs += len(choice.logprobs.content or choice.logprobs.tokens or ())
-        self._events += _has_output(choice)
-
-    @property
-    def completion(self) -> int:
-        return self._ids or self._logprobs or self._events
-
-    def prompt(self, choices: int) -> int | None:
-        """Number of tokens of all prompts, each with `choices` choices; None if no ids came."""
-        if not self._prompts:
-            return None
-        return sum(n for index, n in self._prompts.items() if index % max(choices, 1) == 0)
+            known = _details if name in _DETAILS else _count
+            setattr(usage, name, known(fields[name]))
+        except (ValueError, TypeError, OverflowError):
+            unread.add(name)
+    usage.unread = frozenset(unread)
+    return usage
 
 
-def _length(ids: Raw) -> int:
-    """Length of an encoded list of numbers: decoding 100,000 would block all other calls."""
-    written = bytes(ids)
-    return written.count(b",") + 1 if written.startswith(b"[") and len(written) > 2 else 0
+def _details(value: object) -> _Details | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise TypeError("details must be an object")
+    return _Details(_count(value.get("cached_tokens")), _count(value.get("reasoning_tokens")))
 
 
-def _has_output(choice: _Choice) -> bool:
-    if choice.text:
-        return True
-    said = choice.delta
-    if said is None:
-        return False
-    parts = (said.content, said.reasoning, said.reasoning_content, said.tool_calls)
-    return any(bytes(part) not in _SILENT for part in parts)
+def _count(value: object) -> int | None:
+    """Read a number of tokens. Raises ValueError, TypeError or OverflowError if it is none."""
+    if value is None:
+        return None
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS:
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a count must be a number")
+    if not 0 <= value <= MAX_TOKENS or value != int(value):
+        raise ValueError("this is no number of tokens")
+    return int(value)
+
+
+def tokens_of(value: object) -> int | None:
+    """Return a decoded number of tokens, also from text or a float; None if it is none."""
+    try:
+        return _count(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _or(first: int | None, second: int | None) -> int | None:
+    return second if first is None else first
+
+
+def _rest(total: int | None, part: int | None) -> int | None:
+    return None if total is None or part is None or part > total else total - part
 
 
 def _set_fields(usage: WireUsage) -> dict[str, object]:
     values = ((name, getattr(usage, name)) for name in usage.__struct_fields__)
-    return {name: value for name, value in values if value is not None}
+    return {name: value for name, value in values if value is not None and name != "unread"}

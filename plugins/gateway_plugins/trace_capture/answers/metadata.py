@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from gateway import error_message as message_of
+from gateway import tokens_of
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 
 
@@ -27,14 +28,10 @@ def with_usage(found: Assembled, usage: object) -> None:
     """Set `usage` and its token counts, the completion's from either of its two names."""
     if isinstance(usage, dict):
         found.usage = usage
-        found.prompt_tokens = _integer(usage.get("prompt_tokens"))
-        found.completion_tokens = _integer(
+        found.prompt_tokens = tokens_of(usage.get("prompt_tokens"))
+        found.completion_tokens = tokens_of(
             usage.get("completion_tokens", usage.get("output_tokens"))
         )
-
-
-def _integer(value: object) -> int | None:
-    return value if type(value) is int else None
 
 
 def text(value: object) -> str:

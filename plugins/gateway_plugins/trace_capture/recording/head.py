@@ -29,6 +29,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     changed the trace, so the skeleton is the whole trace as JSON. `worker_version` is the version
     of the worker's weights when the last attempt began, `worker_version_end` the one when it ended,
     if it changed. `result` is how the call went; None in traces of version 0.1.
+    `tokens` are those that are billed, prompt and completion; None if nobody counts.
     """
 
     call_id: str = ""
@@ -63,3 +64,4 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     worker_version: int | str | None = None
     worker_version_end: int | str | None = None
     result: Result | None = None
+    tokens: list[int] | None = None

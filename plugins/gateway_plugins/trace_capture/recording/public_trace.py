@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway import Delivery, Timings, Trace, TraceAttempt, TraceChoice, WeightVersions
+from gateway import Delivery, Timings, Trace, TraceAttempt, TraceChoice, Usage, WeightVersions
 from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
@@ -139,18 +139,21 @@ def _add_answer(trace: Trace, skeleton: bytes, parts: list[Part], head: Head) ->
     for choice, reasons in zip(trace.choices, head.choice_reasons, strict=False):
         choice.reasons = reasons
         choice.verdict = "INCOMPLETE" if reasons else "COMPLETE"
-    usage = head.usage or {}
     if trace.choices:
         _flatten(trace, trace.choices[0])
-    trace.token_counts = {
-        "prompt": _count(usage, "prompt_tokens", "input_tokens", len(trace.prompt_token_ids)),
-        "completion": _count(
-            usage,
-            "completion_tokens",
-            "output_tokens",
-            sum(len(choice.token_ids) for choice in trace.choices),
-        ),
-    }
+    trace.token_counts = _token_counts(trace, head)
+
+
+def _token_counts(trace: Trace, head: Head) -> dict[str, int]:
+    """The billed tokens; if nobody bills, those that the engine told, else the token ids."""
+    if head.tokens is not None:
+        prompt, completion = head.tokens
+    else:
+        told = Usage.from_wire(head.usage) or Usage()
+        ids = sum(len(choice.token_ids) for choice in trace.choices)
+        prompt = told.prompt_tokens or len(trace.prompt_token_ids)
+        completion = told.completion_tokens or ids
+    return {"prompt": prompt, "completion": completion}
 
 
 def _flatten(trace: Trace, first: TraceChoice) -> None:
@@ -164,11 +167,3 @@ def _flatten(trace: Trace, first: TraceChoice) -> None:
         trace.response_message = first.message
     elif first.text is not None:
         trace.response_message = {"role": "assistant", "content": first.text}
-
-
-def _count(usage: dict[str, Any], name: str, other: str, known: int) -> int:
-    for key in (name, other):
-        value = usage.get(key)
-        if isinstance(value, int):
-            return value
-    return known

@@ -78,6 +78,7 @@ def _decoded(capture: Capture) -> bytes | None:
 def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
     call, outcome = capture.call, capture.call.outcome
     begun, ended = _worker_versions(call)
+    used = outcome.usage
     return Head(
         call_id=call.id,
         path=call.path,
@@ -102,6 +103,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         worker_version=begun,
         worker_version_end=ended,
         result=outcome.result,
+        tokens=None if used is None else [used.prompt_tokens, used.completion_tokens],
     )
 
 

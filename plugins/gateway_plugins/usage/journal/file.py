@@ -60,7 +60,10 @@ TRIES = 5
 
 
 class Ended(NamedTuple):
-    """How a call ended, with values as in the ledger's Row; `outcome` is UNKNOWN until then."""
+    """How a call ended, with values as in the ledger's Row; `outcome` is UNKNOWN until then.
+
+    `counted` has the row's `unread` as its second bit.
+    """
 
     outcome: int
     counted: int

@@ -74,7 +74,7 @@ class Flight:
         if slot is None:
             return False
         used = row.prompt_tokens, row.cached_tokens, row.reasoning_tokens
-        ended = Ended(row.outcome, row.counted, *used)
+        ended = Ended(row.outcome, row.counted | row.unread << 1, *used)
         self._journal.note(slot, row.worker, row.completion_tokens, ended)
         return True
 

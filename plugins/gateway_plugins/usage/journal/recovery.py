@@ -108,7 +108,8 @@ class Recovery:
             completion_tokens=tokens,
             cached_tokens=ended.cached_tokens,
             reasoning_tokens=ended.reasoning_tokens,
-            counted=ended.counted,
+            counted=ended.counted & 1,
+            unread=ended.counted >> 1 & 1,
         )
 
     def _warn_once(self, words: str) -> None:

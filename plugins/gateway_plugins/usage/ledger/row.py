@@ -27,7 +27,8 @@ class Row(NamedTuple):
     """The ledger's row of one call.
 
     `id` is the id of its trace, `time` its arrival in Unix seconds. `outcome` is SUCCESS, ERROR or
-    ABORT; `counted` is 1 if the gateway counted the tokens because the engine did not report them.
+    ABORT; `counted` is 1 if the gateway counted the tokens because the engine did not report them,
+    `unread` is 1 if a part of its usage could not be read, or contradicts its response.
     """
 
     id: bytes
@@ -42,6 +43,7 @@ class Row(NamedTuple):
     cached_tokens: int
     reasoning_tokens: int
     counted: int
+    unread: int = 0
 
 
 _NO_USAGE = Usage()
@@ -64,6 +66,7 @@ def row_of(call: Call, outcome: Outcome, key: str, model: str) -> Row:
         used.cached_tokens,
         used.reasoning_tokens,
         int(used.counted),
+        int(used.unread),
     )
 
 

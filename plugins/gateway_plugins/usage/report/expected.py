@@ -17,7 +17,7 @@ class Expected(msgspec.Struct, frozen=True):
 
     `models` are the accepted names; `tokens` has the counts that the trace knows. `counted`:
     whether the gateway counted the tokens, as the engine reported none; None if the trace cannot
-    show it.
+    show it. `kept` has the counts that the gateway wrote into the trace.
     """
 
     key: str
@@ -26,6 +26,7 @@ class Expected(msgspec.Struct, frozen=True):
     outcome: int
     tokens: Mapping[str, int]
     counted: bool | None
+    kept: Mapping[str, int]
 
 
 def expected(trace: Trace, internal_id: str) -> Expected:
@@ -37,6 +38,7 @@ def expected(trace: Trace, internal_id: str) -> Expected:
         _outcome(trace.delivery),
         tokens,
         counted,
+        {f"{name}_tokens": tokens for name, tokens in trace.token_counts.items()},
     )
 
 

@@ -54,6 +54,7 @@ class Counted(NamedTuple):
     cached_tokens: int
     reasoning_tokens: int
     counted: int
+    unread: int
 
 
 _COUNTED = f"SELECT {','.join(Counted._fields)} FROM usage_calls WHERE id = :id"
@@ -125,10 +126,11 @@ def _compared(expected_row: Expected, row: Counted) -> Iterator[tuple[str, objec
         yield "worker", expected_row.worker, row.worker
     if row.outcome != expected_row.outcome:
         yield "outcome", OUTCOMES[expected_row.outcome], OUTCOMES[row.outcome]
-    for name, tokens in expected_row.tokens.items():
+    # What the engine did not report as it should is as the gateway kept it in both books.
+    for name, tokens in (expected_row.kept if row.unread else expected_row.tokens).items():
         if getattr(row, name) != tokens:
             yield name, tokens, getattr(row, name)
-    if expected_row.counted is not None and row.counted != expected_row.counted:
+    if expected_row.counted is not None and not row.unread and row.counted != expected_row.counted:
         yield "counted", expected_row.counted, bool(row.counted)
 
 

@@ -1,0 +1,186 @@
+"""A usage with something odd in it: each field counts for itself, and no call is free for it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.gateways.capturing import capturing, chat
+
+from gateway import Trace, Usage
+from gateway.calls.token_count import TokenCounter
+from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, make_call, sse
+from gateway.wire.reported.usage import MAX_TOKENS
+
+EVENTS = [(b"content-type", b"text/event-stream")]
+JSON = [(b"content-type", b"application/json")]
+HUGE = 10**400
+GOOD = {"prompt_tokens": 30, "completion_tokens": 20}
+
+
+def counted(body: bytes, asked: dict[str, object] | None = None) -> Usage:
+    streamed = body.startswith((b"data:", b"event:"))
+    counter = TokenCounter()
+    counter.started(200, EVENTS if streamed else JSON, events=streamed)
+    counter.data(body)
+    usage = counter.usage(make_call(asked or {"messages": []}).body)
+    assert usage is not None
+    return usage
+
+
+def answer(usage: object, *choices: dict[str, Any]) -> bytes:
+    said = choices or ({"index": 0, "message": {"content": "abcdefgh"}, "finish_reason": "stop"},)
+    return json.dumps({"choices": said, "usage": usage}).encode()
+
+
+def stream(usage: object, ids: int = 3) -> bytes:
+    choice = {"index": 0, "delta": {"content": "a"}, "token_ids": [5], "prompt_token_ids": [1, 2]}
+    last = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    return sse({"choices": [choice]}) * ids + last + sse({"choices": [], "usage": usage}) + DONE
+
+
+WHOLE: dict[str, tuple[dict[str, Any], Usage]] = {
+    "text": ({"prompt_tokens": "30", "completion_tokens": " 20 "}, Usage(30, 20)),
+    "floats": ({"prompt_tokens": 30.0, "completion_tokens": "20.0"}, Usage(30, 20)),
+    "details as a list": ({**GOOD, "prompt_tokens_details": [1]}, Usage(30, 20, unread=True)),
+    "details null": ({**GOOD, "prompt_tokens_details": None}, Usage(30, 20)),
+    "cached as text": ({**GOOD, "prompt_tokens_details": {"cached_tokens": "8"}}, Usage(30, 20, 8)),
+    "cached true": (
+        {**GOOD, "prompt_tokens_details": {"cached_tokens": True}},
+        Usage(30, 20, unread=True),
+    ),
+    "more cached than there are": ({**GOOD, "cached_tokens": 31}, Usage(30, 20, 30, unread=True)),
+    "cached at the top": ({**GOOD, "cached_tokens": 8}, Usage(30, 20, 8)),
+    "DeepSeek's": ({**GOOD, "prompt_cache_hit_tokens": 8}, Usage(30, 20, 8)),
+    "Anthropic's beside OpenAI's": ({**GOOD, "cache_read_input_tokens": 8}, Usage(30, 20, 8)),
+    "Anthropic's": (
+        {"input_tokens": 22, "cache_read_input_tokens": 8, "output_tokens": 20},
+        Usage(30, 20, 8),
+    ),
+    "responses": (
+        {"input_tokens": 30, "output_tokens": 20, "input_tokens_details": {"cached_tokens": 8}},
+        Usage(30, 20, 8),
+    ),
+    "an odd field of no interest": ({**GOOD, "cost": "much", "x": [HUGE]}, Usage(30, 20)),
+    "a rest": ({"prompt_tokens": 30, "completion_tokens": [], "total_tokens": 50}, Usage(30, 20)),
+    "another rest": (
+        {"prompt_tokens": -1, "completion_tokens": 20, "total_tokens": 50},
+        Usage(30, 20),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE.values(), ids=WHOLE)
+def test_usage_is_read_field_by_field(case: tuple[dict[str, Any], Usage]) -> None:
+    usage, expected = case
+    for body in (answer(usage), stream(usage)):
+        found = counted(body)
+        assert (found.prompt_tokens, found.completion_tokens) == (30, 20)
+        assert (found.cached_tokens, found.counted) == (expected.cached_tokens, False)
+        assert found.unread == (expected.unread or "total_tokens" in usage)
+
+
+ODD = [-1, 1.5, True, "many", "", [], {}, 2**32 + 1, 2**63, 2**64, HUGE, "9" * 40, "nan", "inf"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_count_that_is_none_is_counted_in_the_response(name: str, odd: object) -> None:
+    found = counted(stream({**GOOD, name: odd}))
+    expected = {"prompt_tokens": 2, "completion_tokens": 3}[name]
+    assert (getattr(found, name), found.unread) == (expected, True)
+    plain = counted(answer({**GOOD, name: odd}))
+    assert (getattr(plain, name) > 0, plain.unread) == (True, True)
+
+
+@pytest.mark.parametrize("usage", ["none today", [30, 20], {"prompt_tokens": 0}, {}])
+def test_usage_that_tells_nothing_makes_no_call_free(usage: object) -> None:
+    assert counted(stream(usage)).completion_tokens == 3
+    found = counted(answer(usage))
+    assert found.prompt_tokens > 0
+    assert found.completion_tokens == 3, "one for each four bytes of the text with its quotes"
+    assert found.unread
+
+
+def test_zeros_of_a_stream_with_tokens_are_not_believed() -> None:
+    found = counted(stream({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}))
+    assert (found.prompt_tokens, found.completion_tokens, found.unread) == (2, 3, True)
+
+
+def test_usage_of_one_of_several_choices_yields_to_the_ids() -> None:
+    def choice(index: int) -> dict[str, Any]:
+        content = [{"logprob": -1.0, "id": 5}] * 12
+        return {"index": index, "message": {"content": "a"}, "logprobs": {"content": content}}
+
+    usage = {"prompt_tokens": 30, "completion_tokens": 12}
+    found = counted(answer(usage, choice(0), choice(1)), {"messages": [], "n": 2})
+    assert found == Usage(30, 24, unread=True)
+    assert counted(answer({**usage, "completion_tokens": 24}, choice(0), choice(1))) == Usage(
+        30, 24
+    )
+
+
+def test_cached_tokens_are_read_from_llama_cpp_s_timings() -> None:
+    body = json.dumps({"choices": [], "usage": GOOD, "timings": {"cache_n": 29}}).encode()
+    assert counted(body) == Usage(30, 20, 29)
+
+
+def test_total_alone_is_the_prompt_s_if_nothing_was_generated() -> None:
+    assert counted(b'{"results":[],"usage":{"total_tokens":7}}') == Usage(7, 0)
+
+
+@pytest.mark.parametrize("around", [b'{"x":-Infinity,%b}', b'{%b,"x":NaN}', b'{%b, "x": [NaN]}'])
+def test_usage_of_a_response_that_is_no_json_is_read(around: bytes) -> None:
+    details = b'"prompt_tokens_details":{"cached_tokens":8}'
+    usage = b'"usage":{"prompt_tokens":30,%b,"completion_tokens":20}' % details
+    assert counted(around % usage) == Usage(30, 20, 8)
+
+
+def test_later_event_replaces_what_an_earlier_one_told() -> None:
+    odd = sse({"choices": [], "usage": {**GOOD, "completion_tokens": "?"}})
+    assert counted(odd + sse({"choices": [], "usage": GOOD}) + DONE) == Usage(30, 20)
+    assert counted(sse({"choices": [], "usage": GOOD}) + odd + DONE).unread
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("cached_tokens"), inner),
+    max_leaves=3,
+)
+_NAMES = st.sampled_from(
+    (
+        *("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"),
+        *("cache_read_input_tokens", "prompt_tokens_details", "cached_tokens"),
+    )
+)
+
+
+@given(st.dictionaries(_NAMES, _VALUES))
+def test_no_usage_is_out_of_bounds_or_free(usage: dict[str, Any]) -> None:
+    for body in (answer(usage), stream(usage)):
+        found = counted(body)
+        assert 0 < found.total_tokens <= 2 * MAX_TOKENS
+        assert 0 <= found.cached_tokens <= found.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    "usage", [{**GOOD, "completion_tokens": 2**40}, [1], GOOD, {"input_tokens": 1}]
+)
+async def test_bill_and_trace_agree_about_an_odd_usage(
+    usage: object, gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    async with ScriptedWorker(answer_of(answer(usage))) as worker:
+        live = await capturing(gateway_for, tmp_path, "usage", workers=(worker.url,))
+        await live.client.post("/sessions/s/v1/chat/completions", json=chat())
+        [row] = (await live.client.get("/monitor/key_usage")).json()["data"]
+        answered = await live.client.get("/sessions/s/traces")
+    [trace] = msgspec.json.decode(answered.content, type=list[Trace])
+    assert trace.token_counts == {
+        "prompt": row["prompt_tokens"],
+        "completion": row["completion_tokens"],
+    }
+    assert row["total_tokens"] > 0
+    assert row["unread"] == (usage is not GOOD)
