@@ -29,6 +29,7 @@
         │   ├── UpstreamClosed      502 upstream_closed
         │   └── UpstreamProtocol    502 upstream_protocol_error
         ├── NoWorker                503 no_worker
+        │   ├── OutOfSockets        503 out_of_sockets
         │   ├── TooManyCalls        503 too_many_calls
         │   └── Draining            503 draining
         ├── StorageFailed           503 storage_unavailable
@@ -257,6 +258,15 @@ class TooManyCalls(NoWorker):
     """`server_limits.max_calls` calls are in flight already."""
 
     code = "too_many_calls"
+
+
+class OutOfSockets(NoWorker):
+    """This machine has no descriptor left for a connection to a worker."""
+
+    code = "out_of_sockets"
+
+    def __init__(self) -> None:
+        super().__init__("the gateway has no descriptor left for a connection to a worker")
 
 
 class Draining(NoWorker):

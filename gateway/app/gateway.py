@@ -37,6 +37,7 @@ from gateway.plugins.chains import Chains, Failures, Hook
 from gateway.plugins.lifespan import enter_lifespans, leave_lifespans
 from gateway.plugins.loader import Plugins
 from gateway.storage import Storage
+from gateway.telemetry.occupancy import Occupancy
 
 log = logging.getLogger("gateway")
 
@@ -76,6 +77,7 @@ class Gateway:
         self._agreed = ReplicatedWorkers(
             self.workers, PersistedWorkers(self.storage, config), self.peers
         )
+        self.occupancy = Occupancy()
         self.prober = Prober(self.workers, config.probes)
         self.proxy = Proxy(self.chains, self.workers, config, self.storage)
         self.edge = Edge(self.proxy, self.workers, config)
@@ -211,6 +213,8 @@ class Gateway:
             yield f"storage: {storage.reason}"
         if storage.unread:
             yield f"storage: traces and usage cannot be read: {storage.unread}"
+        if self.occupancy.reason is not None:
+            yield self.occupancy.reason
         for hook in self.hooks("health"):
             try:
                 reason = hook.run()

@@ -11,7 +11,7 @@ from typing import Any, Self
 import msgspec
 
 from gateway import config
-from gateway.errors import CallError
+from gateway.errors import CallError, OutOfSockets
 from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Worker
@@ -191,7 +191,10 @@ class _Watch:
             await asyncio.sleep(interval + jitter * random.uniform(-1, 1))
 
     async def _look(self) -> None:
-        failure = await self._probe()
+        try:
+            failure = await self._probe()
+        except OutOfSockets:  # says nothing of the worker
+            return
         if failure is None:
             self._succeeded()
         else:
@@ -201,6 +204,8 @@ class _Watch:
         """Probe once; return the failure, or None if the probe succeeded."""
         try:
             answer = await self._ask(self._settings.path)
+        except OutOfSockets:
+            raise
         except CallError as error:
             return error.message
         return f"the answer's status is {answer.status}" if answer.status >= 500 else None

@@ -58,6 +58,12 @@ class Workers:
         self._names: frozenset[str] = frozenset()
         self.plan(settings)()
 
+    def close_idle(self) -> None:
+        """Close the connections to workers that carry nothing."""
+        for worker in (*self.all, *self._leaving):
+            if worker.remote:
+                worker.pool.close_idle()
+
     def plan(self, settings: config.Config) -> Callable[[], None]:
         """Return a function that applies `settings`, with the admin interface's changes over them.
 

@@ -41,6 +41,9 @@ LINGER_SECONDS = 2.0
 SENT_INTERVAL = 0.01
 """Seconds between two looks whether a caller's kernel has received all that was sent."""
 
+SHORT_GRACE = 1.0
+"""Seconds that a connection may be idle, or a header take, while others wait for a descriptor."""
+
 LINGER_BYTES = 256 * 1024
 """Bytes that are ignored for so long of a caller whose request is wrong."""
 
@@ -268,6 +271,15 @@ class CallerConnection(HttpToolsProtocol):
             self.transport.abort()  # it has not even read its last response
         else:
             super().timeout_keep_alive_handler()
+
+    def make_room(self) -> None:
+        """Close if for SHORT_GRACE seconds no call has run and no header become complete."""
+        timer = self.timeout_keep_alive_task
+        if timer is None:
+            return
+        allowed = self.header_timeout if self._heading else self.timeout_keep_alive
+        if self.loop.time() - (timer.when() - allowed) >= SHORT_GRACE:
+            self.transport.close()
 
     def finish(self) -> None:
         """Close after the response, even if the caller is still sending its request.

@@ -20,6 +20,7 @@ from gateway.errors import (
     InvalidHTTP,
     NotFound,
     NoWorker,
+    OutOfSockets,
     TooManyCalls,
 )
 from gateway.fleet.registry import Serving, Workers
@@ -59,6 +60,12 @@ CHOICE_PAUSE = 0.01
 
 NO_FAULT = (401, 403, 404, 429)
 """Statuses that need not be the worker's fault but may be; other 4xx are the caller's."""
+
+NOT_OF_THE_WORKER = (BodyTooLarge, BodyTimeout, InvalidHTTP, OutOfSockets)
+"""Errors that end an attempt and are the caller's or the gateway's own."""
+
+ROOM_PAUSE = 0.05
+"""Seconds until the descriptors of closed connections are free."""
 
 SHUTDOWN_TIMEOUT = 5.0
 """Seconds for sending the error to callers that are cut off at shutdown."""
@@ -238,9 +245,9 @@ class Proxy:
     async def _attempt(self, exchange: Exchange, attempt: Attempt) -> bytes:
         exchange.call.attempts.append(attempt)
         try:
-            return await try_once(exchange, attempt, self._settings)
+            return await self._try_once(exchange, attempt)
         except CallError as error:
-            if not isinstance(error, BodyTooLarge | BodyTimeout | InvalidHTTP):  # the caller's
+            if not isinstance(error, NOT_OF_THE_WORKER):
                 attempt.error = error
             raise
         finally:
@@ -251,6 +258,14 @@ class Proxy:
                     await exchange.chains.run_attempt_finished(exchange.call, attempt)
                 finally:
                     exchange.cancel_scope.unshield()
+
+    async def _try_once(self, exchange: Exchange, attempt: Attempt) -> bytes:
+        try:
+            return await try_once(exchange, attempt, self._settings)
+        except OutOfSockets:  # idle connections to other workers may hold what is missing
+            self._workers.close_idle()
+            await asyncio.sleep(ROOM_PAUSE)
+            return await try_once(exchange, attempt, self._settings)
 
     async def _choose(self, exchange: Exchange, tried: list[Worker]) -> Worker | None:
         """Choose a worker and take one of its slots; None if no worker is left to try."""

@@ -13,6 +13,7 @@ from gateway.config import Config
 from gateway.fleet.registry import Workers
 from gateway.plugins.chains import Failures, Hook
 from gateway.storage import Storage
+from gateway.telemetry.occupancy import Occupancy
 
 
 class Host(Protocol):
@@ -21,7 +22,8 @@ class Host(Protocol):
     `config` is the configuration in force, which a reload replaces. `workers` is the registry,
     `storage` the database, `peers` are the other processes of this gateway. `failures` counts the
     failures of isolated hooks, and logs the first of each. `authenticates`: a plugin has an
-    `authenticate` hook, so every call has a principal or is refused.
+    `authenticate` hook, so every call has a principal or is refused. `occupancy`: the callers'
+    connections of this process.
     """
 
     @property
@@ -34,6 +36,8 @@ class Host(Protocol):
     def peers(self) -> Peers: ...
     @property
     def failures(self) -> Failures: ...
+    @property
+    def occupancy(self) -> Occupancy: ...
     @property
     def authenticates(self) -> bool: ...
     @property

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import math
 import signal
 import socket
@@ -12,12 +13,17 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.lifespan.off import LifespanOff
 
 from gateway.app.gateway import Gateway
 from gateway.config import Config
 from gateway.frontends.connection import CallerConnection
 from gateway.pipeline.proxy import SHUTDOWN_TIMEOUT
+from gateway.serve.door import Door, raise_limit
+from gateway.serve.sockets import listening
+
+log = logging.getLogger("gateway")
 
 
 class Lifespan(LifespanOff):
@@ -46,8 +52,14 @@ class Server(uvicorn.Server):
         settings = gateway.config
         self._gateway = gateway
 
+        server = self
+
         class Protocol(CallerConnection):
             """One class per server, because the limits are attributes of the class."""
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                server.door.left()
 
         self._protocol = Protocol
         super().__init__(
@@ -68,8 +80,36 @@ class Server(uvicorn.Server):
         )
         self.config.load()
         self.config.lifespan_class = Lifespan
+        self.door = Door(gateway.occupancy, self._make_protocol, self.config.backlog)
         self._follow(settings)
         gateway.reloaded.append(self._follow)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        return self._protocol(self.config, self.server_state, self.lifespan.state)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but the gateway accepts the callers itself, see gateway.serve.door."""
+        raise_limit()
+        await self.lifespan.startup()
+        try:
+            [own] = [sockets] if sockets else listening(self.config.host, self.config.port, 1)
+            self.door.open(own, len(self._gateway.workers.all))
+        except OSError as error:
+            log.error("%s", error)
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
+        if sockets is None:
+            self._log_started_message(own)
+        self.servers = []
+        self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            self.door.tick()
+            if self._gateway.occupancy.paused:
+                for connection in list(self.server_state.connections):
+                    cast(CallerConnection, connection).make_room()
+        return await super().on_tick(counter)
 
     def _follow(self, settings: Config) -> None:
         """Apply these settings to connections; `keepalive` applies to new connections only."""
@@ -109,6 +149,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._gateway.drain(self._drain))
+        self.door.close()
+        await self.door.settle()
         await super().shutdown(sockets)
         if self.force_exit:
             draining.cancel()
@@ -120,5 +162,5 @@ class Server(uvicorn.Server):
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that the server listens on; the actual port if port 0 is configured."""
-        name: Any = self.servers[0].sockets[0].getsockname()
+        name: Any = self.door.sockets[0].getsockname()
         return name[0], name[1]

@@ -36,7 +36,7 @@ def listening(host: str, port: int, count: int) -> list[list[socket.socket]]:
 def _of(
     family: socket.AddressFamily, address: tuple[object, ...], count: int
 ) -> Sequence[socket.socket]:
-    if not BALANCED:
+    if count == 1 or not BALANCED:
         return [_bound(family, address, shared=False)] * count
     if address[1]:
         # Another gateway of the same user would share its port, and each would get some calls.

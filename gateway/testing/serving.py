@@ -96,8 +96,7 @@ async def live(gateway: Gateway | Config) -> AsyncIterator[Live]:
 
 async def _stop(server: Server, gateway: Gateway) -> None:
     """Shut down as uvicorn does, without its polling every tenth of a second."""
-    for listening in server.servers:
-        listening.close()
+    server.door.close()
     await gateway.drain(0)
     state = server.server_state
     for connection in list(state.connections):

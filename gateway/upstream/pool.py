@@ -1,6 +1,8 @@
 """The connections to one worker: opened on demand, kept as long as the worker keeps them."""
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 import aiohappyeyeballs
 
 from gateway.config import TLS, ServerLimits
-from gateway.errors import ConnectFailed, ConnectTimeout
+from gateway.errors import ConnectFailed, ConnectTimeout, OutOfSockets
 from gateway.upstream.connection import Connection
 from gateway.upstream.response import ResponseParser
 
@@ -18,6 +20,10 @@ STAGGER = 0.25
 
 MIN_KEEPALIVE = 1.0
 """Seconds; a worker that closes an idle connection sooner does so for another reason than age."""
+
+
+OWN_LACK = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""Errors of this machine, which say nothing of the worker."""
 
 
 class Pool:
@@ -65,7 +71,7 @@ class Pool:
         return None
 
     async def open(self) -> Connection:
-        """Open a new connection. Raises ConnectFailed or ConnectTimeout."""
+        """Open a new connection. Raises ConnectFailed, ConnectTimeout, OutOfSockets."""
         try:
             async with asyncio.timeout(self._connect):
                 return await self._open()
@@ -74,6 +80,8 @@ class Pool:
         except ssl.SSLError as error:
             raise ConnectFailed(f"TLS with the worker failed: {error.reason}") from error
         except (OSError, UnicodeError) as error:  # UnicodeError: an empty or too long label
+            if is_own_lack(error):
+                raise OutOfSockets from error
             raise ConnectFailed("the worker cannot be reached") from error
 
     async def _open(self) -> Connection:
@@ -137,6 +145,10 @@ class Pool:
     def retire(self) -> None:
         """Close idle connections now, and the others as their exchanges end."""
         self._retired = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the connections that carry no exchange."""
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
@@ -149,6 +161,17 @@ class Pool:
         self.retire()
         for connection in list(self._all):
             connection.abort()
+
+
+def is_own_lack(error: Exception) -> bool:
+    """Whether a connection failed for want of descriptors or memory on this machine."""
+    if getattr(error, "errno", None) in OWN_LACK:
+        return True
+    try:  # the resolver, and several addresses tried at once, report no errno of the system
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as lack:
+        return lack.errno in OWN_LACK
+    return False
 
 
 def tls_context(tls: TLS) -> ssl.SSLContext:

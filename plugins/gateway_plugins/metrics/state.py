@@ -8,6 +8,7 @@ from gateway import Host, Sample, Worker
 
 def samples_of(gateway: Host) -> Iterator[Sample]:
     yield _gauge("gateway_calls_in_flight", len(gateway.calls_in_flight), "Calls that run now.")
+    yield from _of_connections(gateway)
     for worker in gateway.workers.all:
         yield from _of_worker(worker)
     yield from _of_storage(gateway)
@@ -15,6 +16,18 @@ def samples_of(gateway: Host) -> Iterator[Sample]:
         help_ = "Failures of hooks that watch, which no caller has seen."
         labels = {"plugin": plugin, "hook": hook}
         yield Sample("gateway_hook_failures_total", "counter", count, help_, labels)
+
+
+def _of_connections(gateway: Host) -> Iterator[Sample]:
+    callers = gateway.occupancy
+    yield _gauge("gateway_connections", callers.open, "Callers that are connected.")
+    if callers.most is not None:
+        help_ = "Callers that the descriptors suffice for."
+        yield _gauge("gateway_connections_max", callers.most, help_)
+    help_ = "1 while no further caller is accepted, for want of descriptors."
+    yield _gauge("gateway_connections_paused", callers.paused, help_, merge="max")
+    help_ = "Times that this began after a while without."
+    yield Sample("gateway_connections_pauses_total", "counter", callers.pauses, help_)
 
 
 def processes(answered: int, count: int) -> Iterator[Sample]:
