@@ -32,6 +32,7 @@
         │   ├── OutOfSockets        503 out_of_sockets
         │   ├── TooManyCalls        503 too_many_calls
         │   └── Draining            503 draining
+        │       └── DrainTimeout    503 drain_timeout
         ├── StorageFailed           503 storage_unavailable
         ├── ProcessBusy             503 process_busy
         └── UpstreamTimeout         504 upstream_timeout
@@ -270,9 +271,15 @@ class OutOfSockets(NoWorker):
 
 
 class Draining(NoWorker):
-    """The gateway is shutting down."""
+    """The gateway is shutting down: no worker was given the call."""
 
     code = "draining"
+
+
+class DrainTimeout(Draining):
+    """The gateway is shutting down and ends a call that a worker may have run (timeouts.drain)."""
+
+    code = "drain_timeout"
 
 
 class StorageFailed(CallError):

@@ -16,6 +16,7 @@ from gateway.errors import (
     CallError,
     ChooseAgain,
     Draining,
+    DrainTimeout,
     InternalError,
     InvalidHTTP,
     NotFound,
@@ -337,7 +338,9 @@ class Proxy:
             return
         log.warning("%d calls did not finish in time and are ended", len(self.in_flight))
         for exchange in self.in_flight:
-            exchange.cancel_scope.cancel(Draining("the gateway is shutting down"))
+            begun = exchange.call.attempts or exchange.chains.handle
+            error = DrainTimeout if begun else Draining
+            exchange.cancel_scope.cancel(error("the gateway is shutting down"))
         await self._wait_until_empty(SHUTDOWN_TIMEOUT)
 
     async def _wait_until_empty(self, seconds: float | None) -> bool:

@@ -29,13 +29,16 @@ BUSY_WORDS = frozenset(
 
 BUSY_CODES = frozenset(
     (
-        # This gateway's own, from another one behind it: no worker was given the call.
+        # This gateway's own, from another one behind it: no worker was given the call. The last
+        # four are those of its plugins.
         *(
             error.code
             for error in (NoWorker, TooManyCalls, Draining, ConnectFailed, ConnectTimeout)
         ),
         "queue_full",
         "queue_timeout",
+        "weights_updating",
+        "wrong_version",
     )
 )
 

@@ -79,7 +79,7 @@ async def test_drain_cancels_calls_left_after_its_timeout() -> None:
         async with waiting(gateway) as call:
             await gateway.drain(0.01)
         assert plugin_of(gateway, Watcher).outcomes == [call.outcome]
-    assert code_of(call) == (503, "draining")
+    assert code_of(call) == (503, "drain_timeout")
 
 
 async def test_cancelled_dispatch_is_recorded_and_leaks_nothing() -> None:

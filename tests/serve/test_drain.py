@@ -85,7 +85,7 @@ async def test_drain_ends_calls_left_after_its_timeout_with_an_error(
         with pytest.raises(CutShort) as cut:
             await streaming.answer()
         assert await process.ended() == 0
-    assert (refused.status, error_code(refused.body)) == (503, "draining")
+    assert (refused.status, error_code(refused.body)) == (503, "drain_timeout")
     assert int(refused.value(b"retry-after") or b"0") > 0
     assert cut.value.answer.body == EVENT
     assert b"Traceback" not in process.log

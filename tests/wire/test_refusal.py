@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import CallError, ConnectFailed, ConnectTimeout, Draining, NoWorker
+from gateway.errors import (
+    CallError,
+    ConnectFailed,
+    ConnectTimeout,
+    Draining,
+    DrainTimeout,
+    NoWorker,
+)
 from gateway.wire.refusal import BUSY_CODES, BUSY_WORDS, read_refusal
 
 UNKNOWN = "The model `lora` does not exist. Valid aliases: tiny."
@@ -81,6 +88,7 @@ UNSAID = (
     b'{"error":{"message":"EngineCore encountered an issue. See stack trace (above)","code":500}}',
     b'{"error":{"message":"model group failed: The request queue is full."}}',
     b'{"error":{"message":"","code":503}}',
+    DrainTimeout("ends").body(),
     b'{"detail":"Not Found"}',
     b'{"error":null}',
     b"[1]",
