@@ -72,11 +72,11 @@ from gateway.trace import (
 from gateway.wire.apis.registry import api_of
 from gateway.wire.dialect import Api, ChoiceDelta, Delta, Requested
 from gateway.wire.error_body import error_message
+from gateway.wire.naming.session_path import read_session_id
+from gateway.wire.naming.session_path import split_path as split_session_path
 from gateway.wire.reported.ending import ENGINE_ERROR, Ending
 from gateway.wire.reported.usage import Usage, tokens_of
 from gateway.wire.request import is_true
-from gateway.wire.session_path import read_session_id
-from gateway.wire.session_path import split_path as split_session_path
 from gateway.wire.sse import Event
 
 __version__ = "0.1.0"

@@ -63,6 +63,11 @@ class Body:
         self._more = data is None
 
     @property
+    def begun(self) -> bytes:
+        """What has arrived of a body that is not read whole."""
+        return self._begun
+
+    @property
     def prompt_estimate(self) -> int:
         """Estimated prompt tokens: one for each four bytes."""
         return (self.length or len(self.data or b"")) // BYTES_PER_TOKEN

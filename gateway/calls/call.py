@@ -20,6 +20,7 @@ from gateway.storage.sink import Entry, Sink
 from gateway.wire.apis.registry import api_of, dialect_of
 from gateway.wire.dialect import Api, Dialect
 from gateway.wire.injection import Injection
+from gateway.wire.naming.forms import form_model, is_form, query_model
 from gateway.wire.request import RequestHead, is_true, read_head
 
 ONLY_USAGE = ("usage",)
@@ -157,7 +158,11 @@ class Call:
 
     @property
     def model(self) -> str | None:
-        """The requested model; None if the body names none or was not read whole."""
+        """The requested model: of the body, JSON or a form, else of the query.
+
+        None if none is named. A body that was not read whole names one only if it is a form, and
+        has it in the first bytes.
+        """
         pinned = self._changes.get("model") if self._changes else None
         if isinstance(pinned, str):
             return pinned
@@ -174,10 +179,28 @@ class Call:
         return (self._head or self._read_head()).streams
 
     def _read_head(self) -> RequestHead:
-        if not self.body.readable:
+        data = self.body.readable
+        if data:
+            self._head = read_head(data)
+            if self._head.model is not None:
+                return self._head
+        elif not (self.query or self.body.begun):
             return _NO_HEAD
-        self._head = read_head(self.body.readable)
-        return self._head
+        return self._read_form()
+
+    def _read_form(self) -> RequestHead:
+        """Look for the model where no JSON is: in a form, or in the query."""
+        data, kind = self.body.data, get_header(self.headers, b"content-type") or b""
+        model = None
+        if is_form(kind):
+            begun = self.body.begun if data is None else data
+            model = form_model(begun, kind, whole=data is not None)
+        if model is None and self.query:
+            model = query_model(self.query)
+        found = RequestHead(model, (self._head or _NO_HEAD).streams)
+        if data is not None:
+            self._head = found
+        return found
 
     @property
     def api(self) -> Api | None:
@@ -229,6 +252,15 @@ class Call:
                 refuse_other_formats(self.headers)
                 raise
         return self._json
+
+    async def find_model(self) -> None:
+        """Read the whole body if its model is not known yet; not an upload, which has none.
+
+        Raises BodyTooLarge (413), BodyTimeout (408), CallerGone.
+        """
+        api = self.api
+        if self.model is None and (api is None or api.scope != "upload"):
+            await self.body.read()
 
     async def set(self, key: str, value: object) -> None:
         """Send `value` under a top-level key of the body; all other bytes stay unchanged."""

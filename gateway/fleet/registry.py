@@ -55,6 +55,7 @@ class Workers:
         self._leaving: list[Worker] = []
         self._turn = 0
         self._serving: dict[str | None, Serving] = {}
+        self._claimed: frozenset[str] = frozenset()
         self._names: frozenset[str] = frozenset()
         self.plan(settings)()
 
@@ -180,14 +181,23 @@ class Workers:
         """Recompute the views of all workers, and call the callbacks in `changed`."""
         self._serving = {}
         self.mixed = len({(worker.models, frozenset(worker.denied)) for worker in self.all}) > 1
-        self._names = frozenset().union(
-            *(worker.models or () for worker in self.all), *(worker.denied for worker in self.all)
-        )
+        self._claimed = frozenset().union(*(worker.models or () for worker in self.all))
+        self._names = self._claimed.union(*(worker.denied for worker in self.all))
         for callback in self.changed:
             callback()
 
     def find(self, worker_id: str) -> Worker | None:
         return next((worker for worker in self.all if worker.id == worker_id), None)
+
+    def called(self, model: str) -> str:
+        """The name under which workers have a model: Ollama's `llama3` is `llama3:latest`.
+
+        Only if no worker has it under its own name.
+        """
+        if model in self._claimed or ":" in model.rpartition("/")[2]:
+            return model
+        tagged = f"{model}:latest"
+        return tagged if tagged in self._claimed else model
 
     def serving(self, model: str | None = None) -> Serving:
         """Workers that may serve `model` (None: any); both tuples are empty if none does.
@@ -195,7 +205,8 @@ class Workers:
         If all that have it deny it, they serve it after all: nobody else could say no for them.
         """
         # All unknown names share one view, so that made-up names do not fill the memory.
-        key = model if model is None or model in self._names else ""
+        known = model is None or model in self._names or self.called(model) in self._claimed
+        key = model if known else ""
         found = self._serving.get(key)
         if found is None:
             able = tuple(w for w in self.all if model is None or w.serves(model))

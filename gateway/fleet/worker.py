@@ -78,6 +78,7 @@ class Registry(Protocol):
 
     def refresh(self) -> None: ...
     def usual_duration(self) -> float: ...
+    def called(self, model: str) -> str: ...
 
 
 class Worker:
@@ -231,7 +232,9 @@ class Worker:
 
     def claims(self, model: str) -> bool:
         """Whether it has the model by its list or its settings, which may be old."""
-        return self.models is None or model in self.models
+        if self.models is None or model in self.models:
+            return True
+        return self._registry is not None and self._registry.called(model) in self.models
 
     def deny(self, model: str) -> None:
         """Note that it rejected a call because it does not have `model`; it forgets that in time.

@@ -20,6 +20,8 @@ from gateway.calls.call import Call
 from gateway.calls.records import Principal, Source
 from gateway.errors import Forbidden
 from gateway.fleet.worker import Worker
+from gateway.headers import get_header
+from gateway.wire.naming.forms import is_form, query_models
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 
@@ -61,20 +63,29 @@ def require(principal: Principal | None, scope: str) -> None:
 async def check_model(call: Call) -> None:
     """Raise Forbidden if the principal is limited to models and the call's is none of them.
 
-    A call of such a principal that names no model is rejected, too.
+    A POST of such a principal that names no model, or not clearly one, is rejected, too.
     """
-    if call.principal is None or call.principal.models is None or call.method != "POST":
+    if call.principal is None or call.principal.models is None:
         return
-    await call.body.read()  # a long body has not been read yet
-    model = call.model
-    if model is None:
-        raise Forbidden("this key is for certain models, and the call names none")
-    if model not in call.principal.models:
+    named = query_models(call.query)
+    if call.method == "POST":
+        await call.body.read()  # a long body has not been read yet
+        model = call.model
+        if model is None or _is_ambiguous(call):
+            raise Forbidden("this key is for certain models, and the call names none")
+        named.add(model)
+    for model in named - call.principal.models:
         raise Forbidden(
             f"this key is not for the model `{model[:200]}`",
             param="model",
             code="model_not_allowed",
         )
+
+
+def _is_ambiguous(call: Call) -> bool:
+    """Whether one reader takes the body for JSON and another for a form."""
+    is_json = (call.body.data or b"")[:64].lstrip().startswith(b"{")
+    return is_json and is_form(get_header(call.headers, b"content-type") or b"")
 
 
 def allowed_workers(call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:

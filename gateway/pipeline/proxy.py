@@ -169,6 +169,8 @@ class Proxy:
             check_upgrade(call.headers)
         if call.body.data is None:
             await call.body.read_if_short(MAX_BUFFERED_BODY)
+            if call.body.data is None and self._workers.mixed:
+                await call.find_model()
         if self._settings.model is not None:
             await _pin(call, self._settings.model)
         await check_model(call)

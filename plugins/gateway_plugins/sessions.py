@@ -1,7 +1,7 @@
 """Finds the session of a call: from `/sessions/{id}/...`, else from a header.
 
-Every path that the gateway forwards can stand behind the id. `gateway.wire.session_path` says which
-part of a path is the id.
+Every path that the gateway forwards can stand behind the id. Which part of a path is the id, is
+said in `gateway.wire.naming.session_path`.
 """
 
 import msgspec

@@ -53,11 +53,14 @@ def _outcome(delivery: Delivery) -> int:
 
 
 def _models(trace: Trace) -> tuple[str, ...]:
-    """Return the requested model; also OTHER if the ledger may have that instead."""
+    """Return the requested model; also OTHER if the ledger may have that instead.
+
+    The trace has the body alone; a form, or the query, may have named the model of the trace.
+    """
     body = trace.raw_request or {}
     name = trace.overwritten.get("model", body.get("model"))
     if not isinstance(name, str):
-        return ("",)
+        return ("", trace.model, OTHER)
     return (name, OTHER) if is_plain(name) else (OTHER,)
 
 
