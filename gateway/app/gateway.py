@@ -65,6 +65,7 @@ class Gateway:
         plugins = Plugins(config.plugins)
         self.generation = Generation.of(config, plugins)
         self.workers = Workers(config)
+        self.workers.keepers.join(self.peers)
         if local_handler is not None:
             self.workers.put((LocalWorker(local_handler, config),))
         everyone = plugins.new_since(None)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from gateway import config
 from gateway.errors import ConfigError
 from gateway.fleet.changes import Change, Overlay
+from gateway.fleet.keepers import Keepers
 from gateway.fleet.slots import Slots
 from gateway.fleet.worker import Contexts, Worker, make_pool
 from gateway.upstream.pool import Pool
@@ -39,13 +40,15 @@ class Workers:
     those of all workers together. Callbacks in `changed` are called after each change of a worker's
     fitness, weight or models, and after each worker that is added or removed; callbacks in `freed`
     after each slot that is given back. None of them may wait or raise. `refresh_models` requests
-    the models of all workers, `look_again` soon those of one.
+    the models of all workers, `look_again` soon those of one. `keepers` knows which worker made an
+    object.
     """
 
     def __init__(self, settings: config.Config) -> None:
         self.all: tuple[Worker, ...] = ()
         self.overlay = Overlay()
         self.slots = Slots()
+        self.keepers = Keepers()
         self.changed: list[Callable[[], None]] = []
         self.freed: list[Callable[[Worker], None]] = []
         self.mixed = False

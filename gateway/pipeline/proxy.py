@@ -19,16 +19,17 @@ from gateway.errors import (
     DrainTimeout,
     InternalError,
     InvalidHTTP,
-    NotFound,
     NoWorker,
     OutOfSockets,
     TooManyCalls,
 )
-from gateway.fleet.registry import Serving, Workers
+from gateway.fleet.registry import Workers
 from gateway.fleet.worker import Worker
 from gateway.pipeline.answer import send_answer
 from gateway.pipeline.attempt import try_once
-from gateway.pipeline.authorization import allowed_workers, check_model, check_scopes
+from gateway.pipeline.authorization import check_model, check_scopes
+from gateway.pipeline.choice.able import able_workers
+from gateway.pipeline.choice.keeping import learners
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import (
     NEVER_RECEIVED,
@@ -182,7 +183,8 @@ class Proxy:
         except CallError:  # whoever records calls records one that could not be prepared, too
             exchange.observe(chains.observers(call))
             raise
-        exchange.observe(chains.observers(call))
+        own = () if call.dialect is not None else learners(call, self._workers)
+        exchange.observe(chains.observers(call, *own))
         answer = await chains.first_answer(call) if chains.handle else None
         if answer is not None:
             return await send_answer(exchange, answer, self._settings)
@@ -289,16 +291,10 @@ class Proxy:
     async def _pick(self, exchange: Exchange, tried: list[Worker]) -> Worker | None:
         """Choose a worker without taking a slot; None if no worker is left to try.
 
-        Raises NotFound if no worker serves the requested model.
+        Raises the errors of `able_workers`.
         """
         call, chains = exchange.call, exchange.chains
-        serving = self._serving(call)
-        if not serving.all and self._workers.mixed:
-            await self._workers.refresh_models()  # the model may have been loaded just now
-            serving = self._serving(call)
-        if not serving.all and self._workers.mixed:
-            raise _unknown_model(call.model or "")
-        workers = allowed_workers(call, serving.fit)
+        workers = await able_workers(call, self._workers)
         if tried:
             workers = [worker for worker in workers if worker not in tried]
         if chains.filter_workers:
@@ -309,9 +305,6 @@ class Proxy:
         if chains.pick_worker:
             picked = await chains.picked_worker(call, workers)
         return picked or self._workers.least_loaded(workers)
-
-    def _serving(self, call: Call) -> Serving:
-        return self._workers.serving(call.model if self._workers.mixed else None)
 
     async def _record(self, exchange: Exchange, last: bytes | None) -> None:
         """Report the outcome to observers and hooks, and store entries, before the last bytes."""
@@ -351,12 +344,6 @@ class Proxy:
                 while self.in_flight:
                     await self.in_flight.wait_for(self.in_flight)
         return not self.in_flight
-
-
-def _unknown_model(model: str) -> NotFound:
-    """Return the error that vLLM gives for an unknown model."""
-    message = f"The model `{model[:200]}` does not exist."
-    return NotFound(message, param="model", code="model_not_found")
 
 
 async def _pin(call: Call, model: str) -> None:

@@ -126,10 +126,11 @@ class Chains(msgspec.Struct, frozen=True):
                 return worker
         return None
 
-    def observers(self, call: Call) -> Observers:
-        if not (self.observe or call.counts_tokens):
+    def observers(self, call: Call, *own: object) -> Observers:
+        """Return the observers of the plugins; the core's `own` come before them."""
+        if not (self.observe or call.counts_tokens or own):
             return UNOBSERVED
-        found: list[tuple[str, object]] = []
+        found: list[tuple[str, object]] = [("gateway", one) for one in own]
         for hook in self.observe:
             try:
                 observer = hook.run(call)

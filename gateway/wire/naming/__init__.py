@@ -1,4 +1,4 @@
-"""What a request names: its session, its model in a form or a query, objects that a worker keeps.
+"""What a request names beside JSON: its session in the path, its model in a form or a query.
 
-It may import `errors` and `wire.apis`.
+The room may import `errors`.
 """

@@ -1,0 +1,34 @@
+"""The workers that may take a call now, by its model, its principal, and what it is about."""
+
+from collections.abc import Sequence
+
+from gateway.calls.call import Call
+from gateway.errors import NotFound
+from gateway.fleet.registry import Serving, Workers
+from gateway.fleet.worker import Worker
+from gateway.pipeline.authorization import allowed_workers
+from gateway.pipeline.choice.keeping import keeping
+
+
+async def able_workers(call: Call, registry: Workers) -> Sequence[Worker]:
+    """Return the fit workers that may take the call.
+
+    Raises NotFound if no worker serves the requested model, and what `keeping` raises.
+    """
+    serving = registry.serving(call.model if registry.mixed else None)
+    if not serving.all and registry.mixed:
+        serving = await _looked_again(call, registry)
+    workers = allowed_workers(call, serving.fit)
+    if call.dialect is None and len(registry.all) > 1:
+        workers = await keeping(call, registry, serving.all, workers)
+    return workers
+
+
+async def _looked_again(call: Call, registry: Workers) -> Serving:
+    await registry.refresh_models()  # the model may have been loaded just now
+    serving = registry.serving(call.model if registry.mixed else None)
+    if not serving.all and registry.mixed:
+        # In the words of vLLM.
+        message = f"The model `{(call.model or '')[:200]}` does not exist."
+        raise NotFound(message, param="model", code="model_not_found")
+    return serving
