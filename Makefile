@@ -10,7 +10,7 @@ MINUTES ?= 10
 CALLS ?= 10000
 PROCESSES ?= 1
 
-.PHONY: demo test storm accounting soak bench lint lock clean \
+.PHONY: demo test storm accounting clients soak bench lint lock clean \
 	test-latest test-lowest test-reworded
 
 demo: $(STAMP)
@@ -38,6 +38,8 @@ lock: $(VENV)-lock/.installed  # writes requirements/ anew, with the newest of a
 	$(COMPILE) --resolution lowest-direct -o $(VENV)-lock/lowest.txt pyproject.toml
 	$(COMPILE) --resolution lowest-direct --all-extras -c $(VENV)-lock/lowest.txt --no-annotate \
 		-o requirements/lowest.txt pyproject.toml
+	$(COMPILE) -o requirements/clients.txt requirements/clients.in
+	$(COMPILE) -o requirements/clients-2.txt requirements/clients-2.in
 	echo uv | $(COMPILE) -o requirements/lock.txt -
 
 storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
@@ -45,6 +47,9 @@ storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
 
 accounting: $(STAMP)  # `make accounting CALLS=10000`: the ledger against what engines have served
 	PYTHONPATH=tests $(VENV)/bin/python -m accounting --calls $(CALLS) --processes $(PROCESSES)
+
+clients: $(STAMP) $(VENV)-clients/.installed $(VENV)-clients-2/.installed  # see docs/errors.md
+	$(VENV)/bin/pytest -m clients tests/clients
 
 soak: $(STAMP)  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m soak --minutes $(MINUTES)
@@ -61,13 +66,15 @@ lint: $(STAMP)
 $(VENV)/.installed: requirements/dev.txt
 $(VENV)-lowest/.installed: requirements/lowest.txt
 $(VENV)-lock/.installed: requirements/lock.txt
+$(VENV)-clients/.installed: requirements/clients.txt
+$(VENV)-clients-2/.installed: requirements/clients-2.txt
 
 %/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear $*
 	$*/bin/python -m pip install --quiet --require-hashes $(addprefix -r ,$(filter %.txt,$^))
-	$(if $(filter %-lock,$*),,$*/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .)
+	$(if $(filter %-lock %-clients %-clients-2,$*),,$*/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest $(VENV)-lock .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest $(VENV)-lock $(VENV)-clients $(VENV)-clients-2 .mypy_cache .ruff_cache .hypothesis

@@ -117,12 +117,13 @@ class CallError(GatewayError):
     def event(self) -> bytes:
         """Return the SSE event that reports this error within a stream.
 
-        Its `code` is the status, because clients that retry decide by a number there and by the
-        type `server_error`; `gateway_code` is the code of `body`.
+        Clients that retry decide by a number in `code`, by the type `server_error`, or by such
+        words in the message. So `code` is the status, and `gateway_code` the code of `body`.
         """
+        failed = self.status >= 500
         inner = {
-            "message": self.message,
-            "type": self.type if self.status < 500 else "server_error",
+            "message": f"{self.status} server error: {self.message}" if failed else self.message,
+            "type": "server_error" if failed else self.type,
             "param": self.param,
             "code": self.status,
             "gateway_code": self.code,

@@ -53,7 +53,7 @@ class LateResponse:
         message = f"the worker answered {self._status}, and not with an event stream"
         error = {
             "message": f"{message}: {said}" if said else message,
-            "type": "upstream_error",
+            "type": "server_error" if self._status >= 500 else "upstream_error",
             "param": None,
             "code": self._status,
         }

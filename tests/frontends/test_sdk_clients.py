@@ -223,7 +223,7 @@ async def test_sdk_client_of_a_cut_stream_raises_the_error_of_its_event(
                 await client.read(texts)
     code, type_, message = client.said(caught.value)
     assert (str(code), type_) == ("502", "server_error")
-    assert message == "the worker broke off before its answer was whole"
+    assert message == "502 server error: the worker broke off before its answer was whole"
     assert texts
     assert len(worker.requests) == 1
 

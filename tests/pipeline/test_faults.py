@@ -174,7 +174,7 @@ async def test_cut_stream_ends_with_an_error_event_if_the_operator_wants_it(
     assert json.loads(last.removeprefix(b"data: ")) == {
         "type": "error",
         "error": {
-            "message": "the worker broke off before its answer was whole",
+            "message": "502 server error: the worker broke off before its answer was whole",
             "type": "server_error",
             "param": None,
             "code": 502,
