@@ -5,13 +5,16 @@ import asyncio
 import httpx
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.plugins.recording_plugin import until
 from support.workers.failing_worker import QUICK, InOrder
 
-from gateway.config import Probes
+from gateway.config import Config, Probes
 from gateway.config import Worker as Settings
 from gateway.fleet import worker as fleet_worker
+from gateway.fleet.registry import Workers
 from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker, answer_of
 
 ASKED = Probes(interval=None, models_interval=60)
@@ -131,6 +134,21 @@ async def test_caller_gets_the_404_if_every_worker_denies_the_model(
         assert (await ask(live, "m")).status_code == 200
 
 
+async def test_only_worker_with_a_model_is_asked_although_it_denied_it(
+    gateway_for: GatewayFor,
+) -> None:
+    one, two = Engine("m", "lora"), Engine("m")
+    async with one.worker, two.worker:
+        live = await gateway_for(InOrder, workers=named(one, two), failover=QUICK, probes=ASKED)
+        one.loaded = {"m"}
+        for calls in (1, 2):
+            answer = await ask(live)
+            assert (answer.status_code, answer.headers["x-gateway-worker"]) == (404, "a")
+            assert (one.calls, two.calls) == (calls, 0)
+        one.loaded = {"m", "lora"}
+        assert (await ask(live)).status_code == 200
+
+
 async def test_model_that_nobody_lists_is_denied_once(gateway_for: GatewayFor) -> None:
     one, two = Engine("m"), Engine("m")
     async with one.worker, two.worker:
@@ -183,3 +201,37 @@ async def test_other_404_denies_nothing(gateway_for: GatewayFor) -> None:
         assert (answer.status_code, answer.headers["x-gateway-worker"]) == (404, "a")
         assert not live.gateway.workers.all[0].denied
     assert two.calls == 0
+
+
+NAMES = ("m", "lora", "other")
+subsets = st.none() | st.frozensets(st.sampled_from(NAMES), min_size=1)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["deny", "list", "forget"]),
+        st.integers(0, 2),
+        st.sampled_from(NAMES),
+        subsets,
+    )
+)
+
+
+@given(steps)
+async def test_model_is_served_exactly_if_a_worker_claims_it(
+    taken: list[tuple[str, int, str, frozenset[str] | None]],
+) -> None:
+    """Whatever workers deny and list, in whatever order; and who does not deny comes first."""
+    workers = Workers(Config(workers=tuple(Settings(url=f"http://w{n}") for n in range(3))))
+    for what, number, model, models in taken:
+        worker = workers.all[number]
+        if what == "deny":
+            workers.deny(worker, model)
+        elif what == "list":
+            worker.learn_models(models)
+        else:
+            worker._forget(model)
+        for name in NAMES:
+            claiming = [one for one in workers.all if one.claims(name)]
+            willing = [one for one in claiming if name not in one.denied]
+            assert list(workers.serving(name).all) == (willing or claiming)
+            if not workers.mixed:
+                assert len({one.serves(name) for one in workers.all}) == 1

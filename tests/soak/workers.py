@@ -22,6 +22,9 @@ from soak.telling import Tell, telling
 
 MODELS = b'{"object": "list", "data": [{"id": "soak", "object": "model"}]}'
 REFUSED = b'{"error": {"message": "as told", "type": "soak", "param": null, "code": "soak"}}'
+LOADING = b'{"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}'
+"""llama.cpp's own words: it has not begun."""
+
 STATUSES = {
     "200": b"200 OK",
     "400": b"400 Bad Request",
@@ -134,7 +137,8 @@ class Generation:
         self._served = msgspec.structs.replace(self._served, **changes)
 
     def _refuse(self, status: str) -> None:
-        self._transport.write(WHOLE % (STATUSES[status], len(REFUSED), REFUSED))
+        body = LOADING if status == "503" else REFUSED
+        self._transport.write(WHOLE % (STATUSES[status], len(body), body))
 
     async def _generate(self, request: Request) -> None:
         if self._mood == "hung":

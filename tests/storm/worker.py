@@ -25,6 +25,9 @@ STATUSES = {
     "503": b"503 Service Unavailable",
 }
 REFUSED = b'{"error": {"message": "as told", "type": "storm", "param": null, "code": "storm"}}'
+LOADING = b'{"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}'
+"""llama.cpp's own words: it has not begun."""
+
 MODELS = b'{"object": "list", "data": [{"id": "storm"}]}'
 WHOLE = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -104,7 +107,7 @@ class WorkerConnection(asyncio.Protocol):
     def _tell(self) -> None:
         """Whether it is well, and what it serves; probes ask."""
         if self._worker.mood == "503":
-            self._send("503", REFUSED)
+            self._send("503", LOADING)
         elif self._worker.mood != "hung":
             self._send("200", MODELS)
 
@@ -115,7 +118,7 @@ class WorkerConnection(asyncio.Protocol):
     def _take(self, call_id: str, *, stream: bool) -> None:
         mood = self._worker.mood
         if mood in ("400", "503"):
-            self._send(mood, REFUSED)
+            self._send(mood, LOADING if mood == "503" else REFUSED)
             return
         self._worker.ledger.runs[call_id] += 1
         self._worker.begin(self)
