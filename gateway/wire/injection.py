@@ -4,8 +4,8 @@ Workers send token ids, logprobs and the usage of a stream only on request. `inj
 keys to set in the request; its Stripper removes their effect from the response. The result is what
 the engine sends without the flags, byte for byte:
 
-- `token_ids`, `prompt_token_ids` and `logprobs` become null or go, as `gateway.wire.unasked` tells.
-  All other bytes of the response stay, spaces and numbers included.
+- `token_ids`, `prompt_token_ids` and `logprobs` become null or go, as their engine has them if not
+  asked: see `gateway.wire.stripping`. All other bytes stay, spaces and numbers included.
 - A token inside a character, or of a tool call's mark-up, has an id and a logprob but no content. A
   chat stream has an event with an empty delta for it only if ids or logprobs were requested.
 - The usage of a stream comes as one more event, with no choice or an empty one. What this event
@@ -25,11 +25,12 @@ import msgspec
 
 from gateway.errors import InvalidJSON
 from gateway.wire.dialect import Dialect
-from gateway.wire.fast_strip import Frame, frame_of, strip_response
-from gateway.wire.json_text import NULL, Edit, additions, blanked, edited
 from gateway.wire.request import guarded, is_true
 from gateway.wire.sse import DONE, Event, with_data
-from gateway.wire.unasked import AnswerText, Unasked, read_text
+from gateway.wire.stripping.any_frame import AnyFrame
+from gateway.wire.stripping.fast_strip import Frame, frame_of, strip_response
+from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited
+from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
 
 Injection = Literal["token_ids", "logprobs", "usage"]
 StripOne = Callable[[bytes], bytes | None]
@@ -113,6 +114,7 @@ class Stripper:
         "_held",
         "_in_answer",
         "_in_choice",
+        "_known",
         "_misses",
         "_unasked",
         "_usage",
@@ -133,7 +135,8 @@ class Stripper:
         self._unasked = Unasked(self._in_answer, self._in_choice, streams=True)
         self._usage = "usage" in injected
         self._drop_empty = drop_empty
-        self._frame: Frame | None = None
+        self._frame: Frame | AnyFrame | None = None
+        self._known = self._unasked.state
         self._misses = 0
         self._held: list[_Held] = []
         self._finished: set[bytes] = set()  # choices with their last event held back
@@ -191,7 +194,7 @@ class Stripper:
         if self._usage and self._is_usage(answer):
             return self._release(self._moved(answer))
         edits = self._unasked.edits(answer)
-        if self._unasked.omits:
+        if self._frame is not None and self._unasked.state != self._known:
             self._frame = None
         if len(answer.choices) == 1 and self._misses < MAX_FRAME_MISSES:
             self._learn(answer)
@@ -215,8 +218,9 @@ class Stripper:
         [choice] = answer.choices
         if not answer.is_finished(choice) and self._unasked.has_frame(answer):
             self._misses += 1
-            found = frame_of(answer, self._in_choice, drop_empty=self._drop_empty)
-            self._frame = found or self._frame
+            found = frame_of(answer, self._in_choice, self._unasked, drop_empty=self._drop_empty)
+            if found is not None:
+                self._frame, self._known = found, self._unasked.state
 
     def close(self) -> bytes:
         """Return the events held back for a usage event that did not come."""

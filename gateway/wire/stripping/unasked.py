@@ -19,14 +19,17 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from gateway.wire.json_text import (
+from gateway.wire.stripping.any_frame import is_appended
+from gateway.wire.stripping.json_text import (
     NULL,
     Edit,
     Malformed,
     Member,
-    elements,
     is_rest,
     members,
+    objects,
+    quick_members,
+    quick_objects,
     removals,
     start_of_object,
 )
@@ -34,10 +37,12 @@ from gateway.wire.json_text import (
 OTHER_HOME = b"provider_specific_fields"
 """Where LiteLLM puts the fields of a choice that OpenAI's API does not have."""
 
-_UNFINISHED = frozenset((NULL, b'""', b'"null"'))
+_UNFINISHED = frozenset((b'""', b'"null"'))
 _SILENT = frozenset((NULL, b"{}", b'""', b"[]"))
 _CONTENT = frozenset((b"delta", b"text"))
-_MESSAGE = frozenset((b"message", b"delta"))
+
+
+_Choice = tuple[int, int, list[Member]]
 
 
 class AnswerText(msgspec.Struct, gc=False):
@@ -61,7 +66,8 @@ class AnswerText(msgspec.Struct, gc=False):
 
     def is_finished(self, choice: Sequence[Member]) -> bool:
         """Whether the choice ends here; some engines send "" or "null" while it goes on."""
-        return self.of(choice, b"finish_reason") not in _UNFINISHED
+        reason = self.of(choice, b"finish_reason")
+        return reason.startswith(b'"') and reason not in _UNFINISHED
 
     def is_silent(self, choice: Sequence[Member]) -> bool:
         """Whether the choice has neither content nor an end."""
@@ -81,31 +87,51 @@ class AnswerText(msgspec.Struct, gc=False):
 
 def read_text(text: bytes) -> AnswerText | None:
     """Find the members of a response; None if `text` is not an object and nothing else."""
+    quick = _read_quickly(text)
+    if quick is not None:
+        return quick
     try:
         top, end = members(text, start_of_object(text))
         choices = [
-            (at, *members(text, at))
-            for member in top
-            if member.key == b"choices" and text[member.value] == ord("[")
-            for at in elements(text, member.value)
-            if text[at] == ord("{")
+            choice for at in _lists_of_choices(text, top) for choice in objects(text, at.value)
         ]
     except Malformed:
         return None
-    if not is_rest(text, end):
+    return _answer(text, top, choices) if is_rest(text, end) else None
+
+
+def _read_quickly(text: bytes) -> AnswerText | None:
+    """Find the members of a response that is JSON in every respect; else None."""
+    top = quick_members(text, 0, len(text))
+    if top is None:
         return None
-    spans = [(at, end) for at, _, end in choices]
-    return AnswerText(text, top, [found for _, found, _ in choices], spans)
+    choices: list[_Choice] = []
+    for one in _lists_of_choices(text, top):
+        found = quick_objects(text, one.value, one.end)
+        if found is None:
+            return None
+        choices += found
+    return _answer(text, top, choices)
+
+
+def _lists_of_choices(text: bytes, top: Sequence[Member]) -> list[Member]:
+    return [one for one in top if one.key == b"choices" and text[one.value] == ord("[")]
+
+
+def _answer(text: bytes, top: list[Member], choices: Sequence[_Choice]) -> AnswerText:
+    spans = [(at, end) for at, end, _ in choices]
+    return AnswerText(text, top, [found for *_, found in choices], spans)
 
 
 class Unasked:
     """Takes fields out of the responses of one call, as its engine leaves them out if not asked.
 
     `in_answer` and `in_choice` are the keys to take out of a response and of its choices. `streams`
-    is False for a plain response.
+    is False for a plain response. `omits_null` and `no_logprobs`: the stream has shown that its
+    engine writes no nulls, or no `logprobs` unless requested.
     """
 
-    __slots__ = ("_ids", "_in_answer", "_in_choice", "_no_logprobs", "_omits_null", "_streams")
+    __slots__ = ("_ids", "_in_answer", "_in_choice", "_streams", "no_logprobs", "omits_null")
 
     def __init__(
         self, in_answer: Sequence[str], in_choice: Sequence[str], *, streams: bool
@@ -114,31 +140,31 @@ class Unasked:
         self._in_choice = frozenset(name.encode() for name in in_choice)
         self._ids = b"token_ids" in self._in_choice
         self._streams = streams
-        self._omits_null = self._no_logprobs = False
+        self.omits_null = self.no_logprobs = False
 
     @property
-    def omits(self) -> bool:
-        """Whether the stream has shown that its engine omits a field that is to be taken out."""
-        return self._omits_null or self._no_logprobs
+    def state(self) -> tuple[bool, bool]:
+        """What the stream has shown of its engine so far."""
+        return self.omits_null, self.no_logprobs
 
     def has_frame(self, answer: AnswerText) -> bool:
-        """Whether only the choice of such an event has to change, and to null where it does."""
-        return not (self.omits or self._of_answer(answer))
+        """Whether only the choices of such an event have to change."""
+        return not self._of_answer(answer)
 
     def edits(self, answer: AnswerText) -> list[Edit]:
         """Return the edits that take the fields out; none if the response has none of them."""
         if self._streams and self._in_choice:
-            self._omits_null = self._omits_null or any(map(_lacks_finish_reason, answer.choices))
+            self.omits_null = self.omits_null or any(map(_lacks_finish_reason, answer.choices))
         found = [edit for choice in answer.choices for edit in self._of_choice(answer, choice)]
         found += self._of_answer(answer)
         if self._streams and b"logprobs" in self._in_choice:
-            self._no_logprobs = self._no_logprobs or any(map(_lacks_logprobs, answer.choices))
+            self.no_logprobs = self.no_logprobs or any(map(_lacks_logprobs, answer.choices))
         return found
 
     def _of_answer(self, answer: AnswerText) -> list[Edit]:
         told = [one for one in answer.top if self._tells(answer, one, self._in_answer)]
         elsewhere = not self._streams and any(map(_has_other_home, answer.choices))
-        if self._omits_null or elsewhere:
+        if self.omits_null or elsewhere:
             return removals(answer.top, told)
         return [Edit(one.value, one.end, NULL) for one in told]
 
@@ -157,7 +183,7 @@ class Unasked:
     def _of_other_home(self, answer: AnswerText, home: Member) -> list[Edit]:
         found, _ = members(answer.text, home.value)
         told = [one for one in found if self._tells(answer, one, self._in_choice)]
-        if self._omits_null:
+        if self.omits_null:
             return removals(found, told)
         return [Edit(one.value, one.end, NULL) for one in told]
 
@@ -165,9 +191,9 @@ class Unasked:
         return one.key in names and answer.value(one) != NULL
 
     def _omits(self, choice: list[Member], one: Member) -> bool:
-        if one.key == b"logprobs" and (self._no_logprobs or _is_appended(choice)):
+        if one.key == b"logprobs" and (self.no_logprobs or _is_appended(choice)):
             return True
-        return self._omits_null if self._streams else one.key in _IDS and _has_other_home(choice)
+        return self.omits_null if self._streams else one.key in _IDS and _has_other_home(choice)
 
 
 _IDS = frozenset((b"token_ids", b"prompt_token_ids"))
@@ -186,7 +212,4 @@ def _lacks_logprobs(choice: Sequence[Member]) -> bool:
 
 
 def _is_appended(choice: Sequence[Member]) -> bool:
-    """Whether `logprobs` follows the message and the finish reason in a choice of unsorted keys."""
-    keys = [one.key for one in choice]
-    before = keys[: keys.index(b"logprobs")]
-    return b"finish_reason" in before and not _MESSAGE.isdisjoint(before) and keys != sorted(keys)
+    return is_appended([one.key.decode(errors="replace") for one in choice])

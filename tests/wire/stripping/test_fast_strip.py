@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.records.vllm_recordings import RecordedExchange, load
 
@@ -15,10 +15,11 @@ from gateway.plugins.chains import Chains, Failures
 from gateway.testing import RecordingCaller
 from gateway.wire import injection
 from gateway.wire.apis.registry import dialect_of
-from gateway.wire.fast_strip import Frame, frame_of, strip_response
 from gateway.wire.injection import INJECTIONS, Injection, Stripper
 from gateway.wire.sse import Event, Splitter, encode
-from gateway.wire.unasked import AnswerText
+from gateway.wire.stripping.any_frame import AnyFrame
+from gateway.wire.stripping.fast_strip import Frame, frame_of, strip_response
+from gateway.wire.stripping.unasked import AnswerText
 
 ALL: set[Injection] = set(INJECTIONS)
 SOME: list[set[Injection]] = [{"token_ids"}, {"logprobs"}, {"usage"}, ALL]
@@ -127,6 +128,26 @@ SORTED = [
     )
 ]
 
+LLAMA_CPP = [
+    b'{"choices":[{"finish_reason":%b,"index":0,"delta":%b%b}],"created":1,"id":"a"}' % part
+    for part in (
+        (b"null", b'{"role":"assistant"}', b""),
+        (b"null", b'{"content":"x"}', b',"logprobs":{"content":[]}'),
+        (b"null", b"{}", b',"logprobs":{"content":[]}'),
+        (b'"stop"', b"{}", b""),
+    )
+]
+LITELLM = [
+    b'{"id":"a","choices":[{%b"index":0,"delta":%b%b}]}' % part
+    for part in (
+        (b"", b'{"role":"assistant"}', b""),
+        (b'"token_ids":[1],', b'{"content":"x"}', b',"logprobs":{"content":[]}'),
+        (b'"token_ids":[2],', b'{"content":"y"}', b""),
+        (b"", b"{}", b',"finish_reason":"stop"'),
+    )
+]
+SPACED = [data.replace(b",", b", ").replace(b":", b": ") for data in (*VLLM, *LLAMA_CPP, *LITELLM)]
+
 FIRST = VLLM[0]
 NASTY = [
     b"[DONE]",
@@ -165,7 +186,7 @@ NASTY = [
     VLLM[3].replace(b"}]}", b'}],"system_fingerprint":"f"}'),
     b'{"choices":' + FIRST + b"}",
 ]
-nasty = st.sampled_from([*VLLM, *SORTED, *NASTY])
+nasty = st.sampled_from([*VLLM, *SORTED, *LLAMA_CPP, *LITELLM, *SPACED, *NASTY])
 
 
 def frames(data: bytes) -> list[bytes]:
@@ -184,6 +205,7 @@ def frames(data: bytes) -> list[bytes]:
     ]
 
 
+@settings(deadline=None)  # one of them is nested deeply
 @given(st.lists(nasty, max_size=6), injections, st.booleans())
 @example([*VLLM, VLLM[1]], ALL, True)
 def test_fast_strip_equals_slow_strip_on_adversarial_events(
@@ -192,6 +214,7 @@ def test_fast_strip_equals_slow_strip_on_adversarial_events(
     check([Event(encode(data), data) for data in sent], injected, drop_empty)
 
 
+@settings(deadline=None)
 @given(st.lists(nasty.flatmap(lambda data: st.sampled_from(frames(data))), max_size=6), injections)
 @example([encode(VLLM[2]).replace(b',"delta"', b',\n"delta"', 1)], ALL)
 @example([encode(b"[DONE]"), AFTER_THE_END], {"token_ids", "usage"})
@@ -261,12 +284,32 @@ def test_fast_strip_equals_slow_strip_on_streams_of_any_choices(
     check(events, injected, drop_empty)
 
 
+@pytest.mark.parametrize("stream", [LLAMA_CPP, LITELLM, SPACED[:4], SPACED[4:8], SPACED[8:]])
+def test_other_engines_streams_are_stripped_quickly(
+    monkeypatch: pytest.MonkeyPatch, stream: list[bytes]
+) -> None:
+    cut: list[bytes | None] = []
+    fast = AnyFrame.strip_one
+
+    def watched(self: AnyFrame, raw: bytes) -> bytes | None:
+        cut.append(fast(self, raw))
+        return cut[-1]
+
+    monkeypatch.setattr(AnyFrame, "strip_one", watched)
+    stripper = Stripper(ALL)
+    for data in [*stream[:2], *([stream[1]] * 8)]:
+        stripper.event(Event(encode(data), data))
+
+    assert sum(one is not None for one in cut) >= 8
+    assert not any(one is not None and b"logprobs" in one and b"[]" in one for one in cut)
+
+
 def test_fast_strip_gives_up_on_a_stream_whose_frame_always_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[object] = []
 
-    def counted(answer: AnswerText, *args: Any, **more: Any) -> Frame | None:
+    def counted(answer: AnswerText, *args: Any, **more: Any) -> Frame | AnyFrame | None:
         tried.append(answer)
         return frame_of(answer, *args, **more)
 

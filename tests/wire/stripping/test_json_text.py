@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.json_text import (
+from gateway.wire.stripping.json_text import (
     Malformed,
     additions,
     edited,
-    elements,
-    end_of_value,
     members,
+    objects,
+    quick_members,
+    quick_objects,
     removals,
 )
 
@@ -23,12 +24,12 @@ values = st.recursive(
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=4)
     ),
 )
-objects = st.dictionaries(st.text(max_size=3), values, max_size=5)
+dictionaries = st.dictionaries(st.text(max_size=3), values, max_size=5)
 separators = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " : ")])
 indents = st.sampled_from([None, 2])
 
 
-@given(objects, separators, indents, st.booleans())
+@given(dictionaries, separators, indents, st.booleans())
 def test_members_are_those_of_the_object(
     value: dict[str, object], between: tuple[str, str], indent: int | None, plain: bool
 ) -> None:
@@ -44,18 +45,40 @@ def test_members_are_those_of_the_object(
         assert repr(json.loads(text[one.value : one.end])) == repr(inner)
 
 
-@given(st.lists(values, max_size=4), separators, indents)
-def test_elements_are_those_of_the_array(
+@given(st.lists(dictionaries | values, max_size=4), separators, indents)
+def test_objects_are_those_of_the_array(
     value: list[object], between: tuple[str, str], indent: int | None
 ) -> None:
     text = json.dumps(value, separators=between, indent=indent).encode()
 
-    found = [json.loads(text[at : end_of_value(text, at)]) for at in elements(text, 0)]
+    found = [json.loads(text[at:end]) for at, end, _ in objects(text, 0)]
 
-    assert repr(found) == repr(value)
+    assert repr(found) == repr([one for one in value if isinstance(one, dict)])
 
 
-@given(objects, st.sets(st.integers(0, 4)), separators)
+@given(dictionaries, separators, indents, st.booleans(), st.sampled_from(["", " ", "}", "\0", ","]))
+def test_quick_ways_find_the_same_or_nothing(
+    value: dict[str, object], between: tuple[str, str], indent: int | None, plain: bool, end: str
+) -> None:
+    written = json.dumps(value, separators=between, indent=indent, ensure_ascii=plain)
+    text = f" {written}{end}".encode()
+    array = f"[{written} , 1,{written}]".encode()
+
+    for found in (quick_members(text, 1, len(text)), quick_members(text, 1, len(text) - 1)):
+        assert found is None or found == members(text, 1)[0]
+    assert quick_objects(array, 0, len(array)) in (None, list(objects(array, 0)))
+
+
+def test_quick_ways_are_ways_through_usual_objects() -> None:
+    text = b'{"a":{"b":[1,"}"]}, "c" : null}'
+
+    assert quick_members(text, 0, len(text)) == members(text, 0)[0]
+    assert quick_members(b'{"a":1,"a":1}', 0, 13) is None
+    assert quick_members(b'{"a":NaN}', 0, 9) is None
+    assert quick_members(b"{}", 0, 2) == []
+
+
+@given(dictionaries, st.sets(st.integers(0, 4)), separators)
 def test_removals_leave_the_object_without_the_members(
     value: dict[str, object], gone: set[int], between: tuple[str, str]
 ) -> None:
@@ -69,7 +92,7 @@ def test_removals_leave_the_object_without_the_members(
     assert left == json.dumps(kept, separators=between).encode()
 
 
-@given(objects.filter(bool), separators)
+@given(dictionaries.filter(bool), separators)
 def test_additions_are_spaced_as_the_object_is(
     value: dict[str, object], between: tuple[str, str]
 ) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 from msgspec import Raw
 
-from gateway.wire.unasked import AnswerText
+from gateway.wire.stripping.any_frame import AnyFrame, any_frame_of
+from gateway.wire.stripping.unasked import AnswerText, Unasked
 
 # `omit_defaults` compares by identity: an absent key is not written, a null that came is.
 _ABSENT = Raw(b"null")
@@ -150,7 +151,7 @@ class Frame:
         """Return the event `raw` with nulls for injected fields, or b"" if the event is dropped.
 
         None if the event has another frame or key order, finishes its choice, lacks a field by
-        which engines differ (see gateway.wire.unasked), or is not a single event.
+        which engines differ (see gateway.wire.stripping.unasked), or is not a single event.
         """
         before, after = self._before, self._after
         if not (raw.startswith(before) and raw.endswith(after)):
@@ -266,9 +267,13 @@ def _is_one_line(text: bytes) -> bool:
     return text.find(b"\n") < 0 and text.find(b"\r") < 0
 
 
-def frame_of(answer: AnswerText, blank: Collection[str], *, drop_empty: bool) -> Frame | None:
-    """Return the frame around the one choice of `answer`; None if its key order is unknown."""
+def frame_of(
+    answer: AnswerText, blank: Collection[str], unasked: Unasked, *, drop_empty: bool
+) -> Frame | AnyFrame | None:
+    """Return the frame around the one choice of `answer`; None if its form is unusual."""
     [(start, end)] = answer.spans
+    if any(unasked.state):
+        return _any_frame(answer, blank, unasked, drop_empty=drop_empty)
     choice = answer.text[start:end]
     before, after = b"data: " + answer.text[:start], answer.text[end:] + b"\n\n"
     for order in _ORDERS:
@@ -279,7 +284,20 @@ def frame_of(answer: AnswerText, blank: Collection[str], *, drop_empty: bool) ->
                 return Frame(before, after, order, blank, drop_empty=drop_empty)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
-    return None
+    return _any_frame(answer, blank, unasked, drop_empty=drop_empty)
+
+
+def _any_frame(
+    answer: AnswerText, blank: Collection[str], unasked: Unasked, *, drop_empty: bool
+) -> AnyFrame | None:
+    return any_frame_of(
+        answer.text,
+        answer.spans[0],
+        blank,
+        drop_empty=drop_empty,
+        omits_null=unasked.omits_null,
+        no_logprobs=unasked.no_logprobs,
+    )
 
 
 _BEGINNINGS: Mapping[bytes, msgspec.json.Decoder[_Answer] | msgspec.json.Decoder[_SortedAnswer]] = {

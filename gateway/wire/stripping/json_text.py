@@ -16,14 +16,26 @@ from gateway.errors import GatewayError
 NULL = b"null"
 
 _QUOTED = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_WORD = rb"[-+.0-9A-Za-z]++"
 _string = re.compile(_QUOTED, re.DOTALL).match
-_scalar = re.compile(rb'[^\s,:\[\]{}"]+').match
-_bracket = re.compile(_QUOTED + rb"|[\[\]{}\"]", re.DOTALL).finditer
-_key = re.compile(rb"[ \t\r\n]*(" + _QUOTED + rb")[ \t\r\n]*:[ \t\r\n]*", re.DOTALL).match
+_scalar = re.compile(_WORD).match
+_bracket = re.compile(_QUOTED + rb'|\[[^\[\]{}"]*+\]|[\[\]{}"]', re.DOTALL).finditer
+_member = re.compile(  # up to the next one, if the value is a string or a scalar
+    rb"[ \t\r\n]*(" + _QUOTED + rb")[ \t\r\n]*:[ \t\r\n]*"
+    rb"(?:(" + _QUOTED + rb"|" + _WORD + rb")[ \t\r\n]*([,}\]]))?",
+    re.DOTALL,
+).match
+_lead = re.compile(
+    rb"[ \t\r\n]*[{,][ \t\r\n]*(" + _QUOTED + rb")[ \t\r\n]*:[ \t\r\n]*", re.DOTALL
+).match
 _after = re.compile(rb"[ \t\r\n]*([,}\]])").match
 _space = re.compile(rb"[ \t\r\n]*").match
 _before = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*").match
 _rest = re.compile(rb"[ \t\r\n\0]*\Z").match
+
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_REJECTED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Malformed(GatewayError):
@@ -56,29 +68,84 @@ def members(text: bytes, at: int = 0) -> tuple[list[Member], int]:
     closed = _after(text, at)
     if closed is not None and closed[1] == b"}":
         return found, closed.end()
-    while (key := _key(text, at)) is not None:
-        value = key.end()
-        end = end_of_value(text, value)
-        found.append(Member(_name(key[1]), key.start(1), value, end))
-        after = _after(text, end)
-        if after is None or after[1] == b"]":
-            break
-        at = after.end()
-        if after[1] == b"}":
+    while (one := _member(text, at)) is not None:
+        value, end, at = one.start(2), one.end(2), one.end()
+        if end < 0:  # the value has others in it
+            value = at
+            end = end_of_value(text, value)
+            after = _after(text, end)
+            if after is None:
+                break
+            at = after.end()
+        found.append(Member(_name(one[1]), one.start(1), value, end))
+        last = text[at - 1]
+        if last == ord("}"):
             return found, at
+        if last != ord(","):
+            break
     raise Malformed("an object has no end")
 
 
-def elements(text: bytes, at: int) -> Iterator[int]:
-    """Yield the place of each element of the array at `at`. Raises Malformed."""
+def quick_members(text: bytes, start: int, stop: int) -> list[Member] | None:
+    """Return the members of the object `text[start:stop]`, several times as fast.
+
+    None if a strict decoder rejects it, or if it has a key twice or with escapes.
+    """
+    try:
+        values = _decode(text[start:stop])
+    except _REJECTED:
+        return None
+    found: list[Member] = []
+    at = start
+    for name, raw in values.items():
+        key, value = _lead(text, at), bytes(raw)
+        if (
+            key is None
+            or key[1] != b'"%b"' % name.encode()
+            or not text.startswith(value, key.end())
+        ):
+            return None
+        at = key.end() + len(value)
+        found.append(Member(key[1][1:-1], key.start(1), key.end(), at))
+    return found if not found or text[at:stop].strip() == b"}" else None
+
+
+def quick_objects(text: bytes, start: int, stop: int) -> list[tuple[int, int, list[Member]]] | None:
+    """Return what `objects` yields of the array `text[start:stop]`; None as `quick_members`."""
+    try:
+        values = _decode_list(text[start:stop])
+    except _REJECTED:
+        return None
+    result: list[tuple[int, int, list[Member]]] = []
+    end = start + 1
+    for raw in values:
+        at = text.find(bytes(raw), end)  # only space and a comma are between
+        end = at + len(bytes(raw))
+        if text[at] == ord("{"):
+            found = quick_members(text, at, end)
+            if found is None:
+                return None
+            result.append((at, end, found))
+    return result
+
+
+def objects(text: bytes, at: int) -> Iterator[tuple[int, int, list[Member]]]:
+    """Yield the place, the end and the members of each object in the array at `at`.
+
+    Elements of other types are left out. Raises Malformed.
+    """
     if text[at : at + 1] != b"[":
         raise Malformed("an array is expected")
     at = _skipped(text, at + 1)
     if text[at : at + 1] == b"]":
         return
     while True:
-        yield at
-        after = _after(text, end_of_value(text, at))
+        if text[at : at + 1] == b"{":
+            found, end = members(text, at)
+            yield at, end, found
+        else:
+            end = end_of_value(text, at)
+        after = _after(text, end)
         if after is None or after[1] == b"}":
             raise Malformed("an array has no end")
         if after[1] == b"]":
@@ -92,15 +159,18 @@ def end_of_value(text: bytes, at: int) -> int:
     if first == b"{" or first == b"[":
         depth = 0
         for one in _bracket(text, at):
-            kind = text[one.start()]
-            if kind == 0x7B or kind == 0x5B:
+            start, end = one.span()
+            if end - start > 1:  # a string, or an array without others
+                if not depth:
+                    return end
+            elif text[start] in b"[{":
                 depth += 1
-            elif kind != 0x22:
+            elif text[start] == ord('"'):  # to look on would take quadratic time
+                break
+            else:
                 depth -= 1
                 if not depth:
-                    return one.end()
-            elif one.end() - one.start() == 1:  # to look on would take quadratic time
-                break
+                    return end
         raise Malformed("a value has no end")
     found = _string(text, at) if first == b'"' else _scalar(text, at)
     if found is None:
