@@ -9,13 +9,17 @@ from pathlib import Path
 import httpx
 import pytest
 from support.callers.raw_client import CutShort, RawAnswer, RawClient
+from support.gateways.reloadable import reloadable
 from support.plugins.recording_plugin import until
 
-from gateway import Call, NoWorker, TooManyRequests, hookimpl
-from gateway.config import Cors, PluginEntry
+from gateway import Call, Gateway, NoWorker, TooManyRequests, hookimpl
+from gateway.config import Config, Cors, PluginEntry, Worker, load
+from gateway.errors import ConfigError
 from gateway.frontends.cors import MAX_ASKED
+from gateway.simulator import Simulator
 from gateway.testing import (
     DONE,
+    NO_PROBES,
     GatewayFor,
     Live,
     ScriptedConnection,
@@ -256,3 +260,31 @@ async def test_worker_cors_headers_pass_if_no_origin_is_named(gateway_for: Gatew
         live = await gateway_for(workers=(worker.url,))
         answer = await ask(live, origin=PAGE)
     assert answer.values(ALLOW) == [b"*"]
+
+
+async def test_reload_changes_the_pages_that_may_make_calls(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    async with reloadable(file, workers=[simulator.url], cors={"origins": [PAGE]}) as running:
+        assert (await running.client.options(CHAT, headers=PREFLIGHT)).status_code == 204
+        await running.changed(workers=[simulator.url], cors={"origins": ["https://new.example"]})
+        assert (await running.client.options(CHAT, headers=PREFLIGHT)).status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["https://a.example/", "a.example", "https://*.example", ""])
+def test_origin_that_no_browser_sends_is_a_mistake(origin: str, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(json.dumps({"cors": {"origins": [origin]}}))
+    with pytest.raises(ConfigError, match=r'expected an origin like "https://chat\.example"'):
+        load(file)
+
+
+async def test_page_of_an_embedded_gateway_is_answered_as_well(simulator: Simulator) -> None:
+    config = Config(workers=(Worker(url=simulator.url),), cors=CORS, probes=NO_PROBES)
+    async with Gateway(config) as gateway:
+        transport = httpx.ASGITransport(app=gateway)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            assert (await client.options(CHAT, headers=PREFLIGHT)).status_code == 204
+            answer = await client.post(CHAT, content=b"{}", headers={"origin": PAGE})
+    assert answer.headers["access-control-allow-origin"] == PAGE
