@@ -68,12 +68,18 @@ class CallerConnection(HttpToolsProtocol):
         self._offers_upgrade = False
         self._offers: list[tuple[bytes, bytes]] = []
         self._deaf = self._heading = False
+        self._running: RequestResponseCycle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._arm(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True  # uvicorn tells only the last request of the connection
+            running.message_event.set()
         if self._lingering is not None:
             self._lingering.cancel()
         self.left()
@@ -194,7 +200,7 @@ class CallerConnection(HttpToolsProtocol):
         self.cycle.message_event.set()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        scope = cycle.scope
+        self._running, scope = cycle, cycle.scope
         if scope["http_version"] not in VERSIONS:
             app = _refusing(InvalidHTTP("only HTTP/1.1 and HTTP/1.0 are served here"))
         elif scope["method"] == "CONNECT":

@@ -1,16 +1,18 @@
 """Offers of another protocol: whatever is not upgraded is HTTP/1.1 of the length it announces."""
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.callers.raw_client import Headers, RawClient, head_of
 from support.callers.seen_request import Seen, seen
 from support.gateways.event_loop import Stage
-from support.plugins.recording_plugin import PATIENCE
+from support.plugins.recording_plugin import PATIENCE, until
 from support.records.reference_requests import Request, read_all, requests
 from support.records.worker_answers import cut, places
 
@@ -96,7 +98,8 @@ class Pipeline(Stage):
 
     def open(self) -> None:
         self.worker = self.enter(ScriptedWorker(answer_of(b"{}")))
-        self.address = self.enter(live(before(self.worker))).server.address
+        served = self.enter(live(before(self.worker)))
+        self.address, self.gateway = served.server.address, served.gateway
 
     async def send(self, pieces: Sequence[bytes]) -> list[Seen]:
         """What the worker gets of these bytes on one connection."""
@@ -108,6 +111,20 @@ class Pipeline(Stage):
             while await client.reader.read(1 << 16):
                 pass
         return carried(self.worker)[before:]
+
+    async def spoil(self, pieces: Sequence[bytes]) -> None:
+        """Send what may be anything, and leave; the gateway goes on, and holds no call."""
+        async with RawClient(*self.address) as client:
+            with suppress(ConnectionError, RuntimeError):  # RuntimeError: uvloop, once it is closed
+                for piece in pieces:
+                    client.writer.write(piece)
+                    await asyncio.sleep(0)
+                client.writer.write_eof()
+                while await client.reader.read(1 << 16):
+                    pass
+        await until(lambda: not self.gateway.calls_in_flight)
+        async with RawClient(*self.address) as client:
+            assert (await client.ask("GET", "/health")).status == 200
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +146,43 @@ def test_worker_gets_the_requests_that_a_plain_reader_finds(
     got = pipeline.run(pipeline.send(cut(raw, at)))
     assert [(one.method, one.target, one.body) for one in got] == read_all(raw)
     assert not any(name in HOP for one in got for name, _ in one.headers)
+
+
+SPLICES = st.lists(
+    st.tuples(
+        st.integers(0, 400),
+        st.integers(0, 6),
+        st.binary(max_size=4)
+        | st.sampled_from(
+            [
+                *(b"\r\n", b"\r\n\r\n", b"\n", b"0\r\n", b" HTTP/1.0\r\n", b"Upgrade: h2c\r\n"),
+                *(b"CONNECT a:1 HTTP/1.1\r\n", b"Transfer-Encoding: chunked\r\n"),
+                *(b"Content-Length: 3\r\n", b"Connection: close\r\n"),
+            ]
+        ),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(requests, min_size=1, max_size=3), SPLICES, places)
+def test_callers_of_spoilt_requests_break_nothing(
+    pipeline: Pipeline,
+    caplog: pytest.LogCaptureFixture,
+    sent: list[Request],
+    splices: list[tuple[int, int, bytes]],
+    at: list[int],
+) -> None:
+    raw = b"".join(one.written(b"/v1/x", last=False) for one in sent)
+    for place, gone, new in splices:
+        raw = raw[:place] + new + raw[place + gone :]
+    caplog.clear()
+    pipeline.run(pipeline.spoil(cut(raw, at)))
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
 def test_many_offers_in_one_read_are_all_declined(pipeline: Pipeline) -> None:
