@@ -25,8 +25,7 @@ T = TypeVar("T")
 class ControlRequest:
     """A request to the gateway itself.
 
-    `params` are the named parts of the path, decoded; `encoded` are the same as they were sent.
-    `principal` is None if no plugin
+    `params` are the named parts of the path, decoded. `principal` is None if no plugin
     authenticates, or if the route is open to anybody.
     """
 
@@ -36,12 +35,10 @@ class ControlRequest:
         receive: Receive,
         *,
         params: Mapping[str, str],
-        encoded: Mapping[str, str],
         principal: Principal | None,
         settings: Config,
     ) -> None:
         self.params = params
-        self.encoded = encoded
         self.principal = principal
         self.path = path_of(scope)
         self._query: bytes = scope.get("query_string", b"")

@@ -27,6 +27,7 @@ from gateway.errors import (
     StorageFailed,
 )
 from gateway.headers import path_of
+from gateway.wire.naming.session_path import read_session_id
 
 log = logging.getLogger("gateway")
 
@@ -39,7 +40,8 @@ class ControlRoute(BaseRoute):
     """One path, such as `/sessions/{id}/traces`, with a handler for each method.
 
     Matches the path as it was sent, percent-encoding kept. A name may contain slashes; if the name
-    would be read as more than a name, the client can percent-encode it. A path under a session's
+    would be read as more than a name, the client can percent-encode it. For a name `session_id` the
+    rule of gateway.wire.naming.session_path holds. A path under a session's
     /v1/ is a call and never matches.
     """
 
@@ -94,6 +96,9 @@ class ControlRoute(BaseRoute):
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         reject_other_sites(scope)
         principal = await identify(scope, self.scope, self._current)
+        session = scope["encoded_path_params"].get("session_id")
+        if session is not None:
+            read_session_id(session)  # raises NotFound, whatever the method
         handler = self._handlers.get(method)
         if handler is None:
             raise HTTPException(405, headers={"allow": ", ".join(sorted(self.methods))})
@@ -101,7 +106,6 @@ class ControlRoute(BaseRoute):
             scope,
             receive,
             params=scope["path_params"],
-            encoded=scope["encoded_path_params"],
             principal=principal,
             settings=self._current.config,
         )

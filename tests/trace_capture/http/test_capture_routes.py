@@ -138,6 +138,8 @@ async def test_session_routes_refuse_a_part_with_slashes_that_is_no_id(
     answer = await live.client.get(f"/sessions{path}")
     assert error_of(answer)[:2] == (404, "not_found")
     assert "%2F" in answer.json()["error"]["message"]
+    for method in ("POST", "DELETE", "PUT"):
+        assert (await raw(live, method, f"/sessions{path}")).status_code == 404
     assert (await raw(live, "GET", f"/sessions{path.replace('a/b', 'a%2Fb')}")).status_code == 200
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from gateway import ControlRequest, read_session_id
+from gateway import ControlRequest
 
 MAX_SESSIONS = 10_000
 """Maximum number of sessions that one request may name."""
@@ -22,8 +22,5 @@ Limit = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 def session_id_of(request: ControlRequest) -> str:
-    """Return the session id in the path. Raises NotFound if it cannot be one.
-
-    A path without a name for it is that of the session `batch_delete`.
-    """
-    return read_session_id(request.encoded.get("session_id", BATCH_DELETE))
+    """Return the session id in the path. A path without a name for it is that of `batch_delete`."""
+    return request.params.get("session_id", BATCH_DELETE)
