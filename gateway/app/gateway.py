@@ -29,6 +29,7 @@ from gateway.fleet.persisted import PersistedWorkers
 from gateway.fleet.probes import Prober
 from gateway.fleet.registry import Workers
 from gateway.fleet.replicated import ReplicatedWorkers
+from gateway.fleet.times.outlook import MIN_WAIT
 from gateway.frontends.http import Edge
 from gateway.headers import path_of
 from gateway.pipeline.local import LocalHandler, LocalWorker
@@ -40,6 +41,8 @@ from gateway.storage import Storage
 from gateway.telemetry.occupancy import Occupancy
 
 log = logging.getLogger("gateway")
+
+NOBODY_FIT = "workers: none can take calls now"
 
 
 class Gateway:
@@ -120,6 +123,7 @@ class Gateway:
             *(route for routes in generation.routes.values() for route in routes),
             # Last, so that a plugin's own /health takes precedence.
             self.guarded(Route("/health", self._health), scope=None),
+            self.guarded(Route("/ready", self._ready), scope=None),
         ]
         for callback in self.reloaded:
             callback(generation.config)
@@ -202,11 +206,32 @@ class Gateway:
         ]
 
     async def _health(self, _: object) -> Response:
-        """Return 200 even if degraded, because the gateway still serves calls."""
-        reasons = list(self._unwell())
-        if not reasons:
-            return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "degraded", "reason": "; ".join(reasons)})
+        """Return 200 even if degraded, because the gateway itself serves; see `_ready`.
+
+        Without any worker yet the status is `ok`: trainers wait for it before they add theirs.
+        """
+        ready, reasons = self._has_worker, list(self._unwell())
+        status = "degraded" if reasons else "ok"
+        if not ready and self.workers.all:
+            status, reasons = "no_worker", [NOBODY_FIT, *reasons]
+        report: dict[str, object] = {"status": status}
+        if reasons:
+            report["reason"] = "; ".join(reasons)
+        return JSONResponse(report if ready else report | {"ready": False})
+
+    async def _ready(self, _: object) -> Response:
+        """Return 200 if a call may go to a worker now, else 503."""
+        if self.draining:
+            status, seconds = "draining", MIN_WAIT
+        elif not self._has_worker:
+            status, seconds = "no_worker", self.workers.seconds_until_fit()
+        else:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": status}, 503, {"retry-after": str(seconds)})
+
+    @property
+    def _has_worker(self) -> bool:
+        return any(worker.fit for worker in self.workers.all)
 
     def _unwell(self) -> Iterator[str]:
         storage = self.storage.health

@@ -39,7 +39,8 @@ class Call:
     `source` is the kind of work: realtime, batch or eval. An `internal` call comes from one of the
     gateway's own jobs and is not authenticated; its `principal` is the one that the job runs for,
     or None. `scope` is the scope that the principal needs if it is not that of all calls, see
-    gateway.pipeline.authorization.
+    gateway.pipeline.authorization. `tried` are the workers that have failed it and are not asked
+    again; a worker that refused the connection and is down since then may be asked later.
     """
 
     # Those that begin with an underscore are for the Exchange of the call, see
@@ -76,6 +77,7 @@ class Call:
         "source",
         "started",
         "state",
+        "tried",
     )
 
     def __init__(
@@ -110,6 +112,7 @@ class Call:
         self.internal = internal
         self.scope = scope
         self.attempts: list[Attempt] = []
+        self.tried: list[Worker] = []
         self.outcome = Outcome()
         self.state = State()
         self.counts_tokens = False

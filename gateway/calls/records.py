@@ -38,7 +38,8 @@ class Attempt(msgspec.Struct):
     `left_out` are the injections omitted this time because the worker rejected the attempt before
     with them. `last`: the response is forwarded whatever it says. `weight_version` is the
     worker's weight version when the attempt began, `weight_version_end` when it ended. `ending` is
-    what the response itself says about its end; it is set before `attempt_finished`.
+    what the response itself says about its end; it is set before `attempt_finished`. `refused`: the
+    worker refused the connection and is down since then, so that it counts as not asked.
     """
 
     worker: Worker
@@ -54,6 +55,7 @@ class Attempt(msgspec.Struct):
     weight_version: int | str | None = None
     weight_version_end: int | str | None = None
     ending: Ending = UNKNOWN
+    refused: bool = False
 
     @property
     def result(self) -> str:

@@ -22,6 +22,7 @@ from gateway.config.model import (
     is_loopback,
 )
 from gateway.config.node import Node
+from gateway.config.probe import Expected, Preset, WorkerProbe, expected
 from gateway.config.renames import former_names
 from gateway.config.schemas import schema
 from gateway.config.sources.environment import OPTIONS
@@ -34,18 +35,22 @@ __all__ = [
     "TLS",
     "Config",
     "Cors",
+    "Expected",
     "Failover",
     "FieldError",
     "Node",
     "Note",
     "PluginEntry",
+    "Preset",
     "Probes",
     "ServerLimits",
     "StorageSettings",
     "Timeouts",
     "Worker",
+    "WorkerProbe",
     "convert",
     "distinct",
+    "expected",
     "former_names",
     "is_loopback",
     "load",

@@ -14,9 +14,10 @@ from gateway.config.conversion import convert
 from gateway.config.hints import Note
 from gateway.config.messages import dotted
 from gateway.config.node import Node
+from gateway.config.probe import ProbePath, Text
 from gateway.config.renames import Former, Renames, with_new_names
 from gateway.config.sizes import SCHEMA, size
-from gateway.config.worker import Status, Text, Worker, distinct
+from gateway.config.worker import Status, Worker, distinct
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -30,9 +31,6 @@ Bytes = Annotated[
     int,
     Meta(gt=0, extra_json_schema={"anyOf": SCHEMA}),
     Note(expected='a size greater than 0, in bytes or such as "20 MiB"', read=size),
-]
-ProbePath = Annotated[
-    str, Meta(pattern=r'^/[!"$-z|~]*(?![\s\S])'), Note(expected='a path like "/health"')
 ]
 ExtraPath = Annotated[
     str, Meta(pattern=r"^/[^?#{}\s]*(?![\s\S])"), Note(expected='a path like "/version"')

@@ -14,6 +14,7 @@ from msgspec.structs import force_setattr, replace
 from gateway.config.conversion import FieldError
 from gateway.config.hints import Note
 from gateway.config.node import Node
+from gateway.config.probe import PROBE, Preset, Text, WorkerProbe
 
 _HOST = re.compile(r"[a-z0-9._-]+")
 _PORTS = {"http": 80, "https": 443}
@@ -88,7 +89,6 @@ HeaderValue = Annotated[
 WorkerId = Annotated[
     str, Meta(pattern=rf"^[ -~]+{_END}"), Note(expected="text of printable ASCII characters")
 ]
-Text = Annotated[str, Meta(min_length=1), Note(expected="text that is not empty")]
 
 
 Status = Annotated[int, Meta(ge=400, le=599), Note(expected="a status from 400 to 599")]
@@ -161,7 +161,11 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         bool,
         Meta(description="Whether to request token ids, logprobs and usage for plugins."),
     ] = True
-    probe: Annotated[bool, Meta(description="Whether to probe the worker.")] = True
+    probe: Annotated[
+        bool | Preset | WorkerProbe,
+        Meta(description="Whether and how to probe the worker; a name: that kind of server."),
+        Note(expected=PROBE),
+    ] = True
     tls: Annotated[
         TLS | None,
         Meta(description="TLS settings for https; null: verified by the system's authorities."),

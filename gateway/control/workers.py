@@ -37,7 +37,7 @@ class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
     forward_authorization: bool | UnsetType = UNSET
     refuses_with: list[int] | UnsetType = UNSET
     inject: bool | UnsetType = UNSET
-    probe: bool | UnsetType = UNSET
+    probe: bool | config.Preset | config.WorkerProbe | UnsetType = UNSET
 
     def given(self) -> dict[str, Any]:
         """Return the fields that the request has, without those that are null."""
@@ -154,6 +154,8 @@ class WorkersAdmin:
 def _checked(given: dict[str, Any]) -> config.Worker:
     """Check with the configuration's own checks and messages. Raises BadRequest."""
     written = {name: value for name, value in given.items() if value is not None}
+    if isinstance(written.get("probe"), config.WorkerProbe):
+        written["probe"] = msgspec.to_builtins(written["probe"])
     problems: list[str] = []
     made = config.convert(Node.of(written, ""), config.Worker, problems=problems)
     if made is None:

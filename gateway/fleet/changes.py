@@ -26,7 +26,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     forward_authorization: bool | UnsetType = UNSET
     refuses_with: tuple[int, ...] | UnsetType = UNSET
     inject: bool | UnsetType = UNSET
-    probe: bool | UnsetType = UNSET
+    probe: bool | config.Preset | config.WorkerProbe | UnsetType = UNSET
 
     def given(self) -> dict[str, object]:
         named = {name: getattr(self, name) for name in self.__struct_fields__}

@@ -3,30 +3,24 @@
 import asyncio
 import contextlib
 import logging
-import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
 from gateway import config
-from gateway.errors import CallError, OutOfSockets
+from gateway.errors import CallError
+from gateway.fleet.probing.pulse import Pulse
 from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Worker
 
 log = logging.getLogger("gateway.probes")
 
-PROBE = "probe"
-"""Owner of the condition of a worker that does not respond to its probes."""
-
 MAX_MODELS = 1_000
 MAX_NAME_CHARS = 1_000
 """A worker's list of models is ignored if it exceeds a limit (names; characters per name)."""
-
-FIRST_PROBE_SPREAD = 0.1
-"""Share of the interval over which the first probes are spread."""
 
 MAX_RETRY_DELAY = 5.0
 """Maximum time in seconds until a failed request for a worker's models is repeated."""
@@ -44,9 +38,9 @@ STARTUP_TIMEOUT = 1.0
 class Prober:
     """Probes each worker in `workers` between entry and exit, and follows additions and removals.
 
-    A worker that fails `fall` probes in a row has the condition `probe` until `rise` probes in a
-    row have succeeded. If the settings of a worker name no models, `Worker.models` follows its own
-    list.
+    A worker that fails its probes or refuses connections has the condition `probe`, see
+    gateway.fleet.probing. If the settings of a worker name no models, `Worker.models` follows its
+    own list.
     """
 
     def __init__(self, workers: Workers, settings: config.Probes) -> None:
@@ -62,6 +56,7 @@ class Prober:
     async def __aenter__(self) -> Self:
         self._running = True
         self._workers.changed.append(self._follow)
+        self._workers.troubled.append(self._note_trouble)
         self._workers.refresh_models = self.refresh_models
         self._workers.look_again = self._look_again
         self._follow()
@@ -84,6 +79,7 @@ class Prober:
     ) -> None:
         self._running = False
         self._workers.changed.remove(self._follow)
+        self._workers.troubled.remove(self._note_trouble)
         self._unwatch(list(self._watched))
         if self._round is not None:
             self._end(self._round)
@@ -134,9 +130,13 @@ class Prober:
             if not worker.remote:
                 continue
             if worker not in self._watched:
-                self._watched[worker] = _Watch(worker, self._settings)
+                self._watched[worker] = _Watch(worker, self._settings, self._workers.is_last)
             elif worker.models is None:
                 self._watched[worker].refresh_now.set()
+
+    def _note_trouble(self, worker: Worker, error: CallError) -> None:
+        if worker in self._watched:
+            self._watched[worker].pulse.call_failed(error)
 
     def _unwatch(self, workers: list[Worker]) -> None:
         for worker in workers:
@@ -155,18 +155,16 @@ class _Watch:
     Set `refresh_now` to request its models now. `fetched_once` is set after the first such request.
     """
 
-    def __init__(self, worker: Worker, settings: config.Probes) -> None:
+    def __init__(
+        self, worker: Worker, settings: config.Probes, is_last: Callable[[Worker], bool]
+    ) -> None:
         self.refresh_now = asyncio.Event()
         self.fetched_once = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
         self._worker = worker
         self._settings = settings
-        self._failures = 0
-        self._successes = 0
-        if settings.interval is not None:
-            self._start(self._probe_on(settings.interval))
-        elif PROBE in worker.conditions:
-            worker.clear(PROBE)
+        self.pulse = Pulse(worker, settings, is_last, self.refresh_now.set)
+        self._start(self.pulse.run())
         if settings.models_interval is not None:
             self._start(self._ask_on(settings.models_interval))
 
@@ -179,52 +177,6 @@ class _Watch:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("worker %s is watched no more", self._worker.id, exc_info=error)
-
-    async def _probe_on(self, interval: float) -> None:
-        jitter = interval * self._settings.jitter
-        await asyncio.sleep(interval * FIRST_PROBE_SPREAD * random.random())
-        while True:
-            if self._worker.settings.probe:
-                await self._look()
-            else:
-                self._worker.clear(PROBE)
-            await asyncio.sleep(interval + jitter * random.uniform(-1, 1))
-
-    async def _look(self) -> None:
-        try:
-            failure = await self._probe()
-        except OutOfSockets:  # says nothing of the worker
-            return
-        if failure is None:
-            self._succeeded()
-        else:
-            self._failed(failure)
-
-    async def _probe(self) -> str | None:
-        """Probe once; return the failure, or None if the probe succeeded."""
-        try:
-            answer = await self._ask(self._settings.path)
-        except OutOfSockets:
-            raise
-        except CallError as error:
-            return error.message
-        return f"the answer's status is {answer.status}" if answer.status >= 500 else None
-
-    def _failed(self, failure: str) -> None:
-        self._successes = 0
-        self._failures += 1
-        if self._failures >= self._settings.fall and PROBE not in self._worker.conditions:
-            reason = f"GET {self._settings.path}: {failure}, {self._failures} times in a row"
-            log.warning("worker %s is down: %s", self._worker.id, reason)
-            self._worker.mark(PROBE, "down", reason)
-
-    def _succeeded(self) -> None:
-        self._failures = 0
-        self._successes += 1
-        if self._successes >= self._settings.rise and PROBE in self._worker.conditions:
-            log.warning("worker %s is up: its probes go well again", self._worker.id)
-            self._worker.clear(PROBE)
-            self.refresh_now.set()
 
     async def _ask_on(self, interval: float) -> None:
         while True:

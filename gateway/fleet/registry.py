@@ -2,15 +2,17 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from operator import attrgetter
+from time import monotonic
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from gateway import config
-from gateway.errors import ConfigError
+from gateway.errors import CallError, ConfigError
 from gateway.fleet.changes import Change, Overlay
 from gateway.fleet.keepers import Keepers
 from gateway.fleet.slots import Slots
+from gateway.fleet.times.outlook import MIN_WAIT, Absence, seconds_until_one
 from gateway.fleet.worker import Contexts, Worker, make_pool
 from gateway.upstream.pool import Pool
 
@@ -39,9 +41,9 @@ class Workers:
     A change replaces the tuple `all`, so that a loop over the old tuple may continue. `slots` are
     those of all workers together. Callbacks in `changed` are called after each change of a worker's
     fitness, weight or models, and after each worker that is added or removed; callbacks in `freed`
-    after each slot that is given back. None of them may wait or raise. `refresh_models` requests
-    the models of all workers, `look_again` soon those of one. `keepers` knows which worker made an
-    object.
+    after each slot that is given back; callbacks in `troubled` after each attempt that ended with
+    an error. None of them may wait or raise. `refresh_models` requests the models of all workers,
+    `look_again` soon those of one. `keepers` knows which worker made an object.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -51,12 +53,15 @@ class Workers:
         self.keepers = Keepers()
         self.changed: list[Callable[[], None]] = []
         self.freed: list[Callable[[Worker], None]] = []
+        self.troubled: list[Callable[[Worker, CallError], None]] = []
         self.mixed = False
         self.refresh_models: Callable[[], Awaitable[None]] = _ask_nobody
         self.look_again: Callable[[Worker], None] = _look_at_none
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0
+        self._nobody = Absence()
+        self._nobody.begin(monotonic())
         self._serving: dict[str | None, Serving] = {}
         self._claimed: frozenset[str] = frozenset()
         self._names: frozenset[str] = frozenset()
@@ -228,6 +233,20 @@ class Workers:
         """Seconds that an attempt without an error lasts, as the mean of the workers' averages."""
         known = [worker.duration for worker in self.all if worker.duration is not None]
         return sum(known) / len(known) if known else USUAL_DURATION
+
+    def seconds_until_fit(self, model: str | None = None) -> int:
+        """Estimate for `Retry-After`: seconds until a worker that serves `model` may get calls."""
+        serving = self.serving(model if self.mixed else None)
+        if serving.fit:
+            return MIN_WAIT
+        away = [one.absence for one in serving.all if DRAIN not in one.conditions]
+        return seconds_until_one(away or [self._nobody], [one.absence for one in self.all])
+
+    def is_last(self, worker: Worker) -> bool:
+        """Whether one of the models that `worker` serves has no other worker that is fit."""
+        # A worker whose models are unknown is the last one for them unless another one's are, too.
+        models = (None,) if not self.mixed else worker.models or ("",)
+        return any({worker}.issuperset(self.serving(model).fit) for model in models)
 
     def least_loaded(self, workers: Sequence[Worker]) -> Worker:
         """The worker with the fewest attempts in flight for its weight, equal ones in turn."""

@@ -10,13 +10,18 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway import config
+from gateway.errors import CallError
 from gateway.fleet.injection_support import Refusals, RefusedInjections
 from gateway.fleet.request import WorkerAnswer, request
 from gateway.fleet.shed_load import ShedLoad
 from gateway.fleet.slots import Slots
+from gateway.fleet.times.outlook import Absence
 from gateway.headers import Headers
 from gateway.upstream.pool import Pool, tls_context
 from gateway.upstream.request import HeadTemplate
+
+PROBE = "probe"
+"""Owner of the condition of a worker that does not respond to its probes, or to connections."""
 
 LATEST_WEIGHT = 1 / 8
 """Weight of the latest response in the means of a worker's times."""
@@ -32,8 +37,8 @@ MAX_DENIED_CHARS = 1_000
 class Condition(msgspec.Struct, frozen=True):
     """Why a worker is not simply `up`, in the words of the condition's owner.
 
-    `state` is one word (down, draining, ejected, half_open, quarantined); while the condition
-    `blocks`, the worker gets no calls. `since` is Unix time.
+    `state` is one word (down, suspect, draining, ejected, half_open, quarantined); while the
+    condition `blocks`, the worker gets no calls. `since` is Unix time.
     """
 
     state: str
@@ -75,6 +80,7 @@ class Registry(Protocol):
 
     slots: Slots
     freed: list[Callable[["Worker"], None]]
+    troubled: list[Callable[["Worker", CallError], None]]
 
     def refresh(self) -> None: ...
     def usual_duration(self) -> float: ...
@@ -88,8 +94,9 @@ class Worker:
     are the names that it serves, None while unknown; `denied` are those that it rejected of late,
     each with whether its own list has lacked it since. `weight_version` is the version of the
     weights that it generates with, if a plugin follows the version. `header` is the response header
-    that names this worker. `barred` counts the plugins that let no attempt begin here now, and hold
-    calls in `filter_workers`.
+    that names this worker. `answered_at` and `failed_at` are the `time.monotonic()` of the latest
+    attempts that went well and that failed. `barred` counts the plugins that let no attempt begin
+    here now, and hold calls in `filter_workers`. `absence` is the time that it gets no calls.
     """
 
     remote: ClassVar[bool] = True
@@ -116,8 +123,10 @@ class Worker:
         self.last_error_at: float | None = None
         self.ttft: float | None = None
         self.duration: float | None = None
+        self.answered_at = self.failed_at = float("-inf")
         self.barred = 0
         self._shed = ShedLoad()
+        self.absence = Absence()
         self.refusals = Refusals(self.id, inject=settings.inject)
         self.header = (b"x-gateway-worker", self.id.encode())
         self.pool = make_pool(settings, timeouts, limits) if pool is None else pool
@@ -215,6 +224,10 @@ class Worker:
 
     def _judge(self) -> None:
         self.fit = not any(condition.blocks for condition in self.conditions.values())
+        if self.fit:
+            self.absence.end(time.monotonic())
+        else:
+            self.absence.begin(time.monotonic())
         self.changed()
 
     def changed(self) -> None:
@@ -294,9 +307,17 @@ class Worker:
             self._shed.add(seconds, self._registry.usual_duration())
         if fault is not None:
             self.last_error, self.last_error_at = fault, time.time()
+            self.failed_at = time.monotonic()
+
+    def report(self, error: CallError) -> None:
+        """Report the error of an attempt to those who watch workers."""
+        if self._registry is not None:
+            for callback in self._registry.troubled:
+                callback(self, error)
 
     def record_times(self, ttft: float, duration: float) -> None:
         """Record an attempt without an error; both times are in seconds from its start."""
+        self.answered_at = time.monotonic()
         if self.ttft is None or self.duration is None:
             self.ttft, self.duration = ttft, duration
         else:

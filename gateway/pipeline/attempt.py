@@ -6,7 +6,7 @@ from time import monotonic
 from gateway.calls.call import Call
 from gateway.calls.records import Attempt
 from gateway.config import Config
-from gateway.errors import GatewayError, UpstreamClosed
+from gateway.errors import ConnectFailed, GatewayError, UpstreamClosed
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import may_run_again
 from gateway.pipeline.local import LocalWorker
@@ -14,6 +14,11 @@ from gateway.pipeline.relay import Relay
 from gateway.upstream.connection import Connection
 from gateway.upstream.delivery import ClosedBeforeDelivery
 from gateway.upstream.request import upload
+from gateway.wire.injection import NO_INJECTIONS
+from gateway.wire.reported.ending import ENGINE_ERROR
+
+NO_FAULT = (401, 403, 404, 429)
+"""Statuses that need not be the worker's fault but may be; other 4xx are the caller's."""
 
 
 async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> bytes:
@@ -98,3 +103,33 @@ async def _send_body(
         relay.on_error(error)
     else:
         relay.await_first_byte()
+
+
+def end(attempt: Attempt) -> None:
+    """Complete the record of the attempt, and its worker's."""
+    worker, status = attempt.worker, attempt.status
+    attempt.ended = monotonic()
+    attempt.weight_version_end = worker.weight_version
+    if attempt.ending.fault:
+        worker.record_failure(attempt.ended - attempt.started, ENGINE_ERROR)
+    elif attempt.error is None and status is not None and status < 400:
+        if attempt.first_byte is not None:
+            worker.record_times(
+                attempt.first_byte - attempt.started, attempt.ended - attempt.started
+            )
+    elif attempt.error is not None:
+        worker.record_failure(attempt.ended - attempt.started, attempt.error.code)
+        worker.report(attempt.error)
+        attempt.refused = isinstance(attempt.error, ConnectFailed) and not worker.fit
+    elif status is not None and (status >= 500 or status in NO_FAULT):
+        fault = None if status in NO_FAULT else f"status {status}"
+        worker.record_failure(attempt.ended - attempt.started, fault)
+
+
+def learn_injections(exchange: Exchange, attempt: Attempt) -> None:
+    """Remember which injections the worker accepts, and which it rejects."""
+    dialect, stripper = exchange.call.dialect, exchange.stripper
+    if dialect is not None and attempt.status is not None and attempt.status < 400:
+        taken = stripper.injected if stripper is not None else NO_INJECTIONS
+        refusals = attempt.worker.refusals
+        refusals.learn(dialect.name, exchange.asked, taken, attempt.left_out)

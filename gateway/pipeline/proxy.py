@@ -26,7 +26,7 @@ from gateway.errors import (
 from gateway.fleet.registry import Workers
 from gateway.fleet.worker import Worker
 from gateway.pipeline.answer import send_answer
-from gateway.pipeline.attempt import try_once
+from gateway.pipeline.attempt import end, learn_injections, try_once
 from gateway.pipeline.authorization import check_model, check_scopes
 from gateway.pipeline.choice.able import able_workers
 from gateway.pipeline.choice.keeping import learners
@@ -45,7 +45,6 @@ from gateway.pipeline.upgrade import check_upgrade
 from gateway.plugins.chains import Chains
 from gateway.storage import Storage
 from gateway.wire.injection import NO_INJECTIONS
-from gateway.wire.reported.ending import ENGINE_ERROR
 
 log = logging.getLogger("gateway")
 
@@ -59,9 +58,6 @@ that keeps raising ChooseAgain without waiting is called less often."""
 
 CHOICE_PAUSE = 0.01
 """Seconds between choices after that; a longer choice must have waited, and resets the count."""
-
-NO_FAULT = (401, 403, 404, 429)
-"""Statuses that need not be the worker's fault but may be; other 4xx are the caller's."""
 
 NOT_OF_THE_WORKER = (BodyTooLarge, BodyTimeout, InvalidHTTP, OutOfSockets)
 """Errors that end an attempt and are the caller's or the gateway's own."""
@@ -192,7 +188,7 @@ class Proxy:
 
     async def _forward(self, exchange: Exchange) -> bytes:
         """Try workers until one has responded or the call may not be retried."""
-        tried: list[Worker] = []
+        tried = exchange.call.tried
         failure: Failure | None = None
         while (worker := await self._choose(exchange, tried)) is not None:
             tried.append(worker)
@@ -202,9 +198,22 @@ class Proxy:
                 failure = error
             finally:
                 worker.end()
-            if not await self._fails_over(exchange, failure, tried):
+            if not await self._goes_on(exchange, failure, worker):
                 break
         return await self._give_up(exchange, failure)
+
+    async def _goes_on(self, exchange: Exchange, failure: Failure, worker: Worker) -> bool:
+        """Whether to choose a worker again after this failure of `worker`; waits first if so.
+
+        A call that nobody has received counts as not sent: it may wait in `filter_workers` until
+        the worker is back, or another one.
+        """
+        call = exchange.call
+        if call.attempts[-1].refused:
+            call.tried.remove(worker)
+            model = call.model if self._workers.mixed else None
+            return self._settings.failover.max_workers > 1 or not self._workers.serving(model).fit
+        return await self._fails_over(exchange, failure, call.tried)
 
     async def _fails_over(self, exchange: Exchange, failure: Failure, tried: list[Worker]) -> bool:
         """Whether to try another worker after this failure; waits first if so."""
@@ -225,11 +234,20 @@ class Proxy:
     async def _give_up(self, exchange: Exchange, failure: Failure | None) -> bytes:
         """Pass on the latest attempt's response, or raise its error: no worker is left to try."""
         if not isinstance(failure, WorkerRefused):
-            raise failure or NoWorker("no worker can take this call now")
+            raise self._final(failure, exchange.call)
         answer = Answer(failure.status, failure.headers, failure.body)
         attempt = exchange.call.attempts[-1]
         attempt.last = True
         return await send_answer(exchange, answer, self._settings, attempt)
+
+    def _final(self, failure: CallError | None, call: Call) -> CallError:
+        """Return the error of a call; it says when to come back if no worker has received it."""
+        seconds = self._workers.seconds_until_fit(call.model)
+        if failure is None:
+            return NoWorker("no worker can take this call now", retry_after=seconds)
+        if isinstance(failure, NEVER_RECEIVED):
+            failure.headers += ((b"retry-after", b"%d" % seconds),)
+        return failure
 
     async def _try(self, exchange: Exchange, worker: Worker) -> bytes:
         """Return the last bytes of the response; if injections are rejected, retry without them."""
@@ -244,7 +262,7 @@ class Proxy:
                 left_out |= refused.injections
                 continue
             if exchange.stripper is not None or left_out:
-                _learn(exchange, attempt)
+                learn_injections(exchange, attempt)
             return answer
 
     async def _attempt(self, exchange: Exchange, attempt: Attempt) -> bytes:
@@ -256,7 +274,7 @@ class Proxy:
                 attempt.error = error
             raise
         finally:
-            _end(attempt)
+            end(attempt)
             if exchange.chains.attempt_finished:
                 exchange.cancel_scope.shield()
                 try:
@@ -333,7 +351,7 @@ class Proxy:
             return
         log.warning("%d calls did not finish in time and are ended", len(self.in_flight))
         for exchange in self.in_flight:
-            begun = exchange.call.attempts or exchange.chains.handle
+            begun = exchange.chains.handle or any(not a.refused for a in exchange.call.attempts)
             error = DrainTimeout if begun else Draining
             exchange.cancel_scope.cancel(error("the gateway is shutting down"))
         await self._wait_until_empty(SHUTDOWN_TIMEOUT)
@@ -350,31 +368,3 @@ async def _pin(call: Call, model: str) -> None:
     """Replace the requested model with `model` if the body is a JSON object."""
     if call.method == "POST" and await call.body.is_object():
         await call.set("model", model)
-
-
-def _end(attempt: Attempt) -> None:
-    """Complete the record of the attempt, and its worker's."""
-    worker, status = attempt.worker, attempt.status
-    attempt.ended = monotonic()
-    attempt.weight_version_end = worker.weight_version
-    if attempt.ending.fault:
-        worker.record_failure(attempt.ended - attempt.started, ENGINE_ERROR)
-    elif attempt.error is None and status is not None and status < 400:
-        if attempt.first_byte is not None:
-            worker.record_times(
-                attempt.first_byte - attempt.started, attempt.ended - attempt.started
-            )
-    elif attempt.error is not None:
-        worker.record_failure(attempt.ended - attempt.started, attempt.error.code)
-    elif status is not None and (status >= 500 or status in NO_FAULT):
-        fault = None if status in NO_FAULT else f"status {status}"
-        worker.record_failure(attempt.ended - attempt.started, fault)
-
-
-def _learn(exchange: Exchange, attempt: Attempt) -> None:
-    """Remember which injections the worker accepts, and which it rejects."""
-    dialect, stripper = exchange.call.dialect, exchange.stripper
-    if dialect is not None and attempt.status is not None and attempt.status < 400:
-        taken = stripper.injected if stripper is not None else NO_INJECTIONS
-        refusals = attempt.worker.refusals
-        refusals.learn(dialect.name, exchange.asked, taken, attempt.left_out)

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 from gateway.errors import GatewayError, IdleTimeout, UpstreamClosed, UpstreamProtocol
 from gateway.headers import Headers
 from gateway.upstream.delivery import ClosedBeforeDelivery, was_never_received
+from gateway.upstream.phase_timer import NEVER
 from gateway.upstream.response import ResponseParser
 
 
@@ -74,6 +75,12 @@ class Connection(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         return self._transport is None or self._transport.is_closing()
+
+    @property
+    def heard_at(self) -> float:
+        """The loop's time at the latest part of the response to a call; -inf without one."""
+        heard: float = getattr(self._receiver, "last", NEVER) if self.response_started else NEVER
+        return heard
 
     def begin(self, receiver: Receiver, head: bytes, *, head_only: bool, more: bool) -> None:
         """Send a request and pass its response to `receiver`.

@@ -8,6 +8,8 @@ from gateway.errors import GatewayError
 MAX_TIMER_DELAY = 0.05
 """Seconds; a timer that fires later than this shows that the gateway was busy, not the worker."""
 
+NEVER = float("-inf")
+
 
 class PhaseTimer:
     """Base class for receivers: calls `timed_out` if the worker sends nothing for too long.
@@ -20,7 +22,13 @@ class PhaseTimer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._last = NEVER
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def last(self) -> float:
+        """The loop's time at the latest read, or at the beginning of the phase; -inf: none yet."""
+        return self._last
 
     def timed_out(self, error: GatewayError) -> None:
         """Handle the timeout of the current phase; raises `error` by default."""

@@ -13,6 +13,7 @@ import aiohappyeyeballs
 from gateway.config import TLS, ServerLimits
 from gateway.errors import ConnectFailed, ConnectTimeout, OutOfSockets
 from gateway.upstream.connection import Connection
+from gateway.upstream.phase_timer import NEVER
 from gateway.upstream.response import ResponseParser
 
 STAGGER = 0.25
@@ -59,6 +60,10 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def heard_at(self) -> float:
+        """The loop's time at the latest part of a response to a call that runs; -inf: none came."""
+        return max((one.heard_at for one in self._all), default=NEVER)
 
     def take(self) -> Connection | None:
         """Return an idle connection that is open and not about to expire; None if there is none."""

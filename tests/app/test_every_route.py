@@ -37,6 +37,7 @@ CORE: set[Rule] = {
     ("/version", (), CARRIED),
     ("/inference/v1/generate", (), CARRIED),
     ("/health", (), None),
+    ("/ready", (), None),
     ("/health/workers", ("GET",), "monitor"),
     ("/admin/reload", ("POST",), "admin"),
     ("/admin/workers", ("GET", "POST"), "admin"),
@@ -217,7 +218,7 @@ def test_every_route_is_in_the_tables(world: World, name: str) -> None:
 
 def test_health_is_the_only_route_without_a_scope(world: World) -> None:
     open_ones = {path for path, _, scope in map(rule_of, world.gateway.routes) if scope is None}
-    assert open_ones == {"/health"}
+    assert open_ones == {"/health", "/ready"}
     assert world.run(world.ask("GET", "/health", None)).status == 200
 
 

@@ -80,9 +80,10 @@ async def test_breaker_ejects_a_worker_for_its_faults(gateway_for: GatewayFor, f
 async def test_breaker_ejects_a_worker_that_refuses_connections(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(b"") as gone:
         pass
-    live = await gateway_for(breaker(), workers=(gone.url,))
-    await fail(live)
+    live = await gateway_for(breaker(consecutive_failures=1), workers=(gone.url,))
+    await fail(live, 1)
     assert "upstream_connect_failed" in reason_of(live)
+    assert "probe" in live.gateway.workers.all[0].conditions, "it is down, too"
 
 
 async def test_breaker_ejects_a_worker_that_accepts_no_connections(gateway_for: GatewayFor) -> None:

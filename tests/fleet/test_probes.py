@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
+from support.workers.restarting_worker import restarting
 
 from gateway import Worker
 from gateway.config import Config, Probes
@@ -28,6 +29,7 @@ from gateway.testing import (
 OFTEN = Probes(interval=0.01, fall=3, rise=2, timeout=5, models_interval=None)
 ASKED_OFTEN = Probes(interval=None, models_interval=0.01)
 ASKED = Probes(interval=None, models_interval=60)
+EVENT_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 
 
 class Server:
@@ -160,7 +162,7 @@ async def garbage(connection: ScriptedConnection) -> None:
     await connection.write(b"SSH-2.0-OpenSSH\r\n")
 
 
-@pytest.mark.parametrize("script", [refuse, mute, garbage])
+@pytest.mark.parametrize("script", [refuse, garbage])
 async def test_probe_takes_a_worker_down_without_a_valid_response(
     gateway_for: GatewayFor, script: Callable[..., object]
 ) -> None:
@@ -169,6 +171,90 @@ async def test_probe_takes_a_worker_down_without_a_valid_response(
         live = await gateway_for(workers=[worker.url], probes=quick)
         await until(lambda: not only_worker(live).fit)
         assert worker.url.rpartition(":")[2] not in only_worker(live).conditions["probe"].reason
+
+
+async def test_probe_leaves_the_last_worker_that_is_late(
+    gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine that compiles: its probes come late, and its responses would come."""
+
+    async def busy(connection: ScriptedConnection) -> None:
+        while b"GET /health" not in await connection.read_request():
+            await connection.write(answer_of(b"{}"))
+        await connection.closed.wait()
+
+    quick = msgspec.structs.replace(OFTEN, timeout=0.02)
+    other = Server()
+    async with ScriptedWorker(busy) as late, other.worker:
+        live = await gateway_for(workers=[late.url], probes=quick)
+        worker = only_worker(live)
+        await until(lambda: "probe" in worker.conditions)
+        assert (worker.fit, worker.info().state) == (True, "suspect")
+        assert (await chat(live, "m"))[0] == 200
+        live.gateway.workers.add(Settings(url=other.worker.url, worker_id="other"))
+        await until(lambda: not worker.fit)
+        live.gateway.workers.remove("other")
+        await until(lambda: worker.fit)
+    assert "worker did not finish within 0.02 s, 3 times in a row" in caplog.messages[0]
+
+
+async def test_probe_counts_a_stream_that_goes_on_as_evidence(gateway_for: GatewayFor) -> None:
+    async def streams(connection: ScriptedConnection) -> None:
+        if b"GET /health" in await connection.read_request():
+            await connection.closed.wait()
+            return
+        await connection.write(EVENT_STREAM)
+        while not connection.closed.is_set():
+            await connection.write(b": still here\n\n")
+            await asyncio.sleep(0.002)
+
+    quick = msgspec.structs.replace(OFTEN, timeout=0.02)
+    other = Server()
+    async with ScriptedWorker(streams) as late, other.worker:
+        fleet = [Settings(url=late.url), Settings(url=other.worker.url, worker_id="other")]
+        live = await gateway_for(workers=fleet, probes=quick)
+        worker = live.gateway.workers.all[0]
+        await until(lambda: not worker.fit)
+        live.gateway.workers.all[1].mark("test", "down", "as the test wants it")
+        await until(lambda: worker.fit)
+        async with live.client.stream("POST", "/v1/chat/completions", json={}) as answer:
+            assert answer.status_code == 200
+            live.gateway.workers.all[1].clear("test")
+            probes = len(late.requests) + 5
+            await until(lambda: len(late.requests) > probes)
+            assert worker.fit, "its stream goes on"
+        await until(lambda: not worker.fit)
+
+
+async def test_refused_call_takes_a_worker_down_at_once_and_has_it_probed(
+    gateway_for: GatewayFor,
+) -> None:
+    seldom = Probes(interval=600, models_interval=None)
+    async with restarting() as server:
+        live = await gateway_for(workers=[server.url], probes=seldom)
+        server.kill()
+        answer = await live.client.post("/v1/chat/completions", json={})
+        assert answer.json()["error"]["code"] == "upstream_connect_failed"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert only_worker(live).info().state == "down"
+        await server.start()
+        await until(lambda: only_worker(live).fit)
+        assert (await chat(live, "m"))[0] == 200
+
+
+@pytest.mark.parametrize("probes", [NO_PROBES, OFTEN])
+async def test_worker_without_probes_is_back_once_it_accepts_connections(
+    gateway_for: GatewayFor, probes: Probes
+) -> None:
+    async with restarting() as server:
+        server.kill()
+        settings = Settings(url=server.url, probe=False)
+        live = await gateway_for(workers=[settings], probes=probes)
+        assert (await chat(live, "m"))[0] == 502
+        assert not only_worker(live).fit
+        await server.start()
+        await until(lambda: only_worker(live).fit)
+        assert (await chat(live, "m"))[0] == 200
 
 
 async def test_probe_condition_is_independent_of_other_conditions(gateway_for: GatewayFor) -> None:

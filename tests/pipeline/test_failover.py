@@ -86,6 +86,8 @@ async def test_failover_replaces_a_worker_that_refuses_connections(
         for method, path in (GENERATION, *HARMLESS):
             answer = await ask(live, method, path)
             assert told(answer) == (200, "b", "a=upstream_connect_failed, b=200")
+            assert told(await ask(live, method, path)) == (200, "b", None), "it is known to be down"
+            live.gateway.workers.all[0].clear("probe")
 
 
 async def test_failover_replaces_a_worker_after_a_connect_timeout(
@@ -100,16 +102,28 @@ async def test_failover_replaces_a_worker_after_a_connect_timeout(
 async def test_failover_tries_at_most_the_configured_number_of_workers(
     gateway_for: GatewayFor,
 ) -> None:
-    with unreachable() as a, unreachable() as b, unreachable() as c:
+    async with ScriptedWorker(refusal(503)) as busy:
         live = await gateway_for(
-            InOrder, workers=named(a, b, c), failover=replace(QUICK, max_workers=2)
+            InOrder, workers=named(*[busy.url] * 3), failover=replace(QUICK, max_workers=2)
         )
-        failed = "upstream_connect_failed"
-        assert told(await ask(live)) == (502, None, f"a={failed}, b={failed}")
+        assert told(await ask(live)) == (503, "b", "a=503, b=503")
+    with unreachable() as a, unreachable() as b:
         one = await gateway_for(
             InOrder, workers=named(a, b), failover=replace(QUICK, max_workers=1)
         )
         assert told(await ask(one)) == (502, None, None)
+
+
+async def test_failover_does_not_count_workers_that_refuse_connections(
+    gateway_for: GatewayFor, other: ScriptedWorker
+) -> None:
+    failed = "upstream_connect_failed"
+    with unreachable() as a, unreachable() as b, unreachable() as c:
+        settings = replace(QUICK, max_workers=2)
+        live = await gateway_for(InOrder, workers=named(a, b, c), failover=settings)
+        assert told(await ask(live)) == (502, None, f"a={failed}, b={failed}, c={failed}")
+        live = await gateway_for(InOrder, workers=named(a, b, c, other.url), failover=settings)
+        assert told(await ask(live)) == (200, "d", f"a={failed}, b={failed}, c={failed}, d=200")
 
 
 async def test_failover_sends_a_long_body_whole_to_the_second_worker(

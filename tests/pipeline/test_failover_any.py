@@ -114,19 +114,25 @@ def field(stage: Stage) -> Field:
 
 
 def foretold(plan: Sequence[str], *, rerun: bool) -> tuple[int, int]:
-    """The status that the caller is told, and how many workers are asked."""
-    status = 503
-    for asked, behaviour in enumerate(plan[:MOST], 1):
+    """The status that the caller is told, and how many workers are asked.
+
+    Those that refuse the connection do not count among the MOST that may be asked.
+    """
+    status, counted = 503, 0
+    for asked, behaviour in enumerate(plan, 1):
+        counted += behaviour != "refuses"
         status = {"answers": 200, "busy": 503, "limits": 429, "is silent": 504}.get(behaviour, 502)
-        repeats = {"refuses": True, "busy": True, "limits": asked == 1, "answers": False}
-        if not repeats.get(behaviour, rerun):
+        repeats = {"refuses": True, "busy": True, "limits": counted == 1, "answers": False}
+        if not repeats.get(behaviour, rerun) or (counted == MOST and behaviour != "refuses"):
             return status, asked
-    return status, min(len(plan), MOST)
+    return status, len(plan)
 
 
 async def dispatch(gateway: Gateway, number: int, ids: list[str]) -> RecordedCall:
     call = make_call(headers={"x-request-id": f"call-{number}"})
     call.state[PLAN] = ids
+    for worker in gateway.workers.all:
+        worker.clear("probe")  # those that refused the connection of an earlier call
     gateway.proxy.calls += 10  # as if others, which went well, had filled the budget
     await gateway.proxy.dispatch(call)
     return call

@@ -12,6 +12,7 @@ PATHS = {path for api in APIS for path in (*api.paths, api.below) if path}
 
 ELSEWHERE = {
     "gateway/config/model.py": "the default of `extra_paths`: config stands below wire",
+    "gateway/config/probe.py": "the probe of SGLang: config stands below wire",
     "gateway/fleet/probes.py": "requests the models of a worker",
     "gateway/testing/calls.py": "the path of a call in a test of a plugin",
     "plugins/gateway_plugins/openai_models.py": "responds at /v1/models itself",

@@ -16,7 +16,7 @@ from gateway import Call, CallError, ChooseAgain, Worker, Workers
 from gateway_plugins.backpressure.options import Options
 from gateway_plugins.backpressure.order import Kind, Order, Ticket
 from gateway_plugins.backpressure.rate import Rate
-from gateway_plugins.backpressure.refusing import refusal
+from gateway_plugins.backpressure.refusing import absence, refusal
 from gateway_plugins.backpressure.report import Counts, QueueReport, by_principal, by_priority
 from gateway_plugins.backpressure.rooms import Rooms
 
@@ -148,27 +148,32 @@ class Gate:
 
         A call that has already waited for this attempt keeps its place, even in a full queue.
         """
-        attempt = len(ticket.call.attempts)
+        attempt = len(ticket.call.tried)
         if ticket.attempt == attempt:
             return
         queue = self._options.queue
         if len(self._order) >= queue.max_length:
             self.counts.refused_full += 1
-            raise self._refusal("queue_full", f"{len(self._order)} calls wait for a worker already")
+            said = f"{len(self._order)} calls wait for a worker already"
+            raise self._refusal(ticket.call, "queue_full", said)
         self.counts.waited += 1
         ticket.attempt, ticket.until, ticket.since = attempt, now + queue.max_wait, monotonic()
 
     def _expire(self, ticket: Ticket) -> None:
         self.counts.refused_late += 1
-        wait = self._options.queue.max_wait
-        self._wake(ticket, self._refusal("queue_timeout", f"no worker had room within {wait:g} s"))
+        said = f"no worker had room within {self._options.queue.max_wait:g} s"
+        self._wake(ticket, self._refusal(ticket.call, "queue_timeout", said))
 
-    def _refusal(self, code: str, message: str) -> CallError:
+    def _refusal(self, call: Call, code: str, message: str) -> CallError:
         """Return the error for a call that may not wait, or not any longer.
 
         The error's time to wait assumes that a retry joins the end of the queue. Until the first
-        slot comes free, it is the queue's `wait`.
+        slot comes free, it is the queue's `wait`. Without a fit worker it is the time until there
+        may be one, whatever the `status` for a lack of room.
         """
+        model = call.model if self._workers.mixed else None
+        if not _permitted(call, self._workers.serving(model).fit):
+            return absence(code, seconds=self._workers.seconds_until_fit(model))
         rate = self._rate.value(monotonic())
         seconds = (len(self._order) + 1) / rate if rate else self._options.queue.max_wait
         return refusal(self._options.status, code, message, seconds=seconds)
@@ -182,7 +187,7 @@ class Gate:
     def _kind(self, call: Call, workers: Sequence[Worker]) -> Kind:
         model = call.model if self._workers.mixed else None
         others = frozenset(self._workers.serving(model).fit).difference(workers)
-        tried = frozenset(attempt.worker for attempt in call.attempts)
+        tried = frozenset(call.tried)
         return Kind(model, tried, others - tried)
 
     def _may_change(self, kind: Kind) -> bool:
@@ -311,3 +316,9 @@ class Gate:
         while most > 0 and (ticket := self._order.first([kind])) is not None:
             self._wake(ticket)
             most -= 1
+
+
+def _permitted(call: Call, workers: Sequence[Worker]) -> bool:
+    """Whether the call's principal may use one of these workers."""
+    named = None if call.principal is None else call.principal.workers
+    return any(named is None or worker.id in named for worker in workers)

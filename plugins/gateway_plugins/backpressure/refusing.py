@@ -15,6 +15,16 @@ class Overloaded(CallError):
     type = "overloaded_error"
 
 
+def absence(code: str, *, seconds: int) -> CallError:
+    """Return the error of a call that waited, or could not wait, while no worker was fit.
+
+    Always a 503: clients take a 429 for a limit of their own rate.
+    """
+    code = "no_worker" if code == "queue_timeout" else code
+    headers = ((b"retry-after", b"%d" % seconds),)
+    return Overloaded("no worker can take this call now", code=code, headers=headers)
+
+
 def refusal(status: int, code: str, message: str, *, seconds: float) -> CallError:
     """Return a 429 or 503 that asks for a retry in `seconds`, within the bounds."""
     bounded = max(MIN_RETRY_AFTER, math.ceil(min(seconds, MAX_RETRY_AFTER)))

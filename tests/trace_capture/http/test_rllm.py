@@ -43,7 +43,7 @@ async def test_rllm_client_drives_workers_sessions_traces_and_flush(
     async with Simulator() as worker:
         live = await capturing(gateway_for, tmp_path, workers=[])
         client = client_for(live.url)
-        assert await client.health() == {"status": "ok"}
+        assert (await client.health())["status"] == "ok"
         worker_id = await client.add_worker(f"{worker.url}/v1", model_name="sim")
         expected = WorkerInfo(
             worker_id=worker_id, url=worker.url, api_path="/v1", model_name="sim", weight=1

@@ -204,9 +204,10 @@ async def test_fault_7_health_of_an_unreachable_worker_returns_an_error_body(fle
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
         live = await fleet.gateway(BACKENDS=url)
         answer = await live.client.get("/health/")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (
-            502,
-            "upstream_connect_failed",
+        # The first probe may be before or after it.
+        assert (answer.status_code, answer.json()["error"]["code"]) in (
+            (502, "upstream_connect_failed"),
+            (503, "no_worker"),
         )
 
 
