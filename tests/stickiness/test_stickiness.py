@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from urllib.parse import quote
 
 import pytest
 from gateway_plugins.stickiness import Stickiness
@@ -67,7 +68,8 @@ async def test_stickiness_sends_all_calls_of_a_session_to_one_worker(
         live = await gateway_for("sessions", "stickiness", workers=workers)
         turns = []
         for _ in range(2):
-            paths = [f"/sessions/{session_id}/v1/chat/completions" for session_id in SESSIONS[:8]]
+            ids = [quote(session_id, safe="") for session_id in SESSIONS[:8]]
+            paths = [f"/sessions/{session_id}/v1/chat/completions" for session_id in ids]
             answers = [await live.client.post(path) for path in paths]
             turns.append([answer.headers["x-gateway-worker"] for answer in answers])
         assert turns[0] == turns[1]
