@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from pipeline.test_replay import raw
 from support.callers.sdk_clients import KINDS, KeyHeader, Kind
 from support.records.vllm_recordings import RecordedExchange, load
+from support.workers.playing import raw
 
 from gateway import Call, CallError, NoWorker, TooManyRequests, hookimpl
 from gateway.config import PluginEntry, Worker

@@ -1,18 +1,16 @@
 """The recorded answers of a real vLLM pass through the gateway byte for byte, however they come."""
 
-import asyncio
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 
 import pytest
-from support.callers.raw_client import CutShort, Headers, RawAnswer, RawClient
+from support.callers.raw_client import CutShort, RawAnswer, RawClient
 from support.callers.response_paths import PLUGINS, Deltas
 from support.gateways.event_loop import Stage
 from support.records.vllm_recordings import RecordedExchange, load
 from support.records.worker_answers import cut
 from support.workers.memory_worker import MemoryPool
+from support.workers.playing import Playing, compare, naming, pairs, raw
 
 from gateway import Gateway
 from gateway.calls.body import parse_object
@@ -22,35 +20,15 @@ from gateway.testing import (
     NO_PROBES,
     Live,
     RecordedCall,
-    ScriptedConnection,
     ScriptedWorker,
     entry,
     live,
     make_call,
 )
-from gateway.upstream.response import HOP_BY_HOP
 from gateway.wire.apis.registry import dialect_of
 
 EXCHANGES = list(load().values())
 STREAMS = [exchange for exchange in EXCHANGES if exchange.body.startswith((b"data:", b"event:"))]
-ADDED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker"}
-
-
-class Playing:
-    """What the worker says to the next request: `pieces`, one write each, then perhaps the end."""
-
-    def __init__(self) -> None:
-        self.pieces: Sequence[bytes] = ()
-        self.breaks_off = False
-
-    async def script(self, connection: ScriptedConnection) -> None:
-        while True:
-            await connection.read_request()
-            for piece in self.pieces:
-                await connection.write(piece)
-                await asyncio.sleep(0)  # the gateway reads in the same loop: now, or with the next
-            if self.breaks_off:
-                return
 
 
 class Theatre(Stage):
@@ -84,17 +62,7 @@ class Theatre(Stage):
                 return
             with pytest.raises(CutShort) as caught:
                 await asking
-            compare_cut(caught.value.answer, exchange)
-
-
-@contextmanager
-def naming(exchange: RecordedExchange) -> Iterator[None]:
-    """Says which exchange it was."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in the exchange {exchange.name}")
-        raise
+            compare(caught.value.answer, exchange)
 
 
 @pytest.fixture(scope="module")
@@ -112,38 +80,6 @@ def config(url: str, plugins: Sequence[type]) -> Config:
         plugins=tuple(entry(plugin) for plugin in plugins),
         extra_paths=tuple(sorted(others)),
     )
-
-
-def pairs(headers: Sequence[tuple[str, str]]) -> Headers:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-
-
-def raw(exchange: RecordedExchange) -> bytes:
-    """The answer as vLLM put it on the wire; in a stream each event is a chunk."""
-    lines = b"".join([b"%b: %b\r\n" % line for line in pairs(exchange.headers)])
-    head = b"HTTP/1.1 %d Recorded\r\n%b\r\n" % (exchange.status, lines)
-    if ("transfer-encoding", "chunked") not in exchange.headers:
-        return head + exchange.body
-    events = [event for event in re.split(rb"(?<=\n\n)", exchange.body) if event]
-    chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
-    return b"".join([head, *chunks, b"" if exchange.cut_short else b"0\r\n\r\n"])
-
-
-def end_to_end(headers: Headers) -> Headers:
-    return [line for line in headers if line[0] not in ADDED]
-
-
-def compare(answer: RawAnswer, exchange: RecordedExchange) -> None:
-    assert answer.status == exchange.status
-    assert end_to_end(answer.headers) == end_to_end(pairs(exchange.headers))
-    assert answer.body == exchange.body
-
-
-def compare_cut(answer: RawAnswer, exchange: RecordedExchange) -> None:
-    """All that had come is there, and nothing else."""
-    assert answer.status == exchange.status
-    assert end_to_end(answer.headers) == end_to_end(pairs(exchange.headers))
-    assert answer.body == exchange.body
 
 
 def is_answered_by_the_gateway(way: str, exchange: RecordedExchange) -> bool:
@@ -224,7 +160,7 @@ class Rehearsal(Stage):
             await gateway.proxy.dispatch(call)
             assert call.caller.is_ended is (exchange.cut_short is None)
             answer = RawAnswer(call.caller.status, list(call.caller.headers), call.caller.body)
-            (compare_cut if exchange.cut_short else compare)(answer, exchange)
+            compare(answer, exchange)
 
 
 def call_of(exchange: RecordedExchange) -> RecordedCall:

@@ -7,11 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
-from pipeline.test_replay import compare, compare_cut, config, naming, pairs, raw
+from pipeline.test_replay import config
 from support.callers.raw_client import CutShort, RawClient
 from support.callers.sampled_tokens import ASKS, sampled, sampled_of
 from support.gateways.capturing import CAPTURE, capturing, chat
 from support.records.vllm_recordings import RecordedExchange, load
+from support.workers.playing import compare, naming, pairs, raw
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
@@ -322,7 +323,7 @@ async def play(address: tuple[str, int], exchange: RecordedExchange) -> None:
         try:
             answer = await client.ask("POST", exchange.path, headers, exchange.request_body)
         except CutShort as short:
-            compare_cut(short.answer, exchange)
+            compare(short.answer, exchange)
         else:
             compare(answer, exchange)
 
