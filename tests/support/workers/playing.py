@@ -72,5 +72,10 @@ def end_to_end(headers: Headers) -> Headers:
 def compare(answer: RawAnswer, exchange: RecordedExchange) -> None:
     """All is there, and nothing else; also if it was cut short."""
     assert answer.status == exchange.status
-    assert end_to_end(answer.headers) == end_to_end(headers_of(exchange))
+    assert end_to_end(answer.headers) == [
+        (name, value)
+        for name, value in end_to_end(headers_of(exchange))
+        # The address of the recorded worker is not that of the one that plays: not passed on.
+        if not (name == b"location" and value.startswith(b"http"))
+    ]
     assert answer.body == exchange.body
