@@ -16,7 +16,7 @@ from support.gateways.event_loop import Stage
 from support.records.usage_rows import Row, rows_after
 from support.records.vllm_recordings import OTHER_ENGINES, RecordedExchange, load
 from support.workers.playing import Playing, compare, naming, pairs, raw
-from wire.test_engines import ALL, PAIRS, same
+from wire.stripping.test_engines import ALL, PAIRS, same
 
 from gateway import Reason, Trace
 from gateway.config import Config, StorageSettings, Worker
