@@ -144,6 +144,27 @@ def test_trace_store_links_a_retry_to_the_first_attempt(file: File, restarted: b
 
 
 @pytest.mark.parametrize("restarted", [False, True])
+def test_retry_after_a_failure_that_the_caller_was_told_is_a_sample_of_its_own(
+    file: File, restarted: bool
+) -> None:
+    """Of four calls for samples of one request one is refused and one is cut; both ask again."""
+    turn = Turn([1], [[2]], [{"role": "user", "content": "x"}])
+    again = Turn([1], [[3]], turn.messages, retried=True)
+    sample, refused, cut, other, first, second = (
+        record_of(one) for one in (turn, turn, turn, turn, again, again)
+    )
+    for one in (sample, other, first, second):
+        one.head.delivered = True
+    refused.head.status = 429
+    cut.head.caller_gone = True
+    file.store([sample, refused, cut, other])
+    if restarted:
+        file.restart()
+    file.store([first, second])
+    assert [one.retry_of for one in read(file.db)] == [None] * 5 + [cut.trace_id]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
 def test_trace_store_skips_a_call_without_samples_as_parent(file: File, restarted: bool) -> None:
     """What is asked again after it does not extend it."""
     file.store([record_of(Turn([1, 2], [[3]])), record_of(Turn([1, 2, 3, 4], [[]]))])

@@ -1,10 +1,16 @@
 """The short fields of a trace: all but its request, its tokens, and its response."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from gateway import Reason, Result
+
+Receipt = Literal["failed", "part", "whole"]
+"""What the caller got: an error in place of a response, a part of a response, or all of it."""
+
+RECEIPTS: tuple[Receipt, ...] = get_args(Receipt)
+"""The first one explains best why a caller asks again."""
 
 
 class AttemptRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -65,3 +71,10 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     worker_version_end: int | str | None = None
     result: Result | None = None
     tokens: list[int] | None = None
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the caller got, as far as the gateway can know."""
+        if self.status >= 400:
+            return "failed"
+        return "part" if self.caller_gone or not self.delivered else "whole"

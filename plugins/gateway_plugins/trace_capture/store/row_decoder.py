@@ -8,7 +8,7 @@ import msgspec
 from gateway import Database, GatewayError, Trace
 from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.codec import Codec, unpack_ids, unpack_logprobs
-from gateway_plugins.trace_capture.recording.head import Head
+from gateway_plugins.trace_capture.recording.head import Head, Receipt
 from gateway_plugins.trace_capture.recording.public_trace import Identity, build
 from gateway_plugins.trace_capture.sequences.divergence import divergence
 from gateway_plugins.trace_capture.store.row import Content, PromptDelta
@@ -45,6 +45,7 @@ class Material(msgspec.Struct, frozen=True):
     prompts: list[bytes]
     sequences: list[bytes]
     retry_of: str | None = None
+    receipt: Receipt = "whole"
 
     @property
     def size(self) -> int:
@@ -143,6 +144,7 @@ def _resolve(content: Content, base: Material) -> Material:
         prompts,
         [prompts[one.prompt] + one.ids for one in content.tokens],
         content.head.retry_of,
+        content.head.receipt,
     )
 
 

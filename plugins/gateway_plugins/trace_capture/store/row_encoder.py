@@ -7,7 +7,7 @@ import msgspec
 from gateway import Trace
 from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.codec import Codec, pack_ids, pack_logprobs, text_delta
-from gateway_plugins.trace_capture.recording.head import Head
+from gateway_plugins.trace_capture.recording.head import RECEIPTS, Head
 from gateway_plugins.trace_capture.recording.record import Record
 from gateway_plugins.trace_capture.sequences.lineage import Relation
 from gateway_plugins.trace_capture.store.row import (
@@ -57,7 +57,8 @@ def encode_row(record: Record, session: CachedSession | None, codec: Codec) -> R
     row = _row(record, content, base, number, codec, complete=not record.head.reasons)
     if session is not None:
         retry_of = record.head.retry_of
-        known = KnownTrace(number, record.trace_id, row.depth, record.request, retry_of)
+        receipt = record.head.receipt
+        known = KnownTrace(number, record.trace_id, row.depth, record.request, retry_of, receipt)
         sequences = _sequences(texts, packed, which)
         row.digests = pack_digests(session.add(known, sequences))
     return row
@@ -159,11 +160,18 @@ def _set_lineage(record: Record, session: CachedSession, found: Relation, prompt
 
 
 def _first_try(session: CachedSession, request: bytes) -> str | None:
-    """Return the id of the first trace of the same request; None if none is in memory."""
-    for known in reversed(session.cached):
-        if known.request == request:
-            return known.retry_of or known.trace_id
-    return None
+    """Return the id of the first trace of the request that is sent again.
+
+    None if none is in memory, or if the caller was told that the call failed, for example by a
+    limit: that explains why it asks again, and nothing that it may have missed was sampled. Each
+    trace explains one retry, so that samples of one request stay apart.
+    """
+    same = [one for one in reversed(session.cached) if one.request == request and not one.retried]
+    if not same:
+        return None
+    found = min(same, key=lambda one: RECEIPTS.index(one.receipt))  # of these the latest
+    found.retried = True
+    return None if found.receipt == "failed" else found.retry_of or found.trace_id
 
 
 def _prompt(

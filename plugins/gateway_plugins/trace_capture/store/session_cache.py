@@ -7,6 +7,7 @@ import msgspec
 
 from gateway import Database
 from gateway_plugins.trace_capture.codec import Codec
+from gateway_plugins.trace_capture.recording.head import Receipt
 from gateway_plugins.trace_capture.sequences.lineage import Lineage
 from gateway_plugins.trace_capture.store.row import RowNumber, SequenceDigests, unpack_digests
 from gateway_plugins.trace_capture.store.row_decoder import RowDecoder, UnreadableRow
@@ -38,7 +39,8 @@ SELECT number, trace_id, depth, ends FROM traces WHERE session_id = :session_id 
 class KnownTrace(msgspec.Struct, eq=False):
     """An earlier trace. `request` is None if it is not cached, or must not be a delta base.
 
-    `retry_of` is the id of the first trace of the same request, if this one is a retry.
+    `retry_of` is the id of the first trace of the same request, if this one is a retry. `receipt`
+    is what the caller got. `retried`: a later trace is the retry of this one.
     """
 
     number: RowNumber
@@ -46,6 +48,8 @@ class KnownTrace(msgspec.Struct, eq=False):
     depth: int
     request: bytes | None = None
     retry_of: str | None = None
+    receipt: Receipt = "whole"
+    retried: bool = False
     size: int = 0
 
 
@@ -172,6 +176,7 @@ def _add_whole(
         known.depth = MAX_DEPTH
         return False
     known.request, known.retry_of = material.request, material.retry_of
+    known.receipt = material.receipt
     sequences = zip(material.sequences, digests, strict=False)
     session.add(known, [one if length else b"" for one, (length, _) in sequences])
     return True
