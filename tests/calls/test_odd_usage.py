@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.gateways.capturing import capturing, chat
 
@@ -139,6 +139,15 @@ def test_usage_of_a_response_that_is_no_json_is_read(around: bytes) -> None:
     assert counted(around % usage) == Usage(30, 20, 8)
 
 
+def test_cut_message_is_counted_and_is_nothing_odd() -> None:
+    begun = {"role": "assistant", "usage": {"input_tokens": 5, "output_tokens": 0}}
+    start = b"event: message_start\n" + sse({"type": "message_start", "message": begun})
+    delta = sse({"type": "content_block_delta", "delta": {"text": "a"}})
+    assert counted(start + delta * 3) == Usage(5, 3, counted=True)
+    end = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 0}}
+    assert counted(start + sse(end)) == Usage(5, 0), "the event of the end is no token"
+
+
 def test_later_event_replaces_what_an_earlier_one_told() -> None:
     odd = sse({"choices": [], "usage": {**GOOD, "completion_tokens": "?"}})
     assert counted(odd + sse({"choices": [], "usage": GOOD}) + DONE) == Usage(30, 20)
@@ -158,6 +167,7 @@ _NAMES = st.sampled_from(
 )
 
 
+@example({"prompt_tokens": float("inf")})
 @given(st.dictionaries(_NAMES, _VALUES))
 def test_no_usage_is_out_of_bounds_or_free(usage: dict[str, Any]) -> None:
     for body in (answer(usage), stream(usage)):

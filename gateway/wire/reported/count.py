@@ -33,9 +33,11 @@ def settled(told: WireUsage | None, count: "Count", estimate: int, choices: int)
         prompt = max(0, prompt - count.completion)  # the total is all that was told
     elif prompts is not None and prompts > prompt:
         prompt, unread = prompts, True
-    counted = completion is None and count.completion > 0
+    counted = not completion and count.completion > 0
     if not completion or count.exact > completion:
-        unread = unread or count.completion > 0
+        # A message begins with an output of 0, and its caller may leave before there is another.
+        begun = completion == 0 and told.completion_tokens is None
+        unread = unread or (count.completion > 0 and not begun)
         completion = count.completion
     cached = min(read.cached_tokens, prompt)
     return Usage(prompt, completion, cached, read.reasoning_tokens, counted, unread)
@@ -99,7 +101,7 @@ class Count:
             return
         if prompt := _length(event.prompt_token_ids):
             self._prompts[0] = prompt
-        if event.type.endswith(_PARTS):
+        if event.type.endswith(_PARTS) and event.type != "message_delta":  # that is the end
             self._events += 1
         for choice in event.choices:
             self._add_choice(choice)

@@ -9,6 +9,7 @@ reason of each choice (chat, completions), `response.completed`, `.incomplete` o
 vLLM's responses say `completed` if they were aborted, so that abort cannot be told.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ ENGINE_ERROR = "engine_error"
 """Code, in metrics and logs, of an engine's error under status 200 or inside a stream."""
 
 _QUOTE = 34
+_QUOTED_400 = re.compile(r"'code': 4\d\d\b")
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NOTHING = frozenset((b"", b"null", b'""'))
 _MAX_MESSAGE = 500
@@ -241,9 +243,14 @@ class _Seen:
 
 
 def _is_of_the_request(error: object) -> bool:
-    """Whether the error says by a status below 500 that the request is at fault."""
+    """Whether the error says by a status below 500 that the request is at fault.
+
+    vLLM's messages quote the error of its own chat in the message.
+    """
     if not isinstance(error, dict):
         return False
+    if _QUOTED_400.search(str(error.get("message"))[: _MAX_MESSAGE * 4]):
+        return True
     for name in ("code", "status", "status_code"):
         code = error.get(name)
         if isinstance(code, str) and code.isdigit() and len(code) == 3:

@@ -209,7 +209,7 @@ def _read_from_text(data: bytes) -> WireUsage | None:
         with suppress(*_FAILURES):
             return usage_of(bytes(msgspec.json.decode(text[: end + 1], type=Raw)))
         end = text.find(b"}", end + 1)
-    return None
+    return WireUsage(unread=frozenset({"usage"})) if text.startswith(b"{") else None
 
 
 def usage_of(written: bytes) -> WireUsage | None:

@@ -117,7 +117,7 @@ class Metrics:
     @hookimpl
     async def call_finished(self, call: Call, outcome: Outcome) -> None:
         worker, name = call.worker, call.model
-        good = name in self._served or (outcome.complete and 200 <= outcome.status < 300)
+        good = name in self._served or (outcome.result == "success" and outcome.status < 300)
         way = self._tally.way(
             self._routes.of(call.path),
             self._models.of(name, good=good),

@@ -220,6 +220,11 @@ def test_verdict_goes_by_finish_reasons_and_not_by_done() -> None:
     assert judged(answer, complete=False, caller_gone=True) == Judged([], [[]])
 
 
+def test_verdict_names_an_abort_of_a_response_without_choices() -> None:
+    answer = assemble("/v1/messages", b'{"type":"message","content":[]}', streamed=False)
+    assert "aborted" in judged(answer, aborted=True).trace
+
+
 def test_verdict_of_no_response_names_the_side_that_left() -> None:
     nothing = assemble("/v1/chat/completions", b"", streamed=False)
     assert "worker_broke_off" in judged(nothing, status=0, complete=False).trace

@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 import zstandard
 
-from gateway import Attempt, Call, get_header, is_event_stream
+from gateway import ENGINE_ERROR, Attempt, Call, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
 from gateway_plugins.trace_capture.recording.asked import asked, sampling_params
@@ -124,8 +124,12 @@ def _attempt(call: Call, attempt: Attempt) -> AttemptRecord:
         None if attempt.first_byte is None else _microseconds(attempt.first_byte - start),
         None if attempt.ended is None else _microseconds(attempt.ended - start),
         attempt.status,
-        attempt.error.code if attempt.error is not None else None,
+        attempt.error.code if attempt.error is not None else _fault_of(attempt),
     )
+
+
+def _fault_of(attempt: Attempt) -> str | None:
+    return ENGINE_ERROR if attempt.ending.fault else None
 
 
 def _microseconds(seconds: float) -> int:
@@ -168,6 +172,7 @@ def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
         status=capture.status or refused,
         complete=outcome.complete,
         caller_gone=outcome.caller_gone,
+        aborted=outcome.ending.aborted,
         failed=bool(outcome.failures),
         too_large=capture.too_large,
     )

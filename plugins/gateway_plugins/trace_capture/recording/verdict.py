@@ -35,15 +35,19 @@ def judge(
     status: int,
     complete: bool,
     caller_gone: bool = False,
+    aborted: bool = False,
     failed: bool = False,
     too_large: bool = False,
 ) -> Judged:
     """Judge a call's response to what was asked.
 
     `status` is the response's, 0 if there was none. `complete`: the worker's response arrived
-    whole. `failed`: the gateway could not record it. `too_large`: only a part of it was kept.
+    whole. `aborted`: the response says so, for those without choices. `failed`: the gateway could
+    not record it. `too_large`: only a part of it was kept.
     """
     common = _common(answer, asked, status, complete, caller_gone)
+    if aborted and not answer.parts:
+        common.append("aborted")
     if too_large:
         common.append("too_large")
     if failed:

@@ -70,6 +70,8 @@ def _tokens(trace: Trace) -> tuple[Mapping[str, int], bool | None]:
     if not _NOT_WHOLE.isdisjoint(trace.reasons):
         return {}, None
     reported = Usage.from_wire(trace.usage)
+    if reported is not None and trace.streamed and not reported.completion_tokens:
+        return {}, None  # a message that was cut: what came of it was counted
     if reported is not None:
         return _all_of(reported), False
     if not trace.streamed:
