@@ -148,3 +148,36 @@ def test_assembly_reads_numbers_that_json_does_not_have_as_null(word: str, strea
     rebuilt = whole(answer.skeleton, answer.parts)
     assert rebuilt is not None
     assert rebuilt["choices"][0]["message"]["content"] == "Infinity"
+
+
+def split_stream(*halves: bytes) -> bytes:
+    written = [
+        b'{"choices":[{"index":0,"delta":{"content":"%b"},"token_ids":[%d],"finish_reason":%b}]}'
+        % (half, number, b'"stop"' if number == len(halves) else b"null")
+        for number, half in enumerate(halves, 1)
+    ]
+    return b"".join(b"data: %b\n\n" % one for one in [*written, b"[DONE]"])
+
+
+@pytest.mark.parametrize(
+    ("halves", "text", "readable"),
+    [
+        ([rb"a\ud83d", rb"\ude00b"], "a😀b", True),
+        ([b"a\xf0\x9f", b"\x98\x80b"], "a😀b", True),
+        ([b"a\xf0", b"\x9f", b"\x98\x80"], "a😀", True),
+        ([rb"\ud83d\ude00", rb"\ud83d", rb"\ude00"], "😀😀", True),
+        ([rb"a\ud83d", b"b"], "a\ufffdb", False),
+        ([rb"\ude00", rb"\ud83d"], "\ufffd\ufffd", False),
+        ([b"\xf0", b"b"], "\ufffdb", False),
+    ],
+)
+def test_assembly_joins_a_character_that_two_events_share(
+    halves: list[bytes], text: str, readable: bool
+) -> None:
+    answer = assemble(CHAT, split_stream(*halves), streamed=True)
+
+    rebuilt = whole(answer.skeleton, answer.parts)
+    assert rebuilt is not None
+    assert rebuilt["choices"][0]["message"]["content"] == text
+    assert answer.parts[0].token_ids == list(range(1, len(halves) + 1))
+    assert answer.readable is readable

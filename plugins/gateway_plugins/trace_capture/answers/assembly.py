@@ -9,7 +9,7 @@ from gateway_plugins.trace_capture.answers import other_apis
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
 from gateway_plugins.trace_capture.answers.openai import plain, streams
 from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS, Form
-from gateway_plugins.trace_capture.answers.python_json import as_json
+from gateway_plugins.trace_capture.answers.python_json import as_json, join_halves
 
 FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}
 """Forms of responses with choices, by the name of the API."""
@@ -50,8 +50,9 @@ def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> As
 def _plain(body: bytes, form: Form) -> Assembled | None:
     try:
         return plain.read(body, form)
-    except msgspec.DecodeError:
-        return plain.read(as_json(body), form)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        record = plain.read(as_json(body), form)
+        return None if record is None else join_halves(record)
 
 
 def api_at(path: str) -> Api | None:

@@ -49,7 +49,7 @@ class LenientEvents:
     """The events of a stream, and separately the fields that the structs do not know.
 
     `outside` holds the unknown fields of the response itself. `unreadable` counts the events left
-    out.
+    out. `repaired`: some were not JSON, see `as_json`.
     """
 
     def __init__(self, form: Form) -> None:
@@ -57,14 +57,22 @@ class LenientEvents:
         self.events: list[Any] = []
         self.outside: dict[str, Any] = {}
         self.unreadable = 0
+        self.repaired = False
         self._rests: dict[int, UnknownFields] = {}
 
     def read(self, data: bytes) -> None:
         """Parse and add an event."""
         try:
-            self.events.append(self._event(_object_of(data)))
+            self.events.append(self._event(self._object_of(data)))
         except UNREADABLE:
             self.unreadable += 1
+
+    def _object_of(self, data: bytes) -> dict[str, Any]:
+        try:
+            return _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.repaired = True
+            return _decode(as_json(data))
 
     def rest(self, index: int) -> UnknownFields:
         """Return the unknown fields to add to the choice at `index`."""
@@ -105,13 +113,6 @@ class LenientEvents:
             _replace(rest.choice, unknown)
             merge(rest.message, delta)
             _replace(rest.scores, scores)
-
-
-def _object_of(data: bytes) -> dict[str, Any]:
-    try:
-        return _decode(data)
-    except msgspec.DecodeError:
-        return _decode(as_json(data))
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from gateway_plugins.trace_capture.answers import metadata
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled, Part
 from gateway_plugins.trace_capture.answers.openai.formats import Form
 from gateway_plugins.trace_capture.answers.openai.lenient import LenientEvents, UnknownFields
+from gateway_plugins.trace_capture.answers.python_json import join_halves
 from gateway_plugins.trace_capture.answers.sse import DONE, data_of
 
 _FIRST = ("id", "created", "model")
@@ -32,7 +33,7 @@ def read(body: bytes, form: Form) -> Assembled:
     record.done = len(events) < len(data)
     record.events = len(data)
     record.readable = not lenient.unreadable
-    return record
+    return join_halves(record) if lenient.repaired else record
 
 
 def _read_at_once(data: list[bytes], form: Form) -> list[Any] | None:
