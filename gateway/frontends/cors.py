@@ -21,7 +21,8 @@ METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 EXPOSED = (
     b"x-request-id, retry-after, x-should-retry, x-gateway-worker, x-gateway-attempts, "
     b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
-    b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, *"
+    b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
+    b"x-ratelimit-resets-at, *"
 )
 """Headers that a page may read; the star stands for all, in requests without cookies."""
 
