@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 from gateway.errors import BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
 from gateway.headers import Headers, get_header
-from gateway.wire.request import readable
+from gateway.wire.request import lone_half, readable
 
 BYTES_PER_TOKEN = 4
 """Estimated bytes of a request body per token, as in English text."""
@@ -140,7 +140,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidJSON(f"the request body is not valid JSON: {_reason(data, error)}") from None
+        raise invalid_json(data, error) from None
     if not isinstance(value, dict):
         raise InvalidJSON("the request body must be a JSON object")
     return value
@@ -160,6 +160,11 @@ def _shown(value: bytes) -> str:
     return value[:100].decode("latin-1").strip()
 
 
+def invalid_json(data: bytes, error: Exception) -> InvalidJSON:
+    """Return the refusal of `data`, at which a decoder raised `error`: what is wrong, and where."""
+    return InvalidJSON(f"the request body is not valid JSON: {_reason(data, error)}")
+
+
 def _reason(data: bytes, error: Exception) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
         return "it is UTF-16 or UTF-32, and JSON is UTF-8 (RFC 8259)"
@@ -169,4 +174,5 @@ def _reason(data: bytes, error: Exception) -> str:
         data.decode()
     except UnicodeDecodeError as bad:
         return f"the byte 0x{data[bad.start]:02x} at position {bad.start} is not UTF-8"
-    return str(error)
+    half = lone_half(data)
+    return str(error) if half is None else f"half of a surrogate pair at position {half}"

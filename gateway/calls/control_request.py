@@ -8,14 +8,13 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.types import Receive, Scope
 
-from gateway.calls.body import Body, receive_chunk
+from gateway.calls.body import Body, invalid_json, receive_chunk
 from gateway.calls.records import Principal
 from gateway.config import Config
 from gateway.config.messages import line
 from gateway.config.misfit import Misfit, misfit
 from gateway.errors import (
     BadRequest,
-    InvalidJSON,
 )
 from gateway.headers import Headers, get_header, path_of
 
@@ -71,7 +70,7 @@ class ControlRequest:
         except msgspec.ValidationError:
             raise _refusal("request body", _fault(data, type_)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidJSON(f"the request body is not valid JSON: {error}") from None
+            raise invalid_json(data, error) from None
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
         return await receive_chunk(self._receive, self._idle_timeout)

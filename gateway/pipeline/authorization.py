@@ -22,6 +22,7 @@ from gateway.errors import Forbidden
 from gateway.fleet.worker import Worker
 from gateway.headers import get_header
 from gateway.wire.naming.forms import is_form, query_models
+from gateway.wire.request import read_head
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 
@@ -71,7 +72,7 @@ async def check_model(call: Call) -> None:
     if call.method == "POST":
         await call.body.read()  # a long body has not been read yet
         model = call.model
-        if model is None or _is_ambiguous(call):
+        if model is None or _is_ambiguous(call) or _is_unread(call):
             raise Forbidden("this key is for certain models, and the call names none")
         named.add(model)
     for model in named - call.principal.models:
@@ -86,6 +87,17 @@ def _is_ambiguous(call: Call) -> bool:
     """Whether one reader takes the body for JSON and another for a form."""
     is_json = (call.body.data or b"")[:64].lstrip().startswith(b"{")
     return is_json and is_form(get_header(call.headers, b"content-type") or b"")
+
+
+def _is_unread(call: Call) -> bool:
+    """Whether an engine could find a model in a body in which the gateway finds none.
+
+    Python's `json` reads UTF-16, NaN and a byte order mark, for example.
+    """
+    body = call.body.readable
+    if not body or is_form(get_header(call.headers, b"content-type") or b""):
+        return False
+    return read_head(body).model is None
 
 
 def allowed_workers(call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:

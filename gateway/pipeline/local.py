@@ -30,6 +30,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.wire.apis.openai_events import as_events
 from gateway.wire.apis.openai_files import MODELS
 from gateway.wire.dialect import Dialect
+from gateway.wire.request import readable
 
 log = logging.getLogger("gateway")
 
@@ -84,7 +85,7 @@ class LocalWorker(Worker):
     async def _answer(self, call: Call, body: bytes) -> Answer:
         if call.dialect is not None and call.method == "POST":
             try:
-                asked = parse_object(body)
+                asked = parse_object(readable(body))
             except InvalidJSON as error:
                 return _plain(error.status, error.body())
             return await self._generated(call, asked, call.dialect)

@@ -144,6 +144,11 @@ def readable(body: bytes) -> bytes:
     return _replaced(body, lambda _: rb"\ufffd")
 
 
+def lone_half(body: bytes) -> int | None:
+    """Return the position of the first lone half in `body`; None if there is none."""
+    return next((found.start() for found in _ESCAPE.finditer(body) if found[1] is not None), None)
+
+
 def guarded(body: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
     """Return `body` with marks in the place of lone halves, and a function that puts them back.
 

@@ -1,8 +1,10 @@
 """Bodies that are not quite JSON: the engine judges, or the true reason is told and recorded."""
 
 import pytest
+from msgspec.structs import replace
 from support.callers.seen_request import seen
 
+from gateway import Call, Principal, hookimpl
 from gateway.config import Config, StorageSettings, Worker
 from gateway.testing import NO_PROBES, ScriptedWorker, answer_of, entry, live
 
@@ -82,3 +84,45 @@ async def test_body_that_cannot_be_changed_is_judged_by_the_engine(body: bytes) 
     assert (answer.status_code, answer.content) == (400, b"{}")
     assert [seen(request).body for request in worker.requests] == [body]
     assert trace["delivery"]["status"] == 400
+
+
+async def test_control_route_says_where_half_a_surrogate_is() -> None:
+    async with ScriptedWorker(ANSWER) as worker:
+        async with live(before(worker, "sessions", "trace_capture")) as gateway:
+            answer = await gateway.client.post("/sessions", content=b'{"session_id": "\\ud83d"}')
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_json")
+    assert error["message"].endswith("half of a surrogate pair at position 16")
+
+
+class OnlyM:
+    """Knows one caller, whose key is for the model `m`."""
+
+    @hookimpl
+    async def authenticate(self, call: Call) -> Principal:
+        return Principal(id="k", scopes=frozenset({"realtime"}), models=frozenset({"m"}))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model": "secret"}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"model": "secret"}',
+        b'{"temperature": NaN, "model": "secret"}',
+        b'{"a": "caf\xe9", "model": "secret"}',
+        rb'{"a": "\ud83d", "model": "secret"}',
+    ],
+)
+async def test_key_for_some_models_gets_no_other_by_an_odd_body(body: bytes) -> None:
+    async with ScriptedWorker(ANSWER) as worker:
+        config = replace(before(worker), plugins=(entry(OnlyM),))
+        async with live(config) as gateway:
+            url = "/v1/chat/completions"
+            answers = [
+                await gateway.client.post(f"{url}{query}", content=body)
+                for query in ("", "?model=m")
+            ]
+            fine = await gateway.client.post(url, content=CUT)
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert fine.status_code == 200
+    assert len(worker.requests) == 1

@@ -114,7 +114,8 @@ class Trl:
     @hookimpl
     async def admit(self, call: Call) -> None:
         if call.path in GENERATIONS and call.method == "POST":
-            _refuse_bad_json(await call.body.read())
+            await call.body.read()
+            _refuse_bad_json(call.body.readable or b"")
 
     @hookimpl
     async def handle(self, call: Call) -> Answer | None:
