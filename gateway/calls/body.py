@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from starlette.types import Receive
 from gateway.errors import BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
 from gateway.headers import Headers, get_header
 from gateway.wire.request import lone_half, readable
+
+_OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
 BYTES_PER_TOKEN = 4
 """Estimated bytes of a request body per token, as in English text."""
@@ -109,8 +112,8 @@ class Body:
 
         Raises the exceptions of `read`.
         """
-        begun = (await self.read())[:64]
-        return begun.lstrip().startswith(b"{") and b"\0" not in begun
+        data = await self.read()
+        return _OBJECT.match(data) is not None and b"\0" not in data[:64]
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield the chunks as they arrive; the body can be streamed only once."""

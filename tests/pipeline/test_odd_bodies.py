@@ -126,3 +126,25 @@ async def test_key_for_some_models_gets_no_other_by_an_odd_body(body: bytes) -> 
     assert [answer.status_code for answer in answers] == [403, 403]
     assert fine.status_code == 200
     assert len(worker.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b" " * 100 + b'{"max_tokens": 99}',
+        b'\xef\xbb\xbf{"max_tokens": 99}',
+        '{"max_tokens": 99}'.encode("utf-16"),
+        rb'{"a": "\ud83d", "max_tokens": 99}',
+    ],
+)
+async def test_cap_of_a_session_holds_for_an_odd_body(body: bytes) -> None:
+    async with ScriptedWorker(ANSWER) as worker:
+        async with live(before(worker, "sessions", "trace_capture")) as gateway:
+            capped = {"session_id": "s", "sampling_params": {"max_tokens": 5}}
+            assert (await gateway.client.post("/sessions", json=capped)).status_code < 300
+            answer = await gateway.client.post(CHAT, content=body)
+    if answer.status_code == 400:
+        assert answer.json()["error"]["code"] == "invalid_json"
+    sent = [seen(request).body for request in worker.requests]
+    assert len(sent) == (answer.status_code == 200)
+    assert all(b'"max_tokens":5' in one for one in sent)

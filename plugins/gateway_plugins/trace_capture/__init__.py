@@ -185,13 +185,16 @@ class TraceCapture:
     async def prepare(self, call: Call) -> None:
         if not captured(call):
             return
-        if not await call.body.is_object():
-            return  # the request cannot be changed
+        params = None
         if call.session_id is not None and self._options is not None:
             params = self._options.sampling_params(call.session_id)
-            if params:
-                for name, value in applied(params, call.api, await call.json()).items():
-                    await call.set(name, value)
+        if not await call.body.is_object():
+            if params and call.dialect is not None:
+                await call.json()  # raises: an engine may read it, and the caps would not hold
+            return  # the request cannot be changed
+        if params:
+            for name, value in applied(params, call.api, await call.json()).items():
+                await call.set(name, value)
         if self._injected:
             await call.inject(*self._injected)
 
