@@ -309,6 +309,22 @@ async def test_calls_in_flight_count_across_processes(simulator: Simulator, tmp_
         assert (await ask(other, max_tokens=10)).status_code == 200
 
 
+async def test_call_waits_for_one_of_its_key_in_another_process(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    limits = entry("limits", default={"concurrent": 1, "max_waiting": 2})
+    async with two(simulator, tmp_path, limits) as (one, other):
+        slow = {"x-sim-itl": "60"}
+        body = chat(max_tokens=600, stream=True)
+        async with one.client.stream("POST", CHAT, json=body, headers=slow) as running:
+            assert running.status_code == 200
+            waiting = asyncio.create_task(ask(other, max_tokens=10))
+            await until(lambda: bool(other.gateway.proxy.in_flight))
+            assert (await ask(other)).json()["error"]["code"] == "concurrent_calls"
+            assert not waiting.done()
+        assert (await waiting).status_code == 200
+
+
 async def test_each_process_lists_the_keys_of_all(simulator: Simulator, tmp_path: Path) -> None:
     limits = entry("limits", default={"concurrent": 3}, tiers={"gold": {"concurrent": 7}})
     async with two(simulator, tmp_path, entry(Badges), limits) as (one, other):

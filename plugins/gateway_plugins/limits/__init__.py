@@ -4,7 +4,7 @@
 processes share the limits. `rules.py` computes the limits of a key, `need.py` and `estimate.py` the
 cost of a call. `book.py` holds the spending of the budgets in memory, `ledger.py` stores it in the
 database, and reads it from there. `refusing.py` has the errors and headers for
-callers, `views.py` the report for operators.
+callers, `views.py` the report for operators. `waiting/` lets calls of a key wait for each other.
 """
 
 import asyncio
@@ -37,9 +37,10 @@ from gateway_plugins.limits.ledger import MIGRATIONS, Keeper, Ledger
 from gateway_plugins.limits.need import ZERO_NEED, Need, need_of, used_by
 from gateway_plugins.limits.options import Options
 from gateway_plugins.limits.refusing import CODES, LimitReached
-from gateway_plugins.limits.rules import Rules, Terms
+from gateway_plugins.limits.rules import Rules
 from gateway_plugins.limits.shared import Common
 from gateway_plugins.limits.views import KeyState, Page, PageQuery, merged, some_keys, state_of
+from gateway_plugins.limits.waiting.lines import Lines
 
 ANONYMOUS = "anonymous"
 """Key of calls without a principal."""
@@ -69,11 +70,13 @@ class Limits:
         self._book = Book(time.time())
         self._ledger = Ledger(self._book.remembers)
         self._keeper = Keeper(self._book, self._ledger, lambda: self._rules.have_budgets)
+        self._lines = Lines()
         self._refused = dict.fromkeys(CODES, 0)
 
     @hookimpl
     def reconfigure(self, config: Options) -> None:
         self._rules = Rules(config)
+        self._lines.look_again()
 
     @hookimpl
     def migrations(self) -> Migrations:
@@ -94,6 +97,7 @@ class Limits:
             peers = gateway.peers
             place = peers.file("limits")
             if place is not None:
+                self._lines = Lines(peers.index, peers.count)
                 common = Common(place, peers.index, peers.count)
                 stack.callback(common.close)
                 self._accounts = Accounts(common.account)
@@ -117,18 +121,30 @@ class Limits:
             need = need_of(call, self._rules.options)
         if terms.budgets:
             self._book.roll_over(time.time())
-        self._enter(call, key, terms, need)
-
-    def _enter(self, call: Call, key: str, terms: Terms, need: Need) -> None:
-        now = monotonic()
-        account = self._accounts.of(key, terms, now)
+        enter = partial(self._enter, call, key, tier, need)
         try:
-            call.state[VISIT] = account.enter(need, self._book, now)
+            if terms.patience is None:
+                enter()
+            else:
+                await self._lines.enter(key, terms.patience, enter)
         except LimitReached as refusal:
             self._refused[refusal.name] += 1
             raise
         finally:
-            call.add_lines(*account.lines(now))
+            account = self._accounts.known.get(key)
+            if account is not None:
+                call.add_lines(*account.lines(monotonic()))
+
+    def _enter(self, call: Call, key: str, tier: str | None, need: Need) -> None:
+        """Take the place of a call in its key's account, by the limits that are in force now."""
+        terms = self._rules.terms(key, tier)
+        if terms is None:
+            return
+        now = monotonic()
+        visit = self._accounts.of(key, terms, now).enter(need, self._book, now)
+        if terms.patience is not None:
+            visit.left = self._lines.freed
+        call.state[VISIT] = visit
 
     @hookimpl
     def observe(self, call: Call) -> Visit | None:
@@ -152,6 +168,8 @@ class Limits:
         help_ = "Calls that were refused because of a limit of their key."
         for name, count in self._refused.items():
             yield Sample("gateway_limits_refused_total", "counter", count, help_, {"limit": name})
+        help_ = "Calls that wait for another call of their key to end."
+        yield Sample("gateway_limits_waiting", "gauge", len(self._lines), help_)
         help_ = "Keys that have called lately and have limits."
         keys = len(self._accounts.known)
         yield Sample("gateway_limits_keys", "gauge", keys, help_, merge="max")

@@ -17,10 +17,10 @@ class Visit:
     """One call of a key while it runs: what it took and has to give back.
 
     The visit is the call's observer if the key has limits, so that `finished` releases the slot
-    before any plugin can wait.
+    before any plugin can wait. `left` is then called with the key, if calls of the key may wait.
     """
 
-    __slots__ = ("_held", "account", "day", "month", "need", "taken")
+    __slots__ = ("_held", "account", "day", "left", "month", "need", "taken")
 
     def __init__(self, account: "Account", need: Need, taken: float) -> None:
         self.account = account
@@ -28,6 +28,7 @@ class Visit:
         self.taken = taken
         self.day: Tab | None = None
         self.month: Tab | None = None
+        self.left: Callable[[str], None] | None = None
         self._held = True
 
     def finished(self, outcome: object) -> None:
@@ -35,6 +36,8 @@ class Visit:
         if self._held:
             self._held = False
             self.account.leave()
+            if self.left is not None:
+                self.left(self.account.key)
 
     def settle(self, used: Need, now: float) -> None:
         """Replace the estimated need of the call with its actual use."""
@@ -97,7 +100,7 @@ class Account:
             self.tokens.settle(visit.taken, used.tokens, now)
 
     def _check(self, need: Need, now: float) -> None:
-        requests, tokens, concurrent, _ = self.terms
+        requests, tokens, concurrent = self.terms[:3]
         if requests is not None and self.requests is not None:
             wait = self.requests.wait(1, now)
             if wait:

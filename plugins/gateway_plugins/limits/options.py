@@ -14,16 +14,22 @@ NOT_GIVEN = 0
 
 Count = Annotated[int, Meta(gt=0, le=MAX_LIMIT)]
 Amount = Annotated[float, Meta(gt=0, le=MAX_LIMIT / 1e9)]
+Wait = Annotated[float, Meta(gt=0, le=86_400)]
 PerMillion = Annotated[float, Meta(ge=0, le=1e5)]
 
 ANY_MODEL = "*"
+
+MAX_WAIT = 30.0
+"""Seconds that a call waits for another call of its key, unless `max_wait` is given."""
 
 
 class KeyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits of one key; null means no limit, and a limit left out is that of the wider limits.
 
     `burst_requests` and `burst_tokens`: how much of a minute's limit may be used at once; all of it
-    if they are not given. Days and months are UTC. Costs are in the currency of `prices`.
+    if they are not given. Up to `max_waiting` calls above `concurrent` wait until a call of the key
+    ends, each for up to `max_wait` seconds (MAX_WAIT if that is not given); further ones are
+    rejected. Days and months are UTC. Costs are in the currency of `prices`.
     """
 
     requests_per_minute: Count | None = NOT_GIVEN
@@ -31,6 +37,8 @@ class KeyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     tokens_per_minute: Count | None = NOT_GIVEN
     burst_tokens: Count | None = NOT_GIVEN
     concurrent: Count | None = NOT_GIVEN
+    max_waiting: Count | None = NOT_GIVEN
+    max_wait: Wait | None = NOT_GIVEN
     tokens_per_day: Count | None = NOT_GIVEN
     tokens_per_month: Count | None = NOT_GIVEN
     cost_per_day: Amount | None = NOT_GIVEN

@@ -21,6 +21,8 @@ Code = Literal[
 
 CODES: tuple[Code, ...] = get_args(Code)
 
+CONCURRENT: Code = "concurrent_calls"
+
 RETRY_MARGIN_MS = 1
 """Milliseconds added to the wait in an error, so that rounding causes no second rejection."""
 
@@ -78,7 +80,7 @@ def too_many_at_once(limit: int) -> LimitReached:
     return LimitReached(
         f"this key may have {limit} calls running at a time (concurrent_calls); "
         "come back when one of them has ended",
-        code="concurrent_calls",
+        code=CONCURRENT,
         until=time.time() + CONCURRENT_WAIT,
     )
 

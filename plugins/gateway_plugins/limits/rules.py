@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from gateway_plugins.limits.options import KeyLimits, Options
+from gateway_plugins.limits.options import MAX_WAIT, KeyLimits, Options
 from gateway_plugins.limits.refusing import BucketLines, Code
+from gateway_plugins.limits.waiting.lines import Patience
 
 BILLION = 1_000_000_000
 
@@ -39,12 +40,16 @@ class Budget(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Limits of one key. None, and no budgets, if nothing of that kind is limited."""
+    """Limits of one key. None, and no budgets, if nothing of that kind is limited.
+
+    `patience`: how many calls above `concurrent` wait; None: all are rejected.
+    """
 
     requests: Flow | None
     tokens: Flow | None
     concurrent: int | None
     budgets: tuple[Budget, ...]
+    patience: Patience | None = None
 
     @property
     def limited(self) -> bool:
@@ -81,7 +86,15 @@ def _terms_of(limits: KeyLimits) -> Terms:
         None if tokens is None else _tokens(int(tokens), limits.of("burst_tokens")),
         None if concurrent is None else int(concurrent),
         _budgets_of(limits),
+        _patience_of(limits),
     )
+
+
+def _patience_of(limits: KeyLimits) -> Patience | None:
+    most, concurrent = limits.of("max_waiting"), limits.of("concurrent")
+    if most is None or concurrent is None:
+        return None
+    return Patience(int(most), limits.of("max_wait") or MAX_WAIT, int(concurrent))
 
 
 def _requests(limit: int, burst: float | None) -> Flow:
