@@ -59,6 +59,8 @@ async def test_capture_manual_lists_each_endpoint(gateway_for: GatewayFor, tmp_p
     routes = [one for one in capture_routes(live.gateway, plugin) if isinstance(one, ControlRoute)]
     there = {f"{method} {one.path}" for one in routes for method in (one.methods or ())}
     there = {one for one in there if not one.startswith("HEAD ")}
+    # A session of that name is read and deleted as any other one is.
+    there -= {"GET /sessions/batch_delete", "DELETE /sessions/batch_delete"}
     assert sorted(first_column(section("Endpoints"))) == sorted(there)
 
 

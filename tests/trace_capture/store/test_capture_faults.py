@@ -254,7 +254,8 @@ async def test_capture_reads_a_compressed_response_and_forwards_it_unchanged(
     raw = raw.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n", 1)
     async with ScriptedWorker(raw) as worker:
         live = await capturing(gateway_for, tmp_path, workers=[worker.url])
-        answer = await ask(live, {**chat(), **ASKS, "stream": stream})
+        asked = {**chat(), **ASKS, "stream": stream, "stream_options": {"include_usage": True}}
+        answer = await ask(live, asked)  # nothing is injected, so nothing has to be taken out
         trace = await recorded(live)
     assert answer.body == body
     assert (trace.verdict, trace.completion_token_ids) == ("COMPLETE", IDS)
@@ -266,7 +267,7 @@ async def test_capture_marks_a_falsely_declared_gzip_response_unreadable(
     raw = answer_of(b"{}").replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n", 1)
     async with ScriptedWorker(raw) as worker:
         live = await capturing(gateway_for, tmp_path, workers=[worker.url])
-        assert (await ask(live, chat())).body == b"{}"
+        assert (await ask(live, {**chat(), **ASKS})).body == b"{}"
         assert (await recorded(live)).reasons[0] == "unreadable"
 
 
@@ -288,7 +289,8 @@ async def test_capture_retries_without_a_field_that_the_worker_rejects(
         trace = await recorded(live)
     assert answer.status == 200
     assert [one.status for one in trace.attempts] == [400, 200]
-    assert (trace.verdict, trace.reasons) == ("INCOMPLETE", ["token_ids_missing"])
+    reasons = ["prompt_ids_missing", "token_ids_missing"]
+    assert (trace.verdict, trace.reasons) == ("INCOMPLETE", reasons)
     assert trace.injected == {"logprobs": True}
     assert trace.choices[0].logprobs == SCORES
 
