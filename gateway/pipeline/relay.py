@@ -119,7 +119,9 @@ class Relay(PhaseTimer):
         coding = get_header(headers, b"content-encoding")
         if coding not in PLAIN and not self._decodes(coding or b""):
             return
-        if status == 200 and not self._events and self._exchange.call.streams:
+        call = self._exchange.call
+        may_stream = b'"stream"' in (call.body.data or b"") or call.overwritten  # cheap to tell
+        if status == 200 and not self._events and may_stream and call.streams:
             self._reader = Sniffing(self._sniffed)
         else:
             self._reader = self._chosen(self._headers)

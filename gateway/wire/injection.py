@@ -136,7 +136,7 @@ class Stripper:
         self._usage = "usage" in injected
         self._drop_empty = drop_empty
         self._frame: Frame | AnyFrame | None = None
-        self._known = self._unasked.state
+        self._known = (False, False)
         self._misses = 0
         self._held: list[_Held] = []
         self._finished: set[bytes] = set()  # choices with their last event held back

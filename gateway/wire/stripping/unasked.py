@@ -16,6 +16,7 @@ The tests hold that this is right for each engine with recorded responses.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -136,8 +137,8 @@ class Unasked:
     def __init__(
         self, in_answer: Sequence[str], in_choice: Sequence[str], *, streams: bool
     ) -> None:
-        self._in_answer = frozenset(name.encode() for name in in_answer)
-        self._in_choice = frozenset(name.encode() for name in in_choice)
+        self._in_answer = _encoded(tuple(in_answer))
+        self._in_choice = _encoded(tuple(in_choice))
         self._ids = b"token_ids" in self._in_choice
         self._streams = streams
         self.omits_null = self.no_logprobs = False
@@ -194,6 +195,11 @@ class Unasked:
         if one.key == b"logprobs" and (self.no_logprobs or _is_appended(choice)):
             return True
         return self.omits_null if self._streams else one.key in _IDS and _has_other_home(choice)
+
+
+@lru_cache(maxsize=32)  # as each call of one kind has the same ones
+def _encoded(names: tuple[str, ...]) -> frozenset[bytes]:
+    return frozenset(name.encode() for name in names)
 
 
 _IDS = frozenset((b"token_ids", b"prompt_token_ids"))
