@@ -73,9 +73,9 @@ class Pulse:
         wanted = self._expected()
         if wanted is not None:
             await self._probe(wanted)
-        elif self._vitals.hopeful:
+        elif self._vitals.state == "down":
             await self._connect()
-        elif self._vitals.state != "up" or PROBE in self._worker.conditions:
+        elif self._vitals.state == "suspect":
             self._vitals = self._fresh()
             self._worker.clear(PROBE)
 
@@ -140,7 +140,7 @@ class Pulse:
     def _pause(self) -> float | None:
         """Seconds until the next probe; None: until a call fails."""
         interval = self._settings.interval
-        if self._vitals.hopeful:
+        if self._vitals.hopeful or (self._vitals.state == "down" and self._expected() is None):
             return min(interval or ABSENT_INTERVAL, ABSENT_INTERVAL)
         if interval is None:
             return None
