@@ -81,7 +81,9 @@ def test_an_absent_worker_is_down_at_once_and_up_after_one_success(kind: Kind) -
 def test_a_worker_that_was_down_is_up_after_as_many_successes_as_configured() -> None:
     vitals = Vitals(FALL, RISE, PERIOD)
     fail(vitals, "refused", FALL, last=True)
-    assert [vitals.succeeded() for _ in range(RISE)] == ["down", "up"]
+    assert vitals.succeeded() == "down"
+    assert vitals.hopeful, "it is looked at again soon"
+    assert vitals.succeeded() == "up"
     known = Vitals(FALL, RISE, PERIOD, "down")
     assert [known.succeeded() for _ in range(RISE)] == ["down", "up"]
 

@@ -110,8 +110,9 @@ class Vitals:
 
     @property
     def hopeful(self) -> bool:
-        """Whether the next probe may soon succeed: the worker was not there at the latest one."""
-        return self.state == "down" and self.kind in ("refused", "unresolved")
+        """Whether to look again soon: the worker was not there, or has just passed a probe."""
+        absent = self.kind in ("refused", "unresolved")
+        return self.state == "down" and (absent or self._successes > 0)
 
     def succeeded(self) -> State:
         """Record a probe that went well."""
