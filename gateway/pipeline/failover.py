@@ -21,6 +21,7 @@ from gateway.errors import (
 )
 from gateway.fleet.registry import Workers
 from gateway.fleet.worker import Worker
+from gateway.pipeline.choice.keeping import is_kept
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.refused import WorkerRefused
 from gateway.upstream.delivery import ClosedBeforeDelivery
@@ -75,8 +76,11 @@ async def others(workers: Workers, call: Call, failure: Failure, tried: Sequence
     """Whether a worker that was not tried may take the call after `failure` of the last one.
 
     If that worker does not have the model, the others are those that say they have it. They are
-    asked for their models once more if none does: the model may have been loaded just now.
+    asked for their models once more if none does: the model may have been loaded just now. No other
+    worker may take a call about an object that the last one keeps.
     """
+    if is_kept(call):
+        return False
     model = call.model if workers.mixed or isinstance(failure, WorkerRefused) else None
     if model is None or not (isinstance(failure, WorkerRefused) and failure.reason == "no_model"):
         fit = workers.serving(model if workers.mixed else None).fit

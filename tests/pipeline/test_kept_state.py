@@ -21,6 +21,7 @@ class Server:
         self.name = name
         self.kept: set[str] = set()
         self.asked: Counter[str] = Counter()
+        self.busy = False
 
     async def __call__(self, connection: ScriptedConnection) -> None:
         while True:
@@ -30,6 +31,8 @@ class Server:
             await connection.write(self._answer(method, target, body))
 
     def _answer(self, method: str, target: str, body: bytes) -> bytes:
+        if self.busy:
+            return answer_of(b"busy", status="503 Service Unavailable")
         parts = target.partition("?")[0].split("/")
         collection, id_ = "/".join(parts[:3]), parts[3:4]
         read = json.loads(body) if body.startswith(b"{") else {}
@@ -164,6 +167,19 @@ async def test_call_waits_for_no_other_worker_if_its_keeper_is_unfit(
         await found.live.client.delete(f"/admin/workers/{keeper.id}")
         answer = await found.live.client.get(f"/v1/responses/{made['id']}")
         assert answer.status_code == 404  # a worker's
+
+
+async def test_refusal_of_the_keeper_is_the_answer_and_nobody_else_is_asked(
+    gateway_for: GatewayFor,
+) -> None:
+    async with fleet(gateway_for, "backpressure") as found:
+        made = await found.post("/v1/responses", input="hi")
+        [keeper] = [server for server in found.servers if server.name == made["at"]]
+        keeper.busy = True
+        asked = sum(server.asked.total() for server in found.servers)
+        answer = await found.live.client.get(f"/v1/responses/{made['id']}")
+        assert (answer.status_code, answer.text) == (503, "busy")
+        assert sum(server.asked.total() for server in found.servers) == asked + 1
 
 
 def _is(found: Fleet, worker: Worker, name: str) -> bool:

@@ -29,6 +29,11 @@ def learners(call: Call, registry: Workers) -> Sequence[Learner]:
     return (Learner(registry.keepers, collection, owner, lambda: call.worker),)
 
 
+def is_kept(call: Call) -> bool:
+    """Whether one worker keeps what the call is about, as far as `keeping` was asked."""
+    return call.state.get(KEPT) is not None
+
+
 async def keeping(
     call: Call, registry: Workers, able: Sequence[Worker], workers: Sequence[Worker]
 ) -> Sequence[Worker]:
