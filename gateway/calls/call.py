@@ -256,15 +256,6 @@ class Call:
                 raise
         return self._json
 
-    async def find_model(self) -> None:
-        """Read the whole body if its model is not known yet; not an upload, which has none.
-
-        Raises BodyTooLarge (413), BodyTimeout (408), CallerGone.
-        """
-        api = self.api
-        if self.model is None and (api is None or api.scope != "upload"):
-            await self.body.read()
-
     async def set(self, key: str, value: object) -> None:
         """Send `value` under a top-level key of the body; all other bytes stay unchanged."""
         await self.json()

@@ -28,7 +28,7 @@ from gateway.fleet.worker import Worker
 from gateway.pipeline.answer import send_answer
 from gateway.pipeline.attempt import end, learn_injections, try_once
 from gateway.pipeline.authorization import check_model, check_scopes
-from gateway.pipeline.choice.able import able_workers
+from gateway.pipeline.choice.able import able_workers, find_model
 from gateway.pipeline.choice.keeping import learners
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import (
@@ -167,7 +167,7 @@ class Proxy:
         if call.body.data is None:
             await call.body.read_if_short(MAX_BUFFERED_BODY)
             if call.body.data is None and self._workers.mixed:
-                await call.find_model()
+                await find_model(call)
         if self._settings.model is not None:
             await _pin(call, self._settings.model)
         await check_model(call)

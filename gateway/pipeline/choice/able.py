@@ -32,3 +32,13 @@ async def _looked_again(call: Call, registry: Workers) -> Serving:
         message = f"The model `{(call.model or '')[:200]}` does not exist."
         raise NotFound(message, param="model", code="model_not_found")
     return serving
+
+
+async def find_model(call: Call) -> None:
+    """Read the whole body if its model is not known yet; not an upload, which has none.
+
+    Raises BodyTooLarge (413), BodyTimeout (408), CallerGone.
+    """
+    api = call.api
+    if call.model is None and (api is None or api.scope != "upload"):
+        await call.body.read()

@@ -79,7 +79,7 @@ class Load:
         try:
             async with process.client() as client:
                 for session in range(10_000):
-                    await self._converse(process, client, f"{self._sessions}/{caller}/{session}")
+                    await self._converse(process, client, f"{self._sessions}/{caller}:{session}")
         except (CutShort, OSError, asyncio.IncompleteReadError):
             return  # it was killed
 
