@@ -141,7 +141,9 @@ class Gateway:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            await error_page(error, scope["path"])(scope, receive, send)
+            of_a_call = scope["path"].startswith("/v1/") or CARRIED in scope
+            lines = self.edge.cors_lines(scope["headers"]) if of_a_call else ()
+            await error_page(error, scope, lines)(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = object()

@@ -16,8 +16,8 @@ from gateway.headers import get_header, path_of
 from gateway.pipeline.authorization import require
 from gateway.plugins.chains import Chains
 
-CARRIED = "carried"
-"""Stands in place of the scope for a route that leads to calls."""
+CARRIED = "gateway.carried"
+"""Stands in place of the scope for a route that leads to calls, and marks their requests."""
 
 
 class Current(Protocol):
@@ -42,7 +42,8 @@ class ScopedRoute(BaseRoute):
         self._current = current
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return self._route.matches(scope)
+        match, found = self._route.matches(scope)
+        return match, {**found, CARRIED: True} if self.scope == CARRIED else found
 
     def url_path_for(self, name: str, /, **path_params: Any) -> Any:
         return self._route.url_path_for(name, **path_params)

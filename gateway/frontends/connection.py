@@ -24,7 +24,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.errors import CallError, HeaderTimeout, InvalidHTTP, NotSupported
+from gateway.calls.call import request_id
+from gateway.errors import CallError, HeaderTimeout, InvalidHTTP, NotSupported, TooManyCalls
+from gateway.headers import get_header
 
 PHRASES = {status.value: status.phrase for status in HTTPStatus}
 STATUS_LINES = {
@@ -33,6 +35,9 @@ STATUS_LINES = {
 }
 
 VERSIONS = frozenset({"1.1", "1.0"})
+
+MAX_PIPELINED = 256
+"""Maximum number of requests that wait on one connection: each costs some kilobytes, key or not."""
 
 LINGER_SECONDS = 2.0
 """Seconds that a caller has to read an early response while it still sends its request."""
@@ -168,6 +173,9 @@ class CallerConnection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.fault = TooManyCalls(f"{MAX_PIPELINED} requests wait on this connection already")
+            raise ValueError  # makes llhttp fail
         if self._head_size + self._uncounted + self._read > self.max_header_bytes:
             lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
             self._head_size = len(self.url) + lines
@@ -264,8 +272,9 @@ class CallerConnection(HttpToolsProtocol):
         if self._lingering is not None or self.transport.is_closing():
             return
         body = error.body()
-        lines = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINES[error.status] + lines % len(body) + body)
+        lines = [*_head_of(body), (b"x-request-id", request_id(None).encode()), *error.headers]
+        head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        self.transport.write(STATUS_LINES[error.status] + head + b"\r\n" + body)
         self._half_close()
 
     # Ends
@@ -338,16 +347,21 @@ def _refusing(error: CallError) -> ASGIApp:
     """Return an application that answers every request with `error`, and closes."""
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        body = error.body()
-        lines = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
+        body, given = error.body(), get_header(scope["headers"], b"x-request-id")
+        lines = [*_head_of(body), (b"x-request-id", request_id(given).encode())]
         await send({"type": "http.response.start", "status": error.status, "headers": lines})
         await send({"type": "http.response.body", "body": body})
 
     return refuse
+
+
+def _head_of(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the lines of an error after which the connection is closed."""
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
 
 
 def unsent(raw: socket.socket) -> int:

@@ -10,9 +10,9 @@ from gateway.config import Config
 from gateway.errors import CallerGone, NotFound
 from gateway.fleet.registry import Workers
 from gateway.frontends.asgi import ASGICaller
-from gateway.frontends.cors import CorsPolicy, Preflights, is_preflight
+from gateway.frontends.cors import CorsPolicy, Lines, Preflights, is_preflight
 from gateway.frontends.uvicorn import DirectCaller
-from gateway.headers import get_header, path_of
+from gateway.headers import Headers, get_header, path_of
 from gateway.pipeline.proxy import Proxy
 
 
@@ -49,9 +49,8 @@ class Edge:
         Raises NotFound if the path is not forwarded.
         """
         headers = scope["headers"]
-        cors = self._cors.lines(headers) if self._cors.decides else ()
         if not self.carries(path):
-            raise NotFound(f"there is nothing at {path}", headers=cors)
+            raise NotFound(f"there is nothing at {path}")
         if scope["method"] == "OPTIONS" and is_preflight(headers):
             if self._cors.decides:
                 await self._cors.preflight(headers)(scope, receive, send)
@@ -79,14 +78,18 @@ class Edge:
             client=client[0] if client else None,
             scope=self._added.get(path),
         )
-        if cors:
-            call.add_lines(*cors)
+        if self._cors.decides:
+            call.add_lines(*self._cors.lines(headers))
         caller.watch(lambda: call.cancel(CallerGone("the caller left")))
         try:
             await self._proxy.dispatch(call)
             await caller.settle()
         finally:
             caller.release()
+
+    def cors_lines(self, headers: Headers) -> Lines:
+        """Return what a browser has to be told beside a response to a request with `headers`."""
+        return self._cors.lines(headers) if self._cors.decides else ()
 
     def carry_also(self, *paths: str, scope: str | None = None) -> None:
         """Forward these exact paths too: for a plugin with `routes` that lead here.

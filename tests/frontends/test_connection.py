@@ -12,6 +12,7 @@ from support.plugins.recording_plugin import PATIENCE, until
 
 from gateway import Call, hookimpl
 from gateway.config import Config, ServerLimits, Timeouts, Worker
+from gateway.frontends.connection import MAX_PIPELINED
 from gateway.testing import (
     NO_PROBES,
     ScriptedConnection,
@@ -204,6 +205,39 @@ async def test_other_versions_of_http_are_refused(first: bytes) -> None:
             assert (answer.status, code_of(answer)) == (400, "invalid_http")
             assert await client.ended()
     assert not worker.requests
+
+
+async def test_requests_that_wait_on_a_connection_are_bounded() -> None:
+    arrived, free = asyncio.Event(), asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        while True:
+            await connection.read_request()
+            arrived.set()
+            await free.wait()
+            await connection.write(OK)
+
+    async with ScriptedWorker(script) as worker, live(before(worker)) as gateway:
+        async with asyncio.timeout(PATIENCE), RawClient(*gateway.server.address) as client:
+            await client.send(head_of("GET", "/v1/models", []))
+            await arrived.wait()
+            await client.send(head_of("GET", "/health", []) * (MAX_PIPELINED + 50))
+            free.set()
+            for _ in range(1 + MAX_PIPELINED):
+                assert (await client.answer()).status == 200
+            answer = await client.answer()
+            assert (answer.status, code_of(answer)) == (503, "too_many_calls")
+            assert answer.value(b"retry-after")
+            assert await client.ended()
+
+
+@pytest.mark.parametrize("request_", [GARBAGE, b"GET /v1/models HTTP/2.0\r\n\r\n"])
+async def test_errors_of_the_connection_have_a_request_id(request_: bytes) -> None:
+    async with ScriptedWorker(OK) as worker, live(before(worker)) as gateway:
+        async with asyncio.timeout(PATIENCE), RawClient(*gateway.server.address) as client:
+            await client.send(request_)
+            answer = await client.answer()
+    assert len(answer.values(b"x-request-id")) == 1
 
 
 async def test_caller_that_leaves_behind_pipelined_calls_is_just_gone(

@@ -163,6 +163,16 @@ async def test_errors_can_be_read_by_an_allowed_page(
         assert {b"x-request-id", b"retry-after"} <= set(exposed.split(b", "))
 
 
+@pytest.mark.parametrize("session", ["%ff", "", "a/b", "a/"])
+async def test_refused_session_can_be_read_by_an_allowed_page(
+    gateway_for: GatewayFor, session: str
+) -> None:
+    live = await gateway_for("sessions", cors=CORS)
+    answer = await ask(live, path=f"/sessions/{session}{CHAT}", origin=PAGE)
+    assert (answer.status, answer.values(ALLOW)) == (404, [PAGE.encode()])
+    assert (await ask(live, path=f"/sessions/{session}{CHAT}")).values(ALLOW) == []
+
+
 async def test_streams_can_be_read_by_an_allowed_page(gateway_for: GatewayFor) -> None:
     live = await gateway_for(cors=CORS)
     body = json.dumps(

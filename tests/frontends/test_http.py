@@ -101,6 +101,14 @@ async def test_rejections_carry_the_request_id() -> None:
     assert (answer.status_code, answer.headers["x-request-id"]) == (503, "mine")
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/../x", "/admin/workers/none", "/sessions//v1/x"])
+async def test_every_error_page_has_the_request_id(path: str) -> None:
+    config = Config(probes=NO_PROBES, plugins=(entry("sessions"),))
+    async with live(config) as gateway, RawClient(*gateway.server.address) as client:
+        answer = await client.ask("GET", path, [(b"x-request-id", b"mine")])
+    assert (answer.status, answer.values(b"x-request-id")) == (404, [b"mine"])
+
+
 async def test_worker_cannot_forge_gateway_response_headers() -> None:
     forged = (
         b"HTTP/1.1 200 OK\r\nX-Gateway-Worker: x\r\nx-request-id: y\r\ncontent-length: 0\r\n\r\n"
