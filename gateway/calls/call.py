@@ -179,6 +179,9 @@ class Call:
         """
         if self._changes and "stream" in self._changes:
             return is_true(self._changes["stream"])
+        text = self.body.readable
+        if text is not None and b"stream" not in text and b"\\u" not in text:
+            return False  # the field is not there, so the body need not be decoded
         return (self._head or self._read_head()).streams
 
     def _read_head(self) -> RequestHead:

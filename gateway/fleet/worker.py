@@ -315,9 +315,12 @@ class Worker:
             for callback in self._registry.troubled:
                 callback(self, error)
 
-    def record_times(self, ttft: float, duration: float) -> None:
-        """Record an attempt without an error; both times are in seconds from its start."""
-        self.answered_at = time.monotonic()
+    def record_times(self, ttft: float, duration: float, ended: float) -> None:
+        """Record an attempt without an error, which `ended` at that `time.monotonic()`.
+
+        `ttft` and `duration` are in seconds from its start.
+        """
+        self.answered_at = ended
         if self.ttft is None or self.duration is None:
             self.ttft, self.duration = ttft, duration
         else:

@@ -108,22 +108,21 @@ async def _send_body(
 def end(attempt: Attempt) -> None:
     """Complete the record of the attempt, and its worker's."""
     worker, status = attempt.worker, attempt.status
-    attempt.ended = monotonic()
+    attempt.ended = ended = monotonic()
     attempt.weight_version_end = worker.weight_version
     if attempt.ending.fault:
-        worker.record_failure(attempt.ended - attempt.started, ENGINE_ERROR)
+        worker.record_failure(ended - attempt.started, ENGINE_ERROR)
     elif attempt.error is None and status is not None and status < 400:
         if attempt.first_byte is not None:
-            worker.record_times(
-                attempt.first_byte - attempt.started, attempt.ended - attempt.started
-            )
+            ttft, duration = attempt.first_byte - attempt.started, ended - attempt.started
+            worker.record_times(ttft, duration, ended)
     elif attempt.error is not None:
-        worker.record_failure(attempt.ended - attempt.started, attempt.error.code)
+        worker.record_failure(ended - attempt.started, attempt.error.code)
         worker.report(attempt.error)
         attempt.refused = isinstance(attempt.error, ConnectFailed) and not worker.fit
     elif status is not None and (status >= 500 or status in NO_FAULT):
         fault = None if status in NO_FAULT else f"status {status}"
-        worker.record_failure(attempt.ended - attempt.started, fault)
+        worker.record_failure(ended - attempt.started, fault)
 
 
 def learn_injections(exchange: Exchange, attempt: Attempt) -> None:

@@ -268,7 +268,10 @@ class Proxy:
     async def _attempt(self, exchange: Exchange, attempt: Attempt) -> bytes:
         exchange.call.attempts.append(attempt)
         try:
-            return await self._try_once(exchange, attempt)
+            try:
+                return await try_once(exchange, attempt, self._settings)
+            except OutOfSockets:
+                return await self._try_with_room(exchange, attempt)
         except CallError as error:
             if not isinstance(error, NOT_OF_THE_WORKER):
                 attempt.error = error
@@ -282,13 +285,10 @@ class Proxy:
                 finally:
                     exchange.cancel_scope.unshield()
 
-    async def _try_once(self, exchange: Exchange, attempt: Attempt) -> bytes:
-        try:
-            return await try_once(exchange, attempt, self._settings)
-        except OutOfSockets:  # idle connections to other workers may hold what is missing
-            self._workers.close_idle()
-            await asyncio.sleep(ROOM_PAUSE)
-            return await try_once(exchange, attempt, self._settings)
+    async def _try_with_room(self, exchange: Exchange, attempt: Attempt) -> bytes:
+        self._workers.close_idle()  # idle connections to other workers may hold what is missing
+        await asyncio.sleep(ROOM_PAUSE)
+        return await try_once(exchange, attempt, self._settings)
 
     async def _choose(self, exchange: Exchange, tried: list[Worker]) -> Worker | None:
         """Choose a worker and take one of its slots; None if no worker is left to try."""

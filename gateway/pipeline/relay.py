@@ -125,7 +125,7 @@ class Relay(PhaseTimer):
             self._reader = Sniffing(self._sniffed)
         else:
             self._reader = self._chosen(self._headers)
-        if self._events or not self._rewrites:
+        if self._events or not (self._reader or self._decoder) or not self._rewrites:
             self._start(None)
             if alone:
                 self._exchange.reply.send_head()
@@ -306,7 +306,7 @@ class Relay(PhaseTimer):
     def _start(self, length: int | None) -> None:
         """Send the head; `length` is that of the whole body if it is known and may have changed."""
         lines = self._answer_headers()
-        if self._rewrites:
+        if (self._reader or self._decoder) and self._rewrites:
             known = [] if length is None else [(b"content-length", b"%d" % length)]
             lines = [
                 line for old in lines for line in (known if old[0] == b"content-length" else [old])
@@ -331,7 +331,7 @@ def _one_set_of_limits(theirs: Lines, own: Lines, status: int) -> tuple[Lines, L
 
     Of a call that the worker rejects for its rate, the worker's are kept: they say when to retry.
     """
-    if not _has_limits(own) or not _has_limits(theirs):
+    if not _has_limits(theirs) or not _has_limits(own):
         return theirs, own
     if status == 429:
         return theirs, [line for line in own if not line[0].startswith(LIMITS)]
@@ -339,7 +339,7 @@ def _one_set_of_limits(theirs: Lines, own: Lines, status: int) -> tuple[Lines, L
 
 
 def _has_limits(lines: Lines) -> bool:
-    return any(name.startswith(LIMITS) for name, _ in lines)
+    return b"\n".join((b"", *dict(lines))).find(b"\n" + LIMITS) >= 0
 
 
 def _nothing() -> None:

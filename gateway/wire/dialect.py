@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.errors import GatewayError
 from gateway.wire.reported.usage import Usage
-from gateway.wire.request import Prompts, read_bounds, read_prompts
+from gateway.wire.request import ONE_PROMPT, Prompts, read_bounds, read_prompts
 
 Work = Literal["generates", "reads", "converts", "unknown"]
 """What a worker does for a call: it samples tokens; it reads a prompt and samples none; it converts
@@ -124,11 +124,18 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         bounds = read_bounds(body)
         if self.nested:
             bounds = read_bounds(bytes(bounds.sampling_params))
-        limits = [getattr(bounds, name) for name in self.max_tokens]
-        most = max((limit for limit in limits if limit is not None and limit >= 0), default=None)
+        most: int | None = None
+        for name in self.max_tokens:
+            limit: int | None = getattr(bounds, name)
+            if limit is not None and limit >= 0 and (most is None or limit > most):
+                most = limit
         choices = max(bounds.n or 1, bounds.best_of or 1, 1) if self.several else 1
-        found = read_prompts(body, self.prompts) if self.prompts else Prompts()
-        return Requested(most, choices, max(found.count, 1), found.token_ids)
+        found = self.prompts_of(body)
+        return Requested(most, choices, found.count, found.token_ids)
+
+    def prompts_of(self, body: bytes) -> Prompts:
+        """Return the prompts of the request `body`: at least one. Never raises."""
+        return read_prompts(body, self.prompts) if self.prompts else ONE_PROMPT
 
     def label(self, path: str) -> str | None:
         """Return the label of `path` in metrics: without the id of an object below `below`.

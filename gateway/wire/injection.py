@@ -28,7 +28,17 @@ from gateway.wire.dialect import Dialect
 from gateway.wire.request import guarded, is_true
 from gateway.wire.sse import DONE, Event, with_data
 from gateway.wire.stripping.any_frame import AnyFrame
-from gateway.wire.stripping.fast_strip import Frame, frame_of, strip_response
+from gateway.wire.stripping.exact_event import (
+    ExactEvent,
+    frame_of_event,
+    is_empty,
+    is_usual,
+    read_exact,
+    take_out,
+    told_with,
+)
+from gateway.wire.stripping.fast_strip import NULL as RAW_NULL
+from gateway.wire.stripping.fast_strip import Choice, Frame, frame_of, strip_response
 from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited
 from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
 
@@ -94,8 +104,11 @@ def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:
 
 
 class _Held(msgspec.Struct, frozen=True):
+    """An event held back, as `text` and, if the quick way has read it, decoded."""
+
     event: Event
     text: bytes
+    exact: ExactEvent | None = None
 
 
 class Stripper:
@@ -112,9 +125,11 @@ class Stripper:
         "_finished",
         "_frame",
         "_held",
+        "_ids",
         "_in_answer",
         "_in_choice",
         "_known",
+        "_logprobs",
         "_misses",
         "_unasked",
         "_usage",
@@ -132,11 +147,12 @@ class Stripper:
             self._in_choice = ("token_ids", "prompt_token_ids")
         if "logprobs" in injected:
             self._in_choice += ("logprobs",)
-        self._unasked = Unasked(self._in_answer, self._in_choice, streams=True)
+        self._ids, self._logprobs = "token_ids" in injected, "logprobs" in injected
+        self._unasked: Unasked | None = None  # until the first event that the quick ways leave
         self._usage = "usage" in injected
         self._drop_empty = drop_empty
         self._frame: Frame | AnyFrame | None = None
-        self._known = (False, False)
+        self._known = (False, False)  # the state of `_unasked` that the frame is for
         self._misses = 0
         self._held: list[_Held] = []
         self._finished: set[bytes] = set()  # choices with their last event held back
@@ -166,7 +182,8 @@ class Stripper:
             if cut is not None:
                 self._misses = 0
                 return cut
-        return self._any_event(event, data)
+        cut = self._exact_event(event, data)
+        return self._any_event(event, data) if cut is None else cut
 
     @property
     def strip_one(self) -> StripOne | None:
@@ -186,18 +203,63 @@ class Stripper:
             return b"", 0
         return self._frame.strip_run(text) or (b"", 0)
 
+    def _exact_event(self, event: Event, data: bytes) -> bytes | None:
+        """Strip an event of the usual form; None if `_any_event` has to."""
+        if self._unasked is not None and any(self._unasked.state):
+            return None
+        exact = read_exact(event.raw, data)
+        if exact is None:
+            return None
+        if exact.tells_usage_alone and self._usage:
+            return self._release_exact(exact)
+        if self._held or (self._usage and exact.usage != RAW_NULL):
+            return None
+        match exact.choices:
+            case [choice] if is_usual(choice, ids=self._ids, logprobs=self._logprobs):
+                return self._exact_choice(event, exact, choice)
+        return None
+
+    def _exact_choice(self, event: Event, exact: ExactEvent, choice: Choice) -> bytes:
+        """Strip an event of one choice, while none is held back."""
+        finished = choice.finish_reason != RAW_NULL
+        changes_more = self._ids and exact.prompt_token_ids != RAW_NULL
+        if not (finished or changes_more) and self._misses < MAX_FRAME_MISSES:
+            self._misses += 1
+            self._frame = frame_of_event(exact, self._in_choice, drop_empty=self._drop_empty)
+            self._known = (False, False)
+        found = take_out(exact, choice, ids=self._ids, logprobs=self._logprobs)
+        if found and self._drop_empty and is_empty(choice):
+            return b""
+        text = _encode(exact) if found else event.data or b""
+        if finished and self._usage:
+            self._held.append(_Held(event, text, exact))
+            self._finished.add(bytes(choice.index))
+            self._ended = True
+            return b""
+        return b"data: %b\n\n" % text
+
+    def _release_exact(self, usage: ExactEvent) -> bytes | None:
+        exact = [one.exact for one in self._held if one.exact is not None]
+        if len(exact) < len(self._held):
+            return None
+        self._held, self._finished = [], set()
+        return b"".join([b"data: %b\n\n" % told_with(one, usage) for one in exact])
+
     def _any_event(self, event: Event, data: bytes) -> bytes:
-        """Strip an event of any kind: the slow reference for the result of `Frame.strip_one`."""
+        """Strip an event of any kind: the slow reference for the results of the quick ways."""
+        if self._unasked is None:
+            self._unasked = Unasked(self._in_answer, self._in_choice, streams=True)
+        unasked = self._unasked
         answer = read_text(data)
         if answer is None:
             return self.close() + self._torn_event(event, data)
         if self._usage and self._is_usage(answer):
             return self._release(self._moved(answer))
-        edits = self._unasked.edits(answer)
-        if self._frame is not None and self._unasked.state != self._known:
+        edits = unasked.edits(answer)
+        if self._frame is not None and unasked.state != self._known:
             self._frame = None
         if len(answer.choices) == 1 and self._misses < MAX_FRAME_MISSES:
-            self._learn(answer)
+            self._learn(answer, unasked)
         # An event may overtake the held end of another choice, but not that of its own.
         late = self._held and not (answer.choices and self._finished.isdisjoint(_indices(answer)))
         return (self.close() if late else b"") + self._choices(event, answer, edits)
@@ -214,13 +276,13 @@ class Stripper:
             return b""
         return with_data(event, text) if edits else event.raw
 
-    def _learn(self, answer: AnswerText) -> None:
+    def _learn(self, answer: AnswerText, unasked: Unasked) -> None:
         [choice] = answer.choices
-        if not answer.is_finished(choice) and self._unasked.has_frame(answer):
+        if not answer.is_finished(choice) and unasked.has_frame(answer):
             self._misses += 1
-            found = frame_of(answer, self._in_choice, self._unasked, drop_empty=self._drop_empty)
+            found = frame_of(answer, self._in_choice, unasked, drop_empty=self._drop_empty)
             if found is not None:
-                self._frame, self._known = found, self._unasked.state
+                self._frame, self._known = found, unasked.state
 
     def close(self) -> bytes:
         """Return the events held back for a usage event that did not come."""

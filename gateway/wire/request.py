@@ -51,6 +51,8 @@ class Prompts(msgspec.Struct, frozen=True, gc=False):
     token_ids: int = 0
 
 
+ONE_PROMPT = Prompts()
+
 _read_head = msgspec.json.Decoder(_Head).decode
 _read_bounds = msgspec.json.Decoder(RequestBounds, strict=False).decode  # engines accept "5" for 5
 _read_fields = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -85,11 +87,11 @@ def read_prompts(body: bytes, field: str) -> Prompts:
     """
     written = bytes(_fields_of(body).get(field, b""))
     if not written.startswith(b"["):
-        return Prompts()
+        return ONE_PROMPT
     try:
         parts = [bytes(part) for part in _read_list(written)]
     except _FAILURES:
-        return Prompts()
+        return ONE_PROMPT
     prompts = [part for part in parts if part[:1] in _PROMPT]
     if not prompts:
         return Prompts(1, len(parts) if _is_number(written) else 0)
@@ -119,9 +121,11 @@ def _bounds_of(fields: dict[str, Raw]) -> RequestBounds:
 
 def is_true(value: object) -> bool:
     """Whether a worker takes `value` as true: pydantic accepts strings, and rejects other types."""
+    if value is None or value is False:
+        return False
     if isinstance(value, str):
         return value.lower() not in ("0", "off", "f", "false", "n", "no")
-    return value is not None and value is not False and value != 0
+    return value != 0
 
 
 _MAYBE_LONE = re.compile(

@@ -176,7 +176,8 @@ def read_usage(data: bytes) -> WireUsage | None:
     except _FAILURES:
         return _read_from_text(data)
     if bytes(answer.usage):
-        return _with_timings(usage_of(bytes(answer.usage)), bytes(answer.timings))
+        usage = usage_of(bytes(answer.usage))
+        return _with_timings(usage, answer.timings) if bytes(answer.timings) else usage
     for part in (answer.response, answer.message):
         if bytes(part).startswith(b"{"):
             with suppress(*_FAILURES):
@@ -216,9 +217,11 @@ def usage_of(written: bytes) -> WireUsage | None:
     """Read a usage that is valid JSON; None if it is null or empty."""
     if written in _EMPTY:
         return None
-    with suppress(*_FAILURES):
+    try:
         usage: WireUsage | None = _decode_usage(written)
         return usage
+    except _FAILURES:
+        pass
     try:
         fields = _decode_fields(written)
     except _FAILURES:
@@ -226,8 +229,8 @@ def usage_of(written: bytes) -> WireUsage | None:
     return _of_fields({name: _value(fields[name]) for name in fields if name in _FIELDS})
 
 
-def _with_timings(usage: WireUsage | None, timings: bytes) -> WireUsage | None:
-    if usage is None or not timings or usage.prompt_tokens_details is not None:
+def _with_timings(usage: WireUsage | None, timings: Raw) -> WireUsage | None:
+    if usage is None or usage.prompt_tokens_details is not None:
         return usage
     with suppress(*_FAILURES):
         usage.num_cached_tokens = _decode_timings(timings).cache_n
@@ -277,6 +280,8 @@ def _count(value: object) -> int | None:
 
 def tokens_of(value: object) -> int | None:
     """Return a decoded number of tokens, also from text or a float; None if it is none."""
+    if type(value) is int and 0 <= value <= MAX_TOKENS:
+        return value
     try:
         return _count(value)
     except (ValueError, TypeError, OverflowError):

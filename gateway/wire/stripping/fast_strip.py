@@ -18,102 +18,100 @@ from gateway.wire.stripping.any_frame import AnyFrame, any_frame_of
 from gateway.wire.stripping.unasked import AnswerText, Unasked
 
 # `omit_defaults` compares by identity: an absent key is not written, a null that came is.
-_ABSENT = Raw(b"null")
-_NULL = Raw(b"null")
+ABSENT = Raw(b"null")
+NULL = Raw(b"null")
 _EMPTY_OBJECT = Raw(b"{}")
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class _Exact(
-    msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
-):
+class Exact(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """A struct that encodes only the keys that it was decoded with."""
 
 
-class _Choice(_Exact):
+class Choice(Exact):
     """Choice of an event, in the key order of vLLM, SGLang and OpenAI."""
 
-    index: Raw = _ABSENT
-    delta: Raw = _ABSENT
-    text: Raw = _ABSENT
-    logprobs: Raw = _ABSENT
-    finish_reason: Raw = _ABSENT
-    stop_reason: Raw = _ABSENT
-    matched_stop: Raw = _ABSENT
-    prompt_token_ids: Raw = _ABSENT
-    token_ids: Raw = _ABSENT
+    index: Raw = ABSENT
+    delta: Raw = ABSENT
+    text: Raw = ABSENT
+    logprobs: Raw = ABSENT
+    finish_reason: Raw = ABSENT
+    stop_reason: Raw = ABSENT
+    matched_stop: Raw = ABSENT
+    prompt_token_ids: Raw = ABSENT
+    token_ids: Raw = ABSENT
 
 
-class _SortedChoice(_Exact):
+class _SortedChoice(Exact):
     """Choice of an event or a plain response, from engines that sort all keys."""
 
-    delta: Raw = _ABSENT
-    finish_reason: Raw = _ABSENT
-    index: Raw = _ABSENT
-    logprobs: Raw = _ABSENT
-    message: Raw = _ABSENT
-    prompt_token_ids: Raw = _ABSENT
-    stop_reason: Raw = _ABSENT
-    text: Raw = _ABSENT
-    token_ids: Raw = _ABSENT
+    delta: Raw = ABSENT
+    finish_reason: Raw = ABSENT
+    index: Raw = ABSENT
+    logprobs: Raw = ABSENT
+    message: Raw = ABSENT
+    prompt_token_ids: Raw = ABSENT
+    stop_reason: Raw = ABSENT
+    text: Raw = ABSENT
+    token_ids: Raw = ABSENT
 
 
-class _WholeChoice(_Exact):
+class _WholeChoice(Exact):
     """Choice of a plain response."""
 
-    index: Raw = _ABSENT
-    message: Raw = _ABSENT
-    text: Raw = _ABSENT
-    logprobs: Raw = _ABSENT
-    finish_reason: Raw = _ABSENT
-    stop_reason: Raw = _ABSENT
-    matched_stop: Raw = _ABSENT
-    token_ids: Raw = _ABSENT
-    prompt_logprobs: Raw = _ABSENT
-    prompt_token_ids: Raw = _ABSENT
-    routed_experts: Raw = _ABSENT
+    index: Raw = ABSENT
+    message: Raw = ABSENT
+    text: Raw = ABSENT
+    logprobs: Raw = ABSENT
+    finish_reason: Raw = ABSENT
+    stop_reason: Raw = ABSENT
+    matched_stop: Raw = ABSENT
+    token_ids: Raw = ABSENT
+    prompt_logprobs: Raw = ABSENT
+    prompt_token_ids: Raw = ABSENT
+    routed_experts: Raw = ABSENT
 
 
-class _Answer(_Exact):
-    id: Raw = _ABSENT
-    object: Raw = _ABSENT
-    created: Raw = _ABSENT
-    model: Raw = _ABSENT
+class _Answer(Exact):
+    id: Raw = ABSENT
+    object: Raw = ABSENT
+    created: Raw = ABSENT
+    model: Raw = ABSENT
     choices: list[_WholeChoice] = []
-    service_tier: Raw = _ABSENT
-    system_fingerprint: Raw = _ABSENT
-    usage: Raw = _ABSENT
-    prompt_logprobs: Raw = _ABSENT
-    prompt_token_ids: Raw = _ABSENT
-    prompt_text: Raw = _ABSENT
-    kv_transfer_params: Raw = _ABSENT
-    ec_transfer_params: Raw = _ABSENT
-    metrics: Raw = _ABSENT
-    metadata: Raw = _ABSENT
+    service_tier: Raw = ABSENT
+    system_fingerprint: Raw = ABSENT
+    usage: Raw = ABSENT
+    prompt_logprobs: Raw = ABSENT
+    prompt_token_ids: Raw = ABSENT
+    prompt_text: Raw = ABSENT
+    kv_transfer_params: Raw = ABSENT
+    ec_transfer_params: Raw = ABSENT
+    metrics: Raw = ABSENT
+    metadata: Raw = ABSENT
 
 
-class _SortedAnswer(_Exact):
+class _SortedAnswer(Exact):
     choices: list[_SortedChoice] = []
-    created: Raw = _ABSENT
-    id: Raw = _ABSENT
-    model: Raw = _ABSENT
-    object: Raw = _ABSENT
-    prompt_token_ids: Raw = _ABSENT
-    system_fingerprint: Raw = _ABSENT
-    usage: Raw = _ABSENT
+    created: Raw = ABSENT
+    id: Raw = ABSENT
+    model: Raw = ABSENT
+    object: Raw = ABSENT
+    prompt_token_ids: Raw = ABSENT
+    system_fingerprint: Raw = ABSENT
+    usage: Raw = ABSENT
 
 
 class _Order(msgspec.Struct, frozen=True):
     """Decoders of choices with one key order: of one choice, and of a list of them."""
 
-    one: Callable[[bytes], _Choice | _SortedChoice]
-    many: Callable[[bytes], list[_Choice] | list[_SortedChoice]]
+    one: Callable[[bytes], Choice | _SortedChoice]
+    many: Callable[[bytes], list[Choice] | list[_SortedChoice]]
 
 
 _ORDERS = (
-    _Order(msgspec.json.Decoder(_Choice).decode, msgspec.json.Decoder(list[_Choice]).decode),
+    _Order(msgspec.json.Decoder(Choice).decode, msgspec.json.Decoder(list[Choice]).decode),
     _Order(
         msgspec.json.Decoder(_SortedChoice).decode,
         msgspec.json.Decoder(list[_SortedChoice]).decode,
@@ -164,9 +162,9 @@ class Frame:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         if (
-            choice.finish_reason != _NULL
-            or choice.finish_reason is _ABSENT
-            or (choice.logprobs is _ABSENT and self._logprobs)
+            choice.finish_reason != NULL
+            or choice.finish_reason is ABSENT
+            or (choice.logprobs is ABSENT and self._logprobs)
             or _encode(choice) != bare
         ):
             return None
@@ -186,9 +184,9 @@ class Frame:
         bare = text[len(before) : end].split(self._between)
         choices = self._choices(bare)
         ends = [
-            one.finish_reason != _NULL
-            or one.finish_reason is _ABSENT
-            or (one.logprobs is _ABSENT and self._logprobs)
+            one.finish_reason != NULL
+            or one.finish_reason is ABSENT
+            or (one.logprobs is ABSENT and self._logprobs)
             for one in choices
         ]
         count = ends.index(True) if True in ends else len(ends)
@@ -200,7 +198,7 @@ class Frame:
         length = sum(map(len, bare[:count])) + count * len(self._between)
         return (before + cut + after if kept else b""), length
 
-    def _choices(self, bare: list[bytes]) -> Sequence[_Choice | _SortedChoice]:
+    def _choices(self, bare: list[bytes]) -> Sequence[Choice | _SortedChoice]:
         """Decode `bare`; empty if it is uncertain that each is one choice with keys in order."""
         array = b"[%b]" % b",".join(bare)
         if not _is_one_line(array):
@@ -212,22 +210,22 @@ class Frame:
         # Compare line by line: in the comma-joined array a choice may span two items of `bare`.
         return choices if _encode_lines(choices) == b"\n".join([*bare, b""]) else ()
 
-    def _blank(self, choice: _Choice | _SortedChoice) -> bool:
+    def _blank(self, choice: Choice | _SortedChoice) -> bool:
         """Set injected fields to null; return whether anything is left to send."""
         if self._drop_empty and choice.delta == _EMPTY_OBJECT and self._has_injected(choice):
             return False
         if self._ids:
-            if choice.token_ids is not _ABSENT:
-                choice.token_ids = _NULL
-            if choice.prompt_token_ids is not _ABSENT:
-                choice.prompt_token_ids = _NULL
-        if self._logprobs and choice.logprobs is not _ABSENT:
-            choice.logprobs = _NULL
+            if choice.token_ids is not ABSENT:
+                choice.token_ids = NULL
+            if choice.prompt_token_ids is not ABSENT:
+                choice.prompt_token_ids = NULL
+        if self._logprobs and choice.logprobs is not ABSENT:
+            choice.logprobs = NULL
         return True
 
-    def _has_injected(self, choice: _Choice | _SortedChoice) -> bool:
-        ids = choice.token_ids != _NULL or choice.prompt_token_ids != _NULL
-        return (self._ids and ids) or (self._logprobs and choice.logprobs != _NULL)
+    def _has_injected(self, choice: Choice | _SortedChoice) -> bool:
+        ids = choice.token_ids != NULL or choice.prompt_token_ids != NULL
+        return (self._ids and ids) or (self._logprobs and choice.logprobs != NULL)
 
 
 class PassThroughFrame(Frame):
@@ -274,17 +272,29 @@ def frame_of(
     [(start, end)] = answer.spans
     if any(unasked.state):
         return _any_frame(answer, blank, unasked, drop_empty=drop_empty)
-    choice = answer.text[start:end]
-    before, after = b"data: " + answer.text[:start], answer.text[end:] + b"\n\n"
+    text, choice = answer.text, answer.text[start:end]
     for order in _ORDERS:
         try:
             if _encode(order.one(choice)) == choice:
-                if not blank:
-                    return PassThroughFrame(before, after, order, (), drop_empty=False)
-                return Frame(before, after, order, blank, drop_empty=drop_empty)
+                return frame_around(text[:start], text[end:], blank, order, drop_empty=drop_empty)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
     return _any_frame(answer, blank, unasked, drop_empty=drop_empty)
+
+
+def frame_around(
+    before: bytes,
+    after: bytes,
+    blank: Collection[str],
+    order: _Order = _ORDERS[0],
+    *,
+    drop_empty: bool,
+) -> Frame:
+    """Return the frame of events that have `before` and `after` around their choice."""
+    before, after = b"data: " + before, after + b"\n\n"
+    if not blank:
+        return PassThroughFrame(before, after, order, (), drop_empty=False)
+    return Frame(before, after, order, blank, drop_empty=drop_empty)
 
 
 def _any_frame(
@@ -320,19 +330,19 @@ def strip_response(
         answer = decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    found: list[tuple[_Exact, str]] = [
-        (answer, field) for field in in_answer if getattr(answer, field) != _NULL
+    found: list[tuple[Exact, str]] = [
+        (answer, field) for field in in_answer if getattr(answer, field) != NULL
     ]
     found += [
         (choice, field)
         for choice in answer.choices
         for field in in_choice
-        if getattr(choice, field) != _NULL
+        if getattr(choice, field) != NULL
     ]
     if not found:
         return body
     if _encode(answer) != body:
         return None
     for part, field in found:
-        setattr(part, field, _NULL)
+        setattr(part, field, NULL)
     return _encode(answer)

@@ -18,8 +18,8 @@ from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import INJECTIONS, Injection, Stripper
 from gateway.wire.sse import Event, Splitter, encode
 from gateway.wire.stripping.any_frame import AnyFrame
-from gateway.wire.stripping.fast_strip import Frame, frame_of, strip_response
-from gateway.wire.stripping.unasked import AnswerText
+from gateway.wire.stripping.exact_event import ExactEvent, frame_of_event
+from gateway.wire.stripping.fast_strip import Frame, strip_response
 
 ALL: set[Injection] = set(INJECTIONS)
 SOME: list[set[Injection]] = [{"token_ids"}, {"logprobs"}, {"usage"}, ALL]
@@ -309,11 +309,11 @@ def test_fast_strip_gives_up_on_a_stream_whose_frame_always_changes(
 ) -> None:
     tried: list[object] = []
 
-    def counted(answer: AnswerText, *args: Any, **more: Any) -> Frame | AnyFrame | None:
-        tried.append(answer)
-        return frame_of(answer, *args, **more)
+    def counted(event: ExactEvent, *args: Any, **more: Any) -> Frame:
+        tried.append(event)
+        return frame_of_event(event, *args, **more)
 
-    monkeypatch.setattr(injection, "frame_of", counted)
+    monkeypatch.setattr(injection, "frame_of_event", counted)
     stripper = Stripper(ALL)
     for created in range(20):
         data = FIRST.replace(b'"created":1', b'"created":%d' % created)

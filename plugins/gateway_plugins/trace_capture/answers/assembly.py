@@ -57,5 +57,7 @@ def _plain(body: bytes, form: Form) -> Assembled | None:
 
 def api_at(path: str) -> Api | None:
     """Return the API of a path, which may have more before its `v1/`; None if unknown."""
+    if path[:4] == "/v1/" and "v1/" not in path[4:] and "?" not in path and path[-1] != "/":
+        return api_of(path)  # as nearly all are
     _, _, tail = path.partition("?")[0].strip("/").rpartition("v1/")
     return api_of(f"/v1/{tail}")

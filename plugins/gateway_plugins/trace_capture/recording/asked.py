@@ -51,6 +51,9 @@ SAMPLING_FIELDS = (
 
 _NAMES = frozenset(SAMPLING_FIELDS)
 
+_SEVERAL = frozenset({"n", "best_of", "use_beam_search"})
+"""Those by which a request may ask for more than one sample of each prompt."""
+
 _Sampling = msgspec.defstruct(
     "_Sampling",
     [(name, Any | msgspec.UnsetType, msgspec.UNSET) for name in SAMPLING_FIELDS],
@@ -81,13 +84,16 @@ def sampling_params(
         return {}
     found: dict[str, Any] = msgspec.to_builtins(asked)
     for changes in (overwritten, injected):
-        found.update({name: value for name, value in changes.items() if name in _NAMES})
+        if changes:
+            found.update({name: value for name, value in changes.items() if name in _NAMES})
     return found
 
 
 def asked(api: Api | None, body: bytes, params: Mapping[str, object]) -> Asked:
     """Return what a request of `api` asked for; `params` are its sampling fields."""
-    prompts = api.requested(body).prompts if api is not None and api.name in FORMS else 0
+    prompts = api.prompts_of(body).count if api is not None and api.name in FORMS else 0
+    if _SEVERAL.isdisjoint(params):
+        return Asked(prompts)
     choices = _count(params.get("n"))
     best_of = is_true(params.get("use_beam_search")) or _count(params.get("best_of")) > choices
     return Asked(prompts, choices, not best_of)

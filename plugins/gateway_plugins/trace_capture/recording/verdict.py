@@ -130,16 +130,17 @@ def _of_lists(part: Part, *, cut: bool = False) -> list[Reason]:
 def _are_logprobs(values: list[float | None]) -> bool:
     """Whether all are logarithms of probabilities, as far as a number can tell."""
     known = [value for value in values if value is not None]
-    if len(known) < len(values) or not all(map(math.isfinite, known)):
+    if None in values or not all(map(math.isfinite, known)):
         return False
     return not known or (min(known) > UNKNOWN_LOGPROB and max(known) <= MAX_LOGPROB)
 
 
 def _count(answer: Assembled, asked: Asked, found: list[list[Reason]]) -> None:
     """Add the reasons from comparing the engine's token counts with all choices together."""
-    count, present = answer.completion_tokens, sum(len(part.token_ids) for part in answer.parts)
+    lists = [part.token_ids for part in answer.parts]
+    count, present = answer.completion_tokens, sum(map(len, lists))
     agrees = count == present and _prompts_agree(answer, asked)
-    all_have_ids = all(part.token_ids for part in answer.parts)
+    all_have_ids = all(lists)
     for part, reasons in zip(answer.parts, found, strict=True):
         if not part.token_ids and (count or 0) > present:
             reasons += _of_lists(part)

@@ -53,7 +53,8 @@ def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list
         _take_entries(part, extra, chunks)
     elif scores and not _take_scores(part, extra, scores):
         values = [chunk.logprobs.token_logprobs if chunk.logprobs else None for chunk in chunks]
-        _compare(part, values, chunks)
+        if len(chunks) > 1:
+            _compare(part, values, chunks)
     extra.prompt_logprobs = _chain([chunk.prompt_logprobs for chunk in chunks]) or None
     return _finish(part, extra, chunks)
 
@@ -88,7 +89,8 @@ def _take_entries(part: Part, extra: Extra, chunks: Sequence[Any]) -> None:
     if extra.content is None and not _is_regular(entries, texts):
         extra.content = [_rest(entry) for entry in msgspec.to_builtins(entries)]
     if part.token_ids:
-        _compare(part, lists, chunks)
+        if len(chunks) > 1:
+            _compare(part, lists, chunks)
     elif extra.content is not None:
         part.token_ids = _ids([entry.id for entry in entries])
 
@@ -104,9 +106,10 @@ def _ids(values: list[Any]) -> list[int]:
 
 def _compare(part: Part, logprobs: Sequence[Any], chunks: Sequence[Any]) -> None:
     """Doubt lists of equal length if an event has ids without their logprobs, or the reverse."""
-    if len(chunks) > 1 and len(part.token_ids) == len(part.logprobs):
-        pairs = zip([chunk.token_ids for chunk in chunks], logprobs, strict=True)
-        if any(len(ids or ()) != len(values or ()) for ids, values in pairs):
+    if len(part.token_ids) == len(part.logprobs):
+        ids = [chunk.token_ids or () for chunk in chunks]
+        values = [value or () for value in logprobs]
+        if list(map(len, ids)) != list(map(len, values)):
             part.doubts.append("counts_differ")
 
 
@@ -123,7 +126,7 @@ def _is_regular(entries: list[Any], texts: list[str]) -> bool:
     """Whether each entry's `bytes` are its text in UTF-8, with empty `top_logprobs` and no id."""
     if [entry.top_logprobs for entry in entries] != [[]] * len(entries):
         return False
-    if any(entry.id is not UNSET for entry in entries):
+    if [entry.id for entry in entries] != [UNSET] * len(entries):
         return False
     joined = "".join(texts)
     sizes = map(len, texts if joined.isascii() else map(str.encode, texts))

@@ -43,13 +43,16 @@ def _parts(choices: list[Any], prompt: list[int], form: Form) -> list[Part]:
 
 
 def _record(answer: PlainAnswer, parts: list[Part]) -> Assembled:
-    stamped = {"weight_version": answer.weight_version, "metadata": answer.metadata}
+    version: int | str | None = None
+    if answer.weight_version is not UNSET or answer.metadata is not UNSET:
+        stamped = {"weight_version": answer.weight_version, "metadata": answer.metadata}
+        version = metadata.weight_version(stamped)
     found = Assembled(
         skeleton=_encode(answer),
         response_id=answer.id or "",
         model=answer.model or "",
         parts=parts,
-        weight_version=metadata.weight_version(stamped),
+        weight_version=version,
     )
     metadata.with_usage(found, answer.usage)
     return found
