@@ -13,6 +13,7 @@ A scope is a word that a route requires and a principal holds:
 If no plugin authenticates, there are no principals and every caller may do everything.
 """
 
+import re
 from collections.abc import Sequence
 from typing import get_args
 
@@ -30,6 +31,9 @@ ALL_SESSIONS = "sessions:all"
 
 SCOPES = frozenset((*SOURCES, "upload", "monitor", "admin", "sessions", ALL_SESSIONS))
 """Scopes that the gateway and its own plugins require; other plugins may define others."""
+
+_BEGINS_AS_JSON = re.compile(rb"[\s\0\xef\xbb\xbf\xfe\xff]*\{")
+"""An object after any space and byte order mark, in any encoding of Unicode."""
 
 
 def check_scopes(call: Call) -> None:
@@ -85,8 +89,7 @@ async def check_model(call: Call) -> None:
 
 def _is_ambiguous(call: Call) -> bool:
     """Whether one reader takes the body for JSON and another for a form."""
-    is_json = (call.body.data or b"")[:64].lstrip().startswith(b"{")
-    return is_json and is_form(get_header(call.headers, b"content-type") or b"")
+    return _sent_as_form(call) and _BEGINS_AS_JSON.match(call.body.data or b"") is not None
 
 
 def _is_unread(call: Call) -> bool:
@@ -95,9 +98,11 @@ def _is_unread(call: Call) -> bool:
     Python's `json` reads UTF-16, NaN and a byte order mark, for example.
     """
     body = call.body.readable
-    if not body or is_form(get_header(call.headers, b"content-type") or b""):
-        return False
-    return read_head(body).model is None
+    return bool(body) and not _sent_as_form(call) and read_head(body or b"").model is None
+
+
+def _sent_as_form(call: Call) -> bool:
+    return is_form(get_header(call.headers, b"content-type") or b"")
 
 
 def allowed_workers(call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:

@@ -131,6 +131,20 @@ async def test_name_without_a_tag_finds_the_latest_of_the_model(gateway_for: Gat
             },
             403,
         ),
+        (
+            {
+                "content": b" " * 70 + b'{"model":"whisper","z":"&model=chat&"}',
+                "headers": {"content-type": "application/x-www-form-urlencoded"},
+            },
+            403,
+        ),
+        (
+            {
+                "content": b'\xef\xbb\xbf{"=":1,"model":"chat","z":"&model=whisper&="}',
+                "headers": {"content-type": "application/x-www-form-urlencoded"},
+            },
+            403,
+        ),
     ],
 )
 async def test_key_bound_to_models_calls_no_others_by_a_form_or_a_query(
