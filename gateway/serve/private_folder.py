@@ -6,6 +6,7 @@ a locked folder alone. A folder without a lock was left by a gateway that was ki
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -21,23 +22,28 @@ PREFIX = "gateway-"
 MARK = "processes-of-one-gateway"
 """An empty file in each of these folders: other programs may use the same prefix."""
 
+TRIES = 10
+"""Folders that are made one after the other: another gateway may take one for one that was left."""
+
 
 class PrivateFolder:
     """A new folder (0700), in memory if possible, because a write to a page that is being written
     to a disk may block.
 
-    Raises OSError if it cannot be created.
+    Raises OSError if it cannot be created, or if its file system has no locks.
     """
 
     def __init__(self) -> None:
         memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-        while True:
+        for _ in range(TRIES):
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=memory))
             lock = _locked(self.path, fcntl.LOCK_SH)
-            if lock is not None:  # else another gateway has just taken it for one that was left
+            if lock is not None:
                 self._lock = lock
                 (self.path / MARK).touch()
                 return
+            shutil.rmtree(self.path, ignore_errors=True)
+        raise OSError(errno.ENOLCK, "a folder cannot be locked (flock)", str(self.path.parent))
 
     def close(self) -> None:
         """Remove the folder, unless another process still has it."""

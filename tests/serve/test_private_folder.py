@@ -1,5 +1,6 @@
 """The folder that processes share is removed by the last of them, or by the next gateway."""
 
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -67,3 +68,15 @@ def test_folder_stays_until_the_last_process_has_ended(memory: Path) -> None:
     os.write(writer, b".")
     os.waitpid(pid, 0)
     assert not folder.path.exists()
+
+
+def test_folder_on_a_file_system_without_locks_is_an_error_and_leaves_nothing(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="cannot be locked"):
+        PrivateFolder()
+    assert not list(memory.iterdir())
