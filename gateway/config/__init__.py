@@ -27,9 +27,10 @@ from gateway.config.renames import former_names
 from gateway.config.schemas import schema
 from gateway.config.sources.environment import OPTIONS
 from gateway.config.sources.layers import load
-from gateway.config.worker import TLS, Worker, distinct, split_url
+from gateway.config.worker import DEFAULT_PORTS, TLS, Worker, distinct, split_url
 
 __all__ = [
+    "DEFAULT_PORTS",
     "MEMORY",
     "OPTIONS",
     "TLS",

@@ -17,7 +17,7 @@ from gateway.config.node import Node
 from gateway.config.probe import PROBE, Preset, Text, WorkerProbe
 
 _HOST = re.compile(r"[a-z0-9._-]+")
-_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = 'a URL such as "http://host:8000/v1"'
 
 # The gateway writes these headers itself, or they concern a single connection.
@@ -57,7 +57,7 @@ def _parts(url: str) -> SplitResult:
         # urlsplit drops line breaks and tabs silently.
         parts = urlsplit(url if re.fullmatch(r"[!-~]+", url) else "")
         port, host = parts.port, parts.hostname or ""
-        known = parts.scheme in _PORTS and port != 0
+        known = parts.scheme in DEFAULT_PORTS and port != 0
         if known and (ipaddress.IPv6Address(host) if ":" in host else _HOST.fullmatch(host)):
             return parts
     except ValueError:
@@ -205,7 +205,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def port(self) -> int:
         parts = urlsplit(self.url)
-        return parts.port or _PORTS[parts.scheme]
+        return parts.port or DEFAULT_PORTS[parts.scheme]
 
     @property
     def authority(self) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from gateway.wire.injection import INJECTIONS, NO_INJECTIONS, Injection, listed
+from gateway.wire.injection import INJECTIONS, NO_INJECTIONS, Injection, fields_of, listed
 
 log = logging.getLogger("gateway")
 
@@ -190,7 +190,7 @@ class Refusals:
                     kind.dialect,
                     kind.model,
                     list(kind.traits),
-                    listed(one.refused).split(", "),
+                    fields_of(one.refused),
                     wall + one.until - now,
                 )
 

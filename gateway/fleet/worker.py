@@ -382,7 +382,7 @@ def make_pool(
         made[tls] = tls_context(tls)
     return Pool(
         parts.hostname or "",
-        parts.port or (443 if secure else 80),
+        parts.port or config.DEFAULT_PORTS[parts.scheme],
         limits=limits,
         connect=timeouts.connect,
         keepalive=timeouts.keepalive,

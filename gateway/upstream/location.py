@@ -2,9 +2,9 @@
 
 from urllib.parse import SplitResult, urlsplit
 
-REFERENCES = frozenset({b"location", b"content-location"})
+from gateway.config import DEFAULT_PORTS
 
-PORTS = {"http": 80, "https": 443}
+REFERENCES = frozenset({b"location", b"content-location"})
 
 
 def through_gateway(reference: str, path: str, url: str, api_path: str) -> str | None:
@@ -27,7 +27,7 @@ def through_gateway(reference: str, path: str, url: str, api_path: str) -> str |
 
 
 def _origin(parts: SplitResult) -> tuple[str | None, int | None]:
-    return parts.hostname, parts.port or PORTS.get(parts.scheme)
+    return parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
 def _at_gateway(path: str, api_path: str) -> str:

@@ -343,6 +343,11 @@ def _is_empty(answer: AnswerText) -> bool:
     )
 
 
+def fields_of(injections: Iterable[Injection]) -> list[str]:
+    """Return the main request field of each injection, sorted."""
+    return sorted(INJECTED_FIELDS[one].partition("|")[0] for one in injections)
+
+
 def listed(injections: Iterable[Injection]) -> str:
-    """Return the main request field of each injection, for messages."""
-    return ", ".join(sorted(INJECTED_FIELDS[one].partition("|")[0] for one in injections))
+    """Return the same fields for a message."""
+    return ", ".join(fields_of(injections))

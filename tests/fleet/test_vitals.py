@@ -16,7 +16,8 @@ from gateway.errors import (
     UpstreamClosed,
     UpstreamTimeout,
 )
-from gateway.fleet.probing.vitals import NEVER, Calls, Kind, Signs, State, Vitals, kind_of
+from gateway.fleet.probing.vitals import Calls, FailureKind, Signs, State, Vitals, failure_kind
+from gateway.upstream.phase_timer import NEVER
 
 FALL = 3
 RISE = 2
@@ -29,7 +30,7 @@ SIGNS: dict[Calls, Signs] = {
     "none": Signs(well=NOW - 100, bad=NOW - 100),
 }
 
-TABLE: dict[tuple[Kind, Calls], tuple[State, State]] = {
+TABLE: dict[tuple[FailureKind, Calls], tuple[State, State]] = {
     ("refused", "well"): ("down", "down"),
     ("refused", "bad"): ("down", "down"),
     ("refused", "none"): ("down", "down"),
@@ -46,17 +47,19 @@ TABLE: dict[tuple[Kind, Calls], tuple[State, State]] = {
 """The state of a worker whose probes fail: while another one is fit, and while it is the last."""
 
 
-def fail(vitals: Vitals, kind: Kind, times: int, calls: Calls = "none", *, last: bool) -> State:
+def fail(
+    vitals: Vitals, kind: FailureKind, times: int, calls: Calls = "none", *, last: bool
+) -> State:
     for back in range(times):
         vitals.failed(kind, NOW - times + back, SIGNS[calls], last=last)
     return vitals.state
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("kind", get_args(FailureKind))
 @pytest.mark.parametrize("calls", get_args(Calls))
 @pytest.mark.parametrize("last", [False, True])
 def test_failing_probes_and_calls_give_the_state_of_the_table(
-    kind: Kind, calls: Calls, *, last: bool
+    kind: FailureKind, calls: Calls, *, last: bool
 ) -> None:
     assert (
         fail(Vitals(FALL, RISE, PERIOD), kind, FALL, calls, last=last) == TABLE[kind, calls][last]
@@ -64,14 +67,14 @@ def test_failing_probes_and_calls_give_the_state_of_the_table(
 
 
 @pytest.mark.parametrize("kind", ["failed", "late"])
-def test_a_worker_is_judged_after_as_many_failures_as_configured(kind: Kind) -> None:
+def test_a_worker_is_judged_after_as_many_failures_as_configured(kind: FailureKind) -> None:
     vitals = Vitals(FALL, RISE, PERIOD)
     assert fail(vitals, kind, FALL - 1, last=False) == "up"
     assert fail(vitals, kind, 1, last=False) == "down"
 
 
 @pytest.mark.parametrize("kind", ["refused", "unresolved"])
-def test_an_absent_worker_is_down_at_once_and_up_after_one_success(kind: Kind) -> None:
+def test_an_absent_worker_is_down_at_once_and_up_after_one_success(kind: FailureKind) -> None:
     vitals = Vitals(FALL, RISE, PERIOD)
     assert fail(vitals, kind, 1, last=True) == "down"
     assert vitals.hopeful
@@ -143,9 +146,9 @@ SHORT = "Multiple exceptions: [Errno 111] refused ('::1'), [Errno 24] too many f
     ],
 )
 def test_the_kind_of_a_failure_tells_an_absent_worker_from_others(
-    error: CallError, kind: Kind | None
+    error: CallError, kind: FailureKind | None
 ) -> None:
-    assert kind_of(error) == kind
+    assert failure_kind(error) == kind
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -181,8 +184,8 @@ class AnyOrder(RuleBasedStateMachine):
         state = self.vitals.succeeded()
         assert state == "up" or self.successes < RISE
 
-    @rule(kind=st.sampled_from(get_args(Kind)))
-    def probe_fails(self, kind: Kind) -> None:
+    @rule(kind=st.sampled_from(get_args(FailureKind)))
+    def probe_fails(self, kind: FailureKind) -> None:
         self.now += 0.1
         self.failures, self.successes = self.failures + 1, 0
         before = self.vitals.state

@@ -1,6 +1,7 @@
 """The probes of one worker, one after the other."""
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from time import monotonic
 
 from gateway import config
 from gateway.errors import CallError, ConnectFailed
-from gateway.fleet.probing.vitals import Kind, Signs, State, Vitals, kind_of
+from gateway.fleet.probing.vitals import FailureKind, Signs, State, Vitals, failure_kind
 from gateway.fleet.worker import PROBE, Worker
 
 log = logging.getLogger("gateway.probes")
@@ -58,7 +59,7 @@ class Pulse:
 
     def call_failed(self, error: CallError) -> None:
         """Take note of a call that failed at the worker: look at once, or hold calls back now."""
-        kind = kind_of(error) if isinstance(error, ConnectFailed) else None
+        kind = failure_kind(error) if isinstance(error, ConnectFailed) else None
         if kind in ("refused", "unresolved"):
             self._failed(kind, monotonic(), "no connection for a call", error.message)
         if kind is not None or not isinstance(error, ConnectFailed):
@@ -91,7 +92,7 @@ class Pulse:
                 wanted.method, wanted.path, timeout=self._settings.timeout
             )
         except CallError as error:
-            self._failed(kind_of(error), began, what, error.message)
+            self._failed(failure_kind(error), began, what, error.message)
             return
         mistake = wanted.mistake(answer.status, answer.body)
         if mistake is None:
@@ -105,11 +106,11 @@ class Pulse:
         try:
             (await self._worker.pool.open()).abort()
         except CallError as error:
-            self._failed(kind_of(error), began, "no connection", error.message)
+            self._failed(failure_kind(error), began, "no connection", error.message)
         else:
             self._succeeded()
 
-    def _failed(self, kind: Kind | None, began: float, what: str, failure: str) -> None:
+    def _failed(self, kind: FailureKind | None, began: float, what: str, failure: str) -> None:
         if kind is None:  # the gateway's own fault
             return
         worker, vitals = self._worker, self._vitals
@@ -150,11 +151,9 @@ class Pulse:
         """Wait, or until a call fails if that is sooner."""
         least = MIN_PAUSE if seconds is None else min(MIN_PAUSE, seconds)
         await asyncio.sleep(least)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if seconds is None else seconds - least):
                 await self._wanted.wait()
-        except TimeoutError:
-            pass
 
 
 def _shown(worker: Worker) -> State:

@@ -25,8 +25,10 @@ from collections import deque
 from typing import Literal, NamedTuple
 
 from gateway.errors import CallError, ConnectFailed, OutOfSockets, UpstreamTimeout
+from gateway.upstream.phase_timer import NEVER
+from gateway.upstream.pool import OWN_LACK
 
-Kind = Literal["refused", "unresolved", "failed", "late"]
+FailureKind = Literal["refused", "unresolved", "failed", "late"]
 """How a probe or a call failed: no server listens, its name is unknown, a wrong response or a
 broken one, and no response in time."""
 
@@ -36,15 +38,13 @@ Calls = Literal["well", "bad", "none"]
 _NOBODY_THERE = frozenset(
     (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 )
-_OWN_FAULTS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
+_OWN_FAULTS = OWN_LACK | {errno.EAGAIN}
 """Errors of the gateway's own machine, which tell nothing of a worker."""
 
 _NUMBERS = re.compile(r"\[Errno (\d+)\]")
 
-NEVER = float("-inf")
 
-
-def kind_of(error: CallError) -> Kind | None:
+def failure_kind(error: CallError) -> FailureKind | None:
     """Return how a worker failed; None if the gateway itself is to blame, or the caller."""
     if isinstance(error, OutOfSockets):
         return None
@@ -74,7 +74,7 @@ class Signs(NamedTuple):
         return "bad" if self.bad >= start else "none"
 
 
-def verdict(kind: Kind, calls: Calls, *, last: bool) -> State:
+def verdict(kind: FailureKind, calls: Calls, *, last: bool) -> State:
     """Return the state of a worker whose probes fail, see the table above.
 
     `last`: no other worker that serves one of its models is fit.
@@ -99,14 +99,14 @@ class Vitals:
     def __init__(self, fall: int, rise: int, period: float, state: State = "up") -> None:
         self.state: State = state
         self.failures = 0
-        self.kind: Kind | None = None
+        self.kind: FailureKind | None = None
         self._fall = fall
         self._rise = rise
         self._period = period
         self._successes = 0
         self._confirmed = state == "down"
         self._began: deque[float] = deque(maxlen=fall)
-        self._proof: tuple[Kind, float] | None = None
+        self._proof: tuple[FailureKind, float] | None = None
 
     @property
     def hopeful(self) -> bool:
@@ -123,7 +123,7 @@ class Vitals:
             self.state, self._confirmed = "up", False
         return self.state
 
-    def failed(self, kind: Kind, began: float, signs: Signs, *, last: bool) -> State:
+    def failed(self, kind: FailureKind, began: float, signs: Signs, *, last: bool) -> State:
         """Record a probe that began at `began` and failed, or a call that reached nobody."""
         self._successes = 0
         self.failures += 1
@@ -138,7 +138,7 @@ class Vitals:
             self._confirmed = self.state == "down" and self.failures >= self._fall
         return self.state
 
-    def _latest(self, signs: Signs) -> Kind:
+    def _latest(self, signs: Signs) -> FailureKind:
         """How it failed; lateness does not excuse an earlier failure unless a call went well."""
         if self._proof is not None and signs.well < self._proof[1]:
             return self._proof[0]

@@ -26,22 +26,18 @@ _ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:~-]{1,200}")
 _FIRST_ID = re.compile(rb'"id"\s*:\s*"([A-Za-z0-9_.:~-]{1,200})"')
 
 
-class _Conversation(msgspec.Struct):
+class _Identified(msgspec.Struct):
     id: str | None = None
 
 
 class _References(msgspec.Struct):
     previous_response_id: str | None = None
-    conversation: str | _Conversation | None = None
+    conversation: str | _Identified | None = None
     input_file_id: str | None = None
 
 
-class _Made(msgspec.Struct):
-    id: str | None = None
-
-
 _references = msgspec.json.Decoder(_References).decode
-_made = msgspec.json.Decoder(_Made).decode
+_made = msgspec.json.Decoder(_Identified).decode
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -64,7 +60,7 @@ def references_of(body: bytes) -> Sequence[str]:
     except _FAILURES:
         return ()
     conversation = found.conversation
-    id_ = conversation.id if isinstance(conversation, _Conversation) else conversation
+    id_ = conversation.id if isinstance(conversation, _Identified) else conversation
     named = (
         _object(RESPONSES, found.previous_response_id or ""),
         _object(CONVERSATIONS, id_ or ""),

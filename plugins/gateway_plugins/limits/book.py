@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+MAX_SPANS = 3
+"""Days, and months, that a book remembers: so many a clock can visit and come back from."""
+
 
 class Spending(NamedTuple):
     """Tokens that a key has spent in a period, and their cost in billionths."""
@@ -65,10 +68,6 @@ class Span:
         if found is None:
             found = self.tabs[key] = Tab(self.period)
         return found
-
-
-MAX_SPANS = 3
-"""Days, and months, that a book remembers: so many a clock can visit and come back from."""
 
 
 class Book:

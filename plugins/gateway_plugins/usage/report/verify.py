@@ -13,7 +13,8 @@ from gateway_plugins.usage.journal.recovery import calls_of, journals_of, taken
 from gateway_plugins.usage.ledger.schema import COUNTS, DAY_OF_A_CALL, WAY
 from gateway_plugins.usage.report.expected import Expected, expected
 
-OUTCOMES = ("success", "error", "abort")
+OUTCOME_NAMES = ("success", "error", "abort")
+"""Names of the values of a row's `outcome`."""
 
 FOREVER = 1e11
 """Unix seconds; no call is recorded after this time."""
@@ -125,7 +126,7 @@ def _compared(expected_row: Expected, row: Counted) -> Iterator[tuple[str, objec
     if row.worker != expected_row.worker:
         yield "worker", expected_row.worker, row.worker
     if row.outcome != expected_row.outcome:
-        yield "outcome", OUTCOMES[expected_row.outcome], OUTCOMES[row.outcome]
+        yield "outcome", OUTCOME_NAMES[expected_row.outcome], OUTCOME_NAMES[row.outcome]
     # What the engine did not report as it should is as the gateway kept it in both books.
     for name, tokens in (expected_row.kept if row.unread else expected_row.tokens).items():
         if getattr(row, name) != tokens:
@@ -137,7 +138,7 @@ def _compared(expected_row: Expected, row: Counted) -> Iterator[tuple[str, objec
 _SUMS = ", ".join(
     (
         "count(*)",
-        *(f"sum(outcome = {number})" for number in range(len(OUTCOMES))),
+        *(f"sum(outcome = {number})" for number in range(len(OUTCOME_NAMES))),
         *(f"sum({name})" for name in COUNTS[4:]),
     )
 )
