@@ -233,6 +233,18 @@ async def test_concurrent_slot_is_returned_however_a_call_ends(
     assert [(await ask(dead)).status_code for _ in range(2)] == [502, 503]
 
 
+async def test_caller_above_its_concurrent_limit_is_told_to_come_back_in_a_second(
+    gateway_for: GatewayFor,
+) -> None:
+    live = await gateway_for(limits(default={"concurrent": 1}))
+    slow = {"x-sim-itl": "60", "x-sim-ttft": "0"}
+    async with live.client.stream("POST", CHAT, json=chat(stream=True), headers=slow):
+        refused = await ask(live)
+    assert code_of(refused) == "concurrent_calls"
+    assert refused.headers["retry-after"] == "1"
+    assert "x-should-retry" not in refused.headers
+
+
 async def abandon(live: Live, simulator: Simulator) -> None:
     """A caller that leaves in the middle of a stream, and one that leaves before."""
     ended = len(live.plugin(Watcher).outcomes)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.paths import ROOT
+from support.paths import DOCS, ROOT
 
 import gateway
 
@@ -114,6 +114,11 @@ def imports(file: Path) -> Iterator[tuple[str, str]]:
 def test_public_names_are_sorted_and_pinned() -> None:
     assert sorted(gateway.__all__) == NAMES == sorted(NAMES)
     assert all(hasattr(gateway, name) for name in NAMES)
+
+
+def test_hook_reference_lists_every_public_name() -> None:
+    listed = (DOCS / "hooks-reference.md").read_text().split("## Public names")[1]
+    assert [name for name in NAMES if f"`{name}`" not in listed] == []
 
 
 @pytest.mark.parametrize("file", PLUGINS, ids=lambda file: file.stem)

@@ -29,8 +29,8 @@ RETRY_MARGIN_MS = 1
 MAX_RETRY_AFTER = 60
 """Maximum of `Retry-After` in seconds: some clients sleep it to the end, in silence."""
 
-CONCURRENT_WAIT = 1.0
-"""Seconds after which a call may have ended: a guess, as the end is unknown."""
+CONCURRENT_WAIT = 1.0 - RETRY_MARGIN_MS / 1_000
+"""Seconds after which a call may have ended, a second with the margin: a guess."""
 
 Line = tuple[bytes, bytes]
 
