@@ -210,7 +210,7 @@ class EventReader:
             rest = b"".join([self._last(event) for event in self._splitter.close()])
         held = self._stripper.close() if self._stripper is not None else b""
         _note_torn(self._call, self._stripper)
-        return rest + self._end + held
+        return self._end + rest + held  # beside a held end, `rest` is what came behind it
 
     def _read(self, data: bytes, splitter: Splitter) -> bytes:
         stripper = self._stripper

@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 
 from gateway import Call, Headers, Outcome, hookimpl, is_event_stream
 from gateway.calls.observers import UNOBSERVED
-from gateway.pipeline.readers import MAX_HELD_EVENT_BYTES, StreamReader
-from gateway.testing import DONE, GatewayFor, ScriptedConnection, ScriptedWorker, answer_of, sse
-from gateway.wire.injection import INJECTIONS
+from gateway.pipeline.exchange import Exchange
+from gateway.pipeline.readers import MAX_HELD_EVENT_BYTES, EventReader, StreamReader
+from gateway.plugins.chains import Chains, Failures
+from gateway.testing import (
+    DONE,
+    GatewayFor,
+    RecordingCaller,
+    ScriptedConnection,
+    ScriptedWorker,
+    answer_of,
+    sse,
+)
+from gateway.wire.injection import INJECTIONS, Stripper
 
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 data = st.sampled_from([b"{}", b'{"a": "[DONE]"}', b"\xc3\xa9", b"", b"x" * 40])
@@ -54,6 +64,15 @@ def test_stream_reader_forwards_an_event_once_it_is_whole() -> None:
     assert reader.feed(b"\ndata: 2\n\nda") == b"data: 1\n\ndata: 2\n\n"
     assert reader.feed(b"ta: 3\n\n") == b"data: 3\n\n"
     assert reader.close() == b""
+
+
+@pytest.mark.parametrize("behind", [b"{}", b'{"choices":[]}', b"data: 1", b": x\n"])
+def test_event_reader_leaves_behind_the_end_what_came_behind_it(behind: bytes) -> None:
+    call = Call(RecordingCaller(), method="POST", path="/v1/chat/completions")
+    reader = EventReader(Exchange(call, Chains(Failures())), Stripper(INJECTIONS), 1 << 20)
+    stream = b"data: {}\n\ndata: [DONE]\n\n" + behind
+
+    assert reader.feed(stream) + reader.close() == stream
 
 
 def test_stream_reader_forwards_a_large_event_in_pieces() -> None:
