@@ -61,10 +61,12 @@ class Observers:
         self._outcome = outcome
         self._call_id = call_id
         self.counter = TokenCounter() if counts_tokens else None
-        self.started = self.data = self.event = self.delta = self.finished = NO_METHODS
+        found = dict.fromkeys(METHODS, NO_METHODS)
         for plugin, observer in observers:
             for name in _methods(observer):
-                setattr(self, name, (*getattr(self, name), (plugin, getattr(observer, name))))
+                found[name] = (*found[name], (plugin, getattr(observer, name)))
+        self.started, self.finished = found["started"], found["finished"]
+        self.data, self.event, self.delta = found["data"], found["event"], found["delta"]
 
     @property
     def tokens_so_far(self) -> int:

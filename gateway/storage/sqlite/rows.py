@@ -14,16 +14,17 @@ MAX_VARIABLES = 32_766
 def inserts(
     into: str, rows: Sequence[Sequence[object]], after: str
 ) -> Iterator[tuple[str, list[object]]]:
-    """Yield the statements, with their values, that insert all rows.
+    """Yield the statements, with their values, that insert all rows, which are of one length.
 
     Each statement releases and reacquires the GIL, which costs more than a row if the event loop
     contends for it.
     """
-    start = 0
-    while start < len(rows):
-        count = _at_once(len(rows) - start, len(rows[start]))
+    start, end = 0, len(rows)
+    columns = len(rows[0]) if rows else 0
+    while start < end:
+        count = _at_once(end - start, columns)
         some = rows[start : start + count]
-        yield _statement(into, after, count, len(some[0])), list(chain.from_iterable(some))
+        yield _statement(into, after, count, columns), list(chain.from_iterable(some))
         start += count
 
 
