@@ -134,7 +134,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = "/health"
     timeout: Annotated[Seconds, Meta(description="For one probe, including the connection.")] = 3.0
     fall: Annotated[
-        int, Meta(gt=0, description="Consecutive failures after which a worker is down.")
+        int, Meta(gt=0, description="Consecutive failures after which a worker is judged.")
     ] = 3
     rise: Annotated[
         int, Meta(gt=0, description="Consecutive successes after which it is up again.")
