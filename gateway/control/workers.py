@@ -90,7 +90,7 @@ class WorkersAdmin:
         )
         unlike: list[str] = []
         for known in self._alike(settings, named="worker_id" in given):
-            differs = [one for one in compared if getattr(known, one) != getattr(settings, one)]
+            differs = [one for one in compared if _value(known, one) != _value(settings, one)]
             if not differs:
                 return known
             unlike.append(f"{known.worker_id} with another {', '.join(differs)}")
@@ -149,6 +149,12 @@ class WorkersAdmin:
 
     def _infos(self) -> list[WorkerInfo]:
         return [worker.info() for worker in self._workers.all]
+
+
+def _value(settings: config.Worker, name: str) -> object:
+    """Return the value of a field to compare: lists of workers' settings have no order."""
+    value = getattr(settings, name)
+    return frozenset(value) if isinstance(value, list | tuple) else value
 
 
 def _checked(given: dict[str, Any]) -> config.Worker:

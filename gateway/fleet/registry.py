@@ -242,6 +242,12 @@ class Workers:
         away = [one.absence for one in serving.all if DRAIN not in one.conditions]
         return seconds_until_one(away or [self._nobody], [one.absence for one in self.all])
 
+    def seconds_until(self, worker: Worker) -> int:
+        """Estimate for `Retry-After`: seconds until this worker may get calls."""
+        if worker.fit:
+            return MIN_WAIT
+        return seconds_until_one([worker.absence], [one.absence for one in self.all])
+
     def is_last(self, worker: Worker) -> bool:
         """Whether one of the models that `worker` serves has no other worker that is fit."""
         # A worker whose models are unknown is the last one for them unless another one's are, too.

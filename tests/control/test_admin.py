@@ -178,6 +178,15 @@ async def test_added_worker_may_be_added_again_as_the_client_of_rllm_does(
     assert len((await live.client.get("/admin/workers")).json()) == 1
 
 
+async def test_added_worker_may_be_added_again_with_its_models_in_another_order(
+    gateway_for: GatewayFor,
+) -> None:
+    live = await gateway_for(workers=[])
+    assert (await add(live, url="http://h:1", models=["a", "b"])).status_code == 200
+    assert (await add(live, url="http://h:1", models=["b", "a", "b"])).status_code == 200
+    assert (await add(live, url="http://h:1", models=["b"])).status_code == 409
+
+
 async def test_add_worker_rejects_other_settings_of_a_worker_that_is_there(
     gateway_for: GatewayFor,
 ) -> None:

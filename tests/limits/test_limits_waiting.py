@@ -108,6 +108,24 @@ async def test_caller_that_leaves_frees_its_place_in_the_line(gateway_for: Gatew
         assert [(await one).status_code for one in (first, second)] == [200, 200]
 
 
+async def test_call_waits_for_one_that_began_before_a_reload_let_calls_wait(
+    gateway_for: GatewayFor,
+) -> None:
+    gate = Gate()
+    async with gate.worker:
+        live = await gateway_for(limits(), workers=[gate.worker.url])
+        first = begin(live)
+        await until(lambda: gate.begun == 1)
+        patient = KeyLimits(concurrent=1, max_waiting=2)
+        live.plugin(Limits).reconfigure(Options(default=patient))
+        second = begin(live)
+        await until(lambda: waiting(live) == 1)
+        gate.go.release()
+        await until(lambda: gate.begun == 2)
+        gate.go.release()
+        assert [(await one).status_code for one in (first, second)] == [200, 200]
+
+
 async def test_waiting_call_follows_a_reload_of_its_limits(gateway_for: GatewayFor) -> None:
     gate = Gate()
     async with gate.worker:

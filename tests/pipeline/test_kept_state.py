@@ -162,8 +162,11 @@ async def test_call_waits_for_no_other_worker_if_its_keeper_is_unfit(
         made = await found.post("/v1/responses", input="hi")
         [keeper] = [one for one in found.live.gateway.workers.all if _is(found, one, made["at"])]
         await found.live.client.post(f"/admin/workers/{keeper.id}/drain")
+        assert keeper.absence.since is not None
+        keeper.absence.since -= 7.5
         answer = await found.live.client.get(f"/v1/responses/{made['id']}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_worker")
+        assert answer.headers["retry-after"] == "8"
         await found.live.client.delete(f"/admin/workers/{keeper.id}")
         answer = await found.live.client.get(f"/v1/responses/{made['id']}")
         assert answer.status_code == 404  # a worker's

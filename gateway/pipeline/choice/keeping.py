@@ -49,12 +49,15 @@ async def keeping(
     caller = call.principal.id if call.principal is not None else None
     if None not in (kept.owner, caller) and kept.owner != caller:
         raise NotFound(f"there is no {name}")
-    if not any(worker.id == kept.worker_id for worker in able):
+    keeper = next((worker for worker in able if worker.id == kept.worker_id), None)
+    if keeper is None:
         return workers  # it has gone for good, or does not serve the model
-    here = [worker for worker in workers if worker.id == kept.worker_id]
-    if not here:
-        raise NoWorker(f"the worker that keeps {name} cannot take this call now")
-    return here
+    if keeper not in workers:
+        raise NoWorker(
+            f"the worker that keeps {name} cannot take this call now",
+            retry_after=registry.seconds_until(keeper),
+        )
+    return (keeper,)
 
 
 async def _kept(call: Call, keepers: Keepers, workers: Sequence[Worker]) -> tuple[str, Kept] | None:

@@ -20,6 +20,8 @@ MAX_PART_HEAD = 16 * 1024
 """Maximum length of the header of a part."""
 
 _BOUNDARY = re.compile(rb';\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;",]{1,70}))', re.IGNORECASE)
+_BOUNDARIES = re.compile(rb";\s*boundary\s*[*=]", re.IGNORECASE)
+_LINE_ENDS = re.compile(rb"(?:\r\n)*")
 _NAME = re.compile(rb';\s*name\s*=\s*(?:"([^"\\\r\n]*)"|([^\s;"]+))', re.IGNORECASE)
 _ODD_NAME = re.compile(rb";\s*name\s*\*", re.IGNORECASE)
 _DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition\s*:([^\r\n]*)", re.IGNORECASE)
@@ -39,7 +41,7 @@ def form_model(body: bytes, content_type: bytes, *, whole: bool = True) -> str |
     if content_type.partition(b";")[0].strip().lower() == URL_ENCODED:
         return query_model(body) if whole else None
     found = _BOUNDARY.search(content_type)
-    if found is None:
+    if found is None or len(_BOUNDARIES.findall(content_type)) > 1:
         return None
     return _multipart_model(body, b"--" + (found[1] or found[2]), whole=whole)
 
@@ -62,10 +64,12 @@ def query_models(query: bytes) -> set[str]:
 
 def _multipart_model(body: bytes, mark: bytes, *, whole: bool) -> str | None:
     """Look for the parts named `model`; all parts must be as every reader expects them."""
-    if not body.startswith(mark):
+    first = _LINE_ENDS.match(body)
+    at = 0 if first is None else first.end()  # some clients begin with a line end
+    if not body.startswith(mark, at):
         return None
     models: set[str] = set()
-    at = len(mark)
+    at += len(mark)
     for _ in range(MAX_PARTS):
         if body.startswith(b"--", at):
             return _only(models)

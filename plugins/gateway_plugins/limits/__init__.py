@@ -142,8 +142,7 @@ class Limits:
             return
         now = monotonic()
         visit = self._accounts.of(key, terms, now).enter(need, self._book, now)
-        if terms.patience is not None:
-            visit.left = self._lines.freed
+        visit.left = self._lines.freed  # a reload may let calls wait for this one
         call.state[VISIT] = visit
 
     @hookimpl

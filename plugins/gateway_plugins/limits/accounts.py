@@ -17,7 +17,7 @@ class Visit:
     """One call of a key while it runs: what it took and has to give back.
 
     The visit is the call's observer if the key has limits, so that `finished` releases the slot
-    before any plugin can wait. `left` is then called with the key, if calls of the key may wait.
+    before any plugin can wait. `left` is then called with the key.
     """
 
     __slots__ = ("_held", "account", "day", "left", "month", "need", "taken")
