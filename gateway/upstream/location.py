@@ -14,6 +14,8 @@ def through_gateway(reference: str, path: str, url: str, api_path: str) -> str |
     request's own URL, so a prefix such as `/sessions/{id}` stays. No other address is passed on: it
     may be the worker's, by another name.
     """
+    if "\\" in reference:
+        return None  # a browser reads `\\host` as `//host`
     try:
         parts = urlsplit(reference)
         if (parts.scheme or parts.netloc) and _origin(parts) != _origin(urlsplit(url)):

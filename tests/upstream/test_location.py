@@ -41,6 +41,7 @@ def test_reference_leads_through_the_gateway(
     [
         *("http://10.0.0.6:8000/v1/x", "https://10.0.0.5/v1/x", "http://10.0.0.5/v1/x", "//w1/x"),
         *("http://[", "http://10.0.0.5:x/", "mailto:a@b"),
+        *("\\\\w1\\x", "/\\w1/x", "a\\..\\x"),
     ],
 )
 def test_reference_to_another_address_is_not_passed_on(reference: str) -> None:
