@@ -300,8 +300,9 @@ class Stripper:
 
     def _moved(self, usage: AnswerText) -> list[tuple[bytes, bytes]]:
         """Return what the usage event alone tells beside the usage: the engine's last words."""
+        kept_back = _OF_USAGE.union(name.encode() for name in self._in_answer)
         told = ((one.key, usage.value(one)) for one in usage.top)
-        return [(key, value) for key, value in told if key not in _OF_USAGE and value != NULL]
+        return [(key, value) for key, value in told if key not in kept_back and value != NULL]
 
     def _release(self, moved: Sequence[tuple[bytes, bytes]]) -> bytes:
         held, self._held, self._finished = self._held, [], set()

@@ -305,6 +305,11 @@ async def test_call_streams_follows_the_body_and_what_plugins_set() -> None:
     assert call.streams
 
 
+def test_call_streams_is_found_though_its_name_is_escaped() -> None:
+    assert make_call(b'{"\\u0073tream":true}').streams
+    assert not make_call(b'{"model":"m"}').streams
+
+
 def test_call_streams_is_false_until_the_body_was_read() -> None:
     call = make_call(b'{"stream":true}')
     unread, call.body = call.body, Body(length=15)

@@ -148,6 +148,24 @@ def test_verdict_is_complete_if_all_that_was_sampled_is_returned(params: dict[st
 )
 def test_asked_counts_the_prompts_of_a_request(path: str, body: bytes, prompts: int) -> None:
     assert asked(api_at(path), body, {"n": 2}) == Asked(prompts, 2)
+    assert asked(api_at(path), body, {"seed": 2}) == Asked(prompts, 1)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions",
+        "/v1/chat/completions/",
+        "/v1/chat/completions?a=/v1/",
+        "/some/v1/chat/completions",
+        "/v1/some/v1/chat/completions",
+        "/v1/v1/chat/completions",
+    ],
+)
+def test_api_is_told_by_what_follows_the_last_version(path: str) -> None:
+    api = api_at(path)
+    assert api is not None
+    assert api.name == "chat"
 
 
 ABORTED_BEFORE: Mapping[str, list[dict[str, Any]]] = {

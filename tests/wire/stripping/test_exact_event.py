@@ -30,6 +30,15 @@ def choice(reason: object = None, delta: object = None, **more: object) -> dict[
 
 FIRST = event_of([choice()], prompt_token_ids=[7, 8], prompt_text=None)
 NEXT = event_of([choice()])
+OF_COMPLETIONS: dict[str, object] = {
+    "index": 0,
+    "text": "x",
+    "logprobs": None,
+    "finish_reason": None,
+    "stop_reason": None,
+    "prompt_token_ids": [7],
+    "token_ids": [1],
+}
 LAST = event_of([choice("stop", {})])
 TOLD = event_of([], usage=USAGE)
 FINGERPRINT = event_of([], usage=USAGE, system_fingerprint="f")
@@ -86,13 +95,26 @@ def both(events: list[Event], injected: set[Injection], drop_empty: bool) -> lis
 @example([LAST, event_of([choice(index=1)]), TOLD], ALL, True)
 @example([event_of([choice("stop")], system_fingerprint=None), FINGERPRINT], ALL, True)
 @example([event_of([choice("stop")], system_fingerprint="g"), FINGERPRINT], ALL, True)
-@example([event_of([choice()], id=None), LAST, FINGERPRINT], ALL, False)
+@example([event_of([choice("stop")], id=None), FINGERPRINT], ALL, False)
+@example([event_of([choice("")]), LAST, TOLD], ALL, True)
+@example([LAST, NEXT, TOLD], ALL, True)
+@example([LAST, event_of([], usage=USAGE, prompt_token_ids=[7])], {"usage"}, True)
+@example([event_of([OF_COMPLETIONS]), event_of([OF_COMPLETIONS]), LAST, TOLD], ALL, True)
 def test_quick_way_of_whole_events_equals_the_slow_one(
     events: list[Event], injected: set[Injection], drop_empty: bool
 ) -> None:
     quick, slow = both(events, injected, drop_empty)
 
     assert quick == slow
+
+
+def test_prompt_ids_beside_the_usage_do_not_move_to_the_caller() -> None:
+    stripper = Stripper(ALL)
+    stripper.event(LAST)
+    ended = stripper.event(event_of([], usage=USAGE, prompt_token_ids=[7], system_fingerprint="f"))
+
+    assert b"system_fingerprint" in ended
+    assert b"prompt_token_ids" not in ended
 
 
 @pytest.mark.parametrize("gone", ["logprobs", "finish_reason"])
