@@ -14,6 +14,7 @@ from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
 from gateway.config.misfit import json_mistake
 from gateway.errors import (
+    NOT_JSON,
     BadRequest,
     BodyTooLarge,
     CallerGone,
@@ -83,6 +84,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENGINE_ERROR",
+    "NOT_JSON",
     "SCOPES",
     "Answer",
     "Api",

@@ -48,6 +48,9 @@ response is never wrapped in it.
 
 import msgspec
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises if bytes of others are no JSON, not of the wanted type, or nest too deep."""
+
 
 class GatewayError(Exception):
     """Base class of all exceptions that the gateway itself raises."""

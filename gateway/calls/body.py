@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.types import Receive
 
-from gateway.errors import BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
+from gateway.errors import NOT_JSON, BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
 from gateway.headers import Headers, get_header
 from gateway.wire.request import lone_half, readable
 
@@ -142,7 +142,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """Parse `data` as a JSON object. Raises InvalidJSON (400): what is wrong, and where."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise invalid_json(data, error) from None
     if not isinstance(value, dict):
         raise InvalidJSON("the request body must be a JSON object")

@@ -14,6 +14,7 @@ from gateway.config import Config
 from gateway.config.messages import line
 from gateway.config.misfit import Misfit, misfit
 from gateway.errors import (
+    NOT_JSON,
     BadRequest,
 )
 from gateway.headers import Headers, get_header, path_of
@@ -69,7 +70,7 @@ class ControlRequest:
             return msgspec.json.decode(data, type=type_)
         except msgspec.ValidationError:
             raise _refusal("request body", _fault(data, type_)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise invalid_json(data, error) from None
 
     async def _next_chunk(self) -> tuple[bytes, bool]:

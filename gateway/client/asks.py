@@ -9,6 +9,7 @@ import httpx
 import msgspec
 
 from gateway.control.workers import WorkersHealth
+from gateway.errors import NOT_JSON
 from gateway.fleet.worker import WorkerInfo
 from gateway.trace import Reward, SessionInfo, Trace, Trajectories, Verdict
 
@@ -66,7 +67,7 @@ class Ask(msgspec.Struct, Generic[T], frozen=True):
             raise _refusal(self, response)
         try:
             return msgspec.json.decode(response.content, type=self.answer)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise GatewayClientError(
                 f"{self.method} {self.path}: what answers is not a gateway: {error}",
                 status=response.status_code,
@@ -250,7 +251,7 @@ class _Envelope(msgspec.Struct):
 def _refusal(ask: Ask[T], response: httpx.Response) -> GatewayClientError:
     try:
         said = msgspec.json.decode(response.content, type=_Envelope).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         said = _Said(response.text[:200] or response.reason_phrase)
     return GatewayClientError(
         f"{ask.method} {ask.path}: {response.status_code}: {said.message}",

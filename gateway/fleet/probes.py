@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from gateway import config
-from gateway.errors import CallError
+from gateway.errors import NOT_JSON, CallError
 from gateway.fleet.probing.pulse import Pulse
 from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
@@ -224,7 +224,7 @@ def read_models(body: bytes) -> frozenset[str] | None:
     """
     try:
         found = msgspec.json.decode(body, type=_Models).data
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     names = frozenset(model.id for model in found[: MAX_MODELS + 1])
     if len(found) > MAX_MODELS or any(len(name) > MAX_NAME_CHARS for name in names):

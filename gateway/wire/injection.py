@@ -23,7 +23,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from gateway.errors import InvalidJSON
+from gateway.errors import NOT_JSON, InvalidJSON
 from gateway.wire.dialect import Dialect
 from gateway.wire.request import guarded, is_true
 from gateway.wire.sse import DONE, Event, with_data
@@ -95,7 +95,7 @@ def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:
         guarded_body, restore = guarded(body)
     try:
         values = _decode_object(guarded_body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise InvalidJSON(f"the request body must be a JSON object: {error}") from None
     if not changes:
         return body

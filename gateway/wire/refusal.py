@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.errors import ConnectFailed, ConnectTimeout, Draining, NoWorker, TooManyCalls
+from gateway.errors import NOT_JSON, ConnectFailed, ConnectTimeout, Draining, NoWorker, TooManyCalls
 from gateway.wire.error_body import error_message
 
 Refusal = Literal["busy", "no_model"]
@@ -72,7 +72,7 @@ def _said(body: bytes) -> tuple[str, str]:
     """Return the message and the code of an error in any of the envelopes; "" for what it lacks."""
     try:
         found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return "", ""
     if not isinstance(found, dict):
         return "", ""

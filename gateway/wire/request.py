@@ -12,7 +12,8 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Raw
 
-_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+from gateway.errors import NOT_JSON
+
 _FALSE = frozenset((b"", b"false", b"null"))
 _PROMPT = (b'"', b"[")
 """How a prompt begins in a list of them: as a text, or as a list."""
@@ -68,7 +69,7 @@ def read_head(body: bytes) -> RequestHead:
         if stream in _FALSE:
             return RequestHead(head.model)
         return RequestHead(head.model, stream == b"true" or is_true(msgspec.json.decode(stream)))
-    except _FAILURES:
+    except NOT_JSON:
         return RequestHead()
 
 
@@ -76,7 +77,7 @@ def read_bounds(body: bytes) -> RequestBounds:
     """Return the bounds of a request; none if `body` is no JSON object: the worker rejects it."""
     try:
         return _read_bounds(body)
-    except _FAILURES:
+    except NOT_JSON:
         return _bounds_of(_fields_of(body))
 
 
@@ -90,7 +91,7 @@ def read_prompts(body: bytes, field: str) -> Prompts:
         return ONE_PROMPT
     try:
         parts = [bytes(part) for part in _read_list(written)]
-    except _FAILURES:
+    except NOT_JSON:
         return ONE_PROMPT
     prompts = [part for part in parts if part[:1] in _PROMPT]
     if not prompts:
@@ -106,7 +107,7 @@ def _is_number(written: bytes) -> bool:
 def _fields_of(body: bytes) -> dict[str, Raw]:
     try:
         return _read_fields(body)
-    except _FAILURES:
+    except NOT_JSON:
         return {}
 
 
@@ -114,7 +115,7 @@ def _bounds_of(fields: dict[str, Raw]) -> RequestBounds:
     """Return the bounds field by field: one odd field takes nothing from the others."""
     bounds = RequestBounds(sampling_params=fields.get("sampling_params", Raw()))
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"):
-        with contextlib.suppress(*_FAILURES):
+        with contextlib.suppress(*NOT_JSON):
             setattr(bounds, name, _read_number(fields.get(name, b"0")) or None)
     return bounds
 

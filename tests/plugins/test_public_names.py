@@ -45,6 +45,7 @@ NAMES = [
     "Host",
     "Migration",
     "Migrations",
+    "NOT_JSON",
     "NoWorker",
     "NotFound",
     "OpenDatabase",

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from gateway.errors import NOT_JSON
 from gateway.wire.dialect import Api, ChoiceDelta, Delta, Dialect, Unreadable
 from gateway.wire.error_body import error_message
 from gateway.wire.reported.usage import Usage, usage_of
@@ -86,7 +87,7 @@ class _Reader(msgspec.Struct, Generic[_Choice], frozen=True):
     def read_answer(self, body: bytes) -> Delta:
         try:
             answer = self.decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             message = f"the worker's answer cannot be read as {self.name}: {error}"
             raise Unreadable(message) from None
         return Delta(
@@ -160,7 +161,7 @@ def _message_of(error: bytes) -> str | None:
         return None
     try:
         return error_message(msgspec.json.decode(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return error.decode(errors="replace")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from gateway.errors import NOT_JSON
+
 RESPONSES = "/v1/responses"
 CONVERSATIONS = "/v1/conversations"
 FILES = "/v1/files"
@@ -38,7 +40,6 @@ class _References(msgspec.Struct):
 
 _references = msgspec.json.Decoder(_References).decode
 _made = msgspec.json.Decoder(_Identified).decode
-_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def collection_of(path: str) -> str | None:
@@ -57,7 +58,7 @@ def references_of(body: bytes) -> Sequence[str]:
     """Return the objects that the body of a request refers to; none if it cannot be read."""
     try:
         found = _references(body)
-    except _FAILURES:
+    except NOT_JSON:
         return ()
     conversation = found.conversation
     id_ = conversation.id if isinstance(conversation, _Identified) else conversation
@@ -80,7 +81,7 @@ def made_by(collection: str, response: bytes, *, streamed: bool) -> str | None:
         return None if match is None else _object(collection, match[1].decode())
     try:
         return _object(collection, _made(response).id or "")
-    except _FAILURES:
+    except NOT_JSON:
         return None
 
 

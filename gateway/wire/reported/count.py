@@ -3,12 +3,11 @@
 import msgspec
 from msgspec import Raw
 
+from gateway.errors import NOT_JSON
 from gateway.wire.reported.usage import Usage, WireUsage
 
 BYTES_PER_TOKEN = 4
 """Of text that came with neither ids nor logprobs."""
-
-_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def settled(told: WireUsage | None, count: "Count", estimate: int, choices: int) -> Usage:
@@ -97,7 +96,7 @@ class Count:
         """Add one event's data; an event that cannot be decoded counts for nothing."""
         try:
             event = _read_event(data)
-        except _FAILURES:
+        except NOT_JSON:
             return
         if prompt := _length(event.prompt_token_ids):
             self._prompts[0] = prompt
@@ -110,7 +109,7 @@ class Count:
         """Add a whole plain response; one that cannot be decoded counts for nothing."""
         try:
             answer = _read_event(body)
-        except _FAILURES:
+        except NOT_JSON:
             return
         if prompt := _length(answer.prompt_token_ids):
             self._prompts[0] = prompt

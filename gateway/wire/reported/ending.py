@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Raw
 
+from gateway.errors import NOT_JSON
 from gateway.wire.error_body import error_message
 from gateway.wire.request import read_bounds, read_prompts
 from gateway.wire.sse import DONE, EventTooLarge, Splitter
@@ -25,7 +26,6 @@ ENGINE_ERROR = "engine_error"
 
 _QUOTE = 34
 _QUOTED_400 = re.compile(r"'code': 4\d\d\b")
-_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NOTHING = frozenset((b"", b"null", b'""'))
 _MAX_MESSAGE = 500
 
@@ -87,7 +87,7 @@ def ending_of_answer(api: Ends | None, tail: Tail) -> Ending:
         return UNKNOWN
     try:
         said = _decode(tail.text)
-    except _FAILURES:
+    except NOT_JSON:
         return UNKNOWN
     seen = _Seen()
     seen.add_answer(said)
@@ -165,7 +165,7 @@ class _Seen:
             return
         try:
             said = _decode(data)
-        except _FAILURES:
+        except NOT_JSON:
             return
         self._add_choices(said)
         self._add_error(said)
@@ -269,14 +269,14 @@ def _choices_of(api: Ends, request: bytes) -> int:
 def _stop_reason(delta: bytes) -> bytes:
     try:
         return bytes(_decode_delta(delta).stop_reason) or b"null"
-    except _FAILURES:
+    except NOT_JSON:
         return b"null"
 
 
 def _any(value: bytes) -> Any:
     try:
         return _decode_any(value)
-    except _FAILURES:
+    except NOT_JSON:
         return value.decode(errors="replace")
 
 

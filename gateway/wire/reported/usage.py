@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
+from gateway.errors import NOT_JSON
+
 MAX_TOKENS = 1 << 32
 """Maximum tokens of one call; a larger count is no count."""
 
@@ -26,7 +28,6 @@ MAX_USAGE_BYTES = 8 * 1024
 """Maximum length of a usage inside text that is no JSON as a whole."""
 
 _MAX_DIGITS = 32
-_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _EMPTY = frozenset((b"", b"null", b"[]", b'""'))
 _NONE = frozenset[str]()
 
@@ -173,14 +174,14 @@ def read_usage(data: bytes) -> WireUsage | None:
     """Return the usage of a plain response or of an event, for any API, if any; never raises."""
     try:
         answer = _read_end(data)
-    except _FAILURES:
+    except NOT_JSON:
         return _read_from_text(data)
     if bytes(answer.usage):
         usage = usage_of(bytes(answer.usage))
         return _with_timings(usage, answer.timings) if bytes(answer.timings) else usage
     for part in (answer.response, answer.message):
         if bytes(part).startswith(b"{"):
-            with suppress(*_FAILURES):
+            with suppress(*NOT_JSON):
                 return usage_of(bytes(_read_within(part).usage))
     return None
 
@@ -194,7 +195,7 @@ def _read_end(data: bytes) -> _Envelope:
     """
     start = data.rfind(b'"usage":')
     if start > DECODE_WHOLE_BELOW:
-        with suppress(*_FAILURES):
+        with suppress(*NOT_JSON):
             return _read(b"{" + data[start:])
     return _read(data)
 
@@ -207,7 +208,7 @@ def _read_from_text(data: bytes) -> WireUsage | None:
     text = data[start + 8 : start + 8 + MAX_USAGE_BYTES].lstrip()
     end = text.find(b"}") if text.startswith(b"{") else -1
     while end >= 0:
-        with suppress(*_FAILURES):
+        with suppress(*NOT_JSON):
             return usage_of(bytes(msgspec.json.decode(text[: end + 1], type=Raw)))
         end = text.find(b"}", end + 1)
     return WireUsage(unread=frozenset({"usage"})) if text.startswith(b"{") else None
@@ -220,11 +221,11 @@ def usage_of(written: bytes) -> WireUsage | None:
     try:
         usage: WireUsage | None = _decode_usage(written)
         return usage
-    except _FAILURES:
+    except NOT_JSON:
         pass
     try:
         fields = _decode_fields(written)
-    except _FAILURES:
+    except NOT_JSON:
         return WireUsage(unread=frozenset({"usage"}))
     return _of_fields({name: _value(fields[name]) for name in fields if name in _FIELDS})
 
@@ -232,7 +233,7 @@ def usage_of(written: bytes) -> WireUsage | None:
 def _with_timings(usage: WireUsage | None, timings: Raw) -> WireUsage | None:
     if usage is None or usage.prompt_tokens_details is not None:
         return usage
-    with suppress(*_FAILURES):
+    with suppress(*NOT_JSON):
         usage.num_cached_tokens = _decode_timings(timings).cache_n
     return usage
 
@@ -240,7 +241,7 @@ def _with_timings(usage: WireUsage | None, timings: Raw) -> WireUsage | None:
 def _value(written: Raw) -> Any:
     try:
         return _decode_any(written)
-    except _FAILURES:  # a number out of range
+    except NOT_JSON:  # a number out of range
         return float("nan")
 
 

@@ -9,6 +9,8 @@ from collections.abc import Collection
 import msgspec
 from msgspec import Raw
 
+from gateway.errors import NOT_JSON
+
 _NULL = Raw(b"null")
 _EMPTY_OBJECT = Raw(b"{}")
 _ABSENT = Raw(b"")
@@ -125,7 +127,7 @@ def exact_choice(bare: bytes, *, spaced: bool) -> dict[str, Raw] | None:
         return None
     try:
         choice = _decode(bare)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     return choice if write_choice(choice, spaced=spaced) == bare else None
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.errors import NOT_JSON
 from gateway.wire.stripping.fast_strip import ABSENT, NULL, Choice, Exact, Frame, frame_around
 
 _MARK = b"[\0]"  # JSON never contains this byte
@@ -54,7 +55,7 @@ def read_exact(raw: bytes, data: bytes) -> ExactEvent | None:
         return None
     try:
         event = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     nameless = NULL in (event.id, event.object, event.created, event.model)
     return None if nameless or _encode(event) != data else event

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 from msgspec import Raw
 
+from gateway.errors import NOT_JSON
 from gateway.wire.stripping.any_frame import AnyFrame, any_frame_of
 from gateway.wire.stripping.unasked import AnswerText, Unasked
 
@@ -159,7 +160,7 @@ class Frame:
             return None
         try:
             choice = self._order.one(bare)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return None
         if (
             choice.finish_reason != NULL
@@ -205,7 +206,7 @@ class Frame:
             return ()
         try:
             choices = self._order.many(array)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return ()
         # Compare line by line: in the comma-joined array a choice may span two items of `bare`.
         return choices if _encode_lines(choices) == b"\n".join([*bare, b""]) else ()
@@ -277,7 +278,7 @@ def frame_of(
         try:
             if _encode(order.one(choice)) == choice:
                 return frame_around(text[:start], text[end:], blank, order, drop_empty=drop_empty)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             pass
     return _any_frame(answer, blank, unasked, drop_empty=drop_empty)
 
@@ -328,7 +329,7 @@ def strip_response(
         return None
     try:
         answer = decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     found: list[tuple[Exact, str]] = [
         (answer, field) for field in in_answer if getattr(answer, field) != NULL

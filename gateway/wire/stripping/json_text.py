@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import msgspec
 
-from gateway.errors import GatewayError
+from gateway.errors import NOT_JSON, GatewayError
 
 NULL = b"null"
 
@@ -35,7 +35,6 @@ _rest = re.compile(rb"[ \t\r\n\0]*\Z").match
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_REJECTED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Malformed(GatewayError):
@@ -93,7 +92,7 @@ def quick_members(text: bytes, start: int, stop: int) -> list[Member] | None:
     """
     try:
         values = _decode(text[start:stop])
-    except _REJECTED:
+    except NOT_JSON:
         return None
     found: list[Member] = []
     at = start
@@ -114,7 +113,7 @@ def quick_objects(text: bytes, start: int, stop: int) -> list[tuple[int, int, li
     """Return what `objects` yields of the array `text[start:stop]`; None as `quick_members`."""
     try:
         values = _decode_list(text[start:stop])
-    except _REJECTED:
+    except NOT_JSON:
         return None
     result: list[tuple[int, int, list[Member]]] = []
     end = start + 1

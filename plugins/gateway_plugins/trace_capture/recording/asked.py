@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import Api, is_true
+from gateway import NOT_JSON, Api, is_true
 from gateway_plugins.trace_capture.answers.assembly import FORMS
 
 SAMPLING_FIELDS = (
@@ -80,7 +80,7 @@ def sampling_params(
     """Return the sampling fields sent to the engine: the caller's, overridden by the gateway's."""
     try:
         asked = _sampling.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return {}
     found: dict[str, Any] = msgspec.to_builtins(asked)
     for changes in (overwritten, injected):

@@ -4,7 +4,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway import Delivery, Timings, Trace, TraceAttempt, TraceChoice, Usage, WeightVersions
+from gateway import (
+    NOT_JSON,
+    Delivery,
+    Timings,
+    Trace,
+    TraceAttempt,
+    TraceChoice,
+    Usage,
+    WeightVersions,
+)
 from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
@@ -128,7 +137,7 @@ def _add_request(trace: Trace, request: bytes) -> None:
 def _object(text: bytes) -> dict[str, Any] | None:
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     return value if isinstance(value, dict) else None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from gateway import (
+    NOT_JSON,
     Answer,
     Call,
     Headers,
@@ -236,7 +237,7 @@ class _Version(msgspec.Struct):
 def _version(body: bytes) -> int | str | None:
     try:
         return msgspec.json.decode(body, type=_Version).new_version
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
 
 

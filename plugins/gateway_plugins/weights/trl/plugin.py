@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import (
+    NOT_JSON,
     Answer,
     BadRequest,
     Call,
@@ -222,6 +223,6 @@ class _Object(msgspec.Struct):
 def _refuse_bad_json(data: bytes) -> None:
     try:
         msgspec.json.decode(data, type=_Object)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         message = f"the request body is not a valid JSON object: {error}"
         raise BadRequest(message, code="invalid_json") from None

@@ -5,7 +5,7 @@ import logging
 
 import msgspec
 
-from gateway import NoWorker, UpstreamError, UpstreamTimeout, Worker, Workers
+from gateway import NOT_JSON, NoWorker, UpstreamError, UpstreamTimeout, Worker, Workers
 from gateway_plugins.weights.trl.options import Options
 
 log = logging.getLogger("gateway.trl")
@@ -122,5 +122,5 @@ async def _asked(worker: Worker, path: str) -> int | str | None:
         return None
     try:
         return msgspec.json.decode(answer.body, type=_Said).any
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
