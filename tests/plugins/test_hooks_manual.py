@@ -85,7 +85,8 @@ def first_column(text: str) -> list[str]:
 
 @pytest.mark.parametrize("struct", [Attempt, Outcome, Delta, ChoiceDelta])
 def test_the_reference_has_each_field(struct: type[msgspec.Struct]) -> None:
-    assert sorted(first_column(section(struct.__name__))) == sorted(struct.__struct_fields__)
+    named = sorted(first_column(section(struct.__name__)))
+    assert named == sorted(name for name in dir(struct) if not name.startswith("_"))
 
 
 def test_the_reference_has_each_attribute_of_a_call() -> None:
