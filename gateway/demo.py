@@ -1,4 +1,6 @@
-"""A simulator with a gateway before it in one process, and example requests to try."""
+"""A simulator with a gateway in front of it in one process, and example requests to try."""
+
+from socket import socket
 
 import uvloop
 
@@ -8,7 +10,7 @@ from gateway.serve.server import Server
 from gateway.simulator import Simulator, SimulatorConfig
 
 TRY = """\
-The gateway listens on {url}, before a simulated vLLM. Try, in another terminal:
+The gateway listens on {url}, in front of a simulated vLLM. Try, in another terminal:
 
   curl {url}/v1/models
 
@@ -18,7 +20,7 @@ The gateway listens on {url}, before a simulated vLLM. Try, in another terminal:
   curl -N {url}/sessions/my-agent/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "sim", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-What was sampled for that session, and what it has become as a sequence to train on:
+The traces of that session, and its trajectory, which is a sequence to train on:
 
   curl {url}/sessions/my-agent/traces
 
@@ -44,5 +46,12 @@ async def _demo(port: int, plugins: list[str]) -> None:
                 plugins=tuple(PluginEntry(name=name, source="--plugin") for name in names),
             )
         )
-        print(TRY.format(url=f"http://127.0.0.1:{port}"), flush=True)
-        await Server(gateway).serve()
+        await _Demo(gateway).serve()
+
+
+class _Demo(Server):
+    """Prints the examples once they can be tried, and not if the port is taken."""
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(TRY.format(url=f"http://127.0.0.1:{self.config.port}"), flush=True)

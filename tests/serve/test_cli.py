@@ -1,6 +1,7 @@
 """The command line, as an operator types it."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,15 @@ def test_each_command_has_help(capsys: pytest.CaptureFixture[str], command: str)
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert f"gateway {command}" in out
+
+
+def test_demo_offers_no_examples_if_its_port_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([GATEWAY, "demo", "--port", port], capture_output=True, text=True)
+    assert done.returncode
+    assert "address already in use" in done.stderr
+    assert not done.stdout
 
 
 def test_plugins_command_prints_the_chain_of_each_hook(capsys: pytest.CaptureFixture[str]) -> None:
