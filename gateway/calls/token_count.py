@@ -9,7 +9,7 @@ from gateway.calls.body import Body
 from gateway.headers import Headers, get_header
 from gateway.wire.reported.count import Count, settled
 from gateway.wire.reported.usage import Usage, WireUsage, read_usage
-from gateway.wire.request import read_bounds, read_prompts
+from gateway.wire.request import echoes, read_bounds, read_prompts
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 
 MAX_UNPARSED_BYTES = 64 * 1024
@@ -134,15 +134,19 @@ class TokenCounter:
 
 
 def _is_doubtful(told: WireUsage, request: Body) -> bool:
-    """Whether the response has to be counted too: a count is not told, or is that of one choice."""
+    """Whether the response has to be counted too: a count is not told, or is that of one choice.
+
+    With `echo`, the logprobs are the prompt's too, so that the engine's count is the better one.
+    """
+    data = request.data or b""
     if not (told.prompt_tokens and told.completion_tokens) and not (
         told.prompt and told.completion
     ):
-        return True
-    data = request.data or b""
-    if b'"n"' in data and (read_bounds(data).n or 1) > 1:
-        return True
-    return b'"prompt"' in data and read_prompts(data, "prompt").count > 1
+        return not (told.prompt and told.completion == 0 and echoes(data))
+    several = b'"n"' in data and (read_bounds(data).n or 1) > 1
+    if several or (b'"prompt"' in data and read_prompts(data, "prompt").count > 1):
+        return not echoes(data)
+    return False
 
 
 def _settled(told: WireUsage | None, count: Count, request: Body) -> Usage:

@@ -23,7 +23,8 @@ from gateway.pipeline.refused import InjectionRefused, hold
 from gateway.upstream.location import REFERENCES, through_gateway
 from gateway.upstream.phase_timer import PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
-from gateway.wire.content_coding import ContentDecoder, decoder_of
+from gateway.wire.content_coding import ContentDecoder, decoder_of, is_identity
+from gateway.wire.injection import Stripper
 from gateway.wire.reported.ending import (
     FINISHED,
     UNKNOWN,
@@ -184,9 +185,18 @@ class Relay(PhaseTimer):
         exchange = self._exchange
         exchange.caller.drained = _nothing
         exchange.cancel_scope.has_all = None
+        if not self._complete and self._status and self._events and exchange.stripper is not None:
+            self._release(exchange.stripper)
         ending = exchange.call.outcome.ending = self._ending()
         if self._attempt is not None:
             self._attempt.ending = ending
+
+    def _release(self, stripper: Stripper) -> None:
+        """Send the whole events that wait for a usage which a broken stream will not bring."""
+        exchange = self._exchange
+        held = stripper.close()
+        if held and exchange.reply.begun and not exchange.cancel_scope.caller_left:
+            exchange.reply.write(held)
 
     def _has_all(self) -> bool:
         """Whether all that the caller asked for has arrived, so that little can follow."""
@@ -250,7 +260,7 @@ class Relay(PhaseTimer):
         if bodiless or not wants_plain(exchange):
             return True
         self._decoder = decoder_of(coding, self._limits.max_event_bytes)
-        if self._decoder is not None:
+        if self._decoder is not None or is_identity(coding):
             self._headers = [line for line in self._headers if line[0] != b"content-encoding"]
         elif exchange.stripper is not None and self._status == 200:
             self._fail(InjectionRefused(exchange.stripper.injected))

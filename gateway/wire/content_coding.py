@@ -16,6 +16,8 @@ _WRONG = "the worker's answer is not in the form that its content-encoding names
 _MAX_FIRST = 1024
 _MEMBER = b"\x1f\x8b"
 
+_NO_CODING = frozenset((b"", b"identity", b"none"))
+
 _WINDOWS = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": _ZLIB}
 
 
@@ -78,5 +80,16 @@ class ContentDecoder:
 
 def decoder_of(coding: bytes, max_bytes: int) -> ContentDecoder | None:
     """Return a decoder of the value of a `content-encoding`, None if it cannot be decoded."""
-    window = _WINDOWS.get(coding.strip().lower())
+    codings = _codings(coding)
+    window = _WINDOWS.get(codings[0]) if len(codings) == 1 else None
     return None if window is None else ContentDecoder(window, max_bytes)
+
+
+def is_identity(coding: bytes) -> bool:
+    """Whether the value of a `content-encoding` says in other words that there is no coding."""
+    return not _codings(coding)
+
+
+def _codings(value: bytes) -> list[bytes]:
+    names = [name.strip().lower() for name in value.split(b",")]
+    return [name for name in names if name not in _NO_CODING]

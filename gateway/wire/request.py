@@ -99,6 +99,16 @@ def read_prompts(body: bytes, field: str) -> Prompts:
     return Prompts(len(prompts), sum(one.count(b",") + 1 for one in prompts if _is_number(one)))
 
 
+def echoes(body: bytes) -> bool:
+    """Whether a request asks for its prompt back, as the first part of a completion."""
+    if b'"echo"' not in body:
+        return False
+    try:
+        return is_true(msgspec.json.decode(_fields_of(body).get("echo", b"null")))
+    except NOT_JSON:
+        return False
+
+
 def _is_number(written: bytes) -> bool:
     """Whether the first entry of a list in JSON is a number."""
     return written[1:].lstrip()[:1].isdigit()

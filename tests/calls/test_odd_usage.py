@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from gateway_plugins.usage.report.expected import expected
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.gateways.capturing import capturing, chat
@@ -63,6 +64,10 @@ WHOLE: dict[str, tuple[dict[str, Any], Usage]] = {
     "responses": (
         {"input_tokens": 30, "output_tokens": 20, "input_tokens_details": {"cached_tokens": 8}},
         Usage(30, 20, 8),
+    ),
+    "more reasoning than there is": (
+        {**GOOD, "completion_tokens_details": {"reasoning_tokens": 21}},
+        Usage(30, 20, 0, 20, unread=True),
     ),
     "an odd field of no interest": ({**GOOD, "cost": "much", "x": [HUGE]}, Usage(30, 20)),
     "a rest": ({"prompt_tokens": 30, "completion_tokens": [], "total_tokens": 50}, Usage(30, 20)),
@@ -139,6 +144,33 @@ def test_usage_of_a_response_that_is_no_json_is_read(around: bytes) -> None:
     assert counted(around % usage) == Usage(30, 20, 8)
 
 
+@pytest.mark.parametrize("more", [b'"x":NaN', b'"x":[Infinity],"y":{"z":-Infinity}'])
+def test_number_that_json_does_not_have_hides_no_other_field(more: bytes) -> None:
+    usage = b'{"prompt_tokens":30,%b,"completion_tokens":20}' % more
+    assert counted(b'{"choices":[],"usage":%b}' % usage) == Usage(30, 20)
+
+
+@pytest.mark.parametrize("word", [b"-Infinity", b"NaN"])
+def test_tokens_with_an_impossible_logprob_count(word: bytes) -> None:
+    logprobs = b'"logprobs":{"content":[{"token":"a","logprob":%b}]}' % word
+    choice = b'"choices":[{"index":0,"delta":{},%b,"token_ids":[5],"prompt_token_ids":[1]}]'
+    event = b"data: {%b}\n\n" % (choice % logprobs)
+    assert counted(event * 3 + DONE) == Usage(1, 3, counted=True)
+    plain = b"{%b}" % (choice % logprobs).replace(b"delta", b"message")
+    assert counted(plain[:-1] + b',"usage":{"total_tokens":[]}}').completion_tokens == 1
+
+
+@pytest.mark.parametrize("echo", [True, False])
+@pytest.mark.parametrize("usage", [Usage(4, 0), Usage(4, 2)])
+def test_logprobs_of_an_echoed_prompt_are_no_completion(usage: Usage, echo: bool) -> None:
+    logprobs = {"tokens": ["h", "i", "!"], "token_logprobs": [None, -0.1, -0.5]}
+    choices = [{"index": one, "text": "hi!", "logprobs": logprobs} for one in (0, 1)]
+    told = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+    found = counted(answer(told, *choices), {"prompt": ["hi", "hi"], "echo": echo})
+    assert found.unread != echo
+    assert found.completion_tokens == (usage.completion_tokens if echo else 6)
+
+
 def test_cut_message_is_counted_and_is_nothing_odd() -> None:
     begun = {"role": "assistant", "usage": {"input_tokens": 5, "output_tokens": 0}}
     start = b"event: message_start\n" + sse({"type": "message_start", "message": begun})
@@ -177,7 +209,14 @@ def test_no_usage_is_out_of_bounds_or_free(usage: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [{**GOOD, "completion_tokens": 2**40}, [1], GOOD, {"input_tokens": 1}]
+    "usage",
+    [
+        {**GOOD, "completion_tokens": 2**40},
+        [1],
+        GOOD,
+        {"input_tokens": 1},
+        {"prompt_tokens": "1_0"},
+    ],
 )
 async def test_bill_and_trace_agree_about_an_odd_usage(
     usage: object, gateway_for: GatewayFor, tmp_path: Path
@@ -194,3 +233,26 @@ async def test_bill_and_trace_agree_about_an_odd_usage(
     }
     assert row["total_tokens"] > 0
     assert row["unread"] == (usage is not GOOD)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (
+            "chat/completions",
+            answer(GOOD)[:-1] + b',"timings":{"cache_n":7}}',
+        ),
+        ("embeddings", b'{"data":[{"embedding":[NaN]}],"usage":{"prompt_tokens":3}}'),
+    ],
+)
+async def test_usage_outside_of_plain_json_is_in_bill_and_trace(
+    path: str, body: bytes, gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    async with ScriptedWorker(answer_of(body)) as worker:
+        live = await capturing(gateway_for, tmp_path, "usage", workers=(worker.url,))
+        await live.client.post(f"/sessions/s/v1/{path}", json=chat())
+        answered = await live.client.get("/sessions/s/traces")
+    [trace] = msgspec.json.decode(answered.content, type=list[Trace])
+    row = expected(trace, "internal").tokens
+    assert row["prompt_tokens"] == trace.token_counts["prompt"] > 0
+    assert row["cached_tokens"] == (7 if path == "chat/completions" else 0)

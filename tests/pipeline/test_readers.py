@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from itertools import pairwise
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,6 +163,46 @@ async def test_compressed_stream_reaches_the_caller_event_by_event(gateway_for: 
             assert await anext(chunks) == BARE_EVENT
             go_on.set()
             assert b"".join([chunk async for chunk in chunks]) == DONE
+
+
+@pytest.mark.parametrize("coding", ["Identity", "", "none", "identity, identity"])
+async def test_coding_that_is_none_is_read_as_plain(gateway_for: GatewayFor, coding: str) -> None:
+    async with ScriptedWorker(coded(PLAIN, coding)) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        answer = await live.client.post("/v1/chat/completions", json=CHAT)
+        asked = len(worker.requests)
+
+    assert (answer.content, asked) == (BARE, 1)
+
+
+async def gather(answer: httpx.Response, got: list[bytes]) -> None:
+    async for part in answer.aiter_bytes():
+        got += [part]
+
+
+@pytest.mark.parametrize("held", [1, 2])
+async def test_broken_stream_gives_the_ends_of_choices_that_waited_for_a_usage(
+    gateway_for: GatewayFor, held: int
+) -> None:
+    ends = [
+        sse({"choices": [{**CHOICE, "index": n, "finish_reason": "stop"}]}) for n in range(held)
+    ]
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9999\r\n\r\n"
+    cut = EVENT + b"".join(ends) + b"data: half of an ev"
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.write(head + cut)
+
+    async with ScriptedWorker(script) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        body = {**CHAT, "stream": True, "n": held}
+        got: list[bytes] = []
+        async with live.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await gather(answer, got)
+
+    assert b"".join(got) == (EVENT + b"".join(ends)).replace(b"[1]", b"null")
 
 
 async def test_answer_in_an_unknown_coding_is_asked_for_again_without_injections(

@@ -130,6 +130,17 @@ def test_error_of_a_request_that_vllm_quotes_is_no_fault_of_the_engine() -> None
     assert stream(quoted(500), MESSAGES).fault
 
 
+@pytest.mark.parametrize("around", [b"%b", b"%b\0", b"\xef\xbb\xbf%b"])
+@pytest.mark.parametrize("word", [b"-Infinity", b"NaN", b"0"])
+@pytest.mark.parametrize("finish", [b"stop", b"abort"])
+def test_end_is_read_from_what_is_no_json(around: bytes, word: bytes, finish: bytes) -> None:
+    choice = b'{"index":0,"logprobs":[%b],"finish_reason":"%b"}' % (word, finish)
+    said = around % (b'{"choices":[%b]}' % choice)
+    expected = Ending(finished=True, aborted=finish == b"abort")
+    assert stream(b"data: %b\n\n" % said, n=1) == expected
+    assert ending_of_answer(api_of(CHAT), Tail(said, True, True)) == expected
+
+
 def test_error_under_status_200_is_an_error() -> None:
     assert plain({"error": {"message": "dead"}}) == Ending(error="dead", fault=True)
     assert plain({"error": None, "choices": [{"finish_reason": "stop"}]}) == FINISHED

@@ -4,6 +4,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import NOT_JSON
+from gateway.wire.reported.repaired import repaired
 from gateway.wire.reported.usage import Usage, WireUsage
 
 BYTES_PER_TOKEN = 4
@@ -94,9 +95,8 @@ class Count:
 
     def add(self, data: bytes) -> None:
         """Add one event's data; an event that cannot be decoded counts for nothing."""
-        try:
-            event = _read_event(data)
-        except NOT_JSON:
+        event = _read(data)
+        if event is None:
             return
         if prompt := _length(event.prompt_token_ids):
             self._prompts[0] = prompt
@@ -107,9 +107,8 @@ class Count:
 
     def add_answer(self, body: bytes) -> None:
         """Add a whole plain response; one that cannot be decoded counts for nothing."""
-        try:
-            answer = _read_event(body)
-        except NOT_JSON:
+        answer = _read(body)
+        if answer is None:
             return
         if prompt := _length(answer.prompt_token_ids):
             self._prompts[0] = prompt
@@ -141,6 +140,17 @@ class Count:
         if not self._prompts:
             return None
         return sum(n for index, n in self._prompts.items() if index % max(choices, 1) == 0)
+
+
+def _read(text: bytes) -> _Event | None:
+    try:
+        return _read_event(text)
+    except NOT_JSON:
+        pass
+    try:  # an engine may have written a logprob as -Infinity
+        return _read_event(repaired(text))
+    except NOT_JSON:
+        return None
 
 
 def _length(ids: Raw) -> int:

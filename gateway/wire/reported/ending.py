@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from gateway.errors import NOT_JSON
 from gateway.wire.error_body import error_message
+from gateway.wire.reported.repaired import repaired
 from gateway.wire.request import read_bounds, read_prompts
 from gateway.wire.sse import DONE, EventTooLarge, Splitter
 
@@ -85,9 +86,8 @@ def ending_of_answer(api: Ends | None, tail: Tail) -> Ending:
     """Return how a plain response of status 200 ended. Never raises."""
     if api is None or api.work not in ("generates", "reads") or not (tail.complete and tail.whole):
         return UNKNOWN
-    try:
-        said = _decode(tail.text)
-    except NOT_JSON:
+    said = _read(tail.text)
+    if said is None:
         return UNKNOWN
     seen = _Seen()
     seen.add_answer(said)
@@ -163,9 +163,8 @@ class _Seen:
         """Add an event; one that cannot be decoded says nothing."""
         if data == DONE:
             return
-        try:
-            said = _decode(data)
-        except NOT_JSON:
+        said = _read(data)
+        if said is None:
             return
         self._add_choices(said)
         self._add_error(said)
@@ -271,6 +270,17 @@ def _stop_reason(delta: bytes) -> bytes:
         return bytes(_decode_delta(delta).stop_reason) or b"null"
     except NOT_JSON:
         return b"null"
+
+
+def _read(text: bytes) -> _Said | None:
+    try:
+        return _decode(text)
+    except NOT_JSON:
+        pass
+    try:  # an engine may have written a logprob as -Infinity
+        return _decode(repaired(text))
+    except NOT_JSON:
+        return None
 
 
 def _any(value: bytes) -> Any:

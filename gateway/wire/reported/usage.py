@@ -9,6 +9,7 @@ A field that cannot be read is passed by, and the usage says so; numbers as text
 are read.
 """
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from gateway.errors import NOT_JSON
+from gateway.wire.reported.repaired import repaired
 
 MAX_TOKENS = 1 << 32
 """Maximum tokens of one call; a larger count is no count."""
@@ -27,7 +29,7 @@ DECODE_WHOLE_BELOW = 1_000
 MAX_USAGE_BYTES = 8 * 1024
 """Maximum length of a usage inside text that is no JSON as a whole."""
 
-_MAX_DIGITS = 32
+_is_number = re.compile(r"\s*\d[\d.eE+]{0,31}\s*", re.ASCII).fullmatch
 _EMPTY = frozenset((b"", b"null", b"[]", b'""'))
 _NONE = frozenset[str]()
 
@@ -56,11 +58,17 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         return self.prompt_tokens + self.completion_tokens
 
     @classmethod
-    def from_wire(cls, usage: object) -> "Usage | None":
-        """Convert a response's decoded `usage`; None if it is not in a format of an engine."""
+    def from_wire(cls, usage: object, timings: object = None) -> "Usage | None":
+        """Convert a response's decoded `usage`; None if it is not in a format of an engine.
+
+        `timings` is the member of that name, in which llama.cpp tells the cached tokens.
+        """
         if not isinstance(usage, Mapping):
             return None
-        return _of_fields(usage).read()
+        told = _of_fields(usage)
+        if timings is not None:
+            _add_timings(told, Raw(msgspec.json.encode(timings)))
+        return told.read()
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -133,8 +141,8 @@ class WireUsage(msgspec.Struct, gc=False):
         details = self.completion_tokens_details or self.output_tokens_details
         thought = 0 if details is None else details.reasoning_tokens or 0
         unread = bool(self.unread)
-        if cached > prompt:
-            cached, unread = prompt, True
+        if cached > prompt or 0 < completion < thought:
+            cached, thought, unread = min(cached, prompt), min(thought, completion or thought), True
         return Usage(prompt, completion, cached, thought, unread=unread)
 
 
@@ -178,7 +186,9 @@ def read_usage(data: bytes) -> WireUsage | None:
         return _read_from_text(data)
     if bytes(answer.usage):
         usage = usage_of(bytes(answer.usage))
-        return _with_timings(usage, answer.timings) if bytes(answer.timings) else usage
+        if usage is not None and bytes(answer.timings):
+            _add_timings(usage, answer.timings)
+        return usage
     for part in (answer.response, answer.message):
         if bytes(part).startswith(b"{"):
             with suppress(*NOT_JSON):
@@ -209,7 +219,7 @@ def _read_from_text(data: bytes) -> WireUsage | None:
     end = text.find(b"}") if text.startswith(b"{") else -1
     while end >= 0:
         with suppress(*NOT_JSON):
-            return usage_of(bytes(msgspec.json.decode(text[: end + 1], type=Raw)))
+            return usage_of(bytes(msgspec.json.decode(repaired(text[: end + 1]), type=Raw)))
         end = text.find(b"}", end + 1)
     return WireUsage(unread=frozenset({"usage"})) if text.startswith(b"{") else None
 
@@ -230,12 +240,10 @@ def usage_of(written: bytes) -> WireUsage | None:
     return _of_fields({name: _value(fields[name]) for name in fields if name in _FIELDS})
 
 
-def _with_timings(usage: WireUsage | None, timings: Raw) -> WireUsage | None:
-    if usage is None or usage.prompt_tokens_details is not None:
-        return usage
-    with suppress(*NOT_JSON):
-        usage.num_cached_tokens = _decode_timings(timings).cache_n
-    return usage
+def _add_timings(usage: WireUsage, timings: Raw) -> None:
+    if usage.prompt_tokens_details is None:
+        with suppress(*NOT_JSON):
+            usage.num_cached_tokens = _decode_timings(timings).cache_n
 
 
 def _value(written: Raw) -> Any:
@@ -270,7 +278,7 @@ def _count(value: object) -> int | None:
     """Read a number of tokens. Raises ValueError, TypeError or OverflowError if it is none."""
     if value is None:
         return None
-    if isinstance(value, str) and len(value) <= _MAX_DIGITS:
+    if isinstance(value, str) and _is_number(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("a count must be a number")

@@ -13,6 +13,8 @@ from support.records.random_answers import exchanges, slim, some
 from support.records.trace_records import choices_in
 from support.records.vllm_recordings import RecordedExchange, load
 
+from gateway.testing import DONE, sse
+
 PATHS = {True: "/v1/chat/completions", False: "/v1/completions"}
 
 
@@ -174,3 +176,24 @@ def test_assembly_merges_unknown_delta_fields() -> None:
     assert (thinking["thinking"], text) == ("m", {"type": "text", "text": "hi"})
     notes = ({"annotations": [1]}, {"annotations": [2]})
     assert message_of(*notes)["annotations"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "idle", [b"data:\n\n", b"data: \n\n", b"data:  [DONE] \n\n", b": ping\n\n"]
+)
+def test_assembly_takes_an_event_without_data_for_none(idle: bytes) -> None:
+    read_with = assemble(PATHS[True], idle + stream({"content": "a"}) + idle, streamed=True)
+    alone = assemble(PATHS[True], stream({"content": "a"}), streamed=True)
+    assert read_with.readable
+    assert read_with.skeleton == alone.skeleton
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_assembly_finds_no_prompt_in_two_that_differ(index: int) -> None:
+    def begun(ids: list[int], index: int) -> bytes:
+        choice = {"index": index, "delta": {"content": "a"}, "finish_reason": None}
+        return sse({"prompt_token_ids": ids, "choices": [choice]})
+
+    first = begun([1, 2], 0)
+    assert assemble(PATHS[True], first + begun([1, 2], index) + DONE, streamed=True).readable
+    assert not assemble(PATHS[True], first + begun([1, 3], index) + DONE, streamed=True).readable

@@ -243,6 +243,16 @@ def test_verdict_names_an_abort_of_a_response_without_choices() -> None:
     assert "aborted" in judged(answer, aborted=True).trace
 
 
+def test_verdict_of_a_stream_without_choices_goes_by_what_it_says_of_its_end() -> None:
+    answer = assemble("/inference/v1/generate", b'data: {"token_ids":[1]}\n\n', streamed=True)
+    cut = judged(answer, complete=False, finished=False)
+    left = judged(answer, complete=False, finished=False, caller_gone=True)
+    assert (cut.trace, left.trace) == (["worker_broke_off"], ["caller_gone"])
+    message = b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n'
+    ended = assemble("/v1/messages", message, streamed=True)
+    assert judged(ended, complete=False, finished=True).trace == ["token_ids_missing"]
+
+
 def test_verdict_of_no_response_names_the_side_that_left() -> None:
     nothing = assemble("/v1/chat/completions", b"", streamed=False)
     assert "worker_broke_off" in judged(nothing, status=0, complete=False).trace

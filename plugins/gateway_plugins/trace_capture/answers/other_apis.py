@@ -9,6 +9,7 @@ import msgspec
 from gateway_plugins.trace_capture.answers import metadata
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
 from gateway_plugins.trace_capture.answers.messages_api import MessageStream
+from gateway_plugins.trace_capture.answers.python_json import decoded
 from gateway_plugins.trace_capture.answers.sse import DONE, data_of
 
 _FINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -20,7 +21,7 @@ def read_plain(body: bytes, *, status: int) -> Assembled:
     The record is `readable` only if the body is a JSON object.
     """
     try:
-        answer = msgspec.json.decode(body)
+        answer = decoded(body)
         is_object = isinstance(answer, dict)
         record = metadata.assembled(answer if is_object else {"json": answer})
         record.readable = is_object
@@ -96,7 +97,7 @@ def _events(body: bytes) -> tuple[list[dict[str, Any]], list[bytes]]:
 
 def _event(data: bytes) -> Any:
     try:
-        event = msgspec.json.decode(data)
+        event = decoded(data)
         msgspec.json.encode(event)
     except UNREADABLE:
         return data.decode(errors="replace")

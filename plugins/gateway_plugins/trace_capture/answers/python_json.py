@@ -9,6 +9,8 @@ import json
 import re
 from typing import Any
 
+import msgspec
+
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 
 _HALF = re.compile("[\ud800-\udfff]")
@@ -18,6 +20,7 @@ _OFFSET = 0x100000
 _PLACED = re.compile(
     "([\U0010d800-\U0010dbff])([\U0010dc00-\U0010dfff])|([\U0010dc80-\U0010dcff]+)"
 )
+_BOM = b"\xef\xbb\xbf"
 _LEFT = re.compile("[\U0010d800-\U0010dfff]")
 
 
@@ -26,10 +29,18 @@ def as_json(data: bytes) -> bytes:
 
     Raises one of UNREADABLE if it is not JSON besides.
     """
-    text = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    text = data.removeprefix(_BOM).rstrip(b"\0").decode("utf-8", "surrogateescape")
     value = json.loads(text, parse_constant=_null, strict=False)
     written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return _HALF.sub(lambda half: chr(ord(half[0]) + _OFFSET), written).encode()
+
+
+def decoded(data: bytes) -> Any:
+    """Decode `data`, with null for NaN, Infinity and -Infinity. Raises one of UNREADABLE."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return json.loads(data.rstrip(b"\0"), parse_constant=_null, strict=False)
 
 
 def join_halves(record: Assembled) -> Assembled:

@@ -171,6 +171,7 @@ def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
         asked(api_at(call.path), call.body.readable or b"", head.sampling_params),
         status=capture.status or refused,
         complete=outcome.complete,
+        finished=bool(outcome.ending.finished),
         caller_gone=outcome.caller_gone,
         aborted=outcome.ending.aborted,
         failed=bool(outcome.failures),

@@ -34,6 +34,7 @@ def judge(
     *,
     status: int,
     complete: bool,
+    finished: bool | None = None,
     caller_gone: bool = False,
     aborted: bool = False,
     failed: bool = False,
@@ -42,10 +43,11 @@ def judge(
     """Judge a call's response to what was asked.
 
     `status` is the response's, 0 if there was none. `complete`: the worker's response arrived
-    whole. `aborted`: the response says so, for those without choices. `failed`: the gateway could
-    not record it. `too_large`: only a part of it was kept.
+    whole. `finished` and `aborted`: the response says so, for those without choices. `failed`: the
+    gateway could not record it. `too_large`: only a part of it was kept.
     """
-    common = _common(answer, asked, status, complete, caller_gone)
+    complete = complete or _is_finished(answer, asked, finished)
+    common = _common(answer, status, complete, caller_gone, finished)
     if aborted and not answer.parts:
         common.append("aborted")
     if too_large:
@@ -61,7 +63,7 @@ def judge(
 
 
 def _common(
-    answer: Assembled, asked: Asked, status: int, complete: bool, caller_gone: bool
+    answer: Assembled, status: int, complete: bool, caller_gone: bool, finished: bool | None
 ) -> list[Reason]:
     """Return the reasons that apply to all choices."""
     reasons: list[Reason] = []
@@ -69,23 +71,23 @@ def _common(
         reasons.append("error_answer")
     elif answer.error is not None:
         reasons.append("error_event" if answer.streamed else "error_answer")
-    if not (complete or _is_finished(answer, asked)) and "error_answer" not in reasons:
+    if not complete and "error_answer" not in reasons:
         reasons.append("caller_gone" if caller_gone else "worker_broke_off")
-    elif answer.streamed and not (answer.parts or answer.done or reasons):
+    elif answer.streamed and not (answer.parts or answer.done or finished or reasons):
         reasons.append("unfinished")
     if not answer.readable and status in (0, 200):
         reasons.append("unreadable")
     return reasons
 
 
-def _is_finished(answer: Assembled, asked: Asked) -> bool:
+def _is_finished(answer: Assembled, asked: Asked, finished: bool | None) -> bool:
     """Whether all was sampled, whatever became of the connections after that.
 
     In chat and completions the finish reasons tell it: `[DONE]` also follows failures, and some
     engines end without it.
     """
     if not answer.parts:
-        return answer.streamed and answer.done
+        return answer.streamed and (answer.done if finished is None else finished)
     several = len(answer.parts) >= asked.prompts * asked.choices
     return several and all(part.finish_reason for part in answer.parts)
 

@@ -69,7 +69,8 @@ def _tokens(trace: Trace) -> tuple[Mapping[str, int], bool | None]:
         return _all_of(Usage()), False
     if not _NOT_WHOLE.isdisjoint(trace.reasons):
         return {}, None
-    reported = Usage.from_wire(trace.usage)
+    timings = (trace.raw_response or {}).get("timings")
+    reported = Usage.from_wire(trace.usage, timings)
     if reported is not None and trace.streamed and not reported.completion_tokens:
         return {}, None  # a message that was cut: what came of it was counted
     if reported is not None:

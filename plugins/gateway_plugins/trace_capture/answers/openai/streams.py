@@ -15,6 +15,7 @@ from gateway_plugins.trace_capture.answers.sse import DONE, data_of
 
 _FIRST = ("id", "created", "model")
 _LAST = ("usage", "prompt_text", "system_fingerprint", "service_tier")
+_NO_DATA = (b"", DONE)
 _OF_CHOICE = ("finish_reason", "stop_reason", "matched_stop", "routed_experts")
 
 
@@ -25,6 +26,7 @@ def read(body: bytes, form: Form) -> Assembled:
     lenient = LenientEvents(form)
     chunks = _read_at_once(events, form)
     if chunks is None:
+        events = [event for event in events if event.strip() not in _NO_DATA]
         for event in events:
             lenient.read(event)
         chunks = lenient.events
@@ -63,6 +65,8 @@ def _settle(events: list[Any], lenient: LenientEvents, form: Form) -> Assembled:
     # A chat has one prompt, sent with the first event of each choice.
     prompts = [event.prompt_token_ids for event in outside if event.prompt_token_ids]
     prompt: list[int] = prompts[0] if prompts else []
+    if len(prompts) > 1 and any(other != prompt for other in prompts):
+        lenient.unreadable += 1  # nothing tells which is the prompt
     answer = _outside(events, outside, form)
     parts = [form.part(by_index[index], index, prompt) for index in indices]
     answer["choices"] = [
