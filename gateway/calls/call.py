@@ -28,6 +28,9 @@ ONLY_USAGE = ("usage",)
 _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
+MAX_TOLD = 20
+"""Maximum attempts that a response lists, the latest ones: a call that is held may have many."""
+
 _NO_HEAD = RequestHead()
 
 
@@ -40,7 +43,7 @@ class Call:
     gateway's own jobs and is not authenticated; its `principal` is the one that the job runs for,
     or None. `scope` is the scope that the principal needs if it is not that of all calls, see
     gateway.pipeline.authorization. `tried` are the workers that have failed it and are not asked
-    again; a worker that refused the connection and is down since then may be asked later.
+    again; a worker whose latest attempt is `refused` may be asked later.
     """
 
     # Those that begin with an underscore are for the Exchange of the call, see
@@ -315,7 +318,7 @@ def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
     """Header lines that the gateway adds to a response: the id, the attempts if several."""
     lines = [(b"x-request-id", call.id.encode())]
     if len(call.attempts) > 1:
-        ways = [f"{one.worker.id}={one.result}" for one in _told(call.attempts)]
+        ways = [f"{one.worker.id}={one.result}" for one in _told(call.attempts)][-MAX_TOLD:]
         if len(ways) > 1:
             lines.append((b"x-gateway-attempts", ", ".join(ways).encode()))
     added = call._response_headers

@@ -39,7 +39,8 @@ class Attempt(msgspec.Struct):
     with them. `last`: the response is forwarded whatever it says. `weight_version` is the
     worker's weight version when the attempt began, `weight_version_end` when it ended. `ending` is
     what the response itself says about its end; it is set before `attempt_finished`. `refused`: the
-    worker refused the connection and is down since then, so that it counts as not asked.
+    worker counts as not asked: it refused the connection and is down since then, or (known only
+    after `attempt_finished`) it refused the call and has not run it, and a plugin holds the call.
     """
 
     worker: Worker

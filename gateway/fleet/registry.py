@@ -25,6 +25,11 @@ USUAL_DURATION = 1.0
 """Seconds that an attempt is taken to last before any has gone well."""
 
 
+Hold = Callable[[Worker, str | None, float, float], bool]
+"""Arguments: the worker, the model that the call names, the monotonic time when the attempt began,
+and the seconds that the worker asks to wait (0: it does not say)."""
+
+
 class Serving(NamedTuple):
     """The workers that serve one model: all of them, and those that may get a call now.
 
@@ -43,7 +48,9 @@ class Workers:
     fitness, weight or models, and after each worker that is added or removed; callbacks in `freed`
     after each slot that is given back; callbacks in `troubled` after each attempt that ended with
     an error. None of them may wait or raise. `refresh_models` requests the models of all workers,
-    `look_again` soon those of one. `keepers` knows which worker made an object.
+    `look_again` soon those of one. `keepers` knows which worker made an object. `hold`, if set, is
+    asked about a call that a worker has refused and not run; it returns whether the call counts as
+    not asked there, and waits in `filter_workers` until the worker may be asked again.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -57,6 +64,7 @@ class Workers:
         self.mixed = False
         self.refresh_models: Callable[[], Awaitable[None]] = _ask_nobody
         self.look_again: Callable[[Worker], None] = _look_at_none
+        self.hold: Hold | None = None
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0

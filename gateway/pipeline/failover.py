@@ -21,7 +21,7 @@ from gateway.errors import (
 )
 from gateway.fleet.registry import Workers
 from gateway.fleet.worker import Worker
-from gateway.pipeline.choice.keeping import is_kept
+from gateway.pipeline.choice.keeping import is_kept, names_object
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.refused import WorkerRefused
 from gateway.upstream.delivery import ClosedBeforeDelivery
@@ -119,6 +119,20 @@ def may_repeat(exchange: Exchange, failure: Failure, asked: int, settings: Failo
     if isinstance(failure, UpstreamError | FirstByteTimeout):
         return isinstance(failure, ClosedBeforeDelivery) or may_run_again(call, settings)
     return False
+
+
+def is_held(exchange: Exchange, failure: Failure, workers: Workers) -> bool:
+    """Whether a plugin holds the call until the worker that refused it may be asked again.
+
+    A refusal of a call about an object may be for that object alone, so that one is not held.
+    """
+    call = exchange.call
+    if workers.hold is None or not isinstance(failure, WorkerRefused) or not failure.passes:
+        return False
+    if exchange.reply.begun or call.body.data is None or names_object(call):
+        return False
+    attempt = call.attempts[-1]
+    return workers.hold(attempt.worker, call.model, attempt.started, failure.asked_for)
 
 
 def may_run_again(call: Call, settings: Failover) -> bool:

@@ -27,7 +27,7 @@ from gateway.fleet.registry import Workers
 from gateway.fleet.worker import Worker
 from gateway.pipeline.answer import send_answer
 from gateway.pipeline.attempt import end, learn_injections, try_once
-from gateway.pipeline.authorization import check_model, check_scopes
+from gateway.pipeline.authorization import allowed_workers, check_model, check_scopes
 from gateway.pipeline.choice.able import able_workers, find_model
 from gateway.pipeline.choice.keeping import learners
 from gateway.pipeline.exchange import Exchange
@@ -36,6 +36,7 @@ from gateway.pipeline.failover import (
     Budget,
     Failure,
     in_time,
+    is_held,
     may_repeat,
     others,
     pause,
@@ -205,14 +206,16 @@ class Proxy:
     async def _goes_on(self, exchange: Exchange, failure: Failure, worker: Worker) -> bool:
         """Whether to choose a worker again after this failure of `worker`; waits first if so.
 
-        A call that nobody has received counts as not sent: it may wait in `filter_workers` until
-        the worker is back, or another one.
+        A call that nobody has received counts as not sent, and so does one that is held: it may
+        wait in `filter_workers` until the worker is back, or another one.
         """
         call = exchange.call
-        if call.attempts[-1].refused:
+        if call.attempts[-1].refused or is_held(exchange, failure, self._workers):
+            call.attempts[-1].refused = True
             call.tried.remove(worker)
-            model = call.model if self._workers.mixed else None
-            return self._settings.failover.max_workers > 1 or not self._workers.serving(model).fit
+            fit = self._workers.serving(call.model if self._workers.mixed else None).fit
+            here = {worker}.issuperset(allowed_workers(call, fit))
+            return here or self._settings.failover.max_workers > 1
         return await self._fails_over(exchange, failure, call.tried)
 
     async def _fails_over(self, exchange: Exchange, failure: Failure, tried: list[Worker]) -> bool:

@@ -17,15 +17,15 @@ from gateway.calls.observers import Observers
 from gateway.calls.records import Attempt
 from gateway.config import Failover
 from gateway.errors import GatewayError
-from gateway.headers import Headers
+from gateway.headers import Headers, get_header
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import Reader, is_plain
 from gateway.wire.injection import INJECTED_FIELDS, NO_INJECTIONS, Injection, listed
 from gateway.wire.refusal import NO_MODEL, read_refusal
 
-Reason = Literal["busy", "no_model", "no_access", "status"]
-"""Why another worker may be tried. After the first three the worker has run nothing: it takes no
-call now, does not have the model, or does not let the gateway in. `status`: one of
+Reason = Literal["busy", "not_this", "no_model", "no_access", "status"]
+"""Why another worker may be tried. After the first four the worker has run nothing: it takes no
+call now, or not this one, does not have the model, or does not let the gateway in. `status`: one of
 `failover.statuses`, and nothing tells whether the call has run."""
 
 NO_ACCESS = (401, 403)
@@ -35,6 +35,8 @@ REFUSALS = frozenset((400, 422))
 
 MAX_HELD_RESPONSE_BYTES = 64 * 1024
 """Maximum size in bytes of a response that is held back; a longer one is forwarded unread."""
+
+_SECONDS = re.compile(rb"[0-9]{1,9}")
 
 # In a JSON string a line end before the name is two characters, and the second is a letter.
 _NAMED = {
@@ -56,6 +58,17 @@ class WorkerRefused(HeldBack):
         self.status = status
         self.headers = headers
         self.body = body
+
+    @property
+    def passes(self) -> bool:
+        """Whether the worker may soon take the call; a status below 500 is the caller's matter."""
+        return self.reason == "busy" and self.status >= 500
+
+    @property
+    def asked_for(self) -> float:
+        """Seconds until the worker wants to be asked again, 0 if it does not say in seconds."""
+        value = get_header(self.headers, b"retry-after") or b""
+        return float(value) if _SECONDS.fullmatch(value) else 0.0
 
 
 class InjectionRefused(HeldBack):

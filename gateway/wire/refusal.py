@@ -14,8 +14,9 @@ import msgspec
 from gateway.errors import NOT_JSON, ConnectFailed, ConnectTimeout, Draining, NoWorker, TooManyCalls
 from gateway.wire.error_body import error_message
 
-Refusal = Literal["busy", "no_model"]
-"""`busy`: it takes no call now. `no_model`: it does not have the requested model or adapter."""
+Refusal = Literal["busy", "not_this", "no_model"]
+"""`busy`: it takes no call now. `not_this`: it does not take this one now, but may take others.
+`no_model`: it does not have the requested model or adapter."""
 
 BUSY_WORDS = frozenset(
     (
@@ -30,7 +31,7 @@ BUSY_WORDS = frozenset(
 BUSY_CODES = frozenset(
     (
         # This gateway's own, from another one behind it: no worker was given the call. The last
-        # four are those of its plugins.
+        # three are those of its plugins.
         *(
             error.code
             for error in (NoWorker, TooManyCalls, Draining, ConnectFailed, ConnectTimeout)
@@ -38,9 +39,11 @@ BUSY_CODES = frozenset(
         "queue_full",
         "queue_timeout",
         "weights_updating",
-        "wrong_version",
     )
 )
+
+PICKY_CODE = "wrong_version"
+"""This gateway's own, of a call that requires a version of the weights."""
 
 _NO_MODEL = re.compile(
     r"The model [`'\"].*[`'\"] does not exist"  # vLLM, LMDeploy, OpenAI, this gateway
@@ -65,6 +68,8 @@ def read_refusal(status: int, body: bytes) -> Refusal | None:
     message, code = _said(body)
     if status in NO_MODEL:
         return "no_model" if _NO_MODEL.match(message) else None
+    if code == PICKY_CODE:
+        return "not_this"
     return "busy" if message in BUSY_WORDS or code in BUSY_CODES else None
 
 

@@ -30,6 +30,8 @@ def quick() -> Iterator[None]:
     """Turns of the loop are all the time that there is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gateway.pipeline.proxy.CHOICE_PAUSE", 0)
+        for name in ("MIN_PAUSE", "MAX_PAUSE", "STEP"):
+            patch.setattr(f"gateway_plugins.backpressure.pauses.{name}", 0)
         yield
 
 
@@ -193,9 +195,8 @@ class Schedules(RuleBasedStateMachine):
         """Once nothing happens by itself any more."""
         held = sum(self.fleet.undecided().values())
         for call in self.waiting():
-            tried = {attempt.worker for attempt in call.attempts}
             for worker in self.workers.serving(call.model).fit:
-                if worker not in tried and worker.id != call.header("x-barred"):
+                if worker not in call.tried and worker.id != call.header("x-barred"):
                     assert worker.slots.full, f"{call.id} waits though {worker.id} has room"
         assert self.queue_length() == len(self.waiting())
         assert held + self.held_elsewhere() == self.workers.slots.used

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
+from support.workers.full_backlog import full_backlog
 from support.workers.restarting_worker import restarting
 
 from gateway import Worker
-from gateway.config import Config, Probes
+from gateway.config import Config, Probes, Timeouts
 from gateway.config import Worker as Settings
+from gateway.errors import ConnectTimeout
 from gateway.fleet.probes import MAX_MODELS, MAX_NAME_CHARS, Prober, read_models
 from gateway.fleet.registry import Workers
 from gateway.pipeline.local import LocalWorker
@@ -25,6 +27,7 @@ from gateway.testing import (
     ScriptedWorker,
     answer_of,
 )
+from gateway.upstream.connection import Connection
 
 OFTEN = Probes(interval=0.01, fall=3, rise=2, timeout=5, models_interval=None)
 ASKED_OFTEN = Probes(interval=None, models_interval=0.01)
@@ -254,6 +257,38 @@ async def test_worker_without_probes_is_back_once_it_accepts_connections(
         assert not only_worker(live).fit
         await server.start()
         await until(lambda: only_worker(live).fit)
+        assert (await chat(live, "m"))[0] == 200
+
+
+async def test_worker_without_probes_stays_down_while_connections_to_it_time_out(
+    gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.fleet.probing.pulse.ABSENT_INTERVAL", 0.05)
+    async with restarting() as server:
+        server.kill()
+        settings = Settings(url=server.url, probe=False)
+        live = await gateway_for(
+            workers=[settings], probes=NO_PROBES, timeouts=Timeouts(connect=0.05)
+        )
+        assert (await chat(live, "m"))[0] == 502
+        worker = only_worker(live)
+        late: list[ConnectTimeout] = []
+        open_one = worker.pool.open
+
+        async def observed() -> Connection:
+            try:
+                return await open_one()
+            except ConnectTimeout as error:
+                late.append(error)
+                raise
+
+        monkeypatch.setattr(worker.pool, "open", observed)
+        with full_backlog(server.port):
+            await until(lambda: len(late) > 2)
+            assert not worker.fit
+            assert (await chat(live, "m"))[0] == 503
+        await server.start()
+        await until(lambda: worker.fit)
         assert (await chat(live, "m"))[0] == 200
 
 

@@ -34,6 +34,13 @@ def is_kept(call: Call) -> bool:
     return call.state.get(KEPT) is not None
 
 
+def names_object(call: Call) -> bool:
+    """Whether a call whose body was read whole is about an object, whoever keeps it."""
+    if collection_of(call.path) is None:
+        return False
+    return object_of(call.path) is not None or bool(references_of(call.body.data or b""))
+
+
 async def keeping(
     call: Call, registry: Workers, able: Sequence[Worker], workers: Sequence[Worker]
 ) -> Sequence[Worker]:

@@ -15,6 +15,7 @@ from time import monotonic
 from gateway import Call, CallError, ChooseAgain, Worker, Workers
 from gateway_plugins.backpressure.options import Options
 from gateway_plugins.backpressure.order import Kind, Order, Ticket
+from gateway_plugins.backpressure.pauses import Pauses
 from gateway_plugins.backpressure.rate import Rate
 from gateway_plugins.backpressure.refusing import absence, refusal
 from gateway_plugins.backpressure.report import Counts, QueueReport, by_principal, by_priority
@@ -35,12 +36,14 @@ class Gate:
         self._changes = 0
         self._changed = False
         self._freed: Counter[Worker] = Counter()
+        self._pauses = Pauses(self._gain)
         self._looking: asyncio.Handle | None = None
         self._closed = False
 
     def open(self) -> None:
         self._workers.changed.append(self._on_change)
         self._workers.freed.append(self._on_freed)
+        self._workers.hold = self._hold
         self._set_limits()
 
     def close(self) -> None:
@@ -48,6 +51,8 @@ class Gate:
         self._closed = True
         self._workers.changed.remove(self._on_change)
         self._workers.freed.remove(self._on_freed)
+        self._workers.hold = None
+        self._pauses.close()
         self._workers.slots.limit = None
         for worker in self._workers.all:
             worker.slots.limit = None
@@ -75,7 +80,7 @@ class Gate:
 
         Raises ChooseAgain after a wait, or if the workers may have changed; CallError if the call
         may not wait, or has waited too long. Returns an empty sequence if waiting could bring no
-        worker.
+        worker, and in place of that error if a worker has refused the call: its response says more.
         """
         if self._closed:
             return workers
@@ -86,6 +91,8 @@ class Gate:
             self._take_back(ticket)
         if self._looking is not None:
             self._look()
+        if self._pauses.there:
+            workers = self._pauses.open_to(ticket.call, workers, self._rooms.free)
         free = self._rooms.free(workers)
         if free:
             ticket.fly(True)
@@ -94,7 +101,12 @@ class Gate:
         if not workers and not self._may_change(kind):
             return workers
         self._refuse_stale(ticket, kind)
-        await self._wait(ticket, kind)
+        try:
+            await self._wait(ticket, kind)
+        except CallError:
+            if _has_answer(ticket.call):
+                return ()
+            raise
         raise ChooseAgain
 
     def done(self, ticket: Ticket) -> None:
@@ -205,6 +217,10 @@ class Gate:
             ticket.seen = self._changes
             raise ChooseAgain
 
+    def _hold(self, worker: Worker, model: str | None, began: float, asked_for: float) -> bool:
+        may_wait = self._options.no_worker == "wait" and self._options.queue.max_length > 0
+        return may_wait and self._pauses.refused(worker, model, began, asked_for)
+
     # granting
 
     def _on_freed(self, worker: Worker) -> None:
@@ -217,11 +233,11 @@ class Gate:
         if promise is not None:
             self._gain(promise.worker)
 
-    def _gain(self, worker: Worker | None) -> None:
-        """Note room for one more call at `worker`; None: at some worker."""
+    def _gain(self, worker: Worker | None, calls: int = 1) -> None:
+        """Note room for more calls at `worker`; None: at some worker."""
         if self._order:
             if worker is not None:
-                self._freed[worker] += 1
+                self._freed[worker] += calls
             self._look_soon()
 
     def _on_change(self) -> None:
@@ -322,3 +338,9 @@ def _permitted(call: Call, workers: Sequence[Worker]) -> bool:
     """Whether the call's principal may use one of these workers."""
     named = None if call.principal is None else call.principal.workers
     return any(named is None or worker.id in named for worker in workers)
+
+
+def _has_answer(call: Call) -> bool:
+    """Whether a worker has refused the call by a response, which its caller gets in the end."""
+    latest = call.attempts[-1] if call.attempts else None
+    return latest is not None and latest.refused and latest.status is not None
