@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import httpx
 import pytest
-from gateway_plugins.backpressure.pauses import MAX_PAUSE, MAX_PAUSES, Pauses
+from gateway_plugins.backpressure.pauses import ALL, MAX_PAUSE, MAX_PAUSES, Pauses
 from support.plugins.recording_plugin import until
 from support.workers.failing_worker import QUICK, UNSAID, InOrder, assert_idle, refusal
 from support.workers.loading_worker import LOADING, LoadingWorker
@@ -285,6 +285,19 @@ async def test_pauses_are_bounded_in_number_and_in_length(gateway_for: GatewayFo
     pauses.close()
     assert pauses.there == {}
     assert worker.conditions == {}
+
+
+async def test_calls_come_back_in_groups_that_grow_until_all_may(
+    gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MIN_PAUSE", "STEP"):
+        monkeypatch.setattr(f"gateway_plugins.backpressure.pauses.{name}", 0)
+    live = await gateway_for("backpressure", workers=["http://127.0.0.1:9"], probes=NO_PROBES)
+    groups: list[int] = []
+    pauses = Pauses(lambda worker, calls: groups.append(calls))
+    pauses.refused(live.gateway.workers.all[0], "sim", 1.0, 0.0)
+    await until(lambda: not pauses.there)
+    assert groups == [1, 2, 4, 8, 16, 32, 64, ALL]
 
 
 async def test_principal_bound_to_a_dead_worker_waits_for_it(gateway_for: GatewayFor) -> None:

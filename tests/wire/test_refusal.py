@@ -111,6 +111,11 @@ def test_refusal_of_another_gateway_is_read(error: CallError) -> None:
     assert read_refusal(error.status, error.body()) == "busy"
 
 
+def test_refusal_of_one_call_is_not_taken_for_a_lack_of_room() -> None:
+    body = {"error": {"message": "old weights", "code": "wrong_version"}}
+    assert read_refusal(503, json.dumps(body).encode()) == "not_this"
+
+
 @pytest.mark.parametrize("program", NO_MODEL)
 def test_refusal_of_a_model_is_read(program: str) -> None:
     status, body = NO_MODEL[program]
