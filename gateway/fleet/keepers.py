@@ -75,19 +75,29 @@ class Keepers:
         return b"" if kept is None else msgspec.msgpack.encode(kept)
 
     async def _search(self, name: str, workers: Sequence[Worker]) -> Kept | None:
-        """Ask all workers for the object, as the server of just one of them has it."""
+        """Ask all workers for the object, as the server of just one of them has it.
+
+        The first one that has it ends the search, so that a slow one delays nobody.
+        """
         async with self._searches:
-            remote = [worker for worker in workers if worker.remote]
-            has = await asyncio.gather(*(_has(worker, name) for worker in remote))
-        found = [worker for worker, yes in zip(remote, has, strict=True) if yes]
-        return Kept(found[0].id) if found else None
+            asked = [asyncio.create_task(_kept_by(one, name)) for one in workers if one.remote]
+            try:
+                for answered in asyncio.as_completed(asked):
+                    found = await answered
+                    if found is not None:
+                        return found
+            finally:
+                for task in asked:
+                    task.cancel()
+        return None
 
 
-async def _has(worker: Worker, name: str) -> bool:
+async def _kept_by(worker: Worker, name: str) -> Kept | None:
     try:
-        return (await worker.request("GET", name, timeout=SEARCH_TIMEOUT)).status == 200
+        answer = await worker.request("GET", name, timeout=SEARCH_TIMEOUT)
     except CallError:
-        return False
+        return None
+    return Kept(worker.id) if answer.status == 200 else None
 
 
 class Learner:

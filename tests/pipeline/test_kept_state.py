@@ -1,5 +1,6 @@
 """Calls about an object that one worker keeps go to that worker."""
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -21,13 +22,15 @@ class Server:
         self.name = name
         self.kept: set[str] = set()
         self.asked: Counter[str] = Counter()
-        self.busy = False
+        self.busy = self.hangs = False
 
     async def __call__(self, connection: ScriptedConnection) -> None:
         while True:
             head, _, body = (await connection.read_request()).partition(b"\r\n\r\n")
             method, target = head.decode().split(" ")[:2]
             self.asked[f"{method} {target}"] += 1
+            if self.hangs:
+                await asyncio.Event().wait()
             await connection.write(self._answer(method, target, body))
 
     def _answer(self, method: str, target: str, body: bytes) -> bytes:
@@ -118,6 +121,8 @@ async def test_other_objects_stay_at_the_worker_that_made_them(gateway_for: Gate
             batch = await found.post("/v1/batches", input_file_id=file["id"])
             assert batch["at"] == file["at"]
             assert await found.at(f"/v1/batches/{batch['id']}") == file["at"]
+            video = await found.post("/v1/videos")
+            assert await found.at(f"/v1/videos/{video['id']}/content") == video["at"]
             talk = await found.post("/v1/conversations")
             said = await found.post("/v1/responses", conversation=talk["id"])
             assert said["at"] == talk["at"]
@@ -132,6 +137,18 @@ async def test_streamed_response_is_known_by_its_first_event(gateway_for: Gatewa
             more = await found.post("/v1/responses", previous_response_id=made["id"])
             assert more["at"] == made["at"]
             assert sum(server.asked.total() for server in found.servers) == before + 1
+
+
+async def test_object_is_found_though_another_worker_does_not_answer(
+    gateway_for: GatewayFor,
+) -> None:
+    async with fleet(gateway_for) as found:
+        made = await found.post("/v1/responses", input="hi")
+        found.forget()
+        for server in found.servers:
+            server.hangs = server.name != made["at"]
+        async with asyncio.timeout(3):
+            assert await found.at(f"/v1/responses/{made['id']}") == made["at"]
 
 
 async def test_object_that_nobody_keeps_is_the_workers_to_deny(gateway_for: GatewayFor) -> None:

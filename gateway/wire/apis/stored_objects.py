@@ -1,4 +1,4 @@
-"""Objects that a worker keeps: responses, conversations, files and batches, by their paths.
+"""Objects that a worker keeps: responses, conversations, files, batches, videos, by their paths.
 
 The path of an object, `/v1/responses/resp_1`, is its name here.
 """
@@ -15,8 +15,9 @@ CONVERSATIONS = "/v1/conversations"
 FILES = "/v1/files"
 BATCHES = "/v1/batches"
 UPLOADS = "/v1/uploads"
+VIDEOS = "/v1/videos"
 
-COLLECTIONS = frozenset((RESPONSES, CONVERSATIONS, FILES, BATCHES, UPLOADS))
+COLLECTIONS = frozenset((RESPONSES, CONVERSATIONS, FILES, BATCHES, UPLOADS, VIDEOS))
 
 NO_IDS = frozenset(("render", "derender", "compact", "input_tokens"))
 """What stands in place of an id in paths of engines."""
