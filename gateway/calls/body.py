@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from gateway.errors import NOT_JSON, BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
 from gateway.headers import Headers, get_header
-from gateway.wire.request import lone_half, readable
+from gateway.wire.surrogates import lone_half, readable
 
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
@@ -41,7 +41,7 @@ class Body:
     """A request body. `data` is the whole body once it has been read, None before.
 
     `readable` is `data` for those who parse it: the same, but that a lone half of a surrogate pair
-    in it is U+FFFD (see gateway.wire.request). Workers get `data`.
+    in it is U+FFFD (see gateway.wire.surrogates). Workers get `data`.
     `length` is its size in bytes, None if it is unknown before reading. `limit` is the maximum size
     in bytes: reading more raises BodyTooLarge.
     """

@@ -30,7 +30,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.wire.apis.openai_events import as_events
 from gateway.wire.apis.openai_files import MODELS
 from gateway.wire.dialect import Dialect
-from gateway.wire.request import readable
+from gateway.wire.surrogates import readable
 
 log = logging.getLogger("gateway")
 

@@ -25,7 +25,7 @@ import msgspec
 
 from gateway.errors import NOT_JSON, InvalidJSON
 from gateway.wire.dialect import Dialect
-from gateway.wire.request import guarded, is_true
+from gateway.wire.request import is_true
 from gateway.wire.sse import DONE, Event, with_data
 from gateway.wire.stripping.any_frame import AnyFrame
 from gateway.wire.stripping.exact_event import (
@@ -41,6 +41,7 @@ from gateway.wire.stripping.fast_strip import NULL as RAW_NULL
 from gateway.wire.stripping.fast_strip import Choice, Frame, frame_of, strip_response
 from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited
 from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
+from gateway.wire.surrogates import guarded
 
 Injection = Literal["token_ids", "logprobs", "usage"]
 StripOne = Callable[[bytes], bytes | None]

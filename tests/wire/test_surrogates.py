@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.wire.injection import rewrite
-from gateway.wire.request import guarded, readable
+from gateway.wire.surrogates import guarded, readable
 
 PIECES = [
     *(rb"\ud83d", rb"\ude00", rb"\uD83D", rb"\uDE00", rb"\\", rb"\n", rb"\u00e9", rb"\ufffd"),
