@@ -121,9 +121,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         An upper bound: engines differ in which field they prefer, and some read a negative maximum
         as none.
         """
-        bounds = read_bounds(body)
-        if self.nested:
-            bounds = read_bounds(bytes(bounds.sampling_params))
+        bounds = read_bounds(body, nested=self.nested)
         most: int | None = None
         for name in self.max_tokens:
             limit: int | None = getattr(bounds, name)

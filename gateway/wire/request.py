@@ -66,12 +66,16 @@ def read_head(body: bytes) -> RequestHead:
         return RequestHead()
 
 
-def read_bounds(body: bytes) -> RequestBounds:
-    """Return the bounds of a request; none if `body` is no JSON object: the worker rejects it."""
+def read_bounds(body: bytes, *, nested: bool = False) -> RequestBounds:
+    """Return the bounds of a request; none if `body` is no JSON object: the worker rejects it.
+
+    `nested`: they are in its `sampling_params`.
+    """
     try:
-        return _read_bounds(body)
+        bounds = _read_bounds(body)
     except NOT_JSON:
-        return _bounds_of(_fields_of(body))
+        bounds = _bounds_of(_fields_of(body))
+    return read_bounds(bytes(bounds.sampling_params)) if nested else bounds
 
 
 def read_prompts(body: bytes, field: str) -> Prompts:

@@ -70,6 +70,8 @@ def test_finish_reasons_tell_a_whole_stream_and_done_does_not() -> None:
     assert stream(event() + event(finish="stop")) == FINISHED
     assert stream(event() + DONE) == Ending(finished=False)
     assert stream(event(finish="") + DONE) == Ending(finished=False)
+    assert stream(event(finish="null") + DONE) == Ending(finished=False)
+    assert stream(event(finish="null") + event(finish="stop")) == FINISHED
     assert stream(b"") == Ending(finished=False), "200 and nothing at all"
     assert stream(b"", whole=False) == UNKNOWN, "what came before may tell"
 
@@ -91,6 +93,13 @@ def test_cut_completion_has_to_finish_each_prompt_too() -> None:
     api, tail = api_of("/v1/completions"), Tail(event(0, "stop") + event(1, "stop"), True, False)
     for prompt, n, finished in (("a", 2, True), (["a", "b"], 1, True), ([[1], [2]], 2, False)):
         request = msgspec.json.encode({"prompt": prompt, "n": n})
+        assert ending_of_stream(api, tail, request).finished == finished
+
+
+def test_cut_stream_of_token_ids_has_to_finish_each_choice_too() -> None:
+    api, tail = api_of("/inference/v1/generate"), Tail(event(0, "stop"), True, False)
+    for n, finished in ((1, True), (2, False)):
+        request = msgspec.json.encode({"token_ids": [1, 2], "sampling_params": {"n": n}})
         assert ending_of_stream(api, tail, request).finished == finished
 
 
@@ -185,7 +194,7 @@ def test_words_of_the_model_are_not_taken_for_the_end() -> None:
     assert stream(said + event(finish="stop") + DONE) == FINISHED
 
 
-_FINISH = st.sampled_from([None, "", "stop", "length", "abort", "error", {"type": "abort"}])
+_FINISH = st.sampled_from([None, "", "null", "stop", "length", "abort", "error", {"type": "abort"}])
 _EVENTS = st.lists(
     st.one_of(
         st.builds(event, st.integers(0, 2), _FINISH),

@@ -40,6 +40,8 @@ class Ends(Protocol):
     def tells_end(self) -> bool: ...
     @property
     def prompts(self) -> str: ...
+    @property
+    def nested(self) -> bool: ...
 
 
 class Ending(msgspec.Struct, frozen=True, gc=False):
@@ -103,7 +105,9 @@ def ends_as_most(text: bytes) -> bool:
     if b'"error"' in text or b'"abort' in text or not text.endswith(b"data: [DONE]\n\n"):
         return False
     last = text.rfind(b'"finish_reason":"')
-    return last > 0 and text[last + 17] != _QUOTE and b'"finish_reason":' not in text[last + 17 :]
+    if last < 0 or text[last + 17] == _QUOTE or text.startswith(b'null"', last + 17):
+        return False
+    return b'"finish_reason":' not in text[last + 17 :]
 
 
 def is_as_most(text: bytes) -> bool:
@@ -116,6 +120,7 @@ def is_as_most(text: bytes) -> bool:
         or b'"abort' in text
         or b'"finish_reason":null' in text
         or b'"finish_reason":""' in text
+        or b'"finish_reason":"null"' in text
         or b'"finish_reason": ' in text
     )
 
@@ -207,7 +212,7 @@ class _Seen:
             reason = choice.finish_reason
             if isinstance(reason, dict):  # SGLang's own form
                 reason = reason.get("type")
-            if reason:
+            if reason and reason != "null":  # some engines send the word while a choice goes on
                 self._finished.add(index)
                 self._aborted |= reason == "abort"
                 if reason == "error":
@@ -262,7 +267,7 @@ def _is_of_the_request(error: object) -> bool:
 
 def _choices_of(api: Ends, request: bytes) -> int:
     prompts = read_prompts(request, api.prompts).count if api.prompts else 1
-    return prompts * max(read_bounds(request).n or 1, 1)
+    return prompts * max(read_bounds(request, nested=api.nested).n or 1, 1)
 
 
 def _stop_reason(delta: bytes) -> bytes:

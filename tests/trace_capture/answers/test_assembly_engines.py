@@ -150,6 +150,14 @@ def test_assembly_reads_numbers_that_json_does_not_have_as_null(word: str, strea
     assert rebuilt["choices"][0]["message"]["content"] == "Infinity"
 
 
+@pytest.mark.parametrize("goes_on", [b"null", b'""', b'"null"'])
+def test_assembly_takes_no_sign_that_a_choice_goes_on_for_its_end(goes_on: bytes) -> None:
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":%b}]}\n\n'
+    for finish, expected in ((goes_on, None), (b'"stop"', "stop")):
+        answer = assemble(CHAT, event % finish + event % goes_on, streamed=True)
+        assert [part.finish_reason for part in answer.parts] == [expected]
+
+
 def split_stream(*halves: bytes) -> bytes:
     written = [
         b'{"choices":[{"index":0,"delta":{"content":"%b"},"token_ids":[%d],"finish_reason":%b}]}'

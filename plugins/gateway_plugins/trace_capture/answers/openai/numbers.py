@@ -18,6 +18,9 @@ from gateway_plugins.trace_capture.answers.openai.structs import (
 from gateway_plugins.trace_capture.codec import fits_float32
 
 _NOTHING = Extra()
+_GOES_ON = (UNSET, None, "", "null")
+"""Finish reasons of a choice that goes on; some engines send the word."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -118,7 +121,8 @@ def _finish(part: Part, extra: Extra, chunks: Sequence[Any]) -> Part:
         extra.logprobs = part.logprobs
     if extra != _NOTHING:
         part.extra = _encode(extra)
-    part.finish_reason = next((c.finish_reason for c in reversed(chunks) if c.finish_reason), None)
+    reasons = (chunk.finish_reason for chunk in reversed(chunks))
+    part.finish_reason = next((reason for reason in reasons if reason not in _GOES_ON), None)
     return part
 
 
