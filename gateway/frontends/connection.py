@@ -34,6 +34,8 @@ STATUS_LINES = {
     for status in range(100, 600)
 }
 
+_FRAMING = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+
 VERSIONS = frozenset({"1.1", "1.0"})
 
 MAX_PIPELINED = 256
@@ -166,11 +168,19 @@ class CallerConnection(HttpToolsProtocol):
         if not self._head_open:
             return  # a trailer is no part of the header, see RFC 9110, 6.5.1
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        elif name == b"upgrade":
-            self._offers_upgrade = True
+        if name in _FRAMING:
+            self._note(name, value.lower())
         self.headers.append((name, value))
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"upgrade":
+            self._offers_upgrade = True
+        elif name == b"transfer-encoding":
+            if any(coding.strip() not in (b"", b"chunked") for coding in value.split(b",")):
+                self.fault = NotSupported("the only transfer-encoding of a request is chunked")
+                raise ValueError  # makes llhttp fail
+        elif value == b"100-continue":
+            self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:

@@ -196,6 +196,19 @@ async def test_body_that_is_no_http_is_the_callers_fault(
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"GZIP,chunked", b"deflate , chunked"])
+async def test_body_in_another_transfer_coding_is_refused(coding: bytes) -> None:
+    """Its bytes would reach the worker without a word that they are coded."""
+    async with ScriptedWorker(OK) as worker, live(before(worker)) as gateway:
+        async with asyncio.timeout(PATIENCE), RawClient(*gateway.server.address) as client:
+            head = head_of("POST", CHAT, [(b"transfer-encoding", coding)])
+            await client.send(head + b"2\r\n{}\r\n0\r\n\r\n")
+            answer = await client.answer()
+            assert (answer.status, code_of(answer)) == (501, "not_supported")
+            assert await client.ended()
+    assert not worker.requests
+
+
 @pytest.mark.parametrize("first", [b"GET /v1/models", b"GET /v1/models HTTP/2.0", b"GET / HTTP/9"])
 async def test_other_versions_of_http_are_refused(first: bytes) -> None:
     async with ScriptedWorker(OK) as worker, live(before(worker)) as gateway:
