@@ -62,7 +62,7 @@ def is_plain(headers: Headers) -> bool:
 
 
 class Sniffing:
-    """The Reader of a response to a call that asked for a stream, in another content type.
+    """The Reader of a response in a content type that does not fit what the call asked for.
 
     The first bytes show whether it is an event stream nevertheless. `choose` is called with that,
     and returns the reader for the whole response.

@@ -38,6 +38,8 @@ from gateway.wire.reported.ending import (
 
 EVENT_STREAM = (b"content-type", b"text/event-stream")
 
+JSON = (b"content-type", b"application/json")
+
 LIMITS = b"x-ratelimit-"
 
 OWN = frozenset({b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"})
@@ -121,8 +123,14 @@ class Relay(PhaseTimer):
         if coding not in PLAIN and not self._decodes(coding or b""):
             return
         call = self._exchange.call
-        may_stream = b'"stream"' in (call.body.data or b"") or call.overwritten  # cheap to tell
-        if status == 200 and not self._events and may_stream and call.streams:
+        text = call.body.data or b""
+        may_stream = b'"stream"' in text or bool(call.overwritten)  # cheap to tell
+        if self._events:  # a stream that nobody asked for may be none
+            doubtful = b"true" not in text and not call.streams
+        else:
+            doubtful = may_stream and call.streams
+        if doubtful and status == 200:
+            self._events = False  # until its first bytes tell
             self._reader = Sniffing(self._sniffed)
         else:
             self._reader = self._chosen(self._headers)
@@ -244,10 +252,11 @@ class Relay(PhaseTimer):
         The caller gets the worker's own content type.
         """
         self._events = events
-        if events:
-            self._exchange.cancel_scope.has_all = self._has_all
+        self._exchange.cancel_scope.has_all = self._has_all if events else None
+        if events == is_event_stream(self._headers):
+            return self._chosen(self._headers)
         lines = [line for line in self._headers if line[0] != b"content-type"]
-        return self._chosen([*lines, EVENT_STREAM] if events else self._headers)
+        return self._chosen([*lines, EVENT_STREAM if events else JSON])
 
     def _decodes(self, coding: bytes) -> bool:
         """Prepare to decode a compressed response if it has to be read.

@@ -264,6 +264,20 @@ async def test_plain_answer_is_stripped_whatever_was_asked_for_and_announced(
     assert answer.content == BARE
 
 
+@pytest.mark.parametrize("asked", [{}, {"stream": False}])
+@pytest.mark.parametrize("body", [PLAIN, EVENT])
+async def test_event_stream_that_nobody_asked_for_is_what_its_bytes_are(
+    gateway_for: GatewayFor, asked: dict[str, object], body: bytes
+) -> None:
+    async with ScriptedWorker(answer_of(body, content_type="text/event-stream")) as worker:
+        live = await gateway_for(Injecting, workers=[worker.url])
+        answer = await live.client.post("/v1/chat/completions", json={**CHAT, **asked})
+
+    assert answer.content == body.replace(b"[1]", b"null")
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert live.plugin(Injecting).streams == [body is EVENT]
+
+
 async def test_empty_answer_to_a_stream_stays_empty(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(answer_of(b"")) as worker:
         live = await gateway_for(Injecting, workers=[worker.url])

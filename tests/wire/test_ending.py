@@ -156,6 +156,12 @@ def test_error_under_status_200_is_an_error() -> None:
     assert plain({"error": "no"}, "/v1/files/f").error is None, "an object may have such a field"
 
 
+def test_detail_under_status_200_is_an_error() -> None:
+    assert plain({"detail": "no"}) == Ending(error="no", fault=True)
+    choices = [{"index": 0, "finish_reason": "stop"}]
+    assert plain({"detail": "no", "choices": choices}) == FINISHED
+
+
 def test_unfinished_choice_of_a_plain_response_is_told() -> None:
     choices = [{"index": 0, "finish_reason": "stop"}, {"index": 1, "finish_reason": None}]
     assert plain({"choices": choices}) == Ending(finished=False)

@@ -145,6 +145,7 @@ class _Said(msgspec.Struct, gc=False):
     stop_reason: Any = None
     code: Any = None
     message: Any = None
+    detail: Raw = Raw()
     delta: Raw = Raw()
     response: Raw = Raw()
 
@@ -180,6 +181,9 @@ class _Seen:
         """Add a whole plain response."""
         self._add_choices(said)
         self._add_error(said)
+        if said.choices is None and bytes(said.detail) not in _NOTHING:
+            value = _any(bytes(said.detail))
+            self._fail(error_message(value), value)
         if said.object == "response":
             self._over = said.status in ("completed", "incomplete")
             self._aborted |= said.status == "cancelled"
