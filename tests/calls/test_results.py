@@ -121,6 +121,11 @@ CASES: dict[str, tuple[str, str, Script]] = {
     ),
     "broken off": ("error", "worker_broke_off", [token(1), token(2)]),
     "engine's error": ("error", "error_event", [token(1), sse(DEAD) + DONE, END]),
+    "an error by the name of its event": (
+        "error",
+        "error_event",
+        [token(1, "stop"), b"event: error\ndata: died\n\n" + sse(USAGE) + DONE, END],
+    ),
     "left at the error": ("error", "error_event", [token(1), sse(DEAD), LEAVES, HOLDS]),
     "aborted": ("aborted", "aborted", [token(1), token(2, "abort"), sse(USAGE) + DONE, END]),
 }

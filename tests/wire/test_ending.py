@@ -150,6 +150,17 @@ def test_end_is_read_from_what_is_no_json(around: bytes, word: bytes, finish: by
     assert ending_of_answer(api_of(CHAT), Tail(said, True, True)) == expected
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"boom", "boom"), (b'{"message":"boom"}', "boom"), (b'["boom"]', '["boom"]')],
+)
+def test_event_named_error_is_an_error(data: bytes, message: str) -> None:
+    said = event(finish="stop") + b"event: error\ndata: %b\n\n" % data + DONE
+    assert stream(said) == Ending(finished=True, error=message, fault=True)
+    assert not ends_as_most(said)
+    assert stream(said.replace(b"event: error", b"event: other")).error is None
+
+
 def test_error_under_status_200_is_an_error() -> None:
     assert plain({"error": {"message": "dead"}}) == Ending(error="dead", fault=True)
     assert plain({"error": None, "choices": [{"finish_reason": "stop"}]}) == FINISHED
@@ -160,6 +171,7 @@ def test_detail_under_status_200_is_an_error() -> None:
     assert plain({"detail": "no"}) == Ending(error="no", fault=True)
     choices = [{"index": 0, "finish_reason": "stop"}]
     assert plain({"detail": "no", "choices": choices}) == FINISHED
+    assert not is_as_most(b'{"detail":"no"}')
 
 
 def test_unfinished_choice_of_a_plain_response_is_told() -> None:

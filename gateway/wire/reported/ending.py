@@ -102,7 +102,12 @@ def ends_as_most(text: bytes) -> bool:
 
     Cheap, and certain only if True. In a text of the model all quotation marks are escaped.
     """
-    if b'"error"' in text or b'"abort' in text or not text.endswith(b"data: [DONE]\n\n"):
+    if (
+        b'"error"' in text
+        or b'"abort' in text
+        or b"\nevent:" in text
+        or not text.endswith(b"data: [DONE]\n\n")
+    ):
         return False
     last = text.rfind(b'"finish_reason":"')
     if last < 0 or text[last + 17] == _QUOTE or text.startswith(b'null"', last + 17):
@@ -115,7 +120,7 @@ def is_as_most(text: bytes) -> bool:
 
     Cheap, and certain only if True, as `ends_as_most` is.
     """
-    return not (
+    return b'"finish_reason":"' in text and not (
         b'"error"' in text
         or b'"abort' in text
         or b'"finish_reason":null' in text
@@ -311,4 +316,14 @@ def _data_of(text: bytes) -> Iterator[bytes]:
         return
     for event in events:
         if event.data is not None:
-            yield event.data
+            yield event.data if event.event != "error" else _as_error(event.data)
+
+
+def _as_error(data: bytes) -> bytes:
+    """Return the data of an event that only its name tells to be an error as one that says so."""
+    if b'"error"' in data:
+        return data
+    try:
+        return msgspec.json.encode({"error": _decode_any(data)})
+    except NOT_JSON:
+        return msgspec.json.encode({"error": data.decode(errors="replace")})

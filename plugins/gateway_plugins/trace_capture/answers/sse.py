@@ -38,12 +38,21 @@ def _single_lines(text: bytes) -> list[bytes] | None:
 
 
 def _data(frame: bytes) -> bytes | None:
-    lines = [
-        value.removeprefix(b" ")
-        for name, _, value in (line.partition(b":") for line in frame.split(b"\n"))
-        if name == b"data"
-    ]
-    return b"\n".join(lines) if lines else None
+    fields = [line.partition(b":") for line in frame.split(b"\n")]
+    lines = [value.removeprefix(b" ") for name, _, value in fields if name == b"data"]
+    if not lines:
+        return None
+    data = b"\n".join(lines)
+    named = any(name == b"event" and value.strip() == b"error" for name, _, value in fields)
+    return _as_error(data) if named and b'"error"' not in data else data
+
+
+def _as_error(data: bytes) -> bytes:
+    """Return the data of an event that only its name tells to be an error as one that says so."""
+    try:
+        return msgspec.json.encode({"error": msgspec.json.decode(data)})
+    except UNREADABLE:
+        return msgspec.json.encode({"error": data.decode(errors="replace")})
 
 
 def _is_whole(data: bytes) -> bool:
