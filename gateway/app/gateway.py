@@ -212,6 +212,7 @@ class Gateway:
 
         Without any worker yet the status is `ok`: trainers wait for it before they add theirs.
         """
+        await self.storage.look()
         ready, reasons = self._has_worker, list(self._unwell())
         status = "degraded" if reasons else "ok"
         if not ready and self.workers.all:

@@ -37,6 +37,9 @@ log = logging.getLogger("gateway.storage")
 
 FLUSH = Topic("storage", "flush")
 
+LOOK_INTERVAL, LOOK_TIMEOUT = 1.0, 1.0
+"""Seconds between two looks at a file that cannot be read, and the maximum of one."""
+
 CLOSE_TIMEOUT = 10.0
 """Seconds to wait for the writer at shutdown."""
 
@@ -69,6 +72,7 @@ class Storage:
         self._readers: Readers | None = None
         self._changes: set[asyncio.Future[Any]] = set()
         self._is_damaged = False
+        self._next_look = 0.0
 
     async def open(self) -> None:
         """Open the file and create or update the tables; does nothing if open already.
@@ -194,6 +198,22 @@ class Storage:
         if self.health.unread and not self._is_damaged:
             self.health.unread = ""
         return result
+
+    async def look(self) -> None:
+        """Update `health.unread` if another file is at the path, or the file could not be read.
+
+        Another process, or nobody, may have read it since. Raises nothing.
+        """
+        loop = asyncio.get_running_loop()
+        if self._readers is None or loop.time() < self._next_look:
+            return
+        if self._in_use.is_there and not self.health.unread:
+            return
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                await self.read(lambda db: list(db.select("SELECT count(*) FROM sqlite_schema")))
+        except (StorageError, TimeoutError):
+            self._next_look = loop.time() + LOOK_INTERVAL
 
     async def _follow_file(self) -> None:
         """Have the writer open the file that is at the path now."""

@@ -140,3 +140,30 @@ async def test_health_is_not_ok_while_traces_cannot_be_read(
     path.with_name("empty").replace(path)
     assert (await live.client.get("/sessions")).json() == []
     assert (await live.client.get("/health")).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("how", ["garbage", "no folder", "no target"])
+async def test_health_of_an_idle_gateway_knows_that_its_file_is_gone(
+    gateway_for: GatewayFor, path: Path, how: str
+) -> None:
+    home = path.with_name("home")
+    home.mkdir()
+    path = home / path.name
+    live = await gateway_for("sessions", "trace_capture", storage=StorageSettings(path=str(path)))
+    assert (await live.client.get("/health")).json() == {"status": "ok"}
+    if how == "garbage":
+        path.with_name("new").write_bytes(b"no database" * 1_000)
+        path.with_name("new").replace(path)
+    elif how == "no target":
+        path.with_name("new").symlink_to(path.with_name("nowhere") / "x")
+        path.with_name("new").replace(path)
+    else:
+        home.rename(home.with_name("away"))
+    health = (await live.client.get("/health")).json()
+    assert health["status"] == "degraded"
+    assert "traces and usage cannot be read" in health["reason"]
+    home.mkdir(exist_ok=True)
+    path.with_name("empty").touch()
+    path.with_name("empty").replace(path)
+    assert (await live.client.get("/sessions")).json() == []
+    assert (await live.client.get("/health")).json() == {"status": "ok"}

@@ -197,8 +197,16 @@ def open_for_writing(
     with contextlib.suppress(OSError):  # SQLite's error will be clearer
         in_use.put_log_aside()
         _create(path)
-    db = Connection(path, "mode=rw")
-    db.lock = lock or db.lock
+    with in_use.forgotten_if_closed():
+        db = Connection(path, "mode=rw")
+        db.lock = lock or db.lock
+        _prepare(db, durability, migrations, in_use)
+    return db
+
+
+def _prepare(
+    db: Connection, durability: Durability, migrations: Sequence[Migrations], in_use: FileInUse
+) -> None:
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
@@ -212,7 +220,6 @@ def open_for_writing(
     except BaseException:
         db.close()
         raise
-    return db
 
 
 def connect_read_only(path: Path, mode: Mode = "mode=ro") -> Connection:

@@ -6,18 +6,23 @@ beside it, and a new connection would read the pages of both as one database:
 https://www.sqlite.org/howtocorrupt.html, "unlinking or renaming a database file while in use".
 """
 
+import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.storage.sqlite.faults import FileGone
+from gateway.errors import StorageError
+from gateway.storage.sqlite.faults import FileGone, is_busy
 
 log = logging.getLogger("gateway.storage")
 
 Identity = tuple[int, int]
 """Device and inode."""
+
+NO_FILE: Identity = (-1, -1)
 
 LOG_SUFFIXES = ("-wal", "-shm")
 
@@ -36,9 +41,24 @@ class FileInUse:
         with self._lock:
             self._file, self._log = identity(self._path), identity(_beside(self._path, "-wal"))
 
+    @contextlib.contextmanager
+    def forgotten_if_closed(self) -> Iterator[None]:
+        """Forget the file if opening it fails: a new one may get the inode of one that is gone."""
+        try:
+            yield
+        except StorageError as error:
+            if self._file is not None and not is_busy(error):
+                self._file = NO_FILE
+            raise
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file at the path is the one that the writer has, if it has any."""
+        return self._file is None or identity(self._path) == self._file
+
     def check(self) -> None:
         """Raise FileGone if there is another file at the path than the one that the writer has."""
-        if self._file is not None and identity(self._path) != self._file:
+        if not self.is_there:
             raise FileGone("the database file was deleted or replaced")
 
     def put_log_aside(self) -> None:
