@@ -31,6 +31,7 @@ class AnyFrame:
         "_before",
         "_blank",
         "_drop_empty",
+        "_fields",
         "_ids",
         "_logprobs",
         "_no_logprobs",
@@ -52,6 +53,7 @@ class AnyFrame:
         self._before = before
         self._after = after
         self._blank = tuple(blank)
+        self._fields = frozenset(blank)
         self._ids = "token_ids" in blank
         self._logprobs = "logprobs" in blank
         self._spaced = spaced
@@ -65,8 +67,12 @@ class AnyFrame:
         if not (raw.startswith(before) and raw.endswith(after)):
             return None
         bare = raw[len(before) : -len(after)]
-        choice = exact_choice(bare, spaced=self._spaced)
+        choice = _choice(bare)
         if choice is None or not self._is_known(choice):
+            return None
+        if self._fields.isdisjoint(choice):
+            return raw  # a worker that did not send what it was asked for
+        if write_choice(choice, spaced=self._spaced) != bare:
             return None
         told = [name for name in self._blank if choice.get(name, _NULL) != _NULL]
         if not told:
@@ -123,13 +129,18 @@ def any_frame_of(
 
 def exact_choice(bare: bytes, *, spaced: bool) -> dict[str, Raw] | None:
     """Decode a choice; None if encoding it again would not give the same bytes on one line."""
+    choice = _choice(bare)
+    return choice if choice is not None and write_choice(choice, spaced=spaced) == bare else None
+
+
+def _choice(bare: bytes) -> dict[str, Raw] | None:
+    """Decode a choice that is one line of JSON."""
     if bare.find(b"\n") >= 0 or bare.find(b"\r") >= 0:
         return None
     try:
-        choice = _decode(bare)
+        return _decode(bare)
     except NOT_JSON:
         return None
-    return choice if write_choice(choice, spaced=spaced) == bare else None
 
 
 def write_choice(choice: dict[str, Raw], *, spaced: bool) -> bytes:

@@ -108,6 +108,26 @@ def test_quick_way_of_whole_events_equals_the_slow_one(
     assert quick == slow
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'"token_ids":[1],"token_ids":null,',
+        rb'"token\u005fids":[1],',
+        b'"finish_reason":"stop",',
+        b'"logprobs":null,',
+        b"\n",
+    ],
+)
+def test_stream_of_a_worker_that_ignores_what_is_injected_is_watched(odd: bytes) -> None:
+    bare = event_of([{"index": 0, "delta": {"content": "x"}, "finish_reason": None}])
+    data = (bare.data or b"").replace(b'"index"', odd + b'"index"')
+    events = [bare, bare, Event(encode(data), data), bare, LAST, TOLD]
+    quick, slow = both(events, ALL, True)
+
+    assert quick == slow
+    assert b"[1]" not in b"".join(quick)
+
+
 def test_prompt_ids_beside_the_usage_do_not_move_to_the_caller() -> None:
     stripper = Stripper(ALL)
     stripper.event(LAST)
