@@ -24,7 +24,7 @@ INSERT INTO traces SELECT i, printf('%012x%020x', :at + i / 1000, i), 's' || (i 
 """
 _CALLS = """
 INSERT INTO usage_calls SELECT i, CAST(printf('%016x', i) AS BLOB), :time,
-    'key-' || (i % :keys), 'bench-model', '127.0.0.1', 'realtime', 0, 32, 64, 0, 0, 0 FROM n
+    'key-' || (i % :keys), 'bench-model', '127.0.0.1', 'realtime', 0, 32, 64, 0, 0, 0, 0 FROM n
 """
 _SESSIONS = """
 INSERT OR REPLACE INTO sessions (session_id, created_at, last_at, traces, owner)

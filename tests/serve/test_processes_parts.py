@@ -82,7 +82,7 @@ async def test_concurrent_worker_changes_do_not_undo_each_other(
             a.client.post("/admin/workers", json={"url": "http://b:1", "worker_id": "x"}),
             b.client.post("/admin/workers", json={"url": "http://c:1", "worker_id": "x"}),
         )
-        assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 400]
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 409]
         overlays = [gateway.workers.overlay for gateway in gateways]
         assert overlays[0] == overlays[1] == overlays[2]
         found = gateways[0].workers.find("w")
