@@ -14,6 +14,7 @@ from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
 from gateway.config.misfit import json_mistake
 from gateway.errors import (
+    MAX_RETRY_AFTER,
     NOT_JSON,
     BadRequest,
     BodyTooLarge,
@@ -29,6 +30,7 @@ from gateway.errors import (
     Unauthorized,
     UpstreamError,
     UpstreamTimeout,
+    retry_after,
 )
 from gateway.fleet.injection_support import RefusedInjections
 from gateway.fleet.registry import Workers
@@ -84,6 +86,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENGINE_ERROR",
+    "MAX_RETRY_AFTER",
     "NOT_JSON",
     "SCOPES",
     "Answer",
@@ -168,6 +171,7 @@ __all__ = [
     "open_read_only",
     "path_of",
     "read_session_id",
+    "retry_after",
     "split_session_path",
     "tokens_of",
 ]

@@ -46,10 +46,28 @@ becomes a HookFailed. The envelope is `{"error": {"message", "type", "param", "c
 response is never wrapped in it.
 """
 
+from math import ceil
+
 import msgspec
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises if bytes of others are no JSON, not of the wanted type, or nest too deep."""
+
+
+MIN_RETRY_AFTER = 1
+"""Minimum of `Retry-After` in seconds."""
+
+MAX_RETRY_AFTER = 59
+"""Maximum of `Retry-After` in seconds, for the gateway and its plugins.
+
+Some clients sleep all of it, however long, in silence. The AI SDK ignores waits of 60 seconds and
+more and comes back after two, see findings/retry_after_60_is_2_in_ai_sdk.sh.
+"""
+
+
+def retry_after(seconds: float) -> int:
+    """Return a wait as `Retry-After` may have it: whole seconds, within the bounds."""
+    return ceil(min(max(seconds, MIN_RETRY_AFTER), MAX_RETRY_AFTER))
 
 
 class GatewayError(Exception):

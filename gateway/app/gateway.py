@@ -25,11 +25,11 @@ from gateway.config import Config
 from gateway.control.routes import ControlRoute
 from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.control.workers import WorkersAdmin
+from gateway.errors import MIN_RETRY_AFTER
 from gateway.fleet.persisted import PersistedWorkers
 from gateway.fleet.probes import Prober
 from gateway.fleet.registry import Workers
 from gateway.fleet.replicated import ReplicatedWorkers
-from gateway.fleet.times.outlook import MIN_WAIT
 from gateway.frontends.http import Edge
 from gateway.headers import path_of
 from gateway.pipeline.local import LocalHandler, LocalWorker
@@ -225,7 +225,7 @@ class Gateway:
     async def _ready(self, _: object) -> Response:
         """Return 200 if a call may go to a worker now, else 503."""
         if self.draining:
-            status, seconds = "draining", MIN_WAIT
+            status, seconds = "draining", MIN_RETRY_AFTER
         elif not self._has_worker:
             status, seconds = "no_worker", self.workers.seconds_until_fit()
         else:

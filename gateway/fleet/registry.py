@@ -8,11 +8,11 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gateway import config
-from gateway.errors import CallError, ConfigError
+from gateway.errors import MIN_RETRY_AFTER, CallError, ConfigError
 from gateway.fleet.changes import Change, Overlay
 from gateway.fleet.keepers import Keepers
 from gateway.fleet.slots import Slots
-from gateway.fleet.times.outlook import MIN_WAIT, Absence, seconds_until_one
+from gateway.fleet.times.outlook import Absence, seconds_until_one
 from gateway.fleet.worker import Contexts, Worker, make_pool
 from gateway.upstream.pool import Pool
 
@@ -246,14 +246,14 @@ class Workers:
         """Estimate for `Retry-After`: seconds until a worker that serves `model` may get calls."""
         serving = self.serving(model if self.mixed else None)
         if serving.fit:
-            return MIN_WAIT
+            return MIN_RETRY_AFTER
         away = [one.absence for one in serving.all if DRAIN not in one.conditions]
         return seconds_until_one(away or [self._nobody], [one.absence for one in self.all])
 
     def seconds_until(self, worker: Worker) -> int:
         """Estimate for `Retry-After`: seconds until this worker may get calls."""
         if worker.fit:
-            return MIN_WAIT
+            return MIN_RETRY_AFTER
         return seconds_until_one([worker.absence], [one.absence for one in self.all])
 
     def is_last(self, worker: Worker) -> bool:

@@ -43,6 +43,7 @@ NAMES = [
     "Headers",
     "Histogram",
     "Host",
+    "MAX_RETRY_AFTER",
     "Migration",
     "Migrations",
     "NOT_JSON",
@@ -98,6 +99,7 @@ NAMES = [
     "open_read_only",
     "path_of",
     "read_session_id",
+    "retry_after",
     "split_session_path",
     "tokens_of",
 ]

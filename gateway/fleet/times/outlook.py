@@ -1,11 +1,9 @@
 """When a worker that gets no calls now may get calls again: the basis of `Retry-After`."""
 
 from collections.abc import Iterable
-from math import ceil
 from time import monotonic
 
-MIN_WAIT, MAX_WAIT = 1, 60
-"""Bounds of an estimate, in seconds."""
+from gateway.errors import retry_after
 
 
 class Absence:
@@ -47,4 +45,4 @@ def seconds_until_one(absences: Iterable[Absence], everyone: Iterable[Absence]) 
     now = monotonic()
     usual = max((one.usual for one in everyone if one.usual is not None), default=None)
     first = min(one.remaining(now, usual) for one in absences)
-    return ceil(min(max(first, MIN_WAIT), MAX_WAIT))
+    return retry_after(first)

@@ -1,11 +1,6 @@
 """Errors for calls that the queue does not take, or does not keep any longer."""
 
-import math
-
-from gateway import CallError, TooManyRequests
-
-MIN_RETRY_AFTER, MAX_RETRY_AFTER = 1, 60
-"""Bounds of Retry-After, in seconds."""
+from gateway import CallError, TooManyRequests, retry_after
 
 
 class Overloaded(CallError):
@@ -27,7 +22,6 @@ def absence(code: str, *, seconds: int) -> CallError:
 
 def refusal(status: int, code: str, message: str, *, seconds: float) -> CallError:
     """Return a 429 or 503 that asks for a retry in `seconds`, within the bounds."""
-    bounded = max(MIN_RETRY_AFTER, math.ceil(min(seconds, MAX_RETRY_AFTER)))
-    headers = ((b"retry-after", b"%d" % bounded),)
+    headers = ((b"retry-after", b"%d" % retry_after(seconds)),)
     kind = TooManyRequests if status == TooManyRequests.status else Overloaded
     return kind(message, code=code, headers=headers)

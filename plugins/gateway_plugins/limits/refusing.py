@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from gateway import TooManyRequests
+from gateway import MAX_RETRY_AFTER, TooManyRequests
 from gateway_plugins.limits.bucket import Bucket
 
 Code = Literal[
@@ -25,9 +25,6 @@ CONCURRENT: Code = "concurrent_calls"
 
 RETRY_MARGIN_MS = 1
 """Milliseconds added to the wait in an error, so that rounding causes no second rejection."""
-
-MAX_RETRY_AFTER = 60
-"""Maximum of `Retry-After` in seconds: some clients sleep it to the end, in silence."""
 
 CONCURRENT_WAIT = 1.0 - RETRY_MARGIN_MS / 1_000
 """Seconds after which a call may have ended, a second with the margin: a guess."""

@@ -1,11 +1,10 @@
 """Holds a bounded number of calls, in order, while the weights change."""
 
 import asyncio
-import math
 from collections.abc import Iterable
 from time import monotonic
 
-from gateway import Call, ChooseAgain, NoWorker, Worker, Workers
+from gateway import Call, ChooseAgain, NoWorker, Worker, Workers, retry_after
 
 DEFAULT_RETRY_AFTER = 5.0
 """Seconds of Retry-After until one update has ended; later, those that the last one took."""
@@ -99,7 +98,7 @@ class Gate:
         await opened
 
     def _refusal(self, why: str) -> WeightsUpdating:
-        again = max(1, min(60, math.ceil(self._lasted)))
+        again = retry_after(self._lasted)
         return WeightsUpdating(f"{self._reason}, and {why}", retry_after=again)
 
 
