@@ -179,7 +179,8 @@ class CallerConnection(HttpToolsProtocol):
             if any(coding.strip() not in (b"", b"chunked") for coding in value.split(b",")):
                 self.fault = NotSupported("the only transfer-encoding of a request is chunked")
                 raise ValueError  # makes llhttp fail
-        elif value == b"100-continue":
+        elif value == b"100-continue" and self.parser.get_http_version() != "1.0":
+            # A caller in HTTP/1.0 would take an interim response for the final one.
             self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:

@@ -196,6 +196,19 @@ async def test_body_that_is_no_http_is_the_callers_fault(
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_only_a_caller_in_http_1_1_is_told_to_continue(version: bytes) -> None:
+    async with ScriptedWorker(OK) as worker, live(before(worker)) as gateway:
+        async with asyncio.timeout(PATIENCE), RawClient(*gateway.server.address) as client:
+            lines = [(b"expect", b"100-Continue"), (b"content-length", b"2")]
+            await client.send(head_of("POST", CHAT, lines).replace(b"HTTP/1.1", b"HTTP/" + version))
+            if version == b"1.1":
+                assert (await client.head()).status == 100
+            await gateway.client.get("/health")  # the body is waited for by then
+            await client.send(b"{}")
+            assert (await client.head()).status == 200
+
+
 @pytest.mark.parametrize("coding", [b"gzip, chunked", b"GZIP,chunked", b"deflate , chunked"])
 async def test_body_in_another_transfer_coding_is_refused(coding: bytes) -> None:
     """Its bytes would reach the worker without a word that they are coded."""
