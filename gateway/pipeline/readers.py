@@ -239,9 +239,12 @@ class EventReader:
         if event.data is not None and self._observers.delta and self._dialect is not None:
             _show_delta(self._call, self._observers, self._dialect.read_event, event.data)
         raw = self._stripper.event(event) if self._stripper is not None else event.raw
-        if event.data == DONE or self._end:
+        if self._end:
             self._end += raw
             return b""
+        if event.data == DONE:  # what waited for a usage goes out even if the end never comes
+            self._end = event.raw
+            return raw.removesuffix(event.raw)
         return raw
 
     def _last(self, event: Event) -> bytes:

@@ -180,15 +180,16 @@ async def gather(answer: httpx.Response, got: list[bytes]) -> None:
         got += [part]
 
 
+@pytest.mark.parametrize("done", [b"", DONE])
 @pytest.mark.parametrize("held", [1, 2])
 async def test_broken_stream_gives_the_ends_of_choices_that_waited_for_a_usage(
-    gateway_for: GatewayFor, held: int
+    gateway_for: GatewayFor, held: int, done: bytes
 ) -> None:
     ends = [
         sse({"choices": [{**CHOICE, "index": n, "finish_reason": "stop"}]}) for n in range(held)
     ]
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9999\r\n\r\n"
-    cut = EVENT + b"".join(ends) + b"data: half of an ev"
+    cut = EVENT + b"".join(ends) + done + b"data: half of an ev"
 
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
