@@ -1,36 +1,35 @@
 """Lone halves of surrogate pairs in JSON, such as `\\ud83d` if a client has cut an emoji in two.
 
 Some engines accept them, and no strict parser does. So the gateway reads a copy in which each is
-U+FFFD, and sends the bytes as they came. Nothing here raises.
+U+FFFD, and sends the bytes as they came. Nothing here raises. A body may have millions of escapes
+and is looked at in the event loop, so no step of Python is taken for each.
 """
 
 import re
 import secrets
 from collections.abc import Callable
 
-_MAYBE_LONE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
-    rb"|\\\\u[dD]"
+_NUMBER = (
+    rb"(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F][0-9a-fA-F]{2})"
 )
-"""Finds lone halves, and the text of one behind an escaped backslash, which is none."""
+_LONE_HALF = re.compile(rb"\\u" + _NUMBER)
+_MARKED = re.compile(rb"\\u(?=" + _NUMBER + rb")")
+"""A lone half, and what stands before its number, in text without escaped backslashes."""
 
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    rb"|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
-)
-"""One escape, or a whole pair of them; the group is that of a lone half."""
+_BACKSLASH, _MASK = rb"\\", b"\0\0"
+"""An escaped backslash, and what JSON cannot contain in its place: what follows is no escape."""
 
 
 def readable(body: bytes) -> bytes:
     r"""Return `body`, JSON, with `\ufffd` in the place of each lone half."""
-    return _replaced(body, lambda _: rb"\ufffd")
+    return _replaced(body, _LONE_HALF, rb"\\ufffd")
 
 
 def lone_half(body: bytes) -> int | None:
     """Return the position of the first lone half in `body`; None if there is none."""
-    return next((found.start() for found in _ESCAPE.finditer(body) if found[1] is not None), None)
+    found = _LONE_HALF.search(body.replace(_BACKSLASH, _MASK))
+    return None if found is None else found.start()
 
 
 def guarded(body: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
@@ -39,14 +38,13 @@ def guarded(body: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
     That function takes any text in which the marks occur.
     """
     mark = secrets.token_hex(8).encode()  # nobody can guess it, so `body` does not hold it
-    marks = re.compile(mark + b"(.{4})")
-    return (
-        _replaced(body, lambda half: mark + half),
-        lambda text: marks.sub(rb"\\u\1", text),
-    )
+    return _replaced(body, _MARKED, mark), lambda text: text.replace(mark, rb"\u")
 
 
-def _replaced(body: bytes, replacement: Callable[[bytes], bytes]) -> bytes:
-    if not _MAYBE_LONE.search(body):
+def _replaced(body: bytes, pattern: re.Pattern[bytes], new: bytes) -> bytes:
+    """Put `new` in the place of each match; a body with a NUL is no JSON and stays as it is."""
+    if b"\0" in body:
         return body
-    return _ESCAPE.sub(lambda found: found[0] if found[1] is None else replacement(found[1]), body)
+    masked = body.replace(_BACKSLASH, _MASK)
+    changed, count = pattern.subn(new, masked)
+    return changed.replace(_MASK, _BACKSLASH) if count else body

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import msgspec
 from hypothesis import given
@@ -37,3 +38,17 @@ def test_rewriting_keeps_the_bytes_of_lone_halves(key: bytes, text: bytes) -> No
     body = b'{"messages":%b,"x":{%b:%b},"n":1}' % (text, key, text)
     written = rewrite(body, {"n": 2, "logprobs": True})
     assert written == body[:-2] + b'2,"logprobs":true}'
+
+
+def test_millions_of_halves_take_no_step_of_python_each() -> None:
+    body = b'"' + rb"\ud83d" * 10_000 + rb"\\ud83d" * 10_000 + b'"'
+    events: list[str] = []
+    sys.setprofile(lambda _frame, event, _: events.append(event))
+    try:
+        seen = readable(body)
+        safe, restore = guarded(body)
+        restored = restore(safe)
+    finally:
+        sys.setprofile(None)
+    assert (seen.count(rb"\ufffd"), restored) == (10_000, body)
+    assert len(events) < 1_000
