@@ -1,6 +1,7 @@
 """The fields of a request that matter to the gateway, read from its body. Nothing here raises."""
 
 import contextlib
+import re
 
 import msgspec
 from msgspec import Raw
@@ -10,6 +11,9 @@ from gateway.errors import NOT_JSON
 _FALSE = frozenset((b"", b"false", b"null"))
 _PROMPT = (b'"', b"[")
 """How a prompt begins in a list of them: as a text, or as a list."""
+
+_is_ids = re.compile(rb"\[[ \t\r\n]*\d").match
+_is_lists_of_ids = re.compile(rb"\[[ \t\r\n]*\[[ \t\r\n]*\d").match
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
@@ -81,19 +85,23 @@ def read_bounds(body: bytes, *, nested: bool = False) -> RequestBounds:
 def read_prompts(body: bytes, field: str) -> Prompts:
     """Return the prompts in `field` of a request: one, or a list of texts or of lists.
 
-    A list of numbers is one prompt of token ids.
+    A list of numbers is one prompt of token ids. Such lists are long, so they are not decoded.
     """
     written = bytes(_fields_of(body).get(field, b""))
     if not written.startswith(b"["):
         return ONE_PROMPT
+    if _is_ids(written):
+        return Prompts(1, written.count(b",") + 1)
+    if _is_lists_of_ids(written):
+        return Prompts(written.count(b"[") - 1, written.count(b",") + 1)
     try:
         parts = [bytes(part) for part in _read_list(written)]
     except NOT_JSON:
         return ONE_PROMPT
     prompts = [part for part in parts if part[:1] in _PROMPT]
     if not prompts:
-        return Prompts(1, len(parts) if _is_number(written) else 0)
-    return Prompts(len(prompts), sum(one.count(b",") + 1 for one in prompts if _is_number(one)))
+        return ONE_PROMPT
+    return Prompts(len(prompts), sum(one.count(b",") + 1 for one in prompts if _is_ids(one)))
 
 
 def echoes(body: bytes) -> bool:
@@ -104,11 +112,6 @@ def echoes(body: bytes) -> bool:
         return is_true(msgspec.json.decode(_fields_of(body).get("echo", b"null")))
     except NOT_JSON:
         return False
-
-
-def _is_number(written: bytes) -> bool:
-    """Whether the first entry of a list in JSON is a number."""
-    return written[1:].lstrip()[:1].isdigit()
 
 
 def _fields_of(body: bytes) -> dict[str, Raw]:

@@ -1,6 +1,7 @@
 """The fields of a request are read as vLLM reads them, whatever the body."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,8 @@ def test_request_head_reads_the_model_beside_a_wrong_stream() -> None:
         (["one", "two, three"], Prompts(2, 0)),
         ([7, 8, 9], Prompts(1, 3)),
         ([[7, 8], [9]], Prompts(2, 3)),
+        ([[7], [8, 9], [10]], Prompts(3, 4)),
+        ([[], [7]], Prompts(2, 1)),
         ([], Prompts(1, 0)),
         (None, Prompts(1, 0)),
         ({"a": 1}, Prompts(1, 0)),
@@ -80,6 +83,19 @@ def test_request_head_reads_the_model_beside_a_wrong_stream() -> None:
 def test_request_prompts_are_counted(prompt: object, found: Prompts) -> None:
     assert read_prompts(json.dumps({"prompt": prompt}).encode(), "prompt") == found
     assert read_prompts(json.dumps({"prompt": prompt}, indent=1).encode(), "prompt") == found
+
+
+@pytest.mark.parametrize("prompt", [b"1" + b",1" * 100_000, b"[1]" + b",[1]" * 100_000])
+def test_long_prompts_of_token_ids_are_counted_without_an_object_for_each(prompt: bytes) -> None:
+    body = b'{"prompt":[%b]}' % prompt
+    tracemalloc.start()
+    try:
+        found = read_prompts(body, "prompt")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.token_ids == 100_001
+    assert peak < 3 * len(body)
 
 
 @given(st.binary(), st.binary())
