@@ -320,7 +320,7 @@ class Stripper:
 
 
 def _with(text: bytes, more: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the event `text` with those of `more` that it lacks, at its end."""
+    """Return the event `text` with those of `more` that it lacks, at its end, in as many lines."""
     answer = read_text(text)
     if answer is None or not more:
         return text
@@ -330,7 +330,12 @@ def _with(text: bytes, more: Sequence[tuple[bytes, bytes]]) -> bytes:
     new = [(key, value) for key, value in fresh if key not in there]
     if new:
         edits.append(additions(text, answer.top, new))
-    return edited(text, edits)
+    return edited(text, [Edit(one.start, one.end, _on_one_line(one.new)) for one in edits])
+
+
+def _on_one_line(text: bytes) -> bytes:
+    """Return JSON without line ends, which are nothing but space in it."""
+    return b"".join(text.splitlines())
 
 
 def _indices(answer: AnswerText) -> set[bytes]:

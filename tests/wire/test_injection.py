@@ -412,3 +412,19 @@ def _by_choice(answer: bytes) -> list[bytes]:
     """The events, those of each choice in order: how choices interleave is chance."""
     events = [without_ids(event) for event in _events(answer)] or [without_ids(answer)]
     return sorted(events, key=lambda event: re.findall(rb'"choices":\[\{"index":[0-9]+', event))
+
+
+def test_event_on_several_lines_takes_over_the_last_words_without_a_line_more() -> None:
+    end = (
+        b'data: {"id": "a",\ndata:  "choices": [{"index": 0, "finish_reason": "stop"}],\n'
+        b'data:  "timings": null%b}\n\n'
+    )
+    usage = (
+        b'data: {"choices":[],"usage":{"prompt_tokens":1},\ndata: "system_fingerprint":"f",\n'
+        b'data: "timings":{"a":\ndata: 1,\ndata: "b":\ndata: 2}}\n\n'
+    )
+    stripper = Stripper({"usage"})
+    events = Splitter().feed(end % b"" + usage)
+    got = b"".join([stripper.event(event) for event in events])
+    told = b', "system_fingerprint": "f"'
+    assert got == end.replace(b"null", b'{"a":1,"b":2}') % told
