@@ -17,6 +17,7 @@ from gateway.errors import CallerGone, CallError, InvalidJSON
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers, get_header
 from gateway.storage.sink import Entry, Sink
+from gateway.wire.apis.openai_files import model_of_path
 from gateway.wire.apis.registry import api_of, dialect_of
 from gateway.wire.dialect import Api, Dialect
 from gateway.wire.injection import Injection
@@ -164,7 +165,7 @@ class Call:
 
     @property
     def model(self) -> str | None:
-        """The requested model: of the body, JSON or a form, else of the query.
+        """The requested model: of the body, JSON or a form, else of the query, else of the path.
 
         None if none is named. A body that was not read whole names one only if it is a form, and
         has it in the first bytes.
@@ -193,6 +194,8 @@ class Call:
             self._head = read_head(data)
             if self._head.model is not None:
                 return self._head
+        elif self.method in ("GET", "HEAD"):
+            return RequestHead(query_model(self.query) or model_of_path(self.path))
         elif not (self.query or self.body.begun):
             return _NO_HEAD
         return self._read_form()

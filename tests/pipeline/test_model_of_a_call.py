@@ -94,6 +94,22 @@ async def test_other_calls_go_to_the_worker_of_the_model_that_they_name(
             assert answer.text == "whisper"
 
 
+@pytest.mark.parametrize("path", ["/v1/models/{}", "/sessions/s/v1/models/{}", "/v1/models/{}?x"])
+async def test_request_for_a_model_by_its_id_goes_to_a_worker_that_has_it(
+    gateway_for: GatewayFor, path: str
+) -> None:
+    async with fleet(gateway_for, "sessions") as found:
+        for id_, status, text in (
+            ("whisper", 200, "whisper"),
+            ("wh%69sper", 200, "whisper"),
+            ("llama3", 200, "chat"),
+            ("org%2Fnone", 404, "org/none"),
+        ):
+            for _ in range(2):
+                answer = await found.live.client.get(path.format(id_))
+                assert (answer.status_code, text in answer.text) == (status, True)
+
+
 async def test_name_without_a_tag_finds_the_latest_of_the_model(gateway_for: GatewayFor) -> None:
     async with fleet(gateway_for, "stickiness", "backpressure") as found:
         for _ in range(2):

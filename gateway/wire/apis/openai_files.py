@@ -3,6 +3,8 @@
 The gateway forwards them unread.
 """
 
+from urllib.parse import unquote
+
 from gateway.wire.dialect import Api
 
 MODELS = Api(name="models", paths=("/v1/models",), below="/v1/models")
@@ -17,3 +19,9 @@ AUDIO = Api(
 )
 IMAGES = Api(name="images", paths=("/v1/images/generations",))
 MODERATIONS = Api(name="moderations", paths=("/v1/moderations",))
+
+
+def model_of_path(path: str) -> str | None:
+    """Return the model that `/v1/models/{id}` is about; None for any other path."""
+    begin = f"{MODELS.below}/"
+    return unquote(path[len(begin) :]) or None if path.startswith(begin) else None
