@@ -70,7 +70,7 @@ class Sniffing:
 
     def __init__(self, choose: Callable[[bool], Reader | None]) -> None:
         self.rewrites = True
-        self._choose = choose
+        self._choose: Callable[[bool], Reader | None] | None = choose
         self._reader: Reader | None = None
         self._held: bytes | None = b""
 
@@ -94,7 +94,9 @@ class Sniffing:
 
     def _settle(self, *, events: bool) -> None:
         self._held = None
-        self._reader = self._choose(events)
+        if self._choose is not None:
+            self._reader = self._choose(events)
+        self._choose = None  # it may hold the call, which would hold this in turn
         self.rewrites = self._reader is not None and self._reader.rewrites
 
 
