@@ -40,7 +40,7 @@ class Sessions:
     @hookimpl
     async def admit(self, call: Call) -> None:
         if call.session_id is None:
-            value = get_header(call.headers, self._header)
+            value = (get_header(call.headers, self._header) or b"").strip(b" \t")
             if not value:
                 return
             call.session_id = _decoded(value)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.routing import BaseRoute
+from support.callers.raw_client import RawClient
 
 from gateway import Call, Host, NotFound, hookimpl, read_session_id, split_session_path
 from gateway.testing import GatewayFor, Live, entry
@@ -65,6 +66,17 @@ async def test_session_id_is_read_from_the_header_if_not_in_the_path(
     await get(gateway, "/v1/models")
     sessions = [session_id for session_id, _ in gateway.plugin(Witness).seen]
     assert sessions == ["by header", "by-path", None]
+
+
+async def test_blanks_around_the_session_header_are_no_part_of_the_id(
+    gateway_for: GatewayFor,
+) -> None:
+    gateway = await gateway_for("sessions", Witness)
+    url = httpx.URL(gateway.url)
+    for value in (b"  a b \t", b" \t "):
+        async with RawClient(url.host, url.port or 80) as client:
+            await client.ask("GET", "/v1/models", [(b"x-session-id", value)])
+    assert [session_id for session_id, _ in gateway.plugin(Witness).seen] == ["a b", None]
 
 
 async def test_session_header_is_configurable(gateway_for: GatewayFor) -> None:

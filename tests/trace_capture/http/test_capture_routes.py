@@ -33,6 +33,22 @@ def error_of(answer: httpx.Response) -> tuple[int, str, str | None]:
     return answer.status_code, error["code"], error["param"]
 
 
+async def test_session_gets_no_id_that_its_calls_could_not_have(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    async with Simulator() as engine:
+        live = await gateway_for(
+            entry("sessions", max_length=8),
+            CAPTURE,
+            workers=[engine.url],
+            storage=StorageSettings(path=str(tmp_path / "g.db")),
+        )
+        answer = await live.client.post("/sessions", json={})
+        assert error_of(answer) == (400, "invalid_session_id", "session_id")
+        assert await get(live, "/sessions") == []
+        await post(live, "/sessions", {"session_id": "12345678"})
+
+
 async def test_session_routes_create_and_return_a_session(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:

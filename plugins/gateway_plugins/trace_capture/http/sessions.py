@@ -70,8 +70,7 @@ class SessionRoutes:
     async def create(self, request: ControlRequest) -> dict[str, str]:
         given = await request.json(NewSession)
         session_id = given.session_id or str(uuid.uuid4())
-        if given.session_id:
-            self._check_id(session_id)
+        self._check_id(session_id)
 
         def put(db: Database) -> None:
             sessions.put(
