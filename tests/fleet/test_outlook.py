@@ -29,11 +29,11 @@ def away(since: float, usual: float | None = None) -> Absence:
     [
         (0.0, None, 1),
         (7.2, None, 8),
-        (500.0, None, 60),
+        (500.0, None, 59),
         (10.0, 45.0, 35),
         (44.9, 45.0, 1),
         (50.0, 45.0, 50),
-        (1.0, 900.0, 60),
+        (1.0, 900.0, 59),
     ],
 )
 def test_absence_lasts_as_usual_or_as_long_again(

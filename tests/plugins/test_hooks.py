@@ -340,7 +340,8 @@ async def test_check_session_id_rejects_an_id_of_a_new_session(
     for session_id, status in (("a", 400), ("A", 200)):
         answer = await live.client.post("/sessions", json={"session_id": session_id})
         assert answer.status_code == status
-    assert (await live.client.post("/sessions", json={})).status_code == 200
+    made = await live.client.post("/sessions", json={})
+    assert made.status_code == 400, "the id that would be made is rejected too"
 
 
 async def test_lifespan_is_left_in_reverse_order(caplog: pytest.LogCaptureFixture) -> None:

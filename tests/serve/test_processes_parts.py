@@ -212,7 +212,7 @@ def test_port_is_shared_only_by_processes_of_one_gateway() -> None:
 
 SUPERVISED = """
 import logging, os, sys
-from gateway import supervisor
+from gateway.serve import supervisor
 supervisor.PAUSES = (0.1, 0.2)
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 
