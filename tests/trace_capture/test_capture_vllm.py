@@ -84,15 +84,15 @@ class Talks:
 
     async def run(self, number: int) -> None:
         messages: list[dict[str, Any]] = [{"role": "system", "content": f"You are guide {number}."}]
-        turns = self.turns[f"talk/{number}"] = []
+        turns = self.turns[f"talk-{number}"] = []
         for place in range(TURNS):
             messages.append({"role": "user", "content": f"And harbour number {place}?"})
             turn = await self._prepared(self._request(number, place, messages), number, place)
             turns.append(turn)
             if turn.aborted:
-                await self._hang_up(f"talk/{number}", turn.request)
+                await self._hang_up(f"talk-{number}", turn.request)
                 continue
-            said = await self._ask(f"talk/{number}", turn.request)
+            said = await self._ask(f"talk-{number}", turn.request)
             messages.append(said)
             messages += [
                 {"role": "tool", "tool_call_id": called["id"], "content": "rain"}
