@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
 
 import httpx
 import pytest
@@ -17,23 +16,6 @@ settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile("quick")
 
 pytest_plugins = ["gateway.testing", "support.records.recorded_file", "support.workers.trl_worker"]
-
-
-_RUN_AGAIN: set[str] = set()
-"""Tests whose process has ended while they ran."""
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-    """Run a test again, once, if its process ended without a word: that is no verdict on the test.
-
-    It happens rarely, to another test each time, and leaves no trace of a fault.
-    """
-    if crashitem not in _RUN_AGAIN:
-        _RUN_AGAIN.add(crashitem)
-        sched.mark_test_pending(crashitem)
-        report.outcome = "skipped"
-        report.longrepr = (crashitem.split("::")[0], 0, f"its process has ended: {crashitem}")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -75,7 +75,10 @@ class TokenCounter:
         """
         if not self._readable:
             return None
-        return self._of_stream(request) if self._stream else self._of_answer(request)
+        plain = self._count is None and self._chunks[:1] and self._chunks[0].startswith(b"{")
+        if plain or not self._stream:  # no event begins so, whatever the content type
+            return self._of_answer(request)
+        return self._of_stream(request)
 
     def _make_room(self) -> None:
         if self._stream:

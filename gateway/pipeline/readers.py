@@ -207,12 +207,12 @@ class EventReader:
             return self._give_up(self._splitter)
 
     def close(self) -> bytes:
-        rest = b""
-        if self._splitter is not None:
+        end, self._end, rest = self._end, b"", b""
+        if self._splitter is not None:  # only now it is known that the last event is whole
             rest = b"".join([self._last(event) for event in self._splitter.close()])
         held = self._stripper.close() if self._stripper is not None else b""
         _note_torn(self._call, self._stripper)
-        return self._end + rest + held  # beside a held end, `rest` is what came behind it
+        return end + rest + self._end + held
 
     def _read(self, data: bytes, splitter: Splitter) -> bytes:
         stripper = self._stripper

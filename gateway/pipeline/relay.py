@@ -125,8 +125,11 @@ class Relay(PhaseTimer):
         call = self._exchange.call
         text = call.body.data or b""
         may_stream = b'"stream"' in text or bool(call.overwritten)  # cheap to tell
-        if self._events:  # a stream that nobody asked for may be none
-            doubtful = b"true" not in text and not call.streams
+        if self._events:
+            # A stream that nobody asked for may be none. Unless something has to be taken out of
+            # it, its head must not wait for its first bytes: they may be long in coming.
+            injected = self._exchange.stripper is not None
+            doubtful = injected and b"true" not in text and not call.streams
         else:
             doubtful = may_stream and call.streams
         if doubtful and status == 200:
@@ -230,7 +233,9 @@ class Relay(PhaseTimer):
         counter = self._exchange.observers.counter
         if not whole and counter is not None and (kept := counter.kept):
             tail = Tail(b"".join(kept), whole=True, complete=self._complete)
-        if self._events:
+        if self._events and not (
+            whole and text.startswith(b"{")
+        ):  # or plain, announced as a stream
             return ending_of_stream(call.api, tail, request)
         return ending_of_answer(call.api, tail)
 

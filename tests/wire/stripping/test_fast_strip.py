@@ -78,6 +78,12 @@ AFTER_THE_END = encode(
 injections = st.sets(st.sampled_from(INJECTIONS))
 
 
+def test_end_that_only_the_close_of_a_stream_completes_comes_last() -> None:
+    """A CR at the end of a read may be half of a line end."""
+    done = b"data: [DONE]\r\r"
+    assert read([AFTER_THE_END, done], Stripper({"usage"})) == AFTER_THE_END + done
+
+
 @pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
 def test_fast_strip_equals_slow_strip_on_recorded_streams(exchange: RecordedExchange) -> None:
     splitter = Splitter()
