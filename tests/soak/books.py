@@ -205,8 +205,9 @@ def _wrong_row(asked: Asked, served: Sequence[Served], row: Row) -> Iterator[str
     if asked.key in SOURCES and row.source != SOURCES[asked.key]:
         yield "another source"
     last = served[-1] if served else None
-    finished = asked.verdict == "broken" and last is not None and last.told
-    if row.outcome not in (OUTCOMES if finished else MAY_END[asked.verdict]):
+    # It may have been broken off behind its last finish reason: then nothing of it is missing.
+    sampled = asked.verdict == "broken" and last is not None and last.completion
+    if row.outcome not in (OUTCOMES if sampled else MAY_END[asked.verdict]):
         yield "another outcome"
     if asked.kind != "answered":
         return
