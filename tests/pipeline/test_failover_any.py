@@ -25,6 +25,7 @@ from support.workers.failing_worker import (
 
 from gateway import Call, Gateway, StateKey, Worker, hookimpl
 from gateway.config import Timeouts
+from gateway.fleet.probing import pulse
 from gateway.testing import RecordedCall, ScriptedConnection, ScriptedWorker, make_call
 
 SCRIPTS: Mapping[str, bytes | Callable[[ScriptedConnection], Awaitable[None]]] = {
@@ -109,8 +110,10 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def field(stage: Stage) -> Field:
-    return stage.enter(field_of_workers())
+def field(stage: Stage) -> Iterator[Field]:
+    with pytest.MonkeyPatch.context() as patch:  # a worker that refused once is not looked at again
+        patch.setattr(pulse, "ABSENT_INTERVAL", 3_600.0)
+        yield stage.enter(field_of_workers())
 
 
 def foretold(plan: Sequence[str], *, rerun: bool) -> tuple[int, int]:
