@@ -38,7 +38,13 @@ BODY = json.dumps(
         "object": "chat.completion",
         "created": 1,
         "model": "sim",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 64}}],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "word " * 64},
+                "finish_reason": "stop",
+            }
+        ],
         "usage": USAGE,
     }
 ).encode()

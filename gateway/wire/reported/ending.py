@@ -26,6 +26,8 @@ ENGINE_ERROR = "engine_error"
 """Code, in metrics and logs, of an engine's error under status 200 or inside a stream."""
 
 _QUOTE = 34
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
+_UNFINISHED = re.compile(rb'"finish_reason"\s*:\s*(?:"(?:null)?"|[^"\s])')
 _QUOTED_400 = re.compile(r"'code': 4\d\d\b")
 _NOTHING = frozenset((b"", b"null", b'""'))
 _MAX_MESSAGE = 500
@@ -120,14 +122,9 @@ def is_as_most(text: bytes) -> bool:
 
     Cheap, and certain only if True, as `ends_as_most` is.
     """
-    return b'"finish_reason":"' in text and not (
-        b'"error"' in text
-        or b'"abort' in text
-        or b'"finish_reason":null' in text
-        or b'"finish_reason":""' in text
-        or b'"finish_reason":"null"' in text
-        or b'"finish_reason": ' in text
-    )
+    if b'"error"' in text or b'"abort' in text:
+        return False
+    return _FINISHED.search(text) is not None and _UNFINISHED.search(text) is None
 
 
 class _Choice(msgspec.Struct, gc=False):
