@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import NOT_JSON
-from gateway.wire.reported.repaired import repaired
+from gateway.wire.reported.repaired import read_repaired
 from gateway.wire.reported.usage import Usage, WireUsage
 
 BYTES_PER_TOKEN = 4
@@ -145,12 +145,8 @@ class Count:
 def _read(text: bytes) -> _Event | None:
     try:
         return _read_event(text)
-    except NOT_JSON:
-        pass
-    try:  # an engine may have written a logprob as -Infinity
-        return _read_event(repaired(text))
-    except NOT_JSON:
-        return None
+    except NOT_JSON:  # an engine may have written a logprob as -Infinity
+        return read_repaired(_read_event, text)
 
 
 def _length(ids: Raw) -> int:

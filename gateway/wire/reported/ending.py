@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from gateway.errors import NOT_JSON
 from gateway.wire.error_body import error_message
-from gateway.wire.reported.repaired import repaired
+from gateway.wire.reported.repaired import read_repaired
 from gateway.wire.request import read_bounds, read_prompts
 from gateway.wire.sse import DONE, EventTooLarge, Splitter
 
@@ -286,12 +286,8 @@ def _stop_reason(delta: bytes) -> bytes:
 def _read(text: bytes) -> _Said | None:
     try:
         return _decode(text)
-    except NOT_JSON:
-        pass
-    try:  # an engine may have written a logprob as -Infinity
-        return _decode(repaired(text))
-    except NOT_JSON:
-        return None
+    except NOT_JSON:  # an engine may have written a logprob as -Infinity
+        return read_repaired(_decode, text)
 
 
 def _any(value: bytes) -> Any:

@@ -1,6 +1,12 @@
 """Reads what engines write beyond JSON: `-Infinity` for a logprob, a NUL or BOM around the text."""
 
 import json
+from collections.abc import Callable
+from typing import TypeVar
+
+from gateway.errors import NOT_JSON
+
+T = TypeVar("T")
 
 MAX_REPAIRED_BYTES = 1024 * 1024
 """Maximum length of a text to repair: a longer one would block all other calls meanwhile."""
@@ -19,6 +25,15 @@ def repaired(text: bytes) -> bytes:
     except (ValueError, RecursionError):
         return text
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+def read_repaired(read: Callable[[bytes], T], text: bytes) -> T | None:
+    """Return what `read` makes of the repaired `text`, for a text that it could not read; None if
+    it cannot read that either."""
+    try:
+        return read(repaired(text))
+    except NOT_JSON:
+        return None
 
 
 def _null(_: str) -> None:
