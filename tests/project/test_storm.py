@@ -31,7 +31,8 @@ async def test_small_storm_finds_no_problems() -> None:
 def assert_all_kinds_of_trouble(report: Report) -> None:
     assert report.verdicts["whole"] > report.calls / 2
     assert "400 storm" in report.said
-    assert len(report.said) > 2
+    # Fewer kinds of errors than faults reach the callers: refused calls go elsewhere, or are held.
+    assert len(report.said) > 1
 
 
 # one worker that takes calls and never answers
