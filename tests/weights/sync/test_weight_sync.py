@@ -47,6 +47,11 @@ async def syncing(gateway_for: GatewayFor, *urls: str, **options: Any) -> Live:
     return await gateway_for("sessions", sync, CAPTURE, workers=workers, **settings)
 
 
+async def know_versions(live: Live) -> None:
+    """Wait until each worker has told its version: a call that began before has none to record."""
+    await until(lambda: all(worker.weight_version for worker in live.gateway.workers.all))
+
+
 async def update(live: Live, version: str = "step-2", **fields: object) -> httpx.Response:
     return await live.client.post(
         "/admin/weights", json={"version": version, "kwargs": WEIGHTS, **fields}
@@ -151,6 +156,7 @@ async def test_weight_update_lets_calls_end_before_or_begin_after_it(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, *(one.url for one in fleet))
+    await know_versions(live)
     texts = {"default": await say(live, max_tokens=100)}
     running = [asyncio.create_task(traced(live, f"a{i}", max_tokens=100)) for i in range(4)]
     await until(lambda: in_flight(live) == 4)
@@ -175,6 +181,7 @@ async def test_weight_update_in_keep_mode_records_both_versions_of_a_frozen_call
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, fleet[0].url)
+    await know_versions(live)
     running = asyncio.create_task(traced(live, "a", max_tokens=400))
     await until(lambda: in_flight(live) == 1)
     assert (await update(live, mode="keep")).status_code == 200
@@ -188,6 +195,7 @@ async def test_weight_update_in_abort_mode_ends_running_calls(
     gateway_for: GatewayFor, fleet: Fleet
 ) -> None:
     live = await syncing(gateway_for, fleet[0].url)
+    await know_versions(live)
     running = asyncio.create_task(traced(live, "a", max_tokens=1500))
     await until(lambda: live.gateway.workers.all[0].in_flight == 1)
     async with httpx.AsyncClient(base_url=fleet[0].url) as engine:
