@@ -15,7 +15,12 @@ settings.register_profile("quick", max_examples=25, suppress_health_check=[Healt
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile("quick")
 
-pytest_plugins = ["gateway.testing", "support.records.recorded_file", "support.workers.trl_worker"]
+pytest_plugins = [
+    "gateway.testing",
+    "support.plugins.kernels",
+    "support.records.recorded_file",
+    "support.workers.trl_worker",
+]
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

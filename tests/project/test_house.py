@@ -12,7 +12,8 @@ MAX_FILES = 12
 """Number of .py files in one folder, `__init__.py` included."""
 
 FLOORS = (
-    ("trace", "errors", "headers", "kernel"),
+    ("trace", "errors", "headers"),
+    ("kernel",),
     ("config", "cluster"),
     ("telemetry", "wire"),
     ("storage", "upstream"),

@@ -1,0 +1,88 @@
+"""The kernel: what runs for each event and each record, in C if it has been built, else in Python.
+
+`interface.py` says which functions a kernel has. `_native` has them in C (`module.c`, `stream.c`,
+`record.c`, `json.c`; `build.py` compiles them), `reference.py` in Python. This room imports nothing
+of the gateway but its errors.
+
+**What the C is not sure of, it leaves.** A function of a kernel returns None for an input that it
+leaves, and its caller goes on in the Python code that has always read such inputs. So that code
+stays where it is, in the rooms above, and is the reference. The kernel in Python leaves everything:
+each of its functions returns None at once. A caller counts what it had to read itself under the
+name of its part: `kernel.fallbacks["stream"] += 1`.
+
+**Which kernel runs is decided when an object is assembled, not when a module is imported.**
+`active()` reads GATEWAY_KERNEL and returns a Kernel. A Gateway has one (`gateway.kernel`, also for
+plugins), and what it assembles gets it from there; something without a gateway, such as a command,
+calls `active()` itself. Functions may be bound for a quick way at assembly:
+`self._cut = kernel.functions.cut`. So that a test may run one case with each kernel in one process:
+
+- No module of the gateway keeps a function or a type of a kernel in a global.
+- No class inherits from a type of a kernel. An object holds one, or hands over to one, such as
+  `transport.set_protocol(functions.tap(...))`.
+- A test marked `both_kernels` runs once with each (tests/conftest.py).
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Literal, cast
+
+from gateway.errors import ConfigError
+from gateway.kernel import reference
+from gateway.kernel.build import digest, sources
+from gateway.kernel.interface import Functions
+
+VARIABLE = "GATEWAY_KERNEL"
+
+Name = Literal["native", "python"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel in use. `fallbacks` counts by part what its functions left to the Python code."""
+
+    name: Name
+    functions: Functions
+    problem: str = ""
+    """Why this is not the native kernel although nobody asked for another."""
+    fallbacks: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.functions.BUILT})"
+
+
+def _load() -> tuple[Functions | None, str]:
+    """Return the native kernel, or None and why there is none."""
+    try:
+        native = cast(Functions, import_module("gateway.kernel._native"))
+    except ImportError as error:
+        return None, str(error)
+    if sources() and digest() not in native.SOURCES:
+        return None, "gateway/kernel/_native was built from other sources: `make` builds it anew"
+    return native, ""
+
+
+_NATIVE, _PROBLEM = _load()
+
+
+def is_built() -> bool:
+    """Whether there is a native kernel."""
+    return _NATIVE is not None
+
+
+def active() -> Kernel:
+    """Return the kernel that GATEWAY_KERNEL names; without it the native one, if there is one.
+
+    Raises ConfigError if it names no kernel, or names the native one and that cannot be loaded.
+    """
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted not in ("", "native", "python"):
+        raise ConfigError(f"{VARIABLE}={wanted}: python or native was expected")
+    if wanted == "python":
+        return Kernel("python", reference)
+    if _NATIVE is not None:
+        return Kernel("native", _NATIVE)
+    if wanted == "native":
+        raise ConfigError(f"{VARIABLE}=native: there is no native kernel: {_PROBLEM}")
+    return Kernel("python", reference, _PROBLEM)

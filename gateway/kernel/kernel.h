@@ -1,0 +1,35 @@
+/* What the parts of the native kernel share. Every file includes this one first. */
+#ifndef KERNEL_H
+#define KERNEL_H
+
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000
+#endif
+#include <Python.h>
+
+/* A part adds its functions and types to the module and keeps its types in its own state. */
+typedef struct {
+    PyObject *unused; /* replace me: stream.c's heap types */
+} StreamState;
+
+typedef struct {
+    PyObject *unused; /* replace me: record.c's heap types */
+} RecordState;
+
+typedef struct {
+    StreamState stream;
+    RecordState record;
+} KernelState;
+
+/* 0, or -1 with an exception set. */
+int stream_add(PyObject *module, StreamState *state);
+int record_add(PyObject *module, RecordState *state);
+
+/* For the collector: what the states refer to. */
+int stream_traverse(StreamState *state, visitproc visit, void *arg);
+int record_traverse(RecordState *state, visitproc visit, void *arg);
+void stream_clear(StreamState *state);
+void record_clear(RecordState *state);
+
+#endif

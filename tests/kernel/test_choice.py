@@ -1,0 +1,64 @@
+"""Which kernel runs: GATEWAY_KERNEL, what has been built, and the marker `both_kernels`."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway import kernel
+from gateway.errors import ConfigError
+from gateway.kernel import build
+
+
+@pytest.mark.both_kernels
+def test_a_marked_test_runs_with_the_kernel_that_it_names(kernel_in_use: str) -> None:
+    active = kernel.active()
+    assert active.name == kernel_in_use
+    assert str(active).startswith(f"{kernel_in_use} (")
+
+
+@pytest.mark.both_kernels
+class TestMarked:
+    def test_a_marked_class_needs_no_argument(self, started: str) -> None:
+        assert kernel.active().name == started
+
+
+@pytest.fixture
+def started() -> str:
+    return kernel.active().name
+
+
+def test_without_a_choice_the_native_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kernel.VARIABLE, raising=False)
+    assert kernel.is_built(), "`make` builds it"
+    assert kernel.active().name == "native"
+    assert kernel.active().problem == ""
+
+
+def test_an_empty_choice_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernel.VARIABLE, "")
+    assert kernel.active().name == "native"
+
+
+def test_an_unknown_kernel_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernel.VARIABLE, "rust")
+    with pytest.raises(ConfigError, match="GATEWAY_KERNEL=rust: python or native was expected"):
+        kernel.active()
+
+
+def test_each_kernel_in_use_counts_its_own_fallbacks() -> None:
+    one, other = kernel.active(), kernel.active()
+    one.fallbacks["stream"] += 1
+    assert one.fallbacks == {"stream": 1}
+    assert other.fallbacks == {}
+
+
+def test_the_kernel_that_runs_was_built_from_these_sources() -> None:
+    assert build.is_current()
+    assert build.digest() == kernel.active().functions.SOURCES
+
+
+def test_a_kernel_of_other_sources_is_not_current(tmp_path: Path) -> None:
+    target = tmp_path / "_native.abi3.so"
+    assert not build.is_current(target)
+    target.write_bytes(b"sources-0123456789abcdef")
+    assert not build.is_current(target)
