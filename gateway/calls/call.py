@@ -3,7 +3,7 @@
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Generator, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -33,6 +33,17 @@ MAX_TOLD = 20
 """Maximum attempts that a response lists, the latest ones: a call that is held may have many."""
 
 _NO_HEAD = RequestHead()
+
+
+class NoWait:
+    """What is awaited if nothing is left to wait for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
+
+
+NO_WAIT = NoWait()
 
 
 class Call:
@@ -256,33 +267,55 @@ class Call:
 
         Raises InvalidJSON (400) if it is not a JSON object, BodyTooLarge (413) above the limit.
         """
-        if self._json is None:
+        if self.body.data is None:
             await self.body.read()
-            try:
-                self._json = parse_object(self.body.readable or b"")
-            except InvalidJSON:
-                refuse_other_formats(self.headers)
-                raise
+        return self._parse() if self._json is None else self._json
+
+    def _parse(self) -> dict[str, Any]:
+        try:
+            self._json = parse_object(self.body.readable or b"")
+        except InvalidJSON:
+            refuse_other_formats(self.headers)
+            raise
         return self._json
 
-    async def set(self, key: str, value: object) -> None:
-        """Send `value` under a top-level key of the body; all other bytes stay unchanged."""
-        await self.json()
-        self._changes = {**(self._changes or {}), key: value}
+    def set(self, key: str, value: object) -> Awaitable[None]:
+        """Send `value` under a top-level key of the body; all other bytes stay unchanged.
 
-    async def inject(self, *wanted: Injection) -> None:
+        To be awaited, or returned by a plain `prepare`. Raises the exceptions of `json`.
+        """
+        if self.body.data is None:
+            return self._read_and_set(key, value)
+        if self._json is None:
+            self._parse()
+        self._changes = {**(self._changes or {}), key: value}
+        return NO_WAIT
+
+    async def _read_and_set(self, key: str, value: object) -> None:
+        await self.body.read()
+        self.set(key, value)
+
+    def inject(self, *wanted: Injection) -> Awaitable[None]:
         """Request data that the caller may not have requested: token_ids, logprobs, usage.
 
         Observers get the response with it, the caller gets the response without it. Does nothing if
-        the path's dialect has no such field, or if the caller requested the data.
+        the path's dialect has no such field, or if the caller requested the data. To be awaited, or
+        returned by a plain `prepare`. Raises the exceptions of `json`.
         """
-        if self.dialect is not None and self.method == "POST":
-            if self.body.data is None:
-                await self.body.read()
-            if wanted == ONLY_USAGE and not self.streams:
-                return  # a plain response always has it
-            await self.json()
-            self._wanted = {*(self._wanted or ()), *wanted}
+        if self.dialect is None or self.method != "POST":
+            return NO_WAIT
+        if self.body.data is None:
+            return self._read_and_inject(wanted)
+        if wanted == ONLY_USAGE and not self.streams:
+            return NO_WAIT  # a plain response always has it
+        if self._json is None:
+            self._parse()
+        self._wanted = {*(self._wanted or ()), *wanted}
+        return NO_WAIT
+
+    async def _read_and_inject(self, wanted: tuple[Injection, ...]) -> None:
+        await self.body.read()
+        self.inject(*wanted)
 
     def count_tokens(self) -> None:
         """Set `outcome.usage` at the end of the call, for `finished` and `call_finished`.

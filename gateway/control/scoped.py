@@ -71,7 +71,8 @@ async def identify(scope: Scope, wanted: str | None, current: Current) -> Princi
         headers=scope["headers"],
         client=client[0] if client else None,
     )
-    await current.chains.identify(call)
+    if (rest := current.chains.identify(call)) is not None:
+        await rest
     require(call.principal, wanted)
     return call.principal
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from time import monotonic
+from types import CoroutineType
 
 from gateway.calls.call import Call, gateway_headers
 from gateway.calls.in_flight import InFlight
@@ -161,7 +162,8 @@ class Proxy:
         if self._settings.timeouts.total is not None:
             exchange.cancel_scope.limit(self._settings.timeouts.total)
         if chains.authenticate and not call.internal:
-            await chains.identify(call)
+            if (rest := chains.identify(call)) is not None:
+                await rest
             check_scopes(call)
         if call.method == "GET":
             check_upgrade(call.headers)
@@ -172,11 +174,11 @@ class Proxy:
         if self._settings.model is not None:
             await _pin(call, self._settings.model)
         await check_model(call)
-        if chains.admit:
-            await chains.run_admit(call)
+        if chains.admit and (rest := chains.run_admit(call)) is not None:
+            await rest
         try:
-            if chains.prepare:
-                await chains.run_prepare(call)
+            if chains.prepare and (rest := chains.run_prepare(call)) is not None:
+                await rest
         except CallError:  # whoever records calls records one that could not be prepared, too
             exchange.observe(chains.observers(call))
             raise
@@ -284,7 +286,9 @@ class Proxy:
             if exchange.chains.attempt_finished:
                 exchange.cancel_scope.shield()
                 try:
-                    await exchange.chains.run_attempt_finished(exchange.call, attempt)
+                    rest = exchange.chains.run_attempt_finished(exchange.call, attempt)
+                    if rest is not None:
+                        await rest
                 finally:
                     exchange.cancel_scope.unshield()
 
@@ -319,12 +323,14 @@ class Proxy:
         if tried:
             workers = [worker for worker in workers if worker not in tried]
         if chains.filter_workers:
-            workers = await chains.filtered_workers(call, workers)
+            left = chains.filtered_workers(call, workers)
+            workers = await left if isinstance(left, CoroutineType) else left
         if not workers:
             return None
         picked = None
         if chains.pick_worker:
-            picked = await chains.picked_worker(call, workers)
+            found = chains.picked_worker(call, workers)
+            picked = await found if isinstance(found, CoroutineType) else found
         return picked or self._workers.least_loaded(workers)
 
     async def _record(self, exchange: Exchange, last: bytes | None) -> None:
@@ -335,8 +341,9 @@ class Proxy:
         if exchange.cancel_scope.caller_left:
             call.outcome.caller_gone = True
         exchange.observers.notify_finished(call.body)
-        if exchange.chains.call_finished:
-            await exchange.chains.run_call_finished(call)
+        chains = exchange.chains
+        if chains.call_finished and (rest := chains.run_call_finished(call)) is not None:
+            await rest
         if exchange.entries:
             await self._storage.commit(exchange.entries)
 

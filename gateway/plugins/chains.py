@@ -7,12 +7,13 @@ times as much, and treats a coroutine as a result.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from types import CoroutineType, NoneType
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from gateway.calls.call import Call
+from gateway.calls.call import Call, NoWait
 from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
@@ -22,6 +23,12 @@ log = logging.getLogger("gateway.plugins")
 
 HOOK_ERRORS = (Exception, asyncio.CancelledError)
 """Exceptions that a hook may raise; CancelledError if something that it awaited was cancelled."""
+
+RESULTS = frozenset({NoneType, NoWait, Principal, Answer, Worker, list, tuple})
+"""Classes of the usual results. Whatever else a hook returns may have to be awaited."""
+
+Later = Coroutine[Any, Any, None] | None
+"""The rest of a chain, if a hook has to wait: it must be awaited. None: all hooks have run."""
 
 
 class Hook(NamedTuple):
@@ -67,64 +74,46 @@ class Chains(msgspec.Struct, frozen=True):
     observe: tuple[Hook, ...] = ()
     call_finished: tuple[Hook, ...] = ()
 
-    async def identify(self, call: Call) -> None:
+    def identify(self, call: Call) -> Later:
         """Run `authenticate`. Raises Unauthorized if no plugin knows the caller."""
-        call.principal = await self._first_principal(call)
+        principal = _first("authenticate", self.authenticate, call)
+        if type(principal) is CoroutineType:
+            return _identify_later(call, principal)
+        call.principal = _known(principal)
+        return None
 
-    async def run_admit(self, call: Call) -> None:
+    def run_admit(self, call: Call) -> Later:
         """Raises CallError if a hook rejects the call or fails."""
-        await self._decide("admit", self.admit, call)
+        return _all("admit", self.admit, _reject, call)
 
-    async def run_prepare(self, call: Call) -> None:
+    def run_prepare(self, call: Call) -> Later:
         """Raises CallError if a hook rejects the call or fails."""
-        await self._decide("prepare", self.prepare, call)
-
-    async def _decide(self, name: str, hooks: tuple[Hook, ...], call: Call) -> None:
-        for hook in hooks:
-            try:
-                await hook.run(call)
-            except HOOK_ERRORS as error:
-                _reject(call, hook, name, error)
-
-    async def _first_principal(self, call: Call) -> Principal:
-        for hook in self.authenticate:
-            try:
-                principal: Principal | None = await hook.run(call)
-            except HOOK_ERRORS as error:
-                _reject(call, hook, "authenticate", error)
-            if principal is not None:
-                return principal
-        raise Unauthorized(
-            "no valid API key was given", headers=((b"www-authenticate", b"Bearer"),)
-        )
+        return _all("prepare", self.prepare, _reject, call)
 
     async def first_answer(self, call: Call) -> Answer | None:
-        for hook in self.handle:
-            try:
-                answer: Answer | None = await hook.run(call)
-            except HOOK_ERRORS as error:
-                _reject(call, hook, "handle", error)
-            if answer is not None:
-                return answer
-        return None
+        answer: Answer | None = _first("handle", self.handle, call)
+        return await answer if isinstance(answer, CoroutineType) else answer
 
-    async def filtered_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
-        for hook in self.filter_workers:
+    def filtered_workers(
+        self, call: Call, workers: Sequence[Worker]
+    ) -> "Sequence[Worker] | CoroutineType[Any, Any, Sequence[Worker]]":
+        """Return the workers that all hooks leave, or a coroutine if a hook has to wait."""
+        for place, hook in enumerate(self.filter_workers):
             try:
-                workers = await hook.run(call, workers)
+                left = hook.run(call, workers)
             except HOOK_ERRORS as error:
                 _reject(call, hook, "filter_workers", error)
+            if left.__class__ not in RESULTS and _waits(left):
+                later: Any = _filtered_later(_from(self.filter_workers, place, left), call, workers)
+                return later  # type: ignore[no-any-return]
+            workers = left
         return workers
 
-    async def picked_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:
-        for hook in self.pick_worker:
-            try:
-                worker: Worker | None = await hook.run(call, workers)
-            except HOOK_ERRORS as error:
-                _reject(call, hook, "pick_worker", error)
-            if worker is not None:
-                return worker
-        return None
+    def picked_worker(
+        self, call: Call, workers: Sequence[Worker]
+    ) -> "Worker | CoroutineType[Any, Any, Worker | None] | None":
+        """Return the worker that a hook picks, or a coroutine if a hook has to wait."""
+        return _first("pick_worker", self.pick_worker, call, workers)  # type: ignore[no-any-return]
 
     def observers(self, call: Call, *own: object) -> Observers:
         """Return the observers of the plugins; the core's `own` come before them."""
@@ -148,24 +137,109 @@ class Chains(msgspec.Struct, frozen=True):
             counts_tokens=call.counts_tokens,
         )
 
-    async def run_attempt_finished(self, call: Call, attempt: Attempt) -> None:
-        for hook in self.attempt_finished:
-            try:
-                await hook.run(call, attempt)
-            except HOOK_ERRORS as error:
-                self._isolate(call, hook, "attempt_finished", error)
+    def run_attempt_finished(self, call: Call, attempt: Attempt) -> Later:
+        return _all("attempt_finished", self.attempt_finished, self._isolate, call, attempt)
 
-    async def run_call_finished(self, call: Call) -> None:
-        for hook in self.call_finished:
-            try:
-                await hook.run(call, call.outcome)
-            except HOOK_ERRORS as error:
-                self._isolate(call, hook, "call_finished", error)
+    def run_call_finished(self, call: Call) -> Later:
+        return _all("call_finished", self.call_finished, self._isolate, call, call.outcome)
 
     def _isolate(self, call: Call, hook: Hook, name: str, error: BaseException) -> None:
         if _ends_the_call(error):
             raise error
         self.failures.note(hook.plugin, name, call.outcome, error, call.id)
+
+
+# The runners of hooks. A hook that returns its result at once costs no coroutine. From the first
+# one on that has to wait, the hooks run in a coroutine, which the runner returns.
+
+
+def _waits(result: object) -> bool:
+    return isinstance(result, Awaitable)
+
+
+def _from(hooks: tuple[Hook, ...], place: int, begun: Any) -> tuple[Hook, ...]:
+    """Return the hooks from `place` on, the first of which has returned `begun` already."""
+    return (Hook(hooks[place].plugin, lambda *_: begun), *hooks[place + 1 :])
+
+
+Failed = Callable[[Call, Hook, str, BaseException], None]
+"""Raises what ends the call, or returns so that the next hook runs."""
+
+
+def _all(name: str, hooks: tuple[Hook, ...], failed: Failed, call: Call, *more: object) -> Later:
+    for place, hook in enumerate(hooks):
+        try:
+            result = hook.run(call, *more)
+        except HOOK_ERRORS as error:
+            failed(call, hook, name, error)
+            continue
+        if result.__class__ not in RESULTS and _waits(result):
+            return _all_later(name, _from(hooks, place, result), failed, call, *more)
+    return None
+
+
+async def _all_later(
+    name: str, hooks: tuple[Hook, ...], failed: Failed, call: Call, *more: object
+) -> None:
+    for hook in hooks:
+        try:
+            result = hook.run(call, *more)
+            if result.__class__ not in RESULTS and _waits(result):
+                await result
+        except HOOK_ERRORS as error:
+            failed(call, hook, name, error)
+
+
+def _first(name: str, hooks: tuple[Hook, ...], call: Call, *more: object) -> Any:
+    """Return the first result that is not None, or a coroutine of it."""
+    for place, hook in enumerate(hooks):
+        try:
+            result = hook.run(call, *more)
+        except HOOK_ERRORS as error:
+            _reject(call, hook, name, error)
+        if result is not None:
+            if result.__class__ not in RESULTS and _waits(result):
+                return _first_later(name, _from(hooks, place, result), call, *more)
+            return result
+    return None
+
+
+async def _first_later(name: str, hooks: tuple[Hook, ...], call: Call, *more: object) -> Any:
+    for hook in hooks:
+        try:
+            result = hook.run(call, *more)
+            if result.__class__ not in RESULTS and _waits(result):
+                result = await result
+        except HOOK_ERRORS as error:
+            _reject(call, hook, name, error)
+        if result is not None:
+            return result
+    return None
+
+
+async def _identify_later(call: Call, principal: Awaitable[Principal | None]) -> None:
+    call.principal = _known(await principal)
+
+
+def _known(principal: Principal | None) -> Principal:
+    if principal is None:
+        challenge = (b"www-authenticate", b"Bearer")
+        raise Unauthorized("no valid API key was given", headers=(challenge,))
+    return principal
+
+
+async def _filtered_later(
+    hooks: tuple[Hook, ...], call: Call, workers: Sequence[Worker]
+) -> Sequence[Worker]:
+    for hook in hooks:
+        try:
+            left = hook.run(call, workers)
+            if left.__class__ not in RESULTS and _waits(left):
+                left = await left
+        except HOOK_ERRORS as error:
+            _reject(call, hook, "filter_workers", error)
+        workers = left
+    return workers
 
 
 def _reject(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn:

@@ -8,6 +8,10 @@ the response to the caller; any other exception is a 500 `hook_failed`. No worke
 Hooks that watch (`observe`, `attempt_finished`, `call_finished`, and every method of an observer)
 are isolated: the call goes on, and the failure is counted, logged once, and named in
 `call.outcome.failures`.
+
+A hook that is an `async def` here may wait. Its implementation is an `async def`, or a plain `def`
+that returns the result, or something to await for the result if it has to wait. A plain `def` is
+cheaper: nothing is created to wait for it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -42,11 +42,11 @@ def hook_problems(plugin: Plugin) -> list[str]:
 
 
 def _form_problems(name: str, impl: Any, spec: Callable[..., Any]) -> list[str]:
-    wanted, given = (inspect.iscoroutinefunction(function) for function in (spec, impl))
+    may_wait, waits = (inspect.iscoroutinefunction(function) for function in (spec, impl))
     problems = []
-    if wanted and not given:
-        problems.append(f"{name} must be `async def`")
-    if given and not wanted:
+    if may_wait and (inspect.isgeneratorfunction(impl) or inspect.isasyncgenfunction(impl)):
+        problems.append(f"{name} must return its result, not yield it")
+    if waits and not may_wait:
         problems.append(f"{name} must be a plain `def`, not `async def`")
     sorting = ("tryfirst", "trylast", "wrapper", "hookwrapper")
     problems.extend(

@@ -56,8 +56,8 @@ async def carry(gateway: Gateway, calls: list[RecordedCall]) -> float:
         observers = chains.observers(call)
         if observers.started:
             observers.notify_started(200, HEADERS, events=True)
-        if chains.call_finished:
-            await chains.run_call_finished(call)
+        if chains.call_finished and (rest := chains.run_call_finished(call)) is not None:
+            await rest
     return time.thread_time() - began
 
 

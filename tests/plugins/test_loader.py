@@ -1,9 +1,10 @@
 """How plugins are found, configured, checked and ordered, and that each mistake is told."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from support.plugins.hook_probes import Counting, Keys, Limit, Only, OtherKeys
@@ -39,6 +40,10 @@ def write(tmp_path: Path) -> Write:
 
 def loaded(*plugins: str | type | PluginEntry) -> Plugins:
     return Plugins([p if isinstance(p, PluginEntry) else entry(p) for p in plugins])
+
+
+async def waited(result: Any) -> Any:
+    return await result if isinstance(result, Awaitable) else result
 
 
 def problems_of(*plugins: str | type | PluginEntry) -> list[str]:
@@ -176,7 +181,14 @@ def test_loader_rejects_options_of_a_plugin_without_any() -> None:
             ADMITS.format(name="Mine") + "    async def prepare(self, call): ...",
             "plugin mine: prepare is a hook's name; mark it with @hookimpl",
         ),
-        ("@hookimpl\ndef admit(call): ...", "plugin mine: admit must be `async def`"),
+        (
+            "@hookimpl\ndef admit(call): yield",
+            "plugin mine: admit must return its result, not yield it",
+        ),
+        (
+            "@hookimpl\nasync def handle(call): yield",
+            "plugin mine: handle must return its result, not yield it",
+        ),
         (
             "@hookimpl\nasync def observe(call): ...",
             "plugin mine: observe must be a plain `def`, not `async def`",
@@ -263,7 +275,7 @@ async def test_hooks_run_in_the_order_of_the_file() -> None:
         assert [hook.plugin for hook in hooks["admit"]] == ["sessions", "Limit"]
     plugins = loaded(entry(OtherKeys, key="a"), entry(Keys, key="ab"))
     call = make_call(headers={"authorization": "abc"})
-    await plugins.chains().identify(call)
+    await waited(plugins.chains().identify(call))
     assert call.principal is not None
     assert call.principal.id == "a"
 
@@ -285,20 +297,20 @@ async def test_hook_receives_only_the_arguments_it_names(write: Write) -> None:
     workers = Workers(config).all
     chains = loaded(write(source)).chains()
     call = make_call(path="/p")
-    assert await chains.filtered_workers(call, workers) == workers[1:]
-    assert await chains.picked_worker(call, workers) is workers[0]
-    await chains.run_admit(call)
-    await chains.run_prepare(call)
+    assert await waited(chains.filtered_workers(call, workers)) == workers[1:]
+    assert await waited(chains.picked_worker(call, workers)) is workers[0]
+    await waited(chains.run_admit(call))
+    assert chains.run_prepare(call) is None
 
 
 def test_loader_reports_all_errors_at_once(write: Write) -> None:
-    wrong = write("@hookimpl\ndef admit(call): ...")
+    wrong = write("@hookimpl\nasync def observe(call): ...")
     late = write(AFTER.format(after="('sessions',)"), "late")
     unknown, *rest = problems_of("nowhere", entry(Limit, room=1), wrong, late, "sessions")
     assert unknown.startswith("test: unknown plugin 'nowhere'")
     assert rest == [
         "test: plugin Limit takes no options",
-        "test: plugin mine: admit must be `async def`",
+        "test: plugin mine: observe must be a plain `def`, not `async def`",
         "test: plugin late must come after sessions: move it below sessions",
     ]
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from types import CoroutineType
 from urllib.parse import quote
 
 import pytest
@@ -26,7 +27,8 @@ async def pick(
     call = make_call(body, session_id=session_id)
     workers = live.gateway.workers
     given = workers.serving(call.model if workers.mixed else None).fit if among is None else among
-    return await live.gateway.chains.picked_worker(call, given)
+    picked = live.gateway.chains.picked_worker(call, given)
+    return await picked if isinstance(picked, CoroutineType) else picked
 
 
 def named_at(worker_id: str, url: str) -> config.Worker:

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -377,6 +377,80 @@ class Breaking:
     @hookimpl
     async def call_finished(self) -> None:
         self._reach("call_finished")
+
+
+class BreakingAtOnce(Breaking):
+    """Breaks in hooks that are plain functions."""
+
+    @hookimpl
+    def authenticate(self, call: Call) -> Principal:  # type: ignore[override]
+        self._reach("authenticate")
+        return Principal("anybody")
+
+    @hookimpl
+    def admit(self) -> None:  # type: ignore[override]
+        self._reach("admit")
+
+    @hookimpl
+    def prepare(self) -> None:  # type: ignore[override]
+        self._reach("prepare")
+
+    @hookimpl
+    def handle(self) -> None:  # type: ignore[override]
+        self._reach("handle")
+
+    @hookimpl
+    def filter_workers(self, workers: Sequence[Worker]) -> Sequence[Worker]:  # type: ignore[override]
+        self._reach("filter_workers")
+        return workers
+
+    @hookimpl
+    def pick_worker(self) -> None:  # type: ignore[override]
+        self._reach("pick_worker")
+
+    @hookimpl
+    def attempt_finished(self) -> None:  # type: ignore[override]
+        self._reach("attempt_finished")
+
+    @hookimpl
+    def call_finished(self) -> None:  # type: ignore[override]
+        self._reach("call_finished")
+
+
+class BreakingLater(Breaking):
+    """Breaks in what plain functions return to be awaited: a coroutine, a future or a task."""
+
+    @hookimpl
+    def authenticate(self, call: Call) -> Awaitable[Principal]:  # type: ignore[override]
+        return super().authenticate(call)
+
+    @hookimpl
+    def admit(self) -> Awaitable[None]:  # type: ignore[override]
+        return asyncio.ensure_future(super().admit())
+
+    @hookimpl
+    def prepare(self) -> Awaitable[None]:  # type: ignore[override]
+        return super().prepare()
+
+    @hookimpl
+    def handle(self) -> Awaitable[Answer | None]:  # type: ignore[override]
+        return asyncio.ensure_future(super().handle())
+
+    @hookimpl
+    def filter_workers(self, workers: Sequence[Worker]) -> Awaitable[Sequence[Worker]]:  # type: ignore[override]
+        return asyncio.ensure_future(super().filter_workers(workers))
+
+    @hookimpl
+    def pick_worker(self) -> Awaitable[Worker | None]:  # type: ignore[override]
+        return super().pick_worker()
+
+    @hookimpl
+    def attempt_finished(self) -> Awaitable[None]:  # type: ignore[override]
+        return super().attempt_finished()
+
+    @hookimpl
+    def call_finished(self) -> Awaitable[None]:  # type: ignore[override]
+        return asyncio.ensure_future(super().call_finished())
 
 
 class BreakingObserver:
