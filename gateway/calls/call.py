@@ -279,6 +279,11 @@ class Call:
             raise
         return self._json
 
+    @property
+    def parsed(self) -> Mapping[str, Any] | None:
+        """The caller's body as `json` has parsed it; None as long as nobody has asked for it."""
+        return self._json
+
     def set(self, key: str, value: object) -> Awaitable[None]:
         """Send `value` under a top-level key of the body; all other bytes stay unchanged.
 

@@ -1,11 +1,13 @@
 """What a call is recognised by, whatever callers send."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import pytest
 from gateway_plugins.stickiness.keys import Key, KeyReader
+from gateway_plugins.stickiness.openings import Unsure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,6 +147,65 @@ names = st.sampled_from(["messages", "prompt", "prompts", "input", "user", "prom
 def test_key_reader_never_fails_on_a_json_body(body: dict[str, object]) -> None:
     key = key_of(json.dumps(body).encode())
     assert key is None or key.value
+
+
+ids = st.lists(st.integers(1, 200_000), max_size=40)
+messages = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from(["system", "developer", "user", "", 7, None]),
+            "content": st.text(max_size=9)
+            | st.none()
+            | st.lists(st.fixed_dictionaries({}, optional={"text": st.text() | st.none()})),
+        },
+    ),
+    max_size=4,
+)
+usual = st.text() | ids | messages | st.lists(ids | messages, max_size=2)
+odd = values | st.lists(st.integers(-1, 2), max_size=6)
+writers: list[Callable[[object], bytes]] = [
+    lambda body: json.dumps(body).encode(),
+    lambda body: json.dumps(body, indent=9).encode(),
+    lambda body: json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(names, usual | odd, max_size=3), st.sampled_from(writers))
+def test_key_of_a_parsed_body_is_that_of_its_text(
+    body: dict[str, object], write: Callable[[object], bytes]
+) -> None:
+    """Or the parsed body says that it cannot tell."""
+    data = write(body)
+    try:
+        parsed = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    for reader in (READER, KeyReader(None, (), 60), KeyReader(None, ("prompt",), 0)):
+        with contextlib.suppress(Unsure):
+            assert reader.of_object(parsed) == reader.of_body(data)
+
+
+@QUICKLY
+@given(st.dictionaries(names, usual, max_size=3))
+def test_key_of_a_parsed_body_is_known_for_texts_ids_and_messages(body: dict[str, object]) -> None:
+    assert READER.of_object(body) == READER.of_body(msgspec.json.encode(body))
+
+
+@pytest.mark.parametrize("body", [b'{"prompt": [7, -0]}', b'{"prompt": [7, 1.50]}'])
+async def test_key_of_a_request_is_the_same_parsed_or_not(body: bytes) -> None:
+    call = make_call(body)
+    key = READER.of_request(call)
+    assert key is not None
+    await call.json()
+    assert READER.of_request(call) == key
+
+
+def test_key_reader_takes_the_first_of_many_token_ids() -> None:
+    for separators in ((",", ":"), (", ", ": ")):
+        body = json.dumps({"prompt": list(range(151_000, 155_000))}, separators=separators)
+        assert key_of(body.encode()) == Key("prefix", "151000 151001 151002")
 
 
 @QUICKLY

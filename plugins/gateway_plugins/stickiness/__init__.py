@@ -1,8 +1,8 @@
 """Sends the calls of a session to the worker that has its cache, by one of several policies.
 
-`keys.py` finds the key of a call, and `policies.py` chooses a worker for the key: on the ring
-(`ring.py`), from memory (`pins.py`), or in turn (`turns.py`). `views.py` caches what is derived
-from the workers until they change. `routes.py` explains a choice.
+`keys.py` finds the key of a call, `openings.py` how its prompt begins, and `policies.py` chooses a
+worker for the key: on the ring (`ring.py`), from memory (`pins.py`), or in turn (`turns.py`).
+`views.py` caches what is derived from the workers until they change. `routes.py` explains a choice.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from gateway_plugins.stickiness.policies import (
     PowerOfTwo,
     RoundRobin,
 )
+from gateway_plugins.stickiness.ring import key_point
 from gateway_plugins.stickiness.routes import Route, RouteQuery, explain, key_of
 from gateway_plugins.stickiness.views import Views
 
@@ -89,18 +90,22 @@ class Stickiness:
         return [gateway.control("/admin/route", scope="admin", GET=self.explain)]
 
     @hookimpl
-    async def pick_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:
-        if self._views is None:
+    def pick_worker(self, call: Call, workers: Sequence[Worker]) -> Worker | None:
+        views = self._views
+        if views is None:
             return None
-        point = self._point(call) if self.policy.keyed else None
-        return self.policy.pick(self._views.of_call(call), point, workers)
+        point, session = None, call.session_id
+        if self.policy.keyed:
+            point = key_point("session", session) if session else self._point(call)
+        return self.policy.pick(views.of_call(call), point, workers)
 
     def _point(self, call: Call) -> int | None:
+        """Return the point of a call without a session, None if it has no key."""
         key = self.keys.named(call)
         if key is not None:
             return key.point()
         if not call.attempts:
-            key = self.keys.of_body(call.body.readable)
+            key = self.keys.of_request(call)
             call.state[POINT] = None if key is None else key.point()
         return call.state.get(POINT)
 

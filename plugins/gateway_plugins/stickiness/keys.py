@@ -1,26 +1,24 @@
 """Key of a call: its session, else a header, a field of its body, or the prompt's beginning."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Raw
 
 from gateway import Call, get_header
+from gateway_plugins.stickiness.openings import (
+    NOTHING,
+    UNREADABLE,
+    Unsure,
+    opening,
+    opening_of,
+)
 from gateway_plugins.stickiness.ring import key_point
 
 OPENINGS = ("messages", "prompt", "prompts", "input")
 """Body fields with the beginning of a call: chat, completions, TRL's /generate/, responses."""
 
-NOTHING = Raw(b"")
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
-
-CHARACTERS_PER_ID = 4
-"""Characters that a token id counts for."""
-
-MAX_DEPTH = 3
-"""Maximum nesting: TRL's /chat/ has lists of conversations; nothing is nested deeper."""
+_read_value = msgspec.json.Decoder(str | int | None).decode
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -34,15 +32,6 @@ class Key(msgspec.Struct, frozen=True):
         return key_point(self.kind, self.value)
 
 
-class _Message(msgspec.Struct):
-    role: str = ""
-    content: Raw = NOTHING
-
-
-class _Part(msgspec.Struct):
-    text: str | None = None
-
-
 class KeyReader:
     """Finds the key of a call. The parameters are the options of the same names."""
 
@@ -53,12 +42,13 @@ class KeyReader:
         # The decoder builds only the few values of a body that are used.
         attributes = {name: f"field_{place}" for place, name in enumerate(names)}
         self._fields = {name: attributes[name] for name in fields}
-        self._openings = [attributes[name] for name in OPENINGS if name in attributes]
-        self._type = msgspec.defstruct(
+        self._openings = {name: attributes[name] for name in OPENINGS if name in attributes}
+        asked = msgspec.defstruct(
             "Asked",
             [(attribute, Raw, NOTHING) for attribute in attributes.values()],
             rename={attribute: name for name, attribute in attributes.items()},
         )
+        self._read = msgspec.json.Decoder(asked).decode if names else None
 
     def named(self, call: Call) -> Key | None:
         """Key of the call's session, else of its header; None if it has neither."""
@@ -70,18 +60,45 @@ class KeyReader:
                 return Key("header", value.decode("latin-1"))
         return None
 
+    def of_request(self, call: Call) -> Key | None:
+        """Key of the call's body, parsed or not."""
+        parsed = call.parsed
+        if parsed is not None:
+            try:
+                return self.of_object(parsed)
+            except Unsure:
+                pass
+        return self.of_body(call.body.readable)
+
     def of_body(self, data: bytes | None) -> Key | None:
         """Key of a field of the body, else of its beginning.
 
         None if it has neither, or is not a JSON object.
         """
-        if not data or not self._type.__struct_fields__:
+        if not data or self._read is None:
             return None
         try:
-            asked = msgspec.json.decode(data, type=self._type)
+            asked = self._read(data)
         except UNREADABLE:
             return None
         return self._of_fields(asked) or self._of_opening(asked)
+
+    def of_object(self, body: Mapping[str, object]) -> Key | None:
+        """Return what `of_body` returns for the JSON of this object.
+
+        Raises Unsure if the object does not tell.
+        """
+        for name in self._fields:
+            value = body.get(name)
+            if type(value) is int or (value and isinstance(value, str)):
+                return Key(f"field:{name}", str(value))
+        for name in self._openings:
+            if name in body:
+                try:
+                    return self.prefix(opening_of(body[name], self._prefix_chars))
+                except ValueError:
+                    return None
+        return None
 
     def prefix(self, text: str) -> Key | None:
         """Key of calls that begin with `text`; None if that is empty."""
@@ -96,7 +113,7 @@ class KeyReader:
         return None
 
     def _of_opening(self, asked: msgspec.Struct) -> Key | None:
-        for attribute in self._openings:
+        for attribute in self._openings.values():
             raw: Raw = getattr(asked, attribute)
             if raw:
                 try:
@@ -110,60 +127,7 @@ def _text_or_number(raw: Raw) -> str:
     if not raw:
         return ""
     try:
-        value = msgspec.json.decode(raw, type=str | int | None)
+        value = _read_value(raw)
     except UNREADABLE:
         return ""
     return "" if value is None else str(value)
-
-
-def opening(raw: Raw, most: int, depth: int = MAX_DEPTH) -> str:
-    """Return how a prompt begins: text, token ids, messages, or the first of several of these.
-
-    Messages count up to the first one that is not the system's, as later turns of a conversation
-    begin with the same ones. The result has about `most` characters or more, if the prompt has so
-    many. Raises ValueError if the prompt cannot be parsed.
-    """
-    begins = _begin(raw, 2)
-    if begins[:1] == b'"':
-        return msgspec.json.decode(raw, type=str)
-    if begins[:1] != b"[" or not depth:
-        return ""
-    items = msgspec.json.decode(raw, type=list[Raw])
-    if not items:
-        return ""
-    first = _begin(items[0], 1)
-    if first == b"{":
-        return _opening_of_messages(items, most)
-    if first.isdigit():
-        return " ".join(_begin(item, 20).decode() for item in items[: _ids(most)])
-    return opening(items[0], most, depth - 1)
-
-
-def _begin(raw: Raw, length: int) -> bytes:
-    return bytes(memoryview(raw)[:length])
-
-
-def _ids(most: int) -> int:
-    return max(1, most // CHARACTERS_PER_ID)
-
-
-def _opening_of_messages(items: Sequence[Raw], most: int) -> str:
-    texts: list[str] = []
-    length = 0
-    for item in items:
-        message = msgspec.json.decode(item, type=_Message)
-        texts.append(_text_of(message.content))
-        length += len(texts[-1])
-        if length >= most or message.role not in ("system", "developer"):
-            break
-    return "\n".join(texts)
-
-
-def _text_of(content: Raw) -> str:
-    """Text of a message's content, which is a string or parts of which some have text."""
-    if not content:
-        return ""
-    said: Any = msgspec.json.decode(content, type=str | list[_Part] | None)
-    if isinstance(said, list):
-        return "\n".join(part.text for part in said if part.text)
-    return said or ""

@@ -57,11 +57,12 @@ class ConsistentHash:
         if point is None:
             return None
         worker = view.all[view.ring.first(point)]
-        busy = worker.in_flight / worker.weight
-        # The load is nearly always below the floor; the bound is then not computed.
-        has_room = busy < self._floor(view) or busy < self._bound(view)
-        if has_room and worker in view.members(workers):
-            return worker
+        # `workers` are nearly always all that are fit, and the load is below the floor; neither the
+        # members nor the bound is then made.
+        if worker.fit if workers is view.fit else worker in workers:
+            busy = worker.slots.used / worker.weight
+            if busy < self._spill_above / view.mean_weight or busy < self._bound(view):
+                return worker
         members = frozenset(workers)
         able = [worker for place in view.ring.walk(point) if (worker := view.all[place]) in members]
         return _first_below(self._bound(view), able)

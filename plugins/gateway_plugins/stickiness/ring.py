@@ -75,7 +75,9 @@ class Ring:
             for point in points_of(name, count)
         ]
         found.sort()
-        self._points = array("Q", found)
+        self._count = len(found)
+        # A key after the last point belongs to the first one, which is there once more.
+        self._points = array("Q", [*found, found[0]])
         # A table of the starts of equal parts makes lookups on a large ring as fast.
         parts = min(MAX_PARTS, 1 << len(found).bit_length())
         self._bits = 65 - parts.bit_length()
@@ -83,28 +85,25 @@ class Ring:
         self._starts = array("I", starts)
 
     def __len__(self) -> int:
-        return len(self._points)
+        return self._count
 
     def first(self, point: int) -> int:
         """Index in `names` of the worker that a key belongs to."""
-        place = self._place(point)
-        return self._points[place if place < len(self._points) else 0] & OWNER_MASK
+        points, starts, part = self._points, self._starts, point >> self._bits
+        return points[bisect_left(points, point, starts[part], starts[part + 1])] & OWNER_MASK
 
     def walk(self, point: int) -> Iterator[int]:
         """Indexes of all workers, each once: the key's worker, then its stand-ins in order."""
         points, seen = self._points, set[int]()
-        start = self._place(point)
-        for place in chain(range(start, len(points)), range(start)):
+        part = point >> self._bits
+        start = bisect_left(points, point, self._starts[part], self._starts[part + 1])
+        for place in chain(range(start, self._count), range(start)):
             owner = points[place] & OWNER_MASK
             if owner not in seen:
                 seen.add(owner)
                 yield owner
                 if len(seen) == len(self.names):
                     return
-
-    def _place(self, point: int) -> int:
-        part = point >> self._bits
-        return bisect_left(self._points, point, self._starts[part], self._starts[part + 1])
 
 
 class Rings:

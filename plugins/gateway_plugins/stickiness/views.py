@@ -68,6 +68,7 @@ class Views:
         self._registry = registry
         self._rings = Rings()
         self._known: dict[int, tuple[object, View]] = {}
+        self._whole: View | None = None
 
     def __len__(self) -> int:
         return len(self._known)
@@ -85,7 +86,14 @@ class Views:
 
     def of_call(self, call: Call) -> View:
         """Return the view for a call; its model is read only if workers serve different ones."""
-        return self.of(call.model if self._registry.mixed else None)
+        whole = self._whole
+        if whole is not None:
+            return whole
+        if self._registry.mixed:
+            return self.of(call.model)
+        whole = self._whole = self.of(None)
+        return whole
 
     def forget(self) -> None:
         self._known.clear()
+        self._whole = None
