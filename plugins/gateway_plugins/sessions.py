@@ -12,12 +12,16 @@ from gateway import (
     BadRequest,
     Call,
     Host,
-    get_header,
     hookimpl,
     path_of,
     read_session_id,
     split_session_path,
 )
+
+DOTS = (".", "..")
+"""No ids: clients take a segment of one or two dots out of a path before they send it."""
+
+BLANK = b" \t"
 
 
 class Sessions:
@@ -38,33 +42,37 @@ class Sessions:
         return [gateway.carried(SessionRoute(gateway))]
 
     @hookimpl
-    async def admit(self, call: Call) -> None:
-        if call.session_id is None:
-            value = (get_header(call.headers, self._header) or b"").strip(b" \t")
-            if not value:
+    def admit(self, call: Call) -> None:
+        session_id = call.session_id
+        if session_id is None:
+            given, wanted = b"", self._header
+            for name, value in call.headers:
+                if name == wanted:
+                    given = value
+                    break
+            if given and (given[0] in BLANK or given[-1] in BLANK):
+                given = given.strip(b" \t")
+            if not given:
                 return
-            call.session_id = _decoded(value)
-        self.check_session_id(call.session_id)
+            try:
+                session_id = given.decode()
+            except UnicodeDecodeError:  # a path is UTF-8; a header is that, or else Latin-1
+                session_id = given.decode("latin-1")
+            call.session_id = session_id
+        # The check of `check_session_id`, without the cost of a further call.
+        if not session_id.isprintable() or len(session_id) > self._max_length or session_id in DOTS:
+            self.check_session_id(session_id)
 
     @hookimpl
     def check_session_id(self, session_id: str) -> None:
-        # Clients take a segment of one or two dots out of a path before they send it.
-        dots = session_id in (".", "..")
-        if dots or len(session_id) > self._max_length or not session_id.isprintable():
+        too_long = len(session_id) > self._max_length
+        if too_long or session_id in DOTS or not session_id.isprintable():
             raise BadRequest(
                 f"a session id has at most {self._max_length} characters, all printable, and is "
                 "not one dot or two",
                 param="session_id",
                 code="invalid_session_id",
             )
-
-
-def _decoded(value: bytes) -> str:
-    """Return the text of a header, which is UTF-8 as in a path, or else Latin-1."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
 
 
 class SessionRoute(Route):

@@ -84,24 +84,29 @@ class CircuitBreaker:
                 yield Sample("gateway_breaker_state", "gauge", is_it, help_, labels, "max")
 
     @hookimpl
-    async def filter_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
+    def filter_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
         if not self._half_open:
             return workers
         return [worker for worker in workers if self._may_try(worker)]
 
     @hookimpl
-    async def attempt_finished(self, call: Call, attempt: Attempt) -> None:
-        circuit = self._circuits.get(attempt.worker)
-        if circuit is None:
+    def attempt_finished(self, call: Call, attempt: Attempt) -> None:
+        worker, status = attempt.worker, attempt.status
+        if worker not in self._circuits:
             return
+        circuit, fault = self._circuits[worker], None
         if attempt.started < circuit.since:
             circuit.ended_earlier()
-        elif fault := fault_of(attempt):
-            self._note_failure(attempt.worker, circuit, fault)
-        elif attempt.status is not None and attempt.status not in NO_ACCESS:
-            if circuit.worked(monotonic()):
-                self._close(attempt.worker, circuit)
-            if len(call.attempts) > 1 and attempt.status < 400:
+            return
+        if attempt.error is not None or attempt.ending.fault or (status or 0) >= 500:
+            fault = fault_of(attempt)
+        if fault is not None:
+            self._note_failure(worker, circuit, fault)
+        elif status is not None and status not in NO_ACCESS:
+            ended = attempt.ended
+            if circuit.worked(monotonic() if ended is None else ended):
+                self._close(worker, circuit)
+            if call.attempts[0] is not attempt and status < 400:
                 self._blame(call)
 
     def _blame(self, call: Call) -> None:

@@ -86,20 +86,24 @@ def fault_of(attempt: Attempt) -> str | None:
 class Window:
     """Number of calls in the last `seconds`, and of failures among them.
 
-    Counted in slices of a tenth, so that memory does not grow with the traffic.
+    Counted in slices of a tenth, so that memory does not grow with the traffic. `latest` is the
+    present slice until the time `until`: its number, its calls and its failures.
     """
 
     def __init__(self, seconds: float) -> None:
         self._width = seconds / SLICES
         self._slices: deque[list[int]] = deque(maxlen=SLICES)
+        self.latest = [0, 0, 0]
+        self.until = float("-inf")
 
     def add(self, now: float, *, failed: bool) -> None:
-        number = int(now / self._width)
-        if not self._slices or self._slices[-1][0] != number:
-            self._slices.append([number, 0, 0])
-        latest = self._slices[-1]
-        latest[1] += 1
-        latest[2] += failed
+        if now >= self.until:
+            number = int(now / self._width)
+            self.until = (number + 1) * self._width
+            self.latest = [number, 0, 0]
+            self._slices.append(self.latest)
+        self.latest[1] += 1
+        self.latest[2] += failed
 
     def counts(self, now: float) -> tuple[int, int]:
         """Return the number of calls, and of failures among them."""
@@ -109,6 +113,7 @@ class Window:
 
     def clear(self) -> None:
         self._slices.clear()
+        self.until = float("-inf")
 
 
 class Circuit:
@@ -139,7 +144,11 @@ class Circuit:
         """Record a response; return whether it closes a half-open circuit."""
         if self.state == "closed":
             self._in_a_row = 0
-            self._window.add(now, failed=False)
+            window = self._window
+            if now < window.until:
+                window.latest[1] += 1
+            else:
+                window.add(now, failed=False)
             return False
         self._in_a_row += 1
         return self.state == "half_open" and self._in_a_row >= self._options.required_successes
