@@ -14,6 +14,7 @@ from gateway import __version__, config
 from gateway.app.gateway import Gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.kernel import active
 from gateway.plugins.loader import Plugins
 from gateway.plugins.plugin import SPECS
 from gateway.serve import processes
@@ -65,7 +66,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         description="A gateway between callers of LLMs and inference servers.",
         epilog=f"Commands of installed plugins: {installed}." if installed else None,
     )
-    parser.add_argument("--version", action="version", version=f"gateway {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the version and the kernel in use"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_demo(commands)
@@ -74,6 +77,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_config(commands)
     _add_from_others(parser, commands, arguments)
     return parser
+
+
+class _Version(argparse.Action):
+    """Names the kernel, which is looked up only if somebody asks."""
+
+    def __call__(self, *_: object) -> None:
+        print(f"gateway {__version__}, kernel: {active()}")
+        sys.exit()
 
 
 def _add_serve(commands: "Commands") -> None:

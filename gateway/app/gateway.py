@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
+from gateway import kernel
 from gateway.app.error_pages import error_page
 from gateway.app.generation import Generation
 from gateway.app.plugin_routes import added_routes
@@ -64,6 +65,7 @@ class Gateway:
         source: Callable[[], Config] | None = None,
         peers: Peers | None = None,
     ) -> None:
+        self.kernel = kernel.active()
         self.peers = peers or Peers()
         plugins = Plugins(config.plugins)
         self.generation = Generation.of(config, plugins)
@@ -267,6 +269,7 @@ class Gateway:
         if self.peers.index == 0:  # the other processes would repeat it
             for warning in self.generation.warnings:
                 log.warning("%s", warning)
+            self._tell_kernel()
         async with self.reloader.held(), contextlib.AsyncExitStack() as stack:
             stack.callback(self.workers.close)
             await stack.enter_async_context(self.peers)
@@ -279,6 +282,14 @@ class Gateway:
             stack.push_async_callback(self._leave)
             self._running = stack.pop_all()
         return self
+
+    def _tell_kernel(self) -> None:
+        log.info("kernel: %s", self.kernel)
+        if self.kernel.problem:
+            log.warning(
+                "calls cost more than they need to: there is no native kernel: %s",
+                self.kernel.problem,
+            )
 
     async def _leave(self) -> None:
         await self.reloader.close()

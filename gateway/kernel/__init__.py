@@ -35,18 +35,21 @@ from gateway.kernel.interface import Functions
 
 VARIABLE = "GATEWAY_KERNEL"
 
+PARTS = ("record", "stream")
+"""What a kernel does: a record of an answer; the path of a stream's events."""
+
 Name = Literal["native", "python"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel in use. `fallbacks` counts by part what its functions left to the Python code."""
+    """A kernel in use. `fallbacks` counts what its functions left to the Python code, see PARTS."""
 
     name: Name
     functions: Functions
     problem: str = ""
     """Why this is not the native kernel although nobody asked for another."""
-    fallbacks: Counter[str] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(PARTS, 0)))
 
     def __str__(self) -> str:
         return f"{self.name} ({self.functions.BUILT})"

@@ -11,6 +11,7 @@ from gateway.calls.control_request import Handler
 from gateway.cluster.peers import Peers
 from gateway.config import Config
 from gateway.fleet.registry import Workers
+from gateway.kernel import Kernel
 from gateway.plugins.chains import Failures, Hook
 from gateway.storage import Storage
 from gateway.telemetry.occupancy import Occupancy
@@ -23,7 +24,7 @@ class Host(Protocol):
     `storage` the database, `peers` are the other processes of this gateway. `failures` counts the
     failures of isolated hooks, and logs the first of each. `authenticates`: a plugin has an
     `authenticate` hook, so every call has a principal or is refused. `occupancy`: the callers'
-    connections of this process.
+    connections of this process. `kernel`: the kernel in use, see gateway.kernel.
     """
 
     @property
@@ -38,6 +39,8 @@ class Host(Protocol):
     def failures(self) -> Failures: ...
     @property
     def occupancy(self) -> Occupancy: ...
+    @property
+    def kernel(self) -> Kernel: ...
     @property
     def authenticates(self) -> bool: ...
     @property

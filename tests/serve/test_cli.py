@@ -1,6 +1,7 @@
 """The command line, as an operator types it."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from gateway import __version__
 from gateway.cli import main
+from gateway.kernel import active
 
 GATEWAY = Path(sys.executable).with_name("gateway")
 
@@ -24,7 +26,14 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int | str 
 
 def test_installed_command_prints_its_version() -> None:
     done = subprocess.run([GATEWAY, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"gateway {__version__}\n"
+    assert done.stdout == f"gateway {__version__}, kernel: {active()}\n"
+
+
+def test_version_of_a_kernel_that_is_none_is_a_mistake() -> None:
+    environ = {**os.environ, "GATEWAY_KERNEL": "rust"}
+    done = subprocess.run([GATEWAY, "--version"], capture_output=True, text=True, env=environ)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "GATEWAY_KERNEL=rust: python or native was expected\n"
 
 
 @pytest.mark.parametrize("command", ["serve", "demo", "simulate", "plugins", "config"])

@@ -13,8 +13,12 @@ from gateway.config.messages import line
 from gateway.config.model import Config
 from gateway.config.node import Node, merge
 from gateway.config.renames import Former, former_names, with_new_names
+from gateway.kernel import VARIABLE
 
 PREFIX = "GATEWAY_"
+
+OTHER_VARIABLES = frozenset({f"{PREFIX}CONFIG", VARIABLE})
+"""Variables that set no field."""
 
 # The command-line options, by field; `--worker` and `--plugin` may be repeated.
 OPTIONS: Mapping[str, str] = MappingProxyType(
@@ -82,7 +86,7 @@ def environment(
     """
     known = variables()
     former, present = _former_variables(known)
-    strange = environ.keys() - known.keys() - former.keys() - {f"{PREFIX}CONFIG", *used}
+    strange = environ.keys() - known.keys() - former.keys() - OTHER_VARIABLES - {*used}
     problems.extend(
         f'{name}: unknown variable; did you mean "{present.get(close, close)}"?'
         for name in sorted(strange)

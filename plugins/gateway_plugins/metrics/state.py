@@ -16,6 +16,7 @@ def samples_of(gateway: Host) -> Iterator[Sample]:
         help_ = "Failures of hooks that watch, which no caller has seen."
         labels = {"plugin": plugin, "hook": hook}
         yield Sample("gateway_hook_failures_total", "counter", count, help_, labels)
+    yield from _of_kernel(gateway)
 
 
 def _of_connections(gateway: Host) -> Iterator[Sample]:
@@ -28,6 +29,15 @@ def _of_connections(gateway: Host) -> Iterator[Sample]:
     yield _gauge("gateway_connections_paused", callers.paused, help_, merge="max")
     help_ = "Times that this began after a while without."
     yield Sample("gateway_connections_pauses_total", "counter", callers.pauses, help_)
+
+
+def _of_kernel(gateway: Host) -> Iterator[Sample]:
+    help_ = "1 for the kernel that runs."
+    labels = {"kernel": str(gateway.kernel.name)}
+    yield _gauge("gateway_kernel_in_use", 1, help_, labels, "max")
+    help_ = "Inputs that the kernel left to the Python code, by its part."
+    for part, count in gateway.kernel.fallbacks.items():
+        yield Sample("gateway_kernel_fallbacks_total", "counter", count, help_, {"part": part})
 
 
 def processes(answered: int, count: int) -> Iterator[Sample]:
