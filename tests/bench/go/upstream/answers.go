@@ -12,10 +12,12 @@ type wanted struct {
 	ids, logprobs, usage bool
 }
 
-// answer is one as it is sent; the events end with the finish, the usage where it is wanted, and [DONE].
+// answer is one as it is sent; the events end with the finish, the usage if it is wanted, and [DONE]. As many as
+// `paced` of them are of choices, one for each step of an engine.
 type answer struct {
 	plain  []byte
 	events [][]byte
+	paced  int
 }
 
 type object = map[string]any
@@ -26,7 +28,7 @@ func answerOf(one wanted) *answer {
 	if found, ok := made.Load(one); ok {
 		return found.(*answer)
 	}
-	found := &answer{plain: plain(one), events: events(one)}
+	found := &answer{plain: plain(one), events: events(one), paced: one.tokens + 1}
 	made.Store(one, found)
 	return found
 }

@@ -22,7 +22,7 @@ func complete(to http.ResponseWriter, request *http.Request) {
 	})
 	if says(body, `"stream":`) {
 		gap := time.Duration(number(body, " gap-us=", 0)) * time.Microsecond
-		stream(to, request, found.events, gap)
+		stream(to, request, found, gap)
 		return
 	}
 	to.Header().Set("content-type", "application/json")
@@ -30,17 +30,18 @@ func complete(to http.ResponseWriter, request *http.Request) {
 	to.Write(found.plain)
 }
 
-// stream sends the events at the pace that is asked for, each in a write of its own, as engines do.
-func stream(to http.ResponseWriter, request *http.Request, events [][]byte, gap time.Duration) {
+// stream sends the events at the pace that is asked for, each in a write of its own, as engines do: usage and [DONE]
+// follow the last choice at once.
+func stream(to http.ResponseWriter, request *http.Request, found *answer, gap time.Duration) {
 	to.Header().Set("content-type", "text/event-stream; charset=utf-8")
 	due := time.Now()
-	for _, one := range events {
+	for n, one := range found.events {
 		if _, err := to.Write(one); err != nil {
 			return
 		}
 		to.(http.Flusher).Flush()
 		due = due.Add(gap)
-		if gap > 0 && !wait(request, due) {
+		if gap > 0 && n+1 < found.paced && !wait(request, due) {
 			return
 		}
 	}

@@ -5,7 +5,7 @@
 //
 // It prints the port that it has taken, which it listens on at so many addresses: 127.0.0.1, 127.0.0.2 and so on. A
 // call says in its text what it is answered, for not every gateway passes headers on: " tokens=64 prompt-tokens=32
-// gap-us=0 ", the last of which are the microseconds between the events of a stream (0: as fast as they go).
+// gap-us=0 ", the last of which are the microseconds between the tokens of a stream (0: as fast as they go).
 package main
 
 import (
