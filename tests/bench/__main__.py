@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=4.0, help="how long each work is (4)")
     add("--only", default="", metavar="ROWS", help="rows of the table, with commas between them")
     add("--peers", default=",".join(PEERS), help="which others (%(default)s)")
+    add("--ref", action="append", default=[], metavar="COMMIT", help="an earlier build beside this")
     add("--quick", action="store_true", help="one round of a second each, and small scales")
     add("--programs", type=Path, default=default_folder(), help="where others are installed")
     add("--work", type=Path, help="a folder for files of traces, 8 GB with the row `traces`")
@@ -57,6 +58,7 @@ def _measured(asked: argparse.Namespace) -> Report:
         plan = Plan(
             rows=rows,
             peers=peers,
+            refs=asked.ref,
             rounds=1 if asked.quick else asked.rounds,
             seconds=1.0 if asked.quick else asked.seconds,
             programs=asked.programs,

@@ -9,7 +9,7 @@ from bench.report import Report
 from bench.rows import PLAIN, STREAM
 from bench.table import number
 
-WIDTH, NAMES, FIGURES = 760, 170, 80
+WIDTH, NAMES, FIGURES = 760, 220, 80
 LINE, BAR, HEAD = 26, 16, 44
 MOST_BARS, MOST_TICKS = 20, 10
 

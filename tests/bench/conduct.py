@@ -2,12 +2,13 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from bench.builds import Build, at, build_of, present
 from bench.found import Found, Machine
 from bench.peers import PEERS
 from bench.programs import build
@@ -20,10 +21,14 @@ from gateway import ConfigError, __version__
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`programs` is the folder of what is installed, `work` one for what is left by no run."""
+    """`refs` are commits of the gateway that is compared with itself.
+
+    `programs` is the folder of what is installed, `work` one for what is left by no run.
+    """
 
     rows: Sequence[Row]
     peers: Sequence[str]
+    refs: Sequence[str] = ()
     rounds: int
     seconds: float
     programs: Path
@@ -48,6 +53,7 @@ def measure(plan: Plan) -> Found:
         versions={NAME: __version__},
     )
     programs = build(plan.programs)
+    present()
     tasks = tasks_of(plan, found)
     for number in range(1, plan.rounds + 1):
         for task in tasks:
@@ -60,14 +66,24 @@ def tasks_of(plan: Plan, found: Found) -> list[Task]:
     """Each system once, with the works of all rows that it is in."""
     tasks: dict[str, Task] = {}
     peers = {name: system for name in plan.peers if (system := _peer(name, plan, found))}
+    builds = [build_of(plan.programs, ref) for ref in plan.refs]
+    found.builds += dict.fromkeys(build.name for build in builds)
     for row in plan.rows:
         others = [peers[name] for name in row.peers if name in peers]
-        for system in (*others, *row.systems):
+        for system in (*others, *_ours(row, builds)):
             task = tasks.setdefault(system.name, Task(system, []))
             task.works += [work for work in row.works if work not in task.works]
     versions = {task.system.name: task.system.version for task in tasks.values()}
     found.versions |= {name: version for name, version in versions.items() if version}
     return list(tasks.values())
+
+
+def _ours(row: Row, builds: Sequence[Build]) -> Iterator[System]:
+    """Each system next to the same of earlier builds, so that little changes between them."""
+    for system in row.systems:
+        yield system
+        if row.compared:
+            yield from (at(build, system) for build in builds)
 
 
 def _peer(name: str, plan: Plan, found: Found) -> System | None:

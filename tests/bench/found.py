@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -39,7 +40,8 @@ class Machine(msgspec.Struct, frozen=True):
 class Found(msgspec.Struct, kw_only=True):
     """A run. `left_out` are systems that could not be measured, and why.
 
-    `configurations` are what systems were given in a file, `problems` what makes figures doubtful.
+    `builds` are earlier ones of the gateway. `configurations` are what systems were given in a
+    file, `problems` what makes figures doubtful.
     """
 
     date: str
@@ -47,6 +49,7 @@ class Found(msgspec.Struct, kw_only=True):
     rounds: int
     seconds: float
     rows: list[str]
+    builds: list[str] = []
     versions: dict[str, str] = {}
     configurations: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -62,12 +65,26 @@ class Found(msgspec.Struct, kw_only=True):
         return self.readings[-1].rounds
 
     def median(self, system: str, work: str, figure: str) -> float | None:
-        """Over the rounds; None where nothing was measured."""
-        found = [
-            getattr(reading, figure)
-            for one in self.readings
-            if (one.system, one.work) == (system, work)
-            for reading in one.rounds
-        ]
-        known = [value for value in found if value is not None]
+        """Over the rounds that are of use; None if nothing was measured in them."""
+        known = self.values(system, work, figure)
         return median(known) if known else None
+
+    def values(self, system: str, work: str, figure: str) -> list[float]:
+        """Those of the rounds that are of use."""
+        readings = [reading for reading in self.readings_of(system, work) if not reading.useless]
+        found = [getattr(reading, figure) for reading in readings]
+        return [value for value in found if value is not None]
+
+    def readings_of(self, system: str, work: str) -> list[Reading]:
+        """None, if it was not measured."""
+        for one in self.readings:
+            if (one.system, one.work) == (system, work):
+                return one.rounds
+        return []
+
+    def useless(self) -> Iterator[tuple[Readings, int, str]]:
+        """The rounds that are left out of medians, counted from 1, and why they are."""
+        for one in self.readings:
+            for number, reading in enumerate(one.rounds, 1):
+                if reading.useless:
+                    yield one, number, reading.useless

@@ -1,17 +1,21 @@
 """The others, each as it comes, with one process and no retries.
 
-nginx passes bytes on and knows of no worker's state; vllm-router and sglang-router choose a worker
-and record nothing; rllm-model-gateway records every call, LiteLLM converts it.
+nginx passes bytes on and knows of no worker's state; vllm-router and smg choose a worker and record
+nothing; rllm-model-gateway records every call, LiteLLM converts it. The floor is no product: it is
+what passing bytes on costs on the event loop that the gateway has, too.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bench.programs import on_path, said, venv
-from bench.systems import CHAT, Command, Place, System
+from bench.systems import CHAT, Command, Place, System, free_port
 
 Peer = Callable[[Path], System]
 """Makes one ready in the folder of programs. Raises ConfigError where it cannot be had."""
+
+FLOOR = Path(__file__).with_name("floor.py")
 
 NGINX = """\
 worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err; daemon off;
@@ -39,6 +43,14 @@ litellm_settings: {{num_retries: 0, telemetry: false}}
 """
 
 
+def floor(folder: Path) -> System:
+    def command(place: Place) -> Command:
+        ports = (str(place.port), str(place.worker_port))
+        return Command(argv=(sys.executable, str(FLOOR), *ports))
+
+    return System(name="floor", command=command)
+
+
 def nginx(folder: Path) -> System:
     program = on_path("nginx", "nginx-light")
 
@@ -62,15 +74,15 @@ def vllm_router(folder: Path) -> System:
     return System(name="vllm-router", version=version, command=command)
 
 
-def sglang_router(folder: Path) -> System:
-    version = "0.3.2"
-    programs = venv(folder, "sglang-router", version)
+def smg(folder: Path) -> System:
+    version = "1.13.0"
+    programs = venv(folder, "smg", version)
 
     def command(place: Place) -> Command:
-        argv = (str(programs / "python"), "-m", "sglang_router.launch_router")
-        return Command(argv=(*argv, *_router_options(place)))
+        argv = (str(programs / "smg"), "launch", *_router_options(place))
+        return Command(argv=(*argv, "--prometheus-port", str(free_port())))
 
-    return System(name="sglang-router", version=version, command=command)
+    return System(name="smg", version=version, command=command)
 
 
 def _router_options(place: Place) -> tuple[str, ...]:
@@ -112,9 +124,10 @@ def litellm(folder: Path) -> System:
 
 
 PEERS: Mapping[str, Peer] = {
+    "floor": floor,
     "nginx": nginx,
     "vllm-router": vllm_router,
-    "sglang-router": sglang_router,
+    "smg": smg,
     "rllm": rllm,
     "litellm": litellm,
 }

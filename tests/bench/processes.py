@@ -1,13 +1,12 @@
-"""Processes on a processor of their own, and what they have used so far."""
+"""Processes on a processor of their own."""
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from bench.programs import on_path
 
@@ -19,15 +18,6 @@ OTHERS = 1
 
 PATIENCE = 20.0
 """Seconds for a process to end by itself."""
-
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class Used(NamedTuple):
-    """By a process and all that it has started: seconds of CPU, and resident bytes now."""
-
-    cpu: float
-    memory: int
 
 
 @contextlib.contextmanager
@@ -68,21 +58,3 @@ def _end(running: subprocess.Popen[bytes]) -> None:
 def _signal(running: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(running.pid, number)
-
-
-def used(pid: int) -> Used:
-    """So far; what has ended counts once its parent has noticed."""
-    cpu, memory, left = 0, 0, [pid]
-    while left:
-        one = left.pop()
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            stat = Path(f"/proc/{one}/stat").read_text("utf-8").rpartition(")")[2].split()
-            cpu += sum(map(int, stat[11:15]))
-            memory += int(Path(f"/proc/{one}/statm").read_text("utf-8").split()[1])
-            left += _children(one)
-    return Used(cpu / _TICKS, memory * resource.getpagesize())
-
-
-def _children(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        yield from map(int, (task / "children").read_text("utf-8").split())

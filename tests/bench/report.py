@@ -6,19 +6,29 @@ from pathlib import Path
 import msgspec
 
 from bench.found import Found
-from bench.rows import Line, Row
+from bench.lines import Line, View
+from bench.rows import Row
 from gateway import ConfigError
+
+Table = dict[str, list[Line]]
+"""The lines are under their rows' names."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The lines of the table are under their rows' names."""
+    """With the table, and what would be in it if an earlier build were the present one."""
 
     found: Found
-    table: dict[str, list[Line]]
+    table: Table
+    earlier: dict[str, Table] = {}
 
 
 def report_of(found: Found, rows: Sequence[Row]) -> Report:
-    return Report(found, {row.name: list(row.lines(found)) for row in rows})
+    tables = {build: _table(View(found, build), rows) for build in ("", *found.builds)}
+    return Report(found, tables.pop(""), tables)
+
+
+def _table(view: View, rows: Sequence[Row]) -> Table:
+    return {row.name: list(row.lines(view)) for row in rows}
 
 
 def write(report: Report, file: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
+from support.paths import ROOT
 
 from bench.systems import SESSIONS, Command, Place, System
 
@@ -46,13 +47,15 @@ def gateway(
     keys: int = KEYS,
     workers: int = 1,
     sessions: int = SESSIONS,
+    slots: int = AT_A_TIME,
     fill: Filler | None = None,
 ) -> System:
-    """With a file of so many keys, so many workers, and the file of traces that `fill` makes."""
+    """With a file of so many keys, so many workers of so many slots each, and the file of traces
+    that `fill` makes."""
 
     def command(place: Place) -> Command:
         write_keys(place.folder / "keys.json", keys)
-        text = yaml.safe_dump(_configuration(place, plugins, workers), sort_keys=False)
+        text = yaml.safe_dump(_configuration(place, plugins, workers, slots), sort_keys=False)
         file = place.folder / "gateway.yaml"
         file.write_text(text)
         traces = place.folder / "gateway.db"
@@ -60,6 +63,7 @@ def gateway(
             fill(traces)
         return Command(
             argv=(*COMMAND, "--config", str(file)),
+            environment=source(ROOT),
             configuration=text,
             traces=traces if "trace_capture" in plugins else None,
         )
@@ -74,22 +78,29 @@ def gateway(
     )
 
 
-def _configuration(place: Place, plugins: Sequence[str], workers: int) -> dict[str, object]:
+def source(checkout: Path) -> dict[str, str]:
+    """The environment in which this Python runs the gateway of a checkout."""
+    return {"PYTHONPATH": f"{checkout}:{checkout / 'plugins'}"}
+
+
+def _configuration(
+    place: Place, plugins: Sequence[str], workers: int, slots: int
+) -> dict[str, object]:
     return {
         "host": "127.0.0.1",
         "port": place.port,
         "workers": [f"http://{host}:{place.worker_port}/v1" for host in hosts(workers)],
-        "plugins": [_plugin(name) for name in plugins],
+        "plugins": [_plugin(name, slots) for name in plugins],
         "storage": {"path": "gateway.db"},
     }
 
 
-def _plugin(name: str) -> str | dict[str, object]:
+def _plugin(name: str, slots: int) -> str | dict[str, object]:
     match name:
         case "auth":
             return {name: {"keys_file": "keys.json"}}
         case "backpressure":
-            return {name: {"max_in_flight_per_worker": AT_A_TIME}}
+            return {name: {"max_in_flight_per_worker": slots}}
         case "limits":
             limits = ("requests_per_minute", "tokens_per_minute", "concurrent")
             return {name: {"default": dict.fromkeys(limits, MOST)}}

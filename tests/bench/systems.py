@@ -61,6 +61,11 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
 DIRECT = System(name="direct")
 
 
+def named(name: str, build: str) -> str:
+    """The name of a system in an earlier build; "" is the present one."""
+    return f"{name} @ {build}" if build else name
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -2,34 +2,47 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from statistics import median
 from typing import NamedTuple
 
+from bench.found import Found
+from bench.lines import Comparison, Line
 from bench.report import Report
-from bench.rows import PACED, PLAIN, STREAM, Comparison, Line
+from bench.rows import PACED, PLAIN, STREAM
+from bench.stack import NAME as GATEWAY
+from bench.systems import named
 
 Cells = list[list[str]]
 """Lines of a table; the first has the heads of its columns."""
 
 NOTHING = "-"
 
-HEADS = ["row", "what", "gateway", "beside", "", "outcome", "at most", "met"]
+FULL = "full"
+"""In place of a figure that no round was of use for."""
+
+MARK = "*"
+"""At a median for which some rounds were of no use."""
 
 
 class Column(NamedTuple):
-    """A figure of each system."""
+    """A figure of each system, or several that are parts of one, which are of gateways alone."""
 
     head: str
     work: str
     figure: str
+    more: tuple[str, ...] = ()
 
 
 COLUMNS = (
     Column("plain: µs/call", PLAIN.name, "per_call"),
+    Column("loop + writer", PLAIN.name, "loop_per_call", ("threads_per_call",)),
     Column("calls/s", PLAIN.name, "rate"),
     Column("p50 ms", PLAIN.name, "latency_p50"),
     Column("p99 ms", PLAIN.name, "latency_p99"),
     Column("stream: µs/event", STREAM.name, "per_event"),
+    Column("loop + writer", STREAM.name, "loop_per_event", ("threads_per_event",)),
     Column("paced: µs/event", PACED.name, "per_event"),
+    Column("loop + writer", PACED.name, "loop_per_event", ("threads_per_event",)),
     Column("first token p50 ms", PACED.name, "ttft_p50"),
     Column("p99 ms", PACED.name, "ttft_p99"),
     Column("gap p99 ms", PACED.name, "gap_p99"),
@@ -62,42 +75,72 @@ def about(report: Report) -> str:
     return (
         f"{found.date}: medians of {found.rounds} rounds, works of {found.seconds:g} s or more;"
         f" {machine.processor}, {machine.processors} processors, Linux {machine.kernel},"
-        f" Python {machine.python}. {versions}.\n"
+        f" Python {machine.python}. {versions}.{_quiet(found)}\n"
     )
+
+
+def _quiet(found: Found) -> str:
+    """How much of the measured processor went to what is not measured."""
+    readings = [reading for one in found.readings for reading in one.rounds]
+    shares = (
+        ("other programs took", [one.others for one in readings if one.others is not None]),
+        ("the machine below took", [one.stolen for one in readings if one.stolen is not None]),
+    )
+    said = [f"{what} {median(of):.1%} ({max(of):.1%} at most)" for what, of in shares if of]
+    return f" Of the measured processor, {', '.join(said)}." if said else ""
 
 
 def remarks(report: Report) -> Iterator[str]:
     """What somebody who reads the figures has to know."""
     for name, why in report.found.left_out.items():
         yield f"{name} is left out: {' '.join(why.split())[:300]}"
+    for readings, number, why in report.found.useless():
+        yield f"{MARK} {readings.system}, {readings.work}: round {number} is left out: {why}"
     for problem in report.found.problems:
         yield f"PROBLEM {' '.join(problem.split())[:300]}"
 
 
 def targets(report: Report) -> Cells:
     """What is to be reached, and what was."""
-    lines = [(row, line) for row, lines in report.table.items() for line in lines]
-    return [HEADS, *([row, *_cells(line)] for row, line in lines)]
+    builds = [named("outcome", build) for build in report.earlier]
+    heads = ["row", "what", "gateway", "rounds", "beside", "", "outcome", *builds, "at most", "met"]
+    found = [heads]
+    for row, lines in report.table.items():
+        for place, line in enumerate(lines):
+            earlier = [table[row][place] for table in report.earlier.values()]
+            found.append([row, *_cells(line, earlier)])
+    return found
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: Line, earlier: Sequence[Line]) -> list[str]:
     met = {None: "", True: "yes", False: "NO"}[line.met]
     return [
         line.what,
         number(line.figure, line.unit),
+        _spread(line),
         line.beside,
         number(line.other, line.unit) if line.beside else "",
         _outcome(line.outcome, line.comparison, line.unit) if line.comparison != "is" else "",
+        *(_outcome(one.outcome, one.comparison, one.unit) for one in earlier),
         _outcome(line.most, line.comparison, line.unit) if line.most is not None else "",
         met,
     ]
 
 
+def _spread(line: Line) -> str:
+    """Over the rounds, if there are several."""
+    if line.least == line.greatest:
+        return ""
+    return f"{number(line.least)} to {number(line.greatest)}"
+
+
 def _outcome(value: float | None, comparison: Comparison, unit: str) -> str:
-    if value is not None and comparison == "times":
+    if value is None:
+        return NOTHING
+    if comparison == "times":
         return f"{value:.{2 if value >= 0.1 else 4}f} x"
     shown = number(value, unit)
-    return f"+{shown}" if value is not None and value >= 0 and comparison == "more" else shown
+    return f"+{shown}" if value >= 0 and comparison == "more" else shown
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -114,11 +157,25 @@ def systems(report: Report) -> Cells:
     found = report.found
     names = dict.fromkeys(one.system for one in found.readings)
     rows = [
-        [name, *(number(found.median(name, one.work, one.figure)) for one in COLUMNS)]
+        [name, *(_figure(found, name, column) for column in COLUMNS)]
         for name in sorted(names, key=lambda name: name.startswith("gateway"))
     ]
     filled = [row for row in rows if set(row[1:]) != {NOTHING}]
     return [["system", *(column.head for column in COLUMNS)], *filled]
+
+
+def _figure(found: Found, system: str, column: Column) -> str:
+    figures = (column.figure, *column.more)
+    if column.more and not system.startswith(GATEWAY):
+        return NOTHING
+    values = [found.median(system, column.work, figure) for figure in figures]
+    rounds = found.readings_of(system, column.work)
+    useless = [reading for reading in rounds if reading.useless]
+    if useless and len(useless) == len(rounds):
+        return FULL
+    if set(values) == {None}:
+        return NOTHING
+    return " + ".join(map(number, values)) + (MARK if useless else "")
 
 
 def _aligned(cells: Cells) -> str:

@@ -3,13 +3,15 @@
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import IO, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
-from bench.processes import OTHERS, pinned, used
+from bench.meter import Meter, Spent, used
+from bench.processes import MEASURED, OTHERS, pinned
 from bench.running import Running
 from bench.stack import token_of
 
@@ -18,17 +20,31 @@ KIB, MIB = 1024, 1024 * 1024
 NEVER = 3600.0
 """Seconds."""
 
+FULL = 0.95
+"""The share of its time from which on a processor is called full."""
+
+LATE = 3
+"""How many gaps of the worker's the longest of a hundred gaps may be at most."""
+
 
 class Reading(msgspec.Struct, kw_only=True):
     """One work of one system in one round; None is what this work does not tell.
 
-    CPU is in microseconds of user and system time of the whole system. Times are in milliseconds:
-    of whole calls, to the first event, and between events. `memory` is resident, in MiB, at the
-    end; `idle_memory` before the first call; `per_stream` in KiB. `answered` counts every call.
+    CPU is in microseconds of user and system time of the whole system, and of it those of the event
+    loop and those of the other threads, as far as they are known. Times are in milliseconds: of
+    whole calls, to the first event, and between events. `memory` is resident, in MiB, at the end;
+    `idle_memory` before the first call; `per_stream` in KiB. `answered` counts every call.
+
+    Of the time of the measured processor, it was `busy` for this share; other programs took
+    `others`, the machine below `stolen`. If the reading is of no use, `useless` says why.
     """
 
     per_call: float | None = None
     per_event: float | None = None
+    loop_per_call: float | None = None
+    loop_per_event: float | None = None
+    threads_per_call: float | None = None
+    threads_per_event: float | None = None
     rate: float | None = None
     latency_p50: float | None = None
     latency_p99: float | None = None
@@ -38,6 +54,10 @@ class Reading(msgspec.Struct, kw_only=True):
     memory: float | None = None
     idle_memory: float | None = None
     per_stream: float | None = None
+    busy: float | None = None
+    others: float | None = None
+    stolen: float | None = None
+    useless: str = ""
     answered: int = 0
     errors: int = 0
     first_error: str = ""
@@ -99,7 +119,20 @@ class Calls(msgspec.Struct, frozen=True, kw_only=True):
             reading = _read(main, running)
             if beside is not None:
                 _add(reading, _told(beside))
+        reading.useless = ", ".join(self.faults(reading, measured=running.pid is not None))
         return reading
+
+    def faults(self, reading: Reading, *, measured: bool) -> Iterator[str]:
+        """Why the reading is of no use. Events that wait share reads, and look cheap.
+
+        Calls without gaps fill the processor, and are meant to. `measured`: there is a system.
+        """
+        if not self.gap or self.beside is not None:
+            return
+        if measured and reading.busy is not None and reading.busy > FULL:
+            yield f"the processor was {reading.busy:.0%} busy"
+        if reading.gap_p99 is not None and reading.gap_p99 > LATE * self.gap * 1e3:
+            yield f"gap p99 {reading.gap_p99:.0f} ms"
 
     def argv(self, running: Running, seconds: float) -> list[str]:
         warm = 1.0 + self.spread
@@ -119,12 +152,19 @@ def orders(tokens: int, prompt_tokens: int, gap: float) -> str:
 
 
 def _read(load: subprocess.Popen[bytes], running: Running) -> Reading:
-    before = _cpu_at(load, b"begin", running)
-    cpu = _cpu_at(load, b"end", running) - before
+    before = _meter_at(load, b"begin", running)
+    spent = Spent.between(before, _meter_at(load, b"end", running))
     told = _told(load)
     return Reading(
-        per_call=cpu * 1e6 / told.calls if told.calls and cpu else None,
-        per_event=cpu * 1e6 / told.events if told.events and cpu else None,
+        per_call=_each(spent.cpu, told.calls),
+        per_event=_each(spent.cpu, told.events),
+        loop_per_call=_each(spent.loop, told.calls),
+        loop_per_event=_each(spent.loop, told.events),
+        threads_per_call=_each(spent.threads, told.calls),
+        threads_per_event=_each(spent.threads, told.events),
+        busy=spent.busy,
+        others=spent.others,
+        stolen=spent.stolen,
         rate=told.calls / told.seconds,
         latency_p50=told.latency.p50,
         latency_p99=told.latency.p99,
@@ -144,12 +184,16 @@ def _add(reading: Reading, beside: Told) -> None:
     reading.first_error = reading.first_error or beside.first_error
 
 
-def _cpu_at(load: subprocess.Popen[bytes], word: bytes, running: Running) -> float:
-    """Seconds of CPU by the time at which it says the word."""
+def _each(seconds: float, count: int) -> float | None:
+    return seconds * 1e6 / count if seconds and count else None
+
+
+def _meter_at(load: subprocess.Popen[bytes], word: bytes, running: Running) -> Meter:
+    """As it stands when the program says the word."""
     line = _output(load).readline()
     if line.strip() != word:
         raise RuntimeError(f"the load generator said {line!r}, expected {word!r}")
-    return used(running.pid).cpu if running.pid is not None else 0.0
+    return Meter.now(running.pid, MEASURED)
 
 
 def _told(load: subprocess.Popen[bytes]) -> Told:

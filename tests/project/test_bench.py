@@ -18,11 +18,13 @@ from bench.chart import svg_of
 from bench.conduct import Plan, tasks_of
 from bench.filling import filled
 from bench.found import Found, Machine, Readings
+from bench.lines import Line, View
+from bench.meter import used
 from bench.page import BEGIN, END, replaced, write_page
-from bench.processes import MEASURED, pinned, used
+from bench.processes import MEASURED, pinned
 from bench.programs import said
 from bench.report import Report, read, report_of, write
-from bench.rows import FRESH, GATEWAY, IDLE, PACED, PLAIN, ROWS, STREAM, Line
+from bench.rows import FRESH, GATEWAY, IDLE, PACED, PLAIN, ROWS, STREAM
 from bench.running import Running, count
 from bench.scale import scale_rows
 from bench.stack import WHOLE, hosts, token_of, write_keys
@@ -101,7 +103,7 @@ def test_report_scale_row_divides_the_highest_cost_by_the_lowest() -> None:
     keys = next(row for row in ALL_ROWS if row.name == "keys")
     costs = dict(zip(keys.systems, (130.0, 100.0), strict=True))
     found = found_of({(one.name, PLAIN.name): [Reading(per_call=costs[one])] for one in costs})
-    [flat] = keys.lines(found)
+    [flat] = keys.lines(View(found))
     assert (flat.figure, flat.other, flat.outcome, flat.met) == (130.0, 100.0, 1.3, False)
 
 
@@ -111,7 +113,7 @@ def test_report_scale_row_divides_the_highest_cost_by_the_lowest() -> None:
 def test_text_report_shows_figures_outcomes_targets_and_versions() -> None:
     text = text_of(report())
     first = " ".join(text.splitlines()[1].split())
-    assert first.endswith("300 µs vllm-router 200 µs 1.50 x 2.00 x yes")
+    assert first.endswith("300 µs vllm-router 200 µs 1.50 x 4.00 x yes")
     assert "NO" in text
     assert "+0.50 ms" in text
     assert "nginx 1.22.1" in text
@@ -287,6 +289,7 @@ def test_used_adds_the_cpu_time_of_child_processes() -> None:
     with pinned([sys.executable, "-c", code], MEASURED) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"burnt\n"
-        cpu, memory = used(parent.pid)
-    assert cpu >= 0.2
-    assert memory > 2**20
+        found = used(parent.pid)
+    assert found.cpu >= 0.2
+    assert found.memory > 2**20
+    assert found.loop < 0.2
