@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", default="", metavar="ROWS", help="rows of the table, with commas between them")
     add("--peers", default=",".join(PEERS), help="which others (%(default)s)")
     add("--ref", action="append", default=[], metavar="COMMIT", help="an earlier build beside this")
+    add("--uncompiled", action="store_true", help="this build with its kernel in Python, too")
     add("--quick", action="store_true", help="one round of a second each, and small scales")
     add("--programs", type=Path, default=default_folder(), help="where others are installed")
     add("--work", type=Path, help="a folder for files of traces, 8 GB with the row `traces`")
@@ -59,6 +60,7 @@ def _measured(asked: argparse.Namespace) -> Report:
             rows=rows,
             peers=peers,
             refs=asked.ref,
+            uncompiled=asked.uncompiled,
             rounds=1 if asked.quick else asked.rounds,
             seconds=1.0 if asked.quick else asked.seconds,
             programs=asked.programs,

@@ -2,29 +2,50 @@
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 from support.paths import ROOT
 
 from bench.programs import on_path, said
-from bench.stack import source
+from bench.stack import COMMAND, NAME, source
 from bench.systems import Command, Place, System, named
 
 KERNEL = Path("gateway/kernel/build.py")
 """Builds the native part of a checkout, if it has one."""
 
 
+IN_PYTHON = {"GATEWAY_KERNEL": "python"}
+"""The setting with which a gateway does without its native part."""
+
+
 class Build(msgspec.Struct, frozen=True):
-    """A commit by its short name, and the folder in which it is checked out."""
+    """A commit by its short name with the folder in which it is checked out, or another way to run
+    this one; `settings` are of its environment."""
 
     name: str
     folder: Path
+    settings: Mapping[str, str] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**source(self.folder), **self.settings}
+
+    def version(self) -> str:
+        """What it says of itself."""
+        text = said([*COMMAND, "--version"], environment=self.environment)
+        return text.removeprefix(NAME).strip()
 
 
-def present() -> None:
-    """Makes this checkout ready to run; without a compiler, it runs without its native part."""
+PRESENT = Build("", ROOT)
+UNCOMPILED = Build("python", ROOT, IN_PYTHON)
+
+
+def present() -> Build:
+    """This one, made ready; without a compiler, it runs without its native part."""
     _compile(ROOT)
+    return PRESENT
 
 
 def build_of(folder: Path, ref: str, repository: Path = ROOT) -> Build:
@@ -55,7 +76,7 @@ def at(build: Build, system: System) -> System:
 
     def command(place: Place) -> Command:
         made = make(place)
-        environment = {**made.environment, **source(build.folder)}
+        environment = {**made.environment, **build.environment}
         return msgspec.structs.replace(made, environment=environment)
 
     return msgspec.structs.replace(system, name=named(system.name, build.name), command=command)

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import msgspec
 
-from bench.builds import Build, at, build_of, present
+from bench.builds import UNCOMPILED, Build, at, build_of, present
 from bench.found import Found, Machine
 from bench.peers import PEERS
 from bench.programs import build
 from bench.rows import Row
 from bench.running import count, running, workers
 from bench.stack import NAME
-from bench.systems import Place, System, free_port
+from bench.systems import Place, System, free_port, named
 from bench.works import Reading, Work
-from gateway import ConfigError, __version__
+from gateway import ConfigError
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`refs` are commits of the gateway that is compared with itself.
+    """`refs` are commits of the gateway that is compared with itself; if it is `uncompiled`, it is
+    also compared with what it is without its native part.
 
     `programs` is the folder of what is installed, `work` one for what is left by no run.
     """
@@ -29,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rows: Sequence[Row]
     peers: Sequence[str]
     refs: Sequence[str] = ()
+    uncompiled: bool = False
     rounds: int
     seconds: float
     programs: Path
@@ -50,10 +52,9 @@ def measure(plan: Plan) -> Found:
         rounds=plan.rounds,
         seconds=plan.seconds,
         rows=[row.name for row in plan.rows],
-        versions={NAME: __version__},
     )
     programs = build(plan.programs)
-    present()
+    found.versions[NAME] = present().version()
     tasks = tasks_of(plan, found)
     for number in range(1, plan.rounds + 1):
         for task in tasks:
@@ -66,8 +67,9 @@ def tasks_of(plan: Plan, found: Found) -> list[Task]:
     """Each system once, with the works of all rows that it is in."""
     tasks: dict[str, Task] = {}
     peers = {name: system for name in plan.peers if (system := _peer(name, plan, found))}
-    builds = [build_of(plan.programs, ref) for ref in plan.refs]
-    found.builds += dict.fromkeys(build.name for build in builds)
+    builds = [*_builds(plan)]
+    found.builds += (build.name for build in builds)
+    found.versions |= {named(NAME, build.name): build.version() for build in builds}
     for row in plan.rows:
         others = [peers[name] for name in row.peers if name in peers]
         for system in (*others, *_ours(row, builds)):
@@ -76,6 +78,14 @@ def tasks_of(plan: Plan, found: Found) -> list[Task]:
     versions = {task.system.name: task.system.version for task in tasks.values()}
     found.versions |= {name: version for name, version in versions.items() if version}
     return list(tasks.values())
+
+
+def _builds(plan: Plan) -> Iterator[Build]:
+    """Each once, whatever names a commit was given by."""
+    commits = {build.name: build for build in (build_of(plan.programs, ref) for ref in plan.refs)}
+    yield from commits.values()
+    if plan.uncompiled:
+        yield UNCOMPILED
 
 
 def _ours(row: Row, builds: Sequence[Build]) -> Iterator[System]:

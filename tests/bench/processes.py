@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from bench.programs import on_path
+from bench.programs import on_path, with_ours
 
 MEASURED = 0
 """The processor of what is measured."""
@@ -29,16 +29,12 @@ def pinned(
     output: IO[bytes] | int = subprocess.PIPE,
     cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process while the block lasts; then it and all of its group are ended.
-
-    None of this process's GATEWAY_ settings count.
-    """
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    """A process while the block lasts; then it and all of its group are ended."""
     with subprocess.Popen(
         [on_path("taskset", "util-linux"), "-c", str(processor), *argv],
         stdout=output,
         stderr=subprocess.STDOUT if output is not subprocess.PIPE else None,
-        env={**ours, **(environment or {})},
+        env=with_ours(environment or {}),
         cwd=cwd,
         start_new_session=True,
     ) as running:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from gateway import ConfigError
@@ -47,10 +48,27 @@ def venv(folder: Path, package: str, version: str, *more: str) -> Path:
     return where / "bin"
 
 
-def said(argv: list[str], cwd: Path | None = None) -> str:
-    """What a program says. Raises ConfigError with the end of it, where it fails."""
+def with_ours(environment: Mapping[str, str]) -> dict[str, str]:
+    """It and that of this process, of which no GATEWAY_ setting counts."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    return {**ours, **environment}
+
+
+def said(
+    argv: list[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> str:
+    """What a program says, with this environment besides ours.
+
+    Raises ConfigError with the end of what it says, if it fails.
+    """
     done = subprocess.run(
-        argv, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        argv,
+        cwd=cwd,
+        env=with_ours(environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise ConfigError(f"{' '.join(argv)} failed: {done.stdout[-1000:].strip()}")

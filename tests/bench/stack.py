@@ -37,7 +37,7 @@ AT_A_TIME = 2_000
 
 KEYS = 10
 
-COMMAND = (sys.executable, "-c", "from gateway.cli import main; main()", "serve")
+COMMAND = (sys.executable, "-c", "from gateway.cli import main; main()")
 
 
 def gateway(
@@ -62,7 +62,7 @@ def gateway(
         if fill is not None and not traces.exists():
             fill(traces)
         return Command(
-            argv=(*COMMAND, "--config", str(file)),
+            argv=(*COMMAND, "serve", "--config", str(file)),
             environment=source(ROOT),
             configuration=text,
             traces=traces if "trace_capture" in plugins else None,

@@ -6,7 +6,7 @@ from statistics import median
 from typing import NamedTuple
 
 from bench.found import Found
-from bench.lines import Comparison, Line
+from bench.lines import Line
 from bench.report import Report
 from bench.rows import PACED, PLAIN, STREAM
 from bench.stack import NAME as GATEWAY
@@ -120,9 +120,9 @@ def _cells(line: Line, earlier: Sequence[Line]) -> list[str]:
         _spread(line),
         line.beside,
         number(line.other, line.unit) if line.beside else "",
-        _outcome(line.outcome, line.comparison, line.unit) if line.comparison != "is" else "",
-        *(_outcome(one.outcome, one.comparison, one.unit) for one in earlier),
-        _outcome(line.most, line.comparison, line.unit) if line.most is not None else "",
+        _shown(line, line.outcome) if line.comparison != "is" else "",
+        *("" if one.figure is None else _shown(one, one.outcome) for one in earlier),
+        _shown(line, line.most) if line.most is not None else "",
         met,
     ]
 
@@ -134,13 +134,14 @@ def _spread(line: Line) -> str:
     return f"{number(line.least)} to {number(line.greatest)}"
 
 
-def _outcome(value: float | None, comparison: Comparison, unit: str) -> str:
-    if value is None:
+def _shown(line: Line, outcome: float | None) -> str:
+    """An outcome as the line compares."""
+    if outcome is None:
         return NOTHING
-    if comparison == "times":
-        return f"{value:.{2 if value >= 0.1 else 4}f} x"
-    shown = number(value, unit)
-    return f"+{shown}" if value >= 0 and comparison == "more" else shown
+    if line.comparison == "times":
+        return f"{outcome:.{2 if outcome >= 0.1 else 4}f} x"
+    shown = number(outcome, line.unit)
+    return f"+{shown}" if outcome >= 0 and line.comparison == "more" else shown
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -173,9 +174,8 @@ def _figure(found: Found, system: str, column: Column) -> str:
     useless = [reading for reading in rounds if reading.useless]
     if useless and len(useless) == len(rounds):
         return FULL
-    if set(values) == {None}:
-        return NOTHING
-    return " + ".join(map(number, values)) + (MARK if useless else "")
+    known = [number(value) for value in values if value is not None]
+    return " + ".join(known) + (MARK if useless else "") if known else NOTHING
 
 
 def _aligned(cells: Cells) -> str:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from bench.builds import Build, at, build_of
+from bench.builds import UNCOMPILED, Build, at, build_of
 from bench.conduct import Plan, tasks_of
 from bench.found import Found, Machine, Readings
 from bench.meter import Meter, Processor, Spent, Used, processor_of, used
@@ -27,6 +27,7 @@ from bench.table import text_of
 from bench.works import Calls, Reading
 from hypothesis import given
 from hypothesis import strategies as st
+from support.paths import ROOT
 
 from gateway import ConfigError
 
@@ -216,20 +217,38 @@ def test_earlier_build_runs_from_its_own_checkout(tmp_path: Path) -> None:
     assert "max_in_flight_per_worker: 8" in command.configuration
 
 
+def test_uncompiled_build_is_this_checkout_without_its_native_part(tmp_path: Path) -> None:
+    [ours, other] = (system.command for system in (GATEWAY, at(UNCOMPILED, GATEWAY)))
+    assert ours is not None
+    assert other is not None
+    place = Place(tmp_path, 1, 2)
+    kernel = {"GATEWAY_KERNEL": "python"}
+    assert other(place).environment == {**ours(place).environment, **kernel}
+
+
 def test_plan_measures_earlier_builds_next_to_the_present_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("bench.conduct.build_of", lambda folder, ref: Build(ref, folder))
+    monkeypatch.setattr("bench.conduct.build_of", lambda folder, ref: Build(ref, ROOT))
     rows = [row for row in ROWS if row.name in ("plain", "queued", "core")]
     plan = Plan(
-        rows=rows, peers=(), refs=("a", "a"), rounds=1, seconds=1, programs=tmp_path, work=tmp_path
+        rows=rows,
+        peers=(),
+        refs=("a", "a"),
+        uncompiled=True,
+        rounds=1,
+        seconds=1,
+        programs=tmp_path,
+        work=tmp_path,
     )
     found = found_of()
     assert [task.system.name for task in tasks_of(plan, found)] == [
-        *("gateway", "gateway @ a", "gateway, queued", "gateway, queued @ a"),
+        *("gateway", "gateway @ a", "gateway @ python"),
+        *("gateway, queued", "gateway, queued @ a", "gateway, queued @ python"),
         "gateway, core alone",
     ]
-    assert found.builds == ["a"]
+    assert found.builds == ["a", "python"]
+    assert [*found.versions] == ["gateway @ a", "gateway @ python"]
 
 
 def test_report_shows_what_comes_of_an_earlier_build_for_each_line() -> None:
