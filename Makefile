@@ -6,17 +6,26 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	--generate-hashes --custom-compile-command 'make lock'
+# Environments without the gateway itself.
+BARE = %-lock %-clients %-clients-2
+# A machine without a C compiler gets one as a package, for the native kernel.
+COMPILER = $*/bin/python gateway/kernel/build.py --find >/dev/null || \
+	$*/bin/python -m pip install --quiet --require-hashes -r requirements/zig.txt || true
 MINUTES ?= 10
 CALLS ?= 10000
 PROCESSES ?= 1
 
-.PHONY: demo test storm accounting clients soak bench lint lock clean \
+.PHONY: kernel demo test storm accounting clients soak bench lint lock clean \
 	test-latest test-lowest test-reworded
 
-demo: $(STAMP)
+# Compiles the native kernel if its sources are newer; without one the gateway runs in Python.
+kernel: $(STAMP)
+	@$(VENV)/bin/python gateway/kernel/build.py || true
+
+demo: kernel
 	$(VENV)/bin/gateway demo
 
-test: $(STAMP)
+test: kernel
 	$(VENV)/bin/pytest -n $(TESTERS) --dist worksteal
 
 test-latest:  # with the newest of all that is needed, as of now
@@ -26,10 +35,11 @@ test-latest:  # with the newest of all that is needed, as of now
 	$(VENV)-latest/bin/python -m pip list
 	$(VENV)-latest/bin/pytest -n $(TESTERS) --dist worksteal
 
-test-reworded: $(STAMP)  # while libraries say everything in other words, see tests/support/plugins/rewording.py
+test-reworded: kernel  # while libraries say everything in other words, see tests/support/plugins/rewording.py
 	PYTHONPATH=tests $(VENV)/bin/pytest -p support.plugins.rewording -n $(TESTERS) --dist worksteal
 
 test-lowest: $(VENV)-lowest/.installed  # with the oldest that pyproject.toml allows
+	@$(VENV)-lowest/bin/python gateway/kernel/build.py || true
 	$(VENV)-lowest/bin/pytest -n $(TESTERS) --dist worksteal
 
 lock: $(VENV)-lock/.installed  # writes requirements/ anew, with the newest of all that is needed
@@ -41,20 +51,21 @@ lock: $(VENV)-lock/.installed  # writes requirements/ anew, with the newest of a
 	$(COMPILE) -o requirements/clients.txt requirements/clients.in
 	$(COMPILE) -o requirements/clients-2.txt requirements/clients-2.in
 	echo uv | $(COMPILE) -o requirements/lock.txt -
+	echo ziglang | $(COMPILE) -o requirements/zig.txt -
 
-storm: $(STAMP)  # `make storm MINUTES=10`: see docs/routing.md
+storm: kernel  # `make storm MINUTES=10`: see docs/routing.md
 	PYTHONPATH=tests $(VENV)/bin/python -m storm --minutes $(MINUTES)
 
-accounting: $(STAMP)  # `make accounting CALLS=10000`: the ledger against what engines have served
+accounting: kernel  # `make accounting CALLS=10000`: the ledger against what engines have served
 	PYTHONPATH=tests $(VENV)/bin/python -m accounting --calls $(CALLS) --processes $(PROCESSES)
 
-clients: $(STAMP) $(VENV)-clients/.installed $(VENV)-clients-2/.installed  # see docs/errors.md
+clients: kernel $(VENV)-clients/.installed $(VENV)-clients-2/.installed  # see docs/errors.md
 	$(VENV)/bin/pytest -m clients tests/clients
 
-soak: $(STAMP)  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
+soak: kernel  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m soak --minutes $(MINUTES)
 
-bench: $(STAMP)  # `make bench ARGS=--quick`: beside other gateways; see docs/performance.md
+bench: kernel  # `make bench ARGS=--quick`: beside other gateways; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m bench $(ARGS)
 
 lint: $(STAMP)
@@ -69,11 +80,12 @@ $(VENV)-lock/.installed: requirements/lock.txt
 $(VENV)-clients/.installed: requirements/clients.txt
 $(VENV)-clients-2/.installed: requirements/clients-2.txt
 
-%/.installed: pyproject.toml
+%/.installed: pyproject.toml hatch_build.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear $*
 	$*/bin/python -m pip install --quiet --require-hashes $(addprefix -r ,$(filter %.txt,$^))
-	$(if $(filter %-lock %-clients %-clients-2,$*),,$*/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .)
+	$(if $(filter $(BARE),$*),,$(COMPILER))
+	$(if $(filter $(BARE),$*),,$*/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .)
 	touch $@
 
 clean:
