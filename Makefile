@@ -14,8 +14,9 @@ COMPILER = $*/bin/python gateway/kernel/build.py --find >/dev/null || \
 MINUTES ?= 10
 CALLS ?= 10000
 PROCESSES ?= 1
+INPUTS ?= 1000000
 
-.PHONY: kernel demo test storm accounting clients soak bench lint lock clean \
+.PHONY: kernel demo test storm accounting clients soak bench fuzz lint lock clean \
 	test-latest test-lowest test-reworded
 
 # Compiles the native kernel if its sources are newer; without one the gateway runs in Python.
@@ -64,6 +65,9 @@ clients: kernel $(VENV)-clients/.installed $(VENV)-clients-2/.installed  # see d
 
 soak: kernel  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m soak --minutes $(MINUTES)
+
+fuzz: kernel  # `make fuzz INPUTS=1000000`: the kernel under sanitizers against Python's results
+	PYTHONPATH=tests $(VENV)/bin/python -m fuzz --inputs $(INPUTS) $(ARGS)
 
 bench: kernel  # `make bench ARGS=--quick`: beside other gateways; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m bench $(ARGS)
