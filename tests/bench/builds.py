@@ -34,7 +34,7 @@ class Build(msgspec.Struct, frozen=True):
 
     def version(self) -> str:
         """What it says of itself."""
-        text = said([*COMMAND, "--version"], environment=self.environment)
+        text = said([*COMMAND, "--version"], self.folder, self.environment)
         return text.removeprefix(NAME).strip()
 
 

@@ -20,7 +20,7 @@ NOTHING = "-"
 FULL = "full"
 """In place of a figure that no round was of use for."""
 
-MARK = "*"
+MARK = "†"
 """At a median for which some rounds were of no use."""
 
 
@@ -71,7 +71,7 @@ def _tables(report: Report) -> Iterator[Cells]:
 
 def about(report: Report) -> str:
     found, machine = report.found, report.found.machine
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    versions = "; ".join(f"{name} {version}" for name, version in found.versions.items())
     return (
         f"{found.date}: medians of {found.rounds} rounds, works of {found.seconds:g} s or more;"
         f" {machine.processor}, {machine.processors} processors, Linux {machine.kernel},"

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from bench.builds import UNCOMPILED, Build, at, build_of
+from bench.builds import PRESENT, UNCOMPILED, Build, at, build_of
 from bench.conduct import Plan, tasks_of
 from bench.found import Found, Machine, Readings
 from bench.meter import Meter, Processor, Spent, Used, processor_of, used
@@ -29,6 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.paths import ROOT
 
+import gateway
 from gateway import ConfigError
 
 
@@ -104,10 +105,10 @@ def test_report_marks_medians_without_some_rounds_and_says_why() -> None:
             Readings("smg", PACED.name, [bad]),
         )
     )
-    assert "20.0*" in words(text, "gateway")
+    assert "20.0†" in words(text, "gateway")
     assert "full" in words(text, "smg")
-    assert "* gateway, paced: round 2 is left out: gap p99 70 ms" in text
-    assert "* smg, paced: round 1 is left out: gap p99 70 ms" in text
+    assert "† gateway, paced: round 2 is left out: gap p99 70 ms" in text
+    assert "† smg, paced: round 1 is left out: gap p99 70 ms" in text
 
 
 def test_report_shows_the_loop_and_the_other_threads_of_the_gateway_alone() -> None:
@@ -191,6 +192,14 @@ def test_build_of_checks_out_the_commit_once(repository: Path, tmp_path: Path) -
     assert build_of(programs, first.name, repository) == first
     assert (first.folder / "file").read_text() == "as it was built"
     assert (repository / "file").read_text() == "two"
+
+
+def test_build_runs_the_gateway_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "gateway" / "__init__.py").touch()
+    (tmp_path / "gateway" / "cli.py").write_text("def main(): print('gateway of long ago')")
+    assert Build("abc", tmp_path).version() == "of long ago"
+    assert PRESENT.version().startswith(gateway.__version__)
 
 
 def test_build_of_begins_again_after_a_checkout_that_was_broken_off(
