@@ -36,6 +36,17 @@ def get_header(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
+def body_headers(headers: Headers) -> tuple[bytes | None, bytes | None]:
+    """Return the first content type and the first content coding of a response."""
+    kind = coding = None
+    for key, value in headers:
+        if kind is None and key == b"content-type":
+            kind = value
+        elif coding is None and key == b"content-encoding":
+            coding = value
+    return kind, coding
+
+
 def path_of(scope: Scope) -> str:
     """Return the request's path below the application's mount point, percent-encoding kept."""
     raw = scope.get("raw_path")

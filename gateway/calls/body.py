@@ -43,10 +43,20 @@ class Body:
     `readable` is `data` for those who parse it: the same, but that a lone half of a surrogate pair
     in it is U+FFFD (see gateway.wire.surrogates). Workers get `data`.
     `length` is its size in bytes, None if it is unknown before reading. `limit` is the maximum size
-    in bytes: reading more raises BodyTooLarge.
+    in bytes: reading more raises BodyTooLarge. `announces_too_much`: the length that was known
+    before reading is above it.
     """
 
-    __slots__ = ("_begun", "_limit", "_more", "_source", "data", "length", "readable")
+    __slots__ = (
+        "_begun",
+        "_limit",
+        "_more",
+        "_source",
+        "announces_too_much",
+        "data",
+        "length",
+        "readable",
+    )
 
     def __init__(
         self,
@@ -57,9 +67,10 @@ class Body:
         limit: int | None = None,
     ) -> None:
         self.data = self.readable = data
-        self.length = length
-        if data is not None:
-            self._hold(data)
+        self.length = length = length if data is None else len(data)
+        if data is not None and (b"\\ud" in data or b"\\uD" in data):
+            self.readable = readable(data)
+        self.announces_too_much = limit is not None and length is not None and length > limit
         self._source = source
         self._limit = limit
         self._begun = b""
@@ -77,7 +88,7 @@ class Body:
 
     def check_length(self) -> None:
         """Raise BodyTooLarge if the announced length is above the limit, before a byte is read."""
-        if self._limit is not None and self.length is not None and self.length > self._limit:
+        if self.announces_too_much:
             self._too_large()
 
     async def read_if_short(self, max_bytes: int) -> None:
@@ -91,7 +102,8 @@ class Body:
         if not self._more:
             self._hold(self._begun)
             self._begun = b""
-            self.check_length()
+            if self._limit is not None and (self.length or 0) > self._limit:
+                self._too_large()
         elif self.length is not None and self.length <= max_bytes:
             await self.read()
 

@@ -116,7 +116,8 @@ class Reply:
             self._caller.write(self._late.event())
             self._caller.cut()
             return
-        self._pass_head()
+        if self._head is not None:
+            self._pass_head()
         await self._caller.end(data)
 
     def break_off(self, error: CallError, *, tell: bool) -> None:

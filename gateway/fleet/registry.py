@@ -43,7 +43,8 @@ class Serving(NamedTuple):
 class Workers:
     """The registry. `all` are the workers that take calls, in the order of `Overlay.standing`.
 
-    A change replaces the tuple `all`, so that a loop over the old tuple may continue. `slots` are
+    `fit` are those that may get a call now. A change replaces the tuple `all`, so that a loop over
+    the old tuple may continue. `slots` are
     those of all workers together. Callbacks in `changed` are called after each change of a worker's
     fitness, weight or models, and after each worker that is added or removed; callbacks in `freed`
     after each slot that is given back; callbacks in `troubled` after each attempt that ended with
@@ -55,6 +56,7 @@ class Workers:
 
     def __init__(self, settings: config.Config) -> None:
         self.all: tuple[Worker, ...] = ()
+        self.fit: tuple[Worker, ...] = ()
         self.overlay = Overlay()
         self.slots = Slots()
         self.keepers = Keepers()
@@ -196,6 +198,7 @@ class Workers:
     def refresh(self) -> None:
         """Recompute the views of all workers, and call the callbacks in `changed`."""
         self._serving = {}
+        self.fit = tuple(worker for worker in self.all if worker.fit)
         self.mixed = len({(worker.models, frozenset(worker.denied)) for worker in self.all}) > 1
         self._claimed = frozenset().union(*(worker.models or () for worker in self.all))
         self._names = self._claimed.union(*(worker.denied for worker in self.all))

@@ -4,6 +4,7 @@ import asyncio
 from time import monotonic
 
 from gateway.calls.call import Call
+from gateway.calls.observers import UNOBSERVED
 from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import ConnectFailed, GatewayError, UpstreamClosed
@@ -31,56 +32,58 @@ async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> by
     the worker had closed it before the request arrived or that the call may run twice. That is no
     failure of the worker.
     """
-    if isinstance(attempt.worker, LocalWorker):
-        return await attempt.worker.run(exchange, attempt, settings)
+    worker = attempt.worker
+    if not worker.remote and isinstance(worker, LocalWorker):
+        return await worker.run(exchange, attempt, settings)
     body = exchange.prepare_body(attempt)
-    pool = attempt.worker.pool
+    pool = worker.pool
     head = _head(exchange, attempt, body)  # before any wait: host and key may change
     kept = pool.take() if body is not None else None  # a body that streams cannot be sent twice
-    if kept is not None:
-        attempt.reused = True
+    attempt.reused = kept is not None
+    connection = kept or await pool.open()
+    while True:
+        relay = Relay(exchange, attempt, connection, settings)
+        attempt.connected = monotonic()
+        sending = None
+        if body is not None:
+            connection.begin(relay, head + body, head_only=exchange.call.method == "HEAD")
+            relay.await_first_byte()
+        else:
+            sending = _upload(exchange, relay, connection, head, settings)
         try:
-            return await _send(exchange, attempt, settings, kept, head, body)
-        except ClosedBeforeDelivery:
-            pass
-        except UpstreamClosed:
-            if kept.response_started or not may_run_again(exchange.call, settings.failover):
+            return await relay.done
+        except UpstreamClosed as error:
+            if not (attempt.reused and _may_be_sent_again(error, exchange, connection, settings)):
                 raise
+        finally:
+            if sending is not None:
+                sending.cancel()
+            if not relay.complete:
+                connection.abandon(relay)
+            relay.close()
         attempt.reused = False
-    fresh = await pool.open()
-    return await _send(exchange, attempt, settings, fresh, head, body)
+        connection = await pool.open()
 
 
-async def _send(
-    exchange: Exchange,
-    attempt: Attempt,
-    settings: Config,
-    connection: Connection,
-    head: bytes,
-    body: bytes | None,
-) -> bytes:
-    relay = Relay(exchange, attempt, connection, settings)
-    attempt.connected = monotonic()
-    head_only = exchange.call.method == "HEAD"
-    sending = None
-    if body is not None:
-        connection.begin(relay, head + body, head_only=head_only, more=False)
-        relay.await_first_byte()
-    else:
-        connection.begin(relay, head, head_only=head_only, more=True)
-        idle_timeout = settings.timeouts.idle
-        sending = asyncio.create_task(_send_body(exchange.call, connection, relay, idle_timeout))
-    try:
-        return await relay.done
-    finally:
-        if sending is not None:
-            sending.cancel()
-        connection.abandon(relay)
-        relay.close()
+def _may_be_sent_again(
+    error: UpstreamClosed, exchange: Exchange, kept: Connection, settings: Config
+) -> bool:
+    if isinstance(error, ClosedBeforeDelivery):
+        return True
+    return not kept.response_started and may_run_again(exchange.call, settings.failover)
+
+
+def _upload(
+    exchange: Exchange, relay: Relay, connection: Connection, head: bytes, settings: Config
+) -> asyncio.Task[None]:
+    """Send the head, then the body as it arrives from the caller."""
+    call = exchange.call
+    connection.begin(relay, head, head_only=call.method == "HEAD", more=True)
+    return asyncio.create_task(_send_body(call, connection, relay, settings.timeouts.idle))
 
 
 def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
-    call, worker = exchange.call, attempt.worker
+    call, worker, observers = exchange.call, attempt.worker, exchange.observers
     return worker.head.fill(
         call.method,
         worker.target(call.path, call.query),
@@ -88,7 +91,7 @@ def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
         call.id,
         call.body.length if body is None else len(body),
         readable=exchange.stripper is not None
-        or exchange.observers.needs_body
+        or (observers is not UNOBSERVED and observers.needs_body)
         or exchange.reply.waiting,
     )
 

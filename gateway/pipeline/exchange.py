@@ -75,9 +75,9 @@ class Exchange:
         everything that the call holds would stay in memory until then.
         """
         call = self.call
-        self.observe(UNOBSERVED)
+        self.observers = call._observers = UNOBSERVED
         call.state = State()
         call._entries = []
-        for error in (call.outcome.error, *(attempt.error for attempt in call.attempts)):
+        for error in [call.outcome.error, *[attempt.error for attempt in call.attempts]]:
             if error is not None:  # its traceback refers to frames that hold the call
                 error.__traceback__ = error.__context__ = error.__cause__ = None

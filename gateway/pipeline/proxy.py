@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from contextlib import suppress
 from time import monotonic
 from types import CoroutineType
+from typing import NoReturn
 
 from gateway.calls.call import Call, gateway_headers
 from gateway.calls.in_flight import InFlight
@@ -29,7 +31,7 @@ from gateway.fleet.worker import Worker
 from gateway.pipeline.answer import send_answer
 from gateway.pipeline.attempt import end, learn_injections, try_once
 from gateway.pipeline.authorization import allowed_workers, check_model, check_scopes
-from gateway.pipeline.choice.able import able_workers, find_model
+from gateway.pipeline.choice.able import able_at_once, able_workers, find_model
 from gateway.pipeline.choice.keeping import learners
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import (
@@ -104,10 +106,18 @@ class Proxy:
         exchange = Exchange(call, self.chains)
         self.in_flight.add(exchange)
         self.calls += 1
+        last = None  # the last bytes of the response, all others sent; None if it is broken off
         try:
-            last = None
             try:
-                last = await self._answered(exchange)
+                with exchange.cancel_scope:
+                    answer = await self._admit(exchange)
+                    if answer is None:
+                        last = await self._forward(exchange)
+                    else:
+                        last = await send_answer(exchange, answer, self._settings)
+                call.outcome.complete = True
+            except Exception as error:  # noqa: BLE001  every failure becomes a response
+                last = self._fail(exchange, error)
             finally:
                 await self._record(exchange, last)
             if last is not None:
@@ -116,23 +126,20 @@ class Proxy:
             self.in_flight.end(exchange)
             exchange.release()
 
-    async def _answered(self, exchange: Exchange) -> bytes | None:
-        """Return the last bytes of the response, all others sent; None if it was broken off."""
-        call = exchange.call
-        try:
-            with exchange.cancel_scope:
-                last = await self._answer(exchange)
-            call.outcome.complete = True
-            return last
-        except CallError as error:
+    def _fail(self, exchange: Exchange, error: Exception) -> bytes | None:
+        """Begin the response to a call that ended with `error`, and return its last bytes.
+
+        None if nothing more can be sent.
+        """
+        if isinstance(error, CallError):
             return self._reject(exchange, error)
-        except CallerGone:
-            call.outcome.caller_gone = True
+        if isinstance(error, CallerGone):
+            exchange.call.outcome.caller_gone = True
             exchange.caller.cut()
             return None
-        except Exception:
-            log.exception("the gateway failed on a call", extra={"call_id": call.id})
-            return self._reject(exchange, InternalError("the gateway failed on this call"))
+        what = "the gateway failed on a call"
+        log.error(what, exc_info=error, extra={"call_id": exchange.call.id})
+        return self._reject(exchange, InternalError("the gateway failed on this call"))
 
     def _reject(self, exchange: Exchange, error: CallError) -> bytes | None:
         """Send the head of an error response and return its body.
@@ -155,12 +162,15 @@ class Proxy:
         )
         return body
 
-    async def _answer(self, exchange: Exchange) -> bytes:
-        call, chains = exchange.call, exchange.chains
-        self._check_room()
-        call.body.check_length()
-        if self._settings.timeouts.total is not None:
-            exchange.cancel_scope.limit(self._settings.timeouts.total)
+    async def _admit(self, exchange: Exchange) -> Answer | None:
+        """Check, admit and prepare the call; return an Answer that a hook gives for a worker."""
+        call, chains, settings = exchange.call, exchange.chains, self._settings
+        if self.draining or len(self.in_flight) > settings.server_limits.max_calls:
+            self._refuse_for_room()
+        if call.body.announces_too_much:
+            call.body.check_length()
+        if settings.timeouts.total is not None:
+            exchange.cancel_scope.limit(settings.timeouts.total)
         if chains.authenticate and not call.internal:
             if (rest := chains.identify(call)) is not None:
                 await rest
@@ -171,9 +181,10 @@ class Proxy:
             await call.body.read_if_short(MAX_BUFFERED_BODY)
             if call.body.data is None and self._workers.mixed:
                 await find_model(call)
-        if self._settings.model is not None:
-            await _pin(call, self._settings.model)
-        await check_model(call)
+        if settings.model is not None:
+            await _pin(call, settings.model)
+        if call.principal is not None and call.principal.models is not None:
+            await check_model(call)
         if chains.admit and (rest := chains.run_admit(call)) is not None:
             await rest
         try:
@@ -183,11 +194,9 @@ class Proxy:
             exchange.observe(chains.observers(call))
             raise
         own = () if call.dialect is not None else learners(call, self._workers)
-        exchange.observe(chains.observers(call, *own))
-        answer = await chains.first_answer(call) if chains.handle else None
-        if answer is not None:
-            return await send_answer(exchange, answer, self._settings)
-        return await self._forward(exchange)
+        if own or chains.observe or call.counts_tokens:
+            exchange.observe(chains.observers(call, *own))
+        return await chains.first_answer(call) if chains.handle else None
 
     async def _forward(self, exchange: Exchange) -> bytes:
         """Try workers until one has responded or the call may not be retried."""
@@ -196,7 +205,7 @@ class Proxy:
         while (worker := await self._choose(exchange, tried)) is not None:
             tried.append(worker)
             try:
-                return await self._try(exchange, worker)
+                return await self._attempt(exchange, worker)
             except (CallError, WorkerRefused) as error:
                 failure = error
             finally:
@@ -254,43 +263,36 @@ class Proxy:
             failure.headers += ((b"retry-after", b"%d" % seconds),)
         return failure
 
-    async def _try(self, exchange: Exchange, worker: Worker) -> bytes:
+    async def _attempt(self, exchange: Exchange, worker: Worker) -> bytes:
         """Return the last bytes of the response; if injections are rejected, retry without them."""
         left_out = NO_INJECTIONS
         while True:
             attempt = Attempt(
                 worker, monotonic(), left_out=left_out, weight_version=worker.weight_version
             )
+            exchange.call.attempts.append(attempt)
             try:
-                answer = await self._attempt(exchange, attempt)
+                try:
+                    answer = await try_once(exchange, attempt, self._settings)
+                except OutOfSockets:
+                    answer = await self._try_with_room(exchange, attempt)
             except InjectionRefused as refused:
                 left_out |= refused.injections
                 continue
+            except CallError as error:
+                if not isinstance(error, NOT_OF_THE_WORKER):
+                    attempt.error = error
+                raise
+            finally:
+                end(attempt)
+                chains = exchange.chains
+                if chains.attempt_finished and (
+                    rest := chains.run_attempt_finished(exchange.call, attempt)
+                ):
+                    await _shielded(exchange, rest)
             if exchange.stripper is not None or left_out:
                 learn_injections(exchange, attempt)
             return answer
-
-    async def _attempt(self, exchange: Exchange, attempt: Attempt) -> bytes:
-        exchange.call.attempts.append(attempt)
-        try:
-            try:
-                return await try_once(exchange, attempt, self._settings)
-            except OutOfSockets:
-                return await self._try_with_room(exchange, attempt)
-        except CallError as error:
-            if not isinstance(error, NOT_OF_THE_WORKER):
-                attempt.error = error
-            raise
-        finally:
-            end(attempt)
-            if exchange.chains.attempt_finished:
-                exchange.cancel_scope.shield()
-                try:
-                    rest = exchange.chains.run_attempt_finished(exchange.call, attempt)
-                    if rest is not None:
-                        await rest
-                finally:
-                    exchange.cancel_scope.unshield()
 
     async def _try_with_room(self, exchange: Exchange, attempt: Attempt) -> bytes:
         self._workers.close_idle()  # idle connections to other workers may hold what is missing
@@ -319,7 +321,7 @@ class Proxy:
         Raises the errors of `able_workers`.
         """
         call, chains = exchange.call, exchange.chains
-        workers = await able_workers(call, self._workers)
+        workers = able_at_once(call, self._workers) or await able_workers(call, self._workers)
         if tried:
             workers = [worker for worker in workers if worker not in tried]
         if chains.filter_workers:
@@ -340,19 +342,20 @@ class Proxy:
         call.outcome.duration = monotonic() - call.started
         if exchange.cancel_scope.caller_left:
             call.outcome.caller_gone = True
-        exchange.observers.notify_finished(call.body)
+        observers = exchange.observers
+        if observers.finished or observers.counter is not None:
+            observers.notify_finished(call.body)
         chains = exchange.chains
         if chains.call_finished and (rest := chains.run_call_finished(call)) is not None:
             await rest
         if exchange.entries:
             await self._storage.commit(exchange.entries)
 
-    def _check_room(self) -> None:
+    def _refuse_for_room(self) -> NoReturn:
         if self.draining:
             raise Draining("the gateway is shutting down")
         most = self._settings.server_limits.max_calls
-        if len(self.in_flight) > most:
-            raise TooManyCalls(f"{most} calls are in flight already (server_limits.max_calls)")
+        raise TooManyCalls(f"{most} calls are in flight already (server_limits.max_calls)")
 
     async def drain(self, seconds: float | None) -> None:
         """Reject new calls, wait up to `seconds` for those in flight, then end the others."""
@@ -372,6 +375,15 @@ class Proxy:
                 while self.in_flight:
                     await self.in_flight.wait_for(self.in_flight)
         return not self.in_flight
+
+
+async def _shielded(exchange: Exchange, rest: Awaitable[None]) -> None:
+    """Await `rest` even if the call is cancelled meanwhile."""
+    exchange.cancel_scope.shield()
+    try:
+        await rest
+    finally:
+        exchange.cancel_scope.unshield()
 
 
 async def _pin(call: Call, model: str) -> None:

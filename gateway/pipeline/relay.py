@@ -8,7 +8,7 @@ from gateway.calls.call import gateway_headers
 from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
-from gateway.headers import CORS_HEADERS, Headers, get_header, is_event_stream
+from gateway.headers import CORS_HEADERS, Headers, body_headers, is_event_stream
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import (
     PLAIN,
@@ -65,24 +65,22 @@ class Relay(PhaseTimer):
     """The Receiver of one response (see upstream.connection), from a worker or a `handle` hook.
 
     `done` returns the last bytes, which have not been sent to the caller yet, or raises what ended
-    the attempt: a CallError, CallerGone, or HeldBack.
+    the attempt: a CallError, CallerGone, or HeldBack. `complete`: the source has sent all of it.
     """
 
     __slots__ = (
         "_attempt",
-        "_complete",
         "_decoder",
         "_dropped",
         "_events",
         "_exchange",
-        "_failover",
         "_headers",
-        "_limits",
         "_reader",
         "_recent",
+        "_settings",
         "_source",
         "_status",
-        "_timeouts",
+        "complete",
         "done",
     )
 
@@ -94,41 +92,40 @@ class Relay(PhaseTimer):
         self._exchange = exchange
         self._attempt = attempt
         self._source = source
-        self._timeouts = settings.timeouts
-        self._limits = settings.server_limits
-        self._failover = settings.failover
+        self._settings = settings
         self._dropped = DROPPED_WITH_CORS if settings.cors.origins else DROPPED
         self._reader: Reader | None = None
         self._decoder: ContentDecoder | None = None
         self._status = 0
-        self._complete = False
+        self.complete = False
         self._recent = NO_READS
 
     def await_first_byte(self) -> None:
         """Start the timeout for the first byte: the whole request has been sent."""
         if not self._status and not self.done.done():
-            self.enter(self._timeouts.first_byte, FirstByteTimeout)
+            self.enter(self._settings.timeouts.first_byte, FirstByteTimeout)
 
     # called by the source of the response
 
     def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
         self._note_head(status)
-        self._events = is_event_stream(headers)
-        self._exchange.caller.drained = self._resume
-        if self._events:
-            self._exchange.cancel_scope.has_all = self._has_all
-        self.enter(self._timeouts.idle, IdleTimeout)
         self._headers = headers
-        coding = get_header(headers, b"content-encoding")
+        kind, coding = body_headers(headers)
+        self._events = kind is not None and kind[:17].lower() == EVENT_STREAM[1]
+        exchange = self._exchange
+        exchange.caller.drained = self._resume
+        if self._events:
+            exchange.cancel_scope.has_all = self._has_all
+        self.enter(self._settings.timeouts.idle, IdleTimeout)
         if coding not in PLAIN and not self._decodes(coding or b""):
             return
-        call = self._exchange.call
+        call = exchange.call
         text = call.body.data or b""
         may_stream = b'"stream"' in text or bool(call.overwritten)  # cheap to tell
         if self._events:
             # A stream that nobody asked for may be none. Unless something has to be taken out of
             # it, its head must not wait for its first bytes: they may be long in coming.
-            injected = self._exchange.stripper is not None
+            injected = exchange.stripper is not None
             doubtful = injected and b"true" not in text and not call.streams
         else:
             doubtful = may_stream and call.streams
@@ -140,7 +137,7 @@ class Relay(PhaseTimer):
         if self._events or not (self._reader or self._decoder) or not self._rewrites:
             self._start(None)
             if alone:
-                self._exchange.reply.send_head()
+                exchange.reply.send_head()
 
     def on_body(self, data: bytes) -> None:
         self._last = self._loop.time()
@@ -163,7 +160,7 @@ class Relay(PhaseTimer):
 
     def on_end(self, data: bytes) -> None:
         self.leave()
-        self._complete = True
+        self.complete = True
         try:
             if self._decoder is not None:
                 data = self._decoder.feed(data)
@@ -196,7 +193,7 @@ class Relay(PhaseTimer):
         exchange = self._exchange
         exchange.caller.drained = _nothing
         exchange.cancel_scope.has_all = None
-        if not self._complete and self._status and self._events and exchange.stripper is not None:
+        if not self.complete and self._status and self._events and exchange.stripper is not None:
             self._release(exchange.stripper)
         ending = exchange.call.outcome.ending = self._ending()
         if self._attempt is not None:
@@ -222,17 +219,20 @@ class Relay(PhaseTimer):
             return Ending(error=f"status {status}")
         if not status:
             return UNKNOWN
-        text, whole, request = b"".join(self._recent), not self._recent[0], call.body.data or b""
-        if self._complete and call.dialect is not None and b'"n"' not in request:
+        _, _, third, text = self._recent
+        whole, request = not self._recent[0], call.body.data or b""
+        if third:
+            text = b"".join(self._recent)
+        if self.complete and call.dialect is not None and b'"n"' not in request:
             as_most = ends_as_most(text) if self._events else whole and is_as_most(text)
             if as_most:
                 return FINISHED
         if not is_plain(self._headers):
             return UNKNOWN
-        tail = Tail(text, whole, self._complete)
+        tail = Tail(text, whole, self.complete)
         counter = self._exchange.observers.counter
         if not whole and counter is not None and (kept := counter.kept):
-            tail = Tail(b"".join(kept), whole=True, complete=self._complete)
+            tail = Tail(b"".join(kept), whole=True, complete=self.complete)
         if self._events and not (
             whole and text.startswith(b"{")
         ):  # or plain, announced as a stream
@@ -242,7 +242,8 @@ class Relay(PhaseTimer):
     def _chosen(self, headers: Headers) -> Reader | None:
         """Choose the reader, and show the head to the observers unless the response is held."""
         status, events, exchange = self._status, self._events, self._exchange
-        reader = choose_reader(exchange, status, headers, self._limits, events=events)
+        limits = self._settings.server_limits
+        reader = choose_reader(exchange, status, headers, limits, events=events)
         held = None if status < 400 or events else self._held(status, headers, reader)
         if held is not None:
             return held
@@ -273,7 +274,7 @@ class Relay(PhaseTimer):
         bodiless = self._status in BODILESS or exchange.call.method == "HEAD"
         if bodiless or not wants_plain(exchange):
             return True
-        self._decoder = decoder_of(coding, self._limits.max_event_bytes)
+        self._decoder = decoder_of(coding, self._settings.server_limits.max_event_bytes)
         if self._decoder is not None or is_identity(coding):
             self._headers = [line for line in self._headers if line[0] != b"content-encoding"]
         elif exchange.stripper is not None and self._status == 200:
@@ -293,27 +294,13 @@ class Relay(PhaseTimer):
         self.on_error(error)
 
     def _held(self, status: int, headers: Headers, reader: Reader | None) -> Reader | None:
-        return hold(self._exchange, self._attempt, status, headers, reader, self._failover)
+        return hold(self._exchange, self._attempt, status, headers, reader, self._settings.failover)
 
     def _note_head(self, status: int) -> None:
         self._status = status
         if self._attempt is not None:
             self._attempt.status = status
             self._attempt.first_byte = self._attempt.first_byte or monotonic()
-
-    def _answer_headers(self) -> list[tuple[bytes, bytes]]:
-        bodiless = self._status in BODILESS
-        dropped = self._dropped | {b"content-length"} if bodiless else self._dropped
-        lines = without(self._headers, dropped)
-        if self._status != 200:
-            lines += self._references()
-        added = gateway_headers(self._exchange.call)
-        if len(added) > 1:
-            lines, added = _one_set_of_limits(lines, added, self._status)
-        lines += added
-        if self._attempt is not None:
-            lines.append(self._attempt.worker.header)
-        return lines
 
     def _references(self) -> list[tuple[bytes, bytes]]:
         """Return the lines that name another URL, as the caller may use them."""
@@ -329,25 +316,36 @@ class Relay(PhaseTimer):
 
     def _start(self, length: int | None) -> None:
         """Send the head; `length` is that of the whole body if it is known and may have changed."""
-        lines = self._answer_headers()
-        if (self._reader or self._decoder) and self._rewrites:
-            known = [] if length is None else [(b"content-length", b"%d" % length)]
-            lines = [
-                line for old in lines for line in (known if old[0] == b"content-length" else [old])
-            ]
-        self._exchange.reply.start(self._status, lines, events=self._events)
+        status, call = self._status, self._exchange.call
+        lines, added = without(self._headers, self._dropped), gateway_headers(call)
+        if status != 200:
+            lines += self._references()
+        if len(added) > 1:
+            lines, added = _one_set_of_limits(lines, added, status)
+        lines += added
+        if self._attempt is not None:
+            lines += (self._attempt.worker.header,)
+        if ((self._reader or self._decoder) and self._rewrites) or status in BODILESS:
+            lines = _with_length(lines, None if status in BODILESS else length)
+        self._exchange.reply.start(status, lines, events=self._events)
 
     def _pause(self) -> None:
         self._source.pause_reading()
-        self.enter(self._timeouts.idle, CallerStalled)
+        self.enter(self._settings.timeouts.idle, CallerStalled)
 
     def _resume(self) -> None:
         if not self.done.done():
-            self.enter(self._timeouts.idle, IdleTimeout)
+            self.enter(self._settings.timeouts.idle, IdleTimeout)
             self._source.resume_reading()
 
 
 Lines = list[tuple[bytes, bytes]]
+
+
+def _with_length(lines: Lines, length: int | None) -> Lines:
+    """Replace the length of the body; None: it is not known, or there is no body."""
+    known = [] if length is None else [(b"content-length", b"%d" % length)]
+    return [line for old in lines for line in (known if old[0] == b"content-length" else [old])]
 
 
 def _one_set_of_limits(theirs: Lines, own: Lines, status: int) -> tuple[Lines, Lines]:

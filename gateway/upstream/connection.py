@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 from gateway.errors import GatewayError, IdleTimeout, UpstreamClosed, UpstreamProtocol
 from gateway.headers import Headers
@@ -82,7 +82,9 @@ class Connection(asyncio.Protocol):
         heard: float = getattr(self._receiver, "last", NEVER) if self.response_started else NEVER
         return heard
 
-    def begin(self, receiver: Receiver, head: bytes, *, head_only: bool, more: bool) -> None:
+    def begin(
+        self, receiver: Receiver, head: bytes, *, head_only: bool, more: bool = False
+    ) -> None:
         """Send a request and pass its response to `receiver`.
 
         `head` is the request with all of the body that is available; `more`: the rest follows
@@ -95,7 +97,9 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             self.connection_lost(None)  # closed since it was opened
         else:
-            self.write(head, more=more)
+            self._unsent = more
+            self._sent += len(head)
+            self._transport.write(head)
 
     def write(self, data: bytes, *, more: bool) -> None:
         self._unsent = more
@@ -138,7 +142,7 @@ class Connection(asyncio.Protocol):
     # asyncio calls these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport  # type: ignore[assignment]  # it is a Transport
 
     def data_received(self, data: bytes) -> None:
         receiver, parser = self._receiver, self._parser

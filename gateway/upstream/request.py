@@ -28,6 +28,7 @@ class HeadTemplate:
         self._drop = (
             HOP_BY_HOP | REPLACED | names | (frozenset() if forward_credentials else CREDENTIALS)
         )
+        self._drop_readable = self._drop | {b"accept-encoding"}
 
     def fill(
         self,
@@ -44,23 +45,21 @@ class HeadTemplate:
         `readable`: the gateway reads the response, so the worker must not compress it.
         """
         first = f"{method} {target} HTTP/1.1\r\nx-request-id: {request_id}\r\n".encode("latin-1")
+        dropped, identity = self._drop, b""
         if readable:
-            kept = self._identity + _lines(without(headers, self._drop | {b"accept-encoding"}))
+            dropped, identity = self._drop_readable, self._identity
+        if length is None:
+            framing = b"transfer-encoding: chunked\r\n\r\n"
+        elif length or method in WITH_BODY:
+            framing = b"content-length: %d\r\n\r\n" % length
         else:
-            kept = _lines(without(headers, self._drop))
-        return b"".join((first, self._fixed, kept, _framing(method, length), b"\r\n"))
+            framing = b"\r\n"
+        kept = [b"%b: %b\r\n" % line for line in without(headers, dropped)]
+        return b"".join((first, self._fixed, identity, *kept, framing))
 
 
 def _lines(headers: Headers) -> bytes:
     return b"".join([b"%b: %b\r\n" % line for line in headers])
-
-
-def _framing(method: str, length: int | None) -> bytes:
-    if length is None:
-        return b"transfer-encoding: chunked\r\n"
-    if length or method in WITH_BODY:
-        return b"content-length: %d\r\n" % length
-    return b""
 
 
 async def upload(

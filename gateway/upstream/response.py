@@ -172,9 +172,17 @@ HOP_BY_HOP = frozenset(
 
 def without(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """Return `headers` without `dropped` (includes HOP_BY_HOP) and those `connection` names."""
-    kept = [line for line in headers if line[0] not in dropped]
+    for name, value in headers:
+        if name == b"connection" and value not in NAMES_NONE:
+            dropped |= _named(headers)
+            break
+    return [line for line in headers if line[0] not in dropped]
+
+
+NAMES_NONE = frozenset({b"keep-alive", b"close", b"Keep-Alive"})
+"""Values of `connection` that name no header."""
+
+
+def _named(headers: Headers) -> set[bytes]:
     named = [value for name, value in headers if name == b"connection"]
-    if not named or named in ([b"keep-alive"], [b"close"]):
-        return kept
-    tokens = {token.strip().lower() for token in b",".join(named).split(b",")}
-    return [line for line in kept if line[0] not in tokens]
+    return {token.strip().lower() for token in b",".join(named).split(b",")}

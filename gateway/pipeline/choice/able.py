@@ -10,6 +10,12 @@ from gateway.pipeline.authorization import allowed_workers
 from gateway.pipeline.choice.keeping import keeping
 
 
+def able_at_once(call: Call, registry: Workers) -> Sequence[Worker] | None:
+    """Return what `able_workers` does, None if it has to find that out."""
+    limited = call.principal is not None and call.principal.workers is not None
+    return None if registry.mixed or limited or call.dialect is None else registry.fit
+
+
 async def able_workers(call: Call, registry: Workers) -> Sequence[Worker]:
     """Return the fit workers that may take the call.
 

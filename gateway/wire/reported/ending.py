@@ -26,8 +26,8 @@ ENGINE_ERROR = "engine_error"
 """Code, in metrics and logs, of an engine's error under status 200 or inside a stream."""
 
 _QUOTE = 34
-_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
-_UNFINISHED = re.compile(rb'"finish_reason"\s*:\s*(?:"(?:null)?"|[^"\s])')
+_FINISH_REASON = b'"finish_reason"'
+_says_finished = re.compile(rb'"finish_reason"\s*:\s*"(?!(?:null)?")').match
 _QUOTED_400 = re.compile(r"'code': 4\d\d\b")
 _NOTHING = frozenset((b"", b"null", b'""'))
 _MAX_MESSAGE = 500
@@ -124,7 +124,13 @@ def is_as_most(text: bytes) -> bool:
     """
     if b'"error"' in text or b'"abort' in text:
         return False
-    return _FINISHED.search(text) is not None and _UNFINISHED.search(text) is None
+    place, finished = text.find(_FINISH_REASON), False
+    while place >= 0:
+        finished = _says_finished(text, place) is not None
+        if not finished:
+            return False
+        place = text.find(_FINISH_REASON, place + 1)
+    return finished
 
 
 class _Choice(msgspec.Struct, gc=False):
