@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Awaitable, Generator, Iterator, Mapping
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import Any
 
 from gateway.calls.body import Body, parse_object, refuse_other_formats
@@ -34,6 +35,8 @@ MAX_TOLD = 20
 
 _NO_HEAD = RequestHead()
 
+NOTHING: Mapping[str, object] = MappingProxyType({})
+
 
 class NoWait:
     """What is awaited if nothing is left to wait for."""
@@ -55,7 +58,8 @@ class Call:
     gateway's own jobs and is not authenticated; its `principal` is the one that the job runs for,
     or None. `scope` is the scope that the principal needs if it is not that of all calls, see
     gateway.pipeline.authorization. `tried` are the workers that have failed it and are not asked
-    again; a worker whose latest attempt is `refused` may be asked later.
+    again; a worker whose latest attempt is `refused` may be asked later. `overwritten` are the
+    top-level keys of the body that plugins `set`, with their values.
     """
 
     # Those that begin with an underscore are for the Exchange of the call, see
@@ -64,7 +68,6 @@ class Call:
         "_added",
         "_caller",
         "_cancel_scope",
-        "_changes",
         "_entries",
         "_head",
         "_json",
@@ -84,6 +87,7 @@ class Call:
         "internal",
         "method",
         "outcome",
+        "overwritten",
         "path",
         "principal",
         "query",
@@ -130,6 +134,7 @@ class Call:
         self.tried: list[Worker] = []
         self.outcome = Outcome()
         self.state = State()
+        self.overwritten = NOTHING
         self.counts_tokens = False
         self._caller = caller
         self._reply = Reply(caller, self.outcome, self.started)
@@ -140,7 +145,6 @@ class Call:
         self._trace_id: str | None = None
         self._json: dict[str, Any] | None = None
         self._head: RequestHead | None = None
-        self._changes: dict[str, object] | None = None
         self._added: Mapping[str, object] | None = None
         self._wanted: set[Injection] | None = None
 
@@ -181,7 +185,7 @@ class Call:
         None if none is named. A body that was not read whole names one only if it is a form, and
         has it in the first bytes.
         """
-        pinned = self._changes.get("model") if self._changes else None
+        pinned = self.overwritten.get("model") if self.overwritten else None
         if isinstance(pinned, str):
             return pinned
         return (self._head or self._read_head()).model
@@ -192,8 +196,8 @@ class Call:
 
         False if the body was not read whole.
         """
-        if self._changes and "stream" in self._changes:
-            return is_true(self._changes["stream"])
+        if self.overwritten and "stream" in self.overwritten:
+            return is_true(self.overwritten["stream"])
         text = self.body.readable
         if text is not None and b"stream" not in text and b"\\u" not in text:
             return False  # the field is not there, so the body need not be decoded
@@ -293,7 +297,7 @@ class Call:
             return self._read_and_set(key, value)
         if self._json is None:
             self._parse()
-        self._changes = {**(self._changes or {}), key: value}
+        self.overwritten = {**self.overwritten, key: value}
         return NO_WAIT
 
     async def _read_and_set(self, key: str, value: object) -> None:
@@ -345,11 +349,6 @@ class Call:
         return not all(entry.lazy for entry in self._entries)
 
     @property
-    def overwritten(self) -> Mapping[str, object]:
-        """Top-level keys of the body that plugins `set`, with their values."""
-        return self._changes or {}
-
-    @property
     def injected(self) -> Mapping[str, object]:
         """Top-level keys that `inject` added to the latest attempt's body, with their values."""
         return self._added or {}
@@ -358,7 +357,7 @@ class Call:
 def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
     """Header lines that the gateway adds to a response: the id, the attempts if several."""
     lines = [(b"x-request-id", call.id.encode())]
-    if len(call.attempts) > 1:
+    if call.attempts[1:]:
         ways = [f"{one.worker.id}={one.result}" for one in _told(call.attempts)][-MAX_TOLD:]
         if len(ways) > 1:
             lines.append((b"x-gateway-attempts", ", ".join(ways).encode()))

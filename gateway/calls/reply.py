@@ -103,21 +103,25 @@ class Reply:
         if self._late is not None:
             self._late.add(data)
             return True
-        self.count(data)
+        outcome = self._outcome
+        if outcome.ttft is None and data:
+            outcome.ttft = time.monotonic() - self._started
+        outcome.bytes_sent += len(data)
         self._end = data if len(data) > 3 else self._end[-3:] + data
         if self._head is not None:
             self._pass_head()
         return self._caller.write(data)
 
     async def end(self, data: bytes) -> None:
-        """Send the last bytes, which `count` has counted before."""
+        """Send the last bytes, which `count_last` has counted before."""
         if self._late is not None:
             self._late.add(data)
             self._caller.write(self._late.event())
             self._caller.cut()
             return
         if self._head is not None:
-            self._pass_head()
+            (status, headers), self._head = self._head, None
+            self._caller.start(status, headers)
         await self._caller.end(data)
 
     def break_off(self, error: CallError, *, tell: bool) -> None:
@@ -134,7 +138,8 @@ class Reply:
             self.write(gap + error.event())
         self._caller.cut()
 
-    def count(self, data: bytes) -> None:
-        if self._outcome.ttft is None and data:
-            self._outcome.ttft = time.monotonic() - self._started
+    def count_last(self, data: bytes, after: float) -> None:
+        """Count the last bytes, `after` so many seconds of the call."""
+        if self._outcome.ttft is None:
+            self._outcome.ttft = after
         self._outcome.bytes_sent += len(data)

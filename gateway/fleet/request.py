@@ -52,7 +52,7 @@ class _Gathering:
         self._max_bytes = max_bytes
         self._body = bytearray()
 
-    def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
+    def on_headers(self, status: int, headers: Headers, *, alone: bool, whole: bool) -> None:
         self._status, self._headers = status, headers
 
     def on_body(self, data: bytes) -> None:

@@ -7,6 +7,7 @@ from gateway.calls.records import Answer, Attempt
 from gateway.config import Config
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.relay import Relay
+from gateway.upstream.phase_timer import Alarm
 
 
 async def send_answer(
@@ -19,13 +20,14 @@ async def send_answer(
     flow = _Flow()
     relay = Relay(exchange, attempt, flow, settings)
     try:
-        relay.on_headers(answer.status, answer.headers, alone=False)
+        relay.on_headers(answer.status, answer.headers)
         if not isinstance(answer.body, bytes):
             return await _fed(answer.body, relay, flow)
         relay.on_end(answer.body)
         return await relay.done
     finally:
         relay.close()
+        flow.alarm.stop()
 
 
 async def _fed(body: AsyncIterable[bytes], relay: Relay, flow: "_Flow") -> bytes:
@@ -54,6 +56,7 @@ class _Flow:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.alarm = Alarm()
         self.opened = asyncio.Event()
         self.opened.set()
 

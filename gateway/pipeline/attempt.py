@@ -43,11 +43,11 @@ async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> by
     connection = kept or await pool.open()
     while True:
         relay = Relay(exchange, attempt, connection, settings)
-        attempt.connected = monotonic()
+        attempt.connected = attempt.started if attempt.reused else monotonic()
         sending = None
         if body is not None:
-            connection.begin(relay, head + body, head_only=exchange.call.method == "HEAD")
             relay.await_first_byte()
+            connection.begin(relay, head + body, head_only=exchange.call.method == "HEAD")
         else:
             sending = _upload(exchange, relay, connection, head, settings)
         try:
@@ -105,7 +105,8 @@ async def _send_body(
     except GatewayError as error:  # too large, too slow, or the caller has gone
         relay.on_error(error)
     else:
-        relay.await_first_byte()
+        if not relay.done.done():
+            relay.await_first_byte()
 
 
 def end(attempt: Attempt) -> None:

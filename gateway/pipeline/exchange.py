@@ -7,8 +7,8 @@ from gateway.calls.call import Call
 from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Attempt
 from gateway.calls.state import State
+from gateway.errors import CallError
 from gateway.plugins.chains import Chains
-from gateway.storage import Entry
 from gateway.wire.injection import Stripper, inject, rewrite
 
 
@@ -16,8 +16,8 @@ class Exchange:
     """One call while it runs. It alone uses the private attributes of its Call.
 
     `chains` are the hooks that were in force when the call began, `caller` is the other end of
-    `reply`. `stripper` removes from the latest attempt's response what was injected, None if
-    nothing was.
+    `reply`. `entries` is everything that plugins store for the call, in one transaction. `stripper`
+    removes from the latest attempt's response what was injected, None if nothing was.
     """
 
     __slots__ = (
@@ -25,6 +25,7 @@ class Exchange:
         "caller",
         "cancel_scope",
         "chains",
+        "entries",
         "observers",
         "reply",
         "stripper",
@@ -36,13 +37,9 @@ class Exchange:
         self.caller = call._caller
         self.reply = call._reply
         self.cancel_scope = call._cancel_scope
+        self.entries = call._entries
         self.observers = UNOBSERVED
         self.stripper: Stripper | None = None
-
-    @property
-    def entries(self) -> list[Entry]:
-        """Everything that plugins store for the call, in one transaction."""
-        return self.call._entries
 
     def observe(self, observers: Observers) -> None:
         """Show the response to `observers` from now on."""
@@ -50,7 +47,7 @@ class Exchange:
 
     def asked(self) -> dict[str, object]:
         """Return the request as plugins have changed it, before any injection."""
-        return {**(self.call._json or {}), **(self.call._changes or {})}
+        return {**(self.call._json or {}), **self.call.overwritten}
 
     def prepare_body(self, attempt: Attempt) -> bytes | None:
         """Return the body for the attempt's worker, with changes and the injections it accepts.
@@ -58,9 +55,9 @@ class Exchange:
         Sets `stripper` and `call.injected` for this attempt. None if the body has not been read.
         """
         call = self.call
-        if call.body.data is None or not (call._changes or call._wanted):
+        if call.body.data is None or not (call.overwritten or call._wanted):
             return call.body.data
-        changes = dict(call._changes or {})
+        changes = dict(call.overwritten)
         if call._wanted and call.dialect is not None:
             asked = {**(call._json or {}), **changes}
             refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name, asked)
@@ -77,7 +74,14 @@ class Exchange:
         call = self.call
         self.observers = call._observers = UNOBSERVED
         call.state = State()
-        call._entries = []
-        for error in [call.outcome.error, *[attempt.error for attempt in call.attempts]]:
-            if error is not None:  # its traceback refers to frames that hold the call
-                error.__traceback__ = error.__context__ = error.__cause__ = None
+        call._entries = self.entries = []
+        if call.outcome.error is not None:
+            _forget_frames(call.outcome.error)
+        for attempt in call.attempts:
+            if attempt.error is not None:
+                _forget_frames(attempt.error)
+
+
+def _forget_frames(error: CallError) -> None:
+    """Release the frames that the error's traceback refers to, which hold the call."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None

@@ -333,13 +333,15 @@ class Proxy:
         if chains.pick_worker:
             found = chains.picked_worker(call, workers)
             picked = await found if isinstance(found, CoroutineType) else found
-        return picked or self._workers.least_loaded(workers)
+        only, *more = workers
+        return picked or (self._workers.least_loaded(workers) if more else only)
 
     async def _record(self, exchange: Exchange, last: bytes | None) -> None:
         """Report the outcome to observers and hooks, and store entries, before the last bytes."""
         call = exchange.call
-        exchange.reply.count(last or b"")
-        call.outcome.duration = monotonic() - call.started
+        call.outcome.duration = duration = monotonic() - call.started
+        if last:
+            exchange.reply.count_last(last, duration)
         if exchange.cancel_scope.caller_left:
             call.outcome.caller_gone = True
         observers = exchange.observers

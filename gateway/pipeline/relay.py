@@ -21,7 +21,7 @@ from gateway.pipeline.readers import (
 )
 from gateway.pipeline.refused import InjectionRefused, hold
 from gateway.upstream.location import REFERENCES, through_gateway
-from gateway.upstream.phase_timer import PhaseTimer
+from gateway.upstream.phase_timer import Alarm, PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 from gateway.wire.content_coding import ContentDecoder, decoder_of, is_identity
 from gateway.wire.injection import Stripper
@@ -57,6 +57,8 @@ class Source(Protocol):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def alarm(self) -> Alarm: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
 
@@ -87,7 +89,7 @@ class Relay(PhaseTimer):
     def __init__(
         self, exchange: Exchange, attempt: Attempt | None, source: Source, settings: Config
     ) -> None:
-        super().__init__(source.loop)
+        super().__init__(source.loop, source.alarm)
         self.done: asyncio.Future[bytes] = source.loop.create_future()
         self._exchange = exchange
         self._attempt = attempt
@@ -101,34 +103,41 @@ class Relay(PhaseTimer):
         self._recent = NO_READS
 
     def await_first_byte(self) -> None:
-        """Start the timeout for the first byte: the whole request has been sent."""
-        if not self._status and not self.done.done():
+        """Start the timeout for the first byte: the whole request has been sent, or is about to."""
+        if not self._status:
             self.enter(self._settings.timeouts.first_byte, FirstByteTimeout)
 
     # called by the source of the response
 
-    def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
-        self._note_head(status)
+    def on_headers(
+        self, status: int, headers: Headers, *, alone: bool = False, whole: bool = False
+    ) -> None:
+        self._status = status
         self._headers = headers
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.status = status
+            attempt.first_byte = attempt.first_byte or monotonic()
         kind, coding = body_headers(headers)
         self._events = kind is not None and kind[:17].lower() == EVENT_STREAM[1]
         exchange = self._exchange
         exchange.caller.drained = self._resume
         if self._events:
             exchange.cancel_scope.has_all = self._has_all
-        self.enter(self._settings.timeouts.idle, IdleTimeout)
+        if not whole:
+            self.enter(self._settings.timeouts.idle, IdleTimeout)
         if coding not in PLAIN and not self._decodes(coding or b""):
             return
         call = exchange.call
         text = call.body.data or b""
-        may_stream = b'"stream"' in text or bool(call.overwritten)  # cheap to tell
+        may_stream = b'"stream"' in text or call.overwritten  # cheap to tell
         if self._events:
             # A stream that nobody asked for may be none. Unless something has to be taken out of
             # it, its head must not wait for its first bytes: they may be long in coming.
             injected = exchange.stripper is not None
             doubtful = injected and b"true" not in text and not call.streams
         else:
-            doubtful = may_stream and call.streams
+            doubtful = bool(may_stream) and call.streams
         if doubtful and status == 200:
             self._events = False  # until its first bytes tell
             self._reader = Sniffing(self._sniffed)
@@ -159,7 +168,6 @@ class Relay(PhaseTimer):
                 self._pause()
 
     def on_end(self, data: bytes) -> None:
-        self.leave()
         self.complete = True
         try:
             if self._decoder is not None:
@@ -178,7 +186,6 @@ class Relay(PhaseTimer):
             self.done.set_result(data)
 
     def on_error(self, error: GatewayError) -> None:
-        self.leave()
         if not self.done.done():
             self.done.set_exception(error)
 
@@ -296,12 +303,6 @@ class Relay(PhaseTimer):
     def _held(self, status: int, headers: Headers, reader: Reader | None) -> Reader | None:
         return hold(self._exchange, self._attempt, status, headers, reader, self._settings.failover)
 
-    def _note_head(self, status: int) -> None:
-        self._status = status
-        if self._attempt is not None:
-            self._attempt.status = status
-            self._attempt.first_byte = self._attempt.first_byte or monotonic()
-
     def _references(self) -> list[tuple[bytes, bytes]]:
         """Return the lines that name another URL, as the caller may use them."""
         found = [line for line in self._headers if line[0] in REFERENCES]
@@ -320,7 +321,7 @@ class Relay(PhaseTimer):
         lines, added = without(self._headers, self._dropped), gateway_headers(call)
         if status != 200:
             lines += self._references()
-        if len(added) > 1:
+        if added[1:]:
             lines, added = _one_set_of_limits(lines, added, status)
         lines += added
         if self._attempt is not None:

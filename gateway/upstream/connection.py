@@ -7,19 +7,20 @@ from typing import Protocol
 from gateway.errors import GatewayError, IdleTimeout, UpstreamClosed, UpstreamProtocol
 from gateway.headers import Headers
 from gateway.upstream.delivery import ClosedBeforeDelivery, was_never_received
-from gateway.upstream.phase_timer import NEVER
+from gateway.upstream.phase_timer import NEVER, Alarm
 from gateway.upstream.response import ResponseParser
 
 
 class Receiver(Protocol):
     """Receives one response inside the worker's read callback, so no method may block.
 
-    The connection calls `on_headers` once (`alone`: no part of the body came with them), `on_body`
-    for each read with a part of the body, then either `on_end` with the last bytes or `on_error`.
+    The connection calls `on_headers` once (`alone`: no part of the body came with them, `whole`:
+    all of it did), `on_body` for each read with a part of the body, then either `on_end` with the
+    last bytes or `on_error`.
     The connection drops its reference to the receiver before `on_end` or `on_error`.
     """
 
-    def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None: ...
+    def on_headers(self, status: int, headers: Headers, *, alone: bool, whole: bool) -> None: ...
     def on_body(self, data: bytes) -> None: ...
     def on_end(self, data: bytes) -> None: ...
     def on_error(self, error: GatewayError) -> None: ...
@@ -31,7 +32,7 @@ class Connection(asyncio.Protocol):
     `response_started`: a byte of the current response has arrived; separates a kept connection that
     was dead from a worker that breaks off a response. If the worker closed the connection before
     the request can have reached it, the error is a ClosedBeforeDelivery. `on_idle` is called when
-    another exchange may follow, `on_lost` when the connection has closed.
+    another exchange may follow, `on_lost` when the connection has closed. `alarm` is for receivers.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Connection(asyncio.Protocol):
         "_unseen",
         "_unsent",
         "_writable",
+        "alarm",
         "idle_since",
         "loop",
         "response_started",
@@ -57,8 +59,10 @@ class Connection(asyncio.Protocol):
         parser: ResponseParser,
         on_idle: "Callable[[Connection], None]",
         on_lost: "Callable[[Connection], None]",
+        alarm: Alarm,
     ) -> None:
         self.loop = loop
+        self.alarm = alarm
         self.response_started = False
         self.idle_since = 0.0
         self._parser = parser
@@ -158,8 +162,9 @@ class Connection(asyncio.Protocol):
             return
         if not self._told_head and parser.head_done:
             self._told_head = True
-            alone = not (body or parser.complete)
-            receiver.on_headers(parser.status, parser.headers, alone=alone)
+            whole = parser.complete
+            alone = not (body or whole)
+            receiver.on_headers(parser.status, parser.headers, alone=alone, whole=whole)
         if parser.complete:
             self._finish(receiver, body)
         elif body:

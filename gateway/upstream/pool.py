@@ -13,7 +13,7 @@ import aiohappyeyeballs
 from gateway.config import TLS, ServerLimits
 from gateway.errors import ConnectFailed, ConnectTimeout, OutOfSockets
 from gateway.upstream.connection import Connection
-from gateway.upstream.phase_timer import NEVER
+from gateway.upstream.phase_timer import NEVER, Alarm
 from gateway.upstream.response import ResponseParser
 
 STAGGER = 0.25
@@ -57,6 +57,7 @@ class Pool:
         self._all: set[Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._retired = False
+        self._alarm = Alarm()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -110,7 +111,8 @@ class Pool:
 
     def _connection(self) -> Connection:
         parser = ResponseParser(self.limits.max_header_bytes, self.limits.max_headers)
-        return Connection(asyncio.get_running_loop(), parser, self._keep, self._lost)
+        loop = asyncio.get_running_loop()
+        return Connection(loop, parser, self._keep, self._lost, self._alarm)
 
     def _keep(self, connection: Connection) -> None:
         if self._retired:
@@ -164,6 +166,7 @@ class Pool:
     def close(self) -> None:
         """Abort all connections, including those in use."""
         self.retire()
+        self._alarm.stop()
         for connection in list(self._all):
             connection.abort()
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable
 
 from gateway.headers import Headers
 from gateway.upstream.connection import Connection
-from gateway.upstream.response import HOP_BY_HOP, without
+from gateway.upstream.response import HOP_BY_HOP, NAMES_NONE, named_by
 
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 """Headers with callers' keys for the gateway; stripped unless `forward_authorization` is set."""
@@ -54,7 +54,11 @@ class HeadTemplate:
             framing = b"content-length: %d\r\n\r\n" % length
         else:
             framing = b"\r\n"
-        kept = [b"%b: %b\r\n" % line for line in without(headers, dropped)]
+        for name, value in headers:
+            if name == b"connection" and value not in NAMES_NONE:
+                dropped |= named_by(headers)
+                break
+        kept = [b"%b: %b\r\n" % line for line in headers if line[0] not in dropped]
         return b"".join((first, self._fixed, identity, *kept, framing))
 
 

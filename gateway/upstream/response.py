@@ -78,7 +78,8 @@ class ResponseParser:
         if not pieces:
             return b""
         self._pieces = []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        first, *more = pieces
+        return b"".join(pieces) if more else first
 
     def _measure_head(self, more: int) -> None:
         """Raise UpstreamProtocol if the head is over a limit.
@@ -174,7 +175,7 @@ def without(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, by
     """Return `headers` without `dropped` (includes HOP_BY_HOP) and those `connection` names."""
     for name, value in headers:
         if name == b"connection" and value not in NAMES_NONE:
-            dropped |= _named(headers)
+            dropped |= named_by(headers)
             break
     return [line for line in headers if line[0] not in dropped]
 
@@ -183,6 +184,7 @@ NAMES_NONE = frozenset({b"keep-alive", b"close", b"Keep-Alive"})
 """Values of `connection` that name no header."""
 
 
-def _named(headers: Headers) -> set[bytes]:
+def named_by(headers: Headers) -> set[bytes]:
+    """Return the names that `connection` gives to headers of one connection."""
     named = [value for name, value in headers if name == b"connection"]
     return {token.strip().lower() for token in b",".join(named).split(b",")}

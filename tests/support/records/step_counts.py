@@ -171,7 +171,7 @@ async def steps_of(plugins: Sequence[str], answer: list[bytes], folder: Path, ca
     steps.watch()
     async with gateway_of(plugins, folder) as gateway:
         [worker] = gateway.workers.all
-        worker.pool = MemoryPool(answer)
+        worker.pool = MemoryPool(answer, kept=not streamed)
 
         async def carry(count: int) -> None:
             for _ in range(count):

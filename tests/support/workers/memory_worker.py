@@ -12,20 +12,25 @@ from gateway.upstream.response import ResponseParser
 class MemoryPool(Pool):
     """Opens connections on which `answer` comes, each piece in a read of its own, then the end.
 
-    `stays`: the connection is left open after the last piece. `sent` is all that was written to it.
+    `stays`: the connection is left open after the last piece. `kept`: it carries further exchanges
+    after that if the answer allows it, as those of engines do. `sent` is all that was written.
     """
 
-    def __init__(self, answer: Sequence[bytes], *, stays: bool = False) -> None:
+    def __init__(self, answer: Sequence[bytes], *, stays: bool = False, kept: bool = False) -> None:
         self._answer_limits = ServerLimits()
         super().__init__("memory", 1, limits=self._answer_limits, connect=None, keepalive=60)
         self.answer = answer
-        self.stays = stays
+        self.stays = stays or kept
+        self.kept = kept
         self.sent = b""
 
     async def open(self) -> Connection:
         limits = self._answer_limits
         parser = ResponseParser(limits.max_header_bytes, limits.max_headers)
-        connection = Connection(asyncio.get_running_loop(), parser, lambda _: None, lambda _: None)
+        loop, alarm = asyncio.get_running_loop(), self._alarm
+        connection = Connection(
+            loop, parser, self._keep if self.kept else _no_more, self._lost, alarm
+        )
         connection.connection_made(_MemoryTransport(self, connection))
         return connection
 
@@ -44,6 +49,7 @@ class _MemoryTransport(asyncio.Transport):
             self._connection.loop.call_soon(self._play)
 
     def _play(self) -> None:
+        self._asked = not self._pool.kept
         for piece in self._pool.answer:
             if not self._closing:
                 self._connection.data_received(piece)
@@ -63,3 +69,7 @@ class _MemoryTransport(asyncio.Transport):
 
     def resume_reading(self) -> None:
         """Nothing was paused."""
+
+
+def _no_more(_: Connection) -> None:
+    pass

@@ -24,7 +24,7 @@ class Taking:
         self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.body = b""
 
-    def on_headers(self, status: int, headers: Headers, *, alone: bool) -> None:
+    def on_headers(self, status: int, headers: Headers, *, alone: bool, whole: bool) -> None:
         self.status = status
 
     def on_body(self, data: bytes) -> None:
