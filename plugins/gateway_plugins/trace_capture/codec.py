@@ -4,7 +4,7 @@ import math
 import struct
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +20,9 @@ MAX_DECOMPRESSED = 1 << 31
 N = TypeVar("N", int, float)
 
 _PLAIN, _ZSTD = b"\0", b"\1"
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_texts = msgspec.msgpack.Decoder(list[str]).decode
 
 
 class Codec:
@@ -111,9 +114,8 @@ def pack_logprobs(values: Sequence[float | None]) -> bytes:
         return _little(numbers).tobytes()
 
 
-def fits_float32(values: list[float | None]) -> bool:
-    """Whether packing changes none of the values."""
-    packed = pack_logprobs(values)
+def fits_float32(values: list[float | None], packed: bytes) -> bool:
+    """Whether packing changed none of the values."""
     if list(struct.unpack(f"<{len(values)}f", packed)) == values:
         return True
     return None in values and unpack_logprobs(packed) == values
@@ -123,6 +125,16 @@ def unpack_logprobs(packed: bytes) -> list[float | None]:
     numbers = array("f")
     numbers.frombytes(packed)
     return [None if math.isnan(value) else value for value in _little(numbers)]
+
+
+def pack_texts(texts: Iterable[str]) -> bytes:
+    """Pack as a list of MessagePack."""
+    return _encode(list(texts))
+
+
+def unpack_texts(packed: bytes) -> list[str]:
+    """Raises a ValueError if `packed` has no list of texts."""
+    return _decode_texts(packed)
 
 
 def _little(numbers: "array[N]") -> "array[N]":

@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
+from gateway_plugins.trace_capture.answers.assembled import Assembled, Part, are_logprobs
 from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
+from gateway_plugins.trace_capture.codec import pack_ids, pack_logprobs
 from gateway_plugins.trace_capture.recording.asked import Asked, asked, sampling_params
 from gateway_plugins.trace_capture.recording.verdict import Judged, judge
 from support.records.vllm_recordings import load
@@ -37,7 +38,8 @@ def answer_of(*parts: Part, count: int | None, **fields: Any) -> Assembled:
 
 def part(ids: int, logprobs: int | None = None, finish: str | None = "stop") -> Part:
     numbers = [-1.0] * (ids if logprobs is None else logprobs)
-    return Part(0, [1], list(range(ids)), [*numbers], finish_reason=finish)
+    packed = pack_ids([1]), pack_ids(range(ids)), pack_logprobs(numbers)
+    return Part(0, *packed, finish_reason=finish)
 
 
 COMPLETE = [
@@ -65,14 +67,14 @@ def test_verdict_is_complete_for_recorded_whole_responses(name: str) -> None:
 @pytest.mark.parametrize("value", [None, -9999.0, -1e6, float("-inf"), float("nan"), 0.5, 7])
 def test_verdict_reports_logprobs_invalid(value: float | None) -> None:
     one = part(3)
-    one.logprobs[1] = value
+    one.are_logprobs = are_logprobs([-1.0, value, -1.0])
     assert judged(answer_of(one, count=3)).trace == ["logprobs_invalid"]
 
 
 @pytest.mark.parametrize("value", [0, -0.0, 1e-7, -87.3, -1, -9998.5])
 def test_verdict_is_complete_for_any_logarithm_of_a_probability(value: float) -> None:
     one = part(3)
-    one.logprobs[1] = value
+    one.are_logprobs = are_logprobs([-1.0, value, -1.0])
     assert judged(answer_of(one, count=3)).trace == []
 
 
@@ -85,7 +87,7 @@ def test_verdict_reports_token_ids_missing_for_a_choice_without_tokens(finish: s
 
 def test_verdict_reports_prompt_ids_missing_per_choice() -> None:
     without = part(2)
-    without.prompt_token_ids = []
+    without.packed_prompt = b""
     found = judged(answer_of(part(1), without, count=3))
     assert found == Judged(["prompt_ids_missing"], [[], ["prompt_ids_missing"]])
 
@@ -97,7 +99,7 @@ def test_verdict_reports_prompt_ids_missing_for_a_batch_of_chats() -> None:
 @pytest.mark.parametrize("count", [2, 5])
 def test_verdict_reports_counts_differ_from_the_usage_of_the_prompt(count: int) -> None:
     two = [part(1), part(1)]
-    two[1].index, two[1].prompt_token_ids = 1, [4, 5]
+    two[1].index, two[1].packed_prompt = 1, pack_ids([4, 5])
     answer = answer_of(*two, count=2)
     answer.prompt_tokens = 3
     assert judged(answer, Asked(prompts=2)).trace == []

@@ -1,32 +1,76 @@
 """A response of any API, taken apart: the numbers of each choice, and the rest as a skeleton."""
 
+import math
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from gateway import Reason
+from gateway_plugins.trace_capture.codec import unpack_ids, unpack_logprobs, unpack_texts
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 """Exceptions that decoding, converting or encoding foreign JSON can raise."""
 
+UNKNOWN_LOGPROB = -9999.0
+"""What vLLM and OpenAI send in place of minus infinity or of a value that they do not have."""
 
-class Part(msgspec.Struct, gc=False):
+MAX_LOGPROB = 1e-3
+"""A probability of 1, plus what an engine may round up."""
+
+
+class Part(msgspec.Struct, dict=True):
     """The numbers of one choice, which are kept apart from its response's skeleton.
 
-    `tokens` are the engine's texts of `token_ids`. `extra` is JSON (of `Extra`) of values that
-    cannot be derived from the other fields, b"" in the common case. Parts have the order of the
-    response's choices. `doubts` are reasons that show in a stream's events alone; they are not
-    stored with the part.
+    They are packed as they are stored; those who want lists get the same ones each time, with
+    logprobs as float32. `packed_tokens` are the engine's texts of the token ids, None if there are
+    no texts. `extra` is JSON (of `Extra`) of values that cannot be derived from the other fields,
+    b"" in the common case. Parts have the order of the response's choices. `doubts` are reasons
+    that show in a stream's events alone; `are_logprobs`: all are logarithms of probabilities. These
+    two are not stored with the part.
     """
 
     index: int
-    prompt_token_ids: list[int] = []
-    token_ids: list[int] = []
-    logprobs: list[float | None] = []
-    tokens: list[str] | None = None
+    packed_prompt: bytes = b""
+    packed_ids: bytes = b""
+    packed_logprobs: bytes = b""
+    packed_tokens: bytes | None = None
     extra: bytes = b""
     finish_reason: str | None = None
     doubts: list[Reason] = []
+    are_logprobs: bool = True
+
+    @cached_property
+    def prompt_token_ids(self) -> list[int]:
+        return unpack_ids(self.packed_prompt)
+
+    @cached_property
+    def token_ids(self) -> list[int]:
+        return unpack_ids(self.packed_ids)
+
+    @cached_property
+    def logprobs(self) -> list[float | None]:
+        return unpack_logprobs(self.packed_logprobs)
+
+    @cached_property
+    def tokens(self) -> list[str] | None:
+        return None if self.packed_tokens is None else unpack_texts(self.packed_tokens)
+
+
+def are_logprobs(values: Sequence[float | None]) -> bool:
+    """Whether all are logarithms of probabilities, as far as a number can tell."""
+    known = [value for value in values if value is not None]
+    if None in values or not all(map(math.isfinite, known)):
+        return False
+    return not known or (min(known) > UNKNOWN_LOGPROB and max(known) <= MAX_LOGPROB)
+
+
+def share_prompts(parts: Sequence[Part]) -> None:
+    """Give choices of one prompt the same list: a hook that changes it changes it for all."""
+    for part in parts[1:]:
+        if part.packed_prompt is parts[0].packed_prompt:
+            part.prompt_token_ids = parts[0].prompt_token_ids
 
 
 class Extra(msgspec.Struct, omit_defaults=True):

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway_plugins.trace_capture.answers.assembled import Assembled
+from gateway_plugins.trace_capture.codec import pack_texts, unpack_texts
 
 _HALF = re.compile("[\ud800-\udfff]")
 _OFFSET = 0x100000
@@ -53,8 +54,8 @@ def join_halves(record: Assembled) -> Assembled:
     record.skeleton = _LEFT.sub("\ufffd", joined).encode()
     for part in record.parts:
         part.extra = _joined(part.extra.decode()).encode()
-        if part.tokens is not None:
-            part.tokens = [_joined(token) for token in part.tokens]
+        if part.packed_tokens is not None:
+            part.packed_tokens = pack_texts(map(_joined, unpack_texts(part.packed_tokens)))
     return record
 
 

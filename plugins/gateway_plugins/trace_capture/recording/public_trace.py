@@ -14,7 +14,7 @@ from gateway import (
     Usage,
     WeightVersions,
 )
-from gateway_plugins.trace_capture.answers.assembled import Part
+from gateway_plugins.trace_capture.answers.assembled import Part, share_prompts
 from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.record import Record
@@ -143,6 +143,7 @@ def _object(text: bytes) -> dict[str, Any] | None:
 
 
 def _add_answer(trace: Trace, skeleton: bytes, parts: list[Part], head: Head) -> None:
+    share_prompts(parts)
     trace.raw_response = whole(skeleton, parts)
     trace.choices = choices_of(skeleton, parts)
     for choice, reasons in zip(trace.choices, head.choice_reasons, strict=False):

@@ -1,7 +1,5 @@
 """Judges whether a response has all that a trace promises, with reasons if it does not."""
 
-import math
-
 import msgspec
 
 from gateway import Reason
@@ -11,11 +9,8 @@ from gateway_plugins.trace_capture.recording.asked import Asked
 ABORTS = frozenset({"abort", "error"})
 """Finish reasons of an engine that stopped the generation."""
 
-UNKNOWN_LOGPROB = -9999.0
-"""What vLLM and OpenAI send in place of minus infinity or of a value that they do not have."""
-
-MAX_LOGPROB = 1e-3
-"""A probability of 1, plus what an engine may round up."""
+_SIZE = 4
+"""Bytes of a packed token id, and of a packed logprob."""
 
 
 class Judged(msgspec.Struct):
@@ -101,7 +96,7 @@ def _of_parts(answer: Assembled, asked: Asked, common: list[Reason]) -> list[lis
 
 def _of_part(part: Part, asked: Asked, *, cut: bool) -> list[Reason]:
     reasons = _of_end(part)
-    if part.token_ids or part.logprobs or not (cut or reasons):
+    if part.packed_ids or part.packed_logprobs or not (cut or reasons):
         reasons += _of_lists(part, cut=cut)  # else no token may have been sampled yet
     reasons += part.doubts
     if not asked.sampled:
@@ -116,35 +111,27 @@ def _of_end(part: Part) -> list[Reason]:
 
 
 def _of_lists(part: Part, *, cut: bool = False) -> list[Reason]:
-    ids, logprobs = len(part.token_ids), len(part.logprobs)
-    reasons: list[Reason] = [] if part.prompt_token_ids or cut else ["prompt_ids_missing"]
+    ids, logprobs = len(part.packed_ids), len(part.packed_logprobs)
+    reasons: list[Reason] = [] if part.packed_prompt or cut else ["prompt_ids_missing"]
     if not ids:
         reasons.append("token_ids_missing")
     if not logprobs:
         reasons.append("logprobs_missing")
     elif ids and ids != logprobs:
         reasons.append("counts_differ")
-    if not _are_logprobs(part.logprobs):
+    if not part.are_logprobs:
         reasons.append("logprobs_invalid")
     return reasons
 
 
-def _are_logprobs(values: list[float | None]) -> bool:
-    """Whether all are logarithms of probabilities, as far as a number can tell."""
-    known = [value for value in values if value is not None]
-    if None in values or not all(map(math.isfinite, known)):
-        return False
-    return not known or (min(known) > UNKNOWN_LOGPROB and max(known) <= MAX_LOGPROB)
-
-
 def _count(answer: Assembled, asked: Asked, found: list[list[Reason]]) -> None:
     """Add the reasons from comparing the engine's token counts with all choices together."""
-    lists = [part.token_ids for part in answer.parts]
-    count, present = answer.completion_tokens, sum(map(len, lists))
+    packed = [part.packed_ids for part in answer.parts]
+    count, present = answer.completion_tokens, sum(map(len, packed)) // _SIZE
     agrees = count == present and _prompts_agree(answer, asked)
-    all_have_ids = all(lists)
+    all_have_ids = all(packed)
     for part, reasons in zip(answer.parts, found, strict=True):
-        if not part.token_ids and (count or 0) > present:
+        if not part.packed_ids and (count or 0) > present:
             reasons += _of_lists(part)
         if count is None:
             reasons.append("usage_missing")
@@ -157,5 +144,5 @@ def _prompts_agree(answer: Assembled, asked: Asked) -> bool:
     count, parts = answer.prompt_tokens, answer.parts
     if count is None or len(parts) != asked.prompts * asked.choices:
         return True
-    firsts = [len(part.prompt_token_ids) for part in parts if part.index % asked.choices == 0]
+    firsts = [len(part.packed_prompt) // _SIZE for part in parts if part.index % asked.choices == 0]
     return 0 in firsts or count == sum(firsts)

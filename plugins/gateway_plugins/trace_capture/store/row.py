@@ -16,6 +16,9 @@ from gateway_plugins.trace_capture.sequences.lineage import DIGEST_SIZE
 SequenceDigests = list[tuple[int, bytes]]
 """For each choice, the length of its sequence in bytes, and its digest."""
 
+NO_TEXTS = msgspec.Raw(msgspec.msgpack.encode(None))
+"""Of a choice whose tokens have no texts."""
+
 _DIGEST = struct.Struct(f"<q{DIGEST_SIZE}s")
 
 
@@ -40,7 +43,7 @@ class Content(msgspec.Struct, array_like=True, frozen=True):
     """The content of a row: one blob, compressed as a whole.
 
     `tokens`, `texts` and `extra` have one item per choice, in the order of the response's choices.
-    If `head.whole`, the trace is in `skeleton`.
+    Each of `texts` is a list of strings or nil. If `head.whole`, the trace is in `skeleton`.
     """
 
     head: Head
@@ -48,7 +51,7 @@ class Content(msgspec.Struct, array_like=True, frozen=True):
     prompts: list[PromptDelta] = []
     tokens: list[ChoiceTokens] = []
     skeleton: bytes = b""
-    texts: list[list[str] | None] = []
+    texts: list[msgspec.Raw] = []
     extra: list[bytes] = []
 
 

@@ -7,11 +7,11 @@ import msgspec
 
 from gateway import Database, GatewayError, Trace
 from gateway_plugins.trace_capture.answers.assembled import Part
-from gateway_plugins.trace_capture.codec import Codec, unpack_ids, unpack_logprobs
+from gateway_plugins.trace_capture.codec import Codec
 from gateway_plugins.trace_capture.recording.head import Head, Receipt
 from gateway_plugins.trace_capture.recording.public_trace import Identity, build
 from gateway_plugins.trace_capture.sequences.divergence import divergence
-from gateway_plugins.trace_capture.store.row import Content, PromptDelta
+from gateway_plugins.trace_capture.store.row import NO_TEXTS, Content, PromptDelta
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 """Bytes of requests and sequences that a RowDecoder caches as bases of later traces."""
@@ -157,14 +157,13 @@ def _prompt(prompt: PromptDelta, base: Material) -> bytes:
 
 
 def _parts(content: Content, prompts: list[bytes]) -> list[Part]:
-    ids = [unpack_ids(prompt) for prompt in prompts]
     return [
         Part(
             index=one.index,
-            prompt_token_ids=ids[one.prompt],
-            token_ids=unpack_ids(one.ids),
-            logprobs=unpack_logprobs(one.logprobs),
-            tokens=content.texts[place],
+            packed_prompt=prompts[one.prompt],
+            packed_ids=one.ids,
+            packed_logprobs=one.logprobs,
+            packed_tokens=None if content.texts[place] == NO_TEXTS else bytes(content.texts[place]),
             extra=content.extra[place],
         )
         for place, one in enumerate(content.tokens)

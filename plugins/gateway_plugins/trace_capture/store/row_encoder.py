@@ -6,11 +6,12 @@ import msgspec
 
 from gateway import Trace
 from gateway_plugins.trace_capture.answers.assembled import Part
-from gateway_plugins.trace_capture.codec import Codec, pack_ids, pack_logprobs, text_delta
+from gateway_plugins.trace_capture.codec import Codec, text_delta
 from gateway_plugins.trace_capture.recording.head import RECEIPTS, Head
 from gateway_plugins.trace_capture.recording.record import Record
 from gateway_plugins.trace_capture.sequences.lineage import Relation
 from gateway_plugins.trace_capture.store.row import (
+    NO_TEXTS,
     ChoiceTokens,
     Content,
     PromptDelta,
@@ -51,7 +52,7 @@ def encode_row(record: Record, session: CachedSession | None, codec: Codec) -> R
         [_prompt(*pair, session, base) for pair in zip(texts, relations, strict=True)],
         [_tokens(*one) for one in zip(parts, which, packed, strict=True)],
         answer.skeleton,
-        [part.tokens for part in parts],
+        [_raw(part.packed_tokens) for part in parts],
         [part.extra for part in parts],
     )
     row = _row(record, content, base, number, codec, complete=not record.head.reasons)
@@ -120,8 +121,8 @@ def _packed(record: Record) -> tuple[list[bytes], list[bytes], list[int]]:
     """Return the distinct prompts, each choice's token ids, and the index of its prompt."""
     texts: dict[bytes, int] = {}
     parts = record.answer.parts
-    which = [texts.setdefault(pack_ids(part.prompt_token_ids), len(texts)) for part in parts]
-    return list(texts), [pack_ids(part.token_ids) for part in parts], which
+    which = [texts.setdefault(part.packed_prompt, len(texts)) for part in parts]
+    return list(texts), [part.packed_ids for part in parts], which
 
 
 def _sequences(texts: list[bytes], packed: list[bytes], which: list[int]) -> list[bytes]:
@@ -185,4 +186,8 @@ def _prompt(
 
 
 def _tokens(part: Part, prompt: int, ids: bytes) -> ChoiceTokens:
-    return ChoiceTokens(part.index, prompt, ids, pack_logprobs(part.logprobs))
+    return ChoiceTokens(part.index, prompt, ids, part.packed_logprobs)
+
+
+def _raw(packed: bytes | None) -> msgspec.Raw:
+    return NO_TEXTS if packed is None else msgspec.Raw(packed)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from gateway_plugins.trace_capture.answers.assembled import Extra, Part
+from gateway_plugins.trace_capture.answers.assembled import Extra, Part, are_logprobs
 from gateway_plugins.trace_capture.answers.openai.structs import (
     ChatChoice,
     ChatChunk,
@@ -15,13 +15,29 @@ from gateway_plugins.trace_capture.answers.openai.structs import (
     CompletionLogprobs,
     TokenId,
 )
-from gateway_plugins.trace_capture.codec import fits_float32
+from gateway_plugins.trace_capture.codec import (
+    fits_float32,
+    pack_ids,
+    pack_logprobs,
+    pack_texts,
+)
 
 _NOTHING = Extra()
 _GOES_ON = (UNSET, None, "", "null")
 """Finish reasons of a choice that goes on; some engines send the word."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _Numbers(msgspec.Struct, gc=False):
+    """The numbers of a choice as lists, until they are packed."""
+
+    index: int
+    prompt: list[int]
+    ids: list[int]
+    logprobs: list[float | None] = []
+    tokens: list[str] | None = None
+    counts_differ: bool = False
 
 
 class _Scored(msgspec.Struct, gc=False):
@@ -36,16 +52,16 @@ def chat_part(
     chunks: Sequence[ChatChoice] | Sequence[ChatChunk], index: int, prompt: list[int]
 ) -> Part:
     """Return the part of one chat choice; a plain choice is its only chunk."""
-    part = Part(index, prompt, _chain([chunk.token_ids for chunk in chunks]))
+    numbers = _Numbers(index, prompt, _chain([chunk.token_ids for chunk in chunks]))
     extra = Extra()
-    _take_entries(part, extra, chunks)
-    return _finish(part, extra, chunks)
+    _take_entries(numbers, extra, chunks)
+    return _packed(numbers, extra, chunks)
 
 
 def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list[int]) -> Part:
     """Return the part of one choice of a completion; a plain choice is its only chunk."""
     del prompt  # completions have their prompt in the choice
-    part = Part(
+    numbers = _Numbers(
         index,
         _chain([chunk.prompt_token_ids for chunk in chunks]),
         _chain([chunk.token_ids for chunk in chunks]),
@@ -53,13 +69,13 @@ def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list
     extra = Extra()
     scores = [chunk.logprobs for chunk in chunks if chunk.logprobs]
     if any(score.content for score in scores):
-        _take_entries(part, extra, chunks)
-    elif scores and not _take_scores(part, extra, scores):
+        _take_entries(numbers, extra, chunks)
+    elif scores and not _take_scores(numbers, extra, scores):
         values = [chunk.logprobs.token_logprobs if chunk.logprobs else None for chunk in chunks]
         if len(chunks) > 1:
-            _compare(part, values, chunks)
+            _compare(numbers, values, chunks)
     extra.prompt_logprobs = _chain([chunk.prompt_logprobs for chunk in chunks]) or None
-    return _finish(part, extra, chunks)
+    return _packed(numbers, extra, chunks)
 
 
 def with_prompt_logprobs(part: Part, values: list[Any]) -> None:
@@ -76,7 +92,7 @@ def _chain(lists: Sequence[Any]) -> list[Any]:
     return list(chain.from_iterable(filter(None, lists)))
 
 
-def _take_entries(part: Part, extra: Extra, chunks: Sequence[Any]) -> None:
+def _take_entries(numbers: _Numbers, extra: Extra, chunks: Sequence[Any]) -> None:
     """Add logprobs with one entry for each token, as all chats have them.
 
     The ids are also in the entries of llama.cpp; they count if the choice has no others.
@@ -87,15 +103,15 @@ def _take_entries(part: Part, extra: Extra, chunks: Sequence[Any]) -> None:
         return
     if isinstance(entries[0], dict):
         entries = _lenient_entries(entries, extra)
-    part.tokens = texts = [entry.token for entry in entries]
-    part.logprobs = [entry.logprob for entry in entries]
+    numbers.tokens = texts = [entry.token for entry in entries]
+    numbers.logprobs = [entry.logprob for entry in entries]
     if extra.content is None and not _is_regular(entries, texts):
         extra.content = [_rest(entry) for entry in msgspec.to_builtins(entries)]
-    if part.token_ids:
+    if numbers.ids:
         if len(chunks) > 1:
-            _compare(part, lists, chunks)
+            _compare(numbers, lists, chunks)
     elif extra.content is not None:
-        part.token_ids = _ids([entry.id for entry in entries])
+        numbers.ids = _ids([entry.id for entry in entries])
 
 
 def _ids(values: list[Any]) -> list[int]:
@@ -107,23 +123,30 @@ def _ids(values: list[Any]) -> list[int]:
     return ids
 
 
-def _compare(part: Part, logprobs: Sequence[Any], chunks: Sequence[Any]) -> None:
+def _compare(numbers: _Numbers, logprobs: Sequence[Any], chunks: Sequence[Any]) -> None:
     """Doubt lists of equal length if an event has ids without their logprobs, or the reverse."""
-    if len(part.token_ids) == len(part.logprobs):
+    if len(numbers.ids) == len(numbers.logprobs):
         ids = [chunk.token_ids or () for chunk in chunks]
         values = [value or () for value in logprobs]
-        if list(map(len, ids)) != list(map(len, values)):
-            part.doubts.append("counts_differ")
+        numbers.counts_differ = list(map(len, ids)) != list(map(len, values))
 
 
-def _finish(part: Part, extra: Extra, chunks: Sequence[Any]) -> Part:
-    if not fits_float32(part.logprobs):
-        extra.logprobs = part.logprobs
-    if extra != _NOTHING:
-        part.extra = _encode(extra)
+def _packed(numbers: _Numbers, extra: Extra, chunks: Sequence[Any]) -> Part:
+    packed = pack_logprobs(numbers.logprobs)
+    if not fits_float32(numbers.logprobs, packed):
+        extra.logprobs = numbers.logprobs
     reasons = (chunk.finish_reason for chunk in reversed(chunks))
-    part.finish_reason = next((reason for reason in reasons if reason not in _GOES_ON), None)
-    return part
+    return Part(
+        index=numbers.index,
+        packed_prompt=pack_ids(numbers.prompt),
+        packed_ids=pack_ids(numbers.ids),
+        packed_logprobs=packed,
+        packed_tokens=None if numbers.tokens is None else pack_texts(numbers.tokens),
+        extra=_encode(extra) if extra != _NOTHING else b"",
+        finish_reason=next((reason for reason in reasons if reason not in _GOES_ON), None),
+        doubts=["counts_differ"] if numbers.counts_differ else [],
+        are_logprobs=are_logprobs(numbers.logprobs),
+    )
 
 
 def _is_regular(entries: list[Any], texts: list[str]) -> bool:
@@ -152,13 +175,13 @@ def _rest(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in ("token", "logprob")}
 
 
-def _take_scores(part: Part, extra: Extra, scores: list[CompletionLogprobs]) -> bool:
+def _take_scores(numbers: _Numbers, extra: Extra, scores: list[CompletionLogprobs]) -> bool:
     """Add the logprobs of a completion; return whether the prompt's were among them."""
     texts: list[str] = _chain([score.tokens for score in scores])
     values: list[float | None] = _chain([score.token_logprobs for score in scores])
     # With `echo`, the values of the prompt come first.
-    echoed = len(part.prompt_token_ids)
-    echoes = echoed > 0 and len(values) == echoed + len(part.token_ids)
+    echoed = len(numbers.prompt)
+    echoes = echoed > 0 and len(values) == echoed + len(numbers.ids)
     if echoes or len(texts) != len(values):
         extra.tokens, extra.token_logprobs = texts, values
     if _has_list(score.text_offset for score in scores):
@@ -167,9 +190,9 @@ def _take_scores(part: Part, extra: Extra, scores: list[CompletionLogprobs]) -> 
     if _has_list(score.top_logprobs for score in scores):
         tops = _chain([score.top_logprobs for score in scores])
         extra.top_logprobs = None if tops == sampled_of(texts, values) else tops
-    part.logprobs = values[echoed:] if echoes else values
+    numbers.logprobs = values[echoed:] if echoes else values
     if len(texts) == len(values):
-        part.tokens = texts[echoed:] if echoes else texts
+        numbers.tokens = texts[echoed:] if echoes else texts
     return echoes
 
 
