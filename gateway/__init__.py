@@ -37,6 +37,7 @@ from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Condition, Worker, WorkerInfo
 from gateway.headers import Headers, get_header, is_event_stream, path_of
+from gateway.kernel import Kernel
 from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
@@ -118,6 +119,7 @@ __all__ = [
     "Headers",
     "Histogram",
     "Host",
+    "Kernel",
     "Migration",
     "Migrations",
     "NoWorker",

@@ -43,6 +43,7 @@ NAMES = [
     "Headers",
     "Histogram",
     "Host",
+    "Kernel",
     "MAX_RETRY_AFTER",
     "Migration",
     "Migrations",

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway import Api, api_of
-from gateway_plugins.trace_capture.answers import other_apis
+from gateway import Api, Kernel, api_of
+from gateway_plugins.trace_capture.answers import native, other_apis
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled
 from gateway_plugins.trace_capture.answers.openai import plain, streams
 from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS, Form
@@ -20,14 +20,21 @@ _STREAMS: dict[str, Callable[[bytes], Assembled]] = {
 }
 
 
-def assemble(path: str, body: bytes, *, streamed: bool, status: int = 200) -> Assembled:
+def assemble(
+    path: str, body: bytes, *, streamed: bool, status: int = 200, kernel: Kernel | None = None
+) -> Assembled:
     """Return the record of a response to a request for `path`; never raises, whatever the bytes.
 
-    `body` is already decoded (no content encoding). `streamed`: it is an event stream.
+    `body` is already decoded (no content encoding). `streamed`: it is an event stream. `kernel`
+    reads what it can; the record is the same without one.
     """
     known = api_at(path)
     api = "" if known is None else known.name
     form, read_stream = FORMS.get(api), _STREAMS.get(api)
+    if kernel is not None and form is not None and status == 200:
+        found = native.read(kernel, body, chat=form is CHAT, streamed=streamed)
+        if found is not None:
+            return found
     try:
         if streamed:
             if form is not None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 import zstandard
 
-from gateway import ENGINE_ERROR, Attempt, Call, get_header, is_event_stream
+from gateway import ENGINE_ERROR, Attempt, Call, Kernel, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
 from gateway_plugins.trace_capture.recording.asked import asked, sampling_params
@@ -37,12 +37,16 @@ class Record(msgspec.Struct):
     started: float = math.inf
 
 
-def make_record(capture: Capture) -> Record:
-    """Return the record of a finished call. Never raises, whatever caller and worker sent."""
+def make_record(capture: Capture, kernel: Kernel | None = None) -> Record:
+    """Return the record of a finished call. Never raises, whatever caller and worker sent.
+
+    `kernel` reads the responses that it can.
+    """
     call = capture.call
     streamed = is_event_stream(capture.headers)
     body = _decoded(capture)
-    answer = assemble(call.path, body or b"", streamed=streamed, status=capture.status or 200)
+    status = capture.status or 200
+    answer = assemble(call.path, body or b"", streamed=streamed, status=status, kernel=kernel)
     answer.readable = (answer.readable and body is not None) or not capture.status
     head = _head(capture, answer, streamed)
     _judge(capture, answer, head)

@@ -3,10 +3,11 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
-from gateway import Database, Trace
+from gateway import Database, Kernel, Trace
 from gateway_plugins.trace_capture.codec import Codec
 from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.observer import Capture
@@ -68,6 +69,10 @@ class TraceSink:
         self.lost_count = 0
         self.late_count = 0
         self._deletions = Deletions()
+
+    def use(self, kernel: Kernel) -> None:
+        """Read responses with this kernel."""
+        self._read = partial(make_record, kernel=kernel)
 
     def prepare(self, db: Database, item: Capture) -> Prepared:
         if self._first:

@@ -1,0 +1,54 @@
+"""Has the kernel read a response, which costs a fraction of the Python code beside it."""
+
+from typing import cast
+
+import msgspec
+
+from gateway import Kernel, Reason
+from gateway_plugins.trace_capture.answers import metadata
+from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
+
+_decode = msgspec.json.Decoder().decode
+
+
+def read(kernel: Kernel, body: bytes, *, chat: bool, streamed: bool) -> Assembled | None:
+    """Return the record of a response of chat or completions; None if the kernel leaves it."""
+    found = kernel.functions.read_answer(body, chat, streamed)
+    if found is None:
+        kernel.fallbacks["record"] += 1
+        return None
+    skeleton, response_id, model, parts, usage, prompt, completion, stamped, done, events, sure = (
+        found
+    )
+    record = Assembled(
+        skeleton=skeleton,
+        response_id=response_id,
+        model=model,
+        parts=[_part(*part) for part in parts],
+        usage=None if usage is None else _decode(usage),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        streamed=streamed,
+        done=done,
+        events=events,
+    )
+    if not sure:
+        metadata.with_usage(record, record.usage)
+    if stamped is not None:
+        record.weight_version = metadata.weight_version(_decode(stamped))
+    return record
+
+
+def _part(
+    index: int,
+    prompt: bytes,
+    ids: bytes,
+    logprobs: bytes,
+    tokens: bytes | None,
+    extra: bytes,
+    finish_reason: str | None,
+    doubts: list[str],
+    are_logprobs: bool,
+) -> Part:
+    told = cast(list[Reason], doubts)
+    return Part(index, prompt, ids, logprobs, tokens, extra, finish_reason, told, are_logprobs)
