@@ -175,6 +175,26 @@ bool decimal_value(const Decimal *decimal, double *value)
     return true;
 }
 
+/* Whether the double lies exactly in the middle between the digits and the next ones. Such ties
+ * are common among doubles that have been float32. */
+static bool is_tie(uint64_t digits, int power, double value)
+{
+    int exponent, fives = 1 - power;
+    uint64_t bits, mantissa;
+    memcpy(&bits, &value, sizeof bits);
+    mantissa = (bits & ((UINT64_C(1) << 52) - 1)) | UINT64_C(1) << 52;
+    exponent = (int)(bits >> 52 & 0x7FF) - 1075 + __builtin_ctzll(mantissa);
+    mantissa >>= __builtin_ctzll(mantissa);
+    if (fives != -exponent || fives < 1 || fives > 27)
+        return false; /* one digit more ends in 5, so that it has no factor of two */
+    while (fives-- > 0) {
+        if (mantissa > UINT64_MAX / 5)
+            return false;
+        mantissa *= 5;
+    }
+    return mantissa == 10 * digits - 5 || mantissa == 10 * digits + 5;
+}
+
 /* Whether the digits, without zeros at their end, are the shortest that tell the double apart, and
  * of these the nearest to it. */
 static bool is_shortest(uint64_t digits, int power, int count)
@@ -184,7 +204,10 @@ static bool is_shortest(uint64_t digits, int power, int count)
         return false;
     if (count <= SAFE_DIGITS)
         return true;
-    if (count > 17 || 2 * found.distance + 2 * SLACK >= found.unit)
+    if (count > 17)
+        return false;
+    if (2 * found.distance + 2 * SLACK >= found.unit &&
+        (digits % 2 || !is_tie(digits, power, found.value)))
         return false;
     /* A shorter one would be among the neighbours with one digit less, or beyond them. */
     for (uint64_t shorter = digits / 10; shorter <= digits / 10 + 1; shorter++)

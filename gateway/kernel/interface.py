@@ -1,8 +1,8 @@
 """What a kernel has, the native one and the one in Python alike; None stands for "left to you"."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
-ReadPart = tuple[int, bytes, bytes, bytes, bytes | None, bytes, str | None, list[str], bool]
+ReadPart = tuple[int, bytes, bytes, bytes, bytes | None, bytes, str | None, list[Any], bool]
 """Index, prompt token ids and token ids (int32), logprobs (float32, NaN for null), the tokens'
 texts as MessagePack, the JSON of what is in none of these, finish reason, doubts, and whether all
 logprobs are logarithms of probabilities.

@@ -109,6 +109,7 @@ class TraceCapture:
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
+        self.sink.use(gateway.kernel)
         self._options = SessionOptions(gateway.storage.connect)
         self.hooks.start(gateway)
         await self._follow_weight_version(gateway)

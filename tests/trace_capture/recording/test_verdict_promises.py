@@ -5,6 +5,7 @@ from random import Random
 from typing import Any, get_args
 
 import msgspec
+import pytest
 from gateway_plugins.trace_capture.answers.assembly import assemble
 from gateway_plugins.trace_capture.recording.asked import Asked
 from gateway_plugins.trace_capture.recording.head import Head
@@ -12,7 +13,7 @@ from gateway_plugins.trace_capture.recording.public_trace import trace_of
 from gateway_plugins.trace_capture.recording.record import Record
 from gateway_plugins.trace_capture.recording.verdict import judge
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import ROOT
 from support.records.random_answers import answers, events, framed, some
@@ -93,11 +94,24 @@ def test_complete_choices_and_no_others_are_in_complete_trajectories(
             assert None not in masked
 
 
+@settings(some, max_examples=200)
+@given(spoilt(), st.sampled_from([Asked(), Asked(1), Asked(1, 2), Asked(2), Asked(sampled=False)]))
+def test_quick_look_at_a_whole_response_finds_no_reason_where_the_reasons_are_none(
+    response: tuple[bytes, bool, bool], wanted: Asked
+) -> None:
+    body, chat, streamed = response
+    answer = assemble(PATHS[chat], body, streamed=streamed)
+    quick = judge(answer, wanted, status=200, complete=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(judge.__globals__, "_is_whole", lambda *_: False)
+        assert quick == judge(answer, wanted, status=200, complete=True)
+
+
 def test_random_responses_are_both_complete_and_incomplete() -> None:
     """Else the test above would show nothing."""
     seen = set()
 
-    @some
+    @settings(some, max_examples=300)
     @given(spoilt())
     def collect(response: tuple[bytes, bool, bool]) -> None:
         body, chat, streamed = response

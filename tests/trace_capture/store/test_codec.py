@@ -5,6 +5,7 @@ import math
 
 import pytest
 from gateway_plugins.trace_capture.codec import (
+    LARGE,
     Codec,
     common_prefix,
     pack_ids,
@@ -81,3 +82,10 @@ def test_codec_decompresses_what_it_compressed(data: bytes, times: int) -> None:
 def test_codec_raises_only_value_error_on_garbage(garbage: bytes) -> None:
     with contextlib.suppress(ValueError):
         Codec().decompress(garbage)
+
+
+@pytest.mark.parametrize("size", [0, 95, 96, LARGE - 1, LARGE, 4 * LARGE])
+def test_compress_round_trips_at_any_size(size: int) -> None:
+    codec, data = Codec(), (b"%d " * size % tuple(range(size)))[:size]
+    assert Codec().decompress(codec.compress(data)) == data
+    assert codec.decompress(codec.compress(data)) == data

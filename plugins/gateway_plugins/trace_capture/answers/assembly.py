@@ -14,6 +14,9 @@ from gateway_plugins.trace_capture.answers.python_json import as_json, join_halv
 FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}
 """Forms of responses with choices, by the name of the API."""
 
+_AT = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS}
+"""The same for the paths that nearly all callers use."""
+
 _STREAMS: dict[str, Callable[[bytes], Assembled]] = {
     "responses": other_apis.read_responses,
     "messages": other_apis.read_messages,
@@ -28,13 +31,12 @@ def assemble(
     `body` is already decoded (no content encoding). `streamed`: it is an event stream. `kernel`
     reads what it can; the record is the same without one.
     """
-    known = api_at(path)
-    api = "" if known is None else known.name
-    form, read_stream = FORMS.get(api), _STREAMS.get(api)
+    form = _AT[path] if path in _AT else FORMS.get(_name_at(path))
     if kernel is not None and form is not None and status == 200:
         found = native.read(kernel, body, chat=form is CHAT, streamed=streamed)
         if found is not None:
             return found
+    read_stream = None if form is not None else _STREAMS.get(_name_at(path))
     try:
         if streamed:
             if form is not None:
@@ -52,6 +54,11 @@ def assemble(
     elif read_stream is None:
         record.readable = True
     return record
+
+
+def _name_at(path: str) -> str:
+    known = api_at(path)
+    return "" if known is None else known.name
 
 
 def _plain(body: bytes, form: Form) -> Assembled | None:

@@ -1,10 +1,8 @@
 """Has the kernel read a response, which costs a fraction of the Python code beside it."""
 
-from typing import cast
-
 import msgspec
 
-from gateway import Kernel, Reason
+from gateway import Kernel
 from gateway_plugins.trace_capture.answers import metadata
 from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
 
@@ -24,7 +22,7 @@ def read(kernel: Kernel, body: bytes, *, chat: bool, streamed: bool) -> Assemble
         skeleton=skeleton,
         response_id=response_id,
         model=model,
-        parts=[_part(*part) for part in parts],
+        parts=[Part(*part) for part in parts],
         usage=None if usage is None else _decode(usage),
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -37,18 +35,3 @@ def read(kernel: Kernel, body: bytes, *, chat: bool, streamed: bool) -> Assemble
     if stamped is not None:
         record.weight_version = metadata.weight_version(_decode(stamped))
     return record
-
-
-def _part(
-    index: int,
-    prompt: bytes,
-    ids: bytes,
-    logprobs: bytes,
-    tokens: bytes | None,
-    extra: bytes,
-    finish_reason: str | None,
-    doubts: list[str],
-    are_logprobs: bool,
-) -> Part:
-    told = cast(list[Reason], doubts)
-    return Part(index, prompt, ids, logprobs, tokens, extra, finish_reason, told, are_logprobs)

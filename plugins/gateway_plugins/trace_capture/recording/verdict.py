@@ -41,6 +41,9 @@ def judge(
     whole. `finished` and `aborted`: the response says so, for those without choices. `failed`: the
     gateway could not record it. `too_large`: only a part of it was kept.
     """
+    sound = complete and status in (0, 200) and not (failed or too_large)
+    if sound and answer.error is None and answer.readable and _is_whole(answer, asked):
+        return Judged([], [[] for _ in answer.parts])
     complete = complete or _is_finished(answer, asked, finished)
     common = _common(answer, status, complete, caller_gone, finished)
     if aborted and not answer.parts:
@@ -55,6 +58,30 @@ def judge(
         seen.append("unfinished")  # nothing at all was sent of a choice
     trace = list(dict.fromkeys(seen))
     return Judged(trace if trace or parts else ["token_ids_missing"], parts)
+
+
+def _is_whole(answer: Assembled, asked: Asked) -> bool:
+    """Whether there is no reason in the parts and their counts, as for nearly all calls.
+
+    That takes a fraction of the time in which the reasons are found.
+    """
+    parts, prompt, completion = answer.parts, 0, 0
+    for part in parts:
+        size = len(part.packed_ids)
+        whole = part.finish_reason and part.finish_reason not in ABORTS and part.packed_prompt
+        if not (whole and size and size == len(part.packed_logprobs) and part.are_logprobs):
+            return False
+        if part.doubts:
+            return False
+        completion += size
+        if part.index % asked.choices == 0:
+            prompt += len(part.packed_prompt)
+    wanted = asked.prompts * asked.choices
+    if not parts or not asked.sampled or len(parts) < wanted:
+        return False
+    told = answer.prompt_tokens
+    agrees = told is None or len(parts) != wanted or told * _SIZE == prompt
+    return agrees and answer.completion_tokens == completion // _SIZE
 
 
 def _common(

@@ -1,5 +1,6 @@
 """Turns a record into a row, delta-encoded against an earlier trace of its session."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,11 +26,25 @@ _NOTHING = Relation(None, 0, None, 0)
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class _Choices(msgspec.Struct):
+    """What a row has of the choices: `prompts` are the distinct ones, the rest has one for each.
+
+    `sequences` are prompt and completion; b"" if nothing was sampled. A prompt alone is not a turn:
+    a request that is repeated after an abort does not extend it.
+    """
+
+    prompts: list[bytes]
+    tokens: list[ChoiceTokens]
+    texts: list[msgspec.Raw]
+    extra: list[bytes]
+    sequences: list[bytes]
+
+
 def changed_row(record: Record, trace: Trace, session: CachedSession | None, codec: Codec) -> Row:
     """Return the row of a trace that a hook changed; it holds only what the hook left."""
-    number, texts, packed, which = RowNumber(), *_packed(record)
+    number = RowNumber()
     if session is not None:  # in memory only, so that later turns find their parent
-        sequences = _sequences(texts, packed, which)
+        sequences = _choices(record.answer.parts).sequences
         session.add(KnownTrace(number, record.trace_id, MAX_DEPTH), sequences)
     content = Content(Head(whole=True), skeleton=msgspec.json.encode(trace))
     return _row(record, content, None, number, codec, complete=trace.verdict == "COMPLETE")
@@ -37,31 +52,30 @@ def changed_row(record: Record, trace: Trace, session: CachedSession | None, cod
 
 def encode_row(record: Record, session: CachedSession | None, codec: Codec) -> Row:
     """Return the row of `record`, and add the record to the session."""
-    answer, number = record.answer, RowNumber()
-    texts, packed, which = _packed(record)
-    relations = [session.lineage.relation(text) if session else _NOTHING for text in texts]
+    head, number = record.head, RowNumber()
+    choices = _choices(record.answer.parts)
+    relations = [
+        session.lineage.relation(text) if session else _NOTHING for text in choices.prompts
+    ]
     base = _base(session, relations)
     if session is not None and relations:
-        _set_lineage(record, session, relations[0], texts[0])
+        _set_lineage(record, session, relations[0], choices.prompts[0])
     if session is not None and record.retried:
-        record.head.retry_of = _first_try(session, record.request)
-    parts = answer.parts
+        head.retry_of = _first_try(session, record.request)
     content = Content(
-        record.head,
+        head,
         text_delta((base.request if base else None) or b"", record.request),
-        [_prompt(*pair, session, base) for pair in zip(texts, relations, strict=True)],
-        [_tokens(*one) for one in zip(parts, which, packed, strict=True)],
-        answer.skeleton,
-        [_raw(part.packed_tokens) for part in parts],
-        [part.extra for part in parts],
+        _prompts(choices.prompts, relations, session, base),
+        choices.tokens,
+        record.answer.skeleton,
+        choices.texts,
+        choices.extra,
     )
-    row = _row(record, content, base, number, codec, complete=not record.head.reasons)
+    row = _row(record, content, base, number, codec, complete=not head.reasons)
     if session is not None:
-        retry_of = record.head.retry_of
-        receipt = record.head.receipt
-        known = KnownTrace(number, record.trace_id, row.depth, record.request, retry_of, receipt)
-        sequences = _sequences(texts, packed, which)
-        row.digests = pack_digests(session.add(known, sequences))
+        request, receipt = record.request, head.receipt
+        known = KnownTrace(number, record.trace_id, row.depth, request, head.retry_of, receipt)
+        row.digests = pack_digests(session.add(known, choices.sequences))
     return row
 
 
@@ -74,6 +88,11 @@ def _row(
     *,
     complete: bool,
 ) -> Row:
+    try:
+        encoded = _encode(content)
+    except OverflowError:
+        _fit(content.head)
+        encoded = _encode(content)
     return Row(
         trace_id=record.trace_id,
         session_id=record.session_id,
@@ -83,19 +102,11 @@ def _row(
         base=base.number if base else None,
         depth=base.depth + 1 if base else 0,
         digests=b"",
-        content=codec.compress(_encoded(content)),
+        content=codec.compress(encoded),
         number=number,
         principal=record.head.principal,
         started=record.started,
     )
-
-
-def _encoded(content: Content) -> bytes:
-    try:
-        return _encode(content)
-    except OverflowError:
-        _fit(content.head)
-        return _encode(content)
 
 
 def _fit(head: Head) -> None:
@@ -117,20 +128,19 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _packed(record: Record) -> tuple[list[bytes], list[bytes], list[int]]:
-    """Return the distinct prompts, each choice's token ids, and the index of its prompt."""
-    texts: dict[bytes, int] = {}
-    parts = record.answer.parts
-    which = [texts.setdefault(part.packed_prompt, len(texts)) for part in parts]
-    return list(texts), [part.packed_ids for part in parts], which
-
-
-def _sequences(texts: list[bytes], packed: list[bytes], which: list[int]) -> list[bytes]:
-    """Return prompt and completion of each choice; b"" if nothing was sampled.
-
-    A prompt alone is not a turn: a request that is repeated after an abort does not extend it.
-    """
-    return [texts[at] + ids if ids else b"" for at, ids in zip(which, packed, strict=True)]
+def _choices(parts: Sequence[Part]) -> _Choices:
+    found, places = _Choices([], [], [], [], []), dict[bytes, int]()
+    for part in parts:
+        prompt, ids, texts = part.packed_prompt, part.packed_ids, part.packed_tokens
+        if prompt not in places:
+            places[prompt] = len(found.prompts)
+            found.prompts.append(prompt)
+        tokens = ChoiceTokens(part.index, places[prompt], ids, part.packed_logprobs)
+        found.tokens.append(tokens)
+        found.texts.append(NO_TEXTS if texts is None else msgspec.Raw(texts))
+        found.extra.append(part.extra)
+        found.sequences.append(prompt + ids if ids else b"")
+    return found
 
 
 def _base(session: CachedSession | None, relations: list[Relation]) -> KnownTrace | None:
@@ -175,19 +185,19 @@ def _first_try(session: CachedSession, request: bytes) -> str | None:
     return None if found.receipt == "failed" else found.retry_of or found.trace_id
 
 
-def _prompt(
-    text: bytes, found: Relation, session: CachedSession | None, base: KnownTrace | None
-) -> PromptDelta:
-    if session is None or base is None or found.nearest is None:
-        return PromptDelta(0, 0, text)
-    if session.known[found.nearest[0]] is not base:
-        return PromptDelta(0, 0, text)
-    return PromptDelta(found.common, found.nearest[1], text[found.common :])
-
-
-def _tokens(part: Part, prompt: int, ids: bytes) -> ChoiceTokens:
-    return ChoiceTokens(part.index, prompt, ids, part.packed_logprobs)
-
-
-def _raw(packed: bytes | None) -> msgspec.Raw:
-    return NO_TEXTS if packed is None else msgspec.Raw(packed)
+def _prompts(
+    texts: Sequence[bytes],
+    relations: Sequence[Relation],
+    session: CachedSession | None,
+    base: KnownTrace | None,
+) -> list[PromptDelta]:
+    if session is None or base is None:
+        return [PromptDelta(0, 0, text) for text in texts]
+    found = []
+    for text, relation in zip(texts, relations, strict=True):
+        near = relation.nearest
+        if near is not None and session.known[near[0]] is base:
+            found.append(PromptDelta(relation.common, near[1], text[relation.common :]))
+        else:
+            found.append(PromptDelta(0, 0, text))
+    return found
