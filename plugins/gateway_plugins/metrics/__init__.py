@@ -34,7 +34,7 @@ from gateway_plugins.metrics.labels import Names, Routes
 from gateway_plugins.metrics.others import merge, written
 from gateway_plugins.metrics.principals import Principals
 from gateway_plugins.metrics.state import processes, samples_of
-from gateway_plugins.metrics.tally import Tally
+from gateway_plugins.metrics.tally import MAX_SERIES, CallSeries, Tally
 from gateway_plugins.metrics.watch import Watch
 
 SCRAPE = Topic("metrics", "scrape")
@@ -71,6 +71,7 @@ class Metrics:
         self._tally = Tally()
         self._principals = Principals()
         self._models = Names(config.max_models)
+        self._known: dict[tuple[str, str | None, str], CallSeries] = {}
         self._served: frozenset[str] = frozenset()
         self._lag = Histogram(LAG)
         self._writing = asyncio.Lock()
@@ -82,6 +83,7 @@ class Metrics:
         self._config = config
         self._routes = Routes(config.routes)
         self._models.most = config.max_models
+        self._known.clear()
 
     @hookimpl
     def routes(self, gateway: Host) -> list[BaseRoute]:
@@ -115,19 +117,29 @@ class Metrics:
         return watch
 
     @hookimpl
-    async def call_finished(self, call: Call, outcome: Outcome) -> None:
-        worker, name = call.worker, call.model
-        good = name in self._served or (outcome.result == "success" and outcome.status < 300)
-        way = self._tally.way(
-            self._routes.of(call.path),
-            self._models.of(name, good=good),
-            "" if worker is None else worker.id,
-        )
+    def call_finished(self, call: Call, outcome: Outcome) -> None:
+        attempts, model = call.attempts, call.model
+        key = call.path, model, attempts[-1].worker.id if attempts else ""
+        known = self._known
+        way = known[key] if key in known else self._way(key, outcome)
         way.add(call, outcome, call.state.get(WATCH))
-        if len(call.attempts) > 1:
+        if attempts and attempts[0] is not attempts[-1]:
             self._tally.add_retries(call)
         if self._config.by_principal:
             self._principals.add(call, outcome)
+
+    def _way(self, key: tuple[str, str | None, str], outcome: Outcome) -> CallSeries:
+        """Return the series of a path, a model and a worker; remember it if these are its labels.
+
+        Anything else may be made up by callers.
+        """
+        path, name, worker_id = key
+        good = name in self._served or (outcome.result == "success" and outcome.status < 300)
+        route, model = self._routes.of(path), self._models.of(name, good=good)
+        way = self._tally.way(route, model, worker_id)
+        if route == path and model == (name or "") and len(self._known) < MAX_SERIES:
+            self._known[key] = way
+        return way
 
     async def _beat(self) -> None:
         """Measure how late the event loop wakes a task."""
@@ -164,6 +176,7 @@ class Metrics:
 
     def _own(self, gateway: Host) -> Iterator[PluginSamples]:
         self._tally.forget({worker.id for worker in gateway.workers.all})
+        self._known.clear()
         help_ = "Seconds by which the event loop was late for what it had to do."
         lag = Sample("gateway_event_loop_lag_seconds", "histogram", self._lag, help_)
         yield "metrics", self._tally.copy().samples()

@@ -59,17 +59,22 @@ class CallSeries:
         self.tokens_out = Histogram(TOKENS)
 
     def add(self, call: Call, outcome: Outcome, watch: Watch | None) -> None:
-        _count(self.statuses, outcome.status)
-        self.duration.add(outcome.duration)
+        status, attempts, usage = outcome.status, call.attempts, outcome.usage
+        if status in self.statuses:
+            self.statuses[status] += 1
+        else:
+            _count(self.statuses, status)
         self.results[outcome.result] += 1
-        code = outcome.error_code
-        if code is not None:
-            _count(self.errors, code)
-        if call.attempts:
-            self.queue.add(call.attempts[-1].started - call.started)
-        if outcome.usage is not None:
-            self.tokens_in.add(outcome.usage.prompt_tokens)
-            self.tokens_out.add(outcome.usage.completion_tokens)
+        if outcome.error is not None or outcome.ending.error is not None:
+            code = outcome.error_code
+            if code is not None:
+                _count(self.errors, code)
+        self.duration.add(outcome.duration)
+        if attempts:
+            self.queue.add(attempts[-1].started - call.started)
+        if usage is not None:
+            self.tokens_in.add(usage.prompt_tokens)
+            self.tokens_out.add(usage.completion_tokens)
         if watch is not None and watch.gaps is not None and outcome.status < 400:
             self.first_token.add(watch.first - call.started)
             self.per_token.merge(watch.gaps)

@@ -35,11 +35,12 @@ class Watch:
         events = chunk.count(b"\n\n") or chunk.count(b"\r\n\r\n")
         if not events:
             return
-        now = monotonic()
-        if self.gaps is None:
+        now, gaps = monotonic(), self.gaps
+        if gaps is None:
             self.first = now
-            self.gaps = Histogram(PER_TOKEN)
+            gaps = self.gaps = Histogram(PER_TOKEN)
         else:
-            self.gaps.add(now - self._last)
+            gaps.add(now - self._last)
         self._last = now
-        self.gaps.counts[0] += events - 1
+        if events > 1:
+            gaps.counts[0] += events - 1
