@@ -75,7 +75,8 @@ class TokenCounter:
         """
         if not self._readable:
             return None
-        plain = self._count is None and self._chunks[:1] and self._chunks[0].startswith(b"{")
+        chunks = self._chunks
+        plain = self._count is None and chunks and chunks[0][:1] == b"{"
         if plain or not self._stream:  # no event begins so, whatever the content type
             return self._of_answer(request)
         return self._of_stream(request)
@@ -90,29 +91,26 @@ class TokenCounter:
     def _of_answer(self, request: Body) -> Usage | None:
         body, self._chunks = b"".join(self._chunks), []
         told = read_usage(body)
-        if told is None or not _is_doubtful(told, request):
-            return None if told is None else told.read()
+        if told is None:
+            return None
+        if not _is_doubtful(told, request):
+            return told.read()
         count = Count()
         count.add_answer(body)
         return _settled(told, count, request)
 
     def _of_stream(self, request: Body) -> Usage:
-        found = self._has_usage(_last_usage_line(self._chunks))
-        if found and self._told is not None and not _is_doubtful(self._told, request):
-            return self._told.read()
+        line = _last_usage_line(self._chunks)
+        told = read_usage(line) if line else None
+        if told is not None and told.prompt_tokens is not None:  # most streams end with the whole
+            self._told = told
+            if not _is_doubtful(told, request):
+                return told.read()
         events = self._events()
         if self._splitter is not None:
             events += self._splitter.close()
         self._count_events(events)
         return _settled(self._told, self._count or Count(), request)
-
-    def _has_usage(self, data: bytes) -> bool:
-        """Whether the event reports the whole usage, as the last one of most streams does."""
-        told = read_usage(data) if data else None
-        if told is None or told.prompt_tokens is None:
-            return False
-        self._told = told
-        return True
 
     def _count_events(self, events: list[Event]) -> None:
         count = self._count = self._count or Count()
@@ -161,6 +159,8 @@ def _last_usage_line(chunks: list[bytes]) -> bytes:
     """Return the latest data line with token counts in the last two chunks; empty if none."""
     text = b"".join(chunks[-2:])
     end = text.rfind(b"_tokens")
-    start = text.rfind(b"\ndata:", 0, max(end, 0)) + 1
-    line = text[start : text.find(b"\n", end)] if end >= 0 else b""
-    return line[5:] if line.startswith(b"data:") else b""
+    if end < 0:
+        return b""
+    start = text.rfind(b"\ndata:", 0, end) + 1
+    line = text[start : text.find(b"\n", end)]
+    return line[5:] if line[:5] == b"data:" else b""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from gateway.errors import NOT_JSON
 from gateway.wire.reported.repaired import repaired
@@ -170,7 +170,17 @@ class _Envelope(msgspec.Struct, gc=False):
     timings: Raw = Raw()
 
 
+class _Usual(msgspec.Struct, gc=False):
+    """The same, with a usage of which each field can be read."""
+
+    usage: WireUsage | UnsetType | None = UNSET
+    response: Raw = Raw()
+    message: Raw = Raw()
+    timings: Raw = Raw()
+
+
 _read = msgspec.json.Decoder(_Envelope).decode
+_read_usual = msgspec.json.Decoder(_Usual).decode
 _decode_usage = msgspec.json.Decoder(WireUsage | None).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_timings = msgspec.json.Decoder(_Timings).decode
@@ -180,16 +190,36 @@ _read_within = msgspec.json.Decoder(_Within).decode
 
 def read_usage(data: bytes) -> WireUsage | None:
     """Return the usage of a plain response or of an event, for any API, if any; never raises."""
+    start = data.rfind(b'"usage":')  # see _read_end
+    try:
+        answer = _read_usual(b"{" + data[start:] if start > DECODE_WHOLE_BELOW else data)
+    except NOT_JSON:
+        return _read_unusual(data)
+    usage = answer.usage
+    if usage is UNSET:
+        return _read_part(answer.response, answer.message)
+    if usage is not None and (timings := answer.timings):
+        _add_timings(usage, timings)
+    return usage
+
+
+def _read_unusual(data: bytes) -> WireUsage | None:
+    """Read a usage that is nested, or of which a field cannot be read."""
     try:
         answer = _read_end(data)
     except NOT_JSON:
         return _read_from_text(data)
-    if bytes(answer.usage):
-        usage = usage_of(bytes(answer.usage))
-        if usage is not None and bytes(answer.timings):
-            _add_timings(usage, answer.timings)
-        return usage
-    for part in (answer.response, answer.message):
+    if not bytes(answer.usage):
+        return _read_part(answer.response, answer.message)
+    usage = usage_of(bytes(answer.usage))
+    if usage is not None and bytes(answer.timings):
+        _add_timings(usage, answer.timings)
+    return usage
+
+
+def _read_part(*parts: Raw) -> WireUsage | None:
+    """Read the usage within the first part that is an object."""
+    for part in parts:
         if bytes(part).startswith(b"{"):
             with suppress(*NOT_JSON):
                 return usage_of(bytes(_read_within(part).usage))
