@@ -10,7 +10,7 @@ that were sampled, and the end-of-sequence token has no text at all.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -23,6 +23,8 @@ Work = Literal["generates", "reads", "converts", "unknown"]
 between text and token ids, without the model; or the gateway does not know."""
 
 TokenField = Literal["max_tokens", "max_completion_tokens", "max_output_tokens"]
+
+TOKEN_FIELDS: tuple[TokenField, ...] = get_args(TokenField)
 
 RequestChange = Callable[[Mapping[str, object]], dict[str, object]]
 """Returns the keys to set in a request for one injection; none if it must not be injected."""
@@ -123,12 +125,16 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """
         bounds = read_bounds(body, nested=self.nested)
         most: int | None = None
-        for name in self.max_tokens:
-            limit: int | None = getattr(bounds, name)
-            if limit is not None and limit >= 0 and (most is None or limit > most):
+        told = (bounds.max_tokens, bounds.max_completion_tokens, bounds.max_output_tokens)
+        for name, limit in zip(TOKEN_FIELDS, told, strict=True):
+            if limit is None or limit < 0 or name not in self.max_tokens:
+                continue
+            if most is None or limit > most:
                 most = limit
-        choices = max(bounds.n or 1, bounds.best_of or 1, 1) if self.several else 1
-        found = self.prompts_of(body)
+        choices = 1
+        if self.several and not (bounds.n is None and bounds.best_of is None):
+            choices = max(bounds.n or 1, bounds.best_of or 1, 1)
+        found = self.prompts_of(body) if self.prompts else ONE_PROMPT
         return Requested(most, choices, found.count, found.token_ids)
 
     def prompts_of(self, body: bytes) -> Prompts:

@@ -10,7 +10,7 @@ callers, `views.py` the report for operators. `waiting/` lets calls of a key wai
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -40,7 +40,7 @@ from gateway_plugins.limits.refusing import CODES, LimitReached
 from gateway_plugins.limits.rules import Rules
 from gateway_plugins.limits.shared import Common
 from gateway_plugins.limits.views import KeyState, Page, PageQuery, merged, some_keys, state_of
-from gateway_plugins.limits.waiting.lines import Lines
+from gateway_plugins.limits.waiting.lines import Lines, Patience
 
 ANONYMOUS = "anonymous"
 """Key of calls without a principal."""
@@ -106,27 +106,55 @@ class Limits:
             yield
 
     @hookimpl
-    async def admit(self, call: Call) -> None:
-        if call.internal:
-            return
-        key, tier = _whose(call.principal)
-        terms = self._rules.terms(key, tier)
-        if terms is None:
-            return
-        need = ZERO_NEED
+    def admit(self, call: Call) -> Awaitable[None] | None:
+        account = None if call.internal else self._account_of(call.principal)
+        if account is None:
+            return None
+        terms, need = account.terms, ZERO_NEED
         if terms.tokens is not None or terms.budgets:
             if call.body.data is None:
-                await call.body.read()
-            await _request_counts(call)
+                return self._read_and_admit(call)
+            _request_counts(call)
             need = need_of(call, self._rules.options)
         if terms.budgets:
             self._book.roll_over(time.time())
-        enter = partial(self._enter, call, key, tier, need)
+        if terms.patience is not None:
+            return self._wait_for_place(call, account.key, terms.patience, need)
+        now = monotonic()
         try:
-            if terms.patience is None:
-                enter()
-            else:
-                await self._lines.enter(key, terms.patience, enter)
+            self._enter(call, account, need, now)
+        except LimitReached as refusal:
+            self._refused[refusal.name] += 1
+            raise
+        finally:
+            call.add_lines(*account.lines(now))
+        return None
+
+    async def _read_and_admit(self, call: Call) -> None:
+        await call.body.read()
+        if (waiting := self.admit(call)) is not None:
+            await waiting
+
+    def _account_of(self, principal: Principal | None) -> Account | None:
+        """Return the account of a key, by the limits in force now; None if the key has none."""
+        key = ANONYMOUS if principal is None else principal.id
+        account, rules = self._accounts.known.get(key), self._rules
+        if account is None or account.principal is not principal or account.rules is not rules:
+            terms = rules.terms(key, None if principal is None else principal.labels.get("tier"))
+            if terms is None:
+                return None
+            account = self._accounts.of(key, terms, monotonic())
+            account.principal, account.rules = principal, rules
+        return account
+
+    async def _wait_for_place(self, call: Call, key: str, patience: Patience, need: Need) -> None:
+        def attempt() -> None:
+            account = self._account_of(call.principal)
+            if account is not None:
+                self._enter(call, account, need, monotonic())
+
+        try:
+            await self._lines.enter(key, patience, attempt)
         except LimitReached as refusal:
             self._refused[refusal.name] += 1
             raise
@@ -135,13 +163,9 @@ class Limits:
             if account is not None:
                 call.add_lines(*account.lines(monotonic()))
 
-    def _enter(self, call: Call, key: str, tier: str | None, need: Need) -> None:
-        """Take the place of a call in its key's account, by the limits that are in force now."""
-        terms = self._rules.terms(key, tier)
-        if terms is None:
-            return
-        now = monotonic()
-        visit = self._accounts.of(key, terms, now).enter(need, self._book, now)
+    def _enter(self, call: Call, account: Account, need: Need, now: float) -> None:
+        """Take the place of a call in its key's account. Raises LimitReached."""
+        visit = account.enter(need, self._book, now)
         visit.left = self._lines.freed  # a reload may let calls wait for this one
         call.state[VISIT] = visit
 
@@ -150,11 +174,12 @@ class Limits:
         return call.state.get(VISIT)
 
     @hookimpl
-    async def call_finished(self, call: Call, outcome: Outcome) -> None:
+    def call_finished(self, call: Call, outcome: Outcome) -> None:
         visit = call.state.get(VISIT)
         if visit is None:
             return
-        visit.finished(outcome)
+        if visit.held:
+            visit.finished(outcome)
         if not visit.need.tokens:
             return
         used = used_by(call, outcome, visit.need, self._rules.options)
@@ -227,18 +252,11 @@ def _keep_running(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, No
     stack.callback(asyncio.create_task(work).cancel)
 
 
-async def _request_counts(call: Call) -> None:
+def _request_counts(call: Call) -> None:
     """Have the tokens of the call counted; in a stream, by the worker if it can."""
     call.count_tokens()
     if call.streams:
-        await call.inject("usage")
-
-
-def _whose(principal: Principal | None) -> tuple[str, str | None]:
-    """Return the key of a call and its tier."""
-    if principal is None:
-        return ANONYMOUS, None
-    return principal.id, principal.labels.get("tier")
+        call.inject("usage")  # at once, as the body has been read
 
 
 def _spendings(visit: Visit, used: Need) -> tuple[Spending, ...]:

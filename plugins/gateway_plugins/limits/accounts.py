@@ -3,38 +3,38 @@
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
+from gateway import Principal
 from gateway_plugins.limits.book import Book, Tab
 from gateway_plugins.limits.bucket import Bucket
 from gateway_plugins.limits.need import ZERO_NEED, Need
 from gateway_plugins.limits.refusing import Line, budget_exceeded, too_fast, too_many_at_once
-from gateway_plugins.limits.rules import Budget, Flow, Terms
+from gateway_plugins.limits.rules import Budget, Flow, Rules, Terms
 
 SWEEP_BATCH = 500
 """Accounts to process in one turn of the event loop."""
 
 
-class Visit:
+class Visit(msgspec.Struct, eq=False):
     """One call of a key while it runs: what it took and has to give back.
 
     The visit is the call's observer if the key has limits, so that `finished` releases the slot
-    before any plugin can wait. `left` is then called with the key.
+    before any plugin can wait. `left` is then called with the key. `held`: the slot is taken.
     """
 
-    __slots__ = ("_held", "account", "day", "left", "month", "need", "taken")
-
-    def __init__(self, account: "Account", need: Need, taken: float) -> None:
-        self.account = account
-        self.need = need
-        self.taken = taken
-        self.day: Tab | None = None
-        self.month: Tab | None = None
-        self.left: Callable[[str], None] | None = None
-        self._held = True
+    account: "Account"
+    need: Need
+    taken: float
+    day: Tab | None = None
+    month: Tab | None = None
+    left: Callable[[str], None] | None = None
+    held: bool = True
 
     def finished(self, outcome: object) -> None:
         """Release the slot, on the first call only."""
-        if self._held:
-            self._held = False
+        if self.held:
+            self.held = False
             self.account.leave()
             if self.left is not None:
                 self.left(self.account.key)
@@ -42,25 +42,38 @@ class Visit:
     def settle(self, used: Need, now: float) -> None:
         """Replace the estimated need of the call with its actual use."""
         self.account.settle(self, used, now)
-        for tab in (self.day, self.month):
-            if tab is not None:
-                tab.add(used.tokens - self.need.tokens, used.cost - self.need.cost)
+        if self.day is not None and self.month is not None:
+            tokens, cost = used.tokens - self.need.tokens, used.cost - self.need.cost
+            self.day.add(tokens, cost)
+            self.month.add(tokens, cost)
 
 
 class Account:
     """One key. Times are monotonic seconds.
 
     `elsewhere`: tokens and cost of budgets that calls of other processes may take and have not
-    recorded yet.
+    recorded yet. `terms` are those that `rules` have for `principal`, the latest caller; `rules` is
+    None if nobody has called yet.
     """
 
-    __slots__ = ("elsewhere", "in_flight", "key", "requests", "terms", "tokens")
+    __slots__ = (
+        "elsewhere",
+        "in_flight",
+        "key",
+        "principal",
+        "requests",
+        "rules",
+        "terms",
+        "tokens",
+    )
 
     def __init__(self, key: str, terms: Terms, now: float) -> None:
         self.key = key
         self.terms = terms
         self.in_flight = 0
         self.elsewhere = ZERO_NEED
+        self.rules: Rules | None = None
+        self.principal: Principal | None = None
         self.requests = bucket_of(terms.requests, None, now)
         self.tokens = bucket_of(terms.tokens, None, now)
 
@@ -75,13 +88,18 @@ class Account:
 
     def enter(self, need: Need, book: Book, now: float) -> Visit:
         """Admit a call. Raises LimitReached, and takes nothing, if a limit is reached."""
-        terms = self.terms
+        terms, requests, tokens = self.terms, self.requests, self.tokens
         if terms.budgets:
             self._check_budgets(need, book)
-        self._check(need, now)
-        if self.requests is not None:
-            self.requests.take(1)
-        taken = self.tokens.take(need.tokens) if self.tokens is not None else 0.0
+        if not (
+            (requests is None or requests.refill(now) >= 1)
+            and (tokens is None or tokens.refill(now) >= need.tokens)
+            and (terms.concurrent is None or self.in_flight < terms.concurrent)
+        ):
+            self._check(need, now)  # a call that needs more than a full bucket passes
+        if requests is not None:
+            requests.take(1)
+        taken = tokens.take(need.tokens) if tokens is not None else 0.0
         self.in_flight += 1
         visit = Visit(self, need, taken)
         if terms.budgets:

@@ -24,8 +24,9 @@ class Bucket:
     def refill(self, now: float) -> float:
         """Update the level to `now` and return it."""
         if now > self.at:
-            level = self.level + (now - self.at) * self.rate
-            self.level = min(self.capacity, level)
+            self.level += (now - self.at) * self.rate
+            if self.level > self.capacity:
+                self.level = self.capacity
             self.at = now
         return self.level
 
@@ -46,14 +47,16 @@ class Bucket:
         A call that needs more than the capacity empties the bucket, as it could never run
         otherwise. `settle` takes what the call has really used.
         """
-        taken = min(self.capacity, amount)
-        self.level -= taken
-        return taken
+        if amount > self.capacity:
+            amount = self.capacity
+        self.level -= amount
+        return amount
 
     def settle(self, taken: float, used: float, now: float) -> None:
         """Replace the amount `taken` for a call with `used`, even if the level falls below 0."""
-        level = self.refill(now) + taken - used
-        self.level = min(self.capacity, level)
+        self.level = self.refill(now) + taken - used
+        if self.level > self.capacity:
+            self.level = self.capacity
 
     def until_full(self, now: float) -> float:
         """Seconds until the bucket is full if nothing is taken."""

@@ -1,6 +1,6 @@
 """Estimate of the tokens that a call may cost, from its request alone."""
 
-from gateway import Call, Requested
+from gateway import Call
 
 MAX_COMPLETION_TOKENS = 1 << 32
 """Maximum estimate of the completion tokens of one call."""
@@ -16,14 +16,14 @@ def estimate(call: Call, completion: int) -> tuple[int, int]:
     """
     if call.method != "POST":
         return 0, 0
-    api = call.api
-    if api is not None and api.max_tokens:
-        requested = api.requested(call.body.readable or b"")
-        prompt = max(call.prompt_estimate, requested.prompt_ids)
-        return prompt, _completion(requested, completion)
-    return (call.prompt_estimate, 0) if api is not None and api.work == "reads" else (0, 1)
-
-
-def _completion(requested: Requested, otherwise: int) -> int:
-    each = otherwise if requested.max_tokens is None else requested.max_tokens
-    return min(MAX_COMPLETION_TOKENS, each * requested.choices * requested.prompts)
+    api = call.dialect or call.api
+    prompt = call.body.prompt_estimate
+    if api is None or not api.max_tokens:
+        return (prompt, 0) if api is not None and api.work == "reads" else (0, 1)
+    requested = api.requested(call.body.readable or b"")
+    each = completion if requested.max_tokens is None else requested.max_tokens
+    most = each * requested.choices * requested.prompts
+    return (
+        max(prompt, requested.prompt_ids),
+        min(MAX_COMPLETION_TOKENS, most),
+    )

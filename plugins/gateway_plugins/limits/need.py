@@ -37,7 +37,7 @@ def used_by(call: Call, outcome: Outcome, needed: Need, options: Options) -> Nee
     if usage is None:
         return needed if _may_have_run(call) else ZERO_NEED
     if not options.prices:
-        return Need(usage.total_tokens, 0)
+        return Need(usage.prompt_tokens + usage.completion_tokens, 0)
     price = options.price_of(call.model)
     cost = price.of(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
     return Need(usage.total_tokens, cost)

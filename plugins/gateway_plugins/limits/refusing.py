@@ -114,18 +114,19 @@ class BucketLines:
         self._reset = b"x-ratelimit-reset-" + name
 
     def of(self, bucket: Bucket, now: float) -> tuple[Line, Line, Line]:
-        level = bucket.refill(now)
+        level = bucket.refill(now) if now > bucket.at else bucket.level
+        seconds = (bucket.capacity - level) / bucket.rate
         return (
             self._limit,
             (self._remaining, b"%d" % level if level > 0 else b"0"),
-            (self._reset, span((bucket.capacity - level) / bucket.rate)),
+            (self._reset, b"0ms" if seconds <= 0 else span(seconds)),
         )
 
 
 def span(seconds: float) -> bytes:
     """Format a duration as OpenAI does, rounded up: `20ms`, `1s`, `6m0s`, `1h0m5s`."""
     if seconds <= 0.999:
-        return b"%dms" % ceil(seconds * 1_000)
+        return b"%dms" % -(-seconds * 1_000 // 1)
     whole = ceil(seconds)
     if whole < 60:
         return b"%ds" % whole

@@ -44,9 +44,8 @@ class Lines:
 
     def freed(self, key: str) -> None:
         """Let the first call of the key try again, as one of its calls has ended."""
-        line = self._lines.get(key)
-        if line:
-            line[0].set()
+        if key in self._lines:
+            self._lines[key][0].set()
 
     def look_again(self) -> None:
         """Let the first call of each key try again, as the limits have changed."""
