@@ -196,7 +196,7 @@ def test_token_of_returns_the_first_token_of_any_headers(headers: Lines) -> None
     assert token_of(headers) == next((one for one in (*bearers, *others) if one), None)
 
 
-async def test_auth_rejects_calls_before_startup(tmp_path: Path) -> None:
+def test_auth_rejects_calls_before_startup(tmp_path: Path) -> None:
     auth = Auth(Auth.Config(keys_file=str(tmp_path / "keys.json")))
     with pytest.raises(Exception, match="cannot read its keys"):
-        await auth.authenticate(make_call())
+        auth.authenticate(make_call())

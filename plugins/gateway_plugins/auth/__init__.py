@@ -8,7 +8,7 @@ tokens, and `commands.py` is `gateway keys`, which changes the file through `edi
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway import SCOPES, Call, CallError, Host, Principal, Sample, Topic, hookimpl
-from gateway_plugins.auth.keys import Fault, Keys
+from gateway_plugins.auth.keys import Fault
 from gateway_plugins.auth.slowing import Slowing
 from gateway_plugins.auth.tokens import token_of
 from gateway_plugins.auth.watching import KeysFile
@@ -82,16 +82,21 @@ class Auth:
         return b"" if keys is None else await asyncio.to_thread(keys.encode)
 
     @hookimpl
-    async def authenticate(self, call: Call) -> Principal | None:
+    def authenticate(self, call: Call) -> Principal | Awaitable[None] | None:
         keys = self.file.keys
         if keys is None:
             raise KeysUnavailable("the gateway cannot read its keys now; /health says so too")
-        found = _found(keys, call)
-        if isinstance(found, Principal):
-            return found
-        self._failures[found] += 1
-        await self.slowing.failed(call.client)
-        return None
+        token = token_of(call.headers)
+        key = None if token is None else keys.find(token)
+        if key is None:
+            return self._failed(call, "missing" if token is None else "unknown")
+        if (key.revoked or key.until is not None) and (fault := key.fault(call.created)):
+            return self._failed(call, fault)
+        return key.principal
+
+    def _failed(self, call: Call, reason: Reason) -> Awaitable[None]:
+        self._failures[reason] += 1
+        return self.slowing.failed(call.client)
 
     @hookimpl
     def health(self) -> str | None:
@@ -115,14 +120,3 @@ class Auth:
     def _known_scopes(self) -> set[str]:
         routes = () if self._gateway is None else self._gateway.routes
         return {*SCOPES, *(str(getattr(route, "scope", None)) for route in routes)}
-
-
-def _found(keys: Keys, call: Call) -> Principal | Reason:
-    """Return the principal of the valid key in the call, or the reason why there is none."""
-    token = token_of(call.headers)
-    if token is None:
-        return "missing"
-    key = keys.find(token)
-    if key is None:
-        return "unknown"
-    return key.fault(call.created) or key.principal

@@ -14,7 +14,7 @@ def token_of(headers: Headers) -> bytes | None:
     None if there is none. Empty tokens and other schemes are ignored.
     """
     for name, value in headers:
-        if name == b"authorization" and value[:7].lower() == _BEARER:
+        if name == b"authorization" and (value[:7] == b"Bearer " or value[:7].lower() == _BEARER):
             token = value[7:].strip()
             if token:
                 return token
