@@ -59,7 +59,8 @@ class Call:
     or None. `scope` is the scope that the principal needs if it is not that of all calls, see
     gateway.pipeline.authorization. `tried` are the workers that have failed it and are not asked
     again; a worker whose latest attempt is `refused` may be asked later. `overwritten` are the
-    top-level keys of the body that plugins `set`, with their values.
+    top-level keys of the body that plugins `set`, with their values. `waits_for_commit`: an item
+    must be committed before the caller gets the last byte.
     """
 
     # Those that begin with an underscore are for the Exchange of the call, see
@@ -97,6 +98,7 @@ class Call:
         "started",
         "state",
         "tried",
+        "waits_for_commit",
     )
 
     def __init__(
@@ -136,6 +138,7 @@ class Call:
         self.state = State()
         self.overwritten = NOTHING
         self.counts_tokens = False
+        self.waits_for_commit = False
         self._caller = caller
         self._reply = Reply(caller, self.outcome, self.started)
         self._cancel_scope = CancelScope()
@@ -185,9 +188,10 @@ class Call:
         None if none is named. A body that was not read whole names one only if it is a form, and
         has it in the first bytes.
         """
-        pinned = self.overwritten.get("model") if self.overwritten else None
-        if isinstance(pinned, str):
-            return pinned
+        if self.overwritten:
+            pinned = self.overwritten.get("model")
+            if isinstance(pinned, str):
+                return pinned
         return (self._head or self._read_head()).model
 
     @property
@@ -342,11 +346,8 @@ class Call:
         commit follows shortly after, unless it must survive a power cut (`storage.durability`).
         """
         self._entries.append(Entry(sink, item, size, lazy))
-
-    @property
-    def waits_for_commit(self) -> bool:
-        """Whether an item must be committed before the caller gets the last byte."""
-        return not all(entry.lazy for entry in self._entries)
+        if not lazy:
+            self.waits_for_commit = True
 
     @property
     def injected(self) -> Mapping[str, object]:

@@ -383,8 +383,7 @@ def test_journal_counts_unnoted_calls_while_the_disk_is_full(
     assert len([one for one in caplog.records if "cannot grow" in one.message]) == 1
     flight.begin(make_call(), "ada")
     assert flight.unnoted == 10
-    for call in calls:
-        flight.ended(bytes.fromhex(call.trace_id))
+    flight.ended([bytes.fromhex(call.trace_id) for call in calls])
 
 
 def test_flight_notes_the_worker_of_calls_in_flight_only(tmp_path: Path) -> None:
@@ -395,19 +394,18 @@ def test_flight_notes_the_worker_of_calls_in_flight_only(tmp_path: Path) -> None
     call, other = make_call(), make_call()
     for one in (call, other):
         flight.begin(one, "ada")
-    flight.over(bytes.fromhex(other.trace_id))
+    del flight.underway[other]
     for one in (call, other):
         one.attempts.append(Attempt(gateway.workers.all[0], one.started))
     flight.note()
     assert sorted(one.worker for one in noted(path)) == ["", "w0"]
-    for one in (call, other):
-        flight.ended(bytes.fromhex(one.trace_id))
+    flight.ended([bytes.fromhex(one.trace_id) for one in (call, other)])
     assert noted(path) == []
 
 
 def test_ledger_reports_stored_and_lost_calls_as_ended() -> None:
     ledger, ended = Ledger(), list[bytes]()
-    ledger.ended = ended.append
+    ledger.ended = ended.extend
     row = Row(CALL.id, 1.0, "ada", "sim", "w0", "eval", 0, 1, 2, 3, 4, 0)
     ledger.written([row, row._replace(id=b"b")])
     ledger.lost(row._replace(id=b"c"), ValueError())

@@ -11,7 +11,7 @@ traces, using `expected.py`.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 
 from starlette.routing import BaseRoute
 
@@ -30,7 +30,7 @@ from gateway_plugins.usage.journal.in_flight import Flight, begun
 from gateway_plugins.usage.journal.recovery import Recovery
 from gateway_plugins.usage.ledger.model_names import MAX_MODELS, Models
 from gateway_plugins.usage.ledger.retention import Keep, Upkeep
-from gateway_plugins.usage.ledger.row import MAX_NAME, ROW_SIZE, Ledger, Row, row_of
+from gateway_plugins.usage.ledger.row import MAX_NAME, ROW_SIZE, Ledger, row_of
 from gateway_plugins.usage.ledger.schema import MIGRATIONS
 from gateway_plugins.usage.options import Options
 from gateway_plugins.usage.report import queries
@@ -115,39 +115,37 @@ class KeyUsage:
             group.create_task(upkeep.run())
 
     @hookimpl
-    async def prepare(self, call: Call) -> None:
+    def prepare(self, call: Call) -> Awaitable[None]:
         call.count_tokens()
-        await call.inject("usage")
+        return call.inject("usage")
 
     @hookimpl
-    async def handle(self, call: Call) -> Answer | None:
+    def handle(self, call: Call) -> Awaitable[Answer] | None:
         if call.path != OWN_PATH or call.method != "GET" or self._storage is None:
             return None
-        return await own_answer(self._storage, self._key(call))
+        return own_answer(self._storage, self._own_key(call))
 
     @hookimpl
     def observe(self, call: Call) -> None:
-        if self._flight is not None and self._counts(call):
-            self._flight.begin(call, self._key(call))
+        if self._flight is not None and (key := self._payer(call)) is not None:
+            self._flight.begin(call, key)
 
     @hookimpl
-    async def call_finished(self, call: Call, outcome: Outcome) -> None:
-        if self._counts(call):
-            row = row_of(call, outcome, self._key(call), self.models.of(call, outcome))
-            # A row that survives the process without a commit, or never will, may wait for one.
-            lazy = self._write_to_journal(call, row) or self._in_memory
-            call.store(self._ledger, row, ROW_SIZE, lazy=lazy)
-
-    def _write_to_journal(self, call: Call, row: Row) -> bool:
-        """Write how the call ended to its slot; return whether the row is in the journal now.
-
-        Nothing is written if something else of the call, such as its trace, has to be committed
-        before the call ends: the row is then committed with it.
-        """
-        if self._flight is None:
-            return False
-        self._flight.over(row.id)
-        return not call.waits_for_commit and self._flight.keep(row)
+    def call_finished(self, call: Call, outcome: Outcome) -> None:
+        flight = self._flight
+        begun = None if flight is None else flight.underway.pop(call, None)
+        if begun is not None:
+            call_id, key, slot = begun.id, begun.key, begun.slot
+        elif (payer := self._payer(call)) is not None:
+            call_id, key, slot = bytes.fromhex(call.trace_id), payer, None
+        else:
+            return
+        row = row_of(call, call_id, outcome, key, self.models.of(call, outcome))
+        # If something else of the call, such as its trace, has to be committed before the call
+        # ends, so is the row. Else a row that survives the process in the journal, or never will,
+        # may wait.
+        kept = flight is not None and not call.waits_for_commit and flight.keep(row, slot)
+        call.store(self._ledger, row, ROW_SIZE, lazy=kept or self._in_memory)
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:
@@ -162,14 +160,19 @@ class KeyUsage:
         unnoted = 0 if self._flight is None else self._flight.unnoted
         yield Sample("gateway_usage_calls_not_journalled_total", "counter", unnoted, help_)
 
-    def _counts(self, call: Call) -> bool:
-        """Return whether the call is counted: not if it is unauthenticated, nor GET /v1/usage."""
-        authenticates = self._gateway is not None and self._gateway.authenticates
-        if call.principal is None and authenticates and not call.internal:
-            return False
-        return call.path != OWN_PATH or call.method != "GET"
+    def _payer(self, call: Call) -> str | None:
+        """Return the key that the call is counted for, None if it is not counted.
 
-    def _key(self, call: Call) -> str:
+        That is a call that nobody authenticated, and GET /v1/usage.
+        """
+        if call.path == OWN_PATH and call.method == "GET":
+            return None
+        if call.principal is not None:
+            return call.principal.id[:MAX_NAME]
+        unknown = not call.internal and self._gateway is not None and self._gateway.authenticates
+        return None if unknown else self.config.internal_id
+
+    def _own_key(self, call: Call) -> str:
         found = self.config.internal_id if call.principal is None else call.principal.id
         return found[:MAX_NAME]
 

@@ -20,6 +20,7 @@ import os
 import secrets
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 from zlib import crc32
@@ -47,11 +48,12 @@ NAMES_AT = 1 + SUM.size + BEGUN.size
 WORKER_AT = NOTED_AT + SUM.size + NOTED.size
 MAX_KEY_BYTES = 200
 MAX_NAME_BYTES = 255
-SHORT_MODEL_BYTES = 100
-"""A model name of up to this many bytes fits beside any key."""
 
 UNKNOWN = 255
 """The outcome of a call in flight."""
+
+NAMES_KNOWN = 1_024
+"""Names that are kept encoded; the keys, models and workers of most calls are few."""
 
 YEAR_10000 = 253_402_300_800.0
 """Unix seconds; SQLite has no dates from then on."""
@@ -73,6 +75,9 @@ class Ended(NamedTuple):
 
 
 NOT_ENDED = Ended(UNKNOWN, 1, 0, 0, 0)
+
+EndedFields = tuple[int, int, int, int, int]
+"""The fields of an Ended, in order; it is one itself."""
 
 
 class Noted(NamedTuple):
@@ -106,6 +111,7 @@ class Journal:
         self._most = most
         self._steps: list[mmap.mmap] = []
         self._free: list[int] = []
+        self._sums: list[int] = []
         self._count = 0
         self._closing = False
         try:
@@ -122,31 +128,33 @@ class Journal:
         A key is cut to MAX_KEY_BYTES bytes; a model whose name is too long for the remaining space
         becomes OTHER. Raises OSError if the file cannot grow.
         """
-        text = _begun(call_id, time, prompt, key, model, source)
+        whose, name, kind, names, size = _encoded(key, model, source)
         if self._closing or not (self._free or self._grow()):
             return None
         slot = self._free.pop()
         step, at = self._steps[slot // STEP], slot % STEP * SLOT
-        step[at + 1 : at + 1 + len(text)] = text
+        text = BEGUN.pack(call_id, time, prompt, whose, name, kind) + names
+        begun = self._sums[slot] = crc32(text)
+        step[at + 1 : at + size] = SUM.pack(begun) + text
         step[at] = IN_FLIGHT
         return slot
 
-    def note(self, slot: int, worker: str, tokens: int, ended: Ended = NOT_ENDED) -> None:
+    def note(self, slot: int, worker: str, tokens: int, ended: EndedFields = NOT_ENDED) -> None:
         """Write the call's worker, the completion tokens so far, and how the call `ended`.
 
         A long worker id is cut.
         """
         step, at = self._steps[slot // STEP], slot % STEP * SLOT
-        name = worker.encode(errors="replace")[: SLOT - WORKER_AT]
-        text = NOTED.pack(tokens, len(name), *ended) + name
-        before = SUM.unpack_from(step, at + 1)[0]
-        text = SUM.pack(crc32(text, before)) + text
-        step[at + NOTED_AT : at + NOTED_AT + len(text)] = text
+        name, length = _encoded_worker(worker)
+        text = NOTED.pack(tokens, length, *ended) + name
+        text = SUM.pack(crc32(text, self._sums[slot])) + text
+        step[at + NOTED_AT : at + WORKER_AT + length] = text
 
-    def end(self, slot: int) -> None:
-        """Free the slot: the call's row is committed, or known to be lost."""
-        self._steps[slot // STEP][slot % STEP * SLOT] = FREE
-        self._free.append(slot)
+    def end(self, *slots: int) -> None:
+        """Free the slots: the rows of their calls are committed, or known to be lost."""
+        for slot in slots:
+            self._steps[slot // STEP][slot % STEP * SLOT] = FREE
+        self._free.extend(slots)
         if self._closing:
             self._remove_when_empty()
 
@@ -166,6 +174,7 @@ class Journal:
         self._steps.append(mmap.mmap(self._fd, STEP * SLOT, offset=first * SLOT))
         slots = range(max(first, 1), min(first + STEP, self._most + 1))
         self._free.extend(reversed(slots))
+        self._sums.extend([0] * STEP)
         self._count += len(slots)
         return True
 
@@ -205,22 +214,25 @@ def try_lock(path: Path, fd: int) -> bool:
         return False
 
 
-def _begun(call_id: bytes, time: float, prompt: int, key: str, model: str, source: str) -> bytes:
-    whose, name, kind = len(key), len(model), len(source)
-    names = (key + model + source).encode("utf-8", "replace")
-    if len(names) > whose + name + kind or whose > MAX_KEY_BYTES or name > SHORT_MODEL_BYTES:
-        whose, name, kind, names = _cut(key, model, source)
-    text = BEGUN.pack(call_id, time, prompt, whose, name, kind) + names
-    return SUM.pack(crc32(text)) + text
+@lru_cache(maxsize=NAMES_KNOWN)
+def _encoded(key: str, model: str, source: str) -> tuple[int, int, int, bytes, int]:
+    """Cut names that are too long.
 
-
-def _cut(key: str, model: str, source: str) -> tuple[int, int, int, bytes]:
-    """Cut names that are long or not ASCII; return the length of each in bytes, then all bytes."""
+    Returns the length of each in bytes, then all bytes, then where they end in a slot.
+    """
     whose, kind = key.encode(errors="replace")[:MAX_KEY_BYTES], source.encode()
     name = model.encode(errors="replace")
     if len(name) > min(NOTED_AT - NAMES_AT - len(whose) - len(kind), MAX_NAME_BYTES):
         name = OTHER.encode()
-    return len(whose), len(name), len(kind), whose + name + kind
+    names = whose + name + kind
+    return len(whose), len(name), len(kind), names, NAMES_AT + len(names)
+
+
+@lru_cache(maxsize=NAMES_KNOWN)
+def _encoded_worker(worker: str) -> tuple[bytes, int]:
+    """Cut the id of a worker if it is too long; return its bytes, and how many they are."""
+    name = worker.encode(errors="replace")[: SLOT - WORKER_AT]
+    return name, len(name)
 
 
 def read(slots: bytes) -> tuple[list[Noted], int]:

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 import msgspec
 
 from gateway import Call, Host
-from gateway_plugins.usage.journal.file import Ended, Journal
+from gateway_plugins.usage.journal.file import Journal
 from gateway_plugins.usage.ledger.row import MAX_NAME, Row
 
 log = logging.getLogger("gateway.usage")
@@ -16,10 +17,15 @@ INTERVAL = 0.1
 
 
 class Underway(msgspec.Struct, eq=False):
-    """A call with its slot, and the state last written to that slot."""
+    """A call that is counted for `key`, with its slot, and the state last written to that slot.
+
+    `id` is that of its trace; `slot` is None if the journal had no room.
+    """
 
     call: Call
-    slot: int
+    id: bytes
+    key: str
+    slot: int | None
     worker: str = ""
     tokens: int = 0
 
@@ -27,62 +33,62 @@ class Underway(msgspec.Struct, eq=False):
 class Flight:
     """Writes the journal. `unnoted` counts the calls that it had no room for; they go on without.
 
-    `ended` may be called in any thread, all other methods only in the event loop.
+    `underway` has the calls whose slots are updated. Take one out when it is over: its row is about
+    to be stored. `ended` may be called in any thread, all other methods only in the event loop.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.unnoted = 0
+        self.underway: dict[Call, Underway] = {}
         self._journal = journal
-        self._underway: dict[bytes, Underway] = {}
         self._slots: dict[bytes, int] = {}
         self._has_warned = False
 
     def begin(self, call: Call, key: str) -> None:
         """Journal a call, before it may be sent to a worker."""
-        call_id = bytes.fromhex(call.trace_id)
-        prompt, model = call.prompt_estimate, (call.model or "")[:MAX_NAME]
-        slot = self._taken(call_id, call.created, prompt, key, model, call.source)
-        if slot is not None:
-            self._underway[call_id] = Underway(call, slot)
-
-    def _taken(
-        self, call_id: bytes, time: float, prompt: int, key: str, model: str, source: str
-    ) -> int | None:
+        call_id, model = bytes.fromhex(call.trace_id), (call.model or "")[:MAX_NAME]
+        prompt = call.body.prompt_estimate
         try:
-            slot = self._journal.begin(call_id, time, prompt, key, model, source)
+            slot = self._journal.begin(call_id, call.created, prompt, key, model, call.source)
         except OSError as error:
-            slot = None
-            self._warn(error)
+            slot = self._warn(error)
         if slot is None:
             self.unnoted += 1
         else:
             self._slots[call_id] = slot
-        return slot
+        self.underway[call] = Underway(call, call_id, key, slot)
 
-    def over(self, call_id: bytes) -> None:
-        """Stop updating the slot of a call that is over: its row is about to be stored."""
-        self._underway.pop(call_id, None)
-
-    def keep(self, row: Row) -> bool:
+    def keep(self, row: Row, slot: int | None) -> bool:
         """Write how the call ended to its slot; return False if there is no slot for it.
 
         If True, the row survives the process, so nothing has to wait until the row is stored.
         """
-        slot = self._slots.get(row.id)
         if slot is None:  # the call was rejected before it got a slot
-            slot = self._taken(row.id, row.time, 0, row.key, row.model, row.source)
-        if slot is None:
-            return False
+            slot = self._taken(row)
+            if slot is None:
+                return False
         used = row.prompt_tokens, row.cached_tokens, row.reasoning_tokens
-        ended = Ended(row.outcome, row.counted | row.unread << 1, *used)
+        ended = (row.outcome, row.counted | row.unread << 1, *used)
         self._journal.note(slot, row.worker, row.completion_tokens, ended)
         return True
 
-    def ended(self, call_id: bytes) -> None:
-        """Free the slot: the row is committed, or known to be lost."""
-        slot = self._slots.pop(call_id, None)
-        if slot is not None:
-            self._journal.end(slot)
+    def _taken(self, row: Row) -> int | None:
+        try:
+            slot = self._journal.begin(row.id, row.time, 0, row.key, row.model, row.source)
+        except OSError as error:
+            slot = self._warn(error)
+        if slot is None:
+            self.unnoted += 1
+        else:
+            self._slots[row.id] = slot
+        return slot
+
+    def ended(self, call_ids: Iterable[bytes]) -> None:
+        """Free the slots of calls whose rows are committed, or known to be lost."""
+        slots = self._slots
+        ended = [slots.pop(one) for one in call_ids if one in slots]
+        if ended:
+            self._journal.end(*ended)
 
     async def run(self) -> None:
         """Update the journal until cancelled."""
@@ -92,9 +98,9 @@ class Flight:
 
     def note(self) -> None:
         """Write the current worker and completion tokens of each call whose values changed."""
-        for one in self._underway.values():
+        for one in self.underway.values():
             attempts = one.call.attempts
-            if not attempts:
+            if one.slot is None or not attempts:
                 continue
             worker, tokens = attempts[-1].worker.id, one.call.completion_so_far
             if tokens != one.tokens or worker != one.worker:
@@ -105,10 +111,12 @@ class Flight:
         """Close the journal; its file is removed once no call is in it."""
         self._journal.close()
 
-    def _warn(self, error: OSError) -> None:
+    def _warn(self, error: OSError) -> int | None:
+        """Log the first error of a journal that has no slot; return None in place of the slot."""
         if not self._has_warned:
             log.warning("the journal of calls in flight cannot grow, they go on: %s", error)
             self._has_warned = True
+        return None
 
 
 def begun(gateway: Host) -> Flight | None:

@@ -1,6 +1,6 @@
 """Turns a call into a row of the ledger, in the transaction that stores its trace."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from gateway import Call, Database, Outcome, Usage
@@ -49,25 +49,26 @@ class Row(NamedTuple):
 _NO_USAGE = Usage()
 
 
-def row_of(call: Call, outcome: Outcome, key: str, model: str) -> Row:
+def row_of(call: Call, call_id: bytes, outcome: Outcome, key: str, model: str) -> Row:
     """Build the row of a call that is over; token counts that are unknown are 0."""
     used = outcome.usage or _NO_USAGE
-    worker = call.worker
-    return Row(
-        bytes.fromhex(call.trace_id),
+    attempts = call.attempts
+    values = (
+        call_id,
         call.created,
         key,
         model,
-        "" if worker is None else worker.id[:MAX_NAME],
+        attempts[-1].worker.id[:MAX_NAME] if attempts else "",
         call.source,
         OUTCOMES[outcome.result],
         used.prompt_tokens,
         used.completion_tokens,
         used.cached_tokens,
         used.reasoning_tokens,
-        int(used.counted),
-        int(used.unread),
+        1 if used.counted else 0,
+        1 if used.unread else 0,
     )
+    return tuple.__new__(Row, values)  # as Row(...), without a call of Python
 
 
 _INSERT = f"INSERT INTO usage_calls ({','.join(Row._fields)})"
@@ -81,13 +82,13 @@ def insert(db: Database, rows: Sequence[Row]) -> int:
 class Ledger:
     """A gateway Sink of Rows. `committed` and `gone` count the calls that were stored, or lost.
 
-    `ended`, if set, is called with the id of each such call, in any thread.
+    `ended`, if set, is called with the ids of such calls, in any thread.
     """
 
     def __init__(self) -> None:
         self.committed = 0
         self.gone = 0
-        self.ended: Callable[[bytes], None] | None = None
+        self.ended: Callable[[Iterable[bytes]], None] | None = None
 
     def prepare(self, db: Database, item: Row) -> Row:
         return item
@@ -99,10 +100,9 @@ class Ledger:
     def written(self, rows: Sequence[Row]) -> None:
         self.committed += len(rows)
         if self.ended is not None:
-            for row in rows:
-                self.ended(row.id)
+            self.ended([row.id for row in rows])
 
     def lost(self, item: Row, error: BaseException) -> None:
         self.gone += 1
         if self.ended is not None:
-            self.ended(item.id)
+            self.ended((item.id,))
