@@ -114,7 +114,9 @@ class Limits:
         if terms.tokens is not None or terms.budgets:
             if call.body.data is None:
                 return self._read_and_admit(call)
-            _request_counts(call)
+            call.count_tokens()
+            if call.streams:
+                call.inject("usage")  # at once, as the body has been read
             need = need_of(call, self._rules.options)
         if terms.budgets:
             self._book.roll_over(time.time())
@@ -250,13 +252,6 @@ class Limits:
 def _keep_running(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
     """Run `work` until the stack exits."""
     stack.callback(asyncio.create_task(work).cancel)
-
-
-def _request_counts(call: Call) -> None:
-    """Have the tokens of the call counted; in a stream, by the worker if it can."""
-    call.count_tokens()
-    if call.streams:
-        call.inject("usage")  # at once, as the body has been read
 
 
 def _spendings(visit: Visit, used: Need) -> tuple[Spending, ...]:

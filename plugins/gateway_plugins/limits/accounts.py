@@ -91,15 +91,18 @@ class Account:
         terms, requests, tokens = self.terms, self.requests, self.tokens
         if terms.budgets:
             self._check_budgets(need, book)
-        if not (
+        taken: float = need.tokens
+        if (
             (requests is None or requests.refill(now) >= 1)
-            and (tokens is None or tokens.refill(now) >= need.tokens)
+            and (tokens is None or tokens.refill(now) >= taken)
             and (terms.concurrent is None or self.in_flight < terms.concurrent)
         ):
-            self._check(need, now)  # a call that needs more than a full bucket passes
-        if requests is not None:
-            requests.take(1)
-        taken = tokens.take(need.tokens) if tokens is not None else 0.0
+            if requests is not None:
+                requests.level -= 1
+            if tokens is not None:
+                tokens.level -= taken
+        else:
+            taken = self._take(need, now)
         self.in_flight += 1
         visit = Visit(self, need, taken)
         if terms.budgets:
@@ -116,6 +119,16 @@ class Account:
         """Replace the tokens that the call took from the bucket with those it used."""
         if self.tokens is not None:
             self.tokens.settle(visit.taken, used.tokens, now)
+
+    def _take(self, need: Need, now: float) -> float:
+        """Return the tokens taken for a call that needs more than a full bucket has.
+
+        Raises LimitReached if a limit is reached.
+        """
+        self._check(need, now)
+        if self.requests is not None:
+            self.requests.take(1)
+        return 0.0 if self.tokens is None else self.tokens.take(need.tokens)
 
     def _check(self, need: Need, now: float) -> None:
         requests, tokens, concurrent = self.terms[:3]

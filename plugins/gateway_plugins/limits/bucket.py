@@ -54,7 +54,9 @@ class Bucket:
 
     def settle(self, taken: float, used: float, now: float) -> None:
         """Replace the amount `taken` for a call with `used`, even if the level falls below 0."""
-        self.level = self.refill(now) + taken - used
+        # What was not used may come back at any time: the level ends at the capacity all the same.
+        level = self.refill(now) if used > taken else self.level
+        self.level = level + taken - used
         if self.level > self.capacity:
             self.level = self.capacity
 

@@ -21,9 +21,11 @@ def estimate(call: Call, completion: int) -> tuple[int, int]:
     if api is None or not api.max_tokens:
         return (prompt, 0) if api is not None and api.work == "reads" else (0, 1)
     requested = api.requested(call.body.readable or b"")
-    each = completion if requested.max_tokens is None else requested.max_tokens
-    most = each * requested.choices * requested.prompts
-    return (
-        max(prompt, requested.prompt_ids),
-        min(MAX_COMPLETION_TOKENS, most),
-    )
+    if requested.max_tokens is not None:
+        completion = requested.max_tokens
+    completion *= requested.choices * requested.prompts
+    if completion > MAX_COMPLETION_TOKENS:
+        completion = MAX_COMPLETION_TOKENS
+    if requested.prompt_ids > prompt:
+        prompt = requested.prompt_ids
+    return prompt, completion

@@ -116,10 +116,11 @@ class BucketLines:
     def of(self, bucket: Bucket, now: float) -> tuple[Line, Line, Line]:
         level = bucket.refill(now) if now > bucket.at else bucket.level
         seconds = (bucket.capacity - level) / bucket.rate
+        soon = seconds <= 0.999  # as for most calls: without a call of Python
         return (
             self._limit,
             (self._remaining, b"%d" % level if level > 0 else b"0"),
-            (self._reset, b"0ms" if seconds <= 0 else span(seconds)),
+            (self._reset, b"%dms" % -(-seconds * 1_000 // 1) if soon else span(seconds)),
         )
 
 
