@@ -202,9 +202,6 @@ class Call:
         """
         if self.overwritten and "stream" in self.overwritten:
             return is_true(self.overwritten["stream"])
-        text = self.body.readable
-        if text is not None and b"stream" not in text and b"\\u" not in text:
-            return False  # the field is not there, so the body need not be decoded
         return (self._head or self._read_head()).streams
 
     def _read_head(self) -> RequestHead:

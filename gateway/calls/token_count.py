@@ -9,7 +9,7 @@ from gateway.calls.body import Body
 from gateway.headers import Headers, get_header
 from gateway.wire.reported.count import Count, settled
 from gateway.wire.reported.usage import Usage, WireUsage, read_usage
-from gateway.wire.request import echoes, read_bounds, read_prompts
+from gateway.wire.request import echoes, has_several, read_bounds
 from gateway.wire.sse import Event, EventTooLarge, Splitter
 
 MAX_UNPARSED_BYTES = 64 * 1024
@@ -144,10 +144,7 @@ def _is_doubtful(told: WireUsage, request: Body) -> bool:
         told.prompt and told.completion
     ):
         return not (told.prompt and told.completion == 0 and echoes(data))
-    several = b'"n"' in data and (read_bounds(data).n or 1) > 1
-    if several or (b'"prompt"' in data and read_prompts(data, "prompt").count > 1):
-        return not echoes(data)
-    return False
+    return has_several(data) and not echoes(data)
 
 
 def _settled(told: WireUsage | None, count: Count, request: Body) -> Usage:

@@ -1,6 +1,7 @@
 """A usage with something odd in it: each field counts for itself, and no call is free for it."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from support.gateways.capturing import capturing, chat
 from gateway import Trace, Usage
 from gateway.calls.token_count import TokenCounter
 from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, make_call, sse
+from gateway.wire.reported import usage as reported
 from gateway.wire.reported.usage import MAX_TOKENS
 
 EVENTS = [(b"content-type", b"text/event-stream")]
@@ -256,3 +258,32 @@ async def test_usage_outside_of_plain_json_is_in_bill_and_trace(
     row = expected(trace, "internal").tokens
     assert row["prompt_tokens"] == trace.token_counts["prompt"] > 0
     assert row["cached_tokens"] == (7 if path == "chat/completions" else 0)
+
+
+LEFT_OUT = object()
+USAGES: tuple[object, ...] = (
+    LEFT_OUT,
+    None,
+    [],
+    "",
+    "x",
+    {},
+    GOOD,
+    {"prompt_tokens": "7"},
+    {"unread": ["a"]},
+)
+
+
+def test_usage_is_the_same_in_one_decoding_and_in_several() -> None:
+    parts = product(
+        USAGES,
+        (LEFT_OUT, None, {"usage": GOOD}, {"usage": [1]}),
+        (LEFT_OUT, None, {"cache_n": 3}, {"cache_n": "x"}),
+        ("", "x" * 1_200),
+        ("", "-Infinity", "}"),
+    )
+    for usage, message, timings, text, after in parts:
+        fields = {"text": text, "usage": usage, "message": message, "timings": timings}
+        said = {name: value for name, value in fields.items() if value is not LEFT_OUT}
+        body = json.dumps(said).encode() + after.encode()
+        assert reported.read_usage(body) == reported._read_unusual(body), body

@@ -94,6 +94,17 @@ def test_bucket_admits_an_oversized_call_only_when_full() -> None:
     assert bucket.wait(1, 10.0) == 891
 
 
+@given(st.floats(-50, 100), SECONDS, SECONDS, st.integers(0, 100), st.integers(0, 100))
+def test_bucket_settles_as_if_it_were_refilled_first(
+    level: float, before: float, after: float, taken: int, used: int
+) -> None:
+    settled, refilled = Bucket(100, 2.5, 0.0), Bucket(100, 2.5, 0.0)
+    settled.level = refilled.level = level
+    settled.settle(taken, used, before)
+    refilled.level = min(100, refilled.refill(before) + taken - used)
+    assert settled.refill(before + after) == pytest.approx(refilled.refill(before + after))
+
+
 def test_bucket_refills_nothing_if_the_clock_goes_back() -> None:
     bucket = Bucket(10, 1.0, 100.0)
     bucket.take(10)

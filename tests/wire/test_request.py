@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.request import Prompts, is_true, read_bounds, read_head, read_prompts
+from gateway.wire.request import (
+    Prompts,
+    has_several,
+    is_true,
+    read_bounds,
+    read_head,
+    read_prompts,
+)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +109,17 @@ def test_long_prompts_of_token_ids_are_counted_without_an_object_for_each(prompt
 def test_request_prompts_of_any_body_are_at_least_one(before: bytes, after: bytes) -> None:
     for body in (before, b'{"prompt":%b}' % before, b'{"prompt":[%b,%b]}' % (before, after)):
         assert read_prompts(body, "prompt").count >= 1
+
+
+ASKED: dict[str, st.SearchStrategy[object]] = {
+    "n": st.sampled_from([None, 0, 1, 2, "2", "x", 1.0, True, [2]]),
+    "prompt": st.sampled_from(["a", "[", [], ["a"], ["a", "b"], [1, 2], [[1], [2]], 1, None, {}]),
+    "messages": st.sampled_from(['"n": 2', "\\ud800", [1]]),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=ASKED) | st.binary(max_size=9) | st.just([2]))
+def test_request_has_several_as_its_bounds_and_prompts_say(asked: object) -> None:
+    body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+    several = (read_bounds(body).n or 1) > 1 or read_prompts(body, "prompt").count > 1
+    assert has_several(body) is several
