@@ -1,5 +1,6 @@
 """Damages inputs: at any byte, by JSON's own signs, and by parts of other inputs."""
 
+import re
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -16,6 +17,25 @@ TOKENS = (
     *(b'"index":', b'"logprobs":', b'"token_ids":', b'"usage":', b'"finish_reason":', b'"id":'),
 )
 """What stands in the way of scanners that are not strict."""
+
+
+VALUES = (
+    *(b"null", b"true", b"false", b"0", b"-0", b"1", b"-0.0", b"1e5", b"0.1", b"-9999.0", b"1E-7"),
+    *(b"2147483647", b"2147483648", b"-1", b"9223372036854775808", b"1e400", b"1.5", b"[]", b"{}"),
+    *(b'""', b'"a"', b'"\\u00e9"', b'"\xc3\xa9"', b'"\\ud83d\\ude00"', b'"\\ud800"', b'"stop"'),
+    *(
+        b"[1,2]",
+        b"[null]",
+        b"[[0]]",
+        b'{"a":1}',
+        b'{"a":1,"a":2}',
+        b'{"index":1}',
+        b'"\\n\\/\\u0041"',
+    ),
+)
+"""What may stand for a value, so that the result is still JSON."""
+
+_VALUE = re.compile(rb'(?<=[:,\[])\s*("(?:[^"\\]|\\.)*"|[-\d.eE+]+|null|true|false|\[\]|\{\})')
 
 
 def mutated(given: bytes, others: Sequence[bytes], random: Random) -> bytes:
@@ -75,6 +95,16 @@ def _token_of_it(given: bytes, _: Sequence[bytes], random: Random) -> bytes:
     return given[:at] + random.choice(TOKENS) + given[at + random.choice((0, 0, 1, 4)) :]
 
 
+def _value(given: bytes, _: Sequence[bytes], random: Random) -> bytes:
+    """Replace a value by another, or by another of the same input."""
+    found = list(_VALUE.finditer(given))
+    if not found:
+        return given
+    start, end = random.choice(found).span(1)
+    value = random.choice(found)[1] if random.random() < 0.2 else random.choice(VALUES)
+    return given[:start] + value + given[end:]
+
+
 def _span(given: bytes, random: Random) -> tuple[int, int]:
     start = random.randint(0, len(given))
     return start, min(len(given), start + random.choice((1, 2, 5, 20, 200)))
@@ -89,5 +119,5 @@ _WAYS: Sequence[Callable[[bytes, Sequence[bytes], Random], bytes]] = (
     _cut_off,
     _splice,
     _token_of_it,
-    _token_of_it,
+    *[_value] * 6,
 )
