@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import deque
 from functools import partial
 from typing import Literal
@@ -74,11 +75,12 @@ class CommitQueue:
         self._settings = settings
         self._health = health
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[PendingCall] = deque()
+        self._waiting: list[PendingCall] = []
         self._writing: list[PendingCall] = []
         self._group: Group = []
         self._active = False  # a group is being written, or will be
         self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf  # when calls no longer wait for the group that is being written
         self._retry: asyncio.TimerHandle | None = None
         self._added = self._finished = 0
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -94,21 +96,25 @@ class CommitQueue:
 
         Returns None if the backlog is full; the entries are then lost.
         """
-        size = _size(group)
-        if self._health.waiting_bytes + size > self._settings.backlog_bytes:
+        size, lazy, health = 0, self._settings.durability != "power", self._health
+        for entry in group:
+            size += entry.size
+            lazy = lazy and entry.lazy
+        if health.waiting_bytes + size > self._settings.backlog_bytes:
             self._refuse(group)
             return None
-        self._health.waiting += len(group)
-        self._health.waiting_bytes += size
+        health.waiting += len(group)
+        health.waiting_bytes += size
         self._added += 1
-        if self._settings.durability != "power" and _is_lazy(group):
+        if lazy:
             return self._add_lazily(group)
         released: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(PendingCall(group, released, self._loop.time()))
         self._urgent = True
-        if self._health.state != "ok" or self._settings.durability == "none":
+        if health.state != "ok" or self._settings.durability == "none":
             released.set_result(None)
-        self._begin()
+        if not self._active or self._lazy is not None:
+            self._begin()
         return released
 
     def _add_lazily(self, group: Group) -> asyncio.Future[None]:
@@ -165,7 +171,8 @@ class CommitQueue:
     def end(self) -> None:
         """Give up entries that are not stored: they are lost. Call it after closing the writer."""
         self._ended = True
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._lazy is not None:
             self._lazy.cancel()
         if self._retry is not None:
@@ -202,25 +209,36 @@ class CommitQueue:
 
     def _hand_over(self) -> None:
         """Pass up to MAX_GROUP_CALLS waiting calls to the writer, as one group."""
-        if not self._waiting:
+        waiting = self._waiting
+        if not waiting:
             return
-        count = min(len(self._waiting), MAX_GROUP_CALLS)
-        self._writing = [self._waiting.popleft() for _ in range(count)]
+        self._writing, self._waiting = waiting[:MAX_GROUP_CALLS], waiting[MAX_GROUP_CALLS:]
         self._group = [entry for left in self._writing for entry in left.group]
-        waited_for = any(left.released is not self._nobody for left in self._waiting)
-        self._urgent = waited_for or bool(self._flushes)
+        self._urgent = bool(self._flushes)
+        if self._waiting and not self._urgent:
+            self._urgent = any(left.released is not self._nobody for left in self._waiting)
         if self._health.state == "ok":  # the first call has waited longest
-            until = self._writing[0].since + self._settings.commit_timeout
-            self._timer = self._loop.call_at(until, self._too_slow)
+            self._due = self._writing[0].since + self._settings.commit_timeout
+            if self._timer is None:
+                self._timer = self._loop.call_at(self._due, self._look_at_the_time)
         self._write()
 
     def _write(self) -> None:
         self._retry = None
         group, tally = self._group, Tally()
-        done = partial(self._done, tally, _size(group))
-        self._writer.submit(lambda db: commit(db, group, tally), done)
+        self._writer.submit(
+            partial(commit, group=group, tally=tally), partial(self._done, tally, _size(group))
+        )
 
-    def _too_slow(self) -> None:
+    def _look_at_the_time(self) -> None:
+        """Degrade if the group takes too long. One timer serves many groups, as few take long."""
+        self._timer = None
+        if self._due == math.inf:
+            return
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._look_at_the_time)
+            return
+        self._due = math.inf
         self._health.slow += 1
         self._degrade(f"a commit takes longer than {self._settings.commit_timeout} s")
 
@@ -243,7 +261,7 @@ class CommitQueue:
             self._failed(error)
 
     def _succeeded(self, tally: Tally) -> None:
-        self._stop_timer()
+        self._due = math.inf
         self._health.groups += tally.committed > 0
         if self._writing:
             self._health.commit_times.add(self._loop.time() - self._writing[0].since)
@@ -252,7 +270,8 @@ class CommitQueue:
         self._writing, self._group = [], []
         while self._flushes and self._flushes[0][0] <= self._finished:
             _settle(self._flushes.popleft()[1])
-        self._recover()
+        if self._health.state != "ok":
+            self._recover()
         if self._waiting and (self._urgent or self._closing is not None):
             self._hand_over()
             return
@@ -265,8 +284,6 @@ class CommitQueue:
     def _recover(self) -> None:
         """Leave the degraded state once the oldest entry is younger than `commit_timeout`."""
         health = self._health
-        if health.state == "ok":
-            return
         oldest = self._waiting[0].since if self._waiting else self._loop.time()
         if self._loop.time() - oldest >= self._settings.commit_timeout:
             health.reason = "catching up with what waited"
@@ -279,7 +296,7 @@ class CommitQueue:
         if is_busy(error) and self._health.state == "ok":
             self._retry = self._loop.call_later(LOCKED_RETRY_DELAY, self._write)
             return
-        self._stop_timer()
+        self._due = math.inf
         self._degrade(fault_text(error))
         if is_busy(error):
             self._retry = self._loop.call_later(LOCKED_RETRY_DELAY, self._write)
@@ -287,11 +304,6 @@ class CommitQueue:
             _settle(self._closing)
         else:
             self._retry = self._loop.call_later(RETRY_DELAY, self._write)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _fail_flushes(self, reason: str) -> None:
         while self._flushes:
@@ -301,16 +313,16 @@ class CommitQueue:
 
 
 def _size(group: Group) -> int:
-    return group[0].size if len(group) == 1 else sum([entry.size for entry in group])
+    size = 0
+    for entry in group:
+        size += entry.size
+    return size
 
 
-def _is_lazy(group: Group) -> bool:
-    return group[0].lazy if len(group) == 1 else all([entry.lazy for entry in group])  # noqa: C419
-
-
-def _release(all_left: "deque[PendingCall] | list[PendingCall]") -> None:
+def _release(all_left: list[PendingCall]) -> None:
     for left in all_left:
-        _settle(left.released)
+        if not left.released.done():
+            left.released.set_result(None)
 
 
 def _settle(future: "asyncio.Future[None]") -> None:

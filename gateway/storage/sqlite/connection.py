@@ -31,6 +31,7 @@ class Connection:
     def __init__(self, path: Path, mode: Mode) -> None:
         self.path = path
         self.lock = WriteLock(None)
+        self._name = str(path)
         self._identity = identity(path)  # before connecting: the file may be replaced meanwhile
         self.raw = _connect(f"{path.absolute().as_uri()}?{mode}")
         self._execute = self.raw.execute
@@ -65,14 +66,17 @@ class Connection:
         return pages * self._number("PRAGMA page_size")
 
     def _number(self, sql: str) -> int:
-        [(number,)] = self.select(sql)
+        try:
+            [number] = self._execute(sql).fetchone()
+        except sqlite3.Error as error:
+            raise storage_error(error) from error
         return int(number)
 
     def check(self) -> None:
         """Raise FileGone if the file at `path` is another, or the connection was abandoned."""
         if self.abandoned:
             raise FileGone("the gateway has given this connection up")
-        if identity(self.path) != self._identity:
+        if identity(self._name) != self._identity:
             raise FileGone("the database file was deleted or replaced")
 
     @property

@@ -89,7 +89,7 @@ class FileInUse:
         )
 
 
-def identity(path: Path) -> Identity | None:
+def identity(path: Path | str) -> Identity | None:
     """Return what tells a file from every other one; None if there is none at `path`."""
     try:
         found = os.stat(path)  # noqa: PTH116  runs after each commit; twice as fast as Path.stat

@@ -1,24 +1,36 @@
 """Statements that insert many rows each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 
 MAX_ROWS = 256
 """Maximum number of rows of one statement."""
 
+FEW_ROWS = 32
+"""Up to here there is a statement for each number of rows; the connection caches all of them."""
+
 MAX_VARIABLES = 32_766
 """Maximum number of variables of one statement: SQLite's default since 3.32."""
 
+Insert = tuple[str, Sequence[object]]
+"""A statement and its values."""
 
-def inserts(
-    into: str, rows: Sequence[Sequence[object]], after: str
-) -> Iterator[tuple[str, list[object]]]:
-    """Yield the statements, with their values, that insert all rows, which are of one length.
+
+def inserts(into: str, rows: Sequence[Sequence[object]], after: str) -> Iterable[Insert]:
+    """Return the statements, with their values, that insert all rows, which are of one length.
 
     Each statement releases and reacquires the GIL, which costs more than a row if the event loop
     contends for it.
     """
+    count = len(rows)
+    if not 0 < count <= FEW_ROWS or len(rows[0]) * count > MAX_VARIABLES:
+        return _inserts_of_many(into, rows, after)
+    values = rows[0] if count == 1 else list(chain.from_iterable(rows))
+    return ((_statement(into, after, count, len(rows[0])), values),)
+
+
+def _inserts_of_many(into: str, rows: Sequence[Sequence[object]], after: str) -> Iterator[Insert]:
     start, end = 0, len(rows)
     columns = len(rows[0]) if rows else 0
     while start < end:

@@ -1,10 +1,9 @@
 """The single writer thread: stores groups of entries, each group in one transaction."""
 
 import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -37,14 +36,14 @@ class Writer:
         self._connect = connect
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Callable[[Connection], Any], Done] | None] = SimpleQueue()
         self._db: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="gateway-writer", daemon=True)
         self._thread.start()
 
     def submit(self, task: Callable[[Connection], T], done: Done) -> None:
         """Run `task` with the connection, then call `done` with its result or exception."""
-        self._tasks.put(lambda: self._attempt(task, done))
+        self._tasks.put((task, done))
 
     async def close(self, seconds: float) -> None:
         """End the thread once its tasks are done; after `seconds`, abandon a thread that hangs."""
@@ -79,12 +78,14 @@ class Writer:
             self._db = None
 
     def _report(self, done: Done, result: Any, error: BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for the result
+        try:
             self._loop.call_soon_threadsafe(done, result, error)
+        except RuntimeError:  # the loop is closed: nothing waits for the result
+            return
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            task()
+            self._attempt(*task)
             del task  # else its objects would live until the next task arrives
         if self._db is not None:
             self._db.close()
@@ -102,33 +103,39 @@ class Tally(msgspec.Struct):
     lost: int = 0
 
 
+Batch = tuple[Sink, list[Any]]
+"""The results of a sink's `prepare`, for all its entries of a group."""
+
+
 def commit(db: Connection, group: Group, tally: Tally) -> None:
     """Store the group in one transaction; if that fails, store each entry in its own.
 
     Only an entry that cannot be stored is lost. Raises StorageUnavailable if the file is at fault:
     `group` then holds the entries that are not committed yet, and may be tried again.
     """
-    _prepare(db, group, tally)
+    batches = _prepared(db, group, tally)
     try:
-        _transact(db, group)
+        _transact(db, batches)
     except BaseException as error:  # noqa: BLE001  a sink may raise anything
         _undo(db, error)
         _commit_singly(db, group, tally)
     else:
         tally.committed += len(group)
-        _notify_written(group)
+        _notify_written(batches)
 
 
 def _commit_singly(db: Connection, group: Group, tally: Tally) -> None:
     while group:
+        batches: list[Batch] = [(group[0].sink, [group[0].rows])]
         try:
-            _transact(db, group[:1])
+            _transact(db, batches)
         except BaseException as error:  # noqa: BLE001
             _undo(db, error)
             lose(group.pop(0), error, tally)
         else:
             tally.committed += 1
-            _notify_written([group.pop(0)])
+            del group[0]
+            _notify_written(batches)
 
 
 def _undo(db: Connection, error: BaseException) -> None:
@@ -156,21 +163,35 @@ def change(db: Connection, run: Callable[[Database], T]) -> T:
     return result
 
 
-def _prepare(db: Connection, group: Group, tally: Tally) -> None:
-    for entry in [entry for entry in group if not entry.prepared]:
-        try:
-            entry.rows = entry.sink.prepare(db, entry.item)
-            entry.prepared = True
-        except BaseException as error:  # noqa: BLE001
-            _undo(db, error)
-            group.remove(entry)
-            lose(entry, error, tally)
+def _prepared(db: Connection, group: Group, tally: Tally) -> list[Batch]:
+    """Prepare the entries, and return what to write; an entry that cannot be prepared is lost."""
+    batches: list[Batch] = []
+    for entry in group[:]:
+        if not entry.prepared:
+            try:
+                entry.rows = entry.sink.prepare(db, entry.item)
+                entry.prepared = True
+            except BaseException as error:  # noqa: BLE001
+                _undo(db, error)
+                group.remove(entry)
+                lose(entry, error, tally)
+                continue
+        _add(batches, entry)
+    return batches
 
 
-def _transact(db: Connection, group: Group) -> None:
+def _add(batches: list[Batch], entry: Entry) -> None:
+    for sink, rows in batches:  # by identity: a sink need not be hashable
+        if sink is entry.sink:
+            rows.append(entry.rows)
+            return
+    batches.append((entry.sink, [entry.rows]))
+
+
+def _transact(db: Connection, batches: Sequence[Batch]) -> None:
     with db.lock:
         db.execute("BEGIN IMMEDIATE")
-        for sink, rows in _by_sink(group):
+        for sink, rows in batches:
             sink.write(db, rows)
         if db.abandoned:
             db.check()
@@ -178,15 +199,8 @@ def _transact(db: Connection, group: Group) -> None:
     db.check()  # a commit to a deleted file is lost
 
 
-def _by_sink(group: Group) -> list[tuple[Sink, list[Any]]]:
-    found: dict[int, tuple[Sink, list[Any]]] = {}  # by identity: a sink need not be hashable
-    for entry in group:
-        found.setdefault(id(entry.sink), (entry.sink, []))[1].append(entry.rows)
-    return list(found.values())
-
-
-def _notify_written(group: Group) -> None:
-    for sink, rows in _by_sink(group):
+def _notify_written(batches: Sequence[Batch]) -> None:
+    for sink, rows in batches:
         try:
             sink.written(rows)
         except BaseException:
