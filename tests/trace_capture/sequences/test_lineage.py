@@ -3,7 +3,13 @@
 from array import array
 from collections.abc import Sequence
 
-from gateway_plugins.trace_capture.sequences.lineage import DIGEST_SIZE, Key, Lineage, common_prefix
+from gateway_plugins.trace_capture.sequences.lineage import (
+    DIGEST_SIZE,
+    Key,
+    Lineage,
+    Relation,
+    common_prefix,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -143,7 +149,7 @@ def test_lineage_relates_a_resampled_turn_as_a_sibling() -> None:
     lineage.add((0, 0), packed(1, 2))
     lineage.add((1, 0), packed(1, 2, 3, 4))
     relation = lineage.relation(packed(1, 2, 3))
-    assert relation == ((0, 0), 8, (1, 0), 12)
+    assert relation == Relation((0, 0), 8, (1, 0), 12)
     lineage.add((2, 0), packed(1, 2, 3, 5))
     assert parent(lineage, packed(1, 2, 3, 5, 6)) == ((2, 0), 16)
     assert parent(lineage, packed(1, 2, 3, 4, 6)) == ((1, 0), 16)
@@ -163,7 +169,7 @@ def test_lineage_finds_no_parent_without_a_common_prefix() -> None:
     lineage.add((1, 0), packed(1, 2))
     assert parent(lineage, packed(2, 1)) is None
     assert parent(lineage, b"") is None
-    assert lineage.relation(b"") == (None, 0, None, 0)
+    assert lineage.relation(b"") == Relation(None, 0, None, 0)
 
 
 def test_lineage_digests_have_a_fixed_size() -> None:

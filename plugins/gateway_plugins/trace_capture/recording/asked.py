@@ -84,8 +84,9 @@ def sampling_params(
         return {}
     found: dict[str, Any] = msgspec.to_builtins(asked)
     for changes in (overwritten, injected):
-        if changes:
-            found.update({name: value for name, value in changes.items() if name in _NAMES})
+        for name in changes:
+            if name in _NAMES:
+                found[name] = changes[name]
     return found
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 import zstandard
 
-from gateway import ENGINE_ERROR, Attempt, Call, Kernel, get_header, is_event_stream
+from gateway import ENGINE_ERROR, Attempt, Kernel, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
 from gateway_plugins.trace_capture.recording.asked import asked, sampling_params
@@ -55,7 +55,7 @@ def make_record(capture: Capture, kernel: Kernel | None = None) -> Record:
         session_id=call.session_id,
         timestamp=call.created,
         model=answer.model or call.model or "",
-        retried=(call.header("x-stainless-retry-count") or "0") != "0",
+        retried=get_header(call.headers, b"x-stainless-retry-count") not in (None, b"", b"0"),
         request=call.body.readable or b"",
         answer=answer,
         head=head,
@@ -66,7 +66,10 @@ def make_record(capture: Capture, kernel: Kernel | None = None) -> Record:
 def _decoded(capture: Capture) -> bytes | None:
     """Return the response body without its content-encoding; None if it cannot be decoded."""
     body = b"".join(capture.chunks)
-    coding = (get_header(capture.headers, b"content-encoding") or b"identity").strip().lower()
+    coding = get_header(capture.headers, b"content-encoding")
+    if not coding:
+        return body
+    coding = coding.strip().lower()
     try:
         if coding == b"identity":
             return body
@@ -80,76 +83,75 @@ def _decoded(capture: Capture) -> bytes | None:
 
 
 def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
-    call, outcome = capture.call, capture.call.outcome
-    begun, ended = _worker_versions(call)
-    used = outcome.usage
+    call, outcome, attempts = capture.call, capture.call.outcome, capture.call.attempts
+    last = attempts[-1] if attempts else None
+    injected, overwritten, used = call.injected, call.overwritten, outcome.usage
     return Head(
         call_id=call.id,
         path=call.path,
         dialect=call.dialect.name if call.dialect is not None else None,
         streamed=streamed,
         response_id=answer.response_id,
-        worker=call.worker.id if call.worker is not None else None,
+        worker=last.worker.id if last is not None else None,
         principal=call.principal.id if call.principal is not None else None,
-        attempts=[_attempt(call, one) for one in call.attempts],
-        injected=dict(call.injected),
-        overwritten=dict(call.overwritten),
-        sampling_params=sampling_params(call.body.readable or b"", call.injected, call.overwritten),
+        attempts=[_attempt(call.started, one) for one in attempts],
+        injected=dict(injected),
+        overwritten=dict(overwritten),
+        sampling_params=sampling_params(call.body.readable or b"", injected, overwritten),
         usage=answer.usage,
         engine_version=answer.weight_version,
         admin_version=capture.admin_version,
-        times=_times(capture, streamed, answer.events),
+        times=_times(capture, last, answer.events if streamed else None),
         status=outcome.status,
         bytes_sent=outcome.bytes_sent,
         caller_gone=outcome.caller_gone,
         delivered=outcome.complete,
         error=str(outcome.error) if outcome.error is not None else answer.error,
-        worker_version=begun,
-        worker_version_end=ended,
+        worker_version=last.weight_version if last is not None else None,
+        worker_version_end=_changed_version(last) if last is not None else None,
         result=outcome.result,
         tokens=None if used is None else [used.prompt_tokens, used.completion_tokens],
     )
 
 
-def _worker_versions(call: Call) -> tuple[int | str | None, int | str | None]:
-    """Weight versions when the last attempt began and, if it changed, when it ended (else None)."""
-    if not call.attempts:
-        return None, None
-    begun, ended = call.attempts[-1].weight_version, call.attempts[-1].weight_version_end
-    return begun, ended if ended != begun else None
+def _changed_version(attempt: Attempt) -> int | str | None:
+    """Return the weight version when the attempt ended, if it changed, else None."""
+    end = attempt.weight_version_end
+    return end if end != attempt.weight_version else None
 
 
-def _attempt(call: Call, attempt: Attempt) -> AttemptRecord:
-    start = call.started
+def _attempt(start: float, attempt: Attempt) -> AttemptRecord:
+    """Return the record of an attempt; its times are whole microseconds from `start`."""
+    connected, first_byte, ended = attempt.connected, attempt.first_byte, attempt.ended
+    fault = ENGINE_ERROR if attempt.ending.fault else None
     return AttemptRecord(
         attempt.worker.id,
-        _microseconds(attempt.started - start),
-        None if attempt.connected is None else _microseconds(attempt.connected - start),
-        None if attempt.first_byte is None else _microseconds(attempt.first_byte - start),
-        None if attempt.ended is None else _microseconds(attempt.ended - start),
+        int((attempt.started - start) * 1e6),
+        None if connected is None else int((connected - start) * 1e6),
+        None if first_byte is None else int((first_byte - start) * 1e6),
+        None if ended is None else int((ended - start) * 1e6),
         attempt.status,
-        attempt.error.code if attempt.error is not None else _fault_of(attempt),
+        attempt.error.code if attempt.error is not None else fault,
     )
 
 
-def _fault_of(attempt: Attempt) -> str | None:
-    return ENGINE_ERROR if attempt.ending.fault else None
+def _times(capture: Capture, last: Attempt | None, events: int | None) -> list[int | None]:
+    """Return whole microseconds: queue, connect, TTFT, total, ITL p50, ITL p99.
 
-
-def _microseconds(seconds: float) -> int:
-    return int(seconds * 1e6)
-
-
-def _times(capture: Capture, streamed: bool, events: int) -> list[int | None]:
-    """Return whole microseconds: queue, connect, TTFT, total, ITL p50, ITL p99."""
-    call, outcome = capture.call, capture.call.outcome
-    last = call.attempts[-1] if call.attempts else None
-    queue = (last.started - call.started) if last is not None else outcome.duration
-    connect = last.connected - last.started if last is not None and last.connected else None
-    gaps = _gaps(capture, events) if streamed else []
-    itl_p50, itl_p99 = _quantile(gaps, 0.5), _quantile(gaps, 0.99)
-    times = (queue, connect, outcome.ttft, outcome.duration, itl_p50, itl_p99)
-    return [None if one is None else int(one * 1e6) for one in times]
+    `last` is the latest attempt, `events` the number of a stream's events.
+    """
+    outcome = capture.call.outcome
+    total = int(outcome.duration * 1e6)
+    queue, connect = total, None
+    if last is not None:
+        queue = int((last.started - capture.call.started) * 1e6)
+        if last.connected:
+            connect = int((last.connected - last.started) * 1e6)
+    ttft = None if outcome.ttft is None else int(outcome.ttft * 1e6)
+    gaps = () if events is None else _gaps(capture, events)
+    if not gaps:
+        return [queue, connect, ttft, total, None, None]
+    return [queue, connect, ttft, total, *(int(_quantile(gaps, one) * 1e6) for one in (0.5, 0.99))]
 
 
 def _gaps(capture: Capture, events: int) -> list[float]:
@@ -160,8 +162,8 @@ def _gaps(capture: Capture, events: int) -> list[float]:
     return gaps
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def _judge(capture: Capture, answer: Assembled, head: Head) -> None:

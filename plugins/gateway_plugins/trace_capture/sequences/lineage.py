@@ -7,7 +7,8 @@ endian. All lengths here are in bytes, so they are multiples of four.
 import hashlib
 from bisect import bisect_right
 from itertools import pairwise
-from typing import NamedTuple, Self
+
+import msgspec
 
 from gateway_plugins.trace_capture import codec
 
@@ -18,7 +19,7 @@ DIGEST_SIZE = 12
 """Bytes of a digest: 8 hash the whole sequence, 4 hash its prefix up to its rung."""
 
 
-class Relation(NamedTuple):
+class Relation(msgspec.Struct, frozen=True):
     """The prefixes that a prompt shares with earlier sequences; keys are None if it shares none.
 
     `parent` is the longest sequence that is wholly a prefix of the prompt, `extends` its length.
@@ -32,17 +33,23 @@ class Relation(NamedTuple):
     common: int
 
 
-class _State(NamedTuple):
-    """A hash in progress: the number of bytes hashed, and the digest at the last rung."""
+_NONE = Relation(None, 0, None, 0)
+
+
+class _State(msgspec.Struct, frozen=True):
+    """A hash in progress: the number of bytes hashed, the last rung, and the digest at it."""
 
     hasher: hashlib.blake2b
     hashed: int
-    rung: bytes
+    rung: int
+    mark: bytes
 
-    @classmethod
-    def empty(cls) -> Self:
-        hasher = hashlib.blake2b(digest_size=8)
-        return cls(hasher, 0, hasher.digest()[:4])
+    @property
+    def digest(self) -> bytes:
+        return self.hasher.digest() + self.mark
+
+
+_EMPTY = _State(hashlib.blake2b(digest_size=8), 0, 0, hashlib.blake2b(digest_size=8).digest()[:4])
 
 
 class _Line:
@@ -62,6 +69,14 @@ class _Line:
         self.keys.insert(place, key)
 
 
+class _Found(msgspec.Struct, frozen=True):
+    """The result of the latest search, for the sequence that begins with the same prompt."""
+
+    prompt: bytes
+    line: _Line | None
+    common: int
+
+
 class Lineage:
     """The sequences of one session. For use in one thread.
 
@@ -77,6 +92,7 @@ class Lineage:
         self._digests: dict[tuple[int, bytes], dict[int, dict[bytes, Key]]] = {}
         self._longest_digest = 0
         self._all_whole = True
+        self._found: _Found | None = None
 
     @property
     def kept(self) -> int:
@@ -86,32 +102,37 @@ class Lineage:
     def add(self, key: Key, sequence: bytes) -> bytes:
         """Add a sequence and return its digest. If sequences are equal, the latest key is used."""
         line, common = self._nearest(sequence)
-        state = _hash(sequence, line.state if line and common == len(line.data) else None)
-        digest = _digest(state)
-        self._index(key, len(sequence), digest)
+        state = _hash(sequence, line.state if line and common == len(line.data) else _EMPTY)
+        digest = state.digest
+        self._index(key, len(sequence), digest, state.rung)
         if line is not None and common == len(sequence) < len(line.data):
             self._add_inside(key, sequence)
         elif sequence:
             self._add_line(key, sequence, line, common, state)
+        self._found = None
         return digest
 
     def add_digest(self, key: Key, length: int, digest: bytes) -> None:
         """Add a sequence of `length` bytes by its digest alone."""
         self._all_whole = False
-        self._index(key, length, digest)
+        self._index(key, length, digest, _LADDER[bisect_right(_LADDER, length) - 1])
 
     def relation(self, prompt: bytes) -> Relation:
         """Return which sequence a prompt extends, and with which it shares the longest prefix."""
         line, common = self._nearest(prompt)
+        # What follows the prompt makes no difference if the line differs before that.
+        self._found = _Found(prompt, line, common) if common < len(prompt) else None
         if line is None:
-            key, extends = self._by_digest(prompt, 0, None)
+            if self._all_whole:
+                return _NONE
+            key, extends = self._by_digest(prompt, 0, _EMPTY)
             return Relation(key, extends, key, extends)
         after = bisect_right(line.ends, common)
         parent = line.keys[after - 1] if after else None
         extends = line.ends[after - 1] if after else 0
         nearest = line.keys[after - 1 if extends == common else after]
         if self._longest_digest > extends:
-            state = line.state if common == len(line.data) else None
+            state = line.state if common == len(line.data) else _EMPTY
             key, length = self._by_digest(prompt, extends, state)
             parent, extends = (key, length) if key is not None else (parent, extends)
         if extends > common:
@@ -120,6 +141,15 @@ class Lineage:
 
     def _nearest(self, prompt: bytes) -> tuple[_Line | None, int]:
         """Return the line with the longest common prefix, the latest of several, and its length."""
+        if not self._lines:
+            return None, 0
+        found = self._found
+        if (
+            found is not None
+            and found.common < len(found.prompt)
+            and prompt.startswith(found.prompt)
+        ):
+            return found.line, found.common  # what follows the prompt makes no difference
         best, common = None, 0
         for line in reversed(self._lines):
             # A line with a longer common prefix also has the next token in common.
@@ -131,12 +161,12 @@ class Lineage:
                     break
         return best, common
 
-    def _by_digest(self, prompt: bytes, above: int, state: _State | None) -> tuple[Key | None, int]:
+    def _by_digest(self, prompt: bytes, above: int, state: _State) -> tuple[Key | None, int]:
         """Return the longest sequence of more than `above` bytes that is a prefix of `prompt`."""
         if self._all_whole:
             return None, 0
         found, longest = None, 0
-        hasher, hashed, mark = _copy(state)
+        hasher, hashed, mark = state.hasher.copy(), state.hashed, state.mark
         view = memoryview(prompt)
         for rung in _LADDER[bisect_right(_LADDER, above) - 1 : bisect_right(_LADDER, len(prompt))]:
             if rung >= hashed:
@@ -150,13 +180,18 @@ class Lineage:
                 found, longest = (key, length) if key is not None else (found, longest)
         return found, longest
 
-    def _index(self, key: Key, length: int, digest: bytes) -> None:
+    def _index(self, key: Key, length: int, digest: bytes, rung: int) -> None:
         if not length:
             return
-        rung = _LADDER[bisect_right(_LADDER, length) - 1]
-        bucket = self._digests.setdefault((rung, digest[8:]), {})
-        bucket.setdefault(length, {})[digest[:8]] = key
-        self._longest_digest = max(self._longest_digest, length)
+        place = rung, digest[8:]
+        if place not in self._digests:
+            self._digests[place] = {}
+        bucket = self._digests[place]
+        if length not in bucket:
+            bucket[length] = {}
+        bucket[length][digest[:8]] = key
+        if length > self._longest_digest:
+            self._longest_digest = length
 
     def _add_inside(self, key: Key, sequence: bytes) -> None:
         for line in self._lines:
@@ -187,8 +222,8 @@ def common_prefix(one: bytes, other: bytes) -> int:
     return codec.common_prefix(one, other) // 4 * 4
 
 
-def _hash(sequence: bytes, begun: _State | None) -> _State:
-    hasher, hashed, mark = _copy(begun)
+def _hash(sequence: bytes, begun: _State) -> _State:
+    hasher, hashed, mark = begun.hasher.copy(), begun.hashed, begun.mark
     rung = _LADDER[bisect_right(_LADDER, len(sequence)) - 1]
     view = memoryview(sequence)
     # If the rung was passed already, `mark` is its digest.
@@ -196,17 +231,7 @@ def _hash(sequence: bytes, begun: _State | None) -> _State:
         hasher.update(view[hashed:rung])
         hashed, mark = rung, hasher.digest()[:4]
     hasher.update(view[hashed:])
-    return _State(hasher, len(sequence), mark)
-
-
-def _copy(state: _State | None) -> _State:
-    if state is None:
-        return _State.empty()
-    return _State(state.hasher.copy(), state.hashed, state.rung)
-
-
-def _digest(state: _State) -> bytes:
-    return state.hasher.digest() + state.rung
+    return _State(hasher, len(sequence), rung, mark)
 
 
 def _ladder() -> tuple[int, ...]:

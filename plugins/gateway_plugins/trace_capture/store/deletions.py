@@ -71,14 +71,19 @@ class Deletions:
         """Read the file again: this process or another one has deleted sessions."""
         self._newest = None
 
+    def newest(self, db: Database) -> float:
+        """Return the time of the latest deletion: calls that began later are not covered."""
+        if self._newest is None:
+            [(newest,)] = db.select(_NEWEST, {"now": time.monotonic()})
+            self._newest = -1.0 if newest is None else newest
+        return self._newest
+
     def cover(
         self, db: Database, session_id: str | None, caller: str | None, started: float
     ) -> bool:
         """Whether the session was deleted since `started`, for a call of `caller`."""
-        if self._newest is None:
-            [(newest,)] = db.select(_NEWEST, {"now": time.monotonic()})
-            self._newest = -1.0 if newest is None else newest
-        if session_id is None or started > self._newest:
+        newest = self._newest
+        if session_id is None or started > (self.newest(db) if newest is None else newest):
             return False
         wanted: SqlParams = {
             "session_id": session_id,

@@ -47,12 +47,17 @@ class Losses:
 
     def begin(self) -> Mapping[str, Loss]:
         """Return the losses that a transaction is about to count in the file."""
+        if not self._unmarked:
+            self._marking = {}
+            return self._marking
         with self._lock:
             self._marking = self._unmarked.copy()
             return self._marking
 
     def end(self) -> None:
         """Remove the losses given by `begin`: the transaction is committed."""
+        if not self._marking:
+            return
         with self._lock:
             for session_id, marked in self._marking.items():
                 known = self._unmarked.pop(session_id, marked)

@@ -78,18 +78,22 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
     started: float
 
     def values(self) -> tuple[object, ...]:
-        """Return the values in the order of INSERT."""
+        """Return the values in the order of INSERT.
+
+        They are of the types that the driver takes as they are: it asks each value of another
+        built-in type, such as bytes and None, whether it has a method to convert itself.
+        """
         return (
             self.number.value,
             self.trace_id,
             self.session_id,
             self.timestamp,
-            self.complete,
+            1 if self.complete else 0,
             self.model,
-            self.base.value if self.base is not None else None,
+            (self.base.value or 0) if self.base is not None else 0,
             self.depth,
-            self.digests,
-            self.content,
+            bytearray(self.digests),
+            bytearray(self.content),
             self.principal,
         )
 
@@ -97,7 +101,8 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
 INSERT = """
 INSERT INTO traces
     (number, trace_id, session_id, timestamp, complete, model, base, depth, ends, content, owner)
-SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
+SELECT column1, column2, column3, column4, column5, column6, nullif(column7, 0), column8, column9,
+    column10,
     CASE WHEN column3 IS NULL THEN column11
     ELSE (SELECT owner FROM sessions WHERE session_id = column3) END
 FROM (

@@ -72,16 +72,17 @@ class CachedSession(msgspec.Struct, eq=False):
         """Add a trace with the sequences of its choices; return their lengths and digests."""
         position = len(self.known)
         self.known.append(known)
-        ends = [
-            (len(sequence), self.lineage.add((position, choice), sequence))
-            for choice, sequence in enumerate(sequences)
-        ]
-        known.size = len(known.request or b"") + sum(map(len, sequences))
-        self.size += TRACE_OVERHEAD + known.size
-        self.cached_bytes += known.size
+        ends = []
+        size = len(known.request or b"")
+        for choice, sequence in enumerate(sequences):
+            ends.append((len(sequence), self.lineage.add((position, choice), sequence)))
+            size += len(sequence)
+        known.size = size
+        self.size += TRACE_OVERHEAD + size
+        self.cached_bytes += size
         self.cached.append(known)
-        while len(self.cached) > 1 and (
-            len(self.cached) > MAX_CACHED_TRACES or self.cached_bytes > MAX_CACHED_BYTES
+        while len(self.cached) > MAX_CACHED_TRACES or (
+            self.cached_bytes > MAX_CACHED_BYTES and len(self.cached) > 1
         ):
             self._drop(self.cached.popleft())
         return ends
@@ -100,23 +101,26 @@ class CachedSession(msgspec.Struct, eq=False):
 
 
 class SessionCache:
-    """The sessions written to last, at most about `limit` bytes in all."""
+    """The sessions written to last, at most about `limit` bytes in all.
+
+    `generation` counts the calls of `invalidate`; the sessions checked since have the same.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.generation = 0
         self._limit = limit
         self._sessions: OrderedDict[str, CachedSession] = OrderedDict()
         self._size = 0
-        self._generation = 0
 
     def session(self, db: Database, session_id: str, codec: Codec) -> CachedSession:
         """Return the session, loaded from the file if it is not cached."""
         session = self._sessions.pop(session_id, None)
-        if session is not None and session.generation != self._generation:
+        if session is not None and session.generation != self.generation:
             session = self._check(db, session_id, session)
         if session is None:
             session = self._load(db, session_id, codec)
             self._size += session.size
-        session.generation = self._generation
+        session.generation = self.generation
         self._sessions[session_id] = session
         return session
 
@@ -129,11 +133,7 @@ class SessionCache:
 
     def invalidate(self) -> None:
         """Have all sessions checked again: another process may have added or deleted traces."""
-        self._generation += 1
-
-    def is_current(self, session: CachedSession) -> bool:
-        """Whether `invalidate` was not called since the session was checked."""
-        return session.generation == self._generation
+        self.generation += 1
 
     def _check(self, db: Database, session_id: str, session: CachedSession) -> CachedSession | None:
         """Return the session if its latest stored trace is also the latest one in the file.
@@ -156,6 +156,8 @@ class SessionCache:
     def _load(self, db: Database, session_id: str, codec: Codec) -> CachedSession:
         session = CachedSession(Lineage(MAX_CACHED_TRACES, MAX_CACHED_BYTES), [], deque())
         rows = list(db.select(_ALL, {"session_id": session_id}))
+        if not rows:
+            return session
         decoder = RowDecoder(db, codec)
         old = len(rows) - MAX_CACHED_TRACES // 2
         for place, (number, trace_id, depth, ends) in enumerate(rows):

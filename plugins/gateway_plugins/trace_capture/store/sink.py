@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -69,6 +70,7 @@ class TraceSink:
         self.lost_count = 0
         self.late_count = 0
         self._deletions = Deletions()
+        self._redacts = self._offers = False
 
     def use(self, kernel: Kernel) -> None:
         """Read responses with this kernel."""
@@ -76,13 +78,13 @@ class TraceSink:
 
     def prepare(self, db: Database, item: Capture) -> Prepared:
         if self._first:
-            self._check_for_other_writers(db)
+            self._begin_group(db)
             self._first = False
         return self._encode(db, item)
 
     def write(self, db: Database, rows: Sequence[Prepared]) -> None:
         self._first = True
-        self._check_for_other_writers(db)
+        self._begin_group(db)
         self._drop_late(db, rows)
         for one in rows:
             if one.row is not None and (
@@ -92,11 +94,7 @@ class TraceSink:
                 one.row, one.trace = made.row, made.trace
                 one.connection, one.session = made.connection, made.session
         kept = [one.row for one in rows if one.row is not None]
-        lost = {
-            session_id: loss
-            for session_id, loss in self.losses.begin().items()
-            if not self._deletions.cover(db, session_id, loss.caller, loss.started)
-        }
+        lost = self._begin_losses(db)
         if kept or lost:
             [(last,)] = db.select("SELECT coalesce(max(number), 0) FROM traces")
             for number, row in enumerate(kept, last + 1):
@@ -104,14 +102,23 @@ class TraceSink:
             db.insert(INSERT_SESSIONS, _sessions(kept, lost), ON_CONFLICT)
             db.insert(INSERT, [row.values() for row in kept], ")")
 
+    def _begin_losses(self, db: Database) -> Mapping[str, Loss]:
+        """Return the losses to count in the file, without those of deleted sessions."""
+        marked = self.losses.begin()
+        return marked and {
+            session_id: loss
+            for session_id, loss in marked.items()
+            if not self._deletions.cover(db, session_id, loss.caller, loss.started)
+        }
+
     def _drop_late(self, db: Database, rows: Sequence[Prepared]) -> None:
         """Leave out what `prepare` took for wanted, if the session was deleted since."""
-        dropped = False
+        newest, dropped = self._deletions.newest(db), False
         for one in rows:
             row = one.row
-            if row is not None and self._deletions.cover(
-                db, row.session_id, row.principal, row.started
-            ):
+            if row is None or row.started > newest:
+                continue
+            if self._deletions.cover(db, row.session_id, row.principal, row.started):
                 one.row = one.trace = None
                 dropped = True
         if dropped:  # other rows may have these as bases, so all are built again
@@ -142,8 +149,10 @@ class TraceSink:
         self._cache.invalidate()
         self._deletions.look_again()
 
-    def _check_for_other_writers(self, db: Database) -> None:
-        """Detect commits by another process, and a new connection."""
+    def _begin_group(self, db: Database) -> None:
+        """Detect commits by another process, a new connection, and hooks that a reload added."""
+        self._redacts = self._hooks.has_redact_hooks
+        self._offers = self._hooks.has_recorded_hooks
         version = db.version()
         before, self._seen = self._seen, (db, version)
         if before is None or before[0] is not db:  # a new connection starts its own count
@@ -155,10 +164,12 @@ class TraceSink:
 
     def _is_current(self, db: Database, made: Prepared) -> bool:
         """Whether the row's chain of bases is still in the file, with no newer trace after it."""
-        session_id = made.row.session_id if made.row is not None else None
-        if made.session is None or session_id is None or self._cache.is_current(made.session):
+        session, row = made.session, made.row
+        if session is None or session.generation == self._cache.generation:
             return True
-        return self._cache.session(db, session_id, self.codec) is made.session
+        if row is None or row.session_id is None:
+            return True
+        return self._cache.session(db, row.session_id, self.codec) is session
 
     def _encode(self, db: Database, capture: Capture) -> Prepared:
         record = self._read(capture)
@@ -168,33 +179,38 @@ class TraceSink:
         if record.session_id is not None:
             session = self._cache.session(db, record.session_id, self.codec)
         before = session.size if session is not None else 0
-        changed = self._hooks.redacted(record) if self._hooks.has_redact_hooks else None
+        changed = self._hooks.redacted(record) if self._redacts else None
         if changed is not None:
             row = changed_row(record, changed, session, self.codec)
         else:
             row = encode_row(record, session, self.codec)
         if session is not None:
             self._cache.add_size(session.size - before)
-        trace = (changed or trace_of(record)) if self._hooks.has_recorded_hooks else None
+        trace = (changed or trace_of(record)) if self._offers else None
         return Prepared(row, capture, self._connection, session, trace)
 
 
-def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[tuple[object, ...]]:
+def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[list[Any]]:
     """Return per session: first caller, first and last time, traces, incomplete and lost ones.
 
     The first caller becomes the owner of a new session. Times are Unix seconds.
     """
-    found: dict[str, list[float]] = {}
-    callers: dict[str, str | None] = {}
+    found: dict[str, list[Any]] = {}
     for row in rows:
-        if row.session_id is not None:
-            callers.setdefault(row.session_id, row.principal)
-            one = found.setdefault(row.session_id, [row.timestamp, row.timestamp, 0, 0, 0])
-            one[1] = max(one[1], row.timestamp)
-            one[2] += 1
-            one[3] += not row.complete
+        session_id, when = row.session_id, row.timestamp
+        if session_id is None:
+            continue
+        if session_id not in found:
+            found[session_id] = [session_id, row.principal, when, when, 0, 0, 0]
+        one = found[session_id]
+        if when > one[3]:
+            one[3] = when
+        one[4] += 1
+        if not row.complete:
+            one[5] += 1
     for session_id, loss in lost.items():
-        callers.setdefault(session_id, loss.caller)
         when = rows[0].timestamp if rows else time.time()
-        found.setdefault(session_id, [when, when, 0, 0, 0])[4] += loss.count
-    return [(session_id, callers[session_id], *counts) for session_id, counts in found.items()]
+        if session_id not in found:
+            found[session_id] = [session_id, loss.caller, when, when, 0, 0, 0]
+        found[session_id][6] += loss.count
+    return list(found.values())
