@@ -14,9 +14,10 @@ COMPILER = $*/bin/python gateway/kernel/build.py --find >/dev/null || \
 MINUTES ?= 10
 CALLS ?= 10000
 PROCESSES ?= 1
+KILLS ?= 100
 INPUTS ?= 1000000
 
-.PHONY: kernel demo test storm accounting clients soak bench fuzz lint lock clean \
+.PHONY: kernel demo test storm accounting kills clients soak bench fuzz lint lock clean \
 	test-latest test-lowest test-reworded
 
 # Compiles the native kernel if its sources are newer; without one the gateway runs in Python.
@@ -59,6 +60,9 @@ storm: kernel  # `make storm MINUTES=10`: see docs/routing.md
 
 accounting: kernel  # `make accounting CALLS=10000`: the ledger against what engines have served
 	PYTHONPATH=tests $(VENV)/bin/python -m accounting --calls $(CALLS) --processes $(PROCESSES)
+
+kills: kernel  # `make kills KILLS=1000`: gateways killed under load have each trace, see docs/capture.md
+	$(VENV)/bin/pytest -m slow --kills $(KILLS) tests/trace_capture/store/test_capture_kill.py -k many
 
 clients: kernel $(VENV)-clients/.installed $(VENV)-clients-2/.installed  # see docs/errors.md
 	$(VENV)/bin/pytest -m clients tests/clients
