@@ -19,13 +19,12 @@ of the fields; `Stripper.torn` then tells that the result is not the engine's.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, get_args
 
 import msgspec
 
 from gateway.errors import NOT_JSON, InvalidJSON
+from gateway.wire import injected_keys
 from gateway.wire.dialect import Dialect
-from gateway.wire.request import is_true
 from gateway.wire.sse import DONE, Event, with_data
 from gateway.wire.stripping.any_frame import AnyFrame
 from gateway.wire.stripping.exact_event import (
@@ -43,9 +42,9 @@ from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edi
 from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
 from gateway.wire.surrogates import guarded
 
-Injection = Literal["token_ids", "logprobs", "usage"]
+Injection = injected_keys.Injection
+INJECTIONS = injected_keys.INJECTIONS
 StripOne = Callable[[bytes], bytes | None]
-INJECTIONS: tuple[Injection, ...] = get_args(Injection)
 NO_INJECTIONS: frozenset[Injection] = frozenset()
 
 INJECTED_FIELDS: Mapping[Injection, str] = {
@@ -73,17 +72,10 @@ def inject(
     would make valid a request that the worker rejects as it stands. Returns ({}, None) if none
     remain.
     """
-    changes: dict[str, object] = {}
-    injected: set[Injection] = set()
-    for name in INJECTIONS:
-        change = dialect.request_changes.get(name) if name in wanted else None
-        if change is not None and (added := change(body)):
-            changes.update(added)
-            injected.add(name)
-    if not injected:
+    found = injected_keys.injected_into(dialect, body, wanted)
+    if not found.injected:
         return {}, None
-    sees_tokens = is_true(body.get("return_token_ids")) or is_true(body.get("logprobs"))
-    return changes, Stripper(injected, drop_empty=not sees_tokens)
+    return dict(found.changes), Stripper(found.injected, drop_empty=not found.sees_tokens)
 
 
 def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:

@@ -24,10 +24,13 @@ def inserts(into: str, rows: Sequence[Sequence[object]], after: str) -> Iterable
     contends for it.
     """
     count = len(rows)
-    if not 0 < count <= FEW_ROWS or len(rows[0]) * count > MAX_VARIABLES:
+    if not 0 < count <= FEW_ROWS:
+        return _inserts_of_many(into, rows, after)
+    columns = len(rows[0])
+    if columns * count > MAX_VARIABLES:
         return _inserts_of_many(into, rows, after)
     values = rows[0] if count == 1 else list(chain.from_iterable(rows))
-    return ((_statement(into, after, count, len(rows[0])), values),)
+    return ((_statement(into, after, count, columns), values),)
 
 
 def _inserts_of_many(into: str, rows: Sequence[Sequence[object]], after: str) -> Iterator[Insert]:

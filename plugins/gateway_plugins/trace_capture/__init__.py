@@ -11,7 +11,7 @@ and cli.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -35,7 +35,7 @@ from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.sessions import sessions
 from gateway_plugins.trace_capture.sessions.caps import applied
-from gateway_plugins.trace_capture.sessions.sampling_params import SessionOptions
+from gateway_plugins.trace_capture.sessions.sampling_params import Params, SessionOptions
 from gateway_plugins.trace_capture.store import deletions, queries
 from gateway_plugins.trace_capture.store.retention import Retention, RetentionLimits
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
@@ -183,12 +183,18 @@ class TraceCapture:
         return queries.select(db, queries.TraceFilter(since=since, until=until))
 
     @hookimpl
-    async def prepare(self, call: Call) -> None:
+    def prepare(self, call: Call) -> Awaitable[None] | None:
         if not captured(call):
-            return
+            return None
         params = None
         if call.session_id is not None and self._options is not None:
             params = self._options.sampling_params(call.session_id)
+        data = call.body.data
+        if params or data is None or data[:1] != b"{" or b"\0" in data[:64]:
+            return self._prepare(call, params)
+        return call.inject(*self._injected) if self._injected else None
+
+    async def _prepare(self, call: Call, params: Params | None) -> None:
         if not await call.body.is_object():
             if params and call.dialect is not None:
                 await call.json()  # raises: an engine may read it, and the caps would not hold

@@ -75,8 +75,9 @@ class CachedSession(msgspec.Struct, eq=False):
         ends = []
         size = len(known.request or b"")
         for choice, sequence in enumerate(sequences):
-            ends.append((len(sequence), self.lineage.add((position, choice), sequence)))
-            size += len(sequence)
+            length = len(sequence)
+            ends.append((length, self.lineage.add((position, choice), sequence)))
+            size += length
         known.size = size
         self.size += TRACE_OVERHEAD + size
         self.cached_bytes += size

@@ -78,13 +78,15 @@ class TraceSink:
 
     def prepare(self, db: Database, item: Capture) -> Prepared:
         if self._first:
-            self._begin_group(db)
+            self._check_for_other_writers(db)
+            self._redacts = self._hooks.has_redact_hooks  # a reload may add hooks
+            self._offers = self._hooks.has_recorded_hooks
             self._first = False
         return self._encode(db, item)
 
     def write(self, db: Database, rows: Sequence[Prepared]) -> None:
         self._first = True
-        self._begin_group(db)
+        self._check_for_other_writers(db)
         self._drop_late(db, rows)
         for one in rows:
             if one.row is not None and (
@@ -149,10 +151,8 @@ class TraceSink:
         self._cache.invalidate()
         self._deletions.look_again()
 
-    def _begin_group(self, db: Database) -> None:
-        """Detect commits by another process, a new connection, and hooks that a reload added."""
-        self._redacts = self._hooks.has_redact_hooks
-        self._offers = self._hooks.has_recorded_hooks
+    def _check_for_other_writers(self, db: Database) -> None:
+        """Detect commits by another process, and a new connection."""
         version = db.version()
         before, self._seen = self._seen, (db, version)
         if before is None or before[0] is not db:  # a new connection starts its own count
