@@ -55,6 +55,7 @@ from gateway.storage import (
     insert_rows,
     open_read_only,
 )
+from gateway.telemetry.collectors import Gaps, Gathered
 from gateway.telemetry.metrics import Histogram, Sample
 from gateway.trace import (
     Cause,
@@ -114,8 +115,10 @@ __all__ = [
     "Ending",
     "Event",
     "Forbidden",
+    "Gaps",
     "Gateway",
     "GatewayError",
+    "Gathered",
     "Headers",
     "Histogram",
     "Host",

@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from gateway import kernel
 from gateway.app.error_pages import error_page
 from gateway.app.generation import Generation
 from gateway.app.plugin_routes import added_routes
@@ -65,10 +64,10 @@ class Gateway:
         source: Callable[[], Config] | None = None,
         peers: Peers | None = None,
     ) -> None:
-        self.kernel = kernel.active()
         self.peers = peers or Peers()
         plugins = Plugins(config.plugins)
         self.generation = Generation.of(config, plugins)
+        self.kernel = self.chains.kernel
         self.workers = Workers(config)
         self.workers.keepers.join(self.peers)
         if local_handler is not None:

@@ -31,7 +31,7 @@ class Generation(msgspec.Struct, frozen=True, eq=False):
         """
         if config.processes > 1:
             _check_shared(config, plugins)
-        chains = plugins.chains(before.chains.failures if before is not None else None)
+        chains = plugins.chains(before.chains if before is not None else None)
         if not (chains.authenticate or config.allow_anonymous or is_loopback(config.host)):
             raise ConfigError(
                 f"host {config.host}: other machines can reach it, and no plugin authenticates "

@@ -8,6 +8,7 @@ from gateway.calls.body import Body
 from gateway.calls.records import Outcome
 from gateway.calls.token_count import TokenCounter
 from gateway.headers import Headers
+from gateway.telemetry.collectors import Gaps, Gathered, Gatherer
 from gateway.wire.dialect import Delta
 from gateway.wire.sse import Event
 
@@ -29,9 +30,9 @@ class Observers:
     """The observers that the `observe` hooks returned for one call, and its token counter, if any.
 
     Each public tuple holds the bound methods that the observers have; an empty tuple costs nothing.
-    `counter` sees what goes to `started` and `data`. A method that raises is removed, because its
-    record can no longer be complete. `report` is called with each failure, and with `outcome` and
-    `call_id`. `counts_tokens`: there is a counter.
+    `counter` sees what goes to `started` and `data`. `data` has the `add` of each collector, too. A
+    method that raises is removed, because its record can no longer be complete. `report` is called
+    with each failure, and with `outcome` and `call_id`. `counts_tokens`: there is a counter.
     """
 
     # No reference to the call, which refers to its observers: only the garbage collector would
@@ -63,6 +64,8 @@ class Observers:
         self.counter = TokenCounter() if counts_tokens else None
         found = dict.fromkeys(METHODS, NO_METHODS)
         for plugin, observer in observers:
+            for collector in getattr(observer, "collectors", ()):
+                found["data"] = (*found["data"], (plugin, collector.add))
             for name in _methods(observer):
                 found[name] = (*found[name], (plugin, getattr(observer, name)))
         self.started, self.finished = found["started"], found["finished"]
@@ -77,6 +80,20 @@ class Observers:
         """Whether `delta`, `event` or the counter needs more of the response than its raw bytes."""
         return bool(self.delta or self.event or self.counter)
 
+    def collectors(self) -> tuple[tuple[Gatherer, ...], tuple[Gaps, ...]] | None:
+        """Return all that `notify_data` adds to, what gathers and what times; None if it does more.
+
+        An observer that has a method `data` is not only a collector.
+        """
+        owners = [getattr(entry[1], "__self__", None) for entry in self.data]
+        gathered: list[Gatherer] = [one for one in owners if type(one) is Gathered]
+        timed = [one for one in owners if type(one) is Gaps]
+        if len(gathered) + len(timed) < len(owners):
+            return None
+        if self.counter is not None:
+            gathered.append(self.counter)
+        return tuple(gathered), tuple(timed)
+
     def notify_started(self, status: int, headers: Headers, *, events: bool) -> None:
         if self.counter is not None:
             self.counter.started(status, headers, events=events)
@@ -85,7 +102,7 @@ class Observers:
     def notify_data(self, chunk: bytes) -> None:
         if self.counter is not None:
             try:
-                self.counter.data(chunk)
+                self.counter.add(chunk)
             except Exception as error:  # noqa: BLE001  as below
                 self._give_up_counting(error)
         for entry in self.data:  # once per read of a stream, so without the cost of _notify

@@ -112,6 +112,20 @@ class Reply:
             self._pass_head()
         return self._caller.write(data)
 
+    @property
+    def way(self) -> Callable[[bytes], bool] | None:
+        """What bytes may be sent with directly, if `passed` is told of them later; None: not now.
+
+        Only when bytes were sent before: the first ones take the head along.
+        """
+        direct = self._head is None and self._late is None and self._outcome.ttft is not None
+        return self._caller.write if direct else None
+
+    def passed(self, size: int, last: bytes) -> None:
+        """Take note of bytes that were sent by the `way`; `last` are the last four or more."""
+        self._outcome.bytes_sent += size
+        self._end = last or self._end
+
     async def end(self, data: bytes) -> None:
         """Send the last bytes, which `count_last` has counted before."""
         if self._late is not None:

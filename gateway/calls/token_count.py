@@ -20,22 +20,28 @@ MAX_PARSED_BYTES = 64 * 1024 * 1024
 
 
 class TokenCounter:
-    """The core's own observer, for calls whose tokens a plugin wants counted."""
+    """The core's own observer, for calls whose tokens a plugin wants counted: a Gatherer.
+
+    It is `closed` to a response that is not readable.
+    """
 
     __slots__ = (
-        "_chunks",
         "_count",
-        "_readable",
-        "_size",
         "_splitter",
         "_stream",
         "_told",
+        "chunks",
+        "closed",
+        "room",
     )
 
+    times: list[float] | None = None
+
     def __init__(self) -> None:
-        self._readable = self._stream = False
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._stream = False
+        self.closed = True
+        self.chunks: list[bytes] = []
+        self.room = MAX_UNPARSED_BYTES
         self._count: Count | None = None
         self._splitter: Splitter | None = None
         self._told: WireUsage | None = None
@@ -43,39 +49,39 @@ class TokenCounter:
     def started(self, status: int, headers: Headers, *, events: bool) -> None:
         """Start anew: the response of another worker may have begun before and failed."""
         plain = get_header(headers, b"content-encoding") in (None, b"identity")
-        self._readable = plain and 200 <= status < 300
+        self.closed = not (plain and 200 <= status < 300)
         self._stream = events
-        self._chunks, self._size = [], 0
+        self.chunks, self.room = [], MAX_UNPARSED_BYTES
         self._count = self._splitter = self._told = None
 
-    def data(self, chunk: bytes) -> None:
-        if not self._readable:
+    def add(self, chunk: bytes) -> None:
+        if self.closed:
             return
-        self._chunks.append(chunk)
-        self._size += len(chunk)
-        if self._size > MAX_UNPARSED_BYTES:
+        self.chunks.append(chunk)
+        self.room -= len(chunk)
+        if self.room < 0:
             self._make_room()
 
     @property
     def kept(self) -> list[bytes] | None:
         """The whole response so far, None if it is not kept. For use before `usage`."""
-        return self._chunks if self._readable and self._count is None else None
+        return self.chunks if not self.closed and self._count is None else None
 
     @property
     def so_far(self) -> int:
         """Approximate tokens so far: the counted ones, plus one for each chunk since."""
         if not self._stream:
             return 0
-        return len(self._chunks) + (0 if self._count is None else self._count.completion)
+        return len(self.chunks) + (0 if self._count is None else self._count.completion)
 
     def usage(self, request: Body) -> Usage | None:
         """Return the usage of the call with this request, None if it is unknown.
 
         Call it once, at the end of the call.
         """
-        if not self._readable:
+        if self.closed:
             return None
-        chunks = self._chunks
+        chunks = self.chunks
         plain = self._count is None and chunks and chunks[0][:1] == b"{"
         if plain or not self._stream:  # no event begins so, whatever the content type
             return self._of_answer(request)
@@ -84,12 +90,12 @@ class TokenCounter:
     def _make_room(self) -> None:
         if self._stream:
             self._count_events(self._events())
-        elif self._size > MAX_PARSED_BYTES:
-            self._readable = False
-            self._chunks = []
+        elif MAX_UNPARSED_BYTES - self.room > MAX_PARSED_BYTES:
+            self.closed = True
+            self.chunks = []
 
     def _of_answer(self, request: Body) -> Usage | None:
-        body, self._chunks = b"".join(self._chunks), []
+        body, self.chunks = b"".join(self.chunks), []
         told = read_usage(body)
         if told is None:
             return None
@@ -100,7 +106,7 @@ class TokenCounter:
         return _settled(told, count, request)
 
     def _of_stream(self, request: Body) -> Usage:
-        line = _last_usage_line(self._chunks)
+        line = _last_usage_line(self.chunks)
         told = read_usage(line) if line else None
         if told is not None and told.prompt_tokens is not None:  # most streams end with the whole
             self._told = told
@@ -124,13 +130,13 @@ class TokenCounter:
 
     def _events(self) -> list[Event]:
         """Return the complete events in the kept chunks, and drop these chunks."""
-        text, self._chunks, self._size = b"".join(self._chunks), [], 0
+        text, self.chunks, self.room = b"".join(self.chunks), [], MAX_UNPARSED_BYTES
         if self._splitter is None:
             self._splitter = Splitter(MAX_PARSED_BYTES)
         try:
             return self._splitter.feed(text)
         except EventTooLarge:
-            self._readable = False
+            self.closed = True
             return []
 
 

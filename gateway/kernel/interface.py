@@ -1,5 +1,6 @@
 """What a kernel has, the native one and the one in Python alike; None stands for "left to you"."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 ReadPart = tuple[int, bytes, bytes, bytes, bytes | None, bytes, str | None, list[Any], bool]
@@ -26,6 +27,40 @@ answer that may have a version of weights as JSON, whether a stream has ended, t
 events, and whether the two numbers of tokens are sure.
 """
 
+Settled = tuple[int, bytes, tuple[bytes, ...]]
+"""What a Tap did: the bytes sent, how many and the last ones; and its latest reads, up to four."""
+
+
+class Cut(Protocol):
+    """Takes injected fields out of the events of one frame, as `fast_strip.Frame` does."""
+
+    def strip(self, text: bytes) -> bytes | None:
+        """Strip the events that `text` consists of; None: they are left to the Python code."""
+
+
+class Tap(Protocol):
+    """Carries the reads of a stream from a worker's connection to the caller, each in one call.
+
+    Each read is taken or left as a whole: HTTP chunks that are not whole, an event of another frame
+    or one that ends a choice are left. `heard_at`: the time (`time.monotonic`) of the latest read
+    that was taken, 0 before any.
+    """
+
+    @property
+    def heard_at(self) -> float: ...
+
+    def arm(self, cut: Cut | None) -> None:
+        """Take reads from now on, whose events `cut` strips; None: any whole events, as they are.
+
+        What the collectors have by now counts.
+        """
+
+    def take(self, data: bytes) -> bool:
+        """Carry a read; False if it is left: nothing has been done about it."""
+
+    def settle(self) -> Settled | None:
+        """Stop, tell the collectors, and return what was done since `arm`; None: nothing."""
+
 
 class Functions(Protocol):
     """The functions and types of a kernel: the module `reference` or the module `_native`.
@@ -38,3 +73,38 @@ class Functions(Protocol):
 
     def read_answer(self, body: bytes, chat: bool, streamed: bool, /) -> ReadAnswer | None:
         """Take apart an answer of chat or, if not `chat`, of completions, without the GIL."""
+
+    def cut(
+        self,
+        before: bytes,
+        after: bytes,
+        keys: tuple[bytes, ...],
+        *,
+        ids: bool,
+        logprobs: bool,
+        drop_empty: bool,
+        through: bool,
+    ) -> Cut | None:
+        """Return the Cut of events that are `before`, a choice and `after`.
+
+        `keys` are those of a choice in their order. `through`: nothing is to be taken out.
+        """
+
+    def tap(
+        self,
+        write: Callable[[bytes], bool],
+        full: Callable[[], None],
+        *,
+        chunked: bool,
+        gathered: tuple[Any, ...],
+        timed: tuple[Any, ...],
+        notify: Callable[[bytes], None] | None,
+    ) -> Tap | None:
+        """Return a Tap that sends with `write`, and calls `full` when that returns False.
+
+        `chunked`: the reads are HTTP chunks. `gathered` and `timed` are collectors like those of
+        gateway.telemetry.collectors. `notify`, if given, is called with each chunk in their place.
+        """
+
+    def is_chunks(self, text: bytes, pieces: list[bytes]) -> bool:
+        """Whether `text` is certainly whole HTTP chunks; `pieces` are what a parser found in it."""

@@ -10,7 +10,7 @@
 
 /* A part adds its functions and types to the module and keeps its types in its own state. */
 typedef struct {
-    PyObject *unused; /* replace me: stream.c's heap types */
+    PyObject *cut; /* the type */
 } StreamState;
 
 typedef struct {

@@ -9,3 +9,16 @@ SOURCES = ""
 def read_answer(body: bytes, chat: bool, streamed: bool, /) -> ReadAnswer | None:
     del body, chat, streamed
     return None
+
+
+def cut(*_: object, **__: object) -> None:
+    """`gateway.wire.stripping.fast_strip.Frame` strips events."""
+
+
+def tap(*_: object, **__: object) -> None:
+    """`gateway.upstream.connection.Connection` and `gateway.pipeline.relay.Relay` carry reads."""
+
+
+def is_chunks(_: bytes, __: list[bytes]) -> bool:
+    """Nobody needs to know: there is no tap."""
+    return False

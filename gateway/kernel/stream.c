@@ -1,20 +1,52 @@
-/* The path of a stream's event: chunks, cutting, writing. */
-#include "kernel.h"
+/* The path of a stream's event: its types, and what they share. */
+#include "chunks.h"
+#include "cut.h"
+#include "tap.h"
+
+StreamState *stream_state(PyTypeObject *type)
+{
+    KernelState *state = PyType_GetModuleState(type);
+    return state ? &state->stream : NULL;
+}
+
+static PyObject *is_chunks(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *text, *pieces;
+    if (!PyArg_ParseTuple(args, "SO!", &text, &PyList_Type, &pieces))
+        return NULL;
+    return PyBool_FromLong(are_chunks(PyBytes_AsString(text), PyBytes_Size(text), pieces));
+}
+
+static PyMethodDef functions[] = {
+    {"is_chunks", is_chunks, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+/* Add a type under `name`; returns it, borrowed from the module, or NULL. */
+static PyObject *add_type(PyObject *module, const char *name, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    int added = type ? PyModule_AddObjectRef(module, name, type) : -1;
+    Py_XDECREF(type);
+    return added < 0 ? NULL : type;
+}
 
 int stream_add(PyObject *module, StreamState *state)
 {
-    (void)module;
-    (void)state;
-    return 0;
+    PyObject *cut = add_type(module, "cut", &cut_spec);
+    if (cut == NULL || add_type(module, "tap", &tap_spec) == NULL)
+        return -1;
+    state->cut = Py_NewRef(cut);
+    return PyModule_AddFunctions(module, functions);
 }
 
 int stream_traverse(StreamState *state, visitproc visit, void *arg)
 {
-    Py_VISIT(state->unused);
+    Py_VISIT(state->cut);
     return 0;
 }
 
 void stream_clear(StreamState *state)
 {
-    Py_CLEAR(state->unused);
+    Py_CLEAR(state->cut);
 }

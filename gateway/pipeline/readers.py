@@ -14,8 +14,10 @@ from gateway.config import ServerLimits
 from gateway.headers import Headers, get_header
 from gateway.pipeline.exchange import Exchange
 from gateway.wire.dialect import Delta, Unreadable
-from gateway.wire.injection import StripOne, Stripper
+from gateway.wire.injection import Stripper
 from gateway.wire.sse import DONE, Event, EventTooLarge, Splitter, looks_like_events
+from gateway.wire.stripping.any_frame import AnyFrame
+from gateway.wire.stripping.fast_strip import Frame
 
 PLAIN = (None, b"identity")
 """Values of `content-encoding` that need no decoding."""
@@ -59,6 +61,16 @@ def choose_reader(
 def is_plain(headers: Headers) -> bool:
     """Whether the body is uncompressed; a compressed body passes through unparsed."""
     return get_header(headers, b"content-encoding") in PLAIN
+
+
+class AnyEvents:
+    """The form of a stream of events that are forwarded as they are."""
+
+
+ANY_EVENTS = AnyEvents()
+
+Form = Frame | AnyFrame | AnyEvents | None
+"""What the events of a stream have in common, as far as a kernel may know it: see `tapping`."""
 
 
 class Sniffing:
@@ -143,6 +155,11 @@ class StreamReader:
         self._observers = observers
         self._held = b""
 
+    @property
+    def form(self) -> Form:
+        """The form of the events to come, None while a part of one is held back."""
+        return None if self._held else ANY_EVENTS
+
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
             self._observers.notify_data(data)
@@ -179,7 +196,10 @@ def _end_of_events(data: bytes) -> int:
 
 
 class EventReader:
-    """Splits an event stream once for all observers; forwards it without injected fields."""
+    """Splits an event stream once for all observers; forwards it without injected fields.
+
+    `form` is that of the events to come, None while it is not known or a part of one is held back.
+    """
 
     def __init__(self, exchange: Exchange, stripper: Stripper | None, max_bytes: int) -> None:
         self.rewrites = stripper is not None
@@ -189,14 +209,14 @@ class EventReader:
         self._splitter: Splitter | None = Splitter(max_bytes)
         self._dialect = self._call.dialect
         self._one_by_one = bool(self._observers.event or self._observers.delta)
-        self._strip_one: StripOne | None = None
+        self.form: Frame | AnyFrame | None = None
         self._end = b""
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
             self._observers.notify_data(data)
-        if self._strip_one is not None:
-            cut = self._strip_one(data)
+        if self.form is not None:
+            cut = self.form.strip_one(data)
             if cut is not None:  # nearly always: one event, like those before it
                 return cut
         if self._splitter is None:
@@ -218,16 +238,18 @@ class EventReader:
         stripper = self._stripper
         if stripper is None or self._one_by_one or self._end:
             return self._each(splitter.feed(data))
-        sent = b""
-        if not splitter.between_events:  # the first events show the form of the others
+        sent, between = b"", splitter.between_events
+        if not between:  # the first events show the form of the others
             begun = _after_two(data)
             sent, data = self._each(splitter.feed(data[:begun])), data[begun:]
-        if splitter.between_events and not self._end:
+            between = splitter.between_events
+        if data and between and not self._end:
             run, length = stripper.strip_run(data)
             sent, data = sent + run, data[length:]
-        sent += self._each(splitter.feed(data))
-        more = splitter.between_events and not self._end
-        self._strip_one = stripper.strip_one if more else None
+        if data:
+            sent += self._each(splitter.feed(data))
+            between = splitter.between_events
+        self.form = stripper.frame if between and not self._end else None
         return sent
 
     def _each(self, events: list[Event]) -> bytes:
@@ -259,7 +281,7 @@ class EventReader:
 
     def _give_up(self, splitter: Splitter) -> bytes:
         """Handle an event past the limit: forward the rest unparsed rather than fail the call."""
-        self._splitter = self._strip_one = None
+        self._splitter = self.form = None
         _note(self._call, "core: an event was larger than server_limits.max_event_bytes")
         held = self._stripper.close() if self._stripper is not None else b""
         return held + splitter.take_rest()

@@ -20,6 +20,7 @@ from gateway.pipeline.readers import (
     wants_plain,
 )
 from gateway.pipeline.refused import InjectionRefused, hold
+from gateway.pipeline.streams.tapping import Tapping, tapping_of
 from gateway.upstream.location import REFERENCES, through_gateway
 from gateway.upstream.phase_timer import Alarm, PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
@@ -82,6 +83,7 @@ class Relay(PhaseTimer):
         "_settings",
         "_source",
         "_status",
+        "_tapping",
         "complete",
         "done",
     )
@@ -100,7 +102,8 @@ class Relay(PhaseTimer):
         self._decoder: ContentDecoder | None = None
         self._status = 0
         self.complete = False
-        self._recent = NO_READS
+        self._recent: tuple[bytes, ...] = NO_READS
+        self._tapping: Tapping | None = None
 
     def await_first_byte(self) -> None:
         """Start the timeout for the first byte: the whole request has been sent, or is about to."""
@@ -149,6 +152,9 @@ class Relay(PhaseTimer):
                 exchange.reply.send_head()
 
     def on_body(self, data: bytes) -> None:
+        tapping = self._tapping
+        if tapping is not None and tapping.is_offered:
+            self._settle()
         self._last = self._loop.time()
         try:
             if self._decoder is not None:
@@ -166,8 +172,11 @@ class Relay(PhaseTimer):
                 self._start(None)
             if not reply.write(data):
                 self._pause()
+        if tapping is not None:
+            tapping.offer()
 
     def on_end(self, data: bytes) -> None:
+        self._settle()
         self.complete = True
         try:
             if self._decoder is not None:
@@ -196,6 +205,8 @@ class Relay(PhaseTimer):
 
         Records what the response said about its end.
         """
+        self._settle()
+        self._tapping = None
         self.leave()
         exchange = self._exchange
         exchange.caller.drained = _nothing
@@ -206,6 +217,21 @@ class Relay(PhaseTimer):
         if self._attempt is not None:
             self._attempt.ending = ending
 
+    def _settle(self) -> None:
+        """Take note of what a tap has carried past this relay."""
+        done = self._tapping.settle() if self._tapping is not None else None
+        if done is not None:
+            self._last = self.last
+            size, end, recent = done
+            self._exchange.reply.passed(size, end)
+            self._recent = (*self._recent, *recent)[-len(NO_READS) :]
+
+    @property
+    def last(self) -> float:
+        if self._tapping is None:
+            return self._last
+        return max(self._last, self._loop.time() - self._tapping.silent_for)
+
     def _release(self, stripper: Stripper) -> None:
         """Send the whole events that wait for a usage which a broken stream will not bring."""
         exchange = self._exchange
@@ -215,6 +241,7 @@ class Relay(PhaseTimer):
 
     def _has_all(self) -> bool:
         """Whether all that the caller asked for has arrived, so that little can follow."""
+        self._settle()
         if not self._ending().finished:
             return False
         self._resume()
@@ -257,6 +284,8 @@ class Relay(PhaseTimer):
         observers = exchange.observers
         if observers.started or observers.counter:
             observers.notify_started(status, headers, events=events)
+        if events and self._decoder is None:
+            self._tapping = tapping_of(exchange, self._source, reader, self._pause)
         return reader
 
     def _sniffed(self, events: bool) -> Reader | None:

@@ -18,6 +18,7 @@ from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
 from gateway.fleet.worker import Worker
+from gateway.kernel import Kernel, active
 
 log = logging.getLogger("gateway.plugins")
 
@@ -61,7 +62,10 @@ class Failures:
 
 
 class Chains(msgspec.Struct, frozen=True):
-    """One tuple for each hook of a call, in the order of the configuration file."""
+    """One tuple for each hook of a call, in the order of the configuration file.
+
+    And the `kernel` that carries what passes through them.
+    """
 
     failures: Failures
     authenticate: tuple[Hook, ...] = ()
@@ -73,6 +77,7 @@ class Chains(msgspec.Struct, frozen=True):
     attempt_finished: tuple[Hook, ...] = ()
     observe: tuple[Hook, ...] = ()
     call_finished: tuple[Hook, ...] = ()
+    kernel: Kernel = msgspec.field(default_factory=active)
 
     def identify(self, call: Call) -> Later:
         """Run `authenticate`. Raises Unauthorized if no plugin knows the caller."""

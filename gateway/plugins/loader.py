@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from gateway.config import PluginEntry
 from gateway.errors import ConfigError
+from gateway.kernel import active
 from gateway.plugins import hookspecs
 from gateway.plugins.chains import Chains, Failures, Hook
 from gateway.plugins.discovery import find
@@ -21,7 +22,7 @@ from gateway.plugins.plugin import SPECS, Plugin
 from gateway.plugins.validation import hook_problems, order_problems
 from gateway.storage.database import Migrations
 
-FOR_CALLS = frozenset(Chains.__struct_fields__) - {"failures"}
+FOR_CALLS = frozenset(Chains.__struct_fields__) - {"failures", "kernel"}
 """Hooks that run for each call; the others run at start-up or for the command line."""
 
 
@@ -112,9 +113,12 @@ class Plugins:
         known = {id(plugin.object) for plugin in before.loaded} if before is not None else ()
         return frozenset(plugin.name for plugin in self.loaded if id(plugin.object) not in known)
 
-    def chains(self, failures: Failures | None = None) -> Chains:
-        """Return the hooks of a call, frozen; if `failures` is given, it continues to count."""
-        return Chains(failures or Failures(), **{name: self.hooks[name] for name in FOR_CALLS})
+    def chains(self, before: Chains | None = None) -> Chains:
+        """Return the hooks of a call, frozen; what `before` counts is counted on."""
+        hooks = {name: self.hooks[name] for name in FOR_CALLS}
+        if before is None:
+            return Chains(Failures(), kernel=active(), **hooks)
+        return Chains(before.failures, kernel=before.kernel, **hooks)
 
 
 def _load(entry: PluginEntry) -> Plugin:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from gateway.errors import GatewayError, IdleTimeout, UpstreamClosed, UpstreamProtocol
 from gateway.headers import Headers
+from gateway.kernel.interface import Functions, Tap
 from gateway.upstream.delivery import ClosedBeforeDelivery, was_never_received
 from gateway.upstream.phase_timer import NEVER, Alarm
 from gateway.upstream.response import ResponseParser
@@ -33,15 +34,20 @@ class Connection(asyncio.Protocol):
     was dead from a worker that breaks off a response. If the worker closed the connection before
     the request can have reached it, the error is a ClosedBeforeDelivery. `on_idle` is called when
     another exchange may follow, `on_lost` when the connection has closed. `alarm` is for receivers.
+
+    A Tap may carry reads past the parser and the receiver, see `offer`.
     """
 
     __slots__ = (
+        "_offered",
         "_on_idle",
         "_on_lost",
         "_parser",
         "_receiver",
         "_sent",
         "_sent_before",
+        "_tap",
+        "_tells_chunks",
         "_told_head",
         "_transport",
         "_unseen",
@@ -70,6 +76,9 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
+        self._tap: Tap | None = None
+        self._offered: Tap | None = None
+        self._tells_chunks: Callable[[bytes, list[bytes]], bool] = _unknown
         self._told_head = False
         self._unsent = False
         self._sent = self._sent_before = 0
@@ -86,6 +95,24 @@ class Connection(asyncio.Protocol):
         heard: float = getattr(self._receiver, "last", NEVER) if self.response_started else NEVER
         return heard
 
+    @property
+    def tappable(self) -> bool:
+        """Whether the response has a framing that a Tap may be offered for."""
+        return self._parser.until_close or self._parser.is_chunked
+
+    @property
+    def is_chunked(self) -> bool:
+        return self._parser.is_chunked
+
+    def offer(self, tap: Tap, functions: Functions) -> None:
+        """Give the reads to come to `tap` first; call this in `on_body`.
+
+        The parser does not see what the tap takes. So the tap is used only if the parser is between
+        two chunks now, until it leaves a read. It may then be offered again.
+        """
+        self._offered = tap
+        self._tells_chunks = functions.is_chunks
+
     def begin(
         self, receiver: Receiver, head: bytes, *, head_only: bool, more: bool = False
     ) -> None:
@@ -96,6 +123,7 @@ class Connection(asyncio.Protocol):
         """
         self._parser.begin(head_only=head_only)
         self._receiver = receiver
+        self._tap = None
         self._told_head = self.response_started = False
         self._sent_before = self._sent
         if self._transport is None:
@@ -139,7 +167,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once and drop unsent data."""
-        self._receiver = None
+        self._receiver = self._tap = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -149,6 +177,10 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # it is a Transport
 
     def data_received(self, data: bytes) -> None:
+        if self._tap is not None:
+            if self._tap.take(data):
+                return
+            self._tap = None
         receiver, parser = self._receiver, self._parser
         if receiver is None:
             self.abort()  # no request is open: the data could be taken for the next response
@@ -169,6 +201,15 @@ class Connection(asyncio.Protocol):
             self._finish(receiver, body)
         elif body:
             receiver.on_body(body)
+            if self._offered is not None:
+                self._check_tap(self._offered, data)
+
+    def _check_tap(self, tap: Tap, data: bytes) -> None:
+        """Use the tap from now on if the parser is between two chunks after `data`."""
+        self._offered = None
+        parser = self._parser
+        if parser.until_close or self._tells_chunks(data, parser.pieces):
+            self._tap = tap
 
     def _finish(self, receiver: Receiver, body: bytes) -> None:
         self._receiver = None
@@ -185,7 +226,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.resume_writing()
-        receiver, self._receiver = self._receiver, None
+        receiver, self._receiver, self._tap = self._receiver, None, None
         if receiver is not None:
             if self._parser.until_close and exc is None:
                 receiver.on_end(b"")
@@ -201,3 +242,7 @@ class Connection(asyncio.Protocol):
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
+
+
+def _unknown(_: bytes, __: list[bytes]) -> bool:
+    return False

@@ -15,7 +15,7 @@ class ResponseParser:
     After `feed`, `head_done` is set once `status` and `headers` are known, and `complete` once the
     response has ended; then `reusable` is whether the connection may carry another. A response with
     neither length nor chunks is `until_close`: it ends when the worker closes. Interim responses
-    (1xx) and trailers are dropped.
+    (1xx) and trailers are dropped. `pieces` are the parts of the body that came last, as framed.
     """
 
     __slots__ = (
@@ -31,6 +31,7 @@ class ResponseParser:
         "complete",
         "head_done",
         "headers",
+        "pieces",
         "reusable",
         "status",
         "until_close",
@@ -50,6 +51,7 @@ class ResponseParser:
         self._head_size = self._trailer_size = 0
         self._keep_alive = False
         self._pieces: list[bytes] = []
+        self.pieces: list[bytes] = []
         self.headers: list[tuple[bytes, bytes]] = []
         self.status = 0
         self.head_done = self.complete = self.until_close = self.reusable = False
@@ -77,9 +79,13 @@ class ResponseParser:
         pieces = self._pieces
         if not pieces:
             return b""
-        self._pieces = []
+        self.pieces, self._pieces = pieces, []
         first, *more = pieces
         return b"".join(pieces) if more else first
+
+    @property
+    def is_chunked(self) -> bool:
+        return any(name == b"transfer-encoding" for name, _ in self.headers)
 
     def _measure_head(self, more: int) -> None:
         """Raise UpstreamProtocol if the head is over a limit.

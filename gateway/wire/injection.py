@@ -18,7 +18,7 @@ A value of another shape is taken out too, and text that is not even JSON loses 
 of the fields; `Stripper.torn` then tells that the result is not the engine's.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -44,7 +44,6 @@ from gateway.wire.surrogates import guarded
 
 Injection = injected_keys.Injection
 INJECTIONS = injected_keys.INJECTIONS
-StripOne = Callable[[bytes], bytes | None]
 NO_INJECTIONS: frozenset[Injection] = frozenset()
 
 INJECTED_FIELDS: Mapping[Injection, str] = {
@@ -179,13 +178,13 @@ class Stripper:
         return self._any_event(event, data) if cut is None else cut
 
     @property
-    def strip_one(self) -> StripOne | None:
-        """A function that strips one event as `event` does, or None if there is none at present.
+    def frame(self) -> Frame | AnyFrame | None:
+        """The frame of the events so far, or None if there is none at present.
 
-        It returns None for an event that must be decoded in full. It is for events that arrive
-        singly, and valid until one of them is passed to `event` or `strip_run`.
+        Its `strip_one` strips one event as `event` does, and returns None for an event that must be
+        decoded in full. It is valid until an event is passed to `event` or `strip_run`.
         """
-        return self._frame.strip_one if self._frame is not None and not self._held else None
+        return self._frame if not self._held else None
 
     def strip_run(self, text: bytes) -> tuple[bytes, int]:
         """Strip the leading events of `text`; return the result and the number of bytes consumed.

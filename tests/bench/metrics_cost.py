@@ -85,7 +85,7 @@ def watch_events() -> None:
     watch = Watch()
     watch.started(200, HEADERS)
     for _ in range(LOOPS):
-        watch.data(EVENT)
+        watch.gaps.add(EVENT)
 
 
 def full() -> Tally:

@@ -28,7 +28,7 @@ def counted(body: bytes, asked: dict[str, object] | None = None) -> Usage:
     streamed = body.startswith((b"data:", b"event:"))
     counter = TokenCounter()
     counter.started(200, EVENTS if streamed else JSON, events=streamed)
-    counter.data(body)
+    counter.add(body)
     usage = counter.usage(make_call(asked or {"messages": []}).body)
     assert usage is not None
     return usage

@@ -13,7 +13,7 @@ from support.records.vllm_recordings import RecordedExchange, load
 from support.records.worker_answers import cut, places
 
 from gateway import Call, Usage, hookimpl
-from gateway.calls.token_count import MAX_UNPARSED_BYTES, TokenCounter
+from gateway.calls.token_count import TokenCounter
 from gateway.testing import DONE, GatewayFor, make_call, sse
 from gateway.wire.reported.usage import MAX_TOKENS
 
@@ -31,7 +31,7 @@ def counted(
     counter = TokenCounter()
     counter.started(status, headers, events=headers == EVENTS)
     for chunk in chunks:
-        counter.data(chunk)
+        counter.add(chunk)
     return counter.usage(make_call(asked).body)
 
 
@@ -136,8 +136,8 @@ def test_token_counter_buffers_little_of_a_long_stream(tokens: int) -> None:
     counter.started(200, EVENTS, events=True)
     event = chat("x" * 200, token_ids=[5])
     for _ in range(tokens):
-        counter.data(event)
-        assert counter._size <= MAX_UNPARSED_BYTES
+        counter.add(event)
+        assert counter.room >= 0
     assert counter.so_far == tokens
     usage = counter.usage(make_call().body)
     assert usage is not None
@@ -199,9 +199,9 @@ def _both(data: bytes) -> Iterable[Usage | None]:
 def test_usage_is_of_the_last_attempt() -> None:
     counter = TokenCounter()
     counter.started(200, EVENTS, events=True)
-    counter.data(chat("a"))
+    counter.add(chat("a"))
     counter.started(200, JSON, events=False)
-    counter.data(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}')
+    counter.add(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}')
     assert counter.usage(make_call().body) == Usage(1, 2)
 
 
@@ -213,7 +213,7 @@ class Counted:
         call.count_tokens()
 
 
-@pytest.mark.parametrize("method", ["data", "usage"])
+@pytest.mark.parametrize("method", ["add", "usage"])
 async def test_call_completes_despite_a_failing_token_counter(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

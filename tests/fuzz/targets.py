@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from fuzz.record_targets import Answers, Numbers
+from fuzz.stream_targets import Events, Responses
 from fuzz.target import Target
 
-TARGETS: Mapping[str, Callable[[], Target]] = {Answers.name: Answers, Numbers.name: Numbers}
+TARGETS: Mapping[str, Callable[[], Target]] = {
+    one.name: one for one in (Answers, Numbers, Events, Responses)
+}

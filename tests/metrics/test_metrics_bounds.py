@@ -200,20 +200,22 @@ def test_watch_counts_one_gap_less_than_stream_events(reads: list[int], end: byt
     watch = Watch()
     watch.started(200, [(b"content-type", b"Text/Event-Stream; charset=utf-8")])
     for events in reads:
-        watch.data(b"data: ")
-        assert watch.gaps is None or min(watch.gaps.counts) >= 0
-        watch.data(b"1" + end + (b"data: 2" + end) * (events - 1))
-    assert watch.gaps is not None
-    assert sum(watch.gaps.counts) == sum(reads) - 1
-    assert watch.gaps.counts[0] >= sum(reads) - len(reads)
+        watch.gaps.add(b"data: ")
+        assert min(watch.gaps.histogram.counts) >= 0
+        watch.gaps.add(b"1" + end + (b"data: 2" + end) * (events - 1))
+    assert watch.gaps.first
+    counts = watch.gaps.histogram.counts
+    assert sum(counts) == sum(reads) - 1
+    assert counts[0] >= sum(reads) - len(reads)
 
 
 def test_watch_counts_no_gaps_in_a_plain_response() -> None:
     watch = Watch()
     watch.started(200, [(b"content-type", b"application/json")])
-    watch.data(b"{}\n\n")
-    watch.data(b"{}\n\n")
-    assert watch.gaps is None
+    watch.gaps.add(b"{}\n\n")
+    watch.gaps.add(b"{}\n\n")
+    assert not watch.gaps.first
+    assert not watch.gaps.histogram.filled
 
 
 async def test_metrics_reload_changes_options_and_keeps_counts(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import NOT_JSON
+from gateway.kernel.interface import Functions
 
 _NULL = Raw(b"null")
 _EMPTY_OBJECT = Raw(b"{}")
@@ -60,6 +61,9 @@ class AnyFrame:
         self._drop_empty = drop_empty
         self._omits_null = omits_null
         self._no_logprobs = no_logprobs
+
+    def cut(self, _: Functions) -> None:
+        """Return None: no kernel strips events of such a form."""
 
     def strip_one(self, raw: bytes) -> bytes | None:
         """Strip one event as `Frame.strip_one` does; None if the slow way has to."""

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import NOT_JSON
+from gateway.kernel.interface import Cut, Functions
 from gateway.wire.stripping.any_frame import AnyFrame, any_frame_of
 from gateway.wire.stripping.unasked import AnswerText, Unasked
 
@@ -22,6 +23,7 @@ from gateway.wire.stripping.unasked import AnswerText, Unasked
 ABSENT = Raw(b"null")
 NULL = Raw(b"null")
 _EMPTY_OBJECT = Raw(b"{}")
+_FINISHES = b'"finish_reason":"'
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -105,17 +107,27 @@ class _SortedAnswer(Exact):
 
 
 class _Order(msgspec.Struct, frozen=True):
-    """Decoders of choices with one key order: of one choice, and of a list of them."""
+    """Decoders of choices with one key order: of one choice, and of a list of them. Its `keys`."""
 
     one: Callable[[bytes], Choice | _SortedChoice]
     many: Callable[[bytes], list[Choice] | list[_SortedChoice]]
+    keys: tuple[bytes, ...]
+
+
+def _keys(choice: type[Exact]) -> tuple[bytes, ...]:
+    return tuple(name.encode() for name in choice.__struct_fields__)
 
 
 _ORDERS = (
-    _Order(msgspec.json.Decoder(Choice).decode, msgspec.json.Decoder(list[Choice]).decode),
+    _Order(
+        msgspec.json.Decoder(Choice).decode,
+        msgspec.json.Decoder(list[Choice]).decode,
+        _keys(Choice),
+    ),
     _Order(
         msgspec.json.Decoder(_SortedChoice).decode,
         msgspec.json.Decoder(list[_SortedChoice]).decode,
+        _keys(_SortedChoice),
     ),
 )
 
@@ -145,6 +157,18 @@ class Frame:
         self._ids = "token_ids" in blank
         self._logprobs = "logprobs" in blank
         self._drop_empty = drop_empty
+
+    def cut(self, functions: Functions, *, through: bool = False) -> Cut | None:
+        """Return what a kernel strips the events of this frame with; None if it has nothing."""
+        return functions.cut(
+            self._before,
+            self._after,
+            self._order.keys,
+            ids=self._ids,
+            logprobs=self._logprobs,
+            drop_empty=self._drop_empty,
+            through=through,
+        )
 
     def strip_one(self, raw: bytes) -> bytes | None:
         """Return the event `raw` with nulls for injected fields, or b"" if the event is dropped.
@@ -238,7 +262,12 @@ class PassThroughFrame(Frame):
 
     __slots__ = ()
 
+    def cut(self, functions: Functions, *, through: bool = True) -> Cut | None:
+        return super().cut(functions, through=through)
+
     def strip_one(self, raw: bytes) -> bytes | None:
+        if raw.find(_FINISHES) >= 0:
+            return None  # nearly always the end of the choice
         one = raw.find(b"\n") == len(raw) - 2
         return raw if one and self._goes_on(raw) else super().strip_one(raw)
 
@@ -255,7 +284,7 @@ class PassThroughFrame(Frame):
         return (
             text.startswith(self._before)
             and text.endswith(self._after)
-            and text.find(b'"finish_reason":"') < 0
+            and text.find(_FINISHES) < 0
             and text.find(b'"finish_reason":null') >= 0
             and text.find(b"\r") < 0
         )

@@ -75,9 +75,9 @@ class CallSeries:
         if usage is not None:
             self.tokens_in.add(usage.prompt_tokens)
             self.tokens_out.add(usage.completion_tokens)
-        if watch is not None and watch.gaps is not None and outcome.status < 400:
-            self.first_token.add(watch.first - call.started)
-            self.per_token.merge(watch.gaps)
+        if watch is not None and watch.gaps.first and outcome.status < 400:
+            self.first_token.add(watch.gaps.first - call.started)
+            self.per_token.merge(watch.gaps.histogram)
 
     def copy(self) -> "CallSeries":
         copied = CallSeries.__new__(CallSeries)

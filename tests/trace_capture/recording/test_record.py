@@ -20,7 +20,7 @@ def capture(body: bytes, coding: bytes) -> Capture:
     call.outcome.complete = True
     made = Capture(call, sink_of_records(), 1 << 20, None)
     made.started(200, [(b"content-type", b"application/json"), (b"content-encoding", coding)])
-    made.data(body)
+    made.reads.add(body)
     return made
 
 

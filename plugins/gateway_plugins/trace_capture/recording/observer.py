@@ -1,8 +1,6 @@
 """Collects the response of one call while it runs; nothing is parsed or counted here."""
 
-import time
-
-from gateway import Call, Headers, Outcome, Sink
+from gateway import Call, Gathered, Headers, Outcome, Sink
 
 
 class Capture:
@@ -14,38 +12,31 @@ class Capture:
     __slots__ = (
         "admin_version",
         "call",
-        "chunks",
+        "collectors",
         "headers",
-        "room",
+        "reads",
         "sink",
         "status",
-        "times",
-        "too_large",
     )
 
     def __init__(self, call: Call, sink: Sink, room: int, admin_version: int | None) -> None:
         self.call = call
         self.sink = sink
-        self.room = room
         self.admin_version = admin_version
         self.status = 0
         self.headers: Headers = ()
-        self.chunks: list[bytes] = []
-        self.times: list[float] = []
-        self.too_large = False
+        self.reads = Gathered(room)
+        self.collectors = (self.reads,)
+
+    @property
+    def too_large(self) -> bool:
+        """Whether there was no room for the whole response."""
+        return self.reads.closed
 
     def started(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers
-        self.chunks, self.times = [], []
-
-    def data(self, chunk: bytes) -> None:
-        self.room -= len(chunk)
-        if self.room < 0:
-            self.too_large = True
-            return
-        self.chunks.append(chunk)
-        self.times.append(time.monotonic())
+        self.reads.clear()
 
     def finished(self, outcome: Outcome) -> None:
-        size = len(self.call.body.data or b"") + sum(map(len, self.chunks)) + 2_000
+        size = len(self.call.body.data or b"") + sum(map(len, self.reads.chunks)) + 2_000
         self.call.store(self.sink, self, size)

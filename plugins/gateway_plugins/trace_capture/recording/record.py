@@ -65,7 +65,7 @@ def make_record(capture: Capture, kernel: Kernel | None = None) -> Record:
 
 def _decoded(capture: Capture) -> bytes | None:
     """Return the response body without its content-encoding; None if it cannot be decoded."""
-    body = b"".join(capture.chunks)
+    body = b"".join(capture.reads.chunks)
     coding = get_header(capture.headers, b"content-encoding")
     if not coding:
         return body
@@ -156,8 +156,8 @@ def _times(capture: Capture, last: Attempt | None, events: int | None) -> list[i
 
 def _gaps(capture: Capture, events: int) -> list[float]:
     """Return the seconds between events, sorted; 0.0 between events that came in one read."""
-    gaps = [later - earlier for earlier, later in pairwise(capture.times)]
-    gaps += [0.0] * (events - len(capture.times))
+    gaps = [later - earlier for earlier, later in pairwise(capture.reads.times)]
+    gaps += [0.0] * (events - len(capture.reads.times))
     gaps.sort()
     return gaps
 
