@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from gateway.errors import NOT_JSON, BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
 from gateway.headers import Headers, get_header
-from gateway.wire.surrogates import lone_half, readable
+from gateway.wire.surrogates import lone_half, may_have_half, readable
 
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
@@ -68,7 +68,7 @@ class Body:
     ) -> None:
         self.data = self.readable = data
         self.length = length = length if data is None else len(data)
-        if data is not None and (b"\\ud" in data or b"\\uD" in data):
+        if data is not None and b"\\" in data and may_have_half(data):
             self.readable = readable(data)
         self.announces_too_much = limit is not None and length is not None and length > limit
         self._source = source
@@ -116,7 +116,7 @@ class Body:
     def _hold(self, data: bytes) -> None:
         self.data = self.readable = data
         self.length = len(data)
-        if b"\\ud" in data or b"\\uD" in data:
+        if may_have_half(data):
             self.readable = readable(data)
 
     async def is_object(self) -> bool:

@@ -333,8 +333,9 @@ class Proxy:
         if chains.pick_worker:
             found = chains.picked_worker(call, workers)
             picked = await found if isinstance(found, CoroutineType) else found
-        only, *more = workers
-        return picked or (self._workers.least_loaded(workers) if more else only)
+        if picked is not None:
+            return picked
+        return workers[0] if len(workers) == 1 else self._workers.least_loaded(workers)
 
     async def _record(self, exchange: Exchange, last: bytes | None) -> None:
         """Report the outcome to observers and hooks, and store entries, before the last bytes."""

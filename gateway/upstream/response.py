@@ -80,8 +80,7 @@ class ResponseParser:
         if not pieces:
             return b""
         self.pieces, self._pieces = pieces, []
-        first, *more = pieces
-        return b"".join(pieces) if more else first
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @property
     def is_chunked(self) -> bool:

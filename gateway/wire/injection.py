@@ -40,7 +40,7 @@ from gateway.wire.stripping.fast_strip import NULL as RAW_NULL
 from gateway.wire.stripping.fast_strip import Choice, Frame, frame_of, strip_response
 from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited
 from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
-from gateway.wire.surrogates import guarded
+from gateway.wire.surrogates import guarded, may_have_half
 
 Injection = injected_keys.Injection
 INJECTIONS = injected_keys.INJECTIONS
@@ -83,7 +83,7 @@ def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:
     Raises InvalidJSON if `body` is not a JSON object.
     """
     guarded_body, restore = body, None
-    if b"\\ud" in body or b"\\uD" in body:
+    if may_have_half(body):
         guarded_body, restore = guarded(body)
     try:
         values = _decode_object(guarded_body)

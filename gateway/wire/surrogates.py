@@ -21,6 +21,12 @@ _BACKSLASH, _MASK = rb"\\", b"\0\0"
 """An escaped backslash, and what JSON cannot contain in its place: what follows is no escape."""
 
 
+def may_have_half(body: bytes) -> bool:
+    """Whether a half of a surrogate pair may be in `body`, lone or not. Mostly cheap."""
+    # rfind takes a third of the time of `in` here, and one byte is found at the speed of memory.
+    return b"\\" in body and (body.rfind(rb"\ud") >= 0 or body.rfind(rb"\uD") >= 0)
+
+
 def readable(body: bytes) -> bytes:
     r"""Return `body`, JSON, with `\ufffd` in the place of each lone half."""
     return _replaced(body, _LONE_HALF, rb"\\ufffd")

@@ -16,7 +16,7 @@ OFF = tuple(name for name in STACK if name != "trace_capture")
 
 
 @pytest.mark.parametrize(
-    ("plugins", "most"), [(CORE, 264), (OFF, 695), (STACK, 1_230)], ids=["core", "off", "stack"]
+    ("plugins", "most"), [(CORE, 192), (OFF, 695), (STACK, 1_230)], ids=["core", "off", "stack"]
 )
 async def test_plain_call_stays_within_its_step_budget(
     plugins: Sequence[str], most: int, tmp_path: Path
@@ -25,7 +25,7 @@ async def test_plain_call_stays_within_its_step_budget(
 
 
 @pytest.mark.parametrize(
-    ("plugins", "most"), [(CORE, 453), (OFF, 1_240), (STACK, 1_970)], ids=["core", "off", "stack"]
+    ("plugins", "most"), [(CORE, 377), (OFF, 1_240), (STACK, 1_970)], ids=["core", "off", "stack"]
 )
 async def test_short_stream_stays_within_its_step_budget(
     plugins: Sequence[str], most: int, tmp_path: Path
@@ -35,7 +35,7 @@ async def test_short_stream_stays_within_its_step_budget(
 
 
 @pytest.mark.parametrize(
-    ("plugins", "most"), [(CORE, 17), (OFF, 34), (STACK, 45)], ids=["core", "off", "stack"]
+    ("plugins", "most"), [(CORE, 15), (OFF, 34), (STACK, 45)], ids=["core", "off", "stack"]
 )
 async def test_stream_event_stays_within_its_step_budget(
     plugins: Sequence[str], most: int, tmp_path: Path
