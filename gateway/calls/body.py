@@ -44,7 +44,8 @@ class Body:
     in it is U+FFFD (see gateway.wire.surrogates). Workers get `data`.
     `length` is its size in bytes, None if it is unknown before reading. `limit` is the maximum size
     in bytes: reading more raises BodyTooLarge. `announces_too_much`: the length that was known
-    before reading is above it.
+    before reading is above it. `may_have_several`: it may ask for several choices, or have several
+    prompts.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Body:
         "announces_too_much",
         "data",
         "length",
+        "may_have_several",
         "readable",
     )
 
@@ -71,6 +73,7 @@ class Body:
         if data is not None and b"\\" in data and may_have_half(data):
             self.readable = readable(data)
         self.announces_too_much = limit is not None and length is not None and length > limit
+        self.may_have_several = True  # until its head is read
         self._source = source
         self._limit = limit
         self._begun = b""

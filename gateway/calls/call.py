@@ -208,6 +208,7 @@ class Call:
         data = self.body.readable
         if data:
             self._head = read_head(data)
+            self.body.may_have_several = self._head.several
             if self._head.model is not None:
                 return self._head
         elif self.method in ("GET", "HEAD"):

@@ -97,7 +97,8 @@ class Observers:
     def notify_started(self, status: int, headers: Headers, *, events: bool) -> None:
         if self.counter is not None:
             self.counter.started(status, headers, events=events)
-        self.started = self._notify(self.started, "started", status, headers)
+        if self.started:
+            self.started = self._notify(self.started, "started", status, headers)
 
     def notify_data(self, chunk: bytes) -> None:
         if self.counter is not None:

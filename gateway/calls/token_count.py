@@ -150,7 +150,7 @@ def _is_doubtful(told: WireUsage, request: Body) -> bool:
         told.prompt and told.completion
     ):
         return not (told.prompt and told.completion == 0 and echoes(data))
-    return has_several(data) and not echoes(data)
+    return request.may_have_several and has_several(data) and not echoes(data)
 
 
 def _settled(told: WireUsage | None, count: Count, request: Body) -> Usage:

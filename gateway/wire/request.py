@@ -9,6 +9,7 @@ from msgspec import Raw
 from gateway.errors import NOT_JSON
 
 _FALSE = frozenset((b"", b"false", b"null"))
+_LIST = ord("[")
 _PROMPT = (b'"', b"[")
 """How a prompt begins in a list of them: as a text, or as a list."""
 
@@ -17,15 +18,21 @@ _is_lists_of_ids = re.compile(rb"\[[ \t\r\n]*\[[ \t\r\n]*\d").match
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
-    """The requested model, and whether vLLM would respond with an event stream."""
+    """The requested model, and whether vLLM would respond with an event stream.
+
+    `several` is False if the request is certainly for one choice of one prompt, see `has_several`.
+    """
 
     model: str | None = None
     streams: bool = False
+    several: bool = False
 
 
 class _Head(msgspec.Struct, gc=False):
     model: str | None = None
     stream: Raw = Raw()
+    n: Raw = Raw()
+    prompt: Raw = Raw()
 
 
 class RequestBounds(msgspec.Struct, gc=False):
@@ -65,15 +72,17 @@ _read_list = msgspec.json.Decoder(list[Raw]).decode
 
 
 def read_head(body: bytes) -> RequestHead:
-    """Return the head of a request; an empty one if `body` cannot be read."""
+    """Return the head of a request; one that says nothing if `body` cannot be read."""
     try:
         head = _read_head(body)
+        several = bool(head.n) or _is_list(head.prompt)
         stream = bytes(head.stream)
         if stream in _FALSE:
-            return RequestHead(head.model)
-        return RequestHead(head.model, stream == b"true" or is_true(msgspec.json.decode(stream)))
+            return RequestHead(head.model, False, several)
+        streams = stream == b"true" or is_true(msgspec.json.decode(stream))
+        return RequestHead(head.model, streams, several)
     except NOT_JSON:
-        return RequestHead()
+        return RequestHead(several=True)
 
 
 def read_bounds(body: bytes, *, nested: bool = False) -> RequestBounds:
@@ -122,8 +131,11 @@ def has_several(body: bytes) -> bool:
         return False
     if found.n and (read_bounds(body).n or 1) > 1:
         return True
-    listed = found.prompt and bytes(memoryview(found.prompt)[:1]) == b"["
-    return bool(listed) and read_prompts(body, "prompt").count > 1
+    return _is_list(found.prompt) and read_prompts(body, "prompt").count > 1
+
+
+def _is_list(written: Raw) -> bool:
+    return bool(written) and memoryview(written)[0] == _LIST
 
 
 def echoes(body: bytes) -> bool:

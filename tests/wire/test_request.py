@@ -114,6 +114,8 @@ def test_request_prompts_of_any_body_are_at_least_one(before: bytes, after: byte
 ASKED: dict[str, st.SearchStrategy[object]] = {
     "n": st.sampled_from([None, 0, 1, 2, "2", "x", 1.0, True, [2]]),
     "prompt": st.sampled_from(["a", "[", [], ["a"], ["a", "b"], [1, 2], [[1], [2]], 1, None, {}]),
+    "stream": st.sampled_from([True, 10**400]),
+    "model": st.sampled_from(["m", 5]),
     "messages": st.sampled_from(['"n": 2', "\\ud800", [1]]),
 }
 
@@ -123,3 +125,4 @@ def test_request_has_several_as_its_bounds_and_prompts_say(asked: object) -> Non
     body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
     several = (read_bounds(body).n or 1) > 1 or read_prompts(body, "prompt").count > 1
     assert has_several(body) is several
+    assert read_head(body).several >= several
