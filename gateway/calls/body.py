@@ -22,6 +22,9 @@ Source = Callable[[], Awaitable[tuple[bytes, bool]]]
 """Returns the next chunk, and whether more follows. Raises CallerGone, BodyTimeout."""
 
 
+LEFT_EARLY = "the caller left while it sent its request"
+
+
 async def receive_chunk(receive: Receive, idle_timeout: float | None) -> tuple[bytes, bool]:
     """Return the next chunk of a request's body from ASGI's `receive`, and whether more follows.
 
@@ -31,10 +34,14 @@ async def receive_chunk(receive: Receive, idle_timeout: float | None) -> tuple[b
         async with asyncio.timeout(idle_timeout):
             message = await receive()
     except TimeoutError:
-        raise BodyTimeout(f"nothing more of the body came for {idle_timeout} s") from None
+        raise stalled(idle_timeout) from None
     if message["type"] == "http.disconnect":
-        raise CallerGone("the caller left while it sent its request")
+        raise CallerGone(LEFT_EARLY)
     return message.get("body", b""), message.get("more_body", False)
+
+
+def stalled(idle_timeout: float | None) -> BodyTimeout:
+    return BodyTimeout(f"nothing more of the body came for {idle_timeout} s")
 
 
 class Body:

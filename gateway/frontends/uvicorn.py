@@ -9,10 +9,10 @@ them once. `gateway.frontends.asgi` does the same through ASGI alone, for every 
 
 from collections.abc import Callable
 
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.calls.body import receive_chunk
+from gateway.calls.body import LEFT_EARLY, stalled
 from gateway.errors import CallerGone
 from gateway.frontends.connection import STATUS_LINES, CallerConnection
 from gateway.headers import Headers, get_header
@@ -34,6 +34,7 @@ class DirectCaller:
         "_has_body",
         "_head",
         "_idle_timeout",
+        "_stalled",
         "_transport",
         "drained",
     )
@@ -49,7 +50,7 @@ class DirectCaller:
         self._idle_timeout = idle_timeout
         self._head = b""
         self._has_body = True
-        self._chunked = self._closing_ends = False
+        self._chunked = self._closing_ends = self._stalled = False
 
     @classmethod
     def behind(
@@ -83,14 +84,26 @@ class DirectCaller:
         Raises CallerGone, InvalidHTTP if the body's framing is invalid, or BodyTimeout if nothing
         arrives for `idle_timeout` seconds.
         """
-        receive: Receive = self._cycle.receive  # type: ignore[assignment]
+        timer, self._stalled = None, False
+        if self._idle_timeout is not None:  # cheaper than a timeout that cancels the task
+            timer = self._connection.loop.call_later(self._idle_timeout, self._stall)
         try:
-            chunk, more = await receive_chunk(receive, self._idle_timeout)
-        except CallerGone as gone:
-            raise self._connection.fault or gone from None
+            message: Message = await self._cycle.receive()  # type: ignore[assignment]
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if message["type"] == "http.disconnect":
+            raise self._connection.fault or CallerGone(LEFT_EARLY)
+        chunk, more = message["body"], message["more_body"]
         if not more:
             self._keep_reading()
+        elif self._stalled and not chunk:
+            raise stalled(self._idle_timeout)
         return chunk, more
+
+    def _stall(self) -> None:
+        self._stalled = True
+        self._cycle.message_event.set()  # ends the wait without a chunk
 
     def _keep_reading(self) -> None:
         """Resume after a large body: a paused connection does not notice a disconnect."""
