@@ -85,14 +85,17 @@ class Observers:
 
         An observer that has a method `data` is not only a collector.
         """
-        owners = [getattr(entry[1], "__self__", None) for entry in self.data]
-        gathered: list[Gatherer] = [one for one in owners if type(one) is Gathered]
-        timed = [one for one in owners if type(one) is Gaps]
-        if len(gathered) + len(timed) < len(owners):
-            return None
-        if self.counter is not None:
-            gathered.append(self.counter)
-        return tuple(gathered), tuple(timed)
+        gathered: tuple[Gatherer, ...] = () if self.counter is None else (self.counter,)
+        timed: tuple[Gaps, ...] = ()
+        for _, add in self.data:
+            owner = getattr(add, "__self__", None)
+            if isinstance(owner, Gathered):
+                gathered += (owner,)
+            elif isinstance(owner, Gaps):
+                timed += (owner,)
+            else:
+                return None
+        return gathered, timed
 
     def notify_started(self, status: int, headers: Headers, *, events: bool) -> None:
         if self.counter is not None:

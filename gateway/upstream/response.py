@@ -31,6 +31,7 @@ class ResponseParser:
         "complete",
         "head_done",
         "headers",
+        "is_chunked",
         "pieces",
         "reusable",
         "status",
@@ -55,6 +56,7 @@ class ResponseParser:
         self.headers: list[tuple[bytes, bytes]] = []
         self.status = 0
         self.head_done = self.complete = self.until_close = self.reusable = False
+        self.is_chunked = False
         self._measured = False
 
     def feed(self, data: bytes) -> bytes:
@@ -81,10 +83,6 @@ class ResponseParser:
             return b""
         self.pieces, self._pieces = pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    @property
-    def is_chunked(self) -> bool:
-        return any(name == b"transfer-encoding" for name, _ in self.headers)
 
     def _measure_head(self, more: int) -> None:
         """Raise UpstreamProtocol if the head is over a limit.
@@ -127,8 +125,10 @@ class ResponseParser:
         if self.head_done:
             return  # a trailer
         name = name.lower()
-        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            raise UpstreamProtocol("the worker's answer has a transfer coding nobody asked for")
+        if name == b"transfer-encoding":
+            if value.strip().lower() != b"chunked":
+                raise UpstreamProtocol("the worker's answer has a transfer coding nobody asked for")
+            self.is_chunked = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -137,6 +137,7 @@ class ResponseParser:
             raise UpstreamProtocol(f"the worker answered with the status {self.status}")
         if self.status < 200:
             self.headers = []
+            self.is_chunked = False
             return
         self.head_done = True
         self._keep_alive = self._llhttp.should_keep_alive()

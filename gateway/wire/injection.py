@@ -202,7 +202,7 @@ class Stripper:
         exact = read_exact(event.raw, data)
         if exact is None:
             return None
-        if exact.tells_usage_alone and self._usage:
+        if self._usage and not exact.choices and exact.tells_usage_alone:
             return self._release_exact(exact)
         if self._held or (self._usage and exact.usage != RAW_NULL):
             return None

@@ -101,6 +101,9 @@ class Splitter:
         return self._split(self.take_rest()) if may_end or lone_cr else []
 
     def _start(self, chunk: bytes) -> list[Event]:
+        if chunk.startswith(_FIELDS) and not self._rest:  # nearly always
+            self._at_start = False
+            return self._split(chunk)
         self._rest += chunk
         if len(self._rest) < len(_BOM) and _BOM.startswith(bytes(self._rest)):
             return []

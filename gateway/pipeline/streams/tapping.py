@@ -62,8 +62,9 @@ class Tapping:
 
     def offer(self) -> None:
         """Offer a tap to the connection if the next read may be one for it."""
-        form, way = self._reader.form, self._exchange.reply.way
-        if form is None or way is None:
+        form = self._reader.form
+        way = self._exchange.reply.way if form is not None else None
+        if way is None:
             return
         kernel = self._exchange.chains.kernel
         if self._tap is not None and self._tap.heard_at:

@@ -204,7 +204,7 @@ class Frame:
         """
         before, after = self._before, self._after
         end = text.rfind(self._between)
-        if end < 0 or not text.startswith(before):
+        if end < 0 or not text.startswith(before) or _ends_first(text):
             return None
         bare = text[len(before) : end].split(self._between)
         choices = self._choices(bare)
@@ -288,6 +288,11 @@ class PassThroughFrame(Frame):
             and text.find(b'"finish_reason":null') >= 0
             and text.find(b"\r") < 0
         )
+
+
+def _ends_first(text: bytes) -> bool:
+    """Whether the first event of `text` seems to finish its choice, so that none is stripped."""
+    return text.find(_FINISHES, 0, text.find(b"\n\n")) >= 0
 
 
 def _is_one_line(text: bytes) -> bool:
