@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from support.records.step_counts import STACK, Steps, plain, steps_of, stream
 
+from gateway.kernel import active
+
 CALLS = 8
 SHORT, LONG = 8, 64
 TOLERANCE = 1.08
@@ -24,22 +26,30 @@ async def test_plain_call_stays_within_its_step_budget(
     assert await steps_of(plugins, plain(), tmp_path, CALLS) < most * TOLERANCE
 
 
+@pytest.mark.both_kernels
 @pytest.mark.parametrize(
-    ("plugins", "most"), [(CORE, 377), (OFF, 1_240), (STACK, 1_970)], ids=["core", "off", "stack"]
+    ("plugins", "native", "python"),
+    [(CORE, 330, 377), (OFF, 960, 1_060), (STACK, 1_190, 1_630)],
+    ids=["core", "off", "stack"],
 )
 async def test_short_stream_stays_within_its_step_budget(
-    plugins: Sequence[str], most: int, tmp_path: Path
+    plugins: Sequence[str], native: int, python: int, tmp_path: Path
 ) -> None:
     """Its first events, its end and its usage: each costs more than the many between them."""
+    most = native if active().name == "native" else python
     assert await steps_of(plugins, stream(SHORT), tmp_path, CALLS) < most * TOLERANCE
 
 
+@pytest.mark.both_kernels
 @pytest.mark.parametrize(
-    ("plugins", "most"), [(CORE, 15), (OFF, 34), (STACK, 45)], ids=["core", "off", "stack"]
+    ("plugins", "native", "python"),
+    [(CORE, 4, 15), (OFF, 4.3, 34), (STACK, 5, 43)],
+    ids=["core", "off", "stack"],
 )
 async def test_stream_event_stays_within_its_step_budget(
-    plugins: Sequence[str], most: int, tmp_path: Path
+    plugins: Sequence[str], native: float, python: float, tmp_path: Path
 ) -> None:
+    most = native if active().name == "native" else python
     few, many = [
         await steps_of(plugins, stream(tokens), _folder(tmp_path, tokens), CALLS)
         for tokens in (SHORT, LONG)
