@@ -62,11 +62,13 @@ class Observers:
         self._outcome = outcome
         self._call_id = call_id
         self.counter = TokenCounter() if counts_tokens else None
-        found = dict.fromkeys(METHODS, NO_METHODS)
+        none: Methods = NO_METHODS
+        found = {"started": none, "data": none, "event": none, "delta": none, "finished": none}
         for plugin, observer in observers:
             for collector in getattr(observer, "collectors", ()):
                 found["data"] = (*found["data"], (plugin, collector.add))
-            for name in _methods(observer):
+            kind: type = type(observer)
+            for name in _methods(observer) if kind.__dictoffset__ else _of_class(kind):
                 found[name] = (*found[name], (plugin, getattr(observer, name)))
         self.started, self.finished = found["started"], found["finished"]
         self.data, self.event, self.delta = found["data"], found["event"], found["delta"]

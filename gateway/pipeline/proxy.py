@@ -301,7 +301,7 @@ class Proxy:
 
     async def _choose(self, exchange: Exchange, tried: list[Worker]) -> Worker | None:
         """Choose a worker and take one of its slots; None if no worker is left to try."""
-        fruitless, began = 0, exchange.call.started
+        fruitless, began, again = 0, exchange.call.started, False
         while True:
             try:
                 picked = await self._pick(exchange, tried)
@@ -312,8 +312,9 @@ class Proxy:
                 pass
             waited = monotonic() - began > CHOICE_PAUSE
             fruitless = 0 if waited else fruitless + 1
-            await asyncio.sleep(0 if fruitless < MAX_QUICK_CHOICES else CHOICE_PAUSE)
-            began = monotonic()
+            if again:  # the first time a hook has nearly always waited, so that others have run
+                await asyncio.sleep(0 if fruitless < MAX_QUICK_CHOICES else CHOICE_PAUSE)
+            again, began = True, monotonic()
 
     async def _pick(self, exchange: Exchange, tried: list[Worker]) -> Worker | None:
         """Choose a worker without taking a slot; None if no worker is left to try.

@@ -124,7 +124,7 @@ class Chains(msgspec.Struct, frozen=True):
         """Return the observers of the plugins; the core's `own` come before them."""
         if not (self.observe or call.counts_tokens or own):
             return UNOBSERVED
-        found: list[tuple[str, object]] = [("gateway", one) for one in own]
+        found: list[tuple[str, object]] = [("gateway", one) for one in own] if own else []
         for hook in self.observe:
             try:
                 observer = hook.run(call)
@@ -159,7 +159,7 @@ class Chains(msgspec.Struct, frozen=True):
 
 
 def _waits(result: object) -> bool:
-    return isinstance(result, Awaitable)
+    return result.__class__ is CoroutineType or isinstance(result, Awaitable)
 
 
 def _from(hooks: tuple[Hook, ...], place: int, begun: Any) -> tuple[Hook, ...]:

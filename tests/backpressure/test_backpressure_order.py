@@ -3,14 +3,14 @@
 import math
 
 import pytest
-from gateway_plugins.backpressure.order import Kind, Order, Party, Ticket
-from gateway_plugins.backpressure.ranked import MAX_STALE, Ranked
+from gateway_plugins.backpressure.order import Kind, Order, Ticket
+from gateway_plugins.backpressure.ranked import MAX_STALE, Rank, Ranked
 from gateway_plugins.backpressure.rate import WINDOW, Rate
 from gateway_plugins.backpressure.refusing import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import Worker, get_header
+from gateway import Principal, Worker, get_header
 from gateway.testing import make_call
 
 NOBODY: frozenset[Worker] = frozenset()
@@ -23,30 +23,54 @@ CALLS = st.lists(
 )
 
 
+class Thing:
+    """An item whose rank is set from outside."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.listed: Rank | None = None
+        self.urgency = 0
+
+    def rank(self) -> Rank:
+        return self.urgency, self.number
+
+
 @QUICKLY
 @given(STEPS)
 def test_ranked_returns_the_lowest_rank_first(steps: list[tuple[int, int | None]]) -> None:
-    ranked: Ranked[int] = Ranked()
-    ranks: dict[int, int] = {}
-    for item, rank in steps:
-        if rank is None:
-            ranked.drop(item)
-            ranks.pop(item, None)
+    """Ranks that have fallen are offered; those that have risen are not."""
+    ranked: Ranked[Thing] = Ranked()
+    things = [Thing(number) for number in range(6)]
+    there: set[Thing] = set()
+    for number, urgency in steps:
+        thing = things[number]
+        if urgency is None:
+            ranked.drop(thing)
+            there.discard(thing)
         else:
-            ranked.put(item, (rank, item))
-            ranks[item] = rank
-        expected = min(((rank, item) for item, rank in ranks.items()), default=None)
-        found = ranked.first()
-        assert (None if found is None else found[0]) == expected
-        assert len(ranked) == len(ranks)
+            offered = thing not in there or urgency < thing.urgency
+            thing.urgency = urgency
+            there.add(thing)
+            if offered:
+                ranked.offer(thing)
+        assert ranked.first() is min(there, key=Thing.rank, default=None)
+        assert len(ranked) == len(there)
 
 
 def test_ranked_bounds_its_stale_entries() -> None:
-    ranked: Ranked[int] = Ranked()
-    ranked.put(0, (0,))
-    for rank in range(10_000):
-        ranked.put(1, (rank + 1,))
-    assert len(ranked._heap) <= 2 * len(ranked) + MAX_STALE
+    ranked: Ranked[Thing] = Ranked()
+    first, other = Thing(0), Thing(1)
+    ranked.offer(first)
+    for urgency in range(10_000, 0, -1):
+        other.urgency = urgency
+        ranked.offer(other)
+        assert len(ranked._heap) <= 2 * len(ranked) + MAX_STALE
+    for number in range(10_000):
+        short = Thing(number + 2)
+        ranked.offer(short)
+        ranked.drop(short)
+        assert len(ranked._heap) <= 2 * (len(ranked) + 1) + MAX_STALE
+    assert ranked.first() is first
 
 
 @QUICKLY
@@ -58,14 +82,22 @@ def test_order_serves_the_lowest_ranked_ticket(
     order = Order()
     waiting: list[Ticket] = []
     flying: list[Ticket] = []
-    sessions: dict[int, tuple[Party, Party]] = {}
+    begun: list[Ticket] = []
     for arrival, (priority, principal, session, ends) in enumerate(given_calls):
-        whose = sessions[arrival] = order.party(principal), order.party(principal, session)
-        ticket = Ticket(make_call(), arrival, priority, *whose)
+        call = make_call(session_id=session)
+        call.principal = Principal(principal)
+        ticket = Ticket(call, arrival, priority)
+        order.begin(ticket)
         order.join(ticket, KIND)
         waiting.append(ticket)
+        begun.append(ticket)
         if ends and flying:
-            flying.pop(0).fly(False)
+            _check_counts(flying)
+            again = flying.pop(0)
+            again.fly(False)
+            if again.arrival % 3 == 0:
+                order.join(again, KIND)
+                waiting.append(again)
         if arrival % 2:
             first = order.first([KIND])
             assert first is not None
@@ -80,12 +112,25 @@ def test_order_serves_the_lowest_ranked_ticket(
         order.leave(first)
         waiting.remove(first)
     assert len(order) == 0
-    assert order.kinds() == []
-    assert not any(party.groups for pair in sessions.values() for party in pair)
+    assert not order.lines
+    for ticket in begun:
+        order.end(ticket)
+    assert not order._parties
+
+
+def _check_counts(flying: list[Ticket]) -> None:
+    for ticket in flying:
+        principal, session = ticket.principal, ticket.session
+        assert principal is not None
+        assert session is not None
+        assert principal.in_flight == sum(one.principal is principal for one in flying)
+        assert session.in_flight == sum(one.session is session for one in flying)
 
 
 def _rank(ticket: Ticket) -> tuple[int, ...]:
     """Between sessions of one principal by theirs; the first of each stands for the others."""
+    assert ticket.principal is not None
+    assert ticket.session is not None
     return (
         -ticket.priority,
         ticket.principal.in_flight,

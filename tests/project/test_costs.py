@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.records.step_counts import STACK, Steps, plain, steps_of, stream
+from support.records.step_counts import (
+    STACK,
+    Steps,
+    plain,
+    steps_beside_others,
+    steps_of,
+    stream,
+)
 
 from gateway.kernel import active
 
@@ -55,6 +62,16 @@ async def test_stream_event_stays_within_its_step_budget(
         for tokens in (SHORT, LONG)
     ]
     assert (many - few) / (LONG - SHORT) < most * TOLERANCE
+
+
+async def test_wait_for_a_slot_stays_within_its_step_budget(tmp_path: Path) -> None:
+    """What a call costs more if it waits in the queue, with one wake-up and a second choice."""
+    folders = _folder(tmp_path, 8), _folder(tmp_path, 256)
+    waiting, passing = [
+        await steps_beside_others(["backpressure"], folder, slots=int(folder.name))
+        for folder in folders
+    ]
+    assert waiting - passing < 92 * TOLERANCE
 
 
 def test_step_counter_counts_python_frames_and_c_functions() -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
 from starlette.routing import BaseRoute
 
@@ -12,7 +12,6 @@ from gateway import (
     ControlRequest,
     Host,
     NotFound,
-    Outcome,
     Principal,
     Sample,
     StateKey,
@@ -34,20 +33,7 @@ INTEGER = re.compile(rb"[+-]?[0-9]{1,4}")
 PRIORITY: StateKey[int] = StateKey("backpressure.priority")
 
 
-class Visit:
-    """Observer of a call at the gate; it sees the call's end before anything can wait."""
-
-    __slots__ = ("gate", "ticket")
-
-    def __init__(self, gate: Gate, ticket: Ticket) -> None:
-        self.gate = gate
-        self.ticket = ticket
-
-    def finished(self, outcome: Outcome) -> None:
-        self.gate.done(self.ticket)
-
-
-VISIT: StateKey[Visit] = StateKey("backpressure")
+TICKET: StateKey[Ticket] = StateKey("backpressure")
 
 
 class Backpressure:
@@ -59,6 +45,7 @@ class Backpressure:
 
     def __init__(self, config: Options) -> None:
         self._options = config
+        self._ranks = _ranks(config)
         self._place = 0, 1
         self._gate: Gate | None = None
 
@@ -93,30 +80,33 @@ class Backpressure:
     @hookimpl
     def reconfigure(self, config: Options) -> None:
         part = part_of(config, *self._place)
-        self._options = config
+        self._options, self._ranks = config, _ranks(config)
         if self._gate is not None:
             self._gate.set_options(part)
 
     @hookimpl
-    async def admit(self, call: Call) -> None:
-        if not self._may_rank(call.principal):
+    def admit(self, call: Call) -> None:
+        if not (self._ranks and self._may_rank(call.principal)):
             return
         value = get_header(call.headers, self._options.priority_header.lower().encode())
         if value is not None:
             call.state[PRIORITY] = _priority(value, self._options.priority_header)
 
     @hookimpl
-    def observe(self, call: Call) -> Visit | None:
-        if self._gate is None:
+    def observe(self, call: Call) -> Ticket | None:
+        gate = self._gate
+        if gate is None:
             return None
-        ticket = self._gate.ticket(call, call.state.get(PRIORITY, 0))
-        visit = call.state[VISIT] = Visit(self._gate, ticket)
-        return visit
+        priority = call.state.get(PRIORITY, 0) if self._ranks else 0
+        ticket = call.state[TICKET] = gate.ticket(call, priority)
+        return ticket
 
     @hookimpl
-    async def filter_workers(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
-        visit = call.state.get(VISIT)
-        return workers if visit is None else await visit.gate.enter(visit.ticket, workers)
+    def filter_workers(
+        self, call: Call, workers: Sequence[Worker]
+    ) -> Sequence[Worker] | Awaitable[Sequence[Worker]]:
+        ticket, gate = call.state.get(TICKET), self._gate
+        return workers if ticket is None or gate is None else gate.enter(ticket, workers)
 
     def _may_rank(self, principal: Principal | None) -> bool:
         options = self._options
@@ -126,6 +116,12 @@ class Backpressure:
 
     async def _show(self, _: ControlRequest) -> QueueReport:
         return self.report()
+
+
+def _ranks(options: Options) -> bool:
+    """Whether any call may have a priority."""
+    named = options.priority_scope is not None or options.priority_ids
+    return bool(named) or options.priority_for_all
 
 
 def _priority(value: bytes, header: str) -> int:

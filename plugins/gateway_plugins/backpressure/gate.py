@@ -7,12 +7,12 @@ chooses again among the current workers, so that every other plugin can filter t
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from operator import attrgetter
 from time import monotonic
 
 from gateway import Call, CallError, ChooseAgain, Worker, Workers
+from gateway_plugins.backpressure.deadlines import Deadlines
 from gateway_plugins.backpressure.options import Options
 from gateway_plugins.backpressure.order import Kind, Order, Ticket
 from gateway_plugins.backpressure.pauses import Pauses
@@ -20,6 +20,8 @@ from gateway_plugins.backpressure.rate import Rate
 from gateway_plugins.backpressure.refusing import absence, refusal
 from gateway_plugins.backpressure.report import Counts, QueueReport, by_principal, by_priority
 from gateway_plugins.backpressure.rooms import Rooms
+
+NOBODY: frozenset[Worker] = frozenset()
 
 
 class Gate:
@@ -35,8 +37,10 @@ class Gate:
         self._tickets = 0
         self._changes = 0
         self._changed = False
-        self._freed: Counter[Worker] = Counter()
+        self._freed: dict[Worker, int] = {}
         self._pauses = Pauses(self._gain)
+        self._deadlines = [Deadlines(options.queue.max_wait, self._expire)]
+        self._is_due = False
         self._looking: asyncio.Handle | None = None
         self._closed = False
 
@@ -53,67 +57,73 @@ class Gate:
         self._workers.freed.remove(self._on_freed)
         self._workers.hold = None
         self._pauses.close()
+        for deadlines in self._deadlines:
+            deadlines.close()
         self._workers.slots.limit = None
         for worker in self._workers.all:
             worker.slots.limit = None
         for ticket in list(self._order):
             self._wake(ticket)
+        self._is_due = False
         if self._looking is not None:
             self._looking.cancel()
 
     def set_options(self, options: Options) -> None:
         """Replace the options. Waiting calls keep their places and their deadlines."""
         self._options = options
+        if options.queue.max_wait != self._deadlines[0].seconds:
+            new = Deadlines(options.queue.max_wait, self._expire)
+            self._deadlines = [new, *(one for one in self._deadlines if len(one))]
         self._on_change()
 
     def ticket(self, call: Call, priority: int) -> Ticket:
         """Return a ticket for a new call."""
-        principal = None if call.principal is None else call.principal.id
         self._tickets += 1
-        whose = self._order.party(principal)
-        return Ticket(
-            call, self._tickets, priority, whose, self._order.party(principal, call.session_id)
-        )
+        return Ticket(call, self._tickets, priority, self)
 
-    async def enter(self, ticket: Ticket, workers: Sequence[Worker]) -> Sequence[Worker]:
-        """Return those of `workers` with a slot for the call; wait if there are none.
+    def enter(
+        self, ticket: Ticket, workers: Sequence[Worker]
+    ) -> Sequence[Worker] | Awaitable[Sequence[Worker]]:
+        """Return those of `workers` with a slot for the call; if there are none, a wait.
 
-        Raises ChooseAgain after a wait, or if the workers may have changed; CallError if the call
-        may not wait, or has waited too long. Returns an empty sequence if waiting could bring no
-        worker, and in place of that error if a worker has refused the call: its response says more.
+        It or the wait raises ChooseAgain after the wait, or if the workers may have changed;
+        CallError if the call may not wait, or has waited too long. The result is an empty sequence
+        if waiting could bring no worker, and in place of that error if a worker has refused the
+        call: its response says more.
         """
         if self._closed:
             return workers
-        promise = self._rooms.promised_to(ticket)
+        promise = ticket.promise
         if promise is not None:
             if kept := self._rooms.kept(ticket, promise, workers):
                 return kept
             self._take_back(ticket)
-        if self._looking is not None:
+        if self._is_due:
             self._look()
         if self._pauses.there:
             workers = self._pauses.open_to(ticket.call, workers, self._rooms.free)
         free = self._rooms.free(workers)
         if free:
-            ticket.fly(True)
+            if ticket.session is None:
+                self._order.begin(ticket, in_flight=True)
+            else:
+                ticket.fly(True)
             return free
         kind = self._kind(ticket.call, workers)
         if not workers and not self._may_change(kind):
             return workers
-        self._refuse_stale(ticket, kind)
-        try:
-            await self._wait(ticket, kind)
-        except CallError:
-            if _has_answer(ticket.call):
-                return ()
-            raise
-        raise ChooseAgain
+        if kind.barred:
+            self._refuse_stale(ticket)
+        return self._waited(ticket, kind)
 
     def done(self, ticket: Ticket) -> None:
         """End the call, whatever it was doing here."""
-        ticket.fly(False)
-        self._order.leave(ticket)
-        self._take_back(ticket)
+        self._order.end(ticket)
+        if ticket.promise is not None:
+            self._take_back(ticket)
+        if ticket.since:
+            for deadlines in self._deadlines:
+                deadlines.drop(ticket)
 
     def report(self) -> QueueReport:
         waiting, now = list(self._order), monotonic()
@@ -133,27 +143,38 @@ class Gate:
 
     # waiting
 
-    async def _wait(self, ticket: Ticket, kind: Kind) -> None:
-        """Wait until there may be a worker to choose. Raises CallError if that takes too long."""
-        loop = asyncio.get_running_loop()
-        self._admit(ticket, loop.time())
-        ticket.fly(False)
-        ticket.outcome = loop.create_future()
-        self._order.join(ticket, kind)
+    async def _waited(self, ticket: Ticket, kind: Kind) -> Sequence[Worker]:
+        """Wait until there may be a worker to choose.
+
+        Raises ChooseAgain then, and CallError if that takes too long.
+        """
+        outcome: asyncio.Future[CallError | None] | None = None
         began = monotonic()
-        timer = loop.call_at(ticket.until, self._expire, ticket)
         try:
-            error = await ticket.outcome
+            self._admit(ticket, began)
+            if ticket.session is None:
+                self._order.begin(ticket)
+            if ticket.in_flight:
+                ticket.fly(False)
+            outcome = ticket.outcome = asyncio.get_running_loop().create_future()
+            self._order.join(ticket, kind)
+            error = await outcome
+        except CallError as full:
+            error = full
         except asyncio.CancelledError:
             self.counts.left += 1
             raise
         finally:
-            timer.cancel()
             ticket.outcome = None
-            self._order.leave(ticket)
-            self.counts.waited_seconds += monotonic() - began
-        if error is not None:
-            raise error
+            if ticket.queue is not None:
+                self._order.leave(ticket)
+            if outcome is not None:
+                self.counts.waited_seconds += monotonic() - began
+        if error is None:
+            raise ChooseAgain
+        if _has_answer(ticket.call):
+            return ()
+        raise error
 
     def _admit(self, ticket: Ticket, now: float) -> None:
         """Check that the queue has a place for the call. Raises CallError if it is full.
@@ -162,16 +183,23 @@ class Gate:
         """
         attempt = len(ticket.call.tried)
         if ticket.attempt == attempt:
+            if not any(ticket in deadlines for deadlines in self._deadlines):
+                self._deadlines[0].end(ticket)
             return
-        queue = self._options.queue
-        if len(self._order) >= queue.max_length:
+        if len(self._order.waiting) >= self._options.queue.max_length:
             self.counts.refused_full += 1
             said = f"{len(self._order)} calls wait for a worker already"
             raise self._refusal(ticket.call, "queue_full", said)
         self.counts.waited += 1
-        ticket.attempt, ticket.until, ticket.since = attempt, now + queue.max_wait, monotonic()
+        if ticket.since:
+            for deadlines in self._deadlines:
+                deadlines.drop(ticket)
+        ticket.attempt, ticket.since = attempt, now
+        self._deadlines[0].add(ticket, now)
 
     def _expire(self, ticket: Ticket) -> None:
+        if ticket.outcome is None:
+            return
         self.counts.refused_late += 1
         said = f"no worker had room within {self._options.queue.max_wait:g} s"
         self._wake(ticket, self._refusal(ticket.call, "queue_timeout", said))
@@ -198,9 +226,11 @@ class Gate:
 
     def _kind(self, call: Call, workers: Sequence[Worker]) -> Kind:
         model = call.model if self._workers.mixed else None
-        others = frozenset(self._workers.serving(model).fit).difference(workers)
-        tried = frozenset(call.tried)
-        return Kind(model, tried, others - tried)
+        fit = self._workers.fit if model is None else self._workers.serving(model).fit
+        tried = frozenset(call.tried) if call.tried else NOBODY
+        if workers is fit:
+            return Kind(model, tried, NOBODY)
+        return Kind(model, tried, frozenset(fit).difference(workers) - tried)
 
     def _may_change(self, kind: Kind) -> bool:
         """Whether a call that got no worker may still get one by waiting."""
@@ -208,12 +238,12 @@ class Gate:
             return False
         return bool(kind.barred) or not self._workers.serving(kind.model).fit
 
-    def _refuse_stale(self, ticket: Ticket, kind: Kind) -> None:
+    def _refuse_stale(self, ticket: Ticket) -> None:
         """Choose again if the workers may have changed while another plugin filtered them.
 
         Raises ChooseAgain.
         """
-        if kind.barred and ticket.seen != self._changes:
+        if ticket.seen != self._changes:
             ticket.seen = self._changes
             raise ChooseAgain
 
@@ -225,7 +255,8 @@ class Gate:
 
     def _on_freed(self, worker: Worker) -> None:
         self._rate.note(monotonic())
-        self._gain(worker)
+        if self._order.waiting:
+            self._gain(worker)
 
     def _take_back(self, ticket: Ticket) -> None:
         """Take back a promised slot that the ticket will not use."""
@@ -235,16 +266,16 @@ class Gate:
 
     def _gain(self, worker: Worker | None, calls: int = 1) -> None:
         """Note room for more calls at `worker`; None: at some worker."""
-        if self._order:
+        if self._order.waiting:
             if worker is not None:
-                self._freed[worker] += calls
+                self._freed[worker] = self._freed.get(worker, 0) + calls
             self._look_soon()
 
     def _on_change(self) -> None:
         self._changes += 1
         self._changed = True
         self._set_limits()
-        if self._order:
+        if self._order.waiting:
             for worker in self._workers.all:
                 self._freed[worker] = len(self._order)
             self._look_soon()
@@ -264,17 +295,23 @@ class Gate:
         By then the call that has ended is counted as ended, and slots freed together are seen
         together.
         """
-        if self._looking is None and self._order and not self._closed:
-            self._looking = asyncio.get_running_loop().call_soon(self._look)
+        if self._closed or not self._order.waiting:
+            return
+        self._is_due = True
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_soon(self._look_now)
+
+    def _look_now(self) -> None:
+        self._looking = None
+        if self._is_due:
+            self._look()
 
     def _look(self) -> None:
         """Give the room there is to the calls that wait for it."""
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
-        freed, self._freed = self._freed, Counter()
+        self._is_due = False
+        freed, self._freed = self._freed, {}
         changed, self._changed = self._changed, False
-        fit = self._workers.serving().fit
+        fit = self._workers.fit
         if changed or self._workers.slots.limit is not None:
             self._deal(list(fit))
         else:
@@ -283,39 +320,46 @@ class Gate:
 
     def _deal(self, workers: list[Worker]) -> None:
         """Promise the room of these workers, slot by slot."""
-        while self._order and self._rooms.overall() > 0:
-            workers = [worker for worker in workers if self._rooms.of(worker) > 0]
-            kinds = [kind for kind in self._order.kinds() if any(map(kind.includes, workers))]
-            ticket = self._order.first(kinds)
+        order, overall = self._order, self._rooms.overall()
+        rooms = {worker: room for worker in workers if (room := self._rooms.of(worker)) > 0}
+        while order.waiting and rooms and overall > 0:
+            workers = list(rooms)
+            ticket = order.first([kind for kind in order.lines if kind.among(workers)])
             if ticket is None:
                 return
-            kind = self._order.kind_of(ticket)
-            self._grant(ticket, [worker for worker in workers if kind.includes(worker)])
+            worker = self._grant(ticket, order.waiting[ticket].among(workers))
+            overall -= 1
+            if worker is not None:
+                rooms[worker] -= 1
+                if rooms[worker] <= 0:
+                    del rooms[worker]
 
-    def _grant(self, ticket: Ticket, workers: list[Worker]) -> None:
-        """Promise one slot of the least loaded of `workers`, or of any worker.
+    def _grant(self, ticket: Ticket, workers: list[Worker]) -> Worker | None:
+        """Promise one slot of the least loaded of `workers`, or of any worker; return the worker.
 
         The call may choose the worker itself if only the overall limit matters.
         """
-        least = min(workers, key=attrgetter("load"))
-        any_will_do = len(workers) > 1 and (
-            self._rooms.overall() == 1 or all(worker.slots.limit is None for worker in workers)
-        )
-        self._rooms.promise(ticket, None if any_will_do else least)
+        worker: Worker | None = workers[0]
+        if len(workers) > 1:
+            worker = min(workers, key=attrgetter("load"))
+            if self._rooms.overall() == 1 or all(one.slots.limit is None for one in workers):
+                worker = None
+        self._rooms.promise(ticket, worker)
         self._wake(ticket)
         ticket.fly(True)
+        return worker
 
-    def _ask_again(self, freed: Counter[Worker], *, changed: bool) -> None:
+    def _ask_again(self, freed: dict[Worker, int], *, changed: bool) -> None:
         """Wake calls that may now get a worker that another plugin left out before.
 
         At most as many calls are woken as these workers have room. After a change, all calls for
         which no worker is left are woken, too.
         """
-        for kind in self._order.kinds():
+        for kind in list(self._order.lines):
             if changed and self._is_hopeless(kind):
                 self._send_back(kind, len(self._order))
             elif kind.barred:
-                chances = sum(self._chances(worker, freed[worker]) for worker in kind.barred)
+                chances = sum(self._chances(worker, freed.get(worker, 0)) for worker in kind.barred)
                 self._send_back(kind, chances)
 
     def _chances(self, worker: Worker, freed: int) -> int:

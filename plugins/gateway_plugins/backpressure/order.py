@@ -8,18 +8,20 @@ as a call's length is not known.
 """
 
 import asyncio
+from bisect import insort
 from collections.abc import Iterator
-from typing import NamedTuple
-from weakref import WeakValueDictionary
+from operator import attrgetter
+from typing import Protocol
 
-from gateway import Call, CallError, Worker
+import msgspec
+
+from gateway import Call, CallError, Outcome, Worker
 from gateway_plugins.backpressure.ranked import Rank, Ranked
 
-Key = tuple[str | None, ...]
-"""A principal's id; with a session id as second part, one session of that principal."""
+_arrival = attrgetter("arrival")
 
 
-class Kind(NamedTuple):
+class Kind(msgspec.Struct, frozen=True):
     """The workers that a group of waiting calls can use: those that serve `model`, less two sets.
 
     The workers in `tried` have failed the call; another plugin left out those in `barred`.
@@ -34,175 +36,257 @@ class Kind(NamedTuple):
             return False
         return self.model is None or worker.serves(self.model)
 
-
-class Party:
-    """A principal, or one of its sessions. It lives as long as one of its calls."""
-
-    __slots__ = ("__weakref__", "groups", "in_flight")
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.groups: set[Group] = set()
-
-    def count(self, more: int) -> None:
-        self.in_flight += more
-        for group in self.groups:
-            group.refresh()
+    def among(self, workers: list[Worker]) -> list[Worker]:
+        """Return those of `workers` that it includes."""
+        if self.model is None and not (self.tried or self.barred):
+            return workers
+        return [worker for worker in workers if self.includes(worker)]
 
 
-class Ticket:
-    """A call that needs a worker, from its first look at the workers to its end.
+class Session(msgspec.Struct, eq=False):
+    """One session of a principal, as long as it has `calls`; `queues` are those that wait."""
 
-    `arrival` numbers the tickets of a gateway. `in_flight`: the call has a slot, or is about to.
-    `outcome` exists while the call waits; its result is an error, or None to choose again. `until`
-    is the deadline of the wait, in the loop's time, for the attempt numbered `attempt`.
+    id: str | None
+    calls: int = 0
+    in_flight: int = 0
+    queues: list["Queue"] = []
+
+
+class Party(msgspec.Struct, eq=False):
+    """A principal, as long as it has calls, with its sessions; `flows` are those that wait."""
+
+    id: str | None
+    in_flight: int = 0
+    sessions: dict[str | None, Session] = {}
+    flows: list["Flow"] = []
+
+
+class Promise(msgspec.Struct, frozen=True, eq=False):
+    """A slot that a ticket is about to take: of `worker`, or of all workers together (None).
+
+    The promise ends when an attempt begins, as the slot then counts as used.
     """
 
-    __slots__ = (
-        "arrival",
-        "attempt",
-        "call",
-        "group",
-        "in_flight",
-        "outcome",
-        "principal",
-        "priority",
-        "seen",
-        "session",
-        "since",
-        "until",
-    )
+    worker: Worker | None
+    attempts: int
 
-    def __init__(
-        self, call: Call, arrival: int, priority: int, principal: Party, session: Party
-    ) -> None:
-        self.call = call
-        self.arrival = arrival
-        self.priority = priority
-        self.principal = principal
-        self.session = session
-        self.in_flight = False
-        self.group: Group | None = None
-        self.outcome: asyncio.Future[CallError | None] | None = None
-        self.attempt = self.seen = -1
-        self.since = self.until = 0.0
+
+class Keeper(Protocol):
+    """What a ticket needs of its gate."""
+
+    def done(self, ticket: "Ticket") -> None: ...
+
+
+class Ticket(msgspec.Struct, eq=False):
+    """A call that needs a worker: its observer at the gate, from the first choice to its end.
+
+    It sees the call's end before anything can wait. `arrival` numbers the tickets of a gateway.
+    `in_flight`: the call has a slot, or is about to; `principal` and `session` count it from its
+    first choice on. `outcome` exists while the call waits; its result is an error, or None to
+    choose again. `attempt` is the number of the attempt that the call has waited for, `since` when
+    it began to.
+    """
+
+    call: Call
+    arrival: int
+    priority: int = 0
+    gate: Keeper | None = None
+    in_flight: bool = False
+    principal: Party | None = None
+    session: Session | None = None
+    queue: "Queue | None" = None
+    promise: Promise | None = None
+    outcome: "asyncio.Future[CallError | None] | None" = None
+    attempt: int = -1
+    seen: int = -1
+    since: float = 0.0
+
+    def finished(self, outcome: Outcome) -> None:
+        if self.gate is not None:
+            self.gate.done(self)
 
     def fly(self, in_flight: bool) -> None:
         """Set whether the call counts as in flight for its principal and its session."""
-        if in_flight is not self.in_flight:
-            self.in_flight = in_flight
-            self.principal.count(1 if in_flight else -1)
-            self.session.count(1 if in_flight else -1)
+        principal, session = self.principal, self.session
+        if in_flight is self.in_flight or principal is None or session is None:
+            return
+        self.in_flight = in_flight
+        change = 1 if in_flight else -1
+        principal.in_flight += change
+        session.in_flight += change
+        if principal.flows and not in_flight:
+            _rise(principal, session)
 
 
-class Group:
-    """Waiting calls, or groups of them, in order.
+class Queue(msgspec.Struct, eq=False):
+    """Calls of one session that wait, in the order of their arrival: never empty while listed."""
 
-    A group ranks by `urgency`, by the calls in flight of `party`, and by its first member.
+    session: Session
+    flow: "Flow"
+    tickets: list[Ticket] = []
+    listed: Rank | None = None
+
+    def rank(self) -> Rank:
+        return self.session.in_flight, self.tickets[0].arrival
+
+
+class Flow(msgspec.Struct, eq=False):
+    """Queues of one principal, of one priority; `head` is the first one, as ranked the last time.
+
+    It ranks by the priority, by the calls in flight of the principal, and by its first queue.
     """
 
-    __slots__ = ("above", "groups", "key", "members", "party", "urgency")
+    principal: Party
+    line: "Line"
+    priority: int
+    ranked: Ranked[Queue]
+    queues: dict[Session, Queue] = {}
+    head: Queue | None = None
+    listed: Rank | None = None
 
-    def __init__(
-        self, above: "Group | None", key: object, party: Party | None, urgency: Rank
-    ) -> None:
-        self.above = above
-        self.key = key
-        self.party = party
-        self.urgency = urgency
-        self.members: Ranked[Group | Ticket] = Ranked()
-        self.groups: dict[object, Group] = {}
-        if party is not None:
-            party.groups.add(self)
+    def rank(self) -> Rank:
+        self.head = head = self.ranked.first()
+        rank = () if head is None else head.listed or ()
+        return (-self.priority, self.principal.in_flight, *rank)
 
-    def within(self, party: Party, urgency: Rank = ()) -> "Group":
-        """Return the member group of that party and urgency; create it if it is missing."""
-        key = (party, urgency)
-        found = self.groups.get(key)
-        if found is None:
-            found = self.groups[key] = Group(self, key, party, urgency)
-        return found
 
-    def refresh(self) -> None:
-        """Update the rank of the group in the group above, and all ranks above that.
+class Line(msgspec.Struct, eq=False):
+    """The flows of one kind."""
 
-        An empty group is dropped.
-        """
-        if self.above is None:
-            return
-        first = self.members.first()
-        if first is not None and self.party is not None:
-            self.above.members.put(self, (*self.urgency, self.party.in_flight, *first[0]))
-        else:
-            self._leave(self.above)
-        self.above.refresh()
+    ranked: Ranked[Flow]
+    flows: dict[tuple[Party, int], Flow] = {}
 
-    def _leave(self, above: "Group") -> None:
-        above.members.drop(self)
-        above.groups.pop(self.key, None)
-        if self.party is not None:
-            self.party.groups.discard(self)
 
-    def first(self) -> Ticket:
-        """Return the first ticket. Raises LookupError if no call waits here."""
-        found = self.members.first()
-        if found is None:
-            raise LookupError("nobody waits here")
-        item = found[1]
-        return item.first() if isinstance(item, Group) else item
+def _rise(principal: Party, session: Session) -> None:
+    """Rank anew what may come earlier now, as a call of these has ended."""
+    for queue in session.queues:
+        queue.flow.ranked.offer(queue)
+    for flow in principal.flows:
+        before = principal.in_flight + 1 if flow.listed is None else flow.listed[1]
+        if before > principal.in_flight or (session.queues and before == principal.in_flight):
+            flow.line.ranked.offer(flow)
 
 
 class Order:
-    """All waiting calls of one gateway, by the workers that they can use."""
+    """All waiting calls of one gateway, by the workers that they can use.
+
+    `waiting` has the kind of each ticket that waits, and `lines` those of each kind.
+    """
 
     def __init__(self) -> None:
-        self._kinds: dict[Kind, Group] = {}
-        self._waiting: dict[Ticket, Kind] = {}
-        self._parties: WeakValueDictionary[Key, Party] = WeakValueDictionary()
+        self.waiting: dict[Ticket, Kind] = {}
+        self.lines: dict[Kind, Line] = {}
+        self._parties: dict[str | None, Party] = {}
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def __iter__(self) -> Iterator[Ticket]:
-        return iter(self._waiting)
+        return iter(self.waiting)
 
-    def party(self, *key: str | None) -> Party:
-        """Return the party of a key: the same object as long as anything holds it."""
-        found = self._parties.get(key)
-        if found is None:
-            self._parties[key] = found = Party()
-        return found
+    def begin(self, ticket: Ticket, *, in_flight: bool = False) -> None:
+        """Tell a new ticket its principal and its session; `in_flight` as in `Ticket.fly`."""
+        call, parties = ticket.call, self._parties
+        name, id_ = None if call.principal is None else call.principal.id, call.session_id
+        if name not in parties:
+            parties[name] = Party(name)
+        party = parties[name]
+        if id_ not in party.sessions:
+            party.sessions[id_] = Session(id_)
+        session = party.sessions[id_]
+        session.calls += 1
+        ticket.principal, ticket.session, ticket.in_flight = party, session, in_flight
+        if in_flight:
+            party.in_flight += 1
+            session.in_flight += 1
+
+    def end(self, ticket: Ticket) -> None:
+        """Forget a ticket that has begun, whatever it was doing."""
+        party, session = ticket.principal, ticket.session
+        if party is None or session is None:
+            return
+        if self.waiting:
+            ticket.fly(False)
+            if ticket.queue is not None:
+                self.leave(ticket)
+        elif ticket.in_flight:
+            ticket.in_flight = False
+            party.in_flight -= 1
+            session.in_flight -= 1
+        ticket.principal = ticket.session = None
+        session.calls -= 1
+        if not session.calls:
+            del party.sessions[session.id]
+            if not party.sessions:
+                del self._parties[party.id]
 
     def join(self, ticket: Ticket, kind: Kind) -> None:
-        self._waiting[ticket] = kind
-        top = self._kinds.get(kind)
-        if top is None:
-            top = self._kinds[kind] = Group(None, kind, None, ())
-        group = top.within(ticket.principal, (-ticket.priority,)).within(ticket.session)
-        group.members.put(ticket, (ticket.arrival,))
-        group.refresh()
-        ticket.group = group
+        """Let a ticket wait that has begun and does not wait yet."""
+        if ticket.session is None:
+            raise ValueError("a ticket waits only after its begin")
+        self.waiting[ticket] = kind
+        queue = ticket.queue = self._queue(ticket, kind)
+        tickets = queue.tickets
+        if tickets and tickets[-1].arrival < ticket.arrival:
+            tickets.append(ticket)
+            return
+        insort(tickets, ticket, key=_arrival)
+        flow = queue.flow
+        flow.ranked.offer(queue)
+        if flow.listed is None or (queue.listed or ()) < flow.listed[2:]:
+            flow.line.ranked.offer(flow)
+
+    def _queue(self, ticket: Ticket, kind: Kind) -> Queue:
+        """Return the queue of the ticket's session; create it if it is missing."""
+        principal, session = ticket.principal, ticket.session
+        assert principal is not None  # as `join` has checked
+        assert session is not None
+        lines, key = self.lines, (principal, ticket.priority)
+        line = lines[kind] if kind in lines else lines.setdefault(kind, Line(Ranked()))
+        if key not in line.flows:
+            line.flows[key] = Flow(principal, line, ticket.priority, Ranked())
+            principal.flows.append(line.flows[key])
+        flow = line.flows[key]
+        if session not in flow.queues:
+            flow.queues[session] = Queue(session, flow)
+            session.queues.append(flow.queues[session])
+        return flow.queues[session]
 
     def leave(self, ticket: Ticket) -> None:
         """Remove a ticket; do nothing if it does not wait."""
-        kind = self._waiting.pop(ticket, None)
-        if kind is None or ticket.group is None:
+        queue = ticket.queue
+        if queue is None:
             return
-        ticket.group.members.drop(ticket)
-        ticket.group.refresh()
-        ticket.group = None
-        if not self._kinds[kind].members:
-            del self._kinds[kind]
+        ticket.queue = None
+        kind = self.waiting.pop(ticket)
+        tickets = queue.tickets
+        if tickets[0] is ticket:
+            del tickets[0]
+        else:
+            tickets.remove(ticket)
+        if not tickets:
+            self._drop(queue, kind)
 
-    def kinds(self) -> list[Kind]:
-        return list(self._kinds)
+    def _drop(self, queue: Queue, kind: Kind) -> None:
+        """Remove an empty queue, and all that is empty without it."""
+        flow, session = queue.flow, queue.session
+        flow.ranked.drop(queue)
+        session.queues.remove(queue)
+        del flow.queues[session]
+        if flow.queues:
+            return
+        line = flow.line
+        line.ranked.drop(flow)
+        flow.principal.flows.remove(flow)
+        del line.flows[flow.principal, flow.priority]
+        if not line.flows:
+            del self.lines[kind]
 
     def first(self, kinds: list[Kind]) -> Ticket | None:
         """Return the ticket to serve next among those of `kinds`; None if there is none."""
-        tops = (self._kinds[kind] for kind in kinds if kind in self._kinds)
-        ranked = [(found[0], top) for top in tops if (found := top.members.first())]
-        return min(ranked, key=lambda pair: pair[0])[1].first() if ranked else None
-
-    def kind_of(self, ticket: Ticket) -> Kind:
-        """Kind of a ticket that waits."""
-        return self._waiting[ticket]
+        best: Flow | None = None
+        for kind in kinds:
+            flow = self.lines[kind].ranked.first() if kind in self.lines else None
+            if flow is not None and (best is None or (flow.listed or ()) < (best.listed or ())):
+                best = flow
+        return None if best is None or best.head is None else best.head.tickets[0]

@@ -1,10 +1,7 @@
 """Items in the order of their ranks, which may change while the items are kept."""
 
-from heapq import heapify, heappop, heappush
-from itertools import count
-from typing import Generic, TypeVar
-
-T = TypeVar("T")
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import Generic, Protocol, TypeVar
 
 Rank = tuple[int, ...]
 
@@ -12,45 +9,71 @@ MAX_STALE = 64
 """Number of outdated entries that never cause a rebuild."""
 
 
-class Ranked(Generic[T]):
-    """Items with a rank each, the lowest first; all operations take O(log n), amortised.
+class Item(Protocol):
+    """`listed` is the rank by which the item stands in a heap, None if it does not."""
 
-    A heap in which an outdated entry stays until it reaches the top, as in the notes to Python's
-    heapq; once most entries are outdated, the heap is rebuilt without them.
+    listed: Rank | None
+
+    def rank(self) -> Rank:
+        """The present rank."""
+
+
+T = TypeVar("T", bound=Item)
+
+
+class Ranked(Generic[T]):
+    """Items that offer themselves, the lowest rank first; all operations take O(log n), amortised.
+
+    A heap in which no item stands behind its rank: a rank that has fallen must be offered, and one
+    that has risen is noticed at the top. An outdated entry stays until it reaches the top; once
+    most entries are outdated, the heap is rebuilt without them.
     """
 
-    __slots__ = ("_heap", "_ranks", "_ticks")
+    __slots__ = ("_count", "_heap", "_ticks")
 
     def __init__(self) -> None:
-        self._ranks: dict[T, Rank] = {}
         self._heap: list[tuple[Rank, int, T]] = []
-        self._ticks = count()
+        self._count = self._ticks = 0
 
     def __len__(self) -> int:
-        return len(self._ranks)
+        return self._count
 
-    def put(self, item: T, rank: Rank) -> None:
-        """Set the rank of an item."""
-        if self._ranks.get(item) == rank:
+    def offer(self, item: T) -> None:
+        """Add an item, or note that its rank may have fallen."""
+        rank, listed = item.rank(), item.listed
+        if listed is None:
+            self._count += 1
+        elif listed <= rank:
             return
-        self._ranks[item] = rank
-        if len(self._heap) < 2 * len(self._ranks) + MAX_STALE:
-            heappush(self._heap, (rank, next(self._ticks), item))
-        else:
-            self._heap = [(rank, next(self._ticks), item) for item, rank in self._ranks.items()]
+        item.listed = rank
+        self._ticks += 1
+        heappush(self._heap, (rank, self._ticks, item))
+        if len(self._heap) > 2 * self._count + MAX_STALE:
+            self._heap = [entry for entry in self._heap if entry[0] is entry[2].listed]
             heapify(self._heap)
 
     def drop(self, item: T) -> None:
         """Remove an item; do nothing if it is not here."""
-        self._ranks.pop(item, None)
-        if not self._ranks:
-            self._heap.clear()
+        if item.listed is not None:
+            item.listed = None
+            self._count -= 1
+            if not self._count:
+                self._heap.clear()
 
-    def first(self) -> tuple[Rank, T] | None:
-        """Return the lowest rank and its item; None if there are no items."""
-        while self._heap:
-            rank, _, item = self._heap[0]
-            if self._ranks.get(item) == rank:
-                return rank, item
-            heappop(self._heap)
+    def first(self) -> T | None:
+        """Return the item of the lowest rank, by which it is then listed; None if there is none."""
+        heap = self._heap
+        while heap:
+            listed, _, item = heap[0]
+            if listed is not item.listed:
+                heappop(heap)
+                continue
+            rank = item.rank()
+            if rank == listed:
+                return item
+            item.listed = rank
+            self._ticks += 1
+            heapreplace(heap, (rank, self._ticks, item))
+            if heap[0][0] is rank:
+                return item
         return None

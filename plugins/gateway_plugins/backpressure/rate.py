@@ -5,6 +5,9 @@ import math
 WINDOW = 10.0
 """Seconds in which the weight of an event falls to about a third (1/e)."""
 
+STEP = 0.05
+"""Seconds within which events count as of the same time, so that each costs little."""
+
 
 class Rate:
     """Events per second, mostly those of the last WINDOW seconds. Times are monotonic seconds."""
@@ -17,13 +20,12 @@ class Rate:
 
     def note(self, now: float) -> None:
         """Record one event."""
-        self._count = self._faded(now) + 1
-        self._at = now
+        if now - self._at > STEP:
+            self._count *= math.exp((self._at - now) / WINDOW)
+            self._at = now
+        self._count += 1
 
     def value(self, now: float) -> float:
         """Events per second, 0 if there were none; the time before the creation is left out."""
         known = WINDOW * (1 - math.exp((self._began - now) / WINDOW))
-        return self._faded(now) / known if known > 0 else 0.0
-
-    def _faded(self, now: float) -> float:
-        return self._count * math.exp((self._at - now) / WINDOW)
+        return self._count * math.exp((self._at - now) / WINDOW) / known if known > 0 else 0.0

@@ -4,20 +4,7 @@ import math
 from collections.abc import Sequence
 
 from gateway import Worker, Workers
-from gateway_plugins.backpressure.order import Ticket
-
-
-class Promise:
-    """A slot that a ticket is about to take: of `worker`, or of all workers together (None).
-
-    The promise ends when an attempt begins, as the slot then counts as used.
-    """
-
-    __slots__ = ("attempts", "worker")
-
-    def __init__(self, worker: Worker | None, attempts: int) -> None:
-        self.worker = worker
-        self.attempts = attempts
+from gateway_plugins.backpressure.order import Promise, Ticket
 
 
 class Rooms:
@@ -25,7 +12,7 @@ class Rooms:
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._promises: dict[Ticket, Promise] = {}
+        self._promises = 0
         self._awake: set[Ticket] = set()
         self._held: dict[Worker, int] = {}
         self._seen: Sequence[Worker] = ()
@@ -35,7 +22,7 @@ class Rooms:
     def promised(self) -> int:
         """Number of slots promised and not yet taken."""
         self._settle()
-        return len(self._promises)
+        return self._promises
 
     def look_again(self) -> None:
         """Drop the cached room, as the limits or the workers have changed."""
@@ -46,15 +33,17 @@ class Rooms:
         slots = worker.slots
         if slots.limit is None:
             return math.inf
-        return slots.limit - slots.used - self._held.get(worker, 0)
+        room = slots.limit - slots.used
+        return room - self._held[worker] if worker in self._held else room
 
     def overall(self) -> float:
         """Free slots of all workers together; inf if there is no overall limit."""
-        self._settle()
+        if self._awake:
+            self._settle()
         slots = self._workers.slots
         if slots.limit is None:
             return math.inf
-        return slots.limit - slots.used - len(self._promises)
+        return slots.limit - slots.used - self._promises
 
     def free(self, workers: Sequence[Worker]) -> Sequence[Worker]:
         """Return the workers with room; if all have room, the given sequence itself.
@@ -65,19 +54,21 @@ class Rooms:
         if workers is self._seen and self._spare > 0 and not self._promises:
             self._spare -= 1
             return workers
-        overall = self.overall()
-        rooms = [self.of(worker) for worker in workers] if overall > 0 else []
-        least = min(overall, min(rooms, default=0.0))
+        least = overall = self.overall()
+        free: list[Worker] = []
+        if overall > 0:
+            for worker in workers:
+                room = self.of(worker)
+                if room > 0:
+                    free.append(worker)
+                if room < least:
+                    least = room
         self._seen, self._spare = workers, least - 1
-        if least > 0:
-            return workers
-        return [worker for worker, room in zip(workers, rooms, strict=False) if room > 0]
-
-    def promised_to(self, ticket: Ticket) -> Promise | None:
-        return self._promises.get(ticket)
+        return workers if least > 0 and free else free
 
     def promise(self, ticket: Ticket, worker: Worker | None) -> None:
-        self._promises[ticket] = Promise(worker, len(ticket.call.attempts))
+        ticket.promise = Promise(worker, len(ticket.call.attempts))
+        self._promises += 1
         if worker is not None:
             self._held[worker] = self._held.get(worker, 0) + 1
         self._spare = 0.0
@@ -87,18 +78,24 @@ class Rooms:
         if promise.attempts != len(ticket.call.attempts):
             return []
         self._awake.add(ticket)
-        if promise.worker is None:
+        worker = promise.worker
+        if worker is None:
             return [one for one in workers if self.of(one) > 0 and not one.slots.full]
-        return [one for one in workers if one is promise.worker and not one.slots.full]
+        return [worker] if worker in workers and not worker.slots.full else []
 
     def release(self, ticket: Ticket) -> Promise | None:
         """Take back the ticket's promise and return it; None if there is none."""
+        promise = ticket.promise
+        if promise is None:
+            return None
+        ticket.promise = None
+        self._promises -= 1
         self._awake.discard(ticket)
-        promise = self._promises.pop(ticket, None)
-        if promise is not None and promise.worker is not None:
-            self._held[promise.worker] -= 1
-            if not self._held[promise.worker]:
-                del self._held[promise.worker]
+        worker = promise.worker
+        if worker is not None:
+            self._held[worker] -= 1
+            if not self._held[worker]:
+                del self._held[worker]
         return promise
 
     def _settle(self) -> None:
@@ -106,8 +103,7 @@ class Rooms:
 
         Nothing waits between the slot and the beginning of the attempt.
         """
-        if not self._awake:
-            return
         for ticket in tuple(self._awake):
-            if len(ticket.call.attempts) != self._promises[ticket].attempts:
+            promise = ticket.promise
+            if promise is not None and len(ticket.call.attempts) != promise.attempts:
                 self.release(ticket)

@@ -4,6 +4,7 @@ Calls go to a worker in memory. Its answers have the token ids and logprobs that
 for.
 """
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -33,6 +34,9 @@ STACK = (
     "metrics",
 )
 """All that an operator would run, in order."""
+
+CALLERS, EACH = 32, 8
+"""Callers at a time in `steps_beside_others`, and calls of each."""
 
 TOKENS = 64
 TOKEN = f"gw-{0:043d}"
@@ -135,8 +139,10 @@ def call_of(number: int, *, streamed: bool) -> RecordedCall:
     return make_call(asked | ({"stream": True} if streamed else {}), headers=headers)
 
 
-def plugin(name: str, folder: Path) -> PluginEntry:
+def plugin(name: str, folder: Path, slots: int = 256) -> PluginEntry:
     match name:
+        case "backpressure":
+            return entry("backpressure", max_in_flight_per_worker=slots)
         case "auth":
             return entry("auth", keys_file=str(folder / "keys.json"))
         case "limits":
@@ -147,15 +153,17 @@ def plugin(name: str, folder: Path) -> PluginEntry:
 
 
 @asynccontextmanager
-async def gateway_of(plugins: Sequence[str], folder: Path) -> AsyncIterator[Gateway]:
-    """One gateway with its one worker, whose `pool` is to be replaced."""
+async def gateway_of(
+    plugins: Sequence[str], folder: Path, slots: int = 256
+) -> AsyncIterator[Gateway]:
+    """One gateway with its one worker, which has `slots` and whose `pool` is to be replaced."""
     key = {"id": "key-0", "token_sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}
     keys = folder / "keys.json"
     keys.touch(mode=0o600)
     keys.write_text(json.dumps({"keys": [key]}))
     settings = Config(
         workers=(Worker(url="http://127.0.0.1:1", models=("sim",)),),
-        plugins=tuple(plugin(name, folder) for name in plugins),
+        plugins=tuple(plugin(name, folder, slots) for name in plugins),
         probes=Probes(interval=None, models_interval=None),
         storage=StorageSettings(path=str(folder / "gateway.db")),
     )
@@ -185,3 +193,29 @@ async def steps_of(plugins: Sequence[str], answer: list[bytes], folder: Path, ca
         with steps:
             await carry(calls)
     return steps.taken / calls
+
+
+async def steps_beside_others(plugins: Sequence[str], folder: Path, *, slots: int) -> float:
+    """Steps of one plain call of CALLERS that call all the time, for a worker with `slots`.
+
+    If the slots are few, nearly every call waits for one.
+    """
+    numbers = itertools.count()
+    steps = Steps()
+    async with gateway_of(plugins, folder, slots) as gateway:
+        [worker] = gateway.workers.all
+        worker.pool = MemoryPool(plain())
+
+        async def caller(count: int) -> None:
+            for _ in range(count):
+                call = call_of(next(numbers), streamed=False)
+                await gateway.proxy.dispatch(call)
+                assert call.caller.status == 200, call.caller.body
+
+        async def carry(count: int) -> None:
+            await asyncio.gather(*(caller(count) for _ in range(CALLERS)))
+
+        await carry(2)
+        with steps:
+            await carry(EACH)
+    return steps.taken / EACH / CALLERS
