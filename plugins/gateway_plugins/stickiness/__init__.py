@@ -97,7 +97,8 @@ class Stickiness:
         point, session = None, call.session_id
         if self.policy.keyed:
             point = key_point("session", session) if session else self._point(call)
-        return self.policy.pick(views.of_call(call), point, workers)
+        view = views.whole
+        return self.policy.pick(views.of_call(call) if view is None else view, point, workers)
 
     def _point(self, call: Call) -> int | None:
         """Return the point of a call without a session, None if it has no key."""

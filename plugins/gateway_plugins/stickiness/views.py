@@ -62,13 +62,16 @@ class View:
 
 
 class Views:
-    """The views of one gateway's workers; call `forget` when any of them changes."""
+    """The views of one gateway's workers; call `forget` when any of them changes.
+
+    `whole` is the view for each call, None if it is not known or depends on the call.
+    """
 
     def __init__(self, registry: Workers) -> None:
         self._registry = registry
         self._rings = Rings()
         self._known: dict[int, tuple[object, View]] = {}
-        self._whole: View | None = None
+        self.whole: View | None = None
 
     def __len__(self) -> int:
         return len(self._known)
@@ -86,14 +89,11 @@ class Views:
 
     def of_call(self, call: Call) -> View:
         """Return the view for a call; its model is read only if workers serve different ones."""
-        whole = self._whole
-        if whole is not None:
-            return whole
         if self._registry.mixed:
             return self.of(call.model)
-        whole = self._whole = self.of(None)
+        whole = self.whole = self.of(None)
         return whole
 
     def forget(self) -> None:
         self._known.clear()
-        self._whole = None
+        self.whole = None
