@@ -231,8 +231,9 @@ class Workers:
             able = tuple(w for w in self.all if model is None or w.serves(model))
             if not able and model is not None:
                 able = tuple(w for w in self.all if w.claims(model))
-            found = Serving(able, tuple(worker for worker in able if worker.fit))
-            self._serving[key] = found
+            everybody = len(able) == len(self.all)
+            fit = self.fit if everybody else tuple(worker for worker in able if worker.fit)
+            found = self._serving[key] = Serving(able, fit)
         return found
 
     def deny(self, worker: Worker, model: str) -> None:

@@ -226,7 +226,7 @@ class Gate:
 
     def _kind(self, call: Call, workers: Sequence[Worker]) -> Kind:
         model = call.model if self._workers.mixed else None
-        fit = self._workers.serving(model).fit
+        fit = self._workers.fit if model is None else self._workers.serving(model).fit
         tried = frozenset(call.tried) if call.tried else NOBODY
         if workers is fit:
             return Kind(model, tried, NOBODY)
@@ -311,7 +311,7 @@ class Gate:
         self._is_due = False
         freed, self._freed = self._freed, {}
         changed, self._changed = self._changed, False
-        fit = self._workers.serving().fit
+        fit = self._workers.fit
         if changed or self._workers.slots.limit is not None:
             self._deal(list(fit))
         else:
