@@ -1,5 +1,6 @@
 """Which kernel runs: GATEWAY_KERNEL, what has been built, and the marker `both_kernels`."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,20 @@ from gateway.kernel import build
 
 
 @pytest.mark.both_kernels
-def test_a_marked_test_runs_with_the_kernel_that_it_names(kernel_in_use: str) -> None:
+def test_a_marked_test_runs_with_the_kernel_that_it_names(kernel_of_test: str) -> None:
     active = kernel.active()
-    assert active.name == kernel_in_use
-    assert str(active).startswith(f"{kernel_in_use} (")
+    assert active.name == kernel_of_test
+    assert str(active).startswith(f"{kernel_of_test} (")
 
 
 @pytest.mark.both_kernels
 class TestMarked:
     def test_a_marked_class_needs_no_argument(self, started: str) -> None:
         assert kernel.active().name == started
+
+
+def test_an_unmarked_test_beside_them_has_no_kernel_chosen() -> None:
+    assert kernel.VARIABLE not in os.environ or os.environ[kernel.VARIABLE] == "native"
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from gateway.config import Timeouts
 from gateway.simulator import Faults, Simulator, SimulatorConfig
 from gateway.testing import MESSAGES, GatewayFor, Live, ScriptedWorker, answer_of
 
+pytestmark = pytest.mark.both_kernels
+
 ERRORS = DOCS / "errors.md"
 
 MESSAGES_BODY = {"messages": [dict(message) for message in MESSAGES], "seed": 1, "max_tokens": 12}

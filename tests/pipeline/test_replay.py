@@ -27,6 +27,8 @@ from gateway.testing import (
 )
 from gateway.wire.apis.registry import dialect_of
 
+pytestmark = pytest.mark.both_kernels
+
 EXCHANGES = list(load().values())
 STREAMS = [exchange for exchange in EXCHANGES if exchange.body.startswith((b"data:", b"event:"))]
 
@@ -66,7 +68,7 @@ class Theatre(Stage):
 
 
 @pytest.fixture(scope="module")
-def theatre() -> Iterator[Theatre]:
+def theatre(kernel_of_module: str) -> Iterator[Theatre]:
     with Theatre() as theatre:
         theatre.open()
         yield theatre
@@ -175,7 +177,7 @@ def call_of(exchange: RecordedExchange) -> RecordedCall:
 
 
 @pytest.fixture(scope="module")
-def rehearsal() -> Iterator[Rehearsal]:
+def rehearsal(kernel_of_module: str) -> Iterator[Rehearsal]:
     with Rehearsal() as rehearsal:
         rehearsal.open()
         yield rehearsal

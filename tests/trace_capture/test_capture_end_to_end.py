@@ -31,6 +31,8 @@ from gateway.testing import (
     sse,
 )
 
+pytestmark = pytest.mark.both_kernels
+
 CHAT = "/v1/chat/completions"
 STREAM = "text/event-stream; charset=utf-8"
 

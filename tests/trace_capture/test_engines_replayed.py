@@ -22,6 +22,8 @@ from gateway import Reason, Trace
 from gateway.config import Config, StorageSettings, Worker
 from gateway.testing import NO_PROBES, Live, ScriptedWorker, entry, live
 
+pytestmark = pytest.mark.both_kernels
+
 RECORDED = load(OTHER_ENGINES)
 ASKED = [
     one
@@ -176,7 +178,9 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def theatre(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+def theatre(
+    engine: str, kernel_of_module: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Theatre]:
     """A gateway for each engine: what is learnt of one's refusals is not of another."""
     with Theatre(tmp_path_factory.mktemp(engine)) as theatre:
         theatre.open()

@@ -31,6 +31,8 @@ from gateway.testing import (
     sse,
 )
 
+pytestmark = pytest.mark.both_kernels
+
 CHAT = "/sessions/s/v1/chat/completions"
 
 

@@ -14,6 +14,8 @@ from gateway import Config
 from gateway.config import StorageSettings
 from gateway.testing import GatewayFor, Live, entry, live
 
+pytestmark = pytest.mark.both_kernels
+
 
 async def one_trace(running: Live) -> dict[str, Any]:
     [found] = (await running.client.get("/sessions/a/traces")).json()

@@ -22,6 +22,8 @@ from gateway.client import AsyncGatewayClient
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import GatewayFor, Live
 
+pytestmark = pytest.mark.both_kernels
+
 CALLERS = 200
 PATH = "/v1/chat/completions"
 
