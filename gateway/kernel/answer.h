@@ -12,6 +12,13 @@ typedef enum { UNSET, NONE, EMPTY, FULL } Mark;
 
 enum { TOKENS, TOKEN_LOGPROBS, TEXT_OFFSET, TOP_LOGPROBS, CONTENT, REFUSAL, SCORE_FIELDS };
 
+typedef struct ToolCall ToolCall;
+
+typedef struct {
+    ToolCall *calls;
+    size_t count;
+} ToolCalls;
+
 /* One choice. The fields of a completion's logprobs and of a chat's are never both in use. */
 typedef struct {
     int32_t index;
@@ -24,7 +31,7 @@ typedef struct {
     bool has_texts;   /* even if there are none */
     bool inexact;     /* float32 changes a value */
     bool invalid;     /* a value is no logarithm of a probability */
-    bool counts_differ, roles_differ;
+    bool counts_differ, contradicts;
     bool irregular;   /* entries of a chat have more than `texts` and `values` tell */
     bool lacks_id;    /* not every entry has one */
     Out content, entry_ids;
@@ -36,6 +43,7 @@ typedef struct {
     Mark ids_mark, prompt_mark, prompt_logprobs_mark, score_marks[SCORE_FIELDS];
     bool has_scores, has_content;
     Out role, said[4];   /* content, refusal, reasoning, reasoning_content: escaped, unquoted */
+    ToolCalls tools;
     Out ends[4];         /* finish_reason, stop_reason, matched_stop, routed_experts */
 } Choice;
 
@@ -72,6 +80,16 @@ bool take_prompt_logprobs(Reader *reader, Out *kept, Mark *mark);
 
 /* What follows from all chunks: the ids of the entries, and whether the lists fit together. */
 bool settle_choice(Choice *choice, bool chat);
+
+/* Of a stream's tool calls: reads a fragment, writes the calls without brackets, and tells whether
+ * one of them calls nothing. */
+bool take_fragment(ToolCalls *calls, Reader *reader, Out *scratch);
+bool put_calls(const ToolCalls *calls, Out *out);
+bool lacks_name(const ToolCalls *calls);
+void calls_free(ToolCalls *calls);
+
+/* The `index` of an object, wherever it stands; 0 if it has none. */
+bool find_index(Reader reader, int32_t *index, bool *known);
 
 /* Fields of an object, in any order, each at most once. */
 typedef struct {

@@ -53,9 +53,24 @@ static bool take_role(Choice *choice, Reader *reader, Out *scratch)
         return true;
     if (choice->role.size == 0)
         return out_put(&choice->role, role.data, role.size);
-    choice->roles_differ |= choice->role.size != role.size ||
+    choice->contradicts |= choice->role.size != role.size ||
                             !same_bytes(choice->role.data, role.data, role.size);
     return true;
+}
+
+static bool take_fragments(ToolCalls *calls, Reader *reader, Out *scratch)
+{
+    bool first = true, ended;
+    if (!take_byte(reader, '['))
+        return false;
+    for (;;) {
+        if (!next_item(reader, ']', &first, &ended))
+            return false;
+        if (ended)
+            return true;
+        if (!take_fragment(calls, reader, scratch))
+            return false;
+    }
 }
 
 static bool take_delta(Choice *choice, Reader *reader, Out *scratch)
@@ -74,8 +89,8 @@ static bool take_delta(Choice *choice, Reader *reader, Out *scratch)
         if (field == ROLE) {
             if (!take_role(choice, reader, scratch))
                 return false;
-        } else if (field == TOOL_CALLS) { /* put together in Python */
-            if (!take_byte(reader, '[') || !take_byte(reader, ']'))
+        } else if (field == TOOL_CALLS) {
+            if (!take_fragments(&choice->tools, reader, scratch))
                 return false;
         } else {
             choice->has_content |= field == SAID_CONTENT;
@@ -134,12 +149,12 @@ static bool keep_finish(Choice *choice, Slice reason)
     return append_text(&reader, &choice->finish);
 }
 
-/* The number of the choice that a chunk belongs to, wherever it stands; 0 if it has none. */
-static bool find_index(Reader reader, int32_t *index)
+bool find_index(Reader reader, int32_t *index, bool *known)
 {
     bool first = true, ended;
     Slice key;
     *index = 0;
+    *known = false;
     for (;;) {
         if (!next_item(&reader, '}', &first, &ended))
             return false;
@@ -148,7 +163,7 @@ static bool find_index(Reader reader, int32_t *index)
         if (!take_key(&reader, &key))
             return false;
         if (slice_is(key, "index"))
-            return take_id(&reader, index);
+            return *known = take_id(&reader, index);
         if (!skip_value(&reader))
             return false;
     }
@@ -215,9 +230,9 @@ static bool take_chunk(Answer *answer, Reader *reader)
     Piece ends[4] = {{0, 0}};
     Out *work = &answer->work;
     size_t counts[2] = {0, 0};
-    bool scored = false;
+    bool scored = false, known;
     int32_t index;
-    if (!take_byte(reader, '{') || !find_index(*reader, &index))
+    if (!take_byte(reader, '{') || !find_index(*reader, &index, &known))
         return false;
     Choice *choice = choice_at(answer, index);
     if (choice == NULL)
@@ -391,6 +406,9 @@ static bool put_message(const Choice *choice, Out *out)
     for (int place = 1; place < 4; place++)
         if (choice->said[place].size && !put_quoted(out, names[place], &choice->said[place]))
             return false;
+    if (choice->tools.count && !(out_text(out, ",\"tool_calls\":[") &&
+                                 put_calls(&choice->tools, out) && out_byte(out, ']')))
+        return false;
     return out_byte(out, '}');
 }
 
@@ -436,11 +454,11 @@ static bool put_choice(const Choice *choice, bool chat, Out *out)
            out_byte(out, '}');
 }
 
-static bool put_skeleton(const Answer *answer, const Outside *outside)
+static bool put_skeleton(Answer *answer, const Outside *outside)
 {
     static const int order[] = {ID,          CREATED,            MODEL,       OBJECT, USAGE,
                                 PROMPT_TEXT, SYSTEM_FINGERPRINT, SERVICE_TIER};
-    Out *out = (Out *)&answer->skeleton;
+    Out *out = &answer->skeleton;
     for (size_t place = 0; place < sizeof order / sizeof *order; place++) {
         int field = order[place];
         const Out *value = &outside->fields[field];
@@ -486,9 +504,12 @@ static bool settle(Answer *answer, const Outside *outside)
     if (answer->count == 0)
         return false;
     sort_choices(answer);
-    for (size_t place = 0; place < answer->count; place++)
-        if (!settle_choice(&answer->choices[place], answer->chat))
+    for (size_t place = 0; place < answer->count; place++) {
+        Choice *choice = &answer->choices[place];
+        choice->contradicts |= lacks_name(&choice->tools);
+        if (!settle_choice(choice, answer->chat))
             return false;
+    }
     return put_skeleton(answer, outside) && keep_text(&outside->fields[ID], &answer->id) &&
            keep_text(&outside->fields[MODEL], &answer->model) &&
            out_put(&answer->usage, usage->data, usage->size);

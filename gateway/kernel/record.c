@@ -35,6 +35,7 @@ static void choice_free(Choice *choice)
     out_free(&choice->prompt_logprobs);
     out_free(&choice->finish);
     out_free(&choice->role);
+    calls_free(&choice->tools);
     for (int place = 0; place < 4; place++) {
         out_free(&choice->said[place]);
         out_free(&choice->ends[place]);
@@ -123,7 +124,7 @@ static PyObject *doubts_of(const Choice *choice)
     if (doubts == NULL)
         return NULL;
     if ((choice->counts_differ && add_doubt(doubts, "counts_differ") < 0) ||
-        (choice->roles_differ && add_doubt(doubts, "message_contradicts") < 0)) {
+        (choice->contradicts && add_doubt(doubts, "message_contradicts") < 0)) {
         Py_DECREF(doubts);
         return NULL;
     }
