@@ -7,6 +7,25 @@
 #define UNKNOWN_LOGPROB (-9999.0) /* as in verdict.py */
 #define MAX_LOGPROB 1e-3
 
+/* Whether the reader stands at the field's name, as engines write it; passes the name by. */
+static inline bool is_at(Reader *reader, const Field *field)
+{
+    size_t size = field->size + 3;
+    if ((size_t)(reader->end - reader->at) < size || memcmp(reader->at, field->quoted, size) != 0)
+        return false;
+    reader->at += size;
+    return true;
+}
+
+static int seen_field(Fields *fields, unsigned place)
+{
+    if (fields->seen >> place & 1)
+        return NOT_SURE;
+    fields->seen |= UINT32_C(1) << place;
+    fields->expected = place + 1;
+    return (int)place;
+}
+
 int next_field(Fields *fields, Reader *reader)
 {
     bool ended;
@@ -15,20 +34,25 @@ int next_field(Fields *fields, Reader *reader)
         return NOT_SURE;
     if (ended)
         return NO_FIELD;
+    if (fields->expected < fields->count && is_at(reader, &fields->fields[fields->expected]))
+        return seen_field(fields, fields->expected);
     if (!take_key(reader, &key))
         return NOT_SURE;
-    for (unsigned tried = 0; tried < fields->count; tried++) {
-        unsigned place = (fields->expected + tried) % fields->count;
+    for (unsigned place = 0; place < fields->count; place++) {
         const Field *field = &fields->fields[place];
-        if (field->size != key.size || memcmp(field->name, key.data, key.size) != 0)
-            continue;
-        if (fields->seen >> place & 1)
-            return NOT_SURE;
-        fields->seen |= UINT32_C(1) << place;
-        fields->expected = place + 1;
-        return (int)place;
+        if (field->size == key.size && memcmp(field->quoted + 1, key.data, key.size) == 0)
+            return seen_field(fields, place);
     }
     return NOT_SURE;
+}
+
+/* Passes by a comma that a digit follows, as in the lists that engines write. */
+static inline bool is_digit_after_comma(Reader *reader)
+{
+    if (reader->end - reader->at < 2 || reader->at[0] != ',' || !is_digit(reader->at[1]))
+        return false;
+    reader->at++;
+    return true;
 }
 
 bool take_ids(Reader *reader, Out *ids, Mark *mark)
@@ -43,8 +67,10 @@ bool take_ids(Reader *reader, Out *ids, Mark *mark)
             return false;
         if (ended)
             break;
-        if (!take_id(reader, &id) || !out_put(ids, &id, sizeof id))
-            return false;
+        do
+            if (!take_id(reader, &id) || !out_put(ids, &id, sizeof id))
+                return false;
+        while (is_digit_after_comma(reader));
     }
     *mark = mark_of(ids->size - before);
     return true;
@@ -164,8 +190,12 @@ static bool has_bytes_of(Reader *reader, Slice text)
             return false;
         if (ended)
             return place == text.size;
-        if (place == text.size || !take_id(reader, &byte) || byte != text.data[place])
-            return false;
+        for (;; place++) {
+            if (place == text.size || !take_id(reader, &byte) || byte != text.data[place])
+                return false;
+            if (!is_digit_after_comma(reader))
+                break;
+        }
     }
 }
 
@@ -266,8 +296,7 @@ static bool copy_entry_field(Choice *choice, Reader *reader, int field)
 {
     Out *out = &choice->content;
     int32_t id;
-    if ((out->data[out->size - 1] != '{' && !out_byte(out, ',')) || !out_byte(out, '"') ||
-        !out_put(out, ENTRY[field].name, ENTRY[field].size) || !out_text(out, "\":"))
+    if ((out->data[out->size - 1] != '{' && !out_byte(out, ',')) || !put_name(out, &ENTRY[field]))
         return false;
     if (peek(reader) == 'n') {
         choice->lacks_id |= field == ENTRY_ID;

@@ -9,28 +9,28 @@
 
 #include <float.h>
 
+#define FIRST_FIXED (-5) /* the power of ten from which msgspec writes 0.00001 in place of 1e-5 */
+#define FIRST_SCIENTIFIC 16
 #define SAFE_DIGITS 15 /* any two such numbers are two doubles */
 #define SLACK 16      /* more than what the cut off bits add up to */
 
 typedef unsigned __int128 Wide;
 
-static inline bool is_digit(uint8_t byte)
-{
-    return byte >= '0' && byte <= '9';
-}
-
 static bool take_digits(Reader *reader, Decimal *decimal, int power_of_each)
 {
-    const uint8_t *from = reader->at;
-    while (reader->at < reader->end && is_digit(*reader->at)) {
-        if (decimal->digits > (UINT64_MAX - 9) / 10)
+    const uint8_t *from = reader->at, *at = from, *end = reader->end;
+    uint64_t digits = decimal->digits;
+    for (; at < end && is_digit(*at); at++) {
+        if (digits > (UINT64_MAX - 9) / 10)
             return false;
-        decimal->digits = decimal->digits * 10 + (uint64_t)(*reader->at++ - '0');
-        decimal->power += power_of_each;
-        if (decimal->power < -9999)
-            return false;
+        digits = digits * 10 + (uint64_t)(*at - '0');
     }
-    return reader->at > from;
+    if (at - from > 9999)
+        return false;
+    decimal->digits = digits;
+    decimal->power += (int)(at - from) * power_of_each;
+    reader->at = at;
+    return at > from;
 }
 
 static bool take_exponent(Reader *reader, Decimal *decimal)
@@ -51,8 +51,9 @@ static bool take_exponent(Reader *reader, Decimal *decimal)
 
 bool take_decimal(Reader *reader, Decimal *decimal)
 {
-        *decimal = (Decimal){0, 0, false, false};
+        memset(decimal, 0, sizeof *decimal);
     skip_space(reader);
+    decimal->text.data = reader->at;
     if (reader->at < reader->end && *reader->at == '-') {
         decimal->negative = true;
         reader->at++;
@@ -63,17 +64,19 @@ bool take_decimal(Reader *reader, Decimal *decimal)
     if (*from == '0' && reader->at - from > 1)
         return false;
     if (reader->at < reader->end && *reader->at == '.') {
-        decimal->is_float = true;
+        decimal->is_float = decimal->is_fixed = true;
         reader->at++;
         if (!take_digits(reader, decimal, -1))
             return false;
     }
     if (reader->at < reader->end && (*reader->at | 0x20) == 'e') {
         decimal->is_float = true;
+        decimal->is_fixed = false;
         reader->at++;
         if (!take_exponent(reader, decimal))
             return false;
     }
+    decimal->text.size = (size_t)(reader->at - decimal->text.data);
     return true;
 }
 
@@ -85,23 +88,6 @@ bool take_integer(Reader *reader, int64_t *value)
     if (decimal.digits >= UINT64_C(1000000000000000000) || (!decimal.digits && decimal.negative))
         return false;
     *value = decimal.negative ? -(int64_t)decimal.digits : (int64_t)decimal.digits;
-    return true;
-}
-
-bool take_id(Reader *reader, int32_t *value)
-{
-    const uint8_t *from, *at, *end = reader->end;
-    int64_t number = 0;
-    skip_space(reader);
-    from = at = reader->at;
-    while (at < end && is_digit(*at) && at - from < 10)
-        number = number * 10 + (*at++ - '0');
-    if (at == from || number > INT32_MAX || (*from == '0' && at - from > 1))
-        return false;
-    if (at < end && (is_digit(*at) || *at == '.' || (*at | 0x20) == 'e'))
-        return false;
-    reader->at = at;
-    *value = (int32_t)number;
     return true;
 }
 
@@ -254,27 +240,57 @@ static bool put_scientific(Out *out, const char *text, int count, int exponent)
     return true;
 }
 
+static int digits_in(uint64_t number)
+{
+    static const uint64_t tens[] = {
+        UINT64_C(0),
+        UINT64_C(10),
+        UINT64_C(100),
+        UINT64_C(1000),
+        UINT64_C(10000),
+        UINT64_C(100000),
+        UINT64_C(1000000),
+        UINT64_C(10000000),
+        UINT64_C(100000000),
+        UINT64_C(1000000000),
+        UINT64_C(10000000000),
+        UINT64_C(100000000000),
+        UINT64_C(1000000000000),
+        UINT64_C(10000000000000),
+        UINT64_C(100000000000000),
+        UINT64_C(1000000000000000),
+        UINT64_C(10000000000000000),
+        UINT64_C(100000000000000000),
+        UINT64_C(1000000000000000000),
+        UINT64_C(10000000000000000000),
+    };
+    int least = (64 - __builtin_clzll(number)) * 1233 >> 12;
+    return least + (number >= tens[least]);
+}
+
 bool write_float(const Decimal *decimal, Out *out)
 {
     uint64_t digits = decimal->digits;
     int power = decimal->power, count = 0;
-    char text[20];
-    if (decimal->negative && !out_byte(out, '-'))
-        return false;
+    char text[20] = "";
     if (digits == 0)
-        return out_text(out, "0.0");
+        return decimal->negative ? out_text(out, "-0.0") : out_text(out, "0.0");
+    bool ends_right = decimal->is_fixed && digits % 10;
     while (digits % 10 == 0) {
         digits /= 10;
         power++;
     }
-    for (uint64_t left = digits; left; left /= 10)
-        count++;
+    count = digits_in(digits);
     if (!is_shortest(digits, power, count))
+        return false;
+    if (ends_right && count + power - 1 >= FIRST_FIXED)
+        return out_put(out, decimal->text.data, decimal->text.size); /* as msgspec writes it */
+    if (decimal->negative && !out_byte(out, '-'))
         return false;
     for (int place = count - 1; place >= 0; place--, digits /= 10)
         text[place] = (char)('0' + digits % 10);
     int exponent = count + power - 1;
-    if (exponent >= -5 && exponent < 16)
+    if (exponent >= FIRST_FIXED && exponent < FIRST_SCIENTIFIC)
         return put_fixed(out, text, count, exponent + 1);
     return put_scientific(out, text, count, exponent);
 }

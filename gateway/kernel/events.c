@@ -369,9 +369,9 @@ static bool take_event(Answer *answer, Outside *outside, Reader *reader, bool is
 
 /* --- The skeleton --- */
 
-static bool put_field(Out *out, const char *name, const Out *value)
+static bool put_field(Out *out, const Field *field, const Out *value)
 {
-    return out_text(out, ",\"") && out_put(out, name, strlen(name)) && out_text(out, "\":") &&
+    return out_byte(out, ',') && put_name(out, field) &&
            (value->size ? out_put(out, value->data, value->size) : out_text(out, "null"));
 }
 
@@ -445,7 +445,7 @@ static bool put_choice(const Choice *choice, bool chat, Out *out)
         !put_scores(choice, chat, out))
         return false;
     for (int place = 0; place < 4; place++)
-        if (!put_field(out, ENDS[place].name.name, &choice->ends[place]))
+        if (!put_field(out, &ENDS[place].name, &choice->ends[place]))
             return false;
     if (!put_marked(out, "token_ids", choice->ids_mark))
         return false;
@@ -466,7 +466,7 @@ static bool put_skeleton(Answer *answer, const Outside *outside)
             if (!(answer->chat ? out_text(out, ",\"object\":\"chat.completion\"")
                                : out_text(out, ",\"object\":\"text_completion\"")))
                 return false;
-        } else if (value->size && !put_field(out, EVENT[field].name, value)) {
+        } else if (value->size && !put_field(out, &EVENT[field], value)) {
             return false;
         }
     }

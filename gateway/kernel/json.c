@@ -5,10 +5,8 @@
 
 #define EVERY(byte) (UINT64_C(0x0101010101010101) * (byte))
 
-bool out_reserve(Out *out, size_t more)
+bool out_grow(Out *out, size_t more)
 {
-    if (more <= out->room - out->size)
-        return true;
     if (more > SIZE_MAX / 4 || out->size > SIZE_MAX / 4)
         return false;
     size_t room = out->room * 2 > out->size + more ? out->room * 2 : out->size + more;
@@ -21,38 +19,10 @@ bool out_reserve(Out *out, size_t more)
     return true;
 }
 
-bool out_put(Out *out, const void *data, size_t size)
-{
-    if (!out_reserve(out, size))
-        return false;
-    if (size) /* memcpy may not be given NULL, even for nothing */
-        memcpy(out->data + out->size, data, size);
-    out->size += size;
-    return true;
-}
-
 void out_free(Out *out)
 {
     free(out->data);
     memset(out, 0, sizeof *out);
-}
-
-bool next_item(Reader *reader, uint8_t close, bool *first, bool *ended)
-{
-    uint8_t next = peek(reader);
-    *ended = next == close;
-    if (*ended) {
-        reader->at++;
-        return true;
-    }
-    if (*first) {
-        *first = false;
-        return next != 0;
-    }
-    if (next != ',')
-        return false;
-    reader->at++;
-    return peek(reader) != close; /* no comma before the end */
 }
 
 static bool take_word(Reader *reader, const char *word, size_t size)
@@ -356,10 +326,26 @@ static bool copy_word(Reader *reader, Out *out, const char *word, size_t size)
     return take_word(reader, word, size) && out_put(out, word, size);
 }
 
+/* The end of an integer from 0 to 999, as bytes are; NULL if it is another number. */
+static const uint8_t *small_end(const uint8_t *at, const uint8_t *end)
+{
+    const uint8_t *from = at;
+    while (at < end && is_digit(*at))
+        if (++at - from > 3)
+            return NULL;
+    if (at == from || at == end || (*from == '0' && at - from > 1))
+        return NULL;
+    return *at == ',' || *at == ']' || *at == '}' ? at : NULL;
+}
+
 static bool copy_number(Reader *reader, Out *out)
 {
-    const uint8_t *from = reader->at;
+    const uint8_t *from = reader->at, *stop = small_end(from, reader->end);
     Decimal decimal;
+    if (stop != NULL) {
+        reader->at = stop;
+        return out_put(out, from, (size_t)(stop - from));
+    }
     if (!take_decimal(reader, &decimal))
         return false;
     if (decimal.is_float)

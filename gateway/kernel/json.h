@@ -35,9 +35,23 @@ typedef struct {
     size_t size;
 } Slice;
 
-bool out_reserve(Out *out, size_t more);
-bool out_put(Out *out, const void *data, size_t size);
+bool out_grow(Out *out, size_t more);
 void out_free(Out *out);
+
+static inline bool out_reserve(Out *out, size_t more)
+{
+    return more <= out->room - out->size || out_grow(out, more);
+}
+
+static inline bool out_put(Out *out, const void *data, size_t size)
+{
+    if (!out_reserve(out, size))
+        return false;
+    if (size) /* memcpy may not be given NULL, even for nothing */
+        memcpy(out->data + out->size, data, size);
+    out->size += size;
+    return true;
+}
 
 static inline bool out_byte(Out *out, uint8_t byte)
 {
@@ -93,7 +107,28 @@ static inline bool at_end(Reader *reader)
 
 /* Whether another item follows in a list or an object that `close` ends; `*first` begins as true.
  * Sets `*ended` at its end. */
-bool next_item(Reader *reader, uint8_t close, bool *first, bool *ended);
+static inline bool next_item(Reader *reader, uint8_t close, bool *first, bool *ended)
+{
+    uint8_t next = peek(reader);
+    *ended = next == close;
+    if (*ended) {
+        reader->at++;
+        return true;
+    }
+    if (*first) {
+        *first = false;
+        return next != 0;
+    }
+    if (next != ',')
+        return false;
+    reader->at++;
+    return peek(reader) != close; /* no comma before the end */
+}
+
+static inline bool is_digit(uint8_t byte)
+{
+    return byte >= '0' && byte <= '9';
+}
 
 bool take_null(Reader *reader);
 
@@ -129,7 +164,22 @@ Slice find_key(Slice object, const char *key);
 bool take_integer(Reader *reader, int64_t *value);
 
 /* A token id: from 0 to 2**31 - 1. */
-bool take_id(Reader *reader, int32_t *value);
+static inline bool take_id(Reader *reader, int32_t *value)
+{
+    const uint8_t *from, *at, *end = reader->end;
+    int64_t number = 0;
+    skip_space(reader);
+    from = at = reader->at;
+    while (at < end && is_digit(*at) && at - from < 10)
+        number = number * 10 + (*at++ - '0');
+    if (at == from || number > INT32_MAX || (*from == '0' && at - from > 1))
+        return false;
+    if (at < end && (is_digit(*at) || *at == '.' || (*at | 0x20) == 'e'))
+        return false;
+    reader->at = at;
+    *value = (int32_t)number;
+    return true;
+}
 
 /* A number as its significant digits and a power of ten. */
 typedef struct {
@@ -137,6 +187,8 @@ typedef struct {
     int power;
     bool negative;
     bool is_float; /* with a point or an exponent */
+    bool is_fixed; /* with a point and no exponent */
+    Slice text;
 } Decimal;
 
 bool take_decimal(Reader *reader, Decimal *decimal);

@@ -17,8 +17,7 @@ static bool write_object(const Field *fields, const Piece *pieces, unsigned coun
     for (unsigned place = 0; place < count; place++) {
         if (!pieces[place].present)
             continue;
-        if ((!first && !out_byte(out, ',')) || !out_byte(out, '"') ||
-            !out_put(out, fields[place].name, fields[place].size) || !out_text(out, "\":") ||
+        if ((!first && !out_byte(out, ',')) || !put_name(out, &fields[place]) ||
             !out_put(out, from->data + pieces[place].from, pieces[place].size))
             return false;
         first = false;
@@ -76,9 +75,8 @@ static bool copy_scores(Answer *answer, Choice *choice, Reader *reader, Out *out
     for (int place = 0; place < SCORE_FIELDS; place++) {
         if (marks[place] == UNSET)
             continue;
-        if ((!first && !out_byte(out, ',')) || !out_byte(out, '"') ||
-            !out_put(out, SCORE_NAMES[place].name, SCORE_NAMES[place].size) ||
-            !out_text(out, "\":") || !put_mark(out, marks[place]))
+        if ((!first && !out_byte(out, ',')) || !put_name(out, &SCORE_NAMES[place]) ||
+            !put_mark(out, marks[place]))
             return false;
         first = false;
     }
