@@ -25,7 +25,7 @@ OFF = tuple(name for name in STACK if name != "trace_capture")
 
 
 @pytest.mark.parametrize(
-    ("plugins", "most"), [(CORE, 192), (OFF, 695), (STACK, 1_230)], ids=["core", "off", "stack"]
+    ("plugins", "most"), [(CORE, 192), (OFF, 525), (STACK, 840)], ids=["core", "off", "stack"]
 )
 async def test_plain_call_stays_within_its_step_budget(
     plugins: Sequence[str], most: int, tmp_path: Path
