@@ -20,6 +20,8 @@ typedef struct {
 /* A histogram of the seconds between events, of what happened since it was opened. */
 typedef struct {
     PyObject *collector;
+    PyObject *histogram;
+    PyObject *bounds_read; /* the tuple that `bound` has been read from */
     int bounds;
     double bound[MAX_BOUNDS];
     long long count[MAX_BOUNDS + 1];
@@ -32,7 +34,9 @@ typedef struct {
     int gathers;
     int paces;
     Gather gather[MAX_COLLECTORS];
-    Gaps *gaps; /* MAX_COLLECTORS at most, allocated by the first */
+    int room; /* for gaps */
+    Gaps *gaps;
+    const Names *names; /* of the module, which outlives its types */
 } Collectors;
 
 /* Open those of two tuples that still take in; false with an exception set. */

@@ -245,14 +245,12 @@ static bool read_keys(Cut *cut)
     return true;
 }
 
-static PyObject *cut_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static PyObject *cut_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    static char *names[] = {"before", "after", "keys", "ids", "logprobs", "drop_empty", "through",
-                            NULL};
     PyObject *before, *after, *keys;
     int ids, logprobs, drop_empty, through;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "SSO!pppp", names, &before, &after, &PyTuple_Type,
-                                     &keys, &ids, &logprobs, &drop_empty, &through))
+    if (!PyArg_ParseTuple(args, "SSO!pppp", &before, &after, &PyTuple_Type, &keys, &ids, &logprobs,
+                          &drop_empty, &through))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Cut *cut = (Cut *)alloc(type, 0);

@@ -79,11 +79,11 @@ class Functions(Protocol):
         before: bytes,
         after: bytes,
         keys: tuple[bytes, ...],
-        *,
         ids: bool,
         logprobs: bool,
         drop_empty: bool,
         through: bool,
+        /,
     ) -> Cut | None:
         """Return the Cut of events that are `before`, a choice and `after`.
 
@@ -94,11 +94,11 @@ class Functions(Protocol):
         self,
         write: Callable[[bytes], bool],
         full: Callable[[], None],
-        *,
         chunked: bool,
         gathered: tuple[Any, ...],
         timed: tuple[Any, ...],
         notify: Callable[[bytes], None] | None,
+        /,
     ) -> Tap | None:
         """Return a Tap that sends with `write`, and calls `full` when that returns False.
 

@@ -10,7 +10,12 @@
 
 /* A part adds its functions and types to the module and keeps its types in its own state. */
 typedef struct {
+    PyObject *bounds, *chunks, *closed, *counts, *first, *histogram, *last, *room, *sum, *times;
+} Names;
+
+typedef struct {
     PyObject *cut; /* the type */
+    Names names;   /* of attributes */
 } StreamState;
 
 typedef struct {

@@ -31,8 +31,27 @@ static PyObject *add_type(PyObject *module, const char *name, PyType_Spec *spec)
     return added < 0 ? NULL : type;
 }
 
+/* The attributes that the kernel reads and writes, in the order of `Names`. */
+static const char *const NAMES[] = {"bounds", "chunks", "closed", "counts", "first",
+                                    "histogram", "last", "room", "sum", "times"};
+#define NAME_COUNT ((int)(sizeof NAMES / sizeof *NAMES))
+
+static PyObject **name_places(Names *names, int place)
+{
+    PyObject **all[] = {&names->bounds, &names->chunks, &names->closed, &names->counts,
+                        &names->first, &names->histogram, &names->last, &names->room,
+                        &names->sum, &names->times};
+    return all[place];
+}
+
 int stream_add(PyObject *module, StreamState *state)
 {
+    for (int place = 0; place < NAME_COUNT; place++) {
+        PyObject **name = name_places(&state->names, place);
+        *name = PyUnicode_InternFromString(NAMES[place]);
+        if (*name == NULL)
+            return -1;
+    }
     PyObject *cut = add_type(module, "cut", &cut_spec);
     if (cut == NULL || add_type(module, "tap", &tap_spec) == NULL)
         return -1;
@@ -49,4 +68,6 @@ int stream_traverse(StreamState *state, visitproc visit, void *arg)
 void stream_clear(StreamState *state)
 {
     Py_CLEAR(state->cut);
+    for (int place = 0; place < NAME_COUNT; place++)
+        Py_CLEAR(*name_places(&state->names, place));
 }

@@ -200,13 +200,13 @@ static PyObject *tap_settle(Tap *tap, PyObject *Py_UNUSED(nothing))
 
 /* The type */
 
-static PyObject *tap_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static PyObject *tap_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    static char *names[] = {"write", "full", "chunked", "gathered", "timed", "notify", NULL};
     PyObject *write, *full, *gathered, *timed, *notify;
     int chunked;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOpO!O!O", names, &write, &full, &chunked,
-                                     &PyTuple_Type, &gathered, &PyTuple_Type, &timed, &notify))
+    StreamState *state = stream_state(type);
+    if (state == NULL || !PyArg_ParseTuple(args, "OOpO!O!O", &write, &full, &chunked, &PyTuple_Type,
+                                           &gathered, &PyTuple_Type, &timed, &notify))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Tap *tap = (Tap *)alloc(type, 0);
@@ -218,6 +218,7 @@ static PyObject *tap_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     tap->gathered = Py_NewRef(gathered);
     tap->timed = Py_NewRef(timed);
     tap->notify = Py_NewRef(notify);
+    tap->collectors.names = &state->names;
     return (PyObject *)tap;
 }
 

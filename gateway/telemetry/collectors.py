@@ -6,7 +6,6 @@ collector that is `closed` takes nothing in.
 """
 
 import time
-from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.telemetry.metrics import Histogram
@@ -77,10 +76,6 @@ class Gaps:
         self.first = self.last = 0.0
         self.closed = False
 
-    @property
-    def bounds(self) -> tuple[float, ...]:
-        return self.histogram.bounds
-
     def add(self, chunk: bytes) -> None:
         if self.closed:
             return
@@ -94,11 +89,3 @@ class Gaps:
             self.first = now
         self.last = now
         self.histogram.counts[0] += events - 1
-
-    def merge(self, counts: Sequence[int], seconds: float, first: float, last: float) -> None:
-        """Add what was timed elsewhere: gaps, their sum, and the time of a first event or 0."""
-        histogram = self.histogram
-        histogram.counts = [a + b for a, b in zip(histogram.counts, counts, strict=True)]
-        histogram.sum += seconds
-        self.first = self.first or first
-        self.last = last

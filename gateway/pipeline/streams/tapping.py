@@ -93,10 +93,10 @@ class Tapping:
         self._tap = kernel.functions.tap(
             way,
             self._full,
-            chunked=self._connection.is_chunked,
-            gathered=gathered,
-            timed=timed,
-            notify=observers.notify_data if collectors is None else None,
+            self._connection.is_chunked,
+            gathered,
+            timed,
+            observers.notify_data if collectors is None else None,
         )
         return self._tap
 

@@ -164,10 +164,10 @@ class Frame:
             self._before,
             self._after,
             self._order.keys,
-            ids=self._ids,
-            logprobs=self._logprobs,
-            drop_empty=self._drop_empty,
-            through=through,
+            self._ids,
+            self._logprobs,
+            self._drop_empty,
+            through,
         )
 
     def strip_one(self, raw: bytes) -> bytes | None:
