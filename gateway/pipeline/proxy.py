@@ -353,7 +353,9 @@ class Proxy:
         if chains.call_finished and (rest := chains.run_call_finished(call)) is not None:
             await rest
         if exchange.entries:
-            await self._storage.commit(exchange.entries)
+            released = self._storage.begin_commit(exchange.entries)
+            if released is not None:
+                await released
 
     def _refuse_for_room(self) -> NoReturn:
         if self.draining:

@@ -60,11 +60,15 @@ class Health(msgspec.Struct):
 
 
 class PendingCall(msgspec.Struct, eq=False):
-    """The entries of one call; `released` is done when the call need not wait any longer."""
+    """The entries of one call; `released` is done when the call need not wait any longer.
+
+    `released` is None if the call does not wait. All entries of a `lazy` one are lazy.
+    """
 
     group: Group
-    released: asyncio.Future[None]
+    released: asyncio.Future[None] | None
     since: float
+    lazy: bool = False
 
 
 class CommitQueue:
@@ -88,13 +92,11 @@ class CommitQueue:
         self._ended = False
         self._urgent = False  # a call or a flush waits for one of `_waiting`
         self._lazy: asyncio.TimerHandle | None = None
-        self._nobody: asyncio.Future[None] = self._loop.create_future()
-        self._nobody.set_result(None)
 
     def add(self, group: Group) -> asyncio.Future[None] | None:
         """Queue the entries of one call; the future is done when the call need not wait any longer.
 
-        Returns None if the backlog is full; the entries are then lost.
+        Returns None if it need not wait at all. If the backlog is full, the entries are lost.
         """
         size, lazy, health = 0, self._settings.durability != "power", self._health
         for entry in group:
@@ -107,21 +109,20 @@ class CommitQueue:
         health.waiting_bytes += size
         self._added += 1
         if lazy:
-            return self._add_lazily(group)
-        released: asyncio.Future[None] = self._loop.create_future()
+            self._add_lazily(group)
+            return None
+        waits = health.state == "ok" and self._settings.durability != "none"
+        released = self._loop.create_future() if waits else None
         self._waiting.append(PendingCall(group, released, self._loop.time()))
         self._urgent = True
-        if health.state != "ok" or self._settings.durability == "none":
-            released.set_result(None)
         if not self._active or self._lazy is not None:
             self._begin()
         return released
 
-    def _add_lazily(self, group: Group) -> asyncio.Future[None]:
-        self._waiting.append(PendingCall(group, self._nobody, self._loop.time() + LAZY_DELAY))
+    def _add_lazily(self, group: Group) -> None:
+        self._waiting.append(PendingCall(group, None, self._loop.time() + LAZY_DELAY, lazy=True))
         if not self._active:
             self._begin_later()
-        return self._nobody
 
     def _begin_later(self) -> None:
         if self._lazy is None:
@@ -216,7 +217,7 @@ class CommitQueue:
         self._group = [entry for left in self._writing for entry in left.group]
         self._urgent = bool(self._flushes)
         if self._waiting and not self._urgent:
-            self._urgent = any(left.released is not self._nobody for left in self._waiting)
+            self._urgent = not all(left.lazy for left in self._waiting)
         if self._health.state == "ok":  # the first call has waited longest
             self._due = self._writing[0].since + self._settings.commit_timeout
             if self._timer is None:
@@ -321,8 +322,9 @@ def _size(group: Group) -> int:
 
 def _release(all_left: list[PendingCall]) -> None:
     for left in all_left:
-        if not left.released.done():
-            left.released.set_result(None)
+        released = left.released
+        if released is not None and not released.done():
+            released.set_result(None)
 
 
 def _settle(future: "asyncio.Future[None]") -> None:

@@ -155,10 +155,16 @@ class Storage:
         is degraded, if all entries are lazy (unless `durability` is `power`), or if `durability` is
         `none`. Raises nothing.
         """
+        released = self.begin_commit(group)
+        if released is not None:
+            await released
+
+    def begin_commit(self, group: Group) -> asyncio.Future[None] | None:
+        """Do what `commit` does, and return what it waits for; None if it does not wait."""
         if self._queue is None:
             self._lose(group)
-        elif (released := self._queue.add(group)) is not None and not released.done():
-            await released
+            return None
+        return self._queue.add(group)
 
     def _lose(self, group: Group) -> None:
         log.error("%d entries are lost: the database is not open", len(group))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support.callers.raw_client import RawClient
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a process is taken to hang."""
 
 COMMAND = (sys.executable, "-c", "from gateway.cli import main; main()")

@@ -204,11 +204,13 @@ class Lineage:
         if line is not None and common == len(line.data):
             self._lines.remove(line)
             line.data, line.state = sequence, state
+            line.insert(len(sequence), key)
+        elif line is not None:
+            shared = bisect_right(line.ends, common)
+            line = _Line(sequence, line.ends[:shared], line.keys[:shared], state)
+            line.insert(len(sequence), key)
         else:
-            shared = bisect_right(line.ends, common) if line else 0
-            ends, keys = (line.ends[:shared], line.keys[:shared]) if line else ([], [])
-            line = _Line(sequence, ends, keys, state)
-        line.insert(len(sequence), key)
+            line = _Line(sequence, [len(sequence)], [key], state)
         self._lines.append(line)
         while len(self._lines) > 1 and (
             len(self._lines) > self._recent or self.kept > self._max_bytes

@@ -114,6 +114,8 @@ A trace takes its owner from its session, so sessions must be inserted before th
 
 
 def pack_digests(digests: SequenceDigests) -> bytes:
+    if len(digests) == 1:
+        return _DIGEST.pack(*digests[0])
     return b"".join([_DIGEST.pack(length, digest) for length, digest in digests])
 
 

@@ -63,7 +63,8 @@ class TraceSink:
         self._hooks = hooks
         self._cache = SessionCache(MAX_MEMORY_BYTES)
         self._seen: tuple[Database, int] | None = None
-        self._connection = 0
+        self._connection = self._last_number = 0
+        self._is_shared = False  # another process has written to the file
         self._first = True
         self.losses = Losses()
         self.committed: Counter[str] = Counter()
@@ -78,7 +79,8 @@ class TraceSink:
 
     def prepare(self, db: Database, item: Capture) -> Prepared:
         if self._first:
-            self._check_for_other_writers(db)
+            if self._seen is None or self._seen[0] is not db or self._is_shared:
+                self._check_for_other_writers(db)
             self._redacts = self._hooks.has_redact_hooks  # a reload may add hooks
             self._offers = self._hooks.has_recorded_hooks
             self._first = False
@@ -89,18 +91,16 @@ class TraceSink:
         self._check_for_other_writers(db)
         self._drop_late(db, rows)
         for one in rows:
-            if one.row is not None and (
-                one.connection != self._connection or not self._is_current(db, one)
-            ):
+            if one.row is not None and not self._is_current(db, one):
                 made = self._encode(db, one.capture)
                 one.row, one.trace = made.row, made.trace
                 one.connection, one.session = made.connection, made.session
         kept = [one.row for one in rows if one.row is not None]
         lost = self._begin_losses(db)
         if kept or lost:
-            [(last,)] = db.select("SELECT coalesce(max(number), 0) FROM traces")
-            for number, row in enumerate(kept, last + 1):
-                row.number.value = number
+            for row in kept:
+                self._last_number += 1
+                row.number.value = self._last_number
             db.insert(INSERT_SESSIONS, _sessions(kept, lost), ON_CONFLICT)
             db.insert(INSERT, [row.values() for row in kept], ")")
 
@@ -152,7 +152,11 @@ class TraceSink:
         self._deletions.look_again()
 
     def _check_for_other_writers(self, db: Database) -> None:
-        """Detect commits by another process, and a new connection."""
+        """Detect commits by another process, and a new connection.
+
+        Done at least in the transaction, before a row is written. A row that was made before that
+        on top of what the file no longer has is made again.
+        """
         version = db.version()
         before, self._seen = self._seen, (db, version)
         if before is None or before[0] is not db:  # a new connection starts its own count
@@ -160,11 +164,17 @@ class TraceSink:
             self._cache.clear()
             self._deletions.look_again()
         elif before[1] != version:
+            self._is_shared = True
             self.invalidate_cache()
+        else:
+            return
+        [(self._last_number,)] = db.select("SELECT coalesce(max(number), 0) FROM traces")
 
     def _is_current(self, db: Database, made: Prepared) -> bool:
         """Whether the row's chain of bases is still in the file, with no newer trace after it."""
         session, row = made.session, made.row
+        if made.connection != self._connection:
+            return False
         if session is None or session.generation == self._cache.generation:
             return True
         if row is None or row.session_id is None:
