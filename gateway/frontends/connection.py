@@ -26,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.calls.call import request_id
 from gateway.errors import CallError, HeaderTimeout, InvalidHTTP, NotSupported, TooManyCalls
+from gateway.frontends.quiet_timer import QuietTimer
 from gateway.headers import get_header
 
 PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -75,13 +76,14 @@ class CallerConnection(HttpToolsProtocol):
         self._offers_upgrade = False
         self._offers: list[tuple[bytes, bytes]] = []
         self._deaf = self._heading = False
+        self._quiet = QuietTimer(self.loop, self.timeout_keep_alive_handler)
         self._running: RequestResponseCycle | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        self._arm(self.timeout_keep_alive)
+        self._quiet.begin(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
+        self._quiet.stop()
         self.pipeline.clear()
         running = self._running
         if running is not None and not running.response_complete:
@@ -112,10 +114,10 @@ class CallerConnection(HttpToolsProtocol):
         if cycle is None or cycle.response_complete:
             if not self._heading:
                 self._heading = True
-                self._arm(self.header_timeout)
-        elif self.timeout_keep_alive_task is not None:
+                self._quiet.begin(self.header_timeout)
+        elif self._quiet.ends is not None:
             self._heading = False
-            self._unset_keepalive_if_required()
+            self._quiet.ends = None
         if self._head_open:
             self._head_size += len(data)
             if self._head_size > self.max_header_bytes:
@@ -271,8 +273,17 @@ class CallerConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self.fault is not None and not self.pipeline and not self.transport.is_closing():
             self._end_with(self.fault)
+            return
+        # As uvicorn's, but that a timer is not set for each response.
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)  # type: ignore[arg-type]
         else:
-            super().on_response_complete()
+            self._quiet.begin(self.timeout_keep_alive)
 
     def _ignore(self, size: int) -> None:
         self._beside += size
@@ -300,11 +311,8 @@ class CallerConnection(HttpToolsProtocol):
 
     def make_room(self) -> None:
         """Close if for SHORT_GRACE seconds no call has run and no header become complete."""
-        timer = self.timeout_keep_alive_task
-        if timer is None:
-            return
-        allowed = self.header_timeout if self._heading else self.timeout_keep_alive
-        if self.loop.time() - (timer.when() - allowed) >= SHORT_GRACE:
+        quiet = self._quiet
+        if quiet.ends is not None and self.loop.time() - quiet.since >= SHORT_GRACE:
             self.transport.close()
 
     def finish(self) -> None:
@@ -344,11 +352,8 @@ class CallerConnection(HttpToolsProtocol):
         self.transport.write_eof()
         self.flow.resume_reading()
 
-    def _arm(self, seconds: float) -> None:
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(
-            seconds, self.timeout_keep_alive_handler
-        )
+    def _unset_keepalive_if_required(self) -> None:
+        self._quiet.ends = None
 
 
 _NO_TUNNEL = NotSupported("the gateway opens no tunnels (CONNECT)")
