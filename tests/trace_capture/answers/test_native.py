@@ -38,7 +38,7 @@ def is_read(sent: Sent, using: Kernel) -> bool:
 def test_the_kernel_reads_what_engines_send_for_a_call_that_succeeds() -> None:
     using = native()
     sent = recorded_answers()
-    assert sum(is_read(one, using) for one in sent) > 120
+    assert sum(is_read(one, using) for one in sent) >= 145
 
 
 @some
@@ -161,3 +161,52 @@ def test_the_kernel_gives_choices_of_a_chat_one_prompt() -> None:
     one, other = assemble(CHAT, body, streamed=False, kernel=native()).parts
     assert one.packed_prompt is other.packed_prompt
     assert other.prompt_token_ids == [1, 2]
+
+
+def stream_of(*fragments: Any) -> bytes:
+    """A stream of a chat with tool calls, each fragment in an event of its own."""
+    deltas = [{"role": "assistant", "tool_calls": None}, *({"tool_calls": [f]} for f in fragments)]
+    events = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    return b"".join(b"data: %b\n\n" % msgspec.json.encode(one) for one in [*events, {}])
+
+
+def fragment(index: int | None = 0, id_: str | None = None, **function: str | None) -> JSON:
+    where = {} if index is None else {"index": index}
+    return {"id": id_, "type": "function", **where, "function": function}
+
+
+BEGUN = fragment(0, "call-1", name="look", arguments="")
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        [BEGUN],
+        [BEGUN, fragment(arguments='{"a"'), fragment(arguments=":1}"), fragment(arguments=None)],
+        [BEGUN, fragment(1, "call-2", name="see", arguments="{}"), fragment(arguments="{}")],
+        [fragment(7, "call-2", arguments="[]", name="see"), BEGUN],
+        [BEGUN, {"index": 0, "function": {"arguments": '\n"\u00e9'}}, {"index": 0}],
+        [{"index": 0, "function": {}}, BEGUN],
+        [fragment(0, "", name=""), BEGUN, fragment(0, "call-1")],
+        [fragment(name=None, arguments="{}")],
+    ],
+)
+def test_the_kernel_puts_tool_calls_together(fragments: list[JSON]) -> None:
+    assert is_read(Sent(CHAT, stream_of(*fragments), streamed=True), native())
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        [BEGUN, fragment(0, "call-2", name="see")],
+        [BEGUN, fragment(name="look", arguments="{}")],
+        [BEGUN, {**fragment(), "type": "custom"}],
+        [BEGUN, fragment(None, arguments="{}")],
+        [{**BEGUN, "custom": {"name": "x"}}],
+        [{**BEGUN, "function": None}],
+        [fragment(-1, name="look")],
+        ["look"],
+    ],
+)
+def test_the_kernel_leaves_tool_calls_that_do_not_fit(fragments: list[Any]) -> None:
+    assert not is_read(Sent(CHAT, stream_of(*fragments), streamed=True), native())

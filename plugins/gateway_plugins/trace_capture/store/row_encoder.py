@@ -129,6 +129,16 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choices(parts: Sequence[Part]) -> _Choices:
+    if len(parts) == 1:  # as nearly all responses have
+        part = parts[0]
+        prompt, ids, texts = part.packed_prompt, part.packed_ids, part.packed_tokens
+        return _Choices(
+            [prompt],
+            [ChoiceTokens(part.index, 0, ids, part.packed_logprobs)],
+            [NO_TEXTS if texts is None else msgspec.Raw(texts)],
+            [part.extra],
+            [prompt + ids if ids else b""],
+        )
     found, places = _Choices([], [], [], [], []), dict[bytes, int]()
     for part in parts:
         prompt, ids, texts = part.packed_prompt, part.packed_ids, part.packed_tokens
