@@ -91,9 +91,9 @@ class Observers:
         timed: tuple[Gaps, ...] = ()
         for _, add in self.data:
             owner = getattr(add, "__self__", None)
-            if isinstance(owner, Gathered):
+            if type(owner) is Gathered:  # no subclass, whose `add` may do more
                 gathered += (owner,)
-            elif isinstance(owner, Gaps):
+            elif type(owner) is Gaps:
                 timed += (owner,)
             else:
                 return None

@@ -22,6 +22,7 @@ from support.gateways.two_kernels import (
 from support.records.mutations import mutated
 from support.records.vllm_recordings import OTHER_ENGINES, load
 
+from gateway import Gathered
 from gateway.kernel import Kernel, is_built
 from gateway.kernel.interface import Functions
 from gateway.testing import DONE, sse
@@ -163,6 +164,27 @@ async def test_response_that_breaks_off_among_taken_events(framing: bytes) -> No
 
 async def test_observer_that_sees_each_chunk_does_so_of_taken_ones() -> None:
     assert await compare([CHUNKED, *chunked([*TOKENS, END])], observer=Seeing) == (11, 0)
+
+
+class Twice(Gathered):
+    """A collector of a plugin's own."""
+
+    def add(self, chunk: bytes) -> None:
+        super().add(chunk)
+        super().add(chunk)
+
+
+class WatchingTwice(Watching):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = Twice(1 << 20)
+        self.collectors = (self.reads, self.gaps)
+
+
+async def test_collector_that_does_more_sees_each_chunk() -> None:
+    pieces = [CHUNKED, *chunked([*TOKENS, END])]
+
+    assert await compare(pieces, observer=WatchingTwice) == (11, 0)
 
 
 @pytest.mark.parametrize("room", [0, 1, 1_000, 1_600, 3_000])
