@@ -535,7 +535,9 @@ bool take_completion_scores(Choice *choice, Reader *reader, Out *scratch, Mark *
     choice->has_texts = true;
     size_t texts = choice->text_count - before;
     const uint8_t *first = choice->texts.data == NULL ? NULL : choice->texts.data + texts_from;
-    if (texts != scored)
+    /* Texts of earlier chunks without these lists have no item in them. */
+    if (texts != scored || (offsets.at != NULL && choice->offset_count != before) ||
+        (tops.at != NULL && choice->top_count != before))
         return false;
     if (offsets.at != NULL) {
         choice->has_offsets = true;

@@ -210,3 +210,14 @@ def test_the_kernel_puts_tool_calls_together(fragments: list[JSON]) -> None:
 )
 def test_the_kernel_leaves_tool_calls_that_do_not_fit(fragments: list[Any]) -> None:
     assert not is_read(Sent(CHAT, stream_of(*fragments), streamed=True), native())
+
+
+@pytest.mark.parametrize("name", ["text_offset", "top_logprobs"])
+@pytest.mark.parametrize("count", [1, 6, 500])
+def test_the_kernel_leaves_lists_that_begin_after_the_first_chunk(name: str, count: int) -> None:
+    item: object = 0 if name == "text_offset" else {"a": -1.0}
+    first = {"tokens": ["a"] * 500, "token_logprobs": [-1.0] * 500}
+    later = {"tokens": ["b"], "token_logprobs": [-1.0], name: [item] * count}
+    events = [{"choices": [{"index": 0, "text": "", "logprobs": one}]} for one in (first, later)]
+    body = b"".join(b"data: %b\n\n" % msgspec.json.encode(one) for one in events)
+    assert not is_read(Sent(COMPLETIONS, body, streamed=True), native())
