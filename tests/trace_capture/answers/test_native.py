@@ -213,7 +213,7 @@ def test_the_kernel_leaves_tool_calls_that_do_not_fit(fragments: list[Any]) -> N
 
 
 @pytest.mark.parametrize("name", ["text_offset", "top_logprobs"])
-@pytest.mark.parametrize("count", [1, 6, 500])
+@pytest.mark.parametrize("count", [1, 6, 501])
 def test_the_kernel_leaves_lists_that_begin_after_the_first_chunk(name: str, count: int) -> None:
     item: object = 0 if name == "text_offset" else {"a": -1.0}
     first = {"tokens": ["a"] * 500, "token_logprobs": [-1.0] * 500}
