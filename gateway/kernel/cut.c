@@ -196,19 +196,43 @@ static const char *pass_event(const Cut *cut, const char *at, const char *end)
     return end;
 }
 
+static bool begin(const Cut *cut, Py_ssize_t size, Sent *sent)
+{
+    sent->size = 0;
+    return cut->through ||
+           reserve(sent, size + size / LEAST_MEMBER * (NULL_SIZE - 1) + NULL_SIZE);
+}
+
+static const char *next_event(const Cut *cut, const char *at, const char *end, Sent *sent)
+{
+    return cut->through ? pass_event(cut, at, end) : cut_event(cut, at, end, sent);
+}
+
 Py_ssize_t cut_events(const Cut *cut, const char *text, Py_ssize_t size, Sent *sent)
 {
     const char *at = text, *end = text + size;
     Py_ssize_t count = 0;
-    sent->size = 0;
-    if (!cut->through && !reserve(sent, size + size / LEAST_MEMBER * (NULL_SIZE - 1) + NULL_SIZE))
+    if (!begin(cut, size, sent))
         return -1;
     for (; at < end; count++) {
-        at = cut->through ? pass_event(cut, at, end) : cut_event(cut, at, end, sent);
+        at = next_event(cut, at, end, sent);
         if (at == NULL)
             return 0;
     }
     return count;
+}
+
+/* The same for the events that `text` begins with: returns how many bytes they take. */
+static Py_ssize_t cut_leading(const Cut *cut, const char *text, Py_ssize_t size, Sent *sent)
+{
+    const char *at = text, *next = text, *end = text + size;
+    if (!begin(cut, size, sent))
+        return -1;
+    while (next != NULL) {
+        at = next;
+        next = at < end ? next_event(cut, at, end, sent) : NULL;
+    }
+    return at - text;
 }
 
 /* The type */
@@ -295,7 +319,26 @@ static PyObject *cut_call(Cut *cut, PyObject *text)
     return sent;
 }
 
+static PyObject *cut_run(Cut *cut, PyObject *text)
+{
+    if (!PyBytes_CheckExact(text))
+        Py_RETURN_NONE;
+    Sent made = {0};
+    Py_ssize_t taken = cut_leading(cut, PyBytes_AsString(text), PyBytes_Size(text), &made);
+    PyObject *sent = NULL;
+    if (taken == 0)
+        sent = Py_NewRef(Py_None);
+    else if (taken > 0 && cut->through)
+        sent = Py_BuildValue("(y#n)", PyBytes_AsString(text), taken, taken);
+    else if (taken > 0)
+        sent = Py_BuildValue("(y#n)", made.data, made.size, taken);
+    sent_free(&made);
+    return sent;
+}
+
 static PyMethodDef methods[] = {
+    {"strip_run", (PyCFunction)cut_run, METH_O,
+     "Strip the leading events of `text`; return the result and the number of bytes consumed."},
     {"strip", (PyCFunction)cut_call, METH_O,
      "Strip the events that `text` consists of; None: they are left to the Python code."},
     {NULL, NULL, 0, NULL},

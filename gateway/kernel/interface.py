@@ -37,6 +37,12 @@ class Cut(Protocol):
     def strip(self, text: bytes) -> bytes | None:
         """Strip the events that `text` consists of; None: they are left to the Python code."""
 
+    def strip_run(self, text: bytes) -> tuple[bytes, int] | None:
+        """Strip the leading events of `text`; return the result and the number of bytes consumed.
+
+        None: the first one is left.
+        """
+
 
 class Tap(Protocol):
     """Carries the reads of a stream from a worker's connection to the caller, each in one call.

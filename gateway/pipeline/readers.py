@@ -12,6 +12,7 @@ from gateway.calls.observers import Observers
 from gateway.calls.reply import BLANK_LINES
 from gateway.config import ServerLimits
 from gateway.headers import Headers, get_header
+from gateway.kernel.interface import Cut
 from gateway.pipeline.exchange import Exchange
 from gateway.wire.dialect import Delta, Unreadable
 from gateway.wire.injection import Stripper
@@ -205,6 +206,9 @@ class EventReader:
         self.rewrites = stripper is not None
         self._call = exchange.call
         self._observers = exchange.observers
+        self._functions = exchange.chains.kernel.functions
+        self._frame: Frame | AnyFrame | None = None
+        self._cut: Cut | None = None
         self._stripper = stripper
         self._splitter: Splitter | None = Splitter(max_bytes)
         self._dialect = self._call.dialect
@@ -244,13 +248,22 @@ class EventReader:
             sent, data = self._each(splitter.feed(data[:begun])), data[begun:]
             between = splitter.between_events
         if data and between and not self._end:
-            run, length = stripper.strip_run(data)
+            run, length = self._run(stripper, data)
             sent, data = sent + run, data[length:]
         if data:
             sent += self._each(splitter.feed(data))
             between = splitter.between_events
         self.form = stripper.frame if between and not self._end else None
         return sent
+
+    def _run(self, stripper: Stripper, text: bytes) -> tuple[bytes, int]:
+        """Strip the leading events of `text`, by the kernel if the kernel can."""
+        frame = stripper.frame
+        if frame is not self._frame:
+            self._frame = frame
+            self._cut = frame.cut(self._functions) if frame is not None else None
+        cut = self._cut
+        return (cut.strip_run(text) if cut is not None else None) or stripper.strip_run(text)
 
     def _each(self, events: list[Event]) -> bytes:
         if len(events) == 1:

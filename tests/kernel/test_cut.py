@@ -129,6 +129,19 @@ def test_cut_grows_events_whose_values_are_shorter_than_null() -> None:
     assert cut.strip(event * 100) == event_of(b'{"content":"x"}', b"null", b"null") * 100
 
 
+@pytest.mark.parametrize("fields", FIELDS)
+@pytest.mark.parametrize("rest", [b"", PLAIN[:50], b": ping\n\n", OUTSIDE % b"{}", b"\n" + PLAIN])
+def test_cut_strips_the_events_that_a_text_begins_with(
+    fields: tuple[str, ...], rest: bytes
+) -> None:
+    frame = frame_of(PLAIN, fields)
+    cut = frame.cut(kernels()[0].functions)
+    assert cut is not None
+
+    assert cut.strip_run(PLAIN * 3 + rest) == ((frame.strip_one(PLAIN) or b"") * 3, len(PLAIN) * 3)
+    assert cut.strip_run(rest or b"\n") is None
+
+
 def frames_of(stream: bytes) -> Iterator[tuple[Frame, list[bytes]]]:
     """The frames that a stripper learns of a recorded stream, each with all events."""
     events = Splitter().feed(stream)
