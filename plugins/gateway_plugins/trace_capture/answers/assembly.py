@@ -1,6 +1,7 @@
 """Parses the bytes of a response, as the worker sent them, into an Assembled."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 
@@ -13,9 +14,6 @@ from gateway_plugins.trace_capture.answers.python_json import as_json, join_halv
 
 FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}
 """Forms of responses with choices, by the name of the API."""
-
-_AT = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS}
-"""The same for the paths that nearly all callers use."""
 
 _STREAMS: dict[str, Callable[[bytes], Assembled]] = {
     "responses": other_apis.read_responses,
@@ -31,12 +29,12 @@ def assemble(
     `body` is already decoded (no content encoding). `streamed`: it is an event stream. `kernel`
     reads what it can; the record is the same without one.
     """
-    form = _AT[path] if path in _AT else FORMS.get(_name_at(path))
+    api = _name_at(path)
+    form, read_stream = FORMS.get(api), _STREAMS.get(api)
     if kernel is not None and form is not None and status == 200:
         found = native.read(kernel, body, chat=form is CHAT, streamed=streamed)
         if found is not None:
             return found
-    read_stream = None if form is not None else _STREAMS.get(_name_at(path))
     try:
         if streamed:
             if form is not None:
@@ -56,7 +54,9 @@ def assemble(
     return record
 
 
+@lru_cache(maxsize=256)
 def _name_at(path: str) -> str:
+    """Return the name of the API of a path, "" if unknown; nearly all calls have one of few."""
     known = api_at(path)
     return "" if known is None else known.name
 
