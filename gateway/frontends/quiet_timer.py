@@ -7,8 +7,8 @@ from collections.abc import Callable
 class QuietTimer:
     """Calls `over` at the end of a time in which nothing came.
 
-    `since` and `ends` are the loop's times of that time; `ends` is None while none runs. The timer
-    stays set meanwhile, and looks at `ends` when it fires.
+    The time runs from `since` to `ends`, by the loop's clock; `ends` is None while no time runs.
+    The loop's timer stays set when a time ends early, and looks at `ends` when it fires.
     """
 
     __slots__ = ("_loop", "_over", "_timer", "ends", "since")

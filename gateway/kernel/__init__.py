@@ -1,17 +1,17 @@
 """The kernel: what runs for each event and each record, in C if it has been built, else in Python.
 
-`interface.py` says which functions a kernel has. `_native` has them in C (`module.c`, `stream.c`,
-`record.c`, `json.c`; `build.py` compiles them), `reference.py` in Python. This room imports nothing
-of the gateway but its errors.
+`interface.py` lists the functions of a kernel. `_native` has them in C (`module.c` begins,
+`build.py` compiles all), `reference.py` in Python. This room imports nothing of the gateway but its
+errors.
 
-**What the C is not sure of, it leaves.** A function of a kernel returns None for an input that it
-leaves, and its caller goes on in the Python code that has always read such inputs. So that code
-stays where it is, in the rooms above, and is the reference. The kernel in Python leaves everything:
-each of its functions returns None at once. A caller counts what it had to read itself under the
-name of its part: `kernel.fallbacks["stream"] += 1`.
+**The C leaves each input that it is not sure of.** A function of a kernel returns None, or False,
+for an input that it leaves, and its caller goes on in the Python code that has always read such
+inputs. So that code stays in the rooms above, and is the reference. The kernel in Python leaves
+every input. A caller counts what it had to read itself under the name of its part:
+`kernel.fallbacks["stream"] += 1`.
 
-**Which kernel runs is decided when an object is assembled, not when a module is imported.**
-`active()` reads GATEWAY_KERNEL and returns a Kernel. A Gateway has one (`gateway.kernel`, also for
+**The kernel is chosen when an object is assembled, not when a module is imported.** `active()`
+reads GATEWAY_KERNEL and returns a Kernel. A Gateway has one (`gateway.kernel`, also for
 plugins), and what it assembles gets it from there; something without a gateway, such as a command,
 calls `active()` itself. Functions may be bound for a quick way at assembly:
 `self._cut = kernel.functions.cut`. So that a test may run one case with each kernel in one process:

@@ -1,4 +1,4 @@
-"""What a kernel has, the native one and the one in Python alike; None stands for "left to you"."""
+"""The functions and types of any kernel, native or in Python; None stands for "left to you"."""
 
 from collections.abc import Callable
 from typing import Any, Protocol

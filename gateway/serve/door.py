@@ -2,7 +2,7 @@
 
 A process without a descriptor left can neither accept a caller nor reach a worker, and its event
 loop would drop whoever connects. So a process accepts no more callers than it can serve: with a
-connection to a worker for each, and a reserve. The others wait in the kernel's queue.
+connection to a worker for each, and a reserve. The others wait in the system's queue.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""What observers may do with each read of a response without a call of Python for it.
+"""Collectors: they take in each read of a response for an observer.
 
-An observer that only gathers chunks or times events declares it: it has `collectors` in place of
-the method `data`. The native kernel fills them, and in Python each collector's `add` is called. A
-collector that is `closed` takes nothing in.
+An observer that only gathers chunks or times events has `collectors` in place of the method `data`.
+The native kernel fills collectors without a call of Python; the Python code calls each collector's
+`add`. A collector that is `closed` takes nothing in.
 """
 
 import time
@@ -66,7 +66,7 @@ class Gaps:
     """The seconds between the events of a stream, as a histogram with `bounds`.
 
     `first` and `last` are the times of the first event and of the latest, 0 before any. Events of
-    one read have a gap of zero. A read that ends no event begins none, so it counts with the next.
+    one read have a gap of zero. A read that ends no event is not timed.
     """
 
     __slots__ = ("closed", "first", "histogram", "last")

@@ -5,7 +5,7 @@ class Occupancy:
     """The callers' connections of this process.
 
     `open` is their number, `most` how many there may be (None: no limit is known). `paused`: no
-    further connection is accepted now; it waits in the kernel's queue. `pauses` counts the times
+    further connection is accepted now; it waits in the system's queue. `pauses` counts the times
     that this began after a while without. `short`: it did so a short time ago.
     """
 

@@ -13,10 +13,10 @@ NOT_SET = float("inf")
 
 
 class Alarm:
-    """One timer for the phases of many PhaseTimers: it fires when the first may be over.
+    """One timer for the phases of many PhaseTimers, which fires when the first may be over.
 
     Most phases end long before their timeout. So the timer stays set when they do, and a new phase
-    sets it anew only if it would fire too late: in most calls it is not touched.
+    sets the timer anew only if the present one would fire too late.
     """
 
     __slots__ = ("_due", "_loop", "_timer", "_watched")

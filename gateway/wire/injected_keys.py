@@ -1,6 +1,7 @@
 """The keys that injections set in the body of a request.
 
-Most bodies have none of the keys that decide about it, and get the same as one without any key.
+Most bodies have none of the keys that decide about injections: they get what a body without any key
+gets, which is known beforehand.
 """
 
 from collections.abc import Collection, Iterator, Mapping
