@@ -169,7 +169,7 @@ static bool append_value(Choice *choice, Reader *reader)
            out_put(&choice->places, &from, sizeof from);
 }
 
-/* --- Chat: an entry for each token --- */
+/* Chat has an entry for each token. */
 
 enum { TOKEN, LOGPROB, BYTES, ENTRY_TOPS, ENTRY_ID };
 
@@ -402,7 +402,7 @@ bool take_chat_scores(Choice *choice, Reader *reader, Out *scratch, Mark *marks,
     return true;
 }
 
-/* --- Completions: lists with one item for each token --- */
+/* Completions have lists with one item for each token. */
 
 static bool take_token(Choice *choice, Reader *reader, Out *scratch)
 {
@@ -557,8 +557,6 @@ bool take_completion_scores(Choice *choice, Reader *reader, Out *scratch, Mark *
     return (!choice->has_offsets || choice->offset_count == choice->text_count) &&
            (!choice->has_tops || choice->top_count == choice->text_count);
 }
-
-/* --- All chunks --- */
 
 bool settle_choice(Choice *choice, bool chat)
 {

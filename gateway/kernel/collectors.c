@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-/* Open */
-
 static int is_closed(PyObject *collector, const Names *names)
 {
     PyObject *closed = PyObject_GetAttr(collector, names->closed);
@@ -135,8 +133,6 @@ bool collectors_open(Collectors *collectors, PyObject *gathered, PyObject *timed
     return false;
 }
 
-/* Add */
-
 bool collectors_have_room(const Collectors *collectors, Py_ssize_t size)
 {
     for (int place = 0; place < collectors->gathers; place++)
@@ -187,8 +183,6 @@ bool collectors_add(Collectors *collectors, PyObject *chunk, Py_ssize_t events, 
         pace(&collectors->gaps[place], events, time);
     return true;
 }
-
-/* Settle */
 
 /* Consumes `value`, which may be NULL. */
 static bool set(PyObject *of, PyObject *name, PyObject *value)
@@ -250,8 +244,6 @@ bool collectors_settle(Collectors *collectors)
     collectors_close(collectors);
     return done;
 }
-
-/* The end */
 
 void collectors_close(Collectors *collectors)
 {

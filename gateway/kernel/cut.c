@@ -235,8 +235,6 @@ static Py_ssize_t cut_leading(const Cut *cut, const char *text, Py_ssize_t size,
     return at - text;
 }
 
-/* The type */
-
 static int place_of(const Cut *cut, const char *name)
 {
     for (int place = 0; place < cut->count; place++)

@@ -1,7 +1,7 @@
 /* Streams: the events of an answer, put together as streams.py does. */
 #include "answer.h"
 
-/* --- A chunk: what an event has of one choice --- */
+/* A chunk is what an event has of one choice. */
 
 enum {
     INDEX,
@@ -260,8 +260,6 @@ static bool take_chunk(Answer *answer, Reader *reader)
     return keep_ends(choice, work, ends) && (finish.size == 0 || keep_finish(choice, finish));
 }
 
-/* --- An event --- */
-
 enum { ID, OBJECT, CREATED, MODEL, USAGE, PROMPT_TEXT, SYSTEM_FINGERPRINT, SERVICE_TIER,
        EVENT_PROMPT_IDS, CHOICES, EVENT_FIELDS };
 
@@ -366,8 +364,6 @@ static bool take_event(Answer *answer, Outside *outside, Reader *reader, bool is
         marked |= places[field].size && !is_falsy(slice_of(pieces, places[field]));
     return at_end(reader) && keep_outside(outside, pieces, places, is_first, marked);
 }
-
-/* --- The skeleton --- */
 
 static bool put_field(Out *out, const Field *field, const Out *value)
 {

@@ -1,4 +1,4 @@
-/* A strict JSON scanner, for stream.c and for the answers of record.c.
+/* A strict JSON scanner, for the answers of record.c.
  *
  * What it accepts is accepted by msgspec, and what it writes is what msgspec writes for the same
  * value. A function returns false if it is not sure, and then its reader stands anywhere. A lack of

@@ -8,7 +8,7 @@
 #endif
 #include <Python.h>
 
-/* A part adds its functions and types to the module and keeps its types in its own state. */
+/* A part adds its functions and types to the module, and keeps what it needs of them in its state. */
 typedef struct {
     PyObject *bounds, *chunks, *closed, *counts, *first, *histogram, *last, *room, *sum, *times;
 } Names;
@@ -19,22 +19,15 @@ typedef struct {
 } StreamState;
 
 typedef struct {
-    PyObject *unused; /* replace me: record.c's heap types */
-} RecordState;
-
-typedef struct {
     StreamState stream;
-    RecordState record;
 } KernelState;
 
 /* 0, or -1 with an exception set. */
 int stream_add(PyObject *module, StreamState *state);
-int record_add(PyObject *module, RecordState *state);
+int record_add(PyObject *module);
 
-/* For the collector: what the states refer to. */
+/* For the garbage collector: what the state refers to. */
 int stream_traverse(StreamState *state, visitproc visit, void *arg);
-int record_traverse(RecordState *state, visitproc visit, void *arg);
 void stream_clear(StreamState *state);
-void record_clear(RecordState *state);
 
 #endif

@@ -19,25 +19,20 @@ static int add_all(PyObject *module)
         return -1;
     if (stream_add(module, &state->stream) < 0)
         return -1;
-    return record_add(module, &state->record);
+    return record_add(module);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)
 {
     KernelState *state = PyModule_GetState(module);
-    if (state == NULL)
-        return 0;
-    int stopped = stream_traverse(&state->stream, visit, arg);
-    return stopped ? stopped : record_traverse(&state->record, visit, arg);
+    return state ? stream_traverse(&state->stream, visit, arg) : 0;
 }
 
 static int clear(PyObject *module)
 {
     KernelState *state = PyModule_GetState(module);
-    if (state != NULL) {
+    if (state != NULL)
         stream_clear(&state->stream);
-        record_clear(&state->record);
-    }
     return 0;
 }
 

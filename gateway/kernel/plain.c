@@ -30,8 +30,6 @@ static bool put_mark(Out *out, Mark mark)
     return mark == NONE ? out_text(out, "null") : out_text(out, "[]");
 }
 
-/* --- The fields of a choice --- */
-
 enum {
     INDEX,
     FINISH_REASON,
@@ -143,8 +141,6 @@ static bool copy_choice(Answer *answer, Reader *reader, Out *out)
     return settle_choice(choice, answer->chat) &&
            write_object(fields->fields, pieces, fields->count, inner, out);
 }
-
-/* --- The fields of the answer --- */
 
 enum {
     ID,

@@ -269,19 +269,7 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int record_add(PyObject *module, RecordState *state)
+int record_add(PyObject *module)
 {
-    (void)state;
     return PyModule_AddFunctions(module, functions);
-}
-
-int record_traverse(RecordState *state, visitproc visit, void *arg)
-{
-    Py_VISIT(state->unused);
-    return 0;
-}
-
-void record_clear(RecordState *state)
-{
-    Py_CLEAR(state->unused);
 }

@@ -1,4 +1,4 @@
-/* One call for each read of a stream: takes it apart, cuts, shows, and sends it. See tap.h. */
+/* One call for each read of a stream: takes the read apart, cuts, shows and sends it. See tap.h. */
 #include "tap.h"
 #include "chunks.h"
 #include "cut.h"
@@ -155,7 +155,7 @@ static PyObject *tap_arm(Tap *tap, PyObject *cut)
         return NULL;
     }
     set(&tap->cut, cut);
-    if (tap->write == NULL) { /* the collector has been here */
+    if (tap->write == NULL) { /* the garbage collector has cleared it */
         PyErr_SetString(PyExc_RuntimeError, "this tap is gone");
         return NULL;
     }
@@ -197,8 +197,6 @@ static PyObject *tap_settle(Tap *tap, PyObject *Py_UNUSED(nothing))
     Py_XDECREF(last);
     return NULL;
 }
-
-/* The type */
 
 static PyObject *tap_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
