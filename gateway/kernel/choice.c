@@ -209,20 +209,25 @@ static Kind take_regular(Choice *choice, Reader *reader, Out *scratch)
 {
     Fields fields = FIELDS(ENTRY);
     Slice text = {NULL, 0};
+    Reader bytes = {0}; /* where they are, if they come before the text, as in sorted keys */
     for (int field; (field = next_field(&fields, reader)) != NO_FIELD;) {
         switch (field) {
         case TOKEN:
             if (!take_text(reader, scratch, &text))
                 return FAILED;
+            if (bytes.at != NULL && !has_bytes_of(&bytes, text))
+                return IRREGULAR;
             break;
         case LOGPROB:
             if (!append_value(choice, reader))
                 return FAILED;
             break;
         case BYTES:
-            if (!(fields.seen & 1 << TOKEN))
-                return FAILED;
-            if (!has_bytes_of(reader, text))
+            if (!(fields.seen & 1 << TOKEN)) {
+                bytes = *reader;
+                if (!skip_value(reader))
+                    return FAILED;
+            } else if (!has_bytes_of(reader, text))
                 return IRREGULAR;
             break;
         case ENTRY_TOPS:

@@ -20,7 +20,47 @@ type answer struct {
 	paced  int
 }
 
-type object = map[string]any
+// response and its parts have their keys in the order of vLLM.
+type response struct {
+	ID             string   `json:"id"`
+	Object         string   `json:"object"`
+	Created        int      `json:"created"`
+	Model          string   `json:"model"`
+	Choices        []choice `json:"choices"`
+	Usage          *usage   `json:"usage,omitempty"`
+	PromptTokenIDs []int    `json:"prompt_token_ids,omitempty"`
+}
+
+type choice struct {
+	Index        int       `json:"index"`
+	Message      *message  `json:"message,omitempty"`
+	Delta        *message  `json:"delta,omitempty"`
+	Logprobs     *logprobs `json:"logprobs"`
+	FinishReason *string   `json:"finish_reason"`
+	TokenIDs     []int     `json:"token_ids,omitempty"`
+}
+
+type message struct {
+	Role    string `json:"role,omitempty"`
+	Content string `json:"content,omitempty"`
+}
+
+type logprobs struct {
+	Content []logprob `json:"content"`
+}
+
+type logprob struct {
+	Token       string  `json:"token"`
+	Logprob     float64 `json:"logprob"`
+	Bytes       []int   `json:"bytes"`
+	TopLogprobs []int   `json:"top_logprobs"`
+}
+
+type usage struct {
+	Prompt     int `json:"prompt_tokens"`
+	Total      int `json:"total_tokens"`
+	Completion int `json:"completion_tokens"`
+}
 
 var made sync.Map
 
@@ -34,17 +74,14 @@ func answerOf(one wanted) *answer {
 }
 
 func plain(one wanted) []byte {
-	choice := object{
-		"index":         0,
-		"finish_reason": "stop",
-		"message":       object{"role": "assistant", "content": strings.Repeat(" tok", one.tokens)},
-		"logprobs":      one.logprobsOf(0, one.tokens),
-	}
+	stop := "stop"
+	said := message{Role: "assistant", Content: strings.Repeat(" tok", one.tokens)}
+	choice := choice{Message: &said, Logprobs: one.logprobsOf(0, one.tokens), FinishReason: &stop}
 	whole := head("chat.completion", choice)
-	whole["usage"] = one.used()
+	whole.Usage = one.used()
 	if one.ids {
-		choice["token_ids"] = numbers(5000, one.tokens)
-		whole["prompt_token_ids"] = numbers(1000, one.prompt)
+		whole.Choices[0].TokenIDs = numbers(5000, one.tokens)
+		whole.PromptTokenIDs = numbers(1000, one.prompt)
 	}
 	return dump(whole)
 }
@@ -54,54 +91,56 @@ func events(one wanted) [][]byte {
 	for n := 0; n < one.tokens; n++ {
 		found = append(found, event(one.token(n)))
 	}
-	last := object{"index": 0, "delta": object{}, "finish_reason": "stop", "logprobs": nil}
+	stop := "stop"
+	last := choice{Delta: &message{}, FinishReason: &stop}
 	found = append(found, event(head("chat.completion.chunk", last)))
 	if one.usage {
 		end := head("chat.completion.chunk")
-		end["usage"] = one.used()
+		end.Usage = one.used()
 		found = append(found, event(end))
 	}
 	return append(found, []byte("data: [DONE]\n\n"))
 }
 
-func (one wanted) token(n int) object {
-	delta := object{"content": " tok"}
-	choice := object{"index": 0, "delta": delta, "finish_reason": nil, "logprobs": one.logprobsOf(n, n+1)}
-	chunk := head("chat.completion.chunk", choice)
+func (one wanted) token(n int) response {
+	delta := message{Content: " tok"}
+	chunk := head("chat.completion.chunk", choice{Delta: &delta, Logprobs: one.logprobsOf(n, n+1)})
 	if one.ids {
-		choice["token_ids"] = numbers(5000+n, 1)
+		chunk.Choices[0].TokenIDs = numbers(5000+n, 1)
 	}
 	if n == 0 {
-		delta["role"] = "assistant"
+		delta.Role = "assistant"
 		if one.ids {
-			chunk["prompt_token_ids"] = numbers(1000, one.prompt)
+			chunk.PromptTokenIDs = numbers(1000, one.prompt)
 		}
 	}
 	return chunk
 }
 
-func (one wanted) logprobsOf(from, to int) any {
+// logprobsOf are numbers of single precision, as an engine computes them.
+func (one wanted) logprobsOf(from, to int) *logprobs {
 	if !one.logprobs {
 		return nil
 	}
-	content := []object{}
+	found := &logprobs{}
 	for n := from; n < to; n++ {
-		content = append(content, object{
-			"token": " tok", "logprob": -0.5 - float64(n%7)/10, "bytes": []int{32, 116, 111, 107}, "top_logprobs": []int{},
+		value := float64(float32(-0.5 - float64(n%7)/10))
+		found.Content = append(found.Content, logprob{
+			Token: " tok", Logprob: value, Bytes: []int{32, 116, 111, 107}, TopLogprobs: []int{},
 		})
 	}
-	return object{"content": content}
+	return found
 }
 
-func (one wanted) used() object {
-	return object{"prompt_tokens": one.prompt, "completion_tokens": one.tokens, "total_tokens": one.prompt + one.tokens}
+func (one wanted) used() *usage {
+	return &usage{Prompt: one.prompt, Total: one.prompt + one.tokens, Completion: one.tokens}
 }
 
-func head(kind string, choices ...object) object {
+func head(kind string, choices ...choice) response {
 	if choices == nil {
-		choices = []object{}
+		choices = []choice{}
 	}
-	return object{"id": "chatcmpl-bench", "object": kind, "created": 1700000000, "model": "bench-model", "choices": choices}
+	return response{ID: "chatcmpl-bench", Object: kind, Created: 1700000000, Model: "bench-model", Choices: choices}
 }
 
 func numbers(first, count int) []int {
@@ -112,11 +151,11 @@ func numbers(first, count int) []int {
 	return found
 }
 
-func event(one object) []byte {
+func event(one response) []byte {
 	return append(append([]byte("data: "), dump(one)...), '\n', '\n')
 }
 
-func dump(one object) []byte {
+func dump(one response) []byte {
 	encoded, err := json.Marshal(one)
 	if err != nil {
 		panic(err)
