@@ -1,8 +1,8 @@
 """The kernel: what runs for each event and each record, in C if it has been built, else in Python.
 
-`interface.py` lists the functions of a kernel. `_native` has them in C (`module.c` begins,
-`build.py` compiles all), `reference.py` in Python. This room imports nothing of the gateway but its
-errors.
+`interface.py` lists the functions of a kernel. `_native` has them in C (`native/module.c`
+begins, `build.py` compiles all), `reference.py` in Python. This room imports nothing of the gateway
+but its errors.
 
 **The C leaves each input that it is not sure of.** A function of a kernel returns None, or False,
 for an input that it leaves, and its caller goes on in the Python code that has always read such

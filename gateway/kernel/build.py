@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
+NATIVE = HERE / "native"
 TARGET = HERE / "_native.abi3.so"
 
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
@@ -33,14 +34,15 @@ class CannotBuild(Exception):
 
 def sources() -> list[Path]:
     """Return the C sources; none in an installed package."""
-    return sorted(HERE.glob("*.c"))
+    return sorted(NATIVE.rglob("*.c"))
 
 
 def digest() -> str:
     """Return what tells apart kernels of different sources; a kernel has it as SOURCES."""
     taken = hashlib.sha256()
-    for file in (*sources(), *sorted(HERE.glob("**/*.h")), Path(__file__)):
-        taken.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for file in (*sources(), *sorted(NATIVE.rglob("*.h")), Path(__file__)):
+        name = file.relative_to(HERE).as_posix()
+        taken.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
     return f"sources-{taken.hexdigest()[:16]}"
 
 
@@ -58,7 +60,7 @@ def find_compiler() -> list[str] | None:
 
 
 def has_header() -> bool:
-    """Whether this Python has come with Python.h; the one in `abi/` is in its place if not."""
+    """Whether this Python has come with Python.h; else `native/abi/` has one in its place."""
     return (Path(sysconfig.get_path("include")) / "Python.h").exists()
 
 
@@ -107,9 +109,9 @@ def _defines(compiler: Sequence[str], own_header: bool) -> list[str]:
     built = f"abi3, built by {_version(compiler)}".replace('"', "'")
     paths = [sysconfig.get_path(name) for name in ("include", "platinclude")]
     if own_header or not has_header():
-        paths = [str(HERE / "abi")]
+        paths = [str(NATIVE / "abi")]
     defined = [f'-DKERNEL_BUILT="{built}"', f'-DKERNEL_SOURCES="{digest()}"']
-    return [*defined, *(f"-I{path}" for path in paths)]
+    return [*defined, *(f"-I{path}" for path in (NATIVE, *paths))]
 
 
 def _version(compiler: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ def load(path: Path) -> ModuleType:
 @compiles
 @pytest.mark.parametrize("own_header", [False, True])
 def test_sources_compile_without_a_warning(tmp_path: Path, own_header: bool) -> None:
-    """If this fails with the own header alone, `gateway/kernel/abi/Python.h` lacks something."""
+    """If this fails with the own header alone, `native/abi/Python.h` lacks something."""
     target = tmp_path / build.TARGET.name
     build.build(target, extra=("-Werror", "-O1"), own_header=own_header)
     assert build.is_current(target)

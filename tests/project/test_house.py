@@ -3,13 +3,14 @@
 import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 from support.paths import ROOT
-from support.source_tree import Import, circles, imports, modules, place, python_files
+from support.source_tree import Import, c_files, circles, imports, modules, place, python_files
 
 MAX_LINES = 400
 MAX_FILES = 12
-"""Number of .py files in one folder, `__init__.py` included."""
+"""Number of files of code in one folder, `__init__.py` and headers of C included."""
 
 FLOORS = (
     ("trace", "errors", "headers"),
@@ -38,7 +39,7 @@ Step = tuple[str, str, str]
 
 
 def test_files_have_at_most_400_lines() -> None:
-    lengths = {file: len(file.read_text().splitlines()) for file in python_files()}
+    lengths = {file: len(file.read_text().splitlines()) for file in code_files()}
     long = [
         f"{place(file, MAX_LINES + 1)}: the file has {lines} lines"
         for file, lines in lengths.items()
@@ -47,14 +48,14 @@ def test_files_have_at_most_400_lines() -> None:
     assert not long, report(f"A file has at most {MAX_LINES} lines.", long)
 
 
-def test_folders_have_at_most_12_python_files() -> None:
-    counts = Counter(file.parent for file in python_files())
+def test_folders_have_at_most_12_files_of_code() -> None:
+    counts = Counter(file.parent for file in code_files())
     full = [
-        f"{folder.relative_to(ROOT)}/: {count} .py files"
+        f"{folder.relative_to(ROOT)}/: {count} files of code"
         for folder, count in sorted(counts.items())
         if count > MAX_FILES
     ]
-    assert not full, report(f"A folder has at most {MAX_FILES} .py files.", full)
+    assert not full, report(f"A folder has at most {MAX_FILES} files of code.", full)
 
 
 def test_packages_have_a_docstring() -> None:
@@ -117,6 +118,12 @@ def test_the_core_does_not_import_plugins() -> None:
 def test_circle_search_finds_a_circle() -> None:
     edges = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "e": {"e"}}
     assert circles(edges) == [["b", "c"], ["e"]]
+
+
+def code_files() -> list[Path]:
+    found = c_files()
+    assert {file.suffix for file in found} == {".c", ".h"}
+    return [*python_files(), *found]
 
 
 def goes_down(importer: str, imported: str) -> bool:

@@ -25,6 +25,11 @@ def python_files() -> list[Path]:
     return sorted(file for folder in FOLDERS for file in folder.rglob("*.py"))
 
 
+def c_files() -> list[Path]:
+    """Return every .c and .h file in the same folders."""
+    return sorted(file for folder in FOLDERS for file in folder.rglob("*.[ch]"))
+
+
 def place(file: Path, line: int = 1) -> str:
     return f"{file.relative_to(ROOT)}:{line}"
 

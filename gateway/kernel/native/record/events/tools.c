@@ -1,6 +1,6 @@
 /* The tool calls of a stream, put together as tool_calls.py does if all fragments fit together:
  * each says to which call it belongs, and repeats no name. Others are left to Python. */
-#include "answer.h"
+#include "record/answer.h"
 
 #include <stdlib.h>
 

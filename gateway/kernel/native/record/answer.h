@@ -1,9 +1,9 @@
-/* An answer of chat or completions as it is read: plain.c and events.c fill it, record.c hands it
- * to Python. Nothing here needs the GIL. As in json.h, false stands for "not sure". */
+/* An answer of chat or completions as it is read: plain.c and events/events.c fill it, record.c
+ * hands it to Python. Nothing here needs the GIL. As in json.h, false stands for "not sure". */
 #ifndef KERNEL_ANSWER_H
 #define KERNEL_ANSWER_H
 
-#include "json.h"
+#include "record/fields.h"
 
 #define MAX_CHOICES 128
 
@@ -90,34 +90,6 @@ void calls_free(ToolCalls *calls);
 
 /* The `index` of an object, wherever it stands; 0 if it has none. */
 bool find_index(Reader reader, int32_t *index, bool *known);
-
-/* Fields of an object, in any order, each at most once. */
-typedef struct {
-    const char *quoted; /* with quotes and a colon */
-    size_t size;        /* of the name alone */
-} Field;
-
-#define FIELD(name) {"\"" name "\":", sizeof(name) - 1}
-
-typedef struct {
-    const Field *fields;
-    unsigned count, expected;
-    uint32_t seen;
-    bool first;
-} Fields;
-
-#define FIELDS(table) {table, sizeof(table) / sizeof(table[0]), 0, 0, true}
-
-enum { NO_FIELD = -1, NOT_SURE = -2 };
-
-/* Appends the name with its quotes and a colon. */
-static inline bool put_name(Out *out, const Field *field)
-{
-    return out_put(out, field->quoted, field->size + 3);
-}
-
-/* The number of the next field, at whose value the reader then stands. */
-int next_field(Fields *fields, Reader *reader);
 
 static inline Mark mark_of(size_t count)
 {

@@ -1,4 +1,4 @@
-/* A strict JSON scanner, for the answers of record.c.
+/* A strict JSON scanner, for the answers of record/record.c.
  *
  * What it accepts is accepted by msgspec, and what it writes is what msgspec writes for the same
  * value. A function returns false if it is not sure, and then its reader stands anywhere. A lack of
@@ -130,6 +130,15 @@ static inline bool is_digit(uint8_t byte)
     return byte >= '0' && byte <= '9';
 }
 
+/* Passes by a comma that a digit follows, as in the lists that engines write. */
+static inline bool is_digit_after_comma(Reader *reader)
+{
+    if (reader->end - reader->at < 2 || reader->at[0] != ',' || !is_digit(reader->at[1]))
+        return false;
+    reader->at++;
+    return true;
+}
+
 bool take_null(Reader *reader);
 
 /* A string as a slice of the text or, if it has escapes, of `scratch`, which is cleared before. */
@@ -153,6 +162,9 @@ bool append_escaped(Reader *reader, Out *out);
 
 /* Passes a value by without checking all of it: what is in it is to be read later. */
 bool skip_value(Reader *reader);
+
+/* Passes a string by in the same way; the reader stands at its opening quote. */
+bool skip_text(Reader *reader);
 
 /* Whether a value that copy_value has written is false in Python, as `[]` or 0 are. */
 bool is_falsy(Slice written);

@@ -1,6 +1,6 @@
 /* Takes injected fields out of the events of one frame: see cut.h. */
 #include "cut.h"
-#include "raw.h"
+#include "json/raw.h"
 
 #include <string.h>
 
