@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.gateways.two_kernels import (
     CHUNKED,
@@ -247,6 +247,7 @@ async def test_changed_bytes_on_the_wire_are_carried_alike(seed: int) -> None:
     """What is no HTTP ends the response at the same place."""
     chance = random.Random(seed)
     pieces = random_response(chance, b"".join([*TOKENS, END]))
+    assume(len(pieces) > 1)  # else it was cut off after the head
     place = chance.randrange(1, len(pieces))
     pieces[place] = mutated(chance, pieces[place]) or b"0"
 
