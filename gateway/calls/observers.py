@@ -22,6 +22,9 @@ NO_METHODS: Methods = ()
 
 METHODS = frozenset({"started", "data", "event", "delta", "finished"})
 
+Collectors = tuple[tuple[Gatherer, ...], tuple[Gaps, ...]]
+"""What gathers chunks, and what times events."""
+
 ReportFailure = Callable[[str, str, Outcome, BaseException, str], None]
 """Called on a failure: the plugin, what broke, the call's outcome, the exception, the call's id."""
 
@@ -65,8 +68,11 @@ class Observers:
         none: Methods = NO_METHODS
         found = {"started": none, "data": none, "event": none, "delta": none, "finished": none}
         for plugin, observer in observers:
-            for collector in getattr(observer, "collectors", ()):
-                found["data"] = (*found["data"], (plugin, collector.add))
+            try:
+                for collector in getattr(observer, "collectors", ()):
+                    found["data"] = (*found["data"], (plugin, collector.add))
+            except Exception as error:  # noqa: BLE001  an observer must not harm the call
+                self._fail(plugin, "observer.collectors", error)
             kind: type = type(observer)
             for name in _methods(observer) if kind.__dictoffset__ else _of_class(kind):
                 found[name] = (*found[name], (plugin, getattr(observer, name)))
@@ -82,7 +88,7 @@ class Observers:
         """Whether `delta`, `event` or the counter needs more of the response than its raw bytes."""
         return bool(self.delta or self.event or self.counter)
 
-    def collectors(self) -> tuple[tuple[Gatherer, ...], tuple[Gaps, ...]] | None:
+    def collectors(self) -> Collectors | None:
         """Return all that `notify_data` adds to, what gathers and what times; None if it does more.
 
         An observer that has a method `data` is not only a collector.

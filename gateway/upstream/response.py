@@ -81,7 +81,8 @@ class ResponseParser:
         pieces = self._pieces
         if not pieces:
             return b""
-        self.pieces, self._pieces = pieces, []
+        # A kept connection may wait long for its next response: nothing of this one stays with it.
+        self.pieces, self._pieces = [] if self.complete else pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _measure_head(self, more: int) -> None:

@@ -136,6 +136,15 @@ def test_account_never_exceeds_its_slots_and_gets_them_back(
     assert account.in_flight == 0
 
 
+def test_call_that_began_before_tokens_were_limited_counts_whole() -> None:
+    account = Account("key", terms_of(concurrent=3), 0.0)
+    visit = account.enter(Need(1_000, 0), Book(0.0), 0.0)
+    account.change(terms_of(concurrent=3, tokens_per_minute=600), 0.0)
+    account.settle(visit, Need(100, 0), 0.0)
+    assert account.tokens is not None
+    assert account.tokens.level == account.tokens.capacity - 100
+
+
 def test_rejected_call_takes_nothing_from_its_account() -> None:
     terms = terms_of(requests_per_minute=10, tokens_per_minute=10, concurrent=1)
     account, book = Account("key", terms, 0.0), Book(0.0)

@@ -22,7 +22,7 @@ from support.gateways.two_kernels import (
 from support.records.mutations import mutated
 from support.records.vllm_recordings import OTHER_ENGINES, load
 
-from gateway import Gathered
+from gateway import Gaps, Gathered
 from gateway.kernel import Kernel, is_built
 from gateway.kernel.interface import Functions
 from gateway.testing import DONE, sse
@@ -252,3 +252,34 @@ async def test_changed_bytes_on_the_wire_are_carried_alike(seed: int) -> None:
     pieces[place] = mutated(chance, pieces[place]) or b"0"
 
     await compare(pieces, chance.choice(KINDS))
+
+
+class Many(Watching):
+    """An observer with more collectors than a kernel has room for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collectors = (*(self.reads for _ in range(9)), self.gaps)  # type: ignore[assignment]
+
+
+class Finely(Watching):
+    """An observer whose histogram has more bounds than a kernel has room for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gaps = Gaps(tuple(float(bound) for bound in range(1, 50)))
+        self.collectors = (self.reads, self.gaps)
+
+
+class Boundless(Watching):
+    """An observer whose room is no C integer."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 80)
+
+
+@pytest.mark.parametrize("observer", [Many, Finely, Boundless])
+async def test_collectors_that_a_kernel_cannot_take_are_filled_by_python(
+    observer: type[Watching],
+) -> None:
+    assert await compare([CHUNKED, *chunked([*TOKENS, END])], observer=observer) == (11, 0)

@@ -16,7 +16,7 @@ from support.plugins.hook_probes import (
 )
 from support.plugins.recording_plugin import until
 
-from gateway import Answer, Call, Config, Principal, Worker, hookimpl
+from gateway import Answer, Call, Config, Outcome, Principal, Worker, hookimpl
 from gateway.calls.body import Body, Source
 from gateway.config import Worker as Server
 from gateway.errors import InvalidJSON
@@ -137,6 +137,38 @@ async def test_observing_hook_that_fails_is_isolated(
     assert logged == f"plugin {name} broke in {hook}; further failures of it are only counted"
     others = [name for name, _ in live.plugin(Recorder).seen]
     assert others.count("finished") == others.count("started") == 2, "the other plugins go on"
+
+
+class Odd:
+    """A plugin whose observers have an attribute of its own that is called `collectors`."""
+
+    class _Observer:
+        collectors = 3
+
+        def __init__(self) -> None:
+            self.outcome: Outcome | None = None
+
+        def finished(self, outcome: Outcome) -> None:
+            self.outcome = outcome
+
+    def __init__(self) -> None:
+        self.observers: list[Odd._Observer] = []
+
+    @hookimpl
+    def observe(self, call: Call) -> object:
+        self.observers.append(self._Observer())
+        return self.observers[-1]
+
+
+async def test_observer_whose_collectors_are_none_is_isolated(gateway_for: GatewayFor) -> None:
+    async with ScriptedWorker(STREAM) as worker:
+        live = await gateway_for(Odd, Witness, workers=[worker.url])
+        answer = await post(live)
+    assert answer.status_code == 200
+    assert live.gateway.chains.failures.counts == {("Odd", "observer.collectors"): 1}
+    [observer], [outcome] = live.plugin(Odd).observers, live.plugin(Witness).outcomes
+    assert observer.outcome is outcome, "its methods are called"
+    assert outcome.failures == ["Odd"]
 
 
 async def test_observer_method_that_raised_is_skipped_for_the_rest_of_a_call(

@@ -277,3 +277,11 @@ def test_without_removes_hop_by_hop_headers() -> None:
 def test_without_removes_headers_named_by_connection(lines: list[bytes]) -> None:
     headers = [(b"x-a", b"1"), (b"x-ab", b"2"), *((b"connection", line) for line in lines)]
     assert without(headers, HOP_BY_HOP) == [(b"x-ab", b"2")]
+
+
+def test_response_parser_of_a_kept_connection_holds_nothing_of_a_whole_response() -> None:
+    parser = new_parser()
+    parser.begin(head_only=False)
+    parser.feed(plain(body=b"secret"))
+    assert parser.complete
+    assert parser.pieces == []

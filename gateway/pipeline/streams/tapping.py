@@ -9,6 +9,7 @@ from collections.abc import Callable
 from math import inf
 from time import monotonic
 
+from gateway.calls.observers import Collectors
 from gateway.kernel import Kernel
 from gateway.kernel.interface import Cut, Settled, Tap
 from gateway.pipeline.exchange import Exchange
@@ -19,6 +20,9 @@ from gateway.wire.stripping.fast_strip import Frame
 
 PART = "stream"
 """The name under which reads are counted that a tap has left in the middle of a stream."""
+
+COLLECTOR_ERRORS = (AttributeError, OverflowError, TypeError, ValueError)
+"""Exceptions of a tap for collectors with which the kernel cannot work, such as too many."""
 
 
 class Tapping:
@@ -73,9 +77,8 @@ class Tapping:
             self._learn(form, kernel)
         if self._cut is None and form is not ANY_EVENTS:
             return
-        tap = self._tap or self._made(kernel, way)
+        tap = self._armed(kernel, way)
         if tap is not None:
-            tap.arm(self._cut)
             self.is_offered = True
             self._connection.offer(tap, kernel.functions)
 
@@ -86,9 +89,21 @@ class Tapping:
             if self._cut is None:
                 kernel.fallbacks[PART] += 1
 
-    def _made(self, kernel: Kernel, way: Callable[[bytes], bool]) -> Tap | None:
-        observers = self._exchange.observers
-        collectors = observers.collectors()
+    def _armed(self, kernel: Kernel, way: Callable[[bytes], bool]) -> Tap | None:
+        tap = self._tap or self._made(kernel, way, self._exchange.observers.collectors())
+        try:
+            if tap is not None:
+                tap.arm(self._cut)
+        except COLLECTOR_ERRORS:  # so each collector's own `add` takes the chunks
+            tap = self._made(kernel, way, None)
+            if tap is not None:
+                tap.arm(self._cut)
+        return tap
+
+    def _made(
+        self, kernel: Kernel, way: Callable[[bytes], bool], collectors: Collectors | None
+    ) -> Tap | None:
+        """Make a tap that fills the collectors; None: it shows each chunk to the observers."""
         gathered, timed = collectors or ((), ())
         self._tap = kernel.functions.tap(
             way,
@@ -96,7 +111,7 @@ class Tapping:
             self._connection.is_chunked,
             gathered,
             timed,
-            observers.notify_data if collectors is None else None,
+            self._exchange.observers.notify_data if collectors is None else None,
         )
         return self._tap
 

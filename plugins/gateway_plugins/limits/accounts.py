@@ -104,7 +104,7 @@ class Account:
         else:
             taken = self._take(need, now)
         self.in_flight += 1
-        visit = Visit(self, need, taken)
+        visit = Visit(self, need, 0.0 if tokens is None else taken)
         if terms.budgets:
             visit.day, visit.month = book.day.tab(self.key), book.month.tab(self.key)
             visit.day.add(need.tokens, need.cost)
