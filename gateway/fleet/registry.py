@@ -44,14 +44,14 @@ class Workers:
     """The registry. `all` are the workers that take calls, in the order of `Overlay.standing`.
 
     `fit` are those that may get a call now. A change replaces the tuple `all`, so that a loop over
-    the old tuple may continue. `slots` are
-    those of all workers together. Callbacks in `changed` are called after each change of a worker's
-    fitness, weight or models, and after each worker that is added or removed; callbacks in `freed`
-    after each slot that is given back; callbacks in `troubled` after each attempt that ended with
-    an error. None of them may wait or raise. `refresh_models` requests the models of all workers,
-    `look_again` soon those of one. `keepers` knows which worker made an object. `hold`, if set, is
-    asked about a call that a worker has refused and not run; it returns whether the call counts as
-    not asked there, and waits in `filter_workers` until the worker may be asked again.
+    the old tuple may continue. `slots` are those of all workers together. Callbacks in `changed`
+    are called after each change of a worker's fitness, weight or models, and after each worker that
+    is added or removed; callbacks in `freed` after each slot that is given back; callbacks in
+    `troubled` after each attempt that ended with an error. None of them may wait or raise.
+    `refresh_models` requests the models of all workers, `look_again` soon those of one. `keepers`
+    knows which worker made an object. `hold`, if set, is asked about a call that a worker has
+    refused and not run; it returns whether the call counts as not asked there, and waits in
+    `filter_workers` until the worker may be asked again.
     """
 
     def __init__(self, settings: config.Config) -> None:

@@ -109,6 +109,7 @@ class CallerConnection(HttpToolsProtocol):
         except HttpParserError as error:
             self._refuse_invalid(error)
         if self.fault is not None:
+            self._quiet.ends = None  # calls before it may still run, and nothing is awaited
             return
         cycle = self.cycle
         if cycle is None or cycle.response_complete:

@@ -19,7 +19,7 @@ class Alarm:
     sets the timer anew only if the present one would fire too late.
     """
 
-    __slots__ = ("_due", "_loop", "_timer", "_watched")
+    __slots__ = ("_due", "_timer", "_watched")
 
     def __init__(self) -> None:
         self._watched: set[PhaseTimer] = set()

@@ -106,6 +106,26 @@ async def test_header_has_its_whole_time_behind_a_long_call() -> None:
             assert (await client.answer()).status == 200
 
 
+async def test_no_time_runs_for_a_long_call_with_garbage_behind_it() -> None:
+    free = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await free.wait()
+        await connection.write(OK)
+
+    async with ScriptedWorker(script) as worker, live(before(worker, timeouts=QUICK)) as gateway:
+        async with asyncio.timeout(PATIENCE), RawClient(*gateway.server.address) as client:
+            request = head_of("GET", "/v1/models", [])
+            await client.send(request[:9])
+            await asyncio.sleep(0.05)
+            await client.send(request[9:] + b"GET / GARBAGE\r\n\r\n")
+            await asyncio.sleep(0.4)
+            free.set()
+            assert (await client.answer()).status == 200
+            assert code_of(await client.answer()) == "invalid_http"
+
+
 async def test_body_of_an_answered_call_does_not_hold_its_connection() -> None:
     async with ScriptedWorker(OK) as worker:
         async with live(before(worker, Nobody, timeouts=QUICK)) as gateway:
