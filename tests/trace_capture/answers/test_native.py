@@ -21,7 +21,9 @@ MUTATIONS = 4_000
 def native() -> Kernel:
     if not kernel.is_built():
         pytest.skip("the native kernel has not been built")
-    return kernel.active()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv(kernel.VARIABLE, raising=False)  # it may name the other one for a whole run
+        return kernel.active()
 
 
 def is_read(sent: Sent, using: Kernel) -> bool:
