@@ -4,6 +4,7 @@ import copy
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,3 +116,36 @@ def test_writer_loads_a_session_of_its_own_only_once(
             first.store([record_of(conversation(21, "theirs")[20])])
             assert sorted(loaded) == ["ours", "theirs", "theirs"]
             assert found_in(first)[-1].parent_id == found_in(first)[-2].trace_id
+
+
+class LateHooks(Hooks):
+    """A redact hook that is there once `redacts` is set, as after a reload."""
+
+    redacts = False
+    asked = 0
+
+    @property
+    def has_redact_hooks(self) -> bool:
+        return self.redacts
+
+    def redacted(self, record: Record) -> Trace | None:
+        self.asked += 1
+        return None
+
+
+def test_redact_hook_added_after_a_whole_group_was_lost_sees_the_next_trace(
+    tmp_path: Path,
+) -> None:
+    def read(item: Any) -> Record:
+        record: Record = item.record  # raises for what no record can be made of
+        return record
+
+    hooks, tally = LateHooks(1), Tally()
+    sink, broken = TraceSink(hooks, read), SimpleNamespace(call=SimpleNamespace(session_id=None))
+    with opened(tmp_path) as file:
+        commit(file.db, [Entry(sink, broken, 1)], tally)
+        assert tally.lost == 1
+        hooks.redacts = True
+        whole = record_of(Turn(prompt=[1, 2], completions=[[3, 4]]))
+        commit(file.db, [Entry(sink, Item(whole), 1)], tally)
+    assert (tally.lost, hooks.asked) == (1, 1)

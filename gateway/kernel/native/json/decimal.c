@@ -51,7 +51,7 @@ static bool take_exponent(Reader *reader, Decimal *decimal)
 
 bool take_decimal(Reader *reader, Decimal *decimal)
 {
-        memset(decimal, 0, sizeof *decimal);
+    memset(decimal, 0, sizeof *decimal);
     skip_space(reader);
     decimal->text.data = reader->at;
     if (reader->at < reader->end && *reader->at == '-') {

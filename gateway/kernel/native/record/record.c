@@ -146,8 +146,7 @@ static PyObject *tuple_of(PyObject *const *items, Py_ssize_t count)
     return found;
 }
 
-static PyObject *part_of(const Answer *answer, const Choice *choice, PyObject *prompt,
-                         const Out *extra)
+static PyObject *part_of(const Choice *choice, PyObject *prompt, const Out *extra)
 {
     Py_XINCREF(prompt);
     PyObject *items[] = {
@@ -161,7 +160,6 @@ static PyObject *part_of(const Answer *answer, const Choice *choice, PyObject *p
         doubts_of(choice),
         PyBool_FromLong(!choice->invalid),
     };
-    (void)answer;
     return tuple_of(items, sizeof items / sizeof *items);
 }
 
@@ -175,7 +173,7 @@ static PyObject *parts_of(const Answer *answer, const Out *extras)
         return NULL;
     }
     for (size_t place = 0; place < answer->count; place++) {
-        PyObject *part = part_of(answer, &answer->choices[place], prompt, &extras[place]);
+        PyObject *part = part_of(&answer->choices[place], prompt, &extras[place]);
         if (part == NULL) {
             Py_CLEAR(parts);
             break;

@@ -140,6 +140,7 @@ class TraceSink:
     def lost(self, item: Capture, error: BaseException) -> None:
         """Count a trace that will never be stored. May be called in the event loop's thread too."""
         self._seen = None  # rows that have it as a base must be built again
+        self._first = True  # it may have been all of its group, and a reload adds hooks in between
         self.lost_count += 1
         call = item.call
         if call.session_id is not None:
