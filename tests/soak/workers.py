@@ -156,6 +156,7 @@ class Generation:
         await asyncio.sleep(self._itl * answer.completion / 4)
         if self._mood == "breaking":
             some = body[: self._worker.chance.randrange(len(body))]
+            self._note(completion=answer.completion)  # the part may have the usage in it
             self._transport.write(WHOLE % (STATUSES["200"], len(body), some))
             self._break_off()
             return
