@@ -35,8 +35,9 @@ from gateway.kernel.interface import Functions
 
 VARIABLE = "GATEWAY_KERNEL"
 
-PARTS = ("record", "stream")
-"""What a kernel does: a record of an answer; the path of a stream's events."""
+PARTS = ("record", "stream", "plain")
+"""What a kernel does: a record of an answer; the path of a stream's events; plain answers without
+what was injected."""
 
 Name = Literal["native", "python"]
 

@@ -80,6 +80,9 @@ class Functions(Protocol):
     def read_answer(self, body: bytes, chat: bool, streamed: bool, /) -> ReadAnswer | None:
         """Take apart an answer of chat or, if not `chat`, of completions, without the GIL."""
 
+    def strip_answer(self, body: bytes, ids: bool, logprobs: bool, /) -> bytes | None:
+        """Return a whole plain answer without injected ids and logprobs, `body` if it has none."""
+
     def cut(
         self,
         before: bytes,

@@ -11,6 +11,12 @@ def read_answer(body: bytes, chat: bool, streamed: bool, /) -> ReadAnswer | None
     return None
 
 
+def strip_answer(body: bytes, ids: bool, logprobs: bool, /) -> bytes | None:
+    """`gateway.wire.injection.Stripper.plain` strips answers."""
+    del body, ids, logprobs
+    return None
+
+
 def cut(*_: object, **__: object) -> None:
     """`gateway.wire.stripping.fast_strip.Frame` strips events."""
 

@@ -307,6 +307,7 @@ class AnswerReader:
         self.rewrites = stripper is not None
         self._call = exchange.call
         self._observers = exchange.observers
+        self._kernel = exchange.chains.kernel
         self._stripper = stripper
         self._max_bytes = max_bytes
         self._parts: list[bytes] = []
@@ -329,7 +330,7 @@ class AnswerReader:
             _show_delta(self._call, self._observers, self._call.dialect.read_answer, body)
         if self._stripper is None:
             return b""
-        cut = self._stripper.plain(body)
+        cut = self._stripper.plain(body, self._kernel)
         _note_torn(self._call, self._stripper)
         return cut
 

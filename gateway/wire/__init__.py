@@ -7,5 +7,5 @@ events, `content_coding` decompresses it, `reported` reads token counts and how 
 and `error_body` read errors. `injection` adds fields to a request and, with `stripping`, takes
 their effect out of the response.
 
-It may import `errors`.
+It may import `errors` and `kernel`.
 """

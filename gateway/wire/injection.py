@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from gateway.errors import NOT_JSON, InvalidJSON
+from gateway.kernel import Kernel
 from gateway.wire import injected_keys
 from gateway.wire.dialect import Dialect
 from gateway.wire.sse import DONE, Event, with_data
@@ -150,8 +151,16 @@ class Stripper:
         self._finished: set[bytes] = set()  # choices with their last event held back
         self._ended = False
 
-    def plain(self, body: bytes) -> bytes:
-        """Return a whole plain response as the caller is to receive it."""
+    def plain(self, body: bytes, kernel: Kernel | None = None) -> bytes:
+        """Return a whole plain response as the caller is to receive it.
+
+        `kernel` strips it if it can.
+        """
+        if kernel is not None:
+            quick = kernel.functions.strip_answer(body, self._ids, self._logprobs)
+            if quick is not None:
+                return quick
+            kernel.fallbacks["plain"] += 1
         cut = strip_response(body, self._in_answer, self._in_choice)
         return self._any_plain(body) if cut is None else cut
 

@@ -19,7 +19,9 @@ static int add_all(PyObject *module)
         return -1;
     if (stream_add(module, &state->stream) < 0)
         return -1;
-    return record_add(module);
+    if (record_add(module) < 0)
+        return -1;
+    return stripping_add(module);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)

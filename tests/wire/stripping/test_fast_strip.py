@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway.calls.call import Call
+from gateway.kernel import Kernel
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import EventReader
 from gateway.plugins.chains import Chains, Failures
@@ -34,7 +35,7 @@ class Slow(Stripper):
     def event(self, event: Event) -> bytes:
         return event.raw if event.data is None else self._any_event(event, event.data)
 
-    def plain(self, body: bytes) -> bytes:
+    def plain(self, body: bytes, kernel: Kernel | None = None) -> bytes:
         return self._any_plain(body)
 
 
