@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.app.error_pages import error_page
 from gateway.app.generation import Generation
-from gateway.app.plugin_routes import added_routes
+from gateway.app.plugin_routes import added_routes, carried_routes
 from gateway.app.reload import Reloader
 from gateway.calls.call import Call
 from gateway.calls.control_request import Handler
@@ -31,6 +31,7 @@ from gateway.fleet.probes import Prober
 from gateway.fleet.registry import Workers
 from gateway.fleet.replicated import ReplicatedWorkers
 from gateway.frontends.http import Edge
+from gateway.frontends.way import CarriedRoute, Find
 from gateway.headers import path_of
 from gateway.pipeline.local import LocalHandler, LocalWorker
 from gateway.pipeline.proxy import Proxy
@@ -118,10 +119,12 @@ class Gateway:
         self.proxy.adopt(generation.chains, generation.config)
         self.edge.adopt(generation.config)
         carried = ("/v1/{path:path}", *generation.config.extra_paths)
+        added = [route for routes in generation.routes.values() for route in routes]
+        self.edge.lead(carried_routes(added))
         self._router.routes = [
             *(self.carried(Route(path, self.edge)) for path in carried),
             *self._own_routes,
-            *(route for routes in generation.routes.values() for route in routes),
+            *added,
             # Last, so that a plugin's own /health takes precedence.
             self.guarded(Route("/health", self._health), scope=None),
             self.guarded(Route("/ready", self._ready), scope=None),
@@ -190,6 +193,10 @@ class Gateway:
     def carried(self, route: BaseRoute) -> ScopedRoute:
         """Return a route that leads to `carry` or `edge`, which authenticate the caller."""
         return ScopedRoute(route, CARRIED, self)
+
+    def carried_below(self, prefix: str, find: Find) -> ScopedRoute:
+        """Return a route for the paths under `prefix` that lead to calls, as `find` says."""
+        return self.carried(CarriedRoute(prefix, find, self.edge.serve))
 
     def carry_also(self, *paths: str, scope: str | None = None) -> Sequence[BaseRoute]:
         self.edge.carry_also(*paths, scope=scope)

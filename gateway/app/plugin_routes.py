@@ -9,6 +9,7 @@ from gateway.control.scoped import ScopedRoute
 from gateway.errors import (
     ConfigError,
 )
+from gateway.frontends.way import CarriedRoute
 from gateway.plugins.host import Host
 from gateway.plugins.loader import Plugins
 
@@ -23,6 +24,12 @@ def added_routes(
             found[name] = tuple(routes)
             _check_scopes(found[name])
     return found
+
+
+def carried_routes(routes: Sequence[BaseRoute]) -> list[CarriedRoute]:
+    """Return those of the routes that need no router to carry their requests."""
+    inner = [route.route for route in routes if isinstance(route, ScopedRoute)]
+    return [route for route in inner if isinstance(route, CarriedRoute)]
 
 
 def _check_scopes(routes: Sequence[BaseRoute]) -> None:

@@ -33,6 +33,9 @@ _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 MAX_TOLD = 20
 """Maximum attempts that a response lists, the latest ones: a call that is held may have many."""
 
+LEFT = "the caller left"
+"""Text of the CallerGone of a call whose caller closed its connection while it ran."""
+
 _NO_HEAD = RequestHead()
 
 NOTHING: Mapping[str, object] = MappingProxyType({})

@@ -38,21 +38,21 @@ class ScopedRoute(BaseRoute):
     def __init__(self, route: BaseRoute, scope: str | None, current: Current) -> None:
         self.path: str = getattr(route, "path", repr(route))
         self.scope = scope
-        self._route = route
+        self.route = route
         self._current = current
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, found = self._route.matches(scope)
+        match, found = self.route.matches(scope)
         return match, {**found, CARRIED: True} if self.scope == CARRIED else found
 
     def url_path_for(self, name: str, /, **path_params: Any) -> Any:
-        return self._route.url_path_for(name, **path_params)
+        return self.route.url_path_for(name, **path_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.scope != CARRIED:
             reject_other_sites(scope)
             await identify(scope, self.scope, self._current)
-        await self._route.handle(scope, receive, send)
+        await self.route.handle(scope, receive, send)
 
 
 async def identify(scope: Scope, wanted: str | None, current: Current) -> Principal | None:

@@ -9,28 +9,40 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.calls.body import receive_chunk
+from gateway.calls.call import LEFT, Call
+from gateway.errors import CallerGone
 from gateway.headers import Headers
 
 
 class ASGICaller:
     """A gateway.calls.reply.Caller that may be idle for at most `idle_timeout` seconds."""
 
-    def __init__(self, receive: Receive, send: Send, idle_timeout: float | None) -> None:
-        self._left: Callable[[], None] = _nothing
+    idle_timeout: float | None = None
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.query: bytes = scope.get("query_string", b"")
+        self.headers: Headers = scope["headers"]
+        client = scope.get("client")
+        self.client: str | None = client[0] if client else None
+        self._call: Call | None = None
         self.drained: Callable[[], None] = _nothing
         self._receive = receive
         self._send = send
-        self._idle_timeout = idle_timeout
         self._unsent: deque[Message] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    def watch(self, left: Callable[[], None]) -> None:
-        """Call `left` if the caller disconnects after its request has been received."""
-        self._left = left
+    def watch(self, call: Call) -> None:
+        """Cancel `call` if the caller disconnects after its request has been received."""
+        self._call = call
+
+    def _left(self) -> None:
+        if self._call is not None:
+            self._call.cancel(CallerGone(LEFT))
 
     def whole_body(self) -> None:
         """Return None: ASGI gives no body without a `receive`."""
@@ -40,7 +52,7 @@ class ASGICaller:
 
         Raises CallerGone, or BodyTimeout if nothing arrives for `idle_timeout` seconds.
         """
-        chunk, more = await receive_chunk(self._receive, self._idle_timeout)
+        chunk, more = await receive_chunk(self._receive, self.idle_timeout)
         if not more:
             self._watching = asyncio.create_task(self._watch())
         return chunk, more
@@ -82,11 +94,11 @@ class ASGICaller:
     async def settle(self) -> None:
         """Wait until the server has taken everything; give up after `idle_timeout` seconds."""
         if self._sending is not None:
-            await asyncio.wait([self._sending], timeout=self._idle_timeout)
+            await asyncio.wait([self._sending], timeout=self.idle_timeout)
 
     def release(self) -> None:
         """Drop the callbacks and cancel the tasks at the end of the call."""
-        self._left = self.drained = _nothing
+        self.drained, self._call = _nothing, None
         for task in (self._sending, self._watching):
             if task is not None:
                 task.cancel()

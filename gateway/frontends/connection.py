@@ -11,8 +11,8 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import Callable
-from http import HTTPStatus
+from collections.abc import Coroutine
+from typing import Any, cast
 
 from httptools import (
     HttpParserCallbackError,
@@ -20,31 +20,20 @@ from httptools import (
     HttpParserUpgrade,
     HttpRequestParser,
 )
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.calls.call import request_id
 from gateway.errors import CallError, HeaderTimeout, InvalidHTTP, NotSupported, TooManyCalls
 from gateway.frontends.quiet_timer import QuietTimer
-from gateway.headers import get_header
-
-PHRASES = {status.value: status.phrase for status in HTTPStatus}
-STATUS_LINES = {
-    status: f"HTTP/1.1 {status} {PHRASES.get(status, '')}\r\n".encode()
-    for status in range(100, 600)
-}
+from gateway.frontends.refusals import NO_TUNNEL, closing_response, refused
+from gateway.frontends.uvicorn import DirectCaller, scope_of, target_of
 
 _FRAMING = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
-
-VERSIONS = frozenset({"1.1", "1.0"})
 
 MAX_PIPELINED = 256
 """Maximum number of requests that wait on one connection: each costs some kilobytes, key or not."""
 
 LINGER_SECONDS = 2.0
 """Seconds that a caller has to read an early response while it still sends its request."""
-
 
 SENT_INTERVAL = 0.01
 """Seconds between two looks whether a caller's kernel has received all that was sent."""
@@ -59,17 +48,19 @@ LINGER_BYTES = 256 * 1024
 class CallerConnection(HttpToolsProtocol):
     """One caller's connection, with limits on the size of a head and a trailer, and on their time.
 
-    It calls `left` when the caller has disconnected, `drained` when the caller reads again. `fault`
-    is what the caller did wrong: nothing is read of the connection from then on.
+    `fault` is what the caller did wrong: nothing is read of the connection from then on. `take`
+    returns what carries a request to a worker; if None, a route of the application answers.
     """
 
     max_header_bytes = 64 * 1024
     header_timeout = 10.0
+    cycle: DirectCaller | None  # type: ignore[assignment]  # it makes no other
+
+    def take(self, request: DirectCaller, /) -> Coroutine[Any, Any, None] | None:
+        return None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self.left: Callable[[], None] = _nothing
-        self.drained: Callable[[], None] = _nothing
         self.fault: CallError | None = None
         self._head_size = self._beside = self._read = 0
         self._head_open = True
@@ -77,7 +68,7 @@ class CallerConnection(HttpToolsProtocol):
         self._offers: list[tuple[bytes, bytes]] = []
         self._deaf = self._heading = False
         self._quiet = QuietTimer(self.loop, self.timeout_keep_alive_handler)
-        self._running: RequestResponseCycle | None = None
+        self._running: DirectCaller | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._quiet.begin(self.timeout_keep_alive)
 
@@ -85,17 +76,17 @@ class CallerConnection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._quiet.stop()
         self.pipeline.clear()
-        running = self._running
-        if running is not None and not running.response_complete:
-            running.disconnected = True  # uvicorn tells only the last request of the connection
-            running.message_event.set()
         if self._lingering is not None:
             self._lingering.cancel()
-        self.left()
+        running, self._running = self._running, None
+        if running is not None:  # uvicorn tells only the last request of the connection
+            running.leave()
+        self.cycle = None  # it refers to this connection
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.drained()
+        if self._running is not None:
+            self._running.drained()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -135,7 +126,7 @@ class CallerConnection(HttpToolsProtocol):
         rest, offered = memoryview(data), offer.args[0]
         while offered is not None:
             if not self._offers_upgrade:  # a CONNECT: what follows is not HTTP
-                self._deaf, self.fault = True, _NO_TUNNEL
+                self._deaf, self.fault = True, NO_TUNNEL
                 return
             rest = rest[offered:]
             head = self._head_without_offer()
@@ -160,7 +151,9 @@ class CallerConnection(HttpToolsProtocol):
     # llhttp calls these
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         # An unknown part of this read belongs to the previous request, so none of it counts yet.
         self._uncounted = 0 if self.cycle is None else self._read
         self._head_size = -self._uncounted
@@ -201,33 +194,49 @@ class CallerConnection(HttpToolsProtocol):
         if self._offers:
             self.headers += self._offers
             self._offers = []
-        super().on_headers_complete()
+        self._add_request(target_of(self.url))
         self._head_open = False
         self._beside = -self._read
+
+    def _add_request(self, target: tuple[str, bytes]) -> None:
+        """Begin the request whose head is complete, or let it wait for those before it."""
+        parser, before = self.parser, self.cycle
+        version = parser.get_http_version()
+        self.cycle = cycle = DirectCaller(
+            self,
+            parser.get_method().decode(),
+            target,
+            version,
+            self.headers,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            expects_100_continue=self.expect_100_continue,
+        )
+        if before is None or before.response_complete:
+            self._begin(cycle)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
         self._beside = -self._read
-        if cycle.response_complete:
-            return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
-        cycle.message_event.set()
+        if cycle is not None and not cycle.response_complete:
+            cycle.add(body)
 
     def on_message_complete(self) -> None:
-        if self._head_open:
-            return  # an upgrade is offered: the request will be parsed again
-        self.cycle.more_body = False
-        self.cycle.message_event.set()
+        if not self._head_open and self.cycle is not None:  # else an upgrade is offered
+            self.cycle.complete()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        self._running, scope = cycle, cycle.scope
-        if scope["http_version"] not in VERSIONS:
-            app = _refusing(InvalidHTTP("only HTTP/1.1 and HTTP/1.0 are served here"))
-        elif scope["method"] == "CONNECT":
-            app = _refusing(_NO_TUNNEL)
-        task = self.loop.create_task(cycle.run_asgi(app))  # type: ignore[arg-type]
+    def _begin(self, cycle: DirectCaller) -> None:
+        self._running = cycle
+        if (refusal := refused(cycle)) is None and (carried := self.take(cycle)) is not None:
+            self._run(cycle.run(carried))
+        else:
+            cycle.scope = scope_of(cycle, self)
+            self._run(cycle.run_asgi(refusal or self.app))  # type: ignore[arg-type]
+
+    def _run(self, answering: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(answering)
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -239,7 +248,7 @@ class CallerConnection(HttpToolsProtocol):
 
     def _refuse_invalid(self, error: HttpParserError) -> None:
         if self.fault is None and self._head_open and self.parser.get_method() == b"CONNECT":
-            self.fault = _NO_TUNNEL
+            self.fault = NO_TUNNEL
         if self.fault is None:
             in_callback = isinstance(error, HttpParserCallbackError)
             why = "its target is invalid" if in_callback else error
@@ -260,7 +269,7 @@ class CallerConnection(HttpToolsProtocol):
         elif not self._head_open:
             self._give_up(cycle, fault)
 
-    def _give_up(self, cycle: RequestResponseCycle, fault: CallError) -> None:
+    def _give_up(self, cycle: DirectCaller, fault: CallError) -> None:
         """End a request whose body is wrong."""
         if self.pipeline and self.pipeline[0][0] is cycle:
             self.pipeline.popleft()  # it waits for others still, and never begins
@@ -268,7 +277,7 @@ class CallerConnection(HttpToolsProtocol):
             self.transport.abort()
         else:
             cycle.disconnected = True
-            cycle.message_event.set()
+            cycle.notify()
             self._end_with(fault)
 
     def on_response_complete(self) -> None:
@@ -281,8 +290,8 @@ class CallerConnection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+            waiting, _ = self.pipeline.pop()
+            self._begin(cast(DirectCaller, waiting))
         else:
             self._quiet.begin(self.timeout_keep_alive)
 
@@ -294,10 +303,7 @@ class CallerConnection(HttpToolsProtocol):
     def _end_with(self, error: CallError) -> None:
         if self._lingering is not None or self.transport.is_closing():
             return
-        body = error.body()
-        lines = [*_head_of(body), (b"x-request-id", request_id(None).encode()), *error.headers]
-        head = b"".join(b"%b: %b\r\n" % line for line in lines)
-        self.transport.write(STATUS_LINES[error.status] + head + b"\r\n" + body)
+        self.transport.write(closing_response(error))
         self._half_close()
 
     # Ends
@@ -321,7 +327,7 @@ class CallerConnection(HttpToolsProtocol):
 
         Closing with bytes unread would reset the connection, and the response would be lost.
         """
-        if self.cycle.more_body and self.transport.can_write_eof():
+        if self.cycle is not None and self.cycle.more_body and self.transport.can_write_eof():
             self._half_close()
         else:
             self.transport.close()
@@ -357,37 +363,9 @@ class CallerConnection(HttpToolsProtocol):
         self._quiet.ends = None
 
 
-_NO_TUNNEL = NotSupported("the gateway opens no tunnels (CONNECT)")
-
-
-def _refusing(error: CallError) -> ASGIApp:
-    """Return an application that answers every request with `error`, and closes."""
-
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        body, given = error.body(), get_header(scope["headers"], b"x-request-id")
-        lines = [*_head_of(body), (b"x-request-id", request_id(given).encode())]
-        await send({"type": "http.response.start", "status": error.status, "headers": lines})
-        await send({"type": "http.response.body", "body": body})
-
-    return refuse
-
-
-def _head_of(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the lines of an error after which the connection is closed."""
-    return [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"connection", b"close"),
-    ]
-
-
 def unsent(raw: socket.socket) -> int:
     """Return the bytes that the peer's kernel has not acknowledged yet; 0 if that is not known."""
     try:
         return int.from_bytes(fcntl.ioctl(raw, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
     except OSError:
         return 0
-
-
-def _nothing() -> None:
-    pass

@@ -1,5 +1,8 @@
 """The ASGI edge: turns an HTTP request into a Call, and returns the response to the server."""
 
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
 from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
@@ -7,11 +10,12 @@ from starlette.types import Receive, Scope, Send
 from gateway.calls.body import Body
 from gateway.calls.call import Call
 from gateway.config import Config
-from gateway.errors import CallerGone, NotFound
+from gateway.errors import NotFound
 from gateway.fleet.registry import Workers
 from gateway.frontends.asgi import ASGICaller
 from gateway.frontends.cors import CorsPolicy, Lines, Preflights, is_preflight
 from gateway.frontends.uvicorn import DirectCaller
+from gateway.frontends.way import Carried, CarriedRoute
 from gateway.headers import Headers, get_header, path_of
 from gateway.pipeline.proxy import Proxy
 
@@ -23,6 +27,7 @@ class Edge:
         self._proxy = proxy
         self._preflights = Preflights(workers)
         self._added: dict[str, str | None] = {}
+        self._ways: Sequence[CarriedRoute] = ()
         self.adopt(settings)
 
     def adopt(self, settings: Config) -> None:
@@ -31,6 +36,25 @@ class Edge:
         self._idle_timeout = settings.timeouts.idle
         self._extra = frozenset(settings.extra_paths)
         self._cors = CorsPolicy(settings.cors)
+
+    def take(self, request: DirectCaller) -> Coroutine[Any, Any, None] | None:
+        """Return what carries a request of the gateway's own server; None if a route has to."""
+        headers = request.headers
+        found = self._find(request.path)
+        if found is None or (request.method == "OPTIONS" and is_preflight(headers)):
+            return None
+        request.idle_timeout = self._idle_timeout
+        return self._carry(request, *found)
+
+    def _find(self, path: str) -> Carried | None:
+        """Return the path at the worker, and the session; None if a route may be at `path`."""
+        if self._carries_always(path):
+            return path, None
+        for way in self._ways:
+            if path.startswith(way.prefix):
+                with suppress(Exception):  # the route raises it again, and is answered for it
+                    return way.find(path)
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.serve(scope, receive, send, path=path_of(scope))
@@ -58,29 +82,33 @@ class Edge:
             if self._added.get(path) is None:  # else its scope is asked for
                 await (await self._preflights.ask(path, headers))(scope, receive, send)
                 return
-        caller = DirectCaller.behind(receive, send, self._idle_timeout) or ASGICaller(
-            receive, send, self._idle_timeout
-        )
-        client = scope.get("client")
+        caller = DirectCaller.behind(receive, send) or ASGICaller(scope, receive, send)
+        caller.idle_timeout = self._idle_timeout
+        await self._carry(caller, path, session_id)
+
+    async def _carry(
+        self, caller: DirectCaller | ASGICaller, path: str, session_id: str | None
+    ) -> None:
+        headers, data = caller.headers, caller.whole_body()
         call = Call(
             caller,
-            method=scope["method"],
+            method=caller.method,
             path=path,
-            query=scope.get("query_string", b""),
+            query=caller.query,
             headers=headers,
             body=Body(
-                caller.whole_body(),
+                data,
                 source=caller.next_chunk,
-                length=_length(get_header(headers, b"content-length")),
+                length=_length_of(headers) if data is None else None,
                 limit=self._limits.max_body_bytes,
             ),
             session_id=session_id,
-            client=client[0] if client else None,
+            client=caller.client,
             scope=self._added.get(path),
         )
         if self._cors.decides:
             call.add_lines(*self._cors.lines(headers))
-        caller.watch(lambda: call.cancel(CallerGone("the caller left")))
+        caller.watch(call)
         try:
             await self._proxy.dispatch(call)
             await caller.settle()
@@ -98,14 +126,21 @@ class Edge:
         """
         self._added.update(dict.fromkeys(paths, scope))
 
+    def lead(self, ways: Sequence[CarriedRoute]) -> None:
+        """Carry the requests for these routes without the router, if they come in directly."""
+        self._ways = ways
+
     def carries(self, path: str) -> bool:
         """Whether `path` is under /v1/, in the configuration, or added by a plugin.
 
         False for a path that climbs out of /v1/.
         """
-        if path in self._extra or path in self._added:
-            return True
-        return path.startswith("/v1/") and not _climbs(path)
+        return self._carries_always(path) or path in self._added
+
+    def _carries_always(self, path: str) -> bool:
+        if path.startswith("/v1/"):
+            return not _climbs(path) or path in self._extra
+        return path in self._extra
 
 
 def _climbs(path: str) -> bool:
@@ -116,5 +151,6 @@ def _climbs(path: str) -> bool:
     return any(part in (".", "..") for part in plain.split("/"))
 
 
-def _length(value: bytes | None) -> int | None:
+def _length_of(headers: Headers) -> int | None:
+    value = get_header(headers, b"content-length")
     return int(value) if value is not None and value.isdigit() else None

@@ -1,4 +1,4 @@
-"""The caller behind the gateway's own server: responses go straight to its connection.
+"""One request of a caller's connection under the gateway's own server, and the way back.
 
 ASGI's `send` is a coroutine for each message, checks every header again, and writes head and body
 separately. The gateway relays a response from the worker's read callback, which cannot await
@@ -7,75 +7,170 @@ is the gateway's own uvicorn, without middleware between, this module frames the
 them once. `gateway.frontends.asgi` does the same through ASGI alone, for every other server.
 """
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, Protocol
+from urllib.parse import unquote
 
+from httptools import parse_url
 from starlette.types import Message, Receive, Send
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.calls.body import LEFT_EARLY, stalled
-from gateway.errors import CallerGone
-from gateway.frontends.connection import STATUS_LINES, CallerConnection
-from gateway.headers import Headers, get_header
+from gateway.calls.call import LEFT, Call
+from gateway.errors import CallerGone, CallError
+from gateway.headers import Headers
 from gateway.upstream.response import BODILESS
 
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {PHRASES.get(status, '')}\r\n".encode()
+    for status in range(100, 600)
+}
 
-class DirectCaller:
-    """A gateway.calls.reply.Caller that may be idle for at most `idle_timeout` seconds.
+_CLOSE = (b"connection", b"close")
 
-    It sets uvicorn's flags for a response in the same way as uvicorn's own `send`.
+
+class Connection(Protocol):
+    """The part of a CallerConnection that its requests use."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    flow: FlowControl
+    client: tuple[str, int] | None
+    fault: CallError | None
+
+    def on_response_complete(self) -> None: ...
+    def finish(self) -> None: ...
+    def reset(self) -> None: ...
+
+
+class DirectCaller(RequestResponseCycle):
+    """A gateway.calls.reply.Caller, and uvicorn's object for one request: a call needs no other.
+
+    `path` is as the caller sent it, percent-encoding kept. A request that a route answers goes on
+    through ASGI, by the methods of the superclass and with a `scope`; a call has none. The flags
+    for a response are set in the same way as by uvicorn's own `send`.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_closing_ends",
-        "_connection",
-        "_cycle",
-        "_flow",
-        "_has_body",
-        "_head",
-        "_idle_timeout",
-        "_stalled",
-        "_transport",
-        "drained",
-    )
+    # How every request begins; uvicorn's constructor would set each of them.
+    logger = logging.getLogger("uvicorn.error")
+    access_log = False
+    default_headers: list[tuple[bytes, bytes]] = []  # noqa: RUF012  uvicorn only reads it
+    disconnected = response_started = response_complete = False
+    more_body = True
+    chunked_encoding = None
+    expected_content_length = 0
+    body: bytes | bytearray = b""  # type: ignore[assignment]
+    idle_timeout: float | None = None
+    _call: Call | None = None
+    _event: asyncio.Event | None = None
+    _head = b""
+    _has_body = True
+    _chunked = _closing_ends = _stalled = False
 
     def __init__(
-        self, connection: CallerConnection, cycle: RequestResponseCycle, idle_timeout: float | None
+        self,
+        connection: Connection,
+        method: str,
+        target: tuple[str, bytes],
+        version: str,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        keep_alive: bool,
+        expects_100_continue: bool,
     ) -> None:
         self.drained: Callable[[], None] = _nothing
         self._connection = connection
-        self._transport = connection.transport
-        self._flow = connection.flow
-        self._cycle = cycle
-        self._idle_timeout = idle_timeout
-        self._head = b""
-        self._has_body = True
-        self._chunked = self._closing_ends = self._stalled = False
+        self.transport = connection.transport
+        self.flow = connection.flow
+        self.method = method
+        self.path, self.query = target
+        self.version = version
+        self.headers = headers
+        self.client = connection.client[0] if connection.client else None
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expects_100_continue
 
     @classmethod
-    def behind(
-        cls, receive: Receive, send: Send, idle_timeout: float | None
-    ) -> "DirectCaller | None":
+    def behind(cls, receive: Receive, send: Send) -> "DirectCaller | None":
         """Return the caller, or None if `receive` and `send` are not a CallerConnection's own."""
         cycle = getattr(send, "__self__", None)
-        if not isinstance(cycle, RequestResponseCycle) or receive != cycle.receive:
-            return None
-        connection = getattr(cycle.on_response, "__self__", None)
-        if not isinstance(connection, CallerConnection):
-            return None
-        return cls(connection, cycle, idle_timeout)
+        return cycle if isinstance(cycle, cls) and receive == cycle.receive else None
 
-    def watch(self, left: Callable[[], None]) -> None:
-        """Call `left` if the caller closes its connection before its response is complete."""
-        self._connection.left = left
+    async def run(self, carried: Coroutine[Any, Any, None]) -> None:
+        """Await a call; if that fails, close as uvicorn's `run_asgi` does."""
+        try:
+            await carried
+        except BaseException as error:
+            self.logger.error("Exception in ASGI application\n", exc_info=error)
+            if self.response_started:
+                self.transport.close()
+            else:
+                await self.send_500_response()
+
+    # The connection calls these
+
+    def add(self, data: bytes) -> None:
+        """Take a part of the body; pause the connection if it is much."""
+        body = self.body
+        if not body:
+            self.body = data
+        elif isinstance(body, bytearray):
+            body += data
+        else:
+            self.body = bytearray(body) + data
+        if len(self.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.notify()
+
+    def complete(self) -> None:
+        """Note that the body is whole."""
+        self.more_body = False
+        self.notify()
+
+    def leave(self) -> None:
+        """Note that the caller has closed its connection, and cancel its call."""
+        if not self.response_complete:
+            self.disconnected = True
+            self.notify()
+        if self._call is not None:
+            self._call.cancel(CallerGone(LEFT))
+
+    def on_response(self) -> None:
+        self._connection.on_response_complete()
+
+    # The request
+
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]
+        """What `receive` waits for. Most calls have their body at once, and need none."""
+        event = self._event
+        if event is None:
+            event = self._event = asyncio.Event()
+            if self.body or not self.more_body:
+                event.set()
+        return event
+
+    def notify(self) -> None:
+        """End a wait for the body, or for the disconnect."""
+        if self._event is not None:
+            self._event.set()
+
+    def watch(self, call: Call) -> None:
+        """Cancel `call` if the caller closes its connection before its response is complete."""
+        self._call = call
 
     def whole_body(self) -> bytes | None:
         """Return the request body if all of it has arrived, else None."""
-        cycle = self._cycle
-        if cycle.more_body or cycle.disconnected:
+        if self.more_body or self.disconnected:
             return None
-        self._keep_reading()
-        data, cycle.body = bytes(cycle.body), bytearray()
+        if self.flow.read_paused:
+            self._keep_reading()
+        data, self.body = bytes(self.body), b""
         return data
 
     async def next_chunk(self) -> tuple[bytes, bool]:
@@ -85,10 +180,10 @@ class DirectCaller:
         arrives for `idle_timeout` seconds.
         """
         timer, self._stalled = None, False
-        if self._idle_timeout is not None:  # cheaper than a timeout that cancels the task
-            timer = self._connection.loop.call_later(self._idle_timeout, self._stall)
+        if self.idle_timeout is not None:  # cheaper than a timeout that cancels the task
+            timer = self._connection.loop.call_later(self.idle_timeout, self._stall)
         try:
-            message: Message = await self._cycle.receive()  # type: ignore[assignment]
+            message: Message = await self.receive()  # type: ignore[assignment]
         finally:
             if timer is not None:
                 timer.cancel()
@@ -98,34 +193,41 @@ class DirectCaller:
         if not more:
             self._keep_reading()
         elif self._stalled and not chunk:
-            raise stalled(self._idle_timeout)
+            raise stalled(self.idle_timeout)
         return chunk, more
 
     def _stall(self) -> None:
         self._stalled = True
-        self._cycle.message_event.set()  # ends the wait without a chunk
+        self.notify()  # ends the wait without a chunk
 
     def _keep_reading(self) -> None:
         """Resume after a large body: a paused connection does not notice a disconnect."""
-        self._connection.flow.resume_reading()
+        self.flow.resume_reading()
+
+    # The response
 
     def start(self, status: int, headers: Headers) -> None:
-        cycle = self._cycle
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self._has_body = self.method != "HEAD" and status not in BODILESS
+        has_length = closes = False
         lines = [STATUS_LINES[status]]
-        lines += [b"%b: %b\r\n" % line for line in headers]
-        self._has_body = cycle.scope["method"] != "HEAD" and status not in BODILESS
-        if self._has_body and get_header(headers, b"content-length") is None:
-            if cycle.scope["http_version"] == "1.1":
+        for line in headers:
+            if line[0] == b"content-length":
+                has_length = True
+            elif line == _CLOSE:
+                closes = True
+            lines.append(b"%b: %b\r\n" % line)
+        if self._has_body and not has_length:
+            if self.version == "1.1":
                 self._chunked = True
                 lines.append(b"transfer-encoding: chunked\r\n")
             else:
                 self._closing_ends = True
-                cycle.keep_alive = False
-        if (b"connection", b"close") in headers:
-            cycle.keep_alive = False
-        elif not cycle.keep_alive:
+                self.keep_alive = False
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         self._head = b"".join(lines)
@@ -135,51 +237,78 @@ class DirectCaller:
             data = b""  # an error's body after HEAD, or a plugin's where none is allowed
         if self._head:
             data, self._head = self._head + data, b""
-        if not self._cycle.disconnected:
-            self._transport.write(data)
+        if not self.disconnected:
+            self.transport.write(data)
 
     def write(self, data: bytes) -> bool:
         if self._chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._head or not self._has_body or self._cycle.disconnected:
+        if self._head or not self._has_body or self.disconnected:
             self._send(data)
         else:
-            self._transport.write(data)
-        if not self._flow.write_paused:
-            return True
-        self._connection.drained = self.drained
-        return False
+            self.transport.write(data)
+        return not self.flow.write_paused
 
     async def end(self, data: bytes) -> None:
         if self._chunked:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         self._send(data)
-        cycle = self._cycle
-        if cycle.disconnected:
+        if self.disconnected:
             return
-        cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive:
+        self.response_complete = True
+        self.notify()
+        if not self.keep_alive:
             self._connection.finish()
-        cycle.on_response()
+        self._connection.on_response_complete()
 
     def cut(self) -> None:
         self.release()
         self._send(b"")
-        self._cycle.disconnected = True  # else uvicorn reports an unfinished response
+        self.disconnected = True  # else uvicorn reports an unfinished response
         if self._closing_ends:
             self._connection.reset()  # a mere close would look like the end of the body
-        elif self._connection.flow.write_paused:
-            self._connection.transport.abort()
+        elif self.flow.write_paused:
+            self.transport.abort()
         else:
-            self._connection.transport.close()
+            self.transport.close()
 
     async def settle(self) -> None:
         """Return at once: the transport sends the bytes that the caller has not read yet."""
 
     def release(self) -> None:
         """End the call. Breaks reference cycles too, so that nothing waits for the collector."""
-        self.drained = self._connection.left = self._connection.drained = _nothing
+        self.drained = _nothing
+        self._call = None
+
+
+def target_of(url: bytes) -> tuple[str, bytes]:
+    """Return the path and the query of a request. Raises an error if the target is invalid."""
+    if url[:1] == b"/" and b"#" not in url:
+        path, _, query = url.partition(b"?")
+    else:
+        parsed = parse_url(url)
+        path, query = parsed.path, parsed.query or b""
+    return path.decode("ascii"), query
+
+
+def scope_of(request: DirectCaller, connection: HttpToolsProtocol) -> Any:
+    """Return ASGI's view of a request, as uvicorn makes it."""
+    root = connection.root_path
+    return {
+        "type": "http",
+        "asgi": {"version": connection.asgi_version, "spec_version": "2.3"},
+        "http_version": request.version,
+        "server": connection.server,
+        "client": connection.client,
+        "scheme": connection.scheme,
+        "method": request.method,
+        "root_path": root,
+        "path": root + unquote(request.path),
+        "raw_path": (root + request.path).encode("ascii"),
+        "query_string": request.query,
+        "headers": request.headers,
+        "state": connection.app_state.copy(),
+    }
 
 
 def _nothing() -> None:

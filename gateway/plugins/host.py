@@ -1,6 +1,6 @@
 """The gateway as its plugins see it: everything that a plugin may ask of it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from starlette.routing import BaseRoute
@@ -69,6 +69,15 @@ class Host(Protocol):
 
     def carried(self, route: BaseRoute) -> BaseRoute:
         """Return a route that leads to `carry`, which authenticates the caller itself."""
+
+    def carried_below(
+        self, prefix: str, find: Callable[[str], tuple[str, str | None] | None]
+    ) -> BaseRoute:
+        """Return a route for paths under `prefix` that lead to calls: cheaper than `carried`.
+
+        `find(path)` returns the path at the worker and the session's id or None; it returns None
+        for a path that another route may take. A CallError that it raises is the response.
+        """
 
     async def carry(
         self,

@@ -57,6 +57,8 @@ class Server(uvicorn.Server):
         class Protocol(CallerConnection):
             """One class per server, because the limits are attributes of the class."""
 
+            take = staticmethod(gateway.edge.take)
+
             def connection_lost(self, exc: Exception | None) -> None:
                 super().connection_lost(exc)
                 server.door.left()

@@ -5,15 +5,13 @@ said in `gateway.wire.naming.session_path`.
 """
 
 import msgspec
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
 
 from gateway import (
     BadRequest,
     Call,
     Host,
     hookimpl,
-    path_of,
     read_session_id,
     split_session_path,
 )
@@ -39,7 +37,17 @@ class Sessions:
 
     @hookimpl
     def routes(self, gateway: Host) -> list[BaseRoute]:
-        return [gateway.carried(SessionRoute(gateway))]
+        """Other paths under /sessions may be another plugin's.
+
+        Like a worker's path, a session's path is matched as it was sent, so an encoded slash is no
+        separator.
+        """
+
+        def find(path: str) -> tuple[str, str] | None:
+            found = split_session_path(path, gateway.carries)
+            return None if found is None else (found[1], read_session_id(found[0]))
+
+        return [gateway.carried_below("/sessions/", find)]
 
     @hookimpl
     def admit(self, call: Call) -> None:
@@ -73,36 +81,3 @@ class Sessions:
                 param="session_id",
                 code="invalid_session_id",
             )
-
-
-class SessionRoute(Route):
-    """Matches only the calls of sessions: other paths under /sessions may be another plugin's.
-
-    Like a worker's path, a session's path is matched as it was sent, so an encoded slash is no
-    separator.
-    """
-
-    def __init__(self, gateway: Host) -> None:
-        super().__init__("/sessions/{rest:path}", SessionEdge(gateway))
-        self._carries = gateway.carries
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http":
-            return Match.NONE, {}
-        found = split_session_path(path_of(scope), self._carries)
-        if found is None:
-            return Match.NONE, {}
-        params = {"session_id": found[0], "path": found[1]}
-        return Match.FULL, {"endpoint": self.endpoint, "path_params": params}
-
-
-class SessionEdge:
-    """Forwards the path after the session, as if the call had come without the session."""
-
-    def __init__(self, gateway: Host) -> None:
-        self._gateway = gateway
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        params = scope["path_params"]
-        session_id = read_session_id(params["session_id"])
-        await self._gateway.carry(scope, receive, send, path=params["path"], session_id=session_id)
