@@ -23,9 +23,18 @@ CORS_HEADERS = frozenset(
 """Headers by which a server says which web pages may read its responses."""
 
 
+PLAIN = (None, b"identity")
+"""Values of `content-encoding` that need no decoding."""
+
+
 def is_event_stream(headers: Headers) -> bool:
     """Return whether the headers of a response announce an SSE stream."""
     return (get_header(headers, b"content-type") or b"").lower().startswith(b"text/event-stream")
+
+
+def is_plain(headers: Headers) -> bool:
+    """Return whether the body of a response is uncompressed."""
+    return get_header(headers, b"content-encoding") in PLAIN
 
 
 def get_header(headers: Headers, name: bytes) -> bytes | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.calls.body import Body
 from gateway.calls.records import Outcome
-from gateway.calls.token_count import TokenCounter
+from gateway.calls.token_count import TokenCounter, counter_of
 from gateway.headers import Headers
 from gateway.telemetry.collectors import Gaps, Gathered, Gatherer
 from gateway.wire.dialect import Delta
@@ -33,9 +33,12 @@ class Observers:
     """The observers that the `observe` hooks returned for one call, and its token counter, if any.
 
     Each public tuple holds the bound methods that the observers have; an empty tuple costs nothing.
-    `counter` sees what goes to `started` and `data`. `data` has the `add` of each collector, too. A
-    method that raises is removed, because its record can no longer be complete. `report` is called
-    with each failure, and with `outcome` and `call_id`. `counts_tokens`: there is a counter.
+    `data` has the `add` of each collector, too. A method that raises is removed, because its record
+    can no longer be complete. `report` is called with each failure, and with `outcome` and
+    `call_id`. `counts_tokens`: each response gets a `counter`, which sees its data; None before,
+    and for a response that has no tokens to count.
+
+    These are also the Reader (see gateway.pipeline.readers) of a response that only passes them.
     """
 
     # No reference to the call, which refers to its observers: only the garbage collector would
@@ -45,12 +48,15 @@ class Observers:
         "_outcome",
         "_report",
         "counter",
+        "counts_tokens",
         "data",
         "delta",
         "event",
         "finished",
         "started",
     )
+
+    rewrites = False
 
     def __init__(
         self,
@@ -64,20 +70,25 @@ class Observers:
         self._report = report
         self._outcome = outcome
         self._call_id = call_id
-        self.counter = TokenCounter() if counts_tokens else None
-        none: Methods = NO_METHODS
-        found = {"started": none, "data": none, "event": none, "delta": none, "finished": none}
+        self.counter: TokenCounter | None = None
+        self.counts_tokens = counts_tokens
+        self.started: Methods = NO_METHODS
+        self.data: Methods = NO_METHODS
+        self.event: Methods = NO_METHODS
+        self.delta: Methods = NO_METHODS
+        self.finished: Methods = NO_METHODS
         for plugin, observer in observers:
-            try:
-                for collector in getattr(observer, "collectors", ()):
-                    found["data"] = (*found["data"], (plugin, collector.add))
-            except Exception as error:  # noqa: BLE001  an observer must not harm the call
-                self._fail(plugin, "observer.collectors", error)
-            kind: type = type(observer)
-            for name in _methods(observer) if kind.__dictoffset__ else _of_class(kind):
-                found[name] = (*found[name], (plugin, getattr(observer, name)))
-        self.started, self.finished = found["started"], found["finished"]
-        self.data, self.event, self.delta = found["data"], found["event"], found["delta"]
+            self._add(plugin, observer)
+
+    def _add(self, plugin: str, observer: object) -> None:
+        try:
+            for collector in getattr(observer, "collectors", ()):
+                self.data = (*self.data, (plugin, collector.add))
+        except Exception as error:  # noqa: BLE001  an observer must not harm the call
+            self._fail(plugin, "observer.collectors", error)
+        kind: type = type(observer)
+        for name in _methods(observer) if kind.__dictoffset__ else _of_class(kind):
+            setattr(self, name, (*getattr(self, name), (plugin, getattr(observer, name))))
 
     @property
     def tokens_so_far(self) -> int:
@@ -86,10 +97,10 @@ class Observers:
     @property
     def needs_body(self) -> bool:
         """Whether `delta`, `event` or the counter needs more of the response than its raw bytes."""
-        return bool(self.delta or self.event or self.counter)
+        return bool(self.delta or self.event or self.counts_tokens)
 
     def collectors(self) -> Collectors | None:
-        """Return all that `notify_data` adds to, what gathers and what times; None if it does more.
+        """Return all that `feed` adds to, what gathers and what times; None if it does more.
 
         An observer that has a method `data` is not only a collector.
         """
@@ -106,12 +117,14 @@ class Observers:
         return gathered, timed
 
     def notify_started(self, status: int, headers: Headers, *, events: bool) -> None:
-        if self.counter is not None:
-            self.counter.started(status, headers, events=events)
+        """Show the head of a response; one that began before, of another worker, has failed."""
+        if self.counts_tokens:
+            self.counter = counter_of(status, headers, events=events)
         if self.started:
             self.started = self._notify(self.started, "started", status, headers)
 
-    def notify_data(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes) -> bytes:
+        """Show a chunk of the response, and return it."""
         if self.counter is not None:
             try:
                 self.counter.add(chunk)
@@ -122,6 +135,10 @@ class Observers:
                 entry[1](chunk)
             except Exception as error:  # noqa: BLE001  as below
                 self.data = self._without(self.data, entry, "data", error)
+        return chunk
+
+    def close(self) -> bytes:
+        return b""
 
     def notify_event(self, event: Event) -> None:
         self.event = self._notify(self.event, "event", event)
@@ -143,7 +160,7 @@ class Observers:
             self._notify(self.finished, "finished", outcome)
 
     def _give_up_counting(self, error: Exception) -> None:
-        self.counter = None
+        self.counter, self.counts_tokens = None, False
         self._fail("core", "count_tokens", error)
 
     def _notify(self, methods: Methods, name: str, *arguments: Any) -> Methods:

@@ -6,7 +6,7 @@ chunks dropped after every MAX_UNPARSED_BYTES bytes.
 """
 
 from gateway.calls.body import Body
-from gateway.headers import Headers, get_header
+from gateway.headers import Headers, is_plain
 from gateway.wire.reported.count import Count, settled
 from gateway.wire.reported.usage import Usage, WireUsage, read_usage
 from gateway.wire.request import echoes, has_several, read_bounds
@@ -20,9 +20,9 @@ MAX_PARSED_BYTES = 64 * 1024 * 1024
 
 
 class TokenCounter:
-    """The core's own observer, for calls whose tokens a plugin wants counted: a Gatherer.
+    """The core's own observer of one response, whose tokens a plugin wants counted: a Gatherer.
 
-    It is `closed` to a response that is not readable.
+    `stream`: the response is an event stream. It is `closed` to the rest of one that is too large.
     """
 
     __slots__ = (
@@ -37,22 +37,14 @@ class TokenCounter:
 
     times: list[float] | None = None
 
-    def __init__(self) -> None:
-        self._stream = False
-        self.closed = True
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+        self.closed = False
         self.chunks: list[bytes] = []
         self.room = MAX_UNPARSED_BYTES
         self._count: Count | None = None
         self._splitter: Splitter | None = None
         self._told: WireUsage | None = None
-
-    def started(self, status: int, headers: Headers, *, events: bool) -> None:
-        """Start anew: the response of another worker may have begun before and failed."""
-        plain = get_header(headers, b"content-encoding") in (None, b"identity")
-        self.closed = not (plain and 200 <= status < 300)
-        self._stream = events
-        self.chunks, self.room = [], MAX_UNPARSED_BYTES
-        self._count = self._splitter = self._told = None
 
     def add(self, chunk: bytes) -> None:
         if self.closed:
@@ -138,6 +130,16 @@ class TokenCounter:
         except EventTooLarge:
             self.closed = True
             return []
+
+
+def counter_of(status: int, headers: Headers, *, events: bool) -> TokenCounter | None:
+    """Return the counter of a response with this head; None if it has no tokens to count.
+
+    `events`: it is an event stream.
+    """
+    if not 200 <= status < 300 or not is_plain(headers):
+        return None
+    return TokenCounter(stream=events)
 
 
 def _is_doubtful(told: WireUsage, request: Body) -> bool:

@@ -11,7 +11,7 @@ from gateway.calls.call import Call
 from gateway.calls.observers import Observers
 from gateway.calls.reply import BLANK_LINES
 from gateway.config import ServerLimits
-from gateway.headers import Headers, get_header
+from gateway.headers import Headers, is_plain
 from gateway.kernel.interface import Cut
 from gateway.pipeline.exchange import Exchange
 from gateway.wire.dialect import Delta, Unreadable
@@ -19,9 +19,6 @@ from gateway.wire.injection import Stripper
 from gateway.wire.sse import DONE, Event, EventTooLarge, Splitter, looks_like_events
 from gateway.wire.stripping.any_frame import AnyFrame
 from gateway.wire.stripping.fast_strip import Frame
-
-PLAIN = (None, b"identity")
-"""Values of `content-encoding` that need no decoding."""
 
 MAX_HELD_EVENT_BYTES = 64 * 1024
 """Maximum size in bytes of a partial event that is held back; a longer one is sent in pieces."""
@@ -56,12 +53,7 @@ def choose_reader(
         return StreamReader(observers)
     if not events and (stripper or (observers.delta and dialect)) and is_plain(headers):
         return AnswerReader(exchange, stripper, limits.max_body_bytes)
-    return DataReader(observers) if observers.data or observers.counter else None
-
-
-def is_plain(headers: Headers) -> bool:
-    """Whether the body is uncompressed; a compressed body passes through unparsed."""
-    return get_header(headers, b"content-encoding") in PLAIN
+    return observers if observers.data or observers.counter else None
 
 
 class AnyEvents:
@@ -125,23 +117,6 @@ class Discarding:
         return b""
 
 
-class DataReader:
-    """Passes the bytes to observers and forwards them unchanged."""
-
-    rewrites = False
-
-    def __init__(self, observers: Observers) -> None:
-        self._observers = observers
-
-    def feed(self, data: bytes) -> bytes:
-        if self._observers.data or self._observers.counter:
-            self._observers.notify_data(data)
-        return data
-
-    def close(self) -> bytes:
-        return b""
-
-
 class StreamReader:
     """Forwards an event stream in whole events, except for the `[DONE]` that ends it.
 
@@ -163,7 +138,7 @@ class StreamReader:
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
-            self._observers.notify_data(data)
+            self._observers.feed(data)
         if self._held:
             data, self._held = self._held + data, b""
         elif data.endswith(b"\n\n") and DONE not in data[-len(DONE) - 4 :]:
@@ -218,7 +193,7 @@ class EventReader:
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
-            self._observers.notify_data(data)
+            self._observers.feed(data)
         if self.form is not None:
             cut = self.form.strip_one(data)
             if cut is not None:  # nearly always: one event, like those before it
@@ -315,7 +290,7 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
-            self._observers.notify_data(data)
+            self._observers.feed(data)
         self._size += len(data)
         if self._size <= self._max_bytes:
             self._parts.append(data)

@@ -17,9 +17,9 @@ from gateway.calls.observers import Observers
 from gateway.calls.records import Attempt
 from gateway.config import Failover
 from gateway.errors import GatewayError
-from gateway.headers import Headers, get_header
+from gateway.headers import Headers, get_header, is_plain
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.readers import Reader, is_plain
+from gateway.pipeline.readers import Reader
 from gateway.wire.injection import INJECTED_FIELDS, NO_INJECTIONS, Injection, listed
 from gateway.wire.refusal import NO_MODEL, read_refusal
 
@@ -180,7 +180,7 @@ class Holding:
     def _release(self, held: list[bytes]) -> bytes:
         self._held = None
         self.rewrites = False
-        if self._observers.started or self._observers.counter:
+        if self._observers.started or self._observers.counts_tokens:
             self._observers.notify_started(*self._head, events=False)
         return self._passed(b"".join(held)) if held else b""
 

@@ -8,15 +8,20 @@ from gateway.calls.call import gateway_headers
 from gateway.calls.records import Attempt
 from gateway.config import Config
 from gateway.errors import CallerStalled, FirstByteTimeout, GatewayError, IdleTimeout
-from gateway.headers import CORS_HEADERS, Headers, body_headers, is_event_stream
+from gateway.headers import (
+    CORS_HEADERS,
+    PLAIN,
+    Headers,
+    body_headers,
+    is_event_stream,
+    is_plain,
+)
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import (
-    PLAIN,
     Discarding,
     Reader,
     Sniffing,
     choose_reader,
-    is_plain,
     wants_plain,
 )
 from gateway.pipeline.refused import InjectionRefused, hold
@@ -277,15 +282,19 @@ class Relay(PhaseTimer):
     def _chosen(self, headers: Headers) -> Reader | None:
         """Choose the reader, and show the head to the observers unless the response is held."""
         status, events, exchange = self._status, self._events, self._exchange
-        limits = self._settings.server_limits
-        reader = choose_reader(exchange, status, headers, limits, events=events)
-        held = None if status < 400 or events else self._held(status, headers, reader)
-        if held is not None:
-            return held
-        observers = exchange.observers
-        if observers.started or observers.counter:
+        observers, limits = exchange.observers, self._settings.server_limits
+        watched = observers.started or observers.counts_tokens
+        may_be_held = status >= 400 and not events
+        if watched and not may_be_held:
             observers.notify_started(status, headers, events=events)
-        if events and self._decoder is None:
+        reader = choose_reader(exchange, status, headers, limits, events=events)
+        if may_be_held:
+            held = self._held(status, headers, reader)
+            if held is not None:
+                return held
+            if watched:
+                observers.notify_started(status, headers, events=events)
+        elif events and self._decoder is None:
             self._tapping = tapping_of(exchange, self._source, reader, self._pause)
         return reader
 

@@ -18,16 +18,13 @@ from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, make_ca
 from gateway.wire.reported import usage as reported
 from gateway.wire.reported.usage import MAX_TOKENS
 
-EVENTS = [(b"content-type", b"text/event-stream")]
-JSON = [(b"content-type", b"application/json")]
 HUGE = 10**400
 GOOD = {"prompt_tokens": 30, "completion_tokens": 20}
 
 
 def counted(body: bytes, asked: dict[str, object] | None = None) -> Usage:
     streamed = body.startswith((b"data:", b"event:"))
-    counter = TokenCounter()
-    counter.started(200, EVENTS if streamed else JSON, events=streamed)
+    counter = TokenCounter(stream=streamed)
     counter.add(body)
     usage = counter.usage(make_call(asked or {"messages": []}).body)
     assert usage is not None

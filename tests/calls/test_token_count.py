@@ -13,7 +13,8 @@ from support.records.vllm_recordings import RecordedExchange, load
 from support.records.worker_answers import cut, places
 
 from gateway import Call, Usage, hookimpl
-from gateway.calls.token_count import TokenCounter
+from gateway.calls.observers import Observers
+from gateway.calls.token_count import TokenCounter, counter_of
 from gateway.testing import DONE, GatewayFor, make_call, sse
 from gateway.wire.reported.usage import MAX_TOKENS
 
@@ -28,8 +29,9 @@ def counted(
     status: int = 200,
     asked: dict[str, object] | bytes | None = None,
 ) -> Usage | None:
-    counter = TokenCounter()
-    counter.started(status, headers, events=headers == EVENTS)
+    counter = counter_of(status, headers, events=headers == EVENTS)
+    if counter is None:
+        return None
     for chunk in chunks:
         counter.add(chunk)
     return counter.usage(make_call(asked).body)
@@ -132,8 +134,7 @@ def test_usage_does_not_depend_on_chunk_boundaries(at: list[int], long: int) -> 
 
 @given(st.integers(0, 5_000))
 def test_token_counter_buffers_little_of_a_long_stream(tokens: int) -> None:
-    counter = TokenCounter()
-    counter.started(200, EVENTS, events=True)
+    counter = TokenCounter(stream=True)
     event = chat("x" * 200, token_ids=[5])
     for _ in range(tokens):
         counter.add(event)
@@ -197,12 +198,18 @@ def _both(data: bytes) -> Iterable[Usage | None]:
 
 
 def test_usage_is_of_the_last_attempt() -> None:
-    counter = TokenCounter()
-    counter.started(200, EVENTS, events=True)
-    counter.add(chat("a"))
-    counter.started(200, JSON, events=False)
-    counter.add(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}')
-    assert counter.usage(make_call().body) == Usage(1, 2)
+    call = make_call()
+    observers = Observers((), _fail, call.outcome, call.id, counts_tokens=True)
+    observers.notify_started(200, EVENTS, events=True)
+    observers.feed(chat("a"))
+    observers.notify_started(200, JSON, events=False)
+    observers.feed(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}')
+    observers.notify_finished(call.body)
+    assert call.outcome.usage == Usage(1, 2)
+
+
+def _fail(*what: object) -> None:
+    raise AssertionError(what)
 
 
 class Counted:

@@ -111,7 +111,7 @@ class Tapping:
             self._connection.is_chunked,
             gathered,
             timed,
-            self._exchange.observers.notify_data if collectors is None else None,
+            self._exchange.observers.feed if collectors is None else None,
         )
         return self._tap
 
