@@ -8,6 +8,10 @@ from starlette.types import Scope
 Headers = Sequence[tuple[bytes, bytes]]
 """Header lines in order, names in lower case, repeated names kept apart."""
 
+Lines = list[tuple[bytes, bytes]]
+
+_LIMITS = b"x-ratelimit-"
+
 CORS_HEADERS = frozenset(
     b"access-control-" + name
     for name in (
@@ -54,6 +58,22 @@ def body_headers(headers: Headers) -> tuple[bytes | None, bytes | None]:
         elif coding is None and key == b"content-encoding":
             coding = value
     return kind, coding
+
+
+def one_set_of_limits(theirs: Lines, own: Lines, status: int) -> tuple[Lines, Lines]:
+    """Leave out the worker's rate-limit headers if the gateway has its own.
+
+    Of a call that the worker rejects for its rate, the worker's are kept: they say when to retry.
+    """
+    if not _has_limits(theirs) or not _has_limits(own):
+        return theirs, own
+    if status == 429:
+        return theirs, [line for line in own if not line[0].startswith(_LIMITS)]
+    return [line for line in theirs if not line[0].startswith(_LIMITS)], own
+
+
+def _has_limits(lines: Lines) -> bool:
+    return b"\n".join((b"", *dict(lines))).find(b"\n" + _LIMITS) >= 0
 
 
 def path_of(scope: Scope) -> str:

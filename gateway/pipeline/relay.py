@@ -12,9 +12,11 @@ from gateway.headers import (
     CORS_HEADERS,
     PLAIN,
     Headers,
+    Lines,
     body_headers,
     is_event_stream,
     is_plain,
+    one_set_of_limits,
 )
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import (
@@ -45,8 +47,6 @@ from gateway.wire.reported.ending import (
 EVENT_STREAM = (b"content-type", b"text/event-stream")
 
 JSON = (b"content-type", b"application/json")
-
-LIMITS = b"x-ratelimit-"
 
 OWN = frozenset({b"x-request-id", b"x-gateway-worker", b"x-gateway-attempts"})
 DROPPED = HOP_BY_HOP | OWN | REFERENCES
@@ -361,7 +361,7 @@ class Relay(PhaseTimer):
         if status != 200:
             lines += self._references()
         if added[1:]:
-            lines, added = _one_set_of_limits(lines, added, status)
+            lines, added = one_set_of_limits(lines, added, status)
         lines += added
         if self._attempt is not None:
             lines += (self._attempt.worker.header,)
@@ -379,29 +379,10 @@ class Relay(PhaseTimer):
             self._source.resume_reading()
 
 
-Lines = list[tuple[bytes, bytes]]
-
-
 def _with_length(lines: Lines, length: int | None) -> Lines:
     """Replace the length of the body; None: it is not known, or there is no body."""
     known = [] if length is None else [(b"content-length", b"%d" % length)]
     return [line for old in lines for line in (known if old[0] == b"content-length" else [old])]
-
-
-def _one_set_of_limits(theirs: Lines, own: Lines, status: int) -> tuple[Lines, Lines]:
-    """Leave out the worker's rate-limit headers if the gateway has its own.
-
-    Of a call that the worker rejects for its rate, the worker's are kept: they say when to retry.
-    """
-    if not _has_limits(theirs) or not _has_limits(own):
-        return theirs, own
-    if status == 429:
-        return theirs, [line for line in own if not line[0].startswith(LIMITS)]
-    return [line for line in theirs if not line[0].startswith(LIMITS)], own
-
-
-def _has_limits(lines: Lines) -> bool:
-    return b"\n".join((b"", *dict(lines))).find(b"\n" + LIMITS) >= 0
 
 
 def _nothing() -> None:
