@@ -109,7 +109,7 @@ class Chains(msgspec.Struct, frozen=True):
             except HOOK_ERRORS as error:
                 _reject(call, hook, "filter_workers", error)
             if left.__class__ not in RESULTS and _waits(left):
-                later: Any = _filtered_later(_from(self.filter_workers, place, left), call, workers)
+                later: Any = _filtered_later(self.filter_workers[place:], left, call, workers)
                 return later  # type: ignore[no-any-return]
             workers = left
         return workers
@@ -143,10 +143,10 @@ class Chains(msgspec.Struct, frozen=True):
         )
 
     def run_attempt_finished(self, call: Call, attempt: Attempt) -> Later:
-        return _all("attempt_finished", self.attempt_finished, self._isolate, call, attempt)
+        return _all_of("attempt_finished", self.attempt_finished, self._isolate, call, attempt)
 
     def run_call_finished(self, call: Call) -> Later:
-        return _all("call_finished", self.call_finished, self._isolate, call, call.outcome)
+        return _all_of("call_finished", self.call_finished, self._isolate, call, call.outcome)
 
     def _isolate(self, call: Call, hook: Hook, name: str, error: BaseException) -> None:
         if _ends_the_call(error):
@@ -155,40 +155,50 @@ class Chains(msgspec.Struct, frozen=True):
 
 
 # The runners of hooks. A hook that returns its result at once costs no coroutine. From the first
-# one on that has to wait, the hooks run in a coroutine, which the runner returns.
+# one on that has to wait, the hooks run in a coroutine, which the runner returns: it gets the hooks
+# from that one on, and what that one has returned already (`begun`).
 
 
 def _waits(result: object) -> bool:
     return result.__class__ is CoroutineType or isinstance(result, Awaitable)
 
 
-def _from(hooks: tuple[Hook, ...], place: int, begun: Any) -> tuple[Hook, ...]:
-    """Return the hooks from `place` on, the first of which has returned `begun` already."""
-    return (Hook(hooks[place].plugin, lambda *_: begun), *hooks[place + 1 :])
-
-
 Failed = Callable[[Call, Hook, str, BaseException], None]
 """Raises what ends the call, or returns so that the next hook runs."""
 
 
-def _all(name: str, hooks: tuple[Hook, ...], failed: Failed, call: Call, *more: object) -> Later:
+def _all(name: str, hooks: tuple[Hook, ...], failed: Failed, call: Call) -> Later:
     for place, hook in enumerate(hooks):
         try:
-            result = hook.run(call, *more)
+            result = hook.run(call)
         except HOOK_ERRORS as error:
             failed(call, hook, name, error)
             continue
-        if result.__class__ not in RESULTS and _waits(result):
-            return _all_later(name, _from(hooks, place, result), failed, call, *more)
+        if result is not None and result.__class__ not in RESULTS and _waits(result):
+            return _all_later(name, hooks[place:], result, failed, call)
+    return None
+
+
+def _all_of(name: str, hooks: tuple[Hook, ...], failed: Failed, call: Call, end: object) -> Later:
+    """Run hooks of a call and of its `end`; a frame with `*more` would cost twice as much."""
+    for place, hook in enumerate(hooks):
+        try:
+            result = hook.run(call, end)
+        except HOOK_ERRORS as error:
+            failed(call, hook, name, error)
+            continue
+        if result is not None and result.__class__ not in RESULTS and _waits(result):
+            return _all_later(name, hooks[place:], result, failed, call, end)
     return None
 
 
 async def _all_later(
-    name: str, hooks: tuple[Hook, ...], failed: Failed, call: Call, *more: object
+    name: str, hooks: tuple[Hook, ...], begun: Any, failed: Failed, call: Call, *more: object
 ) -> None:
     for hook in hooks:
         try:
-            result = hook.run(call, *more)
+            result = hook.run(call, *more) if begun is None else begun
+            begun = None
             if result.__class__ not in RESULTS and _waits(result):
                 await result
         except HOOK_ERRORS as error:
@@ -204,15 +214,18 @@ def _first(name: str, hooks: tuple[Hook, ...], call: Call, *more: object) -> Any
             _reject(call, hook, name, error)
         if result is not None:
             if result.__class__ not in RESULTS and _waits(result):
-                return _first_later(name, _from(hooks, place, result), call, *more)
+                return _first_later(name, hooks[place:], result, call, *more)
             return result
     return None
 
 
-async def _first_later(name: str, hooks: tuple[Hook, ...], call: Call, *more: object) -> Any:
+async def _first_later(
+    name: str, hooks: tuple[Hook, ...], begun: Any, call: Call, *more: object
+) -> Any:
     for hook in hooks:
         try:
-            result = hook.run(call, *more)
+            result = hook.run(call, *more) if begun is None else begun
+            begun = None
             if result.__class__ not in RESULTS and _waits(result):
                 result = await result
         except HOOK_ERRORS as error:
@@ -234,11 +247,12 @@ def _known(principal: Principal | None) -> Principal:
 
 
 async def _filtered_later(
-    hooks: tuple[Hook, ...], call: Call, workers: Sequence[Worker]
+    hooks: tuple[Hook, ...], begun: Any, call: Call, workers: Sequence[Worker]
 ) -> Sequence[Worker]:
     for hook in hooks:
         try:
-            left = hook.run(call, workers)
+            left = hook.run(call, workers) if begun is None else begun
+            begun = None
             if left.__class__ not in RESULTS and _waits(left):
                 left = await left
         except HOOK_ERRORS as error:
