@@ -17,8 +17,10 @@ class Slots:
 
     @property
     def full(self) -> bool:
-        own = self.limit is not None and self.used >= self.limit
-        return own or (self.above is not None and self.above.full)
+        if self.limit is not None and self.used >= self.limit:
+            return True
+        above = self.above
+        return above is not None and above.limit is not None and above.used >= above.limit
 
     def take(self) -> bool:
         """Take a slot; return False, and take nothing, if no slot is left."""

@@ -310,11 +310,12 @@ class Proxy:
                     return picked
             except ChooseAgain:
                 pass
-            waited = monotonic() - began > CHOICE_PAUSE
-            fruitless = 0 if waited else fruitless + 1
+            now = monotonic()
+            fruitless = 0 if now - began > CHOICE_PAUSE else fruitless + 1
             if again:  # the first time a hook has nearly always waited, so that others have run
                 await asyncio.sleep(0 if fruitless < MAX_QUICK_CHOICES else CHOICE_PAUSE)
-            again, began = True, monotonic()
+                now = monotonic()
+            again, began = True, now
 
     async def _pick(self, exchange: Exchange, tried: list[Worker]) -> Worker | None:
         """Choose a worker without taking a slot; None if no worker is left to try.

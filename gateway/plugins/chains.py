@@ -25,6 +25,9 @@ log = logging.getLogger("gateway.plugins")
 HOOK_ERRORS = (Exception, asyncio.CancelledError)
 """Exceptions that a hook may raise; CancelledError if something that it awaited was cancelled."""
 
+REJECTIONS = (CallError, ChooseAgain)
+"""Exceptions by which a deciding hook decides: they are no failure of it."""
+
 RESULTS = frozenset({NoneType, NoWait, Principal, Answer, Worker, list, tuple})
 """Classes of the usual results. Whatever else a hook returns may have to be awaited."""
 
@@ -255,6 +258,8 @@ async def _filtered_later(
             begun = None
             if left.__class__ not in RESULTS and _waits(left):
                 left = await left
+        except REJECTIONS:
+            raise
         except HOOK_ERRORS as error:
             _reject(call, hook, "filter_workers", error)
         workers = left
@@ -263,7 +268,7 @@ async def _filtered_later(
 
 def _reject(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn:
     """Raise the error that ends the call after a deciding hook raised `error`."""
-    if isinstance(error, CallError | ChooseAgain) or _ends_the_call(error):
+    if isinstance(error, REJECTIONS) or _ends_the_call(error):
         raise error
     what = "plugin %s broke in %s; the call is refused"
     log.error(what, hook.plugin, name, exc_info=error, extra={"call_id": call.id})

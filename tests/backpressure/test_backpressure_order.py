@@ -99,7 +99,7 @@ def test_order_serves_the_lowest_ranked_ticket(
                 order.join(again, KIND)
                 waiting.append(again)
         if arrival % 2:
-            first = order.first([KIND])
+            first = order.first(KIND)
             assert first is not None
             assert first is min(waiting, key=_rank)
             order.leave(first)
@@ -107,7 +107,7 @@ def test_order_serves_the_lowest_ranked_ticket(
             first.fly(True)
             flying.append(first)
     while waiting:
-        first = order.first([KIND])
+        first = order.first(KIND)
         assert first is min(waiting, key=_rank)
         order.leave(first)
         waiting.remove(first)
@@ -116,6 +116,28 @@ def test_order_serves_the_lowest_ranked_ticket(
     for ticket in begun:
         order.end(ticket)
     assert not order._parties
+
+
+def test_tickets_that_went_by_count_once_another_one_waits() -> None:
+    """Also those of which one has ended since, and one waits after all."""
+    order = Order()
+    calls = [make_call() for _ in range(5)]
+    for call, principal in zip(calls, "ppqqp", strict=True):
+        call.principal = Principal(principal)
+    one, two, other, ended, late = (Ticket(call, at) for at, call in enumerate(calls))
+    for ticket in (one, two, other, ended):
+        order.go(ticket)
+    order.end(ended)
+    assert not order._parties
+    order.join(late, KIND)
+    order.join(other, KIND)
+    _check_counts([one, two])
+    assert (other.in_flight, late.in_flight) == (False, False)
+    assert order.first(KIND) is other
+    for ticket in (one, two, other, late):
+        order.end(ticket)
+    assert not order._parties
+    assert not order.passing
 
 
 def _check_counts(flying: list[Ticket]) -> None:

@@ -14,7 +14,7 @@ from time import monotonic
 from gateway import Call, CallError, ChooseAgain, Worker, Workers
 from gateway_plugins.backpressure.deadlines import Deadlines
 from gateway_plugins.backpressure.options import Options
-from gateway_plugins.backpressure.order import Kind, Order, Ticket
+from gateway_plugins.backpressure.order import ANY, Kind, Order, Ticket
 from gateway_plugins.backpressure.pauses import Pauses
 from gateway_plugins.backpressure.rate import Rate
 from gateway_plugins.backpressure.refusing import absence, refusal
@@ -42,6 +42,7 @@ class Gate:
         self._deadlines = [Deadlines(options.queue.max_wait, self._expire)]
         self._is_due = False
         self._looking: asyncio.Handle | None = None
+        self._loop = asyncio.get_running_loop()
         self._closed = False
 
     def open(self) -> None:
@@ -104,10 +105,7 @@ class Gate:
             workers = self._pauses.open_to(ticket.call, workers, self._rooms.free)
         free = self._rooms.free(workers)
         if free:
-            if ticket.session is None:
-                self._order.begin(ticket, in_flight=True)
-            else:
-                ticket.fly(True)
+            self._order.go(ticket)
             return free
         kind = self._kind(ticket.call, workers)
         if not workers and not self._may_change(kind):
@@ -118,6 +116,9 @@ class Gate:
 
     def done(self, ticket: Ticket) -> None:
         """End the call, whatever it was doing here."""
+        if ticket.session is None:  # it never waited
+            self._order.passing.discard(ticket)
+            return
         self._order.end(ticket)
         if ticket.promise is not None:
             self._take_back(ticket)
@@ -152,11 +153,7 @@ class Gate:
         began = monotonic()
         try:
             self._admit(ticket, began)
-            if ticket.session is None:
-                self._order.begin(ticket)
-            if ticket.in_flight:
-                ticket.fly(False)
-            outcome = ticket.outcome = asyncio.get_running_loop().create_future()
+            outcome = ticket.outcome = self._loop.create_future()
             self._order.join(ticket, kind)
             error = await outcome
         except CallError as full:
@@ -229,7 +226,7 @@ class Gate:
         fit = self._workers.fit if model is None else self._workers.serving(model).fit
         tried = frozenset(call.tried) if call.tried else NOBODY
         if workers is fit:
-            return Kind(model, tried, NOBODY)
+            return Kind(model, tried, NOBODY) if model is not None or tried else ANY
         return Kind(model, tried, frozenset(fit).difference(workers) - tried)
 
     def _may_change(self, kind: Kind) -> bool:
@@ -259,9 +256,9 @@ class Gate:
             self._gain(worker)
 
     def _take_back(self, ticket: Ticket) -> None:
-        """Take back a promised slot that the ticket will not use."""
+        """Take back the ticket's promise; its slot is free again if no attempt has taken it."""
         promise = self._rooms.release(ticket)
-        if promise is not None:
+        if promise is not None and promise.attempts == len(ticket.call.attempts):
             self._gain(promise.worker)
 
     def _gain(self, worker: Worker | None, calls: int = 1) -> None:
@@ -269,7 +266,8 @@ class Gate:
         if self._order.waiting:
             if worker is not None:
                 self._freed[worker] = self._freed.get(worker, 0) + calls
-            self._look_soon()
+            if not self._is_due:
+                self._look_soon()
 
     def _on_change(self) -> None:
         self._changes += 1
@@ -299,7 +297,7 @@ class Gate:
             return
         self._is_due = True
         if self._looking is None:
-            self._looking = asyncio.get_running_loop().call_soon(self._look_now)
+            self._looking = self._loop.call_soon(self._look_now)
 
     def _look_now(self) -> None:
         self._looking = None
@@ -313,21 +311,20 @@ class Gate:
         changed, self._changed = self._changed, False
         fit = self._workers.fit
         if changed or self._workers.slots.limit is not None:
-            self._deal(list(fit))
+            self._deal(fit)
         else:
             self._deal([worker for worker in freed if worker in fit])
         self._ask_again(freed, changed=changed)
 
-    def _deal(self, workers: list[Worker]) -> None:
+    def _deal(self, workers: Sequence[Worker]) -> None:
         """Promise the room of these workers, slot by slot."""
         order, overall = self._order, self._rooms.overall()
         rooms = {worker: room for worker in workers if (room := self._rooms.of(worker)) > 0}
         while order.waiting and rooms and overall > 0:
-            workers = list(rooms)
-            ticket = order.first([kind for kind in order.lines if kind.among(workers)])
-            if ticket is None:
+            found = order.next_for(list(rooms))
+            if found is None:
                 return
-            worker = self._grant(ticket, order.waiting[ticket].among(workers))
+            worker = self._grant(*found)
             overall -= 1
             if worker is not None:
                 rooms[worker] -= 1
@@ -373,7 +370,7 @@ class Gate:
         return kind.tried.issuperset(fit)
 
     def _send_back(self, kind: Kind, most: int) -> None:
-        while most > 0 and (ticket := self._order.first([kind])) is not None:
+        while most > 0 and (ticket := self._order.first(kind)) is not None:
             self._wake(ticket)
             most -= 1
 

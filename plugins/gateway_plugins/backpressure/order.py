@@ -43,6 +43,10 @@ class Kind(msgspec.Struct, frozen=True):
         return [worker for worker in workers if self.includes(worker)]
 
 
+ANY = Kind(None, frozenset(), frozenset())
+"""The kind of nearly all calls: they can use every worker."""
+
+
 class Session(msgspec.Struct, eq=False):
     """One session of a principal, as long as it has `calls`; `queues` are those that wait."""
 
@@ -81,10 +85,10 @@ class Ticket(msgspec.Struct, eq=False):
     """A call that needs a worker: its observer at the gate, from the first choice to its end.
 
     It sees the call's end before anything can wait. `arrival` numbers the tickets of a gateway.
-    `in_flight`: the call has a slot, or is about to; `principal` and `session` count it from its
-    first choice on. `outcome` exists while the call waits; its result is an error, or None to
-    choose again. `attempt` is the number of the attempt that the call has waited for, `since` when
-    it began to.
+    `in_flight`: the call has a slot, or is about to; `principal` and `session` count it once it or
+    another call has to wait, and are None before. `outcome` exists while the call waits; its result
+    is an error, or None to choose again. `attempt` is the number of the attempt that the call has
+    waited for, `since` when it began to.
     """
 
     call: Call
@@ -131,7 +135,7 @@ class Queue(msgspec.Struct, eq=False):
 
 
 class Flow(msgspec.Struct, eq=False):
-    """Queues of one principal, of one priority; `head` is the first one, as ranked the last time.
+    """Queues of one principal, of one priority: never empty while listed.
 
     It ranks by the priority, by the calls in flight of the principal, and by its first queue.
     """
@@ -141,13 +145,17 @@ class Flow(msgspec.Struct, eq=False):
     priority: int
     ranked: Ranked[Queue]
     queues: dict[Session, Queue] = {}
-    head: Queue | None = None
     listed: Rank | None = None
 
     def rank(self) -> Rank:
-        self.head = head = self.ranked.first()
-        rank = () if head is None else head.listed or ()
+        head = self.ranked.first()
+        rank = () if head is None else head.rank()
         return (-self.priority, self.principal.in_flight, *rank)
+
+    def first(self) -> Ticket | None:
+        """Return the ticket to serve next."""
+        head = self.ranked.first()
+        return None if head is None else head.tickets[0]
 
 
 class Line(msgspec.Struct, eq=False):
@@ -170,11 +178,14 @@ def _rise(principal: Party, session: Session) -> None:
 class Order:
     """All waiting calls of one gateway, by the workers that they can use.
 
-    `waiting` has the kind of each ticket that waits, and `lines` those of each kind.
+    `waiting` has the kind of each ticket that waits, and `lines` those of each kind. `passing` are
+    the tickets that got a slot while nobody waited: they are counted only once somebody does, which
+    most never see.
     """
 
     def __init__(self) -> None:
         self.waiting: dict[Ticket, Kind] = {}
+        self.passing: set[Ticket] = set()
         self.lines: dict[Kind, Line] = {}
         self._parties: dict[str | None, Party] = {}
 
@@ -183,6 +194,15 @@ class Order:
 
     def __iter__(self) -> Iterator[Ticket]:
         return iter(self.waiting)
+
+    def go(self, ticket: Ticket) -> None:
+        """Let a ticket that does not wait have a slot."""
+        if ticket.session is not None:
+            ticket.fly(True)
+        elif self.waiting:
+            self.begin(ticket, in_flight=True)
+        else:
+            self.passing.add(ticket)
 
     def begin(self, ticket: Ticket, *, in_flight: bool = False) -> None:
         """Tell a new ticket its principal and its session; `in_flight` as in `Ticket.fly`."""
@@ -201,9 +221,10 @@ class Order:
             session.in_flight += 1
 
     def end(self, ticket: Ticket) -> None:
-        """Forget a ticket that has begun, whatever it was doing."""
+        """Forget a ticket, whatever it was doing."""
         party, session = ticket.principal, ticket.session
         if party is None or session is None:
+            self.passing.discard(ticket)
             return
         if self.waiting:
             ticket.fly(False)
@@ -221,9 +242,13 @@ class Order:
                 del self._parties[party.id]
 
     def join(self, ticket: Ticket, kind: Kind) -> None:
-        """Let a ticket wait that has begun and does not wait yet."""
+        """Let a ticket wait that does not wait yet."""
+        while self.passing:
+            self.begin(self.passing.pop(), in_flight=True)
         if ticket.session is None:
-            raise ValueError("a ticket waits only after its begin")
+            self.begin(ticket)
+        elif ticket.in_flight:
+            ticket.fly(False)
         self.waiting[ticket] = kind
         queue = ticket.queue = self._queue(ticket, kind)
         tickets = queue.tickets
@@ -233,13 +258,13 @@ class Order:
         insort(tickets, ticket, key=_arrival)
         flow = queue.flow
         flow.ranked.offer(queue)
-        if flow.listed is None or (queue.listed or ()) < flow.listed[2:]:
+        if flow.listed is None or queue.rank() < flow.listed[2:]:
             flow.line.ranked.offer(flow)
 
     def _queue(self, ticket: Ticket, kind: Kind) -> Queue:
         """Return the queue of the ticket's session; create it if it is missing."""
         principal, session = ticket.principal, ticket.session
-        assert principal is not None  # as `join` has checked
+        assert principal is not None  # as `join` has let it begin
         assert session is not None
         lines, key = self.lines, (principal, ticket.priority)
         line = lines[kind] if kind in lines else lines.setdefault(kind, Line(Ranked()))
@@ -282,11 +307,22 @@ class Order:
         if not line.flows:
             del self.lines[kind]
 
-    def first(self, kinds: list[Kind]) -> Ticket | None:
-        """Return the ticket to serve next among those of `kinds`; None if there is none."""
+    def next_for(self, workers: list[Worker]) -> tuple[Ticket, list[Worker]] | None:
+        """Return the ticket to serve next, and those of `workers` that it can use: at least one.
+
+        None if no ticket can use any of them.
+        """
         best: Flow | None = None
-        for kind in kinds:
-            flow = self.lines[kind].ranked.first() if kind in self.lines else None
-            if flow is not None and (best is None or (flow.listed or ()) < (best.listed or ())):
-                best = flow
-        return None if best is None or best.head is None else best.head.tickets[0]
+        its: list[Worker] = []
+        for kind, line in self.lines.items():
+            usable = workers if kind is ANY else kind.among(workers)
+            flow = line.ranked.first() if usable else None
+            if flow is not None and (best is None or flow.rank() < best.rank()):
+                best, its = flow, usable
+        ticket = None if best is None else best.first()
+        return None if ticket is None else (ticket, its)
+
+    def first(self, kind: Kind) -> Ticket | None:
+        """Return the ticket to serve next among those of `kind`; None if there is none."""
+        flow = self.lines[kind].ranked.first() if kind in self.lines else None
+        return None if flow is None else flow.first()

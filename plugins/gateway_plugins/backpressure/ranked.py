@@ -26,7 +26,8 @@ class Ranked(Generic[T]):
 
     A heap in which no item stands behind its rank: a rank that has fallen must be offered, and one
     that has risen is noticed at the top. An outdated entry stays until it reaches the top; once
-    most entries are outdated, the heap is rebuilt without them.
+    most entries are outdated, the heap is rebuilt without them. An item that is alone is ranked
+    anew only when another one comes.
     """
 
     __slots__ = ("_count", "_heap", "_ticks")
@@ -40,7 +41,12 @@ class Ranked(Generic[T]):
 
     def offer(self, item: T) -> None:
         """Add an item, or note that its rank may have fallen."""
-        rank, listed = item.rank(), item.listed
+        listed = item.listed
+        if len(self._heap) == 1:
+            if listed is not None:
+                return
+            self._rank_alone()
+        rank = item.rank()
         if listed is None:
             self._count += 1
         elif listed <= rank:
@@ -61,8 +67,10 @@ class Ranked(Generic[T]):
                 self._heap.clear()
 
     def first(self) -> T | None:
-        """Return the item of the lowest rank, by which it is then listed; None if there is none."""
+        """Return the item of the lowest rank; None if there is none."""
         heap = self._heap
+        if len(heap) == 1:
+            return heap[0][2]
         while heap:
             listed, _, item = heap[0]
             if listed is not item.listed:
@@ -77,3 +85,9 @@ class Ranked(Generic[T]):
             if heap[0][0] is rank:
                 return item
         return None
+
+    def _rank_alone(self) -> None:
+        """List the only item by its present rank."""
+        _, tick, item = self._heap[0]
+        item.listed = rank = item.rank()
+        self._heap[0] = rank, tick, item
