@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import CallError, HeaderTimeout, InvalidHTTP, NotSupported, TooManyCalls
 from gateway.frontends.quiet_timer import QuietTimer
-from gateway.frontends.refusals import NO_TUNNEL, closing_response, refused
+from gateway.frontends.refusals import NO_TUNNEL, USUAL, closing_response, refused
 from gateway.frontends.uvicorn import DirectCaller, scope_of, target_of
 
 _FRAMING = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
@@ -229,15 +229,13 @@ class CallerConnection(HttpToolsProtocol):
 
     def _begin(self, cycle: DirectCaller) -> None:
         self._running = cycle
-        if (refusal := refused(cycle)) is None and (carried := self.take(cycle)) is not None:
-            self._run(cycle.run(carried))
+        refusal = None if cycle.version == "1.1" and cycle.method in USUAL else refused(cycle)
+        if refusal is None and (carried := self.take(cycle)) is not None:
+            answering = carried
         else:
             cycle.scope = scope_of(cycle, self)
-            self._run(cycle.run_asgi(refusal or self.app))  # type: ignore[arg-type]
-
-    def _run(self, answering: Coroutine[Any, Any, None]) -> None:
-        task = self.loop.create_task(answering)
-        task.add_done_callback(self.tasks.discard)
+            answering = cycle.run_asgi(refusal or self.app)  # type: ignore[arg-type]
+        cycle.task = task = self.loop.create_task(cycle.run(answering))
         self.tasks.add(task)
 
     # What the caller does wrong
@@ -288,7 +286,8 @@ class CallerConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             waiting, _ = self.pipeline.pop()
             self._begin(cast(DirectCaller, waiting))

@@ -9,6 +9,9 @@ from gateway.headers import get_header
 
 VERSIONS = frozenset({"1.1", "1.0"})
 
+USUAL = frozenset({"GET", "POST"})
+"""Methods that are never refused here."""
+
 NO_TUNNEL = NotSupported("the gateway opens no tunnels (CONNECT)")
 
 

@@ -41,6 +41,7 @@ class Connection(Protocol):
     transport: asyncio.Transport
     flow: FlowControl
     client: tuple[str, int] | None
+    tasks: set[asyncio.Task[None]]
     fault: CallError | None
 
     def on_response_complete(self) -> None: ...
@@ -66,6 +67,7 @@ class DirectCaller(RequestResponseCycle):
     expected_content_length = 0
     body: bytes | bytearray = b""  # type: ignore[assignment]
     idle_timeout: float | None = None
+    task: asyncio.Task[None]
     _call: Call | None = None
     _event: asyncio.Event | None = None
     _head = b""
@@ -101,16 +103,18 @@ class DirectCaller(RequestResponseCycle):
         cycle = getattr(send, "__self__", None)
         return cycle if isinstance(cycle, cls) and receive == cycle.receive else None
 
-    async def run(self, carried: Coroutine[Any, Any, None]) -> None:
-        """Await a call; if that fails, close as uvicorn's `run_asgi` does."""
+    async def run(self, answering: Coroutine[Any, Any, None]) -> None:
+        """Await what answers the request; if that fails, close as uvicorn's `run_asgi` does."""
         try:
-            await carried
+            await answering
         except BaseException as error:
             self.logger.error("Exception in ASGI application\n", exc_info=error)
             if self.response_started:
                 self.transport.close()
             else:
                 await self.send_500_response()
+        finally:  # cheaper than a callback of the task
+            self._connection.tasks.discard(self.task)
 
     # The connection calls these
 
@@ -125,12 +129,14 @@ class DirectCaller(RequestResponseCycle):
             self.body = bytearray(body) + data
         if len(self.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        self.notify()
+        if self._event is not None:
+            self._event.set()
 
     def complete(self) -> None:
         """Note that the body is whole."""
         self.more_body = False
-        self.notify()
+        if self._event is not None:
+            self._event.set()
 
     def leave(self) -> None:
         """Note that the caller has closed its connection, and cancel its call."""
@@ -256,7 +262,8 @@ class DirectCaller(RequestResponseCycle):
         if self.disconnected:
             return
         self.response_complete = True
-        self.notify()
+        if self._event is not None:
+            self._event.set()
         if not self.keep_alive:
             self._connection.finish()
         self._connection.on_response_complete()

@@ -182,7 +182,8 @@ class Relay(PhaseTimer):
             tapping.offer()
 
     def on_end(self, data: bytes) -> None:
-        self._settle()
+        if self._tapping is not None:
+            self._settle()
         self.complete = True
         try:
             if self._decoder is not None:
@@ -211,8 +212,9 @@ class Relay(PhaseTimer):
 
         Records what the response said about its end.
         """
-        self._settle()
-        self._tapping = None
+        if self._tapping is not None:
+            self._settle()
+            self._tapping = None
         self.leave()
         exchange = self._exchange
         exchange.caller.drained = _nothing

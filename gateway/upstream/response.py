@@ -180,11 +180,14 @@ HOP_BY_HOP = frozenset(
 
 def without(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """Return `headers` without `dropped` (includes HOP_BY_HOP) and those `connection` names."""
-    for name, value in headers:
-        if name == b"connection" and value not in NAMES_NONE:
-            dropped |= named_by(headers)
-            break
-    return [line for line in headers if line[0] not in dropped]
+    kept = []
+    for line in headers:
+        if line[0] not in dropped:
+            kept.append(line)
+        elif line[0] == b"connection" and line[1] not in NAMES_NONE:
+            named = named_by(headers)
+            return [line for line in headers if line[0] not in dropped and line[0] not in named]
+    return kept
 
 
 NAMES_NONE = frozenset({b"keep-alive", b"close", b"Keep-Alive"})
