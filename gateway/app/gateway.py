@@ -169,7 +169,7 @@ class Gateway:
 
     @property
     def authenticates(self) -> bool:
-        return bool(self.chains.authenticate)
+        return bool(self.generation.chains.authenticate)
 
     @property
     def calls_in_flight(self) -> Collection[Call]:

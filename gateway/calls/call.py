@@ -166,7 +166,8 @@ class Call:
         32 hexadecimal digits: 12 for the time in milliseconds, as UUID 7 begins, then 20 random.
         """
         if self._trace_id is None:
-            self._trace_id = f"{int(self.created * 1000):012x}{random.getrandbits(80):020x}"
+            milliseconds = int(self.created * 1000).to_bytes(6, "big")
+            self._trace_id = (milliseconds + random.getrandbits(80).to_bytes(10, "big")).hex()
         return self._trace_id
 
     @property

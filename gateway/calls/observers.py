@@ -6,8 +6,8 @@ from typing import Any
 
 from gateway.calls.body import Body
 from gateway.calls.records import Outcome
-from gateway.calls.token_count import TokenCounter, counter_of
-from gateway.headers import Headers
+from gateway.calls.token_count import TokenCounter
+from gateway.headers import PLAIN, Headers, get_header
 from gateway.telemetry.collectors import Gaps, Gathered, Gatherer
 from gateway.wire.dialect import Delta
 from gateway.wire.sse import Event
@@ -119,7 +119,8 @@ class Observers:
     def notify_started(self, status: int, headers: Headers, *, events: bool) -> None:
         """Show the head of a response; one that began before, of another worker, has failed."""
         if self.counts_tokens:
-            self.counter = counter_of(status, headers, events=events)
+            readable = 200 <= status < 300 and get_header(headers, b"content-encoding") in PLAIN
+            self.counter = TokenCounter(events) if readable else None
         if self.started:
             self.started = self._notify(self.started, "started", status, headers)
 

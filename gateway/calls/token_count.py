@@ -5,8 +5,11 @@ ones contain the usage. A long stream would take too much memory, so its tokens 
 chunks dropped after every MAX_UNPARSED_BYTES bytes.
 """
 
+from typing import ClassVar
+
+import msgspec
+
 from gateway.calls.body import Body
-from gateway.headers import Headers, is_plain
 from gateway.wire.reported.count import Count, settled
 from gateway.wire.reported.usage import Usage, WireUsage, read_usage
 from gateway.wire.request import echoes, has_several, read_bounds
@@ -19,32 +22,21 @@ MAX_PARSED_BYTES = 64 * 1024 * 1024
 """Maximum bytes of a plain response, or of one event; above it the tokens stay unknown."""
 
 
-class TokenCounter:
+class TokenCounter(msgspec.Struct, eq=False, gc=False):
     """The core's own observer of one response, whose tokens a plugin wants counted: a Gatherer.
 
     `stream`: the response is an event stream. It is `closed` to the rest of one that is too large.
     """
 
-    __slots__ = (
-        "_count",
-        "_splitter",
-        "_stream",
-        "_told",
-        "chunks",
-        "closed",
-        "room",
-    )
+    stream: bool
+    chunks: list[bytes] = []
+    room: int = MAX_UNPARSED_BYTES
+    closed: bool = False
+    _count: Count | None = None
+    _splitter: Splitter | None = None
+    _told: WireUsage | None = None
 
-    times: list[float] | None = None
-
-    def __init__(self, *, stream: bool) -> None:
-        self._stream = stream
-        self.closed = False
-        self.chunks: list[bytes] = []
-        self.room = MAX_UNPARSED_BYTES
-        self._count: Count | None = None
-        self._splitter: Splitter | None = None
-        self._told: WireUsage | None = None
+    times: ClassVar[list[float] | None] = None
 
     def add(self, chunk: bytes) -> None:
         if self.closed:
@@ -62,7 +54,7 @@ class TokenCounter:
     @property
     def so_far(self) -> int:
         """Approximate tokens so far: the counted ones, plus one for each chunk since."""
-        if not self._stream:
+        if not self.stream:
             return 0
         return len(self.chunks) + (0 if self._count is None else self._count.completion)
 
@@ -74,35 +66,28 @@ class TokenCounter:
         if self.closed:
             return None
         chunks = self.chunks
-        plain = self._count is None and chunks and chunks[0][:1] == b"{"
-        if plain or not self._stream:  # no event begins so, whatever the content type
-            return self._of_answer(request)
-        return self._of_stream(request)
+        # No event begins with a brace, whatever the content type.
+        if self.stream and not (self._count is None and chunks and chunks[0][:1] == b"{"):
+            return self._of_stream(request)
+        body, self.chunks = b"".join(chunks), []
+        told = read_usage(body)
+        if told is None:
+            return None
+        return told.read() if _is_certain(told, request) else _of_answer(told, body, request)
 
     def _make_room(self) -> None:
-        if self._stream:
+        if self.stream:
             self._count_events(self._events())
         elif MAX_UNPARSED_BYTES - self.room > MAX_PARSED_BYTES:
             self.closed = True
             self.chunks = []
-
-    def _of_answer(self, request: Body) -> Usage | None:
-        body, self.chunks = b"".join(self.chunks), []
-        told = read_usage(body)
-        if told is None:
-            return None
-        if not _is_doubtful(told, request):
-            return told.read()
-        count = Count()
-        count.add_answer(body)
-        return _settled(told, count, request)
 
     def _of_stream(self, request: Body) -> Usage:
         line = _last_usage_line(self.chunks)
         told = read_usage(line) if line else None
         if told is not None and told.prompt_tokens is not None:  # most streams end with the whole
             self._told = told
-            if not _is_doubtful(told, request):
+            if _is_certain(told, request):
                 return told.read()
         events = self._events()
         if self._splitter is not None:
@@ -132,27 +117,24 @@ class TokenCounter:
             return []
 
 
-def counter_of(status: int, headers: Headers, *, events: bool) -> TokenCounter | None:
-    """Return the counter of a response with this head; None if it has no tokens to count.
-
-    `events`: it is an event stream.
-    """
-    if not 200 <= status < 300 or not is_plain(headers):
-        return None
-    return TokenCounter(stream=events)
+def _of_answer(told: WireUsage, body: bytes, request: Body) -> Usage:
+    count = Count()
+    count.add_answer(body)
+    return _settled(told, count, request)
 
 
-def _is_doubtful(told: WireUsage, request: Body) -> bool:
-    """Whether the response has to be counted too: a count is not told, or is that of one choice.
+def _is_certain(told: WireUsage, request: Body) -> bool:
+    """Whether the response need not be counted too: both counts are told, and not of one choice.
 
     With `echo`, the logprobs are the prompt's too, so that the engine's count is the better one.
     """
+    both = (told.prompt_tokens and told.completion_tokens) or (told.prompt and told.completion)
+    if both and not request.may_have_several:
+        return True
     data = request.data or b""
-    if not (told.prompt_tokens and told.completion_tokens) and not (
-        told.prompt and told.completion
-    ):
-        return not (told.prompt and told.completion == 0 and echoes(data))
-    return request.may_have_several and has_several(data) and not echoes(data)
+    if not both:
+        return bool(told.prompt and told.completion == 0 and echoes(data))
+    return not has_several(data) or echoes(data)
 
 
 def _settled(told: WireUsage | None, count: Count, request: Body) -> Usage:

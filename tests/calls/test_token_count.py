@@ -14,7 +14,7 @@ from support.records.worker_answers import cut, places
 
 from gateway import Call, Usage, hookimpl
 from gateway.calls.observers import Observers
-from gateway.calls.token_count import TokenCounter, counter_of
+from gateway.calls.token_count import TokenCounter
 from gateway.testing import DONE, GatewayFor, make_call, sse
 from gateway.wire.reported.usage import MAX_TOKENS
 
@@ -29,12 +29,13 @@ def counted(
     status: int = 200,
     asked: dict[str, object] | bytes | None = None,
 ) -> Usage | None:
-    counter = counter_of(status, headers, events=headers == EVENTS)
-    if counter is None:
-        return None
+    call = make_call(asked)
+    observers = Observers((), _fail, call.outcome, call.id, counts_tokens=True)
+    observers.notify_started(status, headers, events=headers == EVENTS)
     for chunk in chunks:
-        counter.add(chunk)
-    return counter.usage(make_call(asked).body)
+        observers.feed(chunk)
+    observers.notify_finished(call.body)
+    return call.outcome.usage
 
 
 def is_stream(exchange: RecordedExchange) -> bool:

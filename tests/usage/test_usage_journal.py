@@ -26,6 +26,7 @@ from gateway_plugins.usage.journal.file import (
     Ended,
     Journal,
     Noted,
+    Slot,
     read,
     try_lock,
 )
@@ -56,7 +57,7 @@ CHAT = "/v1/chat/completions"
 CALL = Noted(bytes(range(16)), 1_795_262_400.5, "ada", "sim", "eval", "w0", 12, 34)
 
 
-def begin(journal: Journal, call: Noted = CALL) -> int:
+def begin(journal: Journal, call: Noted = CALL) -> Slot:
     """With what is known from the beginning."""
     slot = journal.begin(call.id, call.time, call.prompt_tokens, call.key, call.model, call.source)
     assert slot is not None
@@ -269,7 +270,7 @@ def as_written(call: Noted, *, is_noted: bool) -> Noted:
 
 def play(journal: Journal, steps: Sequence[tuple[str, Noted]]) -> list[Noted]:
     """What is in flight after these steps."""
-    underway: list[tuple[int, Noted, bool]] = []
+    underway: list[tuple[Slot, Noted, bool]] = []
     for what, call in steps:
         if what == "begin":
             underway.append((begin(journal, call), call, False))

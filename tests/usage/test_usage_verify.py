@@ -142,13 +142,14 @@ def test_usage_verify_reports_calls_that_only_the_journal_of_a_dead_gateway_has(
 ) -> None:
     shutil.copy(all_kinds, usage.path)
     journal = Journal(usage.path, 10)
-    journal.begin(b"\1" * 16, 1e9, 5, "ada", "sim", "realtime")
+    slot = journal.begin(b"\1" * 16, 1e9, 5, "ada", "sim", "realtime")
+    assert slot is not None
     status, out, err = usage("verify")
     assert (status, out) == (0, "")
     assert err.endswith("; 1 calls in flight\n")
     [path] = usage.path.parent.glob("*-calls-*")
     content = path.read_bytes()
-    journal.end(1)
+    journal.end(slot)
     journal.close()
     path.write_bytes(content)
     status, out, err = usage("verify")

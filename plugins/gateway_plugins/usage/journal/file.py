@@ -42,6 +42,8 @@ NOTED = struct.Struct("<QBBBQQQ")
 """Completion tokens, length in bytes of the worker's id, and the fields of Ended."""
 
 SUM = struct.Struct("<I")
+_pack_begun = struct.Struct("<16sdQ").pack  # as BEGUN, whose lengths are kept with the names
+_pack_noted = NOTED.pack
 IN_FLIGHT, FREE = 1, 0
 NOTED_AT = 368
 NAMES_AT = 1 + SUM.size + BEGUN.size
@@ -100,6 +102,17 @@ class _Later(TypedDict, total=False):
     ended: Ended
 
 
+class Slot:
+    """The place of one call, at the byte `at` of a mapped `step`; `begun` is its first CRC-32."""
+
+    __slots__ = ("at", "begun", "step")
+
+    def __init__(self, step: mmap.mmap, at: int) -> None:
+        self.step = step
+        self.at = at
+        self.begun = 0
+
+
 class Journal:
     """This process's journal beside `database`, for at most `most` calls at a time.
 
@@ -109,9 +122,8 @@ class Journal:
     def __init__(self, database: Path, most: int) -> None:
         self._path, self._fd = _created(database)
         self._most = most
-        self._steps: list[mmap.mmap] = []
-        self._free: list[int] = []
-        self._sums: list[int] = []
+        self._steps = 0
+        self._free: list[Slot] = []
         self._count = 0
         self._closing = False
         try:
@@ -122,38 +134,38 @@ class Journal:
 
     def begin(
         self, call_id: bytes, time: float, prompt: int, key: str, model: str, source: str
-    ) -> int | None:
+    ) -> Slot | None:
         """Return a new slot for the call; None if no slot is left, and after `close`.
 
         A key is cut to MAX_KEY_BYTES bytes; a model whose name is too long for the remaining space
         becomes OTHER. Raises OSError if the file cannot grow.
         """
-        whose, name, kind, names, size = _encoded(key, model, source)
         if self._closing or not (self._free or self._grow()):
             return None
+        names, size = _encoded(key, model, source)
         slot = self._free.pop()
-        step, at = self._steps[slot // STEP], slot % STEP * SLOT
-        text = BEGUN.pack(call_id, time, prompt, whose, name, kind) + names
-        begun = self._sums[slot] = crc32(text)
-        step[at + 1 : at + size] = SUM.pack(begun) + text
+        step, at = slot.step, slot.at
+        text = _pack_begun(call_id, time, prompt) + names
+        begun = slot.begun = crc32(text)
+        step[at + 1 : at + size] = begun.to_bytes(4, "little") + text
         step[at] = IN_FLIGHT
         return slot
 
-    def note(self, slot: int, worker: str, tokens: int, ended: EndedFields = NOT_ENDED) -> None:
+    def note(self, slot: Slot, worker: str, tokens: int, ended: EndedFields = NOT_ENDED) -> None:
         """Write the call's worker, the completion tokens so far, and how the call `ended`.
 
         A long worker id is cut.
         """
-        step, at = self._steps[slot // STEP], slot % STEP * SLOT
+        at = slot.at
         name, length = _encoded_worker(worker)
-        text = NOTED.pack(tokens, length, *ended) + name
-        text = SUM.pack(crc32(text, self._sums[slot])) + text
-        step[at + NOTED_AT : at + WORKER_AT + length] = text
+        text = _pack_noted(tokens, length, *ended) + name
+        told = crc32(text, slot.begun).to_bytes(4, "little")
+        slot.step[at + NOTED_AT : at + WORKER_AT + length] = told + text
 
-    def end(self, *slots: int) -> None:
+    def end(self, *slots: Slot) -> None:
         """Free the slots: the rows of their calls are committed, or known to be lost."""
         for slot in slots:
-            self._steps[slot // STEP][slot % STEP * SLOT] = FREE
+            slot.step[slot.at] = FREE
         self._free.extend(slots)
         if self._closing:
             self._remove_when_empty()
@@ -168,14 +180,14 @@ class Journal:
         """Add slots; return False if there are `most` already. Raises OSError."""
         if self._count >= self._most:
             return False
-        first = len(self._steps) * STEP
+        first = self._steps * STEP
         # Writing to a mapped page for which the disk has no room would kill the process.
         os.posix_fallocate(self._fd, first * SLOT, STEP * SLOT)
-        self._steps.append(mmap.mmap(self._fd, STEP * SLOT, offset=first * SLOT))
-        slots = range(max(first, 1), min(first + STEP, self._most + 1))
-        self._free.extend(reversed(slots))
-        self._sums.extend([0] * STEP)
-        self._count += len(slots)
+        step = mmap.mmap(self._fd, STEP * SLOT, offset=first * SLOT)
+        self._steps += 1
+        places = range(max(first, 1), min(first + STEP, self._most + 1))
+        self._free.extend(Slot(step, place % STEP * SLOT) for place in reversed(places))
+        self._count += len(places)
         return True
 
     def _remove_when_empty(self) -> None:
@@ -215,17 +227,18 @@ def try_lock(path: Path, fd: int) -> bool:
 
 
 @lru_cache(maxsize=NAMES_KNOWN)
-def _encoded(key: str, model: str, source: str) -> tuple[int, int, int, bytes, int]:
+def _encoded(key: str, model: str, source: str) -> tuple[bytes, int]:
     """Cut names that are too long.
 
-    Returns the length of each in bytes, then all bytes, then where they end in a slot.
+    Returns the length of each in bytes, with all their bytes, and where these end in a slot.
     """
     whose, kind = key.encode(errors="replace")[:MAX_KEY_BYTES], source.encode()
     name = model.encode(errors="replace")
     if len(name) > min(NOTED_AT - NAMES_AT - len(whose) - len(kind), MAX_NAME_BYTES):
         name = OTHER.encode()
+    lengths = bytes((len(whose), len(name), len(kind)))
     names = whose + name + kind
-    return len(whose), len(name), len(kind), names, NAMES_AT + len(names)
+    return lengths + names, NAMES_AT + len(names)
 
 
 @lru_cache(maxsize=NAMES_KNOWN)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway import Call, Host
-from gateway_plugins.usage.journal.file import Journal
+from gateway_plugins.usage.journal.file import Journal, Slot
 from gateway_plugins.usage.ledger.row import MAX_NAME, Row
 
 log = logging.getLogger("gateway.usage")
@@ -16,7 +16,7 @@ INTERVAL = 0.1
 """Seconds between two updates of the journal."""
 
 
-class Underway(msgspec.Struct, eq=False):
+class Underway(msgspec.Struct, eq=False, gc=False):
     """A call that is counted for `key`, with its slot, and the state last written to that slot.
 
     `id` is that of its trace; `slot` is None if the journal had no room.
@@ -25,7 +25,7 @@ class Underway(msgspec.Struct, eq=False):
     call: Call
     id: bytes
     key: str
-    slot: int | None
+    slot: Slot | None
     worker: str = ""
     tokens: int = 0
 
@@ -41,46 +41,48 @@ class Flight:
         self.unnoted = 0
         self.underway: dict[Call, Underway] = {}
         self._journal = journal
-        self._slots: dict[bytes, int] = {}
+        self._slots: dict[bytes, Slot] = {}
         self._has_warned = False
 
     def begin(self, call: Call, key: str) -> None:
         """Journal a call, before it may be sent to a worker."""
         call_id, model = bytes.fromhex(call.trace_id), (call.model or "")[:MAX_NAME]
         prompt = call.body.prompt_estimate
-        try:
-            slot = self._journal.begin(call_id, call.created, prompt, key, model, call.source)
-        except OSError as error:
-            slot = self._warn(error)
-        if slot is None:
-            self.unnoted += 1
-        else:
-            self._slots[call_id] = slot
+        slot = self._taken(call_id, call.created, prompt, key, model, call.source)
         self.underway[call] = Underway(call, call_id, key, slot)
 
-    def keep(self, row: Row, slot: int | None) -> bool:
+    def keep(self, row: Row, slot: Slot | None) -> bool:
         """Write how the call ended to its slot; return False if there is no slot for it.
 
         If True, the row survives the process, so nothing has to wait until the row is stored.
         """
         if slot is None:  # the call was rejected before it got a slot
-            slot = self._taken(row)
+            slot = self._taken(row.id, row.time, 0, row.key, row.model, row.source)
             if slot is None:
                 return False
-        used = row.prompt_tokens, row.cached_tokens, row.reasoning_tokens
-        ended = (row.outcome, row.counted | row.unread << 1, *used)
+        ended = (
+            row.outcome,
+            row.counted | row.unread << 1,
+            row.prompt_tokens,
+            row.cached_tokens,
+            row.reasoning_tokens,
+        )
         self._journal.note(slot, row.worker, row.completion_tokens, ended)
         return True
 
-    def _taken(self, row: Row) -> int | None:
+    def _taken(
+        self, call_id: bytes, time: float, prompt: int, key: str, model: str, source: str
+    ) -> Slot | None:
+        """Return a slot of the journal for the call, None if it has no room."""
         try:
-            slot = self._journal.begin(row.id, row.time, 0, row.key, row.model, row.source)
+            slot = self._journal.begin(call_id, time, prompt, key, model, source)
         except OSError as error:
-            slot = self._warn(error)
+            self._warn(error)
+            slot = None
         if slot is None:
             self.unnoted += 1
         else:
-            self._slots[row.id] = slot
+            self._slots[call_id] = slot
         return slot
 
     def ended(self, call_ids: Iterable[bytes]) -> None:
@@ -111,12 +113,11 @@ class Flight:
         """Close the journal; its file is removed once no call is in it."""
         self._journal.close()
 
-    def _warn(self, error: OSError) -> int | None:
-        """Log the first error of a journal that has no slot; return None in place of the slot."""
+    def _warn(self, error: OSError) -> None:
+        """Log the first error of a journal that cannot grow."""
         if not self._has_warned:
             log.warning("the journal of calls in flight cannot grow, they go on: %s", error)
             self._has_warned = True
-        return None
 
 
 def begun(gateway: Host) -> Flight | None:
