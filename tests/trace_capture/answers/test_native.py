@@ -180,6 +180,44 @@ def test_the_kernel_gives_choices_of_a_chat_one_prompt() -> None:
     assert other.prompt_token_ids == [1, 2]
 
 
+BEGINNING = b'{"id":"c","model":"m","choices":['
+CHOICE = b'{"index":0,"delta":{"content":"a"},"finish_reason":null}'
+
+
+@pytest.mark.parametrize(
+    ("later", "is_taken"),
+    [
+        (BEGINNING + CHOICE + b"]}", True),
+        (BEGINNING + CHOICE + b'],"id":"c"}', False),
+        (BEGINNING + CHOICE + b'],"choices":[]}', False),
+        (BEGINNING + CHOICE + b'],"usage":{"completion_tokens":2}}', True),
+        (BEGINNING + CHOICE + b'],"created":1}', True),
+        (BEGINNING + b"]}", True),
+        (BEGINNING, False),
+        (BEGINNING.replace(b"id", b"object") + CHOICE + b"]}", True),
+        (b'{"model":"n","id":"d","choices":[' + CHOICE + b"]}", True),
+        (b'{"choices":[' + CHOICE + b'],"model":"n","id":"d"}', True),
+        (b'{"choices":[{"finish_reason":"stop","delta":{},"index":0}]}', True),
+        (b'{"choices":[{"delta":{"content":"b"},"index":0,"delta":{}}]}', False),
+    ],
+)
+def test_the_kernel_reads_events_that_begin_as_others_or_in_another_order(
+    later: bytes, is_taken: bool
+) -> None:
+    first = BEGINNING + CHOICE + b"]}"
+    events = [first, first, later, first, later, first]
+    body = b"".join(b"data: %b\n\n" % event for event in events)
+    assert is_read(Sent(CHAT, body, streamed=True), native()) == is_taken
+
+
+def test_the_kernel_heeds_a_prompt_in_events_that_begin_alike() -> None:
+    """An event with a prompt counts for what follows it, even if that is an empty text."""
+    begun = BEGINNING.replace(b'"choices"', b'"prompt_token_ids":[1],"choices"') + CHOICE
+    events = [begun + b'],"service_tier":"x"}', begun + b'],"service_tier":""}']
+    body = b"".join(b"data: %b\n\n" % event for event in events)
+    assert is_read(Sent(CHAT, body, streamed=True), native())
+
+
 def stream_of(*fragments: Any) -> bytes:
     """A stream of a chat with tool calls, each fragment in an event of its own."""
     deltas = [{"role": "assistant", "tool_calls": None}, *({"tool_calls": [f]} for f in fragments)]

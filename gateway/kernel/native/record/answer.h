@@ -55,6 +55,7 @@ typedef struct {
     Choice *choices;
     size_t count, room;
     Out scratch, pieces, inner, work; /* for the time of one value */
+    Order event_order, chunk_order, delta_order; /* of a stream only */
 } Answer;
 
 bool read_plain(Answer *answer, Slice body);

@@ -11,14 +11,24 @@ typedef struct {
 
 #define FIELD(name) {"\"" name "\":", sizeof(name) - 1}
 
+#define MAX_FIELDS 16
+
+/* The order of the fields in the objects so far, zeroed at first: for each field and, at 0, for the
+ * beginning, one more than the number of the field that came next; 0 if it is unknown. */
+typedef struct {
+    uint8_t after[MAX_FIELDS + 1];
+} Order;
+
 typedef struct {
     const Field *fields;
-    unsigned count, expected;
+    unsigned count, last; /* one more than the number of the latest field */
     uint32_t seen;
     bool first;
+    Order *order; /* of the objects of this kind, or NULL: as in the table */
 } Fields;
 
-#define FIELDS(table) {table, sizeof(table) / sizeof(table[0]), 0, 0, true}
+#define FIELDS(table) FIELDS_IN_ORDER(table, NULL)
+#define FIELDS_IN_ORDER(table, order) {table, sizeof(table) / sizeof(table[0]), 0, 0, true, order}
 
 enum { NO_FIELD = -1, NOT_SURE = -2 };
 

@@ -67,9 +67,10 @@ static bool take_fragments(ToolCalls *calls, Reader *reader, Out *scratch)
     }
 }
 
-static bool take_delta(Choice *choice, Reader *reader, Out *scratch)
+static bool take_delta(Answer *answer, Choice *choice, Reader *reader)
 {
-    Fields fields = FIELDS(DELTA);
+    Fields fields = FIELDS_IN_ORDER(DELTA, &answer->delta_order);
+    Out *scratch = &answer->scratch;
     if (!take_byte(reader, '{'))
         return false;
     for (int field; (field = next_field(&fields, reader)) != NO_FIELD;) {
@@ -173,7 +174,7 @@ static bool take_chunk_field(Answer *answer, Choice *choice, Reader *reader, int
     case INDEX: return take_id(reader, &index);
     case SAID:
         if (answer->chat)
-            return take_delta(choice, reader, &answer->scratch);
+            return take_delta(answer, choice, reader);
         return is_null ? take_null(reader) : append_escaped(reader, &choice->said[0]);
     case TOKEN_IDS:
         if (!(is_null ? take_null(reader) : take_ids(reader, &choice->ids, &mark)))
@@ -210,7 +211,8 @@ static bool take_chunk_field(Answer *answer, Choice *choice, Reader *reader, int
 
 bool take_chunk(Answer *answer, Reader *reader)
 {
-    Fields chat = FIELDS(CHAT_CHUNK), completion = FIELDS(COMPLETION_CHUNK);
+    Fields chat = FIELDS_IN_ORDER(CHAT_CHUNK, &answer->chunk_order);
+    Fields completion = FIELDS_IN_ORDER(COMPLETION_CHUNK, &answer->chunk_order);
     Fields *fields = answer->chat ? &chat : &completion;
     Piece ends[4] = {{0, 0}};
     Out *work = &answer->work;

@@ -65,19 +65,48 @@ static bool keep_outside(Outside *outside, const Out *pieces, const Piece *place
     return true;
 }
 
+/* Whether an event begins as an earlier one did: passes that by, up to the value of its choices. */
+static bool is_alike(const Outside *outside, Fields *fields, Reader *reader)
+{
+    Slice before = outside->before;
+    if (before.size == 0 || (size_t)(reader->end - reader->at) < before.size ||
+        memcmp(reader->at, before.data, before.size) != 0)
+        return false;
+    reader->at += before.size;
+    fields->seen = outside->seen;
+    fields->last = CHOICES + 1;
+    fields->first = false;
+    return true;
+}
+
+static void keep_beginning(Outside *outside, const Fields *fields, const uint8_t *from,
+                           const uint8_t *at)
+{
+    if (fields->seen >> (MODEL + 1) == UINT32_C(1) << (CHOICES - MODEL - 1)) {
+        outside->before = (Slice){from, (size_t)(at - from)};
+        outside->seen = fields->seen;
+    }
+}
+
 static bool take_event(Answer *answer, Outside *outside, Reader *reader, bool is_first)
 {
-    Fields fields = FIELDS(EVENT);
+    Fields fields = FIELDS_IN_ORDER(EVENT, &answer->event_order);
+    const uint8_t *from = reader->at;
     Piece places[EVENT_FIELDS] = {{0, 0}};
     Mark prompt = UNSET;
     Out *pieces = &answer->pieces;
     pieces->size = 0;
-    if (!take_byte(reader, '{'))
+    if (is_alike(outside, &fields, reader)) {
+        if (!take_chunks(answer, reader))
+            return false;
+    } else if (!take_byte(reader, '{')) {
         return false;
+    }
     for (int field; (field = next_field(&fields, reader)) != NO_FIELD;) {
         if (field == NOT_SURE)
             return false;
         if (field == CHOICES) {
+            keep_beginning(outside, &fields, from, reader->at);
             if (!take_chunks(answer, reader))
                 return false;
             continue;
@@ -87,10 +116,10 @@ static bool take_event(Answer *answer, Outside *outside, Reader *reader, bool is
                 return false;
             continue;
         }
-        size_t from = pieces->size;
+        size_t begun = pieces->size;
         if (!copy_event_field(reader, field, pieces))
             return false;
-        places[field] = (Piece){from, pieces->size - from};
+        places[field] = (Piece){begun, pieces->size - begun};
     }
     bool marked = prompt == FULL;
     for (int field = USAGE; field <= SERVICE_TIER; field++)
@@ -147,7 +176,7 @@ static bool next_data(Reader *body, Slice *data)
 
 bool read_events(Answer *answer, Slice body)
 {
-    Outside outside = {{{NULL, 0, 0}}};
+    Outside outside = {{{NULL, 0, 0}}, {NULL, 0}, 0};
     Reader reader = {body.data, body.data + body.size};
     bool sure = body.size && memchr(body.data, '\r', body.size) == NULL, first = true;
     Slice data;

@@ -28,9 +28,14 @@ enum { ID, OBJECT, CREATED, MODEL, USAGE, PROMPT_TEXT, SYSTEM_FINGERPRINT, SERVI
 
 extern const Field EVENT[EVENT_FIELDS];
 
-/* What the skeleton has of the events: FIRST of the first one, LAST of the last that has one. */
+/* What the skeleton has of the events: FIRST of the first one, LAST of the last that has one.
+ *
+ * `before`: how an event begins, up to the value of its choices, if it has nothing there that the
+ * skeleton takes of a later event than the first; `seen` are the fields in it. */
 typedef struct {
     Out fields[EVENT_FIELDS];
+    Slice before;
+    uint32_t seen;
 } Outside;
 
 /* Reads a chunk into its choice, which is made if it is the first one. */
