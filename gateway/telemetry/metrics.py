@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from operator import add
 from typing import Literal
 
 import msgspec
@@ -32,7 +33,7 @@ class Histogram:
 
     def merge(self, other: "Histogram") -> None:
         """Add all of `other`, which has the same bounds."""
-        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.counts = list(map(add, self.counts, other.counts))
         self.sum += other.sum
 
     def copy(self) -> "Histogram":

@@ -120,8 +120,7 @@ class Metrics:
     def call_finished(self, call: Call, outcome: Outcome) -> None:
         attempts, model = call.attempts, call.model
         key = call.path, model, attempts[-1].worker.id if attempts else ""
-        known = self._known
-        way = known[key] if key in known else self._way(key, outcome)
+        way = self._known.get(key) or self._way(key, outcome)
         way.add(call, outcome, call.state.get(WATCH))
         if attempts and attempts[0] is not attempts[-1]:
             self._tally.add_retries(call)
