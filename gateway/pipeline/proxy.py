@@ -196,7 +196,8 @@ class Proxy:
         own = () if call.dialect is not None else learners(call, self._workers)
         if own or chains.observe or call.counts_tokens:
             exchange.observe(chains.observers(call, *own))
-        return await chains.first_answer(call) if chains.handle else None
+        answer = chains.first_answer(call) if chains.handle else None
+        return await answer if isinstance(answer, CoroutineType) else answer
 
     async def _forward(self, exchange: Exchange) -> bytes:
         """Try workers until one has responded or the call may not be retried."""

@@ -98,9 +98,9 @@ class Chains(msgspec.Struct, frozen=True):
         """Raises CallError if a hook rejects the call or fails."""
         return _all("prepare", self.prepare, _reject, call)
 
-    async def first_answer(self, call: Call) -> Answer | None:
-        answer: Answer | None = _first("handle", self.handle, call)
-        return await answer if isinstance(answer, CoroutineType) else answer
+    def first_answer(self, call: Call) -> "Answer | CoroutineType[Any, Any, Answer | None] | None":
+        """Return the answer of a hook, or a coroutine if a hook has to wait."""
+        return _first("handle", self.handle, call)  # type: ignore[no-any-return]
 
     def filtered_workers(
         self, call: Call, workers: Sequence[Worker]
