@@ -152,7 +152,7 @@ class Call:
         self._json: dict[str, Any] | None = None
         self._head: RequestHead | None = None
         self._added: Mapping[str, object] | None = None
-        self._wanted: set[Injection] | None = None
+        self._wanted: frozenset[Injection] | None = None
 
     def header(self, name: str) -> str | None:
         """Return the first value of a request header, or None. `name` is case-insensitive."""
@@ -325,7 +325,8 @@ class Call:
             return NO_WAIT  # a plain response always has it
         if self._json is None:
             self._parse()
-        self._wanted = {*(self._wanted or ()), *wanted}
+        injections = frozenset(wanted)
+        self._wanted = injections if self._wanted is None else self._wanted | injections
         return NO_WAIT
 
     async def _read_and_inject(self, wanted: tuple[Injection, ...]) -> None:

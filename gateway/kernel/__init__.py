@@ -35,9 +35,9 @@ from gateway.kernel.interface import Functions
 
 VARIABLE = "GATEWAY_KERNEL"
 
-PARTS = ("record", "stream", "plain")
+PARTS = ("record", "stream", "plain", "request")
 """What a kernel does: a record of an answer; the path of a stream's events; plain answers without
-what was injected."""
+what was injected; requests with what is injected."""
 
 Name = Literal["native", "python"]
 

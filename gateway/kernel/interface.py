@@ -83,6 +83,12 @@ class Functions(Protocol):
     def strip_answer(self, body: bytes, ids: bool, logprobs: bool, /) -> bytes | None:
         """Return a whole plain answer without injected ids and logprobs, `body` if it has none."""
 
+    def append_members(self, body: bytes, members: bytes, /) -> bytes | None:
+        """Return `body`, JSON, with members that it does not have: `,"n":1,"stream":true`.
+
+        No space is left around its members.
+        """
+
     def cut(
         self,
         before: bytes,

@@ -17,6 +17,12 @@ def strip_answer(body: bytes, ids: bool, logprobs: bool, /) -> bytes | None:
     return None
 
 
+def append_members(body: bytes, members: bytes, /) -> bytes | None:
+    """`gateway.wire.injection.rewrite` sets members of a body."""
+    del body, members
+    return None
+
+
 def cut(*_: object, **__: object) -> None:
     """`gateway.wire.stripping.fast_strip.Frame` strips events."""
 

@@ -3,13 +3,13 @@
 Plugins see the Call; the pipeline takes its Exchange.
 """
 
-from gateway.calls.call import Call
+from gateway.calls.call import NOTHING, Call
 from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Attempt
 from gateway.calls.state import State
 from gateway.errors import CallError
 from gateway.plugins.chains import Chains
-from gateway.wire.injection import Stripper, inject, rewrite
+from gateway.wire.injection import Stripper, add, inject, rewrite
 
 
 class Exchange:
@@ -55,15 +55,19 @@ class Exchange:
         Sets `stripper` and `call.injected` for this attempt. None if the body has not been read.
         """
         call = self.call
-        if call.body.data is None or not (call.overwritten or call._wanted):
-            return call.body.data
-        changes = dict(call.overwritten)
-        if call._wanted and call.dialect is not None:
-            asked = {**(call._json or {}), **changes}
-            refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name, asked)
-            call._added, self.stripper = inject(call.dialect, asked, call._wanted - refused)
-            changes.update(call._added)
-        return rewrite(call.body.data, changes) if changes else call.body.data
+        data = call.body.data
+        if data is None or not (call.overwritten or call._wanted):
+            return data
+        if call.dialect is None or not call._wanted:
+            return rewrite(data, call.overwritten)
+        asked = self.asked() if call.overwritten else call._json or NOTHING
+        refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name, asked)
+        wanted = call._wanted - refused if refused else call._wanted
+        found, self.stripper = inject(call.dialect, asked, wanted)
+        call._added = found.changes
+        if call.overwritten:
+            return rewrite(data, {**call.overwritten, **found.changes})
+        return add(data, found, self.chains.kernel)
 
     def release(self) -> None:
         """Release the objects that plugins attached to the call, once it is over.

@@ -1,7 +1,7 @@
 """The keys that injections set in the body of a request.
 
-Most bodies have none of the keys that decide about injections: they get what a body without any key
-gets, which is known beforehand.
+Most bodies have none of the keys that decide about injections, but for `stream`: they get what a
+body without any other key gets, which is known beforehand.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -20,19 +20,23 @@ INJECTIONS: tuple[Injection, ...] = get_args(Injection)
 class Injected(msgspec.Struct, frozen=True):
     """What is set in a body, and for which injections.
 
-    `sees_tokens`: the caller requested ids or logprobs itself.
+    `sees_tokens`: the caller requested ids or logprobs itself. `added` is the text of the changes
+    as members after those of the body, if it certainly has none of their keys; else b"".
     """
 
     changes: Mapping[str, object]
     injected: frozenset[Injection]
     sees_tokens: bool
+    added: bytes = b""
 
 
 def injected_into(
     dialect: Dialect, body: Mapping[str, object], wanted: Collection[Injection]
 ) -> Injected:
     """Return what the wanted injections set in `body`."""
-    keys, found = _into_bare_body(dialect, frozenset(wanted))
+    stream = body.get("stream")
+    known = stream if stream is True or stream is False else None
+    keys, found = _into_bare_body(dialect, frozenset(wanted), known)
     return found if keys.isdisjoint(body) else _injected_into(dialect, body, wanted)
 
 
@@ -51,12 +55,15 @@ def _injected_into(
 
 
 class _BareBody(Mapping[str, object]):
-    """A body without any key, that notes the keys that it is asked for."""
+    """A body with `stream` at most, that notes the other keys that it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: bool | None) -> None:
         self.asked: set[str] = set()
+        self._stream = stream
 
     def __getitem__(self, key: str) -> object:
+        if key == "stream" and self._stream is not None:
+            return self._stream
         self.asked.add(key)
         raise KeyError(key)
 
@@ -69,9 +76,15 @@ class _BareBody(Mapping[str, object]):
 
 @lru_cache(maxsize=64)
 def _into_bare_body(
-    dialect: Dialect, wanted: frozenset[Injection]
+    dialect: Dialect, wanted: frozenset[Injection], stream: bool | None
 ) -> tuple[frozenset[str], Injected]:
-    """Return what is set in a body that has none of these keys, and the keys."""
-    body = _BareBody()
+    """Return what is set in a body that has none of these keys, and the keys.
+
+    `stream` is its value of that key, None if it has no such key.
+    """
+    body = _BareBody(stream)
     found = _injected_into(dialect, body, wanted)
+    if found.changes and body.asked.issuperset(found.changes):
+        added = b"," + msgspec.json.encode(found.changes)[1:-1]
+        found = msgspec.structs.replace(found, added=added)
     return frozenset(body.asked), found

@@ -44,6 +44,7 @@ from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
 from gateway.wire.surrogates import guarded, may_have_half
 
 Injection = injected_keys.Injection
+Injected = injected_keys.Injected
 INJECTIONS = injected_keys.INJECTIONS
 NO_INJECTIONS: frozenset[Injection] = frozenset()
 
@@ -64,18 +65,28 @@ _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def inject(
     dialect: Dialect, body: Mapping[str, object], wanted: Collection[Injection]
-) -> tuple[dict[str, object], "Stripper | None"]:
-    """Return the top-level keys to set in the request `body`, and the Stripper of their effect.
+) -> tuple[Injected, "Stripper | None"]:
+    """Return what to set in the request `body`, and the Stripper of its effect.
 
     Three kinds are not injected: fields that the caller requests itself; fields with an effect that
     cannot be stripped (with `echo`, ids and logprobs change a completion's text); and fields that
-    would make valid a request that the worker rejects as it stands. Returns ({}, None) if none
-    remain.
+    would make valid a request that the worker rejects as it stands. If none remain, nothing is set
+    and there is no Stripper.
     """
     found = injected_keys.injected_into(dialect, body, wanted)
     if not found.injected:
-        return {}, None
-    return dict(found.changes), Stripper(found.injected, drop_empty=not found.sees_tokens)
+        return found, None
+    return found, Stripper(found.injected, drop_empty=not found.sees_tokens)
+
+
+def add(body: bytes, found: Injected, kernel: Kernel) -> bytes:
+    """Return `body`, a JSON object, with what `inject` has found for it."""
+    if found.added:
+        written = kernel.functions.append_members(body, found.added)
+        if written is not None:
+            return written
+        kernel.fallbacks["request"] += 1
+    return rewrite(body, found.changes) if found.changes else body
 
 
 def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:

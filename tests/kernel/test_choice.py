@@ -56,8 +56,8 @@ def test_an_unknown_kernel_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None
 def test_each_kernel_in_use_counts_its_own_fallbacks() -> None:
     one, other = kernel.active(), kernel.active()
     one.fallbacks["stream"] += 1
-    assert one.fallbacks == {"record": 0, "stream": 1, "plain": 0}
-    assert other.fallbacks == {"record": 0, "stream": 0, "plain": 0}
+    assert one.fallbacks == {"record": 0, "stream": 1, "plain": 0, "request": 0}
+    assert other.fallbacks == {"record": 0, "stream": 0, "plain": 0, "request": 0}
 
 
 def test_the_kernel_that_runs_was_built_from_these_sources(monkeypatch: pytest.MonkeyPatch) -> None:

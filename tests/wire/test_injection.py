@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from support.records.vllm_recordings import RecordedExchange, load
 
 from gateway.errors import InvalidJSON
+from gateway.kernel import active
 from gateway.wire.apis.openai import CHAT, COMPLETIONS
 from gateway.wire.apis.registry import dialect_of
 from gateway.wire.dialect import Dialect
-from gateway.wire.injection import Injection, Stripper, inject, rewrite
+from gateway.wire.injection import Injection, Stripper, add, inject, rewrite
 from gateway.wire.sse import Event, Splitter, encode
 
 RECORDED = load()
@@ -70,10 +71,10 @@ def test_strip_leaves_what_vllm_sends_without_injection(
     dialect = dialect_of(less.path)
     assert dialect is not None
 
-    changes, stripper = inject(dialect, request(less), wanted)
+    found, stripper = inject(dialect, request(less), wanted)
 
     assert stripper is not None
-    assert changes.items() <= request(more).items()
+    assert found.changes.items() <= request(more).items()
     assert without_ids(strip_any(stripper, more.body)) == without_ids(less.body)
 
 
@@ -305,11 +306,12 @@ IDS = {"return_token_ids": True}
 def test_inject_adds_only_the_fields_that_the_request_lacks(
     dialect: Dialect, body: dict[str, object], changes: dict[str, object]
 ) -> None:
-    added, stripper = inject(dialect, body, ALL)
+    found, stripper = inject(dialect, body, ALL)
+    nothing, none = inject(dialect, body, ())
 
-    assert added == changes
+    assert found.changes == changes
     assert (stripper is None) == (not changes)
-    assert inject(dialect, body, ()) == ({}, None)
+    assert (nothing.changes, none) == ({}, None)
 
 
 @pytest.mark.parametrize("dialect", [CHAT, COMPLETIONS], ids=lambda dialect: dialect.name)
@@ -330,9 +332,9 @@ def test_inject_adds_only_the_fields_that_the_request_lacks(
 def test_inject_merges_usage_into_the_caller_s_stream_options(
     dialect: Dialect, options: object, sent: object
 ) -> None:
-    changes, _ = inject(dialect, {"stream": True, "stream_options": options}, {"usage"})
+    found, _ = inject(dialect, {"stream": True, "stream_options": options}, {"usage"})
 
-    assert changes.get("stream_options") == sent
+    assert found.changes.get("stream_options") == sent
 
 
 def test_rewrite_keeps_the_bytes_of_other_values() -> None:
@@ -396,11 +398,11 @@ def test_strip_restores_the_response_of_a_live_vllm(
         prompt = {"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}
         body = {"model": model, "max_tokens": 8, "temperature": 0, **prompt, **more, **stream}
         raw = msgspec.json.encode(body)
-        changes, stripper = inject(dialect, body, ALL)
+        found, stripper = inject(dialect, body, ALL)
 
         for _ in range(5):  # vLLM may send two tokens in one event when it is busy
             expected = worker.post(f"/v1/{path}", content=raw).content
-            answer = worker.post(f"/v1/{path}", content=rewrite(raw, changes)).content
+            answer = worker.post(f"/v1/{path}", content=add(raw, found, active())).content
             if stripper is not None:
                 answer = strip_any(stripper, answer)
             if _by_choice(answer) == _by_choice(expected):

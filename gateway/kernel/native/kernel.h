@@ -25,7 +25,8 @@ typedef struct {
 /* 0, or -1 with an exception set. */
 int stream_add(PyObject *module, StreamState *state);
 int record_add(PyObject *module);
-int stripping_add(PyObject *module);
+int strip_add(PyObject *module);
+int append_add(PyObject *module);
 
 /* For the garbage collector: what the state refers to. */
 int stream_traverse(StreamState *state, visitproc visit, void *arg);

@@ -21,7 +21,9 @@ static int add_all(PyObject *module)
         return -1;
     if (record_add(module) < 0)
         return -1;
-    return stripping_add(module);
+    if (strip_add(module) < 0)
+        return -1;
+    return append_add(module);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)

@@ -1,11 +1,9 @@
 /* Takes injected fields out of a whole plain answer: what `gateway.wire.injection.Stripper.plain` is
  * in Python.
  *
- * The members of the answer and of its choices are found as `stripping/json_text.py` finds them in
- * text that is only roughly JSON: a value ends where its brackets are closed, whatever is in them.
- * Text whose members end in any other way is left, and so is each answer of which the fields might
- * have to go rather than become null: see `stripping/unasked.py`. */
-#include "json/json.h"
+ * The answer may be only roughly JSON. Text whose members end in any other way is left, and so is each
+ * answer of which the fields might have to go rather than become null: see `stripping/unasked.py`. */
+#include "members.h"
 
 /* What is to be taken out, and the answer without what has been taken out up to `from`. */
 typedef struct {
@@ -16,81 +14,6 @@ typedef struct {
 
 /* Fields of an answer or of a choice that decide, as bits. */
 enum { CHOICES = 1, PROMPT_IDS = 2, IDS = 4, LOGPROBS = 8, SAID = 16, FINISHED = 32, HOME = 64 };
-
-static const uint8_t *string_end(const uint8_t *at, const uint8_t *end)
-{
-    while (at < end) {
-        uint8_t one = *at++;
-        if (one == '"')
-            return at;
-        if (one == '\\' && at++ == end)
-            return NULL;
-    }
-    return NULL;
-}
-
-static bool is_of_word(uint8_t one)
-{
-    return is_digit(one) || (one >= 'A' && one <= 'Z') || (one >= 'a' && one <= 'z') ||
-           one == '-' || one == '+' || one == '.';
-}
-
-static const uint8_t *word_end(const uint8_t *at, const uint8_t *end)
-{
-    const uint8_t *from = at;
-    while (at < end && is_of_word(*at))
-        at++;
-    return at > from ? at : NULL;
-}
-
-/* `at` is at the first bracket. */
-static const uint8_t *brackets_end(const uint8_t *at, const uint8_t *end)
-{
-    size_t open = 0;
-    while (at < end) {
-        uint8_t one = *at++;
-        if (one == '"') {
-            at = string_end(at, end);
-            if (at == NULL)
-                return NULL;
-        } else if ((one | 0x20) == '{') {
-            open++;
-        } else if ((one | 0x20) == '}' && --open == 0) {
-            return at;
-        }
-    }
-    return NULL;
-}
-
-/* The reader stands at a value. */
-static bool pass_value(Reader *reader)
-{
-    const uint8_t *at = reader->at, *end = reader->end;
-    switch (peek(reader)) {
-    case 0: return false;
-    case '"': at = string_end(at + 1, end); break;
-    case '{':
-    case '[': at = brackets_end(at, end); break;
-    default: at = word_end(at, end);
-    }
-    if (at == NULL)
-        return false;
-    reader->at = at;
-    return true;
-}
-
-/* A key without escapes, and the colon after it. */
-static bool pass_key(Reader *reader, Slice *key)
-{
-    if (!take_byte(reader, '"'))
-        return false;
-    const uint8_t *from = reader->at, *stop = string_end(from, reader->end);
-    if (stop == NULL || memchr(from, '\\', (size_t)(stop - from)) != NULL)
-        return false;
-    *key = (Slice){from, (size_t)(stop - from) - 1};
-    reader->at = stop;
-    return take_byte(reader, ':') && peek(reader) != 0;
-}
 
 static int field_of_answer(Slice key)
 {
@@ -230,7 +153,7 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-int stripping_add(PyObject *module)
+int strip_add(PyObject *module)
 {
     return PyModule_AddFunctions(module, functions);
 }
