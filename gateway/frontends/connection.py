@@ -26,6 +26,8 @@ from gateway.errors import CallError, HeaderTimeout, InvalidHTTP, NotSupported, 
 from gateway.frontends.quiet_timer import QuietTimer
 from gateway.frontends.refusals import NO_TUNNEL, USUAL, closing_response, refused
 from gateway.frontends.uvicorn import DirectCaller, scope_of, target_of
+from gateway.kernel import reference
+from gateway.kernel.interface import Functions
 
 _FRAMING = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
@@ -49,11 +51,13 @@ class CallerConnection(HttpToolsProtocol):
     """One caller's connection, with limits on the size of a head and a trailer, and on their time.
 
     `fault` is what the caller did wrong: nothing is read of the connection from then on. `take`
-    returns what carries a request to a worker; if None, a route of the application answers.
+    returns what carries a request to a worker; if None, a route of the application answers. The
+    `functions` of a kernel read what they can; `_between`: llhttp is between two requests.
     """
 
     max_header_bytes = 64 * 1024
     header_timeout = 10.0
+    functions: Functions = reference
     cycle: DirectCaller | None  # type: ignore[assignment]  # it makes no other
 
     def take(self, request: DirectCaller, /) -> Coroutine[Any, Any, None] | None:
@@ -65,6 +69,7 @@ class CallerConnection(HttpToolsProtocol):
         self._head_size = self._beside = self._read = 0
         self._head_open = True
         self._offers_upgrade = False
+        self._between = True
         self._offers: list[tuple[bytes, bytes]] = []
         self._deaf = self._heading = False
         self._quiet = QuietTimer(self.loop, self.timeout_keep_alive_handler)
@@ -92,7 +97,14 @@ class CallerConnection(HttpToolsProtocol):
         if self._deaf:
             self._ignore(len(data))
             return
+        cycle = self.cycle
+        if self._between and (cycle is None or cycle.response_complete):
+            found = self.functions.read_request(data, self.max_header_bytes)
+            if found is not None:
+                self._take_whole(*found)
+                return
         self._read = len(data)
+        self._between = False
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as offer:
@@ -118,6 +130,16 @@ class CallerConnection(HttpToolsProtocol):
             self._beside += len(data)
             if self._beside > self.max_header_bytes:
                 self._refuse(self._too_large("trailer"))
+
+    def _take_whole(
+        self, target: tuple[str, str, bytes], headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        """Begin a request that came in one read, and that llhttp need not see."""
+        self._head_open = self._heading = False
+        self._quiet.ends = None
+        self.cycle = cycle = DirectCaller(self, target, "1.1", headers)
+        cycle.body, cycle.more_body = body, False
+        self._begin(cycle)
 
     # An offer to upgrade
 
@@ -158,7 +180,7 @@ class CallerConnection(HttpToolsProtocol):
         self._uncounted = 0 if self.cycle is None else self._read
         self._head_size = -self._uncounted
         self._head_open = True
-        self._offers_upgrade = False
+        self._offers_upgrade = self._between = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_open:
@@ -203,14 +225,10 @@ class CallerConnection(HttpToolsProtocol):
         parser, before = self.parser, self.cycle
         version = parser.get_http_version()
         self.cycle = cycle = DirectCaller(
-            self,
-            parser.get_method().decode(),
-            target,
-            version,
-            self.headers,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
-            expects_100_continue=self.expect_100_continue,
+            self, (parser.get_method().decode(), *target), version, self.headers
         )
+        cycle.keep_alive = version != "1.0" and parser.should_keep_alive()
+        cycle.waiting_for_100_continue = self.expect_100_continue
         if before is None or before.response_complete:
             self._begin(cycle)
         else:
@@ -226,6 +244,7 @@ class CallerConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._head_open and self.cycle is not None:  # else an upgrade is offered
             self.cycle.complete()
+            self._between = True
 
     def _begin(self, cycle: DirectCaller) -> None:
         self._running = cycle

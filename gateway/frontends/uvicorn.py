@@ -23,6 +23,7 @@ from gateway.calls.body import LEFT_EARLY, stalled
 from gateway.calls.call import LEFT, Call
 from gateway.errors import CallerGone, CallError
 from gateway.headers import Headers
+from gateway.kernel.interface import Functions
 from gateway.upstream.response import BODILESS
 
 PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -31,7 +32,9 @@ STATUS_LINES = {
     for status in range(100, 600)
 }
 
-_CLOSE = (b"connection", b"close")
+_LENGTH = b"\r\ncontent-length: "
+_CLOSES = b"\r\nconnection: close\r\n"
+_NO_NAMES: frozenset[bytes] = frozenset()
 
 
 class Connection(Protocol):
@@ -43,6 +46,7 @@ class Connection(Protocol):
     client: tuple[str, int] | None
     tasks: set[asyncio.Task[None]]
     fault: CallError | None
+    functions: Functions
 
     def on_response_complete(self) -> None: ...
     def finish(self) -> None: ...
@@ -61,8 +65,8 @@ class DirectCaller(RequestResponseCycle):
     logger = logging.getLogger("uvicorn.error")
     access_log = False
     default_headers: list[tuple[bytes, bytes]] = []  # noqa: RUF012  uvicorn only reads it
-    disconnected = response_started = response_complete = False
-    more_body = True
+    disconnected = response_started = response_complete = waiting_for_100_continue = False
+    keep_alive = more_body = True
     chunked_encoding = None
     expected_content_length = 0
     body: bytes | bytearray = b""  # type: ignore[assignment]
@@ -77,25 +81,18 @@ class DirectCaller(RequestResponseCycle):
     def __init__(
         self,
         connection: Connection,
-        method: str,
-        target: tuple[str, bytes],
+        target: tuple[str, str, bytes],
         version: str,
         headers: list[tuple[bytes, bytes]],
-        *,
-        keep_alive: bool,
-        expects_100_continue: bool,
     ) -> None:
         self.drained: Callable[[], None] = _nothing
         self._connection = connection
         self.transport = connection.transport
         self.flow = connection.flow
-        self.method = method
-        self.path, self.query = target
+        self.method, self.path, self.query = target
         self.version = version
         self.headers = headers
         self.client = connection.client[0] if connection.client else None
-        self.keep_alive = keep_alive
-        self.waiting_for_100_continue = expects_100_continue
 
     @classmethod
     def behind(cls, receive: Receive, send: Send) -> "DirectCaller | None":
@@ -216,27 +213,22 @@ class DirectCaller(RequestResponseCycle):
         self.response_started = True
         self.waiting_for_100_continue = False
         self._has_body = self.method != "HEAD" and status not in BODILESS
-        has_length = closes = False
-        lines = [STATUS_LINES[status]]
-        for line in headers:
-            if line[0] == b"content-length":
-                has_length = True
-            elif line == _CLOSE:
-                closes = True
-            lines.append(b"%b: %b\r\n" % line)
-        if self._has_body and not has_length:
+        first = STATUS_LINES[status]
+        head = self._connection.functions.join_lines(first, headers, _NO_NAMES, b"")
+        if head is None:
+            head = b"".join((first, *[b"%b: %b\r\n" % line for line in headers]))
+        if self._has_body and _LENGTH not in head:
             if self.version == "1.1":
                 self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
+                head += b"transfer-encoding: chunked\r\n"
             else:
                 self._closing_ends = True
                 self.keep_alive = False
-        if closes:
+        if _CLOSES in head:
             self.keep_alive = False
         elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self._head = b"".join(lines)
+            head += b"connection: close\r\n"
+        self._head = head + b"\r\n"
 
     def _send(self, data: bytes) -> None:
         if not self._has_body:

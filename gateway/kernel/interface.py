@@ -1,6 +1,6 @@
 """The functions and types of any kernel, native or in Python; None stands for "left to you"."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from typing import Any, Protocol
 
 ReadPart = tuple[int, bytes, bytes, bytes, bytes | None, bytes, str | None, list[Any], bool]
@@ -26,6 +26,15 @@ ReadAnswer = tuple[
 answer that may have a version of weights as JSON, whether a stream has ended, the number of its
 events, and whether the two numbers of tokens are sure.
 """
+
+Lines = list[tuple[bytes, bytes]]
+"""The lines of a head, names in lower case."""
+
+ReadRequest = tuple[tuple[str, str, bytes], Lines, bytes]
+"""Method, path and query; the lines; the body."""
+
+ReadResponse = tuple[int, Lines, bytes]
+"""Status, lines, body."""
 
 Settled = tuple[int, bytes, tuple[bytes, ...]]
 """What a Tap did: the bytes sent, how many and the last ones; and its latest reads, up to four."""
@@ -87,6 +96,31 @@ class Functions(Protocol):
         """Return `body`, JSON, with members that it does not have: `,"n":1,"stream":true`.
 
         No space is left around its members.
+        """
+
+    def read_request(self, data: bytes, max_head: int, /) -> ReadRequest | None:
+        """Read a whole GET or POST of HTTP/1.1 after which the connection stays, and no more.
+
+        Its body has a length. `max_head`: bytes of the longest head that is taken.
+        """
+
+    def read_response(self, data: bytes, max_head: int, max_lines: int, /) -> ReadResponse | None:
+        """Read a whole final response of HTTP/1.1 after which the connection stays, and no more.
+
+        Its body has a length. Longer heads than `max_head` bytes or `max_lines` are left.
+        """
+
+    def join_lines(
+        self,
+        before: bytes,
+        lines: Sequence[tuple[bytes, bytes]],
+        dropped: Set[bytes],
+        after: bytes,
+        /,
+    ) -> bytes | None:
+        """Return `before`, the lines but those of `dropped` names, and `after`.
+
+        Left if a dropped `connection` names other lines.
         """
 
     def cut(

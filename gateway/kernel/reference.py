@@ -23,6 +23,20 @@ def append_members(body: bytes, members: bytes, /) -> bytes | None:
     return None
 
 
+def read_request(data: bytes, max_head: int, /) -> None:
+    """`gateway.frontends.connection.CallerConnection` reads requests, with llhttp."""
+    del data, max_head
+
+
+def read_response(data: bytes, max_head: int, max_lines: int, /) -> None:
+    """`gateway.upstream.response.ResponseParser` reads responses, with llhttp."""
+    del data, max_head, max_lines
+
+
+def join_lines(*_: object, **__: object) -> None:
+    """Who writes a head joins its lines."""
+
+
 def cut(*_: object, **__: object) -> None:
     """`gateway.wire.stripping.fast_strip.Frame` strips events."""
 

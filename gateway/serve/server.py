@@ -58,6 +58,7 @@ class Server(uvicorn.Server):
             """One class per server, because the limits are attributes of the class."""
 
             take = staticmethod(gateway.edge.take)
+            functions = gateway.kernel.functions
 
             def connection_lost(self, exc: Exception | None) -> None:
                 super().connection_lost(exc)

@@ -185,7 +185,13 @@ class Connection(asyncio.Protocol):
         if receiver is None:
             self.abort()  # no request is open: the data could be taken for the next response
             return
-        self.response_started = True
+        if not self.response_started:
+            self.response_started = True
+            all_of_it = parser.take_whole(data)
+            if all_of_it is not None:
+                receiver.on_headers(parser.status, parser.headers, alone=False, whole=True)
+                self._finish(receiver, all_of_it)
+                return
         try:
             body = parser.feed(data)
         except UpstreamProtocol as error:

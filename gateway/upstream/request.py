@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterable
 
 from gateway.headers import Headers
+from gateway.kernel import active
 from gateway.upstream.connection import Connection
-from gateway.upstream.response import HOP_BY_HOP, NAMES_NONE, named_by
+from gateway.upstream.response import HOP_BY_HOP, without
 
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 """Headers with callers' keys for the gateway; stripped unless `forward_authorization` is set."""
@@ -28,6 +29,7 @@ class HeadTemplate:
         self._drop = (
             HOP_BY_HOP | REPLACED | names | (frozenset() if forward_credentials else CREDENTIALS)
         )
+        self._join = active().functions.join_lines
         self._drop_readable = self._drop | {b"accept-encoding"}
 
     def fill(
@@ -54,12 +56,11 @@ class HeadTemplate:
             framing = b"content-length: %d\r\n\r\n" % length
         else:
             framing = b"\r\n"
-        for name, value in headers:
-            if name == b"connection" and value not in NAMES_NONE:
-                dropped |= named_by(headers)
-                break
-        kept = [b"%b: %b\r\n" % line for line in headers if line[0] not in dropped]
-        return b"".join((first, self._fixed, identity, *kept, framing))
+        before = first + self._fixed + identity
+        joined = self._join(before, headers, dropped, framing)
+        if joined is not None:
+            return joined
+        return b"".join((before, _lines(without(headers, dropped)), framing))
 
 
 def _lines(headers: Headers) -> bytes:

@@ -4,6 +4,7 @@ import httptools
 
 from gateway.errors import UpstreamProtocol
 from gateway.headers import Headers
+from gateway.kernel import active
 
 BODILESS = frozenset({204, 304})
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -27,6 +28,7 @@ class ResponseParser:
         "_max_headers",
         "_measured",
         "_pieces",
+        "_read_whole",
         "_trailer_size",
         "complete",
         "head_done",
@@ -41,6 +43,7 @@ class ResponseParser:
     def __init__(self, max_header_bytes: int, max_headers: int) -> None:
         self._max_header_bytes = max_header_bytes
         self._max_headers = max_headers
+        self._read_whole = active().functions.read_response
         self.reusable = False
         self.begin(head_only=False)
 
@@ -58,6 +61,20 @@ class ResponseParser:
         self.head_done = self.complete = self.until_close = self.reusable = False
         self.is_chunked = False
         self._measured = False
+
+    def take_whole(self, data: bytes) -> bytes | None:
+        """Take a response that came in one read, and return its body; None: `feed` has to.
+
+        For the first read of a response alone: llhttp does not see it.
+        """
+        if self._head_only:
+            return None
+        found = self._read_whole(data, self._max_header_bytes, self._max_headers)
+        if found is None:
+            return None
+        self.status, self.headers, body = found
+        self.head_done = self.complete = self.reusable = True
+        return body
 
     def feed(self, data: bytes) -> bytes:
         """Return the body bytes in `data`. Raises UpstreamProtocol; `data` is then void."""

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable, Mapping
 
+from fuzz.http_targets import Heads, WholeRequests, WholeResponses
 from fuzz.injection_targets import PlainAnswers, Requests
 from fuzz.record_targets import Answers, Numbers
 from fuzz.stream_targets import Events, Responses
 from fuzz.target import Target
 
 TARGETS: Mapping[str, Callable[[], Target]] = {
-    one.name: one for one in (Answers, Numbers, PlainAnswers, Requests, Events, Responses)
+    one.name: one
+    for one in (
+        *(Answers, Numbers, PlainAnswers, Requests, Events, Responses),
+        *(WholeRequests, WholeResponses, Heads),
+    )
 }

@@ -23,7 +23,9 @@ static int add_all(PyObject *module)
         return -1;
     if (strip_add(module) < 0)
         return -1;
-    return append_add(module);
+    if (append_add(module) < 0)
+        return -1;
+    return http_add(module);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)
