@@ -168,7 +168,7 @@ class Limits:
     def _enter(self, call: Call, account: Account, need: Need, now: float) -> None:
         """Take the place of a call in its key's account. Raises LimitReached."""
         visit = account.enter(need, self._book, now)
-        visit.left = self._lines.freed  # a reload may let calls wait for this one
+        visit.lines = self._lines  # a reload may let calls wait for this one
         call.state[VISIT] = visit
 
     @hookimpl

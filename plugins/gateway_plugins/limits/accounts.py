@@ -1,7 +1,7 @@
 """Accounts of the keys that have called lately: current use, and admission of calls."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -11,6 +11,7 @@ from gateway_plugins.limits.bucket import Bucket
 from gateway_plugins.limits.need import ZERO_NEED, Need
 from gateway_plugins.limits.refusing import Line, budget_exceeded, too_fast, too_many_at_once
 from gateway_plugins.limits.rules import Budget, Flow, Rules, Terms
+from gateway_plugins.limits.waiting.lines import Lines
 
 SWEEP_BATCH = 500
 """Accounts to process in one turn of the event loop."""
@@ -20,7 +21,7 @@ class Visit(msgspec.Struct, eq=False):
     """One call of a key while it runs: what it took and has to give back.
 
     The visit is the call's observer if the key has limits, so that `finished` releases the slot
-    before any plugin can wait. `left` is then called with the key. `held`: the slot is taken.
+    before any plugin can wait, for a call that waits in the `lines`. `held`: the slot is taken.
     """
 
     account: "Account"
@@ -28,7 +29,7 @@ class Visit(msgspec.Struct, eq=False):
     taken: float
     day: Tab | None = None
     month: Tab | None = None
-    left: Callable[[str], None] | None = None
+    lines: Lines | None = None
     held: bool = True
 
     def finished(self, outcome: object) -> None:
@@ -36,8 +37,8 @@ class Visit(msgspec.Struct, eq=False):
         if self.held:
             self.held = False
             self.account.leave()
-            if self.left is not None:
-                self.left(self.account.key)
+            if self.lines is not None and self.lines.there:
+                self.lines.freed(self.account.key)
 
     def settle(self, used: Need, now: float) -> None:
         """Replace the estimated need of the call with its actual use."""
@@ -162,15 +163,14 @@ class Account:
             return self.elsewhere.cost + (0 if tab is None else tab.all_cost)
         return self.elsewhere.tokens + (0 if tab is None else tab.all_tokens)
 
-    def lines(self, now: float) -> list[Line]:
+    def lines(self, now: float) -> Sequence[Line]:
         """Headers that report how much is left."""
-        requests, tokens = self.terms.requests, self.terms.tokens
-        found: list[Line] = []
-        if requests is not None and self.requests is not None:
-            found += requests.lines.of(self.requests, now)
-        if tokens is not None and self.tokens is not None:
-            found += tokens.lines.of(self.tokens, now)
-        return found
+        flow, bucket = self.terms.requests, self.requests
+        of_requests = () if flow is None or bucket is None else flow.lines.of(bucket, now)
+        flow, bucket = self.terms.tokens, self.tokens
+        if flow is None or bucket is None:
+            return of_requests
+        return (*of_requests, *flow.lines.of(bucket, now))
 
     def is_idle(self, now: float) -> bool:
         """Whether a new account would have the same state."""

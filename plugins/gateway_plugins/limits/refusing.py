@@ -1,6 +1,7 @@
 """Reports the limits to callers: errors, and headers on every response with what is left."""
 
 import time
+from functools import cache
 from math import ceil
 from typing import Literal, get_args
 
@@ -30,6 +31,9 @@ CONCURRENT_WAIT = 1.0 - RETRY_MARGIN_MS / 1_000
 """Seconds after which a call may have ended, a second with the margin: a guess."""
 
 Line = tuple[bytes, bytes]
+
+SOON = 0.999
+"""Seconds up to which a time is given in milliseconds."""
 
 
 class LimitReached(TooManyRequests):
@@ -105,29 +109,35 @@ def budget_exceeded(
 class BucketLines:
     """The three headers of one bucket, with OpenAI's names."""
 
-    __slots__ = ("_limit", "_remaining", "_reset")
+    __slots__ = ("_limit", "_remaining", "_reset", "_soon")
 
     def __init__(self, what: Literal["requests", "tokens"], capacity: float) -> None:
         name = what.encode()
         self._limit = (b"x-ratelimit-limit-" + name, b"%d" % capacity)
         self._remaining = b"x-ratelimit-remaining-" + name
         self._reset = b"x-ratelimit-reset-" + name
+        self._soon = _soon_lines(self._reset)
 
     def of(self, bucket: Bucket, now: float) -> tuple[Line, Line, Line]:
         level = bucket.refill(now) if now > bucket.at else bucket.level
         seconds = (bucket.capacity - level) / bucket.rate
-        soon = seconds <= 0.999  # as for most calls: without a call of Python
         return (
             self._limit,
             (self._remaining, b"%d" % level if level > 0 else b"0"),
-            (self._reset, b"%dms" % -(-seconds * 1_000 // 1) if soon else span(seconds)),
+            self._soon[ceil(seconds * 1_000)] if seconds <= SOON else (self._reset, span(seconds)),
         )
+
+
+@cache
+def _soon_lines(name: bytes) -> tuple[Line, ...]:
+    """Return the headers `name` for all times that most calls have, by their milliseconds."""
+    return tuple((name, b"%dms" % number) for number in range(1_000))
 
 
 def span(seconds: float) -> bytes:
     """Format a duration as OpenAI does, rounded up: `20ms`, `1s`, `6m0s`, `1h0m5s`."""
-    if seconds <= 0.999:
-        return b"%dms" % -(-seconds * 1_000 // 1)
+    if seconds <= SOON:
+        return b"%dms" % ceil(seconds * 1_000)
     whole = ceil(seconds)
     if whole < 60:
         return b"%ds" % whole

@@ -32,24 +32,24 @@ class Patience(NamedTuple):
 
 
 class Lines:
-    """The lines of one process; `count` processes share the limits."""
+    """The lines of one process, `there` by their keys; `count` processes share the limits."""
 
     def __init__(self, index: int = 0, count: int = 1) -> None:
         self._place = index, count
-        self._lines: dict[str, deque[asyncio.Event]] = {}
+        self.there: dict[str, deque[asyncio.Event]] = {}
 
     def __len__(self) -> int:
         """Number of calls that wait."""
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self.there.values()))
 
     def freed(self, key: str) -> None:
         """Let the first call of the key try again, as one of its calls has ended."""
-        if key in self._lines:
-            self._lines[key][0].set()
+        if key in self.there:
+            self.there[key][0].set()
 
     def look_again(self) -> None:
         """Let the first call of each key try again, as the limits have changed."""
-        for line in self._lines.values():
+        for line in self.there.values():
             line[0].set()
 
     async def enter(self, key: str, patience: Patience, attempt: Callable[[], T]) -> T:
@@ -58,7 +58,7 @@ class Lines:
         No call overtakes another one of its key that waits already. Raises LimitReached if the line
         is full, if the call has waited for too long, or if `attempt` raises it for another limit.
         """
-        line = self._lines.get(key, ())
+        line = self.there.get(key, ())
         if not line:
             try:
                 return attempt()
@@ -72,7 +72,7 @@ class Lines:
 
     async def _wait(self, key: str, patience: Patience, attempt: Callable[[], T]) -> T:
         woken = asyncio.Event()
-        line = self._lines.setdefault(key, deque())
+        line = self.there.setdefault(key, deque())
         line.append(woken)
         deadline = asyncio.get_running_loop().time() + patience.seconds
         try:
@@ -91,7 +91,7 @@ class Lines:
             if line:
                 line[0].set()
             else:
-                del self._lines[key]
+                del self.there[key]
 
     async def _sleep(self, woken: asyncio.Event, deadline: float) -> bool:
         """Wait until it is time to try; return whether the deadline has passed."""
