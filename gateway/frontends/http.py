@@ -39,17 +39,19 @@ class Edge:
 
     def take(self, request: DirectCaller) -> Coroutine[Any, Any, None] | None:
         """Return what carries a request of the gateway's own server; None if a route has to."""
-        headers = request.headers
-        found = self._find(request.path)
-        if found is None or (request.method == "OPTIONS" and is_preflight(headers)):
+        path, session_id = request.path, None
+        if not self._carries_always(path):
+            found = self._find(path)
+            if found is None:
+                return None
+            path, session_id = found
+        if request.method == "OPTIONS" and is_preflight(request.headers):
             return None
         request.idle_timeout = self._idle_timeout
-        return self._carry(request, *found)
+        return self._carry(request, path, session_id)
 
     def _find(self, path: str) -> Carried | None:
         """Return the path at the worker, and the session; None if a route may be at `path`."""
-        if self._carries_always(path):
-            return path, None
         for way in self._ways:
             if path.startswith(way.prefix):
                 with suppress(Exception):  # the route raises it again, and is answered for it
@@ -139,14 +141,13 @@ class Edge:
 
     def _carries_always(self, path: str) -> bool:
         if path.startswith("/v1/"):
-            return not _climbs(path) or path in self._extra
+            is_plain = "." not in path and "%" not in path and "\\" not in path
+            return is_plain or not _climbs(path) or path in self._extra
         return path in self._extra
 
 
 def _climbs(path: str) -> bool:
     """Whether a server behind the gateway could resolve `path` to another place."""
-    if "." not in path and "%" not in path and "\\" not in path:
-        return False
     plain = unquote(unquote(path)).replace("\\", "/")
     return any(part in (".", "..") for part in plain.split("/"))
 

@@ -250,9 +250,12 @@ class DirectCaller(RequestResponseCycle):
     async def end(self, data: bytes) -> None:
         if self._chunked:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        self._send(data)
         if self.disconnected:
             return
+        if not self._has_body:
+            data = b""
+        self.transport.write(self._head + data)
+        self._head = b""
         self.response_complete = True
         if self._event is not None:
             self._event.set()

@@ -12,6 +12,7 @@ import aiohappyeyeballs
 
 from gateway.config import TLS, ServerLimits
 from gateway.errors import ConnectFailed, ConnectTimeout, OutOfSockets
+from gateway.kernel import active
 from gateway.upstream.connection import Connection
 from gateway.upstream.phase_timer import NEVER, Alarm
 from gateway.upstream.response import ResponseParser
@@ -47,6 +48,7 @@ class Pool:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.limits = limits
+        self.functions = active().functions
         self._host = host
         self._port = port
         self._connect = connect
@@ -110,7 +112,8 @@ class Pool:
         return connection
 
     def _connection(self) -> Connection:
-        parser = ResponseParser(self.limits.max_header_bytes, self.limits.max_headers)
+        limits = self.limits
+        parser = ResponseParser(limits.max_header_bytes, limits.max_headers, self.functions)
         loop = asyncio.get_running_loop()
         return Connection(loop, parser, self._keep, self._lost, self._alarm)
 

@@ -4,7 +4,8 @@ import httptools
 
 from gateway.errors import UpstreamProtocol
 from gateway.headers import Headers
-from gateway.kernel import active
+from gateway.kernel import reference
+from gateway.kernel.interface import Functions
 
 BODILESS = frozenset({204, 304})
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -40,10 +41,12 @@ class ResponseParser:
         "until_close",
     )
 
-    def __init__(self, max_header_bytes: int, max_headers: int) -> None:
+    def __init__(
+        self, max_header_bytes: int, max_headers: int, functions: Functions = reference
+    ) -> None:
         self._max_header_bytes = max_header_bytes
         self._max_headers = max_headers
-        self._read_whole = active().functions.read_response
+        self._read_whole = functions.read_response
         self.reusable = False
         self.begin(head_only=False)
 

@@ -26,7 +26,7 @@ class MemoryPool(Pool):
 
     async def open(self) -> Connection:
         limits = self._answer_limits
-        parser = ResponseParser(limits.max_header_bytes, limits.max_headers)
+        parser = ResponseParser(limits.max_header_bytes, limits.max_headers, self.functions)
         loop, alarm = asyncio.get_running_loop(), self._alarm
         connection = Connection(
             loop, parser, self._keep if self.kept else _no_more, self._lost, alarm
