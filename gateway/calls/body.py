@@ -11,6 +11,8 @@ from starlette.types import Receive
 
 from gateway.errors import NOT_JSON, BodyTimeout, BodyTooLarge, CallerGone, InvalidJSON
 from gateway.headers import Headers, get_header
+from gateway.kernel import Kernel
+from gateway.kernel.interface import Fields
 from gateway.wire.surrogates import lone_half, may_have_half, readable
 
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
@@ -52,16 +54,18 @@ class Body:
     `length` is its size in bytes, None if it is unknown before reading. `limit` is the maximum size
     in bytes: reading more raises BodyTooLarge. `announces_too_much`: the length that was known
     before reading is above it. `may_have_several`: it may ask for several choices, or have several
-    prompts.
+    prompts. `kernel` reads the fields; None if there is none, or once it has done so.
     """
 
     __slots__ = (
         "_begun",
+        "_fields",
         "_limit",
         "_more",
         "_source",
         "announces_too_much",
         "data",
+        "kernel",
         "length",
         "may_have_several",
         "readable",
@@ -81,10 +85,26 @@ class Body:
             self.readable = readable(data)
         self.announces_too_much = limit is not None and length is not None and length > limit
         self.may_have_several = True  # until its head is read
+        self.kernel: Kernel | None = None
+        self._fields: Fields | None = None
         self._source = source
         self._limit = limit
         self._begun = b""
         self._more = data is None
+
+    @property
+    def fields(self) -> Fields | None:
+        """The top-level fields, as the kernel has read them in `readable`; see Fields.
+
+        None if the body was not read whole, or is not certainly a JSON object without double keys.
+        """
+        kernel, data = self.kernel, self.readable
+        if kernel is not None and data:
+            self.kernel = None
+            self._fields = kernel.functions.read_fields(data)
+            if self._fields is None:
+                kernel.fallbacks["request"] += 1
+        return self._fields
 
     @property
     def begun(self) -> bytes:

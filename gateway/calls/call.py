@@ -211,7 +211,7 @@ class Call:
     def _read_head(self) -> RequestHead:
         data = self.body.readable
         if data:
-            self._head = read_head(data)
+            self._head = read_head(data, self.body.fields)
             self.body.may_have_several = self._head.several
             if self._head.model is not None:
                 return self._head
@@ -294,6 +294,17 @@ class Call:
         """The caller's body as `json` has parsed it; None as long as nobody has asked for it."""
         return self._json
 
+    def _check_object(self) -> None:
+        """Raise InvalidJSON if the body, which has been read, is no JSON object."""
+        if self._json is None and self.body.fields is None:
+            self._parse()
+
+    def _known(self) -> dict[str, Any]:
+        """Return the caller's body as an object; without keys if it is not known to be one."""
+        if self._json is None and self.body.fields is not None:
+            self._parse()
+        return self._json or {}
+
     def set(self, key: str, value: object) -> Awaitable[None]:
         """Send `value` under a top-level key of the body; all other bytes stay unchanged.
 
@@ -301,8 +312,7 @@ class Call:
         """
         if self.body.data is None:
             return self._read_and_set(key, value)
-        if self._json is None:
-            self._parse()
+        self._check_object()
         self.overwritten = {**self.overwritten, key: value}
         return NO_WAIT
 
@@ -323,8 +333,7 @@ class Call:
             return self._read_and_inject(wanted)
         if wanted == ONLY_USAGE and not self.streams:
             return NO_WAIT  # a plain response always has it
-        if self._json is None:
-            self._parse()
+        self._check_object()
         injections = frozenset(wanted)
         self._wanted = injections if self._wanted is None else self._wanted | injections
         return NO_WAIT

@@ -99,14 +99,17 @@ class Refusals:
         self._accepted: dict[str, frozenset[Injection]] = {}
         self._purge_at = 0.0
 
-    def of(self, dialect: str, request: Mapping[str, object]) -> frozenset[Injection]:
-        """Injections to leave out of such a request of `dialect`."""
+    def of(self, dialect: str, request: Callable[[], Mapping[str, object]]) -> frozenset[Injection]:
+        """Injections to leave out of such a request of `dialect`.
+
+        `request` returns the call's request, and is called only if it matters.
+        """
         if not self._learned:
             return NO_INJECTIONS if self._inject else _ALL
         now = self._clock()
         if now >= self._purge_at:
             self._purge(now)
-        known = self._learned.get(kind_of(dialect, request))
+        known = self._learned.get(kind_of(dialect, request()))
         return NO_INJECTIONS if known is None or now >= known.until else known.refused
 
     def learn(

@@ -37,8 +37,8 @@ VARIABLE = "GATEWAY_KERNEL"
 
 PARTS = ("record", "stream", "plain", "request")
 """What a kernel does: a record of an answer; the path of a stream's events; plain answers without
-what was injected; requests with what is injected. Messages of HTTP are not counted: many do not
-come in one read."""
+what was injected; the fields of a request. Messages of HTTP are not counted: many do not come in
+one read."""
 
 Name = Literal["native", "python"]
 

@@ -40,6 +40,18 @@ Settled = tuple[int, bytes, tuple[bytes, ...]]
 """What a Tap did: the bytes sent, how many and the last ones; and its latest reads, up to four."""
 
 
+Field = None | bool | int | str | tuple[int, ...]
+"""A field of a request, with its value if that is short: null, true, false, an integer of at most
+18 digits (-0 is none), a string of at most 254 bytes without escapes.
+
+Of another value these are the place where it begins and the one after its end, in bytes of the
+whole text. Of a list, those of its first two items follow, or of the items that it has.
+"""
+
+Fields = dict[str, Field]
+"""The top-level fields of a request by name, in their order."""
+
+
 class Cut(Protocol):
     """Takes injected fields out of the events of one frame, as `fast_strip.Frame` does."""
 
@@ -92,10 +104,10 @@ class Functions(Protocol):
     def strip_answer(self, body: bytes, ids: bool, logprobs: bool, /) -> bytes | None:
         """Return a whole plain answer without injected ids and logprobs, `body` if it has none."""
 
-    def append_members(self, body: bytes, members: bytes, /) -> bytes | None:
-        """Return `body`, JSON, with members that it does not have: `,"n":1,"stream":true`.
+    def read_fields(self, body: bytes, /) -> Fields | None:
+        """Return the fields of a JSON object that msgspec certainly decodes, whatever is in it.
 
-        No space is left around its members.
+        No field is there twice.
         """
 
     def read_request(self, data: bytes, max_head: int, /) -> ReadRequest | None:

@@ -1,6 +1,6 @@
 """The kernel in Python: it leaves everything to the Python code of the rooms above."""
 
-from gateway.kernel.interface import ReadAnswer
+from gateway.kernel.interface import Fields, ReadAnswer
 
 BUILT = "no C"
 SOURCES = ""
@@ -17,9 +17,9 @@ def strip_answer(body: bytes, ids: bool, logprobs: bool, /) -> bytes | None:
     return None
 
 
-def append_members(body: bytes, members: bytes, /) -> bytes | None:
-    """`gateway.wire.injection.rewrite` sets members of a body."""
-    del body, members
+def read_fields(body: bytes, /) -> Fields | None:
+    """`gateway.wire.request` reads the single fields that are asked for."""
+    del body
     return None
 
 

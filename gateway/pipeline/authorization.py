@@ -98,7 +98,9 @@ def _is_unread(call: Call) -> bool:
     Python's `json` reads UTF-16, NaN and a byte order mark, for example.
     """
     body = call.body.readable
-    return bool(body) and not _sent_as_form(call) and read_head(body or b"").model is None
+    if not body or _sent_as_form(call):
+        return False
+    return read_head(body, call.body.fields).model is None
 
 
 def _sent_as_form(call: Call) -> bool:

@@ -3,13 +3,17 @@
 Plugins see the Call; the pipeline takes its Exchange.
 """
 
-from gateway.calls.call import NOTHING, Call
+from collections.abc import Mapping
+
+from gateway.calls.call import Call
 from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Attempt
 from gateway.calls.state import State
 from gateway.errors import CallError
+from gateway.kernel.interface import Fields
 from gateway.plugins.chains import Chains
-from gateway.wire.injection import Stripper, add, inject, rewrite
+from gateway.wire.injection import Stripper, inject
+from gateway.wire.rewriting import set_keys
 
 
 class Exchange:
@@ -33,6 +37,7 @@ class Exchange:
 
     def __init__(self, call: Call, chains: Chains) -> None:
         self.call = call
+        call.body.kernel = chains.kernel
         self.chains = chains
         self.caller = call._caller
         self.reply = call._reply
@@ -47,7 +52,7 @@ class Exchange:
 
     def asked(self) -> dict[str, object]:
         """Return the request as plugins have changed it, before any injection."""
-        return {**(self.call._json or {}), **self.call.overwritten}
+        return {**self.call._known(), **self.call.overwritten}
 
     def prepare_body(self, attempt: Attempt) -> bytes | None:
         """Return the body for the attempt's worker, with changes and the injections it accepts.
@@ -58,16 +63,21 @@ class Exchange:
         data = call.body.data
         if data is None or not (call.overwritten or call._wanted):
             return data
+        fields = call.body.fields
         if call.dialect is None or not call._wanted:
-            return rewrite(data, call.overwritten)
-        asked = self.asked() if call.overwritten else call._json or NOTHING
-        refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name, asked)
+            return set_keys(data, call.overwritten, fields)
+        refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name, self.asked)
         wanted = call._wanted - refused if refused else call._wanted
-        found, self.stripper = inject(call.dialect, asked, wanted)
+        found, self.stripper = inject(call.dialect, self._keys(fields), wanted, self.asked)
         call._added = found.changes
         if call.overwritten:
-            return rewrite(data, {**call.overwritten, **found.changes})
-        return add(data, found, self.chains.kernel)
+            return set_keys(data, {**call.overwritten, **found.changes}, fields)
+        return set_keys(data, found.changes, fields, found.added)
+
+    def _keys(self, fields: Fields | None) -> Mapping[str, object]:
+        """Return the keys of the request; a value may be only the place of one."""
+        known = self.call._known() if fields is None else fields
+        return {**known, **self.call.overwritten} if self.call.overwritten else known
 
     def release(self) -> None:
         """Release the objects that plugins attached to the call, once it is over.

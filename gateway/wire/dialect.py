@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.kernel.interface import Fields
 from gateway.wire.reported.usage import Usage
 from gateway.wire.request import ONE_PROMPT, Prompts, read_bounds, read_prompts
 
@@ -117,13 +118,14 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Whether a second worker may run a POST: it gives the same response at the same cost."""
         return self.work in ("reads", "converts")
 
-    def requested(self, body: bytes) -> Requested:
+    def requested(self, body: bytes, fields: Fields | None = None) -> Requested:
         """Return how much the request `body` allows a worker to run. Never raises.
 
+        `fields` are those of `body`, if they are known: `call.body.fields`.
         An upper bound: engines differ in which field they prefer, and some read a negative maximum
         as none.
         """
-        bounds = read_bounds(body, nested=self.nested)
+        bounds = read_bounds(body, fields, nested=self.nested)
         most: int | None = None
         told = (bounds.max_tokens, bounds.max_completion_tokens, bounds.max_output_tokens)
         for name, limit in zip(TOKEN_FIELDS, told, strict=True):
@@ -134,12 +136,12 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         choices = 1
         if self.several and not (bounds.n is None and bounds.best_of is None):
             choices = max(bounds.n or 1, bounds.best_of or 1, 1)
-        found = self.prompts_of(body) if self.prompts else ONE_PROMPT
+        found = self.prompts_of(body, fields) if self.prompts else ONE_PROMPT
         return Requested(most, choices, found.count, found.token_ids)
 
-    def prompts_of(self, body: bytes) -> Prompts:
+    def prompts_of(self, body: bytes, fields: Fields | None = None) -> Prompts:
         """Return the prompts of the request `body`: at least one. Never raises."""
-        return read_prompts(body, self.prompts) if self.prompts else ONE_PROMPT
+        return read_prompts(body, self.prompts, fields) if self.prompts else ONE_PROMPT
 
     def label(self, path: str) -> str | None:
         """Return the label of `path` in metrics: without the id of an object below `below`.

@@ -4,7 +4,7 @@ Most bodies have none of the keys that decide about injections, but for `stream`
 body without any other key gets, which is known beforehand.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -31,13 +31,21 @@ class Injected(msgspec.Struct, frozen=True):
 
 
 def injected_into(
-    dialect: Dialect, body: Mapping[str, object], wanted: Collection[Injection]
+    dialect: Dialect,
+    body: Mapping[str, object],
+    wanted: Collection[Injection],
+    read: Callable[[], Mapping[str, object]] | None = None,
 ) -> Injected:
-    """Return what the wanted injections set in `body`."""
+    """Return what the wanted injections set in `body`, or in what `read` returns if that is given.
+
+    `read` is called only if the values matter, but for that of `stream`; `body` has all keys.
+    """
     stream = body.get("stream")
     known = stream if stream is True or stream is False else None
     keys, found = _into_bare_body(dialect, frozenset(wanted), known)
-    return found if keys.isdisjoint(body) else _injected_into(dialect, body, wanted)
+    if keys.isdisjoint(body):
+        return found
+    return _injected_into(dialect, body if read is None else read(), wanted)
 
 
 def _injected_into(

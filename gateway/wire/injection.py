@@ -18,11 +18,10 @@ A value of another shape is taken out too, and text that is not even JSON loses 
 of the fields; `Stripper.torn` then tells that the result is not the engine's.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from gateway.errors import NOT_JSON, InvalidJSON
 from gateway.kernel import Kernel
 from gateway.wire import injected_keys
 from gateway.wire.dialect import Dialect
@@ -41,7 +40,6 @@ from gateway.wire.stripping.fast_strip import NULL as RAW_NULL
 from gateway.wire.stripping.fast_strip import Choice, Frame, frame_of, strip_response
 from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited
 from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
-from gateway.wire.surrogates import guarded, may_have_half
 
 Injection = injected_keys.Injection
 Injected = injected_keys.Injected
@@ -60,51 +58,27 @@ MAX_FRAME_MISSES = 4
 
 _OF_USAGE = frozenset((b"choices", b"usage"))
 _encode = msgspec.json.Encoder().encode
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def inject(
-    dialect: Dialect, body: Mapping[str, object], wanted: Collection[Injection]
+    dialect: Dialect,
+    body: Mapping[str, object],
+    wanted: Collection[Injection],
+    read: Callable[[], Mapping[str, object]] | None = None,
 ) -> tuple[Injected, "Stripper | None"]:
     """Return what to set in the request `body`, and the Stripper of its effect.
+
+    `read` returns the body, if `body` has only its keys, and its `stream` if that is true or false.
 
     Three kinds are not injected: fields that the caller requests itself; fields with an effect that
     cannot be stripped (with `echo`, ids and logprobs change a completion's text); and fields that
     would make valid a request that the worker rejects as it stands. If none remain, nothing is set
     and there is no Stripper.
     """
-    found = injected_keys.injected_into(dialect, body, wanted)
+    found = injected_keys.injected_into(dialect, body, wanted, read)
     if not found.injected:
         return found, None
     return found, Stripper(found.injected, drop_empty=not found.sees_tokens)
-
-
-def add(body: bytes, found: Injected, kernel: Kernel) -> bytes:
-    """Return `body`, a JSON object, with what `inject` has found for it."""
-    if found.added:
-        written = kernel.functions.append_members(body, found.added)
-        if written is not None:
-            return written
-        kernel.fallbacks["request"] += 1
-    return rewrite(body, found.changes) if found.changes else body
-
-
-def rewrite(body: bytes, changes: Mapping[str, object]) -> bytes:
-    """Set some keys of `body`, a JSON object; its other values keep their bytes and their order.
-
-    Raises InvalidJSON if `body` is not a JSON object.
-    """
-    guarded_body, restore = body, None
-    if may_have_half(body):
-        guarded_body, restore = guarded(body)
-    try:
-        values = _decode_object(guarded_body)
-    except NOT_JSON as error:
-        raise InvalidJSON(f"the request body must be a JSON object: {error}") from None
-    if not changes:
-        return body
-    written = _encode({**values, **changes})
-    return restore(written) if restore is not None else written
 
 
 class _Held(msgspec.Struct, frozen=True):

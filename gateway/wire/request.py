@@ -1,4 +1,8 @@
-"""The fields of a request that matter to the gateway, read from its body. Nothing here raises."""
+"""The fields of a request that matter to the gateway, read from its body. Nothing here raises.
+
+The functions take the fields that a kernel has read, if it was sure of the body, and decode only
+what these do not tell.
+"""
 
 import contextlib
 import re
@@ -7,6 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import NOT_JSON
+from gateway.kernel.interface import Field, Fields
 
 _FALSE = frozenset((b"", b"false", b"null"))
 _LIST = ord("[")
@@ -71,8 +76,29 @@ _read_number = msgspec.json.Decoder(int, strict=False).decode
 _read_list = msgspec.json.Decoder(list[Raw]).decode
 
 
-def read_head(body: bytes) -> RequestHead:
+def read_head(body: bytes, fields: Fields | None = None) -> RequestHead:
     """Return the head of a request; one that says nothing if `body` cannot be read."""
+    known = None if fields is None else _head_of(body, fields)
+    return _decoded_head(body) if known is None else known
+
+
+def _head_of(body: bytes, fields: Fields) -> RequestHead | None:
+    """Return the head that the fields tell of; None if they have only places of its values."""
+    model, stream, n = fields.get("model"), fields.get("stream"), fields.get("n")
+    if type(model) is tuple or type(stream) is tuple:
+        return None
+    if model is not None and type(model) is not str:
+        return RequestHead(several=True)
+    several = n is not None and (type(n) is not int or n > 1)
+    several = several or _is_list_at(body, fields.get("prompt"))
+    return RequestHead(model, stream is not None and is_true(stream), several)
+
+
+def _is_list_at(body: bytes, field: Field) -> bool:
+    return type(field) is tuple and body[field[0]] == _LIST
+
+
+def _decoded_head(body: bytes) -> RequestHead:
     try:
         head = _read_head(body)
         several = bool(head.n) or _is_list(head.prompt)
@@ -85,24 +111,46 @@ def read_head(body: bytes) -> RequestHead:
         return RequestHead(several=True)
 
 
-def read_bounds(body: bytes, *, nested: bool = False) -> RequestBounds:
+def read_bounds(
+    body: bytes, fields: Fields | None = None, *, nested: bool = False
+) -> RequestBounds:
     """Return the bounds of a request; none if `body` is no JSON object: the worker rejects it.
 
     `nested`: they are in its `sampling_params`.
     """
+    known = None if nested or fields is None else _bounds_of(fields)
+    return _decoded_bounds(body, nested=nested) if known is None else known
+
+
+def _bounds_of(fields: Fields) -> RequestBounds | None:
+    """Return the bounds that the fields tell of; None if one of them is not simply a number."""
+    found = (
+        fields.get("max_tokens"),
+        fields.get("max_completion_tokens"),
+        fields.get("max_output_tokens"),
+        fields.get("n"),
+        fields.get("best_of"),
+    )
+    for bound in found:
+        if bound is not None and type(bound) is not int:
+            return None
+    return RequestBounds(*found)  # type: ignore[arg-type]  # each was looked at
+
+
+def _decoded_bounds(body: bytes, *, nested: bool) -> RequestBounds:
     try:
         bounds = _read_bounds(body)
     except NOT_JSON:
-        bounds = _bounds_of(_fields_of(body))
+        bounds = _single_bounds(_fields_of(body))
     return read_bounds(bytes(bounds.sampling_params)) if nested else bounds
 
 
-def read_prompts(body: bytes, field: str) -> Prompts:
+def read_prompts(body: bytes, field: str, fields: Fields | None = None) -> Prompts:
     """Return the prompts in `field` of a request: one, or a list of texts or of lists.
 
     A list of numbers is one prompt of token ids. Such lists are long, so they are not decoded.
     """
-    written = bytes(_fields_of(body).get(field, b""))
+    written = _written(body, field, fields)
     if not written.startswith(b"["):
         return ONE_PROMPT
     if _is_ids(written):
@@ -117,6 +165,13 @@ def read_prompts(body: bytes, field: str) -> Prompts:
     if not prompts:
         return ONE_PROMPT
     return Prompts(len(prompts), sum(one.count(b",") + 1 for one in prompts if _is_ids(one)))
+
+
+def _written(body: bytes, field: str, fields: Fields | None) -> bytes:
+    if fields is None:
+        return bytes(_fields_of(body).get(field, b""))
+    place = fields.get(field)
+    return body[place[0] : place[1]] if type(place) is tuple else b""
 
 
 def has_several(body: bytes) -> bool:
@@ -155,7 +210,7 @@ def _fields_of(body: bytes) -> dict[str, Raw]:
         return {}
 
 
-def _bounds_of(fields: dict[str, Raw]) -> RequestBounds:
+def _single_bounds(fields: dict[str, Raw]) -> RequestBounds:
     """Return the bounds field by field: one odd field takes nothing from the others."""
     bounds = RequestBounds(sampling_params=fields.get("sampling_params", Raw()))
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"):

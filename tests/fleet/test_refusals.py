@@ -42,7 +42,7 @@ class Learning:
         self.refusals.learn("chat", lambda: request, what, NO_INJECTIONS)
 
     def left_out(self, **request: object) -> frozenset[Injection]:
-        return self.refusals.of("chat", request)
+        return self.refusals.of("chat", lambda: request)
 
 
 def test_rejected_injection_is_left_out_of_requests_of_its_kind_alone() -> None:
@@ -55,7 +55,8 @@ def test_rejected_injection_is_left_out_of_requests_of_its_kind_alone() -> None:
     assert worker.left_out(stream="true", model="a") == NO_INJECTIONS
     assert worker.left_out(model="a") == NO_INJECTIONS
     assert worker.left_out(stream=True, tools=TOOLS, model="a") == NO_INJECTIONS
-    assert worker.refusals.of("completions", {"stream": True, "model": "a"}) == NO_INJECTIONS
+    request = {"stream": True, "model": "a"}
+    assert worker.refusals.of("completions", lambda: request) == NO_INJECTIONS
 
 
 def test_rejected_injection_is_tried_again_after_a_time() -> None:

@@ -1,16 +1,13 @@
-"""Targets of injections: requests to which members are added, and whole plain answers."""
+"""The target of injections: whole plain answers out of which they are taken."""
 
 from collections.abc import Sequence
 from random import Random
 
-import msgspec
 from support.records.mutated_answers import recorded_answers
-from support.records.vllm_recordings import OTHER_ENGINES, load
 
 from fuzz.target import Differs
-from gateway.errors import NOT_JSON
 from gateway.kernel.interface import Functions
-from gateway.wire.injection import Injection, Stripper, rewrite
+from gateway.wire.injection import Injection, Stripper
 
 KINDS: Sequence[frozenset[Injection]] = (
     frozenset(("token_ids", "logprobs")),
@@ -42,33 +39,3 @@ class PlainAnswers:
         if found != wanted:
             raise Differs(f"{found!r} is not {wanted!r}")
         return True
-
-
-class Requests:
-    """Bodies of requests, to which members are added if they are JSON objects."""
-
-    name = "requests"
-
-    def __init__(self) -> None:
-        found = [*load().values(), *load(OTHER_ENGINES).values()]
-        self._seeds = sorted({one.request_body for one in found if len(one.request_body) <= MOST})
-
-    def seeds(self) -> Sequence[bytes]:
-        return self._seeds
-
-    def compare(self, native: Functions, given: bytes, random: Random) -> bool:
-        found = native.append_members(given, b',"added":[1],"other":null')
-        if found is None or not _is_json(given):
-            return False
-        wanted = rewrite(given, {"added": [1], "other": None})
-        if found != wanted and b'"added"' not in given and b'"other"' not in given:
-            raise Differs(f"{found!r} is not {wanted!r}")
-        return True
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except NOT_JSON:
-        return False
-    return True

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from fuzz.http_targets import Heads, WholeRequests, WholeResponses
-from fuzz.injection_targets import PlainAnswers, Requests
+from fuzz.injection_targets import PlainAnswers
 from fuzz.record_targets import Answers, Numbers
+from fuzz.request_targets import Requests
 from fuzz.stream_targets import Events, Responses
 from fuzz.target import Target
 

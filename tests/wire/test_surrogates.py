@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.injection import rewrite
+from gateway.wire.rewriting import rewrite
 from gateway.wire.surrogates import guarded, readable
 
 PIECES = [

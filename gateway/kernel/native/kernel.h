@@ -26,7 +26,7 @@ typedef struct {
 int stream_add(PyObject *module, StreamState *state);
 int record_add(PyObject *module);
 int strip_add(PyObject *module);
-int append_add(PyObject *module);
+int request_add(PyObject *module);
 int http_add(PyObject *module);
 
 /* For the garbage collector: what the state refers to. */

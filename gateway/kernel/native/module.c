@@ -23,7 +23,7 @@ static int add_all(PyObject *module)
         return -1;
     if (strip_add(module) < 0)
         return -1;
-    if (append_add(module) < 0)
+    if (request_add(module) < 0)
         return -1;
     return http_add(module);
 }

@@ -20,7 +20,7 @@ def estimate(call: Call, completion: int) -> tuple[int, int]:
     prompt = call.body.prompt_estimate
     if api is None or not api.max_tokens:
         return (prompt, 0) if api is not None and api.work == "reads" else (0, 1)
-    requested = api.requested(call.body.readable or b"")
+    requested = api.requested(call.body.readable or b"", call.body.fields)
     if requested.max_tokens is not None:
         completion = requested.max_tokens
     completion *= requested.choices * requested.prompts

@@ -196,6 +196,7 @@ class Counting:
     def __init__(self, functions: Functions) -> None:
         self.BUILT, self.SOURCES = functions.BUILT, functions.SOURCES
         self.cut, self.is_chunks = functions.cut, functions.is_chunks
+        self.read_fields = functions.read_fields
         self._functions = functions
         self.taken: Counter[str] = Counter()
 

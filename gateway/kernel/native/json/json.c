@@ -23,7 +23,7 @@ void out_free(Out *out)
     memset(out, 0, sizeof *out);
 }
 
-static bool take_word(Reader *reader, const char *word, size_t size)
+bool take_word(Reader *reader, const char *word, size_t size)
 {
     skip_space(reader);
     if ((size_t)(reader->end - reader->at) < size || memcmp(reader->at, word, size) != 0)

@@ -139,6 +139,7 @@ static inline bool is_digit_after_comma(Reader *reader)
     return true;
 }
 
+bool take_word(Reader *reader, const char *word, size_t size);
 bool take_null(Reader *reader);
 
 /* A string as a slice of the text or, if it has escapes, of `scratch`, which is cleared before. */
@@ -165,6 +166,12 @@ bool skip_value(Reader *reader);
 
 /* Passes a string by in the same way; the reader stands at its opening quote. */
 bool skip_text(Reader *reader);
+
+/* Passes a value by that msgspec certainly decodes, whatever is in it. The reader stands at it. */
+bool check_value(Reader *reader, unsigned depth);
+
+/* Passes a string by in the same way. */
+bool check_text(Reader *reader);
 
 /* Whether a value that copy_value has written is false in Python, as `[]` or 0 are. */
 bool is_falsy(Slice written);

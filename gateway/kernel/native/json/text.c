@@ -3,17 +3,31 @@
 
 #define EVERY(byte) (UINT64_C(0x0101010101010101) * (byte))
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define FIRST_BYTE(bits) ((size_t)__builtin_ctzll(bits) / 8)
+#else
+#define FIRST_BYTE(bits) ((size_t)__builtin_clzll(bits) / 8)
+#endif
+
+/* The bit 0x80 of each byte that is no plain text. A borrow may set those of more significant bytes
+ * too, so that the first one in memory may be wrong in one order of bytes: plain_end then goes on. */
+static inline uint64_t odd_bytes(uint64_t word)
+{
+    uint64_t quotes = word ^ EVERY('"'), slashes = word ^ EVERY('\\');
+    uint64_t odd = (word - EVERY(0x20)) | (quotes - EVERY(1)) | (slashes - EVERY(1)) | word;
+    return odd & EVERY(0x80);
+}
+
 /* The first byte that is not plain text: a quote, a backslash, a control character, no ASCII. */
 static const uint8_t *plain_end(const uint8_t *at, const uint8_t *end)
 {
     while (end - at >= 8) {
         uint64_t word;
         memcpy(&word, at, 8);
-        uint64_t quotes = word ^ EVERY('"'), slashes = word ^ EVERY('\\');
-        uint64_t odd = (word - EVERY(0x20)) | (quotes - EVERY(1)) | (slashes - EVERY(1)) | word;
-        if (odd & EVERY(0x80))
-            break; /* perhaps: a borrow may have set the bit */
-        at += 8;
+        uint64_t odd = odd_bytes(word);
+        at += odd ? FIRST_BYTE(odd) : 8;
+        if (odd)
+            break;
     }
     while (at < end && *at >= 0x20 && *at < 0x80 && *at != '"' && *at != '\\')
         at++;
@@ -55,10 +69,12 @@ static const uint8_t *text_end(const uint8_t *at, const uint8_t *end)
         at = plain_end(at, end);
         if (at == end || *at < 0x80)
             return at;
-        size_t size = wide_size(at, end);
-        if (size == 0)
-            return NULL;
-        at += size;
+        do { /* characters beyond ASCII come together */
+            size_t size = wide_size(at, end);
+            if (size == 0)
+                return NULL;
+            at += size;
+        } while (at < end && *at >= 0x80);
     }
 }
 
@@ -240,5 +256,21 @@ bool skip_text(Reader *reader)
         if (*stop != '\\' || reader->at == reader->end)
             return false;
         reader->at++;
+    }
+}
+
+bool check_text(Reader *reader)
+{
+    uint32_t character;
+    reader->at++;
+    for (;;) {
+        const uint8_t *stop = text_end(reader->at, reader->end);
+        if (stop == NULL || stop == reader->end)
+            return false;
+        reader->at = stop + 1;
+        if (*stop == '"')
+            return true;
+        if (*stop != '\\' || !take_escape(reader, &character))
+            return false;
     }
 }
