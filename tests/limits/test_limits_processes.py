@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -221,6 +222,29 @@ class BudgetsOfAll(RuleBasedStateMachine):
 
 TestBudgetsOfAll = BudgetsOfAll.TestCase
 TestBudgetsOfAll.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_account_outlives_a_sweep_before_its_call_has_settled(
+    tmp_path: Path, *, shared: bool
+) -> None:
+    """Two objects for one key would each undo what the other one stores."""
+    process, terms = Process(tmp_path, 0), terms_of(tokens_per_minute=60, concurrent=3)
+    accounts = process.accounts if shared else Accounts()
+    ended = accounts.of("key", terms, 0.0).enter(Need(1, 0), process.book, 0.0)
+    ended.finished(None)
+    asyncio.run(accounts.sweep(100.0))
+    assert not accounts.known
+    running = accounts.of("key", terms, 100.0).enter(ZERO_NEED, process.book, 100.0)
+    ended.settle(Need(11, 0), 100.0)
+    account = accounts.of("key", terms, 100.0)
+    account.look(100.0)
+    assert (account.in_flight, levels(account, 100.0)) == (1, [50])
+    running.finished(None)
+    asyncio.run(accounts.sweep(200.0))
+    del account, ended, running
+    gc.collect()
+    assert not accounts._swept
 
 
 def test_account_without_a_shared_row_joins_once_there_is_room(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -58,6 +59,7 @@ class Account:
     """
 
     __slots__ = (
+        "__weakref__",
         "elsewhere",
         "in_flight",
         "key",
@@ -183,17 +185,23 @@ class Account:
 
 
 class Accounts:
-    """All known accounts, each from its key's first call until a sweep finds the key idle."""
+    """All known accounts, each from its key's first call until a sweep finds the key idle.
+
+    A call that has ended may settle only after a sweep: as long as it is there, its account is the
+    one of the key's further calls.
+    """
 
     def __init__(self, make: Callable[[str, Terms, float], Account] = Account) -> None:
         self.known: dict[str, Account] = {}
+        self._swept: WeakValueDictionary[str, Account] = WeakValueDictionary()
         self._make = make
 
     def of(self, key: str, terms: Terms, now: float) -> Account:
         account = self.known.get(key)
         if account is None:
-            account = self.known[key] = self._make(key, terms, now)
-        elif account.terms is not terms:
+            account = self._swept.pop(key, None) or self._make(key, terms, now)
+            self.known[key] = account
+        if account.terms is not terms:
             account.change(terms, now)
         return account
 
@@ -203,7 +211,7 @@ class Accounts:
         for start in range(0, len(keys), SWEEP_BATCH):
             for key in keys[start : start + SWEEP_BATCH]:
                 if self.known[key].is_idle(now):
-                    del self.known[key]
+                    self._swept[key] = self.known.pop(key)
             await asyncio.sleep(0)
 
 
