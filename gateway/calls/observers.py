@@ -8,6 +8,8 @@ from gateway.calls.body import Body
 from gateway.calls.records import Outcome
 from gateway.calls.token_count import TokenCounter
 from gateway.headers import PLAIN, Headers, get_header
+from gateway.kernel import reference
+from gateway.kernel.interface import Functions
 from gateway.telemetry.collectors import Gaps, Gathered, Gatherer
 from gateway.wire.dialect import Delta
 from gateway.wire.sse import Event
@@ -35,8 +37,8 @@ class Observers:
     Each public tuple holds the bound methods that the observers have; an empty tuple costs nothing.
     `data` has the `add` of each collector, too. A method that raises is removed, because its record
     can no longer be complete. `report` is called with each failure, and with `outcome` and
-    `call_id`. `counts_tokens`: each response gets a `counter`, which sees its data; None before,
-    and for a response that has no tokens to count.
+    `call_id`; `functions` are those of the kernel. `counts_tokens`: each response gets a `counter`,
+    which sees its data; None before, and for a response that has no tokens to count.
 
     These are also the Reader (see gateway.pipeline.readers) of a response that only passes them.
     """
@@ -45,6 +47,7 @@ class Observers:
     # free a call in a cycle.
     __slots__ = (
         "_call_id",
+        "_functions",
         "_outcome",
         "_report",
         "counter",
@@ -66,8 +69,10 @@ class Observers:
         call_id: str,
         *,
         counts_tokens: bool = False,
+        functions: Functions = reference,
     ) -> None:
         self._report = report
+        self._functions = functions
         self._outcome = outcome
         self._call_id = call_id
         self.counter: TokenCounter | None = None
@@ -154,7 +159,7 @@ class Observers:
         # also knows what is wrong with it.
         if self.counter is not None:
             try:
-                outcome.usage = self.counter.usage(request) or outcome.usage
+                outcome.usage = self.counter.usage(request, self._functions) or outcome.usage
             except Exception as error:  # noqa: BLE001  as below
                 self._give_up_counting(error)
         if self.finished:

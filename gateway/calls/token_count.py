@@ -10,6 +10,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.calls.body import Body
+from gateway.kernel.interface import Functions
 from gateway.wire.reported.count import Count, settled
 from gateway.wire.reported.usage import Usage, WireUsage, read_usage
 from gateway.wire.request import echoes, has_several, read_bounds
@@ -58,18 +59,20 @@ class TokenCounter(msgspec.Struct, eq=False, gc=False):
             return 0
         return len(self.chunks) + (0 if self._count is None else self._count.completion)
 
-    def usage(self, request: Body) -> Usage | None:
+    def usage(self, request: Body, functions: Functions) -> Usage | None:
         """Return the usage of the call with this request, None if it is unknown.
 
-        Call it once, at the end of the call.
+        Call it once, at the end of the call. `functions` are those of the kernel.
         """
         if self.closed:
             return None
         chunks = self.chunks
         # No event begins with a brace, whatever the content type.
         if self.stream and not (self._count is None and chunks and chunks[0][:1] == b"{"):
-            return self._of_stream(request)
+            return self._of_stream(request, functions)
         body, self.chunks = b"".join(chunks), []
+        if not request.may_have_several and (usual := functions.read_usage(body)) is not None:
+            return Usage(*usual)
         told = read_usage(body)
         if told is None:
             return None
@@ -82,8 +85,10 @@ class TokenCounter(msgspec.Struct, eq=False, gc=False):
             self.closed = True
             self.chunks = []
 
-    def _of_stream(self, request: Body) -> Usage:
+    def _of_stream(self, request: Body, functions: Functions) -> Usage:
         line = _last_usage_line(self.chunks)
+        if not request.may_have_several and (usual := functions.read_usage(line)) is not None:
+            return Usage(*usual)
         told = read_usage(line) if line else None
         if told is not None and told.prompt_tokens is not None:  # most streams end with the whole
             self._told = told

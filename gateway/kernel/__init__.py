@@ -8,7 +8,7 @@ but its errors.
 for an input that it leaves, and its caller goes on in the Python code that has always read such
 inputs. So that code stays in the rooms above, and is the reference. The kernel in Python leaves
 every input. A caller counts what it had to read itself under the name of its part:
-`kernel.fallbacks["stream"] += 1`.
+`kernel.fallbacks["stream"] += 1`. A usage or a chunk that is left is not counted: it costs little.
 
 **The kernel is chosen when an object is assembled, not when a module is imported.** `active()`
 reads GATEWAY_KERNEL and returns a Kernel. A Gateway has one (`gateway.kernel`, also for

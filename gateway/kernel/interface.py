@@ -135,6 +135,12 @@ class Functions(Protocol):
         Left if a dropped `connection` names other lines.
         """
 
+    def read_usage(self, text: bytes, /) -> tuple[int, int, int, int] | None:
+        """Return the tokens that a plain response or an event reports, all told and beyond doubt.
+
+        Those of the prompt, of the completion, and of each the cached and the reasoning ones.
+        """
+
     def cut(
         self,
         before: bytes,

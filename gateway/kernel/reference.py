@@ -37,6 +37,11 @@ def join_lines(*_: object, **__: object) -> None:
     """Who writes a head joins its lines."""
 
 
+def read_usage(_: bytes, /) -> tuple[int, int, int, int] | None:
+    """`gateway.wire.reported.usage.read_usage` reads it."""
+    return None
+
+
 def cut(*_: object, **__: object) -> None:
     """`gateway.wire.stripping.fast_strip.Frame` strips events."""
 

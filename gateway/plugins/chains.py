@@ -143,6 +143,7 @@ class Chains(msgspec.Struct, frozen=True):
             call.outcome,
             call.id,
             counts_tokens=call.counts_tokens,
+            functions=self.kernel.functions,
         )
 
     def run_attempt_finished(self, call: Call, attempt: Attempt) -> Later:

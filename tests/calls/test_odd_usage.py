@@ -14,6 +14,7 @@ from support.gateways.capturing import capturing, chat
 
 from gateway import Trace, Usage
 from gateway.calls.token_count import TokenCounter
+from gateway.kernel import active
 from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, make_call, sse
 from gateway.wire.reported import usage as reported
 from gateway.wire.reported.usage import MAX_TOKENS
@@ -26,7 +27,8 @@ def counted(body: bytes, asked: dict[str, object] | None = None) -> Usage:
     streamed = body.startswith((b"data:", b"event:"))
     counter = TokenCounter(stream=streamed)
     counter.add(body)
-    usage = counter.usage(make_call(asked or {"messages": []}).body)
+    request = make_call(asked or {"messages": []}).body
+    usage = counter.usage(request, active().functions)
     assert usage is not None
     return usage
 

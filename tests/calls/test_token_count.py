@@ -15,6 +15,7 @@ from support.records.worker_answers import cut, places
 from gateway import Call, Usage, hookimpl
 from gateway.calls.observers import Observers
 from gateway.calls.token_count import TokenCounter
+from gateway.kernel import active
 from gateway.testing import DONE, GatewayFor, make_call, sse
 from gateway.wire.reported.usage import MAX_TOKENS
 
@@ -30,7 +31,9 @@ def counted(
     asked: dict[str, object] | bytes | None = None,
 ) -> Usage | None:
     call = make_call(asked)
-    observers = Observers((), _fail, call.outcome, call.id, counts_tokens=True)
+    observers = Observers(
+        (), _fail, call.outcome, call.id, counts_tokens=True, functions=active().functions
+    )
     observers.notify_started(status, headers, events=headers == EVENTS)
     for chunk in chunks:
         observers.feed(chunk)
@@ -141,7 +144,7 @@ def test_token_counter_buffers_little_of_a_long_stream(tokens: int) -> None:
         counter.add(event)
         assert counter.room >= 0
     assert counter.so_far == tokens
-    usage = counter.usage(make_call().body)
+    usage = counter.usage(make_call().body, active().functions)
     assert usage is not None
     assert (usage.completion_tokens, usage.counted) == (tokens, True)
 
@@ -200,7 +203,9 @@ def _both(data: bytes) -> Iterable[Usage | None]:
 
 def test_usage_is_of_the_last_attempt() -> None:
     call = make_call()
-    observers = Observers((), _fail, call.outcome, call.id, counts_tokens=True)
+    observers = Observers(
+        (), _fail, call.outcome, call.id, counts_tokens=True, functions=active().functions
+    )
     observers.notify_started(200, EVENTS, events=True)
     observers.feed(chat("a"))
     observers.notify_started(200, JSON, events=False)

@@ -162,7 +162,14 @@ class Responses:
         watching = Watching()
         outcome = call.outcome
         exchange.observe(
-            Observers([("watching", watching)], _raise, outcome, call.id, counts_tokens=True)
+            Observers(
+                [("watching", watching)],
+                _raise,
+                outcome,
+                call.id,
+                counts_tokens=True,
+                functions=kernel.functions,
+            )
         )
         limits = ServerLimits()
         parser = ResponseParser(limits.max_header_bytes, limits.max_headers)

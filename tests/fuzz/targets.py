@@ -8,11 +8,12 @@ from fuzz.record_targets import Answers, Numbers
 from fuzz.request_targets import Requests
 from fuzz.stream_targets import Events, Responses
 from fuzz.target import Target
+from fuzz.usage_targets import Usages
 
 TARGETS: Mapping[str, Callable[[], Target]] = {
     one.name: one
     for one in (
-        *(Answers, Numbers, PlainAnswers, Requests, Events, Responses),
+        *(Answers, Numbers, PlainAnswers, Requests, Usages, Events, Responses),
         *(WholeRequests, WholeResponses, Heads),
     )
 }

@@ -28,6 +28,7 @@ int record_add(PyObject *module);
 int strip_add(PyObject *module);
 int request_add(PyObject *module);
 int http_add(PyObject *module);
+int usage_add(PyObject *module);
 
 /* For the garbage collector: what the state refers to. */
 int stream_traverse(StreamState *state, visitproc visit, void *arg);

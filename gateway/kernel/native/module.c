@@ -25,7 +25,9 @@ static int add_all(PyObject *module)
         return -1;
     if (request_add(module) < 0)
         return -1;
-    return http_add(module);
+    if (http_add(module) < 0)
+        return -1;
+    return usage_add(module);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)

@@ -24,7 +24,10 @@ MAX_TOKENS = 1 << 32
 """Maximum tokens of one call; a larger count is no count."""
 
 DECODE_WHOLE_BELOW = 1_000
-"""Offset of a usage, in bytes, up to which decoding the whole is faster than skipping to it."""
+"""Offset of a usage, in bytes, up to which decoding the whole is faster than skipping to it.
+
+The native kernel does likewise (kernel/native/record/usage.c).
+"""
 
 MAX_USAGE_BYTES = 8 * 1024
 """Maximum length of a usage inside text that is no JSON as a whole."""
