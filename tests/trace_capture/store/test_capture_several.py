@@ -118,6 +118,26 @@ def test_writer_loads_a_session_of_its_own_only_once(
             assert found_in(first)[-1].parent_id == found_in(first)[-2].trace_id
 
 
+@pytest.mark.parametrize(("turns", "statements"), [(1, 1), (7, 1), (8, 2), (30, 24)])
+def test_writer_loads_a_session_with_few_statements(
+    turns: int, statements: int, tmp_path: Path
+) -> None:
+    """One if it has few traces; of many, also the bases of the latest ones are read."""
+    with opened(tmp_path) as file:
+        *before, last = map(record_of, conversation(turns + 1, "s"))
+        file.store(before)
+        file.restart()
+        file.sink.prepare(file.db, Item(record_of(conversation(1, "t")[0])))  # as a group begins
+        seen: list[str] = []
+        file.db.raw.set_trace_callback(seen.append)
+        made = file.sink.prepare(file.db, Item(last))
+        file.db.raw.set_trace_callback(None)
+        assert len(seen) == statements
+        assert made.row is not None
+        assert made.row.depth == turns
+        assert last.head.parent == before[-1].trace_id
+
+
 class LateHooks(Hooks):
     """A redact hook that is there once `redacts` is set, as after a reload."""
 

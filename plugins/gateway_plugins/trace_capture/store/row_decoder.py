@@ -66,7 +66,12 @@ class RowDecoder:
         self._db = db
         self._codec = codec or Codec()
         self._cache: OrderedDict[int, Material] = OrderedDict()
+        self._rows: dict[int, tuple[int | None, bytes]] = {}
         self._size = 0
+
+    def add_row(self, number: int, base: int | None, content: bytes) -> None:
+        """Note what a row has, which would be read once it is wanted."""
+        self._rows[number] = base, content
 
     def trace(self, row: StoredRow) -> Trace:
         try:
@@ -123,8 +128,10 @@ class RowDecoder:
         return material
 
     def _base_row(self, number: int) -> tuple[int | None, Content]:
-        query = "SELECT base, content FROM traces WHERE number = :number"
-        row = next(self._db.select(query, {"number": number}), None)
+        row = self._rows.pop(number, None)
+        if row is None:
+            query = "SELECT base, content FROM traces WHERE number = :number"
+            row = next(self._db.select(query, {"number": number}), None)
         if row is None:
             raise ValueError(f"its base, the trace number {number}, is missing")
         return row[0], self._content(row[1])

@@ -20,6 +20,9 @@ MAX_DEPTH = 256
 MAX_CACHED_TRACES = 16
 """Maximum traces cached with their bytes per session: the branches that a prompt may continue."""
 
+MAX_LOADED_TRACES = MAX_CACHED_TRACES // 2
+"""Maximum traces of a session that are read with their bytes if it is not cached."""
+
 MAX_CACHED_BYTES = 1024 * 1024
 """Maximum cached bytes per session; the latest trace is cached even if it is larger."""
 
@@ -31,8 +34,13 @@ SESSION_OVERHEAD = 2_600
 
 
 _LATEST = "SELECT trace_id FROM traces WHERE session_id = :session_id ORDER BY number DESC LIMIT 1"
-_ALL = """
-SELECT number, trace_id, depth, ends FROM traces WHERE session_id = :session_id ORDER BY number
+_NEWEST = """
+SELECT number, trace_id, depth, ends, base, content FROM traces
+WHERE session_id = :session_id ORDER BY number DESC LIMIT :most
+"""
+_OLDER = """
+SELECT number, trace_id, depth, ends FROM traces
+WHERE session_id = :session_id AND number < :before ORDER BY number
 """
 
 
@@ -156,16 +164,23 @@ class SessionCache:
 
     def _load(self, db: Database, session_id: str, codec: Codec) -> CachedSession:
         session = CachedSession(Lineage(MAX_CACHED_TRACES, MAX_CACHED_BYTES), [], deque())
-        rows = list(db.select(_ALL, {"session_id": session_id}))
-        if not rows:
-            return session
+        newest = list(db.select(_NEWEST, {"session_id": session_id, "most": MAX_LOADED_TRACES}))
+        newest.reverse()
+        if len(newest) == MAX_LOADED_TRACES:
+            _add_older(db, session, session_id, newest[0][0])
         decoder = RowDecoder(db, codec)
-        old = len(rows) - MAX_CACHED_TRACES // 2
-        for place, (number, trace_id, depth, ends) in enumerate(rows):
-            known = KnownTrace(RowNumber(number), trace_id, depth)
-            if place < old or not _add_whole(session, known, decoder, unpack_digests(ends)):
-                session.add_digests(known, unpack_digests(ends))
+        for number, trace_id, depth, ends, base, content in newest:
+            decoder.add_row(number, base, content)
+            known, digests = KnownTrace(RowNumber(number), trace_id, depth), unpack_digests(ends)
+            if not _add_whole(session, known, decoder, digests):
+                session.add_digests(known, digests)
         return session
+
+
+def _add_older(db: Database, session: CachedSession, session_id: str, before: int) -> None:
+    rows = db.select(_OLDER, {"session_id": session_id, "before": before})
+    for number, trace_id, depth, ends in rows:
+        session.add_digests(KnownTrace(RowNumber(number), trace_id, depth), unpack_digests(ends))
 
 
 def _add_whole(
