@@ -165,27 +165,24 @@ def change(db: Connection, run: Callable[[Database], T]) -> T:
 
 def _prepared(db: Connection, group: Group, tally: Tally) -> list[Batch]:
     """Prepare the entries, and return what to write; an entry that cannot be prepared is lost."""
-    batches: list[Batch] = []
+    batches: dict[int, Batch] = {}  # by the sinks' identity: a sink need not be hashable
     for entry in group[:]:
+        sink = entry.sink
         if not entry.prepared:
             try:
-                entry.rows = entry.sink.prepare(db, entry.item)
+                entry.rows = sink.prepare(db, entry.item)
                 entry.prepared = True
             except BaseException as error:  # noqa: BLE001
                 _undo(db, error)
                 group.remove(entry)
                 lose(entry, error, tally)
                 continue
-        _add(batches, entry)
-    return batches
-
-
-def _add(batches: list[Batch], entry: Entry) -> None:
-    for sink, rows in batches:  # by identity: a sink need not be hashable
-        if sink is entry.sink:
-            rows.append(entry.rows)
-            return
-    batches.append((entry.sink, [entry.rows]))
+        batch = batches.get(id(sink))
+        if batch is None:
+            batches[id(sink)] = sink, [entry.rows]
+        else:
+            batch[1].append(entry.rows)
+    return list(batches.values())
 
 
 def _transact(db: Connection, batches: Sequence[Batch]) -> None:

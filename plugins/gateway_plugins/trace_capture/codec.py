@@ -82,8 +82,10 @@ def text_delta(base: bytes, text: bytes) -> TextDelta:
 
 def common_prefix(one: bytes, other: bytes) -> int:
     """Length in bytes of the common prefix, by bisection: each comparison is a fast memcmp."""
-    if other.startswith(one) or one.startswith(other):
-        return min(len(one), len(other))
+    if other.startswith(one):
+        return len(one)
+    if one.startswith(other):
+        return len(other)
     same, differ = 0, min(len(one), len(other))
     while differ - same > 1:
         middle = (same + differ) // 2

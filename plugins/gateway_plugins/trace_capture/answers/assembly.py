@@ -29,8 +29,9 @@ def assemble(
     `body` is already decoded (no content encoding). `streamed`: it is an event stream. `kernel`
     reads what it can; the record is the same without one.
     """
-    api = _name_at(path)
-    form, read_stream = FORMS.get(api), _STREAMS.get(api)
+    api = api_at(path)
+    name = "" if api is None else api.name
+    form, read_stream = FORMS.get(name), _STREAMS.get(name)
     if kernel is not None and form is not None and status == 200:
         found = native.read(kernel, body, chat=form is CHAT, streamed=streamed)
         if found is not None:
@@ -54,13 +55,6 @@ def assemble(
     return record
 
 
-@lru_cache(maxsize=256)
-def _name_at(path: str) -> str:
-    """Return the name of the API of a path, "" if unknown; nearly all calls have one of few."""
-    known = api_at(path)
-    return "" if known is None else known.name
-
-
 def _plain(body: bytes, form: Form) -> Assembled | None:
     try:
         return plain.read(body, form)
@@ -69,6 +63,7 @@ def _plain(body: bytes, form: Form) -> Assembled | None:
         return None if record is None else join_halves(record)
 
 
+@lru_cache(maxsize=256)  # nearly all calls have one of few paths
 def api_at(path: str) -> Api | None:
     """Return the API of a path, which may have more before its `v1/`; None if unknown."""
     if path[:4] == "/v1/" and "v1/" not in path[4:] and "?" not in path and path[-1] != "/":

@@ -1,5 +1,7 @@
 """Has the kernel read a response, which costs a fraction of the Python code beside it."""
 
+from itertools import starmap
+
 import msgspec
 
 from gateway import Kernel
@@ -22,7 +24,7 @@ def read(kernel: Kernel, body: bytes, *, chat: bool, streamed: bool) -> Assemble
         skeleton=skeleton,
         response_id=response_id,
         model=model,
-        parts=[Part(*part) for part in parts],
+        parts=list(starmap(Part, parts)),
         usage=None if usage is None else _decode(usage),
         prompt_tokens=prompt,
         completion_tokens=completion,

@@ -3,7 +3,8 @@
 import math
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice
+from operator import sub
 
 import msgspec
 import zstandard
@@ -148,22 +149,23 @@ def _times(capture: Capture, last: Attempt | None, events: int | None) -> list[i
         if last.connected:
             connect = int((last.connected - last.started) * 1e6)
     ttft = None if outcome.ttft is None else int(outcome.ttft * 1e6)
-    gaps = () if events is None else _gaps(capture, events)
-    if not gaps:
+    if events is None:
         return [queue, connect, ttft, total, None, None]
-    return [queue, connect, ttft, total, *(int(_quantile(gaps, one) * 1e6) for one in (0.5, 0.99))]
+    return [queue, connect, ttft, total, *_gaps(capture.reads.times, events)]
 
 
-def _gaps(capture: Capture, events: int) -> list[float]:
-    """Return the seconds between events, sorted; 0.0 between events that came in one read."""
-    gaps = [later - earlier for earlier, later in pairwise(capture.reads.times)]
-    gaps += [0.0] * (events - len(capture.reads.times))
-    gaps.sort()
-    return gaps
+def _gaps(times: Sequence[float], events: int) -> list[int | None]:
+    """Return the p50 and p99 of the times between events that came in reads at these times.
 
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+    Whole microseconds; between events of one read, 0. None twice if there was one event at most.
+    """
+    gaps = sorted(map(sub, islice(times, 1, None), times))
+    within = max(events - len(times), 0)  # none of them is longer than one of `gaps`
+    count = within + len(gaps)
+    if not count:
+        return [None, None]
+    places = [min(count - 1, int(count * share)) - within for share in (0.5, 0.99)]
+    return [int(gaps[place] * 1e6) if place >= 0 else 0 for place in places]
 
 
 def _judge(capture: Capture, answer: Assembled, head: Head) -> None:

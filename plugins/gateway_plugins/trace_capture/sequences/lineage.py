@@ -44,10 +44,6 @@ class _State(msgspec.Struct, frozen=True):
     rung: int
     mark: bytes
 
-    @property
-    def digest(self) -> bytes:
-        return self.hasher.digest() + self.mark
-
 
 _EMPTY = _State(hashlib.blake2b(digest_size=8), 0, 0, hashlib.blake2b(digest_size=8).digest()[:4])
 
@@ -103,7 +99,7 @@ class Lineage:
         """Add a sequence and return its digest. If sequences are equal, the latest key is used."""
         line, common = self._nearest(sequence)
         state = _hash(sequence, line.state if line and common == len(line.data) else _EMPTY)
-        digest = state.digest
+        digest = state.hasher.digest() + state.mark
         self._index(key, len(sequence), digest, state.rung)
         if line is not None and common == len(sequence) < len(line.data):
             self._add_inside(key, sequence)

@@ -90,7 +90,13 @@ class TraceSink:
         self._first = True
         self._check_for_other_writers(db)
         self._drop_late(db, rows)
+        connection, generation = self._connection, self._cache.generation
         for one in rows:
+            session = one.session
+            if one.connection == connection and (
+                session is None or session.generation == generation
+            ):
+                continue  # as nearly all are
             if one.row is not None and not self._is_current(db, one):
                 made = self._encode(db, one.capture)
                 one.row, one.trace = made.row, made.trace
