@@ -65,18 +65,34 @@ class Cut(Protocol):
         """
 
 
+class Strip(Protocol):
+    """Strips the events of one stream as `injection.Stripper` does, those of the usual form.
+
+    It may hold one event back.
+    """
+
+    def strip_run(self, text: bytes) -> tuple[bytes, int] | None:
+        """As Cut.strip_run. What is held back is in neither the result nor the rest."""
+
+    def hand_back(self) -> bytes | None:
+        """Return the event that is held back, which is no longer.
+
+        Without one: b"" if there was one since this was called last, else None.
+        """
+
+
 class Tap(Protocol):
     """Carries the reads of a stream from a worker's connection to the caller, each in one call.
 
-    Each read is taken or left as a whole: HTTP chunks that are not whole, an event of another frame
-    or one that ends a choice are left. `heard_at`: the time (`time.monotonic`) of the latest read
-    that was taken, 0 before any.
+    Each read is taken or left as a whole: HTTP chunks that are not whole are left, and events that
+    the Cut or the Strip leaves. `heard_at`: the time (`time.monotonic`) of the latest read that was
+    taken, 0 before any.
     """
 
     @property
     def heard_at(self) -> float: ...
 
-    def arm(self, cut: Cut | None) -> None:
+    def arm(self, cut: Cut | Strip | None) -> None:
         """Take reads from now on, whose events `cut` strips; None: any whole events, as they are.
 
         What the collectors have by now counts.
@@ -156,6 +172,9 @@ class Functions(Protocol):
 
         `keys` are those of a choice in their order. `through`: nothing is to be taken out.
         """
+
+    def strip(self, ids: bool, logprobs: bool, usage: bool, drop_empty: bool, /) -> Strip | None:
+        """Return the Strip of a stream for which the given fields were injected."""
 
     def tap(
         self,

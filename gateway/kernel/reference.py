@@ -46,6 +46,10 @@ def cut(*_: object, **__: object) -> None:
     """`gateway.wire.stripping.fast_strip.Frame` strips events."""
 
 
+def strip(*_: object) -> None:
+    """`gateway.wire.injection.Stripper` strips events."""
+
+
 def tap(*_: object, **__: object) -> None:
     """`gateway.upstream.connection.Connection` and `gateway.pipeline.relay.Relay` carry reads."""
 

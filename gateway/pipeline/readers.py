@@ -12,13 +12,15 @@ from gateway.calls.observers import Observers
 from gateway.calls.reply import BLANK_LINES
 from gateway.config import ServerLimits
 from gateway.headers import Headers, is_plain
-from gateway.kernel.interface import Cut
+from gateway.kernel.interface import Cut, Functions, Strip
 from gateway.pipeline.exchange import Exchange
 from gateway.wire.dialect import Delta, Unreadable
 from gateway.wire.injection import Stripper
-from gateway.wire.sse import DONE, Event, EventTooLarge, Splitter, looks_like_events
+from gateway.wire.sse import DONE, Event, EventTooLarge, Splitter, after_two
 from gateway.wire.stripping.any_frame import AnyFrame
 from gateway.wire.stripping.fast_strip import Frame
+
+_DONE_EVENT = b"data: [DONE]\n\n"
 
 MAX_HELD_EVENT_BYTES = 64 * 1024
 """Maximum size in bytes of a partial event that is held back; a longer one is sent in pieces."""
@@ -62,47 +64,8 @@ class AnyEvents:
 
 ANY_EVENTS = AnyEvents()
 
-Form = Frame | AnyFrame | AnyEvents | None
+Form = Strip | Frame | AnyFrame | AnyEvents | None
 """What the events of a stream have in common, as far as a kernel may know it: see `tapping`."""
-
-
-class Sniffing:
-    """The Reader of a response in a content type that does not fit what the call asked for.
-
-    The first bytes show whether it is an event stream nevertheless. `choose` is called with that,
-    and returns the reader for the whole response.
-    """
-
-    def __init__(self, choose: Callable[[bool], Reader | None]) -> None:
-        self.rewrites = True
-        self._choose: Callable[[bool], Reader | None] | None = choose
-        self._reader: Reader | None = None
-        self._held: bytes | None = b""
-
-    def feed(self, data: bytes) -> bytes:
-        if self._held is not None:
-            data = self._held + data
-            events = looks_like_events(data)
-            if events is None:
-                self._held = data
-                return b""
-            self._settle(events=events)
-        return data if self._reader is None else self._reader.feed(data)
-
-    def close(self) -> bytes:
-        held = self._held
-        if held is not None:
-            self._settle(events=False)
-        if self._reader is None:
-            return held or b""
-        return (self._reader.feed(held) if held else b"") + self._reader.close()
-
-    def _settle(self, *, events: bool) -> None:
-        self._held = None
-        if self._choose is not None:
-            self._reader = self._choose(events)
-        self._choose = None  # it may hold the call, which would hold this in turn
-        self.rewrites = self._reader is not None and self._reader.rewrites
 
 
 class Discarding:
@@ -155,12 +118,6 @@ class StreamReader:
         return self._held
 
 
-def _after_two(data: bytes) -> int:
-    """Offset after the second event that ends in two LF; the length of `data` if there is none."""
-    end = data.find(b"\n\n", data.find(b"\n\n") + 2)
-    return end + 2 if end >= 0 else len(data)
-
-
 def _end_of_events(data: bytes) -> int:
     """Offset after the last whole event; 0 if none ends within the last MAX_HELD_EVENT_BYTES."""
     start = max(0, len(data) - MAX_HELD_EVENT_BYTES)
@@ -181,29 +138,26 @@ class EventReader:
         self.rewrites = stripper is not None
         self._call = exchange.call
         self._observers = exchange.observers
-        self._functions = exchange.chains.kernel.functions
+        kernel = exchange.chains.kernel
+        self._functions = kernel.functions if kernel.name != "python" else None
         self._frame: Frame | AnyFrame | None = None
+        self._cut_of: Frame | AnyFrame | None = None
         self._cut: Cut | None = None
         self._stripper = stripper
         self._splitter: Splitter | None = Splitter(max_bytes)
         self._dialect = self._call.dialect
         self._one_by_one = bool(self._observers.event or self._observers.delta)
-        self.form: Frame | AnyFrame | None = None
+        self.form: Strip | Frame | AnyFrame | None = None
         self._end = b""
 
     def feed(self, data: bytes) -> bytes:
         if self._observers.data or self._observers.counter:
             self._observers.feed(data)
-        if self.form is not None:
-            cut = self.form.strip_one(data)
+        if self._frame is not None:
+            cut = self._frame.strip_one(data)
             if cut is not None:  # nearly always: one event, like those before it
                 return cut
-        if self._splitter is None:
-            return data
-        try:
-            return self._read(data, self._splitter)
-        except EventTooLarge:
-            return self._give_up(self._splitter)
+        return self._read(data, self._splitter) if self._splitter is not None else data
 
     def close(self) -> bytes:
         end, self._end, rest = self._end, b"", b""
@@ -216,29 +170,74 @@ class EventReader:
     def _read(self, data: bytes, splitter: Splitter) -> bytes:
         stripper = self._stripper
         if stripper is None or self._one_by_one or self._end:
-            return self._each(splitter.feed(data))
-        sent, between = b"", splitter.between_events
-        if not between:  # the first events show the form of the others
-            begun = _after_two(data)
-            sent, data = self._each(splitter.feed(data[:begun])), data[begun:]
-            between = splitter.between_events
-        if data and between and not self._end:
-            run, length = self._run(stripper, data)
-            sent, data = sent + run, data[length:]
-        if data:
-            sent += self._each(splitter.feed(data))
-            between = splitter.between_events
-        self.form = stripper.frame if between and not self._end else None
+            return self._split(splitter, data)
+        sent, rest = b"", data
+        if splitter.is_empty and self._functions is not None:
+            sent, rest = self._by_kernel(stripper, splitter, data, self._functions)
+        if not rest:
+            return sent
+        if rest == _DONE_EVENT and splitter.is_empty:
+            splitter.skip()
+            self._end, self.form, self._frame = rest, None, None
+            return sent + stripper.close()
+        sent += self._by_python(stripper, splitter, rest, ended=rest is not data)
+        self.form = self._frame = None
+        if self._is_between(splitter):
+            self._note_form(stripper)
         return sent
+
+    def _by_kernel(
+        self, stripper: Stripper, splitter: Splitter, data: bytes, functions: Functions
+    ) -> tuple[bytes, bytes]:
+        """Strip the events that the kernel takes; return the result and the rest."""
+        strip = stripper.by(functions)
+        run = strip.strip_run(data) if strip is not None else None
+        if run is None:
+            return b"", data
+        splitter.skip()
+        self.form, self._frame = strip, None
+        return run[0], data[run[1] :]
+
+    def _by_python(
+        self, stripper: Stripper, splitter: Splitter, data: bytes, *, ended: bool
+    ) -> bytes:
+        """Strip the rest of a read; `ended`: events have ended in it before."""
+        sent = b""
+        if not splitter.between_events:  # the first events show the form of the others
+            begun = after_two(data)
+            sent, data = self._split(splitter, data[:begun], ended=ended), data[begun:]
+            ended = True
+        if data and self._is_between(splitter):
+            run, length = self._run(stripper, data)
+            sent, data, ended = sent + run, data[length:], ended or length > 0
+        return sent + self._split(splitter, data, ended=ended) if data else sent
+
+    def _is_between(self, splitter: Splitter) -> bool:
+        """Whether the next byte begins an event that may have injected fields."""
+        return splitter.between_events and not self._end and self._splitter is not None
+
+    def _note_form(self, stripper: Stripper) -> None:
+        if self._functions is not None:
+            self.form = stripper.by(self._functions)
+        if self.form is None:
+            self.form = self._frame = stripper.frame
 
     def _run(self, stripper: Stripper, text: bytes) -> tuple[bytes, int]:
         """Strip the leading events of `text`, by the kernel if the kernel can."""
-        frame = stripper.frame
-        if frame is not self._frame:
-            self._frame = frame
-            self._cut = frame.cut(self._functions) if frame is not None else None
+        frame, functions = stripper.frame, self._functions
+        if functions is not None and frame is not self._cut_of:
+            self._cut_of = frame
+            self._cut = frame.cut(functions) if frame is not None else None
         cut = self._cut
         return (cut.strip_run(text) if cut is not None else None) or stripper.strip_run(text)
+
+    def _split(self, splitter: Splitter, data: bytes, *, ended: bool = False) -> bytes:
+        if self._splitter is None:
+            return data
+        try:
+            return self._each(splitter.feed(data))
+        except EventTooLarge:
+            return b"" if ended else self._give_up(splitter)
 
     def _each(self, events: list[Event]) -> bytes:
         if len(events) == 1:
@@ -269,7 +268,7 @@ class EventReader:
 
     def _give_up(self, splitter: Splitter) -> bytes:
         """Handle an event past the limit: forward the rest unparsed rather than fail the call."""
-        self._splitter = self.form = None
+        self._splitter = self.form = self._frame = None
         _note(self._call, "core: an event was larger than server_limits.max_event_bytes")
         held = self._stripper.close() if self._stripper is not None else b""
         return held + splitter.take_rest()

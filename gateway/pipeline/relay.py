@@ -22,11 +22,11 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import (
     Discarding,
     Reader,
-    Sniffing,
     choose_reader,
     wants_plain,
 )
 from gateway.pipeline.refused import InjectionRefused, hold
+from gateway.pipeline.streams.sniffing import Sniffing
 from gateway.pipeline.streams.tapping import Tapping, tapping_of
 from gateway.upstream.location import REFERENCES, through_gateway
 from gateway.upstream.phase_timer import Alarm, PhaseTimer

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from gateway.kernel import Kernel
+from gateway.kernel.interface import Functions, Strip
 from gateway.wire import injected_keys
 from gateway.wire.dialect import Dialect
 from gateway.wire.sse import DONE, Event, with_data
@@ -109,7 +110,9 @@ class Stripper:
         "_known",
         "_logprobs",
         "_misses",
+        "_strip",
         "_unasked",
+        "_unusual",
         "_usage",
         "injected",
         "torn",
@@ -134,6 +137,8 @@ class Stripper:
         self._misses = 0
         self._held: list[_Held] = []
         self._finished: set[bytes] = set()  # choices with their last event held back
+        self._strip: Strip | None = None
+        self._unusual = False  # whether the latest event was one that the quick ways leave
         self._ended = False
 
     def plain(self, body: bytes, kernel: Kernel | None = None) -> bytes:
@@ -163,13 +168,36 @@ class Stripper:
             return event.raw
         if data == DONE:
             return self.close() + event.raw
-        if self._frame is not None and not self._held:
+        held = self._holds()
+        if self._frame is not None and not held:
             cut = self._frame.strip_one(event.raw)
             if cut is not None:
                 self._misses = 0
                 return cut
         cut = self._exact_event(event, data)
+        self._unusual = cut is None
         return self._any_event(event, data) if cut is None else cut
+
+    def by(self, functions: Functions) -> Strip | None:
+        """Return what a kernel strips the events to come with; None if it would leave the next.
+
+        Events may be passed to the Strip or to this object, in their order.
+        """
+        if self._held or self._unusual:
+            return None
+        if self._strip is None:
+            flags = self._ids, self._logprobs, self._usage, self._drop_empty
+            self._strip = functions.strip(*flags)
+        return self._strip
+
+    def _holds(self) -> bool:
+        """Whether events are held back, after taking over the one that a kernel holds."""
+        held = self._strip.hand_back() if self._strip is not None else None
+        if held is not None:
+            self._ended = True
+            if held:
+                self._exact_event(Event(held, held[6:-2]), held[6:-2])
+        return bool(self._held)
 
     @property
     def frame(self) -> Frame | AnyFrame | None:
@@ -178,14 +206,14 @@ class Stripper:
         Its `strip_one` strips one event as `event` does, and returns None for an event that must be
         decoded in full. It is valid until an event is passed to `event` or `strip_run`.
         """
-        return self._frame if not self._held else None
+        return self._frame if not self._holds() else None
 
     def strip_run(self, text: bytes) -> tuple[bytes, int]:
         """Strip the leading events of `text`; return the result and the number of bytes consumed.
 
         For several events that came in one read. Pass the rest of `text` to `event`.
         """
-        if self._frame is None or self._held:
+        if self._frame is None or self._holds():
             return b"", 0
         return self._frame.strip_run(text) or (b"", 0)
 
@@ -272,7 +300,7 @@ class Stripper:
 
     def close(self) -> bytes:
         """Return the events held back for a usage event that did not come."""
-        return self._release([]) if self._held else b""
+        return self._release([]) if self._holds() else b""
 
     def _is_usage(self, answer: AnswerText) -> bool:
         """Whether the event is there for the usage alone.

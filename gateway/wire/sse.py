@@ -64,6 +64,15 @@ class Splitter:
         """Whether the next byte certainly begins an event."""
         return not (self._rest or self._at_start)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part of an event is buffered."""
+        return not self._rest
+
+    def skip(self) -> None:
+        """Take note that whole events were read elsewhere, the first one among them."""
+        self._at_start = False
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that end in `chunk`.
 
@@ -122,6 +131,12 @@ class Splitter:
             events, rest = _split_lf(text)
         self._rest += rest
         return events
+
+
+def after_two(text: bytes) -> int:
+    """Offset after the second event that ends in two LF; the length of `text` if there is none."""
+    end = text.find(b"\n\n", text.find(b"\n\n") + 2)
+    return end + 2 if end >= 0 else len(text)
 
 
 def looks_like_events(text: bytes) -> bool | None:

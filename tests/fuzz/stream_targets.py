@@ -109,6 +109,39 @@ def _stripped(frame: Frame, text: bytes) -> bytes | None:
     return None if None in parts or not parts else b"".join(part or b"" for part in parts)
 
 
+class Strips:
+    """The events of a stream, one by one or several at a time: what a stripper sends for each."""
+
+    name = "stream-strips"
+
+    def __init__(self) -> None:
+        self._seeds = [*_streams(), *map(stream_of, range(3))]
+
+    def seeds(self) -> Sequence[bytes]:
+        return self._seeds
+
+    def compare(self, native: Functions, given: bytes, random: Random) -> bool:
+        injected, drop_empty = random.choice(KINDS[:-1]), random.random() < 0.5
+        one = Stripper(injected, drop_empty=drop_empty)
+        other = Stripper(injected, drop_empty=drop_empty)
+        events, taken = Splitter().feed(given), 0
+        while events:
+            count = random.choice((1, 1, 1, 2, 5))
+            some, events = events[:count], events[count:]
+            strip = one.by(native)
+            text = b"".join(event.raw for event in some)
+            sent, length = (strip.strip_run(text) if strip is not None else None) or (b"", 0)
+            taken += length > 0
+            rest = Splitter().feed(b"data: 0\n\n" + text[length:])[1:]
+            found = sent + b"".join(map(one.event, rest))
+            wanted = b"".join(map(other.event, some))
+            if found != wanted:
+                raise Differs(f"{found!r} is not {wanted!r}")
+        if one.close() != other.close():
+            raise Differs("the end is another")
+        return taken > 0
+
+
 def stream_of(count: int) -> bytes:
     """Return a stream of events that are alike, as vLLM sends it."""
     return b"".join(stream(count)[1:])

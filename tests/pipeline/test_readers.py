@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway import Call, Headers, Outcome, hookimpl, is_event_stream
 from gateway.calls.observers import UNOBSERVED
+from gateway.kernel import active
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import MAX_HELD_EVENT_BYTES, EventReader, StreamReader
 from gateway.plugins.chains import Chains, Failures
@@ -76,6 +77,22 @@ def test_event_reader_leaves_behind_the_end_what_came_behind_it(behind: bytes) -
     stream = b"data: {}\n\ndata: [DONE]\n\n" + behind
 
     assert reader.feed(stream) + reader.close() == stream
+
+
+def test_event_reader_forwards_what_precedes_an_event_that_is_too_large() -> None:
+    call = Call(RecordingCaller(), method="POST", path="/v1/chat/completions")
+    exchange = Exchange(call, Chains(Failures(), kernel=active()))
+    event = (
+        b'data: {"id":"a","object":"c","created":1,"model":"m","choices":'
+        b'[{"index":0,"delta":{"content":"x"},"logprobs":null,"finish_reason":null}]}\n\n'
+    )
+    large = b"data: " + b"x" * 300
+
+    for count in (1, 2, 3):
+        reader = EventReader(exchange, Stripper(INJECTIONS), 300)
+        assert reader.feed(event * count + large) == event * count
+        assert reader.feed(b"x") == large + b"x"
+        assert reader.feed(event) + reader.close() == event
 
 
 def test_stream_reader_forwards_a_large_event_in_pieces() -> None:

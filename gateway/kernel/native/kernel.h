@@ -14,8 +14,8 @@ typedef struct {
 } Names;
 
 typedef struct {
-    PyObject *cut; /* the type */
-    Names names;   /* of attributes */
+    PyObject *cut, *strip; /* the types */
+    Names names;           /* of attributes */
 } StreamState;
 
 typedef struct {

@@ -1,4 +1,4 @@
-"""Streams whose events are alike, and what carries them more cheaply than the relay.
+"""Event streams: how one is known, and what carries it more cheaply than the relay.
 
 Imports what `gateway.pipeline` may import, and its readers.
 """

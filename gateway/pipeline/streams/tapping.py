@@ -1,8 +1,8 @@
 """Lets a kernel carry the reads of a stream past the parser, the reader and the reply.
 
-The first events of a stream show their form. From then on nearly all are alike, and a Tap carries
-each read in one call: see gateway.kernel.interface. Whatever it leaves takes the way of all other
-responses, and after that the tap is offered again.
+Nearly all events of a stream have a form that the kernel knows, or one that the first of them show.
+A Tap carries each read of them in one call: see gateway.kernel.interface. Whatever it leaves takes
+the way of all other responses, and after that the tap is offered again.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from time import monotonic
 
 from gateway.calls.observers import Collectors
 from gateway.kernel import Kernel
-from gateway.kernel.interface import Cut, Settled, Tap
+from gateway.kernel.interface import Cut, Settled, Strip, Tap
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.readers import ANY_EVENTS, EventReader, Form, Reader, StreamReader
+from gateway.pipeline.readers import ANY_EVENTS, AnyEvents, EventReader, Form, Reader, StreamReader
 from gateway.upstream.connection import Connection
 from gateway.wire.stripping.any_frame import AnyFrame
 from gateway.wire.stripping.fast_strip import Frame
@@ -55,7 +55,7 @@ class Tapping:
         self._full = full
         self._tap: Tap | None = None
         self._form: Form = None
-        self._cut: Cut | None = None
+        self._cut: Cut | Strip | None = None
         self.is_offered = False
 
     @property
@@ -88,6 +88,8 @@ class Tapping:
             self._cut = form.cut(kernel.functions)
             if self._cut is None:
                 kernel.fallbacks[PART] += 1
+        elif not isinstance(form, AnyEvents):
+            self._cut = form
 
     def _armed(self, kernel: Kernel, way: Callable[[bytes], bool]) -> Tap | None:
         tap = self._tap or self._made(kernel, way, self._exchange.observers.collectors())

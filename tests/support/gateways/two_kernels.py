@@ -13,7 +13,7 @@ from gateway import Call, Ending, Gaps, Gathered, Headers, Outcome, Usage
 from gateway.config import Config, Worker
 from gateway.fleet.registry import Workers
 from gateway.kernel import Kernel, reference
-from gateway.kernel.interface import Cut, Functions, Settled, Tap
+from gateway.kernel.interface import Cut, Functions, Settled, Strip, Tap
 from gateway.pipeline.proxy import Proxy
 from gateway.plugins.chains import Chains, Failures, Hook
 from gateway.storage import Storage
@@ -178,7 +178,7 @@ class CountingTap:
     def heard_at(self) -> float:
         return self._tap.heard_at
 
-    def arm(self, cut: Cut | None) -> None:
+    def arm(self, cut: Cut | Strip | None) -> None:
         self._tap.arm(cut)
 
     def take(self, data: bytes) -> bool:
@@ -194,11 +194,11 @@ class Counting:
     """The functions of a kernel, whose taps count in `taken` what they take and leave."""
 
     def __init__(self, functions: Functions) -> None:
-        self.BUILT, self.SOURCES = functions.BUILT, functions.SOURCES
-        self.cut, self.is_chunks = functions.cut, functions.is_chunks
-        self.read_fields = functions.read_fields
         self._functions = functions
         self.taken: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._functions, name)
 
     def tap(self, *arguments: Any, **more: Any) -> Tap | None:
         tap = self._functions.tap(*arguments, **more)

@@ -1,6 +1,7 @@
 /* The path of a stream's event: its types, and what they share. */
 #include "chunks.h"
-#include "cut.h"
+#include "stream/events/cut.h"
+#include "stream/events/strip.h"
 #include "tap.h"
 
 StreamState *stream_state(PyTypeObject *type)
@@ -52,22 +53,24 @@ int stream_add(PyObject *module, StreamState *state)
         if (*name == NULL)
             return -1;
     }
-    PyObject *cut = add_type(module, "cut", &cut_spec);
-    if (cut == NULL || add_type(module, "tap", &tap_spec) == NULL)
+    state->cut = Py_XNewRef(add_type(module, "cut", &cut_spec));
+    state->strip = Py_XNewRef(add_type(module, "strip", &strip_spec));
+    if (state->cut == NULL || state->strip == NULL || add_type(module, "tap", &tap_spec) == NULL)
         return -1;
-    state->cut = Py_NewRef(cut);
     return PyModule_AddFunctions(module, functions);
 }
 
 int stream_traverse(StreamState *state, visitproc visit, void *arg)
 {
     Py_VISIT(state->cut);
+    Py_VISIT(state->strip);
     return 0;
 }
 
 void stream_clear(StreamState *state)
 {
     Py_CLEAR(state->cut);
+    Py_CLEAR(state->strip);
     for (int place = 0; place < NAME_COUNT; place++)
         Py_CLEAR(*name_places(&state->names, place));
 }

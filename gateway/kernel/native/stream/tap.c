@@ -1,7 +1,8 @@
 /* One call for each read of a stream: takes the read apart, cuts, shows and sends it. See tap.h. */
 #include "tap.h"
 #include "chunks.h"
-#include "cut.h"
+#include "stream/events/cut.h"
+#include "stream/events/strip.h"
 #include "collectors.h"
 
 #include <stddef.h>
@@ -24,7 +25,8 @@ typedef struct {
     PyObject *gathered;
     PyObject *timed;
     PyObject *notify; /* None: the collectors are all that observes */
-    PyObject *cut;    /* None: any whole events, as they are */
+    PyObject *cut;    /* a Cut or a Strip; None: any whole events, as they are */
+    bool strips;      /* it is a Strip */
     Collectors collectors;
     Sent made;
     PyObject *recent[RECENT]; /* a ring */
@@ -105,6 +107,19 @@ static bool send(Tap *tap, PyObject *sent)
     return told != NULL;
 }
 
+/* Find the events that a text consists of: their number, 0 if they are left to Python, or -1 with an
+ * exception set. What is to be sent is in `made`, unless it is the text `as_it_is`. */
+static Py_ssize_t find_events(Tap *tap, const char *text, Py_ssize_t size, bool *as_it_is)
+{
+    *as_it_is = false;
+    if (tap->strips)
+        return strip_events((Strip *)tap->cut, text, size, &tap->made);
+    *as_it_is = tap->cut == Py_None || ((const Cut *)tap->cut)->through;
+    if (tap->cut == Py_None)
+        return whole_events(text, size);
+    return cut_events((const Cut *)tap->cut, text, size, &tap->made);
+}
+
 /* Carry the events of `chunk`: 1, or 0 if they are left to Python; -1 with an exception set. */
 static int carry(Tap *tap, PyObject *chunk)
 {
@@ -112,9 +127,8 @@ static int carry(Tap *tap, PyObject *chunk)
     Py_ssize_t size = PyBytes_Size(chunk);
     if (size < LEAST_READ || !collectors_have_room(&tap->collectors, size))
         return 0;
-    const Cut *cut = tap->cut == Py_None ? NULL : (const Cut *)tap->cut;
-    bool as_it_is = cut == NULL || cut->through;
-    Py_ssize_t events = cut ? cut_events(cut, text, size, &tap->made) : whole_events(text, size);
+    bool as_it_is;
+    Py_ssize_t events = find_events(tap, text, size, &as_it_is);
     if (events <= 0)
         return (int)events;
     PyObject *sent =
@@ -150,11 +164,13 @@ static PyObject *tap_arm(Tap *tap, PyObject *cut)
     tap->armed = false;
     if (state == NULL)
         return NULL;
-    if (cut != Py_None && (PyObject *)Py_TYPE(cut) != state->cut) {
-        PyErr_SetString(PyExc_TypeError, "arm() takes a Cut or None");
+    PyObject *type = (PyObject *)Py_TYPE(cut);
+    if (cut != Py_None && type != state->cut && type != state->strip) {
+        PyErr_SetString(PyExc_TypeError, "arm() takes a Cut, a Strip or None");
         return NULL;
     }
     set(&tap->cut, cut);
+    tap->strips = type == state->strip;
     if (tap->write == NULL) { /* the garbage collector has cleared it */
         PyErr_SetString(PyExc_RuntimeError, "this tap is gone");
         return NULL;

@@ -1,25 +1,7 @@
 /* Takes injected fields out of the events of one frame: see cut.h. */
-#include "cut.h"
-#include "json/raw.h"
+#include "stream/events/cut.h"
 
 #include <string.h>
-
-#define NULL_TEXT "null"
-#define NULL_SIZE 4
-
-/* A member with an injected field takes at least as many bytes as `"logprobs":0`. */
-#define LEAST_MEMBER 12
-
-/* One member of a choice: where its value begins and ends. */
-typedef struct {
-    const char *value;
-    const char *end;
-} Span;
-
-static bool is_null(Span span)
-{
-    return span.end - span.value == NULL_SIZE && memcmp(span.value, NULL_TEXT, NULL_SIZE) == 0;
-}
 
 static const char *take(const char *at, const char *end, PyObject *bytes)
 {
@@ -29,94 +11,16 @@ static const char *take(const char *at, const char *end, PyObject *bytes)
     return at + size;
 }
 
-static bool reserve(Sent *sent, Py_ssize_t size)
-{
-    if (sent->room >= size)
-        return true;
-    char *more = PyMem_Realloc(sent->data, (size_t)size);
-    if (more == NULL) {
-        PyErr_NoMemory();
-        return false;
-    }
-    sent->data = more;
-    sent->room = size;
-    return true;
-}
-
-void sent_free(Sent *sent)
-{
-    PyMem_Free(sent->data);
-    *sent = (Sent){0};
-}
-
-static void put(Sent *sent, const char *from, const char *to)
-{
-    size_t size = (size_t)(to - from);
-    if (size > (size_t)(sent->room - sent->size))
-        size = (size_t)(sent->room - sent->size); /* never: see `cut_events` */
-    if (size > 0)
-        memcpy(sent->data + sent->size, from, size);
-    sent->size += (Py_ssize_t)size;
-}
-
-/* The place of the key that `at` begins with, after its quotation mark, from `place` on; else -1. */
-static int find_key(const Cut *cut, int place, const char *at, const char *end)
-{
-    for (; place < cut->count; place++) {
-        Key key = cut->key[place];
-        if (end - at >= key.size + 2 && at[key.size] == '"' && at[key.size + 1] == ':' &&
-            memcmp(at, key.text, (size_t)key.size) == 0)
-            return place;
-    }
-    return -1;
-}
-
-/* Find the members of the choice at `at`: known keys, each at most once, in order, without space.
- * Returns the place after the choice, or NULL. `found` has CHOICE_KEYS elements, all of them empty. */
-static const char *read_choice(const Cut *cut, const char *at, const char *end, Span *found)
-{
-    int place = 0;
-    if (at == end || *at++ != '{')
-        return NULL;
-    while (at < end && *at++ == '"') {
-        place = find_key(cut, place, at, end);
-        if (place < 0)
-            return NULL;
-        at += cut->key[place].size + 2;
-        found[place].value = at;
-        at = skip_raw(at, end, RAW_DEPTH);
-        if (at == NULL || at == end)
-            return NULL;
-        found[place].end = at;
-        place++;
-        if (*at == '}')
-            return at + 1;
-        if (*at++ != ',')
-            return NULL;
-    }
-    return NULL;
-}
-
 static Span member(const Span *found, int place)
 {
     return place < 0 ? (Span){NULL, NULL} : found[place];
-}
-
-static bool tells(Span span)
-{
-    return span.value != NULL && !is_null(span);
-}
-
-static bool is_empty_object(Span span)
-{
-    return span.value != NULL && span.end - span.value == 2 && memcmp(span.value, "{}", 2) == 0;
 }
 
 /* Whether the choice goes on and has what its engine is known by: as `Frame.strip_one`. */
 static bool goes_on(const Cut *cut, const Span *found)
 {
     Span reason = member(found, cut->finish_reason);
-    if (reason.value == NULL || !is_null(reason))
+    if (!is_text(reason, "null"))
         return false;
     return !cut->blanks_logprobs || member(found, cut->logprobs).value != NULL;
 }
@@ -143,21 +47,19 @@ static const char *cut_event(const Cut *cut, const char *at, const char *end, Se
     Span found[CHOICE_KEYS] = {{NULL, NULL}};
     at = take(at, end, cut->before);
     if (at != NULL)
-        at = read_choice(cut, at, end, found);
+        at = read_members(cut->key, cut->count, at, end, found);
     if (at != NULL)
         at = take(at, end, cut->after);
     if (at == NULL || !goes_on(cut, found))
         return NULL;
-    if (cut->drop_empty && is_empty_object(member(found, cut->delta)) && has_injected(cut, found))
+    if (cut->drop_empty && is_text(member(found, cut->delta), "{}") && has_injected(cut, found))
         return at;
     for (int place = 0; place < cut->count; place++) {
         if (!is_injected(cut, place) || !tells(found[place]))
             continue;
-        put(sent, from, found[place].value);
-        put(sent, NULL_TEXT, NULL_TEXT + NULL_SIZE);
-        from = found[place].end;
+        from = sent_put_null(sent, from, found[place]);
     }
-    put(sent, from, at);
+    sent_put(sent, from, at);
     return at;
 }
 
@@ -173,7 +75,7 @@ static bool is_unfinished(const char *at, const char *end)
             const char *value = at + size;
             if (*value == '"')
                 return false;
-            found = found || (end - value >= NULL_SIZE && memcmp(value, NULL_TEXT, NULL_SIZE) == 0);
+            found = found || (end - value >= 4 && memcmp(value, "null", 4) == 0);
         }
         at++;
     }
@@ -199,8 +101,7 @@ static const char *pass_event(const Cut *cut, const char *at, const char *end)
 static bool begin(const Cut *cut, Py_ssize_t size, Sent *sent)
 {
     sent->size = 0;
-    return cut->through ||
-           reserve(sent, size + size / LEAST_MEMBER * (NULL_SIZE - 1) + NULL_SIZE);
+    return cut->through || sent_reserve(sent, size_with_nulls(size));
 }
 
 static const char *next_event(const Cut *cut, const char *at, const char *end, Sent *sent)

@@ -2,16 +2,10 @@
 #ifndef KERNEL_CUT_H
 #define KERNEL_CUT_H
 
-#include "kernel.h"
-
-#include <stdbool.h>
+#include "stream/events/members.h"
+#include "stream/events/sent.h"
 
 #define CHOICE_KEYS 16
-
-typedef struct {
-    const char *text; /* without quotation marks */
-    Py_ssize_t size;
-} Key;
 
 typedef struct {
     PyObject_HEAD
@@ -24,20 +18,11 @@ typedef struct {
     bool ids, blanks_logprobs, drop_empty, through;
 } Cut;
 
-/* What is to be sent, in a buffer that grows. */
-typedef struct {
-    char *data;
-    Py_ssize_t size;
-    Py_ssize_t room;
-} Sent;
-
 extern PyType_Spec cut_spec;
 
 /* Cut the events that `text` consists of. Returns how many there are; 0: it is left to Python;
  * -1: no memory, with an exception set. Fills `sent` unless the cut is a `through` one, whose events
  * are sent as they are. */
 Py_ssize_t cut_events(const Cut *cut, const char *text, Py_ssize_t size, Sent *sent);
-
-void sent_free(Sent *sent);
 
 #endif
