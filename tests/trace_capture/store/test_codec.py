@@ -4,8 +4,10 @@ import contextlib
 import math
 
 import pytest
+import zstandard
 from gateway_plugins.trace_capture.codec import (
     LARGE,
+    SMALL,
     Codec,
     common_prefix,
     pack_ids,
@@ -84,7 +86,31 @@ def test_codec_raises_only_value_error_on_garbage(garbage: bytes) -> None:
         Codec().decompress(garbage)
 
 
-@pytest.mark.parametrize("size", [0, 95, 96, LARGE - 1, LARGE, 4 * LARGE])
+MESSAGE = b'{"model":"m","messages":[{"role":"user","content":"Hello"}],'
+TEXT = (MESSAGE + b'"temperature":0.7,"stop":["a","b"]}') * 2
+PLAIN = (b"\0" + TEXT).hex()
+COMPRESSED = """
+0128b52ffd20be9d0200f2451217a027e90fd07652da6eea97d8ef1ae8eb77c67e18aafa100931e1da5c6ce3122f012060
+371d69520dd4bc88e43ba783ed2c9ac515ae53f1d8eeb934526cecc120165da3ed53c3a19101001f8b538802
+"""
+WITH_DICTIONARY = """
+0228b52ffd20be9d0100634104291989494b72896424b5685a3229294d320bfc234680e6e614c4d32f64ce0427cb754d23
+5a71d8908d3ccc2d25294f02
+"""
+
+
+@pytest.mark.parametrize("stored", [PLAIN, COMPRESSED, WITH_DICTIONARY])
+def test_codec_decompresses_what_files_have(stored: str) -> None:
+    """Each form that was ever written."""
+    assert Codec().decompress(bytes.fromhex(stored)) == TEXT
+
+
+def test_small_traces_take_less_space_with_the_dictionary() -> None:
+    alone = zstandard.ZstdCompressor(level=3).compress(TEXT)
+    assert len(Codec().compress(TEXT)) < 0.75 * len(alone)
+
+
+@pytest.mark.parametrize("size", [0, 95, 96, SMALL - 1, SMALL, LARGE - 1, LARGE, 4 * LARGE])
 def test_compress_round_trips_at_any_size(size: int) -> None:
     codec, data = Codec(), (b"%d " * size % tuple(range(size)))[:size]
     assert Codec().decompress(codec.compress(data)) == data
