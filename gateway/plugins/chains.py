@@ -87,7 +87,9 @@ class Chains(msgspec.Struct, frozen=True):
         principal = _first("authenticate", self.authenticate, call)
         if type(principal) is CoroutineType:
             return _identify_later(call, principal)
-        call.principal = _known(principal)
+        if principal is None:
+            raise _unknown()
+        call.principal = principal
         return None
 
     def run_admit(self, call: Call) -> Later:
@@ -121,7 +123,17 @@ class Chains(msgspec.Struct, frozen=True):
         self, call: Call, workers: Sequence[Worker]
     ) -> "Worker | CoroutineType[Any, Any, Worker | None] | None":
         """Return the worker that a hook picks, or a coroutine if a hook has to wait."""
-        return _first("pick_worker", self.pick_worker, call, workers)  # type: ignore[no-any-return]
+        for place, hook in enumerate(self.pick_worker):
+            try:
+                picked = hook.run(call, workers)
+            except HOOK_ERRORS as error:
+                _reject(call, hook, "pick_worker", error)
+            if picked is not None:
+                if picked.__class__ not in RESULTS and _waits(picked):
+                    hooks = self.pick_worker[place:]
+                    picked = _first_later("pick_worker", hooks, picked, call, workers)
+                return picked  # type: ignore[no-any-return]
+        return None
 
     def observers(self, call: Call, *own: object) -> Observers:
         """Return the observers of the plugins; the core's `own` come before them."""
@@ -209,16 +221,16 @@ async def _all_later(
             failed(call, hook, name, error)
 
 
-def _first(name: str, hooks: tuple[Hook, ...], call: Call, *more: object) -> Any:
+def _first(name: str, hooks: tuple[Hook, ...], call: Call) -> Any:
     """Return the first result that is not None, or a coroutine of it."""
     for place, hook in enumerate(hooks):
         try:
-            result = hook.run(call, *more)
+            result = hook.run(call)
         except HOOK_ERRORS as error:
             _reject(call, hook, name, error)
         if result is not None:
             if result.__class__ not in RESULTS and _waits(result):
-                return _first_later(name, hooks[place:], result, call, *more)
+                return _first_later(name, hooks[place:], result, call)
             return result
     return None
 
@@ -240,14 +252,14 @@ async def _first_later(
 
 
 async def _identify_later(call: Call, principal: Awaitable[Principal | None]) -> None:
-    call.principal = _known(await principal)
+    call.principal = known = await principal
+    if known is None:
+        raise _unknown()
 
 
-def _known(principal: Principal | None) -> Principal:
-    if principal is None:
-        challenge = (b"www-authenticate", b"Bearer")
-        raise Unauthorized("no valid API key was given", headers=(challenge,))
-    return principal
+def _unknown() -> Unauthorized:
+    challenge = (b"www-authenticate", b"Bearer")
+    return Unauthorized("no valid API key was given", headers=(challenge,))
 
 
 async def _filtered_later(
