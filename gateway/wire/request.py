@@ -15,6 +15,7 @@ from gateway.kernel.interface import Field, Fields
 
 _FALSE = frozenset((b"", b"false", b"null"))
 _LIST = ord("[")
+_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of")
 _PROMPT = (b'"', b"[")
 """How a prompt begins in a list of them: as a text, or as a list."""
 
@@ -84,14 +85,20 @@ def read_head(body: bytes, fields: Fields | None = None) -> RequestHead:
 
 def _head_of(body: bytes, fields: Fields) -> RequestHead | None:
     """Return the head that the fields tell of; None if they have only places of its values."""
-    model, stream, n = fields.get("model"), fields.get("stream"), fields.get("n")
+    model, stream = fields.get("model"), fields.get("stream")
     if type(model) is tuple or type(stream) is tuple:
         return None
     if model is not None and type(model) is not str:
         return RequestHead(several=True)
-    several = n is not None and (type(n) is not int or n > 1)
-    several = several or _is_list_at(body, fields.get("prompt"))
+    several = ("n" in fields and _is_several(fields["n"])) or (
+        "prompt" in fields and _is_list_at(body, fields["prompt"])
+    )
     return RequestHead(model, stream is not None and is_true(stream), several)
+
+
+def _is_several(n: Field) -> bool:
+    """Whether `n` is, or may be, for more than one choice."""
+    return n is not None and (type(n) is not int or n > 1)
 
 
 def _is_list_at(body: bytes, field: Field) -> bool:
@@ -124,17 +131,13 @@ def read_bounds(
 
 def _bounds_of(fields: Fields) -> RequestBounds | None:
     """Return the bounds that the fields tell of; None if one of them is not simply a number."""
-    found = (
-        fields.get("max_tokens"),
-        fields.get("max_completion_tokens"),
-        fields.get("max_output_tokens"),
-        fields.get("n"),
-        fields.get("best_of"),
-    )
-    for bound in found:
-        if bound is not None and type(bound) is not int:
-            return None
-    return RequestBounds(*found)  # type: ignore[arg-type]  # each was looked at
+    bounds = RequestBounds()
+    for name, value in fields.items():
+        if name in _BOUNDS and value is not None:
+            if type(value) is not int:
+                return None
+            setattr(bounds, name, value)
+    return bounds
 
 
 def _decoded_bounds(body: bytes, *, nested: bool) -> RequestBounds:
@@ -213,7 +216,7 @@ def _fields_of(body: bytes) -> dict[str, Raw]:
 def _single_bounds(fields: dict[str, Raw]) -> RequestBounds:
     """Return the bounds field by field: one odd field takes nothing from the others."""
     bounds = RequestBounds(sampling_params=fields.get("sampling_params", Raw()))
-    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"):
+    for name in _BOUNDS:
         with contextlib.suppress(*NOT_JSON):
             setattr(bounds, name, _read_number(fields.get(name, b"0")) or None)
     return bounds
