@@ -38,6 +38,7 @@ from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Condition, Worker, WorkerInfo
 from gateway.headers import Headers, get_header, is_event_stream, path_of
 from gateway.kernel import Kernel
+from gateway.kernel.interface import Field, Fields
 from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
@@ -114,6 +115,8 @@ __all__ = [
     "Divergence",
     "Ending",
     "Event",
+    "Field",
+    "Fields",
     "Forbidden",
     "Gaps",
     "Gateway",

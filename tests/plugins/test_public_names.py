@@ -37,6 +37,8 @@ NAMES = [
     "ENGINE_ERROR",
     "Ending",
     "Event",
+    "Field",
+    "Fields",
     "Forbidden",
     "Gaps",
     "Gateway",

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 import pytest
 from gateway_plugins.stickiness.ring import (
+    MAX_CACHED_LENGTH,
     MAX_POINTS,
     OWNER_MASK,
     POINTS,
+    KeyPoints,
     Ring,
     Rings,
     counts_of,
@@ -209,3 +211,10 @@ def test_rings_cache_keeps_the_latest_rings_within_its_size() -> None:
     assert rings.of((two,)) is second
     assert rings.of((one,)) is not first, "it was the one that was not asked for the longest"
     assert len(rings.of((one, two, three, ("d", 9.0)))) > 3 * POINTS, "the latest one is kept"
+
+
+def test_points_of_keys_are_the_same_from_the_cache() -> None:
+    points = KeyPoints()
+    for value in ("a", "a", "é\ud800", "x" * MAX_CACHED_LENGTH, "x" * (MAX_CACHED_LENGTH + 1)):
+        for kind in ("session", "prefix"):
+            assert points.of(kind, value) == key_point(kind, value)

@@ -265,6 +265,18 @@ async def test_least_loaded_sends_new_sessions_to_the_least_loaded_worker(
     assert await pick(live, None) is None, "what has no key is left to the core"
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_stickiness_takes_the_only_worker_and_remembers_it_as_any_other(
+    gateway_for: GatewayFor, policy: str
+) -> None:
+    live = await gateway_for(entry("stickiness", policy=policy), workers=FLEET)
+    chosen = live.gateway.workers.all[3]
+    for session_id in SESSIONS:
+        assert await pick(live, session_id, [chosen]) is chosen
+    stay = {await pick(live, session_id) for session_id in SESSIONS} == {chosen}
+    assert stay == (policy == "least_loaded")
+
+
 async def test_power_of_two_picks_the_less_loaded_of_two_workers(gateway_for: GatewayFor) -> None:
     live = await gateway_for(entry("stickiness", policy="power_of_two"), workers=FLEET)
     for number, worker in enumerate(live.gateway.workers.all):

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 from gateway_plugins.stickiness.keys import Key, KeyReader
 from gateway_plugins.stickiness.openings import Unsure
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from gateway.kernel import VARIABLE, active, is_built
 from gateway.testing import make_call
 
 READER = KeyReader("X-Session-ID", ("prompt_cache_key", "user"), 20)
@@ -164,6 +165,12 @@ messages = st.lists(
 )
 usual = st.text() | ids | messages | st.lists(ids | messages, max_size=2)
 odd = values | st.lists(st.integers(-1, 2), max_size=6)
+long = st.text(min_size=300, max_size=300) | st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "developer", "user"]), "content": st.text(max_size=70)}
+    ),
+    max_size=4,
+)
 writers: list[Callable[[object], bytes]] = [
     lambda body: json.dumps(body).encode(),
     lambda body: json.dumps(body, indent=9).encode(),
@@ -185,6 +192,22 @@ def test_key_of_a_parsed_body_is_that_of_its_text(
     for reader in (READER, KeyReader(None, (), 60), KeyReader(None, ("prompt",), 0)):
         with contextlib.suppress(Unsure):
             assert reader.of_object(parsed) == reader.of_body(data)
+
+
+@pytest.mark.skipif(not is_built(), reason="the native kernel has not been built")
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(names, usual | odd | long, max_size=3), st.sampled_from(writers))
+def test_key_of_the_fields_of_a_body_is_that_of_its_text(
+    body: dict[str, object], write: Callable[[object], bytes]
+) -> None:
+    data = write(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, "native")
+        fields = active().functions.read_fields(data)
+    assume(fields is not None)
+    assert fields is not None
+    for reader in (READER, KeyReader(None, (), 60), KeyReader(None, ("prompt",), 0)):
+        assert reader.of_fields(data, fields) == reader.of_body(data)
 
 
 @QUICKLY

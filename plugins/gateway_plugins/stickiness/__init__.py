@@ -23,7 +23,7 @@ from gateway_plugins.stickiness.policies import (
     PowerOfTwo,
     RoundRobin,
 )
-from gateway_plugins.stickiness.ring import key_point
+from gateway_plugins.stickiness.ring import KeyPoints
 from gateway_plugins.stickiness.routes import Route, RouteQuery, explain, key_of
 from gateway_plugins.stickiness.views import Views
 
@@ -65,6 +65,7 @@ class Stickiness:
     def __init__(self, config: Config) -> None:
         self.pins = Pins(config.max_sessions, config.ttl)
         self._views: Views | None = None
+        self._point_of = KeyPoints().of
         self.reconfigure(config)
 
     @hookimpl
@@ -94,9 +95,11 @@ class Stickiness:
         views = self._views
         if views is None:
             return None
+        if len(workers) == 1 and not self.policy.remembers:
+            return workers[0]
         point, session = None, call.session_id
         if self.policy.keyed:
-            point = key_point("session", session) if session else self._point(call)
+            point = self._point_of("session", session) if session else self._point(call)
         view = views.whole
         return self.policy.pick(views.of_call(call) if view is None else view, point, workers)
 
@@ -104,11 +107,12 @@ class Stickiness:
         """Return the point of a call without a session, None if it has no key."""
         key = self.keys.named(call)
         if key is not None:
-            return key.point()
-        if not call.attempts:
-            key = self.keys.of_request(call)
-            call.state[POINT] = None if key is None else key.point()
-        return call.state.get(POINT)
+            return self._point_of(key.kind, key.value)
+        if POINT in call.state:
+            return call.state[POINT]
+        key = self.keys.of_request(call)
+        point = call.state[POINT] = None if key is None else self._point_of(key.kind, key.value)
+        return point
 
     async def explain(self, request: ControlRequest) -> Route:
         """Return which worker a key leads to now, and why."""

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Raw
 
-from gateway import Call, get_header
+from gateway import Call, Fields, get_header
 from gateway_plugins.stickiness.openings import (
     NOTHING,
     UNREADABLE,
     Unsure,
     opening,
+    opening_at,
     opening_of,
 )
 from gateway_plugins.stickiness.ring import key_point
@@ -62,13 +63,16 @@ class KeyReader:
 
     def of_request(self, call: Call) -> Key | None:
         """Key of the call's body, parsed or not."""
+        data, fields = call.body.readable, call.body.fields
+        if data is not None and fields is not None:
+            return self.of_fields(data, fields)
         parsed = call.parsed
         if parsed is not None:
             try:
                 return self.of_object(parsed)
             except Unsure:
                 pass
-        return self.of_body(call.body.readable)
+        return self.of_body(data)
 
     def of_body(self, data: bytes | None) -> Key | None:
         """Key of a field of the body, else of its beginning.
@@ -82,6 +86,23 @@ class KeyReader:
         except UNREADABLE:
             return None
         return self._of_fields(asked) or self._of_opening(asked)
+
+    def of_fields(self, data: bytes, fields: Fields) -> Key | None:
+        """Return what `of_body` returns for `data`, whose fields these are."""
+        for name in self._fields:
+            if name in fields:
+                value = fields[name]
+                if type(value) is tuple:
+                    value = _text_or_number(data[value[0] : value[1]])
+                if type(value) is int or (value and type(value) is str):
+                    return Key(f"field:{name}", str(value))
+        for name in self._openings:
+            if name in fields:
+                try:
+                    return self.prefix(opening_at(data, fields[name], self._prefix_chars))
+                except UNREADABLE:
+                    return None
+        return None
 
     def of_object(self, body: Mapping[str, object]) -> Key | None:
         """Return what `of_body` returns for the JSON of this object.
@@ -123,7 +144,7 @@ class KeyReader:
         return None
 
 
-def _text_or_number(raw: Raw) -> str:
+def _text_or_number(raw: Raw | bytes) -> str:
     if not raw:
         return ""
     try:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Raw
 
+from gateway import Field
+
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 
 CHARACTERS_PER_ID = 4
@@ -25,6 +27,9 @@ MAX_DEPTH = 3
 MAX_ID = 1 << 63
 
 NOTHING = Raw(b"")
+
+SYSTEM = ("system", "developer")
+"""Roles of messages that many conversations begin with."""
 
 _QUOTE, _BRACKET, _BRACE, _DIGITS = b'"'[0], b"["[0], b"{"[0], b"0123456789"
 
@@ -85,6 +90,32 @@ def opening_of(value: object, most: int, depth: int = MAX_DEPTH) -> str:
     return opening_of(first, most, depth - 1)
 
 
+def opening_at(data: bytes, field: Field, most: int) -> str:
+    """Return how the prompt `field` of a request begins, one of those that the kernel has read.
+
+    `data` is the request.
+    """
+    if type(field) is not tuple:
+        return field if type(field) is str else ""
+    if field[2:] and data[field[2]] == _BRACE:
+        text = _opening_of_first(data, field, most)
+        if text is not None:
+            return text
+    return opening(Raw(data[field[0] : field[1]]), most)
+
+
+def _opening_of_first(data: bytes, messages: tuple[int, ...], most: int) -> str | None:
+    """Return the opening that ends in the first message or in the second; None: it goes on."""
+    message = _read_message(data[messages[2] : messages[3]])
+    text = _text_of(message.content)
+    if message.role not in SYSTEM or len(text) >= most or not messages[4:]:
+        return text
+    message = _read_message(data[messages[4] : messages[5]])
+    more = _text_of(message.content)
+    ends = message.role not in SYSTEM or len(text) + len(more) >= most
+    return f"{text}\n{more}" if ends else None
+
+
 def _written(number: Raw) -> str:
     return bytes(memoryview(number)[:ID_CHARACTERS]).decode()
 
@@ -123,7 +154,7 @@ def _opening_of_messages(items: Sequence[Raw], most: int) -> str:
         message = _read_message(item)
         texts.append(_text_of(message.content))
         length += len(texts[-1])
-        if length >= most or message.role not in ("system", "developer"):
+        if length >= most or message.role not in SYSTEM:
             break
     return "\n".join(texts)
 
@@ -133,7 +164,7 @@ def _text_of(content: Raw) -> str:
     if not content:
         return ""
     said = _read_content(content)
-    if isinstance(said, list):
+    if type(said) is list:
         return "\n".join(part.text for part in said if part.text)
     return said or ""
 
@@ -147,7 +178,7 @@ def _opening_of_objects(items: Sequence[object], most: int) -> str:
             raise ValueError("a message is an object, and its role a text")
         texts.append(_text_of_parsed(item.get("content")))
         length += len(texts[-1])
-        if length >= most or role not in ("system", "developer"):
+        if length >= most or role not in SYSTEM:
             break
     return "\n".join(texts)
 

@@ -27,9 +27,13 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 class Policy(Protocol):
-    """A way to choose a worker. `keyed`: whether it needs the key of a call."""
+    """A way to choose a worker. `keyed`: whether it needs the key of a call.
+
+    `remembers`: a choice changes later ones, even that of the only worker.
+    """
 
     keyed: bool
+    remembers: bool
 
     def pick(self, view: View, point: int | None, workers: Sequence[Worker]) -> Worker | None:
         """Return one of `workers` (not empty); None leaves the choice to the core: least loaded."""
@@ -48,6 +52,7 @@ class ConsistentHash:
     """
 
     keyed = True
+    remembers = False
 
     def __init__(self, load_factor: float | None, spill_above: int) -> None:
         self._load_factor = load_factor
@@ -95,6 +100,7 @@ class LeastLoaded:
     """The worker that the session had last; for a new session, the least loaded one."""
 
     keyed = True
+    remembers = True
 
     def __init__(self, pins: Pins) -> None:
         self.pins = pins
@@ -131,6 +137,7 @@ class PowerOfTwo:
     """
 
     keyed = False
+    remembers = False
 
     def pick(self, view: View, point: int | None, workers: Sequence[Worker]) -> Worker | None:
         one = int(random.random() * len(workers))
@@ -148,6 +155,7 @@ class RoundRobin:
     """All workers in turn, each in proportion to its weight."""
 
     keyed = False
+    remembers = True
 
     def pick(self, view: View, point: int | None, workers: Sequence[Worker]) -> Worker | None:
         return view.turns.take(view.members(workers))

@@ -27,6 +27,12 @@ MAX_CACHED_POINTS = 1 << 21
 MAX_CACHED_WORKERS = 1024
 """Maximum number of workers whose points are cached."""
 
+MAX_CACHED_KEYS = 8192
+"""Maximum number of keys whose places are cached."""
+
+MAX_CACHED_LENGTH = 256
+"""Maximum length of a key that is cached, in characters."""
+
 MAX_PARTS = 1 << 12
 """Maximum number of equal parts of a ring whose starts are in its table."""
 
@@ -43,6 +49,18 @@ def key_point(kind: str, value: str) -> int:
     """Place of a key on the ring, 0 to 2^64 - 1; keys of different kinds are unrelated."""
     text = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+
+
+class KeyPoints:
+    """Places of keys on the ring; those of the latest keys are cached."""
+
+    def __init__(self) -> None:
+        self._latest = lru_cache(maxsize=MAX_CACHED_KEYS)(key_point)
+
+    def of(self, kind: str, value: str) -> int:
+        """Return the `key_point` of a key."""
+        find = self._latest if len(value) <= MAX_CACHED_LENGTH else key_point
+        return find(kind, value)
 
 
 def points_of(name: str, count: int) -> "array[int]":
