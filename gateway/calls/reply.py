@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.calls.keepalive import COMMENT, EVENT_STREAM, LateResponse, ends_in_error
 from gateway.errors import CallError
 from gateway.headers import Headers, get_header
+from gateway.kernel.interface import Line
 
 if TYPE_CHECKING:
     from gateway.calls.records import Outcome
@@ -19,7 +20,7 @@ class Caller(Protocol):
 
     `start`, `write` and `cut` never wait. The head given to `start` is sent with the next `write`,
     even an empty one. After `write` has returned False the caller is full: nothing may be read from
-    the worker until `drained` is called.
+    the worker until `drained` is called. A caller may have a `line`, see `Reply.line`.
     """
 
     drained: Callable[[], None]
@@ -120,6 +121,12 @@ class Reply:
         """
         direct = self._head is None and self._late is None and self._outcome.ttft is not None
         return self._caller.write if direct else None
+
+    @property
+    def line(self) -> Line | None:
+        """The transport that the `way` writes to, None if that does more or is not known."""
+        line: Line | None = getattr(self._caller, "line", None)
+        return line
 
     def passed(self, size: int, last: bytes) -> None:
         """Take note of bytes that were sent by the `way`; `last` are the last four or more."""

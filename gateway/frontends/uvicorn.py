@@ -23,7 +23,7 @@ from gateway.calls.body import LEFT_EARLY, stalled
 from gateway.calls.call import LEFT, Call
 from gateway.errors import CallerGone, CallError
 from gateway.headers import Headers
-from gateway.kernel.interface import Functions
+from gateway.kernel.interface import Functions, Line
 from gateway.upstream.response import BODILESS
 
 PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -246,6 +246,13 @@ class DirectCaller(RequestResponseCycle):
         else:
             self.transport.write(data)
         return not self.flow.write_paused
+
+    @property
+    def line(self) -> Line | None:
+        """See Reply.line; only once the head is sent."""
+        if self._head or not self._has_body:
+            return None
+        return self.transport.write, self._chunked, self.flow, self
 
     async def end(self, data: bytes) -> None:
         if self._chunked:

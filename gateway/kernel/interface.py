@@ -52,6 +52,12 @@ Fields = dict[str, Field]
 """The top-level fields of a request by name, in their order."""
 
 
+Line = tuple[Callable[[bytes], object], bool, object, object]
+"""The `write` of a transport, whether it gets HTTP chunks, an object whose `write_paused` tells
+that nothing more should be written, and one whose `disconnected` tells that nothing can be.
+"""
+
+
 class Cut(Protocol):
     """Takes injected fields out of the events of one frame, as `fast_strip.Frame` does."""
 
@@ -183,10 +189,13 @@ class Functions(Protocol):
         chunked: bool,
         gathered: tuple[Any, ...],
         timed: tuple[Any, ...],
-        notify: Callable[[bytes], None] | None,
+        notify: Callable[[bytes], object] | None,
+        line: Line | None,
         /,
     ) -> Tap | None:
         """Return a Tap that sends with `write`, and calls `full` when that returns False.
+
+        It does itself by the `line`, if given, what `write` would do.
 
         `chunked`: the reads are HTTP chunks. `gathered` and `timed` are collectors like those of
         gateway.telemetry.collectors. `notify`, if given, is called with each chunk in their place.

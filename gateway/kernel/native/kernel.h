@@ -11,6 +11,7 @@
 /* A part adds its functions and types to the module, and keeps what it needs of them in its state. */
 typedef struct {
     PyObject *bounds, *chunks, *closed, *counts, *first, *histogram, *last, *room, *sum, *times;
+    PyObject *disconnected, *write_paused;
 } Names;
 
 typedef struct {

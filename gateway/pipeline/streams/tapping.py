@@ -114,6 +114,7 @@ class Tapping:
             gathered,
             timed,
             self._exchange.observers.feed if collectors is None else None,
+            self._exchange.reply.line,
         )
         return self._tap
 

@@ -34,14 +34,15 @@ static PyObject *add_type(PyObject *module, const char *name, PyType_Spec *spec)
 
 /* The attributes that the kernel reads and writes, in the order of `Names`. */
 static const char *const NAMES[] = {"bounds", "chunks", "closed", "counts", "first",
-                                    "histogram", "last", "room", "sum", "times"};
+                                    "histogram", "last", "room", "sum", "times",
+                                    "disconnected", "write_paused"};
 #define NAME_COUNT ((int)(sizeof NAMES / sizeof *NAMES))
 
 static PyObject **name_places(Names *names, int place)
 {
     PyObject **all[] = {&names->bounds, &names->chunks, &names->closed, &names->counts,
                         &names->first, &names->histogram, &names->last, &names->room,
-                        &names->sum, &names->times};
+                        &names->sum, &names->times, &names->disconnected, &names->write_paused};
     return all[place];
 }
 

@@ -4,6 +4,7 @@
 #include "stream/events/cut.h"
 #include "stream/events/strip.h"
 #include "collectors.h"
+#include "line.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -20,7 +21,7 @@ typedef struct {
     PyObject_HEAD
     bool chunked;
     bool armed;
-    PyObject *write;
+    Line line;
     PyObject *full;
     PyObject *gathered;
     PyObject *timed;
@@ -30,7 +31,7 @@ typedef struct {
     Collectors collectors;
     Sent made;
     PyObject *recent[RECENT]; /* a ring */
-    PyObject *last;           /* what was sent last */
+    Packed last;              /* what was sent last; without bytes: nothing */
     Py_ssize_t reads;
     Py_ssize_t sent;
     double heard_at;
@@ -75,15 +76,18 @@ static void set(PyObject **place, PyObject *value)
     Py_XDECREF(before);
 }
 
-static void remember(Tap *tap, PyObject *chunk, PyObject *sent, double time)
+static void remember(Tap *tap, PyObject *chunk, const Packed *sent, double time)
 {
     set(&tap->recent[tap->reads % RECENT], chunk);
     tap->reads++;
     tap->heard_at = time;
-    if (PyBytes_Size(sent) > 0) {
-        set(&tap->last, sent);
-        tap->sent += PyBytes_Size(sent);
-    }
+    if (sent->bytes == NULL)
+        return;
+    PyObject *before = tap->last.bytes;
+    tap->last = *sent;
+    Py_INCREF(sent->bytes);
+    Py_XDECREF(before);
+    tap->sent += sent->size;
 }
 
 static bool show(Tap *tap, PyObject *chunk, Py_ssize_t events, double time)
@@ -95,14 +99,12 @@ static bool show(Tap *tap, PyObject *chunk, Py_ssize_t events, double time)
     return told != NULL;
 }
 
-static bool send(Tap *tap, PyObject *sent)
+static bool send(Tap *tap, const Packed *sent)
 {
-    PyObject *told = PyObject_CallFunctionObjArgs(tap->write, sent, NULL);
-    int goes_on = told ? PyObject_IsTrue(told) : -1;
-    Py_XDECREF(told);
+    int goes_on = sent->bytes ? line_send(&tap->line, sent) : 1;
     if (goes_on != 0)
         return goes_on > 0;
-    told = PyObject_CallNoArgs(tap->full);
+    PyObject *told = PyObject_CallNoArgs(tap->full);
     Py_XDECREF(told);
     return told != NULL;
 }
@@ -131,14 +133,15 @@ static int carry(Tap *tap, PyObject *chunk)
     Py_ssize_t events = find_events(tap, text, size, &as_it_is);
     if (events <= 0)
         return (int)events;
-    PyObject *sent =
-        as_it_is ? Py_NewRef(chunk) : PyBytes_FromStringAndSize(tap->made.data, tap->made.size);
-    if (sent == NULL)
+    Packed sent = {0};
+    if (as_it_is ? !line_pack(&tap->line, text, size, chunk, &sent)
+                 : tap->made.size > 0 &&
+                       !line_pack(&tap->line, tap->made.data, tap->made.size, NULL, &sent))
         return -1;
     double time = now();
-    remember(tap, chunk, sent, time);
-    bool done = show(tap, chunk, events, time) && (PyBytes_Size(sent) == 0 || send(tap, sent));
-    Py_DECREF(sent);
+    remember(tap, chunk, &sent, time);
+    bool done = show(tap, chunk, events, time) && send(tap, &sent);
+    Py_XDECREF(sent.bytes);
     return done ? 1 : -1;
 }
 
@@ -171,7 +174,7 @@ static PyObject *tap_arm(Tap *tap, PyObject *cut)
     }
     set(&tap->cut, cut);
     tap->strips = type == state->strip;
-    if (tap->write == NULL) { /* the garbage collector has cleared it */
+    if (tap->line.way == NULL) { /* the garbage collector has cleared it */
         PyErr_SetString(PyExc_RuntimeError, "this tap is gone");
         return NULL;
     }
@@ -194,6 +197,17 @@ static PyObject *take_recent(Tap *tap)
     return found;
 }
 
+static PyObject *take_last(Tap *tap)
+{
+    Packed last = tap->last;
+    tap->last = (Packed){0};
+    if (last.bytes == NULL)
+        return PyBytes_FromStringAndSize(NULL, 0);
+    PyObject *text = PyBytes_FromStringAndSize(PyBytes_AsString(last.bytes) + last.start, last.size);
+    Py_DECREF(last.bytes);
+    return text;
+}
+
 static PyObject *tap_settle(Tap *tap, PyObject *Py_UNUSED(nothing))
 {
     tap->armed = false;
@@ -202,9 +216,8 @@ static PyObject *tap_settle(Tap *tap, PyObject *Py_UNUSED(nothing))
         Py_RETURN_NONE;
     }
     PyObject *recent = take_recent(tap);
-    PyObject *last = tap->last ? tap->last : PyBytes_FromStringAndSize(NULL, 0);
+    PyObject *last = take_last(tap);
     Py_ssize_t sent = tap->sent;
-    tap->last = NULL;
     tap->reads = tap->sent = 0;
     bool done = collectors_settle(&tap->collectors);
     if (recent != NULL && last != NULL && done)
@@ -216,17 +229,21 @@ static PyObject *tap_settle(Tap *tap, PyObject *Py_UNUSED(nothing))
 
 static PyObject *tap_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *write, *full, *gathered, *timed, *notify;
+    PyObject *way, *full, *gathered, *timed, *notify, *line;
     int chunked;
     StreamState *state = stream_state(type);
-    if (state == NULL || !PyArg_ParseTuple(args, "OOpO!O!O", &write, &full, &chunked, &PyTuple_Type,
-                                           &gathered, &PyTuple_Type, &timed, &notify))
+    if (state == NULL || !PyArg_ParseTuple(args, "OOpO!O!OO", &way, &full, &chunked, &PyTuple_Type,
+                                           &gathered, &PyTuple_Type, &timed, &notify, &line))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Tap *tap = (Tap *)alloc(type, 0);
     if (tap == NULL)
         return NULL;
-    tap->write = Py_NewRef(write);
+    tap->line.names = &state->names;
+    if (!line_open(&tap->line, way, line)) {
+        Py_DECREF(tap);
+        return NULL;
+    }
     tap->full = Py_NewRef(full);
     tap->chunked = chunked;
     tap->gathered = Py_NewRef(gathered);
@@ -239,25 +256,25 @@ static PyObject *tap_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED
 static int tap_traverse(Tap *tap, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)tap));
-    Py_VISIT(tap->write);
     Py_VISIT(tap->full);
     Py_VISIT(tap->gathered);
     Py_VISIT(tap->timed);
     Py_VISIT(tap->notify);
     Py_VISIT(tap->cut);
-    return collectors_traverse(&tap->collectors, visit, arg);
+    int found = line_traverse(&tap->line, visit, arg);
+    return found ? found : collectors_traverse(&tap->collectors, visit, arg);
 }
 
 static int tap_clear(Tap *tap)
 {
     tap->armed = false;
-    Py_CLEAR(tap->write);
+    line_clear(&tap->line);
     Py_CLEAR(tap->full);
     Py_CLEAR(tap->gathered);
     Py_CLEAR(tap->timed);
     Py_CLEAR(tap->notify);
     Py_CLEAR(tap->cut);
-    Py_CLEAR(tap->last);
+    Py_CLEAR(tap->last.bytes);
     for (int place = 0; place < RECENT; place++)
         Py_CLEAR(tap->recent[place]);
     collectors_close(&tap->collectors);
