@@ -194,6 +194,8 @@ class Relay(PhaseTimer):
                 self._recent = (two, three, four, data)
             if self._reader is not None:
                 data = (self._reader.feed(data) if data else b"") + self._reader.close()
+                if data and self._reader.rewrites and not (self._events or self._recent[2]):
+                    self._recent = (b"", b"", b"", data)  # the same response, but shorter
         except GatewayError as refused:
             self._fail(refused)
         if not self.done.done():
