@@ -44,12 +44,12 @@ class Gathered:
     def __init__(self, room: int) -> None:
         self.room = room
         self.closed = False
-        self.clear()
+        self.chunks: list[bytes] = []
+        self.times: list[float] = []
 
     def clear(self) -> None:
         """Begin anew with another response, in the room that is left."""
-        self.chunks: list[bytes] = []
-        self.times: list[float] = []
+        self.chunks, self.times = [], []
 
     def add(self, chunk: bytes) -> None:
         if self.closed:

@@ -8,10 +8,11 @@ from support.gateways.two_kernels import carried, kernels
 
 from gateway import Ending
 from gateway.kernel import is_built
+from gateway.wire.injection import Injection
 
 pytestmark = pytest.mark.skipif(not is_built(), reason="there is no native kernel")
 
-IDS = frozenset({"token_ids", "logprobs"})
+IDS: frozenset[Injection] = frozenset(("token_ids", "logprobs"))
 SAID = {"index": 0, "message": {"role": "assistant", "content": "a"}}
 
 

@@ -27,7 +27,7 @@ OFF = tuple(name for name in STACK if name != "trace_capture")
 @pytest.mark.both_kernels
 @pytest.mark.parametrize(
     ("plugins", "native", "python"),
-    [(CORE, 182, 192), (OFF, 420, 435), (STACK, 715, 810)],
+    [(CORE, 182, 192), (OFF, 420, 435), (STACK, 693, 800)],
     ids=["core", "off", "stack"],
 )
 async def test_plain_call_stays_within_its_step_budget(

@@ -35,7 +35,8 @@ class Capture:
 
     def started(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers
-        self.reads.clear()
+        if self.reads.chunks:  # of an earlier attempt
+            self.reads.clear()
 
     def finished(self, outcome: Outcome) -> None:
         size = len(self.call.body.data or b"") + sum(map(len, self.reads.chunks)) + 2_000
