@@ -127,10 +127,11 @@ def test_writer_loads_a_session_with_few_statements(
         *before, last = map(record_of, conversation(turns + 1, "s"))
         file.store(before)
         file.restart()
-        file.sink.prepare(file.db, Item(record_of(conversation(1, "t")[0])))  # as a group begins
+        sink: Any = file.sink  # it takes Items in place of Captures
+        sink.prepare(file.db, Item(record_of(conversation(1, "t")[0])))  # as a group begins
         seen: list[str] = []
         file.db.raw.set_trace_callback(seen.append)
-        made = file.sink.prepare(file.db, Item(last))
+        made = sink.prepare(file.db, Item(last))
         file.db.raw.set_trace_callback(None)
         assert len(seen) == statements
         assert made.row is not None
