@@ -102,6 +102,16 @@ def test_each_byte_of_a_response_is_read_as_llhttp_reads_it(place: bytes) -> Non
     assert taken.count(None) < 200
 
 
+def test_name_of_one_letter_changes_no_other_bytes() -> None:
+    """Python has one object for all bytes of one letter."""
+    letter = bytes([ord("Q")])
+    answer = b"HTTP/1.1 200 OK\r\nQ: 1\r\ncontent-length: 0\r\n\r\n"
+    found = native().read_response(answer, 1 << 16, 9)
+    assert found is not None
+    assert found[1][0] == (b"q", b"1")
+    assert letter[0] == ord("Q")
+
+
 def test_message_over_a_limit_is_left() -> None:
     head = len(POST) - 5
     assert native().read_request(POST, head) is not None

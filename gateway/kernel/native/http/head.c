@@ -47,13 +47,14 @@ bool pass_text(Rest *rest, const char *text, size_t size)
 /* A name of the line, which is a token, in lower case. */
 static PyObject *lower_name(const char *from, Py_ssize_t size)
 {
-    PyObject *name = PyBytes_FromStringAndSize(from, size);
+    PyObject *name = PyBytes_FromStringAndSize(NULL, size); /* of a text, one byte would be shared */
     if (name == NULL)
         return NULL;
-    char *text = PyBytes_AsString(name); /* nobody else has it yet */
-    for (Py_ssize_t place = 0; place < size; place++)
-        if (text[place] >= 'A' && text[place] <= 'Z')
-            text[place] += 'a' - 'A';
+    char *text = PyBytes_AsString(name);
+    for (Py_ssize_t place = 0; place < size; place++) {
+        bool upper = from[place] >= 'A' && from[place] <= 'Z';
+        text[place] = (char)(from[place] + (upper ? 'a' - 'A' : 0));
+    }
     return name;
 }
 
