@@ -161,7 +161,8 @@ class EventReader:
 
     def close(self) -> bytes:
         end, self._end, rest = self._end, b"", b""
-        if self._splitter is not None:  # only now it is known that the last event is whole
+        if self._splitter is not None and not self._splitter.is_empty:
+            # Only now it is known that the last event is whole.
             rest = b"".join([self._last(event) for event in self._splitter.close()])
         held = self._stripper.close() if self._stripper is not None else b""
         _note_torn(self._call, self._stripper)
@@ -172,11 +173,12 @@ class EventReader:
         if stripper is None or self._one_by_one or self._end:
             return self._split(splitter, data)
         sent, rest = b"", data
-        if splitter.is_empty and self._functions is not None:
+        empty = splitter.is_empty
+        if empty and data != _DONE_EVENT and self._functions is not None:
             sent, rest = self._by_kernel(stripper, splitter, data, self._functions)
-        if not rest:
-            return sent
-        if rest == _DONE_EVENT and splitter.is_empty:
+            if not rest:
+                return sent
+        if empty and rest == _DONE_EVENT:
             splitter.skip()
             self._end, self.form, self._frame = rest, None, None
             return sent + stripper.close()

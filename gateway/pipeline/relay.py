@@ -231,7 +231,6 @@ class Relay(PhaseTimer):
         """Take note of what a tap has carried past this relay."""
         done = self._tapping.settle() if self._tapping is not None else None
         if done is not None:
-            self._last = self.last
             size, end, recent = done
             self._exchange.reply.passed(size, end)
             self._recent = (*self._recent, *recent)[-len(NO_READS) :]

@@ -11,6 +11,8 @@ from gateway.upstream.delivery import ClosedBeforeDelivery, was_never_received
 from gateway.upstream.phase_timer import NEVER, Alarm
 from gateway.upstream.response import ResponseParser
 
+_HEAD_END = b"\r\n\r\n"
+
 
 class Receiver(Protocol):
     """Receives one response inside the worker's read callback, so no method may block.
@@ -198,7 +200,8 @@ class Connection(asyncio.Protocol):
             self.abort()
             receiver.on_error(error)
             return
-        if not self._told_head and parser.head_done:
+        head = not self._told_head
+        if head and parser.head_done:
             self._told_head = True
             whole = parser.complete
             alone = not (body or whole)
@@ -208,12 +211,17 @@ class Connection(asyncio.Protocol):
         elif body:
             receiver.on_body(body)
             if self._offered is not None:
-                self._check_tap(self._offered, data)
+                self._check_tap(self._offered, data, head=head)
 
-    def _check_tap(self, tap: Tap, data: bytes) -> None:
-        """Use the tap from now on if the parser is between two chunks after `data`."""
+    def _check_tap(self, tap: Tap, data: bytes, *, head: bool) -> None:
+        """Use the tap from now on if the parser is between two chunks after `data`.
+
+        `head`: the response's head ends in `data`.
+        """
         self._offered = None
         parser = self._parser
+        if head:  # the guess may be wrong, as what precedes the chunks does not matter
+            data = data[data.find(_HEAD_END) + len(_HEAD_END) :]
         if parser.until_close or self._tells_chunks(data, parser.pieces):
             self._tap = tap
 

@@ -91,6 +91,24 @@ async def test_events_that_come_singly_are_taken(
     assert left == 0
 
 
+@pytest.mark.parametrize("framing", [CHUNKED, UNTIL_CLOSE])
+@pytest.mark.parametrize("count", [1, 2])
+async def test_events_behind_a_read_with_the_head_are_taken(framing: bytes, count: int) -> None:
+    parts = [*TOKENS, END]
+    pieces = chunked(parts) if framing is CHUNKED else parts
+
+    assert await compare([framing + b"".join(pieces[:count]), *pieces[count:]]) == (12 - count, 0)
+    assert await compare([framing[:40], framing[40:] + pieces[0], *pieces[1:]]) == (11, 0)
+
+
+async def test_finish_and_usage_are_taken_in_reads_of_their_own() -> None:
+    told = END.replace(b'"finish_reason"', b'"logprobs":null,"finish_reason"')
+    ends = [part + b"\n\n" for part in told.split(b"\n\n")[:-1]]
+
+    assert await compare([CHUNKED, *chunked([*TOKENS, *ends])]) == (13, 0)
+    assert await compare([CHUNKED, *chunked([*TOKENS, ends[0] + ends[1], ends[2]])]) == (12, 0)
+
+
 async def test_events_that_share_a_read_are_taken_together() -> None:
     reads = [b"".join(chunked(TOKENS[start : start + 3])[:-1]) for start in range(0, 12, 3)]
 

@@ -40,7 +40,7 @@ async def test_plain_call_stays_within_its_step_budget(
 @pytest.mark.both_kernels
 @pytest.mark.parametrize(
     ("plugins", "native", "python"),
-    [(CORE, 330, 377), (OFF, 700, 1_060), (STACK, 940, 1_540)],
+    [(CORE, 330, 377), (OFF, 690, 1_060), (STACK, 910, 1_540)],
     ids=["core", "off", "stack"],
 )
 async def test_short_stream_stays_within_its_step_budget(
