@@ -83,3 +83,41 @@ const char *read_exact(const char *at, const char *end, ExactEvent *event)
     event->end = at;
     return at;
 }
+
+const char *read_alike(const Around *around, const char *at, const char *end, ExactEvent *event)
+{
+    if (around->before == 0 || end - at < around->before + around->after ||
+        memcmp(at, around->text, (size_t)around->before) != 0)
+        return NULL;
+    *event = (ExactEvent){.start = at, .has_choice = true};
+    at = read_members(CHOICE, CHOICE_OF_KEYS, at + around->before, end, event->choice);
+    if (at == NULL || end - at < around->after ||
+        memcmp(at, around->text + around->before, (size_t)around->after) != 0)
+        return NULL;
+    event->end = at + around->after;
+    return event->end;
+}
+
+void around_learn(Around *around, const ExactEvent *event)
+{
+    const char *choice = event->of[CHOICES].value + 1, *behind = event->of[CHOICES].end - 1;
+    Py_ssize_t before = choice - event->start, after = event->end - behind;
+    around->before = 0;
+    if (around->room < before + after) {
+        char *more = PyMem_Realloc(around->text, (size_t)(before + after));
+        if (more == NULL)
+            return;
+        around->text = more;
+        around->room = before + after;
+    }
+    memcpy(around->text, event->start, (size_t)before);
+    memcpy(around->text + before, behind, (size_t)after);
+    around->before = before;
+    around->after = after;
+}
+
+void around_free(Around *around)
+{
+    PyMem_Free(around->text);
+    *around = (Around){0};
+}

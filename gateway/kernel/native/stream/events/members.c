@@ -2,20 +2,6 @@
 #include "stream/events/members.h"
 #include "json/raw.h"
 
-#include <string.h>
-
-bool is_text(Span span, const char *text)
-{
-    size_t size = strlen(text);
-    return span.value != NULL && (size_t)(span.end - span.value) == size &&
-           memcmp(span.value, text, size) == 0;
-}
-
-bool tells(Span span)
-{
-    return span.value != NULL && !is_text(span, "null");
-}
-
 int read_key(const Key *keys, int count, int place, const char **at, const char *end)
 {
     const char *name = *at;

@@ -5,6 +5,7 @@
 #include "kernel.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 typedef struct {
     const char *text; /* without quotation marks */
@@ -17,11 +18,19 @@ typedef struct {
     const char *end;
 } Span;
 
-/* Whether there is a value, and it is not null. */
-bool tells(Span span);
-
 /* Whether the value is `text`. */
-bool is_text(Span span, const char *text);
+static inline bool is_text(Span span, const char *text)
+{
+    size_t size = strlen(text);
+    return span.value != NULL && (size_t)(span.end - span.value) == size &&
+           memcmp(span.value, text, size) == 0;
+}
+
+/* Whether there is a value, and it is not null. */
+static inline bool tells(Span span)
+{
+    return span.value != NULL && !is_text(span, "null");
+}
 
 /* Read the key at `*at`, a quotation mark, a name and `":`, if it is one of `count` keys from `place`
  * on. Returns its place, and goes on behind it; -1: it is none. */

@@ -1,6 +1,5 @@
 /* Strips the events of one stream: see strip.h. */
 #include "stream/events/strip.h"
-#include "stream/events/exact.h"
 
 #include <string.h>
 
@@ -113,8 +112,20 @@ static bool take_choice(const Strip *strip, Progress *progress, const ExactEvent
     return true;
 }
 
+/* Read an event, most of which have the same bytes around their choice. */
+static bool read_next(Strip *strip, const char *at, const char *end, ExactEvent *event)
+{
+    if (read_alike(&strip->around, at, end, event) != NULL)
+        return true;
+    if (read_exact(at, end, event) == NULL)
+        return false;
+    if (event->has_choice && !tells(event->of[USAGE]) && !tells(event->of[PROMPT_TOKEN_IDS]))
+        around_learn(&strip->around, event);
+    return true;
+}
+
 /* Strip the events that `text` begins with; returns the place after them, or NULL with an exception. */
-static const char *strip_leading(const Strip *strip, const char *text, const char *end,
+static const char *strip_leading(Strip *strip, const char *text, const char *end,
                                  Progress *progress, Sent *sent)
 {
     const char *at = text;
@@ -128,7 +139,7 @@ static const char *strip_leading(const Strip *strip, const char *text, const cha
     /* The event of a usage is not sent: it has more bytes than the one before gets of it. */
     if (!sent_reserve(sent, size_with_nulls(held + end - text)))
         return NULL;
-    while (at < end && read_exact(at, end, &event) != NULL) {
+    while (at < end && read_next(strip, at, end, &event)) {
         bool taken = event.has_choice ? take_choice(strip, progress, &event, sent)
                                       : take_choiceless(strip, progress, &event, sent);
         if (!taken)
@@ -216,6 +227,7 @@ static void strip_dealloc(Strip *strip)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)strip);
     Py_XDECREF(strip->held);
+    around_free(&strip->around);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(strip);
     Py_DECREF(type);
 }

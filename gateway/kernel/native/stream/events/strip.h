@@ -2,6 +2,7 @@
 #ifndef KERNEL_STRIP_H
 #define KERNEL_STRIP_H
 
+#include "stream/events/exact.h"
 #include "stream/events/sent.h"
 
 typedef struct {
@@ -9,6 +10,7 @@ typedef struct {
     bool ids, logprobs, usage, drop_empty;
     bool ended;     /* an event that ends a choice has been held since the latest `hand_back` */
     PyObject *held; /* such an event as it came, or NULL */
+    Around around;  /* the choice of the latest event that was read as a whole */
 } Strip;
 
 extern PyType_Spec strip_spec;
