@@ -103,6 +103,10 @@ async def field_of_workers() -> AsyncIterator[Field]:
         yield field
 
 
+async def never(_: pulse.Pulse) -> None:
+    pass
+
+
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     with Stage() as opened:
@@ -112,7 +116,7 @@ def stage() -> Iterator[Stage]:
 @pytest.fixture(scope="module")
 def field(stage: Stage) -> Iterator[Field]:
     with pytest.MonkeyPatch.context() as patch:  # a worker that refused once is not looked at again
-        patch.setattr(pulse, "ABSENT_INTERVAL", 3_600.0)
+        patch.setattr(pulse.Pulse, "_connect", never)
         yield stage.enter(field_of_workers())
 
 
