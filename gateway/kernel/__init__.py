@@ -19,7 +19,7 @@ calls `active()` itself. Functions may be bound for a quick way at assembly:
 - No module of the gateway keeps a function or a type of a kernel in a global.
 - No class inherits from a type of a kernel. An object holds one, or hands over to one, such as
   `transport.set_protocol(functions.tap(...))`.
-- A test marked `both_kernels` runs once with each (tests/conftest.py).
+- A test that uses `kernel_of_test` or `kernel_of_module` runs once with each.
 """
 
 import os

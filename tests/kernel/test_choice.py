@@ -1,4 +1,4 @@
-"""Which kernel runs: GATEWAY_KERNEL, what has been built, and the marker `both_kernels`."""
+"""Which kernel runs: GATEWAY_KERNEL, what has been built, and the fixtures for both."""
 
 import os
 from pathlib import Path
@@ -13,17 +13,18 @@ CHOSEN = os.environ.get(kernel.VARIABLE)
 """The kernel of the whole run, read when the tests are collected."""
 
 
-@pytest.mark.both_kernels
-def test_a_marked_test_runs_with_the_kernel_that_it_names(kernel_of_test: str) -> None:
+def test_a_test_runs_with_the_kernel_that_its_fixture_names(kernel_of_test: str) -> None:
     active = kernel.active()
     assert active.name == kernel_of_test
     assert str(active).startswith(f"{kernel_of_test} (")
 
 
-@pytest.mark.both_kernels
+@pytest.mark.usefixtures("kernel_of_test")
 class TestMarked:
-    def test_a_marked_class_needs_no_argument(self, started: str) -> None:
-        assert kernel.active().name == started
+    def test_a_marked_class_runs_with_both(
+        self, started: str, request: pytest.FixtureRequest
+    ) -> None:
+        assert started == request.node.callspec.params["kernel_of_test"]
 
 
 def test_an_unmarked_test_beside_them_has_the_kernel_of_the_whole_run() -> None:

@@ -9,7 +9,7 @@ from gateway import ConfigError, Gateway, kernel
 from gateway.config import Config
 from gateway.testing import GatewayFor
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 
 async def test_log_and_metrics_name_the_kernel(

@@ -15,7 +15,7 @@ from gateway.config import Timeouts
 from gateway.simulator import Faults, Simulator, SimulatorConfig
 from gateway.testing import MESSAGES, GatewayFor, Live, ScriptedWorker, answer_of
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 ERRORS = DOCS / "errors.md"
 

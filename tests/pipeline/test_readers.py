@@ -28,7 +28,7 @@ from gateway.testing import (
 )
 from gateway.wire.injection import INJECTIONS, Stripper
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 data = st.sampled_from([b"{}", b'{"a": "[DONE]"}', b"\xc3\xa9", b"", b"x" * 40])

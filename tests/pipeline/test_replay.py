@@ -27,7 +27,7 @@ from gateway.testing import (
 )
 from gateway.wire.apis.registry import dialect_of
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 EXCHANGES = list(load().values())
 STREAMS = [exchange for exchange in EXCHANGES if exchange.body.startswith((b"data:", b"event:"))]

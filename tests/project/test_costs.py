@@ -24,7 +24,7 @@ CORE: Sequence[str] = ()
 OFF = tuple(name for name in STACK if name != "trace_capture")
 
 
-@pytest.mark.both_kernels
+@pytest.mark.usefixtures("kernel_of_test")
 @pytest.mark.parametrize(
     ("plugins", "native", "python"),
     [(CORE, 182, 192), (OFF, 420, 435), (STACK, 693, 800)],
@@ -37,7 +37,7 @@ async def test_plain_call_stays_within_its_step_budget(
     assert await steps_of(plugins, plain(), tmp_path, CALLS) < most * TOLERANCE
 
 
-@pytest.mark.both_kernels
+@pytest.mark.usefixtures("kernel_of_test")
 @pytest.mark.parametrize(
     ("plugins", "native", "python"),
     [(CORE, 330, 377), (OFF, 690, 1_060), (STACK, 910, 1_540)],
@@ -51,7 +51,7 @@ async def test_short_stream_stays_within_its_step_budget(
     assert await steps_of(plugins, stream(SHORT), tmp_path, CALLS) < most * TOLERANCE
 
 
-@pytest.mark.both_kernels
+@pytest.mark.usefixtures("kernel_of_test")
 @pytest.mark.parametrize(
     ("plugins", "native", "python"),
     [(CORE, 4, 15), (OFF, 4.3, 34), (STACK, 5, 43)],

@@ -22,7 +22,7 @@ from gateway import Reason, Trace
 from gateway.config import Config, StorageSettings, Worker
 from gateway.testing import NO_PROBES, Live, ScriptedWorker, entry, live
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 RECORDED = load(OTHER_ENGINES)
 ASKED = [

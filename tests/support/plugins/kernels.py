@@ -1,9 +1,10 @@
-"""A pytest plugin: tests marked `both_kernels` run with the native kernel and with Python's.
+"""A pytest plugin: fixtures that run tests with the native kernel and again with Python's.
 
-`pytestmark = pytest.mark.both_kernels` marks a module: all of it runs with one, then with the
-other. A fixture of the module's own scope that assembles gateways must ask for `kernel_of_module`,
-else it keeps the first. The kernel is in the environment before the test's own fixtures are set up,
-so that what they assemble has it, and processes that they start.
+`pytestmark = pytest.mark.usefixtures("kernel_of_module")` in a module: all of it runs with one,
+then with the other. A fixture of the module's own scope that assembles gateways must ask for
+`kernel_of_module`, else it keeps the first. `kernel_of_test` does the same for one test or class.
+The kernel is in the environment before the test's own fixtures are set up, so that what they
+assemble has it, and processes that they start.
 """
 
 from collections.abc import Iterator
@@ -15,25 +16,15 @@ from gateway import kernel
 NAMES = ("native", "python")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.definition.get_closest_marker("both_kernels") is None:
-        return
-    module = metafunc.definition.getparent(pytest.Module)
-    whole = module is not None and module.get_closest_marker("both_kernels") is not None
-    fixture = "kernel_of_module" if whole else "kernel_of_test"
-    metafunc.fixturenames.insert(0, fixture)
-    metafunc.parametrize(fixture, NAMES, indirect=True)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=NAMES)
 def kernel_of_module(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of the kernel that a marked module runs with now."""
+    """The name of the kernel that a module runs with now."""
     yield from _chosen(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(params=NAMES)
 def kernel_of_test(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of the kernel that a marked test or class runs with."""
+    """The name of the kernel that a test or class runs with."""
     yield from _chosen(request.param)
 
 

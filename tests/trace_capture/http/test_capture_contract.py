@@ -31,7 +31,7 @@ from gateway.testing import (
     sse,
 )
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 CHAT = "/sessions/s/v1/chat/completions"
 

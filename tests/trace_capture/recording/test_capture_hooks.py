@@ -14,7 +14,7 @@ from gateway import Config
 from gateway.config import StorageSettings
 from gateway.testing import GatewayFor, Live, entry, live
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 
 async def one_trace(running: Live) -> dict[str, Any]:

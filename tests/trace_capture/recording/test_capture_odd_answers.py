@@ -12,7 +12,7 @@ from gateway import Trace
 from gateway.client import AsyncGatewayClient
 from gateway.testing import DONE, GatewayFor, Live, ScriptedWorker, answer_of
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 CHAT = "/sessions/s/v1/chat/completions"
 ENTRY = {"token": "a", "logprob": -0.5, "bytes": None}

@@ -22,7 +22,7 @@ from gateway.client import AsyncGatewayClient
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import GatewayFor, Live
 
-pytestmark = pytest.mark.both_kernels
+pytestmark = pytest.mark.usefixtures("kernel_of_module")
 
 CALLERS = 200
 PATH = "/v1/chat/completions"
