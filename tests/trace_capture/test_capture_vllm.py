@@ -43,8 +43,8 @@ OWN = re.compile(
 )
 """What is different in each of two equal responses."""
 
-TRIES = 5
-"""Number of direct calls: now and then an engine puts two tokens into one event."""
+TEXT = re.compile(rb'"(content|arguments)":"((?:[^"\\\\]|\\\\.)*)"')
+TOOLS = ("tools", "tool_choice")
 
 CHAT = "/v1/chat/completions"
 TOOL = {
@@ -126,7 +126,8 @@ class Talks:
                 request |= {"tool_choice": NAMED, "max_tokens": 100}
         if number % 4 == 1:
             request["n"] = 2
-        if is_aborted(number, place):
+        if is_aborted(number, place):  # without a tool, whose grammar may end the answer early
+            request = {name: value for name, value in request.items() if name not in TOOLS}
             request |= {"max_tokens": LONG, "ignore_eos": True}
         return request
 
@@ -154,12 +155,9 @@ class Talks:
 
     async def _compare_bytes(self, content: bytes, request: dict[str, Any]) -> None:
         """The caller gets the bytes of a direct call, but for ids and times."""
-        said: list[list[bytes]] = []
-        while by_choice(content) not in said:
-            assert len(said) < TRIES, (content, said)
-            direct = await self._engine.post(CHAT, json=request)
-            said.append(by_choice(direct.content))
-        self.same_bytes += 1
+        direct = await self._engine.post(CHAT, json=request)
+        assert joined(by_choice(content)) == joined(by_choice(direct.content)), (content, direct)
+        self.same_bytes += by_choice(content) == by_choice(direct.content)
 
     async def _hang_up(self, session: str, request: dict[str, Any]) -> None:
         body = json.dumps(request).encode()
@@ -181,6 +179,21 @@ def by_choice(content: bytes) -> list[bytes]:
     found = [re.search(rb'"choices":\[\{"index":([0-9]+)', event) for event in events]
     places = [int(one[1]) if one else len(events) for one in found]
     return [event for _, event in sorted(zip(places, events, strict=True), key=lambda one: one[0])]
+
+
+def joined(events: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """Each event with its text apart, and texts of events alike in one.
+
+    A busy engine puts two tokens into one event, and not the same two in two calls.
+    """
+    found: list[tuple[bytes, bytes]] = []
+    for event in events:
+        text = b"".join(one[2] for one in TEXT.finditer(event))
+        shape = TEXT.sub(rb'"\1":""', event)
+        if found and found[-1][0] == shape:
+            text = found.pop()[1] + text
+        found.append((shape, text))
+    return found
 
 
 def is_aborted(number: int, place: int) -> bool:
@@ -277,9 +290,8 @@ async def test_capture_records_vllm_sessions_as_sampled(
     with capsys.disabled():
         sys.stdout.write(f"\n{figures}\n")
     assert figures.traces == SESSIONS * TURNS
-    assert figures.same_bytes == sum(
-        not turn.aborted for turns in talks.turns.values() for turn in turns
-    )
+    whole = sum(not turn.aborted for turns in talks.turns.values() for turn in turns)
+    assert figures.same_bytes > 0.8 * whole  # of the others, `joined` is the same
 
 
 COMPLETIONS: Mapping[str, Mapping[str, object]] = {
