@@ -181,19 +181,20 @@ def by_choice(content: bytes) -> list[bytes]:
     return [event for _, event in sorted(zip(places, events, strict=True), key=lambda one: one[0])]
 
 
-def joined(events: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """Each event with its text apart, and texts of events alike in one.
+def joined(events: list[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:
+    """The events without their texts, those alike once, and the whole text of each choice.
 
-    A busy engine puts two tokens into one event, and not the same two in two calls.
+    A busy engine puts two tokens into one event, or a token into the last, and not always the same.
     """
-    found: list[tuple[bytes, bytes]] = []
+    shapes: dict[bytes, None] = {}
+    texts: dict[bytes, bytes] = {}
     for event in events:
-        text = b"".join(one[2] for one in TEXT.finditer(event))
-        shape = TEXT.sub(rb'"\1":""', event)
-        if found and found[-1][0] == shape:
-            text = found.pop()[1] + text
-        found.append((shape, text))
-    return found
+        shapes[TEXT.sub(rb'"\1":""', event)] = None
+        place = re.search(rb'"choices":\[\{"index":([0-9]+)', event)
+        said = b"".join(one[2] for one in TEXT.finditer(event))
+        choice = place[1] if place else b""
+        texts[choice] = texts.get(choice, b"") + said
+    return [*shapes], texts
 
 
 def is_aborted(number: int, place: int) -> bool:
