@@ -44,6 +44,9 @@ OWN = re.compile(
 """What is different in each of two equal responses."""
 
 TEXT = re.compile(rb'"(content|arguments)":"((?:[^"\\\\]|\\\\.)*)"')
+LAST = re.compile(rb'"delta":\{.*\}(,"logprobs":(?:null|\{[^}]*\}),"finish_reason":")')
+"""The delta of an event with a finish reason, which has a token or none."""
+
 TOOLS = ("tools", "tool_choice")
 
 CHAT = "/v1/chat/completions"
@@ -189,7 +192,7 @@ def joined(events: list[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:
     shapes: dict[bytes, None] = {}
     texts: dict[bytes, bytes] = {}
     for event in events:
-        shapes[TEXT.sub(rb'"\1":""', event)] = None
+        shapes[LAST.sub(rb'"delta":{}\1', TEXT.sub(rb'"\1":""', event))] = None
         place = re.search(rb'"choices":\[\{"index":([0-9]+)', event)
         said = b"".join(one[2] for one in TEXT.finditer(event))
         choice = place[1] if place else b""
