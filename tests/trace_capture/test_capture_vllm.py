@@ -43,7 +43,7 @@ OWN = re.compile(
 )
 """What is different in each of two equal responses."""
 
-TEXT = re.compile(rb'"(content|arguments)":"((?:[^"\\\\]|\\\\.)*)"')
+TEXT = re.compile(rb'"(content|arguments)":"((?:[^"\\]|\\.)*)"')
 LAST = re.compile(rb'"delta":\{.*\}(,"logprobs":(?:null|\{[^}]*\}),"finish_reason":")')
 """The delta of an event with a finish reason, which has a token or none."""
 
