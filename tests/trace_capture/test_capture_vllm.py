@@ -4,6 +4,7 @@ Opt-in: `VLLM_URL=http://127.0.0.1:8000 pytest -m vllm`. The model must have a c
 the server `--enable-auto-tool-choice`. `VLLM_SESSIONS=400` makes 2,000 calls in place of 100.
 """
 
+import gc
 import json
 import os
 import re
@@ -282,6 +283,7 @@ async def test_capture_records_vllm_sessions_as_sampled(
     model = (await engine.get("/v1/models")).json()["data"][0]["id"]
     running = await capturing(gateway_for, tmp_path, workers=[URL])
     talks, figures = Talks(running, engine, model), Figures()
+    gc.freeze()  # a long collection would let a call end before its caller can leave
     for number in range(SESSIONS):
         await talks.run(number)
     async with AsyncGatewayClient(running.url) as client:
