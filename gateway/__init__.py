@@ -4,6 +4,7 @@ Plugins and embedders may use the names exported here; everything else may chang
 """
 
 from gateway.app.gateway import Gateway, create_app
+from gateway.calls.body import Body
 from gateway.calls.call import Call
 from gateway.calls.control_request import ControlRequest
 from gateway.calls.records import Answer, Attempt, Outcome, Principal
@@ -96,6 +97,7 @@ __all__ = [
     "Api",
     "Attempt",
     "BadRequest",
+    "Body",
     "BodyTooLarge",
     "Call",
     "CallError",

@@ -20,7 +20,9 @@ class Caller(Protocol):
 
     `start`, `write` and `cut` never wait. The head given to `start` is sent with the next `write`,
     even an empty one. After `write` has returned False the caller is full: nothing may be read from
-    the worker until `drained` is called. A caller may have a `line`, see `Reply.line`.
+    the worker until `drained` is called. A caller may have a `line`, see `Reply.line`. The caller
+    of an internal call may have `receive_last(data)`: it gets the last bytes before the call is
+    recorded, so that a plugin can store the whole response in `call_finished`.
     """
 
     drained: Callable[[], None]
@@ -159,8 +161,14 @@ class Reply:
             self.write(gap + error.event())
         self._caller.cut()
 
-    def count_last(self, data: bytes, after: float) -> None:
-        """Count the last bytes, `after` so many seconds of the call."""
+    def count_last(self, data: bytes, after: float, *, show: bool = False) -> None:
+        """Count the last bytes, `after` so many seconds of the call.
+
+        `show`: to the caller too, if it has `receive_last`.
+        """
+        if show and (receive := getattr(self._caller, "receive_last", None)) is not None:
+            self._pass_head()
+            receive(data)
         if self._outcome.ttft is None:
             self._outcome.ttft = after
         self._outcome.bytes_sent += len(data)

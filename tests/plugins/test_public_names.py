@@ -17,6 +17,7 @@ NAMES = [
     "Api",
     "Attempt",
     "BadRequest",
+    "Body",
     "BodyTooLarge",
     "Call",
     "CallError",

@@ -1,0 +1,177 @@
+"""The engine behind all doors: queues items, runs them, and tells who waits for them."""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from gateway import Attempt, Call, CallerGone, CallError, Database, Host, Outcome, Storage
+from gateway_plugins.batch.options import Options
+from gateway_plugins.batch.queue import changes, claiming, reading
+from gateway_plugins.batch.queue.changes import Found
+from gateway_plugins.batch.queue.items import Claimed, Item, NewItem, Owner
+from gateway_plugins.batch.queue.settling import Settling, Written
+from gateway_plugins.batch.queue.submission import (
+    Room,
+    Submission,
+    remember,
+    repeated,
+    submit,
+)
+from gateway_plugins.batch.report import Tally
+from gateway_plugins.batch.running.runner import WORK, Runner
+from gateway_plugins.batch.running.upkeep import Upkeep
+from gateway_plugins.batch.running.verdict import judge
+
+REPEAT = 0.5
+"""Seconds after which a waiting request looks whether another process has ended its item."""
+
+ITEM_SIZE = 1_000
+"""Approximate bytes of an ended item in memory, beside its response."""
+
+
+class Canceled(CallerGone):
+    """Ends the call of an item that was canceled."""
+
+
+class Engine:
+    """The queue of one process. `batch_changed` is called when items of a batch have ended."""
+
+    def __init__(self, gateway: Host, options: Options, tally: Tally) -> None:
+        self.options = options
+        self.tally = tally
+        self.batch_changed: Callable[[], None] = _nothing
+        self._storage: Storage = gateway.storage
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        path = None if gateway.config.storage.in_memory else gateway.storage.path
+        self._upkeep = Upkeep(gateway.storage, path, options, self._freed, self._expired)
+        self._settling = Settling(self._settled)
+        order = claiming.Order(options.age_step, options.max_wait)
+        self._claiming = claiming.Claiming(order)
+        self.runner = Runner(gateway, options, self._claiming, self._call_ended)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run items between entry and exit. Raises StorageError if the file cannot be used."""
+        await self._upkeep.begin()
+        self._claiming.holder = self._upkeep.holder.number
+        tasks = [asyncio.create_task(self.runner.run()), asyncio.create_task(self._upkeep.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self.runner.close()
+            await self._upkeep.end()
+
+    async def submit(
+        self, owner: Owner, items: Sequence[NewItem], submission: Submission | None = None
+    ) -> str:
+        """Queue items; return the id of the first.
+
+        If `submission` repeats an earlier one, nothing is queued, and the id is the earlier one's.
+        Raises TooManyRequests if there is no room, and Conflict if the earlier one was another
+        request.
+        """
+        options = self.options
+        room = Room(options.max_queued, options.max_queued_per_key)
+
+        def run(db: Database) -> str:
+            known = None if submission is None else repeated(db, submission)
+            if known is not None:
+                if not known[1]:
+                    raise Conflict("this Idempotency-Key was used for another request")
+                return known[0]
+            submit(db, owner, items, room)
+            if submission is not None:
+                remember(db, submission, items[0].id)
+            return items[0].id
+
+        item_id = await self._storage.write(run)
+        self.runner.wake()
+        return item_id
+
+    async def find(self, item_id: str, owner: str | None) -> Item | None:
+        """Return the item; None if there is none, or not of this owner. `owner` None: anybody's."""
+        return await self._storage.read(lambda db: reading.item_of(db, item_id, owner))
+
+    async def wait(self, item_id: str, owner: str | None, seconds: float) -> Item | None:
+        """Return the item as soon as it is over, or as it is after `seconds`."""
+        ends = time.monotonic() + seconds
+        event = asyncio.Event()
+        self._waiting[item_id].add(event)
+        try:
+            while True:
+                item = await self.find(item_id, owner)
+                left = ends - time.monotonic()
+                if item is None or item.is_over or left <= 0:
+                    return item
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, REPEAT)):
+                        await event.wait()
+        finally:
+            self._waiting[item_id].discard(event)
+            if not self._waiting[item_id]:
+                del self._waiting[item_id]
+
+    async def cancel(self, item_id: str) -> bool:
+        """Cancel an item, and end its call; False if it is over already."""
+        now = time.time()
+        end = changes.End(now, now + self.options.keep_results)
+        found = await self._storage.write(lambda db: changes.cancel(db, item_id, end))
+        if found is not None:
+            self.tally.ended("canceled", None)
+            self.runner.cancel(item_id, Canceled("the item was canceled"))
+            self._tell(item_id)
+        return found is not None
+
+    def attempt_finished(self, call: Call, attempt: Attempt) -> None:
+        """Learn from an attempt how many items the workers can take."""
+        self.runner.pace.attempt_ended(call, attempt, is_item=WORK in call.state)
+
+    def call_finished(self, call: Call, outcome: Outcome) -> None:
+        """Store how a call for an item ended, in the transaction of the call."""
+        work = call.state.get(WORK)
+        if work is None:
+            return
+        end = judge(call, work.kept, work.item, self._claiming.holder, self.options)
+        size = ITEM_SIZE + len(end.answer or b"")
+        call.store(self._settling, end, size)
+
+    def _settled(self, rows: Sequence[Written]) -> None:
+        """Count what was committed; called in the writer's thread."""
+        for row in rows:
+            if row.taken:
+                self.tally.settled(row.end)
+
+    def _call_ended(self, item: Claimed) -> None:
+        self._tell(item.id)
+        if item.batch is not None:
+            self.batch_changed()
+
+    def _freed(self, items: int) -> None:
+        self.tally.requeued["runner_lost"] += items
+        self.runner.wake()
+
+    def _expired(self, found: list[Found]) -> None:
+        for one in found:
+            self.tally.ended("expired", None)
+            self._tell(one.id)
+        if any(one.batch is not None for one in found):
+            self.batch_changed()
+
+    def _tell(self, item_id: str) -> None:
+        for event in self._waiting.get(item_id, ()):
+            event.set()
+
+
+class Conflict(CallError):
+    """The request contradicts what is stored."""
+
+    status = 409
+    code = "conflict"
+    type = "invalid_request_error"
+
+
+def _nothing() -> None: ...

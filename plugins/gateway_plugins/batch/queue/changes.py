@@ -1,0 +1,144 @@
+"""Changes items that no call has just ended: cancels, expires, requeues and deletes them.
+
+Each function changes at most `limit` items and returns those, so that a caller can change many in
+slices, with the commits of calls between them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from gateway import Database, Value
+from gateway_plugins.batch.queue.items import CANCELED, ERROR, EXPIRED, QUEUED, ItemError
+from gateway_plugins.batch.queue.lanes import Counts
+
+SLICE = 500
+"""Items that one transaction changes."""
+
+_END = (
+    "UPDATE batch_items SET state = :state, finished = :now, expires = :expires, error = :error,"
+    " due = 0, holder = NULL WHERE number = :number"
+)
+_AGAIN = (
+    "UPDATE batch_items SET state = 0, due = :due, holder = NULL, error = :error, finished = NULL,"
+    " expires = NULL, charged = CASE WHEN :anew THEN 0 ELSE charged END,"
+    " deadline = max(deadline, :deadline) WHERE number = :number"
+)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An item to change. `state` is the one before the change."""
+
+    number: int
+    id: str
+    lane: int
+    state: int
+    batch: int | None
+
+
+class End(msgspec.Struct, frozen=True):
+    """The end of items: `now`, and when what is stored of them `expires`."""
+
+    now: float
+    expires: float
+
+
+def _select(db: Database, where: str, named: Mapping[str, Value], limit: int) -> list[Found]:
+    query = f"SELECT number, id, lane, state, batch FROM batch_items WHERE {where} LIMIT :limit"
+    return [Found(*row) for row in db.select(query, {**named, "limit": limit})]
+
+
+def _end(db: Database, found: Iterable[Found], state: int, error: ItemError, end: End) -> None:
+    """End items without a response."""
+    counts, failed = Counts(), Counter[int]()
+    text = msgspec.json.encode(error).decode()
+    for one in found:
+        named = {"number": one.number, "state": state, "now": end.now, "expires": end.expires}
+        db.execute(_END, {**named, "error": text})
+        counts.move(one.lane, one.state, state)
+        if one.batch is not None:
+            failed[one.batch] += 1
+    counts.write(db)
+    for batch, items in failed.items():
+        db.execute(
+            "UPDATE batches SET failed = failed + :items WHERE number = :batch",
+            {"batch": batch, "items": items},
+        )
+
+
+def cancel(db: Database, item_id: str, end: End) -> Found | None:
+    """Cancel a queued or running item; None if there is no such item.
+
+    The call of a running one has to be ended by the process that runs it.
+    """
+    found = _select(db, "id = :id AND state IN (0, 1)", {"id": item_id}, 1)
+    _end(db, found, CANCELED, ItemError("canceled", "the item was canceled"), end)
+    return found[0] if found else None
+
+
+def end_batch(
+    db: Database, batch: int, states: tuple[int, ...], error: ItemError, end: End, limit: int
+) -> list[Found]:
+    """End items of a batch that are in one of the `states`: with ERROR, as `error` says."""
+    marks = ", ".join(str(state) for state in states)
+    where = f"batch = :batch AND state IN ({marks})"
+    found = _select(db, where, {"batch": batch}, limit)
+    _end(db, found, ERROR if error.code == EXPIRED else CANCELED, error, end)
+    return found
+
+
+def expire(db: Database, end: End, limit: int = SLICE) -> list[Found]:
+    """End queued items whose deadline has passed."""
+    found = _select(db, "state = 0 AND deadline <= :now", {"now": end.now}, limit)
+    _end(db, found, ERROR, ItemError(EXPIRED, "the item was not done by its deadline"), end)
+    return found
+
+
+def requeue_of(db: Database, holder: int, reason: ItemError, limit: int = SLICE) -> list[Found]:
+    """Queue the items again that a process has left running when it ended."""
+    found = _select(db, "holder = :holder AND state = 1", {"holder": holder}, limit)
+    _again(db, found, reason, anew=False)
+    return found
+
+
+def requeue(db: Database, item_id: str, deadline: float) -> Found | None:
+    """Queue a failed or canceled item again, as if it had not been tried; None: there is none."""
+    where = "id = :id AND state IN (3, 4) AND batch IS NULL"
+    found = _select(db, where, {"id": item_id}, 1)
+    _again(db, found, ItemError("requeued", "an operator has queued it again"), True, deadline)
+    return found[0] if found else None
+
+
+def _again(
+    db: Database, found: Iterable[Found], reason: ItemError, anew: bool, deadline: float = 0.0
+) -> None:
+    counts, text = Counts(), msgspec.json.encode(reason).decode()
+    for one in found:
+        named: dict[str, Value] = {"number": one.number, "due": 0.0, "error": text}
+        db.execute(_AGAIN, {**named, "anew": anew, "deadline": deadline})
+        counts.move(one.lane, one.state, QUEUED)
+    counts.write(db)
+
+
+def delete_expired(db: Database, now: float, limit: int = SLICE) -> int:
+    """Delete items whose results are kept no longer; return how many."""
+    found = _select(db, "expires <= :now AND state >= 2", {"now": now}, limit)
+    delete(db, found)
+    return len(found)
+
+
+def delete(db: Database, found: Iterable[Found]) -> None:
+    """Delete items, with their requests and responses."""
+    counts = Counts()
+    for one in found:
+        for table in ("batch_items", "batch_bodies", "batch_answers"):
+            db.execute(f"DELETE FROM {table} WHERE number = :number", {"number": one.number})
+        counts.move(one.lane, one.state, None)
+    counts.write(db)
+
+
+def forget_submissions(db: Database, before: float) -> int:
+    """Delete what recognises repeated submissions, of those before `before`."""
+    statement = "DELETE FROM batch_submissions WHERE submitted < :before"
+    return db.execute(statement, {"before": before})

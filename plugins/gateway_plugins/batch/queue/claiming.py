@@ -1,0 +1,166 @@
+"""Chooses the items that run next, and marks them as running, in one transaction.
+
+The order is: effective priority, the owner with the least work in flight, the owner served longest
+ago, age. An item's effective priority is its own, plus one for each `age_step` seconds that it has
+waited; an item that has waited for `max_wait` comes before all others. Only the first item of each
+lane is looked at, so the time does not depend on how many are queued.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from gateway import Database
+from gateway_plugins.batch.queue.items import QUEUED, RUNNING, Claimed
+from gateway_plugins.batch.queue.lanes import Counts
+
+_HEADS = """
+SELECT lane, owner, model, priority, running, (
+    SELECT min(number) FROM batch_items AS i WHERE i.lane = l.lane AND state = 0 AND due = 0
+), (
+    SELECT min(due) FROM batch_items AS i WHERE i.lane = l.lane AND state = 0 AND due > 0
+) FROM batch_lanes AS l WHERE queued > 0
+"""
+_SUBMITTED = "SELECT submitted FROM batch_items WHERE number = :number"
+_AGAIN = (
+    "SELECT number FROM batch_items WHERE lane = :lane AND state = 0 AND due > 0 AND due <= :now"
+    " ORDER BY due LIMIT :most"
+)
+_FRESH = (
+    "SELECT number FROM batch_items WHERE lane = :lane AND state = 0 AND due = 0"
+    " ORDER BY number LIMIT :most"
+)
+_CLAIM = (
+    "UPDATE batch_items SET state = 1, holder = :holder, started = :now, due = 0,"
+    " attempts = attempts + 1 WHERE number = :number"
+)
+_CLAIMED = """
+SELECT i.number, id, i.lane, kind, path, model, batch, attempts, charged, deadline, content, body
+FROM batch_items AS i JOIN batch_lanes AS l ON l.lane = i.lane
+    JOIN batch_bodies AS b ON b.number = i.number
+    LEFT JOIN batch_principals AS p ON p.number = i.principal WHERE i.number = :number
+"""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The options that decide the order; times in seconds."""
+
+    age_step: float
+    max_wait: float
+
+    def rank(self, priority: int, waited: float) -> float:
+        """Return the effective priority of an item."""
+        if waited >= self.max_wait:
+            return math.inf
+        return priority + max(waited, 0.0) // self.age_step
+
+
+class Lane(msgspec.Struct, eq=False):
+    """A lane with items that may run now: `rank` is that of its first, which came at `since`."""
+
+    lane: int
+    owner: str
+    model: str
+    rank: float
+    since: float
+    numbers: Iterator[int]
+
+
+class Claims(msgspec.Struct):
+    """`items` run now. `next_due` is when the next of those that wait may be tried again."""
+
+    items: list[Claimed]
+    next_due: float | None = None
+
+
+class Claiming:
+    """Claims for the process `holder`; remembers the owners that were served of late."""
+
+    def __init__(self, order: Order) -> None:
+        self.holder = 0
+        self.order = order
+        self._turn = 0
+        self._served: dict[str, int] = {}
+
+    def claim(
+        self, db: Database, room: Mapping[str, int], others: int, now: float, most: int
+    ) -> Claims:
+        """Claim up to `most` items: of each model as many as `room` says, else up to `others`.
+
+        `others` is the room of each model that `room` does not name.
+        """
+        running: Counter[str] = Counter()
+        lanes, dues = self._heads(db, now, most, running)
+        left: dict[str, int] = {}
+        chosen: list[tuple[int, int]] = []
+        while lanes and len(chosen) < most:
+            lane = min(lanes, key=lambda one: self._place(one, running))
+            spare = left.get(lane.model)
+            if spare is None:
+                spare = room.get(lane.model, others)
+            number = next(lane.numbers, None) if spare > 0 else None
+            if number is None:
+                lanes.remove(lane)
+                continue
+            left[lane.model] = spare - 1
+            running[lane.owner] += 1
+            self._serve(lane.owner)
+            chosen.append((number, lane.lane))
+        return Claims(self._claimed(db, chosen, now), min(dues, default=None))
+
+    def _place(self, lane: Lane, running: Counter[str]) -> tuple[float, int, int, float]:
+        served = self._served.get(lane.owner, 0)
+        return -lane.rank, running[lane.owner], served, lane.since
+
+    def _serve(self, owner: str) -> None:
+        self._turn += 1
+        self._served.pop(owner, None)
+        self._served[owner] = self._turn
+        if len(self._served) > 10_000:  # the one that was served longest ago
+            del self._served[next(iter(self._served))]
+
+    def _heads(
+        self, db: Database, now: float, most: int, running: Counter[str]
+    ) -> tuple[list[Lane], list[float]]:
+        """Return the lanes with items that may run, and when items of others may."""
+        lanes: list[Lane] = []
+        dues: list[float] = []
+        for lane, owner, model, priority, busy, fresh, due in list(db.select(_HEADS)):
+            running[owner] += busy
+            if due is not None and due > now:
+                dues.append(due)
+            if fresh is None and (due is None or due > now):
+                continue
+            since = due if fresh is None else _since(db, fresh)
+            rank = self.order.rank(priority, now - since)
+            numbers = _numbers(db, lane, now, most)
+            lanes.append(Lane(lane, owner, model, rank, since, numbers))
+        return lanes, dues
+
+    def _claimed(
+        self, db: Database, chosen: Sequence[tuple[int, int]], now: float
+    ) -> list[Claimed]:
+        counts, items = Counts(), []
+        for number, lane in chosen:
+            db.execute(_CLAIM, {"number": number, "holder": self.holder, "now": now})
+            counts.move(lane, QUEUED, RUNNING)
+        counts.write(db)
+        for number, _ in chosen:
+            [row] = db.select(_CLAIMED, {"number": number})
+            items.append(Claimed(*row))
+        return items
+
+
+def _since(db: Database, number: int) -> float:
+    [(submitted,)] = db.select(_SUBMITTED, {"number": number})
+    return float(submitted)
+
+
+def _numbers(db: Database, lane: int, now: float, most: int) -> Iterator[int]:
+    """Yield items of the lane that may run: those to be tried again first. Reads when asked for."""
+    named = {"lane": lane, "now": now, "most": most}
+    for query in (_AGAIN, _FRESH):
+        for (number,) in list(db.select(query, named)):
+            yield number

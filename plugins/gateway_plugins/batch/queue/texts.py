@@ -1,0 +1,30 @@
+"""Requests and responses as the queue stores them: compressed if that makes them shorter."""
+
+import zstandard
+
+MIN_COMPRESSED = 128
+"""Size in bytes below which compression gains nothing."""
+
+MAX_TEXT = 1 << 30
+"""Maximum bytes of an unpacked text: a damaged file must not exhaust the memory."""
+
+_PLAIN, _ZSTD = b"\0", b"\1"
+
+
+def pack(text: bytes) -> bytes:
+    """Return `text` as it is stored; the first byte marks the form."""
+    if len(text) >= MIN_COMPRESSED:
+        packed = zstandard.ZstdCompressor(level=1, write_content_size=True).compress(text)
+        if len(packed) < len(text):
+            return _ZSTD + packed
+    return _PLAIN + text
+
+
+def unpack(stored: bytes) -> bytes:
+    """Return a text that `pack` packed. Raises ValueError for anything else."""
+    if stored[:1] == _PLAIN:
+        return stored[1:]
+    try:
+        return zstandard.ZstdDecompressor().decompress(stored[1:], max_output_size=MAX_TEXT)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"not a packed text: {error}") from None

@@ -1,0 +1,175 @@
+"""Claims items and dispatches a call for each, in one task of each process."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import msgspec
+
+from gateway import (
+    Body,
+    Call,
+    CallerGone,
+    CallError,
+    GatewayError,
+    Host,
+    Principal,
+    StateKey,
+    StorageError,
+)
+from gateway_plugins.batch.options import Options
+from gateway_plugins.batch.queue.claiming import Claiming, Claims
+from gateway_plugins.batch.queue.items import Claimed
+from gateway_plugins.batch.queue.texts import unpack
+from gateway_plugins.batch.running.caller import Keeping
+from gateway_plugins.batch.running.pace import Pace
+from gateway_plugins.batch.running.verdict import DeadlinePassed
+
+log = logging.getLogger("gateway.batch")
+
+LOOK = 0.5
+"""Seconds after which the queue is looked at again: another process may have added items."""
+
+FAILED = 1.0
+"""Seconds until the next try if the database could not be used."""
+
+MAX_CLAIM = 64
+"""Items that one transaction claims."""
+
+
+class Work(msgspec.Struct, eq=False):
+    """An item in flight, and the caller of its call."""
+
+    item: Claimed
+    kept: Keeping
+
+
+WORK: StateKey[Work] = StateKey("batch")
+"""Marks the calls of items."""
+
+
+class Runner:
+    """`ended` is called with each item whose call is over, after what it left was committed."""
+
+    def __init__(
+        self,
+        gateway: Host,
+        options: Options,
+        claiming: Claiming,
+        ended: Callable[[Claimed], None],
+    ) -> None:
+        self.pace = Pace(gateway.workers, options, gateway.peers.count)
+        self.options = options
+        self._gateway = gateway
+        self._claiming = claiming
+        self._ended = ended
+        self._calls: dict[str, Call] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wanted = asyncio.Event()
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def wake(self) -> None:
+        """Look at the queue at once."""
+        self._wanted.set()
+
+    def cancel(self, item_id: str, error: CallError | CallerGone) -> bool:
+        """End the call of an item; False if it does not run in this process."""
+        call = self._calls.get(item_id)
+        if call is not None:
+            call.cancel(error)
+        return call is not None
+
+    async def run(self) -> None:
+        """Claim and run items until cancelled, or until the gateway drains."""
+        while not self._stopped:
+            self._wanted.clear()
+            pause = await self._step()
+            if pause > 0:
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._wanted.wait()
+                except TimeoutError:
+                    pass
+
+    async def _step(self) -> float:
+        """Claim what fits; return the seconds until the queue has to be looked at again."""
+        rooms, others, every = self.pace.rooms()
+        most = min(every, MAX_CLAIM)
+        if most <= 0:
+            return LOOK
+        try:
+            claims = await self._gateway.storage.write(
+                lambda db: self._claiming.claim(db, rooms, others, time.time(), most)
+            )
+        except StorageError as error:
+            log.warning("no item can be claimed now: %s", error)
+            return FAILED
+        return self._begin(claims, most)
+
+    def _begin(self, claims: Claims, most: int) -> float:
+        for item in claims.items:
+            self.pace.begin(item.model)
+            task = asyncio.create_task(self._run(item))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if len(claims.items) == most:
+            return 0.0 if most == MAX_CLAIM else LOOK
+        due = LOOK if claims.next_due is None else claims.next_due - time.time()
+        return min(max(due, 0.01), LOOK)
+
+    async def _run(self, item: Claimed) -> None:
+        kept = Keeping(self._gateway.config.server_limits.max_body_bytes)
+        call = self._call(item, kept)
+        self._calls[item.id] = call
+        left = item.deadline - time.time()
+        late = DeadlinePassed("the item was not done by its deadline")
+        timer = asyncio.get_running_loop().call_later(max(left, 0.0), call.cancel, late)
+        try:
+            await self._gateway.dispatch(call)
+        except GatewayError:
+            log.exception("the call of item %s ended badly", item.id)
+        finally:
+            timer.cancel()
+            del self._calls[item.id]
+            self.pace.end(item.model)
+        if call.outcome.error_code == "draining":
+            self._stopped = True
+        self._ended(item)
+        self.wake()
+
+    def _call(self, item: Claimed, kept: Keeping) -> Call:
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", item.id.encode())]
+        if item.batch is not None:
+            headers.append((b"x-session-id", b"batch-%d" % item.batch))
+        body = Body(unpack(item.body))
+        body.kernel = self._gateway.kernel
+        call = Call(
+            kept,
+            method="POST",
+            path=item.path,
+            headers=headers,
+            body=body,
+            principal=None if item.principal is None else _principal(item.principal),
+            source="batch",
+            internal=True,
+        )
+        call.state[WORK] = Work(item, kept)
+        return call
+
+    async def close(self) -> None:
+        """End the calls that still run, and wait for them; their items are queued again."""
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+@lru_cache(maxsize=1_024)
+def _principal(content: str) -> Principal:
+    return msgspec.json.decode(content, type=Principal)

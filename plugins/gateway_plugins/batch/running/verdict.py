@@ -1,0 +1,136 @@
+"""What becomes of an item after a call for it: it has ended, or it runs again later."""
+
+import random
+
+import msgspec
+
+from gateway import Call, CallError, NoWorker, error_message
+from gateway_plugins.batch.options import Options
+from gateway_plugins.batch.queue.items import (
+    COMPLETED,
+    ERROR,
+    EXPIRED,
+    QUEUED,
+    Claimed,
+    Ended,
+    ItemError,
+)
+from gateway_plugins.batch.running.caller import Keeping
+
+REPEATED = frozenset((408, 425, 429))
+"""Statuses below 500 after which an item runs again."""
+
+NOT_RUN = frozenset((429, 503))
+"""Statuses that say that a worker has not begun the work, so it does not count as an attempt."""
+
+NEVER_RECEIVED = frozenset(("upstream_connect_failed", "upstream_connect_timeout"))
+"""Codes of the gateway's own errors for a call that no worker has received."""
+
+MAX_MESSAGE = 500
+"""Characters of an error's message that are stored with the item."""
+
+
+class DeadlinePassed(CallError):
+    """Ends the call of an item that has not ended by its deadline."""
+
+    status = 504
+    code = EXPIRED
+
+
+class Preempted(NoWorker):
+    """Ends the call of an item that has to make room; the item is queued again."""
+
+    code = "preempted"
+
+
+def judge(call: Call, kept: Keeping, item: Claimed, holder: int, options: Options) -> Ended:
+    """Return how the call ended for the item; the item's times are Unix seconds."""
+    now, outcome = call.created + call.outcome.duration, call.outcome
+    status = outcome.status
+    if kept.is_full:
+        error = ItemError("response_too_large", "the response is larger than may be stored")
+        return _over(call, item, holder, ERROR, now, options, None, error)
+    if outcome.result == "success" and 200 <= status < 300:
+        return _over(call, item, holder, COMPLETED, now, options, kept)
+    error = _error(call, kept)
+    if error.code == EXPIRED:
+        return _over(call, item, holder, ERROR, now, options, None, error)
+    counts = _counts(status, error.code)
+    is_last = counts and item.charged + 1 >= options.max_attempts
+    if is_last or not _is_repeated(status, error.code):
+        return _over(call, item, holder, ERROR, now, options, kept, error)
+    due = now + _pause(item.charged if counts else item.attempt - 1, kept.retry_after, options)
+    if due >= item.deadline:
+        return _over(call, item, holder, ERROR, now, options, kept, error)
+    return Ended(
+        item=item,
+        holder=holder,
+        state=QUEUED,
+        at=now,
+        error=_text(error),
+        request_id=call.id,
+        due=due,
+        counts=counts,
+        usage=outcome.usage,
+    )
+
+
+def _over(
+    call: Call,
+    item: Claimed,
+    holder: int,
+    state: int,
+    now: float,
+    options: Options,
+    kept: Keeping | None,
+    error: ItemError | None = None,
+) -> Ended:
+    return Ended(
+        item=item,
+        holder=holder,
+        state=state,
+        at=now,
+        status=None if kept is None else call.outcome.status or None,
+        answer=None if kept is None else kept.body,
+        error=None if error is None else _text(error),
+        request_id=call.id,
+        expires=now + options.keep_results,
+        usage=call.outcome.usage,
+    )
+
+
+def _is_repeated(status: int, code: str) -> bool:
+    """Whether another call may go better: a worker was at fault, was busy, or was not there."""
+    return status in REPEATED or status >= 500 or status < 300 or code in NEVER_RECEIVED
+
+
+def _counts(status: int, code: str) -> bool:
+    return status not in NOT_RUN and code not in NEVER_RECEIVED
+
+
+def _pause(before: int, retry_after: float, options: Options) -> float:
+    """Seconds until the next attempt: doubled for each one before, or what the worker says."""
+    most = options.max_pause
+    pause = min(options.min_pause * 2.0 ** min(before, 30), most)
+    return max(pause, min(retry_after, most)) * (1 + 0.2 * random.random())
+
+
+def _error(call: Call, kept: Keeping) -> ItemError:
+    own = call.outcome.error
+    if own is not None:
+        return ItemError(own.code, str(own)[:MAX_MESSAGE])
+    code = call.outcome.error_code or (str(call.outcome.status or "aborted"))
+    message = call.outcome.ending.error or _message(kept.body) or f"the worker answered {code}"
+    return ItemError(code, str(message)[:MAX_MESSAGE])
+
+
+def _message(body: bytes) -> str | None:
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return error_message(found.get("error")) if isinstance(found, dict) else None
+
+
+def _text(error: ItemError) -> str:
+    return msgspec.json.encode(error).decode()
