@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.app.error_pages import error_page
 from gateway.app.generation import Generation
-from gateway.app.plugin_routes import added_routes, carried_routes
+from gateway.app.plugin_routes import added_routes, beginning_of, carried_routes, routes_in_v1
 from gateway.app.reload import Reloader
 from gateway.calls.call import Call
 from gateway.calls.control_request import Handler
@@ -121,10 +121,13 @@ class Gateway:
         carried = ("/v1/{path:path}", *generation.config.extra_paths)
         added = [route for routes in generation.routes.values() for route in routes]
         self.edge.lead(carried_routes(added))
+        in_v1 = routes_in_v1(added)
+        self.edge.leave([beginning_of(route) for route in in_v1])
         self._router.routes = [
+            *in_v1,
             *(self.carried(Route(path, self.edge)) for path in carried),
             *self._own_routes,
-            *added,
+            *(route for route in added if route not in in_v1),
             # Last, so that a plugin's own /health takes precedence.
             self.guarded(Route("/health", self._health), scope=None),
             self.guarded(Route("/ready", self._ready), scope=None),
@@ -137,8 +140,9 @@ class Gateway:
         # server's own. If the path alone decides, the router is bypassed: it costs a tenth of a
         # short call.
         try:
-            if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-                await self.edge.serve(scope, receive, send, path=path_of(scope))
+            of_v1 = scope["type"] == "http" and scope["path"].startswith("/v1/")
+            if of_v1 and not self.edge.is_claimed(path := path_of(scope)):
+                await self.edge.serve(scope, receive, send, path=path)
             else:
                 scope["app"] = self  # without it the router answers unknown paths in plain text
                 await self._route(scope, receive, send)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from starlette.routing import BaseRoute
 
 from gateway.control.routes import ControlRoute
-from gateway.control.scoped import ScopedRoute
+from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.errors import (
     ConfigError,
 )
@@ -30,6 +30,22 @@ def carried_routes(routes: Sequence[BaseRoute]) -> list[CarriedRoute]:
     """Return those of the routes that need no router to carry their requests."""
     inner = [route.route for route in routes if isinstance(route, ScopedRoute)]
     return [route for route in inner if isinstance(route, CarriedRoute)]
+
+
+def routes_in_v1(routes: Sequence[BaseRoute]) -> list[ControlRoute | ScopedRoute]:
+    """Return those that answer paths under /v1/ themselves: they come before workers."""
+    return [
+        route
+        for route in routes
+        if isinstance(route, ControlRoute | ScopedRoute)
+        and route.scope != CARRIED
+        and route.path.startswith("/v1/")
+    ]
+
+
+def beginning_of(route: ControlRoute | ScopedRoute) -> str:
+    """Return what every path of the route begins with."""
+    return route.path.partition("{")[0]
 
 
 def _check_scopes(routes: Sequence[BaseRoute]) -> None:

@@ -60,6 +60,10 @@ class ControlRequest:
         except msgspec.ValidationError:
             raise _refusal("query string", misfit(found, type_, strict=False)) from None
 
+    async def body(self) -> bytes:
+        """Return the whole body as it came. Raises BodyTooLarge; BodyTimeout; CallerGone."""
+        return await self._body.read()
+
     async def json(self, type_: type[T]) -> T:
         """Parse the body as a Struct.
 

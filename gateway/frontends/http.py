@@ -28,6 +28,7 @@ class Edge:
         self._preflights = Preflights(workers)
         self._added: dict[str, str | None] = {}
         self._ways: Sequence[CarriedRoute] = ()
+        self._claimed: tuple[str, ...] = ()
         self.adopt(settings)
 
     def adopt(self, settings: Config) -> None:
@@ -40,7 +41,7 @@ class Edge:
     def take(self, request: DirectCaller) -> Coroutine[Any, Any, None] | None:
         """Return what carries a request of the gateway's own server; None if a route has to."""
         path, session_id = request.path, None
-        if not self._carries_always(path):
+        if path.startswith(self._claimed) or not self._carries_always(path):
             found = self._find(path)
             if found is None:
                 return None
@@ -131,6 +132,14 @@ class Edge:
     def lead(self, ways: Sequence[CarriedRoute]) -> None:
         """Carry the requests for these routes without the router, if they come in directly."""
         self._ways = ways
+
+    def leave(self, claimed: Sequence[str]) -> None:
+        """Let the router decide about paths that begin with one of these: routes may be there."""
+        self._claimed = tuple(claimed)
+
+    def is_claimed(self, path: str) -> bool:
+        """Whether a route of the gateway itself may be at `path`, under /v1/."""
+        return path.startswith(self._claimed)
 
     def carries(self, path: str) -> bool:
         """Whether `path` is under /v1/, in the configuration, or added by a plugin.

@@ -5,7 +5,9 @@ call with the source `batch`, so all plugins apply to it.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+
+from starlette.routing import BaseRoute
 
 from gateway import (
     Attempt,
@@ -16,6 +18,7 @@ from gateway import (
     Sample,
     hookimpl,
 )
+from gateway_plugins.batch.doors.routes import routes
 from gateway_plugins.batch.engine import Engine
 from gateway_plugins.batch.options import Options
 from gateway_plugins.batch.queue.schema import MIGRATIONS
@@ -36,6 +39,14 @@ class Batch:
     @hookimpl
     def migrations(self) -> Migrations:
         return MIGRATIONS
+
+    @hookimpl
+    def routes(self, gateway: Host) -> Sequence[BaseRoute]:
+        return routes(gateway, self._engine)
+
+    def _engine(self) -> Engine:
+        assert self.engine is not None  # no request comes before the lifespan
+        return self.engine
 
     @hookimpl
     @contextlib.asynccontextmanager
