@@ -3,7 +3,7 @@
 import random
 import re
 import time
-from collections.abc import Awaitable, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any
@@ -59,7 +59,10 @@ class Call:
     kept; `headers` are the caller's own. `started` is `time.monotonic()`, `created` is Unix time.
     `source` is the kind of work: realtime, batch or eval. An `internal` call comes from one of the
     gateway's own jobs and is not authenticated; its `principal` is the one that the job runs for,
-    or None. `scope` is the scope that the principal needs if it is not that of all calls, see
+    or None. `runs_again`, if a job sets it, says when the call is over whether the job's work runs
+    again in another call; a job that sets it also does so if this process dies. It is asked once
+    for each call, before `call_finished`, for `outcome.repeated`, and must not raise. `scope` is
+    the scope that the principal needs if it is not that of all calls, see
     gateway.pipeline.authorization. `tried` are the workers that have failed it and are not asked
     again; a worker whose latest attempt is `refused` may be asked later. `overwritten` are the
     top-level keys of the body that plugins `set`, with their values. `waits_for_commit`: an item
@@ -95,6 +98,7 @@ class Call:
         "path",
         "principal",
         "query",
+        "runs_again",
         "scope",
         "session_id",
         "source",
@@ -119,6 +123,7 @@ class Call:
         source: Source = "realtime",
         internal: bool = False,
         scope: str | None = None,
+        runs_again: "Callable[[Call], bool] | None" = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -135,6 +140,7 @@ class Call:
         self.source: Source = source
         self.internal = internal
         self.scope = scope
+        self.runs_again = runs_again
         self.attempts: list[Attempt] = []
         self.tried: list[Worker] = []
         self.outcome = Outcome()

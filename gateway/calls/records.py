@@ -75,7 +75,8 @@ class Outcome(msgspec.Struct):
     is what the latest response itself says about its end. Ask `result` how the call went. `ttft`
     and `duration` are seconds from the call's start, `bytes_sent` is the size of the response body
     in bytes. `failures` names the plugins whose isolated hooks failed: the records of these plugins
-    are incomplete.
+    are incomplete. `repeated`: the work of this internal call runs again in another call, so this
+    call is an attempt at the work and no request of its own; it is known in `call_finished`.
     """
 
     status: int = 0
@@ -88,6 +89,7 @@ class Outcome(msgspec.Struct):
     usage: Usage | None = None
     failures: list[str] = []
     ending: Ending = UNKNOWN
+    repeated: bool = False
 
     @property
     def result(self) -> Result:

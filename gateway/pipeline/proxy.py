@@ -332,12 +332,11 @@ class Proxy:
             workers = await left if isinstance(left, CoroutineType) else left
         if not workers:
             return None
-        picked = None
         if chains.pick_worker:
             found = chains.picked_worker(call, workers)
             picked = await found if isinstance(found, CoroutineType) else found
-        if picked is not None:
-            return picked
+            if picked is not None:
+                return picked
         return workers[0] if len(workers) == 1 else self._workers.least_loaded(workers)
 
     async def _record(self, exchange: Exchange, last: bytes | None) -> None:
@@ -351,6 +350,7 @@ class Proxy:
         observers = exchange.observers
         if observers.finished or observers.counter is not None:
             observers.notify_finished(call.body)
+        call.outcome.repeated = call.runs_again is not None and call.runs_again(call)
         chains = exchange.chains
         if chains.call_finished and (rest := chains.run_call_finished(call)) is not None:
             await rest

@@ -22,7 +22,6 @@ from gateway_plugins.batch.queue.submission import (
 from gateway_plugins.batch.report import Tally
 from gateway_plugins.batch.running.runner import WORK, Runner
 from gateway_plugins.batch.running.upkeep import Upkeep
-from gateway_plugins.batch.running.verdict import judge
 
 REPEAT = 0.5
 """Seconds after which a waiting request looks whether another process has ended its item."""
@@ -133,9 +132,9 @@ class Engine:
     def call_finished(self, call: Call, outcome: Outcome) -> None:
         """Store how a call for an item ended, in the transaction of the call."""
         work = call.state.get(WORK)
-        if work is None:
+        if work is None or work.end is None:
             return
-        end = judge(call, work.kept, work.item, self._claiming.holder, self.options)
+        end = work.end
         size = ITEM_SIZE + len(end.answer or b"")
         call.store(self._settling, end, size)
 

@@ -21,11 +21,11 @@ from gateway import (
 )
 from gateway_plugins.batch.options import Options
 from gateway_plugins.batch.queue.claiming import Claiming, Claims
-from gateway_plugins.batch.queue.items import Claimed
+from gateway_plugins.batch.queue.items import QUEUED, Claimed, Ended
 from gateway_plugins.batch.queue.texts import unpack
 from gateway_plugins.batch.running.caller import Keeping
 from gateway_plugins.batch.running.pace import Pace
-from gateway_plugins.batch.running.verdict import DeadlinePassed
+from gateway_plugins.batch.running.verdict import DeadlinePassed, judge
 
 log = logging.getLogger("gateway.batch")
 
@@ -40,10 +40,11 @@ MAX_CLAIM = 64
 
 
 class Work(msgspec.Struct, eq=False):
-    """An item in flight, and the caller of its call."""
+    """An item in flight, the caller of its call, and how the call ended once it is over."""
 
     item: Claimed
     kept: Keeping
+    end: Ended | None = None
 
 
 WORK: StateKey[Work] = StateKey("batch")
@@ -157,9 +158,17 @@ class Runner:
             principal=None if item.principal is None else _principal(item.principal),
             source="batch",
             internal=True,
+            runs_again=self._runs_again,
         )
         call.state[WORK] = Work(item, kept)
         return call
+
+    def _runs_again(self, call: Call) -> bool:
+        """Judge the call of an item; return whether the item runs again in another call."""
+        work = call.state[WORK]
+        work.end = judge(call, work.kept, work.item, self._claiming.holder, self.options)
+        # The caller of such a call goes only if its item is canceled.
+        return work.end.state == QUEUED and not call.outcome.caller_gone
 
     async def close(self) -> None:
         """End the calls that still run, and wait for them; their items are queued again."""
