@@ -45,11 +45,11 @@ class Histogram:
 class Sample(msgspec.Struct, frozen=True):
     """One number, or one histogram, at the moment of a scrape.
 
-    `name` begins with `gateway_` and contains the unit; the name of a counter ends in `_total`. All
-    samples of one name have the same `kind` and the same names of `labels`, and a label must have
-    few values. `value` is a Histogram if `kind` is "histogram", else a number. `merge` is the
-    operation that combines a gauge's values from several processes; values of the other kinds are
-    always added up.
+    `name` begins with `gateway_`, or with `llm_` if other systems have the same, and contains the
+    unit; the name of a counter ends in `_total`. All samples of one name have the same `kind` and
+    the same names of `labels`, and a label must have few values. `value` is a Histogram if `kind`
+    is "histogram", else a number. `merge` is the operation that combines a gauge's values from
+    several processes; values of the other kinds are always added up.
     """
 
     name: str

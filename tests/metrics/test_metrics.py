@@ -288,4 +288,4 @@ async def test_manual_lists_exactly_the_existing_metrics(
         f"{name}_total" if family.type == "counter" else name
         for name, family in found.families.items()
     }
-    assert set(re.findall(r"^\| `((?:gateway|gen_ai)_\w+)`", MANUAL, re.MULTILINE)) == told
+    assert set(re.findall(r"^\| `((?:gateway|gen_ai|llm)_\w+)`", MANUAL, re.MULTILINE)) == told

@@ -74,9 +74,13 @@ class Batch:
 
     @hookimpl
     def call_finished(self, call: Call, outcome: Outcome) -> None:
-        if self.engine is not None:
+        if WORK not in call.state:
+            self.tally.called(call.path, outcome)
+        elif self.engine is not None:
             self.engine.call_finished(call, outcome)
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:
         yield from self.tally.samples()
+        if self.engine is not None:
+            yield from self.engine.samples()

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-from gateway import Attempt, Call, CallerGone, CallError, Database, Host, Outcome, Storage
+from gateway import Attempt, Call, CallerGone, CallError, Database, Host, Outcome, Sample, Storage
+from gateway_plugins.batch.depth import Depth
 from gateway_plugins.batch.options import Options
 from gateway_plugins.batch.queue import changes, claiming, reading
 from gateway_plugins.batch.queue.changes import Found
+from gateway_plugins.batch.queue.holders import LEFT
 from gateway_plugins.batch.queue.items import Claimed, Item, NewItem, Owner
 from gateway_plugins.batch.queue.settling import Settling, Written
 from gateway_plugins.batch.queue.submission import (
@@ -48,6 +50,7 @@ class Engine:
         self._settling = Settling(self._settled)
         order = claiming.Order(options.age_step, options.max_wait)
         self._claiming = claiming.Claiming(order)
+        self.depth = Depth(gateway.storage, gateway.workers)
         self.runner = Runner(gateway, options, self._claiming, self._call_ended)
 
     @contextlib.asynccontextmanager
@@ -55,7 +58,8 @@ class Engine:
         """Run items between entry and exit. Raises StorageError if the file cannot be used."""
         await self._upkeep.begin()
         self._claiming.holder = self._upkeep.holder.number
-        tasks = [asyncio.create_task(self.runner.run()), asyncio.create_task(self._upkeep.run())]
+        parts = (self.runner.run(), self._upkeep.run(), self.depth.run())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             yield
         finally:
@@ -120,10 +124,18 @@ class Engine:
         end = changes.End(now, now + self.options.keep_results)
         found = await self._storage.write(lambda db: changes.cancel(db, item_id, end))
         if found is not None:
-            self.tally.ended("canceled", None)
+            self.tally.ended("canceled", found.path)
             self.runner.cancel(item_id, Canceled("the item was canceled"))
             self._tell(item_id)
         return found is not None
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield what the queue holds now, and how much of it this process may run at a time."""
+        yield from self.depth.samples()
+        help_ = "Calls that the worker may have in flight before items are held back."
+        for worker, size in self.runner.pace.windows().items():
+            labels = {"worker": worker}
+            yield Sample("gateway_batch_window", "gauge", size, help_, labels, "sum")
 
     def attempt_finished(self, call: Call, attempt: Attempt) -> None:
         """Learn from an attempt how many items the workers can take."""
@@ -143,6 +155,8 @@ class Engine:
         for row in rows:
             if row.taken:
                 self.tally.settled(row.end)
+            else:
+                self.tally.dropped(row.end)
 
     def _call_ended(self, item: Claimed) -> None:
         self._tell(item.id)
@@ -150,12 +164,12 @@ class Engine:
             self.batch_changed()
 
     def _freed(self, items: int) -> None:
-        self.tally.requeued["runner_lost"] += items
+        self.tally.requeued(LEFT.code, items)
         self.runner.wake()
 
     def _expired(self, found: list[Found]) -> None:
         for one in found:
-            self.tally.ended("expired", None)
+            self.tally.ended("expired", one.path)
             self._tell(one.id)
         if any(one.batch is not None for one in found):
             self.batch_changed()

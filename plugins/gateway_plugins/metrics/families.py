@@ -18,7 +18,7 @@ from gateway import Histogram, Sample
 MAX_SAMPLES = 20_000
 """Maximum number of samples of one plugin in one scrape."""
 
-_NAME = re.compile(r"(gateway|gen_ai)(_[a-z0-9]+)+")
+_NAME = re.compile(r"(gateway|gen_ai|llm)(_[a-z0-9]+)+")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = ("_bucket", "_sum", "_count", "_created", "_info")
 """Suffixes that the exposition format adds to names itself."""

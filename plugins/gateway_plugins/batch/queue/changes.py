@@ -35,6 +35,10 @@ class Found(msgspec.Struct, frozen=True):
     lane: int
     state: int
     batch: int | None
+    path: str
+
+
+_FOUND = ", ".join(Found.__struct_fields__)
 
 
 class End(msgspec.Struct, frozen=True):
@@ -45,7 +49,7 @@ class End(msgspec.Struct, frozen=True):
 
 
 def _select(db: Database, where: str, named: Mapping[str, Value], limit: int) -> list[Found]:
-    query = f"SELECT number, id, lane, state, batch FROM batch_items WHERE {where} LIMIT :limit"
+    query = f"SELECT {_FOUND} FROM batch_items WHERE {where} LIMIT :limit"
     return [Found(*row) for row in db.select(query, {**named, "limit": limit})]
 
 

@@ -107,5 +107,18 @@ def counts(db: Database) -> Iterator[LaneCount]:
         yield LaneCount(model, queued, running)
 
 
+_OLDEST = """
+SELECT min((SELECT submitted FROM batch_items WHERE number = (
+    SELECT min(number) FROM batch_items AS i WHERE i.lane = l.lane AND state = 0 AND due = 0
+))) FROM batch_lanes AS l WHERE queued > 0
+"""
+
+
+def oldest(db: Database) -> float | None:
+    """Return when the oldest queued item was submitted, of those that need not wait longer."""
+    [(submitted,)] = db.select(_OLDEST)
+    return None if submitted is None else float(submitted)
+
+
 def _at(number: int) -> dict[str, int]:
     return {"number": number}

@@ -143,8 +143,9 @@ class Pace:
             window.beside = None
 
     def windows(self) -> Mapping[str, float]:
-        """Return the present window of each worker, by its id."""
-        return {name: window.size for name, window in self._windows.items()}
+        """Return the present window of each worker of which something is known, by its id."""
+        known = self._windows
+        return {one.id: known[one.id].size for one in self._workers.all if one.id in known}
 
 
 def _average(before: float | None, new: float) -> float:

@@ -160,6 +160,7 @@ class Runner:
             internal=True,
             runs_again=self._runs_again,
         )
+        call.count_tokens()
         call.state[WORK] = Work(item, kept)
         return call
 
