@@ -1,7 +1,8 @@
 """A request to the gateway itself, with its input converted to typed Structs."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -16,6 +17,7 @@ from gateway.config.misfit import Misfit, misfit
 from gateway.errors import (
     NOT_JSON,
     BadRequest,
+    CallerGone,
 )
 from gateway.headers import Headers, get_header, path_of
 
@@ -76,6 +78,23 @@ class ControlRequest:
             raise _refusal("request body", _fault(data, type_)) from None
         except NOT_JSON as error:
             raise invalid_json(data, error) from None
+
+    async def unless_gone(self, result: Coroutine[Any, Any, T]) -> T:
+        """Await `result` for as long as the caller stays; if it leaves, raise CallerGone.
+
+        For what takes long. Reads the body first, so it raises what `body` does, too.
+        """
+        task = asyncio.ensure_future(result)
+        try:
+            await self._body.read()
+            left = asyncio.ensure_future(self._receive())
+            await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+            left.cancel()
+            if task.done():
+                return task.result()
+            raise CallerGone("the caller left while its request waited")
+        finally:
+            task.cancel()
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
         return await receive_chunk(self._receive, self._idle_timeout)

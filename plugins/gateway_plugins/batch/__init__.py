@@ -42,7 +42,7 @@ class Batch:
 
     @hookimpl
     def routes(self, gateway: Host) -> Sequence[BaseRoute]:
-        return routes(gateway, self._engine)
+        return routes(gateway, self._engine, self.config)
 
     def _engine(self) -> Engine:
         assert self.engine is not None  # no request comes before the lifespan

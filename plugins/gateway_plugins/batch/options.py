@@ -1,6 +1,6 @@
 """Options of the plugin."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -29,7 +29,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     otherwise. Results are kept for `keep_results`, files for `keep_files`, after which they are
     deleted. `lease`: after which items are taken over from a process that runs but does not say so.
     `files`: the folder of files; None: beside the database. `one_model`: a batch file may name only
-    one model.
+    one model. `jobs_as`: whether the `input` of a job is sent as one message of the user, or as the
+    prompt of a completion.
     """
 
     max_concurrent: Count = 64
@@ -53,3 +54,4 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_files_per_key: Count = 10_000
     files: Annotated[str, Meta(min_length=1)] | None = None
     one_model: bool = False
+    jobs_as: Literal["chat", "completion"] = "chat"

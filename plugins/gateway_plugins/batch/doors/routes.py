@@ -5,12 +5,18 @@ from collections.abc import Callable
 from starlette.routing import BaseRoute
 
 from gateway import Host
+from gateway_plugins.batch.doors.completions import FORMS, Completions
+from gateway_plugins.batch.doors.jobs import Jobs
+from gateway_plugins.batch.doors.listing import Listing
 from gateway_plugins.batch.engine import Engine
-
-Running = Callable[[], Engine]
-"""Returns the engine, which runs from before the first request on."""
+from gateway_plugins.batch.options import Options
 
 
-def routes(gateway: Host, engine: Running) -> list[BaseRoute]:
-    """Return the routes of the plugin."""
-    return []
+def routes(gateway: Host, engine: Callable[[], Engine], options: Options) -> list[BaseRoute]:
+    """Return the routes. `engine` returns the engine, which runs before the first request."""
+    completions = [Completions(gateway, engine, form) for form in FORMS]
+    return [
+        *(route for door in completions for route in door.routes(gateway)),
+        *Jobs(gateway, engine, options).routes(gateway),
+        *Listing(gateway).routes(gateway),
+    ]

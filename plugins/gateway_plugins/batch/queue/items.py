@@ -36,7 +36,8 @@ class NewItem(msgspec.Struct, frozen=True, kw_only=True):
     """An item to queue. `path` and `body` are those of the request that a worker will get.
 
     `submitted` and `deadline` are Unix seconds. `batch` is the number of the batch that `line` of
-    its input file belongs to.
+    its input file belongs to. `estimate` is the seconds that the caller says a job will take, which
+    is only shown.
     """
 
     id: str
@@ -50,6 +51,7 @@ class NewItem(msgspec.Struct, frozen=True, kw_only=True):
     batch: int | None = None
     line: int | None = None
     custom_id: str | None = None
+    estimate: float | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -113,6 +115,7 @@ class Item(msgspec.Struct, kw_only=True):
     batch: int | None
     line: int | None
     custom_id: str | None
+    estimate: float | None
     state: int
     submitted: float
     due: float

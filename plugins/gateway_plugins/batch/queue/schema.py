@@ -34,6 +34,7 @@ CREATE TABLE batch_items (
     batch INTEGER,
     line INTEGER,
     custom_id TEXT,
+    estimate REAL,
     state INTEGER NOT NULL DEFAULT 0,
     submitted REAL NOT NULL,
     due REAL NOT NULL DEFAULT 0,

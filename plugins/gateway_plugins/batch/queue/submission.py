@@ -12,7 +12,7 @@ from gateway_plugins.batch.queue.texts import pack
 
 _ITEMS = (
     "INSERT INTO batch_items (number, id, lane, kind, path, principal, batch, line, custom_id,"
-    " submitted, deadline)"
+    " estimate, submitted, deadline)"
 )
 _BODIES = "INSERT INTO batch_bodies (number, body)"
 
@@ -69,6 +69,7 @@ def _row(number: int, lane: int, principal: int | None, item: NewItem) -> Sequen
         item.batch,
         item.line,
         item.custom_id,
+        item.estimate,
         item.submitted,
         item.deadline,
     )

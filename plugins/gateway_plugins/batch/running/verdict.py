@@ -120,7 +120,7 @@ def _error(call: Call, kept: Keeping) -> ItemError:
     if own is not None:
         return ItemError(own.code, str(own)[:MAX_MESSAGE])
     code = call.outcome.error_code or (str(call.outcome.status or "aborted"))
-    message = call.outcome.ending.error or _message(kept.body) or f"the worker answered {code}"
+    message = _message(kept.body) or call.outcome.ending.error or f"the worker answered {code}"
     return ItemError(code, str(message)[:MAX_MESSAGE])
 
 
