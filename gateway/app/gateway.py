@@ -19,7 +19,7 @@ from gateway.app.reload import Reloader
 from gateway.calls.call import Call
 from gateway.calls.control_request import Handler
 from gateway.calls.in_flight import InFlight
-from gateway.calls.records import Outcome
+from gateway.calls.records import Outcome, Wanted
 from gateway.cluster.peers import Peers
 from gateway.config import Config
 from gateway.control.routes import ControlRoute
@@ -182,15 +182,15 @@ class Gateway:
     def hooks(self, name: str) -> Sequence[Hook]:
         return self.plugins.hooks[name]
 
-    def control(self, path: str, *, scope: str | None, **handlers: Handler) -> ControlRoute:
+    def control(self, path: str, *, scope: Wanted | None, **handlers: Handler) -> ControlRoute:
         """Return a route for operators: `control("/jobs/{id}", scope="admin", GET=show)`.
 
-        If any plugin authenticates, the route rejects unknown callers and callers without `scope`.
-        With `scope` None it is open to anybody.
+        If any plugin authenticates, the route rejects unknown callers and callers without `scope`;
+        of several scopes one suffices. With `scope` None it is open to anybody.
         """
         return ControlRoute(path, scope, handlers, self)
 
-    def guarded(self, route: BaseRoute, *, scope: str | None) -> ScopedRoute:
+    def guarded(self, route: BaseRoute, *, scope: Wanted | None) -> ScopedRoute:
         """Return a Starlette route that requires a scope, as the routes of `control` do."""
         return ScopedRoute(route, scope, self)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -17,6 +17,7 @@ from gateway.config.misfit import Misfit, misfit
 from gateway.errors import (
     NOT_JSON,
     BadRequest,
+    BodyTooLarge,
     CallerGone,
 )
 from gateway.headers import Headers, get_header, path_of
@@ -66,6 +67,22 @@ class ControlRequest:
         """Return the whole body as it came. Raises BodyTooLarge; BodyTimeout; CallerGone."""
         return await self._body.read()
 
+    async def stream(self, limit: int) -> AsyncIterator[bytes]:
+        """Yield the chunks of the body as they arrive; `limit` replaces that of the configuration.
+
+        The body can be read only once. Raises BodyTooLarge, before anything is read if the length
+        says so; BodyTimeout; CallerGone.
+        """
+        length, left = self.header("content-length") or "", limit
+        if length.isdecimal() and int(length) > limit:
+            raise _too_large(limit)
+        body = Body(source=self._next_chunk)
+        async for chunk in body.stream():
+            left -= len(chunk)
+            if left < 0:
+                raise _too_large(limit)
+            yield chunk
+
     async def json(self, type_: type[T]) -> T:
         """Parse the body as a Struct.
 
@@ -98,6 +115,11 @@ class ControlRequest:
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
         return await receive_chunk(self._receive, self._idle_timeout)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    message = f"the request body is larger than {limit} bytes"
+    return BodyTooLarge(message, headers=((b"connection", b"close"),))
 
 
 def _fault(data: bytes, type_: Any) -> Misfit | None:

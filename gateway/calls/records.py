@@ -16,6 +16,9 @@ from gateway.wire.reported.usage import Usage
 Source = Literal["realtime", "batch", "eval"]
 """Kind of work that a call belongs to."""
 
+Wanted = str | tuple[str, ...]
+"""The scope that a route requires; of several, one suffices."""
+
 
 class Principal(msgspec.Struct, frozen=True):
     """The identity of a caller, set by an `authenticate` hook. `id` may be logged, a key never.

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.calls.control_request import ControlRequest, Handler
+from gateway.calls.records import Wanted
 from gateway.control.scoped import Current, identify, reject_other_sites
 from gateway.errors import (
     CallerGone,
@@ -46,7 +47,7 @@ class ControlRoute(BaseRoute):
     """
 
     def __init__(
-        self, path: str, scope: str | None, handlers: Mapping[str, Handler], current: Current
+        self, path: str, scope: Wanted | None, handlers: Mapping[str, Handler], current: Current
     ) -> None:
         self.path = path
         self.scope = scope

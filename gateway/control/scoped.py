@@ -7,7 +7,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from gateway.calls.call import Call
-from gateway.calls.records import Principal
+from gateway.calls.records import Principal, Wanted
 from gateway.config import Config
 from gateway.errors import (
     Forbidden,
@@ -35,7 +35,7 @@ class ScopedRoute(BaseRoute):
     With CARRIED the route leads to calls, whose callers are authenticated as part of the call.
     """
 
-    def __init__(self, route: BaseRoute, scope: str | None, current: Current) -> None:
+    def __init__(self, route: BaseRoute, scope: Wanted | None, current: Current) -> None:
         self.path: str = getattr(route, "path", repr(route))
         self.scope = scope
         self.route = route
@@ -55,7 +55,7 @@ class ScopedRoute(BaseRoute):
         await self.route.handle(scope, receive, send)
 
 
-async def identify(scope: Scope, wanted: str | None, current: Current) -> Principal | None:
+async def identify(scope: Scope, wanted: Wanted | None, current: Current) -> Principal | None:
     """Return the caller's principal; None if no plugin authenticates, or if `wanted` is None.
 
     Raises Unauthorized as a call does, and Forbidden if the principal lacks the scope `wanted`.

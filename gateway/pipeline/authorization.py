@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from gateway.calls.call import Call
-from gateway.calls.records import Principal, Source
+from gateway.calls.records import Principal, Source, Wanted
 from gateway.errors import Forbidden
 from gateway.fleet.worker import Worker
 from gateway.headers import get_header
@@ -59,10 +59,12 @@ def check_scopes(call: Call) -> None:
         require(call.principal, "realtime")
 
 
-def require(principal: Principal | None, scope: str) -> None:
-    """Raise Forbidden, naming the scope, if there is a principal and it lacks the scope."""
-    if principal is not None and scope not in principal.scopes:
-        raise Forbidden(f"this needs a key with the scope `{scope}`", code="missing_scope")
+def require(principal: Principal | None, scope: Wanted) -> None:
+    """Raise Forbidden, naming what is wanted, if there is a principal and it lacks the scope."""
+    wanted = (scope,) if isinstance(scope, str) else scope
+    if principal is not None and principal.scopes.isdisjoint(wanted):
+        named = " or ".join(f"`{one}`" for one in wanted)
+        raise Forbidden(f"this needs a key with the scope {named}", code="missing_scope")
 
 
 async def check_model(call: Call) -> None:

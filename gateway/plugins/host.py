@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.calls.call import Call
 from gateway.calls.control_request import Handler
+from gateway.calls.records import Wanted
 from gateway.cluster.peers import Peers
 from gateway.config import Config
 from gateway.fleet.registry import Workers
@@ -57,14 +58,14 @@ class Host(Protocol):
         Raises KeyError if there is no such hook.
         """
 
-    def control(self, path: str, *, scope: str | None, **handlers: Handler) -> BaseRoute:
+    def control(self, path: str, *, scope: Wanted | None, **handlers: Handler) -> BaseRoute:
         """Return a control route: `control("/jobs/{id}", scope="admin", GET=show)`.
 
         If a plugin authenticates, the route rejects callers that no plugin knows or that lack
-        `scope`; None: it is open to anybody.
+        `scope`; of several scopes one suffices; None: it is open to anybody.
         """
 
-    def guarded(self, route: BaseRoute, *, scope: str | None) -> BaseRoute:
+    def guarded(self, route: BaseRoute, *, scope: Wanted | None) -> BaseRoute:
         """Return any Starlette route behind a scope, like those of `control`."""
 
     def carried(self, route: BaseRoute) -> BaseRoute:

@@ -19,6 +19,7 @@ from support.gateways.event_loop import Stage
 
 from gateway import Call, Gateway, Principal, hookimpl
 from gateway.calls.control_request import ControlRequest, Handler
+from gateway.calls.records import Wanted
 from gateway.config import Config, StorageSettings, Worker
 from gateway.control.routes import ControlRoute
 from gateway.control.scoped import CARRIED, ScopedRoute
@@ -26,7 +27,7 @@ from gateway.pipeline.authorization import SCOPES, SOURCES
 from gateway.simulator import Simulator
 from gateway.testing import MESSAGES, NO_PROBES, Live, entry, live
 
-Rule = tuple[str, tuple[str, ...], str | None]
+Rule = tuple[str, tuple[str, ...], Wanted | None]
 """A route: its path, its methods (none: what it leads to knows them), its scope."""
 
 CORE: set[Rule] = {
@@ -131,7 +132,7 @@ class Watched(Gateway):
         self.ran: list[str] = []
         super().__init__(config)
 
-    def control(self, path: str, *, scope: str | None, **handlers: Handler) -> ControlRoute:
+    def control(self, path: str, *, scope: Wanted | None, **handlers: Handler) -> ControlRoute:
         def noting(handler: Handler) -> Handler:
             async def run(request: ControlRequest) -> Any:
                 self.ran.append(path)

@@ -5,9 +5,11 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 
 from gateway import Attempt, Call, CallerGone, CallError, Database, Host, Outcome, Sample, Storage
 from gateway_plugins.batch.depth import Depth
+from gateway_plugins.batch.files.files import Files
 from gateway_plugins.batch.options import Options
 from gateway_plugins.batch.queue import changes, claiming, reading
 from gateway_plugins.batch.queue.changes import Found
@@ -46,6 +48,7 @@ class Engine:
         self._storage: Storage = gateway.storage
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         path = None if gateway.config.storage.in_memory else gateway.storage.path
+        self.files = Files(gateway.storage, options, _folder(gateway, options))
         self._upkeep = Upkeep(gateway.storage, path, options, self._freed, self._expired)
         self._settling = Settling(self._settled)
         order = claiming.Order(options.age_step, options.max_wait)
@@ -55,8 +58,14 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run items between entry and exit. Raises StorageError if the file cannot be used."""
-        await self._upkeep.begin()
+        """Run items between entry and exit. Raises StorageError, ConfigError."""
+        async with self.files.running():
+            await self._upkeep.begin()
+            async with self._running():
+                yield
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
         self._claiming.holder = self._upkeep.holder.number
         parts = (self.runner.run(), self._upkeep.run(), self.depth.run())
         tasks = [asyncio.create_task(part) for part in parts]
@@ -185,6 +194,14 @@ class Conflict(CallError):
     status = 409
     code = "conflict"
     type = "invalid_request_error"
+
+
+def _folder(gateway: Host, options: Options) -> Path | None:
+    """Return the folder of files; None: a temporary one, because the database is in memory."""
+    if options.files is not None:
+        return Path(options.files)
+    path = gateway.storage.path
+    return None if gateway.config.storage.in_memory else path.with_name(f"{path.name}-files")
 
 
 def _nothing() -> None: ...

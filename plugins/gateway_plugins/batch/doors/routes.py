@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute
 
 from gateway import Host
 from gateway_plugins.batch.doors.completions import FORMS, Completions
+from gateway_plugins.batch.doors.files.routes import file_routes
 from gateway_plugins.batch.doors.jobs import Jobs
 from gateway_plugins.batch.doors.listing import Listing
 from gateway_plugins.batch.engine import Engine
@@ -18,5 +19,6 @@ def routes(gateway: Host, engine: Callable[[], Engine], options: Options) -> lis
     return [
         *(route for door in completions for route in door.routes(gateway)),
         *Jobs(gateway, engine, options).routes(gateway),
+        *file_routes(gateway, engine),
         *Listing(gateway).routes(gateway),
     ]

@@ -1,10 +1,21 @@
-"""The rows of files. Times are Unix seconds."""
+"""The rows of files. Times are Unix seconds.
 
-from collections.abc import Sequence
+A row comes before its content and goes after it, so that no content can be left without one: a row
+is `deleted` while its content is not in place yet, and while it is not gone yet.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from gateway import Database
+from gateway import BadRequest, Database, Value
+
+PENDING = 3_600.0
+"""Seconds after which a row whose content has not come into place is taken for abandoned."""
+
+SLICE = 500
+"""Rows that one transaction of the cleaning changes."""
 
 
 class StoredFile(msgspec.Struct, kw_only=True):
@@ -26,8 +37,21 @@ class StoredFile(msgspec.Struct, kw_only=True):
     deleted: int = 0
 
 
+class Page(msgspec.Struct, frozen=True):
+    """Which files to list: those of `owner` (None: of all) after the id `after`, newest first."""
+
+    owner: str | None
+    limit: int
+    after: str | None = None
+    purpose: str | None = None
+    ascending: bool = False
+
+
 _FIELDS = StoredFile.__struct_fields__
 _COLUMNS = ", ".join(_FIELDS)
+_SELECT = f"SELECT {_COLUMNS} FROM batch_files WHERE "
+_PRESENT = "deleted = 0 AND (expires IS NULL OR expires > :now)"
+_GONE = "deleted = 1 AND users <= 0 AND (expires IS NULL OR expires <= :now)"
 
 
 def add(db: Database, file: StoredFile) -> None:
@@ -36,13 +60,62 @@ def add(db: Database, file: StoredFile) -> None:
     db.insert(f"INSERT INTO batch_files ({', '.join(_FIELDS[1:])})", [values])
 
 
+def announce(db: Database, file: StoredFile, most: int) -> None:
+    """Add a file whose content comes into place now; nobody sees it before `publish`.
+
+    Raises BadRequest if its owner has `most` files already.
+    """
+    check_room(db, file.owner, most)
+    abandoned = file.created + PENDING
+    add(db, msgspec.structs.replace(file, deleted=1, expires=abandoned))
+
+
+def check_room(db: Database, owner: str, most: int) -> None:
+    """Raise BadRequest if the owner has `most` files."""
+    query = "SELECT count(*) FROM batch_files WHERE owner = :owner"
+    [(count,)] = db.select(query, {"owner": owner})
+    if count >= most:
+        message = f"there are {most} files of this key already (batch.max_files_per_key)"
+        raise BadRequest(f"{message}: delete some", code="too_many_files")
+
+
+def publish(db: Database, file: StoredFile) -> bool:
+    """Show an announced file; False if it was taken for abandoned."""
+    named: Mapping[str, Value] = {"id": file.id, "expires": file.expires}
+    statement = "UPDATE batch_files SET deleted = 0, expires = :expires WHERE id = :id"
+    return db.execute(statement, named) == 1
+
+
 def find(db: Database, file_id: str, owner: str | None) -> StoredFile | None:
     """Return a file that is not deleted; `owner` None: anybody's."""
-    where = "id = :id AND deleted = 0" + ("" if owner is None else " AND owner = :owner")
-    query = f"SELECT {_COLUMNS} FROM batch_files WHERE {where}"
-    for row in list(db.select(query, {"id": file_id, "owner": owner})):
-        return _file(row)
-    return None
+    named: dict[str, Value] = {"id": file_id, "owner": owner, "now": time.time()}
+    found = _read(db, f"id = :id AND {_PRESENT}{_of(owner)}", named)
+    return found[0] if found else None
+
+
+def page(db: Database, wanted: Page) -> list[StoredFile]:
+    """Return the files of a page, and one more if there are more."""
+    where = f"{_PRESENT}{_of(wanted.owner)}"
+    where += "" if wanted.purpose is None else " AND purpose = :purpose"
+    if wanted.after is not None:
+        where += " AND id > :after" if wanted.ascending else " AND id < :after"
+    named: dict[str, Value] = {
+        "now": time.time(),
+        "owner": wanted.owner,
+        "purpose": wanted.purpose,
+        "after": wanted.after,
+        "limit": wanted.limit + 1,
+    }
+    order = "ASC" if wanted.ascending else "DESC"
+    return _read(db, f"{where} ORDER BY id {order} LIMIT :limit", named)
+
+
+def _of(owner: str | None) -> str:
+    return "" if owner is None else " AND owner = :owner"
+
+
+def _read(db: Database, where: str, named: Mapping[str, Value]) -> list[StoredFile]:
+    return [_file(row) for row in db.select(_SELECT + where, named)]
 
 
 def _file(row: Sequence[object]) -> StoredFile:
@@ -55,17 +128,40 @@ def hold(db: Database, file_id: str) -> None:
 
 
 def release(db: Database, file_id: str) -> bool:
-    """Let go of the content; True if nobody needs it any more, and its row is deleted."""
+    """Let go of the content; True if nobody needs it any more, so that it may be deleted."""
     named = {"id": file_id}
     db.execute("UPDATE batch_files SET users = users - 1 WHERE id = :id", named)
-    gone = "DELETE FROM batch_files WHERE id = :id AND users <= 0 AND deleted = 1"
-    return db.execute(gone, named) == 1
+    return _is_unused(db, file_id)
 
 
 def delete(db: Database, file_id: str) -> bool:
     """Delete a file; True if its content may be deleted, too."""
-    named = {"id": file_id}
-    if db.execute("DELETE FROM batch_files WHERE id = :id AND users <= 0", named):
-        return True
-    db.execute("UPDATE batch_files SET deleted = 1 WHERE id = :id", named)
-    return False
+    delete = "UPDATE batch_files SET deleted = 1, expires = NULL WHERE id = :id"
+    db.execute(delete, {"id": file_id})
+    return _is_unused(db, file_id)
+
+
+def _is_unused(db: Database, file_id: str) -> bool:
+    query = "SELECT 1 FROM batch_files WHERE id = :id AND users <= 0 AND deleted = 1"
+    return bool(list(db.select(query, {"id": file_id})))
+
+
+def expire(db: Database, now: float) -> None:
+    """Delete the files that have expired."""
+    statement = (
+        "UPDATE batch_files SET deleted = 1, expires = NULL WHERE deleted = 0 AND expires <= :now"
+    )
+    db.execute(statement, {"now": now})
+
+
+def gone(db: Database, now: float) -> list[str]:
+    """Return the ids of some files whose contents nobody needs any more."""
+    query = f"SELECT id FROM batch_files WHERE {_GONE} LIMIT {SLICE}"
+    return [str(file_id) for (file_id,) in db.select(query, {"now": now})]
+
+
+def forget(db: Database, file_ids: Iterable[str]) -> None:
+    """Remove the rows of deleted files, whose contents are gone."""
+    statement = "DELETE FROM batch_files WHERE id = :id AND deleted = 1 AND users <= 0"
+    for file_id in file_ids:
+        db.execute(statement, {"id": file_id})

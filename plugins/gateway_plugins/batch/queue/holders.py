@@ -9,14 +9,13 @@ clock ends no lease.
 """
 
 import contextlib
-import fcntl
-import os
 import secrets
 from pathlib import Path
 
 import msgspec
 
 from gateway import Database
+from gateway_plugins.batch.locks import hold, is_free, release
 from gateway_plugins.batch.queue.changes import requeue_of
 from gateway_plugins.batch.queue.items import ItemError
 
@@ -49,8 +48,7 @@ class Holder:
     def _lock(self) -> None:
         path = lock_of(self._database, self._name)
         if path is not None and self._fd is None:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._fd = hold(path)
 
     def beat(self, db: Database) -> bool:
         """Say that this process is alive; False if others have taken it for ended."""
@@ -65,9 +63,7 @@ class Holder:
         """Release the lock, and remove its file."""
         path = lock_of(self._database, self._name)
         if self._fd is not None and path is not None:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            os.close(self._fd)
+            release(path, self._fd)
             self._fd = None
 
 
@@ -99,7 +95,7 @@ class Ended:
 
     def _is_over(self, number: int, name: str, beat: int, now: float) -> bool:
         path = lock_of(self._database, name)
-        if path is not None and _is_free(path):
+        if path is not None and is_free(path):
             return True
         seen = self._beats.get(number)
         if seen is None or seen.value != beat:
@@ -121,20 +117,3 @@ class Ended:
 def lock_of(database: Path | None, name: str) -> Path | None:
     """Return the lock file of a holder; None if the database is in memory."""
     return None if database is None else database.with_name(f"{database.name}-batch-{name}")
-
-
-def _is_free(path: Path) -> bool:
-    """Whether nobody holds the lock of this file, or there is no such file."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True

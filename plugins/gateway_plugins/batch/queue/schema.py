@@ -73,7 +73,8 @@ CREATE TABLE batch_files (
     users INTEGER NOT NULL DEFAULT 0,
     deleted INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX batch_files_by_owner ON batch_files (owner, number);
+CREATE INDEX batch_files_by_owner ON batch_files (owner, id);
+CREATE INDEX batch_files_deleted ON batch_files (id) WHERE deleted = 1;
 CREATE INDEX batch_files_expiry ON batch_files (expires) WHERE expires IS NOT NULL;
 CREATE TABLE batches (
     number INTEGER PRIMARY KEY,
