@@ -43,6 +43,10 @@ class Host(Protocol):
     @property
     def kernel(self) -> Kernel: ...
     @property
+    def draining(self) -> bool:
+        """Whether new calls are rejected because the gateway shuts down."""
+
+    @property
     def authenticates(self) -> bool: ...
     @property
     def routes(self) -> Sequence[BaseRoute]:
