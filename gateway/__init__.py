@@ -43,7 +43,6 @@ from gateway.kernel.interface import Field, Fields
 from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
-from gateway.plugins.work_queue import NewWork, WorkItem, WorkQueue
 from gateway.storage import (
     ConstraintViolated,
     Database,
@@ -131,7 +130,6 @@ __all__ = [
     "Kernel",
     "Migration",
     "Migrations",
-    "NewWork",
     "NoWorker",
     "NotFound",
     "OpenDatabase",
@@ -167,8 +165,6 @@ __all__ = [
     "Value",
     "Verdict",
     "WeightVersions",
-    "WorkItem",
-    "WorkQueue",
     "Worker",
     "WorkerAnswer",
     "WorkerInfo",

@@ -25,7 +25,8 @@ class Host(Protocol):
     `storage` the database, `peers` are the other processes of this gateway. `failures` counts the
     failures of isolated hooks, and logs the first of each. `authenticates`: a plugin has an
     `authenticate` hook, so every call has a principal or is refused. `occupancy`: the callers'
-    connections of this process. `kernel`: the kernel in use, see gateway.kernel.
+    connections of this process. `kernel`: the kernel in use, see gateway.kernel. `draining`: the
+    gateway is shutting down and rejects new calls.
     """
 
     @property
@@ -43,11 +44,9 @@ class Host(Protocol):
     @property
     def kernel(self) -> Kernel: ...
     @property
-    def draining(self) -> bool:
-        """Whether new calls are rejected because the gateway shuts down."""
-
-    @property
     def authenticates(self) -> bool: ...
+    @property
+    def draining(self) -> bool: ...
     @property
     def routes(self) -> Sequence[BaseRoute]:
         """All routes in use, each with the `scope` that it requires."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from gateway import Database
+from gateway import Database, Value
 from gateway_plugins.batch.queue.items import QUEUED, RUNNING, Claimed
 from gateway_plugins.batch.queue.lanes import Counts
 
@@ -34,21 +34,25 @@ _FRESH = (
 )
 _CLAIM = (
     "UPDATE batch_items SET state = 1, holder = :holder, started = :now, due = 0,"
-    " attempts = attempts + 1 WHERE number = :number"
+    " attempts = attempts + 1 WHERE number IN ({})"
 )
 _CLAIMED = """
 SELECT i.number, id, i.lane, kind, path, model, batch, attempts, charged, deadline, content, body
 FROM batch_items AS i JOIN batch_lanes AS l ON l.lane = i.lane
     JOIN batch_bodies AS b ON b.number = i.number
-    LEFT JOIN batch_principals AS p ON p.number = i.principal WHERE i.number = :number
+    LEFT JOIN batch_principals AS p ON p.number = i.principal WHERE i.number IN ({})
 """
+_HASTEN = "UPDATE batch_items SET due = :now WHERE lane = :lane AND state = 0 AND due > :now"
+
+NO_LANES: Mapping[int, int] = {}
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The options that decide the order; times in seconds."""
+    """The options that decide the order; times in seconds. No pause is longer than `max_pause`."""
 
     age_step: float
     max_wait: float
+    max_pause: float
 
     def rank(self, priority: int, waited: float) -> float:
         """Return the effective priority of an item."""
@@ -85,26 +89,30 @@ class Claiming:
         self._served: dict[str, int] = {}
 
     def claim(
-        self, db: Database, room: Mapping[str, int], others: int, now: float, most: int
+        self,
+        db: Database,
+        room: Mapping[str, int],
+        others: int,
+        now: float,
+        most: int,
+        of_lanes: Mapping[int, int] = NO_LANES,
     ) -> Claims:
         """Claim up to `most` items: of each model as many as `room` says, else up to `others`.
 
-        `others` is the room of each model that `room` does not name.
+        `others` is the room of each model that `room` does not name; `of_lanes` that of some lanes.
         """
         running: Counter[str] = Counter()
         lanes, dues = self._heads(db, now, most, running)
-        left: dict[str, int] = {}
+        left, left_of = dict(room), dict(of_lanes)
         chosen: list[tuple[int, int]] = []
         while lanes and len(chosen) < most:
             lane = min(lanes, key=lambda one: self._place(one, running))
-            spare = left.get(lane.model)
-            if spare is None:
-                spare = room.get(lane.model, others)
-            number = next(lane.numbers, None) if spare > 0 else None
+            spare, spare_of = left.get(lane.model, others), left_of.get(lane.lane, most)
+            number = next(lane.numbers, None) if min(spare, spare_of) > 0 else None
             if number is None:
                 lanes.remove(lane)
                 continue
-            left[lane.model] = spare - 1
+            left[lane.model], left_of[lane.lane] = spare - 1, spare_of - 1
             running[lane.owner] += 1
             self._serve(lane.owner)
             chosen.append((number, lane.lane))
@@ -129,6 +137,9 @@ class Claiming:
         dues: list[float] = []
         for lane, owner, model, priority, busy, fresh, due in list(db.select(_HEADS)):
             running[owner] += busy
+            if due is not None and due > now + 2 * self.order.max_pause:
+                _hasten(db, lane, now)
+                due = now
             if due is not None and due > now:
                 dues.append(due)
             if fresh is None and (due is None or due > now):
@@ -142,15 +153,34 @@ class Claiming:
     def _claimed(
         self, db: Database, chosen: Sequence[tuple[int, int]], now: float
     ) -> list[Claimed]:
-        counts, items = Counts(), []
-        for number, lane in chosen:
-            db.execute(_CLAIM, {"number": number, "holder": self.holder, "now": now})
+        if not chosen:
+            return []
+        counts = Counts()
+        for _, lane in chosen:
             counts.move(lane, QUEUED, RUNNING)
+        marks, named = _listed([number for number, _ in chosen])
+        db.execute(_CLAIM.format(marks), {**named, "holder": self.holder, "now": now})
         counts.write(db)
-        for number, _ in chosen:
-            [row] = db.select(_CLAIMED, {"number": number})
-            items.append(Claimed(*row))
-        return items
+        rows = {row[0]: row for row in db.select(_CLAIMED.format(marks), named)}
+        return [Claimed(*rows[number]) for number, _ in chosen]
+
+
+def _listed(numbers: Sequence[int]) -> tuple[str, dict[str, Value]]:
+    """Return the parameters for a list of numbers, and their values.
+
+    The list has a power of two as its length, so that there are few distinct statements, which the
+    database keeps prepared; the last number fills it up.
+    """
+    length = 1 << (len(numbers) - 1).bit_length()
+    named: dict[str, Value] = {
+        f"n{place}": numbers[min(place, len(numbers) - 1)] for place in range(length)
+    }
+    return ", ".join(f":{name}" for name in named), named
+
+
+def _hasten(db: Database, lane: int, now: float) -> None:
+    """Let the lane's items run now: the clock was set back after their pauses began."""
+    db.execute(_HASTEN, {"lane": lane, "now": now})
 
 
 def _since(db: Database, number: int) -> float:

@@ -1,5 +1,7 @@
 """Requests and responses as the queue stores them: compressed if that makes them shorter."""
 
+import threading
+
 import zstandard
 
 MIN_COMPRESSED = 128
@@ -11,10 +13,21 @@ MAX_TEXT = 1 << 30
 _PLAIN, _ZSTD = b"\0", b"\1"
 
 
+class _Contexts(threading.local):
+    """A thread's own: one is costly to make and may be used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.packing = zstandard.ZstdCompressor(level=1, write_content_size=True)
+        self.unpacking = zstandard.ZstdDecompressor()
+
+
+_contexts = _Contexts()
+
+
 def pack(text: bytes) -> bytes:
     """Return `text` as it is stored; the first byte marks the form."""
     if len(text) >= MIN_COMPRESSED:
-        packed = zstandard.ZstdCompressor(level=1, write_content_size=True).compress(text)
+        packed = _contexts.packing.compress(text)
         if len(packed) < len(text):
             return _ZSTD + packed
     return _PLAIN + text
@@ -25,6 +38,6 @@ def unpack(stored: bytes) -> bytes:
     if stored[:1] == _PLAIN:
         return stored[1:]
     try:
-        return zstandard.ZstdDecompressor().decompress(stored[1:], max_output_size=MAX_TEXT)
+        return _contexts.unpacking.decompress(stored[1:], max_output_size=MAX_TEXT)
     except zstandard.ZstdError as error:
         raise ValueError(f"not a packed text: {error}") from None

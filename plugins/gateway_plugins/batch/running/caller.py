@@ -1,6 +1,8 @@
 """The caller of an item's call: keeps the response."""
 
+import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 from gateway import Headers, get_header
 
@@ -23,7 +25,13 @@ class Keeping:
     def retry_after(self) -> float:
         """Seconds to wait, as the response says; 0 if it does not say."""
         text = get_header(self._headers, b"retry-after") or b""
-        return float(text) if text.isdigit() and len(text) < 10 else 0.0
+        if text.isdigit():
+            return float(text[:9])
+        try:
+            seconds = parsedate_to_datetime(text.decode("latin-1")).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+        return max(seconds, 0.0)
 
     def start(self, status: int, headers: Headers) -> None:
         self._headers = headers

@@ -1,152 +1,178 @@
 """How many items may be in flight: what realtime calls leave of each worker.
 
-A worker has a window for all calls, realtime ones included, which follows AIMD (additive increase,
-multiplicative decrease; Chiu and Jain, 1989): an item that ends well widens it by a share of one,
-so by about one for each round of items; a worker that answers 429 or 503 halves it, at most once in
-HOLD seconds, and so does a call that had to wait in the gateway for a worker. If realtime calls get
-their first byte later than they did without items, the window shrinks as well.
+A worker has a window for all its calls, see `window.py`, and may have a limit (backpressure). Of
+the smaller of both, as many places are kept for realtime calls as there were such calls at a time
+of late, and a few more: a realtime call that finds all places taken waits for the end of an item.
 """
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from gateway import Attempt, Call, Worker, Workers
 from gateway_plugins.batch.options import Options
-
-FIRST_WINDOW = 8.0
-"""Calls in flight at a worker of which nothing is known yet."""
+from gateway_plugins.batch.running.window import Window
 
 UNKNOWN_MODEL = 4
 """Items in flight for models that no worker serves: each gets the error of a realtime call."""
 
-HOLD = 1.0
-"""Seconds between two decreases of a window: what was sent before the first tells nothing new."""
+PEAK = 30.0
+"""Seconds for which the most realtime calls at a time are remembered, or up to twice as long."""
 
-LONG_WAIT = 0.05
-"""Seconds that a call may wait for a worker before that means that workers are full."""
+SPARE = 8
+"""One more place is kept for each so many realtime calls."""
 
-TOLERANCE = 1.1
-"""How much later first bytes of realtime calls may come while items run."""
-
-SLACK = 0.005
-"""Seconds by which they may come later in any case: what a loaded machine varies by."""
-
-NEW = 1 / 8
-"""Weight of a new value in the averages of times."""
+SAMPLE = 0.02
+"""Seconds between two counts of the realtime calls."""
 
 REFUSED = frozenset((429, 503))
 
 
-class Window(msgspec.Struct, eq=False):
-    """The window of one worker, and its average times to first bytes of realtime streams."""
+class Realtime(msgspec.Struct, eq=False):
+    """The realtime calls in flight at one worker: `now`, and the most of late."""
 
-    size: float = FIRST_WINDOW
-    held_until: float = 0.0
-    alone: float | None = None
-    beside: float | None = None
+    now: int = 0
+    recent: int = 0
+    before: int = 0
+    since: float = 0.0
 
-    def shrink(self, factor: float, now: float) -> None:
-        if now >= self.held_until:
-            self.size = max(self.size * factor, 1.0)
-            self.held_until = now + HOLD
-
-    def widen(self, in_flight: int, most: int) -> None:
-        """Widen it if it is used whole: how many more the worker can take is not known else."""
-        if in_flight >= int(self.size) and not self.is_late:
-            self.size = min(self.size + 1 / self.size, float(most))
+    def count(self, calls: int, at: float) -> None:
+        """There are so many `calls` at this `time.monotonic()`."""
+        self.now = calls
+        if at - self.since > PEAK:
+            self.before = self.recent if at - self.since < 2 * PEAK else 0
+            self.recent, self.since = 0, at
+        self.recent = max(self.recent, calls)
 
     @property
-    def is_late(self) -> bool:
-        """Whether items delay the first bytes of realtime streams."""
-        if self.alone is None or self.beside is None:
-            return False
-        return self.beside > self.alone * TOLERANCE + SLACK
+    def reserve(self) -> int:
+        """Places to keep for calls that are not there now."""
+        most = max(self.recent, self.before)
+        return most - self.now + 1 + most // SPARE
+
+
+class Place(msgspec.Struct, eq=False):
+    """What is known of one worker."""
+
+    window: Window = msgspec.field(default_factory=Window)
+    realtime: Realtime = msgspec.field(default_factory=Realtime)
+    items: int = 0
 
 
 class Pace:
-    """The windows of all workers. `running` counts the items in flight by model."""
+    """The windows of all workers. `items` returns the calls of the items in flight."""
 
-    def __init__(self, workers: Workers, options: Options, processes: int) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        options: Options,
+        processes: int,
+        items: Callable[[], Iterable[Call]],
+    ) -> None:
         self._workers = workers
         self._most = max(options.max_concurrent // processes, 1)
         self._least = options.min_concurrent
-        self._windows: dict[str, Window] = {}
-        self.running: dict[str, int] = {}
+        self._items = items
+        self._places: dict[str, Place] = {}
+        self._sampled = -math.inf
+        self.running: Counter[str] = Counter()
 
     def rooms(self) -> tuple[Mapping[str, int], int, int]:
         """Return the room of each known model, that of each other one, and that of all together."""
         workers = self._workers
+        self._count(time.monotonic())
+        every = self._room(workers.fit, self.running.total())
         if not workers.mixed:
-            every = self._room(workers.fit, sum(self.running.values()))
             return {}, every, every
         names = {name for worker in workers.all for name in worker.models or ()}
         rooms = {
-            name: self._room(workers.serving(name).fit, self.running.get(name, 0))
+            name: self._room(workers.serving(name).fit, self.running[name])
             for name in names | self.running.keys()
             if workers.serving(name).all
         }
         strange = sum(count for name, count in self.running.items() if name not in rooms)
         others = max(UNKNOWN_MODEL - strange, 0)
-        return rooms, others, self._room(workers.fit, sum(self.running.values())) + others
+        return rooms, others, every + others
 
     def _room(self, fit: Sequence[Worker], running: int) -> int:
-        room = sum(self._left(worker) for worker in fit)
-        if room <= 0 and fit:
-            return max(self._least - running, 0)
-        return room
+        """Return how many more items these workers take; `running` may wait in the gateway."""
+        left = whole = 0
+        for worker in fit:
+            share = self._share(worker)
+            whole += share
+            left += max(share - self._place(worker).items, 0)
+        room = min(left, whole - running, self._overall())
+        return max(room, self._least - running if fit else 0, 0)
 
-    def _left(self, worker: Worker) -> int:
-        """Return how many more items this worker may have."""
-        left = int(self._window(worker).size) - worker.in_flight
-        limit = worker.slots.limit
+    def _share(self, worker: Worker) -> int:
+        """Return how many items this worker may have."""
+        place = self._place(worker)
+        whole, limit = int(place.window.size), worker.slots.limit
         if limit is not None:
-            left = min(left, limit - worker.in_flight)
-        return max(left, 0)
+            whole = min(whole, limit)
+        realtime = place.realtime
+        return max(min(whole - realtime.now - realtime.reserve, self._most), 0)
 
-    def _window(self, worker: Worker) -> Window:
-        window = self._windows.get(worker.id)
-        if window is None:
-            window = self._windows[worker.id] = Window()
-        return window
+    def _overall(self) -> int:
+        """Return the room that a limit of all workers together leaves."""
+        slots = self._workers.slots
+        if slots.limit is None:
+            return self._most * max(len(self._workers.fit), 1)
+        reserve = max((place.realtime.reserve for place in self._places.values()), default=1)
+        return slots.limit - slots.used - reserve
+
+    def _place(self, worker: Worker) -> Place:
+        place = self._places.get(worker.id)
+        if place is None:
+            place = self._places[worker.id] = Place()
+        return place
+
+    def _count(self, now: float) -> None:
+        """Count items and realtime calls at each worker, unless that was done just now."""
+        if now - self._sampled < SAMPLE:
+            return
+        self._sampled = now
+        items = Counter(
+            call.attempts[-1].worker.id
+            for call in self._items()
+            if call.attempts and call.attempts[-1].ended is None
+        )
+        for worker in self._workers.all:
+            place = self._place(worker)
+            place.items = items[worker.id]
+            place.realtime.count(worker.in_flight - place.items, now)
+        if len(self._places) > len(self._workers.all):
+            known = {worker.id for worker in self._workers.all}
+            self._places = {name: one for name, one in self._places.items() if name in known}
 
     def begin(self, model: str) -> None:
-        self.running[model] = self.running.get(model, 0) + 1
+        self.running[model] += 1
 
     def end(self, model: str) -> None:
-        left = self.running[model] - 1
-        if left:
-            self.running[model] = left
-        else:
+        self.running[model] -= 1
+        if not self.running[model]:
             del self.running[model]
 
     def attempt_ended(self, call: Call, attempt: Attempt, *, is_item: bool) -> None:
         """Learn from an attempt of an item, or of a realtime call."""
-        window, now = self._window(attempt.worker), time.monotonic()
-        if attempt.status in REFUSED or (
-            attempt is call.attempts[0] and attempt.started - call.started > LONG_WAIT
-        ):
+        place, now = self._place(attempt.worker), time.monotonic()
+        window, reserve = place.window, place.realtime.reserve
+        if attempt.status in REFUSED:
             window.shrink(0.5, now)
-        elif is_item and attempt.error is None:
-            window.widen(attempt.worker.in_flight, self._most)
-        if not is_item and attempt.first_byte is not None and call.streams:
-            self._learn_time(window, attempt.first_byte - attempt.started, now)
-
-    def _learn_time(self, window: Window, seconds: float, now: float) -> None:
-        if self.running:
-            window.beside = _average(window.beside, seconds)
-            if window.is_late:
-                window.shrink(0.9, now)
-        else:
-            window.alone = _average(window.alone, seconds)
-            window.beside = None
+        elif is_item:
+            if attempt.error is None and attempt.worker.in_flight + reserve >= int(window.size):
+                window.widen(self._most + place.realtime.now + reserve, now)
+        elif attempt.first_byte is not None and call.streams:
+            seconds = attempt.first_byte - attempt.started
+            if place.items <= self._least:
+                window.note_alone(seconds)
+            else:
+                window.note_beside(seconds, now)
 
     def windows(self) -> Mapping[str, float]:
         """Return the present window of each worker of which something is known, by its id."""
-        known = self._windows
-        return {one.id: known[one.id].size for one in self._workers.all if one.id in known}
-
-
-def _average(before: float | None, new: float) -> float:
-    return new if before is None else before + NEW * (new - before)
+        known = self._places
+        return {one.id: known[one.id].window.size for one in self._workers.all if one.id in known}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -25,7 +26,8 @@ from gateway_plugins.batch.queue.items import QUEUED, Claimed, Ended
 from gateway_plugins.batch.queue.texts import unpack
 from gateway_plugins.batch.running.caller import Keeping
 from gateway_plugins.batch.running.pace import Pace
-from gateway_plugins.batch.running.verdict import DeadlinePassed, judge
+from gateway_plugins.batch.running.pauses import Pauses
+from gateway_plugins.batch.running.verdict import DeadlinePassed, Preempted, judge
 
 log = logging.getLogger("gateway.batch")
 
@@ -37,6 +39,9 @@ FAILED = 1.0
 
 MAX_CLAIM = 64
 """Items that one transaction claims."""
+
+CLOSING = 5.0
+"""Seconds that the ends of calls may take to be stored when the gateway closes."""
 
 
 class Work(msgspec.Struct, eq=False):
@@ -61,12 +66,14 @@ class Runner:
         claiming: Claiming,
         ended: Callable[[Claimed], None],
     ) -> None:
-        self.pace = Pace(gateway.workers, options, gateway.peers.count)
-        self.options = options
+        self._calls: dict[str, Call] = {}
+        self.pace = Pace(gateway.workers, options, gateway.peers.count, self._calls.values)
+        self._options = options
+        self._pauses = Pauses(options)
+        self._lanes: Counter[int] = Counter()
         self._gateway = gateway
         self._claiming = claiming
         self._ended = ended
-        self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
         self._stopped = False
@@ -85,9 +92,19 @@ class Runner:
             call.cancel(error)
         return call is not None
 
+    def preempt(self, model: str | None = None) -> int:
+        """End the calls of all items, or of those for `model`, which are queued again.
+
+        Returns how many there were. They run again as soon as there is room for them.
+        """
+        calls = [one for one in self._calls.values() if model is None or one.model == model]
+        for call in calls:
+            call.cancel(Preempted("the item makes room for other work"))
+        return len(calls)
+
     async def run(self) -> None:
         """Claim and run items until cancelled, or until the gateway drains."""
-        while not self._stopped:
+        while not (self._stopped or self._gateway.draining):
             self._wanted.clear()
             pause = await self._step()
             if pause > 0:
@@ -100,12 +117,13 @@ class Runner:
     async def _step(self) -> float:
         """Claim what fits; return the seconds until the queue has to be looked at again."""
         rooms, others, every = self.pace.rooms()
+        lanes = self._pauses.rooms(self._lanes)
         most = min(every, MAX_CLAIM)
         if most <= 0:
             return LOOK
         try:
             claims = await self._gateway.storage.write(
-                lambda db: self._claiming.claim(db, rooms, others, time.time(), most)
+                lambda db: self._claiming.claim(db, rooms, others, time.time(), most, lanes)
             )
         except StorageError as error:
             log.warning("no item can be claimed now: %s", error)
@@ -115,6 +133,7 @@ class Runner:
     def _begin(self, claims: Claims, most: int) -> float:
         for item in claims.items:
             self.pace.begin(item.model)
+            self._lanes[item.lane] += 1
             task = asyncio.create_task(self._run(item))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -124,12 +143,14 @@ class Runner:
         return min(max(due, 0.01), LOOK)
 
     async def _run(self, item: Claimed) -> None:
-        kept = Keeping(self._gateway.config.server_limits.max_body_bytes)
-        call = self._call(item, kept)
+        work = Work(item, Keeping(self._gateway.config.server_limits.max_body_bytes))
+        call = self._call(work)
         self._calls[item.id] = call
         left = item.deadline - time.time()
         late = DeadlinePassed("the item was not done by its deadline")
         timer = asyncio.get_running_loop().call_later(max(left, 0.0), call.cancel, late)
+        if left <= 0:
+            call.cancel(late)
         try:
             await self._gateway.dispatch(call)
         except GatewayError:
@@ -137,20 +158,31 @@ class Runner:
         finally:
             timer.cancel()
             del self._calls[item.id]
-            self.pace.end(item.model)
-        if call.outcome.error_code == "draining":
-            self._stopped = True
+            self._free(work)
         self._ended(item)
         self.wake()
 
-    def _call(self, item: Claimed, kept: Keeping) -> Call:
+    def _free(self, work: Work) -> None:
+        """Give the item's place back; its lane rests if no worker has run the item."""
+        lane, end = work.item.lane, work.end
+        self.pace.end(work.item.model)
+        self._lanes[lane] -= 1
+        if not self._lanes[lane]:
+            del self._lanes[lane]
+        if end is None or end.state != QUEUED or end.counts:
+            self._pauses.went_well(lane)
+        elif end.due > end.at:
+            self._pauses.refused(lane, end.due - end.at)
+
+    def _call(self, work: Work) -> Call:
+        item = work.item
         headers = [(b"content-type", b"application/json"), (b"x-request-id", item.id.encode())]
         if item.batch is not None:
             headers.append((b"x-session-id", b"batch-%d" % item.batch))
         body = Body(unpack(item.body))
         body.kernel = self._gateway.kernel
         call = Call(
-            kept,
+            work.kept,
             method="POST",
             path=item.path,
             headers=headers,
@@ -161,19 +193,22 @@ class Runner:
             runs_again=self._runs_again,
         )
         call.count_tokens()
-        call.state[WORK] = Work(item, kept)
+        call.state[WORK] = work
         return call
 
     def _runs_again(self, call: Call) -> bool:
         """Judge the call of an item; return whether the item runs again in another call."""
         work = call.state[WORK]
-        work.end = judge(call, work.kept, work.item, self._claiming.holder, self.options)
+        work.end = judge(call, work.kept, work.item, self._claiming.holder, self._options)
         # The caller of such a call goes only if its item is canceled.
         return work.end.state == QUEUED and not call.outcome.caller_gone
 
     async def close(self) -> None:
         """End the calls that still run, and wait for them; their items are queued again."""
         self._stopped = True
+        self.preempt()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSING)
         for task in self._tasks:
             task.cancel()
         if self._tasks:

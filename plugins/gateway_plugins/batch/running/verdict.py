@@ -17,14 +17,18 @@ from gateway_plugins.batch.queue.items import (
 )
 from gateway_plugins.batch.running.caller import Keeping
 
-REPEATED = frozenset((408, 425, 429))
+REPEATED = frozenset((408, 429))
 """Statuses below 500 after which an item runs again."""
 
-NOT_RUN = frozenset((429, 503))
-"""Statuses that say that a worker has not begun the work, so it does not count as an attempt."""
+NOT_RUN = frozenset((0, 429, 503))
+"""Statuses that say that no worker has done the work, so it does not count as an attempt. 0: the
+call was given up before it had a response."""
 
 NEVER_RECEIVED = frozenset(("upstream_connect_failed", "upstream_connect_timeout"))
 """Codes of the gateway's own errors for a call that no worker has received."""
+
+GIVEN_UP = frozenset(("draining", "drain_timeout", "preempted"))
+"""Codes of calls that were ended for the sake of others: the item may run again at once."""
 
 MAX_MESSAGE = 500
 """Characters of an error's message that are stored with the item."""
@@ -46,7 +50,7 @@ class Preempted(NoWorker):
 def judge(call: Call, kept: Keeping, item: Claimed, holder: int, options: Options) -> Ended:
     """Return how the call ended for the item; the item's times are Unix seconds."""
     now, outcome = call.created + call.outcome.duration, call.outcome
-    status = outcome.status
+    status = outcome.status if outcome.error is None else outcome.error.status
     if kept.is_full:
         error = ItemError("response_too_large", "the response is larger than may be stored")
         return _over(call, item, holder, ERROR, now, options, None, error)
@@ -56,11 +60,8 @@ def judge(call: Call, kept: Keeping, item: Claimed, holder: int, options: Option
     if error.code == EXPIRED:
         return _over(call, item, holder, ERROR, now, options, None, error)
     counts = _counts(status, error.code)
-    is_last = counts and item.charged + 1 >= options.max_attempts
-    if is_last or not _is_repeated(status, error.code):
-        return _over(call, item, holder, ERROR, now, options, kept, error)
-    due = now + _pause(item.charged if counts else item.attempt - 1, kept.retry_after, options)
-    if due >= item.deadline:
+    due = now + _pause(item, counts, error.code, kept.retry_after, options)
+    if not _is_repeated(status, error.code) or (counts and _is_last(item, due, options)):
         return _over(call, item, holder, ERROR, now, options, kept, error)
     return Ended(
         item=item,
@@ -85,18 +86,27 @@ def _over(
     kept: Keeping | None,
     error: ItemError | None = None,
 ) -> Ended:
+    status, answer = (None, None) if kept is None else _response(call, kept)
     return Ended(
         item=item,
         holder=holder,
         state=state,
         at=now,
-        status=None if kept is None else call.outcome.status or None,
-        answer=None if kept is None else kept.body,
+        status=status,
+        answer=answer,
         error=None if error is None else _text(error),
         request_id=call.id,
         expires=now + options.keep_results,
         usage=call.outcome.usage,
     )
+
+
+def _response(call: Call, kept: Keeping) -> tuple[int | None, bytes | None]:
+    """Return the status and body to store: the gateway's own in place of a part of a worker's."""
+    own, status = call.outcome.error, call.outcome.status
+    if own is not None and own.status != status:
+        return own.status, own.body()
+    return (status, kept.body) if status else (None, None)
 
 
 def _is_repeated(status: int, code: str) -> bool:
@@ -108,11 +118,22 @@ def _counts(status: int, code: str) -> bool:
     return status not in NOT_RUN and code not in NEVER_RECEIVED
 
 
-def _pause(before: int, retry_after: float, options: Options) -> float:
-    """Seconds until the next attempt: doubled for each one before, or what the worker says."""
-    most = options.max_pause
-    pause = min(options.min_pause * 2.0 ** min(before, 30), most)
-    return max(pause, min(retry_after, most)) * (1 + 0.2 * random.random())
+def _is_last(item: Claimed, due: float, options: Options) -> bool:
+    """Whether an attempt that counts was the last: there are no more, or no time is left."""
+    return item.charged + 1 >= options.max_attempts or due >= item.deadline
+
+
+def _pause(item: Claimed, counts: bool, code: str, asked: float, options: Options) -> float:
+    """Return seconds until the next attempt: doubled for each one before, or what is `asked` for.
+
+    0 for a call that was given up: the item keeps its place in the queue.
+    """
+    if code in GIVEN_UP:
+        return 0.0
+    before = item.charged if counts else item.attempt - 1
+    pause = min(options.min_pause * 2.0 ** min(before, 30), options.max_pause)
+    spread = min(pause * (1 + 0.2 * random.random()), options.max_pause)
+    return max(spread, min(asked, options.max_pause))
 
 
 def _error(call: Call, kept: Keeping) -> ItemError:
