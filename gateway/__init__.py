@@ -46,6 +46,7 @@ from gateway.plugins.host import Host
 from gateway.storage import (
     ConstraintViolated,
     Database,
+    FileChanges,
     Migration,
     Migrations,
     OpenDatabase,
@@ -55,6 +56,7 @@ from gateway.storage import (
     StorageUnavailable,
     Value,
     insert_rows,
+    open_for_changes,
     open_read_only,
 )
 from gateway.telemetry.collectors import Gaps, Gathered
@@ -119,6 +121,7 @@ __all__ = [
     "Event",
     "Field",
     "Fields",
+    "FileChanges",
     "Forbidden",
     "Gaps",
     "Gateway",
@@ -178,6 +181,7 @@ __all__ = [
     "is_event_stream",
     "is_true",
     "json_mistake",
+    "open_for_changes",
     "open_read_only",
     "path_of",
     "read_session_id",

@@ -16,6 +16,7 @@ from gateway.storage.database import (
     insert_rows,
 )
 from gateway.storage.sink import Entry, Sink
+from gateway.storage.sqlite.change_file import FileChanges, open_for_changes
 from gateway.storage.sqlite.read_only import open_read_only
 from gateway.storage.store import Storage
 
@@ -23,6 +24,7 @@ __all__ = [
     "ConstraintViolated",
     "Database",
     "Entry",
+    "FileChanges",
     "Health",
     "Migration",
     "Migrations",
@@ -33,5 +35,6 @@ __all__ = [
     "StorageUnavailable",
     "Value",
     "insert_rows",
+    "open_for_changes",
     "open_read_only",
 ]

@@ -1,8 +1,7 @@
 """What the queue reports to /metrics: the faults of section 8 of the contract, by their numbers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 from gateway_plugins.batch import depth
@@ -12,12 +11,11 @@ from support.callers.scraping import Scrape, scrape
 from support.gateways.capturing import chat
 from support.records.queued_items import CHAT, OWNER, engine_of, new_item
 from support.workers.failing_worker import refusal
+from support.workers.patient_worker import ANSWER, patient
 
 from gateway import Histogram, Outcome
 from gateway.config import Worker
 from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker, answer_of, entry
-
-ANSWER = b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}'
 
 
 @pytest.fixture(autouse=True)
@@ -31,22 +29,6 @@ async def scrape_until(live: Live, wanted: Callable[[Scrape], bool]) -> Scrape:
         while not wanted(found := await scrape(live)):
             pass
     return found
-
-
-@asynccontextmanager
-async def holding(answer: bytes = ANSWER) -> AsyncIterator[tuple[ScriptedWorker, asyncio.Event]]:
-    """A worker that answers nothing until the event is set."""
-    free = asyncio.Event()
-
-    async def script(connection: ScriptedConnection) -> None:
-        while True:
-            await connection.read_request()
-            await free.wait()
-            await connection.write(answer_of(answer))
-
-    async with ScriptedWorker(script) as worker:
-        yield worker, free
-        free.set()
 
 
 async def test_fault_8_1_request_durations_are_observed(gateway_for: GatewayFor) -> None:
@@ -81,7 +63,7 @@ def test_fault_8_2_a_request_of_ten_minutes_has_a_bucket_of_its_own() -> None:
 async def test_fault_8_3_depth_counts_claimed_items_and_follows_the_work(
     gateway_for: GatewayFor,
 ) -> None:
-    async with holding() as (worker, free):
+    async with patient() as worker:
         batch = entry("batch", max_concurrent=2)
         live = await gateway_for(batch, "metrics", workers=(worker.url,))
         await engine_of(live).submit(OWNER, [new_item() for _ in range(20)])
@@ -92,13 +74,13 @@ async def test_fault_8_3_depth_counts_claimed_items_and_follows_the_work(
         assert found.value("gateway_batch_depth", state="queued") == 20 - running
         assert found.value("llm_queue_depth", type="batch") == 20
         assert found.value("gateway_batch_oldest_wait_seconds") > 0
-        free.set()
+        worker.free.set()
         await scrape_until(live, lambda found: 0 < found.value("llm_queue_depth") < 20)
         await scrape_until(live, lambda found: found.value("llm_queue_depth") == 0)
 
 
 async def test_fault_8_6_models_that_callers_made_up_are_no_labels(gateway_for: GatewayFor) -> None:
-    async with holding() as (worker, _):
+    async with patient() as worker:
         workers = [Worker(url=worker.url, models=("llama",))]
         live = await gateway_for("batch", "metrics", workers=workers)
         items = [new_item(model=name) for name in ("llama", *(f"made-up-{n}" for n in range(100)))]
@@ -141,7 +123,7 @@ async def test_ended_items_count_by_status_and_type(gateway_for: GatewayFor) -> 
 
 
 async def test_canceled_items_count_as_such(gateway_for: GatewayFor) -> None:
-    async with holding() as (worker, _):
+    async with patient() as worker:
         live = await gateway_for("batch", "metrics", workers=(worker.url,))
         engine = engine_of(live)
         assert await engine.cancel(await engine.submit(OWNER, [new_item()]))
@@ -153,13 +135,13 @@ async def test_canceled_items_count_as_such(gateway_for: GatewayFor) -> None:
 async def test_what_an_item_samples_after_it_was_canceled_is_wasted(
     gateway_for: GatewayFor,
 ) -> None:
-    async with holding() as (worker, free):
+    async with patient() as worker:
         live = await gateway_for("batch", "metrics", workers=(worker.url,))
         item_id = await engine_of(live).submit(OWNER, [new_item()])
-        await scrape_until(live, lambda found: len(worker.requests) == 1)
+        await worker.asked.wait()
         end = changes.End(0.0, 1e12)  # as another process does
         await live.gateway.storage.write(lambda db: changes.cancel(db, item_id, end))
-        free.set()
+        worker.free.set()
         found = await scrape_until(live, lambda found: found.value("llm_wasted_tokens_total") > 0)
     assert found.value("gateway_batch_wasted_tokens_total", reason="dropped") == 5
 

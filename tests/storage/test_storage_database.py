@@ -17,10 +17,12 @@ from gateway import (
     Migrations,
     StorageError,
     StorageUnavailable,
+    open_for_changes,
     open_read_only,
 )
 from gateway.config import StorageSettings
 from gateway.errors import InvalidStatement
+from gateway.storage.sqlite import change_file, connection
 from gateway.storage.sqlite.connection import Connection
 from gateway.storage.sqlite.file import open_for_writing
 from gateway.storage.sqlite.migrate import migrate
@@ -136,6 +138,78 @@ def test_open_read_only_explains_why_there_is_no_database(
     with pytest.raises(ConfigError, match=problem):
         with open_read_only(settings, "GET /notes"):
             pass
+
+
+async def test_open_for_changes_changes_the_file_of_a_running_gateway(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    settings = Config(storage=StorageSettings(path=str(path), durability="power"))
+    notes = Notes()
+    async with opened(path) as storage:
+        await storage.commit(notes.entries("a"))
+        with open_for_changes(settings, "POST /notes") as file:
+            added = file.write(lambda db: db.insert("INSERT INTO notes (text)", [("b",)]))
+            await storage.commit(notes.entries("c"))
+        assert added == 1
+    assert texts(path) == ["a", "b", "c"]
+
+
+def test_open_for_changes_undoes_a_change_that_raises(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    open_for_writing(path, "process", [NOTES]).close()
+
+    def half(db: Database) -> None:
+        db.insert("INSERT INTO notes (text)", [("a",)])
+        raise LookupError
+
+    with open_for_changes(Config(storage=StorageSettings(path=str(path))), "POST /notes") as file:
+        with pytest.raises(LookupError):
+            file.write(half)
+    assert texts(path) == []
+
+
+def test_open_for_changes_waits_for_other_writers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gateway.db"
+    settings = Config(storage=StorageSettings(path=str(path)))
+    monkeypatch.setattr(connection, "LOCK_TIMEOUT", 0.01)
+    with closing(open_for_writing(path, "process", [NOTES])) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tries: list[float] = []
+
+        def clock() -> float:
+            tries.append(len(tries))
+            if len(tries) == 3:
+                other.execute("ROLLBACK")
+            return 0.0
+
+        monkeypatch.setattr(change_file, "monotonic", clock)
+        with open_for_changes(settings, "POST /notes") as file:
+            file.write(lambda db: db.insert("INSERT INTO notes (text)", [("a",)]))
+            other.execute("BEGIN IMMEDIATE")
+            monkeypatch.setattr(change_file, "PATIENCE", -1.0)
+            with pytest.raises(StorageUnavailable, match="locked"):
+                file.write(lambda db: None)
+    assert texts(path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        (":memory:", "in memory; ask the gateway over HTTP: POST /notes"),
+        ("none.db", "there is no such file"),
+        ("garbage", "garbage: cannot be changed: the database file is damaged"),
+    ],
+)
+def test_open_for_changes_explains_why_there_is_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("garbage").write_bytes(b"no database" * 100)
+    settings = Config(storage=StorageSettings(path=path))
+    with pytest.raises(ConfigError, match=problem), open_for_changes(settings, "POST /notes") as f:
+        f.write(lambda db: None)
+    assert not Path("none.db").exists()
 
 
 def test_open_read_only_names_the_file_of_an_error(tmp_path: Path) -> None:

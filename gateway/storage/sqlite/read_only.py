@@ -20,10 +20,7 @@ def open_read_only(settings: Config, instead: str) -> Iterator[Database]:
     `instead` is the request that gives the same of a gateway whose database is in memory, such as
     "GET /sessions". Raises ConfigError if there is no file, and for a StorageError in the block.
     """
-    if settings.storage.in_memory:
-        raise ConfigError(f"the database is in memory; ask the gateway over HTTP: {instead}")
-    path = Path(settings.storage.path)
-    _check(path)
+    path = existing_file(settings, instead)
     try:
         with contextlib.closing(_connect(path)) as db:
             db.execute("BEGIN")  # one snapshot for all reads
@@ -32,13 +29,18 @@ def open_read_only(settings: Config, instead: str) -> Iterator[Database]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
-def _check(path: Path) -> None:
+def existing_file(settings: Config, instead: str) -> Path:
+    """Return the path of the database. Raises ConfigError if it is in memory, or no file."""
+    if settings.storage.in_memory:
+        raise ConfigError(f"the database is in memory; ask the gateway over HTTP: {instead}")
+    path = Path(settings.storage.path)
     if not path.exists():
         raise ConfigError(
             f"{path}: there is no such file; name one with --storage-path or --config"
         )
     if not path.is_file():
         raise ConfigError(f"{path}: is not a file; name one with --storage-path or --config")
+    return path
 
 
 def _connect(path: Path) -> Connection:

@@ -23,6 +23,7 @@ _END = (
 _AGAIN = (
     "UPDATE batch_items SET state = 0, due = :due, holder = NULL, error = :error, finished = NULL,"
     " expires = NULL, charged = CASE WHEN :anew THEN 0 ELSE charged END,"
+    " status = CASE WHEN :anew THEN NULL ELSE status END,"
     " deadline = max(deadline, :deadline) WHERE number = :number"
 )
 
@@ -110,8 +111,43 @@ def requeue(db: Database, item_id: str, deadline: float) -> Found | None:
     """Queue a failed or canceled item again, as if it had not been tried; None: there is none."""
     where = "id = :id AND state IN (3, 4) AND batch IS NULL"
     found = _select(db, where, {"id": item_id}, 1)
-    _again(db, found, ItemError("requeued", "an operator has queued it again"), True, deadline)
+    _again_anew(db, found, deadline)
     return found[0] if found else None
+
+
+_FAILED = (
+    "state = 3 AND batch IS NULL AND finished <= :before AND lane IN (SELECT lane FROM batch_lanes"
+    " WHERE (:model IS NULL OR model = :model) AND (:owner IS NULL OR owner = :owner))"
+)
+"""The lanes are named in any case, so that an index finds the failed items of each."""
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """Failed items that have ended by the time `before`; None: of any model, or owner."""
+
+    model: str | None
+    owner: str | None
+    before: float
+
+
+def count_failed(db: Database, which: Failed) -> int:
+    """Return how many failed items may be queued again."""
+    query = f"SELECT count(*) FROM batch_items WHERE {_FAILED}"
+    [(count,)] = db.select(query, msgspec.structs.asdict(which))
+    return int(count)
+
+
+def requeue_failed(db: Database, which: Failed, deadline: float, limit: int) -> list[Found]:
+    """Queue failed items again, as `requeue` does."""
+    found = _select(db, _FAILED, msgspec.structs.asdict(which), limit)
+    _again_anew(db, found, deadline)
+    return found
+
+
+def _again_anew(db: Database, found: Iterable[Found], deadline: float) -> None:
+    _again(db, found, ItemError("requeued", "an operator has queued it again"), True, deadline)
+    for one in found:
+        db.execute("DELETE FROM batch_answers WHERE number = :number", {"number": one.number})
 
 
 def _again(
