@@ -43,10 +43,10 @@ from gateway.kernel.interface import Field, Fields
 from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
+from gateway.plugins.work_queue import NewWork, WorkItem, WorkQueue
 from gateway.storage import (
     ConstraintViolated,
     Database,
-    FileChanges,
     Migration,
     Migrations,
     OpenDatabase,
@@ -56,7 +56,6 @@ from gateway.storage import (
     StorageUnavailable,
     Value,
     insert_rows,
-    open_for_changes,
     open_read_only,
 )
 from gateway.telemetry.collectors import Gaps, Gathered
@@ -121,7 +120,6 @@ __all__ = [
     "Event",
     "Field",
     "Fields",
-    "FileChanges",
     "Forbidden",
     "Gaps",
     "Gateway",
@@ -133,6 +131,7 @@ __all__ = [
     "Kernel",
     "Migration",
     "Migrations",
+    "NewWork",
     "NoWorker",
     "NotFound",
     "OpenDatabase",
@@ -168,6 +167,8 @@ __all__ = [
     "Value",
     "Verdict",
     "WeightVersions",
+    "WorkItem",
+    "WorkQueue",
     "Worker",
     "WorkerAnswer",
     "WorkerInfo",
@@ -181,7 +182,6 @@ __all__ = [
     "is_event_stream",
     "is_true",
     "json_mistake",
-    "open_for_changes",
     "open_read_only",
     "path_of",
     "read_session_id",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from gateway.fleet.worker import Worker
     from gateway.plugins.host import Host
+    from gateway.plugins.work_queue import WorkQueue
 
 NAME = "gateway"
 hookspec = pluggy.HookspecMarker(NAME)
@@ -242,6 +243,15 @@ def read_traces(db: Database, since: float, until: float) -> Iterator[Trace]:
     """Yield the traces of calls that arrived from `since` until before `until`, in Unix seconds.
 
     Called by commands that process recorded traces. It blocks.
+    """
+
+
+@hookspec
+def work_queue(gateway: "Host") -> "WorkQueue | None":
+    """Return the queue of calls that may wait, for other plugins.
+
+    Called by plugins that have such calls, through `gateway.hooks`; the first queue is used. The
+    queue may be asked from the end of the start-up on.
     """
 
 

@@ -25,8 +25,7 @@ class Host(Protocol):
     `storage` the database, `peers` are the other processes of this gateway. `failures` counts the
     failures of isolated hooks, and logs the first of each. `authenticates`: a plugin has an
     `authenticate` hook, so every call has a principal or is refused. `occupancy`: the callers'
-    connections of this process. `kernel`: the kernel in use, see gateway.kernel. `draining`: the
-    gateway is shutting down and rejects new calls.
+    connections of this process. `kernel`: the kernel in use, see gateway.kernel.
     """
 
     @property
@@ -44,9 +43,11 @@ class Host(Protocol):
     @property
     def kernel(self) -> Kernel: ...
     @property
-    def authenticates(self) -> bool: ...
+    def draining(self) -> bool:
+        """Whether new calls are rejected because the gateway shuts down."""
+
     @property
-    def draining(self) -> bool: ...
+    def authenticates(self) -> bool: ...
     @property
     def routes(self) -> Sequence[BaseRoute]:
         """All routes in use, each with the `scope` that it requires."""

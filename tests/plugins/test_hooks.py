@@ -39,8 +39,12 @@ from support.plugins.recording_plugin import Watcher, until
 from gateway import (
     Config,
     ConfigError,
+    ConstraintViolated,
     Database,
     Gateway,
+    NewWork,
+    Principal,
+    WorkQueue,
     cli,
 )
 from gateway.config import StorageSettings
@@ -436,6 +440,25 @@ async def test_read_traces_returns_recorded_traces(gateway_for: GatewayFor, tmp_
         return [msgspec.to_builtins(trace) for trace in hook.run(db, times[1], times[2])]
 
     assert await live.gateway.storage.read(read) == [recorded[1]]
+
+
+async def test_work_queue_runs_the_calls_of_a_plugin(gateway_for: GatewayFor) -> None:
+    live = await gateway_for("batch")
+    [hook] = live.gateway.hooks("work_queue")
+    queue: WorkQueue = hook.run(live.gateway)
+    body = msgspec.json.encode({"model": "sim", "prompt": "a", "max_tokens": 3, "seed": 1})
+    work = NewWork(id="one", path="/v1/completions", model="sim", body=body)
+    await queue.submit(Principal("evals"), [work])
+    with pytest.raises(ConstraintViolated):
+        await queue.submit(Principal("evals"), [work])
+    item = await queue.wait("one", 10)
+    assert item is not None
+    assert (item.state, item.is_over, item.status, item.attempts) == ("completed", True, 200, 1)
+    live_answer = await live.client.post("/v1/completions", json=msgspec.json.decode(body))
+    answer = msgspec.json.decode(await queue.answer("one") or b"")
+    assert answer["choices"] == live_answer.json()["choices"]
+    assert not await queue.cancel("one")
+    assert (await queue.find("two"), await queue.answer("two")) == (None, None)
 
 
 def test_add_commands_adds_a_cli_command(

@@ -16,9 +16,11 @@ from gateway import (
     Migrations,
     Outcome,
     Sample,
+    WorkQueue,
     hookimpl,
 )
 from gateway_plugins.batch.doors.routes import routes
+from gateway_plugins.batch.doors.shared import SharedQueue
 from gateway_plugins.batch.engine import Engine
 from gateway_plugins.batch.options import Options
 from gateway_plugins.batch.queue.schema import MIGRATIONS
@@ -43,6 +45,10 @@ class Batch:
     @hookimpl
     def routes(self, gateway: Host) -> Sequence[BaseRoute]:
         return routes(gateway, self._engine, self.config)
+
+    @hookimpl
+    def work_queue(self, gateway: Host) -> WorkQueue:
+        return SharedQueue(gateway.storage, self._engine)
 
     def _engine(self) -> Engine:
         assert self.engine is not None  # no request comes before the lifespan

@@ -45,6 +45,7 @@ class Engine:
         self.options = options
         self.tally = tally
         self.batch_changed: Callable[[], None] = _nothing
+        self._gateway = gateway
         self._storage: Storage = gateway.storage
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         path = None if gateway.config.storage.in_memory else gateway.storage.path
@@ -109,7 +110,10 @@ class Engine:
         return await self._storage.read(lambda db: reading.item_of(db, item_id, owner))
 
     async def wait(self, item_id: str, owner: str | None, seconds: float) -> Item | None:
-        """Return the item as soon as it is over, or as it is after `seconds`."""
+        """Return the item as soon as it is over, or as it is after `seconds`.
+
+        Returns early if the gateway drains: a shutdown waits for no request that only waits.
+        """
         ends = time.monotonic() + seconds
         event = asyncio.Event()
         self._waiting[item_id].add(event)
@@ -117,7 +121,7 @@ class Engine:
             while True:
                 item = await self.find(item_id, owner)
                 left = ends - time.monotonic()
-                if item is None or item.is_over or left <= 0:
+                if item is None or item.is_over or left <= 0 or self._gateway.draining:
                     return item
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, REPEAT)):

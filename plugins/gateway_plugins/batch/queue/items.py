@@ -9,7 +9,9 @@ from gateway import Principal, Usage
 QUEUED, RUNNING, COMPLETED, ERROR, CANCELED = range(5)
 """Values of an item's `state`."""
 
-STATES = ("queued", "running", "completed", "error", "canceled")
+State = Literal["queued", "running", "completed", "error", "canceled"]
+
+STATES: tuple[State, ...] = ("queued", "running", "completed", "error", "canceled")
 """The words for them."""
 
 Kind = Literal["completion", "chat_completion", "job", "line", "other"]
