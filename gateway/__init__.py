@@ -47,6 +47,7 @@ from gateway.plugins.work_queue import NewWork, WorkItem, WorkQueue
 from gateway.storage import (
     ConstraintViolated,
     Database,
+    FileChanges,
     Migration,
     Migrations,
     OpenDatabase,
@@ -56,6 +57,7 @@ from gateway.storage import (
     StorageUnavailable,
     Value,
     insert_rows,
+    open_for_changes,
     open_read_only,
 )
 from gateway.telemetry.collectors import Gaps, Gathered
@@ -120,6 +122,7 @@ __all__ = [
     "Event",
     "Field",
     "Fields",
+    "FileChanges",
     "Forbidden",
     "Gaps",
     "Gateway",
@@ -182,6 +185,7 @@ __all__ = [
     "is_event_stream",
     "is_true",
     "json_mistake",
+    "open_for_changes",
     "open_read_only",
     "path_of",
     "read_session_id",
