@@ -11,10 +11,12 @@ from gateway import Attempt, Call, CallerGone, CallError, Database, Host, Outcom
 from gateway_plugins.batch.depth import Depth
 from gateway_plugins.batch.files.files import Files
 from gateway_plugins.batch.options import Options
-from gateway_plugins.batch.queue import changes, claiming, reading
+from gateway_plugins.batch.queue import changes, reading
 from gateway_plugins.batch.queue.changes import Found
-from gateway_plugins.batch.queue.holders import LEFT
-from gateway_plugins.batch.queue.items import Claimed, Item, NewItem, Owner
+from gateway_plugins.batch.queue.claiming import Claiming
+from gateway_plugins.batch.queue.holders import LEFT, Holder, Others
+from gateway_plugins.batch.queue.items import Claimed, Item, NewItem, Owner, Running
+from gateway_plugins.batch.queue.ordering import Order
 from gateway_plugins.batch.queue.settling import Settling, Written
 from gateway_plugins.batch.queue.submission import (
     Room,
@@ -25,7 +27,7 @@ from gateway_plugins.batch.queue.submission import (
 )
 from gateway_plugins.batch.report import Tally
 from gateway_plugins.batch.running.runner import WORK, Runner
-from gateway_plugins.batch.running.upkeep import Upkeep
+from gateway_plugins.batch.running.upkeep import Telling, Upkeep
 
 REPEAT = 0.5
 """Seconds after which a waiting request looks whether another process has ended its item."""
@@ -50,16 +52,19 @@ class Engine:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         path = None if gateway.config.storage.in_memory else gateway.storage.path
         self.files = Files(gateway.storage, options, _folder(gateway, options))
-        self._upkeep = Upkeep(gateway.storage, path, options, self._freed, self._expired)
+        holder = Holder(path)
         self._settling = Settling(self._settled)
-        order = claiming.Order(options.age_step, options.max_wait, options.max_pause)
-        self._claiming = claiming.Claiming(order)
+        order = Order(options.age_step, options.max_wait, options.max_pause)
         self.depth = Depth(gateway.storage, gateway.workers)
-        self.runner = Runner(gateway, options, self._claiming, self._call_ended)
+        self.runner = Runner(gateway, options, Claiming(order, holder), self._call_ended)
+        telling = Telling(self._in_hand, self._freed, self._expired)
+        self._upkeep = Upkeep(
+            gateway.storage, holder, Others(path, options.lease), options, telling
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run items between entry and exit. Raises StorageError, ConfigError."""
+        """Run items between entry and exit. Raises ConfigError."""
         async with self.files.running():
             await self._upkeep.begin()
             async with self._running():
@@ -67,7 +72,6 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
-        self._claiming.holder = self._upkeep.holder.number
         parts = (self.runner.run(), self._upkeep.run(), self.depth.run())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
@@ -161,6 +165,7 @@ class Engine:
             return
         end = work.end
         size = ITEM_SIZE + len(end.answer or b"")
+        self._settling.expect(work.item)
         call.store(self._settling, end, size)
 
     def _settled(self, rows: Sequence[Written]) -> None:
@@ -175,6 +180,10 @@ class Engine:
         self._tell(item.id)
         if item.batch is not None:
             self.batch_changed()
+
+    def _in_hand(self) -> set[Running]:
+        """Return the attempts that run, or whose ends wait for their commit."""
+        return self.runner.running() | self._settling.waiting
 
     def _freed(self, items: int) -> None:
         self.tally.requeued(LEFT.code, items)

@@ -70,6 +70,7 @@ def items(draw: st.DrawFn) -> Claimed:
         path="/v1/chat/completions",
         model="sim",
         batch=None,
+        holder=7,
         attempt=attempt,
         charged=draw(st.integers(0, min(attempt - 1, OPTIONS.max_attempts - 1))),
         deadline=time.time() + draw(st.sampled_from([-10.0, 0.5, 1e5])),
@@ -97,7 +98,7 @@ def judged(item: Claimed, outcome: Outcome, body: bytes, most: int, told: bytes)
     if outcome.status:
         kept.start(outcome.status, [(b"retry-after", told)])
         kept.receive_last(body)
-    return judge(call, kept, item, 7, OPTIONS)
+    return judge(call, kept, item, OPTIONS)
 
 
 @given(

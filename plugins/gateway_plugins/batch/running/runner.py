@@ -1,6 +1,7 @@
 """Claims items and dispatches a call for each, in one task of each process."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -14,15 +15,15 @@ from gateway import (
     Call,
     CallerGone,
     CallError,
-    GatewayError,
     Host,
     Principal,
     StateKey,
     StorageError,
 )
 from gateway_plugins.batch.options import Options
+from gateway_plugins.batch.queue.changes import End, give_up
 from gateway_plugins.batch.queue.claiming import Claiming, Claims
-from gateway_plugins.batch.queue.items import QUEUED, Claimed, Ended
+from gateway_plugins.batch.queue.items import QUEUED, Claimed, Ended, ItemError, Running
 from gateway_plugins.batch.queue.texts import unpack
 from gateway_plugins.batch.running.caller import Keeping
 from gateway_plugins.batch.running.pace import Pace
@@ -42,6 +43,10 @@ MAX_CLAIM = 64
 
 CLOSING = 5.0
 """Seconds that the ends of calls may take to be stored when the gateway closes."""
+
+
+UNREADABLE = (ValueError, msgspec.MsgspecError)
+"""What tells that the row of an item is damaged."""
 
 
 class Work(msgspec.Struct, eq=False):
@@ -80,6 +85,10 @@ class Runner:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def running(self) -> set[Running]:
+        """Return the attempts that run now."""
+        return {call.state[WORK].item.running for call in self._calls.values()}
 
     def wake(self) -> None:
         """Look at the queue at once."""
@@ -144,7 +153,22 @@ class Runner:
 
     async def _run(self, item: Claimed) -> None:
         work = Work(item, Keeping(self._gateway.config.server_limits.max_body_bytes))
-        call = self._call(work)
+        try:
+            await self._dispatch(work)
+        except Exception:
+            log.exception("the call of item %s ended badly", item.id)
+        finally:
+            self._free(work)
+        self._ended(item)
+        self.wake()
+
+    async def _dispatch(self, work: Work) -> None:
+        item = work.item
+        try:
+            call = self._call(work)
+        except UNREADABLE as error:
+            await self._refuse(item, error)
+            return
         self._calls[item.id] = call
         left = item.deadline - time.time()
         late = DeadlinePassed("the item was not done by its deadline")
@@ -153,14 +177,21 @@ class Runner:
             call.cancel(late)
         try:
             await self._gateway.dispatch(call)
-        except GatewayError:
-            log.exception("the call of item %s ended badly", item.id)
         finally:
             timer.cancel()
-            del self._calls[item.id]
-            self._free(work)
-        self._ended(item)
-        self.wake()
+            if self._calls.get(item.id) is call:
+                del self._calls[item.id]
+
+    async def _refuse(self, item: Claimed, error: Exception) -> None:
+        """End an item of which no call can be made."""
+        log.error("item %s is damaged in the database: %s", item.id, error)
+        now = time.time()
+        end = End(now, now + self._options.keep_results)
+        reason = ItemError("unreadable", str(error))
+        with contextlib.suppress(StorageError):
+            await self._gateway.storage.write(
+                lambda db: give_up(db, [item.running], reason, 0, end)
+            )
 
     def _free(self, work: Work) -> None:
         """Give the item's place back; its lane rests if no worker has run the item."""
@@ -199,7 +230,7 @@ class Runner:
     def _runs_again(self, call: Call) -> bool:
         """Judge the call of an item; return whether the item runs again in another call."""
         work = call.state[WORK]
-        work.end = judge(call, work.kept, work.item, self._claiming.holder, self._options)
+        work.end = judge(call, work.kept, work.item, self._options)
         # The caller of such a call goes only if its item is canceled.
         return work.end.state == QUEUED and not call.outcome.caller_gone
 

@@ -47,25 +47,24 @@ class Preempted(NoWorker):
     code = "preempted"
 
 
-def judge(call: Call, kept: Keeping, item: Claimed, holder: int, options: Options) -> Ended:
+def judge(call: Call, kept: Keeping, item: Claimed, options: Options) -> Ended:
     """Return how the call ended for the item; the item's times are Unix seconds."""
     now, outcome = call.created + call.outcome.duration, call.outcome
     status = outcome.status if outcome.error is None else outcome.error.status
     if kept.is_full:
         error = ItemError("response_too_large", "the response is larger than may be stored")
-        return _over(call, item, holder, ERROR, now, options, None, error)
+        return _over(call, item, ERROR, now, options, None, error)
     if outcome.result == "success" and 200 <= status < 300:
-        return _over(call, item, holder, COMPLETED, now, options, kept)
+        return _over(call, item, COMPLETED, now, options, kept)
     error = _error(call, kept)
     if error.code == EXPIRED:
-        return _over(call, item, holder, ERROR, now, options, None, error)
+        return _over(call, item, ERROR, now, options, None, error)
     counts = _counts(status, error.code)
     due = now + _pause(item, counts, error.code, kept.retry_after, options)
     if not _is_repeated(status, error.code) or (counts and _is_last(item, due, options)):
-        return _over(call, item, holder, ERROR, now, options, kept, error)
+        return _over(call, item, ERROR, now, options, kept, error)
     return Ended(
         item=item,
-        holder=holder,
         state=QUEUED,
         at=now,
         error=_text(error),
@@ -79,7 +78,6 @@ def judge(call: Call, kept: Keeping, item: Claimed, holder: int, options: Option
 def _over(
     call: Call,
     item: Claimed,
-    holder: int,
     state: int,
     now: float,
     options: Options,
@@ -89,7 +87,6 @@ def _over(
     status, answer = (None, None) if kept is None else _response(call, kept)
     return Ended(
         item=item,
-        holder=holder,
         state=state,
         at=now,
         status=status,
