@@ -107,7 +107,8 @@ class Limits:
 
     @hookimpl
     def admit(self, call: Call) -> Awaitable[None] | None:
-        account = None if call.internal else self._account_of(call.principal)
+        of_nobody = call.internal and call.principal is None  # one of the gateway's own jobs
+        account = None if of_nobody else self._account_of(call.principal)
         if account is None:
             return None
         terms, need = account.terms, ZERO_NEED

@@ -20,7 +20,10 @@ FORGOTTEN = 600.0
 
 
 class Pause(msgspec.Struct, eq=False):
-    """Until `until` (`time.monotonic()`) no item of the lane runs, then up to `allowed`."""
+    """Until `until` (`time.monotonic()`) no item of the lane runs, then up to `allowed`.
+
+    `refusals` are those since an item of the lane went well; some at a time count once.
+    """
 
     until: float
     allowed: int = 1
@@ -55,6 +58,7 @@ class Pauses:
         """Let one more item of the lane go: one was not refused."""
         pause = self._pauses.get(lane)
         if pause is not None and time.monotonic() >= pause.until:
+            pause.refusals = 0
             pause.allowed += 1
             if pause.allowed >= FREE:
                 del self._pauses[lane]

@@ -17,8 +17,7 @@ class Expected(msgspec.Struct, frozen=True):
 
     `models` are the accepted names; `tokens` has the counts that the trace knows. `counted`:
     whether the gateway counted the tokens, as the engine reported none; None if the trace cannot
-    show it. `kept` has the counts that the gateway wrote into the trace. `repeated`: the call was
-    an attempt, its work ran again in another call.
+    show it. `kept` has the counts that the gateway wrote into the trace.
     """
 
     key: str
@@ -28,7 +27,6 @@ class Expected(msgspec.Struct, frozen=True):
     tokens: Mapping[str, int]
     counted: bool | None
     kept: Mapping[str, int]
-    repeated: bool
 
 
 def expected(trace: Trace, internal_id: str) -> Expected:
@@ -41,7 +39,6 @@ def expected(trace: Trace, internal_id: str) -> Expected:
         tokens,
         counted,
         {f"{name}_tokens": tokens for name, tokens in trace.token_counts.items()},
-        trace.delivery.repeated,
     )
 
 
