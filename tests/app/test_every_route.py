@@ -85,6 +85,20 @@ TRL: set[Rule] = {
     *((path, (), CARRIED) for path in (*TRL_CALLS, *TRL_CHANGES)),
 }
 
+OF_BATCH = (
+    *("/v1/batch/completions/{item_id}", "/v1/batch/chat/completions/{item_id}"),
+    "/v1/jobs/{item_id}",
+)
+FILES = ("batch", "upload")
+BATCH: set[Rule] = {
+    *((path, ("DELETE", "GET"), "batch") for path in OF_BATCH),
+    *((path.removesuffix("/{item_id}"), ("POST",), "batch") for path in OF_BATCH),
+    ("/v1/batch", ("GET",), "batch"),
+    ("/v1/files", ("GET", "POST"), FILES),
+    ("/v1/files/{file_id}", ("DELETE", "GET"), FILES),
+    ("/v1/files/{file_id}/content", ("GET",), FILES),
+}
+
 CARRIED_FOR = dict.fromkeys(TRL_CHANGES, "admin")
 """What those ask for that lead to more than a model; others ask for any of SOURCES."""
 
@@ -100,9 +114,10 @@ SETS: dict[str, Sequence[Any]] = {
         *("trace_capture", "usage", "limits", "openai_models", "metrics", "access_log"),
     ),
     "trl": (entry("trl", **TRL_WEIGHTS),),
+    "batch": ("batch",),
 }
-RULES = {"all": CORE | PLUGINS, "trl": CORE | TRL}
-OWN = {"all": CORE | PLUGINS, "trl": TRL}
+RULES = {"all": CORE | PLUGINS, "trl": CORE | TRL, "batch": CORE | BATCH}
+OWN = {"all": CORE | PLUGINS, "trl": TRL, "batch": BATCH}
 
 
 class Holders:
@@ -228,7 +243,8 @@ def guarded_requests(rules: set[Rule]) -> list[tuple[str, str, frozenset[str]]]:
     found = []
     for path, methods, scope in sorted(rules, key=str):
         if scope is not None:
-            enough = {CARRIED_FOR.get(path)} - {None} if scope == CARRIED else {scope}
+            one = CARRIED_FOR.get(path) if scope == CARRIED else scope
+            enough = {one} - {None} if not isinstance(one, tuple) else {*one}
             tried = methods or ("GET", "POST")
             some = frozenset(map(str, enough)) or frozenset(SOURCES)
             found += [(method, example_of(path), some) for method in (*tried, "HEAD", "OPTIONS")]
@@ -286,6 +302,8 @@ def test_file_and_batch_paths_require_their_own_scope(world: World, name: str) -
     for path, scope in (
         (prefix + path, scope) for prefix in below for path, scope in BESIDE.items()
     ):
+        if world.gateway.edge.is_claimed(path):
+            continue  # a route may be there, which has its own scope
         refused = world.run(world.ask("POST", path, SCOPES - {scope}))
         assert code_of(refused) == "missing_scope", path
         simulators = world.run(world.ask("POST", path, [scope]))
