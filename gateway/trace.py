@@ -133,6 +133,8 @@ class Delivery(msgspec.Struct, kw_only=True):
     """The caller's side: bytes of the body, whether it left, whether the response was whole.
 
     `result` is how the call went, the same as in bills, metrics and logs; None in old traces.
+    `repeated`: the call was an attempt at a work of the gateway's own, such as an item of a batch,
+    which ran again in another call.
     """
 
     status: int = 0
@@ -140,6 +142,7 @@ class Delivery(msgspec.Struct, kw_only=True):
     caller_gone: bool = False
     complete: bool = False
     result: Result | None = None
+    repeated: bool = False
 
 
 class WeightVersions(msgspec.Struct, kw_only=True):

@@ -41,7 +41,7 @@ async def test_job_is_asked_once_whether_its_work_runs_again(
         return len(asked) == 1
 
     for _ in range(2):
-        call = make_call(body)
+        call = make_call(body, headers={"content-type": "application/json"})
         call.internal, call.runs_again = True, runs_again
         await live.gateway.dispatch(call)
     assert asked == [status] * 2

@@ -59,7 +59,8 @@ CALL = Noted(bytes(range(16)), 1_795_262_400.5, "ada", "sim", "eval", "w0", 12, 
 
 def begin(journal: Journal, call: Noted = CALL) -> Slot:
     """With what is known from the beginning."""
-    slot = journal.begin(call.id, call.time, call.prompt_tokens, call.key, call.model, call.source)
+    known = (call.id, call.time, call.prompt_tokens, call.key, call.model, call.source)
+    slot = journal.begin(*known, repeatable=call.repeatable)
     assert slot is not None
     return slot
 
@@ -269,10 +270,11 @@ def as_written(call: Noted, *, is_noted: bool) -> Noted:
 
 
 def play(journal: Journal, steps: Sequence[tuple[str, Noted]]) -> list[Noted]:
-    """What is in flight after these steps."""
+    """What is in flight after these steps. No two calls have the same id."""
     underway: list[tuple[Slot, Noted, bool]] = []
-    for what, call in steps:
+    for number, (what, call) in enumerate(steps):
         if what == "begin":
+            call = call._replace(id=number.to_bytes(16, "big"))
             underway.append((begin(journal, call), call, False))
         elif underway:
             slot, first, _ = underway.pop(call.prompt_tokens % len(underway))
@@ -443,8 +445,19 @@ async def test_recovery_counts_an_ended_call_by_its_outcome(database: Path) -> N
     left(database.parent, [first._replace(ended=over), second])
     assert await recovered(database) == 2
     told, estimated = rows_in(database)
-    assert told[6:] == (SUCCESS, 17, CALL.completion_tokens, 5, 3, 0, 1)
-    assert estimated[6:] == (ERROR, CALL.prompt_tokens, CALL.completion_tokens, 0, 0, 1, 0)
+    assert told[6:] == (SUCCESS, 17, CALL.completion_tokens, 5, 3, 0, 1, 0)
+    assert estimated[6:] == (ERROR, CALL.prompt_tokens, CALL.completion_tokens, 0, 0, 1, 0, 0)
+
+
+async def test_recovery_counts_a_call_whose_work_runs_again_as_an_attempt(database: Path) -> None:
+    """Fault 7.1: the item of a batch that was in flight at a kill is requested once."""
+    left(database.parent, [CALL._replace(repeatable=True)])
+    assert await recovered(database) == 1
+    [attempt] = rows_in(database)
+    assert (attempt.outcome, attempt.repeated) == (ERROR, 1)
+    with closing(open_for_writing(database, "process", [MIGRATIONS])) as db:
+        [sums] = db.select("SELECT requests, errors, repeated, wasted_tokens FROM usage_totals")
+    assert sums == (0, 0, 1, CALL.prompt_tokens + CALL.completion_tokens)
 
 
 async def test_recovery_counts_calls_that_ended_right_before_a_kill(database: Path) -> None:

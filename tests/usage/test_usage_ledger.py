@@ -45,6 +45,7 @@ def row(number: int, when: float = NOON) -> Row:
         cached_tokens=3,
         reasoning_tokens=5,
         counted=number % 2,
+        repeated=int(number % 5 == 0),
     )
 
 
@@ -93,9 +94,13 @@ def modelled(rows: Iterable[Row]) -> Sums:
     for one in rows:
         day = int(time.strftime("%Y%m%d", time.gmtime(one.time)))
         counts = found.setdefault((day, one.key, one.model, one.worker, one.source), Counter())
+        if one.repeated:
+            counts["repeated"] += 1
+            counts["wasted_tokens"] += one.prompt_tokens + one.completion_tokens
+            continue
         counts["requests"] += 1
         counts[("successes", "errors", "aborts")[one.outcome]] += 1
-        for name in COUNTS[4:]:
+        for name in COUNTS[4:-2]:
             counts[name] += getattr(one, name)
     return {way: tuple(counts[name] for name in COUNTS) for way, counts in found.items()}
 
@@ -187,7 +192,7 @@ async def test_ledger_shared_by_two_gateways_counts_each_call_once(tmp_path: Pat
             )
         )
         [(calls,)] = await storages[0].read(
-            lambda db: list(db.select("SELECT sum(requests) FROM usage_totals"))
+            lambda db: list(db.select("SELECT sum(requests + repeated) FROM usage_totals"))
         )
     finally:
         for storage in storages:
@@ -234,7 +239,7 @@ async def test_upkeep_deletes_old_calls_and_days_but_keeps_totals(tmp_path: Path
         def read(db: Database) -> tuple[object, ...]:
             [calls] = db.select("SELECT count(*) FROM usage_calls")
             [days] = db.select("SELECT count(*) FROM usage_days")
-            [totals] = db.select("SELECT sum(requests) FROM usage_totals")
+            [totals] = db.select("SELECT sum(requests + repeated) FROM usage_totals")
             return *calls, *days, *totals, list(differences(db, nothing, "", Checked()))
 
         assert await storage.read(read) == (2, 4, 5, [])

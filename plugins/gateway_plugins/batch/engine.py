@@ -7,16 +7,16 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from gateway import Attempt, Call, CallerGone, CallError, Database, Host, Outcome, Sample, Storage
 from gateway_plugins.batch.depth import Depth
 from gateway_plugins.batch.files.files import Files
 from gateway_plugins.batch.options import Options
-from gateway_plugins.batch.queue import changes, claiming, reading
+from gateway_plugins.batch.queue import changes, reading
 from gateway_plugins.batch.queue.changes import Found
-from gateway_plugins.batch.queue.holders import LEFT
-from gateway_plugins.batch.queue.items import QUEUED, Claimed, Ended, Item, NewItem, Owner
+from gateway_plugins.batch.queue.claiming import Claiming
+from gateway_plugins.batch.queue.holders import LEFT, Holder, Others
+from gateway_plugins.batch.queue.items import Claimed, Item, NewItem, Owner, Running
+from gateway_plugins.batch.queue.ordering import Order
 from gateway_plugins.batch.queue.settling import Settling, Written
 from gateway_plugins.batch.queue.submission import (
     Room,
@@ -27,7 +27,7 @@ from gateway_plugins.batch.queue.submission import (
 )
 from gateway_plugins.batch.report import Tally
 from gateway_plugins.batch.running.runner import WORK, Runner
-from gateway_plugins.batch.running.upkeep import Upkeep
+from gateway_plugins.batch.running.upkeep import Telling, Upkeep
 
 REPEAT = 0.5
 """Seconds after which a waiting request looks whether another process has ended its item."""
@@ -52,17 +52,19 @@ class Engine:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         path = None if gateway.config.storage.in_memory else gateway.storage.path
         self.files = Files(gateway.storage, options, _folder(gateway, options))
-        self._upkeep = Upkeep(gateway.storage, path, options, self._freed, self._expired)
-        self._settling = Settling(self._settled, self._lost)
-        order = claiming.Order(options.age_step, options.max_wait, options.max_pause)
+        holder = Holder(path)
+        self._settling = Settling(self._settled)
+        order = Order(options.age_step, options.max_wait, options.max_pause)
         self.depth = Depth(gateway.storage, gateway.workers)
-        claims = claiming.Claiming(order, self._upkeep.holder)
-        self.runner = Runner(gateway, options, claims, self._call_ended, self._end)
-        self._loop = asyncio.get_running_loop()
+        self.runner = Runner(gateway, options, Claiming(order, holder), self._call_ended)
+        telling = Telling(self._in_hand, self._freed, self._expired)
+        self._upkeep = Upkeep(
+            gateway.storage, holder, Others(path, options.lease), options, telling
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run items between entry and exit. Raises StorageError, ConfigError."""
+        """Run items between entry and exit. Raises ConfigError."""
         async with self.files.running():
             await self._upkeep.begin()
             async with self._running():
@@ -163,6 +165,7 @@ class Engine:
             return
         end = work.end
         size = ITEM_SIZE + len(end.answer or b"")
+        self._settling.expect(work.item)
         call.store(self._settling, end, size)
 
     def _settled(self, rows: Sequence[Written]) -> None:
@@ -173,23 +176,14 @@ class Engine:
             else:
                 self.tally.dropped(row.end)
 
-    def _lost(self, end: Ended) -> None:
-        """Queue the item again, as soon as that can be stored; called in any thread."""
-        again = replace(end, state=QUEUED, answer=None, status=None, expires=None, due=time.time())
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the next start does it
-            self._loop.call_soon_threadsafe(self.runner.end_without_call, again)
-
-    async def _end(self, end: Ended) -> None:
-        """Store the end of an item without a call. Raises StorageError."""
-        row = Written(end, None)
-        await self._storage.write(lambda db: self._settling.write(db, [row]))
-        self._settled([row])
-        self._call_ended(end.item)
-
     def _call_ended(self, item: Claimed) -> None:
         self._tell(item.id)
         if item.batch is not None:
             self.batch_changed()
+
+    def _in_hand(self) -> set[Running]:
+        """Return the attempts that run, or whose ends wait for their commit."""
+        return self.runner.running() | self._settling.waiting
 
     def _freed(self, items: int) -> None:
         self.tally.requeued(LEFT.code, items)

@@ -4,8 +4,8 @@ In `ledger`, `row.py` turns a call into a row and `model_names.py` limits the nu
 `schema.py` has the tables, `sums.py` adds rows to the sums, and `retention.py` runs it and deletes
 old rows. `journal` is the file that survives a gateway that dies: `in_flight.py` records the calls
 in flight there, and `recovery.py` counts the calls that dead gateways left there. In `report`,
-`queries.py` returns sums, for `routes.py` and `commands.py`; `verify.py` compares the rows with the
-traces, using `expected.py`.
+`queries.py` and `keys.py` return sums, for `routes.py` and `commands.py`; `verify.py` compares the
+rows with the traces, using `expected.py`.
 """
 
 import asyncio
@@ -143,8 +143,9 @@ class KeyUsage:
         row = row_of(call, call_id, outcome, key, self.models.of(call, outcome))
         # If something else of the call, such as its trace, has to be committed before the call
         # ends, so is the row. Else a row that survives the process in the journal, or never will,
-        # may wait.
-        kept = flight is not None and not call.waits_for_commit and flight.keep(row, slot)
+        # may wait. The end of a call whose work may run again is known only with its commit.
+        waits = call.waits_for_commit or call.runs_again is not None
+        kept = flight is not None and not waits and flight.keep(row, slot)
         call.store(self._ledger, row, ROW_SIZE, lazy=kept or self._in_memory)
 
     @hookimpl

@@ -96,4 +96,4 @@ async def test_an_item_whose_stored_body_is_damaged_ends_without_harm_to_others(
     items = await ended(live, ids)
     assert [item.state for item in items] == [COMPLETED, ERROR, *[COMPLETED] * 3]
     assert items[1].last_error is not None
-    assert items[1].last_error.code == "damaged"
+    assert items[1].last_error.code == "unreadable"

@@ -70,10 +70,10 @@ def items(draw: st.DrawFn) -> Claimed:
         path="/v1/chat/completions",
         model="sim",
         batch=None,
+        holder=7,
         attempt=attempt,
         charged=draw(st.integers(0, min(attempt - 1, OPTIONS.max_attempts - 1))),
         deadline=time.time() + draw(st.sampled_from([-10.0, 0.5, 1e5])),
-        holder=7,
         principal=None,
         body=b"",
     )

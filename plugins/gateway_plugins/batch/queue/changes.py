@@ -5,13 +5,20 @@ slices, with the commits of calls between them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from gateway import Database, Value
-from gateway_plugins.batch.queue.items import CANCELED, ERROR, EXPIRED, QUEUED, ItemError
-from gateway_plugins.batch.queue.lanes import Counts
+from gateway_plugins.batch.queue.items import (
+    CANCELED,
+    ERROR,
+    EXPIRED,
+    QUEUED,
+    ItemError,
+    Running,
+)
+from gateway_plugins.batch.queue.lanes import Counts, delete_unused
 
 SLICE = 500
 """Items that one transaction changes."""
@@ -21,9 +28,8 @@ _END = (
     " due = 0, holder = NULL WHERE number = :number"
 )
 _AGAIN = (
-    "UPDATE batch_items SET state = 0, due = :due, holder = NULL, error = :error, finished = NULL,"
-    " expires = NULL, charged = CASE WHEN :anew THEN 0 ELSE charged END,"
-    " status = CASE WHEN :anew THEN NULL ELSE status END,"
+    "UPDATE batch_items SET state = 0, due = 0, holder = NULL, error = :error, finished = NULL,"
+    " expires = NULL, status = NULL, charged = CASE WHEN :anew THEN 0 ELSE charged + :charged END,"
     " deadline = max(deadline, :deadline) WHERE number = :number"
 )
 
@@ -103,8 +109,32 @@ def expire(db: Database, end: End, limit: int = SLICE) -> list[Found]:
 def requeue_of(db: Database, holder: int, reason: ItemError, limit: int = SLICE) -> list[Found]:
     """Queue the items again that a process has left running when it ended."""
     found = _select(db, "holder = :holder AND state = 1", {"holder": holder}, limit)
-    _again(db, found, reason, anew=False)
+    _again(db, found, reason)
     return found
+
+
+def requeue_orphans(db: Database, reason: ItemError, limit: int = SLICE) -> list[Found]:
+    """Queue the items again that run in a process which is not registered."""
+    where = "holder IS NOT NULL AND holder NOT IN (SELECT number FROM batch_holders) AND state = 1"
+    found = _select(db, where, {}, limit)
+    _again(db, found, reason)
+    return found
+
+
+def give_up(
+    db: Database, running: Collection[Running], reason: ItemError, most: int, end: End
+) -> list[Found]:
+    """Queue items again whose process has lost sight of them; return those.
+
+    This counts as an attempt; items that had `most` of them end with an error instead.
+    """
+    where = "number = :number AND holder = :holder AND attempts = :attempt AND state = 1"
+    found = [
+        (one, run) for run in running for one in _select(db, where, msgspec.structs.asdict(run), 1)
+    ]
+    _again(db, [one for one, run in found if run.charged + 1 < most], reason, charged=1)
+    _end(db, [one for one, run in found if run.charged + 1 >= most], ERROR, reason, end)
+    return [one for one, _ in found]
 
 
 def requeue(db: Database, item_id: str, deadline: float) -> Found | None:
@@ -144,31 +174,45 @@ def requeue_failed(db: Database, which: Failed, deadline: float, limit: int) -> 
     return found
 
 
-def _again_anew(db: Database, found: Iterable[Found], deadline: float) -> None:
-    _again(db, found, ItemError("requeued", "an operator has queued it again"), True, deadline)
+def _again_anew(db: Database, found: Collection[Found], deadline: float) -> None:
+    reason = ItemError("requeued", "an operator has queued it again")
+    _again(db, found, reason, anew=True, deadline=deadline)
     for one in found:
         db.execute("DELETE FROM batch_answers WHERE number = :number", {"number": one.number})
 
 
 def _again(
-    db: Database, found: Iterable[Found], reason: ItemError, anew: bool, deadline: float = 0.0
+    db: Database,
+    found: Iterable[Found],
+    reason: ItemError,
+    *,
+    charged: int = 0,
+    anew: bool = False,
+    deadline: float = 0.0,
 ) -> None:
     counts, text = Counts(), msgspec.json.encode(reason).decode()
     for one in found:
-        named: dict[str, Value] = {"number": one.number, "due": 0.0, "error": text}
+        named: dict[str, Value] = {"number": one.number, "error": text, "charged": charged}
         db.execute(_AGAIN, {**named, "anew": anew, "deadline": deadline})
         counts.move(one.lane, one.state, QUEUED)
     counts.write(db)
 
 
 def delete_expired(db: Database, now: float, limit: int = SLICE) -> int:
-    """Delete items whose results are kept no longer; return how many."""
-    found = _select(db, "expires <= :now AND state >= 2", {"now": now}, limit)
+    """Delete items whose results are kept no longer; return how many.
+
+    Those of an unfinished batch stay: they are still to be written to its files.
+    """
+    where = (
+        "expires <= :now AND state >= 2 AND (batch IS NULL"
+        " OR batch NOT IN (SELECT number FROM batches WHERE ended IS NULL))"
+    )
+    found = _select(db, where, {"now": now}, limit)
     delete(db, found)
     return len(found)
 
 
-def delete(db: Database, found: Iterable[Found]) -> None:
+def delete(db: Database, found: Collection[Found]) -> None:
     """Delete items, with their requests and responses."""
     counts = Counts()
     for one in found:
@@ -176,9 +220,14 @@ def delete(db: Database, found: Iterable[Found]) -> None:
             db.execute(f"DELETE FROM {table} WHERE number = :number", {"number": one.number})
         counts.move(one.lane, one.state, None)
     counts.write(db)
+    for lane in {one.lane for one in found}:
+        delete_unused(db, lane)
 
 
-def forget_submissions(db: Database, before: float) -> int:
-    """Delete what recognises repeated submissions, of those before `before`."""
-    statement = "DELETE FROM batch_submissions WHERE submitted < :before"
-    return db.execute(statement, {"before": before})
+def forget_submissions(db: Database, before: float, limit: int = SLICE) -> int:
+    """Delete what recognises repeated submissions, of those before `before`; return how many."""
+    statement = (
+        "DELETE FROM batch_submissions WHERE (owner, key) IN (SELECT owner, key"
+        " FROM batch_submissions WHERE submitted < :before LIMIT :limit)"
+    )
+    return db.execute(statement, {"before": before, "limit": limit})

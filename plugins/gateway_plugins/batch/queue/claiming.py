@@ -1,13 +1,10 @@
 """Chooses the items that run next, and marks them as running, in one transaction.
 
-The order is: effective priority, the owner with the least work in flight, the owner served longest
-ago, age. An item's effective priority is its own, plus one for each `age_step` seconds that it has
-waited; an item that has waited for `max_wait` comes before all others. Only the first item of each
-lane is looked at, so the time does not depend on how many are queued.
+Only the first item of each busy lane is looked at, so the time does not depend on how many are
+queued. In a lane, items that are to be tried again come first, and then the oldest.
 """
 
-import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -16,30 +13,27 @@ from gateway import Database, Value
 from gateway_plugins.batch.queue.holders import Holder
 from gateway_plugins.batch.queue.items import QUEUED, RUNNING, Claimed
 from gateway_plugins.batch.queue.lanes import Counts
+from gateway_plugins.batch.queue.ordering import Lane, Left, Order, Owners, Queue, Ready
 
-_HEADS = """
-SELECT lane, owner, model, priority, running, (
-    SELECT min(number) FROM batch_items AS i WHERE i.lane = l.lane AND state = 0 AND due = 0
-), (
-    SELECT min(due) FROM batch_items AS i WHERE i.lane = l.lane AND state = 0 AND due > 0
-) FROM batch_lanes AS l WHERE queued > 0
+_BUSY = """
+SELECT lane, owner, model, priority, begun, queued, running FROM batch_lanes
+WHERE queued + running > 0
 """
-_SUBMITTED = "SELECT submitted FROM batch_items WHERE number = :number"
-_AGAIN = (
-    "SELECT number FROM batch_items WHERE lane = :lane AND state = 0 AND due > 0 AND due <= :now"
-    " ORDER BY due LIMIT :most"
-)
-_FRESH = (
-    "SELECT number FROM batch_items WHERE lane = :lane AND state = 0 AND due = 0"
-    " ORDER BY number LIMIT :most"
-)
-_CLAIM = (
-    "UPDATE batch_items SET state = 1, holder = :holder, started = :now, due = 0,"
-    " attempts = attempts + 1 WHERE number IN ({})"
-)
+_AGAIN = """
+SELECT number, submitted, deadline, due FROM batch_items
+WHERE lane = :lane AND state = 0 AND due > 0 ORDER BY due, number LIMIT :most OFFSET :after
+"""
+_FRESH = """
+SELECT number, submitted, deadline, due FROM batch_items
+WHERE lane = :lane AND state = 0 AND due = 0 ORDER BY number LIMIT :most OFFSET :after
+"""
+_CLAIM = """
+UPDATE batch_items SET state = 1, holder = :holder, started = :now, due = 0, attempts = attempts + 1
+WHERE number IN ({})
+"""
 _CLAIMED = """
-SELECT i.number, id, i.lane, kind, path, model, batch, attempts, charged, deadline, holder,
-    content, coalesce(body, '')
+SELECT i.number, i.id, i.lane, kind, path, model, batch, holder, attempts, charged, deadline,
+    content, coalesce(body, x'')
 FROM batch_items AS i JOIN batch_lanes AS l ON l.lane = i.lane
     LEFT JOIN batch_bodies AS b ON b.number = i.number
     LEFT JOIN batch_principals AS p ON p.number = i.principal WHERE i.number IN ({})
@@ -47,31 +41,6 @@ FROM batch_items AS i JOIN batch_lanes AS l ON l.lane = i.lane
 _HASTEN = "UPDATE batch_items SET due = :now WHERE lane = :lane AND state = 0 AND due > :now"
 
 NO_LANES: Mapping[int, int] = {}
-
-
-class Order(msgspec.Struct, frozen=True):
-    """The options that decide the order; times in seconds. No pause is longer than `max_pause`."""
-
-    age_step: float
-    max_wait: float
-    max_pause: float
-
-    def rank(self, priority: int, waited: float) -> float:
-        """Return the effective priority of an item."""
-        if waited >= self.max_wait:
-            return math.inf
-        return priority + max(waited, 0.0) // self.age_step
-
-
-class Lane(msgspec.Struct, eq=False):
-    """A lane with items that may run now: `rank` is that of its first, which came at `since`."""
-
-    lane: int
-    owner: str
-    model: str
-    rank: float
-    since: float
-    numbers: Iterator[int]
 
 
 class Claims(msgspec.Struct):
@@ -82,13 +51,11 @@ class Claims(msgspec.Struct):
 
 
 class Claiming:
-    """Claims for the process of the `holder`; remembers the owners that were served of late."""
+    """Claims for the process that has `holder`."""
 
     def __init__(self, order: Order, holder: Holder) -> None:
-        self.order = order
+        self._order = order
         self._holder = holder
-        self._turn = 0
-        self._served: dict[str, int] = {}
 
     def claim(
         self,
@@ -102,56 +69,17 @@ class Claiming:
         """Claim up to `most` items: of each model as many as `room` says, else up to `others`.
 
         `others` is the room of each model that `room` does not name; `of_lanes` that of some lanes.
+        Items whose deadline has passed are left to `changes.expire`. Raises StorageError.
         """
-        self._holder.assure(db)
-        running: Counter[str] = Counter()
-        lanes, dues = self._heads(db, now, most, running)
-        left, left_of = dict(room), dict(of_lanes)
+        self._holder.ensure(db)
+        left = Left(defaultdict(lambda: others, room), defaultdict(lambda: most, of_lanes))
+        looking = _Looking(db, self._order, now, most)
+        queue = Queue(list(looking.lanes(left)), looking.owners, self._order, now)
         chosen: list[tuple[int, int]] = []
-        while lanes and len(chosen) < most:
-            lane = min(lanes, key=lambda one: self._place(one, running))
-            spare, spare_of = left.get(lane.model, others), left_of.get(lane.lane, most)
-            number = next(lane.numbers, None) if min(spare, spare_of) > 0 else None
-            if number is None:
-                lanes.remove(lane)
-                continue
-            left[lane.model], left_of[lane.lane] = spare - 1, spare_of - 1
-            running[lane.owner] += 1
-            self._serve(lane.owner)
-            chosen.append((number, lane.lane))
-        return Claims(self._claimed(db, chosen, now), min(dues, default=None))
-
-    def _place(self, lane: Lane, running: Counter[str]) -> tuple[float, int, int, float]:
-        served = self._served.get(lane.owner, 0)
-        return -lane.rank, running[lane.owner], served, lane.since
-
-    def _serve(self, owner: str) -> None:
-        self._turn += 1
-        self._served.pop(owner, None)
-        self._served[owner] = self._turn
-        if len(self._served) > 10_000:  # the one that was served longest ago
-            del self._served[next(iter(self._served))]
-
-    def _heads(
-        self, db: Database, now: float, most: int, running: Counter[str]
-    ) -> tuple[list[Lane], list[float]]:
-        """Return the lanes with items that may run, and when items of others may."""
-        lanes: list[Lane] = []
-        dues: list[float] = []
-        for lane, owner, model, priority, busy, fresh, due in list(db.select(_HEADS)):
-            running[owner] += busy
-            if due is not None and due > now + 2 * self.order.max_pause:
-                _hasten(db, lane, now)
-                due = now
-            if due is not None and due > now:
-                dues.append(due)
-            if fresh is None and (due is None or due > now):
-                continue
-            since = due if fresh is None else _since(db, fresh)
-            rank = self.order.rank(priority, now - since)
-            numbers = _numbers(db, lane, now, most)
-            lanes.append(Lane(lane, owner, model, rank, since, numbers))
-        return lanes, dues
+        while len(chosen) < most and (found := queue.next(left)) is not None:
+            lane, item = found
+            chosen.append((item.number, lane.lane))
+        return Claims(self._claimed(db, chosen, now), looking.next_due)
 
     def _claimed(
         self, db: Database, chosen: Sequence[tuple[int, int]], now: float
@@ -163,7 +91,7 @@ class Claiming:
             counts.move(lane, QUEUED, RUNNING)
         marks, named = _listed([number for number, _ in chosen])
         db.execute(_CLAIM.format(marks), {**named, "holder": self._holder.number, "now": now})
-        counts.write(db)
+        counts.write(db, begun=now)
         rows = {row[0]: row for row in db.select(_CLAIMED.format(marks), named)}
         return [Claimed(*rows[number]) for number, _ in chosen]
 
@@ -181,19 +109,47 @@ def _listed(numbers: Sequence[int]) -> tuple[str, dict[str, Value]]:
     return ", ".join(f":{name}" for name in named), named
 
 
-def _hasten(db: Database, lane: int, now: float) -> None:
-    """Let the lane's items run now: the clock was set back after their pauses began."""
-    db.execute(_HASTEN, {"lane": lane, "now": now})
+class _Looking:
+    """Reads the lanes. `next_due` is the earliest time at which an item may be tried again."""
 
+    def __init__(self, db: Database, order: Order, now: float, most: int) -> None:
+        self.owners = Owners()
+        self.next_due: float | None = None
+        self._db = db
+        self._now = now
+        self._latest = now + 2 * order.max_pause
+        self._most = most
 
-def _since(db: Database, number: int) -> float:
-    [(submitted,)] = db.select(_SUBMITTED, {"number": number})
-    return float(submitted)
+    def lanes(self, left: Left) -> Iterator[Lane]:
+        """Yield the lanes with items that may run now and have room."""
+        for lane, owner, model, priority, begun, queued, running in list(self._db.select(_BUSY)):
+            self.owners.add(owner, running, begun)
+            if not queued or left.of(lane, model) <= 0:
+                continue
+            items = self._items(lane)
+            first = next(items, None)
+            if first is not None:
+                yield Lane(lane, owner, model, priority, begun, first, items)
 
+    def _items(self, lane: int) -> Iterator[Ready]:
+        for query in (_AGAIN, _FRESH):
+            for number, submitted, deadline, due in self._rows(query, lane):
+                if due > self._latest:
+                    self._hasten(lane)
+                elif due > self._now:
+                    self.next_due = min(due, self.next_due or due)
+                    break
+                if deadline > self._now:
+                    yield Ready(number, submitted)
 
-def _numbers(db: Database, lane: int, now: float, most: int) -> Iterator[int]:
-    """Yield items of the lane that may run: those to be tried again first. Reads when asked for."""
-    named = {"lane": lane, "now": now, "most": most}
-    for query in (_AGAIN, _FRESH):
-        for (number,) in list(db.select(query, named)):
-            yield number
+    def _rows(self, query: str, lane: int) -> Iterator[tuple[int, float, float, float]]:
+        """Read the first row, and the others if they are asked for."""
+        for most, after in ((1, 0), (self._most, 1)):
+            rows = list(self._db.select(query, {"lane": lane, "most": most, "after": after}))
+            yield from rows
+            if len(rows) < most:
+                return
+
+    def _hasten(self, lane: int) -> None:
+        """Let the lane's items run now: the clock was set back after their pauses began."""
+        self._db.execute(_HASTEN, {"lane": lane, "now": self._now})

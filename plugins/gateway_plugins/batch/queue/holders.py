@@ -4,8 +4,10 @@ A process that runs items has a row in `batch_holders`, and holds an exclusive `
 beside the database, which ends with the process however it ends. Its items are queued again as soon
 as another process gets that lock, at the latest when a gateway starts. A process that is stopped
 keeps its lock: if the `beat` in its row has not changed for the lease, its items are taken over,
-too. The time is measured by the clock of whoever looks (`time.monotonic`), so a jump of the wall
-clock ends no lease.
+too. The time is measured by who looks, with a clock that nobody sets (`time.monotonic`), and only
+while the looker itself runs: neither a jump of the wall clock nor a pause of all processes at once
+ends a lease. A process that others took for ended registers anew. Its number is by chance, so that
+there never is another process with it.
 """
 
 import contextlib
@@ -14,112 +16,139 @@ from pathlib import Path
 
 import msgspec
 
-from gateway import Database
+from gateway import Database, StorageUnavailable
 from gateway_plugins.batch.locks import hold, is_free, release
-from gateway_plugins.batch.queue.changes import requeue_of
+from gateway_plugins.batch.queue.changes import requeue_of, requeue_orphans
 from gateway_plugins.batch.queue.items import ItemError
 
 LEFT = ItemError("runner_lost", "the process that ran it has ended")
 
+LOOKED = 1 / 4
+"""Share of the lease that may lie between two looks: of a longer time no more counts."""
 
-class Beat(msgspec.Struct):
-    """A holder's beat, and the monotonic time when it was first seen."""
-
-    value: int
-    seen: float
+_KNOWN = "SELECT 1 FROM batch_holders WHERE number = :number"
+_NEW = "INSERT INTO batch_holders (number) VALUES (:number)"
+_BEAT = "UPDATE batch_holders SET beat = beat + 1 WHERE number = :number"
+_DELETE = "DELETE FROM batch_holders WHERE number = :number"
 
 
 class Holder:
-    """This process's row, and its lock."""
+    """This process's row, and its lock. `number` is that of the row, 0 if there is none yet.
+
+    The methods but `close` run in a transaction. If the transaction fails, the row is missing, and
+    the next `ensure` adds another.
+    """
 
     def __init__(self, database: Path | None) -> None:
         self.number = 0
-        self._name = secrets.token_hex(8)
         self._database = database
-        self._fd: int | None = None
+        self._lock: Lock | None = None
 
-    def begin(self, db: Database) -> None:
-        """Add this process's row. Raises OSError if the lock file cannot be created."""
-        self._lock()
-        db.insert("INSERT INTO batch_holders (name)", [(self._name,)], "ON CONFLICT DO NOTHING")
-        named = {"name": self._name}
-        [(self.number,)] = db.select("SELECT number FROM batch_holders WHERE name = :name", named)
+    def ensure(self, db: Database) -> None:
+        """Add this process's row unless it is there.
 
-    def _lock(self) -> None:
-        path = lock_of(self._database, self._name)
-        if path is not None and self._fd is None:
-            self._fd = hold(path)
+        Raises StorageError, also if the lock cannot be created.
+        """
+        if list(db.select(_KNOWN, {"number": self.number})):
+            return
+        self.close()
+        self.number = number = secrets.randbits(62)
+        self._lock = None if self._database is None else Lock(lock_of(self._database, number))
+        db.execute(_NEW, {"number": number})
 
     def beat(self, db: Database) -> bool:
-        """Say that this process is alive; False if others have taken it for ended."""
-        statement = "UPDATE batch_holders SET beat = beat + 1 WHERE number = :number"
-        return db.execute(statement, {"number": self.number}) == 1
+        """Say that this process is alive; False if others have taken it for ended.
 
-    def assure(self, db: Database) -> None:
-        """Register again if others have taken this process for ended."""
-        query = "SELECT number FROM batch_holders WHERE number = :number"
-        if not list(db.select(query, {"number": self.number})):
-            self.begin(db)
+        It is then registered anew, and may not end what it ran before. Raises StorageError.
+        """
+        is_known = db.execute(_BEAT, {"number": self.number}) == 1
+        self.ensure(db)
+        return is_known
 
     def end(self, db: Database) -> None:
         """Remove this process's row; its items must have ended or been queued again."""
-        db.execute("DELETE FROM batch_holders WHERE number = :number", {"number": self.number})
+        db.execute(_DELETE, {"number": self.number})
 
     def close(self) -> None:
         """Release the lock, and remove its file."""
-        path = lock_of(self._database, self._name)
-        if self._fd is not None and path is not None:
-            release(path, self._fd)
-            self._fd = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
-class Ended:
+class Lock:
+    """An exclusive lock on a new file. Raises StorageUnavailable if there can be none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.fd = hold(path)
+        except OSError as error:
+            raise StorageUnavailable(f"the lock {path} cannot be created: {error}") from error
+
+    def release(self) -> None:
+        release(self.path, self.fd)
+
+
+class Beat(msgspec.Struct):
+    """The beat of a holder, and the seconds for which it was seen unchanged."""
+
+    value: int
+    unchanged: float = 0.0
+
+
+class Others:
     """Finds processes that have ended, and queues their items again."""
 
     def __init__(self, database: Path | None, lease: float) -> None:
         self._database = database
         self._lease = lease
         self._beats: dict[int, Beat] = {}
+        self._looked: float | None = None
 
     def take_over(self, db: Database, own: int, now: float) -> int:
         """Queue the items of ended processes again, some at a time; return how many.
 
-        `own` is this process's number, `now` is `time.monotonic()`.
+        `own` is this process's number, `now` is `time.monotonic()`. Raises StorageError.
         """
-        query = "SELECT number, name, beat FROM batch_holders WHERE number != :own"
+        passed = 0.0 if self._looked is None else min(now - self._looked, self._lease * LOOKED)
+        self._looked = now
+        query = "SELECT number, beat FROM batch_holders WHERE number != :own"
         rows = list(db.select(query, {"own": own}))
-        self._forget({number for number, _, _ in rows})
-        return sum(
-            self._take(db, number, name)
-            for number, name, beat in rows
-            if self._is_over(number, name, beat, now)
+        self._forget({number for number, _ in rows})
+        taken = sum(
+            self._take(db, number) for number, beat in rows if self._is_over(number, beat, passed)
         )
+        return taken + len(requeue_orphans(db, LEFT))
 
     def _forget(self, present: set[int]) -> None:
         for number in self._beats.keys() - present:
             del self._beats[number]
 
-    def _is_over(self, number: int, name: str, beat: int, now: float) -> bool:
-        path = lock_of(self._database, name)
-        if path is not None and is_free(path):
+    def _is_over(self, number: int, beat: int, passed: float) -> bool:
+        if self._database is not None and is_free(lock_of(self._database, number)):
             return True
         seen = self._beats.get(number)
         if seen is None or seen.value != beat:
-            self._beats[number] = Beat(beat, now)
+            self._beats[number] = Beat(beat)
             return False
-        return now - seen.seen >= self._lease
+        seen.unchanged += passed
+        return seen.unchanged >= self._lease
 
-    def _take(self, db: Database, number: int, name: str) -> int:
+    def _take(self, db: Database, number: int) -> int:
         taken = len(requeue_of(db, number, LEFT))
         if not taken:
-            db.execute("DELETE FROM batch_holders WHERE number = :number", {"number": number})
-            path = lock_of(self._database, name)
-            if path is not None:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            db.execute(_DELETE, {"number": number})
+            if self._database is not None:
+                _unlink(lock_of(self._database, number))
         return taken
 
 
-def lock_of(database: Path | None, name: str) -> Path | None:
-    """Return the lock file of a holder; None if the database is in memory."""
-    return None if database is None else database.with_name(f"{database.name}-batch-{name}")
+def lock_of(database: Path, number: int) -> Path:
+    """Return the lock file of a holder."""
+    return database.with_name(f"{database.name}-batch-{number:016x}")
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

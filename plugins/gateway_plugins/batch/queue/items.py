@@ -57,9 +57,10 @@ class NewItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """An item that the process `holder` runs. `body` is packed, `principal` is a Principal's JSON.
+    """An item that this process runs. `body` is packed, `principal` is the JSON of a Principal.
 
-    `attempt` counts the calls for it, this one included; `charged` those before that count.
+    `holder` is the number of this process as it claimed the item. `attempt` counts the calls for
+    it, this one included; `charged` those before that count.
     """
 
     number: int
@@ -69,12 +70,25 @@ class Claimed(msgspec.Struct, frozen=True):
     path: str
     model: str
     batch: int | None
+    holder: int
     attempt: int
     charged: int
     deadline: float
-    holder: int
     principal: str | None
     body: bytes
+
+    @property
+    def running(self) -> "Running":
+        return Running(self.number, self.holder, self.attempt, self.charged)
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What identifies an attempt at an item, and how many were charged before."""
+
+    number: int
+    holder: int
+    attempt: int
+    charged: int
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,4 +152,12 @@ class Item(msgspec.Struct, kw_only=True):
     @property
     def last_error(self) -> ItemError | None:
         """Why the latest attempt failed."""
-        return None if self.error is None else msgspec.json.decode(self.error, type=ItemError)
+        return None if self.error is None else error_of(self.error)
+
+
+def error_of(text: str) -> ItemError:
+    """Return the ItemError that is stored as `text`, or one that repeats a damaged text."""
+    try:
+        return msgspec.json.decode(text, type=ItemError)
+    except (msgspec.MsgspecError, UnicodeError):
+        return ItemError("unreadable", text)

@@ -3,8 +3,9 @@
 Times are Unix seconds. An item is a row of `batch_items`, which is small, because it changes often;
 its request is in `batch_bodies` and its response in `batch_answers`, both as `texts.py` packs them.
 A lane has the items of one owner, model and priority; `queued` and `running` count them, and change
-in the transaction that changes the items. `holder` is the process that runs the item, see
-`holders.py`. `due` is when an item may be tried again, 0 for an item that may run at once.
+in the transaction that changes the items; `begun` is when one of the items was last begun. `holder`
+is the process that runs the item, see `holders.py`. `due` is when an item may be tried again, 0 for
+an item that may run at once.
 `attempts` counts the calls begun for the item, `charged` those that count against `max_attempts`.
 """
 
@@ -17,13 +18,13 @@ CREATE TABLE batch_lanes (
     model TEXT NOT NULL,
     priority INTEGER NOT NULL,
     queued INTEGER NOT NULL DEFAULT 0,
-    running INTEGER NOT NULL DEFAULT 0
+    running INTEGER NOT NULL DEFAULT 0,
+    begun REAL NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX batch_lanes_by_name ON batch_lanes (owner, model, priority);
+CREATE INDEX batch_lanes_busy ON batch_lanes (owner) WHERE queued + running > 0;
 CREATE TABLE batch_principals (number INTEGER PRIMARY KEY, content TEXT NOT NULL UNIQUE);
-CREATE TABLE batch_holders (
-    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, beat INTEGER NOT NULL DEFAULT 0
-);
+CREATE TABLE batch_holders (number INTEGER PRIMARY KEY, beat INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE batch_items (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -49,7 +50,8 @@ CREATE TABLE batch_items (
     error TEXT,
     request_id TEXT
 );
-CREATE INDEX batch_items_by_lane ON batch_items (lane, state, due, number);
+CREATE INDEX batch_items_by_lane ON batch_items (lane, state, number);
+CREATE INDEX batch_items_queued ON batch_items (lane, due, number) WHERE state = 0;
 CREATE INDEX batch_items_running ON batch_items (holder) WHERE holder IS NOT NULL;
 CREATE INDEX batch_items_deadline ON batch_items (deadline) WHERE state = 0;
 CREATE INDEX batch_items_expiry ON batch_items (expires) WHERE expires IS NOT NULL;

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from gateway import Database, Usage
-from gateway_plugins.batch.queue.items import COMPLETED, QUEUED, RUNNING, Ended
+from gateway_plugins.batch.queue.items import COMPLETED, QUEUED, RUNNING, Claimed, Ended, Running
 from gateway_plugins.batch.queue.lanes import Counts
 from gateway_plugins.batch.queue.texts import pack
 
@@ -63,17 +63,19 @@ class Written(msgspec.Struct, eq=False):
 class Settling:
     """A gateway Sink of Ended. `settled` is called in the writer's thread after each commit.
 
-    `lost` is called, in any thread, with an end that could not be stored.
+    `waiting` are the attempts whose ends are not committed yet.
 
     The end of an item that was cancelled meanwhile, or that another process has taken over, changes
     nothing: an item has at most one committed response.
     """
 
-    def __init__(
-        self, settled: Callable[[Sequence[Written]], None], lost: Callable[[Ended], None]
-    ) -> None:
+    def __init__(self, settled: Callable[[Sequence[Written]], None]) -> None:
+        self.waiting: set[Running] = set()
         self._settled = settled
-        self._lost = lost
+
+    def expect(self, item: Claimed) -> None:
+        """Note that an Ended of this item is about to be stored."""
+        self.waiting.add(item.running)
 
     def prepare(self, db: Database, item: Ended) -> Written:
         return Written(item, None if item.answer is None else pack(item.answer))
@@ -98,11 +100,14 @@ class Settling:
             db.execute(_COUNT, {"number": number, **msgspec.structs.asdict(progress)})
 
     def written(self, rows: Sequence[Written]) -> None:
+        for row in rows:
+            self.waiting.discard(row.end.item.running)
         self._settled(rows)
 
     def lost(self, item: Ended, error: Exception) -> None:
+        """Let go of the item: `changes.give_up` queues it again."""
         log.error("the end of item %s could not be stored, so it will run again", item.item.id)
-        self._lost(item)
+        self.waiting.discard(item.item.running)
 
 
 def _params(end: Ended) -> dict[str, int | float | str | None]:

@@ -7,7 +7,7 @@ import msgspec
 
 from gateway import Database, TooManyRequests, Value
 from gateway_plugins.batch.queue.items import QUEUED, NewItem, Owner
-from gateway_plugins.batch.queue.lanes import Counts, lane_of, queued
+from gateway_plugins.batch.queue.lanes import Counts, check_busy, lane_of, queued
 from gateway_plugins.batch.queue.texts import pack
 
 _ITEMS = (
@@ -42,7 +42,10 @@ def submit(db: Database, owner: Owner, items: Sequence[NewItem], room: Room) -> 
 
 
 def add(db: Database, owner: str, principal: int | None, items: Sequence[NewItem]) -> None:
-    """Queue items without asking whether there is room for them."""
+    """Queue items without asking whether there is room for them.
+
+    Raises TooManyRequests, and then adds none, if they are of too many models and priorities.
+    """
     [(last,)] = db.select("SELECT coalesce(max(number), 0) FROM batch_items")
     lanes: dict[tuple[str, int], int] = {}
     rows, bodies, counts = [], [], Counts()
@@ -56,6 +59,7 @@ def add(db: Database, owner: str, principal: int | None, items: Sequence[NewItem
     db.insert(_ITEMS, rows)
     db.insert(_BODIES, bodies)
     counts.write(db)
+    check_busy(db, owner)
 
 
 def _row(number: int, lane: int, principal: int | None, item: NewItem) -> Sequence[object]:

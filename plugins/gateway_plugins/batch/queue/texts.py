@@ -35,6 +35,8 @@ def pack(text: bytes) -> bytes:
 
 def unpack(stored: bytes) -> bytes:
     """Return a text that `pack` packed. Raises ValueError for anything else."""
+    if not isinstance(stored, bytes):
+        raise ValueError("not a packed text: no bytes")
     if stored[:1] == _PLAIN:
         return stored[1:]
     try:

@@ -1,10 +1,11 @@
 """Claims items and dispatches a call for each, in one task of each process."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import lru_cache
 
 import msgspec
@@ -14,20 +15,20 @@ from gateway import (
     Call,
     CallerGone,
     CallError,
-    GatewayError,
     Host,
     Principal,
     StateKey,
     StorageError,
 )
 from gateway_plugins.batch.options import Options
+from gateway_plugins.batch.queue.changes import End, give_up
 from gateway_plugins.batch.queue.claiming import Claiming, Claims
-from gateway_plugins.batch.queue.items import QUEUED, Claimed, Ended
+from gateway_plugins.batch.queue.items import QUEUED, Claimed, Ended, ItemError, Running
 from gateway_plugins.batch.queue.texts import unpack
 from gateway_plugins.batch.running.caller import Keeping
 from gateway_plugins.batch.running.pace import Pace
 from gateway_plugins.batch.running.pauses import Pauses
-from gateway_plugins.batch.running.verdict import DeadlinePassed, Preempted, judge, unusable
+from gateway_plugins.batch.running.verdict import DeadlinePassed, Preempted, judge
 
 log = logging.getLogger("gateway.batch")
 
@@ -44,6 +45,10 @@ CLOSING = 5.0
 """Seconds that the ends of calls may take to be stored when the gateway closes."""
 
 
+UNREADABLE = (ValueError, msgspec.MsgspecError)
+"""What tells that the row of an item is damaged."""
+
+
 class Work(msgspec.Struct, eq=False):
     """An item in flight, the caller of its call, and how the call ended once it is over."""
 
@@ -57,10 +62,7 @@ WORK: StateKey[Work] = StateKey("batch")
 
 
 class Runner:
-    """`ended` is called with each item whose call is over, after what it left was committed.
-
-    `end` stores the end of an item without a call, and raises StorageError.
-    """
+    """`ended` is called with each item whose call is over, after what it left was committed."""
 
     def __init__(
         self,
@@ -68,7 +70,6 @@ class Runner:
         options: Options,
         claiming: Claiming,
         ended: Callable[[Claimed], None],
-        end: Callable[[Ended], Awaitable[None]],
     ) -> None:
         self._calls: dict[str, Call] = {}
         self.pace = Pace(gateway.workers, options, gateway.peers.count, self._calls.values)
@@ -78,13 +79,16 @@ class Runner:
         self._gateway = gateway
         self._claiming = claiming
         self._ended = ended
-        self._end = end
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
         self._stopped = False
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def running(self) -> set[Running]:
+        """Return the attempts that run now."""
+        return {call.state[WORK].item.running for call in self._calls.values()}
 
     def wake(self) -> None:
         """Look at the queue at once."""
@@ -151,28 +155,13 @@ class Runner:
         work = Work(item, Keeping(self._gateway.config.server_limits.max_body_bytes))
         try:
             call = self._call(work)
-        except ValueError as error:
-            log.error("item %s cannot be run: %s", item.id, error)
-            self.end_without_call(unusable(item, self._options))
+        except UNREADABLE as error:
+            self._keep(self._refuse(item, error))
             return
         self._calls[item.id] = call
         self.pace.begin(item.model)
         self._lanes[item.lane] += 1
         self._keep(self._run(work, call))
-
-    def end_without_call(self, end: Ended) -> None:
-        """Store the end of an item as soon as that is possible."""
-        self._keep(self._store(end))
-
-    async def _store(self, end: Ended) -> None:
-        while True:
-            try:
-                await self._end(end)
-            except StorageError as error:
-                log.warning("the end of item %s cannot be stored now: %s", end.item.id, error)
-                await asyncio.sleep(FAILED)
-            else:
-                return
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -180,7 +169,16 @@ class Runner:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, work: Work, call: Call) -> None:
-        item = work.item
+        try:
+            await self._dispatch(work.item, call)
+        except Exception:
+            log.exception("the call of item %s ended badly", work.item.id)
+        finally:
+            self._free(work)
+        self._ended(work.item)
+        self.wake()
+
+    async def _dispatch(self, item: Claimed, call: Call) -> None:
         left = item.deadline - time.time()
         late = DeadlinePassed("the item was not done by its deadline")
         timer = asyncio.get_running_loop().call_later(max(left, 0.0), call.cancel, late)
@@ -188,12 +186,21 @@ class Runner:
             call.cancel(late)
         try:
             await self._gateway.dispatch(call)
-        except GatewayError:
-            log.exception("the call of item %s ended badly", item.id)
         finally:
             timer.cancel()
-            del self._calls[item.id]
-            self._free(work)
+            if self._calls.get(item.id) is call:
+                del self._calls[item.id]
+
+    async def _refuse(self, item: Claimed, error: Exception) -> None:
+        """End an item of which no call can be made."""
+        log.error("item %s is damaged in the database: %s", item.id, error)
+        now = time.time()
+        end = End(now, now + self._options.keep_results)
+        reason = ItemError("unreadable", str(error))
+        with contextlib.suppress(StorageError):
+            await self._gateway.storage.write(
+                lambda db: give_up(db, [item.running], reason, 0, end)
+            )
         self._ended(item)
         self.wake()
 

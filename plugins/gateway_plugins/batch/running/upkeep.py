@@ -5,7 +5,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+
+import msgspec
 
 from gateway import Database, Storage, StorageError
 from gateway_plugins.batch.options import Options
@@ -16,9 +17,12 @@ from gateway_plugins.batch.queue.changes import (
     delete_expired,
     expire,
     forget_submissions,
+    give_up,
     requeue_of,
 )
-from gateway_plugins.batch.queue.holders import LEFT, Ended, Holder
+from gateway_plugins.batch.queue.holders import LEFT, Holder, Others
+from gateway_plugins.batch.queue.items import ItemError, Running
+from gateway_plugins.batch.queue.reading import running
 from gateway_plugins.batch.queue.submission import KEPT
 
 log = logging.getLogger("gateway.batch")
@@ -29,85 +33,123 @@ LOOK = 2.0
 CLEAN = 60.0
 """Seconds between two deletions of old results."""
 
+BEATS = 6
+"""Signs of life in the time of a lease."""
+
+LOST = ItemError("not_stored", "how a call for it ended could not be stored")
+
+
+class Telling(msgspec.Struct, frozen=True):
+    """What upkeep asks, and whom it tells.
+
+    `in_hand` returns the attempts of this process that run or have ended. `freed` is called when
+    items were queued again, `expired` with those that have expired.
+    """
+
+    in_hand: Callable[[], set[Running]]
+    freed: Callable[[int], None]
+    expired: Callable[[list[Found]], None]
+
 
 class Upkeep:
-    """`freed` is called when items were queued again, `expired` with those that have expired."""
+    """Looks after the queue for the process that has `holder`."""
 
     def __init__(
-        self,
-        storage: Storage,
-        database: Path | None,
-        options: Options,
-        freed: Callable[[int], None],
-        expired: Callable[[list[Found]], None],
+        self, storage: Storage, holder: Holder, others: Others, options: Options, telling: Telling
     ) -> None:
-        self.holder = Holder(database)
         self._storage = storage
+        self._holder = holder
+        self._others = others
         self._options = options
-        self._others = Ended(database, options.lease)
-        self._freed = freed
-        self._expired = expired
+        self._telling = telling
+        self._missing: set[Running] = set()
 
     async def begin(self) -> None:
         """Register this process, and queue again what ended ones have left.
 
-        Raises StorageError.
+        If the file cannot be used now, the next claim registers it.
         """
-        await self._storage.write(self.holder.begin)
-        await self.take_over()
+        try:
+            await self._storage.write(self._holder.ensure)
+            await self.take_over()
+        except StorageError as error:
+            log.warning("the queue cannot be used yet: %s", error)
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(_every(self._options.lease / 6, self.beat))
-            group.create_task(_every(LOOK, self.look))
+            group.create_task(_every(self._options.lease / BEATS, self.beat))
+            for work in (self.take_over, self.expire, self.find_missing):
+                group.create_task(_every(LOOK, work))
             group.create_task(_every(CLEAN, self.clean))
 
     async def beat(self) -> None:
-        """Say that this process is alive; register again if others took it for ended."""
-        if not await self._storage.write(self.holder.beat):
+        """Say that this process is alive; it registers anew if others took it for ended."""
+        if not await self._storage.write(self._holder.beat):
             log.warning("this process was taken for ended: the items that it ran run again")
-            await self._storage.write(self.holder.assure)
 
-    async def look(self) -> None:
-        """Take over the items of ended processes, and end those that are too late."""
-        await self.take_over()
-        while found := await self._storage.write(self._expire):
-            self._expired(found)
+    async def take_over(self) -> None:
+        """Queue the items of ended processes again."""
+        own, now = self._holder.number, time.monotonic()
+        while taken := await self._storage.write(lambda db: self._others.take_over(db, own, now)):
+            self._telling.freed(taken)
+
+    async def expire(self) -> None:
+        """End the queued items whose deadline has passed."""
+        while found := await self._storage.write(lambda db: expire(db, self._end())):
+            self._telling.expired(found)
             if len(found) < SLICE:
                 break
 
-    async def take_over(self) -> None:
-        own = self.holder.number
-        now = time.monotonic()
-        while taken := await self._storage.write(lambda db: self._others.take_over(db, own, now)):
-            self._freed(taken)
+    async def find_missing(self) -> None:
+        """Queue items again that are this process's by their rows, but that it does not run.
 
-    def _expire(self, db: Database) -> list[Found]:
+        A claim may be committed and not begun yet, so an attempt has to be missing twice.
+        """
+        own = self._holder.number
+        missing = await self._storage.read(lambda db: running(db, own))
+        missing -= self._telling.in_hand()
+        lost, self._missing = missing & self._missing, missing
+        if lost:
+            most = self._options.max_attempts
+            found = await self._storage.write(lambda db: give_up(db, lost, LOST, most, self._end()))
+            log.error("%d items were queued again: how they ended was not stored", len(found))
+            self._telling.freed(len(found))
+
+    def _end(self) -> End:
         now = time.time()
-        return expire(db, End(now, now + self._options.keep_results))
+        return End(now, now + self._options.keep_results)
 
     async def clean(self) -> None:
         """Delete results that are kept no longer."""
         now = time.time()
-        while await self._storage.write(lambda db: delete_expired(db, now)) == SLICE:
-            pass
-        await self._storage.write(lambda db: forget_submissions(db, now - KEPT))
+        for delete in (
+            lambda db: delete_expired(db, now),
+            lambda db: forget_submissions(db, now - KEPT),
+        ):
+            while await self._storage.write(delete) == SLICE:
+                pass
 
     async def end(self) -> None:
         """Queue this process's own items again, and remove its row."""
-        own = self.holder.number
+
+        def requeue(db: Database) -> int:
+            return len(requeue_of(db, self._holder.number, LEFT))
+
         with contextlib.suppress(StorageError):
-            while await self._storage.write(lambda db: requeue_of(db, own, LEFT)):
+            while await self._storage.write(requeue):
                 pass
-            await self._storage.write(self.holder.end)
-        self.holder.close()
+            await self._storage.write(self._holder.end)
+        self._holder.close()
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Repeat the work: an error must not end what keeps the leases."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await work()
         except StorageError as error:
             log.warning("the queue could not be looked after now: %s", error)
+        except Exception:
+            log.exception("the queue could not be looked after")

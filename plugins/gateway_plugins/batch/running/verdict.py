@@ -1,7 +1,6 @@
 """What becomes of an item after a call for it: it has ended, or it runs again later."""
 
 import random
-import time
 
 import msgspec
 
@@ -73,15 +72,6 @@ def judge(call: Call, kept: Keeping, item: Claimed, options: Options) -> Ended:
         due=due,
         counts=counts,
         usage=outcome.usage,
-    )
-
-
-def unusable(item: Claimed, options: Options) -> Ended:
-    """Return the end of an item whose request is missing or damaged in the database."""
-    error = ItemError("damaged", "the stored request cannot be read")
-    now = time.time()
-    return Ended(
-        item=item, state=ERROR, at=now, error=_text(error), expires=now + options.keep_results
     )
 
 

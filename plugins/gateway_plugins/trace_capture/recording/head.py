@@ -71,6 +71,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     worker_version_end: int | str | None = None
     result: Result | None = None
     tokens: list[int] | None = None
+    repeated: bool = False
 
     @property
     def receipt(self) -> Receipt:

@@ -95,6 +95,7 @@ def _flat(row: Identity, head: Head) -> Trace:
             caller_gone=head.caller_gone,
             complete=head.delivered,
             result=head.result,
+            repeated=head.repeated,
         ),
         error=head.error,
         verdict="COMPLETE" if row.complete else "INCOMPLETE",

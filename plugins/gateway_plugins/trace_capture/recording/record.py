@@ -112,6 +112,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         worker_version_end=_changed_version(last) if last is not None else None,
         result=outcome.result,
         tokens=None if used is None else [used.prompt_tokens, used.completion_tokens],
+        repeated=outcome.repeated,
     )
 
 

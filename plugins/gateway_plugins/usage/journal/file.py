@@ -4,7 +4,8 @@ A journal is a file beside the database, mapped into memory. The kernel keeps wh
 however the process ends; a power failure of the machine loses it. The first 512 bytes are the
 HEADER; the rest is slots of 512 bytes, each for one call:
 
-    byte 0            1: a call is in flight, 0: none; written last when one begins
+    byte 0            0: no call is in flight; 1: one is; 2: one whose work runs again in another
+                      call if this process dies; written last when a call begins
     bytes 1 to 367    known at the start: a CRC-32, BEGUN, the key, the model, the source
     bytes 368 to 511  written later: a CRC-32 that continues the one before, NOTED, the worker;
                       finally how the call ended, just before its row is committed
@@ -44,7 +45,7 @@ NOTED = struct.Struct("<QBBBQQQ")
 SUM = struct.Struct("<I")
 _pack_begun = struct.Struct("<16sdQ").pack  # as BEGUN, whose lengths are kept with the names
 _pack_noted = NOTED.pack
-IN_FLIGHT, FREE = 1, 0
+FREE, IN_FLIGHT, REPEATABLE = range(3)
 NOTED_AT = 368
 NAMES_AT = 1 + SUM.size + BEGUN.size
 WORKER_AT = NOTED_AT + SUM.size + NOTED.size
@@ -83,7 +84,10 @@ EndedFields = tuple[int, int, int, int, int]
 
 
 class Noted(NamedTuple):
-    """A call as read from its slot. `worker` is "" if the slot has none."""
+    """A call as read from its slot. `worker` is "" if the slot has none.
+
+    `repeatable`: its work runs again in another call, as its process has died.
+    """
 
     id: bytes
     time: float
@@ -94,6 +98,7 @@ class Noted(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     ended: Ended = NOT_ENDED
+    repeatable: bool = False
 
 
 class _Later(TypedDict, total=False):
@@ -133,12 +138,21 @@ class Journal:
             raise
 
     def begin(
-        self, call_id: bytes, time: float, prompt: int, key: str, model: str, source: str
+        self,
+        call_id: bytes,
+        time: float,
+        prompt: int,
+        key: str,
+        model: str,
+        source: str,
+        *,
+        repeatable: bool = False,
     ) -> Slot | None:
         """Return a new slot for the call; None if no slot is left, and after `close`.
 
         A key is cut to MAX_KEY_BYTES bytes; a model whose name is too long for the remaining space
-        becomes OTHER. Raises OSError if the file cannot grow.
+        becomes OTHER. `repeatable`: the call's work runs again if this process dies. Raises OSError
+        if the file cannot grow.
         """
         if self._closing or not (self._free or self._grow()):
             return None
@@ -148,7 +162,7 @@ class Journal:
         text = _pack_begun(call_id, time, prompt) + names
         begun = slot.begun = crc32(text)
         step[at + 1 : at + size] = begun.to_bytes(4, "little") + text
-        step[at] = IN_FLIGHT
+        step[at] = REPEATABLE if repeatable else IN_FLIGHT
         return slot
 
     def note(self, slot: Slot, worker: str, tokens: int, ended: EndedFields = NOT_ENDED) -> None:
@@ -263,7 +277,7 @@ def read(slots: bytes) -> tuple[list[Noted], int]:
 
 
 def _call_in(slot: bytes) -> Noted | None:
-    if slot[0] != IN_FLIGHT or len(slot) < SLOT:
+    if slot[0] not in (IN_FLIGHT, REPEATABLE) or len(slot) < SLOT:
         return None
     call_id, time, prompt, *lengths = BEGUN.unpack_from(slot, 1 + SUM.size)
     end = NAMES_AT + sum(lengths)
@@ -272,7 +286,7 @@ def _call_in(slot: bytes) -> Noted | None:
         return None
     key, model, source = _texts(slot[NAMES_AT:end], lengths)
     return Noted(call_id, time, key, model, source, "", prompt, 0)._replace(
-        **_noted_in(slot, begun)
+        repeatable=slot[0] == REPEATABLE, **_noted_in(slot, begun)
     )
 
 

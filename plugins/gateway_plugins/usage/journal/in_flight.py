@@ -48,7 +48,8 @@ class Flight:
         """Journal a call, before it may be sent to a worker."""
         call_id, model = bytes.fromhex(call.trace_id), (call.model or "")[:MAX_NAME]
         prompt = call.body.prompt_estimate
-        slot = self._taken(call_id, call.created, prompt, key, model, call.source)
+        repeatable = call.runs_again is not None
+        slot = self._taken(call_id, call.created, prompt, key, model, call.source, repeatable)
         self.underway[call] = Underway(call, call_id, key, slot)
 
     def keep(self, row: Row, slot: Slot | None) -> bool:
@@ -71,11 +72,20 @@ class Flight:
         return True
 
     def _taken(
-        self, call_id: bytes, time: float, prompt: int, key: str, model: str, source: str
+        self,
+        call_id: bytes,
+        time: float,
+        prompt: int,
+        key: str,
+        model: str,
+        source: str,
+        repeatable: bool = False,
     ) -> Slot | None:
         """Return a slot of the journal for the call, None if it has no room."""
         try:
-            slot = self._journal.begin(call_id, time, prompt, key, model, source)
+            slot = self._journal.begin(
+                call_id, time, prompt, key, model, source, repeatable=repeatable
+            )
         except OSError as error:
             self._warn(error)
             slot = None

@@ -92,7 +92,10 @@ class Recovery:
             self.counted += await self._storage.write(partial(insert, rows=rows))
 
     def _row_of(self, call: Noted) -> Row:
-        """Build the row; a call that had not ended is an error, with the tokens known so far."""
+        """Build the row; a call that had not ended is an error, with the tokens known so far.
+
+        It is no request if its work runs again.
+        """
         tokens, ended = call.completion_tokens, call.ended
         if ended.outcome == UNKNOWN:
             ended = ended._replace(outcome=ERROR, prompt_tokens=call.prompt_tokens)
@@ -110,6 +113,7 @@ class Recovery:
             reasoning_tokens=ended.reasoning_tokens,
             counted=ended.counted & 1,
             unread=ended.counted >> 1 & 1,
+            repeated=int(call.repeatable),
         )
 
     def _warn_once(self, words: str) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 
 from gateway import Database, GatewayError, Storage
-from gateway_plugins.usage.ledger.schema import COUNTS, WAY
+from gateway_plugins.usage.ledger.schema import COUNTS, LAST, WAY
 from gateway_plugins.usage.ledger.sums import DAY, addition, day_of, sum_some
 
 log = logging.getLogger("gateway.usage")
@@ -43,7 +43,7 @@ SELECT day, key, model, worker, source FROM usage_sums WHERE day > 0 AND day < :
 ORDER BY day, key, model, worker, source LIMIT :rows
 """
 _SOME_DAYS = f"usage_sums WHERE (day, key, model, worker, source) IN ({_OLD_DAYS})"
-_ADD_TO_DAY_0 = addition(f"SELECT 0, {', '.join((*WAY, *COUNTS))} FROM {_SOME_DAYS}")
+_ADD_TO_DAY_0 = addition(f"SELECT 0, {', '.join((*WAY, *COUNTS, *LAST))} FROM {_SOME_DAYS}")
 
 
 class Keep(msgspec.Struct, frozen=True):

@@ -28,7 +28,8 @@ class Row(NamedTuple):
 
     `id` is the id of its trace, `time` its arrival in Unix seconds. `outcome` is SUCCESS, ERROR or
     ABORT; `counted` is 1 if the gateway counted the tokens because the engine did not report them,
-    `unread` is 1 if a part of its usage could not be read, or contradicts its response.
+    `unread` is 1 if a part of its usage could not be read, or contradicts its response. `repeated`
+    is 1 if its work runs again in another call, so that it is an attempt and no request.
     """
 
     id: bytes
@@ -44,6 +45,7 @@ class Row(NamedTuple):
     reasoning_tokens: int
     counted: int
     unread: int = 0
+    repeated: int = 0
 
 
 _NO_USAGE = Usage()
@@ -67,6 +69,7 @@ def row_of(call: Call, call_id: bytes, outcome: Outcome, key: str, model: str) -
         used.reasoning_tokens,
         1 if used.counted else 0,
         1 if used.unread else 0,
+        1 if outcome.repeated else 0,
     )
     return tuple.__new__(Row, values)  # as Row(...), without a call of Python
 

@@ -3,7 +3,7 @@
 import time
 
 from gateway import Database
-from gateway_plugins.usage.ledger.schema import COUNTS, WAY
+from gateway_plugins.usage.ledger.schema import COUNTS, LAST, WAY
 
 BATCH_ROWS = 5_000
 """Rows added in one transaction; transactions of calls run in between."""
@@ -17,15 +17,25 @@ def day_of(seconds: float) -> int:
 
 
 def addition(rows: str) -> str:
-    """Return the SQL that adds `rows` to the sums: a SELECT of a day, its WAY and its COUNTS."""
-    columns = ", ".join(("day", *WAY, *COUNTS))
+    """Return the SQL that adds `rows` to the sums: a SELECT of a day, WAY, COUNTS and LAST."""
+    columns = ", ".join(("day", *WAY, *COUNTS, *LAST))
     added = ", ".join(f"{name} = {name} + excluded.{name}" for name in COUNTS)
-    return f"INSERT INTO usage_sums ({columns}) {rows} ON CONFLICT DO UPDATE SET {added}"
+    return f"INSERT INTO usage_sums ({columns}) {rows} ON CONFLICT DO UPDATE SET {added}, {_LATER}"
 
+
+# Assignments see the row as it was before.
+_LATER = """
+last_time = max(last_time, excluded.last_time),
+last_outcome = iif(excluded.last_time > last_time, excluded.last_outcome, last_outcome)
+"""
+
+
+LATEST = "max(last_time) AS last_time, last_outcome"
+"""Columns of a group of rows. Beside one max(), SQLite takes plain columns from its row."""
 
 _BY = ", ".join(("day", *WAY))
 _ADD = addition(
-    f"SELECT {_BY}, {', '.join(f'sum({name})' for name in COUNTS)}"
+    f"SELECT {_BY}, {', '.join(f'sum({name})' for name in COUNTS)}, {LATEST}"
     f" FROM usage_not_summed WHERE number <= :last GROUP BY {_BY}"
 )
 _LAST = """

@@ -17,7 +17,8 @@ class Expected(msgspec.Struct, frozen=True):
 
     `models` are the accepted names; `tokens` has the counts that the trace knows. `counted`:
     whether the gateway counted the tokens, as the engine reported none; None if the trace cannot
-    show it. `kept` has the counts that the gateway wrote into the trace.
+    show it. `kept` has the counts that the gateway wrote into the trace. `repeated`: the call was
+    an attempt, its work ran again in another call.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Expected(msgspec.Struct, frozen=True):
     tokens: Mapping[str, int]
     counted: bool | None
     kept: Mapping[str, int]
+    repeated: bool
 
 
 def expected(trace: Trace, internal_id: str) -> Expected:
@@ -39,6 +41,7 @@ def expected(trace: Trace, internal_id: str) -> Expected:
         tokens,
         counted,
         {f"{name}_tokens": tokens for name, tokens in trace.token_counts.items()},
+        trace.delivery.repeated,
     )
 
 

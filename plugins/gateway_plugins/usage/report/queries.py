@@ -59,7 +59,7 @@ FROM ({{stored}} UNION ALL {{others}}) GROUP BY {{columns}} ORDER BY {{columns}}
 """
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, tag="row"):
     """The last row of a page. `bucket` is the day that is listed, None for the totals."""
 
     bucket: int | None

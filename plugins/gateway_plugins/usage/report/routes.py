@@ -21,11 +21,15 @@ from gateway import (
     StorageError,
     StorageUnavailable,
 )
+from gateway_plugins.usage.report.keys import KeyPlace, KeyUse, page_of_keys
 from gateway_plugins.usage.report.queries import Place, Values, Wanted, page, sums
 
 log = logging.getLogger("gateway.usage")
 
 OWN_PATH = "/v1/usage"
+
+END = "0"
+"""The cursor of a page of keys after which no key follows; as a query, the first page."""
 
 _JSON = ((b"content-type", b"application/json"),)
 
@@ -39,10 +43,17 @@ class UsageQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class UsagePage(msgspec.Struct):
-    """Rows of the totals, or of one day; `next_cursor` is set if more rows follow."""
+    """Two lists, of the totals or of one day, each with a cursor that continues this list alone.
+
+    `items`: a row for each key; `cursor` is END if no key follows. `data`: a row for each key,
+    model, worker and source; `next_cursor` is set if more rows follow. A page of one list has
+    nothing of the other.
+    """
 
     bucket: str | None
-    data: list[Values]
+    items: list[KeyUse] = []
+    cursor: str = END
+    data: list[Values] = []
     next_cursor: str | None = None
     object: str = "list"
 
@@ -71,17 +82,41 @@ class KeyUsageRoute:
 
     async def show(self, request: ControlRequest) -> UsagePage:
         query = request.query(UsageQuery)
-        after = _place(query)
+        places = _places(query)
         await _flush(self._storage)
-        # One row more than the page shows whether there are more.
-        rows = await self._storage.read(lambda db: page(db, after, query.limit + 1))
-        shown = rows[: query.limit]
-        following = _cursor(after.bucket, shown[-1]) if len(rows) > len(shown) else None
-        return UsagePage(query.bucket, shown, following)
+        return await self._storage.read(lambda db: _page(db, query, places))
 
 
-def _place(query: UsageQuery) -> Place:
-    """Return the place after which the page begins.
+def _page(db: Database, query: UsageQuery, places: list[Place | KeyPlace]) -> UsagePage:
+    shown = UsagePage(query.bucket)
+    for after in places:
+        if isinstance(after, KeyPlace):
+            _add_keys(db, shown, after, query.limit)
+        else:
+            _add_rows(db, shown, after, query.limit)
+    return shown
+
+
+# One row more than the page shows whether there are more.
+
+
+def _add_keys(db: Database, shown: UsagePage, after: KeyPlace, limit: int) -> None:
+    found = page_of_keys(db, after, limit + 1)
+    shown.items = found[:limit]
+    if len(found) > limit:
+        shown.cursor = _cursor(KeyPlace(after.bucket, shown.items[-1].key_id))
+
+
+def _add_rows(db: Database, shown: UsagePage, after: Place, limit: int) -> None:
+    found = page(db, after, limit + 1)
+    shown.data = found[:limit]
+    if len(found) > limit:
+        row = {"bucket": after.bucket, **shown.data[-1]}
+        shown.next_cursor = _cursor(msgspec.convert(row, Place))
+
+
+def _places(query: UsageQuery) -> list[Place | KeyPlace]:
+    """Return the places after which the lists of the page begin.
 
     Raises BadRequest if the day does not exist, or if the cursor is not of this list.
     """
@@ -91,20 +126,20 @@ def _place(query: UsageQuery) -> Place:
         except ValueError:
             raise BadRequest(f"there is no day {query.bucket}", param="bucket") from None
     bucket = None if query.bucket is None else int(query.bucket)
-    if query.cursor is None:
-        return Place(bucket)
+    if query.cursor in (None, END):
+        return [KeyPlace(bucket), Place(bucket)]
     try:
-        place = msgspec.json.decode(base64.urlsafe_b64decode(query.cursor), type=Place)
+        text = base64.urlsafe_b64decode(query.cursor)
+        place: Place | KeyPlace | None = msgspec.json.decode(text, type=Place | KeyPlace)
     except (binascii.Error, ValueError, RecursionError):
         place = None
     if place is None or place.bucket != bucket:
         message = "this cursor is not from a page of this list; begin without one"
         raise BadRequest(message, param="cursor")
-    return place
+    return [place]
 
 
-def _cursor(bucket: int | None, row: Values) -> str:
-    place = msgspec.convert({"bucket": bucket, **row}, Place)
+def _cursor(place: Place | KeyPlace) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
 
 

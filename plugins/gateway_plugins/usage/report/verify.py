@@ -10,7 +10,7 @@ import msgspec
 
 from gateway import Database, Trace
 from gateway_plugins.usage.journal.recovery import calls_of, journals_of, taken
-from gateway_plugins.usage.ledger.schema import COUNTS, DAY_OF_A_CALL, WAY
+from gateway_plugins.usage.ledger.schema import COUNT_OF_A_CALL, COUNTS, DAY_OF_A_CALL, WAY
 from gateway_plugins.usage.report.expected import Expected, expected
 
 OUTCOME_NAMES = ("success", "error", "abort")
@@ -56,6 +56,7 @@ class Counted(NamedTuple):
     reasoning_tokens: int
     counted: int
     unread: int
+    repeated: int
 
 
 _COUNTED = f"SELECT {','.join(Counted._fields)} FROM usage_calls WHERE id = :id"
@@ -133,15 +134,11 @@ def _compared(expected_row: Expected, row: Counted) -> Iterator[tuple[str, objec
             yield name, tokens, getattr(row, name)
     if expected_row.counted is not None and not row.unread and row.counted != expected_row.counted:
         yield "counted", expected_row.counted, bool(row.counted)
+    if row.repeated != expected_row.repeated:
+        yield "repeated", expected_row.repeated, bool(row.repeated)
 
 
-_SUMS = ", ".join(
-    (
-        "count(*)",
-        *(f"sum(outcome = {number})" for number in range(len(OUTCOME_NAMES))),
-        *(f"sum({name})" for name in COUNTS[4:]),
-    )
-)
+_SUMS = ", ".join(f"sum({COUNT_OF_A_CALL[name]}) AS {name}" for name in COUNTS)
 _WAY = ", ".join(WAY)
 _COLUMNS = f"{_WAY}, {', '.join(COUNTS)}"
 
@@ -178,13 +175,13 @@ def _unlike(db: Database, stored: str, summed: str) -> Iterator[str]:
 
 
 _SHORT = f"""
-SELECT {_WAY}, coalesce(requests, 0) AS counted, left FROM (
-    SELECT {_WAY}, count(*) AS left, sum(prompt_tokens) AS prompts,
-        sum(completion_tokens) AS completions
-    FROM usage_calls GROUP BY {_WAY}
+SELECT {_WAY}, coalesce(requests + repeated, 0) AS counted, left FROM (
+    SELECT {_WAY}, requests + repeated AS left, prompt_tokens AS prompts,
+        completion_tokens AS completions, wasted_tokens AS wasted
+    FROM (SELECT {_WAY}, {_SUMS} FROM usage_calls GROUP BY {_WAY})
 ) LEFT JOIN usage_totals USING ({_WAY})
-WHERE requests IS NULL OR requests < left
-    OR prompt_tokens < prompts OR completion_tokens < completions
+WHERE requests IS NULL OR requests + repeated < left
+    OR prompt_tokens < prompts OR completion_tokens < completions OR wasted_tokens < wasted
 """
 
 
