@@ -80,4 +80,4 @@ class QueueFile:
         """How many items the lanes say are queued and running."""
         with closing(self.open()) as db:
             [(queued, running)] = db.select("SELECT sum(queued), sum(running) FROM batch_lanes")
-        return queued, running
+        return queued or 0, running or 0
