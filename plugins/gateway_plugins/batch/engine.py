@@ -4,10 +4,25 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from gateway import Attempt, Call, CallerGone, CallError, Database, Host, Outcome, Sample, Storage
+import msgspec
+
+from gateway import (
+    Attempt,
+    Call,
+    CallerGone,
+    CallError,
+    Database,
+    Host,
+    Outcome,
+    Sample,
+    Storage,
+    Topic,
+)
+from gateway_plugins.batch.batches.batches import Batches
+from gateway_plugins.batch.batches.life import Queue
 from gateway_plugins.batch.depth import Depth
 from gateway_plugins.batch.files.files import Files
 from gateway_plugins.batch.options import Options
@@ -15,7 +30,7 @@ from gateway_plugins.batch.queue import changes, reading
 from gateway_plugins.batch.queue.changes import Found
 from gateway_plugins.batch.queue.claiming import Claiming
 from gateway_plugins.batch.queue.holders import LEFT, Holder, Others
-from gateway_plugins.batch.queue.items import Claimed, Item, NewItem, Owner, Running
+from gateway_plugins.batch.queue.items import RUNNING, Claimed, Item, NewItem, Owner, Running
 from gateway_plugins.batch.queue.ordering import Order
 from gateway_plugins.batch.queue.settling import Settling, Written
 from gateway_plugins.batch.queue.submission import (
@@ -32,6 +47,8 @@ from gateway_plugins.batch.running.upkeep import Telling, Upkeep
 REPEAT = 0.5
 """Seconds after which a waiting request looks whether another process has ended its item."""
 
+CANCELED = Topic("batch", "canceled items")
+
 ITEM_SIZE = 1_000
 """Approximate bytes of an ended item in memory, beside its response."""
 
@@ -41,12 +58,11 @@ class Canceled(CallerGone):
 
 
 class Engine:
-    """The queue of one process. `batch_changed` is called when items of a batch have ended."""
+    """The queue of one process, with the files and the batches that are made of it."""
 
     def __init__(self, gateway: Host, options: Options, tally: Tally) -> None:
         self.options = options
         self.tally = tally
-        self.batch_changed: Callable[[], None] = _nothing
         self._gateway = gateway
         self._storage: Storage = gateway.storage
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
@@ -61,6 +77,10 @@ class Engine:
         self._upkeep = Upkeep(
             gateway.storage, holder, Others(path, options.lease), options, telling
         )
+        self._peers = gateway.peers
+        self._peers.handle(CANCELED, self._end_calls_for_another)
+        queue = Queue(lambda: holder.number, self.runner.wake, self._canceled)
+        self.batches = Batches(gateway.storage, self.files, options, queue)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -75,7 +95,8 @@ class Engine:
         parts = (self.runner.run(), self._upkeep.run(), self.depth.run())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
-            yield
+            async with self.batches.running():
+                yield
         finally:
             for task in tasks:
                 task.cancel()
@@ -140,11 +161,26 @@ class Engine:
         now = time.time()
         end = changes.End(now, now + self.options.keep_results)
         found = await self._storage.write(lambda db: changes.cancel(db, item_id, end))
-        if found is not None:
-            self.tally.ended("canceled", found.path)
-            self.runner.cancel(item_id, Canceled("the item was canceled"))
-            self._tell(item_id)
+        await self._canceled(() if found is None else (found,))
         return found is not None
+
+    async def _canceled(self, found: Sequence[Found]) -> None:
+        """End the calls of canceled items, in whichever process they run."""
+        for one in found:
+            self.tally.ended("canceled", one.path)
+            self._tell(one.id)
+        running = [one.id for one in found if one.state == RUNNING]
+        elsewhere = [item_id for item_id in running if not self._end_call(item_id)]
+        if elsewhere:
+            await self._peers.request(CANCELED, msgspec.msgpack.encode(elsewhere))
+
+    async def _end_calls_for_another(self, content: bytes) -> bytes:
+        for item_id in msgspec.msgpack.decode(content, type=list[str]):
+            self._end_call(item_id)
+        return b""
+
+    def _end_call(self, item_id: str) -> bool:
+        return self.runner.cancel(item_id, Canceled("the item was canceled"))
 
     def samples(self) -> Iterator[Sample]:
         """Yield what the queue holds now, and how much of it this process may run at a time."""
@@ -179,7 +215,7 @@ class Engine:
     def _call_ended(self, item: Claimed) -> None:
         self._tell(item.id)
         if item.batch is not None:
-            self.batch_changed()
+            self.batches.changed()
 
     def _in_hand(self) -> set[Running]:
         """Return the attempts that run, or whose ends wait for their commit."""
@@ -194,7 +230,7 @@ class Engine:
             self.tally.ended("expired", one.path)
             self._tell(one.id)
         if any(one.batch is not None for one in found):
-            self.batch_changed()
+            self.batches.changed()
 
     def _tell(self, item_id: str) -> None:
         for event in self._waiting.get(item_id, ()):
@@ -215,6 +251,3 @@ def _folder(gateway: Host, options: Options) -> Path | None:
         return Path(options.files)
     path = gateway.storage.path
     return None if gateway.config.storage.in_memory else path.with_name(f"{path.name}-files")
-
-
-def _nothing() -> None: ...

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from starlette.routing import BaseRoute
 
 from gateway import Host
+from gateway_plugins.batch.doors.batches import batch_routes
 from gateway_plugins.batch.doors.completions import FORMS, Completions
 from gateway_plugins.batch.doors.files.routes import file_routes
 from gateway_plugins.batch.doors.jobs import Jobs
@@ -20,5 +21,6 @@ def routes(gateway: Host, engine: Callable[[], Engine], options: Options) -> lis
         *(route for door in completions for route in door.routes(gateway)),
         *Jobs(gateway, engine, options).routes(gateway),
         *file_routes(gateway, engine),
+        *batch_routes(gateway, engine),
         *Listing(gateway).routes(gateway),
     ]

@@ -43,6 +43,7 @@ class Found(msgspec.Struct, frozen=True):
     state: int
     batch: int | None
     path: str
+    line: int | None
 
 
 _FOUND = ", ".join(Found.__struct_fields__)
@@ -88,14 +89,16 @@ def cancel(db: Database, item_id: str, end: End) -> Found | None:
     return found[0] if found else None
 
 
-def end_batch(
-    db: Database, batch: int, states: tuple[int, ...], error: ItemError, end: End, limit: int
+def cancel_lines(
+    db: Database, batch: int, after: int, error: ItemError, end: End, limit: int = SLICE
 ) -> list[Found]:
-    """End items of a batch that are in one of the `states`: with ERROR, as `error` says."""
-    marks = ", ".join(str(state) for state in states)
-    where = f"batch = :batch AND state IN ({marks})"
-    found = _select(db, where, {"batch": batch}, limit)
-    _end(db, found, ERROR if error.code == EXPIRED else CANCELED, error, end)
+    """Cancel queued and running items of a batch, in the order of their lines, after that line.
+
+    The calls of running ones have to be ended by the processes that run them.
+    """
+    where = "batch = :batch AND line > :after AND state IN (0, 1) ORDER BY line"
+    found = _select(db, where, {"batch": batch, "after": after}, limit)
+    _end(db, found, CANCELED, error, end)
     return found
 
 

@@ -76,3 +76,11 @@ def queued(db: Database, owner: str | None = None) -> int:
     query = f"SELECT coalesce(sum(queued), 0) FROM batch_lanes WHERE queued + running > 0{where}"
     [(count,)] = db.select(query, {"owner": owner})
     return int(count)
+
+
+def reserved(db: Database, owner: str | None = None) -> int:
+    """Return how many lines of batches are still to be queued, of one owner or in all."""
+    where = "" if owner is None else " AND owner = :owner"
+    query = f"SELECT coalesce(sum(reserved), 0) FROM batches WHERE reserved > 0{where}"
+    [(count,)] = db.select(query, {"owner": owner})
+    return int(count)

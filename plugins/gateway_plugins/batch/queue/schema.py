@@ -7,6 +7,10 @@ in the transaction that changes the items; `begun` is when one of the items was 
 is the process that runs the item, see `holders.py`. `due` is when an item may be tried again, 0 for
 an item that may run at once.
 `attempts` counts the calls begun for the item, `charged` those that count against `max_attempts`.
+
+A batch is a row of `batches`; `holder` is the process that reads its input or writes its results.
+`loaded` is the number of the last line that was queued, `reserved` the lines that are still to be.
+`digest` is that of the request that created it, `hours` its completion window.
 """
 
 from gateway import Migration, Migrations
@@ -86,6 +90,7 @@ CREATE TABLE batches (
     endpoint TEXT NOT NULL,
     input_file TEXT NOT NULL,
     hours INTEGER NOT NULL,
+    digest BLOB,
     metadata TEXT,
     priority INTEGER NOT NULL,
     output_expires REAL,
@@ -102,6 +107,7 @@ CREATE TABLE batches (
     output_file TEXT,
     error_file TEXT,
     loaded INTEGER NOT NULL DEFAULT 0,
+    reserved INTEGER NOT NULL DEFAULT 0,
     total INTEGER NOT NULL DEFAULT 0,
     completed INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
@@ -111,7 +117,10 @@ CREATE TABLE batches (
     reasoning_tokens INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX batches_by_owner ON batches (owner, number);
-CREATE INDEX batches_unfinished ON batches (status, number) WHERE ended IS NULL;
+CREATE INDEX batches_unfinished ON batches (number) WHERE ended IS NULL;
+CREATE INDEX batches_by_end ON batches (ended) WHERE ended IS NOT NULL;
+CREATE INDEX batches_reserving ON batches (owner, reserved) WHERE reserved > 0;
+CREATE INDEX batches_held ON batches (holder) WHERE holder IS NOT NULL;
 """
 
 MIGRATIONS = Migrations("batch", (Migration("create_tables", _TABLES),))

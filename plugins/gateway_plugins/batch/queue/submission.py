@@ -7,7 +7,7 @@ import msgspec
 
 from gateway import Database, TooManyRequests, Value
 from gateway_plugins.batch.queue.items import QUEUED, NewItem, Owner
-from gateway_plugins.batch.queue.lanes import Counts, check_busy, lane_of, queued
+from gateway_plugins.batch.queue.lanes import Counts, check_busy, lane_of, queued, reserved
 from gateway_plugins.batch.queue.texts import pack
 
 _ITEMS = (
@@ -27,9 +27,9 @@ class Room(msgspec.Struct, frozen=True):
 
     def check(self, db: Database, owner: str, more: int) -> None:
         """Raise TooManyRequests if `more` items of the owner have no room."""
-        if queued(db) + more > self.most:
+        if queued(db) + reserved(db) + more > self.most:
             raise TooManyRequests(f"the queue is full: {self.most} items (max_queued)")
-        if queued(db, owner) + more > self.most_of_owner:
+        if queued(db, owner) + reserved(db, owner) + more > self.most_of_owner:
             most = self.most_of_owner
             message = f"this key has {most} items queued, and may have no more (max_queued_per_key)"
             raise TooManyRequests(message)
