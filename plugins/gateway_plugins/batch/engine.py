@@ -43,6 +43,7 @@ from gateway_plugins.batch.queue.submission import (
 from gateway_plugins.batch.report import Tally
 from gateway_plugins.batch.running.runner import WORK, Runner
 from gateway_plugins.batch.running.upkeep import Telling, Upkeep
+from gateway_plugins.batch.uploads.uploads import Uploads
 
 REPEAT = 0.5
 """Seconds after which a waiting request looks whether another process has ended its item."""
@@ -68,6 +69,7 @@ class Engine:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         path = None if gateway.config.storage.in_memory else gateway.storage.path
         self.files = Files(gateway.storage, options, _folder(gateway, options))
+        self.uploads = Uploads(gateway.storage, self.files)
         holder = Holder(path)
         self._settling = Settling(self._settled)
         order = Order(options.age_step, options.max_wait, options.max_pause)

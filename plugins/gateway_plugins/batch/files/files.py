@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,15 +27,19 @@ BATCH = "batch"
 """Purpose of the files that batches read."""
 
 
+def _nothing(_: Database) -> None: ...
+
+
 class Files:
     """The files of one process; all processes share the rows, and the folder if it has a path.
 
-    `path` is the folder; None: a temporary one.
+    `path` is the folder; None: a temporary one. `cleaning` is called from time to time.
     """
 
     def __init__(self, storage: Storage, options: Options, path: Path | None) -> None:
         self.options = options
         self.threads = ThreadPoolExecutor(THREADS, "gateway-files")
+        self.cleaning: list[Callable[[], Awaitable[None]]] = [self.clean]
         self._storage = storage
         self._path = path
         self._folder: Folder | None = None
@@ -66,7 +70,8 @@ class Files:
     async def _run(self) -> None:
         while True:
             try:
-                await self.clean()
+                for clean in self.cleaning:
+                    await clean()
             except StorageError as error:
                 log.warning("expired files could not be deleted now: %s", error)
             await asyncio.sleep(CLEAN)
@@ -75,12 +80,17 @@ class Files:
         """Delete expired files, and contents that nobody needs. Raises StorageError."""
         await self._storage.write(lambda db: rows.expire(db, time.time()))
         while ids := await self._storage.read(lambda db: rows.gone(db, time.time())):
-            await self._remove(ids)
+            await self.remove(ids)
 
-    async def _remove(self, ids: list[str]) -> None:
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Remove contents that nobody needs, and then their rows. Raises StorageError."""
+        await self.delete_contents(ids)
+        await self._storage.write(lambda db: rows.forget(db, ids))
+
+    async def delete_contents(self, ids: Sequence[str]) -> None:
+        """Delete contents; those that are gone already do not matter."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.threads, self.folder.delete, ids)
-        await self._storage.write(lambda db: rows.forget(db, ids))
 
     def limit_of(self, purpose: str) -> int:
         """Return the maximum size of a file, in bytes."""
@@ -96,22 +106,38 @@ class Files:
         most = self.options.max_files_per_key
         await self._storage.read(lambda db: rows.check_room(db, owner, most))
 
-    async def keep(self, part: Part, file: StoredFile) -> None:
-        """Keep a content that is finished as `file`.
+    async def keep(
+        self, part: Part, file: StoredFile, also: Callable[[Database], None] = _nothing
+    ) -> None:
+        """Keep a content that is finished as `file`. `also` runs in the transaction that shows it.
 
-        Raises BadRequest if its owner may have no more files, FilesUnavailable and StorageError.
+        Raises BadRequest if its owner may have no more files, FilesUnavailable, StorageError, and
+        what `also` raises; nothing is kept then.
         """
         most = self.options.max_files_per_key
         await self._storage.write(lambda db: rows.announce(db, file, most))
         try:
-            await asyncio.get_running_loop().run_in_executor(self.threads, self._move, part, file)
+            await self.move(part, file.id)
+            await self._storage.write(lambda db: self._publish(db, file, also))
+        except BaseException:
+            with contextlib.suppress(StorageError):  # it is cleaned up later
+                await self.remove([file.id])
+            raise
+
+    def _publish(self, db: Database, file: StoredFile, also: Callable[[Database], None]) -> None:
+        if not rows.publish(db, file):
+            raise FilesUnavailable("the file was taken for abandoned, because the clock has jumped")
+        also(db)
+
+    async def move(self, part: Part, id_: str) -> None:
+        """Move a content that is finished to its place. Raises FilesUnavailable."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self.threads, self._move, part, id_)
         except OSError as error:
             raise refusal(error) from error
-        if not await self._storage.write(lambda db: rows.publish(db, file)):
-            raise FilesUnavailable("the file was taken for abandoned, because the clock has jumped")
 
-    def _move(self, part: Part, file: StoredFile) -> None:
-        part.path.rename(self.folder.content(file.id))
+    def _move(self, part: Part, id_: str) -> None:
+        part.path.rename(self.folder.content(id_))
         self.folder.sync()
 
     async def find(self, id_: str, owner: str | None) -> StoredFile | None:
@@ -133,7 +159,7 @@ class Files:
         found, is_unused = await self._storage.write(run)
         if is_unused:
             with contextlib.suppress(StorageError):  # it is cleaned up later
-                await self._remove([id_])
+                await self.remove([id_])
         return found
 
 

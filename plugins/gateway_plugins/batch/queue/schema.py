@@ -82,6 +82,29 @@ CREATE TABLE batch_files (
 CREATE INDEX batch_files_by_owner ON batch_files (owner, id);
 CREATE INDEX batch_files_deleted ON batch_files (id) WHERE deleted = 1;
 CREATE INDEX batch_files_expiry ON batch_files (expires) WHERE expires IS NOT NULL;
+CREATE TABLE batch_uploads (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    filename TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    created REAL NOT NULL,
+    expires REAL NOT NULL,
+    seconds REAL,
+    status TEXT NOT NULL,
+    file TEXT
+);
+CREATE INDEX batch_uploads_by_owner ON batch_uploads (owner);
+CREATE INDEX batch_uploads_expiry ON batch_uploads (expires);
+CREATE TABLE batch_upload_parts (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    upload TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    created REAL NOT NULL
+);
+CREATE INDEX batch_upload_parts_by_upload ON batch_upload_parts (upload);
 CREATE TABLE batches (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,

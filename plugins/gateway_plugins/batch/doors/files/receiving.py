@@ -40,14 +40,14 @@ async def received(
         async for chunk in request.stream(most + BESIDE):
             data = form.feed(chunk)
             if data:
-                _check(part.size + len(data), limit(form))
+                _check(name, part.size + len(data), limit(form))
                 await part.write(data)
         form.end()
-        _check(part.size, limit(form))
+        _check(name, part.size, limit(form))
         await part.finish()
         yield Received(form, part)
 
 
-def _check(size: int, limit: int) -> None:
+def _check(name: str, size: int, limit: int) -> None:
     if size > limit:
-        raise BodyTooLarge(f"the file is larger than {limit} bytes", param="file")
+        raise BodyTooLarge(f"`{name}` is larger than {limit} bytes", param=name)
