@@ -90,6 +90,7 @@ OF_BATCH = (
     "/v1/jobs/{item_id}",
 )
 FILES = ("batch", "upload")
+UPLOAD_ENDS = ("parts", "complete", "cancel")
 BATCH: set[Rule] = {
     *((path, ("DELETE", "GET"), "batch") for path in OF_BATCH),
     *((path.removesuffix("/{item_id}"), ("POST",), "batch") for path in OF_BATCH),
@@ -97,6 +98,8 @@ BATCH: set[Rule] = {
     ("/v1/files", ("GET", "POST"), FILES),
     ("/v1/files/{file_id}", ("DELETE", "GET"), FILES),
     ("/v1/files/{file_id}/content", ("GET",), FILES),
+    ("/v1/uploads", ("POST",), FILES),
+    *((f"/v1/uploads/{{upload_id}}/{end}", ("POST",), FILES) for end in UPLOAD_ENDS),
 }
 
 CARRIED_FOR = dict.fromkeys(TRL_CHANGES, "admin")

@@ -154,8 +154,9 @@ async def test_caller_that_leaves_ends_the_reading(gateway_for: GatewayFor, rese
 
 
 async def test_caller_that_takes_nothing_in_ends_the_reading(gateway_for: GatewayFor) -> None:
-    live = await gateway_for("batch", timeouts={"idle": 0.1})
-    file_id = await stored(live, CONTENT * 16)
+    live = await gateway_for("batch", timeouts={"idle": 0.3})
+    file_id = await stored(live, b"")
+    files_of(live).folder.content(file_id).write_bytes(CONTENT * 16)
     async with raw(live) as client:
         await client.send(head_of("GET", f"/v1/files/{file_id}/content", []))
         assert (await client.head()).status == 200
