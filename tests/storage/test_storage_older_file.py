@@ -88,6 +88,9 @@ async def test_records_of_an_older_file_are_read(
     assert (reward["value"], reward["source"]) == (0.5, "judge")
     [total] = (await read(live, "/v1/usage"))["totals"]
     assert (total["requests"], total["total_tokens"]) == (4, 195)
+    assert (total["repeated"], total["wasted_tokens"]) == (0, 0)
+    [item] = (await read(live, "/monitor/key_usage"))["items"]
+    assert (item["request_total"], item["total_tokens"]) == (4, 195.0)
     [worker] = await read(live, "/admin/workers")
     assert (worker["worker_id"], worker["weight"]) == ("w0", 3)
 

@@ -125,6 +125,21 @@ async def test_key_usage_counts_attempts_apart(gateway_for: GatewayFor) -> None:
         assert (sums["requests"], sums["repeated"], sums["wasted_tokens"]) == (1, 1, 7)
 
 
+async def test_key_usage_names_the_latest_request_in_whatever_order_they_end(
+    gateway_for: GatewayFor,
+) -> None:
+    live = await gateway_for("usage")
+    ends = [(5, SUCCESS), (7, ERROR), (6, ABORT), (3, SUCCESS), (9, ABORT), (8, SUCCESS)]
+    said = []
+    for number, (when, outcome) in enumerate(ends):
+        ended = row(number, "ada", time=NOON + when, outcome=outcome)
+        await count(live, [ended], summed=number % 3 != 1)
+        item = await the_item(live)
+        said.append((item["last_ts"] - NOON, item["last_status"]))
+    error, aborted = (7, "error"), (9, "aborted")
+    assert said == [(5, "success"), error, error, error, aborted, aborted]
+
+
 class Refusing:
     """Admits no call with the header `refuse`."""
 
