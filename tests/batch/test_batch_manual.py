@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,28 @@ def test_printed_job_is_accepted(demo: str, tmp_path: Path) -> None:
     url = f"{demo}/v1/jobs/{job['job_id']}?wait=10"
     done = json.loads(shell(f"curl -sS '{url}'", tmp_path))
     assert (done["status"], done["input"]) == ("completed", "Say hello")
+
+
+def test_printed_openai_client_reads_the_results_of_its_batch(demo: str, tmp_path: Path) -> None:
+    code = MANUAL.block("python", "import OpenAI", demo)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    status, *lines = done.stdout.splitlines()
+    assert status.startswith("completed BatchRequestCounts(completed=3, failed=0, total=3")
+    assert [line.split()[0] for line in lines] == ["request-0", "request-1", "request-2"]
+
+
+def test_printed_commands_work_beside_a_gateway(tmp_path: Path) -> None:
+    body = {"model": "sim", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+    (tmp_path / "requests.jsonl").write_text(json.dumps(body) + "\n")
+    arguments = ("serve", "--worker", "http://127.0.0.1:9", "--plugin", "batch")
+    with running(*arguments, cwd=tmp_path):
+        printed = shell(MANUAL.block("sh", "gateway batch import"), tmp_path)
+    assert printed.splitlines()[-1] == "0 items queued"
+    [line] = (tmp_path / "ids.jsonl").read_text().splitlines()
+    assert json.loads(line)["line"] == 1
 
 
 def test_configuration_manual_lists_each_option_with_its_default() -> None:

@@ -1,14 +1,18 @@
 """What the queue reports to /metrics: the faults of section 8 of the contract, by their numbers."""
 
 import asyncio
+import re
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from gateway_plugins.batch import depth
-from gateway_plugins.batch.queue import changes
+from gateway_plugins.batch.queue import changes, reading
+from gateway_plugins.batch.queue.schema import MIGRATIONS
 from gateway_plugins.batch.report import DURATIONS, MAX_SERIES, OTHER, Tally
 from support.callers.scraping import Scrape, scrape
 from support.gateways.capturing import chat
+from support.records.databases import memory_database
 from support.records.queued_items import CHAT, OWNER, engine_of, new_item
 from support.workers.failing_worker import refusal
 from support.workers.patient_worker import ANSWER, patient
@@ -77,6 +81,13 @@ async def test_fault_8_3_depth_counts_claimed_items_and_follows_the_work(
         worker.free.set()
         await scrape_until(live, lambda found: 0 < found.value("llm_queue_depth") < 20)
         await scrape_until(live, lambda found: found.value("llm_queue_depth") == 0)
+
+
+@pytest.mark.parametrize("query", [reading._OLDEST, reading._COUNTS])
+def test_depth_is_read_without_a_scan_of_items(query: str) -> None:
+    with closing(memory_database([MIGRATIONS])) as db:
+        plan = [row[-1] for row in db.select(f"EXPLAIN QUERY PLAN {query}")]
+    assert not [step for step in plan if re.match("SCAN (i|batch_items)\\b", step)]
 
 
 async def test_fault_8_6_models_that_callers_made_up_are_no_labels(gateway_for: GatewayFor) -> None:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from gateway import ConfigError
 from gateway_plugins.batch.cli.changing import cancel_items, requeue_items
+from gateway_plugins.batch.cli.importing import import_file
 from gateway_plugins.batch.cli.listing import list_items, show_item
+from gateway_plugins.batch.cli.requests import CHAT, DEFAULT_PRIORITY, has_api
+from gateway_plugins.batch.options import MAX_PRIORITY, MIN_PRIORITY
 from gateway_plugins.batch.queue.items import STATES
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ def add_batch_commands(subcommands: "Subcommands") -> None:
     _add_show(actions)
     _add_cancel(actions)
     _add_requeue(actions)
+    _add_import(actions)
 
 
 def _add_list(actions: "Subcommands") -> None:
@@ -95,6 +99,34 @@ def _add_requeue(actions: "Subcommands") -> None:
     parser.set_defaults(run=_naming_output(run))
 
 
+def _add_import(actions: "Subcommands") -> None:
+    parser = actions.add_parser(
+        "import",
+        help="queue the requests of a JSONL file",
+        description="Queues a request for each line, which is one of an OpenAI batch file, or the "
+        "body of a request. Prints the id of each item as a JSON line.",
+        epilog="Exit status: 0 all are queued; 2 nothing is, or as standard error says.",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--key", metavar="ID", help="key that the items belong to (none)")
+    parser.add_argument(
+        "--endpoint",
+        type=_endpoint,
+        default=CHAT,
+        metavar="PATH",
+        help=f"path that lines without a url are for ({CHAT})",
+    )
+    parser.add_argument(
+        "--priority",
+        type=_priority,
+        metavar="N",
+        help=f"priority of all items, {MIN_PRIORITY} to {MAX_PRIORITY} (that of the body, else "
+        f"{DEFAULT_PRIORITY}); larger is sooner",
+    )
+    _add_file(parser)
+    parser.set_defaults(run=_naming_output(import_file))
+
+
 def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, help="YAML or TOML file with the path of the database"
@@ -108,6 +140,23 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not text.isascii() or len(text) > 15:
         raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text!r}")
     return int(text)
+
+
+def _endpoint(text: str) -> str:
+    if not has_api(text):
+        raise argparse.ArgumentTypeError(f"expected a path such as {CHAT}, got {text!r}")
+    return text
+
+
+def _priority(text: str) -> int:
+    try:
+        found = int(text)
+    except ValueError:
+        found = MAX_PRIORITY + 1
+    if not MIN_PRIORITY <= found <= MAX_PRIORITY:
+        bounds = f"{MIN_PRIORITY} to {MAX_PRIORITY}"
+        raise argparse.ArgumentTypeError(f"expected an integer, {bounds}, got {text!r}")
+    return found
 
 
 def _naming_output(run: Run) -> Run:

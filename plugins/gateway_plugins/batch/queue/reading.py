@@ -162,13 +162,14 @@ class LaneCount(msgspec.Struct, frozen=True):
     running: int
 
 
+_COUNTS = """
+SELECT model, sum(queued), sum(running) FROM batch_lanes WHERE queued + running > 0 GROUP BY model
+"""
+
+
 def counts(db: Database) -> Iterator[LaneCount]:
     """Yield the counts of each model that has items."""
-    query = (
-        "SELECT model, sum(queued), sum(running) FROM batch_lanes WHERE queued + running > 0"
-        " GROUP BY model"
-    )
-    for model, queued, running in db.select(query):
+    for model, queued, running in db.select(_COUNTS):
         yield LaneCount(model, queued, running)
 
 
