@@ -59,7 +59,7 @@ def test_fault_3_4_many_items_of_one_model_let_another_in_within_max_wait(
     queue.submit(model="B", priority=-100)
     begun = queue.now
     while "B" not in models(queue, process, 1, 1):
-        queue.now += 10
+        queue.now += 60
     assert queue.now - begun == ORDER.max_wait
 
 
@@ -84,6 +84,41 @@ def test_items_in_flight_of_a_key_count_whatever_their_model(
     queue.now += 1
     queue.submit("Y", model="B", items=5)
     assert [owner_of(one) for one in queue.claim(process, 1_000, 6)] == ["Y"] * 3 + ["X", "Y", "X"]
+
+
+def test_keys_take_turns(queue: AQueue, process: Process) -> None:
+    """Also if what each had in flight is over by the next claim."""
+    queue.submit("X", items=50)
+    queue.now += 1
+    queue.submit("Y", items=50)
+    owners = ""
+    for _ in range(6):
+        queue.now += 1
+        [item] = queue.claim(process, 1, 1)
+        queue.settle(process, item)
+        owners += owner_of(item)
+    assert owners == "XYXYXY"
+
+
+def test_lane_that_has_waited_long_is_served_once_and_waits_again(
+    queue: AQueue, process: Process
+) -> None:
+    queue.submit("X", priority=0, model="low", items=50)
+    queue.now += ORDER.max_wait
+    queue.submit("Y", priority=1, model="high", items=50)
+    assert models(queue, process, 9, 4) == ["low", "high", "high", "high"]
+
+
+def test_lane_that_was_begun_before_the_clock_was_set_back_goes_on_rising(
+    queue: AQueue, process: Process
+) -> None:
+    queue.submit("X", priority=0, model="low")
+    queue.claim(process, 1, 1)
+    queue.now -= 86_400
+    queue.submit("X", priority=0, model="low")
+    queue.submit("Y", priority=1, model="high", items=50)
+    queue.now += ORDER.max_wait
+    assert models(queue, process, 9, 2) == ["high", "low"]
 
 
 def test_items_of_a_higher_priority_come_first(queue: AQueue, process: Process) -> None:

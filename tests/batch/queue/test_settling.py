@@ -65,13 +65,18 @@ def test_fault_3_6_items_of_a_dead_process_are_queued_again_at_the_first_look(
     assert queue.states(ids) == {QUEUED: 700}
     assert queue.item(ids[0]).last_error == LEFT
     assert list(queue.db.select("SELECT number FROM batch_holders")) == [(other.holder.number,)]
-    assert [file.name for file in queue.locks.parent.iterdir()] == [lock(other).name]  # type: ignore[union-attr]
+    assert locks(queue) == [lock(other)]
     check_counts(queue.db)
 
 
 def lock(process: Process) -> Path:
     assert process.holder._lock is not None
     return process.holder._lock.path
+
+
+def locks(queue: AQueue) -> list[Path]:
+    assert queue.locks is not None
+    return sorted(queue.locks.parent.iterdir())
 
 
 def test_fault_3_7_items_of_a_stopped_process_are_queued_again_after_the_lease(
@@ -91,6 +96,7 @@ def test_fault_3_7_items_of_a_stopped_process_are_queued_again_after_the_lease(
     assert not queue.settle(stopped, item, answer=b"late"), "it goes on, and is too late"
     assert not stopped.holder.beat(queue.db)
     assert not look(queue, other, passed + 1), "it has another number and another lock"
+    assert locks(queue) == sorted([lock(other), lock(stopped)])
     assert not look(queue, stopped, 0.0)
     assert queue.settle(other, again, answer=b"in time")
     assert reading.answer_of(queue.db, item.number) == b"in time"
@@ -170,6 +176,28 @@ def test_item_queued_again_by_an_operator_forgets_how_it_ended(queue: AQueue) ->
     assert queue.item(item_id).status is None
     assert ended.state == QUEUED
     check_counts(queue.db)
+
+
+def test_completed_items_are_not_queued_again(queue: AQueue) -> None:
+    process = queue.process()
+    [item_id] = queue.submit()
+    [item] = queue.claim(process)
+    queue.settle(process, item)
+    assert changes.requeue(queue.db, item_id, 1e9) is None
+    assert queue.item(item_id).state == COMPLETED
+
+
+def test_items_are_deleted_in_any_state(queue: AQueue) -> None:
+    process = queue.process()
+    ids = queue.submit(items=3)
+    queue.settle(process, *queue.claim(process, 1))
+    queue.claim(process, 1)
+    items = [queue.item(one) for one in ids]
+    found = [changes.Found(one.number, one.id, 1, one.state, None, one.path) for one in items]
+    assert [one.state for one in found] == [COMPLETED, RUNNING, QUEUED]
+    changes.delete(queue.db, found)
+    check_counts(queue.db)
+    assert list(queue.db.select("SELECT * FROM batch_lanes")) == []
 
 
 def test_ends_of_many_calls_of_one_transaction_are_stored(queue: AQueue) -> None:
