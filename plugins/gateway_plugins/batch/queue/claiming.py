@@ -6,6 +6,7 @@ queued. In a lane, items that are to be tried again come first, and then the old
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,16 +17,20 @@ from gateway_plugins.batch.queue.lanes import Counts
 from gateway_plugins.batch.queue.ordering import Lane, Left, Order, Owners, Queue, Ready
 
 _BUSY = """
-SELECT lane, owner, model, priority, begun, queued, running FROM batch_lanes
-WHERE queued + running > 0
+SELECT l.lane, owner, model, priority, begun, queued, running, (
+    SELECT min(due) FROM batch_items WHERE lane = l.lane AND state = 0 AND due > 0
+), i.number, i.submitted, i.deadline
+FROM batch_lanes AS l LEFT JOIN batch_items AS i ON i.number = (
+    SELECT min(number) FROM batch_items WHERE lane = l.lane AND state = 0 AND due = 0
+) WHERE queued + running > 0
 """
 _AGAIN = """
-SELECT number, submitted, deadline, due FROM batch_items
-WHERE lane = :lane AND state = 0 AND due > 0 ORDER BY due, number LIMIT :most OFFSET :after
+SELECT number, submitted, deadline FROM batch_items
+WHERE lane = :lane AND state = 0 AND due > 0 AND due <= :now ORDER BY due, number LIMIT :most
 """
 _FRESH = """
-SELECT number, submitted, deadline, due FROM batch_items
-WHERE lane = :lane AND state = 0 AND due = 0 ORDER BY number LIMIT :most OFFSET :after
+SELECT number, submitted, deadline FROM batch_items
+WHERE lane = :lane AND state = 0 AND due = 0 AND number > :after ORDER BY number LIMIT :most
 """
 _CLAIM = """
 UPDATE batch_items SET state = 1, holder = :holder, started = :now, due = 0, attempts = attempts + 1
@@ -122,33 +127,39 @@ class _Looking:
 
     def lanes(self, left: Left) -> Iterator[Lane]:
         """Yield the lanes with items that may run now and have room."""
-        for lane, owner, model, priority, begun, queued, running in list(self._db.select(_BUSY)):
+        for row in list(self._db.select(_BUSY)):
+            lane, owner, model, priority, begun, queued, running, due, *fresh = row
             self.owners.add(owner, running, begun)
             if not queued or left.of(lane, model) <= 0:
                 continue
-            items = self._items(lane)
+            items = self._items(lane, due, fresh)
             first = next(items, None)
             if first is not None:
                 yield Lane(lane, owner, model, priority, begun, first, items)
 
-    def _items(self, lane: int) -> Iterator[Ready]:
-        for query in (_AGAIN, _FRESH):
-            for number, submitted, deadline, due in self._rows(query, lane):
-                if due > self._latest:
-                    self._hasten(lane)
-                elif due > self._now:
-                    self.next_due = min(due, self.next_due or due)
-                    break
-                if deadline > self._now:
-                    yield Ready(number, submitted)
+    def _items(self, lane: int, due: float | None, fresh: Sequence[Any]) -> Iterator[Ready]:
+        """Yield what may run now, reading no further than it is asked for.
 
-    def _rows(self, query: str, lane: int) -> Iterator[tuple[int, float, float, float]]:
-        """Read the first row, and the others if they are asked for."""
-        for most, after in ((1, 0), (self._most, 1)):
-            rows = list(self._db.select(query, {"lane": lane, "most": most, "after": after}))
-            yield from rows
-            if len(rows) < most:
-                return
+        `due` is that of the first item to be tried again, `fresh` the first of the others.
+        """
+        if due is not None and due > self._latest:
+            self._hasten(lane)
+            due = self._now
+        if due is not None and due > self._now:
+            self.next_due = min(due, self.next_due or due)
+        elif due is not None:
+            yield from self._ready(_AGAIN, lane, 0)
+        number, submitted, deadline = fresh
+        if number is not None:
+            if deadline > self._now:
+                yield Ready(number, submitted)
+            yield from self._ready(_FRESH, lane, number)
+
+    def _ready(self, query: str, lane: int, after: int) -> Iterator[Ready]:
+        named = {"lane": lane, "now": self._now, "after": after, "most": self._most}
+        for number, submitted, deadline in list(self._db.select(query, named)):
+            if deadline > self._now:
+                yield Ready(number, submitted)
 
     def _hasten(self, lane: int) -> None:
         """Let the lane's items run now: the clock was set back after their pauses began."""
