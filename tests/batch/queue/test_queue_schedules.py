@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.records.a_queue import KEPT, LEASE, ORDER, AQueue, Process, check_counts
 
+from gateway import TooManyRequests, Value
+
 KEYS, MODELS, PRIORITIES = ("ada", "bob"), ("m", "n"), (-2, 0, 1)
 PROCESSES = 3
 LOST = ItemError("not_stored", "it is lost")
@@ -95,7 +97,7 @@ class Schedules(RuleBasedStateMachine):
         queued = len(self.of_state(QUEUED))
         try:
             self.queue.submit(items=1, room=submission.Room(queued, 1_000))
-        except submission.TooManyRequests:
+        except TooManyRequests:
             return
         raise AssertionError("it is full")
 
@@ -169,7 +171,8 @@ class Schedules(RuleBasedStateMachine):
         return -rank, running[key], served[key], first.submitted
 
     def lane_number(self, lane: LaneName) -> int:
-        named = dict(zip(("owner", "model", "priority"), lane, strict=True))
+        owner, model, priority = lane
+        named: dict[str, Value] = {"owner": owner, "model": model, "priority": priority}
         query = (
             "SELECT lane FROM batch_lanes"
             " WHERE owner = :owner AND model = :model AND priority = :priority"

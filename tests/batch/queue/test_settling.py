@@ -190,10 +190,11 @@ def test_completed_items_are_not_queued_again(queue: AQueue) -> None:
 def test_items_are_deleted_in_any_state(queue: AQueue) -> None:
     process = queue.process()
     ids = queue.submit(items=3)
-    queue.settle(process, *queue.claim(process, 1))
+    [item] = queue.claim(process, 1)
+    queue.settle(process, item)
     queue.claim(process, 1)
     items = [queue.item(one) for one in ids]
-    found = [changes.Found(one.number, one.id, 1, one.state, None, one.path) for one in items]
+    found = [changes.Found(one.number, one.id, 1, one.state, None, one.path, None) for one in items]
     assert [one.state for one in found] == [COMPLETED, RUNNING, QUEUED]
     changes.delete(queue.db, found)
     check_counts(queue.db)
