@@ -294,6 +294,8 @@ async def test_long_poll_ends_with_its_caller_and_with_the_gateway(
     staying = asyncio.create_task(live.client.get(f"{url}?wait=60"))
     await until(lambda: bool(waiting))
     await live.gateway.drain(0)
+    async with asyncio.timeout(10):
+        await staying
     assert (await staying).json()["status"] == "queued"
 
 
