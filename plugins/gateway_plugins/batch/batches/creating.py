@@ -24,6 +24,9 @@ MAX_SHOWN = 100
 
 MODELS = "/v1/models"
 
+ALSO = frozenset(("/v1/images/edits", "/v1/videos"))
+"""Endpoints of OpenAI's batches that the gateway forwards without knowing their API."""
+
 _WINDOW = re.compile(r"([1-9][0-9]{0,2})h")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 
@@ -87,7 +90,7 @@ def check_endpoint(gateway: Host, endpoint: str) -> None:
     """
     api = api_of(endpoint)
     is_known = api is not None and endpoint in api.paths and api.scope is None
-    is_call = is_known and endpoint != MODELS
+    is_call = (is_known and endpoint != MODELS) or endpoint in ALSO
     if not (is_call or endpoint in gateway.config.extra_paths) or not gateway.carries(endpoint):
         message = (
             f"a batch cannot be sent to {endpoint[:MAX_SHOWN]!r}: endpoint must be the path of a "
