@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.app.error_pages import error_page
 from gateway.app.generation import Generation
-from gateway.app.plugin_routes import added_routes, beginning_of, carried_routes, routes_in_v1
+from gateway.app.plugin_routes import added_routes, beginnings_of, carried_routes, routes_in_v1
 from gateway.app.reload import Reloader
 from gateway.calls.call import Call
 from gateway.calls.control_request import Handler
@@ -122,7 +122,7 @@ class Gateway:
         added = [route for routes in generation.routes.values() for route in routes]
         self.edge.lead(carried_routes(added))
         in_v1 = routes_in_v1(added)
-        self.edge.leave([beginning_of(route) for route in in_v1])
+        self.edge.leave(beginnings_of(in_v1))
         self._router.routes = [
             *in_v1,
             *(self.carried(Route(path, self.edge)) for path in carried),

@@ -43,9 +43,16 @@ def routes_in_v1(routes: Sequence[BaseRoute]) -> list[ControlRoute | ScopedRoute
     ]
 
 
-def beginning_of(route: ControlRoute | ScopedRoute) -> str:
-    """Return what every path of the route begins with."""
-    return route.path.partition("{")[0]
+def beginnings_of(routes: Sequence[ControlRoute | ScopedRoute]) -> list[str]:
+    """Return the fewest texts with one of which each path of the routes begins.
+
+    Every call is compared with each of them.
+    """
+    found: list[str] = []
+    for beginning in sorted(route.path.partition("{")[0] for route in routes):
+        if not beginning.startswith(tuple(found)):
+            found.append(beginning)
+    return found
 
 
 def _check_scopes(routes: Sequence[BaseRoute]) -> None:

@@ -57,3 +57,8 @@ async def test_route_in_v1_is_asked_before_the_workers(server: str) -> None:
     assert found[3:] == [(200, "worker")] * 3
     targets = [seen(request).target for request in worker.requests]
     assert targets == ["/v1/notebook", "/v1/notes%2Fone", "/v1/models"]
+
+
+async def test_calls_are_compared_with_as_few_paths_as_possible() -> None:
+    async with ScriptedWorker(answer_of(b"{}")) as worker, live(before(worker)) as gateway:
+        assert gateway.gateway.edge._claimed == ("/v1/notes",)
