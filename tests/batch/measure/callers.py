@@ -1,8 +1,7 @@
 """Realtime callers in a process of their own.
 
 python callers.py PORT CALLERS SECONDS PAUSE TOKENS [--stream]: each calls, waits for about PAUSE
-seconds, and calls again. Prints one line of JSON: the calls, and of streams the times to the first
-event, in seconds, with the times when they began.
+seconds, and calls again. Prints a Told as one line of JSON.
 """
 
 import asyncio
@@ -19,11 +18,12 @@ PROMPT = "Hello " * 20
 
 
 class Told(msgspec.Struct):
-    """`ttft` has pairs: when a call began (time.monotonic), and the seconds to its first event."""
+    """`ttft` has the seconds to first events, `waited` those for which the engine was full."""
 
     calls: int
     seconds: float
-    ttft: list[tuple[float, float]]
+    ttft: list[float]
+    waited: list[float]
 
 
 class Callers:
@@ -67,7 +67,9 @@ async def _caller(
         assert head_.startswith(b"HTTP/1.1 200"), head_ + await reader.read(1000)
         if stream:
             await reader.readuntil(b"data:")
-            told.ttft.append((began, time.monotonic() - began))
+            told.ttft.append(time.monotonic() - began)
+            first = await reader.readuntil(b"\n\n")
+            told.waited.append(json.loads(first)["waited"])
             await reader.readuntil(b"\r\n0\r\n\r\n")
         else:
             lines = head_.lower().split(b"\r\n")
@@ -81,7 +83,7 @@ async def _caller(
 
 async def _main() -> None:
     port, callers, seconds, pause, tokens = sys.argv[1:6]
-    told = Told(0, 0.0, [])
+    told = Told(0, 0.0, [], [])
     began = time.monotonic()
     ends = began + float(seconds)
     stream = "--stream" in sys.argv

@@ -1,5 +1,7 @@
 """An engine that runs so many sequences at a time, in a process of its own; others wait for one.
 
+Its streams tell in `waited` for how many seconds they waited for a place.
+
 python slotted_engine.py [--places 32] [--ttft 0.05] [--itl 0.02] [--metrics]: its port is the first
 line that it prints. A sequence takes `ttft` seconds to its first token and `itl` for each further
 one of its `max_tokens` (16), however many run. It costs so little that a measurement beside it
@@ -12,6 +14,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -131,13 +134,14 @@ class Connection(asyncio.Protocol):
             self.transport.write(plain(MODELS))
 
     async def _run(self, body: bytes) -> None:
-        asked = json.loads(body)
+        asked, came = json.loads(body), time.monotonic()
         tokens, options = asked.get("max_tokens", 16), self._options
         await self._places.take()
+        waited = time.monotonic() - came
         try:
             await asyncio.sleep(options.ttft)
             if asked.get("stream"):
-                self.transport.write(STREAM + chunk(event(WORDS)))
+                self.transport.write(STREAM + chunk(event(WORDS) | {"waited": waited}))
             await asyncio.sleep(options.itl * (tokens - 1))
         finally:
             self._places.give()

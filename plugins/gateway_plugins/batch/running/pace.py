@@ -6,14 +6,15 @@ of late, and a few more: a realtime call that finds all places taken waits for t
 """
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
 
 import msgspec
 
 from gateway import Attempt, Call, Worker, Workers
 from gateway_plugins.batch.options import Options
+from gateway_plugins.batch.running.lateness import Finding, Lateness
 from gateway_plugins.batch.running.window import Window
 
 UNKNOWN_MODEL = 4
@@ -27,6 +28,10 @@ SPARE = 8
 
 SAMPLE = 0.02
 """Seconds between two counts of the realtime calls."""
+
+USED = 3 / 4
+"""Share of the items a worker may have from which on its window is used whole: some have always
+just ended, and others have not begun."""
 
 REFUSED = frozenset((429, 503))
 
@@ -48,18 +53,28 @@ class Realtime(msgspec.Struct, eq=False):
         self.recent = max(self.recent, calls)
 
     @property
+    def most(self) -> int:
+        """How many there were of late at most."""
+        return max(self.recent, self.before)
+
+    @property
     def reserve(self) -> int:
         """Places to keep for calls that are not there now."""
-        most = max(self.recent, self.before)
+        most = self.most
         return most - self.now + 1 + most // SPARE
 
 
 class Place(msgspec.Struct, eq=False):
-    """What is known of one worker."""
+    """What is known of one worker.
+
+    `full_until`: when it last had more calls than its window, which had become smaller.
+    """
 
     window: Window = msgspec.field(default_factory=Window)
+    lateness: Lateness = msgspec.field(default_factory=Lateness)
     realtime: Realtime = msgspec.field(default_factory=Realtime)
     items: int = 0
+    full_until: float = 0.0
 
 
 class Pace:
@@ -83,7 +98,7 @@ class Pace:
     def rooms(self) -> tuple[Mapping[str, int], int, int]:
         """Return the room of each known model, that of each other one, and that of all together."""
         workers = self._workers
-        self._count(time.monotonic())
+        self._count(monotonic())
         every = self._room(workers.fit, self.running.total())
         if not workers.mixed:
             return {}, every, every
@@ -110,11 +125,11 @@ class Pace:
     def _share(self, worker: Worker) -> int:
         """Return how many items this worker may have."""
         place = self._place(worker)
-        whole, limit = int(place.window.size), worker.slots.limit
+        realtime, limit = place.realtime.now + place.realtime.reserve, worker.slots.limit
+        whole = place.window.calls(realtime)
         if limit is not None:
             whole = min(whole, limit)
-        realtime = place.realtime
-        return max(min(whole - realtime.now - realtime.reserve, self._most), 0)
+        return max(min(whole - realtime, self._most), 0)
 
     def _overall(self) -> int:
         """Return the room that a limit of all workers together leaves."""
@@ -158,19 +173,37 @@ class Pace:
 
     def attempt_ended(self, call: Call, attempt: Attempt, *, is_item: bool) -> None:
         """Learn from an attempt of an item, or of a realtime call."""
-        place, now = self._place(attempt.worker), time.monotonic()
-        window, reserve = place.window, place.realtime.reserve
+        place, now = self._place(attempt.worker), monotonic()
+        window, in_flight = place.window, attempt.worker.in_flight
         if attempt.status in REFUSED:
-            window.shrink(0.5, now)
+            window.shrink(0.5, in_flight, now)
         elif is_item:
-            if attempt.error is None and attempt.worker.in_flight + reserve >= int(window.size):
-                window.widen(self._most + place.realtime.now + reserve, now)
+            items = in_flight - place.realtime.now
+            if attempt.error is None and items >= USED * self._share(attempt.worker):
+                realtime = place.realtime
+                most = self._most + realtime.now + realtime.reserve
+                window.widen(most, now, beside=realtime.most > 0)
         elif attempt.first_byte is not None and call.streams:
-            seconds = attempt.first_byte - attempt.started
-            if place.items <= self._least:
-                window.note_alone(seconds)
-            else:
-                window.note_beside(seconds, now)
+            self._count(now)
+            self._learn_time(place, attempt, attempt.first_byte - attempt.started, now)
+
+    def _learn_time(self, place: Place, attempt: Attempt, seconds: float, now: float) -> None:
+        window, lateness, in_flight = place.window, place.lateness, attempt.worker.in_flight
+        if in_flight > window.calls(place.realtime.now + place.realtime.reserve):
+            place.full_until = now
+        if place.items <= self._least:
+            lateness.note_alone(seconds)
+            return
+        if lateness.blame is not None and attempt.started <= place.full_until:
+            return  # there are not yet fewer items
+        match lateness.note_beside(seconds, attempt.started, place.items):
+            case Finding.BLAMED:
+                window.shrink(0.7, in_flight, now)
+                place.full_until = now
+            case Finding.ACQUITTED:
+                window.undo()
+        if lateness.blame is None:
+            window.before = None
 
     def windows(self) -> Mapping[str, float]:
         """Return the present window of each worker of which something is known, by its id."""

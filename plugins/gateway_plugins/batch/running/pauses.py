@@ -6,7 +6,7 @@ row, or is as long as the refusal says. After it one item goes first, and each t
 lets one more go.
 """
 
-import time
+from time import monotonic
 
 import msgspec
 
@@ -42,7 +42,7 @@ class Pauses:
 
         Refusals of items that went together count as one.
         """
-        now = time.monotonic()
+        now = monotonic()
         pause = self._pauses.get(lane)
         if pause is None:
             pause = self._pauses[lane] = Pause(now + asked)
@@ -57,7 +57,7 @@ class Pauses:
     def went_well(self, lane: int) -> None:
         """Let one more item of the lane go: one was not refused."""
         pause = self._pauses.get(lane)
-        if pause is not None and time.monotonic() >= pause.until:
+        if pause is not None and monotonic() >= pause.until:
             pause.refusals = 0
             pause.allowed += 1
             if pause.allowed >= FREE:
@@ -67,7 +67,7 @@ class Pauses:
         """Return the room of each lane that has rested; `running` counts its items in flight."""
         if not self._pauses:
             return {}
-        now = time.monotonic()
+        now = monotonic()
         for lane in [a for a, b in self._pauses.items() if b.until + FORGOTTEN < now]:
             del self._pauses[lane]
         return {

@@ -1,11 +1,11 @@
 """How many calls one worker takes before realtime calls feel it.
 
 The window follows AIMD (additive increase, multiplicative decrease; Chiu and Jain, 1989) with the
-slow start of TCP: it begins small and doubles with each round of items until the worker shows that
-it has enough. From then on that is the `ceiling`, and it is tried after a while whether the worker
-takes more, one call at a time. The while doubles with each try in vain, as realtime calls pay for
-those. A worker has enough if it answers 429 or 503, or if the first bytes of realtime streams come
-later than they did without items.
+slow start of TCP: it begins with a few items and doubles with each round of them, or grows by a
+quarter beside realtime calls, until the worker shows that it has enough. From then on nearly the
+calls that it had are the `ceiling`, and after a while it is tried whether the worker takes a few
+more. The while doubles with each try in vain, as realtime calls pay for those. A worker has enough
+if it answers 429 or 503, or if realtime calls get their first bytes late, see `lateness.py`.
 """
 
 import math
@@ -13,7 +13,7 @@ import math
 import msgspec
 
 FIRST_WINDOW = 8.0
-"""Calls in flight at a worker of which nothing is known yet."""
+"""Items in flight at a worker of which nothing is known yet."""
 
 HOLD = 1.0
 """Seconds between two decreases: what was sent before the first tells nothing new."""
@@ -21,32 +21,25 @@ HOLD = 1.0
 FIRST_REST, LAST_REST = 10.0, 600.0
 """Seconds for which a ceiling stands, after the first decrease and at most."""
 
-TOLERANCE = 0.1
-"""How much later first bytes may come while items run, as a share of their time without."""
 
-SLACK = 0.003
-"""Seconds by which they may come later in any case."""
+SLOWLY = 1 / 4
+"""Calls by which an item widens the window beside realtime calls, which would feel a leap."""
 
-NEW = 1 / 8
-"""Weight of a new value in the averages."""
+STEP = 1 / 8
+"""Share of the window by which a ceiling is lifted for a try; at least MIN_STEP calls."""
 
+MIN_STEP = 2.0
 
-class Average(msgspec.Struct):
-    """A moving average of times, and their mean deviation from it, in seconds."""
-
-    mean: float
-    deviation: float
-
-    def add(self, value: float) -> None:
-        self.deviation += NEW * (abs(value - self.mean) - self.deviation)
-        self.mean += NEW * (value - self.mean)
+NEARLY = 0.9
+"""Share of the calls that were too many that becomes the ceiling."""
 
 
 class Window(msgspec.Struct, eq=False):
-    """The window of one worker. Times of `now` are `time.monotonic()`.
+    """The window of one worker. Times are `time.monotonic()`.
 
-    `alone` and `beside` are the times to the first bytes of realtime streams without items, and of
-    late beside them.
+    `size` is that of items as long as there is no `ceiling`, and of all calls from then on. The
+    ceiling stands until `ceiling_until`, for `rest` seconds. No decrease before `held_until`.
+    `before` is the size and the ceiling before the first decrease that may be taken back.
     """
 
     size: float = FIRST_WINDOW
@@ -54,46 +47,37 @@ class Window(msgspec.Struct, eq=False):
     ceiling_until: float = 0.0
     held_until: float = 0.0
     rest: float = FIRST_REST
-    alone: Average | None = None
-    beside: float | None = None
+    before: tuple[float, float] | None = None
 
-    def shrink(self, factor: float, now: float) -> None:
-        """The worker has enough."""
+    def calls(self, realtime: int) -> int:
+        """Return how many calls the worker may have, if `realtime` places are taken or kept."""
+        return int(self.size) + (realtime if self.ceiling == math.inf else 0)
+
+    def shrink(self, factor: float, in_flight: int, now: float) -> None:
+        """The worker has enough with so many calls in flight."""
         if now < self.held_until:
             return
-        self.size = self.ceiling = max(self.size * factor, 1.0)
-        if self.ceiling_until:
-            in_vain = now < self.ceiling_until + self.rest
+        if self.ceiling < math.inf:
+            in_vain = now < self.ceiling_until + 2 * self.rest
             self.rest = min(self.rest * 2, LAST_REST) if in_vain else FIRST_REST
+        if self.before is None:
+            self.before = self.size, self.ceiling
+        self.size = max(in_flight * factor, 1.0)
+        self.ceiling = max(in_flight * NEARLY, 1.0)
         self.ceiling_until = now + self.rest
         self.held_until = now + HOLD
 
-    def widen(self, most: float, now: float) -> None:
-        """An item went well while the window was used whole."""
-        if self.size < self.ceiling:
-            self.size = min(self.size + 1, self.ceiling, most)
-        elif now >= self.ceiling_until:
-            self.size = self.ceiling = min(self.size + 1 / self.size, most)
+    def undo(self) -> None:
+        """Take decreases back: what caused them was not the worker's load."""
+        if self.before is not None:
+            (self.size, self.ceiling), self.before = self.before, None
+            self.rest = FIRST_REST
 
-    def note_alone(self, seconds: float) -> None:
-        """Learn the time of a first byte without items."""
-        self.beside = None
-        if self.alone is None:
-            self.alone = Average(seconds, seconds / 2)
-        else:
-            self.alone.add(seconds)
-
-    def note_beside(self, seconds: float, now: float) -> None:
-        """Learn the time of a first byte beside items, and shrink if such times are late.
-
-        One that is late by itself says little, so that it takes the average of several, and what
-        they deviate from each other without items is no lateness.
-        """
-        alone = self.alone
-        if alone is None:
-            return
-        before = alone.mean if self.beside is None else self.beside
-        self.beside = before + NEW * (seconds - before)
-        if self.beside > alone.mean * (1 + TOLERANCE) + alone.deviation + SLACK:
-            self.shrink(0.7, now)
-            self.beside = None
+    def widen(self, most: float, now: float, *, beside: bool) -> None:
+        """An item went well while the window was used whole; `beside` realtime calls or not."""
+        if self.size >= self.ceiling and now >= self.ceiling_until:
+            self.ceiling = self.size + max(self.size * STEP, MIN_STEP)
+            self.ceiling_until = now + self.rest
+        if now >= self.held_until:
+            more = SLOWLY if beside else 1.0
+            self.size = max(min(self.size + more, self.ceiling, most), 1.0)
