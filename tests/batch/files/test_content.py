@@ -1,7 +1,9 @@
 """Contents, whole and in ranges, and callers that do not take them in."""
 
 import asyncio
+import os
 import random
+from pathlib import Path
 
 import httpx
 import openai
@@ -9,7 +11,7 @@ import pytest
 from gateway_plugins.batch.doors.files.content import PIECE, Range, RangeNotSatisfiable, range_of
 from hypothesis import given
 from hypothesis import strategies as st
-from support.batch.files import client_of, files_of, raw
+from support.batch.files import client_of, files_of, open_files, raw
 from support.callers.leaving_caller import leave
 from support.callers.raw_client import head_of
 
@@ -134,35 +136,43 @@ async def test_download_goes_on_while_the_file_is_deleted(gateway_for: GatewayFo
         assert await client.reader.readexactly(len(content)) == content
 
 
-async def reading(live: Live, wanted: bool) -> None:
-    """Wait until a thread reads, or none is left that does."""
+async def opened(path: Path, wanted: bool) -> None:
+    """Wait until the content is read, or is no more."""
     async with asyncio.timeout(20):
-        while any(t.get_name() == "content" for t in asyncio.all_tasks()) != wanted:  # noqa: ASYNC110
+        while (path in open_files()) != wanted:  # noqa: ASYNC110  a descriptor has no event
             await asyncio.sleep(0.005)
+
+
+def endless(live: Live, file_id: str) -> Path:
+    """Make a content so long that it takes minutes to read, and no room on the disk."""
+    path = files_of(live).folder.content(file_id)
+    os.truncate(path, 1 << 38)
+    return path
 
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_caller_that_leaves_ends_the_reading(gateway_for: GatewayFor, reset: bool) -> None:
     live = await gateway_for("batch")
-    file_id = await stored(live, CONTENT * 16)
+    file_id = await stored(live, b"")
+    path = endless(live, file_id)
     async with raw(live) as client:
         await client.send(head_of("GET", f"/v1/files/{file_id}/content", []))
         assert (await client.head()).status == 200
-        await reading(live, True)
+        await opened(path, True)
         leave(client, reset=reset)
-        await reading(live, False)
+        await opened(path, False)
 
 
 async def test_caller_that_takes_nothing_in_ends_the_reading(gateway_for: GatewayFor) -> None:
     live = await gateway_for("batch", timeouts={"idle": 0.3})
     file_id = await stored(live, b"")
-    files_of(live).folder.content(file_id).write_bytes(CONTENT * 16)
+    path = endless(live, file_id)
     async with raw(live) as client:
         await client.send(head_of("GET", f"/v1/files/{file_id}/content", []))
         assert (await client.head()).status == 200
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await reading(live, True)
-        await reading(live, False)
+        await opened(path, True)
+        await opened(path, False)
 
 
 async def test_content_that_is_lost_is_404(gateway_for: GatewayFor) -> None:

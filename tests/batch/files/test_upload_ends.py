@@ -16,6 +16,7 @@ from support.batch.files import (
     contents,
     file_part,
     form,
+    open_files,
     raw,
     with_length,
     written,
@@ -50,11 +51,6 @@ async def test_caller_that_leaves_leaves_nothing_behind(
         await until(0, live)
     assert (await live.client.get("/v1/files")).json()["data"] == []
     assert not [path for path in open_files() if path.suffix == PART]
-
-
-def open_files() -> list[Path]:
-    links = list(Path("/proc/self/fd").iterdir())
-    return [link.readlink() for link in links if link.is_symlink()]
 
 
 async def test_caller_that_stops_sending_leaves_nothing_behind(gateway_for: GatewayFor) -> None:

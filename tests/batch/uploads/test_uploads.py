@@ -8,10 +8,18 @@ from pathlib import Path
 import openai
 import pytest
 from gateway_plugins.batch import Batch
-from gateway_plugins.batch.files.part import PIECE
+from gateway_plugins.batch.files.part import PIECE, Part
 from openai import AsyncOpenAI
 from openai.types import Upload
-from support.batch.files import client_of, contents, file_part, form, raw, with_length
+from support.batch.files import (
+    client_of,
+    contents,
+    file_part,
+    files_of,
+    form,
+    raw,
+    with_length,
+)
 from support.callers.raw_client import head_of
 from support.gateways.with_keys import KeysOnDisk, key, keyed
 
@@ -140,6 +148,25 @@ async def test_upload_that_is_cancelled_while_a_part_comes_keeps_nothing(
         await client.uploads.cancel(upload.id)
         await slow.send(body[-4:])
         assert (await slow.answer()).status == 409
+    assert contents(live) == []
+
+
+async def test_part_that_comes_into_place_after_the_cancellation_is_deleted(
+    gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = await gateway_for("batch")
+    files = files_of(live)
+    move = files.move
+    async with client_of(live) as client:
+        upload = await begun(client)
+
+        async def late(part: Part, part_id: str) -> None:
+            await client.uploads.cancel(upload.id)
+            await move(part, part_id)
+
+        monkeypatch.setattr(files, "move", late)
+        with pytest.raises(openai.ConflictError, match="is cancelled already"):
+            await parts_of(client, upload, b"abc")
     assert contents(live) == []
 
 

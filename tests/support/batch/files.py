@@ -50,3 +50,9 @@ def raw(live: Live) -> RawClient:
 
 def with_length(length: int, *more: tuple[bytes, bytes]) -> Headers:
     return [FORM, (b"content-length", b"%d" % length), *more]
+
+
+def open_files() -> list[Path]:
+    """What this process has open."""
+    links = list(Path("/proc/self/fd").iterdir())
+    return [link.readlink() for link in links if link.is_symlink()]

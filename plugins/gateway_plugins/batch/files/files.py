@@ -64,6 +64,7 @@ class Files:
             yield
         finally:
             cleaning.cancel()
+            await asyncio.wait([cleaning])
             self.threads.shutdown()
             folder.close()
 

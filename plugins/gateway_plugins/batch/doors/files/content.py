@@ -92,7 +92,7 @@ class Content(Response):
 
     async def _send(self, fd: int, piece: Range, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        leaving = loop.create_task(_left(receive), name="content")
+        leaving = loop.create_task(_left(receive))
         try:
             at = piece.begin
             while at < piece.end and not leaving.done():
