@@ -158,6 +158,14 @@ def test_requeue_failed_queues_all_failed_items_in_slices(
     assert queue.counts() == (7, 0)
 
 
+def test_requeue_leaves_what_fails_while_it_runs(queue: QueueFile) -> None:
+    [item_id] = queue.add(OWNER, new_item())
+    queue.fail(item_id)
+    with closing(queue.open()) as db:
+        db.execute("UPDATE batch_items SET finished = finished + 100")
+    assert queue("requeue", "--failed")[1] == "0 items queued\n"
+
+
 def test_requeue_leaves_lines_of_batch_files_alone(queue: QueueFile) -> None:
     [item_id] = queue.add(OWNER, new_item())
     queue.fail(item_id)
