@@ -66,9 +66,9 @@ class AQueue:
         deadline: float = 1e9,
         body: bytes = b"{}",
     ) -> list[str]:
-        """Queue items now; return their ids."""
+        """Queue items now, in a transaction; return their ids."""
         new = [self._new(model, priority, self.now + deadline, body) for _ in range(items)]
-        self.db.execute("BEGIN")
+        self.db.execute("BEGIN IMMEDIATE")
         try:
             submission.submit(self.db, owner(key), new, room)
         except BaseException:
@@ -76,6 +76,10 @@ class AQueue:
             raise
         self.db.execute("COMMIT")
         return [one.id for one in new]
+
+    def submit_now(self, key: str, model: str, body: bytes) -> None:
+        """Queue an item within the transaction of the caller."""
+        submission.submit(self.db, owner(key), [self._new(model, 0, 1e12, body)], PLENTY)
 
     def _new(self, model: str, priority: int, deadline: float, body: bytes) -> NewItem:
         self._count += 1
