@@ -15,9 +15,11 @@ MINUTES ?= 10
 CALLS ?= 10000
 PROCESSES ?= 1
 KILLS ?= 100
+LINES ?= 10000
+ITEMS ?= 1000000
 INPUTS ?= 1000000
 
-.PHONY: kernel demo test storm accounting kills clients soak bench fuzz lint lock clean \
+.PHONY: kernel demo test storm accounting kills batch-kills batch-scale clients soak bench fuzz lint lock clean \
 	test-latest test-lowest test-reworded
 
 # Compiles the native kernel if its sources are newer; without one the gateway runs in Python.
@@ -63,6 +65,12 @@ accounting: kernel  # `make accounting CALLS=10000`: the ledger against what eng
 
 kills: kernel  # `make kills KILLS=1000`: gateways killed under load have each trace, see docs/capture.md
 	$(VENV)/bin/pytest -m slow --kills $(KILLS) tests/trace_capture/store/test_capture_kill.py -k many
+
+batch-kills: kernel  # `make batch-kills KILLS=200 LINES=10000`: each line is answered once, see docs/batch.md
+	PYTHONPATH=tests $(VENV)/bin/python -m batch.kills --kills $(KILLS) --lines $(LINES) --processes $(PROCESSES)
+
+batch-scale: kernel  # `make batch-scale ITEMS=1000000`: what a long queue costs, see docs/batch.md
+	PYTHONPATH=tests $(VENV)/bin/python -m batch.measure.scale --items $(ITEMS)
 
 clients: kernel $(VENV)-clients/.installed $(VENV)-clients-2/.installed  # see docs/errors.md
 	$(VENV)/bin/pytest -m clients tests/clients

@@ -1,4 +1,4 @@
-"""What a long queue costs: `python -m batch.measure.scale [--items 1000000] [--rounds 200]`.
+"""What a long queue costs: `python -m batch.measure.scale [--items 1000000] [--rounds 100]`.
 
 Files with 1,000 items and ten times as many each, up to `--items`, of five keys and three models.
 CPU times are those of the thread that claims, as medians; each round measures every file once, so
@@ -8,12 +8,13 @@ that what else the machine does concerns all of them. A gateway is started with 
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,12 @@ KEYS, MODELS = 5, 3
 SLICE = 1_000
 AT_ONCE = 64
 """Items of a claim."""
+
+RARE = 25
+"""Rounds of which one claims so many: no lane of the smallest file may become empty."""
+
+SETTLED = 5.0
+"""Seconds after the start, in which a gateway looks at the queue several times."""
 
 PROMPT = "Write a few lines about a ferry that leaves the harbour at night, in the year {}."
 
@@ -62,57 +69,77 @@ def filled(path: Path, items: int) -> tuple[Lane, Connection]:
         many = min(SLICE, items - start)
         key, model = f"k{turn % KEYS}", f"m{turn % MODELS}"
         queue.submit(key, model, items=many, body=body(start))
-    for key in range(KEYS):  # so that the files differ in nothing else
-        for model in range(MODELS):
-            queue.submit(f"k{key}", f"m{model}", items=AT_ONCE, body=body(key))
+    for turn in range(KEYS * MODELS):  # so that the files have the same lanes
+        queue.submit(f"k{turn % KEYS}", f"m{turn % MODELS}", items=AT_ONCE, body=body(turn))
     return Lane(items, path, queue, {}), db
 
 
-def timed(lane: Lane, name: str, work: Callable[[], object]) -> None:
-    db = lane.queue.db
-    db.execute("BEGIN IMMEDIATE")
-    begun = time.thread_time()
-    work()
-    lane.times.setdefault(name, []).append(time.thread_time() - begun)
-    db.execute("COMMIT")
+class Measuring:
+    """What callers and the process of one file do, again and again."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._queue = lane.queue
+        self._process = lane.queue.process()
+        [self._last] = lane.queue.submit("few", "m0", items=40)[-1:]
+
+    def round(self, many: int) -> None:
+        """Claim so many items and end them, submit another, and look at the queue."""
+        queue, process = self._queue, self._process
+        queue.now += 0.01
+        self._time(f"claim {many}", lambda: queue.claim(process, 1_000, many))
+        for item in list(process.running):
+            self._time("settle 1", partial(queue.settle, process, item))
+        self._time("submit 1", lambda: queue.submit_now("k0", "m0", body(0)))
+        found = queue.item(self._last)
+        self._time("place", lambda: reading.place_of(queue.db, found))
+        for wanted in (reading.Wanted(owner="few"), reading.Wanted(model="m1", state=0)):
+            self._time("list 20", partial(reading.items_of, queue.db, wanted, 20))
+
+    def _time(self, name: str, work: Callable[[], object]) -> None:
+        db = self._queue.db
+        db.execute("BEGIN IMMEDIATE")
+        begun = time.thread_time()
+        work()
+        self._lane.times.setdefault(name, []).append(time.thread_time() - begun)
+        db.execute("COMMIT")
+
+    def end(self) -> None:
+        self._process.holder.end(self._queue.db)
+        self._process.holder.close()
 
 
 def measure(lanes: Sequence[Lane], rounds: int) -> None:
-    """Claim one and many items and end them, and look at the queue as callers do."""
-    processes = [lane.queue.process() for lane in lanes]
-    few = [lane.queue.submit("few", "m0", items=40)[0] for lane in lanes]
+    all_of_them = [Measuring(lane) for lane in lanes]
     for number in range(rounds):
-        for lane, process, item_id in zip(lanes, processes, few, strict=True):
-            queue = lane.queue
-            queue.now += 0.01
-            many = AT_ONCE if number % 10 == 0 else 1
-            timed(lane, f"claim {many}", lambda: queue.claim(process, 1_000, many))  # noqa: B023
-            for item in list(process.running):
-                timed(lane, "settle 1", lambda: queue.settle(process, item))  # noqa: B023
-            timed(lane, "submit 1", lambda: queue.submit_now("k0", "m0", body(0)))  # noqa: B023
-            item = queue.item(item_id)
-            timed(lane, "place", lambda: reading.place_of(queue.db, item))  # noqa: B023
-            for wanted in (reading.Wanted(owner="few"), reading.Wanted(model="m1", state=0)):
-                timed(lane, "list 20", lambda: reading.items_of(queue.db, wanted, 20))  # noqa: B023
-    for process in processes:
-        process.holder.end(lanes[0].queue.db)
-        process.holder.close()
+        for one in all_of_them:
+            one.round(AT_ONCE if number % RARE == 0 else 1)
+    for one in all_of_them:
+        one.end()
 
 
-async def start(path: Path) -> tuple[float, Process, int]:
-    """Start a gateway with this file, as in production; return its seconds and its memory."""
+async def start(path: Path) -> str:
+    """Start a gateway with this file; return how long that took, and what it holds then."""
     begun = time.monotonic()
     settings = {"storage__path": str(path)}
     async with serving("http://127.0.0.1:9", "--plugin", "batch", **settings) as process:
-        seconds = time.monotonic() - begun
-        await asyncio.sleep(5)  # looks at the queue, and claims
-        return seconds, process, process.memory()
+        seconds, cpu = time.monotonic() - begun, cpu_of(process)
+        await asyncio.sleep(SETTLED)
+        memory = process.memory() / 2**20
+        return f"{seconds:.2f} s ({cpu:.2f} s of CPU), {memory:.0f} MiB {SETTLED:.0f} s later"
+
+
+def cpu_of(process: Process) -> float:
+    """CPU seconds that the process has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2]
+    user, system = fields.split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scale", description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -127,13 +154,11 @@ def run(folder: Path, items: int, rounds: int) -> None:
     lanes = [lane for lane, _ in both]
     measure(lanes, rounds)
     for _, db in both:
-        with suppress(Exception):
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.close()
     report(lanes)
     for path in (folder / "empty.db", lanes[-1].path):
-        seconds, _, memory = asyncio.run(start(path))
-        say(f"start with {path.stem}: {seconds:.2f} s, {memory / 2**20:.0f} MiB")
+        say(f"start with {path.stem}: {asyncio.run(start(path))}")
 
 
 def report(lanes: Sequence[Lane]) -> None:
