@@ -48,9 +48,11 @@ async def created(client: AsyncOpenAI, *lines: bytes, endpoint: Any = CHAT, **mo
     )
 
 
-async def over(client: AsyncOpenAI, batch: Batch, *status: str) -> Batch:
+async def over(
+    client: AsyncOpenAI, batch: Batch, *status: str, patience: float = PATIENCE
+) -> Batch:
     """Poll a batch until it has ended, or has one of these statuses. Raises TimeoutError."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         while batch.status not in (status or OVER):
             await asyncio.sleep(POLL)
             batch = await client.batches.retrieve(batch.id)

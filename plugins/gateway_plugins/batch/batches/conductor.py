@@ -7,7 +7,7 @@ import time
 
 from gateway import Storage, StorageError
 from gateway_plugins.batch.batches import rows
-from gateway_plugins.batch.batches.input.validating import Stopped
+from gateway_plugins.batch.batches.gentle import Stopped
 from gateway_plugins.batch.batches.life import Life, Queue, Tools
 from gateway_plugins.batch.batches.rows import Batch
 from gateway_plugins.batch.files.files import Files

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway import Database, Storage
 from gateway_plugins.batch.batches import rows, steps
+from gateway_plugins.batch.batches.gentle import Gentle
 from gateway_plugins.batch.batches.input.checking import Limits, Mistaken
 from gateway_plugins.batch.batches.input.validating import Findings, validate
 from gateway_plugins.batch.batches.loading import (
@@ -49,13 +50,18 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """What the steps use. `is_stopped` tells threads that the gateway ends."""
+    """What the steps use."""
 
     storage: Storage
     files: Files
     options: Options
     queue: Queue
     is_stopped: Callable[[], bool]
+
+    @property
+    def gentle(self) -> Gentle:
+        """What a thread rests by while it works."""
+        return Gentle(self.is_stopped)
 
     @property
     def folder(self) -> Folder:
@@ -97,9 +103,9 @@ class Life:
     async def _validate(self) -> None:
         options = self._tools.options
         limits = Limits(options.max_lines, options.max_body_bytes, options.one_model)
-        path, stopped = self._input, self._tools.is_stopped
+        path, step = self._input, self._tools.gentle.step
         try:
-            found = await asyncio.to_thread(validate, path, self.batch.endpoint, limits, stopped)
+            found = await asyncio.to_thread(validate, path, self.batch.endpoint, limits, step)
         except FileNotFoundError:
             found = Findings(0, None, [steps.INPUT_LOST])
         await self._change(partial(steps.validated, found=found))
@@ -116,7 +122,7 @@ class Life:
     async def _load_all(self) -> None:
         tools = self._tools
         most = tools.options.max_body_bytes
-        slices = slices_of(self._input, self.batch, most, tools.is_stopped)
+        slices = slices_of(self._input, self.batch, most, tools.gentle.step)
         while found := await asyncio.to_thread(_next_of, slices):
             self.batch, canceled = await tools.storage.write(
                 partial(queue, batch=self.batch, lines=found, end=tools.end())
@@ -154,7 +160,7 @@ class Life:
         errors = folder.part(), folder.content(batch.error_file)
         db = self._tools.storage.connect()
         try:
-            written = write(db, batch.number, output, errors, self._tools.is_stopped)
+            written = write(db, batch.number, output, errors, self._tools.gentle.step)
             folder.sync()
             return written
         finally:

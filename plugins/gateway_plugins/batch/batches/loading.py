@@ -8,7 +8,6 @@ from gateway import Database
 from gateway_plugins.batch.batches import rows
 from gateway_plugins.batch.batches.input.checking import Request, read
 from gateway_plugins.batch.batches.input.lines import lines_of
-from gateway_plugins.batch.batches.input.validating import Stopped
 from gateway_plugins.batch.batches.rows import Batch
 from gateway_plugins.batch.queue.changes import End, Found, cancel_lines
 from gateway_plugins.batch.queue.items import CANCELLED, ItemError, NewItem
@@ -23,17 +22,17 @@ Numbered = tuple[int, Request]
 
 
 def slices_of(
-    path: Path, batch: Batch, most: int, is_stopped: Callable[[], bool]
+    path: Path, batch: Batch, most: int, step: Callable[[], None]
 ) -> Iterator[Sequence[Numbered]]:
     """Yield the lines after `batch.loaded`, with their numbers. `most`: bytes of a line.
 
-    Blocks. Raises OSError, Stopped, and Mistaken if the file is not the one that was validated.
+    Blocks, and calls `step` before each line. Raises OSError, and Mistaken if the file is not the
+    one that was validated.
     """
     found: list[Numbered] = []
     size = 0
     for line in lines_of(path, most):
-        if is_stopped():
-            raise Stopped
+        step()
         if line.number <= batch.loaded:
             continue
         request = read(line, batch.endpoint, most)

@@ -10,7 +10,6 @@ from typing import BinaryIO, Self
 import msgspec
 
 from gateway import NOT_JSON, Database
-from gateway_plugins.batch.batches.input.validating import Stopped
 from gateway_plugins.batch.queue.items import CANCELED, CANCELLED, COMPLETED, EXPIRED, ItemError
 from gateway_plugins.batch.queue.texts import unpack
 
@@ -164,17 +163,17 @@ def write(
     batch: int,
     output: tuple[Path, Path],
     errors: tuple[Path, Path],
-    is_stopped: Callable[[], bool],
+    step: Callable[[], None],
 ) -> Written:
     """Write both files, each to the first of its paths and then to the second.
 
-    Blocks for seconds, with one line in memory. Raises OSError, Stopped, StorageError.
+    Blocks for seconds, with one line in memory. Calls `step` before each line. Raises OSError,
+    StorageError.
     """
     expired = 0
     with Part(output[0]) as good, Part(errors[0]) as bad:
         for done in _items(db, batch):
-            if is_stopped():
-                raise Stopped
+            step()
             result = done.result()
             expired += result.error is not None and result.error.code == EXPIRED
             (good if result.is_success else bad).write(encoded(result))

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from gateway_plugins.batch.batches.gentle import Gentle, Stopped
 from gateway_plugins.batch.batches.input.checking import Limits, Mistake, Mistaken, read
 from gateway_plugins.batch.batches.input.lines import Line
-from gateway_plugins.batch.batches.input.validating import Findings, Stopped, validate
+from gateway_plugins.batch.batches.input.validating import Findings, validate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ def found(
 ) -> Findings:
     file = tmp_path / "input"
     file.write_bytes(b"".join(one + end for one in lines))
-    return validate(file, endpoint, limits, lambda: False)
+    return validate(file, endpoint, limits, lambda: None)
 
 
 def mistake(tmp_path: Path, *lines: bytes, **more: object) -> Mistake:
@@ -110,7 +111,7 @@ def test_file_without_requests_is_a_mistake(tmp_path: Path, lines: tuple[bytes, 
 def test_file_that_ends_in_mid_line_is_a_mistake_of_that_line(tmp_path: Path) -> None:
     file = tmp_path / "cut"
     file.write_bytes(line("a") + b"\n" + line("b")[:-10])
-    [one] = validate(file, CHAT, LIMITS, lambda: False).mistakes
+    [one] = validate(file, CHAT, LIMITS, lambda: None).mistakes
     assert (one.code, one.line) == ("invalid_json_line", 2)
     assert "cut off" in one.message
 
@@ -167,9 +168,9 @@ def test_half_of_a_surrogate_pair_is_kept_as_it_came() -> None:
 
 def test_validation_stops_if_the_gateway_ends(tmp_path: Path) -> None:
     file = tmp_path / "input"
-    file.write_bytes(line("a") + b"\n")
+    file.write_bytes(b"".join(line(str(n)) + b"\n" for n in range(1_000)))
     with pytest.raises(Stopped):
-        validate(file, CHAT, LIMITS, lambda: True)
+        validate(file, CHAT, LIMITS, Gentle(lambda: True).step)
 
 
 JSON = st.recursive(

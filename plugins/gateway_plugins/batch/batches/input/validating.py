@@ -12,10 +12,6 @@ MAX_MISTAKES = 100
 """Mistakes of a file that are told."""
 
 
-class Stopped(Exception):
-    """The gateway ends before the file has been read."""
-
-
 class Findings(msgspec.Struct, frozen=True):
     """What a file has. `model`: all lines name it. A valid file has no mistakes."""
 
@@ -24,15 +20,14 @@ class Findings(msgspec.Struct, frozen=True):
     mistakes: list[Mistake]
 
 
-def validate(path: Path, endpoint: str, limits: Limits, is_stopped: Callable[[], bool]) -> Findings:
+def validate(path: Path, endpoint: str, limits: Limits, step: Callable[[], None]) -> Findings:
     """Read a file to its end, or to its MAX_MISTAKES-th mistake.
 
-    Blocks for seconds, with one line in memory. Raises OSError, and Stopped.
+    Blocks for seconds, with one line in memory. Calls `step` before each line. Raises OSError.
     """
     checker, mistakes = Checker(endpoint, limits), list[Mistake]()
     for line in lines_of(path, limits.line_bytes):
-        if is_stopped():
-            raise Stopped
+        step()
         try:
             checker.check(line)
         except Mistaken as error:
