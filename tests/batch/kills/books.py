@@ -10,6 +10,9 @@ from accounting.tap import Served
 from openai.types import Batch
 from support.records.usage_rows import Row
 
+GATEWAY = "gateway"
+"""By this name the gateway itself asks an engine, for its models for instance."""
+
 
 class Snapshot(msgspec.Struct, frozen=True):
     """What was committed as a gateway died, after `asked` requests to the engine."""
@@ -37,6 +40,11 @@ class Books(msgspec.Struct):
     served: list[Served] = []
     rows: list[Row] = []
     snapshots: list[Snapshot] = []
+
+    @property
+    def generations(self) -> int:
+        """How many generations the engine has begun."""
+        return sum(page.call_id != GATEWAY for page in self.served)
 
     def read(self, content: bytes) -> None:
         """Read a file of results."""
@@ -90,7 +98,7 @@ def _of_engine(books: Books) -> Iterator[str]:
         for item_id in snapshot.done:
             if any(number >= snapshot.asked for number, _ in pages[item_id]):
                 yield f"{item_id}: asked for again after its answer was committed"
-    known = {line.id for line in books.lines}
+    known = {GATEWAY, *(line.id for line in books.lines)}
     yield from (f"{one}: nobody's" for one in sorted(pages.keys() - known))
 
 

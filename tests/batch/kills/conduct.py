@@ -103,8 +103,8 @@ class Kills:
             seconds=round(seconds, 1),
             kills=self._killed,
             in_flight_at_kills=sum(one.running for one in books.snapshots),
-            generations=len(books.served),
-            again=len(books.served) - self.plan.lines,
+            generations=books.generations,
+            again=books.generations - self.plan.lines,
             tokens=sum(line.completion_tokens for line in books.lines),
             problems=list(problems_of(books, self.plan.lines)),
         )

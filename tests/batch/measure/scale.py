@@ -31,7 +31,7 @@ SLICE = 1_000
 AT_ONCE = 64
 """Items of a claim."""
 
-RARE = 25
+RARE = 10
 """Rounds of which one claims so many: no lane of the smallest file may become empty."""
 
 SETTLED = 5.0

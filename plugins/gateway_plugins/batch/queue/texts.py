@@ -39,7 +39,11 @@ def unpack(stored: bytes) -> bytes:
         raise ValueError("not a packed text: no bytes")
     if stored[:1] == _PLAIN:
         return stored[1:]
+    frame = stored[1:]
     try:
-        return _contexts.unpacking.decompress(stored[1:], max_output_size=MAX_TEXT)
+        size = zstandard.frame_content_size(frame)
+        if 0 <= size <= MAX_TEXT:  # so much memory is taken, whatever follows
+            return _contexts.unpacking.decompress(frame)
     except zstandard.ZstdError as error:
         raise ValueError(f"not a packed text: {error}") from None
+    raise ValueError(f"not a packed text: its size is {size}")

@@ -28,7 +28,7 @@ from gateway_plugins.batch.queue.submission import KEPT
 log = logging.getLogger("gateway.batch")
 
 LOOK = 2.0
-"""Seconds between two looks for ended processes, and for deadlines that have passed."""
+"""Seconds between two looks for ended processes, at most, and for deadlines that have passed."""
 
 CLEAN = 60.0
 """Seconds between two deletions of old results."""
@@ -78,9 +78,11 @@ class Upkeep:
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(_every(self._options.lease / BEATS, self.beat))
-            for work in (self.take_over, self.expire, self.find_missing):
-                group.create_task(_every(LOOK, work))
+            beat = self._options.lease / BEATS
+            group.create_task(_every(beat, self.beat))
+            group.create_task(_every(min(beat, LOOK), self.take_over))
+            group.create_task(_every(LOOK, self.expire))
+            group.create_task(_every(LOOK, self.find_missing))
             group.create_task(_every(CLEAN, self.clean))
 
     async def beat(self) -> None:
