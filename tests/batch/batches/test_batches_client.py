@@ -18,7 +18,7 @@ from support.batch.batches import (
     results,
     run,
 )
-from support.batch.files import client_of
+from support.batch.files import client_of, contents
 from support.records.run_items import count, quick
 
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of
@@ -181,6 +181,7 @@ async def test_deleted_input_file_is_read_to_its_end(gateway_for: GatewayFor) ->
         assert len((await results(client, batch))[0]) == 20
         left = [file.id async for file in client.files.list()]
     assert left == [batch.output_file_id]
+    assert [path.name for path in contents(live)] == left
 
 
 async def test_files_of_results_expire_when_their_batch_says(gateway_for: GatewayFor) -> None:

@@ -7,7 +7,7 @@ import pytest
 from gateway_plugins.batch.batches.results import Done, encoded
 from gateway_plugins.batch.queue.items import CANCELED, COMPLETED, ERROR, ItemError
 from gateway_plugins.batch.queue.texts import pack
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 JSON = st.recursive(
@@ -34,6 +34,7 @@ def read(one: Done) -> tuple[bytes, bool]:
 
 
 @given(JSON, st.sampled_from([None, 0, 2]))
+@example({"a\u2028b": ["\u2029", "\x85", "\x0b\x1c", "\r\n"]}, None)
 def test_answer_is_the_body_of_a_line_that_all_readers_take_for_one(
     value: object, indent: int | None
 ) -> None:

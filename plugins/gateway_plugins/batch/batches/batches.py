@@ -61,7 +61,7 @@ class Batches:
         has no room for its lines.
         """
         new = _new(owner, asked, digest)
-        new.reserved = await self._count(new.input_file)
+        new.reserved = await self._count(new.input_file, seen_by)
 
         def run(db: Database) -> Batch:
             earlier = rows.repeated(db, owner.id, digest, new.created - REPEATED)
@@ -74,9 +74,9 @@ class Batches:
         self._conductor.wake()
         return batch
 
-    async def _count(self, file_id: str) -> int:
+    async def _count(self, file_id: str, seen_by: str | None) -> int:
         """Return how many lines of a file may be queued."""
-        if await self._files.find(file_id, None) is None:
+        if await self._files.find(file_id, seen_by) is None:
             return 0
         path, loop = self._files.folder.content(file_id), asyncio.get_running_loop()
         try:
