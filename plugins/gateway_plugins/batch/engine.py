@@ -71,10 +71,10 @@ class Engine:
         self.files = Files(gateway.storage, options, _folder(gateway, options))
         self.uploads = Uploads(gateway.storage, self.files)
         holder = Holder(path)
-        self._settling = Settling(self._settled)
         order = Order(options.age_step, options.max_wait, options.max_pause)
         self.depth = Depth(gateway.storage, gateway.workers)
         self.runner = Runner(gateway, options, Claiming(order, holder), self._call_ended)
+        self._settling = Settling(self._settled, self.runner.refilling)
         telling = Telling(self._in_hand, self._freed, self._expired)
         self._upkeep = Upkeep(
             gateway.storage, holder, Others(path, options.lease), options, telling
@@ -201,7 +201,7 @@ class Engine:
         work = call.state.get(WORK)
         if work is None or work.end is None:
             return
-        end = work.end
+        work.end = end = self.runner.refilled(work.end)
         size = ITEM_SIZE + len(end.answer or b"")
         self._settling.expect(work.item)
         call.store(self._settling, end, size)

@@ -61,19 +61,19 @@ async def run_items(gateway: Live, count: int, round_: int) -> tuple[float, floa
     worker.clear("measure")
     began, cpu = time.monotonic(), time.process_time()
     engine.runner.wake()
-    await until_completed(gateway, count * round_ + count)
+    await until_completed(gateway)
     seconds = time.monotonic() - began
     return count / seconds, (time.process_time() - cpu) / count, submission / count
 
 
-async def until_completed(gateway: Live, count: int) -> None:
-    """Wait until so many items are completed."""
-    while await gateway.gateway.storage.read(_completed) < count:  # noqa: ASYNC110  the rows tell
+async def until_completed(gateway: Live) -> None:
+    """Wait until no item is left."""
+    while await gateway.gateway.storage.read(_left):  # noqa: ASYNC110  only the rows tell
         await asyncio.sleep(0.05)
 
 
-def _completed(db: Database) -> int:
-    [(found,)] = db.select("SELECT count(*) FROM batch_items WHERE state = 2")
+def _left(db: Database) -> int:
+    [(found,)] = db.select("SELECT sum(queued) + sum(running) FROM batch_lanes")
     return int(found)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from gateway_plugins.batch.queue.items import COMPLETED, QUEUED
+from gateway_plugins.batch.running import upkeep
 from support.gateways.serving_process import serving
 from support.plugins.recording_plugin import until
 from support.records.queued_items import engine_of, new_item
@@ -180,8 +181,11 @@ async def test_fault_3_11_items_wait_for_an_engine_that_died_after_it_was_ready(
         assert {(item.state, item.charged) for item in items} == {(COMPLETED, 1)}
 
 
-async def test_an_item_whose_end_cannot_be_stored_runs_again(gateway_for: GatewayFor) -> None:
+async def test_an_item_whose_end_cannot_be_stored_runs_again(
+    gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The database refuses the end alone, so that nothing else of the call is at fault."""
+    monkeypatch.setattr(upkeep, "LOOK", 0.1)
     refuses = (
         "CREATE TRIGGER refuse BEFORE UPDATE ON batch_items WHEN NEW.state = 2"
         " BEGIN SELECT RAISE(ABORT, 'refused'); END"

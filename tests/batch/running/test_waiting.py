@@ -113,7 +113,7 @@ async def test_a_key_without_a_budget_rests_and_others_run(gateway_for: GatewayF
         [item] = await run(live, one, owner=Owner(Principal(one.id)))
         assert item.state == COMPLETED
     assert first.state == COMPLETED
-    assert len(live.plugin(Watcher).outcomes) <= 20 + 8
+    assert len(live.plugin(Watcher).outcomes) <= 20 + 20
 
 
 async def test_an_unknown_model_is_an_error_with_the_body_of_a_live_call(

@@ -95,7 +95,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """How a call for an item ended: `state` is COMPLETED, ERROR, or QUEUED if it is to run again.
 
     `answer` is the body of the response, None if there is none. `error` is an ItemError as JSON.
-    `due` is when it may run again; `counts`: against `max_attempts`.
+    `due` is when it may run again; `counts`: against `max_attempts`. `refills`: another item gets
+    its place in the same transaction.
     """
 
     item: Claimed
@@ -109,6 +110,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     counts: bool = True
     expires: float | None = None
     usage: Usage | None = None
+    refills: bool = False
 
 
 class ItemError(msgspec.Struct, frozen=True):

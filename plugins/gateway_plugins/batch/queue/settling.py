@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -60,6 +61,19 @@ class Written(msgspec.Struct, eq=False):
     taken: bool = True
 
 
+class Refill(Protocol):
+    """Claims items for the places of those that end. Its methods run in the writer's thread."""
+
+    def claim(self, db: Database, ends: Sequence[Ended]) -> None:
+        """Claim in this transaction, which may be tried again. Raises StorageError."""
+
+    def committed(self, ends: Sequence[Ended]) -> None:
+        """The transaction of the latest `claim` was committed."""
+
+    def lost(self, end: Ended) -> None:
+        """The end will never be stored; may run in the event loop's thread too."""
+
+
 class Settling:
     """A gateway Sink of Ended. `settled` is called in the writer's thread after each commit.
 
@@ -69,9 +83,12 @@ class Settling:
     nothing: an item has at most one committed response.
     """
 
-    def __init__(self, settled: Callable[[Sequence[Written]], None]) -> None:
+    def __init__(
+        self, settled: Callable[[Sequence[Written]], None], refill: Refill | None = None
+    ) -> None:
         self.waiting: set[Running] = set()
         self._settled = settled
+        self._refill = refill
 
     def expect(self, item: Claimed) -> None:
         """Note that an Ended of this item is about to be stored."""
@@ -98,16 +115,26 @@ class Settling:
         counts.write(db)
         for number, progress in batches.items():
             db.execute(_COUNT, {"number": number, **msgspec.structs.asdict(progress)})
+        if (refill := self._refill) is not None and (ends := _refilled(rows)):
+            refill.claim(db, ends)
 
     def written(self, rows: Sequence[Written]) -> None:
         for row in rows:
             self.waiting.discard(row.end.item.running)
+        if (refill := self._refill) is not None and (ends := _refilled(rows)):
+            refill.committed(ends)
         self._settled(rows)
 
     def lost(self, item: Ended, error: Exception) -> None:
         """Let go of the item: `changes.give_up` queues it again."""
         log.error("the end of item %s could not be stored, so it will run again", item.item.id)
         self.waiting.discard(item.item.running)
+        if self._refill is not None and item.refills:
+            self._refill.lost(item)
+
+
+def _refilled(rows: Sequence[Written]) -> Sequence[Ended]:
+    return [row.end for row in rows if row.end.refills]
 
 
 def _params(end: Ended) -> dict[str, int | float | str | None]:

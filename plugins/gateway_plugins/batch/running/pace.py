@@ -112,6 +112,13 @@ class Pace:
         others = max(UNKNOWN_MODEL - strange, 0)
         return rooms, others, every + others
 
+    def room_of(self, model: str) -> int:
+        """Return how many more items of the model may run; below 0: there are too many now."""
+        workers = self._workers
+        fit = workers.serving(model).fit if workers.mixed else workers.fit
+        running = self.running[model] if workers.mixed else self.running.total()
+        return min(sum(map(self._share, fit)) - running, self._overall() - 1)
+
     def _room(self, fit: Sequence[Worker], running: int) -> int:
         """Return how many more items these workers take; `running` may wait in the gateway."""
         left = whole = 0

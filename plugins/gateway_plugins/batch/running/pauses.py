@@ -6,6 +6,7 @@ row, or is as long as the refusal says. After it one item goes first, and each t
 lets one more go.
 """
 
+import math
 from time import monotonic
 
 import msgspec
@@ -74,3 +75,9 @@ class Pauses:
             lane: max(pause.allowed - running.get(lane, 0), 0) if now >= pause.until else 0
             for lane, pause in self._pauses.items()
         }
+
+    def soonest(self) -> float:
+        """Return the seconds until the first of the lanes that rest has rested; inf: none does."""
+        now = monotonic()
+        rests = (pause.until - now for pause in self._pauses.values() if pause.until > now)
+        return min(rests, default=math.inf)

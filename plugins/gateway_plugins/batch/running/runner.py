@@ -5,10 +5,11 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import (
     Body,
@@ -23,11 +24,19 @@ from gateway import (
 from gateway_plugins.batch.options import Options
 from gateway_plugins.batch.queue.changes import End, give_up
 from gateway_plugins.batch.queue.claiming import Claiming, Claims
-from gateway_plugins.batch.queue.items import QUEUED, Claimed, Ended, ItemError, Running
+from gateway_plugins.batch.queue.items import (
+    COMPLETED,
+    QUEUED,
+    Claimed,
+    Ended,
+    ItemError,
+    Running,
+)
 from gateway_plugins.batch.queue.texts import unpack
 from gateway_plugins.batch.running.caller import Keeping
 from gateway_plugins.batch.running.pace import Pace
 from gateway_plugins.batch.running.pauses import Pauses
+from gateway_plugins.batch.running.refilling import Refilling
 from gateway_plugins.batch.running.verdict import DeadlinePassed, Preempted, judge
 
 log = logging.getLogger("gateway.batch")
@@ -79,6 +88,8 @@ class Runner:
         self._gateway = gateway
         self._claiming = claiming
         self._ended = ended
+        self.refilling = Refilling(claiming, self._refill)
+        self._kept: dict[int, str] = {}  # places of items that have ended, with their models
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
         self._stopped = False
@@ -111,6 +122,23 @@ class Runner:
             call.cancel(Preempted("the item makes room for other work"))
         return len(calls)
 
+    def refilled(self, end: Ended) -> Ended:
+        """Return the end of an item; another gets its place, if all is well and there is room."""
+        item, goes_on = end.item, not (self._stopped or self._gateway.draining)
+        if end.state != COMPLETED or not goes_on or self.pace.room_of(item.model) < 0:
+            return end
+        self._kept[item.number] = item.model
+        self.refilling.lanes = self._pauses.rooms(self._lanes)
+        return replace(end, refills=True)
+
+    def _refill(self, items: Sequence[Claimed], numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self.pace.end(self._kept.pop(number))
+        for item in items:
+            self._begin_call(item)
+        if len(items) < len(numbers):
+            self.wake()
+
     async def run(self) -> None:
         """Claim and run items until cancelled, or until the gateway drains."""
         while not (self._stopped or self._gateway.draining):
@@ -122,7 +150,7 @@ class Runner:
                 pause = FAILED
             if pause > 0:
                 try:
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(min(pause, self._pauses.soonest())):
                         await self._wanted.wait()
                 except TimeoutError:
                     pass
@@ -174,9 +202,10 @@ class Runner:
         except Exception:
             log.exception("the call of item %s ended badly", work.item.id)
         finally:
-            self._free(work)
+            kept = self._free(work)
         self._ended(work.item)
-        self.wake()
+        if not kept or self.pace.room_of(work.item.model) > 0:
+            self.wake()
 
     async def _dispatch(self, item: Claimed, call: Call) -> None:
         left = item.deadline - time.time()
@@ -204,10 +233,15 @@ class Runner:
         self._ended(item)
         self.wake()
 
-    def _free(self, work: Work) -> None:
-        """Give the item's place back; its lane rests if no worker has run the item."""
+    def _free(self, work: Work) -> bool:
+        """Give the item's place back, unless another gets it; return whether another does.
+
+        Its lane rests if no worker has run the item.
+        """
         lane, end = work.item.lane, work.end
-        self.pace.end(work.item.model)
+        kept = end is not None and end.refills
+        if not kept:
+            self.pace.end(work.item.model)
         self._lanes[lane] -= 1
         if not self._lanes[lane]:
             del self._lanes[lane]
@@ -215,6 +249,7 @@ class Runner:
             self._pauses.went_well(lane)
         elif end.due > end.at:
             self._pauses.refused(lane, end.due - end.at)
+        return kept
 
     def _call(self, work: Work) -> Call:
         item = work.item
