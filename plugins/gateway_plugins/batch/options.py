@@ -22,9 +22,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     `max_concurrent`: items in flight per worker, over all processes. `min_concurrent`: items in
     flight per model and process however busy the workers are. `engine_priority`: the `priority`
     that the engine gets with each item, None: none; vLLM needs `--scheduling-policy priority` for
-    it, where a lower number is sooner. Times are seconds. The effective priority of a key's items
-    of a model rises by one each `age_step` in which none of them begins, and after `max_wait` they
-    come first. An item that a worker
+    it, where a lower number is sooner. Times are seconds. An item's priority rises by one
+    each `age_step` that it waits, when it is its key's turn, and a key's items of a model come
+    first if none of them has begun for `max_wait`. An item that a worker
     may have run is tried `max_attempts` times, with a pause that doubles from `min_pause` to
     `max_pause`. `deadline`: from an item's submission to its end, unless the submission says
     otherwise. Results are kept for `keep_results`, files for `keep_files`, after which they are

@@ -103,10 +103,31 @@ def test_keys_take_turns(queue: AQueue, process: Process) -> None:
 def test_lane_that_has_waited_long_is_served_once_and_waits_again(
     queue: AQueue, process: Process
 ) -> None:
+    """Its key has its turn no sooner for it."""
     queue.submit("X", priority=0, model="low", items=50)
     queue.now += ORDER.max_wait
-    queue.submit("Y", priority=1, model="high", items=50)
-    assert models(queue, process, 9, 4) == ["low", "high", "high", "high"]
+    queue.submit("Y", priority=100, model="high", items=50)
+    assert models(queue, process, 9, 6) == ["low", *["high"] * 5]
+
+
+def test_items_of_one_key_rise_by_one_each_age_step_that_they_wait(
+    queue: AQueue, process: Process
+) -> None:
+    queue.submit(priority=0, model="low", items=3)
+    queue.now += 2 * ORDER.age_step
+    queue.submit(priority=2, model="high", items=3)
+    queue.submit(priority=3, model="higher")
+    assert models(queue, process, 9, 5) == ["higher", *["low"] * 3, "high"]
+
+
+def test_old_items_of_a_low_priority_take_turns_with_another_key_s_of_a_high_one(
+    queue: AQueue, process: Process
+) -> None:
+    queue.submit("X", priority=0, model="low", items=50)
+    queue.claim(process, 4, 4)
+    queue.now += 2 * ORDER.age_step
+    queue.submit("Y", priority=2, model="high", items=50)
+    assert models(queue, process, 99, 8) == [*["high"] * 4, "low", "high", "low", "high"]
 
 
 def test_lane_that_was_begun_before_the_clock_was_set_back_goes_on_rising(
@@ -125,14 +146,6 @@ def test_items_of_a_higher_priority_come_first(queue: AQueue, process: Process) 
     queue.submit(priority=0, model="low", items=2)
     queue.submit(priority=5, model="high", items=2)
     assert models(queue, process, 9, 3) == ["high", "high", "low"]
-
-
-def test_items_left_waiting_rise_by_one_each_age_step(queue: AQueue, process: Process) -> None:
-    queue.submit(priority=0, model="low")
-    queue.now += 2 * ORDER.age_step
-    queue.submit(priority=2, model="high", items=10)
-    queue.now += 1
-    assert models(queue, process, 9, 1) == ["low"], "as high by now, and older"
 
 
 def test_items_of_a_lane_run_by_age(queue: AQueue, process: Process) -> None:

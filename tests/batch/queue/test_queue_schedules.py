@@ -126,14 +126,20 @@ class Schedules(RuleBasedStateMachine):
         running = Counter(one.lane[0] for one in self.of_state(RUNNING))
         served = {key: (self.served(key), 0) for key in KEYS}
         while len(found) < most:
-            firsts = [
-                (self.place(first, begun.get(lane, 0.0), now, running, served), first)
-                for lane, first in self.firsts(now, found).items()
-                if room[lane[1]]
-            ]
+            firsts = [one for one in self.firsts(now, found).values() if room[one.lane[1]]]
             if not firsts:
                 break
-            _, chosen = min(firsts, key=lambda one: (one[0], self.lane_number(one[1].lane)))
+            turns = {one.lane[0]: (running[one.lane[0]], served[one.lane[0]]) for one in firsts}
+            next_key = min(turns, key=lambda key: turns[key])
+            chosen = min(
+                firsts,
+                key=lambda one: (
+                    -self.rank(one, begun.get(one.lane, 0.0), one.lane[0] == next_key),
+                    turns[one.lane[0]],
+                    one.submitted,
+                    self.lane_number(one.lane),
+                ),
+            )
             owner = chosen.lane[0]
             room[chosen.lane[1]] -= 1
             running[owner] += 1
@@ -141,6 +147,15 @@ class Schedules(RuleBasedStateMachine):
             begun[chosen.lane] = now
             found.append(chosen)
         return found
+
+    def rank(self, first: Told, begun: float, ages: bool) -> float:
+        """The effective priority of a lane with this first item."""
+        now = self.queue.now
+        since = [one for one in (first.submitted, begun) if one <= now]
+        if now - max(since, default=now) >= ORDER.max_wait:
+            return math.inf
+        steps = max(now - first.submitted, 0.0) // ORDER.age_step
+        return first.lane[2] + (steps if ages else 0)
 
     def served(self, key: str) -> float:
         """When the owner was served last, as far as its busy lanes tell."""
@@ -155,20 +170,6 @@ class Schedules(RuleBasedStateMachine):
             if one.deadline > now:
                 firsts.setdefault(one.lane, one)
         return firsts
-
-    def place(
-        self,
-        first: Told,
-        begun: float,
-        now: float,
-        running: Counter[str],
-        served: dict[str, tuple[float, int]],
-    ) -> tuple[float, int, tuple[float, int], float]:
-        key, _, priority = first.lane
-        since = [one for one in (first.submitted, begun) if one <= now]
-        waited = now - max(since, default=now)
-        rank = math.inf if waited >= ORDER.max_wait else priority + waited // ORDER.age_step
-        return -rank, running[key], served[key], first.submitted
 
     def lane_number(self, lane: LaneName) -> int:
         owner, model, priority = lane

@@ -79,9 +79,9 @@ class Claiming:
         self._holder.ensure(db)
         left = Left(defaultdict(lambda: others, room), defaultdict(lambda: most, of_lanes))
         looking = _Looking(db, self._order, now, most)
-        queue = Queue(list(looking.lanes(left)), looking.owners, self._order, now)
+        queue = Queue(list(looking.lanes(left)), looking.owners, left, self._order, now)
         chosen: list[tuple[int, int]] = []
-        while len(chosen) < most and (found := queue.next(left)) is not None:
+        while len(chosen) < most and (found := queue.next()) is not None:
             lane, item = found
             chosen.append((item.number, lane.lane))
         return Claims(self._claimed(db, chosen, now), looking.next_due)

@@ -2,16 +2,17 @@
 
 The lane comes next that has the highest effective priority; of those with the same, one whose owner
 has the least work in flight; then one whose owner was served longest ago; then the one with the
-oldest item. The effective priority is that of the lane, plus one for each `age_step` seconds in
-which its first item has waited and none of the lane was begun; a lane that has waited like that for
-`max_wait` comes before all others. So a lane that is served does not rise, however old its items
-are: many items of one owner do not delay another's, and a low priority is not left out for ever.
+oldest item. The effective priority is that of the lane. For the owner whose turn it is (the least
+work in flight, served longest ago) it is higher by one for each `age_step` seconds that the first
+item of the lane has waited. So an item of low priority has its turn in time, and many old items of
+one owner do not delay another's. A lane of which no item was begun for `max_wait`, while it had
+some, comes before all others.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 import msgspec
 
@@ -23,12 +24,6 @@ class Order(msgspec.Struct, frozen=True):
     max_wait: float
     max_pause: float
 
-    def rank(self, priority: int, waited: float) -> float:
-        """Return the effective priority of a lane."""
-        if waited >= self.max_wait:
-            return math.inf
-        return priority + max(waited, 0.0) // self.age_step
-
 
 class Ready(msgspec.Struct, frozen=True):
     """A queued item that may run now."""
@@ -38,9 +33,10 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Lane(msgspec.Struct, eq=False):
-    """A lane with items that may run now: `first`, and those that follow.
+    """A lane with items that may run now: `first`, and those that follow. None: there is none.
 
-    `begun` is when an item of the lane was last begun, in Unix seconds.
+    `begun` is when an item of the lane was last begun, in Unix seconds. `taken` counts the items
+    that were taken from it.
     """
 
     lane: int
@@ -48,38 +44,51 @@ class Lane(msgspec.Struct, eq=False):
     model: str
     priority: int
     begun: float
-    first: Ready
+    first: Ready | None
     following: Iterator[Ready]
+    taken: int = 0
 
-    def waited(self, now: float) -> float:
-        """Seconds for which the first item has waited while none of the lane was begun.
+    @property
+    def submitted(self) -> float:
+        assert self.first is not None
+        return self.first.submitted
+
+    def rank(self, order: Order, now: float, *, ages: bool) -> float:
+        """Return the effective priority; `ages`: it is its owner's turn.
 
         What lies in the future was written before the clock was set back, and counts for nothing.
         """
-        since = [one for one in (self.first.submitted, self.begun) if one <= now]
-        return now - max(since, default=now)
+        since = [one for one in (self.submitted, self.begun) if one <= now]
+        if now - max(since, default=now) >= order.max_wait:
+            return math.inf
+        return self.priority + (max(now - self.submitted, 0.0) // order.age_step if ages else 0)
+
+
+Turn = tuple[int, tuple[float, int]]
+"""What an owner has in flight, and when it was served."""
 
 
 class Owners:
     """What owners have in flight, and in which order they were served."""
 
     def __init__(self) -> None:
-        self.running: Counter[str] = Counter()
         self._turn = 0
+        self._running: Counter[str] = Counter()
         self._served: dict[str, tuple[float, int]] = {}
 
     def add(self, owner: str, running: int, begun: float) -> None:
         """Count what a lane of the owner has in flight."""
-        self.running[owner] += running
-        self._served[owner] = max(self.served(owner), (begun, 0))
+        self._running[owner] += running
+        self._served[owner] = max(self._served.get(owner, (0.0, 0)), (begun, 0))
 
     def serve(self, owner: str, now: float) -> None:
         self._turn += 1
-        self.running[owner] += 1
+        self._running[owner] += 1
         self._served[owner] = now, self._turn
 
-    def served(self, owner: str) -> tuple[float, int]:
-        return self._served.get(owner, (0.0, 0))
+    def turn(self, owner: str) -> Turn:
+        """Return the owner's place among the owners: the least has its turn."""
+        return self._running[owner], self._served[owner]
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -96,48 +105,83 @@ class Left(msgspec.Struct, frozen=True):
         self.lanes[lane] -= 1
 
 
-Place = tuple[float, int, tuple[float, int], float, int]
+Place = tuple[float, Turn, float, int]
+
+Waiting = list[tuple[Place, int, Lane]]
+"""A heap of lanes by their places. An entry is out of date once an item was taken from the lane."""
 
 
 class Queue:
-    """Yields the items of lanes in their order, as long as there is room for them.
+    """Yields the items of lanes in their order, as long as something is left for them.
 
-    A place in the order only gets worse while others are served, so a heap has it right: what comes
-    up in a place that is out of date goes back.
+    The place of a lane gets worse while other lanes are served, so heaps have it right: what comes
+    up with a place that is out of date goes back.
     """
 
-    def __init__(self, lanes: list[Lane], owners: Owners, order: Order, now: float) -> None:
+    def __init__(
+        self, lanes: list[Lane], owners: Owners, left: Left, order: Order, now: float
+    ) -> None:
         self._owners = owners
+        self._left = left
         self._order = order
         self._now = now
-        self._heap = [(self._place(lane), lane) for lane in lanes]
-        heapify(self._heap)
+        self._all: Waiting = []
+        self._aged: dict[str, Waiting] = {lane.owner: [] for lane in lanes}
+        self._turns = [(owners.turn(owner), owner) for owner in self._aged]
+        heapify(self._turns)
+        for lane in lanes:
+            self._add(lane)
 
-    def _place(self, lane: Lane) -> Place:
-        rank = self._order.rank(lane.priority, lane.waited(self._now))
-        owner = lane.owner
-        in_flight, served = self._owners.running[owner], self._owners.served(owner)
-        return -rank, in_flight, served, lane.first.submitted, lane.lane
+    def next(self) -> tuple[Lane, Ready] | None:
+        """Take the next item; None if there is no further one."""
+        lane = self._first(self._all, ages=False)
+        if lane is None:
+            return None
+        of_turn = self._of_turn()
+        if self._place(of_turn, ages=True) < self._place(lane, ages=False):
+            lane = of_turn
+        return lane, self._take(lane)
 
-    def next(self, left: Left) -> tuple[Lane, Ready] | None:
-        """Return the next item for which something is left, and take it off that."""
-        while self._heap:
-            place, lane = heappop(self._heap)
-            if left.of(lane.lane, lane.model) <= 0:
-                continue
-            if (now := self._place(lane)) != place:
-                heappush(self._heap, (now, lane))
-                continue
-            left.take(lane.lane, lane.model)
-            return lane, self._take(lane)
+    def _place(self, lane: Lane, *, ages: bool) -> Place:
+        rank = lane.rank(self._order, self._now, ages=ages)
+        return -rank, self._owners.turn(lane.owner), lane.submitted, lane.lane
+
+    def _add(self, lane: Lane) -> None:
+        heappush(self._all, (self._place(lane, ages=False), lane.taken, lane))
+        heappush(self._aged[lane.owner], (self._place(lane, ages=True), lane.taken, lane))
+
+    def _first(self, heap: Waiting, *, ages: bool) -> Lane | None:
+        """Return the first lane for whose items something is left."""
+        while heap:
+            place, taken, lane = heap[0]
+            if taken == lane.taken and self._left.of(lane.lane, lane.model) > 0:
+                now = self._place(lane, ages=ages)
+                if now == place:
+                    return lane
+                heapreplace(heap, (now, taken, lane))
+            else:
+                heappop(heap)
         return None
+
+    def _of_turn(self) -> Lane:
+        """Return the first lane of the owner whose turn it is; there is one if any lane is left."""
+        while True:
+            turn, owner = self._turns[0]
+            now, lane = self._owners.turn(owner), self._first(self._aged[owner], ages=True)
+            if lane is None:
+                heappop(self._turns)
+            elif now != turn:
+                heapreplace(self._turns, (now, owner))
+            else:
+                return lane
 
     def _take(self, lane: Lane) -> Ready:
         item = lane.first
+        assert item is not None
         self._owners.serve(lane.owner, self._now)
-        lane.begun = self._now
-        following = next(lane.following, None)
-        if following is not None:
-            lane.first = following
-            heappush(self._heap, (self._place(lane), lane))
+        self._left.take(lane.lane, lane.model)
+        lane.begun, lane.first = self._now, next(lane.following, None)
+        lane.taken += 1
+        if lane.first is not None:
+            self._add(lane)
         return item
