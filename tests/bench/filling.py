@@ -23,7 +23,10 @@ INSERT INTO traces SELECT i, printf('%012x%020x', :at + i / 1000, i), 's' || (i 
     :time, 1, 'bench-model', NULL, 0, :ends, :content, 'key-' || (i % :keys) FROM n
 """
 _CALLS = """
-INSERT INTO usage_calls SELECT i, CAST(printf('%016x', i) AS BLOB), :time,
+INSERT INTO usage_calls (
+    number, id, time, key, model, worker, source, outcome, prompt_tokens, completion_tokens,
+    cached_tokens, reasoning_tokens, counted, unread
+) SELECT i, CAST(printf('%016x', i) AS BLOB), :time,
     'key-' || (i % :keys), 'bench-model', '127.0.0.1', 'realtime', 0, 32, 64, 0, 0, 0, 0 FROM n
 """
 _SESSIONS = """

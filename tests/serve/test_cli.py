@@ -141,7 +141,7 @@ def test_help_lists_the_commands_of_installed_plugins(
 ) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    assert "Commands of installed plugins: keys, traces, usage." in out
+    assert "Commands of installed plugins: batch, keys, traces, usage." in out
     code, out, _ = run(capsys, "traces", "--help")
     assert code == 0
     assert "export" in out

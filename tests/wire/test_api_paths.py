@@ -15,6 +15,14 @@ ELSEWHERE = {
     "gateway/config/probe.py": "the probe of SGLang: config stands below wire",
     "gateway/fleet/probes.py": "requests the models of a worker",
     "gateway/testing/calls.py": "the path of a call in a test of a plugin",
+    "plugins/gateway_plugins/batch/batches/creating.py": "the paths that lines may not have",
+    "plugins/gateway_plugins/batch/cli/requests.py": "what a bare request of a file is for",
+    "plugins/gateway_plugins/batch/doors/batches.py": "responds at /v1/batches itself",
+    "plugins/gateway_plugins/batch/doors/completions.py": "makes calls of what its doors get",
+    "plugins/gateway_plugins/batch/doors/files/routes.py": "responds at /v1/files itself",
+    "plugins/gateway_plugins/batch/doors/jobs.py": "makes a call of a text",
+    "plugins/gateway_plugins/batch/doors/uploads/routes.py": "responds at /v1/uploads itself",
+    "plugins/gateway_plugins/batch/report.py": "the words for paths in the metrics it takes over",
     "plugins/gateway_plugins/openai_models.py": "responds at /v1/models itself",
 }
 """Files that may name a path, and why."""
