@@ -29,6 +29,7 @@ LOST = ItemError("not_stored", "it is lost")
 DELAY = 30.0
 
 LaneName = tuple[str, str, int]
+Turn = tuple[int, tuple[float, int]]
 
 
 class Told(msgspec.Struct):
@@ -109,6 +110,7 @@ class Schedules(RuleBasedStateMachine):
     def claim(self, who: int, room: dict[str, int], most: int) -> None:
         if who in self.stopped:
             return
+        self.expire()  # a claim looks for no item behind many that are too late
         process = self.processes[who]
         expected = [one.id for one in self.expected(room, most)]
         claimed = self.queue.claim(process, room, most)
@@ -130,16 +132,10 @@ class Schedules(RuleBasedStateMachine):
             if not firsts:
                 break
             turns = {one.lane[0]: (running[one.lane[0]], served[one.lane[0]]) for one in firsts}
-            next_key = min(turns, key=lambda key: turns[key])
-            chosen = min(
-                firsts,
-                key=lambda one: (
-                    -self.rank(one, begun.get(one.lane, 0.0), one.lane[0] == next_key),
-                    turns[one.lane[0]],
-                    one.submitted,
-                    self.lane_number(one.lane),
-                ),
-            )
+            aged = {one.id: self.place(one, begun, turns, ages=True) for one in firsts}
+            key = min(firsts, key=lambda one: (turns[one.lane[0]], aged[one.id])).lane[0]
+            plain = {one.id: self.place(one, begun, turns, ages=False) for one in firsts}
+            chosen = min(firsts, key=lambda one: (aged if one.lane[0] == key else plain)[one.id])
             owner = chosen.lane[0]
             room[chosen.lane[1]] -= 1
             running[owner] += 1
@@ -148,14 +144,16 @@ class Schedules(RuleBasedStateMachine):
             found.append(chosen)
         return found
 
-    def rank(self, first: Told, begun: float, ages: bool) -> float:
-        """The effective priority of a lane with this first item."""
-        now = self.queue.now
-        since = [one for one in (first.submitted, begun) if one <= now]
-        if now - max(since, default=now) >= ORDER.max_wait:
-            return math.inf
+    def place(
+        self, first: Told, begun: dict[LaneName, float], turns: dict[str, Turn], *, ages: bool
+    ) -> tuple[float, Turn, float, int]:
+        """The place of a lane with this first item."""
+        now, priority = self.queue.now, first.lane[2]
+        since = [one for one in (first.submitted, begun.get(first.lane, 0.0)) if one <= now]
         steps = max(now - first.submitted, 0.0) // ORDER.age_step
-        return first.lane[2] + (steps if ages else 0)
+        is_late = now - max(since, default=now) >= ORDER.max_wait
+        rank = math.inf if is_late else priority + (steps if ages else 0)
+        return -rank, turns[first.lane[0]], first.submitted, self.lane_number(first.lane)
 
     def served(self, key: str) -> float:
         """When the owner was served last, as far as its busy lanes tell."""
@@ -167,8 +165,7 @@ class Schedules(RuleBasedStateMachine):
         ready.sort(key=lambda one: (one.due == 0, one.due, one.number))
         firsts: dict[LaneName, Told] = {}
         for one in ready:
-            if one.deadline > now:
-                firsts.setdefault(one.lane, one)
+            firsts.setdefault(one.lane, one)
         return firsts
 
     def lane_number(self, lane: LaneName) -> int:

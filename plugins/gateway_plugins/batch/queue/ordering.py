@@ -127,10 +127,11 @@ class Queue:
         self._now = now
         self._all: Waiting = []
         self._aged: dict[str, Waiting] = {lane.owner: [] for lane in lanes}
-        self._turns = [(owners.turn(owner), owner) for owner in self._aged]
-        heapify(self._turns)
         for lane in lanes:
             self._add(lane)
+        firsts = [(heap[0][2], owner) for owner, heap in self._aged.items()]
+        self._turns = [(self._turn(owner, lane), owner) for lane, owner in firsts]
+        heapify(self._turns)
 
     def next(self) -> tuple[Lane, Ready] | None:
         """Take the next item; None if there is no further one."""
@@ -167,13 +168,17 @@ class Queue:
         """Return the first lane of the owner whose turn it is; there is one if any lane is left."""
         while True:
             turn, owner = self._turns[0]
-            now, lane = self._owners.turn(owner), self._first(self._aged[owner], ages=True)
+            lane = self._first(self._aged[owner], ages=True)
             if lane is None:
                 heappop(self._turns)
-            elif now != turn:
+            elif (now := self._turn(owner, lane)) != turn:
                 heapreplace(self._turns, (now, owner))
             else:
                 return lane
+
+    def _turn(self, owner: str, lane: Lane) -> tuple[Turn, Place]:
+        """Return the owner's turn; of those with the same, the one with the first lane is next."""
+        return self._owners.turn(owner), self._place(lane, ages=True)
 
     def _take(self, lane: Lane) -> Ready:
         item = lane.first
