@@ -4,17 +4,19 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+import pytest
 from gateway_plugins.batch.queue.items import COMPLETED, Claimed, Ended
 from gateway_plugins.batch.queue.settling import Settling
 from gateway_plugins.batch.running.refilling import Refilling
 from support.plugins.recording_plugin import until
 from support.records.a_queue import AQueue, Process, check_counts
-from support.records.queued_items import engine_of, new_item
-from support.records.run_items import ended, queue, quick, run
+from support.records.queued_items import OWNER, engine_of, new_item
+from support.records.run_items import count, ended, queue, quick, run
 from support.workers.failing_on_demand import Moody
 from support.workers.failing_worker import OK, refusal
 
 from gateway import StorageUnavailable
+from gateway.config import Worker
 from gateway.testing import GatewayFor, ScriptedConnection, ScriptedWorker
 
 
@@ -31,7 +33,8 @@ class Refilled:
         self.settling = Settling(lambda _: None, self.refilling)
 
     def end_of(self, item: Claimed, *, refills: bool = True) -> Ended:
-        return Ended(item=item, state=COMPLETED, at=self.queue.now, answer=b"{}", refills=refills)
+        models = frozenset((item.model,)) if refills else None
+        return Ended(item=item, state=COMPLETED, at=self.queue.now, answer=b"{}", refills=models)
 
 
 async def test_the_end_of_an_item_claims_another_of_its_model() -> None:
@@ -123,3 +126,23 @@ async def test_no_more_items_run_than_may_at_a_time(gateway_for: GatewayFor) -> 
         items = await ended(live, ids)
         assert {item.state for item in items} == {COMPLETED}
         assert worker.most == 3
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+async def test_fault_3_4_items_of_one_model_do_not_keep_all_places(
+    gateway_for: GatewayFor, mixed: bool
+) -> None:
+    """Whether the models of the worker are known, beside another worker, or are not."""
+    async with Moody() as worker, Moody() as other:
+        workers = [Worker(url=worker.url, models=("A", "B") if mixed else ())]
+        if mixed:
+            workers.append(Worker(url=other.url, models=("C",)))
+        live = await gateway_for(quick(max_concurrent=3), workers=workers)
+        worker.gate.clear()
+        ids = await queue(live, *[new_item(model="A") for _ in range(300)])
+        await until(lambda: worker.held == 3)
+        late = await queue(live, *[new_item(model="B") for _ in range(20)], owner=OWNER)
+        worker.gate.set()
+        await ended(live, late)
+        assert await count(live, "batch_items", f"state = {COMPLETED}") < 150
+        assert {item.state for item in await ended(live, ids)} == {COMPLETED}

@@ -86,6 +86,10 @@ class Claiming:
             chosen.append((item.number, lane.lane))
         return Claims(self._claimed(db, chosen, now), looking.next_due)
 
+    def is_registered(self, db: Database) -> bool:
+        """Whether others know of this process; `claim` registers it if they do not."""
+        return self._holder.is_known(db)
+
     def _claimed(
         self, db: Database, chosen: Sequence[tuple[int, int]], now: float
     ) -> list[Claimed]:

@@ -44,12 +44,16 @@ class Holder:
         self._database = database
         self._lock: Lock | None = None
 
+    def is_known(self, db: Database) -> bool:
+        """Whether this process's row is there."""
+        return bool(list(db.select(_KNOWN, {"number": self.number})))
+
     def ensure(self, db: Database) -> None:
         """Add this process's row unless it is there.
 
         Raises StorageError, also if the lock cannot be created.
         """
-        if list(db.select(_KNOWN, {"number": self.number})):
+        if self.is_known(db):
             return
         self.close()
         self.number = number = secrets.randbits(62)

@@ -95,8 +95,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """How a call for an item ended: `state` is COMPLETED, ERROR, or QUEUED if it is to run again.
 
     `answer` is the body of the response, None if there is none. `error` is an ItemError as JSON.
-    `due` is when it may run again; `counts`: against `max_attempts`. `refills`: another item gets
-    its place in the same transaction.
+    `due` is when it may run again; `counts`: against `max_attempts`. `refills` are the models
+    of which another item gets its place in the same transaction, none: any; None: no other item.
     """
 
     item: Claimed
@@ -110,7 +110,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     counts: bool = True
     expires: float | None = None
     usage: Usage | None = None
-    refills: bool = False
+    refills: frozenset[str] | None = None
 
 
 class ItemError(msgspec.Struct, frozen=True):

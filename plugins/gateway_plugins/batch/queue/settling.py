@@ -129,12 +129,12 @@ class Settling:
         """Let go of the item: `changes.give_up` queues it again."""
         log.error("the end of item %s could not be stored, so it will run again", item.item.id)
         self.waiting.discard(item.item.running)
-        if self._refill is not None and item.refills:
+        if self._refill is not None and item.refills is not None:
             self._refill.lost(item)
 
 
 def _refilled(rows: Sequence[Written]) -> Sequence[Ended]:
-    return [row.end for row in rows if row.end.refills]
+    return [row.end for row in rows if row.end.refills is not None]
 
 
 def _params(end: Ended) -> dict[str, int | float | str | None]:

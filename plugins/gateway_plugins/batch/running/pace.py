@@ -119,6 +119,14 @@ class Pace:
         running = self.running[model] if workers.mixed else self.running.total()
         return min(sum(map(self._share, fit)) - running, self._overall() - 1)
 
+    def beside(self, model: str) -> frozenset[str]:
+        """Return the models that may run in a place of this one, itself among them; none: all."""
+        workers = self._workers
+        if not workers.mixed:
+            return frozenset()
+        names = (name for one in workers.serving(model).all for name in one.models or ())
+        return frozenset((model, *names))
+
     def _room(self, fit: Sequence[Worker], running: int) -> int:
         """Return how many more items these workers take; `running` may wait in the gateway."""
         left = whole = 0

@@ -35,11 +35,18 @@ class Refilling:
         self._claimed: Sequence[Claimed] = ()
 
     def claim(self, db: Database, ends: Sequence[Ended]) -> None:
-        """Claim items of the same models as those that have ended. Raises StorageError."""
+        """Claim items that may have the places of those that have ended. Raises StorageError.
+
+        The next in the order gets a place, whatever its model is, if the same workers serve it:
+        else items of one model would keep all places.
+        """
         self._claimed = ()
-        rooms = Counter(end.item.model for end in ends)
+        if not self._claiming.is_registered(db):  # registering may fail, and calls would with it
+            return
+        rooms = Counter(model for end in ends for model in end.refills or ())
+        others = sum(not end.refills for end in ends)
         try:
-            claims = self._claiming.claim(db, rooms, 0, time.time(), len(ends), self.lanes)
+            claims = self._claiming.claim(db, rooms, others, time.time(), len(ends), self.lanes)
         except StorageError:
             raise
         except Exception:  # the calls that share the transaction are not to blame

@@ -129,7 +129,7 @@ class Runner:
             return end
         self._kept[item.number] = item.model
         self.refilling.lanes = self._pauses.rooms(self._lanes)
-        return replace(end, refills=True)
+        return replace(end, refills=self.pace.beside(item.model))
 
     def _refill(self, items: Sequence[Claimed], numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -239,7 +239,7 @@ class Runner:
         Its lane rests if no worker has run the item.
         """
         lane, end = work.item.lane, work.end
-        kept = end is not None and end.refills
+        kept = end is not None and end.refills is not None
         if not kept:
             self.pace.end(work.item.model)
         self._lanes[lane] -= 1
