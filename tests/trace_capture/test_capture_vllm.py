@@ -49,6 +49,9 @@ TEXT = re.compile(rb'"(content|arguments)":"((?:[^"\\]|\\.)*)"')
 LAST = re.compile(rb'"delta":\{.*\}(,"logprobs":(?:null|\{[^}]*\}),"finish_reason":")')
 """The delta of an event with a finish reason, which has a token or none."""
 
+MORE = re.compile(rb'(?:,\{"index":0,"function":\{"arguments":""\}\})+')
+"""Further tokens of a tool's arguments in one event."""
+
 TOOLS = ("tools", "tool_choice")
 
 CHAT = "/v1/chat/completions"
@@ -206,7 +209,8 @@ def joined(events: list[bytes]) -> tuple[set[bytes], dict[bytes, bytes]]:
     shapes: set[bytes] = set()
     texts: dict[bytes, bytes] = {}
     for event in events:
-        shapes.add(LAST.sub(rb'"delta":{}\1', TEXT.sub(rb'"\1":""', event)))
+        bare = MORE.sub(b"", TEXT.sub(rb'"\1":""', event))
+        shapes.add(LAST.sub(rb'"delta":{}\1', bare))
         place = re.search(rb'"choices":\[\{"index":([0-9]+)', event)
         said = b"".join(one[2] for one in TEXT.finditer(event))
         choice = place[1] if place else b""
