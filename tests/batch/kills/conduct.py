@@ -29,6 +29,8 @@ PATIENCE = 600.0
 
 POLL = 0.1
 
+Ended = asyncio.Task[None]
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How many lines and how many kills; `longest`: seconds that a gateway lives, at most.
@@ -90,7 +92,7 @@ class Kills:
     async def run(self) -> None:
         killing = self._kill_processes() if self.plan.processes > 1 else self._kill_gateways()
         await killing
-        async with self._gateway() as process:
+        async with self._gateway() as (process, _):
             await self._finish(process)
         self.books.served = self._tap.served
         with self._open() as db:
@@ -113,17 +115,17 @@ class Kills:
         """Kill one after the other, each at any moment, also as it begins."""
         while self._killed < self.plan.kills and not self._is_over():
             early = self._killed and self._chance.random() < 0.2
-            async with self._gateway(wait=not early) as process:
+            async with self._gateway(wait=not early) as (process, ended):
                 if not self._killed:
                     await self._submit(process)
                 await self._wait()
                 process.kill(signal.SIGKILL)
-                await process.ended()
+                await ended
             self._snap()
 
     async def _kill_processes(self) -> None:
         """Kill those that hold leases, while the others of the same gateway go on."""
-        async with self._gateway() as process:
+        async with self._gateway() as (process, ended):
             await self._submit(process)
             while self._killed < self.plan.kills and not self._is_over():
                 await self._wait()
@@ -133,7 +135,7 @@ class Kills:
                 os.kill(victim, signal.SIGKILL)
                 self._snap()
             process.kill(signal.SIGTERM)
-            await process.ended()
+            await ended
 
     async def _wait(self) -> None:
         await asyncio.sleep(self._chance.uniform(0, self.plan.longest))  # any moment will do
@@ -174,19 +176,25 @@ class Kills:
             yield db
 
     @contextlib.asynccontextmanager
-    async def _gateway(self, *, wait: bool = True) -> AsyncIterator[Process]:
-        """Once it listens, or without `wait` as soon as it begins."""
+    async def _gateway(self, *, wait: bool = True) -> AsyncIterator[tuple[Process, Ended]]:
+        """Once it listens, or without `wait` as soon as it begins; and a task that ends with it."""
         plugins = ("--plugin", "batch", "--plugin", "usage")
         more = ("--processes", str(self.plan.processes)) if self.plan.processes > 1 else ()
         settings = {"storage__path": str(self._database)}
-        if wait:
-            async with serving(self._tap.url, *plugins, *more, **settings) as process:
-                yield process
-            return
         arguments = ("serve", "--port", "0", "--worker", self._tap.url, *plugins)
         environment = {"GATEWAY_STORAGE__PATH": str(self._database)}
-        async with started(*arguments, environment=environment) as process:
-            yield process
+        starting = (
+            serving(self._tap.url, *plugins, *more, **settings)
+            if wait
+            else started(*arguments, environment=environment)
+        )
+        async with starting as process:
+            ended = asyncio.create_task(_read(process))
+            try:
+                yield process, ended
+            finally:
+                ended.cancel()
+                await asyncio.wait([ended])
 
     async def _submit(self, process: Process) -> None:
         content = b"".join(line(one, self._chance) for one in range(self.plan.lines))
@@ -208,6 +216,12 @@ class Kills:
                 if file_id is not None:
                     content = await client.files.content(file_id)
                     self.books.read(content.content)
+
+
+async def _read(process: Process) -> None:
+    """Read its log to the end: a process whose log nobody reads stands still once that is full."""
+    async for _ in process.lines():
+        pass
 
 
 def client_of(process: Process) -> AsyncOpenAI:
