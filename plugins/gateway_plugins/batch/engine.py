@@ -41,6 +41,7 @@ from gateway_plugins.batch.queue.submission import (
     submit,
 )
 from gateway_plugins.batch.report import Tally
+from gateway_plugins.batch.running.engine_queues import EngineQueues
 from gateway_plugins.batch.running.runner import WORK, Runner
 from gateway_plugins.batch.running.upkeep import Telling, Upkeep
 from gateway_plugins.batch.uploads.uploads import Uploads
@@ -74,6 +75,8 @@ class Engine:
         order = Order(options.age_step, options.max_wait, options.max_pause)
         self.depth = Depth(gateway.storage, gateway.workers)
         self.runner = Runner(gateway, options, Claiming(order, holder), self._call_ended)
+        path_of_metrics = options.engine_metrics
+        self._queues = EngineQueues(self.runner.pace, path_of_metrics) if path_of_metrics else None
         self._settling = Settling(self._settled, self.runner.refilling)
         telling = Telling(self._in_hand, self._freed, self._expired)
         self._upkeep = Upkeep(
@@ -94,7 +97,9 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
-        parts = (self.runner.run(), self._upkeep.run(), self.depth.run())
+        parts = [self.runner.run(), self._upkeep.run(), self.depth.run()]
+        if self._queues is not None:
+            parts.append(self._queues.run())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             async with self.batches.running():

@@ -22,7 +22,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     `max_concurrent`: items in flight per worker, over all processes. `min_concurrent`: items in
     flight per model and process however busy the workers are. `engine_priority`: the `priority`
     that the engine gets with each item, None: none; vLLM needs `--scheduling-policy priority` for
-    it, where a lower number is sooner. Times are seconds. An item's priority rises by one
+    it, where a lower number is sooner. `engine_metrics`: the path at which a worker tells how many
+    calls wait within it; None: it is not asked. Times are seconds. An item's priority rises by one
     each `age_step` that it waits, when it is its key's turn, and a key's items of a model come
     first if none of them has begun for `max_wait`. An item that a worker
     may have run is tried `max_attempts` times, with a pause that doubles from `min_pause` to
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_concurrent: Count = 64
     min_concurrent: Annotated[int, Meta(ge=0)] = 1
     engine_priority: int | None = None
+    engine_metrics: Annotated[str, Meta(pattern="^/")] | None = "/metrics"
     age_step: Seconds = 600.0
     max_wait: Seconds = 3_600.0
     max_attempts: Count = 3

@@ -154,9 +154,11 @@ async def main() -> None:
     add("--seconds", type=float, default=15.0)
     add("--warm", type=float, default=10.0)
     add("--rounds", type=int, default=2)
+    add("--metrics", action="store_true", help="the engine tells how many calls wait in it")
     add("--batch", default="", help="options of the plugin, such as max_concurrent: 128")
     asked = parser.parse_args()
-    places = ("--places", str(asked.places), "--ttft", str(TTFT), "--itl", str(ITL))
+    places = ["--places", str(asked.places), "--ttft", str(TTFT), "--itl", str(ITL)]
+    places += ["--metrics"] if asked.metrics else []
     limit = f"- backpressure: {{max_in_flight_per_worker: {asked.limit}}}" if asked.limit else ""
     ratios = []
     with tempfile.TemporaryDirectory() as folder, slotted_engine(*places) as url:

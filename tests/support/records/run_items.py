@@ -13,8 +13,10 @@ from gateway.testing import Live, entry
 
 
 def quick(**options: object) -> PluginEntry:
-    """The plugin with pauses that no test waits for long."""
-    return entry("batch", **{"min_pause": 0.01, "max_pause": 0.05, **options})
+    """The plugin with pauses that no test waits for long; workers get nothing but calls."""
+    return entry(
+        "batch", **{"min_pause": 0.01, "max_pause": 0.05, "engine_metrics": None, **options}
+    )
 
 
 async def queue(live: Live, *items: NewItem, owner: Owner | None = None) -> list[str]:

@@ -40,8 +40,13 @@ class Clock:
 
 
 class Engine(msgspec.Struct, kw_only=True):
-    """Runs `places` calls at a time. `spread` is that of first bytes by themselves, as a share."""
+    """Runs `places` calls at a time. `spread` is that of first bytes by themselves, as a share.
 
+    It `tells` how many calls wait in it; if it `counts_first`, with those without a first token.
+    """
+
+    tells: bool = False
+    counts_first: bool = False
     places: int = 32
     ttft: float = 0.05
     itl: float = 0.02
@@ -79,7 +84,7 @@ class Fleet:
         self._chance = random.Random(7)
         self._in_gateway: deque[Lived] = deque()
         self._in_engine: deque[Lived] = deque()
-        self._running = 0
+        self._running = self._first_left = 0
         self._slow_until = 0.0
         self._arrive()
         self._look()
@@ -96,6 +101,9 @@ class Fleet:
 
     def _look(self) -> None:
         self._claim()
+        if self.engine.tells:
+            waiting = len(self._in_engine) + (self._first_left if self.engine.counts_first else 0)
+            self.pace.note_queue(self._worker, waiting)
         self.clock.after(LOOK, self._look)
 
     def _claim(self) -> None:
@@ -122,6 +130,7 @@ class Fleet:
         while self._in_engine and self._running < self.engine.places:
             one = self._in_engine.popleft()
             self._running += 1
+            self._first_left += 1
             slow = 3.0 if self.clock.now < self._slow_until else 1.0
             first = self.engine.ttft * slow * self._chance.lognormvariate(0, self.engine.spread)
             self.clock.after(first, lambda one=one: self._first(one))  # type: ignore[misc]
@@ -130,6 +139,7 @@ class Fleet:
 
     def _first(self, one: Lived) -> None:
         assert one.attempt is not None
+        self._first_left -= 1
         if not one.is_item:
             one.attempt.first_byte = self.clock.now
             self.ttft.append(self.clock.now - one.came)

@@ -69,6 +69,11 @@ class Lateness:
         self._alone.append(seconds)
         self._usual = None
 
+    @property
+    def usual(self) -> float | None:
+        """The usual time without items; None if it is not known."""
+        return None if len(self._alone) < FEWEST else self._bounds()[0]
+
     def note_beside(self, seconds: float, began: float, items: int) -> Finding:
         """Learn the time of a call that began at this `time.monotonic()` beside so many items."""
         if len(self._alone) < FEWEST:

@@ -33,6 +33,24 @@ USED = 3 / 4
 """Share of the items a worker may have from which on its window is used whole: some have always
 just ended, and others have not begun."""
 
+NEARLY = 0.9
+"""Share of the calls that were too many that becomes the ceiling of a window."""
+
+MEMORY = 4.0
+"""Seconds over which the rate of calls is measured."""
+
+LONG = 2.0
+"""Times the usual time to first bytes from which on calls wait for long within an engine."""
+
+FRESH = 1 / 4
+"""Weight of the latest look in the average of how many calls wait in an engine."""
+
+KNOWN_REST = 60.0
+"""Seconds for which a ceiling stands at least that an engine has told."""
+
+QUEUED = 2
+"""Calls that may wait in an engine: those of a moment wait for its next step."""
+
 REFUSED = frozenset((429, 503))
 
 
@@ -44,13 +62,19 @@ class Realtime(msgspec.Struct, eq=False):
     before: int = 0
     since: float = 0.0
 
-    def count(self, calls: int, at: float) -> None:
-        """There are so many `calls` at this `time.monotonic()`."""
+    def count(self, calls: int, at: float, *, piled: bool) -> None:
+        """There are so many `calls` at this `time.monotonic()`; `piled` up behind items, or not."""
         self.now = calls
+        if piled:
+            return
         if at - self.since > PEAK:
             self.before = self.recent if at - self.since < 2 * PEAK else 0
             self.recent, self.since = 0, at
         self.recent = max(self.recent, calls)
+
+    def forget(self) -> None:
+        """Calls of late have piled up behind items, so they tell little of how many come."""
+        self.recent = self.before or min(self.recent, self.now)
 
     @property
     def most(self) -> int:
@@ -67,7 +91,9 @@ class Realtime(msgspec.Struct, eq=False):
 class Place(msgspec.Struct, eq=False):
     """What is known of one worker.
 
-    `full_until`: when it last had more calls than its window, which had become smaller.
+    `full_until`: when it last had more calls than its window, which had become smaller. `queue`
+    is the average of how many calls wait in the engine. `ended` counts the calls that
+    have ended since `since`.
     """
 
     window: Window = msgspec.field(default_factory=Window)
@@ -75,6 +101,17 @@ class Place(msgspec.Struct, eq=False):
     realtime: Realtime = msgspec.field(default_factory=Realtime)
     items: int = 0
     full_until: float = 0.0
+    queue: float = 0.0
+    ended: float = 0.0
+    since: float = 0.0
+
+    def rate(self, now: float) -> float:
+        """Return how many calls end in a second, mostly of late."""
+        passed = max(now - self.since, 1e-3)
+        if passed > MEMORY:
+            self.ended, self.since = self.ended / passed * MEMORY / 2, now - MEMORY / 2
+            return self.ended / (MEMORY / 2)
+        return self.ended / passed
 
 
 class Pace:
@@ -88,6 +125,7 @@ class Pace:
         items: Callable[[], Iterable[Call]],
     ) -> None:
         self._workers = workers
+        self._processes = processes
         self._most = max(options.max_concurrent // processes, 1)
         self._least = options.min_concurrent
         self._items = items
@@ -173,7 +211,8 @@ class Pace:
         for worker in self._workers.all:
             place = self._place(worker)
             place.items = items[worker.id]
-            place.realtime.count(worker.in_flight - place.items, now)
+            piled = worker.in_flight > place.window.most
+            place.realtime.count(worker.in_flight - place.items, now, piled=piled)
         if len(self._places) > len(self._workers.all):
             known = {worker.id for worker in self._workers.all}
             self._places = {name: one for name, one in self._places.items() if name in known}
@@ -190,8 +229,9 @@ class Pace:
         """Learn from an attempt of an item, or of a realtime call."""
         place, now = self._place(attempt.worker), monotonic()
         window, in_flight = place.window, attempt.worker.in_flight
+        place.ended += 1
         if attempt.status in REFUSED:
-            window.shrink(0.5, in_flight, now)
+            window.shrink(in_flight / 2, in_flight * NEARLY, now)
         elif is_item:
             items = in_flight - place.realtime.now
             if attempt.error is None and items >= USED * self._share(attempt.worker):
@@ -204,7 +244,7 @@ class Pace:
 
     def _learn_time(self, place: Place, attempt: Attempt, seconds: float, now: float) -> None:
         window, lateness, in_flight = place.window, place.lateness, attempt.worker.in_flight
-        if in_flight > window.calls(place.realtime.now + place.realtime.reserve):
+        if in_flight > place.window.most:
             place.full_until = now
         if place.items <= self._least:
             lateness.note_alone(seconds)
@@ -213,12 +253,42 @@ class Pace:
             return  # there are not yet fewer items
         match lateness.note_beside(seconds, attempt.started, place.items):
             case Finding.BLAMED:
-                window.shrink(0.7, in_flight, now)
+                window.shrink(in_flight * 0.7, in_flight * NEARLY, now)
+                place.realtime.forget()
                 place.full_until = now
             case Finding.ACQUITTED:
                 window.undo()
         if lateness.blame is None:
             window.before = None
+
+    def busy(self) -> Sequence[Worker]:
+        """Return the workers at which items run."""
+        return [one for one in self._workers.fit if self._place(one).items]
+
+    def note_queue(self, worker: Worker, waiting: int) -> None:
+        """Learn how many calls wait within the engine, those of other processes included.
+
+        By Little's law a call waits there for as long as the engine takes to end so many. An engine
+        may count calls as waiting until their first token, so that this time has to be longer, and
+        items that have just begun do not count.
+        """
+        place, in_flight, now = self._place(worker), worker.in_flight, monotonic()
+        usual, rate = place.lateness.usual, place.rate(now) * self._processes
+        if usual is None or place.items <= self._least or in_flight > place.window.most:
+            place.queue = 0.0  # no harm is known; or there are not yet fewer items
+            return
+        waiting = max(waiting - self._begun(worker, now - LONG * usual), 0)
+        place.queue += (waiting - place.queue) * FRESH
+        if waiting > QUEUED and place.queue > max(LONG * usual * rate, QUEUED):
+            most = in_flight - waiting / self._processes
+            place.window.shrink(most, most, now, rest=KNOWN_REST)
+            place.realtime.forget()
+            place.queue = 0.0
+
+    def _begun(self, worker: Worker, since: float) -> int:
+        """Return how many items have begun at the worker since then."""
+        latest = (call.attempts[-1] for call in self._items() if call.attempts)
+        return sum(one.worker is worker and one.started > since for one in latest)
 
     def windows(self) -> Mapping[str, float]:
         """Return the present window of each worker of which something is known, by its id."""

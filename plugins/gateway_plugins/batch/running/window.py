@@ -30,9 +30,6 @@ STEP = 1 / 8
 
 MIN_STEP = 2.0
 
-NEARLY = 0.9
-"""Share of the calls that were too many that becomes the ceiling."""
-
 
 class Window(msgspec.Struct, eq=False):
     """The window of one worker. Times are `time.monotonic()`.
@@ -53,17 +50,25 @@ class Window(msgspec.Struct, eq=False):
         """Return how many calls the worker may have, if `realtime` places are taken or kept."""
         return int(self.size) + (realtime if self.ceiling == math.inf else 0)
 
-    def shrink(self, factor: float, in_flight: int, now: float) -> None:
-        """The worker has enough with so many calls in flight."""
+    @property
+    def most(self) -> float:
+        """The most calls that the worker should have; inf as long as that is not known."""
+        return math.inf if self.ceiling == math.inf else int(self.size)
+
+    def shrink(self, size: float, ceiling: float, now: float, rest: float = FIRST_REST) -> None:
+        """The worker has enough: let it have `size` calls, and soon up to `ceiling`.
+
+        That stands for `rest` seconds, or longer if it was lifted in vain before.
+        """
         if now < self.held_until:
             return
         if self.ceiling < math.inf:
             in_vain = now < self.ceiling_until + 2 * self.rest
             self.rest = min(self.rest * 2, LAST_REST) if in_vain else FIRST_REST
+        self.rest = max(self.rest, rest)
         if self.before is None:
             self.before = self.size, self.ceiling
-        self.size = max(in_flight * factor, 1.0)
-        self.ceiling = max(in_flight * NEARLY, 1.0)
+        self.size, self.ceiling = max(size, 1.0), max(ceiling, 1.0)
         self.ceiling_until = now + self.rest
         self.held_until = now + HOLD
 
