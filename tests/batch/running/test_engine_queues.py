@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 from gateway_plugins.batch.options import Options
-from gateway_plugins.batch.running.engine_queues import EngineQueues
+from gateway_plugins.batch.running.engine_queues import EngineQueues, waiting_in
 from gateway_plugins.batch.running.pace import Pace
+from hypothesis import given
+from hypothesis import strategies as st
 from support.workers.failing_worker import unreachable
 
 from gateway import Worker, Workers
@@ -90,3 +92,9 @@ async def test_an_engine_that_cannot_be_reached_keeps_no_other_from_being_asked(
                 await queues.look(workers.all)
         assert pace.noted == [7]
         workers.close()
+
+
+@given(st.binary(max_size=20) | st.sampled_from([b"e", b"1e999", b"NaN", b"1.1.1", b"-1"]))
+def test_waiting_calls_of_any_metrics_are_a_number_or_unknown(value: bytes) -> None:
+    waiting = waiting_in(b"tgi_queue_size " + value + b"\n")
+    assert waiting is None or waiting >= 0

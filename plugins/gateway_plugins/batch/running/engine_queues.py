@@ -54,8 +54,17 @@ class EngineQueues:
             answer = await worker.request("GET", self._path, timeout=TIMEOUT)
         except CallError:
             return
-        found = WAITING.findall(answer.body) if answer.status == 200 else []
-        if found:
-            self._pace.note_queue(worker, int(sum(map(float, found))))
+        waiting = waiting_in(answer.body) if answer.status == 200 else None
+        if waiting is not None:
+            self._pace.note_queue(worker, waiting)
         else:
             self._silent_until[worker.id] = asyncio.get_running_loop().time() + AGAIN
+
+
+def waiting_in(metrics: bytes) -> int | None:
+    """Return how many calls wait, as these metrics say; None if they do not say."""
+    try:
+        found = [float(one) for one in WAITING.findall(metrics)]
+        return int(sum(found)) if found else None
+    except (ValueError, OverflowError):  # no number, or an endless one
+        return None
