@@ -77,6 +77,18 @@ class Claiming:
         Items whose deadline has passed are left to `changes.expire`. Raises StorageError.
         """
         self._holder.ensure(db)
+        return self.claim_more(db, room, others, now, most, of_lanes)
+
+    def claim_more(
+        self,
+        db: Database,
+        room: Mapping[str, int],
+        others: int,
+        now: float,
+        most: int,
+        of_lanes: Mapping[int, int] = NO_LANES,
+    ) -> Claims:
+        """Claim as `claim` does, for a process that is registered."""
         left = Left(defaultdict(lambda: others, room), defaultdict(lambda: most, of_lanes))
         looking = _Looking(db, self._order, now, most)
         queue = Queue(list(looking.lanes(left)), looking.owners, left, self._order, now)

@@ -125,6 +125,7 @@ class Queue:
         self._left = left
         self._order = order
         self._now = now
+        self._latest: Lane | None = None
         self._all: Waiting = []
         self._aged: dict[str, Waiting] = {lane.owner: [] for lane in lanes}
         for lane in lanes:
@@ -135,6 +136,7 @@ class Queue:
 
     def next(self) -> tuple[Lane, Ready] | None:
         """Take the next item; None if there is no further one."""
+        self._go_on()
         lane = self._first(self._all, ages=False)
         if lane is None:
             return None
@@ -185,8 +187,15 @@ class Queue:
         assert item is not None
         self._owners.serve(lane.owner, self._now)
         self._left.take(lane.lane, lane.model)
-        lane.begun, lane.first = self._now, next(lane.following, None)
+        lane.begun = self._now
         lane.taken += 1
-        if lane.first is not None:
-            self._add(lane)
+        self._latest = lane
         return item
+
+    def _go_on(self) -> None:
+        """Look for the next item of the lane that was served, only now that it may be wanted."""
+        lane, self._latest = self._latest, None
+        if lane is not None:
+            lane.first = next(lane.following, None)
+            if lane.first is not None:
+                self._add(lane)

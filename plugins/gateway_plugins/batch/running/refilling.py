@@ -46,7 +46,9 @@ class Refilling:
         rooms = Counter(model for end in ends for model in end.refills or ())
         others = sum(not end.refills for end in ends)
         try:
-            claims = self._claiming.claim(db, rooms, others, time.time(), len(ends), self.lanes)
+            claims = self._claiming.claim_more(
+                db, rooms, others, time.time(), len(ends), self.lanes
+            )
         except StorageError:
             raise
         except Exception:  # the calls that share the transaction are not to blame
