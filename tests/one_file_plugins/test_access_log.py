@@ -68,8 +68,8 @@ async def test_access_log_counts_stream_tokens_without_usage(
     tmp_path: Path, simulator: Simulator
 ) -> None:
     asked, unasked = await Logged(tmp_path / "log", simulator.url).lines(
-        {"json": body(stream=True, stream_options={"include_usage": True})},
-        {"json": body(stream=True)},
+        {"json": body(stream=True, seed=7, stream_options={"include_usage": True})},
+        {"json": body(stream=True, seed=7)},
     )
     assert asked["completion_tokens"] == unasked["completion_tokens"] == 5
     assert "tokens_counted" not in asked
