@@ -128,6 +128,7 @@ class Kills:
         async with self._gateway() as (process, ended):
             await self._submit(process)
             while self._killed < self.plan.kills and not self._is_over():
+                await self._holder()  # a supervisor waits before it replaces one that soon dies
                 await self._wait()
                 victim = await self._holder()
                 if victim is None:
