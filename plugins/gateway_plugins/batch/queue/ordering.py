@@ -36,7 +36,7 @@ class Lane(msgspec.Struct, eq=False):
     """A lane with items that may run now: `first`, and those that follow. None: there is none.
 
     `begun` is when an item of the lane was last begun, in Unix seconds. `taken` counts the items
-    that were taken from it.
+    that were taken from it. `ranks` are the effective priorities out of its owner's turn and in it.
     """
 
     lane: int
@@ -47,21 +47,24 @@ class Lane(msgspec.Struct, eq=False):
     first: Ready | None
     following: Iterator[Ready]
     taken: int = 0
+    ranks: tuple[float, float] = (0.0, 0.0)
 
     @property
     def submitted(self) -> float:
         assert self.first is not None
         return self.first.submitted
 
-    def rank(self, order: Order, now: float, *, ages: bool) -> float:
-        """Return the effective priority; `ages`: it is its owner's turn.
+    def look(self, order: Order, now: float) -> None:
+        """Find the ranks.
 
         What lies in the future was written before the clock was set back, and counts for nothing.
         """
         since = [one for one in (self.submitted, self.begun) if one <= now]
         if now - max(since, default=now) >= order.max_wait:
-            return math.inf
-        return self.priority + (max(now - self.submitted, 0.0) // order.age_step if ages else 0)
+            self.ranks = math.inf, math.inf
+        else:
+            steps = max(now - self.submitted, 0.0) // order.age_step
+            self.ranks = self.priority, self.priority + steps
 
 
 Turn = tuple[int, tuple[float, int]]
@@ -146,10 +149,11 @@ class Queue:
         return lane, self._take(lane)
 
     def _place(self, lane: Lane, *, ages: bool) -> Place:
-        rank = lane.rank(self._order, self._now, ages=ages)
-        return -rank, self._owners.turn(lane.owner), lane.submitted, lane.lane
+        turn = self._owners.turn(lane.owner)
+        return -lane.ranks[ages], turn, lane.submitted, lane.lane
 
     def _add(self, lane: Lane) -> None:
+        lane.look(self._order, self._now)
         heappush(self._all, (self._place(lane, ages=False), lane.taken, lane))
         heappush(self._aged[lane.owner], (self._place(lane, ages=True), lane.taken, lane))
 
