@@ -121,6 +121,7 @@ class Kills:
                 await self._wait()
                 process.kill(signal.SIGKILL)
                 await ended
+            self._killed += 1
             self._snap()
 
     async def _kill_processes(self) -> None:
@@ -134,16 +135,17 @@ class Kills:
                 if victim is None:
                     break
                 os.kill(victim, signal.SIGKILL)
+                self._killed += 1
                 self._snap()
-            process.kill(signal.SIGTERM)
+            process.kill(signal.SIGKILL)  # the others end with it
             await ended
+            self._snap()
 
     async def _wait(self) -> None:
         await asyncio.sleep(self._chance.uniform(0, self.plan.longest))  # any moment will do
 
     def _snap(self) -> None:
         """Note what is committed, and how far the engine has been asked."""
-        self._killed += 1
         asked = len(self._tap.served)
         with self._open() as db:
             done = {one for (one,) in db.execute("SELECT id FROM batch_items WHERE state = 2")}
