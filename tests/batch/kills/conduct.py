@@ -137,7 +137,7 @@ class Kills:
                 os.kill(victim, signal.SIGKILL)
                 self._killed += 1
                 self._snap()
-            process.kill(signal.SIGKILL)  # the others end with it
+            process.kill(signal.SIGKILL)  # the others notice that, and end
             await ended
             self._snap()
 
