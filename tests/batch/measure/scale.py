@@ -31,8 +31,11 @@ SLICE = 1_000
 AT_ONCE = 64
 """Items of a claim."""
 
-RARE = 10
-"""Rounds of which one claims so many: no lane of the smallest file may become empty."""
+SPARE = 4 * AT_ONCE
+"""Further items of each lane of each file, so that the smallest one has some left at the end."""
+
+RARE = 3
+"""Rounds of which one claims so many."""
 
 SETTLED = 5.0
 """Seconds after the start, in which a gateway looks at the queue several times."""
@@ -70,7 +73,7 @@ def filled(path: Path, items: int) -> tuple[Lane, Connection]:
         key, model = f"k{turn % KEYS}", f"m{turn % MODELS}"
         queue.submit(key, model, items=many, body=body(start))
     for turn in range(KEYS * MODELS):  # so that the files have the same lanes
-        queue.submit(f"k{turn % KEYS}", f"m{turn % MODELS}", items=AT_ONCE, body=body(turn))
+        queue.submit(f"k{turn % KEYS}", f"m{turn % MODELS}", items=SPARE, body=body(turn))
     return Lane(items, path, queue, {}), db
 
 
