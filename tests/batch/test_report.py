@@ -67,7 +67,15 @@ def test_fault_8_2_a_request_of_ten_minutes_has_a_bucket_of_its_own() -> None:
 async def test_fault_8_3_depth_counts_claimed_items_and_follows_the_work(
     gateway_for: GatewayFor,
 ) -> None:
-    async with patient() as worker:
+    allowed = asyncio.Semaphore(0)
+
+    async def script(connection: ScriptedConnection) -> None:
+        while True:
+            await connection.read_request()
+            await allowed.acquire()
+            await connection.write(answer_of(ANSWER))
+
+    async with ScriptedWorker(script) as worker:
         batch = entry("batch", max_concurrent=2)
         live = await gateway_for(batch, "metrics", workers=(worker.url,))
         await engine_of(live).submit(OWNER, [new_item() for _ in range(20)])
@@ -78,8 +86,11 @@ async def test_fault_8_3_depth_counts_claimed_items_and_follows_the_work(
         assert found.value("gateway_batch_depth", state="queued") == 20 - running
         assert found.value("llm_queue_depth", type="batch") == 20
         assert found.value("gateway_batch_oldest_wait_seconds") > 0
-        worker.free.set()
-        await scrape_until(live, lambda found: 0 < found.value("llm_queue_depth") < 20)
+        for _ in range(5):
+            allowed.release()
+        await scrape_until(live, lambda found: found.value("llm_queue_depth") == 15)
+        for _ in range(15):
+            allowed.release()
         await scrape_until(live, lambda found: found.value("llm_queue_depth") == 0)
 
 
