@@ -15,8 +15,11 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 class Docker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a container is run; its name is `gateway-` and the runtime's name.
 
-    `volumes` are `HOST:CONTAINER` or `HOST:CONTAINER:ro`. `entrypoint` replaces that of the image.
-    `host`: the address of the daemon; None: DOCKER_HOST of the environment, or the usual socket.
+    The engine's command is complete, so the image's entrypoint is not used; `entrypoint` comes
+    before the command. `volumes` are `HOST:CONTAINER` or `HOST:CONTAINER:ro`. `network` "host": the
+    engine is at the machine's own address; any other: its port is published on a loopback address.
+    `gpus`: the container gets the runtime's devices. `host`: the address of the daemon; None:
+    DOCKER_HOST of the environment, or the usual socket.
     """
 
     image: Name
@@ -26,6 +29,7 @@ class Docker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     shm_size: str = "32g"
     ipc: str = "host"
     labels: dict[str, str] = {}
+    gpus: bool = True
     host: str | None = None
 
 

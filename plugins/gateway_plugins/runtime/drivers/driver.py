@@ -12,7 +12,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """One start of an engine.
 
     `generation` is a number that no other start has. `command` is complete. `environment` is added
-    to that of the driver, secrets included. `devices` are GPUs, none: all.
+    to that of the driver, secrets included. `devices` are GPUs, none: all. `resident`: the engine
+    will sleep rather than end, so that others of its runtime live beside it.
     """
 
     generation: int
@@ -24,6 +25,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     devices: tuple[str, ...] = ()
     docker: Docker | None = None
+    resident: bool = False
 
     @property
     def url(self) -> str:
