@@ -13,6 +13,7 @@ from gateway.calls.state import StateKey
 from gateway.cluster.peers import Peers, Topic
 from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
+from gateway.config import Worker as WorkerSettings
 from gateway.config.misfit import json_mistake
 from gateway.errors import (
     MAX_RETRY_AFTER,
@@ -43,7 +44,7 @@ from gateway.kernel.interface import Field, Fields
 from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
-from gateway.plugins.work_queue import NewWork, WorkItem, WorkQueue
+from gateway.plugins.work_queue import Backlog, NewWork, WorkItem, WorkQueue
 from gateway.storage import (
     ConstraintViolated,
     Database,
@@ -99,6 +100,7 @@ __all__ = [
     "Answer",
     "Api",
     "Attempt",
+    "Backlog",
     "BadRequest",
     "Body",
     "BodyTooLarge",
@@ -175,6 +177,7 @@ __all__ = [
     "Worker",
     "WorkerAnswer",
     "WorkerInfo",
+    "WorkerSettings",
     "Workers",
     "api_of",
     "create_app",

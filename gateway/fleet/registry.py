@@ -51,7 +51,8 @@ class Workers:
     `refresh_models` requests the models of all workers, `look_again` soon those of one. `keepers`
     knows which worker made an object. `hold`, if set, is asked about a call that a worker has
     refused and not run; it returns whether the call counts as not asked there, and waits in
-    `filter_workers` until the worker may be asked again.
+    `filter_workers` until the worker may be asked again. `loadable` are models that a plugin can
+    load: a call for one that no worker serves now is no error, and may wait in `filter_workers`.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -67,6 +68,7 @@ class Workers:
         self.refresh_models: Callable[[], Awaitable[None]] = _ask_nobody
         self.look_again: Callable[[Worker], None] = _look_at_none
         self.hold: Hold | None = None
+        self.loadable: frozenset[str] = frozenset()
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0
@@ -137,6 +139,18 @@ class Workers:
             self.alter(worker_id, self.overlay.removed(worker_id))()
         return worker
 
+    def unlisted(self, worker: config.Worker) -> Worker:
+        """Return a worker that gets no calls, to send requests to: one that is about to come.
+
+        Raises OSError if its TLS files cannot be used.
+        """
+        return Worker(worker, self._settings.timeouts, self._settings.server_limits)
+
+    def set_loadable(self, models: frozenset[str]) -> None:
+        """Replace `loadable`."""
+        self.loadable = models
+        self.refresh()
+
     def put(self, workers: tuple[Worker, ...]) -> None:
         """Replace the workers of the configuration with these, in this order."""
         for worker in workers:
@@ -199,8 +213,9 @@ class Workers:
         """Recompute the views of all workers, and call the callbacks in `changed`."""
         self._serving = {}
         self.fit = tuple(worker for worker in self.all if worker.fit)
-        self.mixed = len({(worker.models, frozenset(worker.denied)) for worker in self.all}) > 1
-        self._claimed = frozenset().union(*(worker.models or () for worker in self.all))
+        kinds = {(worker.models, frozenset(worker.denied)) for worker in self.all}
+        self.mixed = len(kinds) > 1 or bool(self.loadable)
+        self._claimed = self.loadable.union(*(worker.models or () for worker in self.all))
         self._names = self._claimed.union(*(worker.denied for worker in self.all))
         for callback in self.changed:
             callback()
@@ -235,6 +250,10 @@ class Workers:
             fit = self.fit if everybody else tuple(worker for worker in able if worker.fit)
             found = self._serving[key] = Serving(able, fit)
         return found
+
+    def may_load(self, model: str | None) -> bool:
+        """Whether a plugin can load the model; None: whether it can load any."""
+        return bool(self.loadable) if model is None else self.called(model) in self.loadable
 
     def deny(self, worker: Worker, model: str) -> None:
         """Avoid `worker` for `model` for a while, as it does not have it; look at its list anew."""

@@ -121,7 +121,12 @@ def may_repeat(exchange: Exchange, failure: Failure, asked: int, settings: Failo
     return False
 
 
-def is_held(exchange: Exchange, failure: Failure, workers: Workers) -> bool:
+def may_wait(exchange: Exchange, failure: Failure, workers: Workers) -> bool:
+    """Whether the call counts as not sent, and waits for this worker, or for another engine."""
+    return _is_held(exchange, failure, workers) or _is_awaited(exchange.call, failure, workers)
+
+
+def _is_held(exchange: Exchange, failure: Failure, workers: Workers) -> bool:
     """Whether a plugin holds the call until the worker that refused it may be asked again.
 
     A refusal of a call about an object may be for that object alone, so that one is not held.
@@ -133,6 +138,14 @@ def is_held(exchange: Exchange, failure: Failure, workers: Workers) -> bool:
         return False
     attempt = call.attempts[-1]
     return workers.hold(attempt.worker, call.model, attempt.started, failure.asked_for)
+
+
+def _is_awaited(call: Call, failure: Failure, workers: Workers) -> bool:
+    """Whether the call may wait for another engine of its model: this one was gone by then."""
+    if not isinstance(failure, NEVER_RECEIVED) or call.attempts[-1].worker.fit:
+        return False
+    sent_again = call.body.data is not None or not isinstance(failure, ClosedBeforeDelivery)
+    return sent_again and workers.may_load(call.model)
 
 
 def may_run_again(call: Call, settings: Failover) -> bool:

@@ -39,8 +39,8 @@ from gateway.pipeline.failover import (
     Budget,
     Failure,
     in_time,
-    is_held,
     may_repeat,
+    may_wait,
     others,
     pause,
 )
@@ -218,14 +218,14 @@ class Proxy:
     async def _goes_on(self, exchange: Exchange, failure: Failure, worker: Worker) -> bool:
         """Whether to choose a worker again after this failure of `worker`; waits first if so.
 
-        A call that nobody has received counts as not sent, and so does one that is held: it may
-        wait in `filter_workers` until the worker is back, or another one.
+        A call that nobody has received counts as not sent, and so does one that is held or awaits
+        an engine: it may wait in `filter_workers` until the worker is back, or another one.
         """
-        call = exchange.call
-        if call.attempts[-1].refused or is_held(exchange, failure, self._workers):
+        call, workers = exchange.call, self._workers
+        if call.attempts[-1].refused or may_wait(exchange, failure, workers):
             call.attempts[-1].refused = True
             call.tried.remove(worker)
-            fit = self._workers.serving(call.model if self._workers.mixed else None).fit
+            fit = workers.serving(call.model if workers.mixed else None).fit
             here = {worker}.issuperset(allowed_workers(call, fit))
             return here or self._settings.failover.max_workers > 1
         return await self._fails_over(exchange, failure, call.tried)

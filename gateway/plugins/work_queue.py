@@ -1,6 +1,6 @@
 """A queue of calls that may wait, as the hook `work_queue` returns it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -50,6 +50,19 @@ class WorkItem(msgspec.Struct, frozen=True, kw_only=True):
         return self.state not in ("queued", "running")
 
 
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """The items of one model that have not ended: `queued` ones may be claimed, `running` ones are.
+
+    `oldest` is when the oldest of the queued ones was submitted, in Unix seconds, None if there is
+    none; `priority` is the highest of theirs.
+    """
+
+    queued: int = 0
+    running: int = 0
+    oldest: float | None = None
+    priority: int = 0
+
+
 class WorkQueue(Protocol):
     """A durable queue. Every method may raise StorageError.
 
@@ -77,3 +90,12 @@ class WorkQueue(Protocol):
 
     async def answer(self, item_id: str) -> bytes | None:
         """Return the body of the response to an item that is over; None if there is none."""
+
+    async def backlog(self) -> Mapping[str, Backlog]:
+        """Return what has not ended, by model."""
+
+    async def preempt(self, model: str) -> int:
+        """End the calls of items of the model, in all processes; return how many this one had.
+
+        The items are queued again in their places, and these attempts do not count.
+        """

@@ -51,12 +51,14 @@ class View(NamedTuple):
     models: frozenset[str] | None
     workers: frozenset[str] | None
 
-    def cards(self, said: Sequence[tuple[Worker, Cards | None]]) -> Cards:
+    def cards(self, said: Sequence[tuple[Worker, Cards | None]], loadable: Cards) -> Cards:
         """Return the visible cards; the first worker that has a model provides its card.
 
-        Raises NoWorker if no worker of the view has reported its models.
+        Raises NoWorker if no worker of the view has reported its models, and none can be loaded.
         """
         asked = [cards for worker, cards in said if self._allows(worker)]
+        if self.workers is None and loadable:
+            asked.append(loadable)
         if not asked:
             raise NoWorker("no worker can take this call now")
         seen = [cards for cards in asked if cards is not None]
@@ -79,16 +81,20 @@ class Listing(NamedTuple):
 
 
 class Round:
-    """The cards of all workers that were fit, fetched together.
+    """The cards of all workers that were fit, fetched together, and of models to be loaded.
 
     `listings` are built on first use.
     """
 
     def __init__(
-        self, workers: tuple[Worker, ...], said: Sequence[tuple[Worker, Cards | None]]
+        self,
+        workers: tuple[Worker, ...],
+        said: Sequence[tuple[Worker, Cards | None]],
+        loadable: Cards,
     ) -> None:
         self._workers = workers
         self._said = said
+        self._loadable = loadable
         self._ended = time.monotonic()
         self.listings: dict[View, Listing] = {}
 
@@ -102,7 +108,7 @@ class Round:
         if found is None:
             if len(self.listings) >= MAX_VIEWS:
                 self.listings.clear()
-            found = self.listings[view] = _listing(view.cards(self._said))
+            found = self.listings[view] = _listing(view.cards(self._said, self._loadable))
         return found
 
 
@@ -177,7 +183,8 @@ class OpenaiModels:
         self._last = {one: said for one, said in self._last.items() if one in workers.all}
         async with asyncio.TaskGroup() as asked:
             tasks = [asked.create_task(self._ask(worker)) for worker in fit]
-        return Round(fit, [(one, task.result()) for one, task in zip(fit, tasks, strict=True)])
+        said = [(one, task.result()) for one, task in zip(fit, tasks, strict=True)]
+        return Round(fit, said, self._bare(sorted(workers.loadable)))
 
     async def _ask(self, worker: Worker) -> Cards | None:
         """Fetch the models of one worker; None if neither it nor its settings report any."""

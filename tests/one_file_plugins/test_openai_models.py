@@ -181,7 +181,7 @@ async def test_model_list_fails_if_the_caller_may_use_no_worker(
 
 def test_cached_model_lists_are_bounded() -> None:
     worker: Any = None
-    said = Round((), [(worker, {"a": b"{}", "b": b"{}"})])
+    said = Round((), [(worker, {"a": b"{}", "b": b"{}"})], {})
     for i in range(MAX_VIEWS * 2):
         assert list(said.listing(View(frozenset({"b", str(i)}), None)).cards) == ["b"]
         assert len(said.listings) <= MAX_VIEWS
@@ -424,10 +424,10 @@ def test_view_merges_any_cards_unchanged(
     """By the simplest way to say it: in order, each name once, its first card."""
     told = [read_cards(json.dumps({"data": list(cards)}).encode()) for cards in workers]
     worker: Any = None
-    found = View(None, None).cards([(worker, cards) for cards in told])
+    found = View(None, None).cards([(worker, cards) for cards in told], {})
     every = [card for cards in workers for card in cards]
     first = {str(card["id"]): card for card in reversed(every)}
     assert list(found) == list(dict.fromkeys(str(card["id"]) for card in every))
     assert {name: json.loads(card) for name, card in found.items()} == first
-    some = View(frozenset(allowed), None).cards([(worker, cards) for cards in told])
+    some = View(frozenset(allowed), None).cards([(worker, cards) for cards in told], {})
     assert list(some) == [name for name in found if name in allowed]

@@ -22,7 +22,7 @@ async def able_workers(call: Call, registry: Workers) -> Sequence[Worker]:
     Raises NotFound if no worker serves the requested model, and what `keeping` raises.
     """
     serving = registry.serving(call.model if registry.mixed else None)
-    if not serving.all and registry.mixed:
+    if not serving.all and registry.mixed and not registry.may_load(call.model):
         serving = await _looked_again(call, registry)
     workers = allowed_workers(call, serving.fit)
     if call.dialect is None and len(registry.all) > 1:

@@ -60,9 +60,9 @@ class Depth:
         yield _gauge("llm_queue_depth", items.total(), help_, {"type": "batch"})
 
     def _served(self) -> Collection[str]:
-        """Return the models of the workers: names that callers made up are not among them."""
-        names = sorted({name for one in self._workers.all for name in one.models or ()})
-        return frozenset(names[:MAX_MODELS])
+        """Return the models that workers have or may get: no names that callers made up."""
+        served = (one.models or () for one in self._workers.all)
+        return frozenset(sorted(self._workers.loadable.union(*served))[:MAX_MODELS])
 
 
 def _see(db: Database) -> Seen:

@@ -50,6 +50,7 @@ REPEAT = 0.5
 """Seconds after which a waiting request looks whether another process has ended its item."""
 
 CANCELED = Topic("batch", "canceled items")
+PREEMPTED = Topic("batch", "preempted items")
 
 ITEM_SIZE = 1_000
 """Approximate bytes of an ended item in memory, beside its response."""
@@ -84,6 +85,7 @@ class Engine:
         )
         self._peers = gateway.peers
         self._peers.handle(CANCELED, self._end_calls_for_another)
+        self._peers.handle(PREEMPTED, self._preempt_for_another)
         queue = Queue(lambda: holder.number, self.runner.wake, self._canceled)
         self.batches = Batches(gateway.storage, self.files, options, queue)
 
@@ -184,6 +186,16 @@ class Engine:
     async def _end_calls_for_another(self, content: bytes) -> bytes:
         for item_id in msgspec.msgpack.decode(content, type=list[str]):
             self._end_call(item_id)
+        return b""
+
+    async def preempt(self, model: str) -> int:
+        """End the calls of all items of the model; return how many ran in this process."""
+        ended = self.runner.preempt(model)
+        await self._peers.request(PREEMPTED, model.encode())
+        return ended
+
+    async def _preempt_for_another(self, content: bytes) -> bytes:
+        self.runner.preempt(content.decode())
         return b""
 
     def _end_call(self, item_id: str) -> bool:

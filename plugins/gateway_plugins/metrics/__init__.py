@@ -95,7 +95,7 @@ class Metrics:
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         def follow() -> None:
             names = (worker.models or () for worker in gateway.workers.all)
-            self._served = frozenset().union(*names)
+            self._served = gateway.workers.loadable.union(*names)
 
         gateway.workers.changed.append(follow)
         follow()

@@ -1,9 +1,9 @@
 """The queue as other plugins get it, by the hook `work_queue`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from gateway import Database, NewWork, Principal, Storage, WorkItem
+from gateway import Backlog, Database, NewWork, Principal, Storage, WorkItem
 from gateway_plugins.batch.engine import Engine
 from gateway_plugins.batch.options import MAX_PRIORITY, MIN_PRIORITY
 from gateway_plugins.batch.queue import reading
@@ -34,6 +34,12 @@ class SharedQueue:
 
     async def answer(self, item_id: str) -> bytes | None:
         return await self._storage.read(lambda db: _answer(db, item_id))
+
+    async def backlog(self) -> Mapping[str, Backlog]:
+        return await self._storage.read(reading.backlog)
+
+    async def preempt(self, model: str) -> int:
+        return await self._engine().preempt(model)
 
 
 def _answer(db: Database, item_id: str) -> bytes | None:

@@ -124,12 +124,12 @@ class Submitting:
         return model
 
     def _is_served(self, model: str, principal: Principal | None) -> bool:
-        """Whether a worker has the model; so says, too, a gateway that has no worker yet."""
+        """Whether a worker has the model, or may get it; so says, too, a gateway with none."""
         workers = self._gateway.workers
         able = workers.serving(model).all
         if principal is not None and principal.workers is not None:
             able = tuple(worker for worker in able if worker.id in principal.workers)
-        return bool(able) or not workers.all
+        return bool(able) or workers.may_load(model) or not (workers.all or workers.loadable)
 
 
 async def _submission(request: ControlRequest, owner: str, query: SubmitQuery) -> Submission | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import Database
+from gateway import Backlog, Database
 from gateway_plugins.batch.queue.items import Item, Running
 from gateway_plugins.batch.queue.texts import unpack
 
@@ -171,6 +171,26 @@ def counts(db: Database) -> Iterator[LaneCount]:
     """Yield the counts of each model that has items."""
     for model, queued, running in db.select(_COUNTS):
         yield LaneCount(model, queued, running)
+
+
+_FIRST_OF_LANE = """
+SELECT submitted FROM batch_items WHERE number = (
+    SELECT min(number) FROM batch_items AS i WHERE i.lane = l.lane AND state = 0
+)
+"""
+_BACKLOG = f"""
+SELECT model, sum(queued), sum(running), min(({_FIRST_OF_LANE})),
+    max(CASE WHEN queued > 0 THEN priority END)
+FROM batch_lanes AS l WHERE queued + running > 0 GROUP BY model
+"""
+
+
+def backlog(db: Database) -> dict[str, Backlog]:
+    """Return what has not ended, by model."""
+    return {
+        model: Backlog(queued=queued, running=running, oldest=oldest, priority=priority or 0)
+        for model, queued, running, oldest, priority in db.select(_BACKLOG)
+    }
 
 
 _OLDEST = """

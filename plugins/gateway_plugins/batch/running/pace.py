@@ -143,8 +143,8 @@ class Pace:
         names = {name for worker in workers.all for name in worker.models or ()}
         rooms = {
             name: self._room(workers.serving(name).fit, self.running[name])
-            for name in names | self.running.keys()
-            if workers.serving(name).all
+            for name in names | self.running.keys() | workers.loadable
+            if workers.serving(name).all or workers.may_load(name)
         }
         strange = sum(count for name, count in self.running.items() if name not in rooms)
         others = max(UNKNOWN_MODEL - strange, 0)
