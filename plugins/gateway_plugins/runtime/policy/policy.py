@@ -1,0 +1,194 @@
+"""The rules that determine which model a runtime has."""
+
+from gateway_plugins.runtime.options import Rules
+from gateway_plugins.runtime.policy.departure import Departure
+from gateway_plugins.runtime.policy.saved import Memory, Saved
+from gateway_plugins.runtime.policy.situation import Situation
+from gateway_plugins.runtime.policy.starvation import had_turn, starving
+from gateway_plugins.runtime.policy.view import Decision, View
+
+
+class Policy:
+    """Decides for one runtime; `realtime` is its realtime model.
+
+    `saved` is what an earlier process has kept. `now` and `unix` are the monotonic clock and the
+    Unix time of the same moment. Nothing here reads a clock.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        realtime: str | None,
+        saved: Saved | None = None,
+        *,
+        now: float,
+        unix: float,
+    ) -> None:
+        self._rules = rules
+        self._realtime = realtime
+        self._memory = Memory(rules, saved, now, unix)
+
+    def tokens(self, now: float) -> float:
+        """How many tokens are left, with fractions."""
+        return self._memory.bucket.level(now)
+
+    def saved(self, now: float, unix: float) -> Saved:
+        """What is to be kept; it changes with each switch and each call for the realtime model."""
+        return self._memory.saved(now, unix)
+
+    def decide(self, view: View) -> Decision:
+        """Return the model that the runtime should have. Does not count as a switch."""
+        here = Situation(self._rules, self._realtime, view)
+        self._hear(here)
+        if view.phase == "hot":
+            return self._hot(here)
+        if view.phase in ("loading", "draining"):
+            return self._coming(here)
+        return self._empty(here)
+
+    def switched(self, view: View, decision: Decision) -> None:
+        """Say that the switch of a decision begins; to be told once for each that has a cause."""
+        here = Situation(self._rules, self._realtime, view)
+        if self._costs(here, decision):
+            self._memory.bucket.pay(view.now)
+        self._end_turn(here)
+        self._memory.forced = decision.model if decision.cause == "starving" else None
+        self._memory.called = decision.cause == "realtime"
+        if self._memory.called:
+            self._memory.recalled_at = view.now
+
+    def _hear(self, here: Situation) -> None:
+        at = here.of(here.realtime).realtime_at
+        if at is not None:
+            self._memory.realtime_at = max(at, self._memory.realtime_at or at)
+
+    def _costs(self, here: Situation, decision: Decision) -> bool:
+        """Whether the realtime model gives way, but not for a turn that starving items are due."""
+        if here.present is None or here.present != self._realtime or decision.model is None:
+            return False
+        if decision.cause == "starving":
+            return had_turn(here, decision.model, self._memory.left)
+        return decision.cause == "batch"
+
+    def _end_turn(self, here: Situation) -> None:
+        left = self._memory.left
+        if here.view.phase == "hot" and here.present and here.age >= self._rules.min_batch:
+            left[here.present] = here.now
+        for name in left.keys() - here.view.demands.keys():
+            del left[name]
+
+    def _empty(self, here: Situation) -> Decision:
+        """Nothing is there: what realtime calls wait for, the realtime model, or what else may."""
+        if held := here.held():
+            return Decision(held, "realtime", f"{_calls(here, held)}, and no model is there")
+        if here.realtime and here.may_start(here.realtime):
+            return Decision(here.realtime, "return", _why_empty(here))
+        if queued := here.queued():
+            return Decision(queued[0], "batch", f"{_items(here, queued[0])}, and no model is there")
+        return Decision(here.view.model, None, "no model that may start is wanted")
+
+    def _coming(self, here: Situation) -> Decision:
+        """A model is on its way: it comes, unless realtime calls wait for another one only."""
+        if here.view.phase == "draining" and not here.may_start(here.present or ""):
+            return self._empty(here)
+        held = here.held()
+        if held and not here.here.held and not self._must_come(here, held):
+            reason = f"{_calls(here, held)}, and none for {here.present}, which is not there yet"
+            return Decision(held, "realtime", reason)
+        return self._back(here) or _stay(here, f"{here.present} is on its way")
+
+    def _must_come(self, here: Situation, held: str) -> bool:
+        forced = self._memory.forced == here.present and here.here.queued > 0
+        return forced and not here.of(held).urgent
+
+    def _hot(self, here: Situation) -> Decision:
+        return (
+            self._starving(here)
+            or self._called(here)
+            or self._queued(here)
+            or self._back(here)
+            or _stay(here, f"{here.present} is wanted, or nothing else is")
+        )
+
+    def _starving(self, here: Situation) -> Decision | None:
+        """Items that have waited for long go before realtime calls, but not twice in a row."""
+        if (here.view.began_for_batch and here.held()) or here.age < self._least_stay(here):
+            return None
+        again = here.present == here.realtime and self.tokens(here.now) >= 1
+        left = self._memory.left
+        name = starving(here, left) or (starving(here, left, again=True) if again else None)
+        if name is None:
+            return None
+        return Decision(name, "starving", f"{_items(here, name)}, which is close to the maximum")
+
+    def _least_stay(self, here: Situation) -> float:
+        if self._memory.called:
+            return self._rules.cooldown
+        return self._rules.min_batch if here.has_items else 0.0
+
+    def _called(self, here: Situation) -> Decision | None:
+        """Realtime calls wait for another model: it comes once the present one had its time."""
+        held = here.held()
+        if held is None:
+            return None
+        if here.view.began_for_batch and here.of(held).urgent:
+            return Decision(held, "realtime", f"{_calls(here, held)}, and their key is urgent")
+        if self._is_idle(here, held):
+            return Decision(held, "realtime", f"{_calls(here, held)}; {here.present} has no work")
+        if here.age >= self._rules.min_batch:
+            reason = f"{_calls(here, held)}; {here.present} was there for {here.age:.0f} s"
+            return Decision(held, "realtime", reason)
+        reason = f"{_calls(here, held)} until {here.present} was there for min_batch"
+        return _stay(here, reason)
+
+    def _is_idle(self, here: Situation, held: str) -> bool:
+        """Whether the present model has no work, and expects none before it could be back."""
+        expected = here.here.arrivals * here.of(held).load_time
+        return not here.has_items and not here.has_calls and expected < 1
+
+    def _queued(self, here: Situation) -> Decision | None:
+        """Batch items wait for another model: it comes if the present one may go."""
+        queued = here.queued()
+        if not queued:
+            return None
+        if here.has_items and not self._outranked(here, queued[0]):
+            return _stay(here, f"{here.present} has items of its own")
+        obstacle = Departure(here, self._memory).obstacle(queued[0])
+        if obstacle:
+            return _stay(here, f"{_items(here, queued[0])}: {obstacle}")
+        return Decision(queued[0], "batch", f"{_items(here, queued[0])}; {here.present} may go")
+
+    def _outranked(self, here: Situation, other: str) -> bool:
+        """Whether the items of another model come first by a whole step, after a turn of this one.
+
+        Items that run while none wait are let finish.
+        """
+        if not here.here.queued or here.age < self._rules.min_batch:
+            return False
+        return here.rank(other) >= here.rank(here.present or "") + 1
+
+    def _back(self, here: Situation) -> Decision | None:
+        name = here.realtime
+        if not name or name == here.present or here.wanted or not here.may_start(name):
+            return None
+        return Decision(name, "return", f"{here.present} is not wanted any more")
+
+
+def _stay(here: Situation, reason: str) -> Decision:
+    return Decision(here.view.model, None, reason)
+
+
+def _why_empty(here: Situation) -> str:
+    return f"{here.view.model} failed" if here.view.phase == "failed" else "no model is there"
+
+
+def _calls(here: Situation, name: str) -> str:
+    count = here.of(name).held
+    noun = "realtime call waits" if count == 1 else "realtime calls wait"
+    return f"{count} {noun} for {name}, for {here.held_for(name):.0f} s"
+
+
+def _items(here: Situation, name: str) -> str:
+    count = here.of(name).queued
+    noun = "batch item waits" if count == 1 else "batch items wait"
+    return f"{count} {noun} for {name}, for {here.waited(name):.0f} s"
