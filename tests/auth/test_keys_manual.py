@@ -1,7 +1,9 @@
 """docs/keys.md says what the code says, and what it shows runs."""
 
+import json
 import re
 import shlex
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -55,6 +57,8 @@ def test_the_keys_file_in_the_manual_is_valid() -> None:
 
 @pytest.mark.usefixtures("empty_folder")
 def test_the_commands_in_the_manual_run(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = {"id": "alice", "token": "in-plain-text", "scopes": ["realtime"]}
+    Path("auth.keys.json").write_text(json.dumps({"keys": [plain]}))
     for line in "".join(code("bash")).splitlines():
         program, *arguments = shlex.split(line.partition(" >")[0])
         assert program == "gateway"

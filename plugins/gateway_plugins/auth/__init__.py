@@ -2,7 +2,8 @@
 
 `keys.py` has the file's format and finds the key of a token, `watching.py` reads the file again
 when it changes, `tokens.py` finds the token in a call, `slowing.py` delays callers that guess
-tokens, and `commands.py` is `gateway keys`, which changes the file through `editing.py`.
+tokens, and `commands.py` is `gateway keys`, which changes the file through `editing.py` and reads
+that of another system through `importing.py`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""`gateway keys create|list|rotate|revoke`: changes the key file without an editor."""
+"""`gateway keys create|list|rotate|revoke|import`: changes the key file without an editor."""
 
 import argparse
 import sys
@@ -10,7 +10,8 @@ import msgspec
 
 from gateway import SCOPES, ConfigError
 from gateway_plugins.auth import Auth
-from gateway_plugins.auth.editing import added, edit, entries_in, hashed, revoked, rotated
+from gateway_plugins.auth.editing import added, edit, entries_in, hashed, put_new, revoked, rotated
+from gateway_plugins.auth.importing import bounded, foreign_keys
 from gateway_plugins.auth.keys import DEFAULT_SCOPES, Entry
 from gateway_plugins.auth.listing import line_of, table
 from gateway_plugins.auth.times import duration, to_iso, to_unix
@@ -29,12 +30,13 @@ EXPIRES = "ISO 8601 (UTC, or with an offset), or a time from now: 12h, 90d"
 
 def add_key_commands(subcommands: "Subcommands") -> None:
     """Add the command `keys`."""
-    parser = subcommands.add_parser("keys", help="create, list, rotate and revoke API keys")
+    parser = subcommands.add_parser("keys", help="create, list, rotate, revoke and import API keys")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_create(actions)
     _add_list(actions)
     _add_rotate(actions)
     _add_revoke(actions)
+    _add_import(actions)
 
 
 def _add_create(actions: "Subcommands") -> None:
@@ -106,6 +108,22 @@ def _add_revoke(actions: "Subcommands") -> None:
     parser.add_argument("key_id", metavar="ID")
     _add_file(parser)
     parser.set_defaults(run=_revoke)
+
+
+def _add_import(actions: "Subcommands") -> None:
+    parser = actions.add_parser(
+        "import",
+        help="write a new key file with the keys of the orchestrator `llm-gateway`",
+        description="Writes a new key file, in which the tokens are hashed. Standard error names "
+        "the entries and scopes that are left out.",
+        epilog="Exit status: 0 all is written; 1 something is left out; 2 nothing is written.",
+    )
+    parser.add_argument("foreign", metavar="FILE", type=Path, help="the orchestrator's key file")
+    parser.add_argument(
+        "--force", action="store_true", help="write in place of a key file that exists"
+    )
+    _add_file(parser)
+    parser.set_defaults(run=_import)
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +225,25 @@ def _revoke(options: Options) -> int:
     edit(path, lambda entries: revoked(entries, options.key_id))
     _tell(f"{path.absolute()}: the key {options.key_id!r} is revoked")
     return 0
+
+
+def _import(options: Options) -> int:
+    path, foreign = _path(options), options.foreign
+    if _same(path, foreign):
+        raise ConfigError(f"{path}: is the file to import; name another with --file")
+    found = foreign_keys(foreign)
+    put_new(path, found.entries, force=options.force)
+    for line in bounded(found.left_out):
+        _tell(f"{foreign}: {line}")
+    _tell(f"{path.absolute()}: {len(found.entries)} keys are written, their tokens hashed")
+    return 1 if found.left_out else 0
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one is missing, and reading tells which
+        return False
 
 
 def _hand_out(token: str, path: Path, id_: str) -> int:

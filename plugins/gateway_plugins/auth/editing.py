@@ -48,6 +48,21 @@ def edit(path: Path, change: Change, *, create: bool = False) -> None:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def put_new(path: Path, entries: Entries, *, force: bool) -> None:
+    """Write a file with these entries; `force`: in place of one that exists.
+
+    Raises ConfigError, and leaves everything as it was, if the file exists or cannot be written.
+    """
+    path = path.resolve()
+    try:
+        with _locked(path.parent):
+            if path.exists() and not force:
+                raise ConfigError(f"{path}: there is such a file; name another, or give --force")
+            _put(path, _encoded(path, entries))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
 def _encoded(path: Path, entries: Entries) -> bytes:
     """Return the file's bytes. Raises ConfigError if the result could not be read again."""
     data = msgspec.json.format(msgspec.json.encode({"keys": entries}), indent=1) + b"\n"

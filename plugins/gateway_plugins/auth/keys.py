@@ -180,6 +180,16 @@ def _key(entry: Entry, sets: _Sets) -> Key:
     return Key(entry.digest, principal, entry.until, entry.revoked)
 
 
+def problem_of(entry: Entry) -> str | None:
+    """Return what a file could not have of the entry, without any value; None: nothing."""
+    raw = msgspec.json.encode(entry)
+    try:
+        _key(_read_entry(raw), _Sets())
+    except (ValueError, RecursionError) as error:
+        return _words(error, raw, Entry)
+    return None
+
+
 def _unprintable(entry: Entry) -> Iterator[str]:
     for name, texts in (
         ("id", (entry.id,)),
