@@ -4,7 +4,12 @@ from pathlib import PurePosixPath
 
 import msgspec
 import pytest
-from gateway_plugins.runtime.drivers.containers import arguments, inside, listens_at, name_of
+from gateway_plugins.runtime.drivers.containers.request import (
+    arguments,
+    inside,
+    listens_at,
+    name_of,
+)
 from gateway_plugins.runtime.drivers.driver import Launch
 from gateway_plugins.runtime.options import Docker
 from hypothesis import given

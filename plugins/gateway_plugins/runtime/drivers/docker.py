@@ -9,11 +9,13 @@ import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from gateway_plugins.runtime.drivers.containers import OWNER, RUNTIME, arguments, name_of
-from gateway_plugins.runtime.drivers.daemon import Daemon, DaemonError, Found
+import msgspec
+
+from gateway_plugins.runtime.drivers.containers.daemon import Daemon, DaemonError, Following, Found
+from gateway_plugins.runtime.drivers.containers.request import OWNER, RUNTIME, arguments, name_of
+from gateway_plugins.runtime.drivers.containers.watching import Watch
 from gateway_plugins.runtime.drivers.driver import Exit, Launch, Log, StartFailed
 from gateway_plugins.runtime.drivers.threads import in_thread
-from gateway_plugins.runtime.drivers.watching import Watch
 
 log = logging.getLogger("gateway.runtime")
 
@@ -38,11 +40,11 @@ class DockerDriver:
     async def start(self, launch: Launch, log: Log) -> "Container":
         starting = in_thread(partial(self._start, launch))
         try:
-            container, daemon = await asyncio.shield(starting)
+            started = await asyncio.shield(starting)
         except asyncio.CancelledError:
             await asyncio.shield(asyncio.ensure_future(_undo(starting)))
             raise
-        return Container(container, daemon, launch, log, self._patience)
+        return Container(started, launch, log, self._patience)
 
     async def clear(self, runtime: str) -> None:
         labels = {OWNER: self._owner, RUNTIME: runtime}
@@ -53,13 +55,14 @@ class DockerDriver:
                 # A start tells it as its failure, with the same words.
                 log.warning("the containers of runtime %s are not cleared: %s", runtime, error)
 
-    def _start(self, launch: Launch) -> tuple[str, Daemon]:
+    def _start(self, launch: Launch) -> "_Started":
         if launch.docker is None:
             raise StartFailed(f"model {launch.model} has no `docker`")
         daemon = Daemon(launch.docker.host)
         try:
             self._make_room(daemon, name_of(launch))
-            return daemon.create(arguments(launch, launch.docker, self._owner)), daemon
+            container = daemon.create(arguments(launch, launch.docker, self._owner))
+            return _started(daemon, container)
         except DaemonError as error:
             raise StartFailed(f"no container for model {launch.model}: {error}") from error
 
@@ -73,17 +76,23 @@ class DockerDriver:
         daemon.remove(found.id)
 
 
+class _Started(msgspec.Struct, frozen=True):
+    """A container that runs, and what it prints."""
+
+    daemon: Daemon
+    container: str
+    following: Following
+
+
 class Container:
     """An engine in a container. `identity` is the id of the container."""
 
-    def __init__(
-        self, identity: str, daemon: Daemon, launch: Launch, log: Log, patience: float
-    ) -> None:
-        self.identity = identity
+    def __init__(self, started: _Started, launch: Launch, log: Log, patience: float) -> None:
+        self.identity = started.container
         self.url = launch.url
-        self._daemon = daemon
+        self._daemon = started.daemon
         self._model = launch.model
-        self._watch = Watch(daemon, identity, log, patience)
+        self._watch = Watch(started.daemon, self.identity, started.following, log, patience)
         self._exit = in_thread(self._watch.run)
         self._stopping: asyncio.Future[None] | None = None
 
@@ -111,11 +120,22 @@ class Container:
             self._watch.close()
 
 
-async def _undo(starting: asyncio.Future[tuple[str, Daemon]]) -> None:
+def _started(daemon: Daemon, container: str) -> _Started:
+    """Start a container, and remove it if it fails to."""
+    with contextlib.ExitStack() as undoing:
+        undoing.callback(daemon.remove, container)
+        following = undoing.enter_context(contextlib.closing(daemon.attach(container)))
+        daemon.start(container)
+        undoing.pop_all()
+    return _Started(daemon, container, following)
+
+
+async def _undo(starting: "asyncio.Future[_Started]") -> None:
     """Remove the container of a start that nobody waits for any more."""
     try:
-        container, daemon = await starting
-        await in_thread(partial(daemon.remove, container))
+        started = await starting
+        await in_thread(partial(started.daemon.remove, started.container))
+        started.following.close()
     except (StartFailed, DaemonError) as error:
         log.warning("a start that was given up: %s", error)
 

@@ -6,10 +6,11 @@ DaemonError       the daemon refused, and says why
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http import HTTPStatus
 from math import ceil
 from time import monotonic, sleep
+from traceback import clear_frames
 from typing import Any, TypeVar
 
 import msgspec
@@ -64,17 +65,28 @@ class Found(msgspec.Struct, rename="pascal"):
 
 
 class Following:
-    """The output of a container, as it comes."""
+    """The output of a container as it comes, over a connection of its own."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, connection: ExitStack) -> None:
         self._stream = stream
+        self._connection = connection
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._stream)
+        """Wait for each piece without a limit of time, until the container ends or `cancel`."""
+        with suppress(ValueError):  # the SDK waits at a socket that was closed meanwhile
+            yield from self._stream
 
-    def close(self) -> None:
+    def cancel(self) -> None:
+        """End the output, in whichever thread it is read."""
         with suppress(AttributeError, OSError):  # the SDK looks for a socket that may have gone
             self._stream.close()
+
+    def close(self) -> None:
+        """Close the connection, once nobody reads any more."""
+        self.cancel()
+        with suppress(AttributeError, OSError):  # the SDK leaves it to the garbage collector
+            self._stream._response.close()
+        self._connection.close()
 
 
 class Daemon:
@@ -89,15 +101,26 @@ class Daemon:
         self._timeout = timeout
 
     def create(self, arguments: Mapping[str, object]) -> str:
-        """Create and start a container; return its id. Nothing is left of one that fails."""
+        """Create a container and return its id."""
         with self._client() as client:
-            container = client.containers.create(**arguments)
-            try:
-                container.start()
-            except BaseException:
-                container.remove(force=True, v=True)
-                raise
-            return str(container.id)
+            return str(client.containers.create(**arguments).id)
+
+    def start(self, container: str) -> None:
+        with self._client() as client:
+            client.api.start(container)
+
+    def attach(self, container: str) -> Following:
+        """Follow what a container that has not started will print.
+
+        The daemon's log is no such source: it is rotated away under a reader that is slow.
+        """
+        return self._following(lambda client: client.api.attach(container, stream=True))
+
+    def logs(self, container: str, since: float) -> Following:
+        """Follow what a running container prints, and has since `since` (seconds since 1970)."""
+        return self._following(
+            lambda client: client.api.logs(container, stream=True, follow=True, since=since)
+        )
 
     def find(self, container: str) -> Found | None:
         def inspect(client: Any) -> Found:
@@ -136,20 +159,10 @@ class Daemon:
             return Exit(code)
         return None if found.state.running else Exit(found.state.exit_code, found.state.oom_killed)
 
-    @contextmanager
-    def logs(self, container: str, since: float) -> Iterator[Following]:
-        """Follow what a container prints from `since` (seconds since 1970) on, until it ends.
-
-        The next piece is waited for without a limit of time; `close`, in any thread, ends that.
-        """
-        with self._client() as client:
-            following = Following(
-                client.api.logs(container, stream=True, follow=True, since=since or None)
-            )
-            try:
-                yield following
-            finally:
-                following.close()
+    def _following(self, open_stream: Callable[[Any], Any]) -> Following:
+        with ExitStack() as connection:
+            stream = open_stream(connection.enter_context(self._client()))
+            return Following(stream, connection.pop_all())
 
     def _of_one(self, request: Callable[[Any], T]) -> T | None:
         """Make a request about one container; None if it is not there or is being removed."""
@@ -174,9 +187,10 @@ class Daemon:
         except docker.errors.APIError as error:
             raise DaemonError(str(error.explanation or error)) from None
         except (docker.errors.DockerException, requests.RequestException) as error:
+            _let_go(error)
             raise DaemonAway(str(error)) from None
-        except msgspec.ValidationError as error:
-            raise DaemonError(f"the daemon's answer is not understood: {error}") from None
+        except (msgspec.ValidationError, ValueError, LookupError, TypeError) as error:
+            raise DaemonError(f"the daemon's answer is not understood: {error!r}") from None
 
     def _connected(self, docker: Any) -> Any:
         if self._host is None:
@@ -192,6 +206,13 @@ def _sdk() -> tuple[Any, Any]:
     except ImportError:
         raise SdkMissing from None
     return docker, requests
+
+
+def _let_go(error: BaseException | None) -> None:
+    """The SDK leaves a socket that could not connect in a frame of what it raises."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _code(client: Any, container: str, timeout: float) -> int | None:
