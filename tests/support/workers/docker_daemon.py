@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -72,10 +73,9 @@ class DockerDaemon:
         self._running = None
 
     def _answers(self) -> bool:
-        from docker.errors import DockerException
-
-        with contextlib.suppress(DockerException), self.client() as client:
-            return bool(client.ping())
+        with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
+            asking.connect(self.host.removeprefix("unix://"))
+            return True
         return False
 
     def _command(self) -> list[str]:
