@@ -116,7 +116,22 @@ def _add_simulate(commands: "Commands") -> None:
     )
     parser.add_argument("--seed", type=int, help="makes calls without a seed repeatable")
     parser.add_argument("--fault", help="fault to inject, such as hang or reset:3")
+    _add_life(parser)
     parser.set_defaults(run=_simulate)
+
+
+def _add_life(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--load-time", type=float, default=0.0, help="seconds before it listens (0)"
+    )
+    parser.add_argument("--crash", type=float, help="seconds after its start at which it ends")
+    parser.add_argument(
+        "--exit-code", type=int, default=1, help="status of a crash; 137, 139: by a signal (1)"
+    )
+    parser.add_argument("--last-words", help="text to print at a crash")
+    parser.add_argument(
+        "--kv-cache-tokens", type=int, help="tokens that fit: a longer --max-model-len ends it"
+    )
 
 
 def _add_plugins(commands: "Commands") -> None:
@@ -230,7 +245,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from gateway.simulator import Faults, SimulatorConfig, serve
+    from gateway.simulator import Faults, Life, SimulatorConfig, serve
 
     try:
         settings = SimulatorConfig(
@@ -243,11 +258,12 @@ def _simulate(options: argparse.Namespace) -> None:
             development=options.development,
             faults=Faults.parse(options.fault) if options.fault else Faults(),
         )
+        life = Life(**{name: getattr(options, name) for name in Life.__struct_fields__})
     except ValueError as error:
         raise ConfigError(f"simulate: {error}") from None
     _log_to_stderr("info")
     log.info("simulating %s on http://%s:%d/v1", options.model, options.host, options.port)
-    serve(settings, options.host, options.port)
+    serve(settings, options.host, options.port, life)
 
 
 def _plugins(options: argparse.Namespace) -> None:

@@ -8,12 +8,14 @@ request.
 from gateway.simulator.app import SimulatorApp, create_simulator
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.faults import Fault, Faults
+from gateway.simulator.life import Life
 from gateway.simulator.monitor import Stats
 from gateway.simulator.server import Simulator, serve
 
 __all__ = [
     "Fault",
     "Faults",
+    "Life",
     "Simulator",
     "SimulatorApp",
     "SimulatorConfig",

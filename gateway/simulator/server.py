@@ -17,6 +17,7 @@ from gateway.simulator.app import SimulatorApp, create_simulator
 from gateway.simulator.breaking import EXTENSION
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.faults import Faults
+from gateway.simulator.life import Life
 from gateway.simulator.monitor import Stats
 
 # In seconds; uvicorn accepts whole ones only.
@@ -186,9 +187,17 @@ def _bound(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(config: SimulatorConfig, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve until the process receives SIGINT or SIGTERM."""
+def serve(
+    config: SimulatorConfig,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    life: Life | None = None,
+) -> None:
+    """Serve until the process receives SIGINT or SIGTERM, or until `life` ends it."""
+    life = life or Life()
     with suppress(KeyboardInterrupt):
+        life.begin()
+        life.load(config.max_model_len)
         if config.faults.refuses:
             with _bound(host, port):
                 threading.Event().wait()
