@@ -70,7 +70,7 @@ def test_printed_commands_work_beside_a_gateway(tmp_path: Path) -> None:
 
 
 def test_configuration_manual_lists_each_option_with_its_default() -> None:
-    section = (DOCS / "config.md").read_text().partition("### batch\n")[2].partition("\n## ")[0]
+    section = (DOCS / "config.md").read_text().partition("### batch\n")[2].partition("\n##")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \| .+ \|$", section, re.MULTILINE))
     fields = msgspec.structs.fields(Options)
     assert rows == {field.name: json.dumps(field.default) for field in fields}

@@ -29,7 +29,7 @@ _NO_REDIS = "There is no Redis: the queue and the usage are in the file `storage
 _UNUSED = "The orchestrator does not use it either."
 _NO_EVALUATIONS = "The gateway runs no evaluations."
 _CACHE = "The folder that containers have as `/root/.cache/huggingface`."
-_READY = "Without the variable 1800, and 300 without a new line in the engine's log."
+_READY = "Without the variable 1800. A log without a new line for 300 ends a load, too."
 
 VARIABLES = (
     Variable(

@@ -60,8 +60,6 @@ def _models(found: Found) -> Iterator[str]:
     yield _line(found, 10, "arguments", "RUNTIME_ARGS")
     yield _option(found, 10, "DEFAULT_READY_TIMEOUT_S")
     yield _option(found, 10, "VLLM_READY_TIMEOUT_S")
-    if found.engine == "vllm":
-        yield '          environment: {VLLM_SLEEP_WHEN_IDLE: "1"}   # as the orchestrator sets it'
     yield "          # It needs `pip install 'llm-call-gateway[docker]'`. Without this group the"
     yield "          # engine is a process of this machine."
     yield "          docker:"
