@@ -97,6 +97,9 @@ def _add_demo(commands: "Commands") -> None:
     parser = commands.add_parser("demo", help="run a gateway with a simulated worker")
     parser.add_argument("--port", type=int, default=9090, help="port to listen on (9090)")
     parser.add_argument("--plugin", action="append", help="additional plugin; repeatable")
+    parser.add_argument(
+        "--gpu-box", action="store_true", help="two simulated models that share a GPU"
+    )
     parser.set_defaults(run=_demo)
 
 
@@ -238,10 +241,15 @@ def _run(gateway: Gateway) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from gateway.demo import run_demo  # so that other commands do not load the simulator
+    from gateway.demo import run_demo, run_gpu_box  # so that others do not load the simulator
 
-    _log_to_stderr("warning")
-    run_demo(options.port, options.plugin or [])
+    plugins = options.plugin or []
+    if options.gpu_box:
+        _log_to_stderr("info", "text")
+        run_gpu_box(options.port, plugins)
+    else:
+        _log_to_stderr("warning")
+        run_demo(options.port, plugins)
 
 
 def _simulate(options: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
-"""A simulator with a gateway in front of it in one process, and example requests to try."""
+"""Gateways to try in one command, with simulators behind them, and example requests."""
 
+import sys
+from collections.abc import Sequence
 from socket import socket
 
 import uvloop
@@ -29,29 +31,90 @@ The traces of that session, and its trajectory, which is a sequence to train on:
 Each call is logged below, one JSON line each. Ctrl-C ends it.
 """
 
+TRY_GPU_BOX = """\
+The gateway listens on {url}. Two simulated models share one GPU; each takes three seconds to load.
+`assistant` is loaded now, and is there for realtime calls. Try, in another terminal:
+
+  Calls that wait for their model: {many} callers, one load.
+
+  for i in $(seq {many}); do curl -s {url}/v1/completions -H 'content-type: application/json' \\
+    -d '{{"model": "bulk", "prompt": "Hello", "max_tokens": 8}}' & done; wait
+
+  Batch items: `bulk` gets the GPU as soon as `assistant` was not called for five seconds.
+
+  for i in $(seq 200); do curl -s {url}/v1/batch/completions -H 'content-type: application/json' \\
+    -d '{{"model": "bulk", "prompt": "Hello", "max_tokens": 64}}' >/dev/null; done
+
+  A realtime call in the middle of them: `assistant` comes back, and the items wait.
+
+  curl {url}/v1/completions -H 'content-type: application/json' \\
+    -d '{{"model": "assistant", "prompt": "Hello", "temperature": 0}}'
+
+  Who has the GPU, who waits, and why:
+
+  curl {url}/admin/runtime
+
+Each decision is logged below. Ctrl-C ends it.
+"""
+
+GPU_BOX_RULES = {"min_hot": 5, "cooldown": 5, "tokens": 100, "min_batch": 3, "drain_batch": 1}
+"""Times that a person can watch, in seconds."""
+
+ENGINE = (
+    *(sys.executable, "-c", "from gateway.cli import main; main()", "simulate"),
+    *("--host", "{host}", "--port", "{port}", "--model", "{name}"),
+    *("--load-time", "3", "--ttft", "0.05", "--itl", "0.05"),
+)
+"""The command of a simulated engine."""
+
 
 def run_demo(port: int, plugins: list[str]) -> None:
     """Serve until a signal arrives. Raises ConfigError if a plugin cannot be loaded."""
     uvloop.run(_demo(port, plugins))
 
 
+def run_gpu_box(port: int, plugins: list[str]) -> None:
+    """Serve two models that share a GPU, until a signal arrives. Raises ConfigError."""
+    box = PluginEntry(name="runtime", options=_gpu_box(port + 1), source="--gpu-box")
+    gateway = _gateway(port, ["openai_models", "batch", *plugins], box)
+    uvloop.run(_Demo(gateway, TRY_GPU_BOX).serve())
+
+
+def _gpu_box(port: int) -> dict[str, object]:
+    models = [{"name": name, "command": list(ENGINE)} for name in ("assistant", "bulk")]
+    runtime = {"name": "gpu", "port": port, "realtime": "assistant"}
+    return {"models": models, "runtimes": [runtime], "rules": GPU_BOX_RULES}
+
+
 async def _demo(port: int, plugins: list[str]) -> None:
     async with Simulator(SimulatorConfig(ttft=0.1, itl=0.01)) as simulator:
         names = ["sessions", "trace_capture", *plugins, "access_log"]
-        gateway = Gateway(
-            Config(
-                port=port,
-                storage=StorageSettings(path=MEMORY),
-                workers=(Worker(url=f"{simulator.url}/v1", worker_id="simulator"),),
-                plugins=tuple(PluginEntry(name=name, source="--plugin") for name in names),
-            )
+        worker = Worker(url=f"{simulator.url}/v1", worker_id="simulator")
+        await _Demo(_gateway(port, names, workers=(worker,)), TRY).serve()
+
+
+def _gateway(
+    port: int, plugins: Sequence[str], *entries: PluginEntry, workers: tuple[Worker, ...] = ()
+) -> Gateway:
+    named = (PluginEntry(name=name, source="--plugin") for name in plugins)
+    return Gateway(
+        Config(
+            port=port,
+            storage=StorageSettings(path=MEMORY),
+            workers=workers,
+            plugins=(*named, *entries),
         )
-        await _Demo(gateway).serve()
+    )
 
 
 class _Demo(Server):
     """Prints the examples once they can be tried, and not if the port is taken."""
 
+    def __init__(self, gateway: Gateway, examples: str) -> None:
+        super().__init__(gateway)
+        self._examples = examples
+
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
-        print(TRY.format(url=f"http://127.0.0.1:{self.config.port}"), flush=True)
+        url = f"http://127.0.0.1:{self.config.port}"
+        print(self._examples.format(url=url, many=20), flush=True)

@@ -251,6 +251,11 @@ class Workers:
             found = self._serving[key] = Serving(able, fit)
         return found
 
+    def known_to_serve(self, model: str | None) -> Sequence[Worker] | None:
+        """Return the fit workers of a model, None if they have to be found out (`serving`)."""
+        found = self._serving.get(model)
+        return None if found is None else found.fit
+
     def may_load(self, model: str | None) -> bool:
         """Whether a plugin can load the model; None: whether it can load any."""
         return bool(self.loadable) if model is None else self.called(model) in self.loadable

@@ -13,7 +13,9 @@ from gateway.pipeline.choice.keeping import keeping
 def able_at_once(call: Call, registry: Workers) -> Sequence[Worker] | None:
     """Return what `able_workers` does, None if it has to find that out."""
     limited = call.principal is not None and call.principal.workers is not None
-    return None if registry.mixed or limited or call.dialect is None else registry.fit
+    if limited or call.dialect is None:
+        return None
+    return registry.known_to_serve(call.model) if registry.mixed else registry.fit
 
 
 async def able_workers(call: Call, registry: Workers) -> Sequence[Worker]:

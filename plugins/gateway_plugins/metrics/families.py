@@ -20,7 +20,7 @@ MAX_SAMPLES = 20_000
 
 _NAME = re.compile(r"(gateway|gen_ai|llm)(_[a-z0-9]+)+")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
-_TAKEN = ("_bucket", "_sum", "_count", "_created", "_info")
+_TAKEN = ("_bucket", "_sum", "_count", "_created")
 """Suffixes that the exposition format adds to names itself."""
 
 _NO_SUMS = frozenset(product(("max", "min"), ("counter", "histogram")))

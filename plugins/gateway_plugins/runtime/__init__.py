@@ -1,6 +1,76 @@
 """Who has the GPU: starts and ends engines, and holds calls until their model is there.
 
-`owner.py` has the one task that owns a runtime, `policy` decides which model it has, `drivers`
-start and end engines, and `loading` tells whether an engine answers. An engine that answers is a
-worker like any other.
+`owning` has the one task that owns a runtime, `holding` the calls that wait, `policy` decides which
+model a runtime has, `drivers` start and end engines, and `loading` tells whether an engine answers.
+An engine that answers is a worker like any other.
 """
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+
+from starlette.routing import BaseRoute
+
+from gateway import (
+    Call,
+    ConfigError,
+    Host,
+    Migrations,
+    Sample,
+    Worker,
+    hookimpl,
+)
+from gateway_plugins.runtime.checks import problems_of
+from gateway_plugins.runtime.fleet import Fleet
+from gateway_plugins.runtime.memory.schema import MIGRATIONS
+from gateway_plugins.runtime.options import Options
+from gateway_plugins.runtime.routes import RuntimeAdmin
+
+
+class Runtime:
+    """The plugin."""
+
+    Config = Options
+
+    def __init__(self, config: Options) -> None:
+        self._options = config
+        self._fleet: Fleet | None = None
+        problems = problems_of(config)
+        if problems:
+            raise ConfigError(*problems)
+
+    def fleet(self) -> Fleet:
+        assert self._fleet is not None  # no request comes before the lifespan
+        return self._fleet
+
+    @hookimpl
+    def migrations(self) -> Migrations:
+        return MIGRATIONS
+
+    @hookimpl
+    def routes(self, gateway: Host) -> Sequence[BaseRoute]:
+        return RuntimeAdmin(self.fleet).routes(gateway)
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
+        if gateway.peers.count > 1:
+            raise ConfigError("runtime: one process owns the engines; set processes to 1")
+        self._fleet = fleet = Fleet(gateway, self._options)
+        async with fleet.running():
+            yield
+
+    @hookimpl
+    def filter_workers(
+        self, call: Call, workers: Sequence[Worker]
+    ) -> Sequence[Worker] | Awaitable[Sequence[Worker]]:
+        if self._fleet is None:
+            return workers
+        return self._fleet.choose(call, workers) if workers else self._fleet.wait(call)
+
+    @hookimpl
+    def samples(self) -> Iterator[Sample]:
+        return iter(()) if self._fleet is None else self._fleet.samples()
+
+    @hookimpl
+    def health(self) -> str | None:
+        return None if self._fleet is None else self._fleet.problem()

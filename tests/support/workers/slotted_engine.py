@@ -2,8 +2,8 @@
 
 Its streams tell in `waited` for how many seconds they waited for a place.
 
-python slotted_engine.py [--places 32] [--ttft 0.05] [--itl 0.02] [--metrics]: its port is the first
-line that it prints. A sequence takes `ttft` seconds to its first token and `itl` for each further
+python slotted_engine.py [--places 32] [--ttft 0.05] [--itl 0.02] [--port 0] [--metrics]: its port
+is the first line that it prints. A sequence takes `ttft` seconds to its first token and `itl` for each further
 one of its `max_tokens` (16), however many run. It costs so little that a measurement beside it
 measures the gateway.
 """
@@ -162,7 +162,9 @@ LENGTH = b"content-length:"
 async def serve(options: argparse.Namespace) -> None:
     places = Places(options.places)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(options, places), "127.0.0.1", 0)
+    server = await loop.create_server(
+        lambda: Connection(options, places), "127.0.0.1", options.port
+    )
     print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
     await server.serve_forever()
 
@@ -184,5 +186,6 @@ if __name__ == "__main__":
     parser.add_argument("--places", type=int, default=32)
     parser.add_argument("--ttft", type=float, default=0.05)
     parser.add_argument("--itl", type=float, default=0.02)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--metrics", action="store_true", help="serve vLLM's /metrics")
     uvloop.run(serve(parser.parse_args()))

@@ -1,0 +1,145 @@
+"""Calls that wait until their model is there."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from time import monotonic
+
+import msgspec
+
+from gateway import Call, CallError, ChooseAgain, StateKey
+from gateway_plugins.runtime.holding.errors import ModelColdStart, ModelLoadFailed, Progress
+from gateway_plugins.runtime.options import Options
+
+SINCE: StateKey[float] = StateKey("runtime")
+"""When the call began to wait for its model, by `time.monotonic()`."""
+
+
+class Ticket(msgspec.Struct, eq=False):
+    """A call that waits since `since`; `outcome` is the error that ends the wait, None: choose."""
+
+    call: Call
+    since: float
+    urgent: bool
+    is_work: bool
+    outcome: asyncio.Future[CallError | None]
+
+
+class Holding:
+    """All calls that wait. `wake` is called with the model of each that begins to.
+
+    `progress` returns what becomes of a model.
+    """
+
+    def __init__(
+        self, options: Options, wake: Callable[[str], None], progress: Callable[[str], Progress]
+    ) -> None:
+        self._options = options
+        self._wake = wake
+        self._progress = progress
+        self._tickets: defaultdict[str, list[Ticket]] = defaultdict(list)
+        self._closed = False
+
+    def set_options(self, options: Options) -> None:
+        """Replace the options; calls that wait keep their time."""
+        self._options = options
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tickets.values()))
+
+    def waiting(self, model: str) -> list[Ticket]:
+        """Return the calls that wait for the model, in the order in which they began to."""
+        return self._tickets.get(model, [])
+
+    async def wait(self, call: Call, model: str) -> None:
+        """Wait for the model. Raises ChooseAgain once it is there, NotLoaded if it does not come.
+
+        A call that waits again, as its worker was gone again, has no more time than before.
+        """
+        since = call.state.get(SINCE)
+        if since is None:
+            since = call.state[SINCE] = monotonic()
+        self._check(call, model, since)
+        ticket = self._ticket(call, since)
+        self._tickets[model].append(ticket)
+        self._wake(model)
+        try:
+            error = await self._outcome(ticket, model)
+        finally:
+            self._tickets[model].remove(ticket)
+            if not self._tickets[model]:
+                del self._tickets[model]
+        if error is not None:
+            raise error
+        raise ChooseAgain
+
+    def _ticket(self, call: Call, since: float) -> Ticket:
+        outcome: asyncio.Future[CallError | None] = asyncio.get_running_loop().create_future()
+        urgent = self._has(call, self._options.urgent_scope)
+        return Ticket(call, since, urgent, call.source == "batch", outcome)
+
+    async def _outcome(self, ticket: Ticket, model: str) -> CallError | None:
+        """Return the error that ends the wait, None if the call may choose a worker again."""
+        pause = self._options.comments
+        while (left := self._left(ticket.call, ticket.since)) > 0:
+            part = left if pause is None else min(left, pause)
+            done, _ = await asyncio.wait([ticket.outcome], timeout=min(part, 3_600.0))
+            if done:
+                return ticket.outcome.result()
+            if pause is not None:
+                ticket.call.keep_alive()
+        return self._error(model, self._progress(model))
+
+    def _check(self, call: Call, model: str, since: float) -> None:
+        """Raise NotLoaded if the call may not wait, or if that would be in vain."""
+        progress = self._progress(model)
+        if self._closed:
+            raise self._error(model, progress)
+        evaluates = self._has(call, self._options.evaluator_scope)
+        if len(self) >= self._options.max_held and not evaluates:
+            raise ModelColdStart(
+                f"the model `{model[:200]}` is not loaded, and {len(self)} calls wait already",
+                progress,
+            )
+        if progress.reason is not None and progress.remaining > self._left(call, since):
+            raise self._error(model, progress)
+
+    def _left(self, call: Call, since: float) -> float:
+        """Return the seconds that the call may go on waiting."""
+        if self._has(call, self._options.evaluator_scope):
+            return float("inf")
+        return since + self._options.hold - monotonic()
+
+    def _error(self, model: str, progress: Progress) -> CallError:
+        if progress.reason is not None:
+            return ModelLoadFailed(
+                f"the model `{model[:200]}` could not be loaded: {progress.reason}", progress
+            )
+        return ModelColdStart(f"the model `{model[:200]}` is being loaded", progress)
+
+    def _has(self, call: Call, scope: str) -> bool:
+        return call.principal is not None and scope in call.principal.scopes
+
+    def release(self, model: str) -> None:
+        """Let the calls for the model choose a worker: it is there."""
+        for ticket in self.waiting(model):
+            self._end(ticket, None)
+
+    def review(self, model: str) -> None:
+        """End the waits for the model that will be in vain, as its load has failed."""
+        progress = self._progress(model)
+        if progress.reason is not None:
+            for ticket in self.waiting(model):
+                if progress.remaining > self._left(ticket.call, ticket.since):
+                    self._end(ticket, self._error(model, progress))
+
+    def close(self) -> None:
+        """End all waits: no model comes any more."""
+        self._closed = True
+        for model, tickets in self._tickets.items():
+            for ticket in tickets:
+                self._end(ticket, self._error(model, self._progress(model)))
+
+    def _end(self, ticket: Ticket, error: CallError | None) -> None:
+        if not ticket.outcome.done():
+            ticket.outcome.set_result(error)

@@ -1,0 +1,92 @@
+"""What is known of models from their loads: times, failures, pauses; kept over restarts."""
+
+import time
+
+import pytest
+from gateway_plugins.runtime.memory.known import Memory
+from gateway_plugins.runtime.memory.schema import MIGRATIONS
+from gateway_plugins.runtime.options import Model, Restarts
+
+from gateway import Host, Migrations, Storage, hookimpl
+from gateway.testing import GatewayFor
+
+MODELS = (Model(name="a", load_time=40.0), Model(name="b"))
+RESTARTS = Restarts(first=5.0, longest=60.0, most=4)
+
+
+class Tables:
+    """Creates the tables of the plugin, and nothing else."""
+
+    @hookimpl
+    def migrations(self) -> Migrations:
+        return MIGRATIONS
+
+
+@pytest.fixture
+async def storage(gateway_for: GatewayFor) -> Storage:
+    host: Host = (await gateway_for(Tables)).gateway
+    return host.storage
+
+
+def memory_of(storage: Storage) -> Memory:
+    return Memory(storage, MODELS, RESTARTS)
+
+
+async def test_load_time_is_measured_averaged_and_kept_over_a_restart(storage: Storage) -> None:
+    memory = memory_of(storage)
+    assert (memory.load_seconds("a"), memory.load_seconds("b")) == (40.0, 60.0)
+    await memory.loaded("a", 100.0)
+    await memory.loaded("a", 200.0)
+    assert memory.load_seconds("a") == pytest.approx(130.0)
+    after = memory_of(storage)
+    await after.read()
+    assert after.load_seconds("a") == pytest.approx(130.0)
+    assert after.load_seconds("b") == 60.0
+
+
+async def test_pause_doubles_up_to_the_longest(storage: Storage) -> None:
+    memory, pauses = memory_of(storage), []
+    for _ in range(5):
+        before = time.time()
+        await memory.failed("a", "runtime_crashed", "exit status 1", None)
+        pauses.append(memory.of("a").until - before)
+    assert [round(pause) for pause in pauses] == [5, 10, 20, 60, 60]
+
+
+async def test_kept_failure_outlives_a_restart_and_a_good_load_ends_it(storage: Storage) -> None:
+    memory = memory_of(storage)
+    await memory.failed("a", "runtime_oom", "no memory is left", 86_400.0)
+    after = memory_of(storage)
+    await after.read()
+    known = after.of("a")
+    assert (known.reason, known.failures) == ("runtime_oom", 1)
+    assert known.until - time.time() > 86_000
+    await after.loaded("a", 3.0)
+    assert (known.reason, known.until, known.failures) == (None, 0.0, 0)
+
+
+async def test_failure_that_stays_is_forgiven_only_by_an_operator(storage: Storage) -> None:
+    memory = memory_of(storage)
+    await memory.failed("a", "access_denied", "the hub refuses", float("inf"))
+    after = memory_of(storage)
+    await after.read()
+    assert after.of("a").until == float("inf")
+    await after.forgive("a")
+    assert (after.of("a").until, after.of("a").reason) == (0.0, None)
+
+
+async def test_generations_are_never_given_twice(storage: Storage) -> None:
+    memory, after = memory_of(storage), memory_of(storage)
+    found = [await memory.next_generation("gpu"), await after.next_generation("gpu")]
+    assert [*found, await after.next_generation("other")] == [1, 2, 1]
+
+
+async def test_what_a_policy_saves_is_kept_for_its_runtime(storage: Storage) -> None:
+    memory = memory_of(storage)
+    assert await memory.saved("gpu") is None
+    await memory.next_generation("gpu")
+    assert await memory.saved("gpu") is None
+    await memory.save("gpu", "one")
+    await memory.save("gpu", "two")
+    assert (await memory.saved("gpu"), await memory.saved("other")) == ("two", None)
+    assert await memory.next_generation("gpu") == 2
