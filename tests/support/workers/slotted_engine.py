@@ -3,9 +3,9 @@
 Its streams tell in `waited` for how many seconds they waited for a place.
 
 python slotted_engine.py [--places 32] [--ttft 0.05] [--itl 0.02] [--port 0] [--metrics]: its port
-is the first line that it prints. A sequence takes `ttft` seconds to its first token and `itl` for each further
-one of its `max_tokens` (16), however many run. It costs so little that a measurement beside it
-measures the gateway.
+is the first line that it prints. A sequence takes `ttft` seconds to its first token and `itl` for
+each further one of its `max_tokens` (16), however many run. It costs so little that a measurement
+beside it measures the gateway.
 """
 
 import argparse
