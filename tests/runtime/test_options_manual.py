@@ -65,8 +65,8 @@ def test_shipped_configuration_has_valid_options() -> None:
     assert {runtime.realtime for runtime in options.runtimes} < {one.name for one in options.models}
     assert [plugin.name for plugin in settings.plugins] == [
         "auth",
-        "circuit_breaker",
         "runtime",
+        "circuit_breaker",
         "backpressure",
         "usage",
         "trace_capture",

@@ -11,6 +11,8 @@ import pytest
 from gateway_plugins.auth import Auth
 from gateway_plugins.batch.options import Options as BatchOptions
 from gateway_plugins.runtime.importing import keys as importing_keys
+from gateway_plugins.runtime.importing.dotenv import read_dotenv
+from gateway_plugins.runtime.importing.found import find
 from gateway_plugins.runtime.importing.variables import VARIABLES
 from gateway_plugins.runtime.options import Docker, Model, Options, Rules, Runtime
 from gateway_plugins.usage.options import Options as UsageOptions
@@ -189,6 +191,15 @@ def test_secrets_are_neither_written_nor_told(imported: Import) -> None:
     assert modes == [0o600, 0o600]
 
 
+def test_secrets_are_not_kept_in_what_was_read() -> None:
+    path = Path(".env")
+    path.write_text(EVERY)
+    settings = read_dotenv(path)
+    found = find(path, settings)
+    assert found.values["HF_TOKEN"] == ""
+    assert "SECRET" not in repr((settings, found))
+
+
 def test_import_tells_what_has_no_effect_and_why(imported: Import) -> None:
     told = [line for line in imported(EVERY) if line.startswith("old/.env:")]
     named = [line.split(": ")[1].split(" ")[0] for line in told]
@@ -339,3 +350,11 @@ def test_import_reads_no_configuration_that_is_not_there_yet(
     monkeypatch.delenv("GATEWAY_CONFIG", raising=False)
     imported("")
     assert load(Path("gateway.yaml"), {}).port == 8_000
+
+
+def test_written_configuration_passes_the_check(
+    imported: Import, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(EVERY)
+    code, out, err = run(capsys, "config", "check", "gateway.yaml")
+    assert (code or 0, out, err) == (0, "ok: 0 workers, 7 plugins\n", "")

@@ -1,10 +1,15 @@
 """docs/runtime.md on moving: its table is the table of the code, and its commands run."""
 
+import json
 import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from gateway_plugins.runtime.importing.variables import VARIABLES, Variable
 from gateway_plugins.runtime.options import Docker, Model, Options, Rules, Runtime
+from serve.test_cli import run
 from support.paths import DOCS
 
 SECTION = (
@@ -43,3 +48,14 @@ def option_names() -> Iterator[str]:
 def test_table_leads_to_options_that_exist() -> None:
     options = {one.option for one in VARIABLES if one.option.startswith("runtime.")}
     assert options <= {*option_names()}
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_printed_import_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".env").write_text("REALTIME_MODEL=a\n")
+    key = {"id": "alice", "token": "TOKEN", "scopes": ["realtime"]}
+    Path("auth.keys.json").write_text(json.dumps({"keys": [key]}))
+    [block] = re.findall(r"^```sh\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        _, *arguments = shlex.split(line)
+        assert not run(capsys, *arguments)[0]

@@ -30,12 +30,12 @@ def _lines(found: Found, keys_file: str) -> Iterator[str]:
     yield "  - auth:"
     yield f"      keys_file: {scalar(keys_file)}   # AUTH_KEYS_FILE"
     yield _option(found, 6, "AUTH_KEYS_WATCH_INTERVAL_S")
-    yield "  - circuit_breaker"
     yield "  - runtime:"
     yield from _models(found)
     yield from _runtimes(found)
     yield from _rules(found)
     yield from _places(found)
+    yield "  - circuit_breaker"
     yield "  - backpressure"
     yield "  - usage:"
     yield _option(found, 6, "USAGE_BUCKET_TTL_S")
