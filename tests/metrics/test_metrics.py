@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from support.gateways.capturing import chat
 from support.paths import DOCS
 from support.plugins.hook_probes import Door, Keys
 from support.plugins.recording_plugin import Watcher, until
+from support.runtime.boxes import scrape_of_a_box
 from support.workers.failing_on_demand import ask, breaker, fail
 from support.workers.failing_worker import refusal
 
@@ -281,11 +283,12 @@ async def test_promtool_accepts_the_metrics_of_all_plugins(
 
 
 async def test_manual_lists_exactly_the_existing_metrics(
-    gateway_for: GatewayFor, simulator: Simulator
+    gateway_for: GatewayFor, simulator: Simulator, tmp_path: Path
 ) -> None:
     found = await everything(gateway_for, simulator)
+    of_runtimes = await scrape_of_a_box(gateway_for, tmp_path)
     told = {
         f"{name}_total" if family.type == "counter" else name
-        for name, family in found.families.items()
+        for name, family in (*found.families.items(), *of_runtimes.families.items())
     }
     assert set(re.findall(r"^\| `((?:gateway|gen_ai|llm)_\w+)`", MANUAL, re.MULTILINE)) == told

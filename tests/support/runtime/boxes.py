@@ -8,11 +8,12 @@ from typing import Any
 
 from gateway_plugins.runtime import Runtime
 from gateway_plugins.runtime.fleet import Fleet
+from support.callers.scraping import Scrape, scrape
 from support.manual import free_port
 from support.plugins.recording_plugin import until
 
 from gateway.config import PluginEntry
-from gateway.testing import Live, entry
+from gateway.testing import GatewayFor, Live, entry
 
 CHAT = "/v1/chat/completions"
 
@@ -56,6 +57,16 @@ def box(folder: Path, *models: dict[str, Any], **options: Any) -> PluginEntry:
             **options,
         },
     )
+
+
+async def scrape_of_a_box(gateway_for: GatewayFor, folder: Path) -> Scrape:
+    """A scrape with an engine that is there, and one that could not be started."""
+    models = model("a"), model("b", command=["/nonexistent/engine"])
+    runtimes = [{"name": name, "port": free_port(), "realtime": name} for name in ("a", "b")]
+    live = await gateway_for("metrics", box(folder, *models, runtimes=runtimes), workers=())
+    owners = fleet_of(live).owners
+    await until(lambda: [one.state.phase for one in owners] == ["hot", "failed"])
+    return await scrape(live)
 
 
 def fleet_of(live: Live) -> Fleet:
