@@ -115,15 +115,36 @@ class Owner:
         await self._parts.wants.refresh()
         view = self.view()
         decision = self.policy.decide(view)
-        if decision.cause is None:
-            return
-        self.policy.switched(view, decision)
-        await self._save()
-        log.debug("runtime %s: %s", self.runtime.name, decision)
+        if decision.cause is not None:
+            self.policy.switched(view, decision)
+            self._begin(decision)
+            await self._save()
+
+    def _begin(self, decision: Decision) -> None:
+        """Begin the step of a decision; the state changes at once, so that none is taken twice."""
         before, self._step = self._step, None
         if before is not None:
             before.cancel()
-        self._step = asyncio.create_task(self._switch(before, decision))
+        if self._is_there(decision.model):
+            self._stay(decision)
+            return
+        left = self.state
+        self._enter(self._next(decision), decision.reason)
+        self._step = asyncio.create_task(self._switch(before, decision, left))
+
+    def _is_there(self, model: str | None) -> bool:
+        """Whether the model is there and was to make room, but still has its worker."""
+        loaded = self._loaded
+        return loaded is not None and self._worker is not None and loaded.model.name == model
+
+    def _next(self, decision: Decision) -> State:
+        """Return the state in which the step of a decision begins."""
+        now, state, for_batch = monotonic(), self.state, decision.cause in ("batch", "starving")
+        if self._loaded is not None:
+            return replace(state, phase="draining", next=decision.model, since=now)
+        if decision.model is None:
+            return State(since=now)
+        return State(phase="loading", model=decision.model, since=now, for_batch=for_batch)
 
     def view(self) -> View:
         """Return what the policy sees now."""
@@ -155,19 +176,17 @@ class Owner:
 
     # one step
 
-    async def _switch(self, before: "asyncio.Task[None] | None", decision: Decision) -> None:
+    async def _switch(
+        self, before: "asyncio.Task[None] | None", decision: Decision, left: State
+    ) -> None:
         try:
             if before is not None:
                 await asyncio.wait([before])
             if self._loaded is not None:
-                if self._loaded.model.name == decision.model:
-                    self._stay(decision)
-                    return
-                await self._make_room(decision)
-            if decision.model is None:
-                self._enter(State(since=monotonic()), decision.reason)
-            else:
-                await self._load(decision.model, decision)
+                await self._make_room(self._loaded, decision, left)
+                self._enter(self._next(decision), decision.reason)
+            if decision.model is not None:
+                await self._load(decision.model)
         except Exception as error:
             log.exception("runtime %s could not be changed", self.runtime.name)
             words = f"the gateway failed: {error!r}"
@@ -177,42 +196,29 @@ class Owner:
 
     def _stay(self, decision: Decision) -> None:
         """Keep the model that was to make room: it is wanted again before it has gone."""
-        assert self._loaded is not None
-        if self._worker is not None:
-            self._worker.clear(OWNER)
-        model = self._loaded.model.name
-        state = State(
-            phase="hot", model=model, since=monotonic(), generation=self._loaded.generation
-        )
-        self._enter(state, decision.reason)
-        self._parts.holding.release(model)
+        assert self._worker is not None
+        self._worker.clear(OWNER)
+        self._enter(replace(self.state, phase="hot", next=None), decision.reason)
+        if self.state.model is not None:
+            self._parts.holding.release(self.state.model)
 
-    async def _make_room(self, decision: Decision) -> None:
+    async def _make_room(self, loaded: Loaded, decision: Decision, left: State) -> None:
         """Let the calls of the engine end, and then the engine itself."""
-        loaded, worker, left = self._loaded, self._worker, self.state
-        assert loaded is not None
-        state = replace(left, phase="draining", next=decision.model, since=monotonic())
-        self._enter(state, decision.reason)
-        if worker is not None:
-            worker.mark(OWNER, "draining", f"makes room for {decision.model}")
-            await self._draining.drain(worker, loaded.model.name)
+        if self._worker is not None:
+            self._worker.mark(OWNER, "draining", f"makes room for {decision.model}")
+            await self._draining.drain(self._worker, loaded.model.name)
+        self._unlist()
+        await self._stop(loaded)
         self._parts.tally.switched()
         if left.for_batch:
             self._parts.tally.segment(monotonic() - left.since)
             if decision.cause == "realtime":
                 self._parts.tally.preempted()
-        self._unlist()
-        await self._stop(loaded)
 
-    async def _load(self, name: str, decision: Decision) -> None:
-        model, memory = self._parts.models[name], self._parts.memory
+    async def _load(self, name: str) -> None:
+        model, memory, began = self._parts.models[name], self._parts.memory, monotonic()
         generation = await memory.next_generation(self.runtime.name)
-        began = monotonic()
-        for_batch = decision.cause in ("batch", "starving")
-        loading = State(
-            phase="loading", model=name, since=began, generation=generation, for_batch=for_batch
-        )
-        self._enter(loading, decision.reason)
+        self.state = replace(self.state, generation=generation)
         try:
             loaded = await self._parts.loader.load(model, self.runtime, generation)
         except Failed as failed:
@@ -221,13 +227,11 @@ class Owner:
         self._loaded = loaded
         seconds = monotonic() - began
         self._parts.tally.loaded(name, seconds)
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError):  # the time is known until the next restart
             await memory.loaded(name, seconds)
         self._list(loaded)
-        self._enter(
-            replace(loading, phase="hot", since=monotonic()),
-            f"the engine answers, after {seconds:.1f} s",
-        )
+        hot = replace(self.state, phase="hot", since=monotonic())
+        self._enter(hot, f"the engine answers, after {seconds:.1f} s")
         self._watch = asyncio.create_task(self._await_end(loaded))
         self._parts.holding.release(name)
 
