@@ -81,9 +81,41 @@ async def test_fault_6_11_a_daemon_ends_after_a_kill_of_the_leader(driver: Proce
     assert not alive(daemon)
 
 
+SHARING = """
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(create=True, size=1000)
+say('memory', memory.name)
+"""
+
+
+def shared(name: str) -> bool:
+    return Path("/dev/shm", name).exists()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_fault_6_11_shared_memory_is_deleted(driver: ProcessDriver, killed: bool) -> None:
+    printed = Printed()
+    engine = await driver.start(launch(f"{SHARING}\nchild(stay); {LEADER}"), printed)
+    memory = await printed.line("memory")
+    leader = await printed.pid("leader")
+    assert shared(memory)
+    if killed:
+        os.kill(leader, signal.SIGKILL)
+    else:
+        await engine.stop(0)
+    await engine.ended()
+    assert not shared(memory)
+
+
 async def test_children_without_the_mark_are_found_by_their_parent(driver: ProcessDriver) -> None:
-    bare = "os.setsid(); os.execve('/bin/sleep', ['sleep', '600'], {})"
-    program = f"pid = child(lambda: exec({bare!r})); say('bare', pid); {LEADER}"
+    command = ["sh", "-c", "echo bare $$; exec sleep 600"]
+    program = f"""
+def bare():
+    os.setsid()
+    os.execve('/bin/sh', {command}, {{}})
+child(bare)
+{LEADER}
+"""
     printed = Printed()
     engine = await driver.start(launch(program), printed)
     pid = await printed.pid("bare")

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from gateway_plugins.runtime.drivers.driver import Exit
 from gateway_plugins.runtime.drivers.process import ProcessDriver
-from gateway_plugins.runtime.loading.failures import Failure
+from gateway_plugins.runtime.loading.engines import command_of
+from gateway_plugins.runtime.loading.failures import Failure, hint
 from gateway_plugins.runtime.loading.log import EngineLog
 from gateway_plugins.runtime.loading.readiness import asking, wait_until_ready
 from gateway_plugins.runtime.options import Model
@@ -123,6 +124,27 @@ async def test_fault_6_09_progress_in_the_log_keeps_a_load_alive(load: Load) -> 
     assert found is not None
     assert found.text.startswith("the engine is not ready after 2 s")
     assert monotonic() - before >= 2
+
+
+async def test_the_kv_cache_hint_leads_to_an_engine_that_is_ready(tmp_path: Path) -> None:
+    arguments = ("--max-model-len", "20000", "--kv-cache-tokens", "9000", "--port", "{port}")
+    model = Model(name="m", command=(*SIMULATE, "--model", "{name}", *arguments))
+    driver = ProcessDriver(str(tmp_path))
+    length: int | None = None
+    found: list[Failure | None] = []
+    for _ in range(2):
+        log = await EngineLog.open(tmp_path / "logs", "m", ())
+        port, began = free_port(), monotonic()
+        command = command_of(model, "127.0.0.1", port, {}, length=length)
+        environment = {"PYTHONPATH": ":".join(sys.path)}
+        engine = await driver.start(launch(command, port=port, environment=environment), log.write)
+        worker = worker_at(engine.url)
+        found.append(await wait_until_ready(model, engine, log, asking(worker), began=began))
+        worker.close()
+        await engine.stop(5)
+        await log.close()
+        length = hint(log.tail)
+    assert [one and one.reason for one in found] == ["runtime_oom", None]
 
 
 class Standing:

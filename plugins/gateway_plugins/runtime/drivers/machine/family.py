@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 from time import monotonic
 
-from gateway_plugins.runtime.drivers.machine.processes import alive, reap, related
+from gateway_plugins.runtime.drivers.machine.processes import alive, is_tracker, reap, related
 
 log = logging.getLogger("gateway.runtime")
 
@@ -63,11 +63,13 @@ class Family:
         if not any(one.group == self._group for one in members):
             self._group = None  # its number may be that of strangers from now on
         found = {one.pid for one in members}
-        killed = monotonic() >= self._deadline
-        for pid in found if killed else found - self._asked:
+        killed = monotonic() - self._deadline
+        for pid in found if killed >= 0 else found - self._asked:
+            if 0 <= killed < AGAIN and is_tracker(pid):
+                continue  # what others left in shared memory is deleted once they are gone
             # Another user's is named in the end, as one that is left.
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL if killed else signal.SIGTERM)
+                os.kill(pid, signal.SIGKILL if killed >= 0 else signal.SIGTERM)
         self._asked |= found
         self.seen |= found
         return found

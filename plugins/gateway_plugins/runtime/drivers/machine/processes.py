@@ -11,6 +11,9 @@ ENDED = frozenset("ZX")
 """States of processes that have ended; a zombie stays until its parent asks how."""
 
 
+TRACKER = b"multiprocessing.resource_tracker"
+
+
 class Process(NamedTuple):
     """A process. `group` is the process group, `state` a letter as in `ps`."""
 
@@ -43,6 +46,14 @@ def related(mark: bytes, group: int | None) -> list[Process]:
     return [one for one in living if one.pid in found]
 
 
+def is_tracker(pid: int) -> bool:
+    """Whether it is the helper of Python's multiprocessing that deletes shared memory.
+
+    It does that when all processes that may have used the memory are gone, and ends then.
+    """
+    return TRACKER in (_content(pid, "cmdline") or b"")
+
+
 def reap(pids: Iterable[int]) -> None:
     """Take the exit status of those that have ended and become children of this process.
 
@@ -64,18 +75,22 @@ def _all() -> Iterator[Process]:
 
 
 def _read(pid: int) -> Process | None:
-    try:
-        text = (PROC / str(pid) / "stat").read_bytes()
-    except OSError:
-        return None  # it has ended
+    text = _content(pid, "stat")
+    if text is None:
+        return None
     # The name of the program is in parentheses, and may have any.
     state, parent, group = text.rpartition(b")")[2].split()[:3]
     return Process(pid, state.decode("ascii"), int(parent), int(group))
 
 
 def _marked(pid: int, mark: bytes) -> bool:
-    try:
-        entries = (PROC / str(pid) / "environ").read_bytes()
-    except OSError:
-        return False  # it has ended, or belongs to another user
+    entries = _content(pid, "environ") or b""
     return entries.startswith(mark) or b"\0" + mark in entries
+
+
+def _content(pid: int, name: str) -> bytes | None:
+    """The content of a file of a process, None if it has ended or belongs to another user."""
+    try:
+        return (PROC / str(pid) / name).read_bytes()
+    except OSError:
+        return None
