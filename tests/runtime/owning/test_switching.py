@@ -53,6 +53,17 @@ async def test_fault_2_4_calls_during_a_switch_get_200_or_503_and_their_own_mode
     assert seen.count((200, "b")) == 10
 
 
+async def test_two_models_that_are_always_wanted_each_serve_before_they_give_way(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await gateway_for(box(tmp_path, model("a"), model("b"), rules=QUICK), workers=())
+    calls = [
+        asyncio.create_task(live.client.post(CHAT, json=chat(model=name))) for name in "abababab"
+    ]
+    assert {(await call).status_code for call in calls} == {200}
+    assert starts(tmp_path) == 2
+
+
 async def test_stream_is_finished_before_its_model_gives_way(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:

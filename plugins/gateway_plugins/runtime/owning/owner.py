@@ -234,6 +234,9 @@ class Owner:
         self._enter(hot, f"the engine answers, after {seconds:.1f} s")
         self._watch = asyncio.create_task(self._await_end(loaded))
         self._parts.holding.release(name)
+        # Those that have waited get their slots before another model may be wanted.
+        while self._parts.holding.waiting(name):  # noqa: ASYNC110  they run in the next turn
+            await asyncio.sleep(0)
 
     def _list(self, loaded: Loaded) -> None:
         """Make a worker of the engine."""
