@@ -194,6 +194,13 @@ async def test_completions_warm_up_a_model_without_a_chat_template() -> None:
     assert answering.asked == ["models", "chat", "completions"]
 
 
+async def test_silence_before_the_wait_does_not_count() -> None:
+    engine = Standing()
+    engine.latest -= 600
+    answering = Answering(models=LISTED, chat=YES)
+    assert await wait_at(answering, engine, log_timeout=300) is None
+
+
 async def test_an_engine_that_is_busy_at_its_warm_up_is_asked_again() -> None:
     busy = answer_of(b"{}", status="503 Service Unavailable")
     answering = Answering(models=LISTED, chat=busy, completions=NO)

@@ -101,6 +101,7 @@ class _Loading:
         self._model = model
         self._log = log
         self._ask = ask
+        self._began = began
         self._until = began + model.ready_timeout
         self._state = "it has not been asked"
 
@@ -121,14 +122,17 @@ class _Loading:
 
     def _left(self) -> float:
         """Seconds until the wait ends, if no further line comes."""
-        until = min(self._until, self._log.latest + self._model.log_timeout)
-        return max(until - monotonic(), 0)
+        return max(min(self._until, self._silent_until()) - monotonic(), 0)
+
+    def _silent_until(self) -> float:
+        # An engine that has been up for long may print nothing: only this wait counts.
+        return max(self._log.latest, self._began) + self._model.log_timeout
 
     def _late(self) -> str | None:
         now = monotonic()
         if now >= self._until:
             return f"the engine is not ready after {self._model.ready_timeout:g} s"
-        if now >= self._log.latest + self._model.log_timeout:
+        if now >= self._silent_until():
             return f"the engine has printed nothing for {self._model.log_timeout:g} s"
         return None
 
