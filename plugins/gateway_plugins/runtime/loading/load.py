@@ -45,7 +45,8 @@ class Loader:
     def __init__(self, gateway: Host, options: Options) -> None:
         self._gateway = gateway
         self._options = options
-        self._drivers = Drivers(options, str(gateway.storage.path))
+        # The whole path: another gateway may have a file of the same name in its own folder.
+        self._drivers = Drivers(options, str(gateway.storage.path.resolve()))
         self._secrets = engines.secrets_of(options.secrets, os.environ)
         self._checks: set[asyncio.Task[None]] = set()
         self.logs = _folder(gateway, options)
