@@ -24,6 +24,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 MODES = ("abort", "wait", "keep")
 
+ASLEEP = ("weights", "kv_cache")
+"""What an engine gives away when it falls asleep, and gets back when it is woken, in parts."""
+
+LOST = "lost"
+"""Stands for the weights of an engine that has slept at level 2, until they are loaded anew."""
+
 
 class Running:
     """One call in generation; `aborted`: it ends with the next token."""
@@ -37,13 +43,14 @@ class Control:
     """State of one engine that the endpoints change and its generations read.
 
     `weights` is "" for the weights that the engine was started with. `paused` is the pause mode, or
-    None. `buried` is called after a health check has reported that the engine is dead.
+    None. `asleep` is what it has given away. `buried` is called after a health check has reported
+    that the engine is dead.
     """
 
     def __init__(self) -> None:
         self.weights = ""
         self.version = "default"
-        self.sleeping = False
+        self.asleep: set[str] = set()
         self.paused: str | None = None
         self.transferring = False
         self.dead = False
@@ -95,6 +102,26 @@ class Control:
     def resume(self) -> None:
         self.paused = None
         self._resumed.set()
+
+    @property
+    def sleeping(self) -> bool:
+        return self.paused is not None or bool(self.asleep)
+
+    async def sleep(self, level: int, mode: str) -> None:
+        """Pause, and fall asleep; at level 2 the weights are lost, at level 0 nothing is."""
+        await self.pause(mode)
+        if level > 0 and "weights" not in self.asleep:
+            self.asleep.update(ASLEEP)
+            self.weights = LOST if level > 1 else self.weights
+
+    def wake(self, tags: list[str]) -> bool:
+        """Get back what `tags` name, or all. Resumes, and returns True, once it is whole again."""
+        wanted = {tag for tag in tags if tag != "scheduling"} if tags else self.asleep
+        if wanted <= self.asleep:
+            self.asleep -= wanted
+        if not self.asleep:
+            self.resume()
+        return not self.asleep
 
     def abort(self, names: tuple[str, ...]) -> int:
         """Abort the calls of these names, or all if none is given.
@@ -175,12 +202,7 @@ class _Endpoints:
         return JSONResponse({"world_size": 1})
 
     async def pause(self, request: Request) -> Response:
-        mode = request.query_params.get("mode", "abort")
-        if mode not in MODES:
-            expected = "'abort', 'wait' or 'keep'"
-            says = f"Input should be {expected}"
-            raise bad_schema("literal_error", "query.mode", says, mode, {"expected": expected})
-        await self._control.pause(mode)
+        await self._control.pause(_mode(request))
         return JSONResponse({"status": "paused"})
 
     async def resume(self, _: Request) -> Response:
@@ -194,14 +216,14 @@ class _Endpoints:
         return JSONResponse({"success": True})
 
     async def sleep(self, request: Request) -> Response:
-        self._control.sleeping = True
-        return JSONResponse(
-            {"status": "sleeping", "level": int(request.query_params.get("level", "1"))}
-        )
+        level = _level(request)
+        await self._control.sleep(level, _mode(request))
+        return JSONResponse({"status": "sleeping", "level": level})
 
-    async def wake_up(self, _: Request) -> Response:
-        self._control.sleeping = False
-        return JSONResponse({"status": "awake", "tags": None})
+    async def wake_up(self, request: Request) -> Response:
+        tags = request.query_params.getlist("tags")
+        status = "awake" if self._control.wake(tags) else "sleeping"
+        return JSONResponse({"status": status, "tags": tags or None})
 
     async def is_sleeping(self, _: Request) -> Response:
         return JSONResponse({"is_sleeping": self._control.sleeping})
@@ -254,6 +276,33 @@ class _Endpoints:
         asked = parse(await read_body(request.receive) or b"{}", _Abort)
         count = self._control.abort(tuple(asked.request_ids))
         return JSONResponse({"status": "aborted", "aborted": count})
+
+
+def _mode(request: Request) -> str:
+    """Return how running calls end. Raises Refused."""
+    mode = request.query_params.get("mode", "abort")
+    if mode not in MODES:
+        expected = "'abort', 'wait' or 'keep'"
+        says = f"Input should be {expected}"
+        raise bad_schema("literal_error", "query.mode", says, mode, {"expected": expected})
+    return mode
+
+
+def _level(request: Request) -> int:
+    """Return how deeply to sleep. Raises Refused."""
+    text = request.query_params.get("level", "1")
+    try:
+        level = int(text)
+    except ValueError:
+        says = "Input should be a valid integer, unable to parse string as an integer"
+        raise bad_schema("int_parsing", "query.level", says, text) from None
+    if level < 0:
+        says = "Input should be greater than or equal to 0"
+        raise bad_schema("greater_than_equal", "query.level", says, text, {"ge": 0})
+    if level > 2:
+        says = "Input should be less than or equal to 2"
+        raise bad_schema("less_than_equal", "query.level", says, text, {"le": 2})
+    return level
 
 
 def _failed(says: str) -> Refused:

@@ -218,3 +218,76 @@ async def test_engine_dies_if_a_generation_starts_during_a_weight_transfer(
 
     while not await refused():
         pass
+
+
+async def test_engine_asleep_holds_calls_until_it_is_woken_with_its_weights(
+    engine: Simulator, client: httpx.AsyncClient
+) -> None:
+    before = await text(client)
+    await order(client, "/sleep?level=1")
+    assert (await client.get("/health")).status_code == 200
+    assert (await client.get("/v1/models")).status_code == 200
+    assert (await client.get("/is_paused")).json() == {"is_paused": True}
+    waiting = asyncio.create_task(text(client))
+    await until(lambda: engine.stats.in_flight == 1)
+    woken = await client.post("/wake_up?tags=weights")
+    assert woken.json() == {"status": "sleeping", "tags": ["weights"]}
+    assert (await client.get("/is_sleeping")).json() == {"is_sleeping": True}
+    assert not waiting.done()
+    woken = await client.post("/wake_up?tags=kv_cache")
+    assert woken.json() == {"status": "awake", "tags": ["kv_cache"]}
+    assert await waiting == before
+
+
+async def test_sleep_aborts_running_generations(
+    engine: Simulator, client: httpx.AsyncClient
+) -> None:
+    task = await running(engine, client)
+    await order(client, "/sleep?level=2")
+    assert (await task).json()["choices"][0]["finish_reason"] == "abort"
+
+
+async def test_engine_loses_its_weights_at_level_2_until_they_are_loaded_anew(
+    client: httpx.AsyncClient,
+) -> None:
+    before = await text(client)
+    await order(client, "/sleep?level=2")
+    await order(client, "/sleep?level=1")
+    await order(client, "/wake_up")
+    assert await text(client) != before
+    await order(client, "/collective_rpc", method="reload_weights")
+    assert await text(client) == before
+
+
+async def test_wake_up_with_tags_that_are_not_asleep_changes_nothing_but_a_pause(
+    client: httpx.AsyncClient,
+) -> None:
+    await order(client, "/sleep?level=0")
+    woken = await client.post("/wake_up?tags=weights")
+    assert woken.json() == {"status": "awake", "tags": ["weights"]}
+    await order(client, "/sleep")
+    await order(client, "/wake_up?tags=weights")
+    assert (await client.post("/wake_up?tags=weights&tags=kv_cache")).json() == {
+        "status": "sleeping",
+        "tags": ["weights", "kv_cache"],
+    }
+    assert (await client.post("/wake_up?tags=scheduling")).json()["status"] == "sleeping"
+    assert (await client.post("/wake_up?tags=kv_cache")).json()["status"] == "awake"
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("level=3", "less than or equal to 2"),
+        ("level=-1", "greater than or equal to 0"),
+        ("level=deep", "valid integer"),
+        ("mode=softly", "'abort', 'wait' or 'keep'"),
+    ],
+)
+async def test_sleep_rejects_levels_and_modes_that_it_does_not_have(
+    client: httpx.AsyncClient, query: str, says: str
+) -> None:
+    refused = await client.post(f"/sleep?{query}")
+    assert refused.status_code == 400
+    assert says in refused.json()["error"]["message"]
+    assert (await client.get("/is_sleeping")).json() == {"is_sleeping": False}

@@ -55,6 +55,9 @@ class DockerDriver:
                 # A start tells it as its failure, with the same words.
                 log.warning("the containers of runtime %s are not cleared: %s", runtime, error)
 
+    async def close(self, grace: float) -> None:
+        """Nothing sleeps."""
+
     def _start(self, launch: Launch) -> "_Started":
         if launch.docker is None:
             raise StartFailed(f"model {launch.model} has no `docker`")
@@ -103,6 +106,8 @@ class Container:
         if self._stopping is None:
             self._stopping = in_thread(partial(self._stop, grace))
         await asyncio.shield(self._stopping)
+
+    end = stop
 
     def _stop(self, grace: float) -> None:
         try:

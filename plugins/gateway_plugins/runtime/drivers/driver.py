@@ -59,9 +59,16 @@ class Engine(Protocol):
         """Wait until the engine has ended, by itself or by `stop`; may be awaited several times."""
 
     async def stop(self, grace: float) -> None:
+        """Make room for another engine: this one ends as by `end`, or sleeps if it can.
+
+        May be called at any time, and twice.
+        """
+
+    async def end(self, grace: float) -> None:
         """End the engine and all that it started: asked first, and `grace` seconds later killed.
 
-        Returns when nothing of it is left. May be called at any time, and twice.
+        Returns when nothing of it is left. May be called at any time, and twice. An engine that has
+        failed is ended, since one that is only stopped might be woken as it is.
         """
 
 
@@ -78,3 +85,6 @@ class Driver(Protocol):
 
     async def clear(self, runtime: str) -> None:
         """End what a gateway that was killed has left of this runtime. Called before any start."""
+
+    async def close(self, grace: float) -> None:
+        """End the engines that sleep. Called last, once all others have been stopped."""

@@ -57,6 +57,8 @@ class ProcessEngine:
         await asyncio.wait({self._life}, timeout=OWN_END)
         await self._memory.freed()
 
+    end = stop
+
     def _begin_end(self, grace: float) -> asyncio.Task[None]:
         self._family.within(grace)
         if self._ending is None:
@@ -133,6 +135,9 @@ class ProcessDriver:
             words = "runtime %s: ended %d processes that an earlier gateway had left"
             log.warning(words, runtime, len(family.seen))
             await self._gpus(()).freed(None, family.seen)
+
+    async def close(self, grace: float) -> None:
+        """Nothing sleeps."""
 
     async def _prepare(self, launch: Launch) -> Memory:
         """Wait until there is room for an engine. Raises StartFailed."""
