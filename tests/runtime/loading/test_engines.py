@@ -119,6 +119,10 @@ def test_what_looks_like_a_secret_is_hidden() -> None:
     assert hidden_of(model, {"HF_TOKEN": "hf-1"}) == {"hf-1", "wb-1", "sk-1", "hf-2"}
 
 
+def test_model_without_a_command_and_arguments_hides_its_secrets_too() -> None:
+    assert hidden_of(Model(name="m"), {"HF_TOKEN": "hf-1"}) == {"hf-1"}
+
+
 def snapshot(cache: Path, name: str, *, revision: str | None, template: bool = True) -> Path:
     folder = cache / f"models--{name.replace('/', '--')}"
     place = folder / "snapshots" / (revision or "main")

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from gateway_plugins.runtime.drivers.machine.environment import SECRETS
 from gateway_plugins.runtime.loading.snapshots import template_of
@@ -110,7 +111,7 @@ def _without(arguments: Iterable[str], option: str) -> Iterator[str]:
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield names and values of options: `--name=value`, or `--name` and the next argument."""
-    for argument, following in zip(arguments, (*arguments[1:], ""), strict=True):
+    for argument, following in pairwise((*arguments, "")):
         name, separate, value = argument.partition("=")
         if name.startswith("-"):
             yield name, value if separate else following
