@@ -46,7 +46,10 @@ A, B = Model(name="a"), Model(name="b")
         ),
         (
             Options(models=(A,), runtimes=(Runtime(), Runtime(name="other"))),
-            "runtimes: 2 runtimes have the port 30000 of 127.0.0.1",
+            (
+                "runtimes: gpu and other both need port 30000 on 127.0.0.1: each needs a "
+                "`port` with room for each model that sleeps"
+            ),
         ),
     ],
 )

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from gateway import ConfigError
+from gateway_plugins.runtime.drivers.ports import ports_of
 from gateway_plugins.runtime.options import Model, Options, Runtime
 
 
@@ -34,9 +36,10 @@ def _of_runtimes(options: Options) -> Iterator[str]:
     for name, count in Counter(runtime.name for runtime in options.runtimes).items():
         if count > 1:
             yield f"runtime.runtimes: the name {name} is given {count} times"
-    for (host, port), count in Counter((one.host, one.port) for one in options.runtimes).items():
-        if count > 1:
-            yield f"runtime.runtimes: {count} runtimes have the port {port} of {host}"
+    try:
+        ports_of(options)
+    except ConfigError as error:
+        yield f"runtime.runtimes: {error}"
     for runtime in options.runtimes:
         yield from _of_runtime(runtime, known)
 

@@ -37,7 +37,7 @@ def test_engines_that_sleep_get_the_ports_after_their_runtimes() -> None:
 
 def test_runtimes_with_the_same_port_on_one_host_are_refused() -> None:
     near = (Runtime(name="a", port=7000), Runtime(name="b", port=7002))
-    with pytest.raises(ConfigError, match="runtimes a and b both need port 7002 on 127"):
+    with pytest.raises(ConfigError, match="a and b both need port 7002 on 127"):
         ports_of(Options(models=(ENDS, SLEEPS, DOZES), runtimes=near))
     apart = (Runtime(name="a"), Runtime(name="b", host="127.0.0.2"))
     assert len(ports_of(Options(models=(ENDS,), runtimes=apart))) == 2

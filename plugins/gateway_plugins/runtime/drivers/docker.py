@@ -55,9 +55,6 @@ class DockerDriver:
                 # A start tells it as its failure, with the same words.
                 log.warning("the containers of runtime %s are not cleared: %s", runtime, error)
 
-    async def close(self, grace: float) -> None:
-        """Nothing sleeps."""
-
     def _start(self, launch: Launch) -> "_Started":
         if launch.docker is None:
             raise StartFailed(f"model {launch.model} has no `docker`")

@@ -85,6 +85,3 @@ class Driver(Protocol):
 
     async def clear(self, runtime: str) -> None:
         """End what a gateway that was killed has left of this runtime. Called before any start."""
-
-    async def close(self, grace: float) -> None:
-        """End the engines that sleep. Called last, once all others have been stopped."""

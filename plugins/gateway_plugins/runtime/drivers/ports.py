@@ -19,18 +19,18 @@ def ports_of(options: Options) -> Ports:
     taken: dict[tuple[str, int], str] = {}
     for (runtime, model), port in ports.items():
         if port > 65_535:
-            raise ConfigError(f"runtime {runtime}: no port is left for model {model} above 65535")
+            raise ConfigError(f"{runtime}: no port is left for model {model} above 65535")
         other = taken.setdefault((hosts[runtime], port), runtime)
         if other != runtime:
             raise ConfigError(
-                f"runtimes {other} and {runtime} both need port {port} on {hosts[runtime]}: each "
-                "needs its `port`, and the following one for each model with `sleep_level`"
+                f"{other} and {runtime} both need port {port} on {hosts[runtime]}: each needs a "
+                "`port` with room for each model that sleeps"
             )
     return ports
 
 
 def _ports(runtime: Runtime, options: Options) -> list[tuple[tuple[str, str], int]]:
-    models = [one for one in options.models if one.url is None and _runs(one, runtime)]
+    models = [one for one in options.models if one.url is None and runs(one, runtime)]
     asleep = [model.name for model in models if model.sleep_level is not None]
     return [
         (
@@ -41,5 +41,6 @@ def _ports(runtime: Runtime, options: Options) -> list[tuple[tuple[str, str], in
     ]
 
 
-def _runs(model: Model, runtime: Runtime) -> bool:
+def runs(model: Model, runtime: Runtime) -> bool:
+    """Return whether the model may be loaded on the runtime."""
     return not runtime.models or model.name in runtime.models

@@ -136,9 +136,6 @@ class ProcessDriver:
             log.warning(words, runtime, len(family.seen))
             await self._gpus(()).freed(None, family.seen)
 
-    async def close(self, grace: float) -> None:
-        """Nothing sleeps."""
-
     async def _prepare(self, launch: Launch) -> Memory:
         """Wait until there is room for an engine. Raises StartFailed."""
         if not supported():

@@ -38,7 +38,6 @@ class SleepingDriver:
     async def close(self, grace: float) -> None:
         if self._resident is not None:
             await self._resident.end(grace)
-        await self._inner.close(grace)
 
     async def _begin(self, launch: Launch, log: Log) -> "_Resident":
         output = KeptOutput()

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway import Host, WorkerSettings
 from gateway_plugins.runtime.drivers.choosing import Drivers
+from gateway_plugins.runtime.drivers.containers.request import listens_at
 from gateway_plugins.runtime.drivers.driver import Engine, Launch, StartFailed
 from gateway_plugins.runtime.loading import engines
 from gateway_plugins.runtime.loading.failures import Failure, failure, failure_of, hint
@@ -79,7 +80,7 @@ class Loader:
         began = monotonic()
         try:
             launch = self._launch(model, runtime, generation, length)
-            engine = await self._drivers.of(model).start(launch, lines.write)
+            engine = await self._drivers.of(model, runtime).start(launch, lines.write)
         except (StartFailed, ValueError) as error:
             await lines.close("runtime_start_failed")
             raise Failed(failure("runtime_start_failed", str(error))) from None
@@ -98,22 +99,22 @@ class Loader:
             await self.stop(loaded)
             raise
         if found is not None:
-            await engine.stop(self._options.grace)
-            await lines.close(found.reason)
+            await self.end(loaded, found.reason)
             raise Failed(found)
         return loaded
 
     def _launch(
         self, model: Model, runtime: Runtime, generation: int, length: int | None
     ) -> Launch:
-        host, port = runtime.host, self._drivers.port_of(model, runtime)
+        port = self._drivers.port_of(model, runtime)
+        host = listens_at(model.docker, runtime.host)
         return Launch(
             generation=generation,
             runtime=runtime.name,
             model=model.name,
             command=engines.command_of(model, host, port, os.environ, length=length),
             environment=engines.environment_of(model, self._secrets),
-            host=host,
+            host=runtime.host,
             port=port,
             devices=runtime.devices,
             docker=model.docker,
@@ -123,9 +124,14 @@ class Loader:
         """Wait until the engine has ended, and return why."""
         return failure_of(await loaded.engine.ended(), loaded.log.tail)
 
-    async def stop(self, loaded: Loaded, reason: str | None = None) -> None:
-        """End the engine; return when nothing of it is left. `reason`: it has failed."""
+    async def stop(self, loaded: Loaded) -> None:
+        """Make room for another engine: this one ends, or sleeps."""
         await loaded.engine.stop(self._options.grace)
+        await loaded.log.close()
+
+    async def end(self, loaded: Loaded, reason: str | None = None) -> None:
+        """End the engine; return when nothing of it is left. `reason`: it has failed."""
+        await loaded.engine.end(self._options.grace)
         await loaded.log.close(reason)
 
     def check(self, loaded: Loaded, well: Callable[[], None]) -> None:
@@ -143,11 +149,12 @@ class Loader:
             well()
 
     async def close(self) -> None:
-        """End what is still under way."""
+        """End what is still under way, and the engines that sleep."""
         for task in self._checks:
             task.cancel()
         if self._checks:
             await asyncio.wait(self._checks)
+        await self._drivers.close(self._options.grace)
 
 
 def _folder(gateway: Host, options: Options) -> Path:

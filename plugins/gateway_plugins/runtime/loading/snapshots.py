@@ -6,6 +6,7 @@ An engine in a container sees other paths than the gateway. Its volumes say whic
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from gateway_plugins.runtime.drivers.containers.volumes import outside
 from gateway_plugins.runtime.options import Model
 
 TEMPLATE = "chat_template.jinja"
@@ -50,8 +51,5 @@ def _here(place: PurePosixPath, model: Model) -> Path | None:
     """The place as this process sees it, None if it is in no folder of the host."""
     if model.docker is None:
         return Path(place)
-    for volume in sorted(model.docker.volumes, key=len, reverse=True):
-        source, target = (*volume.split(":"), "")[:2]
-        if source.startswith("/") and place.is_relative_to(target or "/"):
-            return Path(source) / place.relative_to(target or "/")
-    return None
+    found = outside(str(place), model.docker.volumes)
+    return None if found is None else Path(found)

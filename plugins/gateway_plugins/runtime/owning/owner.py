@@ -267,7 +267,7 @@ class Owner:
         found = await self._parts.loader.ended(loaded)
         self._unlist()
         self._loaded, self._watch = None, None
-        await self._parts.loader.stop(loaded, found.reason)
+        await self._parts.loader.end(loaded, found.reason)
         await self._note_failure(loaded.model.name, found)
         self.wake()
 
@@ -298,7 +298,7 @@ class Owner:
                 await _cancelled(task)
         self._unlist()
         if self._loaded is not None:
-            await self._parts.loader.stop(self._loaded)
+            await self._parts.loader.end(self._loaded)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

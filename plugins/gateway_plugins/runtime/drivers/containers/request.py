@@ -4,8 +4,6 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
-from posixpath import normpath
 
 from gateway_plugins.runtime.drivers.driver import Launch
 from gateway_plugins.runtime.options import Docker
@@ -54,32 +52,6 @@ def listens_at(docker: Docker | None, host: str) -> str:
     The loopback address of a container with a network of its own is its own.
     """
     return host if docker is None or docker.network == "host" else "0.0.0.0"
-
-
-def inside(path: str, volumes: Sequence[str]) -> str | None:
-    """Return where a container with `volumes` has the file or folder `path` of its host.
-
-    Return None if the container does not have it. The volume nearest to `path` is decisive. Volumes
-    with a name have no folder on the host.
-    """
-    wanted = _absolute(path)
-    mounts = [_sides(volume) for volume in volumes if re.match("/[^:]*:/", volume)]
-    found = [sides for sides in mounts if wanted.is_relative_to(sides[0])]
-    if not found:
-        return None
-    host, container = max(found, key=lambda sides: len(sides[0].parts))
-    return str(container / wanted.relative_to(host))
-
-
-def _sides(volume: str) -> tuple[PurePosixPath, PurePosixPath]:
-    """Return the folders of `HOST:CONTAINER:MODE`."""
-    host, container, *_ = volume.split(":")
-    return _absolute(host), _absolute(container)
-
-
-def _absolute(path: str) -> PurePosixPath:
-    """Return `path` without `..` and doubled slashes; one that is relative stays so."""
-    return PurePosixPath(normpath(f"//{path}" if path.startswith("/") else path))
 
 
 def _labels(launch: Launch, owner: str) -> dict[str, str]:

@@ -1,22 +1,16 @@
 """What a container of an engine is asked to be, without a daemon."""
 
-from pathlib import PurePosixPath
-
 import msgspec
 import pytest
 from gateway_plugins.runtime.drivers.containers.request import (
     arguments,
-    inside,
     listens_at,
     name_of,
 )
 from gateway_plugins.runtime.drivers.driver import Launch
 from gateway_plugins.runtime.options import Docker
-from hypothesis import given
-from hypothesis import strategies as st
 
 IMAGE = Docker(image="engine:1")
-PARTS = st.lists(st.sampled_from(["data", "hub", "a b", ".x", "models--a--b"]), max_size=5)
 
 
 def launch(**changes: object) -> Launch:
@@ -110,41 +104,3 @@ def test_names_differ_between_engines_that_live_beside_each_other() -> None:
     resident = [name_of(launch(resident=True, model=model)) for model in ("a/b", "a-b", "a b")]
     assert len({*resident, "gateway-gpu"}) == 4
     assert all(name.startswith("gateway-gpu-a-b-") for name in resident)
-
-
-@pytest.mark.parametrize(
-    ("path", "volumes", "found"),
-    [
-        ("/cache/hub/x.jinja", ["/cache:/root/.cache"], "/root/.cache/hub/x.jinja"),
-        ("/cache", ["/cache:/root/.cache:ro"], "/root/.cache"),
-        ("/cache/", ["/cache/:/c/"], "/c"),
-        ("/cached/x", ["/cache:/c"], None),
-        ("/cache/../etc/passwd", ["/cache:/c"], None),
-        ("//cache/x", ["/cache:/c"], "/c/x"),
-        ("/a/b/x", ["/a:/one", "/a/b:/two", "/:/all"], "/two/x"),
-        ("cache/x", ["cache:/c"], None),
-        ("/x", ["/x"], None),
-        ("/x", [":/y", "", "::"], None),
-        ("/anything", [], None),
-    ],
-)
-def test_paths_are_found_inside_a_container(
-    path: str, volumes: list[str], found: str | None
-) -> None:
-    assert inside(path, volumes) == found
-
-
-@given(PARTS, PARTS, PARTS)
-def test_path_inside_a_volume_keeps_its_rest(
-    host: list[str], container: list[str], rest: list[str]
-) -> None:
-    outside, within = PurePosixPath("/", *host), PurePosixPath("/", *container)
-    assert inside(str(outside.joinpath(*rest)), [f"{outside}:{within}:ro"]) == str(
-        within.joinpath(*rest)
-    )
-
-
-@given(st.text(max_size=20), st.lists(st.text(max_size=20), max_size=4))
-def test_any_path_and_volumes_are_read_without_an_error(path: str, volumes: list[str]) -> None:
-    found = inside(path, volumes)
-    assert found is None or isinstance(found, str)
