@@ -15,38 +15,17 @@ from gateway_plugins.runtime.loading.failures import Failure, hint
 from gateway_plugins.runtime.loading.log import EngineLog
 from gateway_plugins.runtime.loading.readiness import asking, wait_until_ready
 from gateway_plugins.runtime.options import Model
+from support.runtime.real_vllm import tiny_model
 from support.runtime.small_engines import free_port, launch
 
 from gateway import Worker, config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
-CPU = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "OMP_NUM_THREADS": "1",
-    "TORCHDYNAMO_DISABLE": "1",
-}
-
-ARGUMENTS = """
-    --dtype bfloat16 --max-num-seqs 16 --enforce-eager --kv-cache-memory-bytes 33554432
-    --hf-overrides '{"max_position_embeddings": 300000}'
-"""
-
 
 @pytest.fixture
 def tiny() -> Model:
-    place = os.environ.get("VLLM_HOME")
-    if place is None:
-        pytest.skip("set VLLM_HOME to a folder with venv/bin/vllm and model")
-    return Model(
-        name="tiny",
-        path=f"{place}/model",
-        environment={**CPU, "PATH": f"{place}/venv/bin:{os.environ['PATH']}"},
-        arguments=ARGUMENTS,
-    )
+    return tiny_model()
 
 
 Started = tuple[ProcessEngine, EngineLog, Failure | None]

@@ -38,19 +38,27 @@ class DockerDaemon:
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if self._running.poll() is not None or time.monotonic() > deadline:
-                self.end()
+                self._signal(signal.SIGTERM)
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
             time.sleep(0.05)
         with self.client() as client:
             client.api.import_image_from_data(_no_files(), repository="empty", tag="1")
 
     def end(self) -> None:
-        """Stop the daemon, which ends its containers."""
+        """Remove all containers, which would outlive the daemon, and stop the daemon."""
+        if self._running is not None:
+            with self.client() as client:
+                for container in client.containers.list(all=True):
+                    container.remove(force=True)
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the daemon. What ran in its containers runs on."""
+        """Kill the daemon. What ran in its containers runs on, and belongs to the next one."""
+        helper = int((self.folder / "exec-root/containerd/containerd.pid").read_text())
         self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        while Path(f"/proc/{helper}").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)  # the next daemon would wait for it in vain
 
     def options(self, *volumes: str, **changes: Any) -> Docker:
         """Options of a model that runs on this daemon, with the programs of this machine."""
@@ -84,7 +92,7 @@ class DockerDaemon:
         ]
         return [
             *("dockerd", "--iptables=false", "--bridge=none", "--storage-driver=vfs"),
-            *(*places, "--host", self.host),
+            *(*places, "--host", self.host, "--live-restore"),
         ]
 
 

@@ -15,9 +15,13 @@ import msgspec
 import pytest
 from gateway_plugins.runtime.drivers.docker import Container, DockerDriver
 from gateway_plugins.runtime.drivers.driver import Exit, Launch, StartFailed
+from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
+from support.runtime.boxes import CHAT, QUICK, box, model
 from support.workers.docker_daemon import DockerDaemon
 from support.workers.real_proxies import free_port
+
+from gateway.testing import GatewayFor
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 
@@ -81,7 +85,7 @@ async def test_engine_in_a_container_answers_at_its_url_and_is_gone_after_stop(
     engine = await driver.start(
         msgspec.structs.replace(asked, command=command, generation=41), printed.append
     )
-    await until(lambda: f"127.0.0.1:{asked.port}" in b"".join(printed).decode())
+    await until(lambda: b"Uvicorn running" in b"".join(printed))
     async with httpx.AsyncClient(base_url=engine.url) as client:
         assert (await client.get("/v1/models")).json()["data"][0]["id"] == "sim"
     (labels,) = labels_of(daemon, "gateway-generation=41")
@@ -254,6 +258,48 @@ async def test_daemon_that_is_killed_ends_its_engines_for_the_gateway(
     await driver.clear("other")
     await driver.clear("gpu")
     await until(lambda: not Path(f"/proc/{process}").exists())
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+async def test_engine_outlives_a_daemon_that_is_back_in_time(daemon: DockerDaemon) -> None:
+    driver = DockerDriver(OWNER, [daemon.host], patience=60)
+    printed: list[bytes] = []
+    count = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.1; done"
+    engine = await driver.start(launch(daemon, "sh", "-c", count), printed.append)
+    await until(lambda: b"\n3\n" in b"".join(printed))
+    daemon.kill()
+    await asyncio.to_thread(daemon.start)
+    before = numbers(printed)[-1]
+    await until(lambda: numbers(printed)[-1] > before + 20)
+    assert {*numbers(printed)} == {*range(1, numbers(printed)[-1] + 1)}
+    ending = asyncio.create_task(engine.ended())
+    await asyncio.sleep(0)
+    assert not ending.done()
+    await engine.stop(0)
+    assert await ending == Exit(137)
+
+
+async def test_gateway_answers_by_an_engine_in_a_container(
+    daemon: DockerDaemon, gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    docker = msgspec.to_builtins(daemon.options())
+    contained = model("a", docker=docker, environment={"PYTHONPATH": ":".join(sys.path)})
+    live = await gateway_for(box(tmp_path, contained, model("b"), rules=QUICK), workers=())
+    for name in ("a", "b", "a"):
+        answer = await live.client.post(CHAT, json=chat(model=name))
+        assert (answer.status_code, answer.json()["model"]) == (200, name)
+        running = labels_of(daemon, "gateway-model=a")
+        assert len(running) == (name == "a")
+    assert logs_with("Uvicorn running", tmp_path) >= 2  # the third is written later
+
+
+def logs_with(text: str, folder: Path) -> int:
+    return sum(text in one.read_text() for one in folder.rglob("*.log"))
+
+
+def numbers(printed: list[bytes]) -> list[int]:
+    """The numbers in whole lines."""
+    return [int(line) for line in b"".join(printed).decode().split("\n")[:-1]]
 
 
 async def one_engine(host: str, owner: str, runtime: str) -> None:
