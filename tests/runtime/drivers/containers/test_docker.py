@@ -110,7 +110,7 @@ async def test_end_comes_with_its_exit_code_after_all_that_was_printed(
     await engine.stop(1)
 
 
-async def test_stop_ends_children_that_ignore_sigterm(
+async def test_fault_6_11_stop_ends_children_that_ignore_sigterm(
     daemon: DockerDaemon, driver: DockerDriver
 ) -> None:
     printed: list[bytes] = []
@@ -123,7 +123,7 @@ async def test_stop_ends_children_that_ignore_sigterm(
     assert not any(f"98765.{os.getpid()}" in one for one in commands())
 
 
-async def test_engine_killed_from_outside_is_seen_as_an_exit(
+async def test_fault_6_01_engine_killed_from_outside_is_seen_as_an_exit(
     daemon: DockerDaemon, driver: DockerDriver
 ) -> None:
     engine = await driver.start(launch(daemon, "sleep", "1000"), ignore)
@@ -218,6 +218,19 @@ async def test_failed_start_says_why_and_leaves_nothing(
         await driver.start(asked, ignore)
     assert labels_of(daemon, "gateway-runtime=gpu") == []
     assert "hf_secret" not in caplog.text + str(failed.value)
+    assert "hf_secret" not in (daemon.folder / "log").read_text()
+
+
+async def test_fault_6_02_engine_gets_its_secrets_and_no_log_does(
+    daemon: DockerDaemon, driver: DockerDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    printed: list[bytes] = []
+    asked = launch(daemon, "sh", "-c", "echo ${#HF_TOKEN}", environment={"HF_TOKEN": "hf_secret"})
+    engine = await driver.start(asked, printed.append)
+    assert await engine.ended() == Exit(0)
+    assert printed == [b"9\n"]
+    assert "hf_secret" not in caplog.text
     assert "hf_secret" not in (daemon.folder / "log").read_text()
 
 

@@ -72,7 +72,7 @@ async def test_start_of_a_model_without_options_of_a_container_fails() -> None:
         await DockerDriver("me").start(launch(None), ignore)
 
 
-async def test_refusal_of_a_daemon_is_told_and_does_not_stop_the_event_loop(
+async def test_fault_6_07_daemon_is_asked_without_stopping_the_event_loop(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("docker")

@@ -27,7 +27,7 @@ PARTS = st.lists(st.sampled_from(["data", "hub", "a b", ".x", "models--a--b"]), 
         ("/anything", [], None),
     ],
 )
-def test_paths_of_a_container_are_found_on_its_host(
+def test_fault_6_04_paths_of_a_container_are_found_on_its_host(
     path: str, volumes: list[str], found: str | None
 ) -> None:
     assert outside(path, volumes) == found
