@@ -42,6 +42,28 @@ async def test_an_engine_is_a_leader_of_its_own_session_without_standard_input(
     await engine.stop(0)
 
 
+async def test_an_engine_inherits_no_descriptor_that_came_with_the_gateway(
+    driver: ProcessDriver,
+) -> None:
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    ours = os.readlink(f"/proc/self/fd/{writing}")  # noqa: PTH115  of /proc, which does not block
+    program = f"""
+places = ['/proc/self/fd/' + name for name in os.listdir('/proc/self/fd')]
+say('inherited', {ours!r} in [os.readlink(one) for one in places if os.path.exists(one)])
+stay()
+"""
+    printed = Printed()
+    try:
+        engine = await driver.start(launch(program), printed)
+        inherited = await printed.line("inherited")
+        await engine.stop(0)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert inherited == "False"
+
+
 async def test_stop_asks_and_lets_the_engine_end_by_itself(driver: ProcessDriver) -> None:
     program = """
 def end(*_):

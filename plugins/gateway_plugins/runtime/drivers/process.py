@@ -14,6 +14,7 @@ import socket
 from collections.abc import Mapping
 
 from gateway_plugins.runtime.drivers.driver import Exit, Launch, Log, StartFailed
+from gateway_plugins.runtime.drivers.machine.descriptors import keep_to_oneself
 from gateway_plugins.runtime.drivers.machine.environment import scrubbed
 from gateway_plugins.runtime.drivers.machine.family import Family, log
 from gateway_plugins.runtime.drivers.machine.gpu_memory import LONGEST, GpuMemory
@@ -151,6 +152,7 @@ class ProcessDriver:
     async def _spawn(self, launch: Launch, log: Log, memory: Memory) -> ProcessEngine:
         try:
             output = await Output.open(log)
+            keep_to_oneself()
             try:
                 process = await asyncio.create_subprocess_exec(
                     *launch.command,
