@@ -87,11 +87,12 @@ class LimitsOfAll(RuleBasedStateMachine):
         for accounts in (self.one, *(one.accounts for one in self.processes)):
             accounts.of("key", terms, self.now)
 
-    @rule(which=WHICH, tokens=st.integers(0, 150))
-    def come(self, which: int, tokens: int) -> None:
+    @rule(which=WHICH, tokens=st.integers(0, 150), exempt=st.booleans())
+    def come(self, which: int, tokens: int, exempt: bool) -> None:
         need, process = Need(tokens, 0), self.processes[which]
         here = process.accounts.of("key", self.terms, self.now)
         alone = self.one.of("key", self.terms, self.now)
+        here.exempt = alone.exempt = exempt
         found = said(here, need, process.book, self.now), said(alone, need, self.book, self.now)
         if isinstance(found[0], Visit) and isinstance(found[1], Visit):
             self.running.append((which, found[0], found[1]))

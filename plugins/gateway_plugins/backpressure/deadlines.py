@@ -1,4 +1,4 @@
-"""Deadlines of the waits: all calls wait equally long, so that one timer is enough for all."""
+"""Deadlines of the waits: all calls that have one wait equally long, so one timer is enough."""
 
 import asyncio
 from collections import OrderedDict

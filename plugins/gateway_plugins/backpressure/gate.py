@@ -176,14 +176,16 @@ class Gate:
     def _admit(self, ticket: Ticket, now: float) -> None:
         """Check that the queue has a place for the call. Raises CallError if it is full.
 
-        A call that has already waited for this attempt keeps its place, even in a full queue.
+        A call that has already waited for this attempt keeps its place, even in a full queue, and
+        its deadline; a patient call has a place in any queue, and no deadline.
         """
-        attempt = len(ticket.call.tried)
+        attempt, principal = len(ticket.call.tried), ticket.call.principal
         if ticket.attempt == attempt:
-            if not any(ticket in deadlines for deadlines in self._deadlines):
+            if not (ticket.patient or any(ticket in deadlines for deadlines in self._deadlines)):
                 self._deadlines[0].end(ticket)
             return
-        if len(self._order.waiting) >= self._options.queue.max_length:
+        patient = principal is not None and self._options.patient_scope in principal.scopes
+        if len(self._order.waiting) >= self._options.queue.max_length and not patient:
             self.counts.refused_full += 1
             said = f"{len(self._order)} calls wait for a worker already"
             raise self._refusal(ticket.call, "queue_full", said)
@@ -191,8 +193,9 @@ class Gate:
         if ticket.since:
             for deadlines in self._deadlines:
                 deadlines.drop(ticket)
-        ticket.attempt, ticket.since = attempt, now
-        self._deadlines[0].add(ticket, now)
+        ticket.attempt, ticket.since, ticket.patient = attempt, now, patient
+        if not patient:
+            self._deadlines[0].add(ticket, now)
 
     def _expire(self, ticket: Ticket) -> None:
         if ticket.outcome is None:

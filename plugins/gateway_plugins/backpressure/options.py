@@ -28,7 +28,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     `status` is the status of a rejection. `no_worker`: whether calls `wait` while no worker is fit,
     or are rejected (`refuse`). `priority_header` holds an integer, higher first; it is read for
     principals with the scope `priority_scope`, for principals whose ids are in `priority_ids`, and,
-    if `priority_for_all` is set, for everybody.
+    if `priority_for_all` is set, for everybody. `patient_scope`: the scope of principals whose
+    calls wait without a time limit, and in a full queue too; null: there is none.
     """
 
     renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -45,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     priority_scope: str | None = None
     priority_ids: list[str] = []
     priority_for_all: bool = False
+    patient_scope: str | None = "evaluator"
 
     def __post_init__(self) -> None:
         if not self.priority_header.isascii() or not self.priority_header.strip():

@@ -88,7 +88,7 @@ class Ticket(msgspec.Struct, eq=False):
     `in_flight`: the call has a slot, or is about to; `principal` and `session` count it once it or
     another call has to wait, and are None before. `outcome` exists while the call waits; its result
     is an error, or None to choose again. `attempt` is the number of the attempt that the call has
-    waited for, `since` when it began to.
+    waited for, `since` when it began to. `patient`: it waits for that attempt without a time limit.
     """
 
     call: Call
@@ -104,6 +104,7 @@ class Ticket(msgspec.Struct, eq=False):
     attempt: int = -1
     seen: int = -1
     since: float = 0.0
+    patient: bool = False
 
     def finished(self, outcome: Outcome) -> None:
         if self.gate is not None:

@@ -121,7 +121,7 @@ class Limits:
             need = need_of(call, self._rules.options)
         if terms.budgets:
             self._book.roll_over(time.time())
-        if terms.patience is not None:
+        if terms.patience is not None and not account.exempt:
             return self._wait_for_place(call, account.key, terms.patience, need)
         now = monotonic()
         try:
@@ -148,6 +148,7 @@ class Limits:
                 return None
             account = self._accounts.of(key, terms, monotonic())
             account.principal, account.rules = principal, rules
+            account.exempt = rules.exempt(principal)
         return account
 
     async def _wait_for_place(self, call: Call, key: str, patience: Patience, need: Need) -> None:

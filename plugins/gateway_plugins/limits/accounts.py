@@ -23,11 +23,13 @@ class Visit(msgspec.Struct, eq=False):
 
     The visit is the call's observer if the key has limits, so that `finished` releases the slot
     before any plugin can wait, for a call that waits in the `lines`. `held`: the slot is taken.
+    `exempt`: no limit could reject the call.
     """
 
     account: "Account"
     need: Need
     taken: float
+    exempt: bool = False
     day: Tab | None = None
     month: Tab | None = None
     lines: Lines | None = None
@@ -55,12 +57,13 @@ class Account:
 
     `elsewhere`: tokens and cost of budgets that calls of other processes may take and have not
     recorded yet. `terms` are those that `rules` have for `principal`, the latest caller; `rules` is
-    None if nobody has called yet.
+    None if nobody has called yet. `exempt`: calls of this caller are counted, and never rejected.
     """
 
     __slots__ = (
         "__weakref__",
         "elsewhere",
+        "exempt",
         "in_flight",
         "key",
         "principal",
@@ -73,6 +76,7 @@ class Account:
     def __init__(self, key: str, terms: Terms, now: float) -> None:
         self.key = key
         self.terms = terms
+        self.exempt = False
         self.in_flight = 0
         self.elsewhere = ZERO_NEED
         self.rules: Rules | None = None
@@ -90,9 +94,12 @@ class Account:
         self.tokens = bucket_of(terms.tokens, self.tokens, now)
 
     def enter(self, need: Need, book: Book, now: float) -> Visit:
-        """Admit a call. Raises LimitReached, and takes nothing, if a limit is reached."""
+        """Admit a call. Raises LimitReached, and takes nothing, if a limit is reached.
+
+        Raises nothing for an exempt caller.
+        """
         terms, requests, tokens = self.terms, self.requests, self.tokens
-        if terms.budgets:
+        if terms.budgets and not self.exempt:
             self._check_budgets(need, book)
         taken: float = need.tokens
         if (
@@ -105,9 +112,9 @@ class Account:
             if tokens is not None:
                 tokens.level -= taken
         else:
-            taken = self._take(need, now)
+            taken = self._drain(need, now) if self.exempt else self._take(need, now)
         self.in_flight += 1
-        visit = Visit(self, need, 0.0 if tokens is None else taken)
+        visit = Visit(self, need, 0.0 if tokens is None else taken, self.exempt)
         if terms.budgets:
             visit.day, visit.month = book.day.tab(self.key), book.month.tab(self.key)
             visit.day.add(need.tokens, need.cost)
@@ -119,9 +126,22 @@ class Account:
         self.in_flight -= 1
 
     def settle(self, visit: Visit, used: Need, now: float) -> None:
-        """Replace the tokens that the call took from the bucket with those it used."""
-        if self.tokens is not None:
+        """Replace the tokens that the call took from the bucket with those it used.
+
+        An exempt call takes what there is at most, so that it leaves the key's others no debt.
+        """
+        if self.tokens is None:
+            return
+        if visit.exempt and used.tokens > visit.taken:
+            self.tokens.drain(used.tokens - visit.taken, now)
+        else:
             self.tokens.settle(visit.taken, used.tokens, now)
+
+    def _drain(self, need: Need, now: float) -> float:
+        """Take what there is for an exempt call; return the tokens taken."""
+        if self.requests is not None:
+            self.requests.drain(1, now)
+        return 0.0 if self.tokens is None else self.tokens.drain(need.tokens, now)
 
     def _take(self, need: Need, now: float) -> float:
         """Return the tokens taken for a call that needs more than a full bucket has.

@@ -52,6 +52,12 @@ class Bucket:
         self.level -= amount
         return amount
 
+    def drain(self, amount: float, now: float) -> float:
+        """Take `amount`, or what there is of it; return the amount taken."""
+        amount = min(amount, max(self.refill(now), 0.0))
+        self.level -= amount
+        return amount
+
     def settle(self, taken: float, used: float, now: float) -> None:
         """Replace the amount `taken` for a call with `used`, even if the level falls below 0."""
         # What was not used may come back at any time: the level ends at the capacity all the same.

@@ -87,6 +87,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     applies to every key. The entry of `tiers` that the principal's label `tier` names overrides
     `default`, and the key's entry in `keys` overrides both. `prices` are by model; `*` is any other
     model. `completion_estimate`: expected completion tokens of a call that sets no maximum.
+    `exempt_scope`: the scope of principals whose calls are counted, and never rejected or made to
+    wait; null: there is none.
     """
 
     default: KeyLimits = KeyLimits()
@@ -94,6 +96,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     keys: dict[str, KeyLimits] = {}
     prices: dict[str, Price] = {}
     completion_estimate: Annotated[int, Meta(ge=0, le=1 << 20)] = 1_000
+    exempt_scope: str | None = "evaluator"
 
     def __post_init__(self) -> None:
         everyone = (self.default, *self.tiers.values(), *self.keys.values())

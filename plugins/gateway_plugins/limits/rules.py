@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from gateway import Principal
 from gateway_plugins.limits.options import MAX_WAIT, KeyLimits, Options
 from gateway_plugins.limits.refusing import BucketLines, Code
 from gateway_plugins.limits.waiting.lines import Patience
@@ -75,6 +76,10 @@ class Rules:
             terms = _terms_of(options.limits_of(*whose))
             found = self._terms[whose] = terms if terms.limited else None
             return found
+
+    def exempt(self, principal: Principal | None) -> bool:
+        """Whether the principal's calls are counted only, and never rejected."""
+        return principal is not None and self.options.exempt_scope in principal.scopes
 
 
 def _terms_of(limits: KeyLimits) -> Terms:

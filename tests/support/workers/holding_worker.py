@@ -57,11 +57,12 @@ class HeldPool(MemoryPool):
 
 
 class Names:
-    """Who calls is whom the header says."""
+    """Who calls is whom the headers say, with the scopes that they say."""
 
     @hookimpl
     async def authenticate(self, call: Call) -> Principal:
-        return Principal(call.header("x-principal") or "", frozenset({"realtime", "hurried"}))
+        scopes = (call.header("x-scopes") or "realtime hurried").split()
+        return Principal(call.header("x-principal") or "", frozenset(scopes))
 
 
 class Fleet:
