@@ -20,7 +20,7 @@ ITEMS ?= 1000000
 INPUTS ?= 1000000
 
 .PHONY: kernel demo test storm accounting kills batch-kills batch-scale clients soak bench fuzz lint lock clean \
-	test-latest test-lowest test-reworded
+	test-latest test-lowest test-reworded simulate-day simulate-weeks
 
 # Compiles the native kernel if its sources are newer; without one the gateway runs in Python.
 kernel: $(STAMP)
@@ -71,6 +71,12 @@ batch-kills: kernel  # `make batch-kills KILLS=200 LINES=10000`: each line is an
 
 batch-scale: kernel  # `make batch-scale ITEMS=1000000`: what a long queue costs, see docs/batch.md
 	PYTHONPATH=tests $(VENV)/bin/python -m batch.measure.scale --items $(ITEMS)
+
+simulate-day: $(STAMP)  # draws docs/runtime-day.svg, see docs/runtime.md
+	$(VENV)/bin/python -m gateway_plugins.runtime.policy.simulation day docs/runtime-day.svg
+
+simulate-weeks: $(STAMP)  # prints the table of docs/runtime.md; takes some minutes
+	$(VENV)/bin/python -m gateway_plugins.runtime.policy.simulation weeks
 
 clients: kernel $(VENV)-clients/.installed $(VENV)-clients-2/.installed  # see docs/errors.md
 	$(VENV)/bin/pytest -m clients tests/clients

@@ -9,7 +9,6 @@ A scope is a word that a route requires and a principal holds:
   addition, all sessions.
 - monitor: metrics, usage and other views of the gateway's state.
 - admin: routes that change the gateway.
-- evaluator, urgent: how plugins treat the calls of a key. No route requires them.
 
 If no plugin authenticates, there are no principals and every caller may do everything.
 """
@@ -30,10 +29,8 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 ALL_SESSIONS = "sessions:all"
 
-TREATED = ("evaluator", "urgent")
-
-SCOPES = frozenset((*SOURCES, "upload", "monitor", "admin", "sessions", ALL_SESSIONS, *TREATED))
-"""Scopes that the gateway and its own plugins know; other plugins may define others."""
+SCOPES = frozenset((*SOURCES, "upload", "monitor", "admin", "sessions", ALL_SESSIONS))
+"""Scopes that the gateway and its own plugins require; other plugins may define others."""
 
 _BEGINS_AS_JSON = re.compile(rb"[\s\0\xef\xbb\xbf\xfe\xff]*\{")
 """An object after any space and byte order mark, in any encoding of Unicode."""

@@ -46,7 +46,7 @@ def test_items_need_less_silence_the_longer_they_have_waited() -> None:
     one = policy()
     chat = Demand(realtime_at=1_900)
     assert one.decide(view(2_000, chat=chat, eval=items(since=1_990))).cause is None
-    assert one.decide(view(2_000, chat=chat, eval=items(since=-1_200))).cause == "batch"
+    assert one.decide(view(2_000, chat=chat, eval=items(since=-600))).cause == "batch"
 
 
 def test_items_for_the_realtime_model_need_no_switch() -> None:
@@ -128,25 +128,26 @@ def test_a_barred_model_that_was_to_come_is_given_up() -> None:
     assert policy().decide(state).model == CHAT
 
 
-def test_starving_items_get_their_model_without_a_token_once() -> None:
-    one = policy(Rules(refill=5_000), Saved(at=UNIX, tokens=0))
+def test_starving_items_get_their_model_without_silence_and_without_a_token() -> None:
+    one = policy(saved=Saved(at=UNIX, tokens=0))
     chat = Demand(in_flight=2, realtime_at=3_500)
-    state = view(3_500, chat=chat, eval=items(500, since=0))
+    state = view(3_500, chat=chat, eval=items(500))
     decision = one.decide(state)
     assert (decision.model, decision.cause) == ("eval", "starving")
+    before = one.tokens(3_500)
     one.switched(state, decision)
+    assert one.tokens(3_500) == before
+
+
+def test_what_a_turn_has_left_of_many_items_comes_after_min_hot() -> None:
+    one = policy(Rules(refill=1e6), Saved(at=UNIX, tokens=0))
+    chat = Demand(in_flight=2, realtime_at=3_000)
     turn = view(
         3_700, "eval", since=3_560, for_batch=True, eval=items(300), chat=calls(since=3_600)
     )
     one.switched(turn, one.decide(turn))
-    back = view(4_000, since=3_760, chat=chat, eval=items(300))
-    assert one.tokens(4_000) == pytest.approx(0.8)
-    assert one.decide(back).cause is None
-    again = view(5_000, since=3_760, chat=chat, eval=items(300))
-    decision = one.decide(again)
-    assert decision.cause == "starving"
-    one.switched(again, decision)
-    assert one.tokens(5_000) == pytest.approx(0)
+    assert one.decide(view(4_299, since=3_760, chat=chat, eval=items(300))).cause is None
+    assert one.decide(view(4_300, since=3_760, chat=chat, eval=items(300))).cause == "starving"
 
 
 def test_calls_have_their_turn_between_those_of_starving_items() -> None:

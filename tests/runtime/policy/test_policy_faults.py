@@ -70,7 +70,7 @@ def test_fault_5_2_the_cooldown_outlives_a_restart() -> None:
     state = view(1_000, "eval", since=100, for_batch=True, chat=calls(since=995), eval=items())
     before.switched(state, before.decide(state))
     after = policy(rules, before.saved(1_001, UNIX + 1_001), now=1_001)
-    assert "too early" in after.decide(view(1_100, since=1_060, eval=items(since=1_050))).reason
+    assert "cooldown" in after.decide(view(1_100, since=1_060, eval=items(since=1_050))).reason
     assert after.decide(view(1_121, since=1_060, eval=items(since=1_100))).cause == "batch"
 
 

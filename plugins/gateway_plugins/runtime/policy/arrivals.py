@@ -1,24 +1,31 @@
-"""How often calls come."""
+"""How often the realtime calls of a model come."""
 
 import math
 
+import msgspec
 
-class Arrivals:
-    """Calls a second, of late: each counts less as it ages, by the factor e in `memory` seconds."""
+SPAN = 300.0
+"""Seconds over which arrivals are averaged: a call counts 1/e of itself after so long."""
 
-    def __init__(self, memory: float = 1_800.0) -> None:
-        self._memory = memory
-        self._weight = 0.0
-        self._at = -math.inf
 
-    def count(self, now: float) -> None:
+class Arrivals(msgspec.Struct):
+    """The realtime calls of one model; `latest` is a `time.monotonic()`, None: there were none.
+
+    `calls` have come since the latest look: noting one has to cost next to nothing.
+    """
+
+    latest: float | None = None
+    calls: int = 0
+    _rate: float = 0.0
+    _at: float = 0.0
+
+    def note(self, now: float) -> None:
         """A call has come."""
-        self._weight = self._weight_at(now) + 1
-        self._at = max(now, self._at)
+        self.latest = now
+        self.calls += 1
 
     def rate(self, now: float) -> float:
-        """Calls a second."""
-        return self._weight_at(now) / self._memory
-
-    def _weight_at(self, now: float) -> float:
-        return self._weight * math.exp(-max(0.0, now - self._at) / self._memory)
+        """Return how many come in a second, of late."""
+        faded = self._rate * math.exp((self._at - now) / SPAN)
+        self._rate, self._at, self.calls = faded + self.calls / SPAN, now, 0
+        return self._rate

@@ -4,16 +4,14 @@ import msgspec
 
 from gateway_plugins.runtime.policy.saved import Memory
 from gateway_plugins.runtime.policy.situation import Situation
+from gateway_plugins.runtime.policy.starvation import patience
 
-MOST_EXPECTED = 0.3
-"""Realtime calls that may be expected within the time that a model is away at the least."""
+MOST_EXPECTED = 1.0
+"""Realtime calls that may be expected until the model could be back."""
 
 
 class Departure(msgspec.Struct, frozen=True):
-    """The present model gives way for items of another one; it is guarded if calls use it.
-
-    The longer the items have waited, the less silence they need.
-    """
+    """The present model is to give way for items of another one; it is guarded if calls use it."""
 
     here: Situation
     memory: Memory
@@ -34,10 +32,21 @@ class Departure(msgspec.Struct, frozen=True):
 
     def _silence(self, other: str) -> str | None:
         latest = self._realtime_at
-        needed = self.here.rules.min_hot * self._patience(other)
+        needed = self._silence_needed(other)
         if latest is None or self.here.now - latest >= needed:
             return None
         return f"the latest realtime call was {self.here.now - latest:.0f} of {needed:.0f} s ago"
+
+    def _silence_needed(self, other: str) -> float:
+        """`min_hot`, less the longer items have waited; not less than the load takes, since a call
+        that comes within it would turn it back."""
+        most = self.here.rules.min_hot
+        return max(most * self._strictness, min(most, self.here.of(other).load_time))
+
+    @property
+    def _strictness(self) -> float:
+        """Falls fast at first: a short silence early is better than none at the end."""
+        return patience(self.here) ** 2
 
     @property
     def _realtime_at(self) -> float | None:
@@ -46,25 +55,24 @@ class Departure(msgspec.Struct, frozen=True):
             known.append(self.memory.realtime_at)
         return max((at for at in known if at is not None), default=None)
 
-    def _patience(self, other: str) -> float:
-        """From 1 for new items to 0 for those that have waited for `max_wait`."""
-        return max(0.0, 1 - self.here.waited(other) / self.here.rules.max_wait)
-
     def _cooldown(self) -> str | None:
         recalled = self.memory.recalled_at
         if recalled is None:
             return None
         since = max(recalled, self.here.view.since) if self.memory.called else recalled
         left = since + self.here.rules.cooldown - self.here.now
-        return f"a realtime call brought the model, {left:.0f} s too early" if left > 0 else None
+        return (
+            f"realtime calls brought the model, cooldown lasts {left:.0f} s more"
+            if left > 0
+            else None
+        )
 
     def _rush(self, other: str) -> str | None:
-        rate = self.here.here.arrivals
         away = self.here.of(other).load_time + self.here.here.load_time
-        expected = rate * away * self._patience(other)
-        if expected <= MOST_EXPECTED:
+        expected = self.here.here.arrivals * away
+        if expected * self._strictness <= MOST_EXPECTED:
             return None
-        return f"{rate * away:.1f} realtime calls are expected within {away:.0f} s"
+        return f"{expected:.1f} realtime calls are expected within {away:.0f} s"
 
     def _token(self) -> str | None:
         bucket, now = self.memory.bucket, self.here.now

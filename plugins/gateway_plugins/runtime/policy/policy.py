@@ -4,7 +4,7 @@ from gateway_plugins.runtime.options import Rules
 from gateway_plugins.runtime.policy.departure import Departure
 from gateway_plugins.runtime.policy.saved import Memory, Saved
 from gateway_plugins.runtime.policy.situation import Situation
-from gateway_plugins.runtime.policy.starvation import had_turn, starving
+from gateway_plugins.runtime.policy.starvation import starving
 from gateway_plugins.runtime.policy.view import Decision, View
 
 
@@ -63,12 +63,8 @@ class Policy:
             self._memory.realtime_at = max(at, self._memory.realtime_at or at)
 
     def _costs(self, here: Situation, decision: Decision) -> bool:
-        """Whether the realtime model gives way, but not for a turn that starving items are due."""
-        if here.present is None or here.present != self._realtime or decision.model is None:
-            return False
-        if decision.cause == "starving":
-            return had_turn(here, decision.model, self._memory.left)
-        return decision.cause == "batch"
+        is_realtime = here.present is not None and here.present == self._realtime
+        return is_realtime and decision.cause == "batch"
 
     def _end_turn(self, here: Situation) -> None:
         left = self._memory.left
@@ -112,11 +108,13 @@ class Policy:
 
     def _starving(self, here: Situation) -> Decision | None:
         """Items that have waited for long go before realtime calls, but not twice in a row."""
-        if (here.view.began_for_batch and here.held()) or here.age < self._least_stay(here):
+        held = here.held()
+        if here.view.began_for_batch and held:
             return None
-        again = here.present == here.realtime and self.tokens(here.now) >= 1
-        left = self._memory.left
-        name = starving(here, left) or (starving(here, left, again=True) if again else None)
+        would_go = held is not None and self._is_idle(here, held)
+        if here.age < self._least_stay(here) and not would_go:
+            return None
+        name = starving(here, self._memory.left)
         if name is None:
             return None
         return Decision(name, "starving", f"{_items(here, name)}, which is close to the maximum")
@@ -138,13 +136,14 @@ class Policy:
         if here.age >= self._rules.min_batch:
             reason = f"{_calls(here, held)}; {here.present} was there for {here.age:.0f} s"
             return Decision(held, "realtime", reason)
-        reason = f"{_calls(here, held)} until {here.present} was there for min_batch"
+        reason = f"{_calls(here, held)}, until {here.present} was there for min_batch"
         return _stay(here, reason)
 
     def _is_idle(self, here: Situation, held: str) -> bool:
-        """Whether the present model has no work, and expects none before it could be back."""
-        expected = here.here.arrivals * here.of(held).load_time
-        return not here.has_items and not here.has_calls and expected < 1
+        """Whether the present model has no work, and got no call in the time of two loads."""
+        at = here.here.realtime_at
+        silent = at is None or here.now - at >= here.of(held).load_time + here.here.load_time
+        return silent and not here.has_items and not here.has_calls
 
     def _queued(self, here: Situation) -> Decision | None:
         """Batch items wait for another model: it comes if the present one may go."""
