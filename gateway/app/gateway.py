@@ -225,7 +225,7 @@ class Gateway:
         Without any worker yet the status is `ok`: trainers wait for it before they add theirs.
         """
         await self.storage.look()
-        ready, reasons = self._has_worker, list(self._unwell())
+        ready, reasons = self._can_serve, list(self._unwell())
         status = "degraded" if reasons else "ok"
         if not ready and self.workers.all:
             status, reasons = "no_worker", [NOBODY_FIT, *reasons]
@@ -235,18 +235,18 @@ class Gateway:
         return JSONResponse(report if ready else report | {"ready": False})
 
     async def _ready(self, _: object) -> Response:
-        """Return 200 if a call may go to a worker now, else 503."""
+        """Return 200 if a call may go to a worker, or wait for one that is loaded; else 503."""
         if self.draining:
             status, seconds = "draining", MIN_RETRY_AFTER
-        elif not self._has_worker:
+        elif not self._can_serve:
             status, seconds = "no_worker", self.workers.seconds_until_fit()
         else:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": status}, 503, {"retry-after": str(seconds)})
 
     @property
-    def _has_worker(self) -> bool:
-        return any(worker.fit for worker in self.workers.all)
+    def _can_serve(self) -> bool:
+        return self.workers.loads or any(worker.fit for worker in self.workers.all)
 
     def _unwell(self) -> Iterator[str]:
         storage = self.storage.health

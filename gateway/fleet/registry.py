@@ -53,6 +53,7 @@ class Workers:
     refused and not run; it returns whether the call counts as not asked there, and waits in
     `filter_workers` until the worker may be asked again. `loadable` are models that a plugin can
     load: a call for one that no worker serves now is no error, and may wait in `filter_workers`.
+    `loads`: the plugin can load them now, so that the gateway is ready without any worker.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -69,6 +70,7 @@ class Workers:
         self.look_again: Callable[[Worker], None] = _look_at_none
         self.hold: Hold | None = None
         self.loadable: frozenset[str] = frozenset()
+        self.loads = False
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0
@@ -146,9 +148,9 @@ class Workers:
         """
         return Worker(worker, self._settings.timeouts, self._settings.server_limits)
 
-    def set_loadable(self, models: frozenset[str]) -> None:
-        """Replace `loadable`."""
-        self.loadable = models
+    def set_loadable(self, models: frozenset[str], *, now: bool = True) -> None:
+        """Replace `loadable`; `now`: they can be loaded now."""
+        self.loadable, self.loads = models, now and bool(models)
         self.refresh()
 
     def put(self, workers: tuple[Worker, ...]) -> None:

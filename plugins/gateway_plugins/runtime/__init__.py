@@ -19,7 +19,7 @@ from gateway import (
     Worker,
     hookimpl,
 )
-from gateway_plugins.runtime.checks import problems_of
+from gateway_plugins.runtime.checks import problems_of, problems_of_reload, taken_ids
 from gateway_plugins.runtime.fleet import Fleet
 from gateway_plugins.runtime.memory.schema import MIGRATIONS
 from gateway_plugins.runtime.options import Options
@@ -55,9 +55,25 @@ class Runtime:
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         if gateway.peers.count > 1:
             raise ConfigError("runtime: one process owns the engines; set processes to 1")
+        if gateway.workers.loadable:
+            raise ConfigError(
+                "runtime: the plugin was removed by an earlier reload and still has calls; add it "
+                "again once they have ended"
+            )
+        if problems := taken_ids(self._options, gateway.config):
+            raise ConfigError(*problems)
         self._fleet = fleet = Fleet(gateway, self._options)
         async with fleet.running():
             yield
+
+    @hookimpl
+    def reconfigure(self, config: Options) -> None:
+        problems = [*problems_of(config), *problems_of_reload(self._options, config)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        self._options = config
+        if self._fleet is not None:
+            self._fleet.set_options(config)
 
     @hookimpl
     def filter_workers(

@@ -3,14 +3,54 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from gateway import ConfigError
-from gateway_plugins.runtime.drivers.ports import ports_of
+from gateway import Config, ConfigError
+from gateway_plugins.runtime.drivers.ports import ports_of, runs
 from gateway_plugins.runtime.options import Model, Options, Runtime
 
 
 def problems_of(options: Options) -> list[str]:
     """Return what is wrong with the options, one line for each mistake."""
     return [*_of_models(options), *_of_runtimes(options)]
+
+
+def problems_of_reload(before: Options, now: Options) -> list[str]:
+    """Return what only a restart can change: the places of engines, and which ones sleep."""
+    found = []
+    if [_place(one) for one in before.runtimes] != [_place(one) for one in now.runtimes]:
+        found.append(
+            "runtime.runtimes: names, devices, hosts and ports are read only at the start; "
+            "restart the gateway to change them"
+        )
+    if _sleepers(before) != _sleepers(now):
+        found.append(
+            "runtime.models: which models sleep, where and how, is read only at the start; "
+            "restart the gateway to change it"
+        )
+    return found
+
+
+def _place(runtime: Runtime) -> tuple[object, ...]:
+    return runtime.name, runtime.devices, runtime.host, runtime.port
+
+
+def _sleepers(options: Options) -> list[tuple[object, ...]]:
+    return [
+        (runtime.name, model.name, model.url, model.sleep_level, model.docker is None)
+        for runtime in options.runtimes
+        for model in options.models
+        if model.sleep_level is not None and runs(model, runtime)
+    ]
+
+
+def taken_ids(options: Options, config: Config) -> list[str]:
+    """Return a line for each runtime whose name a worker of the configuration has as its id."""
+    ids = {worker.worker_id for worker in config.workers}
+    return [
+        f"runtime.runtimes: {one.name}: a worker of the configuration has this `worker_id`, which "
+        "the engine's worker gets; rename one of them"
+        for one in options.runtimes
+        if one.name in ids
+    ]
 
 
 def _of_models(options: Options) -> Iterator[str]:

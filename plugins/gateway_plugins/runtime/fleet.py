@@ -2,18 +2,30 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from time import monotonic
 
 import msgspec
 
-from gateway import NOT_JSON, Call, CallError, ChooseAgain, Host, Sample, Worker
+from gateway import (
+    NOT_JSON,
+    Call,
+    CallError,
+    ChooseAgain,
+    Host,
+    Sample,
+    StateKey,
+    StorageError,
+    Worker,
+)
+from gateway_plugins.runtime.finishing import Keeping
 from gateway_plugins.runtime.holding.errors import Progress
 from gateway_plugins.runtime.holding.holding import Holding
 from gateway_plugins.runtime.loading.load import Loader
 from gateway_plugins.runtime.memory.known import Memory
-from gateway_plugins.runtime.options import Options
+from gateway_plugins.runtime.options import Options, Runtime
 from gateway_plugins.runtime.owning.activity import Activity
 from gateway_plugins.runtime.owning.demand import Wants
 from gateway_plugins.runtime.owning.lease import Lease
@@ -22,6 +34,14 @@ from gateway_plugins.runtime.policy.policy import Policy
 from gateway_plugins.runtime.policy.saved import Saved
 from gateway_plugins.runtime.policy.view import Demand
 from gateway_plugins.runtime.report import Tally
+
+log = logging.getLogger("gateway.runtime")
+
+LOOK = 0.25
+"""Seconds between two looks at whether the gateway drains."""
+
+SEEN: StateKey[int] = StateKey("runtime.seen")
+"""How often the workers had changed when the call was last sent to choose among them again."""
 
 UNREACHED = frozenset(("upstream_connect_failed", "upstream_connect_timeout", "upstream_closed"))
 """Codes of the errors of an engine that is gone, or has just gone."""
@@ -49,46 +69,103 @@ class Fleet:
             wants=self._wants,
             loader=Loader(gateway, options),
             tally=self._tally,
+            keeping=Keeping(),
         )
+        self._changes = 0
         self.owners: Sequence[Owner] = ()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Own the runtimes between entry and exit. Raises StorageError."""
         await self.memory.read()
-        self.owners = [await self._owner(index) for index in range(len(self.options.runtimes))]
+        runtimes = self.options.runtimes
+        self.owners = [self._owner(one, await self._policy(one)) for one in runtimes]
         workers = self._gateway.workers
-        workers.set_loadable(frozenset(self._models))
+        for runtime in runtimes:
+            if workers.remove(runtime.name) is not None:
+                words = "worker %s is removed: the engine of the runtime gets its id"
+                log.warning(words, runtime.name)  # kept from an earlier run, or an operator's
+        workers.set_loadable(frozenset(self._models), now=False)
+        workers.changed.append(self._note_change)
         workers.troubled.append(self._note_trouble)
-        task = asyncio.create_task(self._own())
+        tasks = [asyncio.create_task(one) for one in (self._own(), self._await_drain())]
         try:
             yield
         finally:
             self.holding.close()
             workers.troubled.remove(self._note_trouble)
+            workers.changed.remove(self._note_change)
             workers.set_loadable(frozenset())
-            task.cancel()
-            await asyncio.wait([task])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await self._parts.loader.close()
+            await self._parts.keeping.close()
 
     async def _own(self) -> None:
         """Run the owners as soon as no other gateway has the runtimes."""
-        async with self._lease.held(), asyncio.TaskGroup() as group:
+        try:
+            async with self._lease.held(), asyncio.TaskGroup() as group:
+                await self._catch_up()
+                self._set_loadable()
+                for owner in self.owners:
+                    group.create_task(owner.run())
+        except Exception:
+            log.exception("no engine can be started: the runtimes have no owner any more")
+            self._set_loadable()
+
+    async def _catch_up(self) -> None:
+        """Learn what the gateway that had the runtimes before has learnt meanwhile."""
+        with contextlib.suppress(StorageError):  # what was read at the start counts
+            await self.memory.read()
             for owner in self.owners:
-                group.create_task(owner.run())
+                owner.policy = await self._policy(owner.runtime)
 
-    async def _owner(self, index: int) -> Owner:
-        runtime = self.options.runtimes[index]
+    async def _await_drain(self) -> None:
+        """End all waits as soon as the gateway drains: no model comes for them any more."""
+        while not self._gateway.draining:  # noqa: ASYNC110  the gateway has no event for it
+            await asyncio.sleep(LOOK)
+        self.holding.close()
+
+    async def _policy(self, runtime: Runtime) -> Policy:
         saved = _saved(await self.memory.saved(runtime.name))
-        policy = Policy(
-            self.options.rules, runtime.realtime, saved, now=monotonic(), unix=time.time()
-        )
+        return self._policy_of(runtime, saved)
 
+    def _policy_of(self, runtime: Runtime, saved: Saved | None) -> Policy:
+        now, unix = monotonic(), time.time()
+        return Policy(self.options.rules, runtime.realtime, saved, now=now, unix=unix)
+
+    def _owner(self, runtime: Runtime, policy: Policy) -> Owner:
         def elsewhere() -> frozenset[str]:
-            others = (one.state.model for one in self.owners if one.runtime is not runtime)
+            others = (one.state.coming for one in self.owners if one.runtime.name != runtime.name)
             return frozenset(model for model in others if model is not None)
 
         return Owner(runtime, policy, self._parts, elsewhere)
+
+    def _set_loadable(self) -> None:
+        models = frozenset(self._models)
+        self._gateway.workers.set_loadable(models, now=self._lease.is_held)
+
+    def set_options(self, options: Options) -> None:
+        """Follow a reload: engines that run go on, unless their model is gone.
+
+        What has changed of a model applies to the next start of its engine.
+        """
+        self.options = self._parts.options = options
+        self._models = self._parts.models = {model.name: model for model in options.models}
+        self.memory.set_options(options.models, options.restarts)
+        self._activity.set_models(frozenset(self._models))
+        self._tally.set_models(frozenset(self._models))
+        self._parts.loader.set_options(options)
+        self.holding.set_options(options)
+        for owner, runtime in zip(self.owners, options.runtimes, strict=True):
+            kept = owner.policy.saved(monotonic(), time.time())
+            owner.runtime, owner.policy = runtime, self._policy_of(runtime, kept)
+            owner.wake()
+        self._set_loadable()
+        for model in self.holding.models:
+            if model not in self._models:
+                self.holding.release(model)
 
     def _wake(self, model: str) -> None:
         for owner in self.owners:
@@ -100,18 +177,45 @@ class Fleet:
     def choose(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
         """Note that a call goes to one of these workers."""
         if call.source != "batch":
-            self._activity.note(call.model)
+            self._activity.note(self._model_of(call))
         return workers
 
     async def wait(self, call: Call) -> Sequence[Worker]:
-        """Wait for the call's model. Raises ChooseAgain, NotLoaded."""
-        model = self._gateway.workers.called(call.model) if call.model else self._usual()
-        if model not in self._models:
+        """Wait for the call's model. Raises ChooseAgain, NotLoaded.
+
+        Returns no worker if that would bring none: nobody can load the model, or the caller may not
+        use the runtimes that can, or all workers that have it were left out by other plugins, or
+        have failed the call.
+        """
+        model = self._model_of(call)
+        if model not in self._models or not self._may_come(call, model):
             return ()
-        if self._gateway.workers.serving(model).fit:
-            raise ChooseAgain  # it came while other plugins filtered
-        await self.holding.wait(call, model)
+        fit = [one for one in self._gateway.workers.serving(model).fit if _may_use(call, one.id)]
+        if not fit:
+            await self.holding.wait(call, model)
+        elif not set(fit).issubset(call.tried) and call.state.get(SEEN) != self._changes:
+            call.state[SEEN] = self._changes
+            raise ChooseAgain  # a worker may have come while other plugins filtered
         return ()
+
+    def _model_of(self, call: Call) -> str:
+        """Return the model that a call needs; of a generation that names none, the usual one."""
+        if call.model is not None:
+            return self._gateway.workers.called(call.model)
+        return "" if call.dialect is None else self._usual()
+
+    def _may_come(self, call: Call, model: str) -> bool:
+        """Whether the model can be loaded where the call may go."""
+        return any(
+            model in owner.models and _may_use(call, owner.runtime.name) for owner in self.owners
+        )
+
+    def _note_change(self) -> None:
+        """Let calls choose that waited for a worker that is fit again, or has just come."""
+        self._changes += 1
+        for model in self.holding.models:
+            if self._gateway.workers.serving(model).fit:
+                self.holding.release(model)
 
     def _usual(self) -> str:
         """Return the model of calls that name none."""
@@ -130,7 +234,7 @@ class Fleet:
         able = [one for one in self.owners if model in one.models]
         at = next((one.state for one in able if model in (one.state.model, one.state.next)), None)
         load = self.memory.load_seconds(model)
-        barred = max(known.until - time.time(), 0.0)
+        barred = self.memory.seconds_barred(model)
         if at is not None and at.phase == "loading":
             remaining = max(load - (now - at.since), 1.0)
         else:
@@ -166,6 +270,8 @@ class Fleet:
 
     def problem(self) -> str | None:
         """Return what is wrong, in a few words that anybody may read."""
+        if not self.is_owner:
+            return "another gateway owns the runtimes, or has just done"
         failed = [one for one in self.owners if one.state.phase == "failed"]
         if failed:
             return f"{len(failed)} of {len(self.owners)} runtimes have no engine: a load failed"
@@ -185,6 +291,12 @@ class Fleet:
             if owner.state.phase == "hot" and model is not None:
                 labels = {**labels, "model": self._tally.label(model)}
                 yield _gauge("llm_current_model_info", 1.0, "The model of the runtime.", labels)
+
+
+def _may_use(call: Call, worker_id: str) -> bool:
+    """Whether the call's principal may use the worker of this id."""
+    named = None if call.principal is None else call.principal.workers
+    return named is None or worker_id in named
 
 
 def _saved(content: str | None) -> Saved | None:

@@ -21,12 +21,20 @@ class Tally:
     """Counts since the start, for the configured `models`: no caller can make up a label."""
 
     def __init__(self, models: frozenset[str]) -> None:
-        self._named = frozenset(sorted(models)[:MAX_MODELS])
-        self._loads = {self.label(model): Histogram(LOADS) for model in models}
+        self._named: frozenset[str] = frozenset()
+        self._loads: dict[str, Histogram] = {}
+        self.set_models(models)
         self._failures: Counter[tuple[str, str]] = Counter()
         self._segments = Histogram(SEGMENTS)
         self._switches = 0
         self._preemptions = 0
+
+    def set_models(self, models: frozenset[str]) -> None:
+        """Name these models, too, as far as there is room; those of before keep their counts."""
+        room = MAX_MODELS - len(self._named)
+        self._named |= frozenset(sorted(models - self._named)[: max(room, 0)])
+        for model in models:
+            self._loads.setdefault(self.label(model), Histogram(LOADS))
 
     def label(self, model: str) -> str:
         return model if model in self._named else OTHER

@@ -1,6 +1,5 @@
 """Routes for operators: what the runtimes do and why, and another try for a model that failed."""
 
-import time
 from collections.abc import Callable
 from time import monotonic
 
@@ -109,5 +108,5 @@ def _model(fleet: Fleet, name: str, demand: Demand) -> ModelInfo:
         failures=known.failures,
         reason=known.reason,
         text=known.text,
-        retry_in=max(known.until - time.time(), 0.0),
+        retry_in=fleet.memory.seconds_barred(name),
     )

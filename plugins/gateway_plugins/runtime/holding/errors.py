@@ -2,7 +2,7 @@
 
 import msgspec
 
-from gateway import CallError, retry_after
+from gateway import CallError, NoWorker, retry_after
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,3 +79,12 @@ class ModelSwitched(CallError):
             "another model got the runtime, and this call took longer than may be waited for",
             headers=((b"retry-after", b"1"),),
         )
+
+
+class GatewayDrains(NoWorker):
+    """Ends the wait of a call when the gateway shuts down."""
+
+    code = "draining"
+
+    def __init__(self) -> None:
+        super().__init__("the gateway is shutting down")

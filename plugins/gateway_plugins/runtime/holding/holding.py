@@ -2,14 +2,23 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 import msgspec
 
 from gateway import Call, CallError, ChooseAgain, StateKey
-from gateway_plugins.runtime.holding.errors import ModelColdStart, ModelLoadFailed, Progress
+from gateway_plugins.runtime.holding.errors import (
+    GatewayDrains,
+    ModelColdStart,
+    ModelLoadFailed,
+    NotLoaded,
+    Progress,
+)
 from gateway_plugins.runtime.options import Options
+
+RETURN = 5.0
+"""Seconds after its `Retry-After` within which a caller who was told to come back is expected."""
 
 SINCE: StateKey[float] = StateKey("runtime")
 """When the call began to wait for its model, by `time.monotonic()`."""
@@ -28,7 +37,8 @@ class Ticket(msgspec.Struct, eq=False):
 class Holding:
     """All calls that wait. `wake` is called with the model of each that begins to.
 
-    `progress` returns what becomes of a model.
+    `progress` returns what becomes of a model. A caller who was told to come back for a model is
+    expected: the model is wanted meanwhile.
     """
 
     def __init__(
@@ -37,7 +47,8 @@ class Holding:
         self._options = options
         self._wake = wake
         self._progress = progress
-        self._tickets: defaultdict[str, list[Ticket]] = defaultdict(list)
+        self._tickets: defaultdict[str, dict[Ticket, None]] = defaultdict(dict)
+        self._expected: dict[str, tuple[float, float]] = {}
         self._closed = False
 
     def set_options(self, options: Options) -> None:
@@ -47,9 +58,23 @@ class Holding:
     def __len__(self) -> int:
         return sum(map(len, self._tickets.values()))
 
+    @property
+    def models(self) -> list[str]:
+        """The models that calls wait for."""
+        return list(self._tickets)
+
     def waiting(self, model: str) -> list[Ticket]:
         """Return the calls that wait for the model, in the order in which they began to."""
-        return self._tickets.get(model, [])
+        return list(self._tickets.get(model, ()))
+
+    def have(self, tickets: Iterable[Ticket]) -> bool:
+        """Whether one of these calls still waits."""
+        return any(ticket in some for ticket in tickets for some in self._tickets.values())
+
+    def expected(self, model: str) -> float | None:
+        """Return since when a caller is expected for the model (`time.monotonic()`), None: none."""
+        since, until = self._expected.get(model, (0.0, 0.0))
+        return since if monotonic() < until else None
 
     async def wait(self, call: Call, model: str) -> None:
         """Wait for the model. Raises ChooseAgain once it is there, NotLoaded if it does not come.
@@ -59,19 +84,30 @@ class Holding:
         since = call.state.get(SINCE)
         if since is None:
             since = call.state[SINCE] = monotonic()
-        self._check(call, model, since)
+        error = self._refusal(call, model, since) or await self._waited(call, model, since)
+        if error is None:
+            raise ChooseAgain
+        if isinstance(error, NotLoaded) and call.source != "batch":
+            self._expect(model, error)
+        raise error
+
+    async def _waited(self, call: Call, model: str, since: float) -> CallError | None:
         ticket = self._ticket(call, since)
-        self._tickets[model].append(ticket)
+        self._tickets[model][ticket] = None
         self._wake(model)
         try:
-            error = await self._outcome(ticket, model)
+            return await self._outcome(ticket, model)
         finally:
-            self._tickets[model].remove(ticket)
+            del self._tickets[model][ticket]
             if not self._tickets[model]:
                 del self._tickets[model]
-        if error is not None:
-            raise error
-        raise ChooseAgain
+
+    def _expect(self, model: str, error: NotLoaded) -> None:
+        """Expect the caller back; a load goes on, or begins, although nobody waits meanwhile."""
+        now = monotonic()
+        since = self.expected(model)
+        self._expected[model] = now if since is None else since, now + error.seconds + RETURN
+        self._wake(model)
 
     def _ticket(self, call: Call, since: float) -> Ticket:
         outcome: asyncio.Future[CallError | None] = asyncio.get_running_loop().create_future()
@@ -90,19 +126,18 @@ class Holding:
                 ticket.call.keep_alive()
         return self._error(model, self._progress(model))
 
-    def _check(self, call: Call, model: str, since: float) -> None:
-        """Raise NotLoaded if the call may not wait, or if that would be in vain."""
-        progress = self._progress(model)
+    def _refusal(self, call: Call, model: str, since: float) -> CallError | None:
+        """Return an error if the call may not wait, or if that would be in vain."""
         if self._closed:
-            raise self._error(model, progress)
+            return GatewayDrains()
+        progress = self._progress(model)
         evaluates = self._has(call, self._options.evaluator_scope)
         if len(self) >= self._options.max_held and not evaluates:
-            raise ModelColdStart(
-                f"the model `{model[:200]}` is not loaded, and {len(self)} calls wait already",
-                progress,
-            )
+            said = f"the model `{model[:200]}` is not loaded, and {len(self)} calls wait already"
+            return ModelColdStart(said, progress)
         if progress.reason is not None and progress.remaining > self._left(call, since):
-            raise self._error(model, progress)
+            return self._error(model, progress)
+        return None
 
     def _left(self, call: Call, since: float) -> float:
         """Return the seconds that the call may go on waiting."""
@@ -110,7 +145,7 @@ class Holding:
             return float("inf")
         return since + self._options.hold - monotonic()
 
-    def _error(self, model: str, progress: Progress) -> CallError:
+    def _error(self, model: str, progress: Progress) -> NotLoaded:
         if progress.reason is not None:
             return ModelLoadFailed(
                 f"the model `{model[:200]}` could not be loaded: {progress.reason}", progress
@@ -121,7 +156,8 @@ class Holding:
         return call.principal is not None and scope in call.principal.scopes
 
     def release(self, model: str) -> None:
-        """Let the calls for the model choose a worker: it is there."""
+        """Let the calls for the model choose a worker: it is there, or will never be."""
+        self._expected.pop(model, None)
         for ticket in self.waiting(model):
             self._end(ticket, None)
 
@@ -134,11 +170,11 @@ class Holding:
                     self._end(ticket, self._error(model, progress))
 
     def close(self) -> None:
-        """End all waits: no model comes any more."""
+        """End all waits: the gateway shuts down, and no model comes any more."""
         self._closed = True
-        for model, tickets in self._tickets.items():
+        for tickets in self._tickets.values():
             for ticket in tickets:
-                self._end(ticket, self._error(model, self._progress(model)))
+                self._end(ticket, GatewayDrains())
 
     def _end(self, ticket: Ticket, error: CallError | None) -> None:
         if not ticket.outcome.done():

@@ -1,6 +1,7 @@
 """Brings an engine up and takes it down: its command, driver, log, readiness, and failures."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import tempfile
@@ -10,17 +11,33 @@ from time import monotonic
 
 import msgspec
 
-from gateway import Host, WorkerSettings
+from gateway import GatewayError, Host, Worker, WorkerSettings
 from gateway_plugins.runtime.drivers.choosing import Drivers
 from gateway_plugins.runtime.drivers.containers.request import listens_at
 from gateway_plugins.runtime.drivers.driver import Engine, Launch, StartFailed
+from gateway_plugins.runtime.finishing import finish
 from gateway_plugins.runtime.loading import engines
 from gateway_plugins.runtime.loading.failures import Failure, failure, failure_of, hint
 from gateway_plugins.runtime.loading.log import EngineLog
-from gateway_plugins.runtime.loading.readiness import asking, wait_until_ready
+from gateway_plugins.runtime.loading.readiness import (
+    ANSWER,
+    MODELS,
+    Ask,
+    asking,
+    wait_until_ready,
+)
 from gateway_plugins.runtime.options import Model, Options, Runtime
 
 log = logging.getLogger("gateway.runtime")
+
+DOUBT = 60.0
+"""Seconds that an engine that could not be reached has to answer again until it is ended."""
+
+PAUSE = 0.5
+"""Seconds between two questions to such an engine."""
+
+PROBE = "probe"
+"""Owner of the condition of a worker that fails the gateway's own probes."""
 
 
 class Failed(Exception):
@@ -32,12 +49,13 @@ class Failed(Exception):
 
 
 class Loaded(msgspec.Struct, eq=False):
-    """An engine that has answered for its model."""
+    """An engine that has answered for its model; `lost` tells why it does not any more."""
 
     model: Model
     generation: int
     engine: Engine
     log: EngineLog
+    lost: asyncio.Future[Failure] = msgspec.field(default_factory=asyncio.Future)
 
 
 class Loader:
@@ -48,9 +66,15 @@ class Loader:
         self._options = options
         # The whole path: another gateway may have a file of the same name in its own folder.
         self._drivers = Drivers(options, str(gateway.storage.path.resolve()))
-        self._secrets = engines.secrets_of(options.secrets, os.environ)
         self._checks: set[asyncio.Task[None]] = set()
-        self.logs = _folder(gateway, options)
+        self.doubt = DOUBT
+        self.set_options(options)
+
+    def set_options(self, options: Options) -> None:
+        """Replace the options, for the starts to come."""
+        self._options = options
+        self._secrets = engines.secrets_of(options.secrets, os.environ)
+        self.logs = _folder(self._gateway, options)
 
     async def clear(self, runtime: Runtime) -> None:
         """End what a gateway that was killed has left of this runtime."""
@@ -96,10 +120,10 @@ class Loader:
             ask = asking(self._gateway.workers.unlisted(WorkerSettings(url=engine.url)))
             found = await wait_until_ready(loaded.model, engine, lines, ask, began=began)
         except BaseException:
-            await self.stop(loaded)
+            await finish(self.stop(loaded))
             raise
         if found is not None:
-            await self.end(loaded, found.reason)
+            await finish(self.end(loaded, found.reason))
             raise Failed(found)
         return loaded
 
@@ -121,8 +145,14 @@ class Loader:
         )
 
     async def ended(self, loaded: Loaded) -> Failure:
-        """Wait until the engine has ended, and return why."""
-        return failure_of(await loaded.engine.ended(), loaded.log.tail)
+        """Wait until the engine has ended, or answers no more, and return why."""
+        ending = asyncio.create_task(_end_of(loaded))
+        either: set[asyncio.Future[Failure]] = {ending, loaded.lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return (ending if ending.done() else loaded.lost).result()
+        finally:
+            ending.cancel()
 
     async def stop(self, loaded: Loaded) -> None:
         """Make room for another engine: this one ends, or sleeps."""
@@ -134,19 +164,23 @@ class Loader:
         await loaded.engine.end(self._options.grace)
         await loaded.log.close(reason)
 
-    def check(self, loaded: Loaded, well: Callable[[], None]) -> None:
-        """Call `well` once the engine answers again, never if it ends before."""
-        task = asyncio.create_task(self._check(loaded, well))
+    def check(self, loaded: Loaded, worker: Worker, well: Callable[[], None]) -> None:
+        """Call `well` once the engine answers again; if it does not in time, it is `lost`."""
+        task = asyncio.create_task(self._check(loaded, worker, well))
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
 
-    async def _check(self, loaded: Loaded, well: Callable[[], None]) -> None:
+    async def _check(self, loaded: Loaded, worker: Worker, well: Callable[[], None]) -> None:
         ask = asking(self._gateway.workers.unlisted(WorkerSettings(url=loaded.engine.url)))
-        found = await wait_until_ready(
-            loaded.model, loaded.engine, loaded.log, ask, began=monotonic()
-        )
-        if found is None:
-            well()
+        until = monotonic() + self.doubt
+        while monotonic() < until:
+            if PROBE not in worker.conditions and await _answers(ask):
+                well()
+                return
+            await asyncio.sleep(PAUSE)
+        if not loaded.lost.done():
+            words = f"the engine could not be reached for {self.doubt:g} s"
+            loaded.lost.set_result(failure("runtime_not_ready", words))
 
     async def close(self) -> None:
         """End what is still under way, and the engines that sleep."""
@@ -155,6 +189,16 @@ class Loader:
         if self._checks:
             await asyncio.wait(self._checks)
         await self._drivers.close(self._options.grace)
+
+
+async def _end_of(loaded: Loaded) -> Failure:
+    return failure_of(await loaded.engine.ended(), loaded.log.tail)
+
+
+async def _answers(ask: Ask) -> bool:
+    with contextlib.suppress(GatewayError):
+        return (await ask("GET", MODELS, b"", ANSWER)).status == 200
+    return False
 
 
 def _folder(gateway: Host, options: Options) -> Path:

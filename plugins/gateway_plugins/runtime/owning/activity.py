@@ -9,13 +9,18 @@ class Activity:
     """The arrivals of each model that can be loaded."""
 
     def __init__(self, models: frozenset[str]) -> None:
-        self._arrivals = {model: Arrivals() for model in models}
+        self._arrivals: dict[str, Arrivals] = {}
+        self.set_models(models)
+
+    def set_models(self, models: frozenset[str]) -> None:
+        """Replace the models; those that stay keep their arrivals."""
+        self._arrivals = {model: self._arrivals.get(model) or Arrivals() for model in models}
 
     def of(self, model: str) -> Arrivals:
         return self._arrivals[model]
 
-    def note(self, model: str | None) -> None:
+    def note(self, model: str) -> None:
         """A realtime call for the model was admitted; any other name is no activity."""
-        arrivals = self._arrivals.get(model)  # type: ignore[arg-type]  # None is no model
+        arrivals = self._arrivals.get(model)
         if arrivals is not None:
             arrivals.note(monotonic())

@@ -59,10 +59,11 @@ class Wants:
         realtime = [ticket for ticket in tickets if not ticket.is_work]
         work = [ticket for ticket in tickets if ticket.is_work]
         backlog = self._backlog.get(model, Backlog())
-        known, arrivals = self._memory.of(model), self._activity.of(model)
+        arrivals, expected = self._activity.of(model), self._holding.expected(model)
+        since = realtime[0].since if realtime else None
         return Demand(
-            held=len(realtime),
-            held_since=realtime[0].since if realtime else None,
+            held=len(realtime) or int(expected is not None),
+            held_since=expected if since is None else since,
             urgent=any(ticket.urgent for ticket in realtime),
             in_flight=in_flight,
             realtime_at=arrivals.latest,
@@ -71,7 +72,7 @@ class Wants:
             running=backlog.running,
             queued_since=_oldest(backlog, work, now),
             priority=backlog.priority,
-            barred_until=now + known.until - time.time(),
+            barred_until=self._memory.barred_until(model),
             load_time=self._memory.load_seconds(model),
             elsewhere=elsewhere,
         )

@@ -16,21 +16,20 @@ CUT = 5.0
 class Draining:
     """Items get `drain_batch` seconds, then are queued again; realtime calls `drain_realtime`."""
 
-    def __init__(self, gateway: Host, wants: Wants, rules: Rules) -> None:
+    def __init__(self, gateway: Host, wants: Wants) -> None:
         self._gateway = gateway
         self._wants = wants
-        self._rules = rules
 
-    async def drain(self, worker: Worker, model: str) -> None:
+    async def drain(self, worker: Worker, model: str, rules: Rules) -> None:
         """Return once the worker has no calls, at once if it has none.
 
         The worker gets no new calls already.
         """
         began = monotonic()
-        if await self._is_free(worker, self._rules.drain_batch):
+        if await self._is_free(worker, rules.drain_batch):
             return
         await self._wants.preempt(model)
-        left = began + self._rules.drain_realtime - monotonic()
+        left = began + rules.drain_realtime - monotonic()
         if await self._is_free(worker, max(left, 0.0)):
             return
         for call in list(self._calls(worker)):

@@ -1,8 +1,8 @@
 """The one task that owns a runtime: it looks, decides, and changes the model.
 
 All wishes come to it as demand; nothing else starts or ends an engine. One step at a time is under
-way: it makes room, and loads a model. A step that loads a model which nobody needs any more is
-cancelled, and leaves nothing of its engine before the next begins.
+way: it makes room, loads a model, or clears away what an engine has left. A step that loads a
+model which nobody needs any more is cancelled, and leaves nothing before the next begins.
 """
 
 import asyncio
@@ -15,15 +15,17 @@ from time import monotonic
 import msgspec
 from msgspec.structs import replace
 
-from gateway import Host, StorageError, Worker, WorkerSettings
+from gateway import Host, Worker
+from gateway_plugins.runtime.finishing import Keeping, finish, finished
 from gateway_plugins.runtime.holding.holding import Holding
 from gateway_plugins.runtime.loading.failures import Failure, failure
-from gateway_plugins.runtime.loading.load import Failed, Loaded, Loader
+from gateway_plugins.runtime.loading.load import PROBE, Failed, Loaded, Loader
 from gateway_plugins.runtime.memory.known import Memory
 from gateway_plugins.runtime.options import Model, Options, Runtime
 from gateway_plugins.runtime.owning.decisions import Decisions
 from gateway_plugins.runtime.owning.demand import Wants
 from gateway_plugins.runtime.owning.draining import Draining
+from gateway_plugins.runtime.owning.listing import Listing
 from gateway_plugins.runtime.owning.state import State
 from gateway_plugins.runtime.policy.policy import Policy
 from gateway_plugins.runtime.policy.view import Decision, View
@@ -39,7 +41,7 @@ OWNER = "runtime"
 
 
 class Parts(msgspec.Struct):
-    """What the owners of all runtimes share."""
+    """What the owners of all runtimes share; `options` and `models` change at a reload."""
 
     gateway: Host
     options: Options
@@ -49,6 +51,7 @@ class Parts(msgspec.Struct):
     wants: Wants
     loader: Loader
     tally: Tally
+    keeping: Keeping
 
 
 class Owner:
@@ -67,10 +70,9 @@ class Owner:
         self.decisions = Decisions(runtime.name)
         self._parts = parts
         self._elsewhere = elsewhere
-        self._may_load = frozenset(runtime.models) or frozenset(parts.models)
-        self._draining = Draining(parts.gateway, parts.wants, parts.options.rules)
+        self._draining = Draining(parts.gateway, parts.wants)
+        self._listing = Listing(parts.gateway.workers, runtime.name)
         self._loaded: Loaded | None = None
-        self._worker: Worker | None = None
         self._step: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -78,12 +80,12 @@ class Owner:
     @property
     def models(self) -> frozenset[str]:
         """The models that may be loaded here."""
-        return self._may_load
+        return frozenset(self.runtime.models) or frozenset(self._parts.models)
 
     @property
     def worker(self) -> Worker | None:
         """The worker of the present engine, None if there is no engine that answers."""
-        return self._worker
+        return self._listing.worker
 
     @property
     def identity(self) -> str | None:
@@ -97,7 +99,7 @@ class Owner:
     async def run(self) -> None:
         """Own the runtime until cancelled; nothing of its engine is left then."""
         try:
-            await self._parts.loader.clear(self.runtime)
+            await self._clear()
             while True:
                 self._wanted.clear()
                 try:
@@ -109,16 +111,44 @@ class Owner:
                     async with asyncio.timeout(LOOK):
                         await self._wanted.wait()
         finally:
-            await self._end()
+            await finish(self._end())
+
+    async def _clear(self) -> None:
+        """End what a killed gateway has left; no engine can be started before that has gone."""
+        while True:
+            try:
+                return await self._parts.loader.clear(self.runtime)
+            except Exception:
+                log.exception("runtime %s cannot be cleared now", self.runtime.name)
+                await asyncio.sleep(LOOK)
 
     async def _look(self) -> None:
+        self._look_at_worker()
+        if self._parts.gateway.draining:
+            return
         await self._parts.wants.refresh()
         view = self.view()
-        decision = self.policy.decide(view)
+        decision = self._removal() or self.policy.decide(view)
         if decision.cause is not None:
             self.policy.switched(view, decision)
             self._begin(decision)
-            await self._save()
+            self._save()
+
+    def _look_at_worker(self) -> None:
+        """Keep the engine's worker in the registry, and doubt the engine if its probes fail."""
+        if self._loaded is not None and self.state.phase == "hot":
+            self._listing.follow(self._loaded)
+        worker = self._listing.worker
+        if worker is not None and PROBE in worker.conditions:
+            self.doubt(worker)
+
+    def _removal(self) -> Decision | None:
+        """Return the decision to end a model that is not among those of the options any more."""
+        state = self.state
+        model = state.next if state.phase == "draining" else state.model
+        if model is None or model in self.models or state.phase in ("idle", "failed"):
+            return None
+        return Decision(None, "return", f"{model} is not in the configuration any more")
 
     def _begin(self, decision: Decision) -> None:
         """Begin the step of a decision; the state changes at once, so that none is taken twice."""
@@ -135,7 +165,7 @@ class Owner:
     def _is_there(self, model: str | None) -> bool:
         """Whether the model is there and was to make room, but still has its worker."""
         loaded = self._loaded
-        return loaded is not None and self._worker is not None and loaded.model.name == model
+        return loaded is not None and self.worker is not None and loaded.model.name == model
 
     def _next(self, decision: Decision) -> State:
         """Return the state in which the step of a decision begins."""
@@ -148,7 +178,7 @@ class Owner:
 
     def view(self) -> View:
         """Return what the policy sees now."""
-        state, here = self.state, self._worker
+        state, here = self.state, self.worker
         running = 0 if here is None else self._parts.wants.running()[here.id]
         others = self._elsewhere()
         return View(
@@ -161,14 +191,13 @@ class Owner:
                 name: self._parts.wants.of(
                     name, running if name == state.model else 0, elsewhere=name in others
                 )
-                for name in self._may_load
+                for name in self.models
             },
         )
 
-    async def _save(self) -> None:
-        content = self.policy.saved(monotonic(), time.time())
-        with contextlib.suppress(StorageError):  # the storage reports it
-            await self._parts.memory.save(self.runtime.name, msgspec.json.encode(content).decode())
+    def _save(self) -> None:
+        content = msgspec.json.encode(self.policy.saved(monotonic(), time.time())).decode()
+        self._parts.keeping.keep(self._parts.memory.save(self.runtime.name, content))
 
     def _enter(self, state: State, reason: str) -> None:
         self.state = state
@@ -181,7 +210,7 @@ class Owner:
     ) -> None:
         try:
             if before is not None:
-                await asyncio.wait([before])
+                await finished(before)
             if self._loaded is not None:
                 await self._make_room(self._loaded, decision, left)
                 self._enter(self._next(decision), decision.reason)
@@ -190,67 +219,57 @@ class Owner:
         except Exception as error:
             log.exception("runtime %s could not be changed", self.runtime.name)
             words = f"the gateway failed: {error!r}"
-            await self._note_failure(decision.model, failure("runtime_start_exception", words))
+            self._note_failure(decision.model, failure("runtime_start_exception", words))
         finally:
             self.wake()
 
     def _stay(self, decision: Decision) -> None:
         """Keep the model that was to make room: it is wanted again before it has gone."""
-        assert self._worker is not None
-        self._worker.clear(OWNER)
+        assert self.worker is not None
         self._enter(replace(self.state, phase="hot", next=None), decision.reason)
-        if self.state.model is not None:
-            self._parts.holding.release(self.state.model)
+        self.worker.clear(OWNER)
 
     async def _make_room(self, loaded: Loaded, decision: Decision, left: State) -> None:
         """Let the calls of the engine end, and then the engine itself."""
-        if self._worker is not None:
-            self._worker.mark(OWNER, "draining", f"makes room for {decision.model}")
-            await self._draining.drain(self._worker, loaded.model.name)
-        self._unlist()
+        if self.worker is not None:
+            self.worker.mark(OWNER, "draining", decision.reason)
+            await self._drain(self.worker, loaded)
+        self._listing.leave()
         await self._stop(loaded)
-        self._parts.tally.switched()
+        if decision.model is not None:
+            self._parts.tally.switched()
         if left.for_batch:
             self._parts.tally.segment(monotonic() - left.since)
             if decision.cause == "realtime":
                 self._parts.tally.preempted()
 
+    async def _drain(self, worker: Worker, loaded: Loaded) -> None:
+        await self._draining.drain(worker, loaded.model.name, self._parts.options.rules)
+
     async def _load(self, name: str) -> None:
-        model, memory, began = self._parts.models[name], self._parts.memory, monotonic()
+        model, memory, began = self._parts.models.get(name), self._parts.memory, monotonic()
+        if model is None:  # a reload has just removed it
+            self._enter(State(since=began), f"{name} is not in the configuration any more")
+            return
         generation = await memory.next_generation(self.runtime.name)
         self.state = replace(self.state, generation=generation)
         try:
             loaded = await self._parts.loader.load(model, self.runtime, generation)
         except Failed as failed:
-            await self._note_failure(name, failed.failure)
+            self._note_failure(name, failed.failure)
             return
         self._loaded = loaded
         seconds = monotonic() - began
         self._parts.tally.loaded(name, seconds)
-        with contextlib.suppress(StorageError):  # the time is known until the next restart
-            await memory.loaded(name, seconds)
-        self._list(loaded)
+        self._parts.keeping.keep(memory.loaded(name, seconds))
         hot = replace(self.state, phase="hot", since=monotonic())
         self._enter(hot, f"the engine answers, after {seconds:.1f} s")
         self._watch = asyncio.create_task(self._await_end(loaded))
-        self._parts.holding.release(name)
+        waiting = self._parts.holding.waiting(name)
+        self._listing.enter(loaded)
         # Those that have waited get their slots before another model may be wanted.
-        while self._parts.holding.waiting(name):  # noqa: ASYNC110  they run in the next turn
+        while self._parts.holding.have(waiting):  # noqa: ASYNC110  they run in the next turn
             await asyncio.sleep(0)
-
-    def _list(self, loaded: Loaded) -> None:
-        """Make a worker of the engine."""
-        workers, name = self._parts.gateway.workers, self.runtime.name
-        workers.remove(name)
-        settings = WorkerSettings(
-            url=loaded.engine.url, worker_id=name, models=(loaded.model.name,)
-        )
-        self._worker = workers.add(settings)
-
-    def _unlist(self) -> None:
-        if self._worker is not None:
-            self._parts.gateway.workers.remove(self._worker.id)
-            self._worker = None
 
     async def _stop(self, loaded: Loaded) -> None:
         if self._watch is not None:
@@ -263,20 +282,32 @@ class Owner:
     # failures
 
     async def _await_end(self, loaded: Loaded) -> None:
-        """Wait for the engine's own end, which is a failure."""
+        """Wait until the engine has ended by itself, or is lost, which is a failure.
+
+        One that makes room already is ended by the step that is under way.
+        """
         found = await self._parts.loader.ended(loaded)
-        self._unlist()
+        self._listing.leave()
+        if self.state.phase == "draining":
+            return
         self._loaded, self._watch = None, None
-        await self._parts.loader.end(loaded, found.reason)
-        await self._note_failure(loaded.model.name, found)
+        self._step = asyncio.create_task(self._clear_away(self._step, loaded, found))
+        self._note_failure(loaded.model.name, found)
         self.wake()
 
-    async def _note_failure(self, name: str | None, found: Failure) -> None:
+    async def _clear_away(
+        self, before: "asyncio.Task[None] | None", loaded: Loaded, found: Failure
+    ) -> None:
+        if before is not None:
+            await finished(before)
+        await finish(self._parts.loader.end(loaded, found.reason))
+
+    def _note_failure(self, name: str | None, found: Failure) -> None:
         text, generation = f"{found.reason}: {found.text}", self.state.generation
         if name is not None:
             self._parts.tally.failed(name, found.reason)
-            with contextlib.suppress(StorageError):  # it is remembered until the next restart
-                await self._parts.memory.failed(name, found.reason, found.text, found.kept)
+            memory = self._parts.memory
+            self._parts.keeping.keep(memory.failed(name, found.reason, found.text, found.kept))
         state = State(
             phase="failed", model=name, since=monotonic(), generation=generation, reason=text
         )
@@ -285,22 +316,29 @@ class Owner:
             self._parts.holding.review(name)
 
     def doubt(self, worker: Worker) -> None:
-        """A call could not reach the engine: no more calls until it has answered a probe."""
-        if worker is self._worker and OWNER not in worker.conditions:
+        """A call or a probe could not reach the engine: no more calls until it answers again."""
+        loaded = self._loaded
+        if loaded is not None and worker is self.worker and OWNER not in worker.conditions:
             worker.mark(OWNER, "suspect", "it could not be reached")
-            loaded = self._loaded
-            if loaded is not None:
-                self._parts.loader.check(loaded, lambda: worker.clear(OWNER))
+            self._parts.loader.check(loaded, worker, lambda: _trust(worker))
 
     async def _end(self) -> None:
-        for task in (self._step, self._watch):
-            if task is not None:
-                await _cancelled(task)
-        self._unlist()
-        if self._loaded is not None:
-            await self._parts.loader.end(self._loaded)
+        if self._step is not None:
+            self._step.cancel()
+            await finished(self._step)
+        loaded, worker = self._loaded, self.worker
+        if loaded is not None and worker is not None and worker.in_flight:
+            worker.mark(OWNER, "draining", "the plugin runtime ends")
+            await self._drain(worker, loaded)
+        self._listing.leave()
+        if self._watch is not None:
+            self._watch.cancel()
+        if loaded is not None:
+            await self._parts.loader.end(loaded)
 
 
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait([task])
+def _trust(worker: Worker) -> None:
+    """Let an engine that was in doubt have calls again, unless it makes room meanwhile."""
+    condition = worker.conditions.get(OWNER)
+    if condition is not None and condition.state == "suspect":
+        worker.clear(OWNER)

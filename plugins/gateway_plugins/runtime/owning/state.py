@@ -20,6 +20,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     for_batch: bool = False
     reason: str | None = None
 
+    @property
+    def coming(self) -> str | None:
+        """The model that is there and stays, or is to come."""
+        return {"draining": self.next, "failed": None}.get(self.phase, self.model)
+
     def __str__(self) -> str:
         if self.phase == "draining":
             return f"draining({self.model} -> {self.next})"
