@@ -40,7 +40,7 @@ async def test_fault_2_4_calls_during_a_switch_get_200_or_503_and_their_own_mode
     seen: list[tuple[int, str]] = []
 
     async def ask(name: str) -> None:
-        for _ in range(10):
+        for _ in range(3):
             answer = await live.client.post(CHAT, json=chat(model=name))
             assert answer.status_code in (200, 503)
             assert answer.status_code == 503 or answer.json()["model"] == name
@@ -49,8 +49,8 @@ async def test_fault_2_4_calls_during_a_switch_get_200_or_503_and_their_own_mode
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         for name in ("a", "b", "a"):
             group.create_task(ask(name))
-    assert seen.count((200, "a")) == 20
-    assert seen.count((200, "b")) == 10
+    assert seen.count((200, "a")) == 6
+    assert seen.count((200, "b")) == 3
 
 
 async def test_two_models_that_are_always_wanted_each_serve_before_they_give_way(
