@@ -2,11 +2,15 @@
 
 import json
 import signal
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+from gateway_plugins.runtime.policy.saved import Saved
 from support.gateways.capturing import chat
 from support.gateways.serving_process import Process, serving
 from support.plugins.recording_plugin import until
@@ -61,3 +65,23 @@ async def test_engine_of_a_killed_gateway_is_ended_by_the_next(tmp_path: Path) -
         second.kill(signal.SIGTERM)
         assert await second.ended() == 0
     await until(lambda: engines(tmp_path) == 0)
+
+
+async def test_fault_5_2_a_killed_gateway_has_saved_the_latest_realtime_call(
+    tmp_path: Path,
+) -> None:
+    config, path = written(tmp_path), str(tmp_path / "gateway.db")
+    before = time.time()
+    async with serving("", "--config", config, storage__path=path) as process:
+        await asked(process)
+        await until(lambda: before <= (saved(path).realtime_at or 0) <= time.time())
+        process.kill(signal.SIGKILL)
+        await process.ended()
+    assert before <= (saved(path).realtime_at or 0)
+
+
+def saved(path: str) -> Saved:
+    """What the policy of the only runtime has in the database."""
+    with closing(sqlite3.connect(path)) as database:
+        [(content,)] = database.execute("SELECT content FROM runtime_saved")
+        return msgspec.json.decode(content, type=Saved)

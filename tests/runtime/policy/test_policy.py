@@ -49,6 +49,35 @@ def test_items_need_less_silence_the_longer_they_have_waited() -> None:
     assert one.decide(view(2_000, chat=chat, eval=items(since=-600))).cause == "batch"
 
 
+def test_the_silence_is_never_shorter_than_the_load() -> None:
+    """A call that comes within the load would turn it back."""
+    for now, cause in ((7_999, None), (8_000, "batch")):
+        state = view(now, chat=Demand(realtime_at=7_800), eval=items(since=800, load=200))
+        assert policy(Rules(max_wait=10_000)).decide(state).cause == cause
+
+
+def test_starving_items_get_their_model_so_early_that_others_have_their_turns_as_well() -> None:
+    """Each turn: a drain, a load, min_batch; before the first and between two: calls' own turns."""
+    rules = Rules(max_wait=3_600, min_batch=120, cooldown=120, drain_realtime=30)
+    chat = Demand(in_flight=1, load_time=90)
+    back = 90 + 120
+    one = policy(rules)
+    first = 3_600 - 2 * back - (30 + 60 + 120)
+    assert one.decide(view(first - 1, chat=chat, a=items())).cause is None
+    assert one.decide(view(first, chat=chat, a=items())).cause == "starving"
+    second = first + 5 - back - (30 + 60 + 120)
+    both = {"a": items(), "b": items(since=5)}
+    assert one.decide(view(second - 1, chat=chat, wanted=both)).cause is None
+    assert one.decide(view(second, chat=chat, wanted=both)).model == "a"
+
+
+def test_starving_items_leave_half_of_max_wait_in_peace() -> None:
+    one = policy(Rules(max_wait=600))
+    chat = Demand(in_flight=1)
+    assert one.decide(view(299, chat=chat, a=items(load=1_000))).cause is None
+    assert one.decide(view(300, chat=chat, a=items(load=1_000))).cause == "starving"
+
+
 def test_items_for_the_realtime_model_need_no_switch() -> None:
     both = Demand(queued=10, queued_since=0, running=5)
     state = view(900, chat=both, eval=items(since=0))

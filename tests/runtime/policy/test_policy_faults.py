@@ -64,6 +64,16 @@ def test_fault_5_2_tokens_and_the_latest_call_outlive_a_restart() -> None:
     assert after.decide(view(1_090 + 601, eval=items(since=1_690))).cause == "batch"
 
 
+def test_fault_5_2_a_call_is_to_be_saved_but_not_each_of_many() -> None:
+    one, unsaved = policy(), []
+    for now in range(0, 100, 10):
+        one.decide(view(now, chat=Demand(realtime_at=now)))
+        if one.unsaved:
+            unsaved.append(now)
+            assert one.saved(now, UNIX + now).realtime_at == UNIX + now
+    assert unsaved == [0, 30, 60, 90]
+
+
 def test_fault_5_2_the_cooldown_outlives_a_restart() -> None:
     rules = Rules(min_hot=10, cooldown=120)
     before = policy(rules)

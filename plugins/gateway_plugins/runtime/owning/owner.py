@@ -132,6 +132,7 @@ class Owner:
         if decision.cause is not None:
             self.policy.switched(view, decision)
             self._begin(decision)
+        if decision.cause is not None or self.policy.unsaved:
             self._save()
 
     def _look_at_worker(self) -> None:

@@ -7,6 +7,9 @@ from gateway_plugins.runtime.policy.situation import Situation
 from gateway_plugins.runtime.policy.starvation import starving
 from gateway_plugins.runtime.policy.view import Decision, View
 
+SAVED_EACH = 30.0
+"""Seconds by which the saved time of the latest realtime call may be too early."""
+
 
 class Policy:
     """Decides for one runtime; `realtime` is its realtime model.
@@ -27,14 +30,22 @@ class Policy:
         self._rules = rules
         self._realtime = realtime
         self._memory = Memory(rules, saved, now, unix)
+        self._saved_call = self._memory.realtime_at
 
     def tokens(self, now: float) -> float:
         """How many tokens are left, with fractions."""
         return self._memory.bucket.level(now)
 
     def saved(self, now: float, unix: float) -> Saved:
-        """What is to be kept; it changes with each switch and each call for the realtime model."""
+        """What is to be kept: after each switch, and whenever a call is `unsaved`."""
+        self._saved_call = self._memory.realtime_at
         return self._memory.saved(now, unix)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether a realtime call came so long after the latest that was saved that it matters."""
+        latest, before = self._memory.realtime_at, self._saved_call
+        return latest is not None and (before is None or latest - before >= SAVED_EACH)
 
     def decide(self, view: View) -> Decision:
         """Return the model that the runtime should have. Does not count as a switch."""

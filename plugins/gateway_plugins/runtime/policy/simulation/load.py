@@ -41,9 +41,11 @@ class Item(msgspec.Struct, eq=False):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is asked. Sessions are those of an hour between 8 and 18 on a working day, about ten
-    calls each; `strays` are calls of an hour at any time; `bulks` are a day's submissions of many
-    items, `singles` items of an hour."""
+    """How much is asked: means.
+
+    `sessions` of about ten calls each an hour, between 8 and 18 on working days; `strays`, single
+    calls an hour; `bulks`, submissions of many items a day; `singles`, items an hour.
+    """
 
     name: str
     sessions: float
