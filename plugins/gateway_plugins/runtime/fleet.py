@@ -95,12 +95,13 @@ class Fleet:
             self.holding.close()
             workers.troubled.remove(self._note_trouble)
             workers.changed.remove(self._note_change)
-            workers.set_loadable(frozenset())
+            workers.set_loadable(frozenset(self._models), now=False)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._parts.loader.close()
             await self._parts.keeping.close()
+            workers.set_loadable(frozenset())  # the last, for it lets the plugin be added again
 
     async def _own(self) -> None:
         """Run the owners as soon as no other gateway has the runtimes."""
@@ -246,6 +247,11 @@ class Fleet:
             remaining=remaining,
             reason=known.reason,
         )
+
+    @property
+    def loader(self) -> Loader:
+        """What starts and ends the engines."""
+        return self._parts.loader
 
     # for operators
 

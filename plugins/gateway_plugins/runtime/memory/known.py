@@ -72,6 +72,7 @@ class Memory:
         self._storage = storage
         self._known: dict[str, Known] = {}
         self._barred: dict[str, float] = {}
+        self._loaded_at: dict[str, float] = {}
         self._generations: dict[str, int] = {}
         self.set_options(models, restarts)
 
@@ -107,13 +108,20 @@ class Memory:
         return self._usual.get(model, 0.0) if measured is None else measured
 
     def loaded(self, model: str, seconds: float) -> Storing:
-        """The model was loaded in so many seconds. Raises StorageError."""
+        """The model was loaded in so many seconds. Raises StorageError.
+
+        Its failures count on until the engine has lived for longer than the longest pause: one that
+        dies soon after each load is not to be started for ever.
+        """
         known = self._known[model]
         before = known.load_seconds
         known.load_seconds = (
             seconds if before is None else before + LATEST_WEIGHT * (seconds - before)
         )
-        return self.forgive(model)
+        known.reason, known.text, known.until = None, None, 0.0
+        self._barred.pop(model, None)
+        self._loaded_at[model] = monotonic()
+        return self._store(known)
 
     def failed(self, model: str, reason: str, text: str, kept: float | None) -> Storing:
         """A load, or the engine, has failed. Raises StorageError.
@@ -122,6 +130,9 @@ class Memory:
         the next load would fail alike, after `kept` seconds.
         """
         known = self._known[model]
+        loaded_at = self._loaded_at.pop(model, None)
+        if loaded_at is not None and monotonic() - loaded_at > self._restarts.longest:
+            known.failures = 0
         known.failures += 1
         known.reason, known.text = reason, text
         pause = self._pause(known, kept)
