@@ -54,6 +54,7 @@ class Workers:
     `filter_workers` until the worker may be asked again. `loadable` are models that a plugin can
     load: a call for one that no worker serves now is no error, and may wait in `filter_workers`.
     `loads`: the plugin can load them now, so that the gateway is ready without any worker.
+    `load_failures` returns why some of them cannot be loaded, by their names.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -71,6 +72,7 @@ class Workers:
         self.hold: Hold | None = None
         self.loadable: frozenset[str] = frozenset()
         self.loads = False
+        self.load_failures: Callable[[], Mapping[str, str]] = dict
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0

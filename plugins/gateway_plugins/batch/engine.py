@@ -79,7 +79,10 @@ class Engine:
         path_of_metrics = options.engine_metrics
         self._queues = EngineQueues(self.runner.pace, path_of_metrics) if path_of_metrics else None
         self._settling = Settling(self._settled, self.runner.refilling)
-        telling = Telling(self._in_hand, self._freed, self._expired)
+        workers = gateway.workers
+        telling = Telling(
+            self._in_hand, self._freed, self._expired, lambda: workers.load_failures()
+        )
         self._upkeep = Upkeep(
             gateway.storage, holder, Others(path, options.lease), options, telling
         )

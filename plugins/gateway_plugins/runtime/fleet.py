@@ -86,6 +86,7 @@ class Fleet:
                 words = "worker %s is removed: the engine of the runtime gets its id"
                 log.warning(words, runtime.name)  # kept from an earlier run, or an operator's
         workers.set_loadable(frozenset(self._models), now=False)
+        workers.load_failures = self._failures
         workers.changed.append(self._note_change)
         workers.troubled.append(self._note_trouble)
         tasks = [asyncio.create_task(one) for one in (self._own(), self._await_drain())]
@@ -95,6 +96,7 @@ class Fleet:
             self.holding.close()
             workers.troubled.remove(self._note_trouble)
             workers.changed.remove(self._note_change)
+            workers.load_failures = dict
             workers.set_loadable(frozenset(self._models), now=False)
             for task in tasks:
                 task.cancel()
@@ -252,6 +254,14 @@ class Fleet:
     def loader(self) -> Loader:
         """What starts and ends the engines."""
         return self._parts.loader
+
+    def _failures(self) -> dict[str, str]:
+        known = map(self.memory.of, self._models)
+        return {
+            one.model: f"the model could not be loaded ({one.reason})"
+            for one in known
+            if one.reason is not None
+        }
 
     # for operators
 

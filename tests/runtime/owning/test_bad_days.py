@@ -38,7 +38,8 @@ async def test_fault_5_5_engine_that_leaves_slowly_is_gone_before_the_third_deci
     live = await gateway_for(box(tmp_path, *models, rules=QUICK, hold=30.0), workers=())
     for name in ("a", "b"):
         leaving = asyncio.create_task(ask(live, name))
-        await until(lambda name=name: phases(live)[-1:] == [f"loading({name})"])
+        loading = [f"loading({name})"]
+        await reached(live, loading.__contains__)
         await until(lambda: _listens(live))
         leaving.cancel()
         await until(lambda: len(fleet_of(live).holding) == 0)

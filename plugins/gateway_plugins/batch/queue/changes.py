@@ -4,7 +4,7 @@ Each function changes at most `limit` items and returns those, so that a caller 
 slices, with the commits of calls between them.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
@@ -19,6 +19,10 @@ from gateway_plugins.batch.queue.items import (
     Running,
 )
 from gateway_plugins.batch.queue.lanes import Counts, delete_unused
+
+LATE = "the item was not done by its deadline"
+
+NO_REASONS: Mapping[str, str] = {}
 
 SLICE = 500
 """Items that one transaction changes."""
@@ -102,11 +106,24 @@ def cancel_lines(
     return found
 
 
-def expire(db: Database, end: End, limit: int = SLICE) -> list[Found]:
-    """End queued items whose deadline has passed."""
+def expire(
+    db: Database, end: End, reasons: Mapping[str, str] = NO_REASONS, limit: int = SLICE
+) -> list[Found]:
+    """End queued items whose deadline has passed; `reasons` has why models were not there."""
     found = _select(db, "state = 0 AND deadline <= :now", {"now": end.now}, limit)
-    _end(db, found, ERROR, ItemError(EXPIRED, "the item was not done by its deadline"), end)
+    lanes = _models(db) if found and reasons else {}
+    told: defaultdict[str | None, list[Found]] = defaultdict(list)
+    for one in found:
+        told[reasons.get(lanes.get(one.lane, ""))].append(one)
+    for reason, some in told.items():
+        text = LATE if reason is None else f"{LATE}: {reason}"
+        _end(db, some, ERROR, ItemError(EXPIRED, text), end)
     return found
+
+
+def _models(db: Database) -> dict[int, str]:
+    """Return the model of each lane."""
+    return dict(db.select("SELECT lane, model FROM batch_lanes"))
 
 
 def requeue_of(db: Database, holder: int, reason: ItemError, limit: int = SLICE) -> list[Found]:

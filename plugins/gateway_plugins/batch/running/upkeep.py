@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -43,12 +43,14 @@ class Telling(msgspec.Struct, frozen=True):
     """What upkeep asks, and whom it tells.
 
     `in_hand` returns the attempts of this process that run or have ended. `freed` is called when
-    items were queued again, `expired` with those that have expired.
+    items were queued again, `expired` with those that have expired. `reasons` returns why models
+    cannot be loaded now, by their names.
     """
 
     in_hand: Callable[[], set[Running]]
     freed: Callable[[int], None]
     expired: Callable[[list[Found]], None]
+    reasons: Callable[[], Mapping[str, str]]
 
 
 class Upkeep:
@@ -98,7 +100,8 @@ class Upkeep:
 
     async def expire(self) -> None:
         """End the queued items whose deadline has passed."""
-        while found := await self._storage.write(lambda db: expire(db, self._end())):
+        reasons = self._telling.reasons()
+        while found := await self._storage.write(lambda db: expire(db, self._end(), reasons)):
             self._telling.expired(found)
             if len(found) < SLICE:
                 break

@@ -136,12 +136,18 @@ class Owner:
             self._save()
 
     def _look_at_worker(self) -> None:
-        """Keep the engine's worker in the registry, and doubt the engine if its probes fail."""
+        """Keep the engine's worker in the registry, and doubt the engine if its probes fail.
+
+        One that is slow for a while may be busy.
+        """
         if self._loaded is not None and self.state.phase == "hot":
             self._listing.follow(self._loaded)
         worker = self._listing.worker
-        if worker is not None and PROBE in worker.conditions:
-            self.doubt(worker)
+        failing = None if worker is None else worker.conditions.get(PROBE)
+        if worker is not None and failing is not None:
+            late = time.time() - failing.since > self._parts.loader.doubt
+            if failing.blocks or late:
+                self.doubt(worker)
 
     def _removal(self) -> Decision | None:
         """Return the decision to end a model that is not among those of the options any more."""

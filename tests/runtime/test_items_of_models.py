@@ -1,0 +1,52 @@
+"""Items of the queue whose model is there late, never, or no more."""
+
+from pathlib import Path
+
+from gateway_plugins.batch.queue.items import COMPLETED, ERROR
+from support.gateways.capturing import chat
+from support.records.queued_items import new_item
+from support.records.run_items import ended, queue, quick
+from support.runtime.boxes import QUICK, box
+from support.runtime.tiny_engines import tiny
+
+from gateway.testing import GatewayFor
+
+BROKEN = ["/bin/sh", "-c", "echo no weights in sight; exit 1"]
+
+
+async def test_items_of_a_model_that_cannot_be_loaded_end_by_their_deadline_and_say_why(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    models = tiny("a"), tiny("broken", command=BROKEN)
+    live = await gateway_for(quick(), box(tmp_path, *models, rules=QUICK), workers=())
+    ids = await queue(
+        live,
+        new_item(model="broken", deadline=3.0),
+        *[new_item(model="a") for _ in range(4)],
+    )
+    late, *others = await ended(live, ids)
+    assert {item.state for item in others} == {COMPLETED}
+    assert (late.state, late.attempts) == (ERROR, 0)
+    assert late.error is not None
+    assert "batch_expired" in late.error
+    assert "the model could not be loaded (runtime_crashed)" in late.error
+
+
+async def test_item_of_a_model_that_nobody_has_ends_with_the_error_of_a_call(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await gateway_for(quick(), box(tmp_path, tiny("a")), workers=())
+    [item] = await ended(live, await queue(live, new_item(model="gone")))
+    assert item.state == ERROR
+    assert "model_not_found" in (item.error or "")
+
+
+async def test_queue_refuses_only_models_that_nobody_can_load(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await gateway_for(quick(), box(tmp_path, tiny("a")), workers=())
+    answers = [
+        await live.client.post("/v1/batch/chat/completions", json=chat(model=name))
+        for name in ("a", "gone")
+    ]
+    assert [answer.status_code for answer in answers] == [202, 404]
