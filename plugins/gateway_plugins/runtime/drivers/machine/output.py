@@ -4,7 +4,10 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Self, cast
+from typing import Self
+
+CHUNK = 1 << 16
+"""Bytes of one read."""
 
 BURST = 1 << 20
 """Bytes that are read at once; an engine that prints more than that waits for `REST`."""
@@ -16,27 +19,29 @@ DRAIN = 1.0
 """Seconds for what is still in the pipe when an engine has ended: strangers may hold it open."""
 
 
-class Output(asyncio.Protocol):
-    """The reading end of a pipe; `writing` is the descriptor for the engine."""
+class Output:
+    """The reading end of a pipe; `writing` is the descriptor for the engine.
 
-    def __init__(self, log: Callable[[bytes], None], writing: int) -> None:
+    It reads itself, in place of a transport: uvloop closes the descriptor of a pipe twice, and by
+    the second time the number may be that of a file which another thread has just opened.
+    """
+
+    def __init__(self, log: Callable[[bytes], None], reading: int, writing: int) -> None:
         self.writing = writing
+        self._reading: int | None = reading
         self._log = log
         self._left = BURST
         self._resting: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     async def open(cls, log: Callable[[bytes], None]) -> Self:
         """Raises OSError."""
         reading, writing = os.pipe()
-        output = cls(log, writing)
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.connect_read_pipe(lambda: output, os.fdopen(reading, "rb", buffering=0))
-        except BaseException:
-            os.close(writing)
-            raise
+        os.set_blocking(reading, False)
+        output = cls(log, reading, writing)
+        output._loop.add_reader(reading, output._read, reading)
         return output
 
     def given(self) -> None:
@@ -52,23 +57,30 @@ class Output(asyncio.Protocol):
         finally:
             if self._resting is not None:
                 self._resting.cancel()
-            self._transport.close()
+            self._end()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.ReadTransport, transport)  # uvloop's has no such base class
-
-    def data_received(self, data: bytes) -> None:
+    def _read(self, reading: int) -> None:
+        try:
+            data = os.read(reading, CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self._end()
+            return
         self._log(data)
         self._left -= len(data)
-        if self._left <= 0 and not self._transport.is_closing():
-            self._transport.pause_reading()
-            loop = asyncio.get_running_loop()
-            self._resting = loop.call_later(REST, self._resume)
+        if self._left <= 0:
+            self._loop.remove_reader(reading)
+            self._resting = self._loop.call_later(REST, self._resume)
 
     def _resume(self) -> None:
         self._left = BURST
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._reading is not None:
+            self._loop.add_reader(self._reading, self._read, self._reading)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._ended.set()
+    def _end(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            self._loop.remove_reader(reading)
+            os.close(reading)
+            self._ended.set()
