@@ -203,8 +203,9 @@ class Fleet:
 
     def _model_of(self, call: Call) -> str:
         """Return the model that a call needs; of a generation that names none, the usual one."""
-        if call.model is not None:
-            return self._gateway.workers.called(call.model)
+        model = call.model
+        if model is not None:
+            return self._gateway.workers.called(model)
         return "" if call.dialect is None else self._usual()
 
     def _may_come(self, call: Call, model: str) -> bool:

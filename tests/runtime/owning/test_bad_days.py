@@ -10,13 +10,14 @@ from time import monotonic
 
 import pytest
 from support.gateways.capturing import chat
+from support.manual import free_port
 from support.plugins.recording_plugin import until
 from support.runtime.boxes import CHAT, QUICK, box, fleet_of, phases, reached, starts
 from support.runtime.tiny_engines import tiny
 
 from gateway import ConfigError
 from gateway.config import Probes, Worker
-from gateway.testing import GatewayFor, Live
+from gateway.testing import GatewayFor, Live, entry
 
 OFTEN = Probes(interval=0.05, timeout=0.1, models_interval=None)
 
@@ -166,3 +167,30 @@ async def test_fault_6_1_engine_that_dies_soon_after_each_load_is_started_less_a
     shown = (await live.client.get("/admin/runtime")).json()["models"]["a"]
     assert (shown["failures"], shown["reason"]) == (3, "runtime_crashed")
     assert shown["retry_in"] > 3_000
+
+
+async def test_calls_go_to_the_other_runtime_when_one_of_two_engines_of_a_model_dies(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    places = [{"name": name, "port": free_port(), "realtime": "a"} for name in ("one", "two")]
+    restarts = {"first": 60, "longest": 60}
+    both = box(tmp_path, tiny("a"), runtimes=places, restarts=restarts, hold=5.0)
+    live = await gateway_for(both, workers=())
+    owners = fleet_of(live).owners
+    await until(lambda: all(str(owner.state) == "hot(a)" for owner in owners))
+    pid = int((owners[0].identity or "").removeprefix("process "))
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(4):
+        assert [await ask(live) for _ in range(6)] == [200] * 6
+    await until(lambda: str(owners[0].state) == "failed(a)")
+    assert str(owners[1].state) == "hot(a)"
+
+
+async def test_backpressure_that_refuses_without_a_worker_leaves_the_waiting_to_the_runtime(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    gate = entry("backpressure", max_in_flight_per_worker=1, no_worker="refuse")
+    models = tiny("a", "slow=0.05"), tiny("b", "slow=0.05")
+    live = await gateway_for(box(tmp_path, *models, rules=QUICK), gate, workers=())
+    names = ["a"] * 6 + ["b"] * 6
+    assert await asyncio.gather(*[ask(live, name) for name in names]) == [200] * 12
