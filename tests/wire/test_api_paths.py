@@ -24,6 +24,8 @@ ELSEWHERE = {
     "plugins/gateway_plugins/batch/doors/uploads/routes.py": "responds at /v1/uploads itself",
     "plugins/gateway_plugins/batch/report.py": "the words for paths in the metrics it takes over",
     "plugins/gateway_plugins/openai_models.py": "responds at /v1/models itself",
+    "plugins/gateway_plugins/runtime/importing/variables.py": "a variable of the replaced system",
+    "plugins/gateway_plugins/runtime/loading/readiness.py": "asks an engine that is no worker yet",
 }
 """Files that may name a path, and why."""
 

@@ -73,8 +73,7 @@ class GpuMemory:
         if self._program is None:
             return []
         try:
-            async with asyncio.timeout(ANSWER):
-                text = await _output_of(self._program, query, "--format=csv,noheader,nounits")
+            text = await _output_of(self._program, query, "--format=csv,noheader,nounits")
         except (OSError, TimeoutError) as error:
             log.warning("%s does not tell how much memory is in use: %r", self._program, error)
             return []
@@ -82,13 +81,18 @@ class GpuMemory:
 
 
 async def _output_of(*command: str) -> str:
-    """Return what it prints, "" if it fails. If this is cancelled, the process is killed."""
+    """Return what it prints, "" if it fails. Raises OSError, TimeoutError.
+
+    If this is cancelled, or takes too long, the process is killed.
+    """
     pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
         *command, stdin=nothing, stdout=pipe, stderr=nothing
     )
     try:
-        output, _ = await process.communicate()
+        # Not around the start of the process, whose transport would stay open.
+        async with asyncio.timeout(ANSWER):
+            output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
