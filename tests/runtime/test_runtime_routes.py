@@ -4,6 +4,7 @@ from pathlib import Path
 
 from support.callers.scraping import scrape
 from support.gateways.capturing import chat
+from support.plugins.recording_plugin import until
 from support.runtime.boxes import CHAT, QUICK, box, fleet_of, model, reached
 
 from gateway.testing import GatewayFor
@@ -29,6 +30,7 @@ async def test_operator_lets_a_model_that_failed_be_tried_again(
 ) -> None:
     live = await gateway_for(box(tmp_path, model("a/b")), workers=())
     fleet = fleet_of(live)
+    await until(lambda: live.gateway.workers.loads)  # it has read what was known before
     await fleet.memory.failed("a/b", "access_denied", "the hub refuses", float("inf"))
     refused = await live.client.post(CHAT, json=chat(model="a/b"))
     assert (refused.status_code, refused.json()["reason"]) == (503, "access_denied")

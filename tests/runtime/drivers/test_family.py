@@ -92,6 +92,7 @@ def shared(name: str) -> bool:
     return Path("/dev/shm", name).exists()
 
 
+@pytest.mark.slow  # Python deletes it in its own time, which a busy machine makes long
 @pytest.mark.parametrize("killed", [False, True])
 async def test_fault_6_11_shared_memory_is_deleted(driver: ProcessDriver, killed: bool) -> None:
     printed = Printed()

@@ -52,6 +52,7 @@ def test_the_picture_is_small_and_valid() -> None:
     assert "prefers-color-scheme: dark" in PICTURE.read_text()
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_picture(tmp_path: Path) -> None:
     main(["day", str(tmp_path / "day.svg"), "--load", "quiet", "--seed", "3"])
     assert (tmp_path / "day.svg").read_text() == day("quiet", 3)
@@ -88,6 +89,7 @@ def test_every_call_and_item_is_served_in_an_idle_time(system: type[Box]) -> Non
     assert box.model == REALTIME
 
 
+@pytest.mark.slow
 def test_both_systems_get_the_same_work_and_lose_none_of_it_in_the_books() -> None:
     for system in BOTH:
         box = ran(system(load_of(BUSY, 2, DAY)))
@@ -154,6 +156,7 @@ def test_fault_2_4_calls_get_errors_while_the_replaced_one_loads_another_model()
     assert box.record.waits[0].until_served > LOADS["eval-c"]
 
 
+@pytest.mark.slow
 def test_fault_3_4_the_replaced_one_stays_with_a_model_that_has_items() -> None:
     """Ours gives the single item its turn."""
     for system in BOTH:
@@ -167,6 +170,7 @@ def test_fault_3_4_the_replaced_one_stays_with_a_model_that_has_items() -> None:
 # side by side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_ours_has_fewer_long_waits_and_no_item_that_starves_in_a_day(seed: int) -> None:
     theirs = measured(ran(Replaced(load_of(USUAL, seed, DAY))))
