@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from gateway_plugins.batch.queue.items import COMPLETED, ERROR
 from support.gateways.capturing import chat
 from support.records.queued_items import new_item
@@ -10,6 +11,8 @@ from support.runtime.boxes import QUICK, box
 from support.runtime.tiny_engines import tiny
 
 from gateway.testing import GatewayFor
+
+pytestmark = pytest.mark.slow
 
 BROKEN = ["/bin/sh", "-c", "echo no weights in sight; exit 1"]
 

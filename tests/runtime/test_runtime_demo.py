@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import httpx
+import pytest
 from support.manual import running
+
+pytestmark = pytest.mark.slow
 
 
 def test_demo_of_a_gpu_box_holds_calls_and_changes_models(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from support.plugins.recording_plugin import until
 from support.runtime.boxes import CHAT, QUICK, fleet_of, phases, reached, starts
 from support.runtime.tiny_engines import tiny
 
+pytestmark = pytest.mark.slow
+
 
 class Box:
     """A gateway with the plugin, whose options a test changes."""

@@ -13,6 +13,8 @@ from gateway_plugins.runtime.drivers.machine.processes import alive
 from gateway_plugins.runtime.drivers.process import ProcessDriver
 from support.runtime.small_engines import Printed, gone, launch, zombies
 
+pytestmark = pytest.mark.slow
+
 STUBBORN = """
 def stubborn():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -11,6 +11,8 @@ from gateway_plugins.runtime.drivers.machine.gpu_memory import GpuMemory
 from gateway_plugins.runtime.drivers.process import ProcessDriver
 from support.runtime.small_engines import Printed, descriptors, launch, zombies
 
+pytestmark = pytest.mark.slow
+
 LEADER = "say('leader', os.getpid()); stay()"
 
 

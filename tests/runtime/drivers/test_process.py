@@ -21,6 +21,8 @@ from support.runtime.small_engines import (
     zombies,
 )
 
+pytestmark = pytest.mark.slow
+
 PLAIN = "say('leader', os.getpid()); stay()"
 
 

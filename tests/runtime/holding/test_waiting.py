@@ -15,6 +15,8 @@ from gateway import Call, Principal, Worker, hookimpl
 from gateway.config import Config, StorageSettings
 from gateway.testing import NO_PROBES, GatewayFor, Live, live
 
+pytestmark = pytest.mark.slow
+
 SLOW = "load=600"
 
 

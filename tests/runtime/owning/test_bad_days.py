@@ -19,6 +19,8 @@ from gateway import ConfigError
 from gateway.config import Probes, Worker
 from gateway.testing import GatewayFor, Live, entry
 
+pytestmark = pytest.mark.slow
+
 OFTEN = Probes(interval=0.05, timeout=0.1, models_interval=None)
 
 

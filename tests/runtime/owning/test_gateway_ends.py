@@ -10,11 +10,14 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 from gateway_plugins.runtime.policy.saved import Saved
 from support.gateways.capturing import chat
 from support.gateways.serving_process import Process, serving
 from support.plugins.recording_plugin import until
 from support.runtime.boxes import CHAT, box, model, starts
+
+pytestmark = pytest.mark.slow
 
 
 def written(folder: Path) -> str:

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
 from support.runtime.boxes import CHAT, box, fleet_of, model, starts
 
 from gateway.config import Config, StorageSettings
 from gateway.testing import NO_PROBES, live
+
+pytestmark = pytest.mark.slow
 
 
 async def test_fault_5_10_second_gateway_starts_no_engine_until_the_first_has_ended(

@@ -4,12 +4,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.gateways.capturing import chat
 from support.manual import free_port
 from support.plugins.recording_plugin import until
 from support.runtime.boxes import CHAT, QUICK, box, fleet_of, model, starts
 
 from gateway.testing import GatewayFor
+
+pytestmark = pytest.mark.slow
 
 
 def runtime(name: str, **options: Any) -> dict[str, Any]:

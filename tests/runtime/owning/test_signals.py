@@ -18,6 +18,8 @@ from support.plugins.recording_plugin import until
 from support.runtime.boxes import CHAT, box
 from support.runtime.tiny_engines import tiny
 
+pytestmark = pytest.mark.slow
+
 LOADING, HOT = re.compile(rb"loading\(a\)"), re.compile(rb"hot\(a\)")
 STOPS = re.compile(rb"Shutting down")
 

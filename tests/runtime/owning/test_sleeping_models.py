@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from gateway_plugins.runtime.drivers.machine.processes import alive
 from gateway_plugins.runtime.drivers.sleep_requests import SleepRequests
 from support.gateways.capturing import chat
@@ -13,6 +14,8 @@ from support.runtime.boxes import CHAT, QUICK, box, fleet_of, model
 from gateway.config import Config, StorageSettings
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import Live, live
+
+pytestmark = pytest.mark.slow
 
 
 @contextlib.asynccontextmanager

@@ -18,6 +18,8 @@ from support.runtime.boxes import CHAT, QUICK, box, fleet_of, model, phases, rea
 
 from gateway.testing import GatewayFor, Live, entry
 
+pytestmark = pytest.mark.slow
+
 BATCH = entry(Batch, min_pause=0.01, max_pause=0.05)
 PATIENT = {**QUICK, "drain_batch": 0.1}
 
