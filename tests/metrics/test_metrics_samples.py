@@ -60,6 +60,7 @@ HISTOGRAM = Histogram((1.0,))
 BAD: dict[str, list[Sample]] = {
     "is no name": [gauge("other_x")],
     "is no name here": [gauge("gateway_X")],
+    "only gauges": [Sample("gateway_x_info", "histogram", Histogram((1.0,)), "x")],
     "'gateway_x_count' is no name": [gauge("gateway_x_count")],
     "counters end in _total": [gauge("gateway_x_total")],
     "end in _total": [Sample("gateway_x", "counter", 1, "Help.")],

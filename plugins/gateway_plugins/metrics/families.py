@@ -139,6 +139,8 @@ def _check(sample: Sample) -> None:
     name, counts = sample.name, sample.kind == "counter"
     if not _NAME.fullmatch(name) or name.endswith(_TAKEN):
         raise ValueError(f"{name!r} is no name here: gateway_, then words in lower case and a unit")
+    if name.endswith("_info") and sample.kind != "gauge":
+        raise ValueError(f"{name}: only gauges, which are 1 then, have names that end in _info")
     if counts != name.endswith("_total"):
         raise ValueError(f"{name}: the names of counters end in _total, and no others do")
     if sample.merge not in ("sum", "max", "min") or (sample.merge, sample.kind) in _NO_SUMS:

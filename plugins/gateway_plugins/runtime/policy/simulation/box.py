@@ -1,6 +1,7 @@
 """The box: a clock, an engine that loads and serves one model, and a record of what happened."""
 
 import heapq
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Literal
@@ -43,7 +44,7 @@ class Record(msgspec.Struct):
     refused: int = 0
 
 
-class Box:
+class Box(ABC):
     """What both systems share. A system is told of arrivals and ends, and calls `load` and `serve`.
 
     A call is `came(call)`, an item `submitted(item)`; `loaded` and `failed` tell of loads, `freed`
@@ -83,24 +84,24 @@ class Box:
         self._order += 1
         heapq.heappush(self._events, (time, self._order, event))
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027  a system may have nothing to do then
         """The box is switched on."""
 
+    @abstractmethod
     def came(self, call: Call) -> None:
         """A caller tries, or tries again."""
-        raise NotImplementedError
 
-    def submitted(self, item: Item) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def submitted(self, item: Item) -> None: ...
 
-    def loaded(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def loaded(self) -> None: ...
 
-    def failed(self, model: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def failed(self, model: str) -> None: ...
 
-    def freed(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def freed(self) -> None: ...
 
     @property
     def serves_calls(self) -> bool:
