@@ -206,7 +206,7 @@ class Fleet:
         model = call.model
         if model is not None:
             return self._gateway.workers.called(model)
-        return "" if call.dialect is None else self._usual()
+        return self._usual() if call.api is not None and call.api.generates else ""
 
     def _may_come(self, call: Call, model: str) -> bool:
         """Whether the model can be loaded where the call may go."""
