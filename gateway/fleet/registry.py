@@ -54,7 +54,9 @@ class Workers:
     `filter_workers` until the worker may be asked again. `loadable` are models that a plugin can
     load: a call for one that no worker serves now is no error, and may wait in `filter_workers`.
     `loads`: the plugin can load them now, so that the gateway is ready without any worker.
-    `load_failures` returns why some of them cannot be loaded, by their names.
+    `load_failures` returns why some of them cannot be loaded, by their names, and `unloadable` the
+    same of those for which waiting is in vain. `reserved` has the ids of workers that a plugin adds
+    itself, with words for what they are: no configuration that a reload brings may have them.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -73,6 +75,8 @@ class Workers:
         self.loadable: frozenset[str] = frozenset()
         self.loads = False
         self.load_failures: Callable[[], Mapping[str, str]] = dict
+        self.unloadable: Callable[[], Mapping[str, str]] = dict
+        self.reserved: Mapping[str, str] = {}
         self._settings = settings
         self._leaving: list[Worker] = []
         self._turn = 0
@@ -166,7 +170,12 @@ class Workers:
         """Create pools for workers that are new or reached differently. Raises ConfigError."""
         pools: Pools = {}
         contexts: Contexts = {}
-        problems = []
+        problems = [
+            f"workers: {one.worker_id}: {self.reserved[one.worker_id]} has this `worker_id`; give "
+            "the worker another one"
+            for one in settings.workers
+            if one.worker_id in self.reserved
+        ]
         for worker in settings.workers:
             found = self.find(worker.worker_id)
             if found is None or _reach(worker, settings) != _reach(found.settings, self._settings):

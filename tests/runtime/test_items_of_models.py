@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from gateway_plugins.batch.queue.items import COMPLETED, ERROR
+from gateway_plugins.batch.queue.items import COMPLETED, ERROR, QUEUED
 from support.gateways.capturing import chat
+from support.plugins.recording_plugin import until
 from support.records.queued_items import new_item
-from support.records.run_items import ended, queue, quick
-from support.runtime.boxes import QUICK, box
+from support.records.run_items import ended, item_of, queue, quick
+from support.runtime.boxes import QUICK, box, fleet_of, starts
 from support.runtime.tiny_engines import tiny
 
 from gateway.testing import GatewayFor
@@ -33,6 +34,32 @@ async def test_items_of_a_model_that_cannot_be_loaded_end_by_their_deadline_and_
     assert late.error is not None
     assert "batch_expired" in late.error
     assert "the model could not be loaded (runtime_crashed)" in late.error
+
+
+DENIED = "OSError: You are trying to access a gated repo. 403 Forbidden: ask for access"
+
+
+async def test_fault_3_12_items_are_dropped_at_once_only_for_reasons_that_stay(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    models = tiny("denied", command=["/bin/sh", "-c", f"echo '{DENIED}'; exit 1"]), tiny("broken")
+    models[1]["command"] = BROKEN
+    live = await gateway_for(quick(), box(tmp_path, *models, rules=QUICK), workers=())
+    waiting, *denied = await queue(
+        live, new_item(model="broken"), *[new_item(model="denied") for _ in range(3)]
+    )
+    for item in await ended(live, denied):
+        assert (item.state, item.attempts) == (ERROR, 0)
+        assert item.error is not None
+        assert '"model_load_failed"' in item.error
+        assert "the model could not be loaded (access_denied)" in item.error
+    assert (await item_of(live, waiting)).state == QUEUED
+    assert fleet_of(live).memory.of("broken").failures > 0
+    await fleet_of(live).memory.forgive("denied")
+    [again] = await queue(live, new_item(model="denied"))
+    await until(lambda: fleet_of(live).memory.of("denied").reason is not None)
+    [item] = await ended(live, [again])
+    assert (item.state, starts(tmp_path) > 2) == (ERROR, True)
 
 
 async def test_item_of_a_model_that_nobody_has_ends_with_the_error_of_a_call(

@@ -134,6 +134,23 @@ async def test_change_that_needs_a_restart_is_refused_and_changes_nothing(
         assert fleet_of(running.live).options.hold == 60.0
 
 
+async def test_worker_with_the_name_of_a_runtime_is_refused_until_the_plugin_has_gone(
+    box: Box,
+) -> None:
+    taken = [{"url": "http://127.0.0.1:1", "worker_id": "gpu"}]
+    words = "workers: gpu: the engine of a runtime of the plugin runtime has this `worker_id`"
+    async with box.serving() as running:
+        assert words in await running.refused(box.plugin(), workers=taken)
+        assert [one.id for one in running.live.gateway.workers.all] == []
+        assert await ask(running, "a") == (200, "a")
+        await running.changed()
+        await until(lambda: not running.live.gateway.workers.loadable)
+        await running.changed(workers=taken)
+        told = await running.refused(box.plugin(), workers=taken)
+        assert "gpu: a worker of the configuration has this `worker_id`" in told
+        assert [one.id for one in running.live.gateway.workers.all] == ["gpu"]
+
+
 async def test_plugin_that_is_removed_ends_its_engine_after_its_calls_and_may_come_back(
     box: Box,
 ) -> None:

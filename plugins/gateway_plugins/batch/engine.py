@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -81,7 +82,12 @@ class Engine:
         self._settling = Settling(self._settled, self.runner.refilling)
         workers = gateway.workers
         telling = Telling(
-            self._in_hand, self._freed, self._expired, lambda: workers.load_failures()
+            in_hand=self._in_hand,
+            freed=self._freed,
+            expired=partial(self._given_up, "expired"),
+            dropped=partial(self._given_up, "error"),
+            reasons=lambda: workers.load_failures(),
+            unloadable=self._unloadable,
         )
         self._upkeep = Upkeep(
             gateway.storage, holder, Others(path, options.lease), options, telling
@@ -247,9 +253,18 @@ class Engine:
         self.tally.requeued(LEFT.code, items)
         self.runner.wake()
 
-    def _expired(self, found: list[Found]) -> None:
+    def _unloadable(self) -> dict[str, str]:
+        """Return why models cannot be loaded that no worker has either."""
+        workers = self._gateway.workers
+        return {
+            model: reason
+            for model, reason in workers.unloadable().items()
+            if not workers.serving(model).all
+        }
+
+    def _given_up(self, status: str, found: list[Found]) -> None:
         for one in found:
-            self.tally.ended("expired", one.path)
+            self.tally.ended(status, one.path)
             self._tell(one.id)
         if any(one.batch is not None for one in found):
             self.batches.changed()

@@ -23,6 +23,7 @@ from gateway import (
 from gateway_plugins.runtime.finishing import Keeping
 from gateway_plugins.runtime.holding.errors import Progress
 from gateway_plugins.runtime.holding.holding import Holding
+from gateway_plugins.runtime.loading.failures import LASTING
 from gateway_plugins.runtime.loading.load import Loader
 from gateway_plugins.runtime.memory.known import Memory
 from gateway_plugins.runtime.options import Options, Runtime
@@ -85,8 +86,11 @@ class Fleet:
             if workers.remove(runtime.name) is not None:
                 words = "worker %s is removed: the engine of the runtime gets its id"
                 log.warning(words, runtime.name)  # kept from an earlier run, or an operator's
+        workers.reserved = {
+            one.name: "the engine of a runtime of the plugin runtime" for one in runtimes
+        }
         workers.set_loadable(frozenset(self._models), now=False)
-        workers.load_failures = self._failures
+        workers.load_failures, workers.unloadable = self._failures, self._lasting
         workers.changed.append(self._note_change)
         workers.troubled.append(self._note_trouble)
         tasks = [asyncio.create_task(one) for one in (self._own(), self._await_drain())]
@@ -96,7 +100,8 @@ class Fleet:
             self.holding.close()
             workers.troubled.remove(self._note_trouble)
             workers.changed.remove(self._note_change)
-            workers.load_failures = dict
+            workers.load_failures = workers.unloadable = dict
+            workers.reserved = {}
             workers.set_loadable(frozenset(self._models), now=False)
             for task in tasks:
                 task.cancel()
@@ -263,6 +268,11 @@ class Fleet:
             for one in known
             if one.reason is not None
         }
+
+    def _lasting(self) -> dict[str, str]:
+        reasons = {model: self.memory.of(model).reason for model in self._models}
+        found = self._failures()
+        return {model: found[model] for model, reason in reasons.items() if reason in LASTING}
 
     # for operators
 

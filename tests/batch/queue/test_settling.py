@@ -221,3 +221,22 @@ def test_results_that_are_kept_no_longer_are_deleted_in_slices(queue: AQueue) ->
     assert [changes.delete_expired(queue.db, queue.now, 25) for _ in range(4)] == [25, 25, 10, 0]
     check_counts(queue.db)
     assert RUNNING not in queue.states(queue.submit())
+
+
+def test_fault_3_12_queued_items_of_a_model_that_cannot_be_loaded_are_dropped_with_the_reason(
+    queue: AQueue,
+) -> None:
+    process = queue.process()
+    running, *queued = queue.submit(model="gone", items=4)
+    queue.claim(process, 1)
+    queued += queue.submit(key="bob", model="gone", priority=3, items=2)
+    [other] = queue.submit(model="m")
+    dropped = []
+    while found := changes.drop(queue.db, "gone", "the hub refuses it", queue.end(), limit=2):
+        dropped += found
+    assert sorted(one.id for one in dropped) == sorted(queued)
+    for item in map(queue.item, queued):
+        assert item.state == ERROR
+        assert item.error == '{"code":"model_load_failed","message":"the hub refuses it"}'
+    assert (queue.item(running).state, queue.item(other).state) == (RUNNING, QUEUED)
+    check_counts(queue.db)

@@ -168,6 +168,31 @@ def test_starving_items_get_their_model_without_silence_and_without_a_token() ->
     assert one.tokens(3_500) == before
 
 
+def test_token_of_an_eviction_that_is_called_off_is_given_back_once() -> None:
+    one = policy(Rules(refill=1e9))
+    state = view(1_000, eval=items(since=900))
+    assert one.decide(state).cause == "batch"
+    one.switched(state, one.decide(state))
+    assert one.tokens(1_000) == pytest.approx(2)
+    draining = view(1_001, "eval", phase="draining", for_batch=True, chat=calls(since=1_000))
+    assert one.decide(draining).model == CHAT
+    one.switched(draining, one.decide(draining))
+    for _ in range(2):
+        one.called_off(1_001)
+        assert one.tokens(1_001) == pytest.approx(3)
+
+
+def test_no_token_is_given_back_for_the_return_of_a_model_that_had_gone() -> None:
+    one = policy(Rules(refill=1e9))
+    there = view(1_000, eval=items(since=900))
+    one.switched(there, one.decide(there))
+    back = view(2_000, "eval", since=1_100, for_batch=True, chat=calls(since=1_999))
+    assert one.decide(back).model == CHAT
+    one.switched(back, one.decide(back))
+    one.called_off(2_001)
+    assert one.tokens(2_001) == pytest.approx(2)
+
+
 def test_what_a_turn_has_left_of_many_items_comes_after_min_hot() -> None:
     one = policy(Rules(refill=1e6), Saved(at=UNIX, tokens=0))
     chat = Demand(in_flight=2, realtime_at=3_000)

@@ -58,6 +58,9 @@ def test_tokens_are_never_below_zero_nor_above_the_maximum(
         if pays:
             bucket.pay(now)
             assert bucket.level(now) <= max(0.0, before - 1) + 1e-9
+        else:
+            bucket.give_back(now)
+            assert bucket.level(now) >= min(before, most)
         assert 0 <= bucket.level(now) <= most
 
 

@@ -15,6 +15,7 @@ from gateway_plugins.batch.queue.items import (
     ERROR,
     EXPIRED,
     QUEUED,
+    UNLOADABLE,
     ItemError,
     Running,
 )
@@ -118,6 +119,14 @@ def expire(
     for reason, some in told.items():
         text = LATE if reason is None else f"{LATE}: {reason}"
         _end(db, some, ERROR, ItemError(EXPIRED, text), end)
+    return found
+
+
+def drop(db: Database, model: str, reason: str, end: End, limit: int = SLICE) -> list[Found]:
+    """End queued items of a model that cannot be loaded, and for which waiting is in vain."""
+    where = "state = 0 AND lane IN (SELECT lane FROM batch_lanes WHERE model = :model)"
+    found = _select(db, where, {"model": model}, limit)
+    _end(db, found, ERROR, ItemError(UNLOADABLE, reason), end)
     return found
 
 

@@ -20,6 +20,9 @@ Kind = Literal["completion", "chat_completion", "job", "line", "other"]
 EXPIRED = "batch_expired"
 """Code of the error of an item that was not done by its deadline."""
 
+UNLOADABLE = "model_load_failed"
+"""Code of the error of an item whose model cannot be loaded, as calls for such a model have it."""
+
 CANCELLED = "batch_cancelled"
 """Code of the error line of an item that was cancelled with its batch."""
 

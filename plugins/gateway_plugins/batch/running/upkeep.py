@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import msgspec
 
@@ -15,6 +16,7 @@ from gateway_plugins.batch.queue.changes import (
     End,
     Found,
     delete_expired,
+    drop,
     expire,
     forget_submissions,
     give_up,
@@ -43,14 +45,17 @@ class Telling(msgspec.Struct, frozen=True):
     """What upkeep asks, and whom it tells.
 
     `in_hand` returns the attempts of this process that run or have ended. `freed` is called when
-    items were queued again, `expired` with those that have expired. `reasons` returns why models
-    cannot be loaded now, by their names.
+    items were queued again, `expired` with those that have expired, `dropped` with those whose
+    model is `unloadable`. `reasons` returns why models cannot be loaded now, by their names, and
+    `unloadable` those of them for which waiting is in vain.
     """
 
     in_hand: Callable[[], set[Running]]
     freed: Callable[[int], None]
     expired: Callable[[list[Found]], None]
+    dropped: Callable[[list[Found]], None]
     reasons: Callable[[], Mapping[str, str]]
+    unloadable: Callable[[], Mapping[str, str]]
 
 
 class Upkeep:
@@ -84,6 +89,7 @@ class Upkeep:
             group.create_task(_every(beat, self.beat))
             group.create_task(_every(min(beat, LOOK), self.take_over))
             group.create_task(_every(LOOK, self.expire))
+            group.create_task(_every(LOOK, self.drop))
             group.create_task(_every(LOOK, self.find_missing))
             group.create_task(_every(CLEAN, self.clean))
 
@@ -105,6 +111,15 @@ class Upkeep:
             self._telling.expired(found)
             if len(found) < SLICE:
                 break
+
+    async def drop(self) -> None:
+        """End the queued items whose model will not be loaded, however long they wait."""
+        for model, reason in self._telling.unloadable().items():
+            while found := await self._storage.write(partial(self._drop, model, reason)):
+                self._telling.dropped(found)
+
+    def _drop(self, model: str, reason: str, db: Database) -> list[Found]:
+        return drop(db, model, reason, self._end())
 
     async def find_missing(self) -> None:
         """Queue items again that are this process's by their rows, but that it does not run.

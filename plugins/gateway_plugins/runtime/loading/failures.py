@@ -39,6 +39,9 @@ KEPT: dict[Reason, float] = {
     "auth_required": math.inf,
 }
 
+LASTING: frozenset[Reason] = frozenset(("model_incompatible", "access_denied", "auth_required"))
+"""Reasons of which time alone does not rid a model: no work waits for it."""
+
 FLAGS: dict[Reason, Flag] = {
     "runtime_oom": "model_oom",
     "model_incompatible": "model_incompatible",

@@ -233,6 +233,7 @@ class Owner:
     def _stay(self, decision: Decision) -> None:
         """Keep the model that was to make room: it is wanted again before it has gone."""
         assert self.worker is not None
+        self.policy.called_off(monotonic())
         self._enter(replace(self.state, phase="hot", next=None), decision.reason)
         self.worker.clear(OWNER)
 

@@ -23,6 +23,11 @@ class Bucket:
         self._tokens = max(0.0, self.level(now) - 1)
         self._at = max(self._at, now)
 
+    def give_back(self, now: float) -> None:
+        """Put back a token that was taken for nothing."""
+        self._tokens = min(self._most, self.level(now) + 1)
+        self._at = max(self._at, now)
+
     def wait(self, now: float) -> float:
         """Seconds until there is a whole token."""
         return max(0.0, (1 - self.level(now)) * self._refill)

@@ -60,13 +60,21 @@ class Policy:
     def switched(self, view: View, decision: Decision) -> None:
         """Say that the switch of a decision begins; to be told once for each that has a cause."""
         here = Situation(self._rules, self._realtime, view)
-        if self._costs(here, decision):
-            self._memory.bucket.pay(view.now)
+        if view.phase != "draining":  # one that is called off may still cost nothing
+            self._memory.paid = self._costs(here, decision)
+            if self._memory.paid:
+                self._memory.bucket.pay(view.now)
         self._end_turn(here)
         self._memory.forced = decision.model if decision.cause == "starving" else None
         self._memory.called = decision.cause == "realtime"
         if self._memory.called:
             self._memory.recalled_at = view.now
+
+    def called_off(self, now: float) -> None:
+        """Say that the model which was to make room has stayed: its eviction cost nothing."""
+        if self._memory.paid:
+            self._memory.bucket.give_back(now)
+            self._memory.paid = False
 
     def _hear(self, here: Situation) -> None:
         at = here.of(here.realtime).realtime_at

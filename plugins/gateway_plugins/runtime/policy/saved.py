@@ -22,8 +22,11 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memory:
-    """What the policy remembers, in `time.monotonic()` seconds; `forced` and `called` tell why the
-    present model was brought, and are not kept over a restart, which ends that model."""
+    """What the policy remembers, in `time.monotonic()` seconds.
+
+    `forced` and `called` tell why the present model was brought, `paid` whether a token was taken
+    for that. None of them is kept over a restart, which ends that model.
+    """
 
     def __init__(self, rules: Rules, saved: Saved | None, now: float, unix: float) -> None:
         kept = saved or Saved(at=unix, tokens=rules.tokens)
@@ -34,6 +37,7 @@ class Memory:
         self.left = {name: past.of(at) for name, at in kept.left.items()}
         self.forced: str | None = None
         self.called = False
+        self.paid = False
 
     def saved(self, now: float, unix: float) -> Saved:
         offset = unix - now
