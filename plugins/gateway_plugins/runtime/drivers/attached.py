@@ -5,6 +5,7 @@ import logging
 
 from gateway_plugins.runtime.drivers.driver import Exit, Launch, Log, StartFailed
 from gateway_plugins.runtime.drivers.sleep_requests import Gone, SleepFailed, SleepRequests
+from gateway_plugins.runtime.drivers.turn import Turn
 
 log = logging.getLogger("gateway.runtime")
 
@@ -79,43 +80,25 @@ class AttachedDriver:
             return True
 
 
-class AttachedEngine:
+class AttachedEngine(Turn):
     """An engine of somebody else's from when it was woken until it sleeps or is gone."""
 
     def __init__(self, driver: AttachedDriver, launch: Launch, poll: float) -> None:
-        self.url = driver.url
-        self.identity = f"{driver.url}, generation {launch.generation}"
+        super().__init__(driver.url, driver.url, launch)
         self._driver = driver
-        self._model = launch.model
         self._poll = poll
-        self._over: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._watching = asyncio.create_task(self._watch())
-        self._stopping: asyncio.Task[None] | None = None
 
-    async def ended(self) -> Exit:
-        return await asyncio.shield(self._over)
+    end = Turn.stop
 
-    async def stop(self, grace: float) -> None:
-        """Put the engine to sleep."""
-        if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop())
-        await asyncio.shield(self._stopping)
+    async def rest(self, grace: float) -> None:
+        self.watching.cancel()
+        await self._driver.sleep(self.model)
+        self.tell(Exit(0))
 
-    end = stop
-
-    async def _stop(self) -> None:
-        self._watching.cancel()
-        await self._driver.sleep(self._model)
-        self._tell(Exit(0))
-
-    async def _watch(self) -> None:
+    async def watch(self) -> None:
         failed = 0
         while failed < LOOKS:
             await asyncio.sleep(self._poll)
             failed = 0 if await self._driver.serves() else failed + 1
-        log.warning("the engine of %s at %s is gone, or was put to sleep", self._model, self.url)
-        self._tell(Exit(None))
-
-    def _tell(self, end: Exit) -> None:
-        if not self._over.done():
-            self._over.set_result(end)
+        log.warning("the engine of %s at %s is gone, or was put to sleep", self.model, self.url)
+        self.tell(Exit(None))

@@ -7,6 +7,7 @@ import msgspec
 
 from gateway_plugins.runtime.drivers.driver import Driver, Engine, Exit, Launch, Log
 from gateway_plugins.runtime.drivers.sleep_requests import SleepFailed, SleepRequests
+from gateway_plugins.runtime.drivers.turn import Turn
 
 log = logging.getLogger("gateway.runtime")
 
@@ -65,56 +66,34 @@ class SleepingDriver:
             raise
 
 
-class AwakeEngine:
-    """An engine from when it was started or woken until it sleeps or ends.
-
-    `ended` tells of either; the exit code of one that sleeps is 0.
-    """
+class AwakeEngine(Turn):
+    """The turn of an engine that this gateway has started."""
 
     def __init__(self, resident: "_Resident", launch: Launch, level: int) -> None:
-        self.identity = f"{resident.engine.identity}, generation {launch.generation}"
-        self.url = resident.engine.url
+        super().__init__(resident.engine.identity, resident.engine.url, launch)
         self._resident = resident
-        self._model = launch.model
         self._level = level
-        self._over: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._watching = asyncio.create_task(self._watch())
-        self._stopping: asyncio.Task[None] | None = None
-
-    async def ended(self) -> Exit:
-        return await asyncio.shield(self._over)
-
-    async def stop(self, grace: float) -> None:
-        """Put the engine to sleep; end one that does not fall asleep."""
-        if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop(grace))
-        await asyncio.shield(self._stopping)
 
     async def end(self, grace: float) -> None:
         await self._resident.end(grace)
-        self._tell(await self._resident.engine.ended())
+        self.tell(await self._resident.engine.ended())
 
-    async def _stop(self, grace: float) -> None:
-        if self._over.done() or not await self._falls_asleep():
+    async def rest(self, grace: float) -> None:
+        if self.over.done() or not await self._falls_asleep():
             await self.end(grace)
         self._resident.output.to(None)
-        self._tell(Exit(0))
+        self.tell(Exit(0))
 
     async def _falls_asleep(self) -> bool:
         try:
             await SleepRequests(self.url).sleep(self._level)
         except SleepFailed as error:
-            log.warning("the engine of %s is ended, for it does not sleep: %s", self._model, error)
+            log.warning("the engine of %s is ended, for it does not sleep: %s", self.model, error)
             return False
         return True
 
-    async def _watch(self) -> None:
-        self._tell(await self._resident.engine.ended())
-
-    def _tell(self, end: Exit) -> None:
-        if not self._over.done():
-            self._over.set_result(end)
-            self._watching.cancel()
+    async def watch(self) -> None:
+        self.tell(await self._resident.engine.ended())
 
 
 class _Resident:
