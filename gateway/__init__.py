@@ -15,6 +15,7 @@ from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.config.misfit import json_mistake
+from gateway.config.model import is_loopback
 from gateway.errors import (
     MAX_RETRY_AFTER,
     NOT_JSON,
@@ -88,7 +89,7 @@ from gateway.wire.naming.session_path import split_path as split_session_path
 from gateway.wire.reported.ending import ENGINE_ERROR, Ending
 from gateway.wire.reported.usage import Usage, tokens_of
 from gateway.wire.request import is_true
-from gateway.wire.sse import Event
+from gateway.wire.sse import Event, Splitter
 
 __version__ = "0.1.0"
 
@@ -153,6 +154,7 @@ __all__ = [
     "SharedRow",
     "SharedTable",
     "Sink",
+    "Splitter",
     "StateKey",
     "Storage",
     "StorageError",
@@ -186,6 +188,7 @@ __all__ = [
     "hookimpl",
     "insert_rows",
     "is_event_stream",
+    "is_loopback",
     "is_true",
     "json_mistake",
     "open_for_changes",

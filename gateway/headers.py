@@ -1,5 +1,6 @@
 """HTTP header lines, and functions that read them."""
 
+import random
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -82,3 +83,12 @@ def path_of(scope: Scope) -> str:
     path = raw.decode("latin-1") if raw else quote(scope["path"])
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if root else path
+
+
+def request_id(given: bytes | None) -> str:
+    """Return the caller's x-request-id if it is short and printable, else a new one."""
+    if given and len(given) <= 128 and given.isascii():
+        text = given.decode()
+        if text.isprintable() and " " not in text:
+            return text
+    return f"{random.getrandbits(128):032x}"  # random reseeds itself in a forked process

@@ -7,14 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gateway.calls.call import request_id
 from gateway.errors import (
     BadRequest,
     CallError,
     InternalError,
     NotFound,
 )
-from gateway.headers import Headers, get_header
+from gateway.headers import Headers, get_header, request_id
 
 log = logging.getLogger("gateway")
 

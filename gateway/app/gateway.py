@@ -167,6 +167,9 @@ class Gateway:
         """Whether new calls are rejected because the gateway shuts down."""
         return self.proxy.draining
 
+    async def until_draining(self) -> None:
+        await self.proxy.drains.wait()
+
     @property
     def failures(self) -> Failures:
         return self.chains.failures

@@ -16,7 +16,7 @@ from gateway.calls.reply import Caller, Reply
 from gateway.calls.state import State
 from gateway.errors import CallerGone, CallError, InvalidJSON
 from gateway.fleet.worker import Worker
-from gateway.headers import Headers, get_header
+from gateway.headers import Headers, get_header, request_id
 from gateway.storage.sink import Entry, Sink
 from gateway.wire.apis.openai_files import model_of_path
 from gateway.wire.apis.registry import api_of, dialect_of
@@ -57,10 +57,12 @@ class Call:
 
     `path` is as the caller sent it, without the session prefix and the query, percent-encoding
     kept; `headers` are the caller's own. `started` is `time.monotonic()`, `created` is Unix time.
-    `source` is the kind of work: realtime, batch or eval. An `internal` call comes from one of the
-    gateway's own jobs and is not authenticated; its `principal` is the one that the job runs for,
-    or None. `runs_again`, if a job sets it, says when the call is over whether the job's work runs
-    again in another call; a job that sets it also does so if this process dies. It is asked once
+    `source` is the kind of work: realtime, batch or eval. `frontend` names the front end that the
+    call came by: http, or another one; internal if it came by none. An `internal` call comes from
+    one of the gateway's own jobs and is not authenticated; its `principal` is the one that the job
+    runs for, or None. `runs_again`, if a job sets it, says when the call is over whether the job's
+    work runs again in another call; a job that sets it also does so if this process dies. It is
+    asked once
     for each call, before `call_finished`, for `outcome.repeated`, and must not raise. `scope` is
     the scope that the principal needs if it is not that of all calls, see
     gateway.pipeline.authorization. `tried` are the workers that have failed it and are not asked
@@ -89,6 +91,7 @@ class Call:
         "counts_tokens",
         "created",
         "dialect",
+        "frontend",
         "headers",
         "id",
         "internal",
@@ -124,6 +127,7 @@ class Call:
         internal: bool = False,
         scope: str | None = None,
         runs_again: "Callable[[Call], bool] | None" = None,
+        frontend: str = "http",
     ) -> None:
         self.method = method
         self.path = path
@@ -140,6 +144,7 @@ class Call:
         self.source: Source = source
         self.internal = internal
         self.scope = scope
+        self.frontend = "internal" if internal else frontend
         self.runs_again = runs_again
         self.attempts: list[Attempt] = []
         self.tried: list[Worker] = []
@@ -389,12 +394,3 @@ def _told(attempts: list[Attempt]) -> Iterator[Attempt]:
     for one, after in zip_longest(attempts, attempts[1:]):
         if after is None or not after.left_out:
             yield one
-
-
-def request_id(given: bytes | None) -> str:
-    """Return the caller's x-request-id if it is short and printable, else a new one."""
-    if given and len(given) <= 128 and given.isascii():
-        text = given.decode()
-        if text.isprintable() and " " not in text:
-            return text
-    return f"{random.getrandbits(128):032x}"  # random reseeds itself in a forked process

@@ -1,7 +1,7 @@
 """Ends a call from outside its task."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gateway.errors import CallerGone, GatewayError, TotalTimeout
 
@@ -69,6 +69,14 @@ class CancelScope:
         self._shielded = False
         if self._reason is not None:
             raise self._reason
+
+    async def shielded(self, rest: Awaitable[None]) -> None:
+        """Await `rest` even if the call is cancelled meanwhile. Raises the reason afterwards."""
+        self.shield()
+        try:
+            await rest
+        finally:
+            self.unshield()
 
     def limit(self, seconds: float) -> None:
         """End the call with TotalTimeout if it is not over after `seconds`."""

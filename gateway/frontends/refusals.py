@@ -2,10 +2,9 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.calls.call import request_id
 from gateway.errors import CallError, InvalidHTTP, NotSupported
 from gateway.frontends.uvicorn import STATUS_LINES, DirectCaller
-from gateway.headers import get_header
+from gateway.headers import get_header, request_id
 
 VERSIONS = frozenset({"1.1", "1.0"})
 

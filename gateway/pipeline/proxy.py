@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from contextlib import suppress
 from time import monotonic
 from types import CoroutineType
@@ -77,14 +76,15 @@ class Proxy:
     """Carries calls from their callers through the chains to the workers, and the responses back.
 
     `in_flight` holds the calls that have begun and not ended, `calls` counts all calls so far.
-    While `draining`, new calls are rejected. A call keeps the `chains` that it began with.
+    While `draining`, new calls are rejected; `drains` is set when that begins. A call keeps the
+    `chains` that it began with.
     """
 
     def __init__(
         self, chains: Chains, workers: Workers, settings: Config, storage: Storage
     ) -> None:
         self.in_flight: InFlight[Exchange] = InFlight()
-        self.draining = False
+        self.drains = asyncio.Event()
         self.calls = 0
         self.chains = chains
         self._workers = workers
@@ -96,6 +96,10 @@ class Proxy:
         """Replace the settings, and the chains of calls that begin from now on."""
         self.chains = chains
         self._settings = settings
+
+    @property
+    def draining(self) -> bool:
+        return self.drains.is_set()
 
     async def dispatch(self, call: Call) -> None:
         """Carry `call` through the chain; return when its caller has the response or has gone.
@@ -165,7 +169,7 @@ class Proxy:
     async def _admit(self, exchange: Exchange) -> Answer | None:
         """Check, admit and prepare the call; return an Answer that a hook gives for a worker."""
         call, chains, settings = exchange.call, exchange.chains, self._settings
-        if self.draining or len(self.in_flight) > settings.server_limits.max_calls:
+        if self.drains.is_set() or len(self.in_flight) > settings.server_limits.max_calls:
             self._refuse_for_room()
         if call.body.announces_too_much:
             call.body.check_length()
@@ -290,7 +294,7 @@ class Proxy:
                 if chains.attempt_finished and (
                     rest := chains.run_attempt_finished(exchange.call, attempt)
                 ):
-                    await _shielded(exchange, rest)
+                    await exchange.cancel_scope.shielded(rest)
             if exchange.stripper is not None or left_out:
                 learn_injections(exchange, attempt)
             return answer
@@ -367,7 +371,7 @@ class Proxy:
 
     async def drain(self, seconds: float | None) -> None:
         """Reject new calls, wait up to `seconds` for those in flight, then end the others."""
-        self.draining = True
+        self.drains.set()
         if await self._wait_until_empty(seconds):
             return
         log.warning("%d calls did not finish in time and are ended", len(self.in_flight))
@@ -383,15 +387,6 @@ class Proxy:
                 while self.in_flight:
                     await self.in_flight.wait_for(self.in_flight)
         return not self.in_flight
-
-
-async def _shielded(exchange: Exchange, rest: Awaitable[None]) -> None:
-    """Await `rest` even if the call is cancelled meanwhile."""
-    exchange.cancel_scope.shield()
-    try:
-        await rest
-    finally:
-        exchange.cancel_scope.unshield()
 
 
 async def _pin(call: Call, model: str) -> None:

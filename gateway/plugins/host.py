@@ -46,6 +46,9 @@ class Host(Protocol):
     def draining(self) -> bool:
         """Whether new calls are rejected because the gateway shuts down."""
 
+    async def until_draining(self) -> None:
+        """Wait until the gateway begins to shut down."""
+
     @property
     def authenticates(self) -> bool: ...
     @property

@@ -53,7 +53,11 @@ class Failure(msgspec.Struct, omit_defaults=True):
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """The fields of a JSON line. `errors`: the exception, then its causes."""
+    """The fields of a JSON line. `errors`: the exception, then its causes.
+
+    `fields` are those of a record with `extra={"fields": {...}}`: what happened, in numbers and
+    names.
+    """
 
     time: str
     level: str
@@ -61,6 +65,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     message: str
     call_id: str | None = None
     process: int | None = None
+    fields: dict[str, str | float | None] = {}
     errors: list[Failure] = []
 
 
@@ -96,6 +101,7 @@ class Formatter(logging.Formatter):
             message=clean(self._message(record), most),
             call_id=clean(call_id, MAX_NAME_CHARS) if isinstance(call_id, str) else None,
             process=self._process,
+            fields=_fields_of(record),
             errors=[self._failure(one, most, places) for one in _chain(record)],
         )
 
@@ -125,6 +131,7 @@ class TextFormatter(Formatter):
             head += f" call_id={line.call_id}"
         if line.process is not None:
             head += f" process={line.process}"
+        head += "".join(f" {name}={value}" for name, value in line.fields.items())
         return "\n".join([head, *(below for error in line.errors for below in _text_of(error))])
 
 
@@ -180,6 +187,15 @@ class Logs:
     def _set(self, level: str, written: Written) -> None:
         logging.getLogger().setLevel(level.upper())
         self.handler.write_as(level, written)
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, str | float | None]:
+    fields: dict[str, object] = getattr(record, "fields", None) or {}
+    return {
+        name: value if isinstance(value, int | float) else clean(str(value), MAX_NAME_CHARS)
+        for name, value in fields.items()
+        if value is not None
+    }
 
 
 def clean(text: str, most: int) -> str:

@@ -1,0 +1,75 @@
+"""What becomes of a response: a service implements these for each of its methods."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from gateway import GatewayError
+from gateway_plugins.grpc.edge.context import Meta
+
+
+class BadAnswer(GatewayError):
+    """A worker's response is not in the format of its API."""
+
+
+class Broken(GatewayError):
+    """A worker's response ended before it was whole."""
+
+
+class WorkerError(GatewayError):
+    """A worker told of an error inside a stream. The message is the worker's."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """The call that a request asks for: `body` writes its JSON once the caller is known.
+
+    `body` may raise BadRequest.
+    """
+
+    path: str
+    body: Callable[[], bytes]
+    meta: Meta = Meta()
+    method: str = "POST"
+
+
+class Answer(Protocol):
+    """Makes the messages of one RPC from a worker's response.
+
+    `event` and `plain` are called as the response arrives; they raise BadAnswer or WorkerError.
+    `take` returns the messages that are ready and not taken yet: what has come since the last
+    time, merged. `finish` returns the last ones after the response was recorded, and raises Broken
+    if it was not whole. `finish_reason` and the numbers of tokens are what the response says.
+    """
+
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+    def begin(self, started: "Begun") -> None: ...
+    def event(self, data: bytes) -> None: ...
+    def comment(self) -> None: ...
+    def plain(self, body: bytes) -> None: ...
+    def take(self) -> list[bytes]: ...
+    def finish(self) -> list[bytes]: ...
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """How a response began: at which worker, with which weights, and after how many attempts."""
+
+    worker: str = ""
+    weight_version: str = ""
+    attempts: int = 0
+
+
+class Method(Protocol):
+    """One method of a service. `name` is `/package.Service/Method`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, message: bytes) -> Asked:
+        """Parse a request. Raises BadRequest."""
+
+    def answer(self, started: float) -> Answer:
+        """Return the answer of a call that began at this `time.monotonic()`."""

@@ -1,0 +1,119 @@
+"""Carries one RPC: builds its call, dispatches it, and sends the messages as they come.
+
+The task of the RPC sends, a second one dispatches. So a caller that leaves cancels only the first:
+the call ends by its own rules and is recorded, and the task of the RPC waits for that.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from gateway import BadRequest, Body, Call, CallerGone, Host
+from gateway_plugins.grpc.edge.answers import Answer, Asked, Method
+from gateway_plugins.grpc.edge.context import Context, Gone
+from gateway_plugins.grpc.edge.judging import judge
+from gateway_plugins.grpc.edge.metadata import headers_of, lines_for_caller
+from gateway_plugins.grpc.edge.receiver import Receiver
+from gateway_plugins.grpc.status import Code, Status
+
+LARGE = 1024 * 1024
+"""Bytes of a request from which on a thread parses it: the event loop has other callers."""
+
+LEFT = Status(Code.CANCELLED, "the caller left", "caller_gone")
+LATE = Status(Code.DEADLINE_EXCEEDED, "the caller's deadline has passed", "deadline_exceeded")
+
+
+class Rpc:
+    """One RPC. `sent` messages have gone out, the first `first` seconds after it began.
+
+    Its transport cancels the task of `run` if the caller leaves, and at the caller's deadline.
+    """
+
+    def __init__(self, host: Host, method: Method, context: Context) -> None:
+        self.began = time.monotonic()
+        self.context = context
+        self.method = method
+        self.answer: Answer = method.answer(self.began)
+        self.call: Call | None = None
+        self.sent = 0
+        self.first: float | None = None
+        self._host = host
+        self._receiver = Receiver(self.answer, host.config.server_limits.max_event_bytes)
+
+    async def run(self, message: bytes) -> Status:
+        """Carry the RPC; return how it ended, also if the task is cancelled."""
+        call = self.call = await self._called(message)
+        self._receiver.watch(call)
+        dispatching = asyncio.create_task(self._host.dispatch(call))
+        dispatching.add_done_callback(self._receiver.wake)
+        try:
+            await self._send_all(dispatching)
+            return await self._end(call)
+        except (asyncio.CancelledError, Gone):
+            call.cancel(CallerGone(LEFT.message))
+            await asyncio.wait([dispatching])
+            return LATE if self._is_late() else LEFT
+
+    async def _called(self, message: bytes) -> Call:
+        asked = await _read(self.method, message)
+        headers = headers_of(self.context.metadata, asked.meta)
+        limit = self._host.config.server_limits.max_body_bytes
+        return Call(
+            self._receiver,
+            method=asked.method,
+            path=asked.path,
+            headers=headers,
+            body=Body(None, source=_source(asked), limit=limit),
+            client=self.context.client,
+            frontend=self.context.frontend,
+        )
+
+    def _is_late(self) -> bool:
+        left = self.context.seconds_left
+        return left is not None and time.monotonic() - self.began >= left
+
+    async def _send_all(self, dispatching: "asyncio.Task[None]") -> None:
+        """Send messages until the call is over. Raises Gone."""
+        while not dispatching.done():
+            await self._receiver.changed()
+            await self._send(self._receiver.take())
+            self._receiver.note_sent()
+
+    async def _send(self, messages: list[bytes]) -> None:
+        for message in messages:
+            if self.first is None:
+                self.first = time.monotonic() - self.began
+                await self.context.begin(lines_for_caller(self._receiver.headers))
+            await self.context.send(message)
+            self.sent += 1
+
+    async def _end(self, call: Call) -> Status:
+        """Send the last messages of a response that is whole; return how the RPC ended."""
+        await self._send(self._receiver.take())
+        status, last = judge(call, self._receiver, self.answer, self.sent)
+        await self._send(last)
+        return status
+
+
+async def _read(method: Method, message: bytes) -> Asked:
+    """Parse a request; one that cannot be parsed is refused once the caller is known."""
+    try:
+        if len(message) >= LARGE:
+            return await asyncio.to_thread(method.read, message)
+        return method.read(message)
+    except BadRequest as error:
+        return Asked("/v1/chat/completions", _raising(error))
+
+
+def _raising(error: BadRequest) -> Callable[[], bytes]:
+    def body() -> bytes:
+        raise error
+
+    return body
+
+
+def _source(asked: Asked) -> Callable[[], Awaitable[tuple[bytes, bool]]]:
+    async def next_chunk() -> tuple[bytes, bool]:
+        return asked.body(), False
+
+    return next_chunk

@@ -1,0 +1,69 @@
+"""From the metadata of an RPC to the headers of a call, and back."""
+
+import re
+
+from gateway import Headers, Unauthorized
+from gateway_plugins.grpc.edge.context import Meta, Metadata
+
+CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key"))
+
+LEFT_OUT = frozenset(
+    (b"content-type", b"content-length", b"te", b"user-agent", b"host", b"connection", b"accept")
+)
+"""What concerns the transport; the transport's own encodings begin with `grpc-` or `accept-`."""
+
+TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
+
+MAX_LINES, MAX_BYTES = 32, 4_096
+"""Maximum header lines of a response that become metadata, and their size."""
+
+PRINTABLE = re.compile(rb"[\x20-\x7e]+")
+
+
+def headers_of(metadata: Metadata, meta: Meta) -> list[tuple[bytes, bytes]]:
+    """Return the call's headers; those of `metadata` win over the fields of `meta`."""
+    lines = [(b"content-type", b"application/json")]
+    for key, value in metadata:
+        name = key.encode("latin-1", "replace")
+        if isinstance(value, str) and not _is_of_transport(name):
+            lines.append((name, value.encode("latin-1", "replace")))
+    there = {name for name, _ in lines}
+    lines.extend(line for line in _lines_of(meta) if line[0] not in there)
+    return lines
+
+
+def check_credentials(headers: Headers) -> None:
+    """Raise Unauthorized if a key is there twice: it is not sure which one counts."""
+    found = [name for name, _ in headers if name in CREDENTIALS]
+    if len(found) > len(set(found)):
+        raise Unauthorized("the metadata has several keys; send one `authorization: Bearer KEY`")
+
+
+def _is_of_transport(name: bytes) -> bool:
+    return (
+        name in LEFT_OUT or name.startswith((b"grpc-", b"accept-", b":")) or name.endswith(b"-bin")
+    )
+
+
+def _lines_of(meta: Meta) -> list[tuple[bytes, bytes]]:
+    trace = meta.trace_id.lower()
+    told = (
+        (b"x-request-id", meta.request_id),
+        (b"x-session-id", meta.session_id),
+        (b"x-user-id", meta.user_id),
+        (b"traceparent", f"00-{trace}-{trace[:16]}-01" if TRACE_ID.fullmatch(trace) else ""),
+    )
+    lines = [(name, value.encode()) for name, value in told if value]
+    return [line for line in lines if PRINTABLE.fullmatch(line[1]) and len(line[1]) <= 1_024]
+
+
+def lines_for_caller(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return the lines of a response's headers that a caller gets as metadata: those with `x-`."""
+    lines, size = list[tuple[bytes, bytes]](), 0
+    for name, value in headers:
+        size += len(name) + len(value)
+        if name.startswith(b"x-") and PRINTABLE.fullmatch(value):
+            if len(lines) == MAX_LINES or size > MAX_BYTES:
+                break
+            lines.append((name, value))
+    return lines

@@ -1,0 +1,136 @@
+"""The Caller of a call that came as an RPC: it takes the response apart as it arrives."""
+
+import asyncio
+from collections.abc import Callable
+
+from gateway import Call, Event, GatewayError, Headers, Splitter, UpstreamError, is_event_stream
+from gateway_plugins.grpc.edge.answers import Answer, BadAnswer, Begun, WorkerError
+
+MAX_ERROR = 64 * 1024
+"""Maximum bytes of an error response that are read."""
+
+FULL = 256 * 1024
+"""Bytes that may wait for the caller; beyond, nothing more is read from the worker."""
+
+DONE = b"[DONE]"
+
+
+class Receiver:
+    """A gateway Caller. `limit`: maximum bytes of one event, and of a plain response.
+
+    `failure` is what was wrong with the response. `ended`: the response is whole and recorded.
+    """
+
+    def __init__(self, answer: Answer, limit: int) -> None:
+        self.drained: Callable[[], None] = _nothing
+        self.status = 0
+        self.headers: Headers = ()
+        self.body = b""
+        self.failure: Exception | None = None
+        self.ended = False
+        self._answer = answer
+        self._call: Call | None = None
+        self._limit = limit
+        self._splitter = Splitter(limit)
+        self._events = False
+        self._chunks: list[bytes] = []
+        self._size = self._waiting = 0
+        self._has_changed = False
+        self._changed: asyncio.Future[None] | None = None
+
+    def watch(self, call: Call) -> None:
+        """Receive the response of `call`, which is ended if its response cannot be read."""
+        self._call = call
+
+    def start(self, status: int, headers: Headers) -> None:
+        self.status, self.headers = status, headers
+        self._events = status < 400 and is_event_stream(headers)
+        if status < 400 and self._call is not None and self._call.attempts:
+            attempt = self._call.attempts[-1]
+            version = "" if attempt.weight_version is None else str(attempt.weight_version)
+            begun = Begun(attempt.worker.id, version, len(self._call.attempts))
+            self._answer.begin(begun)
+
+    def write(self, data: bytes) -> bool:
+        self._feed(data)
+        self.wake()
+        return self._waiting <= FULL
+
+    def cut(self) -> None:
+        self.wake()
+
+    async def end(self, data: bytes) -> None:
+        self._feed(data)
+        if self.failure is None:
+            self._close()
+        self.ended = True
+        self.wake()
+
+    def take(self) -> list[bytes]:
+        """Return the messages that wait for the caller."""
+        return self._answer.take()
+
+    def note_sent(self) -> None:
+        """The caller has taken in what was taken."""
+        full, self._waiting = self._waiting > FULL, 0
+        if full:
+            self.drained()
+
+    def wake(self, _: object = None) -> None:
+        """End the wait in `changed`, or the next one."""
+        self._has_changed = True
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    async def changed(self) -> None:
+        """Wait until something has come since the last time, or the call is over."""
+        if not self._has_changed:
+            self._changed = asyncio.get_running_loop().create_future()
+            await self._changed
+        self._has_changed = False
+
+    def _feed(self, data: bytes) -> None:
+        if self.failure is not None:
+            return
+        try:
+            if self._events:
+                self._waiting += len(data)
+                self._read(self._splitter.feed(data))
+            else:
+                self._keep(data)
+        except GatewayError as error:
+            self._fail(error)
+
+    def _keep(self, data: bytes) -> None:
+        self._size += len(data)
+        if self.status >= 400 and self._size > MAX_ERROR:
+            return
+        if self._size > self._limit:
+            raise BadAnswer(f"the worker's response is larger than {self._limit} bytes")
+        self._chunks.append(data)
+
+    def _read(self, events: list[Event]) -> None:
+        for event in events:
+            if event.data is None:
+                self._answer.comment()
+            elif event.data != DONE:
+                self._answer.event(event.data)
+
+    def _fail(self, error: GatewayError) -> None:
+        self.failure = error
+        if self._call is not None and not isinstance(error, WorkerError):
+            self._call.cancel(UpstreamError(str(error), code="upstream_protocol_error"))
+
+    def _close(self) -> None:
+        try:
+            if self._events:
+                self._read(self._splitter.close())
+                return
+            self.body = b"".join(self._chunks)
+            if self.status < 400:
+                self._answer.plain(self.body)
+        except GatewayError as error:
+            self.failure = error
+
+
+def _nothing() -> None: ...

@@ -1,0 +1,80 @@
+"""gRPC's own health protocol: whether the process serves, and whether workers can take calls."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gateway import BadRequest, Host
+from gateway_plugins.grpc.edge.context import Context, Gone
+from gateway_plugins.grpc.messages import Messages
+from gateway_plugins.grpc.status import Code, Status
+
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+
+LOOK = 0.5
+"""Seconds between two looks for those who watch."""
+
+MAX_WATCHERS = 1_000
+
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+
+OK = Status(Code.OK)
+
+
+class Health:
+    """Tells of `services`, and under "" of the process: as `/ready` and `/health` do."""
+
+    def __init__(self, host: Host, messages: Messages, services: Sequence[str]) -> None:
+        self._host = host
+        self._messages = messages
+        self._services = frozenset(services)
+        self._response = messages.type("grpc.health.v1.HealthCheckResponse")
+        self._watchers = 0
+
+    def status_of(self, service: str) -> int | None:
+        """Return the status of a service; None if there is no such service."""
+        if service and service not in self._services:
+            return None
+        if self._host.draining:
+            return NOT_SERVING
+        workers = self._host.workers
+        serves = not service or workers.loads or any(worker.fit for worker in workers.all)
+        return SERVING if serves else NOT_SERVING
+
+    async def check(self, message: bytes, context: Context) -> tuple[Status, int]:
+        """Answer one request."""
+        try:
+            status = self.status_of(self._service(message))
+        except BadRequest as error:
+            return Status(Code.INVALID_ARGUMENT, error.message, error.code), 0
+        if status is None:
+            return Status(Code.NOT_FOUND, "there is no such service", "not_found"), 0
+        await context.send(self._response(status=status).SerializeToString())
+        return OK, 1
+
+    async def watch(self, message: bytes, context: Context) -> tuple[Status, int]:
+        """Answer whenever the status has changed, until the caller leaves."""
+        if self._watchers >= MAX_WATCHERS:
+            return Status(Code.RESOURCE_EXHAUSTED, "too many callers watch", "too_many_calls"), 0
+        self._watchers += 1
+        try:
+            await self._tell(self._service(message), context)
+        except BadRequest as error:
+            return Status(Code.INVALID_ARGUMENT, error.message, error.code), 0
+        except (Gone, asyncio.CancelledError):
+            return Status(Code.CANCELLED, "the caller left", "caller_gone"), 0
+        finally:
+            self._watchers -= 1
+
+    async def _tell(self, service: str, context: Context) -> NoReturn:
+        told = None
+        while True:
+            status = self.status_of(service) or SERVICE_UNKNOWN
+            if status != told:
+                await context.send(self._response(status=status).SerializeToString())
+                told = status
+            await asyncio.sleep(LOOK)
+
+    def _service(self, message: bytes) -> str:
+        name: str = self._messages.read("grpc.health.v1.HealthCheckRequest", message).service
+        return name

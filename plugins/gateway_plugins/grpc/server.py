@@ -1,0 +1,159 @@
+"""The port of gRPC. This file alone knows the library `grpc`.
+
+It is imported after the processes of a gateway have forked: the library must not be touched before.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+
+from gateway import Headers
+from gateway_plugins.grpc.certificates import Certificates
+from gateway_plugins.grpc.details import trailers
+from gateway_plugins.grpc.edge.context import Gone, Metadata
+from gateway_plugins.grpc.messages import Messages
+from gateway_plugins.grpc.options import Options
+from gateway_plugins.grpc.status import Code, Status
+
+log = logging.getLogger("gateway")
+
+Serve = Callable[[bytes, "RpcContext"], Awaitable[tuple[Status, int]]]
+"""Carries one RPC; returns how it ended, and after how many messages."""
+
+CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class RpcContext:
+    """A Context, see gateway_plugins.grpc.edge.context."""
+
+    frontend = "grpc"
+
+    def __init__(self, method: str, context: Any) -> None:
+        self.method = method
+        self.metadata: Metadata = tuple(context.invocation_metadata() or ())
+        self.client = _address(context.peer())
+        self.seconds_left: float | None = context.time_remaining()
+        self.names = _names(context.auth_context())
+        self._context = context
+
+    async def begin(self, lines: Headers) -> None:
+        metadata = [(name.decode(), value.decode()) for name, value in lines]
+        await self._guarded(self._context.send_initial_metadata(metadata))
+
+    async def send(self, message: bytes) -> None:
+        await self._guarded(self._context.write(message))
+
+    async def _guarded(self, sending: Awaitable[None]) -> None:
+        try:
+            await sending
+        except (grpc.aio.UsageError, grpc.aio.InternalError, grpc.aio.AbortError) as error:
+            raise Gone(str(error)) from None
+
+
+class Server:
+    """Serves methods by name; `serve` carries the RPCs of each."""
+
+    def __init__(self, messages: Messages, options: Options, limit: int, *, shared: bool) -> None:
+        self._messages = messages
+        self._options = options
+        self._methods: dict[str, Any] = {}
+        self._server = grpc.aio.server(options=_arguments(options, limit, shared=shared))
+        self._server.add_generic_rpc_handlers((self,))
+
+    def add(self, name: str, serve: Serve) -> None:
+        """Serve the method `/package.Service/Method`, which has one request."""
+
+        async def run(message: bytes, context: Any) -> None:
+            await self._run(name, serve, message, context)
+
+        # One response is a stream of one message on the wire, so all methods are streams here.
+        self._methods[name] = grpc.unary_stream_rpc_method_handler(run)
+
+    def add_stream(self, name: str, answer: Callable[[bytes], bytes]) -> None:
+        """Serve a method that answers each message of a stream by one message."""
+
+        async def run(requests: Any, context: Any) -> None:
+            async for message in requests:
+                await context.write(answer(message))
+
+        self._methods[name] = grpc.stream_stream_rpc_method_handler(run)
+
+    def service(self, details: Any) -> Any:
+        """Return the handler of a call, None if there is no such method: what the library asks."""
+        return self._methods.get(details.method)
+
+    async def _run(self, name: str, serve: Serve, message: bytes, context: Any) -> None:
+        status, sent = await serve(message, RpcContext(name, context))
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # the library has ended the RPC and sends nothing more
+        lines = tuple(trailers(self._messages, status, sent))
+        if status.code is Code.OK:
+            context.set_trailing_metadata(lines)
+            return
+        await context.abort(CODES[status.code], status.message, lines)
+
+    async def start(self, host: str, port: int, certificates: Certificates | None) -> int:
+        """Listen; return the port. Raises OSError if the address is taken."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            if certificates is None:
+                bound: int = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, _credentials(certificates))
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {address}: {error}") from None
+        await self._server.start()
+        return bound
+
+    async def stop(self, seconds: float | None) -> None:
+        """Refuse new calls, give those that run `seconds` to end, then end them."""
+        await self._server.stop(seconds)
+
+
+def _arguments(options: Options, limit: int, *, shared: bool) -> Sequence[tuple[str, int]]:
+    """Return the arguments of a channel: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
+
+    `limit` is the size of the largest request in bytes.
+    """
+    return (
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", round(options.keepalive * 1000)),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Without this name a client that pings during a long prefill is thrown out.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.max_connection_age_ms", round(options.max_connection_age * 1000)),
+        ("grpc.max_concurrent_streams", options.max_streams),
+        ("grpc.so_reuseport", int(shared)),
+    )
+
+
+def _credentials(certificates: Certificates) -> Any:
+    def made() -> Any:
+        cert, key, client_ca = certificates.read()
+        return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca)
+
+    def fetch() -> Any:
+        return made() if certificates.has_changed() else None
+
+    return grpc.dynamic_ssl_server_credentials(made(), fetch, certificates.require_client)
+
+
+def _address(peer: str) -> str | None:
+    """Return the address of `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
+    kind, _, rest = peer.partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return None
+    return unquote(rest).rpartition(":")[0].strip("[]")
+
+
+def _names(context: Mapping[str, Sequence[bytes]]) -> tuple[str, ...]:
+    """Return the names of the caller's verified certificate."""
+    found = context.get("x509_subject_alternative_name") or context.get("x509_common_name") or ()
+    return tuple(name.decode("utf-8", "replace") for name in found)

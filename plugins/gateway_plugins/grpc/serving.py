@@ -1,0 +1,98 @@
+"""Joins the parts: the services, the port, and their end."""
+
+import asyncio
+import logging
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from gateway import ConfigError, Host, is_loopback
+from gateway_plugins.grpc.certificates import Certificates
+from gateway_plugins.grpc.edge.answers import Method
+from gateway_plugins.grpc.health import CHECK, WATCH, Health
+from gateway_plugins.grpc.messages import Messages
+from gateway_plugins.grpc.options import Options
+from gateway_plugins.grpc.ports import claim
+from gateway_plugins.grpc.reflection import VERSIONS, Reflection, method_of
+from gateway_plugins.grpc.rpcs import Rpcs
+from gateway_plugins.grpc.server import Server
+from gateway_plugins.grpc.services.llm.methods import SERVICE, Chat
+from gateway_plugins.grpc.services.llm.request import Mapping
+
+log = logging.getLogger("gateway")
+
+
+class Serving:
+    """Serves between entry and exit. `port` is the one that it listens on."""
+
+    def __init__(self, host: Host, options: Options) -> None:
+        self.rpcs = Rpcs(host, log_calls=options.log_calls)
+        self.port = 0
+        self._host = host
+        self._options = options
+        self._address = options.host or host.config.host
+        _check_exposure(host, options, self._address)
+        self._messages = Messages()
+        self._ending: asyncio.Task[None] | None = None
+        limit = host.config.server_limits.max_body_bytes
+        self._server = Server(self._messages, options, limit, shared=host.peers.count > 1)
+        self._add_all()
+
+    def _add_all(self) -> None:
+        for method in self._methods():
+            self._server.add(method.name, partial(self.rpcs.carry, method))
+        health = Health(self._host, self._messages, [SERVICE])
+        self._server.add(CHECK, health.check)
+        self._server.add(WATCH, health.watch)
+        if self._options.reflection:
+            for version in VERSIONS:
+                reflection = Reflection(self._messages, version)
+                self._server.add_stream(method_of(version), reflection.answer)
+
+    def _methods(self) -> list[Method]:
+        options = self._options
+        mapping = Mapping(options.default_model or self._host.config.model, options.empty_system)
+        return [Chat(self._messages, mapping, streams) for streams in (False, True)]
+
+    async def __aenter__(self) -> Self:
+        tls = self._options.tls
+        certificates = None if tls is None else Certificates(tls)
+        port = claim(self._host.peers, self._address, self._options.port)
+        try:
+            self.port = await self._server.start(self._address, port, certificates)
+        except OSError as error:
+            raise ConfigError(str(error)) from None
+        model = self._options.default_model
+        fields = {"addr": f"{self._address}:{self.port}", "model": model}
+        log.info("gRPC is served", extra={"fields": fields})
+        self._ending = asyncio.create_task(self._end())
+        return self
+
+    async def _end(self) -> None:
+        """Refuse new calls as soon as the gateway shuts down; the gateway ends those that run."""
+        await self._host.until_draining()
+        await self._server.stop(self._host.config.timeouts.drain)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._server.stop(0)
+        if self._ending is not None:
+            self._ending.cancel()
+            await asyncio.wait([self._ending])
+
+
+def _check_exposure(host: Host, options: Options, address: str) -> None:
+    """Raise ConfigError if other machines could call without a key, or in plaintext."""
+    if is_loopback(address):
+        return
+    if options.tls is None and not options.insecure:
+        raise ConfigError(f"host: {address} would serve plaintext; set `tls`, or `insecure: true`")
+    if not (host.authenticates or host.config.allow_anonymous):
+        raise ConfigError(
+            f"host: other machines could call on {address} without a key; "
+            "use a plugin such as auth, or set `allow_anonymous: true`"
+        )
