@@ -203,7 +203,7 @@ class Call:
         None if none is named. A body that was not read whole names one only if it is a form, and
         has it in the first bytes.
         """
-        if self.overwritten:
+        if self.overwritten is not NOTHING:
             pinned = self.overwritten.get("model")
             if isinstance(pinned, str):
                 return pinned
@@ -215,7 +215,7 @@ class Call:
 
         False if the body was not read whole.
         """
-        if self.overwritten and "stream" in self.overwritten:
+        if self.overwritten is not NOTHING and "stream" in self.overwritten:
             return is_true(self.overwritten["stream"])
         return (self._head or self._read_head()).streams
 

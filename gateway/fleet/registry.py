@@ -57,6 +57,8 @@ class Workers:
     `load_failures` returns why some of them cannot be loaded, by their names, and `unloadable` the
     same of those for which waiting is in vain. `reserved` has the ids of workers that a plugin adds
     itself, with words for what they are: no configuration that a reload brings may have them.
+    `views` has what `serving` has returned since the latest change, by its argument: a look-up
+    without a call.
     """
 
     def __init__(self, settings: config.Config) -> None:
@@ -82,7 +84,7 @@ class Workers:
         self._turn = 0
         self._nobody = Absence()
         self._nobody.begin(monotonic())
-        self._serving: dict[str | None, Serving] = {}
+        self.views: dict[str | None, Serving] = {}
         self._claimed: frozenset[str] = frozenset()
         self._names: frozenset[str] = frozenset()
         self.plan(settings)()
@@ -224,7 +226,7 @@ class Workers:
 
     def refresh(self) -> None:
         """Recompute the views of all workers, and call the callbacks in `changed`."""
-        self._serving = {}
+        self.views = {}
         self.fit = tuple(worker for worker in self.all if worker.fit)
         kinds = {(worker.models, frozenset(worker.denied)) for worker in self.all}
         self.mixed = len(kinds) > 1 or bool(self.loadable)
@@ -254,20 +256,15 @@ class Workers:
         # All unknown names share one view, so that made-up names do not fill the memory.
         known = model is None or model in self._names or self.called(model) in self._claimed
         key = model if known else ""
-        found = self._serving.get(key)
+        found = self.views.get(key)
         if found is None:
             able = tuple(w for w in self.all if model is None or w.serves(model))
             if not able and model is not None:
                 able = tuple(w for w in self.all if w.claims(model))
             everybody = len(able) == len(self.all)
             fit = self.fit if everybody else tuple(worker for worker in able if worker.fit)
-            found = self._serving[key] = Serving(able, fit)
+            found = self.views[key] = Serving(able, fit)
         return found
-
-    def known_to_serve(self, model: str | None) -> Sequence[Worker] | None:
-        """Return the fit workers of a model, None if they have to be found out (`serving`)."""
-        found = self._serving.get(model)
-        return None if found is None else found.fit
 
     def may_load(self, model: str | None) -> bool:
         """Whether a plugin can load the model; None: whether it can load any."""

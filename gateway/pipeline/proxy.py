@@ -201,7 +201,7 @@ class Proxy:
         if own or chains.observe or call.counts_tokens:
             exchange.observe(chains.observers(call, *own))
         answer = chains.first_answer(call) if chains.handle else None
-        return await answer if isinstance(answer, CoroutineType) else answer
+        return await answer if type(answer) is CoroutineType else answer
 
     async def _forward(self, exchange: Exchange) -> bytes:
         """Try workers until one has responded or the call may not be retried."""
@@ -333,12 +333,12 @@ class Proxy:
             workers = [worker for worker in workers if worker not in tried]
         if chains.filter_workers:
             left = chains.filtered_workers(call, workers)
-            workers = await left if isinstance(left, CoroutineType) else left
+            workers = await left if type(left) is CoroutineType else left
         if not workers:
             return None
         if chains.pick_worker:
             found = chains.picked_worker(call, workers)
-            picked = await found if isinstance(found, CoroutineType) else found
+            picked = await found if type(found) is CoroutineType else found
             if picked is not None:
                 return picked
         return workers[0] if len(workers) == 1 else self._workers.least_loaded(workers)

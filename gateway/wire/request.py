@@ -79,15 +79,11 @@ _read_list = msgspec.json.Decoder(list[Raw]).decode
 
 def read_head(body: bytes, fields: Fields | None = None) -> RequestHead:
     """Return the head of a request; one that says nothing if `body` cannot be read."""
-    known = None if fields is None else _head_of(body, fields)
-    return _decoded_head(body) if known is None else known
-
-
-def _head_of(body: bytes, fields: Fields) -> RequestHead | None:
-    """Return the head that the fields tell of; None if they have only places of its values."""
+    if fields is None:
+        return _decoded_head(body)
     model, stream = fields.get("model"), fields.get("stream")
-    if type(model) is tuple or type(stream) is tuple:
-        return None
+    if type(model) is tuple or type(stream) is tuple:  # the fields have only its place
+        return _decoded_head(body)
     if model is not None and type(model) is not str:
         return RequestHead(several=True)
     several = ("n" in fields and _is_several(fields["n"])) or (

@@ -55,7 +55,7 @@ def gateway(
 
     def command(place: Place) -> Command:
         write_keys(place.folder / "keys.json", keys)
-        text = yaml.safe_dump(_configuration(place, plugins, workers, slots), sort_keys=False)
+        text = yaml.safe_dump(configuration(place, plugins, workers, slots), sort_keys=False)
         file = place.folder / "gateway.yaml"
         file.write_text(text)
         traces = place.folder / "gateway.db"
@@ -83,7 +83,7 @@ def source(checkout: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{checkout}:{checkout / 'plugins'}"}
 
 
-def _configuration(
+def configuration(
     place: Place, plugins: Sequence[str], workers: int, slots: int
 ) -> dict[str, object]:
     return {

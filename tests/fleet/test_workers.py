@@ -368,7 +368,7 @@ def test_serving_caches_no_unknown_model_names() -> None:
     workers = registry(named("a", models=("m",)), "b")
     for number in range(1_000):
         assert ids(workers.serving(f"model-{number}").all) == ["b"]
-    assert len(workers._serving) == 1
+    assert len(workers.views) == 1
 
 
 async def test_local_worker_can_be_drained(gateway_for: GatewayFor) -> None:

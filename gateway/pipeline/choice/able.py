@@ -15,7 +15,10 @@ def able_at_once(call: Call, registry: Workers) -> Sequence[Worker] | None:
     limited = call.principal is not None and call.principal.workers is not None
     if limited or call.dialect is None:
         return None
-    return registry.known_to_serve(call.model) if registry.mixed else registry.fit
+    if not registry.mixed:
+        return registry.fit
+    found = registry.views.get(call.model)
+    return None if found is None else found.fit
 
 
 async def able_workers(call: Call, registry: Workers) -> Sequence[Worker]:

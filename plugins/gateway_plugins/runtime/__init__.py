@@ -7,6 +7,7 @@ An engine that answers is a worker like any other.
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from time import monotonic
 
 from starlette.routing import BaseRoute
 
@@ -79,9 +80,19 @@ class Runtime:
     def filter_workers(
         self, call: Call, workers: Sequence[Worker]
     ) -> Sequence[Worker] | Awaitable[Sequence[Worker]]:
-        if self._fleet is None:
+        fleet = self._fleet
+        if fleet is None:
             return workers
-        return self._fleet.choose(call, workers) if workers else self._fleet.wait(call)
+        if not workers:
+            return fleet.wait(call)
+        if call.source != "batch":
+            arrivals = fleet.activity.arrivals.get(call.model)
+            if arrivals is None:
+                fleet.note(call)
+            else:  # the path of nearly all calls, without a call of `note`
+                arrivals.latest = monotonic()
+                arrivals.calls += 1
+        return workers
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:

@@ -56,9 +56,9 @@ class Fleet:
         self.memory = Memory(gateway.storage, options.models, options.restarts)
         self._gateway = gateway
         self._models = {model.name: model for model in options.models}
-        self._activity = Activity(frozenset(self._models))
+        self.activity = Activity(frozenset(self._models))
         self.holding = Holding(options, self._wake, self.progress)
-        self._wants = Wants(gateway, self.holding, self._activity, self.memory)
+        self._wants = Wants(gateway, self.holding, self.activity, self.memory)
         self._tally = Tally(frozenset(self._models))
         self._lease = Lease(gateway)
         self._parts = Parts(
@@ -162,7 +162,7 @@ class Fleet:
         self.options = self._parts.options = options
         self._models = self._parts.models = {model.name: model for model in options.models}
         self.memory.set_options(options.models, options.restarts)
-        self._activity.set_models(frozenset(self._models))
+        self.activity.set_models(frozenset(self._models))
         self._tally.set_models(frozenset(self._models))
         self._parts.loader.set_options(options)
         self.holding.set_options(options)
@@ -182,11 +182,9 @@ class Fleet:
 
     # calls
 
-    def choose(self, call: Call, workers: Sequence[Worker]) -> Sequence[Worker]:
-        """Note that a call goes to one of these workers."""
-        if call.source != "batch":
-            self._activity.note(self._model_of(call))
-        return workers
+    def note(self, call: Call) -> None:
+        """Note that a realtime call was admitted which may call its model by another name."""
+        self.activity.note(self._model_of(call))
 
     async def wait(self, call: Call) -> Sequence[Worker]:
         """Wait for the call's model. Raises ChooseAgain, NotLoaded.

@@ -1,74 +1,93 @@
 """What the plugin costs a realtime call, beside a gateway without it in the same run.
 
-    python -m runtime.measure.cost [--callers 32] [--seconds 4] [--rounds 6]
+    python -m runtime.measure.cost [--rounds 10] [--seconds 1] [--stacks core,operator]
+                                   [--instructions]
 
-CPU time of the gateways' process, all threads, per plain call whose model is hot. The engine and
-the callers have processes of their own. Rounds with and without the plugin take turns; the median
-of their ratios counts.
+The model of the calls is hot. The gateways take turns (with, without, without, with), and the
+median of the ratios of their CPU counts; `--instructions` counts instructions instead, under
+valgrind. Engine and callers have processes and a processor of their own, see the bench.
 """
 
 import argparse
-import gc
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
-import uvloop
-from batch.measure.callers import Callers
-from gateway_plugins.runtime import Runtime
-from support.manual import free_port
-from support.workers import slotted_engine
+from bench.programs import build, default_folder
+from runtime.measure.meters import CALLGRIND, Instructions, cpu
+from runtime.measure.sides import STACKS, Side, sides
 
-from gateway.config import Config, PluginEntry, Worker
-from gateway.testing import NO_PROBES, Live, entry, live
-
-TOKENS = 16
+WARM = 3.0
+"""Seconds of calls before the first turn."""
 
 
-def plugin(port: int, logs: str) -> PluginEntry:
-    engine = [sys.executable, slotted_engine.__file__, "--places", "10000", "--ttft", "0.01"]
-    model = {"name": "sim", "command": [*engine, "--itl", "0", "--port", "{port}"]}
-    return entry(
-        Runtime,
-        models=[model],
-        runtimes=[{"name": "gpu", "port": port, "realtime": "sim"}],
-        logs=logs,
+def by_clock(side: Side, *, seconds: float, stream: bool, callers: int) -> float:
+    """Return microseconds of CPU per call."""
+    before = cpu(side.pid)
+    answered = side.call(seconds, stream=stream, callers=callers)
+    return (cpu(side.pid) - before) / answered * 1e6
+
+
+def by_count(side: Side, *, seconds: float, stream: bool, callers: int) -> float:
+    """Return thousands of instructions per call, without those of the same time at rest."""
+    counting = Instructions(side.pid, side.folder)
+    with counting:
+        time.sleep(seconds)
+    at_rest = counting.counted
+    with counting:
+        answered = side.call(seconds, stream=stream, callers=callers)
+    return (counting.counted - at_rest) / answered / 1e3
+
+
+Turn = Callable[[Side], float]
+
+
+def rounds(first: Side, second: Side, turn: Turn, count: int) -> Iterator[tuple[float, float]]:
+    """Yield what a call costs with the plugin and without."""
+    for _ in range(count):
+        more, less, less_again, more_again = map(turn, (first, second, second, first))
+        yield (more + more_again) / 2, (less + less_again) / 2
+
+
+def measure(stack: str, programs: Path, folder: Path, asked: argparse.Namespace) -> None:
+    """Measure plain calls and streams, and print what was found."""
+    with sides(stack, programs, folder, CALLGRIND if asked.instructions else ()) as both:
+        for stream in (False, True):
+            for side in both:
+                side.call(WARM, stream=stream, callers=asked.callers)
+            meter = by_count if asked.instructions else by_clock
+            turn = partial(meter, seconds=asked.seconds, stream=stream, callers=asked.callers)
+            found = list(rounds(*both, turn, asked.rounds))
+            kind, unit = "stream" if stream else "plain", "k" if asked.instructions else "us"
+            report(f"{stack}, {kind}", found, unit)
+
+
+def report(what: str, found: list[tuple[float, float]], unit: str) -> None:
+    more, less = (statistics.median(column) for column in zip(*found, strict=True))
+    ratios = sorted(one / other for one, other in found)
+    print(  # noqa: T201
+        f"{what:16} with {more:7.1f} {unit}, without {less:7.1f} {unit},"
+        f" ratio {statistics.median(ratios):.4f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
+        flush=True,
     )
 
 
-async def cost(gateway: Live, callers: int, seconds: float) -> float:
-    """Return CPU seconds per call."""
-    cpu = time.process_time()
-    told = await Callers(callers, seconds, 0.0, TOKENS, stream=False).call(
-        int(gateway.url.rpartition(":")[2])
-    )
-    return (time.process_time() - cpu) / told.calls
-
-
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--callers", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--stacks", default=",".join(STACKS))
+    parser.add_argument("--instructions", action="store_true")
     asked = parser.parse_args()
-    sys.setswitchinterval(0.001)  # as gateway.serve.server does
-    gc.set_threshold(10_000, 20, 20)
-    port, ratios = free_port(), []
-    with tempfile.TemporaryDirectory() as logs:
-        with_it = Config(plugins=(plugin(port, logs),), probes=NO_PROBES)
-        url = f"http://127.0.0.1:{port}"
-        without = Config(workers=(Worker(url=url, models=("sim",)),), probes=NO_PROBES)
-        async with live(with_it) as first, live(without) as second:
-            for gateway in (first, second):
-                await cost(gateway, asked.callers, 2.0)
-            for _ in range(asked.rounds):
-                more = await cost(first, asked.callers, asked.seconds)
-                less = await cost(second, asked.callers, asked.seconds)
-                ratios.append(more / less)
-                print(f"with {more * 1e6:5.1f} us, without {less * 1e6:5.1f} us: {ratios[-1]:.3f}")  # noqa: T201
-    print(f"median: {statistics.median(ratios):.3f}")  # noqa: T201
+    programs = build(default_folder())
+    with tempfile.TemporaryDirectory() as folder:
+        for stack in asked.stacks.split(","):
+            measure(stack, programs, Path(folder), asked)
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    main()

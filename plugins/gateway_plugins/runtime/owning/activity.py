@@ -6,21 +6,21 @@ from gateway_plugins.runtime.policy.arrivals import Arrivals
 
 
 class Activity:
-    """The arrivals of each model that can be loaded."""
+    """The `arrivals` of each model that can be loaded, by its name; None names none."""
 
     def __init__(self, models: frozenset[str]) -> None:
-        self._arrivals: dict[str, Arrivals] = {}
+        self.arrivals: dict[str | None, Arrivals] = {}
         self.set_models(models)
 
     def set_models(self, models: frozenset[str]) -> None:
         """Replace the models; those that stay keep their arrivals."""
-        self._arrivals = {model: self._arrivals.get(model) or Arrivals() for model in models}
+        self.arrivals = {model: self.arrivals.get(model) or Arrivals() for model in models}
 
     def of(self, model: str) -> Arrivals:
-        return self._arrivals[model]
+        return self.arrivals[model]
 
     def note(self, model: str) -> None:
         """A realtime call for the model was admitted; any other name is no activity."""
-        arrivals = self._arrivals.get(model)
+        arrivals = self.arrivals.get(model)
         if arrivals is not None:
             arrivals.note(monotonic())

@@ -1,11 +1,11 @@
 // upstream stands in for a vLLM server while gateways are measured: it answers chat completions as vLLM does, plain and
 // streamed, from bytes that are made once, so that whatever stands before it is what is measured.
 //
-//	upstream [-hosts 1]
+//	upstream [-hosts 1] [-port 0]
 //
-// It prints the port that it has taken, which it listens on at so many addresses: 127.0.0.1, 127.0.0.2 and so on. A
-// call says in its text what it is answered, for not every gateway passes headers on: " tokens=64 prompt-tokens=32
-// gap-us=0 ", the last of which are the microseconds between the tokens of a stream (0: as fast as they go).
+// It prints its port, which it listens on at so many addresses: 127.0.0.1, 127.0.0.2 and so on. A call says in its text
+// what it is answered, for not every gateway passes headers on: " tokens=64 prompt-tokens=32 gap-us=0 ", the last of
+// which are the microseconds between the tokens of a stream (0: as fast as they go).
 package main
 
 import (
@@ -21,9 +21,10 @@ const models = `{"object":"list","data":[{"id":"bench-model","object":"model","c
 
 func main() {
 	hosts := flag.Int("hosts", 1, "how many addresses to listen on, each as a worker of its own")
+	port := flag.Int("port", 0, "the port to listen on; 0: any")
 	flag.Parse()
 	debug.SetGCPercent(400)
-	listeners, err := listen(*hosts)
+	listeners, err := listen(*hosts, *port)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -35,9 +36,8 @@ func main() {
 	log.Fatal(server.Serve(listeners[0]))
 }
 
-func listen(hosts int) ([]net.Listener, error) {
+func listen(hosts, port int) ([]net.Listener, error) {
 	var found []net.Listener
-	port := 0
 	for n := 1; n <= hosts; n++ {
 		one, err := net.Listen("tcp", fmt.Sprintf("127.0.%d.%d:%d", n>>8, n&255, port))
 		if err != nil {
