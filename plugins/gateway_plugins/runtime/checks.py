@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from gateway import Config, ConfigError
 from gateway_plugins.runtime.drivers.ports import ports_of, runs
+from gateway_plugins.runtime.models.choosing import problem_of
 from gateway_plugins.runtime.options import Model, Options, Runtime
 
 
@@ -69,6 +70,8 @@ def _of_model(model: Model) -> Iterator[str]:
         yield f"{where}: give url or docker, not both"
     if model.sleep_level is not None and model.engine != "vllm":
         yield f"{where}: only vllm can sleep"
+    if problem := problem_of(model):
+        yield f"{where}: {problem}"
 
 
 def _of_runtimes(options: Options) -> Iterator[str]:

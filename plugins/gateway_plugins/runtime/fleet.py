@@ -21,11 +21,13 @@ from gateway import (
     Worker,
 )
 from gateway_plugins.runtime.finishing import Keeping
-from gateway_plugins.runtime.holding.errors import Progress
+from gateway_plugins.runtime.holding.errors import Downloaded, Progress
 from gateway_plugins.runtime.holding.holding import Holding
 from gateway_plugins.runtime.loading.failures import LASTING
 from gateway_plugins.runtime.loading.load import Loader
 from gateway_plugins.runtime.memory.known import Memory
+from gateway_plugins.runtime.models.item import Progress as Download
+from gateway_plugins.runtime.models.shelf import Shelf
 from gateway_plugins.runtime.options import Options, Runtime
 from gateway_plugins.runtime.owning.activity import Activity
 from gateway_plugins.runtime.owning.demand import Wants
@@ -40,6 +42,9 @@ log = logging.getLogger("gateway.runtime")
 
 LOOK = 0.25
 """Seconds between two looks at whether the gateway drains."""
+
+UNKNOWN = 60.0
+"""Seconds that a download is taken to last while nothing tells."""
 
 SEEN: StateKey[int] = StateKey("runtime.seen")
 """How often the workers had changed when the call was last sent to choose among them again."""
@@ -58,8 +63,11 @@ class Fleet:
         self._models = {model.name: model for model in options.models}
         self.activity = Activity(frozenset(self._models))
         self.holding = Holding(options, self._wake, self.progress)
-        self._wants = Wants(gateway, self.holding, self.activity, self.memory)
         self._tally = Tally(frozenset(self._models))
+        self._keeping = Keeping()
+        self.shelf = self._shelf()
+        ready = self.shelf.is_ready
+        self._wants = Wants(gateway, self.holding, self.activity, self.memory, ready)
         self._lease = Lease(gateway)
         self._parts = Parts(
             gateway=gateway,
@@ -70,7 +78,8 @@ class Fleet:
             wants=self._wants,
             loader=Loader(gateway, options),
             tally=self._tally,
-            keeping=Keeping(),
+            keeping=self._keeping,
+            shelf=self.shelf,
         )
         self._changes = 0
         self.owners: Sequence[Owner] = ()
@@ -79,6 +88,7 @@ class Fleet:
     async def running(self) -> AsyncIterator[None]:
         """Own the runtimes between entry and exit. Raises StorageError."""
         await self.memory.read()
+        await self.shelf.read()
         runtimes = self.options.runtimes
         self.owners = [self._owner(one, await self._policy(one)) for one in runtimes]
         workers = self._gateway.workers
@@ -107,7 +117,7 @@ class Fleet:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._parts.loader.close()
-            await self._parts.keeping.close()
+            await self._keeping.close()
             workers.set_loadable(frozenset())  # the last, for it lets the plugin be added again
 
     async def _own(self) -> None:
@@ -116,6 +126,7 @@ class Fleet:
             async with self._lease.held(), asyncio.TaskGroup() as group:
                 await self._catch_up()
                 self._set_loadable()
+                group.create_task(self.shelf.run())
                 for owner in self.owners:
                     group.create_task(owner.run())
         except Exception:
@@ -126,6 +137,7 @@ class Fleet:
         """Learn what the gateway that had the runtimes before has learnt meanwhile."""
         with contextlib.suppress(StorageError):  # what was read at the start counts
             await self.memory.read()
+            await self.shelf.read()
             for owner in self.owners:
                 owner.policy = await self._policy(owner.runtime)
 
@@ -165,6 +177,7 @@ class Fleet:
         self.activity.set_models(frozenset(self._models))
         self._tally.set_models(frozenset(self._models))
         self._parts.loader.set_options(options)
+        self.shelf.set_options(options)
         self.holding.set_options(options)
         for owner, runtime in zip(self.owners, options.runtimes, strict=True):
             kept = owner.policy.saved(monotonic(), time.time())
@@ -175,7 +188,45 @@ class Fleet:
             if model not in self._models:
                 self.holding.release(model)
 
+    def _shelf(self) -> Shelf:
+        return Shelf(
+            self._gateway,
+            self.options,
+            self.memory,
+            self._tally,
+            self._keeping,
+            wishes=self._wishes,
+            in_use=self._in_use,
+            told=self._note_disk,
+        )
+
+    def _wishes(self) -> list[str]:
+        """Return the models that calls wait for, then those of runtimes, then those of items."""
+        demands = self.demands()
+        held = sorted(
+            (demand.held_since or 0.0, name) for name, demand in demands.items() if demand.held
+        )
+        realtime = [one.realtime for one in self.options.runtimes if one.realtime is not None]
+        queued = [name for name, demand in demands.items() if demand.queued]
+        return list(dict.fromkeys([*(name for _, name in held), *realtime, *queued]))
+
+    def _in_use(self) -> set[str]:
+        """Return the models that are wanted, there, or to come."""
+        states = [(one.state.model, one.state.next) for one in self.owners]
+        busy = (
+            name
+            for name, one in self.demands().items()
+            if one.held or one.queued or one.running or one.in_flight
+        )
+        return {*self._wishes(), *busy, *(name for pair in states for name in pair if name)}
+
+    def _note_disk(self, model: str) -> None:
+        """A model is on the disk, or is not, or could not be downloaded."""
+        self.holding.review(model)
+        self._wake(model)
+
     def _wake(self, model: str) -> None:
+        self.shelf.wake()
         for owner in self.owners:
             if model in owner.models:
                 owner.wake()
@@ -241,6 +292,8 @@ class Fleet:
         able = [one for one in self.owners if model in one.models]
         at = next((one.state for one in able if model in (one.state.model, one.state.next)), None)
         load = self.memory.load_seconds(model)
+        if (download := self.shelf.progress(model)) is not None:
+            return _downloading(download, load)
         barred = self.memory.seconds_barred(model)
         if at is not None and at.phase == "loading":
             remaining = max(load - (now - at.since), 1.0)
@@ -322,6 +375,15 @@ def _may_use(call: Call, worker_id: str) -> bool:
     """Whether the call's principal may use the worker of this id."""
     named = None if call.principal is None else call.principal.workers
     return named is None or worker_id in named
+
+
+def _downloading(download: Download, load: float) -> Progress:
+    return Progress(
+        phase="downloading",
+        elapsed=monotonic() - download.since,
+        remaining=load + (UNKNOWN if download.remaining is None else download.remaining),
+        download=Downloaded(download.done, download.total),
+    )
 
 
 def _saved(content: str | None) -> Saved | None:

@@ -42,7 +42,10 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     text that is split as a shell does. `environment` is added to that of the engine. The engine
     runs as a process; `docker`: in a container. `sleep_level`: an engine that has to make room
     sleeps at this level of vLLM rather than ends, and stays up. `url`: the engine is not started
-    but is up there already, and is woken and put to sleep; this needs `sleep_level`.
+    but is up there already, and is woken and put to sleep; this needs `sleep_level`. `download`:
+    who downloads the model from the hub if it is not on the disk; "auto": the gateway, if it has
+    the hub's library and the engine has its usual command. `files`: patterns of the files that the
+    gateway downloads; none: those that engines load. `pinned`: it never makes room on the disk.
     `ready_timeout`: seconds from the start to an engine that answers; `log_timeout`: seconds
     without a new line in its log after which a start has failed. `warmup`: seconds that the first
     answer may take. `load_time`: how many seconds a load takes, until some have been measured.
@@ -57,6 +60,9 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     docker: Docker | None = None
     url: str | None = None
     sleep_level: Literal[1, 2] | None = None
+    download: Literal["auto", "gateway", "engine"] = "auto"
+    files: tuple[str, ...] = ()
+    pinned: bool = False
     ready_timeout: Positive = 1_800.0
     log_timeout: Positive = 300.0
     warmup: Positive = 30.0
@@ -115,6 +121,18 @@ class Restarts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     most: Count = 5
 
 
+class Downloads(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Downloads by the gateway: at most `at_once` at the same time.
+
+    `keep_free_gb` stay free on the disk (1 GB: 10^9 bytes). `evict`: models that the gateway has
+    downloaded make room for others, the longest unused first.
+    """
+
+    at_once: Count = 2
+    keep_free_gb: Annotated[float, Meta(ge=0)] = 5.0
+    evict: bool = False
+
+
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The models, the runtimes, and how calls wait for them.
 
@@ -136,6 +154,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     evaluator_scope: str = "evaluator"
     rules: Rules = Rules()
     restarts: Restarts = Restarts()
+    downloads: Downloads = Downloads()
     grace: Seconds = 10.0
     logs: str | None = None
     secrets: tuple[str, ...] = ("HF_TOKEN",)

@@ -26,6 +26,7 @@ class Tally:
         self.set_models(models)
         self._failures: Counter[tuple[str, str]] = Counter()
         self._segments = Histogram(SEGMENTS)
+        self._downloads: Counter[str] = Counter()
         self._switches = 0
         self._preemptions = 0
 
@@ -57,6 +58,10 @@ class Tally:
     def failed(self, model: str, reason: str) -> None:
         self._failures[self.label(model), reason.removeprefix("runtime_")] += 1
 
+    def downloaded(self, model: str) -> None:
+        """A download of a model has begun."""
+        self._downloads[self.label(model)] += 1
+
     def samples(self) -> Iterator[Sample]:
         name, help_ = (
             "llm_model_load_time_seconds",
@@ -64,9 +69,12 @@ class Tally:
         )
         for model, times in self._loads.items():
             yield Sample(name, "histogram", times.copy(), help_, {"model": model})
-        name, help_ = "llm_model_failures_total", "Loads and engines that failed, by the reason."
+        name, help_ = "llm_model_failures_total", "Downloads, loads and engines that failed."
         for (model, reason), count in self._failures.items():
             yield Sample(name, "counter", count, help_, {"model": model, "reason": reason})
+        name, help_ = "gateway_model_downloads_total", "Downloads of models that have begun."
+        for model in self._loads:
+            yield Sample(name, "counter", self._downloads[model], help_, {"model": model})
         name, help_ = "llm_batch_segment_duration_seconds", "Seconds of a model for batch items."
         yield Sample(name, "histogram", self._segments.copy(), help_)
         help_ = "Models that made room for another."

@@ -1,4 +1,4 @@
-"""Routes for operators: what the runtimes do and why, and another try for a model that failed."""
+"""Routes for operators: what the runtimes do and why, models on disk, another try for a model."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -8,13 +8,22 @@ from starlette.routing import BaseRoute
 
 from gateway import ControlRequest, Host, NotFound
 from gateway_plugins.runtime.fleet import Fleet
+from gateway_plugins.runtime.models.showing import (
+    DiskInfo,
+    DownloadInfo,
+    disk_info,
+    download_info,
+)
 from gateway_plugins.runtime.owning.decisions import Event
 from gateway_plugins.runtime.owning.owner import Owner
 from gateway_plugins.runtime.policy.view import Demand
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What is wanted of a model and known of it; times are seconds, `retry_in` until a new try."""
+    """What is wanted of a model and known of it; times are seconds, `retry_in` until a new try.
+
+    `download` is None unless the model is being downloaded.
+    """
 
     held: int
     queued: int
@@ -24,6 +33,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     reason: str | None
     text: str | None
     retry_in: float
+    download: DownloadInfo | None
 
 
 class RuntimeInfo(msgspec.Struct, frozen=True):
@@ -62,6 +72,7 @@ class RuntimeAdmin:
     def routes(self, gateway: Host) -> list[BaseRoute]:
         return [
             gateway.control("/admin/runtime", scope="monitor", GET=self._show),
+            gateway.control("/admin/models", scope="monitor", GET=self._show_models),
             gateway.control("/admin/runtime/retry", scope="admin", POST=self._retry),
         ]
 
@@ -73,6 +84,10 @@ class RuntimeAdmin:
             runtimes=[_runtime(owner) for owner in fleet.owners],
             models={name: _model(fleet, name, one) for name, one in fleet.demands().items()},
         )
+
+    async def _show_models(self, _: ControlRequest) -> DiskInfo:
+        fleet = self._fleet()
+        return await disk_info(fleet.shelf, fleet.memory)
 
     async def _retry(self, request: ControlRequest) -> ModelInfo:
         """Forget the failures of a model, so that it is loaded as soon as it is wanted."""
@@ -109,4 +124,5 @@ def _model(fleet: Fleet, name: str, demand: Demand) -> ModelInfo:
         reason=known.reason,
         text=known.text,
         retry_in=fleet.memory.seconds_barred(name),
+        download=download_info(fleet.shelf.progress(name)),
     )

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from gateway_plugins.runtime.loading.arguments import arguments_of
 from gateway_plugins.runtime.loading.engines import (
-    arguments_of,
     command_of,
     environment_of,
     hidden_of,

@@ -179,6 +179,7 @@ def test_reasons_are_kept_as_long_as_the_contract_says() -> None:
         "runtime_crashed": 1,
         "access_denied": math.inf,
         "auth_required": math.inf,
+        "model_not_found": math.inf,
     }
     assert failure("runtime_timeout", "t") == Failure("runtime_timeout", None, "t")
     flags = {reason: flag for reason, flag in FLAGS.items() if flag != "model_failure"}

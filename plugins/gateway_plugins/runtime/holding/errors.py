@@ -5,17 +5,25 @@ import msgspec
 from gateway import CallError, NoWorker, retry_after
 
 
+class Downloaded(msgspec.Struct, frozen=True):
+    """A download: bytes that are there, and of the whole model, 0 if the hub has not told them."""
+
+    done_bytes: int
+    total_bytes: int
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a model: the `phase` of its runtime for `elapsed` seconds.
 
     `remaining` is the estimate of the seconds until the model is there. `reason` is why its latest
-    load has failed, None if it has not.
+    load has failed, None if it has not. `download` is that of the model, None: there is none now.
     """
 
     phase: str
     elapsed: float
     remaining: float
     reason: str | None = None
+    download: Downloaded | None = None
 
 
 class _Members(msgspec.Struct, kw_only=True):
@@ -28,6 +36,7 @@ class _Members(msgspec.Struct, kw_only=True):
     phase: str
     elapsed_s: float
     reason: str | None
+    download: Downloaded | None
 
 
 class NotLoaded(CallError):
@@ -53,6 +62,7 @@ class NotLoaded(CallError):
             phase=progress.phase,
             elapsed_s=round(progress.elapsed, 1),
             reason=progress.reason,
+            download=progress.download,
         )
         return msgspec.json.encode(members)
 

@@ -150,7 +150,8 @@ class Holding:
             return ModelLoadFailed(
                 f"the model `{model[:200]}` could not be loaded: {progress.reason}", progress
             )
-        return ModelColdStart(f"the model `{model[:200]}` is being loaded", progress)
+        doing = "loaded" if progress.download is None else "downloaded"
+        return ModelColdStart(f"the model `{model[:200]}` is being {doing}", progress)
 
     def _has(self, call: Call, scope: str) -> bool:
         return call.principal is not None and scope in call.principal.scopes

@@ -60,7 +60,13 @@ VARIABLES = (
         "Also `name` of the one model in `runtime.models`. Add those that batch items name.",
         values.name,
     ),
-    Variable("HOST_HF_CACHE", "", "runtime.models[].docker.volumes", _CACHE, values.folder),
+    Variable(
+        "HOST_HF_CACHE",
+        "",
+        "runtime.models[].docker.volumes",
+        f"{_CACHE} Downloads go to its folder `hub`.",
+        values.folder,
+    ),
     Variable(
         "HOST_HF_CACHE_HOST",
         "",
@@ -79,7 +85,8 @@ VARIABLES = (
         "HF_TOKEN",
         "",
         "runtime.secrets",
-        "Its name only. Set it in the environment of the gateway, which passes it on to engines.",
+        "Its name only. Set it in the environment of the gateway, which downloads with it and "
+        "passes it on to engines.",
         values.secret,
     ),
     Variable("MIN_HOT_TTL_S", "600", "runtime.rules.min_hot", "", values.seconds),

@@ -61,7 +61,8 @@ def _models(found: Found) -> Iterator[str]:
     yield _option(found, 10, "DEFAULT_READY_TIMEOUT_S")
     yield _option(found, 10, "VLLM_READY_TIMEOUT_S")
     yield "          # It needs `pip install 'llm-call-gateway[docker]'`. Without this group the"
-    yield "          # engine is a process of this machine."
+    yield "          # engine is a process of this machine. With `[docker,hub]` the gateway"
+    yield "          # downloads models that are missing."
     yield "          docker:"
     yield _line(found, 12, "image", "RUNTIME_IMAGE")
     yield from _volumes(found)

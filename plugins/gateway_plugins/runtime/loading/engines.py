@@ -1,11 +1,10 @@
 """Commands and environments of engines: vLLM, SGLang, or any with a command of its own."""
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 
 from gateway_plugins.runtime.drivers.machine.environment import SECRETS
+from gateway_plugins.runtime.loading.arguments import arguments_of, options_in
 from gateway_plugins.runtime.loading.snapshots import template_of
 from gateway_plugins.runtime.options import Model
 
@@ -19,19 +18,6 @@ QUIET = {
 }
 
 LENGTH = "--max-model-len"
-
-
-def arguments_of(model: Model) -> tuple[str, ...]:
-    """Return the arguments as a list; a text is split as a shell does.
-
-    Raises ValueError if a quotation in the text has no end.
-    """
-    if isinstance(model.arguments, tuple):
-        return model.arguments
-    try:
-        return tuple(shlex.split(model.arguments))
-    except ValueError as error:
-        raise ValueError(f"the arguments of {model.name}: {error}") from None
 
 
 def command_of(
@@ -77,7 +63,7 @@ def hidden_of(model: Model, secrets: Mapping[str, str]) -> set[str]:
     `secrets`, and those of the model's environment and arguments whose names end like one's.
     """
     arguments = (*(model.command or ()), *arguments_of(model))
-    given = [*model.environment.items(), *_options(arguments)]
+    given = [*model.environment.items(), *options_in(arguments)]
     named = (value for name, value in given if _is_secret(name))
     return {value for value in (*secrets.values(), *named) if value}
 
@@ -107,14 +93,6 @@ def _without(arguments: Iterable[str], option: str) -> Iterator[str]:
             yield argument
         elif not separate:
             next(rest, None)
-
-
-def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield names and values of options: `--name=value`, or `--name` and the next argument."""
-    for argument, following in pairwise((*arguments, "")):
-        name, separate, value = argument.partition("=")
-        if name.startswith("-"):
-            yield name, value if separate else following
 
 
 def _is_secret(name: str) -> bool:

@@ -20,6 +20,9 @@ Reason = Literal[
     "runtime_crashed",
     "access_denied",
     "auth_required",
+    "model_not_found",
+    "disk_full",
+    "download_failed",
     "runtime_timeout",
     "runtime_start_failed",
     "runtime_start_exception",
@@ -37,6 +40,7 @@ KEPT: dict[Reason, float] = {
     "runtime_crashed": HOUR,
     "access_denied": math.inf,
     "auth_required": math.inf,
+    "model_not_found": math.inf,
 }
 
 LASTING: frozenset[Reason] = frozenset(("model_incompatible", "access_denied", "auth_required"))
@@ -49,6 +53,7 @@ FLAGS: dict[Reason, Flag] = {
     "runtime_crashed": "model_failure",
     "access_denied": "model_failure",
     "auth_required": "model_failure",
+    "model_not_found": "model_failure",
 }
 
 SEGFAULTS = (139, -11)

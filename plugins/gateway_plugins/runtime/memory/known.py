@@ -18,7 +18,7 @@ LATEST_WEIGHT = 0.3
 BY_CHANCE = frozenset(
     (
         *("runtime_crashed", "runtime_timeout", "runtime_not_ready"),
-        *("runtime_start_failed", "runtime_start_exception"),
+        *("runtime_start_failed", "runtime_start_exception", "download_failed"),
     )
 )
 """Reasons for which the next load may go well."""

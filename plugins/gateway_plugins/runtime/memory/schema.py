@@ -1,4 +1,9 @@
-"""The tables. Times are Unix seconds; `until` is infinite for a failure that stays."""
+"""The tables. Times are Unix seconds; `until` is infinite for a failure that stays.
+
+A row of `runtime_disk` is a model in a cache of the hub: `fetched` is 1 if this gateway has
+downloaded all that its folder has, and `whole` is 0 while a download of this gateway is under way,
+or was cut off. `size` is in bytes.
+"""
 
 from gateway import Migration, Migrations
 
@@ -18,4 +23,19 @@ CREATE TABLE runtime_saved (
 );
 """
 
-MIGRATIONS = Migrations("runtime", (Migration("create_tables", _TABLES),))
+_DISK = """
+CREATE TABLE runtime_disk (
+    folder TEXT NOT NULL,
+    revision TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    size INTEGER NOT NULL DEFAULT 0,
+    fetched INTEGER NOT NULL DEFAULT 0,
+    whole INTEGER NOT NULL DEFAULT 0,
+    used_at REAL NOT NULL DEFAULT 0,
+    PRIMARY KEY (folder, revision)
+);
+"""
+
+MIGRATIONS = Migrations(
+    "runtime", (Migration("create_tables", _TABLES), Migration("keep_models_on_disk", _DISK))
+)

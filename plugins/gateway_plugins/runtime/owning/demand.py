@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 
 from gateway import Backlog, Host, StorageError, WorkQueue
@@ -17,13 +17,24 @@ LOOK = 0.5
 
 
 class Wants:
-    """Gathers the demand of all models for the policies of all runtimes."""
+    """Gathers the demand of all models for the policies of all runtimes.
 
-    def __init__(self, gateway: Host, holding: Holding, activity: Activity, memory: Memory) -> None:
+    `is_ready` returns whether a model is on the disk: it is not loaded before.
+    """
+
+    def __init__(
+        self,
+        gateway: Host,
+        holding: Holding,
+        activity: Activity,
+        memory: Memory,
+        is_ready: Callable[[str], bool],
+    ) -> None:
         self._gateway = gateway
         self._holding = holding
         self._activity = activity
         self._memory = memory
+        self._is_ready = is_ready
         self._queue: WorkQueue | None = None
         self._backlog: Mapping[str, Backlog] = {}
         self._read_at = float("-inf")
@@ -72,10 +83,13 @@ class Wants:
             running=backlog.running,
             queued_since=_oldest(backlog, work, now),
             priority=backlog.priority,
-            barred_until=self._memory.barred_until(model),
+            barred_until=self._barred_until(model),
             load_time=self._memory.load_seconds(model),
             elsewhere=elsewhere,
         )
+
+    def _barred_until(self, model: str) -> float:
+        return self._memory.barred_until(model) if self._is_ready(model) else float("inf")
 
 
 def _oldest(backlog: Backlog, work: list[Ticket], now: float) -> float | None:

@@ -21,6 +21,7 @@ from gateway_plugins.runtime.holding.holding import Holding
 from gateway_plugins.runtime.loading.failures import Failure, failure
 from gateway_plugins.runtime.loading.load import PROBE, Failed, Loaded, Loader
 from gateway_plugins.runtime.memory.known import Memory
+from gateway_plugins.runtime.models.shelf import Shelf
 from gateway_plugins.runtime.options import Model, Options, Runtime
 from gateway_plugins.runtime.owning.decisions import Decisions
 from gateway_plugins.runtime.owning.demand import Wants
@@ -52,6 +53,7 @@ class Parts(msgspec.Struct):
     loader: Loader
     tally: Tally
     keeping: Keeping
+    shelf: Shelf
 
 
 class Owner:
@@ -270,6 +272,7 @@ class Owner:
         seconds = monotonic() - began
         self._parts.tally.loaded(name, seconds)
         self._parts.keeping.keep(memory.loaded(name, seconds))
+        self._parts.shelf.used(name)
         hot = replace(self.state, phase="hot", since=monotonic())
         self._enter(hot, f"the engine answers, after {seconds:.1f} s")
         self._watch = asyncio.create_task(self._await_end(loaded))
@@ -283,6 +286,7 @@ class Owner:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+        self._parts.shelf.used(loaded.model.name)
         await self._parts.loader.stop(loaded)
         if self._loaded is loaded:
             self._loaded = None

@@ -16,8 +16,8 @@ class Demand(msgspec.Struct, kw_only=True):
     latest realtime call for it was admitted, None: never. `arrivals`: realtime calls a second, of
     late. `queued` and `running`: batch items; the oldest that waits was submitted at
     `queued_since`; `priority`: the highest of those that wait. `barred_until`: no start before
-    that, after a failure (infinite: none at all). `load_time`: seconds that a load takes.
-    `elsewhere`: another runtime has the model, or loads it.
+    that, after a failure (infinite: none at all, as while the model is not on the disk).
+    `load_time`: seconds that a load takes. `elsewhere`: another runtime has the model, or loads it.
     """
 
     held: int = 0
