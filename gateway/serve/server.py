@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -35,16 +36,23 @@ class Lifespan(LifespanOff):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._gateway = cast(Gateway, config.app)
+        self._left = False
 
     async def startup(self) -> None:
         await self._gateway.__aenter__()
 
     async def shutdown(self) -> None:
-        await self._gateway.__aexit__(None, None, None)
+        if not self._left:
+            self._left = True
+            await self._gateway.__aexit__(None, None, None)
 
 
 class Server(uvicorn.Server):
-    """Serves one gateway; after a signal, calls in flight have `timeouts.drain` seconds to end."""
+    """Serves one gateway; after a signal, calls in flight have `timeouts.drain` seconds to end.
+
+    A second SIGINT ends the calls at once, and plugins leave nothing behind either; a third signal
+    ends the process as it is.
+    """
 
     def __init__(
         self, gateway: Gateway, *, host: str | None = None, port: int | None = None
@@ -157,10 +165,16 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self.force_exit:
             draining.cancel()
-            await self._gateway.drain(0)
+            await self.lifespan.shutdown()  # uvicorn leaves it out
         else:
             await draining
             self._captured_signals.clear()  # handled; uvicorn would raise them again and die
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.force_exit:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        super().handle_exit(sig, frame)
 
     @property
     def address(self) -> tuple[str, int]:

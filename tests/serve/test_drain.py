@@ -1,5 +1,7 @@
 """How `gateway serve` begins and ends: signals, what they leave time for, mistakes at the start."""
 
+import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -108,6 +110,35 @@ async def test_second_ctrl_c_ends_the_gateway_at_once(worker: ScriptedWorker) ->
         assert cut.value.answer.body.endswith(b"\n\n")
         assert await process.ended() == 130
     assert b"Traceback" not in process.log
+
+
+HANGS = """
+import asyncio, contextlib, logging
+from gateway import hookimpl
+
+@hookimpl
+@contextlib.asynccontextmanager
+async def lifespan(gateway):
+    yield
+    logging.getLogger("gateway").warning("for ever")
+    await asyncio.Event().wait()
+"""
+
+
+async def test_further_ctrl_c_ends_a_gateway_whose_plugin_does_not_end(
+    worker: ScriptedWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    plugin = ("--plugin", str(tmp_path / "hangs.py"))
+    async with serving(worker.url, *plugin) as process:
+        process.kill(signal.SIGINT)
+        await process.says(re.compile(rb"for ever"))
+        ending = asyncio.create_task(process.ended())
+        while not ending.done():  # signals that come together count as one
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                process.kill(signal.SIGINT)
+            await asyncio.wait([ending], timeout=0.05)
+        assert await ending == -signal.SIGINT
 
 
 # mistakes at the start

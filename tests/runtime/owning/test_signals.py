@@ -43,11 +43,11 @@ class Running:
         return answer.status_code, told["model"] if "model" in told else told["error"]["code"]
 
     async def stop(self, signals: int) -> None:
-        """Send SIGTERM so many times, the second after the first has had its effect."""
+        """Send SIGTERM, and if `signals` is 2, SIGINT after that has had its effect."""
         self.process.kill(signal.SIGTERM)
         if signals > 1:
             await self.process.says(STOPS)
-            self.process.kill(signal.SIGTERM)
+            self.process.kill(signal.SIGINT)
 
 
 def _command(process: Path) -> bytes:
@@ -84,12 +84,14 @@ async def test_waiting_call_gets_its_503_and_a_loading_engine_is_ended(
         assert gateway.engines() == 0
 
 
-async def test_second_signal_cuts_calls_off_and_leaves_no_engine(tmp_path: Path) -> None:
+async def test_sigint_after_sigterm_cuts_calls_off_and_leaves_no_engine(tmp_path: Path) -> None:
     async with running(tmp_path, "slow=600", "stubborn=1", timeouts__drain="50") as gateway:
         call = asyncio.create_task(gateway.ask())
         await gateway.process.says(HOT)
+        began = monotonic()
         await gateway.stop(2)
         with contextlib.suppress(httpx.TransportError):
             assert (await call)[0] == 503
         await gateway.process.ended()
+        assert monotonic() - began < 20
         assert gateway.engines() == 0
