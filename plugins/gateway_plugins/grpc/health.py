@@ -41,10 +41,10 @@ class Health:
         serves = not service or workers.loads or any(worker.fit for worker in workers.all)
         return SERVING if serves else NOT_SERVING
 
-    async def check(self, message: bytes, context: Context) -> tuple[Status, int]:
+    async def check(self, context: Context) -> tuple[Status, int]:
         """Answer one request."""
         try:
-            status = self.status_of(self._service(message))
+            status = self.status_of(await self._service(context))
         except BadRequest as error:
             return Status(Code.INVALID_ARGUMENT, error.message, error.code), 0
         if status is None:
@@ -52,13 +52,13 @@ class Health:
         await context.send(self._response(status=status).SerializeToString())
         return OK, 1
 
-    async def watch(self, message: bytes, context: Context) -> tuple[Status, int]:
+    async def watch(self, context: Context) -> tuple[Status, int]:
         """Answer whenever the status has changed, until the caller leaves."""
         if self._watchers >= MAX_WATCHERS:
             return Status(Code.RESOURCE_EXHAUSTED, "too many callers watch", "too_many_calls"), 0
         self._watchers += 1
         try:
-            await self._tell(self._service(message), context)
+            await self._tell(await self._service(context), context)
         except BadRequest as error:
             return Status(Code.INVALID_ARGUMENT, error.message, error.code), 0
         except (Gone, asyncio.CancelledError):
@@ -75,6 +75,7 @@ class Health:
                 told = status
             await asyncio.sleep(LOOK)
 
-    def _service(self, message: bytes) -> str:
+    async def _service(self, context: Context) -> str:
+        message = await context.read() or b""
         name: str = self._messages.read("grpc.health.v1.HealthCheckRequest", message).service
         return name

@@ -29,12 +29,12 @@ class Rpcs:
         self._ended: Counter[tuple[str, str, str]] = Counter()
         self._cut = 0
 
-    async def carry(self, method: Method, message: bytes, context: Context) -> tuple[Status, int]:
+    async def carry(self, method: Method, context: Context) -> tuple[Status, int]:
         """Carry one RPC; return how it ended, and after how many messages. Raises nothing."""
         rpc = Rpc(self._host, method, context)
         self._running += 1
         try:
-            status = await rpc.run(message)
+            status = await rpc.run()
         except Exception:
             log.exception("the gateway failed on a call over gRPC")
             status = BUG

@@ -22,7 +22,7 @@ from gateway_plugins.grpc.status import Code, Status
 
 log = logging.getLogger("gateway")
 
-Serve = Callable[[bytes, "RpcContext"], Awaitable[tuple[Status, int]]]
+Serve = Callable[["RpcContext"], Awaitable[tuple[Status, int]]]
 """Carries one RPC; returns how it ended, and after how many messages."""
 
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -41,6 +41,10 @@ class RpcContext:
         self.names = _names(context.auth_context())
         self._context = context
 
+    async def read(self) -> bytes | None:
+        message = await self._guarded(self._context.read())
+        return message if isinstance(message, bytes) else None
+
     async def begin(self, lines: Headers) -> None:
         metadata = [(name.decode(), value.decode()) for name, value in lines]
         await self._guarded(self._context.send_initial_metadata(metadata))
@@ -48,9 +52,9 @@ class RpcContext:
     async def send(self, message: bytes) -> None:
         await self._guarded(self._context.write(message))
 
-    async def _guarded(self, sending: Awaitable[None]) -> None:
+    async def _guarded(self, operation: Awaitable[Any]) -> Any:
         try:
-            await sending
+            return await operation
         except (grpc.aio.UsageError, grpc.aio.InternalError, grpc.aio.AbortError) as error:
             raise Gone(str(error)) from None
 
@@ -68,11 +72,12 @@ class Server:
     def add(self, name: str, serve: Serve) -> None:
         """Serve the method `/package.Service/Method`, which has one request."""
 
-        async def run(message: bytes, context: Any) -> None:
-            await self._run(name, serve, message, context)
+        async def run(_: Any, context: Any) -> None:
+            await self._run(name, serve, context)
 
-        # One response is a stream of one message on the wire, so all methods are streams here.
-        self._methods[name] = grpc.unary_stream_rpc_method_handler(run)
+        # One message is a stream of one message on the wire, so all methods are streams here: the
+        # library then reads nothing of a request by itself.
+        self._methods[name] = grpc.stream_stream_rpc_method_handler(run)
 
     def add_stream(self, name: str, answer: Callable[[bytes], bytes]) -> None:
         """Serve a method that answers each message of a stream by one message."""
@@ -87,8 +92,8 @@ class Server:
         """Return the handler of a call, None if there is no such method: what the library asks."""
         return self._methods.get(details.method)
 
-    async def _run(self, name: str, serve: Serve, message: bytes, context: Any) -> None:
-        status, sent = await serve(message, RpcContext(name, context))
+    async def _run(self, name: str, serve: Serve, context: Any) -> None:
+        status, sent = await serve(RpcContext(name, context))
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError  # the library has ended the RPC and sends nothing more
         lines = tuple(trailers(self._messages, status, sent))

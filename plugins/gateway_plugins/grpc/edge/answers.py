@@ -63,10 +63,16 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 class Method(Protocol):
-    """One method of a service. `name` is `/package.Service/Method`."""
+    """One method of a service. `name` is `/package.Service/Method`.
+
+    `path` is that of its calls, so that nothing is read for a caller without a key; None if the
+    request names it.
+    """
 
     @property
     def name(self) -> str: ...
+    @property
+    def path(self) -> str | None: ...
 
     def read(self, message: bytes) -> Asked:
         """Parse a request. Raises BadRequest."""

@@ -6,18 +6,15 @@ the call ends by its own rules and is recorded, and the task of the RPC waits fo
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 
-from gateway import BadRequest, Body, Call, CallerGone, Host
-from gateway_plugins.grpc.edge.answers import Answer, Asked, Method
+from gateway import Call, CallerGone, Host, Unauthorized
+from gateway_plugins.grpc.edge.answers import Answer, Method
 from gateway_plugins.grpc.edge.context import Context, Gone
 from gateway_plugins.grpc.edge.judging import judge
-from gateway_plugins.grpc.edge.metadata import headers_of, lines_for_caller
+from gateway_plugins.grpc.edge.metadata import check_credentials, lines_for_caller
 from gateway_plugins.grpc.edge.receiver import Receiver
-from gateway_plugins.grpc.status import Code, Status
-
-LARGE = 1024 * 1024
-"""Bytes of a request from which on a thread parses it: the event loop has other callers."""
+from gateway_plugins.grpc.edge.request import Request
+from gateway_plugins.grpc.status import Code, Status, of_error
 
 LEFT = Status(Code.CANCELLED, "the caller left", "caller_gone")
 LATE = Status(Code.DEADLINE_EXCEEDED, "the caller's deadline has passed", "deadline_exceeded")
@@ -40,33 +37,24 @@ class Rpc:
         self._host = host
         self._receiver = Receiver(self.answer, host.config.server_limits.max_event_bytes)
 
-    async def run(self, message: bytes) -> Status:
+    async def run(self) -> Status:
         """Carry the RPC; return how it ended, also if the task is cancelled."""
-        call = self.call = await self._called(message)
+        call = self.call = await Request(self._host, self.method, self.context).call(self._receiver)
+        try:
+            check_credentials(call.headers)
+        except Unauthorized as error:
+            return of_error(error, {"request_id": call.id})
         self._receiver.watch(call)
         dispatching = asyncio.create_task(self._host.dispatch(call))
         dispatching.add_done_callback(self._receiver.wake)
         try:
             await self._send_all(dispatching)
+            dispatching.result()
             return await self._end(call)
         except (asyncio.CancelledError, Gone):
             call.cancel(CallerGone(LEFT.message))
             await asyncio.wait([dispatching])
             return LATE if self._is_late() else LEFT
-
-    async def _called(self, message: bytes) -> Call:
-        asked = await _read(self.method, message)
-        headers = headers_of(self.context.metadata, asked.meta)
-        limit = self._host.config.server_limits.max_body_bytes
-        return Call(
-            self._receiver,
-            method=asked.method,
-            path=asked.path,
-            headers=headers,
-            body=Body(None, source=_source(asked), limit=limit),
-            client=self.context.client,
-            frontend=self.context.frontend,
-        )
 
     def _is_late(self) -> bool:
         left = self.context.seconds_left
@@ -93,27 +81,3 @@ class Rpc:
         status, last = judge(call, self._receiver, self.answer, self.sent)
         await self._send(last)
         return status
-
-
-async def _read(method: Method, message: bytes) -> Asked:
-    """Parse a request; one that cannot be parsed is refused once the caller is known."""
-    try:
-        if len(message) >= LARGE:
-            return await asyncio.to_thread(method.read, message)
-        return method.read(message)
-    except BadRequest as error:
-        return Asked("/v1/chat/completions", _raising(error))
-
-
-def _raising(error: BadRequest) -> Callable[[], bytes]:
-    def body() -> bytes:
-        raise error
-
-    return body
-
-
-def _source(asked: Asked) -> Callable[[], Awaitable[tuple[bytes, bool]]]:
-    async def next_chunk() -> tuple[bytes, bool]:
-        return asked.body(), False
-
-    return next_chunk

@@ -5,13 +5,13 @@ from typing import Protocol
 
 import msgspec
 
-from gateway import GatewayError, Headers
+from gateway import CallerGone, Headers
 
 Metadata = Sequence[tuple[str, str | bytes]]
 """Keys in lower case; the values of keys that end in `-bin` are bytes."""
 
 
-class Gone(GatewayError):
+class Gone(CallerGone):
     """The caller of an RPC has left, so nothing can be sent."""
 
 
@@ -38,6 +38,9 @@ class Context(Protocol):
     client: str | None
     seconds_left: float | None
     names: tuple[str, ...]
+
+    async def read(self) -> bytes | None:
+        """Return the request, None if there is none. Raises CallError if it is too large."""
 
     async def begin(self, lines: Headers) -> None:
         """Send metadata ahead of the first message. Raises Gone."""

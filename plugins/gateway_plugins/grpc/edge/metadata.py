@@ -2,7 +2,7 @@
 
 import re
 
-from gateway import Headers, Unauthorized
+from gateway import Call, Headers, Unauthorized
 from gateway_plugins.grpc.edge.context import Meta, Metadata
 
 CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key"))
@@ -17,19 +17,29 @@ TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 MAX_LINES, MAX_BYTES = 32, 4_096
 """Maximum header lines of a response that become metadata, and their size."""
 
+MAX_ID, MAX_VALUE = 128, 1_024
+"""Maximum characters of an id of a request, and of another field of `meta`."""
+
 PRINTABLE = re.compile(rb"[\x20-\x7e]+")
 
 
-def headers_of(metadata: Metadata, meta: Meta) -> list[tuple[bytes, bytes]]:
-    """Return the call's headers; those of `metadata` win over the fields of `meta`."""
+def headers_of(metadata: Metadata) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a call."""
     lines = [(b"content-type", b"application/json")]
     for key, value in metadata:
         name = key.encode("latin-1", "replace")
         if isinstance(value, str) and not _is_of_transport(name):
             lines.append((name, value.encode("latin-1", "replace")))
-    there = {name for name, _ in lines}
-    lines.extend(line for line in _lines_of(meta) if line[0] not in there)
     return lines
+
+
+def add_meta(call: Call, headers: list[tuple[bytes, bytes]], meta: Meta) -> None:
+    """Add what a request says of its call to the call's `headers`, which win."""
+    there = {name for name, _ in headers}
+    added = [line for line in _lines_of(meta) if line[0] not in there]
+    headers.extend(added)
+    if added and added[0][0] == b"x-request-id":
+        call.id = added[0][1].decode()
 
 
 def check_credentials(headers: Headers) -> None:
@@ -54,7 +64,14 @@ def _lines_of(meta: Meta) -> list[tuple[bytes, bytes]]:
         (b"traceparent", f"00-{trace}-{trace[:16]}-01" if TRACE_ID.fullmatch(trace) else ""),
     )
     lines = [(name, value.encode()) for name, value in told if value]
-    return [line for line in lines if PRINTABLE.fullmatch(line[1]) and len(line[1]) <= 1_024]
+    return [line for line in lines if _is_fit(*line)]
+
+
+def _is_fit(name: bytes, value: bytes) -> bool:
+    """Whether a field can be a header; ids of requests are as short as those of HTTP callers."""
+    if name == b"x-request-id" and (len(value) > MAX_ID or b" " in value):
+        return False
+    return PRINTABLE.fullmatch(value) is not None and len(value) <= MAX_VALUE
 
 
 def lines_for_caller(headers: Headers) -> list[tuple[bytes, bytes]]:

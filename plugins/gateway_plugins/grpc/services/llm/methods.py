@@ -5,7 +5,7 @@ import msgspec
 from gateway_plugins.grpc.edge.answers import Answer, Asked
 from gateway_plugins.grpc.messages import Messages
 from gateway_plugins.grpc.services.llm.answer import ChatAnswer
-from gateway_plugins.grpc.services.llm.request import Mapping, read
+from gateway_plugins.grpc.services.llm.request import PATH, Mapping, read
 
 SERVICE = "llm.v1.LlmService"
 
@@ -16,6 +16,10 @@ class Chat(msgspec.Struct, frozen=True):
     messages: Messages
     mapping: Mapping
     streams: bool
+
+    @property
+    def path(self) -> str:
+        return PATH
 
     @property
     def name(self) -> str:
