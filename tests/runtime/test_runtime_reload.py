@@ -15,8 +15,6 @@ from support.plugins.recording_plugin import until
 from support.runtime.boxes import CHAT, QUICK, fleet_of, phases, reached, starts
 from support.runtime.tiny_engines import tiny
 
-pytestmark = pytest.mark.slow
-
 
 class Box:
     """A gateway with the plugin, whose options a test changes."""
@@ -57,6 +55,7 @@ def identity_of(running: Reloadable) -> str | None:
     return owner.identity
 
 
+@pytest.mark.slow
 async def test_engine_goes_on_while_options_change_and_models_come(box: Box) -> None:
     async with box.serving() as running:
         assert await ask(running, "a") == (200, "a")
@@ -70,6 +69,7 @@ async def test_engine_goes_on_while_options_change_and_models_come(box: Box) -> 
         assert phases(running.live).count("hot(a)") == 1
 
 
+@pytest.mark.slow
 async def test_new_rules_and_realtime_model_are_followed(box: Box) -> None:
     async with box.serving() as running:
         assert await ask(running, "a") == (200, "a")
@@ -80,6 +80,7 @@ async def test_new_rules_and_realtime_model_are_followed(box: Box) -> None:
         assert shown["tokens"] == 7
 
 
+@pytest.mark.slow
 async def test_engine_of_a_model_that_is_removed_ends(box: Box) -> None:
     async with box.serving() as running:
         assert await ask(running, "b") == (200, "b")
@@ -91,6 +92,7 @@ async def test_engine_of_a_model_that_is_removed_ends(box: Box) -> None:
         assert list((await running.client.get("/admin/runtime")).json()["models"]) == ["a"]
 
 
+@pytest.mark.slow
 async def test_call_that_waits_for_a_model_that_is_removed_is_told_so(box: Box) -> None:
     box.options["models"].append(tiny("slow", "load=600"))
     async with box.serving() as running:
@@ -102,6 +104,7 @@ async def test_call_that_waits_for_a_model_that_is_removed_is_told_so(box: Box) 
         assert await ask(running, "a") == (200, "a")
 
 
+@pytest.mark.slow
 async def test_changed_arguments_apply_to_the_next_start(box: Box) -> None:
     async with box.serving() as running:
         assert await ask(running, "a") == (200, "a")
@@ -113,6 +116,7 @@ async def test_changed_arguments_apply_to_the_next_start(box: Box) -> None:
         assert await ask(running, "a") == (503, "model_load_failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -151,6 +155,7 @@ async def test_worker_with_the_name_of_a_runtime_is_refused_until_the_plugin_has
         assert [one.id for one in running.live.gateway.workers.all] == ["gpu"]
 
 
+@pytest.mark.slow
 async def test_plugin_that_is_removed_ends_its_engine_after_its_calls_and_may_come_back(
     box: Box,
 ) -> None:
@@ -169,6 +174,7 @@ async def test_plugin_that_is_removed_ends_its_engine_after_its_calls_and_may_co
         assert await ask(running, "a") == (200, "a")
 
 
+@pytest.mark.slow
 async def test_calls_that_begin_after_the_removal_are_finished_before_the_engine_ends(
     box: Box,
 ) -> None:

@@ -15,9 +15,10 @@ from gateway import Call, Principal, Worker, hookimpl
 from gateway.config import Config, StorageSettings
 from gateway.testing import NO_PROBES, GatewayFor, Live, live
 
-pytestmark = pytest.mark.slow
-
 SLOW = "load=600"
+
+OTHERS = ("probe", "circuit_breaker")
+"""Who can doubt an engine, beside an operator who drains it."""
 
 
 class Limited:
@@ -57,6 +58,7 @@ async def test_call_that_may_not_wait_makes_its_model_come_all_the_same(
     assert starts(tmp_path) == 1
 
 
+@pytest.mark.slow
 async def test_load_goes_on_for_callers_who_were_told_to_come_back(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -69,6 +71,7 @@ async def test_load_goes_on_for_callers_who_were_told_to_come_back(
     await other
 
 
+@pytest.mark.slow
 async def test_model_that_failed_is_tried_again_although_no_caller_may_wait_for_so_long(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -96,6 +99,7 @@ async def test_waiting_calls_get_their_503_at_once_when_the_gateway_drains(
     assert await call == (503, "draining")
 
 
+@pytest.mark.slow
 async def test_no_load_begins_while_the_gateway_drains(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -111,6 +115,7 @@ async def test_no_load_begins_while_the_gateway_drains(
     assert starts(tmp_path) == 1
 
 
+@pytest.mark.slow
 async def test_caller_who_may_not_use_the_runtime_neither_waits_nor_loads(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -123,6 +128,7 @@ async def test_caller_who_may_not_use_the_runtime_neither_waits_nor_loads(
         assert await ask(live, **headers) == (503, "no_worker")
 
 
+@pytest.mark.slow
 async def test_call_whose_workers_another_plugin_leaves_out_does_not_choose_for_ever(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -133,7 +139,9 @@ async def test_call_whose_workers_another_plugin_leaves_out_does_not_choose_for_
         assert await ask(live) == (503, "no_worker")
 
 
-@pytest.mark.parametrize("owner", ["probe", "circuit_breaker", "drain"])
+@pytest.mark.parametrize(
+    "owner", ["drain", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)]
+)
 async def test_calls_go_on_as_soon_as_their_engine_is_fit_again(
     gateway_for: GatewayFor, tmp_path: Path, owner: str
 ) -> None:
@@ -158,6 +166,7 @@ async def test_request_that_generates_nothing_is_no_reason_to_load(
     assert starts(tmp_path) == 0
 
 
+@pytest.mark.slow
 async def test_stream_that_waits_with_comments_is_told_that_the_load_failed(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -181,6 +190,7 @@ async def _gather(stream: httpx.Response, found: list[bytes]) -> None:
         found.append(data)  # noqa: PERF401  it raises at the end
 
 
+@pytest.mark.slow
 async def test_many_callers_are_let_go_together_and_those_who_left_leave_nothing(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -195,6 +205,7 @@ async def test_many_callers_are_let_go_together_and_those_who_left_leave_nothing
     assert not live.gateway.calls_in_flight
 
 
+@pytest.mark.slow
 async def test_call_by_a_short_name_waits_and_counts_for_the_model_of_the_tag(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -203,6 +214,7 @@ async def test_call_by_a_short_name_waits_and_counts_for_the_model_of_the_tag(
     assert fleet_of(live).demands()["a:latest"].realtime_at is not None
 
 
+@pytest.mark.slow
 async def test_pinned_model_is_the_one_that_is_loaded(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:

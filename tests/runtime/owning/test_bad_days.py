@@ -19,8 +19,6 @@ from gateway import ConfigError
 from gateway.config import Probes, Worker
 from gateway.testing import GatewayFor, Live, entry
 
-pytestmark = pytest.mark.slow
-
 OFTEN = Probes(interval=0.05, timeout=0.1, models_interval=None)
 
 
@@ -34,6 +32,7 @@ def pid_of(live: Live) -> int:
     return int(owner.identity.removeprefix("process "))
 
 
+@pytest.mark.slow
 async def test_fault_5_5_engine_that_leaves_slowly_is_gone_before_the_third_decision_starts_one(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -56,6 +55,7 @@ def _listens(live: Live) -> bool:
         return probe.connect_ex(("127.0.0.1", fleet_of(live).options.runtimes[0].port)) == 0
 
 
+@pytest.mark.slow
 async def test_engine_that_has_long_printed_nothing_gets_calls_again_after_a_doubt(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -72,6 +72,7 @@ async def test_engine_that_has_long_printed_nothing_gets_calls_again_after_a_dou
     assert starts(tmp_path) == 1
 
 
+@pytest.mark.slow
 async def test_fault_6_9_engine_that_hangs_is_replaced_and_its_callers_wait_for_the_next(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ async def test_fault_6_9_engine_that_hangs_is_replaced_and_its_callers_wait_for_
     assert "failed(a)" in phases(live)
 
 
+@pytest.mark.slow
 async def test_doubt_of_an_engine_that_makes_room_does_not_let_calls_in(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -104,6 +106,7 @@ async def test_doubt_of_an_engine_that_makes_room_does_not_let_calls_in(
     assert not any(seen)
 
 
+@pytest.mark.slow
 async def test_model_is_loaded_while_the_database_is_locked(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -119,6 +122,7 @@ async def test_model_is_loaded_while_the_database_is_locked(
         other.close()
 
 
+@pytest.mark.slow
 async def test_engine_whose_worker_an_operator_removed_is_listed_again(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -130,6 +134,7 @@ async def test_engine_whose_worker_an_operator_removed_is_listed_again(
     assert starts(tmp_path) == 1
 
 
+@pytest.mark.slow
 async def test_worker_that_an_operator_added_under_the_name_of_the_runtime_stays(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -140,6 +145,7 @@ async def test_worker_that_an_operator_added_under_the_name_of_the_runtime_stays
     assert [worker.id for worker in live.gateway.workers.all] == ["gpu", "gpu-2"]
 
 
+@pytest.mark.slow
 async def test_worker_of_the_configuration_with_the_name_of_a_runtime_is_a_mistake(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -148,6 +154,7 @@ async def test_worker_of_the_configuration_with_the_name_of_a_runtime_is_a_mista
         await gateway_for(box(tmp_path, tiny("a")), workers=(same,))
 
 
+@pytest.mark.slow
 async def test_engine_that_hangs_at_its_warm_up_has_failed(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -158,6 +165,7 @@ async def test_engine_that_hangs_at_its_warm_up_has_failed(
     assert (answer.status_code, answer.json()["reason"]) == (503, "runtime_not_ready")
 
 
+@pytest.mark.slow
 async def test_fault_6_1_engine_that_dies_soon_after_each_load_is_started_less_and_less_often(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -188,6 +196,7 @@ async def test_calls_go_to_the_other_runtime_when_one_of_two_engines_of_a_model_
     assert str(owners[1].state) == "hot(a)"
 
 
+@pytest.mark.slow
 async def test_backpressure_that_refuses_without_a_worker_leaves_the_waiting_to_the_runtime(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:

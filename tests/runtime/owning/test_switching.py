@@ -15,10 +15,9 @@ from support.plugins.recording_plugin import until
 from support.records.queued_items import new_item
 from support.records.run_items import ended, queue
 from support.runtime.boxes import CHAT, QUICK, box, fleet_of, model, phases, reached, starts
+from support.runtime.tiny_engines import tiny
 
 from gateway.testing import GatewayFor, Live, entry
-
-pytestmark = pytest.mark.slow
 
 BATCH = entry(Batch, min_pause=0.01, max_pause=0.05)
 PATIENT = {**QUICK, "drain_batch": 0.1}
@@ -27,7 +26,7 @@ PATIENT = {**QUICK, "drain_batch": 0.1}
 async def test_call_for_another_model_makes_an_idle_model_give_way(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    live = await gateway_for(box(tmp_path, model("a"), model("b"), rules=QUICK), workers=())
+    live = await gateway_for(box(tmp_path, tiny("a"), tiny("b"), rules=QUICK), workers=())
     for name in ("a", "b"):
         answer = await live.client.post(CHAT, json=chat(model=name))
         assert (answer.status_code, answer.json()["model"]) == (200, name)
@@ -38,7 +37,7 @@ async def test_call_for_another_model_makes_an_idle_model_give_way(
 async def test_fault_2_4_calls_during_a_switch_get_200_or_503_and_their_own_model(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    live = await gateway_for(box(tmp_path, model("a"), model("b"), rules=QUICK), workers=())
+    live = await gateway_for(box(tmp_path, tiny("a"), tiny("b"), rules=QUICK), workers=())
     seen: list[tuple[int, str]] = []
 
     async def ask(name: str) -> None:
@@ -55,6 +54,7 @@ async def test_fault_2_4_calls_during_a_switch_get_200_or_503_and_their_own_mode
     assert seen.count((200, "b")) == 3
 
 
+@pytest.mark.slow
 async def test_two_models_that_are_always_wanted_each_serve_before_they_give_way(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -69,8 +69,8 @@ async def test_two_models_that_are_always_wanted_each_serve_before_they_give_way
 async def test_stream_is_finished_before_its_model_gives_way(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    slow = model("a", "--itl", "0.1")
-    live = await gateway_for(box(tmp_path, slow, model("b"), rules=QUICK), workers=())
+    slow = model("a", "--itl", "0.05")
+    live = await gateway_for(box(tmp_path, slow, tiny("b"), rules=QUICK), workers=())
     request = live.client.stream("POST", CHAT, json=chat(model="a", stream=True, max_tokens=10))
     async with request as stream:
         lines = stream.aiter_lines()
@@ -82,6 +82,7 @@ async def test_stream_is_finished_before_its_model_gives_way(
     assert (await other).status_code == 200
 
 
+@pytest.mark.slow
 async def test_fault_5_11_stream_that_takes_too_long_ends_with_an_error_event(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ async def test_fault_5_11_stream_that_takes_too_long_ends_with_an_error_event(
     assert (await other).status_code == 200
 
 
+@pytest.mark.slow
 async def test_fault_5_4_drain_without_calls_takes_no_time(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -129,6 +131,7 @@ async def busy(gateway_for: GatewayFor, tmp_path: Path) -> tuple[Live, list[str]
     return live, ids
 
 
+@pytest.mark.slow
 async def test_fault_3_9_realtime_call_displaces_items_which_all_complete_later(
     busy: tuple[Live, list[str]],
 ) -> None:
@@ -140,6 +143,7 @@ async def test_fault_3_9_realtime_call_displaces_items_which_all_complete_later(
     assert max(item.attempts for item in items) > 1
 
 
+@pytest.mark.slow
 async def test_realtime_model_comes_back_once_the_items_are_done(
     busy: tuple[Live, list[str]],
 ) -> None:
@@ -152,12 +156,13 @@ async def test_realtime_model_comes_back_once_the_items_are_done(
 async def test_items_for_the_model_that_is_hot_need_no_switch(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    live = await gateway_for(BATCH, box(tmp_path, model("a"), model("b"), rules=QUICK), workers=())
+    live = await gateway_for(BATCH, box(tmp_path, tiny("a"), tiny("b"), rules=QUICK), workers=())
     assert (await live.client.post(CHAT, json=chat(model="a"))).status_code == 200
     await ended(live, await queue(live, *[new_item(model="a") for _ in range(8)]))
     assert starts(tmp_path) == 1
 
 
+@pytest.mark.slow
 async def test_fault_6_1_killed_engine_is_replaced_and_calls_wait_for_the_next(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -172,6 +177,7 @@ async def test_fault_6_1_killed_engine_is_replaced_and_calls_wait_for_the_next(
     assert fleet_of(live).memory.of("a").reason is None
 
 
+@pytest.mark.slow
 async def test_fault_6_1_engine_killed_under_load_loses_no_item(
     busy: tuple[Live, list[str]],
 ) -> None:
