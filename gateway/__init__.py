@@ -16,6 +16,7 @@ from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.config.misfit import json_mistake
 from gateway.config.model import is_loopback
+from gateway.config.node import Variable
 from gateway.errors import (
     MAX_RETRY_AFTER,
     NOT_JSON,
@@ -172,6 +173,7 @@ __all__ = [
     "UpstreamTimeout",
     "Usage",
     "Value",
+    "Variable",
     "Verdict",
     "WeightVersions",
     "WorkItem",

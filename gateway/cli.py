@@ -15,6 +15,7 @@ from gateway.app.gateway import Gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.kernel import active
+from gateway.plugins import flags
 from gateway.plugins.loader import Plugins
 from gateway.plugins.plugin import SPECS
 from gateway.serve import processes
@@ -93,6 +94,15 @@ def _add_serve(commands: "Commands") -> None:
     parser.set_defaults(run=_serve)
 
 
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that installed packages offer."""
+    for name in flags.names():
+        known = f"run the plugin {name}, configured by the environment where no file does"
+        parser.add_argument(
+            f"--{name}", dest="flags", action="append_const", const=name, help=known
+        )
+
+
 def _add_demo(commands: "Commands") -> None:
     parser = commands.add_parser("demo", help="run a gateway with a simulated worker")
     parser.add_argument("--port", type=int, default=9090, help="port to listen on (9090)")
@@ -100,6 +110,7 @@ def _add_demo(commands: "Commands") -> None:
     parser.add_argument(
         "--gpu-box", action="store_true", help="two simulated models that share a GPU"
     )
+    _add_flags(parser)
     parser.set_defaults(run=_demo)
 
 
@@ -182,6 +193,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="allow other machines to connect without a key",
     )
+    _add_flags(parser)
 
 
 def _add_from_others(
@@ -215,7 +227,8 @@ def _load(options: argparse.Namespace) -> Config:
     file = options.config or os.environ.get("GATEWAY_CONFIG")
     known = config.OPTIONS.keys() | config.former_names(Config)
     given = {name: value for name, value in vars(options).items() if name in known}
-    return config.load(Path(file) if file else None, os.environ, given)
+    offers = flags.settings_of(getattr(options, "flags", None) or (), os.environ)
+    return config.load(Path(file) if file else None, os.environ, given, offers)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -243,13 +256,13 @@ def _run(gateway: Gateway) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from gateway.demo import run_demo, run_gpu_box  # so that others do not load the simulator
 
-    plugins = options.plugin or []
+    plugins, offered = options.plugin or [], options.flags or []
     if options.gpu_box:
         _log_to_stderr("info", "text")
-        run_gpu_box(options.port, plugins)
+        run_gpu_box(options.port, plugins, offered)
     else:
         _log_to_stderr("warning")
-        run_demo(options.port, plugins)
+        run_demo(options.port, plugins, offered)
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -270,7 +283,10 @@ def _simulate(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise ConfigError(f"simulate: {error}") from None
     _log_to_stderr("info")
-    log.info("simulating %s on http://%s:%d/v1", options.model, options.host, options.port)
+    url = f"http://{options.host}:{options.port}"
+    log.info("simulating %s on %s/v1", options.model, url)
+    for name in flags.names():
+        print(flags.flag(name).simulator_examples(url, options.model), flush=True)
     serve(settings, options.host, options.port, life)
 
 

@@ -1,5 +1,6 @@
 """Gateways to try in one command, with simulators behind them, and example requests."""
 
+import os
 import sys
 from collections.abc import Sequence
 from socket import socket
@@ -8,6 +9,7 @@ import uvloop
 
 from gateway.app.gateway import Gateway
 from gateway.config import MEMORY, Config, PluginEntry, StorageSettings, Worker
+from gateway.plugins.flags import flag
 from gateway.serve.server import Server
 from gateway.simulator import Simulator, SimulatorConfig
 
@@ -68,16 +70,23 @@ ENGINE = (
 """The command of a simulated engine."""
 
 
-def run_demo(port: int, plugins: list[str]) -> None:
+def run_demo(port: int, plugins: list[str], flags: list[str]) -> None:
     """Serve until a signal arrives. Raises ConfigError if a plugin cannot be loaded."""
-    uvloop.run(_demo(port, plugins))
+    uvloop.run(_demo(port, plugins, flags))
 
 
-def run_gpu_box(port: int, plugins: list[str]) -> None:
+def run_gpu_box(port: int, plugins: list[str], flags: list[str]) -> None:
     """Serve two models that share a GPU, until a signal arrives. Raises ConfigError."""
     box = PluginEntry(name="runtime", options=_gpu_box(port + 1), source="--gpu-box")
-    gateway = _gateway(port, ["openai_models", "batch", *plugins], box)
-    uvloop.run(_Demo(gateway, TRY_GPU_BOX).serve())
+    entries = (box, *map(_entry_of, flags))
+    gateway = _gateway(port, ["openai_models", "batch", *plugins], *entries)
+    uvloop.run(_Demo(gateway, TRY_GPU_BOX, flags).serve())
+
+
+def _entry_of(name: str) -> PluginEntry:
+    """Return the plugin that a flag stands for."""
+    options = dict(flag(name).demo_options(os.environ))
+    return PluginEntry(name=name, options=options, source=f"--{name}")
 
 
 def _gpu_box(port: int) -> dict[str, object]:
@@ -86,11 +95,12 @@ def _gpu_box(port: int) -> dict[str, object]:
     return {"models": models, "runtimes": [runtime], "rules": GPU_BOX_RULES}
 
 
-async def _demo(port: int, plugins: list[str]) -> None:
+async def _demo(port: int, plugins: list[str], flags: list[str]) -> None:
     async with Simulator(SimulatorConfig(ttft=0.1, itl=0.01)) as simulator:
         names = ["sessions", "trace_capture", *plugins, "access_log"]
         worker = Worker(url=f"{simulator.url}/v1", worker_id="simulator")
-        await _Demo(_gateway(port, names, workers=(worker,)), TRY).serve()
+        gateway = _gateway(port, names, *map(_entry_of, flags), workers=(worker,))
+        await _Demo(gateway, TRY, flags).serve()
 
 
 def _gateway(
@@ -110,11 +120,14 @@ def _gateway(
 class _Demo(Server):
     """Prints the examples once they can be tried, and not if the port is taken."""
 
-    def __init__(self, gateway: Gateway, examples: str) -> None:
+    def __init__(self, gateway: Gateway, examples: str, flags: Sequence[str]) -> None:
         super().__init__(gateway)
         self._examples = examples
+        self._flags = flags
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
         url = f"http://127.0.0.1:{self.config.port}"
         print(self._examples.format(url=url, many=20), flush=True)
+        for name in self._flags:
+            print(flag(name).demo_examples(os.environ), flush=True)

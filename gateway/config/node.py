@@ -14,6 +14,13 @@ _OPENING = frozenset(("[", "{", b"[", b"{"))
 TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 
+class Variable(msgspec.Struct, frozen=True):
+    """A value that the environment gave; `name` begins every message about it."""
+
+    name: str
+    value: str
+
+
 class Node(msgspec.Struct, frozen=True):
     """A value as it was written.
 
@@ -32,7 +39,8 @@ class Node(msgspec.Struct, frozen=True):
     def of(cls, value: object, place: str, *, loose: bool = False, room: int = MAX_DEPTH) -> "Node":
         """Build a node from plain mappings, lists and scalars, all at one place.
 
-        Any other value becomes text. Raises ValueError if it nests more than `room` levels deep.
+        The place of a Variable is its name. Any other value becomes text. Raises ValueError if it
+        nests more than `room` levels deep.
         """
         if room < 0:
             raise ValueError(TOO_DEEP)
@@ -47,6 +55,8 @@ class Node(msgspec.Struct, frozen=True):
                 return cls({str(key): child(inner) for key, inner in value.items()}, place, loose)
             case list() | tuple():
                 return cls([child(inner) for inner in value], place, loose)
+            case Variable():
+                return cls(value.value, value.name, loose=True)
             case _:
                 return cls(str(value), place, loose)
 

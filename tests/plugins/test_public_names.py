@@ -91,6 +91,7 @@ NAMES = [
     "UpstreamTimeout",
     "Usage",
     "Value",
+    "Variable",
     "Verdict",
     "WeightVersions",
     "WorkItem",

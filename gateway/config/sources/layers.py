@@ -1,4 +1,4 @@
-"""Merges file, environment and command line into one configuration; the later layer wins."""
+"""Merges offers, file, environment and command line into one configuration; the later wins."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from gateway.config.node import Node, merge
 from gateway.config.renames import with_new_names
 from gateway.config.sources.environment import command_line, environment
 from gateway.config.sources.files import read_file
+from gateway.config.sources.offers import NO_OFFERS, Offers, fields_of_offers, with_offered_plugins
 from gateway.config.sources.references import References
 from gateway.errors import ConfigError
 
@@ -22,18 +23,21 @@ def load(
     file: Path | None = None,
     environ: Mapping[str, str] = NOTHING,
     overrides: Mapping[str, object] = NOTHING,
+    offers: Offers = NO_OFFERS,
 ) -> Config:
-    """Load the configuration: `overrides` over `environ` over `file`.
+    """Load the configuration: `overrides` over `environ` over `file` over `offers`.
 
     `overrides` are fields by name (`storage.path`, too), sections as mappings; null means that the
-    option was not given. Mappings merge key by key, lists replace. Each layer may use former names;
-    `warnings` of the result has a line for each. Raises ConfigError with all mistakes.
+    option was not given. Mappings merge key by key, lists replace; but plugins of `offers` are
+    added where no other source names them. Each layer but `offers` may use former names; `warnings`
+    of the result has a line for each. Raises ConfigError with all mistakes.
     """
     problems: list[str] = []
     warnings: list[str] = []
     references = References(environ, problems)
     lowest = _file(file, references, problems) if file is not None else Node({}, "defaults")
     lowest = with_new_names(lowest, Config, problems, warnings)
+    lowest = merge(fields_of_offers(offers), lowest)
     variables = environment(environ, references.used, problems, warnings)
     stores = [environ.get(f"{prefix}_STORE") for prefix in ("RLLM_GATEWAY", "GATEWAY")]
     if any(map(_is_file, stores)):
@@ -42,6 +46,7 @@ def load(
         lowest, variables = _out_of_memory(lowest), _out_of_memory(variables)
     above = merge(variables, command_line(overrides, problems, warnings))
     config = convert(merge(lowest, above), Config, problems=problems)
+    config = config and with_offered_plugins(config, offers, problems)
     if config is None or problems:
         raise ConfigError(*problems)
     config = replace(config, warnings=tuple(warnings))

@@ -4,7 +4,8 @@
 RPC and messages of its response, `services` has what is particular to each method, `messages` the
 descriptors. `status.py` says how failures are told, `details.py` writes that into metadata.
 `rpcs.py` counts and logs, `health.py` and `reflection.py` are gRPC's own protocols, `ports.py`
-finds out whether another program has the port, `serving.py` joins all of them.
+finds out whether another program has the port, `serving.py` joins all of them. `flag` is what the
+command line has of it.
 """
 
 import contextlib
