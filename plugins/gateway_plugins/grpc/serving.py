@@ -16,8 +16,12 @@ from gateway_plugins.grpc.ports import claim
 from gateway_plugins.grpc.reflection import VERSIONS, Reflection, method_of
 from gateway_plugins.grpc.rpcs import Rpcs
 from gateway_plugins.grpc.server import Server
+from gateway_plugins.grpc.services.control import abort
+from gateway_plugins.grpc.services.control.models import ListModels
+from gateway_plugins.grpc.services.json.call import JsonCall
 from gateway_plugins.grpc.services.llm.methods import SERVICE, Chat
 from gateway_plugins.grpc.services.llm.request import Mapping
+from gateway_plugins.grpc.services.names import SERVICE as GATEWAY_SERVICE
 
 log = logging.getLogger("gateway")
 
@@ -41,7 +45,8 @@ class Serving:
     def _add_all(self) -> None:
         for method in self._methods():
             self._server.add(method.name, partial(self.rpcs.carry, method))
-        health = Health(self._host, self._messages, [SERVICE])
+        self._server.add(abort.NAME, abort.Abort(self._host, self._messages).serve)
+        health = Health(self._host, self._messages, [SERVICE, GATEWAY_SERVICE])
         self._server.add(CHECK, health.check)
         self._server.add(WATCH, health.watch)
         if self._options.reflection:
@@ -52,7 +57,11 @@ class Serving:
     def _methods(self) -> list[Method]:
         options = self._options
         mapping = Mapping(options.default_model or self._host.config.model, options.empty_system)
-        return [Chat(self._messages, mapping, streams) for streams in (False, True)]
+        return [
+            *(Chat(self._messages, mapping, streams) for streams in (False, True)),
+            JsonCall(self._messages, self._host),
+            ListModels(self._messages),
+        ]
 
     async def __aenter__(self) -> Self:
         tls = self._options.tls
