@@ -22,6 +22,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 
     `result` is how the call went, see Outcome.result; left out if it is a success.
     `tokens_counted`: the engine did not report the tokens, so they were counted in the stream.
+    `frontend` is how the call came; left out if it is HTTP.
     """
 
     time: float
@@ -43,6 +44,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     attempts: int = 1
     caller_gone: bool = False
     result: Result = "success"
+    frontend: str = "http"
 
 
 class AccessLog:
@@ -134,4 +136,5 @@ def line_of(call: Call, outcome: Outcome) -> Line:
         attempts=len(call.attempts),
         caller_gone=outcome.caller_gone,
         result=outcome.result,
+        frontend=call.frontend,
     )

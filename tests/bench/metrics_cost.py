@@ -93,7 +93,7 @@ def full() -> Tally:
     call = make_call()
     call.outcome.status = 200
     for number in range(MAX_SERIES):
-        way = tally.way("/v1/chat/completions", f"m{number % 10}", f"w{number // 10}")
+        way = tally.way("/v1/chat/completions", f"m{number % 10}", f"w{number // 10}", "http")
         way.add(call, call.outcome, None)
     return tally
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway_plugins.metrics import tally
+from gateway_plugins.metrics import MAX_FRONTENDS, tally
 from gateway_plugins.metrics.labels import OTHER, Names, Routes
 from gateway_plugins.metrics.tally import Tally
 from gateway_plugins.metrics.watch import Watch
@@ -21,7 +21,15 @@ from support.workers.failing_worker import refusal
 from gateway import Histogram
 from gateway.config import Worker
 from gateway.simulator import Simulator
-from gateway.testing import GatewayFor, RecordedCall, ScriptedWorker, answer_of, entry
+from gateway.testing import (
+    GatewayFor,
+    Live,
+    RecordedCall,
+    ScriptedWorker,
+    answer_of,
+    entry,
+    make_call,
+)
 from gateway.wire.apis.registry import APIS
 from gateway.wire.reported.usage import MAX_TOKENS
 
@@ -49,6 +57,26 @@ async def test_metrics_add_no_labels_for_made_up_names(
     assert after.values_of("route") - before.values_of("route") == {"/v1/models/{id}"}
     assert after.value("gateway_requests_total") == 6 + 3 * 59
     assert CANARY not in after.text
+
+
+async def test_metrics_keep_a_few_front_ends_apart(gateway_for: GatewayFor) -> None:
+    live = await gateway_for("metrics")
+    await live.client.post(CHAT, json=chat())
+    for number in range(30):
+        await dispatched(live, f"front-{number:02}")
+    await dispatched(live, "front-00")
+    found = await scrape(live)
+    assert found.value("gateway_requests_total", frontend="http") == 1
+    assert found.value("gateway_requests_total", frontend="front-00") == 2
+    assert found.value("gateway_requests_total", frontend=OTHER) == 31 - MAX_FRONTENDS
+    assert found.value("gateway_requests_total") == 32
+
+
+async def dispatched(live: Live, frontend: str) -> None:
+    """Make a call as a front end of this name does."""
+    call = make_call(headers={"content-type": "application/json"})
+    call.frontend = frontend
+    await live.gateway.dispatch(call)
 
 
 async def test_metrics_show_no_secrets(gateway_for: GatewayFor) -> None:
@@ -137,7 +165,7 @@ def test_tally_bounds_the_number_of_series(
     call = make_call()
     for number in range(50):
         call.outcome.status = 100 + number
-        counted.way("r", str(number), "w").add(call, call.outcome, None)
+        counted.way("r", str(number), "w", "http").add(call, call.outcome, None)
     samples = list(counted.samples())
     assert {one.labels["model"] for one in samples} == {"0", "1", "2", "3", "4", OTHER}
     statuses = [one for one in samples if one.name == "gateway_requests_total"]

@@ -12,7 +12,15 @@ from support.plugins.recording_plugin import until
 from gateway import ConfigError
 from gateway.config import Config, Worker
 from gateway.simulator import Simulator
-from gateway.testing import NO_PROBES, Live, ScriptedConnection, ScriptedWorker, entry, live
+from gateway.testing import (
+    NO_PROBES,
+    Live,
+    ScriptedConnection,
+    ScriptedWorker,
+    entry,
+    live,
+    make_call,
+)
 
 CANARY = "canary-5f3a"
 CHAT = "/v1/chat/completions"
@@ -62,6 +70,24 @@ async def test_access_log_records_a_plain_call(tmp_path: Path, simulator: Simula
         "model": "sim",
         "completion_tokens": 5,
     }
+
+
+async def test_access_log_names_a_front_end_other_than_http(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    config = Config(
+        probes=NO_PROBES,
+        workers=(Worker(url=simulator.url),),
+        plugins=(entry("access_log", path=str(tmp_path / "log")),),
+    )
+    async with live(config) as gateway:
+        call = make_call(headers={"content-type": "application/json"})
+        call.frontend = "grpc"
+        await gateway.gateway.dispatch(call)
+        await gateway.client.post(CHAT, json=body())
+    first, second = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert first["frontend"] == "grpc"
+    assert "frontend" not in second
 
 
 async def test_access_log_counts_stream_tokens_without_usage(

@@ -41,6 +41,12 @@ SCRAPE = Topic("metrics", "scrape")
 
 WATCH: StateKey[Watch] = StateKey("metrics")
 
+Way = tuple[str, str | None, str, str]
+"""A path, a model, the id of a worker and a front end."""
+
+MAX_FRONTENDS = 16
+"""Maximum number of front ends that are kept apart; plugins bring their own."""
+
 LAG_INTERVAL = 0.5
 """Seconds between two wake-ups of the task that measures the event loop's lag."""
 
@@ -71,7 +77,8 @@ class Metrics:
         self._tally = Tally()
         self._principals = Principals()
         self._models = Names(config.max_models)
-        self._known: dict[tuple[str, str | None, str], CallSeries] = {}
+        self._frontends = Names(MAX_FRONTENDS)
+        self._known: dict[Way, CallSeries] = {}
         self._served: frozenset[str] = frozenset()
         self._lag = Histogram(LAG)
         self._writing = asyncio.Lock()
@@ -119,7 +126,7 @@ class Metrics:
     @hookimpl
     def call_finished(self, call: Call, outcome: Outcome) -> None:
         attempts, model = call.attempts, call.model
-        key = call.path, model, attempts[-1].worker.id if attempts else ""
+        key = call.path, model, attempts[-1].worker.id if attempts else "", call.frontend
         way = self._known.get(key) or self._way(key, outcome)
         way.add(call, outcome, call.state.get(WATCH))
         if attempts and attempts[0] is not attempts[-1]:
@@ -127,15 +134,15 @@ class Metrics:
         if self._config.by_principal:
             self._principals.add(call, outcome)
 
-    def _way(self, key: tuple[str, str | None, str], outcome: Outcome) -> CallSeries:
-        """Return the series of a path, a model and a worker; remember it if these are its labels.
+    def _way(self, key: Way, outcome: Outcome) -> CallSeries:
+        """Return the series of a way; remember it if its path and its model are its labels.
 
         Anything else may be made up by callers.
         """
-        path, name, worker_id = key
+        path, name, worker_id, frontend = key
         good = name in self._served or (outcome.result == "success" and outcome.status < 300)
         route, model = self._routes.of(path), self._models.of(name, good=good)
-        way = self._tally.way(route, model, worker_id)
+        way = self._tally.way(route, model, worker_id, self._frontends.of(frontend, good=True))
         if route == path and model == (name or "") and len(self._known) < MAX_SERIES:
             self._known[key] = way
         return way

@@ -9,7 +9,7 @@ from gateway_plugins.metrics.labels import OTHER
 from gateway_plugins.metrics.watch import PER_TOKEN, Watch
 
 MAX_SERIES = 1_000
-"""Maximum number of combinations of route, model and worker that are kept apart."""
+"""Maximum number of combinations of route, model, worker and front end that are kept apart."""
 
 MAX_CODES = 100
 """Maximum number of error codes, and of statuses, kept apart for one combination."""
@@ -29,11 +29,11 @@ QUEUE = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 16
 TOKENS = tuple(float(4**power) for power in range(12))
 """OpenTelemetry's bounds for its metrics, extended upwards for the calls of agents."""
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, str]
 
 
 class CallSeries:
-    """The calls of one route, for one model, that ended at one worker."""
+    """The calls of one route, for one model, that ended at one worker, by one front end."""
 
     __slots__ = (
         "duration",
@@ -132,12 +132,12 @@ class Tally:
         self._retries: Counter[tuple[str, str]] = Counter()
         self._absent: dict[str, float] = {}
 
-    def way(self, route: str, model: str, worker: str) -> CallSeries:
-        key = (route, model, worker)
+    def way(self, route: str, model: str, worker: str, frontend: str) -> CallSeries:
+        key = (route, model, worker, frontend)
         way = self._ways.get(key)
         if way is None:
             if len(self._ways) >= MAX_SERIES:
-                key = (OTHER, OTHER, OTHER)
+                key = (OTHER, OTHER, OTHER, OTHER)
             way = self._ways.setdefault(key, CallSeries())
         return way
 
@@ -155,8 +155,9 @@ class Tally:
         return copied
 
     def samples(self) -> Iterator[Sample]:
-        for (route, model, worker), way in self._ways.items():
-            yield from way.samples({"route": route, "model": model, "worker": worker})
+        names = ("route", "model", "worker", "frontend")
+        for key, way in self._ways.items():
+            yield from way.samples(dict(zip(names, key, strict=True)))
         for (worker, after), count in self._retries.items():
             labels = {"worker": worker, "after": after}
             yield Sample("gateway_retries_total", "counter", count, _RETRIES, labels)
