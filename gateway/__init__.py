@@ -40,6 +40,7 @@ from gateway.fleet.injection_support import RefusedInjections
 from gateway.fleet.registry import Workers
 from gateway.fleet.request import WorkerAnswer
 from gateway.fleet.worker import Condition, Worker, WorkerInfo
+from gateway.frontends.cors import CorsPolicy, is_preflight
 from gateway.headers import Headers, get_header, is_event_stream, path_of
 from gateway.kernel import Kernel
 from gateway.kernel.interface import Field, Fields
@@ -118,6 +119,7 @@ __all__ = [
     "ConfigError",
     "ConstraintViolated",
     "ControlRequest",
+    "CorsPolicy",
     "Database",
     "Delivery",
     "Delta",
@@ -191,6 +193,7 @@ __all__ = [
     "insert_rows",
     "is_event_stream",
     "is_loopback",
+    "is_preflight",
     "is_true",
     "json_mistake",
     "open_for_changes",

@@ -1,23 +1,25 @@
 """A port for gRPC: `llm.v1` for the workers that exist, and a service of our own.
 
-`server.py` is the port, and the only file that knows the library `grpc`. `edge` makes a call of an
-RPC and messages of its response, `services` has what is particular to each method, `messages` the
-descriptors. `status.py` says how failures are told, `details.py` writes that into metadata.
-`rpcs.py` counts and logs, `health.py` and `reflection.py` are gRPC's own protocols, `ports.py`
-finds out whether another program has the port, `serving.py` joins all of them. `flag` is what the
-command line has of it.
+`server.py` is the port, and the only file that knows the library `grpc`; `connect` has the same
+methods on the HTTP port. `edge` makes a call of an RPC and messages of its response, `services` has
+what is particular to each method, `messages` the descriptors. `status.py` says how failures are
+told, `details.py` writes that into metadata. `served.py` lists the methods, `rpcs.py` counts and
+logs, `ports.py` finds out whether another program has the port, `serving.py` joins all of them.
+`flag` is what the command line has of it.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from starlette.routing import BaseRoute
 
 from gateway import ConfigError, Host, Sample, hookimpl
 from gateway_plugins.grpc.options import Options
 
 if TYPE_CHECKING:
-    from gateway_plugins.grpc.serving import Serving
+    from gateway_plugins.grpc.served import Served
 
 NEEDED = ("grpc", "google.protobuf")
 
@@ -32,7 +34,20 @@ class Grpc:
             if not _is_there(name):
                 raise ConfigError(f"there is no package {name}; install llm-call-gateway[grpc]")
         self._options = config
-        self._serving: Serving | None = None
+        self._served: Served | None = None
+
+    @hookimpl
+    def routes(self, gateway: Host) -> Sequence[BaseRoute]:
+        from gateway_plugins.grpc.connect.endpoint import routes
+
+        return routes(gateway, self._of(gateway)) if self._options.connect else ()
+
+    def _of(self, gateway: Host) -> "Served":
+        from gateway_plugins.grpc.served import Served
+
+        if self._served is None:
+            self._served = Served(gateway, self._options)
+        return self._served
 
     @hookimpl
     @contextlib.asynccontextmanager
@@ -40,13 +55,12 @@ class Grpc:
         # Not before: the library must not be touched before processes have forked.
         from gateway_plugins.grpc.serving import Serving
 
-        self._serving = Serving(gateway, self._options)
-        async with self._serving:
+        async with Serving(gateway, self._options, self._of(gateway)):
             yield
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:
-        return iter(()) if self._serving is None else self._serving.rpcs.samples()
+        return iter(()) if self._served is None else self._served.rpcs.samples()
 
 
 def _is_there(name: str) -> bool:

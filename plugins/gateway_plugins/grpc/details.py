@@ -12,13 +12,14 @@ TYPE_URL = "type.googleapis.com/google.rpc."
 def packed(messages: Messages, status: Status) -> bytes:
     """Return the google.rpc.Status, as `grpc-status-details-bin` has it."""
     whole = messages.type("google.rpc.Status")(code=status.code, message=status.message)
-    for name, detail in _details(messages, status):
+    for name, detail in details_of(messages, status):
         whole.details.add(type_url=TYPE_URL + name, value=detail)
     data: bytes = whole.SerializeToString()
     return data
 
 
-def _details(messages: Messages, status: Status) -> list[tuple[str, bytes]]:
+def details_of(messages: Messages, status: Status) -> list[tuple[str, bytes]]:
+    """Return the details of a failure: the name of each in google.rpc, and its bytes."""
     kind = messages.type("google.rpc.ErrorInfo")
     reason = status.reason.upper()[:MAX_REASON]
     made = [("ErrorInfo", kind(reason=reason, domain=DOMAIN, metadata=dict(status.facts)))]

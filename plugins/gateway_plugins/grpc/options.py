@@ -21,6 +21,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Where gRPC is served, and how its requests become calls.
 
     `host` is that of the gateway if it is None. `insecure` permits plaintext beyond this machine.
+    `connect`: the HTTP port has the same methods, for Connect and gRPC-Web.
     `keepalive` and `max_connection_age` are seconds.
     """
 
@@ -31,6 +32,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     default_model: Annotated[str, Meta(min_length=1)] | None = None
     empty_system: EmptySystem = "leave_out"
     reflection: bool = False
+    connect: bool = True
     log_calls: bool = True
     keepalive: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     max_connection_age: Annotated[float, Meta(ge=1, le=86400)] = 600.0

@@ -8,20 +8,12 @@ from typing import Self
 
 from gateway import ConfigError, Host, is_loopback
 from gateway_plugins.grpc.certificates import Certificates
-from gateway_plugins.grpc.edge.answers import Method
-from gateway_plugins.grpc.health import CHECK, WATCH, Health
-from gateway_plugins.grpc.messages import Messages
 from gateway_plugins.grpc.options import Options
 from gateway_plugins.grpc.ports import claim
-from gateway_plugins.grpc.reflection import VERSIONS, Reflection, method_of
-from gateway_plugins.grpc.rpcs import Rpcs
+from gateway_plugins.grpc.served import Served
 from gateway_plugins.grpc.server import Server
-from gateway_plugins.grpc.services.control import abort
-from gateway_plugins.grpc.services.control.models import ListModels
-from gateway_plugins.grpc.services.json.call import JsonCall
-from gateway_plugins.grpc.services.llm.methods import SERVICE, Chat
-from gateway_plugins.grpc.services.llm.request import Mapping
-from gateway_plugins.grpc.services.names import SERVICE as GATEWAY_SERVICE
+from gateway_plugins.grpc.services.health import CHECK, WATCH, Health
+from gateway_plugins.grpc.services.reflection import VERSIONS, Reflection, method_of
 
 log = logging.getLogger("gateway")
 
@@ -29,39 +21,29 @@ log = logging.getLogger("gateway")
 class Serving:
     """Serves between entry and exit. `port` is the one that it listens on."""
 
-    def __init__(self, host: Host, options: Options) -> None:
-        self.rpcs = Rpcs(host, log_calls=options.log_calls)
+    def __init__(self, host: Host, options: Options, served: Served) -> None:
         self.port = 0
         self._host = host
         self._options = options
         self._address = options.host or host.config.host
         _check_exposure(host, options, self._address)
-        self._messages = Messages()
+        self._served = served
         self._ending: asyncio.Task[None] | None = None
         limit = host.config.server_limits.max_body_bytes
-        self._server = Server(self._messages, options, limit, shared=host.peers.count > 1)
+        self._server = Server(served.messages, options, limit, shared=host.peers.count > 1)
         self._add_all()
 
     def _add_all(self) -> None:
-        for method in self._methods():
-            self._server.add(method.name, partial(self.rpcs.carry, method))
-        self._server.add(abort.NAME, abort.Abort(self._host, self._messages).serve)
-        health = Health(self._host, self._messages, [SERVICE, GATEWAY_SERVICE])
+        served = self._served
+        for method in served.methods:
+            self._server.add(method.name, partial(served.rpcs.carry, method))
+        health = Health(self._host, served.messages, served.services)
         self._server.add(CHECK, health.check)
         self._server.add(WATCH, health.watch)
         if self._options.reflection:
             for version in VERSIONS:
-                reflection = Reflection(self._messages, version)
+                reflection = Reflection(served.messages, version)
                 self._server.add_stream(method_of(version), reflection.answer)
-
-    def _methods(self) -> list[Method]:
-        options = self._options
-        mapping = Mapping(options.default_model or self._host.config.model, options.empty_system)
-        return [
-            *(Chat(self._messages, mapping, streams) for streams in (False, True)),
-            JsonCall(self._messages, self._host),
-            ListModels(self._messages),
-        ]
 
     async def __aenter__(self) -> Self:
         tls = self._options.tls

@@ -9,6 +9,7 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
+import msgspec
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
@@ -17,6 +18,14 @@ from google.protobuf.message_factory import GetMessageClass
 from gateway import BadRequest
 
 DESCRIPTORS = "descriptors.binpb"
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """The full names of a method's messages. `streams`: it has any number of responses."""
+
+    request: str
+    response: str
+    streams: bool
 
 
 class Messages:
@@ -43,6 +52,13 @@ class Messages:
             return self.type(name).FromString(data)
         except DecodeError:
             raise BadRequest(f"the request is not a valid {name}") from None
+
+    def signature(self, path: str) -> Signature:
+        """Return that of the method `/package.Service/Method`. Raises KeyError."""
+        service, _, name = path[1:].partition("/")
+        found = self._pool.FindServiceByName(service).methods_by_name[name]
+        request, response = found.input_type.full_name, found.output_type.full_name
+        return Signature(request, response, found.server_streaming)
 
     @cached_property
     def services(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """gRPC's own health protocol: whether the process serves, and whether workers can take calls."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NoReturn
 
 from gateway import BadRequest, Host
@@ -24,7 +24,7 @@ OK = Status(Code.OK)
 class Health:
     """Tells of `services`, and under "" of the process: as `/ready` and `/health` do."""
 
-    def __init__(self, host: Host, messages: Messages, services: Sequence[str]) -> None:
+    def __init__(self, host: Host, messages: Messages, services: Iterable[str]) -> None:
         self._host = host
         self._messages = messages
         self._services = frozenset(services)

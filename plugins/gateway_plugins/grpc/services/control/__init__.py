@@ -1,1 +1,0 @@
-"""What the gateway's own service offers beside generations: `ListModels` and `Abort`."""
