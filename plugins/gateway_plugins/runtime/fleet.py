@@ -49,9 +49,6 @@ UNKNOWN = 60.0
 SEEN: StateKey[int] = StateKey("runtime.seen")
 """How often the workers had changed when the call was last sent to choose among them again."""
 
-UNREACHED = frozenset(("upstream_connect_failed", "upstream_connect_timeout", "upstream_closed"))
-"""Codes of the errors of an engine that is gone, or has just gone."""
-
 
 class Fleet:
     """The runtimes of the options, between entry and exit of `running`."""
@@ -281,10 +278,8 @@ class Fleet:
         return next(realtime, self.options.models[0].name)
 
     def _note_trouble(self, worker: Worker, error: CallError) -> None:
-        """Doubt an engine that could not be reached."""
-        if error.code in UNREACHED:
-            for owner in self.owners:
-                owner.doubt(worker)
+        for owner in self.owners:
+            owner.note_trouble(worker, error.code)
 
     def progress(self, model: str) -> Progress:
         """Return what becomes of a model, at the runtime that is nearest to having it."""

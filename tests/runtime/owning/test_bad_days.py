@@ -87,6 +87,36 @@ async def test_fault_6_9_engine_that_hangs_is_replaced_and_its_callers_wait_for_
 
 
 @pytest.mark.slow
+async def test_engine_that_answers_but_generates_nothing_is_replaced(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    hangs = tiny("a", "hang_from=3", warmup=0.2)
+    live = await gateway_for(box(tmp_path, hangs), workers=(), timeouts={"first_byte": 0.3})
+    fleet_of(live).loader.doubt = 0.3
+    assert [await ask(live) for _ in range(2)] == [200, 504]
+    await reached(live, lambda state: state == "failed(a)")
+    assert (fleet_of(live).memory.of("a").text or "").startswith("the engine generated nothing")
+    assert await ask(live) == 200
+    assert starts(tmp_path) == 2
+
+
+@pytest.mark.slow
+async def test_engine_that_was_silent_once_goes_on_if_it_generates(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    slow = tiny("a", "hang_at=3")
+    live = await gateway_for(box(tmp_path, slow), workers=(), timeouts={"first_byte": 0.3})
+    assert await ask(live) == 200
+    [worker] = live.gateway.workers.all
+    seen: list[bool] = []
+    live.gateway.workers.changed.append(lambda: seen.append(worker.fit))
+    assert await ask(live) == 504
+    await until(lambda: seen == [False, True])
+    assert await ask(live) == 200
+    assert starts(tmp_path) == 1
+
+
+@pytest.mark.slow
 async def test_doubt_of_an_engine_that_makes_room_does_not_let_calls_in(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ class Engine(http.server.BaseHTTPRequestHandler):
         served += 1
         if served == int(given.get("exit_at", 0)):
             os._exit(3)
-        if served >= int(given.get("hang_from", 1 << 30)):
+        if served >= int(given.get("hang_from", 1 << 30)) or served == int(given.get("hang_at", 0)):
             time.sleep(600)
         if served > 1:
             time.sleep(float(given.get("slow", 0)))
@@ -51,8 +51,8 @@ def tiny(name: str, *flags: str, **options: Any) -> dict[str, Any]:
     """A model whose engine answers every chat with a word.
 
     Flags: `load=S` seconds before it listens, `slow=S` before each answer but the first,
-    `hang_from=N` and `exit_at=N` from or at the Nth request to generate, `leave=S` from SIGTERM to
-    its end, `stubborn=1`: SIGTERM does not end it.
+    `hang_from=N`, `hang_at=N` and `exit_at=N` from or at the Nth request to generate, `leave=S`
+    from SIGTERM to its end, `stubborn=1`: SIGTERM does not end it.
     """
     command = [sys.executable, "-I", "-S", "-c", PROGRAM, "{host}", "{port}", "{name}", *flags]
     return {"name": name, "command": command, "load_time": 1.0, **options}

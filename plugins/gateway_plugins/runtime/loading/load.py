@@ -23,8 +23,10 @@ from gateway_plugins.runtime.loading.readiness import (
     ANSWER,
     MODELS,
     Ask,
+    Unready,
     asking,
     wait_until_ready,
+    warm_up,
 )
 from gateway_plugins.runtime.options import Model, Options, Runtime
 
@@ -49,13 +51,17 @@ class Failed(Exception):
 
 
 class Loaded(msgspec.Struct, eq=False):
-    """An engine that has answered for its model; `lost` tells why it does not any more."""
+    """An engine that has answered for its model; `lost` tells why it does not any more.
+
+    `silent`: a call has got no byte of it for as long as the timeouts allow.
+    """
 
     model: Model
     generation: int
     engine: Engine
     log: EngineLog
     lost: asyncio.Future[Failure] = msgspec.field(default_factory=asyncio.Future)
+    silent: bool = False
 
 
 class Loader:
@@ -165,7 +171,10 @@ class Loader:
         await loaded.log.close(reason)
 
     def check(self, loaded: Loaded, worker: Worker, well: Callable[[], None]) -> None:
-        """Call `well` once the engine answers again; if it does not in time, it is `lost`."""
+        """Call `well` once the engine answers again; if it does not in time, it is `lost`.
+
+        One that was `silent` has to generate a token.
+        """
         task = asyncio.create_task(self._check(loaded, worker, well))
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
@@ -174,13 +183,18 @@ class Loader:
         ask = asking(self._gateway.workers.unlisted(WorkerSettings(url=loaded.engine.url)))
         until = monotonic() + self.doubt
         while monotonic() < until:
-            if PROBE not in worker.conditions and await _answers(ask):
+            if PROBE not in worker.conditions and await self._is_well(loaded, ask):
+                loaded.silent = False
                 well()
                 return
             await asyncio.sleep(PAUSE)
         if not loaded.lost.done():
-            words = f"the engine could not be reached for {self.doubt:g} s"
+            what = "generated nothing" if loaded.silent else "could not be reached"
+            words = f"the engine {what} for {self.doubt:g} s"
             loaded.lost.set_result(failure("runtime_not_ready", words))
+
+    async def _is_well(self, loaded: Loaded, ask: Ask) -> bool:
+        return await (_generates(loaded.model, ask) if loaded.silent else _answers(ask))
 
     async def close(self) -> None:
         """End what is still under way, and the engines that sleep."""
@@ -198,6 +212,12 @@ async def _end_of(loaded: Loaded) -> Failure:
 async def _answers(ask: Ask) -> bool:
     with contextlib.suppress(GatewayError):
         return (await ask("GET", MODELS, b"", ANSWER)).status == 200
+    return False
+
+
+async def _generates(model: Model, ask: Ask) -> bool:
+    with contextlib.suppress(Unready):
+        return await warm_up(model, ask) is None
     return False
 
 

@@ -86,7 +86,7 @@ async def wait_until_ready(
         await asyncio.gather(ending, loading, return_exceptions=True)
 
 
-class _Unready(Exception):
+class Unready(Exception):
     """The engine is not ready now; the text says why."""
 
 
@@ -110,7 +110,7 @@ class _Loading:
         while (late := self._late()) is None:
             try:
                 await self._try()
-            except _Unready as error:
+            except Unready as error:
                 self._state = str(error)
             except _Broken as error:
                 return failure("runtime_not_ready", f"the engine fails at its warm-up: {error}")
@@ -137,44 +137,50 @@ class _Loading:
         return None
 
     async def _try(self) -> None:
-        """Raises _Unready, _Broken."""
+        """Raises Unready, _Broken."""
         names = await self._models()
         if self._model.name not in names:
-            raise _Unready(f"{MODELS} names {', '.join(names[:3])!r}, not {self._model.name!r}")
-        refusals = []
-        for path, body in WARMUPS:
-            refusal = await self._warm_up(path, body)
-            if refusal is None:
-                return
-            refusals.append(refusal)
-        raise _Broken("; ".join(refusals))
+            raise Unready(f"{MODELS} names {', '.join(names[:3])!r}, not {self._model.name!r}")
+        refusal = await warm_up(self._model, self._ask)
+        if refusal is not None:
+            raise _Broken(refusal)
 
     async def _models(self) -> list[str]:
-        """The names of the models that the engine has. Raises _Unready."""
+        """The names of the models that the engine has. Raises Unready."""
         try:
             answer = await self._ask("GET", MODELS, b"", min(ANSWER, max(self._left(), FIRST)))
             if answer.status == 200:
                 listed = msgspec.json.decode(answer.body, type=_Listed)
                 return [one.id for one in listed.data]
         except GatewayError as error:
-            raise _Unready(f"{MODELS}: {error}") from None
+            raise Unready(f"{MODELS}: {error}") from None
         except NOT_JSON:
-            raise _Unready(f"{MODELS}: it answers what is no list of models") from None
-        raise _Unready(f"{MODELS}: it answers {answer.status}")
+            raise Unready(f"{MODELS}: it answers what is no list of models") from None
+        raise Unready(f"{MODELS}: it answers {answer.status}")
 
-    async def _warm_up(self, path: str, body: Mapping[str, object]) -> str | None:
-        """Generate one token; return None, or why the engine cannot. Raises _Unready."""
-        wanted = {"model": self._model.name, **body, "max_tokens": 1, "temperature": 0}
-        try:
-            data = msgspec.json.encode(wanted)
-            answer = await self._ask("POST", path, data, self._model.warmup)
-        except UpstreamTimeout as error:
-            return f"{path}: {error}"
-        except GatewayError as error:
-            raise _Unready(f"{path}: {error}") from None
-        if answer.status == 503:
-            raise _Unready(f"{path}: it answers 503")
-        return None if answer.status == 200 else f"{path}: {_refusal(answer)}"
+
+async def warm_up(model: Model, ask: Ask) -> str | None:
+    """Generate one token; return None, or why the engine cannot. Raises Unready."""
+    refusals = []
+    for path, body in WARMUPS:
+        refusal = await _generate(model, ask, path, body)
+        if refusal is None:
+            return None
+        refusals.append(refusal)
+    return "; ".join(refusals)
+
+
+async def _generate(model: Model, ask: Ask, path: str, body: Mapping[str, object]) -> str | None:
+    wanted = {"model": model.name, **body, "max_tokens": 1, "temperature": 0}
+    try:
+        answer = await ask("POST", path, msgspec.json.encode(wanted), model.warmup)
+    except UpstreamTimeout as error:
+        return f"{path}: {error}"
+    except GatewayError as error:
+        raise Unready(f"{path}: {error}") from None
+    if answer.status == 503:
+        raise Unready(f"{path}: it answers 503")
+    return None if answer.status == 200 else f"{path}: {_refusal(answer)}"
 
 
 class _Named(msgspec.Struct):

@@ -37,6 +37,12 @@ log = logging.getLogger("gateway.runtime")
 LOOK = 1.0
 """Seconds between two looks, if nothing happens."""
 
+UNREACHED = frozenset(("upstream_connect_failed", "upstream_connect_timeout", "upstream_closed"))
+"""Codes of the errors of an engine that is gone, or has just gone."""
+
+SILENT = frozenset(("upstream_first_byte_timeout", "upstream_idle_timeout"))
+"""Codes of the errors of an engine that hangs, or has too many calls."""
+
 OWNER = "runtime"
 """Owner of the condition of a worker whose engine is in doubt, or makes room."""
 
@@ -150,6 +156,12 @@ class Owner:
             late = time.time() - failing.since > self._parts.loader.doubt
             if failing.blocks or late:
                 self.doubt(worker)
+        if worker is not None and self._is_idle_and_silent(worker):
+            self.doubt(worker)
+
+    def _is_idle_and_silent(self, worker: Worker) -> bool:
+        """Whether the engine may hang: one that has calls may only have too many."""
+        return self._loaded is not None and self._loaded.silent and not worker.in_flight
 
     def _removal(self) -> Decision | None:
         """Return the decision to end a model that is not among those of the options any more."""
@@ -328,11 +340,19 @@ class Owner:
             self._parts.holding.review(name)
 
     def doubt(self, worker: Worker) -> None:
-        """A call or a probe could not reach the engine: no more calls until it answers again."""
+        """The engine was not reached, or was silent: no more calls until it answers again."""
         loaded = self._loaded
         if loaded is not None and worker is self.worker and OWNER not in worker.conditions:
-            worker.mark(OWNER, "suspect", "it could not be reached")
+            reason = "it was silent" if loaded.silent else "it could not be reached"
+            worker.mark(OWNER, "suspect", reason)
             self._parts.loader.check(loaded, worker, lambda: _trust(worker))
+
+    def note_trouble(self, worker: Worker, code: str) -> None:
+        """A call at the worker has ended with this error."""
+        if code in UNREACHED:
+            self.doubt(worker)
+        elif code in SILENT and self._loaded is not None and worker is self.worker:
+            self._loaded.silent = True
 
     async def _end(self) -> None:
         if self._step is not None:
