@@ -2,11 +2,17 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from gateway_plugins.runtime.fleet import Fleet
+from gateway_plugins.runtime.models import hub_process, room
+from gateway_plugins.runtime.models.hub_process import Job
 from support.callers.scraping import scrape
 from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
@@ -67,16 +73,14 @@ async def test_fault_5_7_a_download_leaves_the_runtime_to_others_and_holds_its_c
 ) -> None:
     hub.open.clear()
     models = model("here"), at_the_hub(hub, tmp_path, "a")
-    held = roomy(tmp_path, *models, rules=QUICK, hold=1, runtime={"realtime": "here"})
+    held = roomy(tmp_path, *models, rules=QUICK, hold=0.2, runtime={"realtime": "here"})
     live = await gateway_for("batch", held, workers=())
     await until(lambda: phases(live)[-1:] == ["hot(here)"])
     await live.client.post("/v1/batch/chat/completions", json=chat(model="a"))
+    await until(lambda: downloaded(live, "a") > 0)
     told = (await live.client.post(CHAT, json=chat(model="a"))).json()
     assert (told["type"], told["phase"]) == ("model_cold_start", "downloading")
     assert told["download"]["total_bytes"] == NEEDED
-    progress = fleet_of(live).shelf.progress("a")
-    assert progress is not None
-    await until(lambda: progress.done > 0)
     info = (await live.client.get("/admin/runtime")).json()["models"]["a"]
     assert (info["queued"], info["running"]) == (1, 0)
     assert 0 < info["download"]["done_bytes"] < NEEDED
@@ -87,6 +91,13 @@ async def test_fault_5_7_a_download_leaves_the_runtime_to_others_and_holds_its_c
     assert (await live.client.post(CHAT, json=chat(model="a"))).status_code == 200
 
 
+def downloaded(live: Live, name: str) -> int:
+    """How many bytes of a model have come."""
+    progress = fleet_of(live).shelf.progress(name)
+    return 0 if progress is None else progress.done
+
+
+@pytest.mark.slow
 async def test_model_that_is_there_is_not_downloaded_after_a_restart(
     gateway_for: GatewayFor, tmp_path: Path, hub: FakeHub
 ) -> None:
@@ -117,6 +128,7 @@ async def test_model_that_the_hub_refuses_waits_for_an_operator(
     assert "hf_wrong" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_model_that_the_hub_refuses_is_loaded_once_it_is_on_the_disk(
     gateway_for: GatewayFor, tmp_path: Path, hub: FakeHub
 ) -> None:
@@ -135,6 +147,7 @@ def put_by_hand(folder: Path, *names: str) -> None:
         (place / name).write_bytes(b"{}")
 
 
+@pytest.mark.slow
 async def test_hub_that_is_away_is_asked_again_after_a_pause(
     gateway_for: GatewayFor, tmp_path: Path, hub: FakeHub
 ) -> None:
@@ -146,6 +159,7 @@ async def test_hub_that_is_away_is_asked_again_after_a_pause(
     assert (await call).status_code == 200
 
 
+@pytest.mark.slow
 async def test_without_a_hub_the_engine_gets_what_is_on_the_disk(
     gateway_for: GatewayFor, tmp_path: Path, hub: FakeHub
 ) -> None:
@@ -168,6 +182,7 @@ async def test_fault_5_9_model_that_does_not_fit_is_refused_with_what_it_needs(
     assert hub.fetched("model.safetensors") == 0
 
 
+@pytest.mark.slow
 async def test_download_that_is_cut_off_is_done_anew_and_leaves_no_process(
     gateway_for: GatewayFor, tmp_path: Path, hub: FakeHub
 ) -> None:
@@ -183,6 +198,74 @@ async def test_download_that_is_cut_off_is_done_anew_and_leaves_no_process(
     hub.open.set()
     await until(lambda: phases(live)[-1:] == ["hot(a)"])
     await until(lambda: not children())
+
+
+@pytest.mark.parametrize("pinned", [False, pytest.param(True, marks=pytest.mark.slow)])
+async def test_fault_5_9_longest_unused_model_makes_room_unless_it_is_pinned(
+    gateway_for: GatewayFor,
+    tmp_path: Path,
+    hub: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+    pinned: bool,
+) -> None:
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(room, "disk_of", lambda _: small_disk(cache))
+    hub.repositories["org/other"] = SMALL
+    old = at_the_hub(hub, tmp_path, "old", pinned=pinned)
+    new = at_the_hub(hub, tmp_path, "new", path="org/other")
+    paused = {"restarts": {"first": 60, "longest": 60}, "hold": 30}
+    options = {"downloads": {"evict": True}, **paused}
+    live = await gateway_for(roomy(tmp_path, old, new, **options), workers=())
+    await until(lambda: live.gateway.workers.loads)  # it has read what was known before
+    await downloaded_before(fleet_of(live), cache / "models--org--small")
+    answer = await live.client.post(CHAT, json=chat(model="new"))
+    assert (
+        (cache / "models--org--small").exists() == (await shown(live, "old"))["on_disk"] == pinned
+    )
+    if pinned:
+        assert (answer.status_code, answer.json()["reason"]) == (503, "disk_full")
+    else:
+        assert (answer.status_code, (await shown(live, "new"))["on_disk"]) == (200, True)
+
+
+def small_disk(cache: Path) -> room.Disk:
+    """A disk with room for one model and a half."""
+    used = sum(path.lstat().st_size for path in cache.rglob("*") if path.is_file())
+    return room.Disk(NEEDED * 3 // 2, NEEDED * 3 // 2 - used)
+
+
+async def downloaded_before(fleet: Fleet, folder: Path) -> None:
+    """Put a model there, as if an earlier gateway had downloaded it."""
+    put_by_hand(folder)
+    (folder / "snapshots/main/model.safetensors").write_bytes(bytes(NEEDED))
+    [item] = [one for one in fleet.shelf.items() if one.place and one.place.here == folder]
+    assert item.place is not None
+    await fleet.shelf.records.begins(item.place, NEEDED, fetched=True)
+    await fleet.shelf.records.is_there(item.place, NEEDED)
+    await fleet.shelf.look_at(item)
+
+
+def test_download_of_a_gateway_that_was_killed_ends_and_leaves_no_part(
+    tmp_path: Path, hub: FakeHub
+) -> None:
+    hub.open.clear()
+    folder = tmp_path / "models--org--small"
+    job = Job("org/small", "main", str(tmp_path), str(folder))
+    with subprocess.Popen(
+        [sys.executable, "-P", hub_process.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(msgspec.json.encode(job) + b"\ngo\n")
+        process.stdin.flush()
+        assert b"Plan" in process.stdout.readline()
+        assert b"Moved" in process.stdout.readline()
+        process.stdin.close()  # as it is when the gateway is gone
+        assert process.wait() == hub_process.STOPPED
+    assert [path.suffix for path in (folder / "blobs").iterdir()] == ["", ""]
 
 
 def children() -> list[int]:

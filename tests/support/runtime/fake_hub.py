@@ -1,6 +1,7 @@
 """A hub of models that speaks what the hub's own library asks, on a real socket."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import threading
@@ -42,8 +43,8 @@ class FakeHub:
         self.url = ""
 
     def commit(self, name: str) -> str:
-        content = sorted(self.repositories[name].items())
-        return hashlib.sha1(repr(content).encode()).hexdigest()
+        files = sorted((file, _blob(data)) for file, data in self.repositories[name].items())
+        return hashlib.sha1(repr(files).encode()).hexdigest()
 
     def fetched(self, file: str) -> int:
         """How often a file of this name was sent."""
@@ -153,5 +154,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[len(body) // 2 :])
 
 
+@functools.cache
 def _blob(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()

@@ -81,7 +81,8 @@ def place_of(model: Model, environ: Mapping[str, str]) -> Place | None:
 
 def is_name(path: str) -> bool:
     """Whether a text may be the name of a model at the hub."""
-    return bool(_NAME.fullmatch(path)) and "--" not in path and ".." not in path
+    forbidden = "--" in path or ".." in path or path.endswith(".git")
+    return bool(_NAME.fullmatch(path)) and not forbidden
 
 
 def revision_of(model: Model) -> str:

@@ -9,6 +9,9 @@ from gateway_plugins.runtime.loading.snapshots import Place
 from gateway_plugins.runtime.models.inspecting import Files
 from gateway_plugins.runtime.options import Model
 
+TELLS = 0.01
+"""Part of a download from which on its speed tells when it ends."""
+
 
 class Progress(msgspec.Struct):
     """A download since `since` (`time.monotonic()`); bytes that are there, and of all files.
@@ -25,7 +28,8 @@ class Progress(msgspec.Struct):
     def remaining(self) -> float | None:
         """The estimate of the seconds until it ends, None if nothing tells."""
         moved, elapsed = self.done - self.began_with, monotonic() - self.since
-        return None if moved <= 0 else (self.total - self.done) * elapsed / moved
+        tells = moved > 0 and moved >= TELLS * self.total
+        return (self.total - self.done) * elapsed / moved if tells else None
 
 
 class Item(msgspec.Struct, eq=False):
