@@ -55,7 +55,8 @@ class Workers:
     load: a call for one that no worker serves now is no error, and may wait in `filter_workers`.
     `loads`: the plugin can load them now, so that the gateway is ready without any worker.
     `load_failures` returns why some of them cannot be loaded, by their names, and `unloadable` the
-    same of those for which waiting is in vain. `reserved` has the ids of workers that a plugin adds
+    same of those for which waiting is in vain, with the time (Unix seconds) since when that is
+    known: work of a later time is another try. `reserved` has the ids of workers that a plugin adds
     itself, with words for what they are: no configuration that a reload brings may have them.
     `views` has what `serving` has returned since the latest change, by its argument: a look-up
     without a call.
@@ -77,7 +78,7 @@ class Workers:
         self.loadable: frozenset[str] = frozenset()
         self.loads = False
         self.load_failures: Callable[[], Mapping[str, str]] = dict
-        self.unloadable: Callable[[], Mapping[str, str]] = dict
+        self.unloadable: Callable[[], Mapping[str, tuple[str, float]]] = dict
         self.reserved: Mapping[str, str] = {}
         self._settings = settings
         self._leaving: list[Worker] = []

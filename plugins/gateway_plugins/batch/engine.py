@@ -253,12 +253,12 @@ class Engine:
         self.tally.requeued(LEFT.code, items)
         self.runner.wake()
 
-    def _unloadable(self) -> dict[str, str]:
-        """Return why models cannot be loaded that no worker has either."""
+    def _unloadable(self) -> dict[str, tuple[str, float]]:
+        """Return why models cannot be loaded that no worker has either, and since when."""
         workers = self._gateway.workers
         return {
-            model: reason
-            for model, reason in workers.unloadable().items()
+            model: known
+            for model, known in workers.unloadable().items()
             if not workers.serving(model).all
         }
 

@@ -21,13 +21,14 @@ from gateway import (
     Worker,
 )
 from gateway_plugins.runtime.finishing import Keeping
-from gateway_plugins.runtime.holding.errors import Downloaded, Progress
+from gateway_plugins.runtime.holding.errors import Progress
 from gateway_plugins.runtime.holding.holding import Holding
-from gateway_plugins.runtime.loading.failures import LASTING
 from gateway_plugins.runtime.loading.load import Loader
 from gateway_plugins.runtime.memory.known import Memory
-from gateway_plugins.runtime.models.item import Progress as Download
+from gateway_plugins.runtime.memory.reported import failures, is_renewed, lasting
 from gateway_plugins.runtime.models.shelf import Shelf
+from gateway_plugins.runtime.models.showing import cold_start
+from gateway_plugins.runtime.models.wishing import busy, wishes
 from gateway_plugins.runtime.options import Options, Runtime
 from gateway_plugins.runtime.owning.activity import Activity
 from gateway_plugins.runtime.owning.demand import Wants
@@ -42,9 +43,6 @@ log = logging.getLogger("gateway.runtime")
 
 LOOK = 0.25
 """Seconds between two looks at whether the gateway drains."""
-
-UNKNOWN = 60.0
-"""Seconds that a download is taken to last while nothing tells."""
 
 SEEN: StateKey[int] = StateKey("runtime.seen")
 """How often the workers had changed when the call was last sent to choose among them again."""
@@ -63,8 +61,9 @@ class Fleet:
         self._tally = Tally(frozenset(self._models))
         self._keeping = Keeping()
         self.shelf = self._shelf()
-        ready = self.shelf.is_ready
-        self._wants = Wants(gateway, self.holding, self.activity, self.memory, ready)
+        self._wants = Wants(
+            gateway, self.holding, self.activity, self.memory, self.shelf.is_ready, self._renew
+        )
         self._lease = Lease(gateway)
         self._parts = Parts(
             gateway=gateway,
@@ -97,7 +96,8 @@ class Fleet:
             one.name: "the engine of a runtime of the plugin runtime" for one in runtimes
         }
         workers.set_loadable(frozenset(self._models), now=False)
-        workers.load_failures, workers.unloadable = self._failures, self._lasting
+        workers.load_failures = lambda: failures(self.memory, self._models)
+        workers.unloadable = lambda: lasting(self.memory, self._models)
         workers.changed.append(self._note_change)
         workers.troubled.append(self._note_trouble)
         tasks = [asyncio.create_task(one) for one in (self._own(), self._await_drain())]
@@ -107,7 +107,7 @@ class Fleet:
             self.holding.close()
             workers.troubled.remove(self._note_trouble)
             workers.changed.remove(self._note_change)
-            workers.load_failures = workers.unloadable = dict
+            workers.load_failures, workers.unloadable = dict, dict
             workers.reserved = {}
             workers.set_loadable(frozenset(self._models), now=False)
             for task in tasks:
@@ -198,24 +198,19 @@ class Fleet:
         )
 
     def _wishes(self) -> list[str]:
-        """Return the models that calls wait for, then those of runtimes, then those of items."""
-        demands = self.demands()
-        held = sorted(
-            (demand.held_since or 0.0, name) for name, demand in demands.items() if demand.held
-        )
-        realtime = [one.realtime for one in self.options.runtimes if one.realtime is not None]
-        queued = [name for name, demand in demands.items() if demand.queued]
-        return list(dict.fromkeys([*(name for _, name in held), *realtime, *queued]))
+        return wishes(self.demands(), [one.realtime for one in self.options.runtimes])
 
     def _in_use(self) -> set[str]:
         """Return the models that are wanted, there, or to come."""
         states = [(one.state.model, one.state.next) for one in self.owners]
-        busy = (
-            name
-            for name, one in self.demands().items()
-            if one.held or one.queued or one.running or one.in_flight
-        )
-        return {*self._wishes(), *busy, *(name for pair in states for name in pair if name)}
+        there = {name for pair in states for name in pair if name is not None}
+        return {*self._wishes(), *busy(self.demands()), *there}
+
+    def _renew(self, model: str) -> None:
+        """Items were submitted for a model since it has failed."""
+        if is_renewed(self.memory, model):
+            log.info("model %s is tried again: items were submitted for it", model)
+            self._keeping.keep(self.memory.forgive(model))
 
     def _note_disk(self, model: str) -> None:
         """A model is on the disk, or is not, or could not be downloaded."""
@@ -288,7 +283,7 @@ class Fleet:
         at = next((one.state for one in able if model in (one.state.model, one.state.next)), None)
         load = self.memory.load_seconds(model)
         if (download := self.shelf.progress(model)) is not None:
-            return _downloading(download, load)
+            return cold_start(download, load)
         barred = self.memory.seconds_barred(model)
         if at is not None and at.phase == "loading":
             remaining = max(load - (now - at.since), 1.0)
@@ -306,19 +301,6 @@ class Fleet:
     def loader(self) -> Loader:
         """What starts and ends the engines."""
         return self._parts.loader
-
-    def _failures(self) -> dict[str, str]:
-        known = map(self.memory.of, self._models)
-        return {
-            one.model: f"the model could not be loaded ({one.reason})"
-            for one in known
-            if one.reason is not None
-        }
-
-    def _lasting(self) -> dict[str, str]:
-        reasons = {model: self.memory.of(model).reason for model in self._models}
-        found = self._failures()
-        return {model: found[model] for model, reason in reasons.items() if reason in LASTING}
 
     # for operators
 
@@ -370,15 +352,6 @@ def _may_use(call: Call, worker_id: str) -> bool:
     """Whether the call's principal may use the worker of this id."""
     named = None if call.principal is None else call.principal.workers
     return named is None or worker_id in named
-
-
-def _downloading(download: Download, load: float) -> Progress:
-    return Progress(
-        phase="downloading",
-        elapsed=monotonic() - download.since,
-        remaining=load + (UNKNOWN if download.remaining is None else download.remaining),
-        download=Downloaded(download.done, download.total),
-    )
 
 
 def _saved(content: str | None) -> Saved | None:

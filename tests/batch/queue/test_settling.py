@@ -231,12 +231,15 @@ def test_fault_3_12_queued_items_of_a_model_that_cannot_be_loaded_are_dropped_wi
     queue.claim(process, 1)
     queued += queue.submit(key="bob", model="gone", priority=3, items=2)
     [other] = queue.submit(model="m")
-    dropped = []
-    while found := changes.drop(queue.db, "gone", "the hub refuses it", queue.end(), limit=2):
+    since, dropped = queue.now, []
+    queue.now += 1
+    [later] = queue.submit(model="gone")
+    while found := changes.drop(queue.db, "gone", "the hub refuses it", since, queue.end(), 2):
         dropped += found
     assert sorted(one.id for one in dropped) == sorted(queued)
     for item in map(queue.item, queued):
         assert item.state == ERROR
         assert item.error == '{"code":"model_load_failed","message":"the hub refuses it"}'
     assert (queue.item(running).state, queue.item(other).state) == (RUNNING, QUEUED)
+    assert queue.item(later).state == QUEUED
     check_counts(queue.db)

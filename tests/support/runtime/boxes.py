@@ -73,9 +73,9 @@ def fleet_of(live: Live) -> Fleet:
     return live.plugin(Runtime).fleet()
 
 
-def starts(folder: Path) -> int:
-    """How many engines were started: each start has a log."""
-    return len(list(folder.glob("*.log")))
+def starts(folder: Path, model: str = "") -> int:
+    """How many engines were started, of one model or of all: each start has a log."""
+    return sum(model in path.name for path in folder.glob("*.log"))
 
 
 def phases(live: Live) -> list[str]:

@@ -122,10 +122,16 @@ def expire(
     return found
 
 
-def drop(db: Database, model: str, reason: str, end: End, limit: int = SLICE) -> list[Found]:
-    """End queued items of a model that cannot be loaded, and for which waiting is in vain."""
-    where = "state = 0 AND lane IN (SELECT lane FROM batch_lanes WHERE model = :model)"
-    found = _select(db, where, {"model": model}, limit)
+def drop(
+    db: Database, model: str, reason: str, since: float, end: End, limit: int = SLICE
+) -> list[Found]:
+    """End queued items of a model that cannot be loaded, and for which waiting is in vain.
+
+    Those that were submitted after `since`, in Unix seconds, stay.
+    """
+    lanes = "SELECT lane FROM batch_lanes WHERE model = :model"
+    where = f"state = 0 AND lane IN ({lanes}) AND submitted <= :since"
+    found = _select(db, where, {"model": model, "since": since}, limit)
     _end(db, found, ERROR, ItemError(UNLOADABLE, reason), end)
     return found
 

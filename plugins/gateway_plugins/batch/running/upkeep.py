@@ -47,7 +47,8 @@ class Telling(msgspec.Struct, frozen=True):
     `in_hand` returns the attempts of this process that run or have ended. `freed` is called when
     items were queued again, `expired` with those that have expired, `dropped` with those whose
     model is `unloadable`. `reasons` returns why models cannot be loaded now, by their names, and
-    `unloadable` those of them for which waiting is in vain.
+    `unloadable` those of them for which waiting is in vain, and since when (Unix seconds) that is
+    known.
     """
 
     in_hand: Callable[[], set[Running]]
@@ -55,7 +56,7 @@ class Telling(msgspec.Struct, frozen=True):
     expired: Callable[[list[Found]], None]
     dropped: Callable[[list[Found]], None]
     reasons: Callable[[], Mapping[str, str]]
-    unloadable: Callable[[], Mapping[str, str]]
+    unloadable: Callable[[], Mapping[str, tuple[str, float]]]
 
 
 class Upkeep:
@@ -114,12 +115,12 @@ class Upkeep:
 
     async def drop(self) -> None:
         """End the queued items whose model will not be loaded, however long they wait."""
-        for model, reason in self._telling.unloadable().items():
-            while found := await self._storage.write(partial(self._drop, model, reason)):
+        for model, (reason, since) in self._telling.unloadable().items():
+            while found := await self._storage.write(partial(self._drop, model, reason, since)):
                 self._telling.dropped(found)
 
-    def _drop(self, model: str, reason: str, db: Database) -> list[Found]:
-        return drop(db, model, reason, self._end())
+    def _drop(self, model: str, reason: str, since: float, db: Database) -> list[Found]:
+        return drop(db, model, reason, since, self._end())
 
     async def find_missing(self) -> None:
         """Queue items again that are this process's by their rows, but that it does not run.

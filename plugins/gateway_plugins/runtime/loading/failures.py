@@ -43,7 +43,9 @@ KEPT: dict[Reason, float] = {
     "model_not_found": math.inf,
 }
 
-LASTING: frozenset[Reason] = frozenset(("model_incompatible", "access_denied", "auth_required"))
+LASTING: frozenset[Reason] = frozenset(
+    ("model_incompatible", "access_denied", "auth_required", "model_not_found")
+)
 """Reasons of which time alone does not rid a model: no work waits for it."""
 
 FLAGS: dict[Reason, Flag] = {

@@ -73,6 +73,7 @@ class Memory:
         self._known: dict[str, Known] = {}
         self._barred: dict[str, float] = {}
         self._loaded_at: dict[str, float] = {}
+        self._failed_at: dict[str, float] = {}
         self._generations: dict[str, int] = {}
         self.set_options(models, restarts)
 
@@ -89,6 +90,7 @@ class Memory:
         for known in await self._storage.read(_all):
             if known.model in self._known:
                 self._known[known.model] = known
+                self._failed_at[known.model] = time.time()
                 self._barred[known.model] = monotonic() + known.until - time.time()
 
     def of(self, model: str) -> Known:
@@ -97,6 +99,10 @@ class Memory:
     def barred_until(self, model: str) -> float:
         """Return the `time.monotonic()` before which the model may not be started."""
         return self._barred.get(model, 0.0)
+
+    def failed_at(self, model: str) -> float:
+        """Return when the latest failure was noted, in Unix seconds."""
+        return self._failed_at.get(model, 0.0)
 
     def seconds_barred(self, model: str) -> float:
         """Return for how long the model may not be started, after a failure."""
@@ -135,6 +141,7 @@ class Memory:
             known.failures = 0
         known.failures += 1
         known.reason, known.text = reason, text
+        self._failed_at[model] = time.time()
         pause = self._pause(known, kept)
         known.until, self._barred[model] = time.time() + pause, monotonic() + pause
         return self._store(known)
@@ -150,6 +157,7 @@ class Memory:
         """Forget the failures of a model, so that it may be loaded at once. Raises StorageError."""
         known = self._known[model]
         known.failures, known.reason, known.text, known.until = 0, None, None, 0.0
+        self._failed_at.pop(model, None)
         self._barred.pop(model, None)
         return self._store(known)
 

@@ -1,4 +1,4 @@
-"""What operators see of the models on disk."""
+"""What operators see of the models on disk, and callers of downloads."""
 
 import os
 from functools import partial
@@ -8,6 +8,8 @@ from time import monotonic
 import msgspec
 
 from gateway_plugins.runtime.drivers.threads import in_thread
+from gateway_plugins.runtime.holding.errors import Downloaded
+from gateway_plugins.runtime.holding.errors import Progress as ColdStart
 from gateway_plugins.runtime.loading.snapshots import Place, here, path_of, place_of
 from gateway_plugins.runtime.memory.known import Memory
 from gateway_plugins.runtime.models.inspecting import inspect
@@ -15,6 +17,9 @@ from gateway_plugins.runtime.models.item import Item, Progress
 from gateway_plugins.runtime.models.room import Disk, disk_of
 from gateway_plugins.runtime.models.shelf import ENDED_ON_DISK, Shelf
 from gateway_plugins.runtime.options import Model
+
+UNKNOWN = 60.0
+"""Seconds that a download is taken to last while nothing tells."""
 
 
 class DownloadInfo(msgspec.Struct, frozen=True):
@@ -73,6 +78,16 @@ class _Seen(msgspec.Struct, frozen=True):
     revision: str | None
     on_disk: bool
     size: int
+
+
+def cold_start(download: Progress, load: float) -> ColdStart:
+    """Return what callers are told of a model that is downloaded, and then loads in `load` s."""
+    return ColdStart(
+        phase="downloading",
+        elapsed=monotonic() - download.since,
+        remaining=load + (UNKNOWN if download.remaining is None else download.remaining),
+        download=Downloaded(download.done, download.total),
+    )
 
 
 def download_info(progress: Progress | None) -> DownloadInfo | None:

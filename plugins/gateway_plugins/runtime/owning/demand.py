@@ -19,7 +19,8 @@ LOOK = 0.5
 class Wants:
     """Gathers the demand of all models for the policies of all runtimes.
 
-    `is_ready` returns whether a model is on the disk: it is not loaded before.
+    `is_ready` returns whether a model is on the disk: it is not loaded before. `renewed` is called
+    with a model that has failed, and for which items were submitted since then.
     """
 
     def __init__(
@@ -29,12 +30,14 @@ class Wants:
         activity: Activity,
         memory: Memory,
         is_ready: Callable[[str], bool],
+        renewed: Callable[[str], None],
     ) -> None:
         self._gateway = gateway
         self._holding = holding
         self._activity = activity
         self._memory = memory
         self._is_ready = is_ready
+        self._renewed = renewed
         self._queue: WorkQueue | None = None
         self._backlog: Mapping[str, Backlog] = {}
         self._read_at = float("-inf")
@@ -51,6 +54,13 @@ class Wants:
         if self._queue is not None:
             with contextlib.suppress(StorageError):  # the storage reports it
                 self._backlog = await self._queue.backlog()
+                self._find_renewed()
+
+    def _find_renewed(self) -> None:
+        for model, backlog in self._backlog.items():
+            failed_at = self._memory.failed_at(model)
+            if backlog.oldest is not None and failed_at and backlog.oldest > failed_at:
+                self._renewed(model)
 
     async def preempt(self, model: str) -> int:
         """End the calls of the model's items, which are queued again; return their number."""
