@@ -13,7 +13,7 @@ import (
 // asking is what calls are like. Sessions and keys are taken in an order in which neighbours are far apart, as in real
 // traffic.
 type asking struct {
-	url            string
+	url, grpc      string
 	stream         bool
 	sessions, keys int64
 	promptBytes    int
@@ -27,6 +27,7 @@ const stride = 7919
 
 func (asked *asking) flags() {
 	flag.StringVar(&asked.url, "url", "", "where to call; %s stands for the session's id")
+	flag.StringVar(&asked.grpc, "grpc", "", "host:port of gRPC to call instead; its calls are streams")
 	flag.BoolVar(&asked.stream, "stream", false, "ask for streams")
 	flag.Int64Var(&asked.sessions, "sessions", 100, "how many sessions the calls are of")
 	flag.Int64Var(&asked.keys, "keys", 0, "how many keys they are made with; 0: none")
@@ -34,9 +35,12 @@ func (asked *asking) flags() {
 	flag.IntVar(&asked.promptBytes, "prompt-bytes", 512, "the length of the rest of it")
 }
 
+func (asked *asking) content() string {
+	return asked.text + strings.Repeat("hello wo", asked.promptBytes/8)
+}
+
 func (asked *asking) encode() {
-	content := asked.text + strings.Repeat("hello wo", asked.promptBytes/8)
-	message := map[string]string{"role": "user", "content": content}
+	message := map[string]string{"role": "user", "content": asked.content()}
 	body := map[string]any{
 		"model": "bench-model", "messages": []any{message}, "max_tokens": 64, "temperature": 1.0,
 	}
@@ -46,10 +50,18 @@ func (asked *asking) encode() {
 	asked.body, _ = json.Marshal(body)
 }
 
-// next is the next call, of whichever caller.
-func (asked *asking) next() (*http.Request, error) {
+// identity is the session and the key of the next call, of whichever caller; "" if there are no keys.
+func (asked *asking) identity() (session, key string) {
 	number := atomic.AddInt64(&asked.made, 1) * stride
-	session := fmt.Sprintf("s%d", number%asked.sessions)
+	if asked.keys > 0 {
+		key = fmt.Sprintf("gw-%043d", number%asked.keys)
+	}
+	return fmt.Sprintf("s%d", number%asked.sessions), key
+}
+
+// next is the next call.
+func (asked *asking) next() (*http.Request, error) {
+	session, key := asked.identity()
 	url := strings.Replace(asked.url, "%s", session, 1)
 	request, err := http.NewRequest("POST", url, bytes.NewReader(asked.body))
 	if err != nil {
@@ -57,8 +69,8 @@ func (asked *asking) next() (*http.Request, error) {
 	}
 	request.Header.Set("content-type", "application/json")
 	request.Header.Set("x-session-id", session)
-	if asked.keys > 0 {
-		request.Header.Set("authorization", fmt.Sprintf("Bearer gw-%043d", number%asked.keys))
+	if key != "" {
+		request.Header.Set("authorization", "Bearer "+key)
 	}
 	return request, nil
 }

@@ -26,7 +26,7 @@ func newCaller(asked asking, window window, callers int) *caller {
 const pause = 10 * time.Millisecond
 
 // call makes one, and adds to the caller's tally how it went.
-func (one *caller) call(to *tally) {
+func (one *caller) call(_ int, to *tally) {
 	begun := time.Now()
 	request, err := one.asked.next()
 	var response *http.Response
@@ -42,14 +42,7 @@ func (one *caller) call(to *tally) {
 		time.Sleep(pause)
 		return
 	}
-	to.answered++
-	ended := time.Now()
-	if one.window.has(ended) {
-		to.calls++
-	}
-	if one.window.has(begun) && one.window.has(ended) {
-		to.latency = append(to.latency, milliseconds(ended.Sub(begun)))
-	}
+	to.ended(begun, time.Now(), one.window)
 }
 
 func (one *caller) read(response *http.Response, begun time.Time, to *tally) error {
@@ -72,7 +65,7 @@ func (one *caller) readEvents(body io.Reader, begun time.Time, to *tally) error 
 		line, err := lines.ReadSlice('\n')
 		if bytes.HasPrefix(line, []byte("data:")) {
 			now := time.Now()
-			one.note(begun, last, now, to)
+			to.note(begun, last, now, one.window, 1)
 			last = now
 			done = bytes.Contains(line, []byte("[DONE]"))
 		}
@@ -85,19 +78,5 @@ func (one *caller) readEvents(body io.Reader, begun time.Time, to *tally) error 
 		default:
 			return err
 		}
-	}
-}
-
-// note counts one event: the first of its call where there was none before.
-func (one *caller) note(begun, before, now time.Time, to *tally) {
-	if !one.window.has(now) {
-		return
-	}
-	to.events++
-	switch {
-	case !before.IsZero():
-		to.gap = append(to.gap, milliseconds(now.Sub(before)))
-	case one.window.has(begun):
-		to.ttft = append(to.ttft, milliseconds(now.Sub(begun)))
 	}
 }

@@ -18,6 +18,31 @@ type tally struct {
 	latency, ttft, gap              []float64
 }
 
+// ended counts a call that was answered.
+func (one *tally) ended(begun, ended time.Time, window window) {
+	one.answered++
+	if window.has(ended) {
+		one.calls++
+	}
+	if window.has(begun) && window.has(ended) {
+		one.latency = append(one.latency, milliseconds(ended.Sub(begun)))
+	}
+}
+
+// note counts events that came together: the first of their call where there was none before.
+func (one *tally) note(begun, before, now time.Time, window window, events int) {
+	if !window.has(now) {
+		return
+	}
+	one.events += events
+	switch {
+	case !before.IsZero():
+		one.gap = append(one.gap, milliseconds(now.Sub(before)))
+	case window.has(begun):
+		one.ttft = append(one.ttft, milliseconds(now.Sub(begun)))
+	}
+}
+
 func (one *tally) failed(err error) {
 	one.errors++
 	if one.firstError == nil {
