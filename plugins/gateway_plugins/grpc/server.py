@@ -28,6 +28,10 @@ Serve = Callable[["RpcContext"], Awaitable[tuple[Status, int]]]
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
+GONE = (grpc.aio.UsageError, grpc.aio.InternalError, grpc.aio.AbortError)
+"""What the library raises if the caller has left."""
+
+
 class RpcContext:
     """A Context, see gateway_plugins.grpc.edge.context."""
 
@@ -42,20 +46,23 @@ class RpcContext:
         self._context = context
 
     async def read(self) -> bytes | None:
-        message = await self._guarded(self._context.read())
+        try:
+            message = await self._context.read()
+        except GONE as error:
+            raise Gone(str(error)) from None
         return message if isinstance(message, bytes) else None
 
     async def begin(self, lines: Headers) -> None:
         metadata = [(name.decode(), value.decode()) for name, value in lines]
-        await self._guarded(self._context.send_initial_metadata(metadata))
+        try:
+            await self._context.send_initial_metadata(metadata)
+        except GONE as error:
+            raise Gone(str(error)) from None
 
     async def send(self, message: bytes) -> None:
-        await self._guarded(self._context.write(message))
-
-    async def _guarded(self, operation: Awaitable[Any]) -> Any:
         try:
-            return await operation
-        except (grpc.aio.UsageError, grpc.aio.InternalError, grpc.aio.AbortError) as error:
+            await self._context.write(message)
+        except GONE as error:
             raise Gone(str(error)) from None
 
 
@@ -136,6 +143,8 @@ def _arguments(options: Options, limit: int, *, shared: bool) -> Sequence[tuple[
         ("grpc.max_connection_age_ms", round(options.max_connection_age * 1000)),
         ("grpc.max_concurrent_streams", options.max_streams),
         ("grpc.so_reuseport", int(shared)),
+        # Requests are small: pings that measure how large a window they could use cost more.
+        ("grpc.http2.bdp_probe", 0),
     )
 
 

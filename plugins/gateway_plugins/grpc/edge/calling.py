@@ -62,22 +62,28 @@ class Rpc:
 
     async def _send_all(self, dispatching: "asyncio.Task[None]") -> None:
         """Send messages until the call is over. Raises Gone."""
+        receiver, send = self._receiver, self.context.send
         while not dispatching.done():
-            await self._receiver.changed()
-            await self._send(self._receiver.take())
-            self._receiver.note_sent()
+            await receiver.changed()
+            messages = receiver.take()
+            if self.first is None and messages:
+                await self._begin()
+            for message in messages:
+                await send(message)
+            self.sent += len(messages)
+            receiver.note_sent()
 
-    async def _send(self, messages: list[bytes]) -> None:
-        for message in messages:
-            if self.first is None:
-                self.first = time.monotonic() - self.began
-                await self.context.begin(lines_for_caller(self._receiver.headers))
-            await self.context.send(message)
-            self.sent += 1
+    async def _begin(self) -> None:
+        self.first = time.monotonic() - self.began
+        await self.context.begin(lines_for_caller(self._receiver.headers))
 
     async def _end(self, call: Call) -> Status:
         """Send the last messages of a response that is whole; return how the RPC ended."""
-        await self._send(self._receiver.take())
-        status, last = judge(call, self._receiver, self.answer, self.sent)
-        await self._send(last)
+        left = self._receiver.take()
+        status, last = judge(call, self._receiver, self.answer, self.sent + len(left))
+        if self.first is None and (left or last):
+            await self._begin()
+        for message in (*left, *last):
+            await self.context.send(message)
+            self.sent += 1
         return status

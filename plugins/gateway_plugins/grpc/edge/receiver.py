@@ -34,9 +34,9 @@ class Receiver:
         self._splitter = Splitter(limit)
         self._events = False
         self._chunks: list[bytes] = []
-        self._size = self._waiting = 0
-        self._has_changed = False
-        self._changed: asyncio.Future[None] | None = None
+        self._size = self._waiting = self._taken = 0
+        self._loop = asyncio.get_running_loop()
+        self._change = self._loop.create_future()
 
     def watch(self, call: Call) -> None:
         """Receive the response of `call`, which is ended if its response cannot be read."""
@@ -68,26 +68,25 @@ class Receiver:
 
     def take(self) -> list[bytes]:
         """Return the messages that wait for the caller."""
+        self._taken = self._waiting
         return self._answer.take()
 
     def note_sent(self) -> None:
         """The caller has taken in what was taken."""
-        full, self._waiting = self._waiting > FULL, 0
-        if full:
+        was_full = self._waiting > FULL
+        self._waiting -= self._taken
+        if was_full and self._waiting <= FULL:
             self.drained()
 
     def wake(self, _: object = None) -> None:
         """End the wait in `changed`, or the next one."""
-        self._has_changed = True
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        if not self._change.done():
+            self._change.set_result(None)
 
     async def changed(self) -> None:
         """Wait until something has come since the last time, or the call is over."""
-        if not self._has_changed:
-            self._changed = asyncio.get_running_loop().create_future()
-            await self._changed
-        self._has_changed = False
+        await self._change
+        self._change = self._loop.create_future()
 
     def _feed(self, data: bytes) -> None:
         if self.failure is not None:

@@ -34,7 +34,7 @@ class Tokens(msgspec.Struct, gc=False):
 class Response(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: Tokens | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    error: object = None
 
 
 DECODER = msgspec.json.Decoder(Response)
@@ -44,11 +44,10 @@ def decode(data: bytes) -> Response:
     """Parse an event, or a plain response. Raises BadAnswer, WorkerError."""
     try:
         found = DECODER.decode(data)
-        error = msgspec.json.decode(found.error)
     except NOT_JSON:
         raise BadAnswer("the worker's response is not that of a chat") from None
-    if error is not None:
-        raise WorkerError(error_message(error) or "the worker failed")
+    if found.error is not None:
+        raise WorkerError(error_message(found.error) or "the worker failed")
     if found.choices is None and found.usage is None:
         raise BadAnswer("the worker's response has no choices")
     return found
