@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from gateway_plugins.batch.queue.items import COMPLETED, ERROR, QUEUED
 from support.gateways.capturing import chat
+from support.plugins.recording_plugin import until
 from support.records.queued_items import new_item
 from support.records.run_items import ended, item_of, queue, quick
 from support.runtime.boxes import QUICK, box, fleet_of, starts
@@ -12,11 +13,10 @@ from support.runtime.tiny_engines import tiny
 
 from gateway.testing import GatewayFor
 
-pytestmark = pytest.mark.slow
-
 BROKEN = ["/bin/sh", "-c", "echo no weights in sight; exit 1"]
 
 
+@pytest.mark.slow
 async def test_items_of_a_model_that_cannot_be_loaded_end_by_their_deadline_and_say_why(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -38,6 +38,30 @@ async def test_items_of_a_model_that_cannot_be_loaded_end_by_their_deadline_and_
 DENIED = "OSError: You are trying to access a gated repo. 403 Forbidden: ask for access"
 
 
+@pytest.mark.parametrize(
+    ("reason", "lasting"),
+    [
+        ("access_denied", True),
+        ("auth_required", True),
+        ("model_not_found", True),
+        ("model_incompatible", True),
+        ("runtime_oom", False),
+        ("runtime_crashed", False),
+        ("disk_full", False),
+    ],
+)
+async def test_fault_3_12_waiting_is_in_vain_for_models_that_time_does_not_mend(
+    gateway_for: GatewayFor, tmp_path: Path, reason: str, lasting: bool
+) -> None:
+    live = await gateway_for(box(tmp_path, tiny("a")), workers=())
+    await until(lambda: fleet_of(live).is_owner)
+    await fleet_of(live).memory.failed("a", reason, "why", 86_400.0)
+    words = f"the model could not be loaded ({reason})"
+    assert live.gateway.workers.load_failures() == {"a": words}
+    assert list(live.gateway.workers.unloadable()) == (["a"] if lasting else [])
+
+
+@pytest.mark.slow
 async def test_fault_3_12_items_are_dropped_at_once_only_for_reasons_that_stay(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -60,6 +84,7 @@ async def test_fault_3_12_items_are_dropped_at_once_only_for_reasons_that_stay(
     assert (item.state, starts(tmp_path, "denied")) == (ERROR, before + 1)
 
 
+@pytest.mark.slow
 async def test_item_of_a_model_that_nobody_has_ends_with_the_error_of_a_call(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
@@ -69,6 +94,7 @@ async def test_item_of_a_model_that_nobody_has_ends_with_the_error_of_a_call(
     assert "model_not_found" in (item.error or "")
 
 
+@pytest.mark.slow
 async def test_queue_refuses_only_models_that_nobody_can_load(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
