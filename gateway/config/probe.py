@@ -15,7 +15,16 @@ ProbePath = Annotated[
 ProbeStatus = Annotated[int, Meta(ge=200, le=599), Note(expected="a status from 200 to 599")]
 
 Preset = Literal[
-    "vllm", "sglang", "tgi", "llama.cpp", "ollama", "litellm", "vllm-router", "smg", "gateway"
+    "vllm",
+    "sglang",
+    "tgi",
+    "llama.cpp",
+    "ollama",
+    "litellm",
+    "vllm-router",
+    "smg",
+    "gateway",
+    "openai",
 ]
 
 PRESET_PATHS: dict[Preset, str] = {
@@ -28,6 +37,7 @@ PRESET_PATHS: dict[Preset, str] = {
     "vllm-router": "/readiness",
     "smg": "/readiness",
     "gateway": "/ready",
+    "openai": "/v1/models",
 }
 """Path that runs no generation and, where a server has one, tells whether a model is behind it.
 

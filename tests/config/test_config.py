@@ -608,7 +608,10 @@ def test_config_docs_list_every_variable_and_option() -> None:
 def test_shipped_config_files_load() -> None:
     files = sorted((ROOT / "configs").glob("*.yaml"))
     loaded = {
-        file.stem: load(file, {"FLEET_KEY": "k", "FLEET_CA": "ca.pem", "BACKENDS": "http://h"})
+        file.stem: load(
+            file,
+            {"FLEET_KEY": "k", "FLEET_CA": "ca.pem", "BACKENDS": "http://h", "OPENAI_API_KEY": "k"},
+        )
         for file in files
     }
     assert {"minimal", "fleet"} <= loaded.keys()

@@ -10,7 +10,7 @@ from gateway.config import Expected, Preset, Worker, WorkerProbe, expected
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 PLACE = "gateway.yaml:1: workers[0].probe"
-NAMES = "vllm, sglang, tgi, llama.cpp, ollama, litellm, vllm-router, smg, gateway"
+NAMES = "vllm, sglang, tgi, llama.cpp, ollama, litellm, vllm-router, smg, gateway, openai"
 
 
 def probe_of(text: str) -> Expected | None:
