@@ -14,7 +14,13 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.app.error_pages import error_page
 from gateway.app.generation import Generation
-from gateway.app.plugin_routes import added_routes, beginnings_of, carried_routes, routes_in_v1
+from gateway.app.plugin_routes import (
+    added_routes,
+    beginnings_of,
+    carried_routes,
+    leads_to_calls,
+    routes_in_v1,
+)
 from gateway.app.reload import Reloader
 from gateway.calls.call import Call
 from gateway.calls.control_request import Handler
@@ -25,7 +31,7 @@ from gateway.config import Config
 from gateway.control.routes import ControlRoute
 from gateway.control.scoped import CARRIED, ScopedRoute
 from gateway.control.workers import WorkersAdmin
-from gateway.errors import MIN_RETRY_AFTER, CallerGone
+from gateway.errors import MIN_RETRY_AFTER, CallerGone, NotFound
 from gateway.fleet.persisted import PersistedWorkers
 from gateway.fleet.probes import Prober
 from gateway.fleet.registry import Workers
@@ -212,6 +218,16 @@ class Gateway:
     def carry_also(self, *paths: str, scope: str | None = None) -> Sequence[BaseRoute]:
         self.edge.carry_also(*paths, scope=scope)
         return [self.carried(Route(path, self.edge)) for path in paths]
+
+    def scope_of(self, method: str, path: str) -> str | None:
+        if self.edge.is_claimed(path) and not leads_to_calls(self._router.routes, method, path):
+            raise NotFound(f"workers get no requests for {path[:200]}")
+        return self.edge.scope_of(path)
+
+    async def identify(self, call: Call) -> None:
+        chains = self.chains
+        if chains.authenticate and (rest := chains.identify(call)) is not None:
+            await rest
 
     def _admin(self) -> list[ControlRoute]:
         workers = WorkersAdmin(self.workers, self._agreed)

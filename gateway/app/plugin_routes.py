@@ -1,8 +1,9 @@
 """The routes that plugins add to the gateway."""
 
 from collections.abc import Collection, Sequence
+from urllib.parse import unquote
 
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 
 from gateway.control.routes import ControlRoute
 from gateway.control.scoped import CARRIED, ScopedRoute
@@ -53,6 +54,16 @@ def beginnings_of(routes: Sequence[ControlRoute | ScopedRoute]) -> list[str]:
         if not beginning.startswith(tuple(found)):
             found.append(beginning)
     return found
+
+
+def leads_to_calls(routes: Sequence[BaseRoute], method: str, path: str) -> bool:
+    """Return whether the first of the routes that match a request leads to calls."""
+    scope = {"type": "http", "method": method, "path": unquote(path), "raw_path": path.encode()}
+    for route in routes:
+        match, found = route.matches({**scope, "root_path": "", "headers": []})
+        if match is Match.FULL:
+            return CARRIED in found
+    return False
 
 
 def _check_scopes(routes: Sequence[BaseRoute]) -> None:

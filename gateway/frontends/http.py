@@ -148,6 +148,15 @@ class Edge:
         """
         return self._carries_always(path) or path in self._added
 
+    def scope_of(self, path: str) -> str | None:
+        """Return the scope that `carry_also` demands of callers of `path`; None: none of its own.
+
+        Raises NotFound if the path is not forwarded.
+        """
+        if not self.carries(path):
+            raise NotFound(f"there is nothing at {path[:200]}")
+        return self._added.get(path)
+
     def _carries_always(self, path: str) -> bool:
         if path.startswith("/v1/"):
             is_plain = "." not in path and "%" not in path and "\\" not in path

@@ -104,10 +104,23 @@ class Host(Protocol):
     def carries(self, path: str) -> bool:
         """Whether the path is forwarded to workers: under /v1/, configured, or a plugin's."""
 
+    def scope_of(self, method: str, path: str) -> str | None:
+        """Return the scope that callers of a path need; None: that of the calls of models.
+
+        For front ends that are not HTTP. Raises NotFound if a request is not forwarded to workers,
+        also if a route of a plugin is at `path`.
+        """
+
     def carry_also(self, *paths: str, scope: str | None = None) -> Sequence[BaseRoute]:
         """Forward these exact paths too; return the routes, which the plugin gives to the gateway.
 
         `scope` is the scope that a caller needs; None: that of the calls of models.
+        """
+
+    async def identify(self, call: Call) -> None:
+        """Set the principal of a call that is not dispatched. Raises Unauthorized.
+
+        The principal stays None if no plugin authenticates. Raises the errors of the hooks.
         """
 
     async def dispatch(self, call: Call) -> None:

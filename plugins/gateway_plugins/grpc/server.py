@@ -5,7 +5,7 @@ It is imported after the processes of a gateway have forked: the library must no
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,12 +18,10 @@ from gateway_plugins.grpc.details import trailers
 from gateway_plugins.grpc.edge.context import Gone, Metadata
 from gateway_plugins.grpc.messages import Messages
 from gateway_plugins.grpc.options import Options
-from gateway_plugins.grpc.status import Code, Status
+from gateway_plugins.grpc.served import Serve
+from gateway_plugins.grpc.status import Code
 
 log = logging.getLogger("gateway")
-
-Serve = Callable[["RpcContext"], Awaitable[tuple[Status, int]]]
-"""Carries one RPC; returns how it ended, and after how many messages."""
 
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -35,8 +34,8 @@ class Serving:
 
     def _add_all(self) -> None:
         served = self._served
-        for method in served.methods:
-            self._server.add(method.name, partial(served.rpcs.carry, method))
+        for name, serve in served.methods.items():
+            self._server.add(name, serve)
         health = Health(self._host, served.messages, served.services)
         self._server.add(CHECK, health.check)
         self._server.add(WATCH, health.watch)

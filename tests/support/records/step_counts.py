@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from support.plugins.recording_plugin import until
 from support.workers.memory_worker import MemoryPool
 
 from gateway import Gateway
@@ -154,30 +155,43 @@ def plugin(name: str, folder: Path, slots: int = 256) -> PluginEntry:
 
 @asynccontextmanager
 async def gateway_of(
-    plugins: Sequence[str], folder: Path, slots: int = 256
+    plugins: Sequence[str], folder: Path, slots: int = 256, runtime: PluginEntry | None = None
 ) -> AsyncIterator[Gateway]:
-    """One gateway with its one worker, which has `slots` and whose `pool` is to be replaced."""
+    """One gateway with its one worker, which has `slots` and whose `pool` is to be replaced.
+
+    The worker is an engine that `runtime` starts, if given.
+    """
     key = {"id": "key-0", "token_sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}
     keys = folder / "keys.json"
     keys.touch(mode=0o600)
     keys.write_text(json.dumps({"keys": [key]}))
     settings = Config(
-        workers=(Worker(url="http://127.0.0.1:1", models=("sim",)),),
-        plugins=tuple(plugin(name, folder, slots) for name in plugins),
+        workers=() if runtime else (Worker(url="http://127.0.0.1:1", models=("sim",)),),
+        plugins=(
+            *([runtime] if runtime else []),
+            *(plugin(name, folder, slots) for name in plugins),
+        ),
         probes=Probes(interval=None, models_interval=None),
         storage=StorageSettings(path=str(folder / "gateway.db")),
     )
     async with Gateway(settings) as gateway:
+        await until(lambda: bool(gateway.workers.fit))
         yield gateway
 
 
-async def steps_of(plugins: Sequence[str], answer: list[bytes], folder: Path, calls: int) -> float:
+async def steps_of(
+    plugins: Sequence[str],
+    answer: list[bytes],
+    folder: Path,
+    calls: int,
+    runtime: PluginEntry | None = None,
+) -> float:
     """Steps of one call, one after another, all that they store included."""
     streamed = b"event-stream" in answer[0]
     numbers = itertools.count()
     steps = Steps()
     steps.watch()
-    async with gateway_of(plugins, folder) as gateway:
+    async with gateway_of(plugins, folder, runtime=runtime) as gateway:
         [worker] = gateway.workers.all
         worker.pool = MemoryPool(answer, kept=not streamed)
 

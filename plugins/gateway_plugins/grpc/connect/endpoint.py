@@ -20,7 +20,6 @@ from gateway_plugins.grpc.connect.codec import from_json
 from gateway_plugins.grpc.connect.formats import Format, content_type, formats
 from gateway_plugins.grpc.connect.reading import Incoming, metadata_of, seconds_of
 from gateway_plugins.grpc.connect.replying import Reply
-from gateway_plugins.grpc.edge.answers import Method
 from gateway_plugins.grpc.edge.calling import LATE, LEFT
 from gateway_plugins.grpc.edge.context import Gone
 from gateway_plugins.grpc.served import Served
@@ -31,23 +30,21 @@ GRACE = 0.01
 
 
 def routes(host: Host, served: Served) -> Sequence[BaseRoute]:
-    """Return a route for each method. Its call authenticates the caller."""
+    """Return a route for each method, which identifies its caller itself."""
     return [
-        host.carried(
-            Route(method.name, Endpoint(host, served, method), methods=["POST", "OPTIONS"])
-        )
-        for method in served.methods
+        host.carried(Route(name, Endpoint(host, served, name), methods=["POST", "OPTIONS"]))
+        for name in served.methods
     ]
 
 
 class Endpoint:
     """An ASGI application."""
 
-    def __init__(self, host: Host, served: Served, method: Method) -> None:
+    def __init__(self, host: Host, served: Served, method: str) -> None:
         self._host = host
         self._served = served
         self._method = method
-        self._signature = served.messages.signature(method.name)
+        self._signature = served.messages.signature(method)
         self._formats = formats(streams=self._signature.streams)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +64,7 @@ class Endpoint:
                 send,
                 self._served.messages,
                 format_,
-                method=self._method.name,
+                method=self._method,
                 response=self._signature.response,
                 metadata=metadata_of(headers),
                 client=_client(scope),
@@ -112,7 +109,7 @@ class Endpoint:
         loop, left = asyncio.get_running_loop(), reply.seconds_left
         deadline = None if left is None else loop.call_later(left + GRACE, end)
         try:
-            return await self._served.rpcs.carry(self._method, reply)
+            return await self._served.methods[self._method](reply)
         except asyncio.CancelledError:
             return (LATE if deadline is not None and deadline.when() <= loop.time() else LEFT), 0
         finally:

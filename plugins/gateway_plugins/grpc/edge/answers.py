@@ -21,32 +21,42 @@ class WorkerError(GatewayError):
     """A worker told of an error inside a stream. The message is the worker's."""
 
 
+class Unsupported(GatewayError):
+    """A worker's response lacks what the caller has asked for, so the worker cannot do it."""
+
+
 class Asked(msgspec.Struct, frozen=True):
     """The call that a request asks for: `body` writes its JSON once the caller is known.
 
-    `body` may raise BadRequest.
+    `body` may raise BadRequest. `scope` is the scope that the caller needs, None: that of all calls
+    of models. A method may have an Asked of its own, with what its Answer has to know.
     """
 
     path: str
     body: Callable[[], bytes]
     meta: Meta = Meta()
     method: str = "POST"
+    query: bytes = b""
+    scope: str | None = None
 
 
 class Answer(Protocol):
     """Makes the messages of one RPC from a worker's response.
 
-    `event` and `plain` are called as the response arrives; they raise BadAnswer or WorkerError.
-    `take` returns the messages that are ready and not taken yet: what has come since the last
-    time, merged. `finish` returns the last ones after the response was recorded, and raises Broken
-    if it was not whole. `finish_reason` and the numbers of tokens are what the response says.
+    `expect` is called once the request has been read. `event` and `plain` are called as the
+    response arrives, `begin` before the first of them; they raise BadAnswer, Unsupported or
+    WorkerError. `take` returns the messages that are ready and not taken yet: what has come since
+    the last time, merged. `finish` returns the last ones after the response was recorded; it raises
+    Broken if it was not whole, or Unsupported. `finish_reason` and the numbers of tokens are what
+    the response says.
     """
 
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
 
-    def begin(self, started: "Begun") -> None: ...
+    def expect(self, asked: Asked) -> None: ...
+    def begin(self, begun: "Begun") -> None: ...
     def event(self, data: bytes) -> None: ...
     def comment(self) -> None: ...
     def plain(self, body: bytes) -> None: ...
@@ -75,7 +85,7 @@ class Method(Protocol):
     def path(self) -> str | None: ...
 
     def read(self, message: bytes) -> Asked:
-        """Parse a request. Raises BadRequest."""
+        """Parse a request. Raises a CallError, such as BadRequest."""
 
     def answer(self, started: float) -> Answer:
         """Return the answer of a call that began at this `time.monotonic()`."""

@@ -7,11 +7,11 @@ the call ends by its own rules and is recorded, and the task of the RPC waits fo
 import asyncio
 import time
 
-from gateway import Call, CallerGone, Host, Unauthorized
+from gateway import Call, CallerGone, CallError, Host
 from gateway_plugins.grpc.edge.answers import Answer, Method
 from gateway_plugins.grpc.edge.context import Context, Gone
 from gateway_plugins.grpc.edge.judging import judge
-from gateway_plugins.grpc.edge.metadata import check_credentials, lines_for_caller
+from gateway_plugins.grpc.edge.metadata import lines_for_caller
 from gateway_plugins.grpc.edge.receiver import Receiver
 from gateway_plugins.grpc.edge.request import Request
 from gateway_plugins.grpc.status import Code, Status, of_error
@@ -39,11 +39,11 @@ class Rpc:
 
     async def run(self) -> Status:
         """Carry the RPC; return how it ended, also if the task is cancelled."""
-        call = self.call = await Request(self._host, self.method, self.context).call(self._receiver)
+        request = Request(self._host, self.method, self.context, self.answer)
         try:
-            check_credentials(call.headers)
-        except Unauthorized as error:
-            return of_error(error, {"request_id": call.id})
+            call = self.call = await request.call(self._receiver)
+        except CallError as error:
+            return of_error(error, {"request_id": request.id})
         self._receiver.watch(call)
         dispatching = asyncio.create_task(self._host.dispatch(call))
         dispatching.add_done_callback(self._receiver.wake)

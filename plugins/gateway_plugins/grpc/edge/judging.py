@@ -1,11 +1,12 @@
 """How an RPC ended, once its call is over."""
 
 from gateway import ENGINE_ERROR, Call
-from gateway_plugins.grpc.edge.answers import Answer, Broken, WorkerError
+from gateway_plugins.grpc.edge.answers import Answer, Broken, Unsupported, WorkerError
 from gateway_plugins.grpc.edge.receiver import Receiver
 from gateway_plugins.grpc.status import Code, Status, of_error, of_response
 
 ABORTED = "the call was aborted"
+CUT = "the worker's response ended without a finish reason"
 
 
 def judge(call: Call, receiver: Receiver, answer: Answer, sent: int) -> tuple[Status, list[bytes]]:
@@ -15,16 +16,32 @@ def judge(call: Call, receiver: Receiver, answer: Answer, sent: int) -> tuple[St
         return of_error(call.outcome.error, facts), []
     if receiver.status >= 400:
         return of_response(receiver.status, receiver.headers, receiver.body, facts), []
-    if isinstance(receiver.failure, WorkerError):
-        return _unavailable(str(receiver.failure), ENGINE_ERROR, facts), []
     if receiver.failure is not None:
-        return _unavailable(str(receiver.failure), "upstream_protocol_error", facts), []
+        return _of_failure(receiver.failure, facts), []
     if not receiver.ended:
         return Status(Code.CANCELLED, ABORTED, "aborted", facts=facts), []
+    ending = call.outcome.ending
+    if ending.error is not None:
+        return _unavailable(ending.error, ENGINE_ERROR, facts), []
+    if receiver.streams and ending.finished is False:
+        return _of_failure(Broken(CUT), facts), []
     try:
         return Status(Code.OK, facts=facts), answer.finish()
-    except Broken as error:
-        return _unavailable(str(error), "upstream_closed", facts), []
+    except (Broken, Unsupported) as error:
+        return _of_failure(error, facts), []
+
+
+def _of_failure(failure: Exception, facts: dict[str, str]) -> Status:
+    """Return the status of a response that was not what it has to be."""
+    message = str(failure)
+    if isinstance(failure, Unsupported):
+        reason = "unsupported_by_worker"
+        return Status(Code.FAILED_PRECONDITION, message[:1_024], reason, facts=facts)
+    if isinstance(failure, WorkerError):
+        return _unavailable(message, ENGINE_ERROR, facts)
+    if isinstance(failure, Broken):
+        return _unavailable(message, "upstream_closed", facts)
+    return _unavailable(message, "upstream_protocol_error", facts)
 
 
 def _unavailable(message: str, reason: str, facts: dict[str, str]) -> Status:

@@ -1,10 +1,20 @@
 """The Caller of a call that came as an RPC: it takes the response apart as it arrives."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from gateway import Call, Event, GatewayError, Headers, Splitter, UpstreamError, is_event_stream
-from gateway_plugins.grpc.edge.answers import Answer, BadAnswer, Begun, WorkerError
+from gateway import (
+    Attempt,
+    Call,
+    CallerGone,
+    Event,
+    GatewayError,
+    Headers,
+    Splitter,
+    UpstreamError,
+    is_event_stream,
+)
+from gateway_plugins.grpc.edge.answers import Answer, BadAnswer, Begun, Unsupported, WorkerError
 
 MAX_ERROR = 64 * 1024
 """Maximum bytes of an error response that are read."""
@@ -19,6 +29,7 @@ class Receiver:
     """A gateway Caller. `limit`: maximum bytes of one event, and of a plain response.
 
     `failure` is what was wrong with the response. `ended`: the response is whole and recorded.
+    `streams`: the response is an event stream.
     """
 
     def __init__(self, answer: Answer, limit: int) -> None:
@@ -32,7 +43,7 @@ class Receiver:
         self._call: Call | None = None
         self._limit = limit
         self._splitter = Splitter(limit)
-        self._events = False
+        self.streams = self._begun = False
         self._chunks: list[bytes] = []
         self._size = self._waiting = self._taken = 0
         self._loop = asyncio.get_running_loop()
@@ -44,12 +55,7 @@ class Receiver:
 
     def start(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers
-        self._events = status < 400 and is_event_stream(headers)
-        if status < 400 and self._call is not None and self._call.attempts:
-            attempt = self._call.attempts[-1]
-            version = "" if attempt.weight_version is None else str(attempt.weight_version)
-            begun = Begun(attempt.worker.id, version, len(self._call.attempts))
-            self._answer.begin(begun)
+        self.streams = status < 400 and is_event_stream(headers)
 
     def write(self, data: bytes) -> bool:
         self._feed(data)
@@ -92,7 +98,7 @@ class Receiver:
         if self.failure is not None:
             return
         try:
-            if self._events:
+            if self.streams:
                 self._waiting += len(data)
                 self._read(self._splitter.feed(data))
             else:
@@ -113,23 +119,44 @@ class Receiver:
             if event.data is None:
                 self._answer.comment()
             elif event.data != DONE:
+                self._begin()
                 self._answer.event(event.data)
+
+    def _begin(self) -> None:
+        """Say once where the response comes from: comments may have come before any worker."""
+        if not self._begun:
+            self._begun = True
+            attempts = () if self._call is None else self._call.attempts
+            self._answer.begin(_begun(attempts))
 
     def _fail(self, error: GatewayError) -> None:
         self.failure = error
-        if self._call is not None and not isinstance(error, WorkerError):
+        if self._call is None or isinstance(error, WorkerError):
+            return
+        if isinstance(error, Unsupported):  # the worker has done no wrong
+            self._call.cancel(CallerGone(str(error)))
+        else:
             self._call.cancel(UpstreamError(str(error), code="upstream_protocol_error"))
 
     def _close(self) -> None:
         try:
-            if self._events:
+            if self.streams:
                 self._read(self._splitter.close())
                 return
             self.body = b"".join(self._chunks)
             if self.status < 400:
+                self._begin()
                 self._answer.plain(self.body)
         except GatewayError as error:
             self.failure = error
+
+
+def _begun(attempts: Sequence[Attempt]) -> Begun:
+    if not attempts:
+        return Begun()
+    last = attempts[-1]
+    version = "" if last.weight_version is None else str(last.weight_version)
+    return Begun(last.worker.id, version, len(attempts))
 
 
 def _nothing() -> None: ...

@@ -7,15 +7,18 @@ message that nobody reads.
 import asyncio
 
 from gateway import BadRequest, Body, Call, Caller, CallError, Host
-from gateway_plugins.grpc.edge.answers import Asked, Method
+from gateway_plugins.grpc.edge.answers import Answer, Asked, Method
 from gateway_plugins.grpc.edge.context import Context
-from gateway_plugins.grpc.edge.metadata import add_meta, headers_of
+from gateway_plugins.grpc.edge.metadata import add_meta, check_credentials, headers_of
 
 LARGE = 1024 * 1024
 """Bytes of a request from which on a thread parses it: the event loop has other callers."""
 
 USUAL = "/v1/chat/completions"
 """Path of a call whose request cannot be parsed."""
+
+UNKNOWN = Asked(USUAL, bytes)
+"""Stands for a request that has not been read."""
 
 
 class RequestTimeout(CallError):
@@ -27,12 +30,16 @@ class RequestTimeout(CallError):
 
 
 class Request:
-    """Makes the call of one RPC, and the call's body of the RPC's message."""
+    """Makes the call of one RPC, and the call's body of the RPC's message.
 
-    def __init__(self, host: Host, method: Method, context: Context) -> None:
+    `answer` is told what the message asks for. `id` is the call's id.
+    """
+
+    def __init__(self, host: Host, method: Method, context: Context, answer: Answer) -> None:
         self._host = host
         self._method = method
         self._context = context
+        self._answer = answer
         self._headers = headers_of(context.metadata)
         self._asked: Asked | None = None
         self._error: CallError | None = None
@@ -41,28 +48,41 @@ class Request:
     async def call(self, caller: Caller) -> Call:
         """Return the call, which responds to `caller`.
 
-        If the path of the call is known by the message alone, that is read here.
+        If the path of the call is known by the message alone, that is read here, once the caller is
+        known. Raises CallError if the caller cannot be known.
         """
-        path = self._method.path or await self._path()
+        self._call = call = self._made(caller, self._method.path or USUAL, UNKNOWN)
+        check_credentials(self._headers)
+        if self._method.path is None:
+            await self._host.identify(call)
+            self._call = call = self._made(caller, *await self._path())
+        return call
+
+    def _made(self, caller: Caller, path: str, asked: Asked) -> Call:
         limit = self._host.config.server_limits.max_body_bytes
-        self._call = Call(
+        return Call(
             caller,
-            method="POST" if self._asked is None else self._asked.method,
+            method=asked.method,
             path=path,
+            query=asked.query,
+            scope=asked.scope,
             headers=self._headers,
             body=Body(None, source=self._chunk, limit=limit),
             client=self._context.client,
             frontend=self._context.frontend,
         )
-        return self._call
 
-    async def _path(self) -> str:
+    @property
+    def id(self) -> str:
+        return "" if self._call is None else self._call.id
+
+    async def _path(self) -> tuple[str, Asked]:
         try:
-            self._asked = await self._read()
+            self._asked = asked = await self._read()
         except CallError as error:
-            self._error = error  # told once the caller is known
-            return USUAL
-        return self._asked.path
+            self._error = error  # told as part of the call
+            return USUAL, UNKNOWN
+        return asked.path, asked
 
     async def _chunk(self) -> tuple[bytes, bool]:
         """Return the body of the call, which is one chunk. Raises CallError."""
@@ -83,5 +103,8 @@ class Request:
         if message is None:
             raise BadRequest("the RPC has no request")
         if len(message) >= LARGE:
-            return await asyncio.to_thread(self._method.read, message)
-        return self._method.read(message)
+            asked = await asyncio.to_thread(self._method.read, message)
+        else:
+            asked = self._method.read(message)
+        self._answer.expect(asked)
+        return asked

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from gateway import NOT_JSON, error_message
-from gateway_plugins.grpc.edge.answers import BadAnswer, Begun, Broken, WorkerError
+from gateway_plugins.grpc.edge.answers import Asked, BadAnswer, Begun, Broken, WorkerError
 from gateway_plugins.grpc.messages import Messages
 
 MOST = 2**31 - 1
@@ -65,6 +65,8 @@ class ChatAnswer:
         self._told_first = False
         self._chunk: Any = messages.type("llm.v1.ChatCompletionChunkResponse")
         self._whole: Any = messages.type("llm.v1.ChatCompletionResponse")
+
+    def expect(self, asked: Asked) -> None: ...
 
     def begin(self, begun: Begun) -> None: ...
 

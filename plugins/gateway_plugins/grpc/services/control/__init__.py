@@ -1,0 +1,1 @@
+"""What the gateway's own service offers beside generations: `ListModels` and `Abort`."""
