@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from bench.lines import Line, View
-from bench.stack import gateway, without
+from bench.stack import WHOLE, gateway, without
 from bench.systems import DIRECT, System
-from bench.works import Calls, Idle, Work
+from bench.works import Calls, Idle, IdleGrpc, Work
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -37,11 +37,16 @@ FRESH = gateway("gateway, fresh")
 QUEUED = gateway("gateway, queued", slots=SLOTS)
 NO_CAPTURE = gateway("gateway, no capture", without("trace_capture"))
 CORE = gateway("gateway, core alone", ())
+GRPC = gateway("gateway, gRPC", (*WHOLE, "grpc"))
 
 PLAIN = Calls(name="plain")
 STREAM = Calls(name="stream", stream=True)
 PACED = Calls(name="paced", stream=True, callers=200, tokens=100, gap=0.02, spread=2.0, least=8.0)
 """200 streams of 50 tokens a second, which do not begin all at once."""
+
+PACED_GRPC = msgspec.structs.replace(PACED, name="paced over gRPC", grpc=True)
+STREAM_GRPC = msgspec.structs.replace(STREAM, name="stream over gRPC", grpc=True)
+IDLE_GRPC = IdleGrpc(name="idle over gRPC")
 
 SHORT = Calls(name="short", stream=True, callers=100, gap=0.02, spread=1.3)
 LONG = Calls(name="long", callers=1, prompt_bytes=400_000, prompt_tokens=100_000)
@@ -121,6 +126,28 @@ def memory(view: View) -> Iterator[Line]:
         yield view.line(what, FRESH, IDLE, figure, comparison="is", most=most)
 
 
+def grpc(view: View) -> Iterator[Line]:
+    """Beside the same gateway's HTTP, in the same run."""
+    http = view.median(GRPC, PACED, "per_event")
+    what = "a message of 200 paced streams over gRPC"
+    yield view.line(what, GRPC, PACED_GRPC, "per_event", beside="HTTP", other=http, most=1.6)
+    yield view.line(what, GRPC, PACED_GRPC, "per_event", comparison="is", most=50.0)
+    what = "an event as fast as it comes, over gRPC"
+    yield view.line(what, GRPC, STREAM_GRPC, "per_event", comparison="is", most=30.0)
+    yield view.line(
+        "time to the first text over gRPC, p50",
+        GRPC,
+        PACED_GRPC,
+        "ttft_p50",
+        beside="HTTP",
+        other=view.median(GRPC, PACED, "ttft_p50"),
+        comparison="more",
+        most=1.0,
+    )
+    what = "memory of an idle stream over gRPC"
+    yield view.line(what, GRPC, IDLE_GRPC, "per_stream", comparison="is", most=40.0)
+
+
 def _later(view: View, what: str, work: Work, figure: str, other: str, most: float | None) -> Line:
     """How much longer something takes than with another."""
     return view.line(what, GATEWAY, work, figure, beside=other, comparison="more", most=most)
@@ -138,4 +165,5 @@ ROWS = (
     Row("latency", (GATEWAY, DIRECT), (PACED,), (), latency),
     Row("long-prompt", (GATEWAY,), LONG_WORKS, ("vllm-router",), long_prompt, compared=True),
     Row("memory", (FRESH,), (IDLE,), (), memory),
+    Row("grpc", (GRPC,), (PACED, PACED_GRPC, STREAM_GRPC, IDLE_GRPC), (), grpc),
 )

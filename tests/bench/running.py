@@ -25,13 +25,14 @@ PROBE = 5.0
 class Running(msgspec.Struct, frozen=True):
     """What works are done with; `pid` is None where calls go to the worker itself.
 
-    `load` is the program that calls.
+    `load` is the program that calls, `grpc` the address of gRPC, if there is one.
     """
 
     system: System
     url: str
     pid: int | None
     load: Path
+    grpc: str = ""
 
 
 @contextlib.contextmanager
@@ -60,7 +61,9 @@ def running(system: System, command: Command | None, place: Place, load: Path) -
             cwd=place.folder,
         ) as process,
     ):
-        one = Running(system, f"http://127.0.0.1:{place.port}{command.path}", process.pid, load)
+        grpc = f"127.0.0.1:{command.grpc_port}" if command.grpc_port else ""
+        url = f"http://127.0.0.1:{place.port}{command.path}"
+        one = Running(system, url, process.pid, load, grpc)
         deadline = time.monotonic() + command.wait
         while (fault := _fault(one)) is not None:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from support.paths import ROOT
 
-from bench.systems import SESSIONS, Command, Place, System
+from bench.systems import SESSIONS, Command, Place, System, free_port
 
 Filler = Callable[[Path], None]
 """Makes the file of traces before the gateway starts for the first time."""
@@ -55,7 +55,9 @@ def gateway(
 
     def command(place: Place) -> Command:
         write_keys(place.folder / "keys.json", keys)
-        text = yaml.safe_dump(configuration(place, plugins, workers, slots), sort_keys=False)
+        grpc_port = free_port() if "grpc" in plugins else 0
+        made = configuration(place, plugins, workers, slots, grpc_port)
+        text = yaml.safe_dump(made, sort_keys=False)
         file = place.folder / "gateway.yaml"
         file.write_text(text)
         traces = place.folder / "gateway.db"
@@ -66,6 +68,7 @@ def gateway(
             environment=source(ROOT),
             configuration=text,
             traces=traces if "trace_capture" in plugins else None,
+            grpc_port=grpc_port,
         )
 
     return System(
@@ -84,23 +87,25 @@ def source(checkout: Path) -> dict[str, str]:
 
 
 def configuration(
-    place: Place, plugins: Sequence[str], workers: int, slots: int
+    place: Place, plugins: Sequence[str], workers: int, slots: int, grpc_port: int = 0
 ) -> dict[str, object]:
     return {
         "host": "127.0.0.1",
         "port": place.port,
         "workers": [f"http://{host}:{place.worker_port}/v1" for host in hosts(workers)],
-        "plugins": [_plugin(name, slots) for name in plugins],
+        "plugins": [_plugin(name, slots, grpc_port) for name in plugins],
         "storage": {"path": "gateway.db"},
     }
 
 
-def _plugin(name: str, slots: int) -> str | dict[str, object]:
+def _plugin(name: str, slots: int, grpc_port: int) -> str | dict[str, object]:
     match name:
         case "auth":
             return {name: {"keys_file": "keys.json"}}
         case "backpressure":
             return {name: {"max_in_flight_per_worker": slots}}
+        case "grpc":
+            return {name: {"port": grpc_port, "log_calls": False}}
         case "limits":
             limits = ("requests_per_minute", "tokens_per_minute", "concurrent")
             return {name: {"default": dict.fromkeys(limits, MOST)}}

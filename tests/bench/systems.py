@@ -31,7 +31,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """How one is run, and called; in `path`, %s stands for a session's id.
 
     `configuration` is what it was given in a file. `traces` is the file that every call is in once
-    it is answered.
+    it is answered. `grpc_port` is where it serves gRPC, 0: nowhere.
     """
 
     argv: tuple[str, ...]
@@ -40,6 +40,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     wait: float = WAIT
     configuration: str = ""
     traces: Path | None = None
+    grpc_port: int = 0
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True):

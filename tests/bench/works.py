@@ -93,14 +93,15 @@ class Told(msgspec.Struct, frozen=True):
 class Calls(msgspec.Struct, frozen=True, kw_only=True):
     """So many callers that call without a pause, for `least` seconds or more.
 
-    `gap` is the time between the events of a worker's stream in seconds, 0: none. The callers begin
-    one by one over `spread` seconds. Where there are `beside`, these are made at the same time, and
-    nothing is told of them but their errors.
+    If they are of gRPC, they are streams. `gap` is the time between the events of a worker's stream
+    in seconds, 0: none. The callers begin one by one over `spread` seconds. Where there are
+    `beside`, these are made at the same time, and nothing is told of them but their errors.
     """
 
     name: str
     callers: int = 32
     stream: bool = False
+    grpc: bool = False
     tokens: int = 64
     prompt_tokens: int = 32
     prompt_bytes: int = 512
@@ -138,6 +139,7 @@ class Calls(msgspec.Struct, frozen=True, kw_only=True):
         warm = 1.0 + self.spread
         return [
             *(str(running.load), "-url", running.url, "-callers", str(self.callers)),
+            *(["-grpc", running.grpc] if self.grpc else []),
             *("-warm", f"{warm}s", "-for", f"{seconds}s", "-spread", f"{self.spread}s"),
             *("-sessions", str(running.system.sessions), "-keys", str(running.system.keys)),
             *("-prompt-bytes", str(self.prompt_bytes), *(["-stream"] if self.stream else [])),
@@ -227,6 +229,30 @@ class Idle(msgspec.Struct, frozen=True):
             memory=after / MIB,
             per_stream=(after - before) / self.streams / KIB,
         )
+
+
+class IdleGrpc(msgspec.Struct, frozen=True):
+    """So many streams over gRPC, 100 to a connection, of which nothing comes after the first."""
+
+    name: str
+    streams: int = 2_000
+    warm: int = 100
+    spread: float = 2.0
+
+    def do(self, running: Running, seconds: float) -> Reading:
+        assert running.pid is not None, "a worker's memory is not measured"
+        with ExitStack() as opened:
+            self._open(running, self.warm, opened)  # what is loaded once is loaded now
+            before = used(running.pid).memory
+            self._open(running, self.streams, opened)
+            after = used(running.pid).memory
+        return Reading(memory=after / MIB, per_stream=(after - before) / self.streams / KIB)
+
+    def _open(self, running: Running, count: int, opened: ExitStack) -> None:
+        calls = Calls(name="", callers=count, grpc=True, tokens=2, gap=NEVER, spread=self.spread)
+        load = opened.enter_context(pinned(calls.argv(running, NEVER), OTHERS))
+        if _output(load).readline().strip() != b"begin":
+            raise RuntimeError("the load generator did not begin")
 
 
 def _open(running: Running, count: int, opened: ExitStack) -> None:
