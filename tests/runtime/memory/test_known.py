@@ -5,6 +5,7 @@ from time import monotonic
 
 import pytest
 from gateway_plugins.runtime.memory.known import Memory
+from gateway_plugins.runtime.memory.reported import NEVER, lasting
 from gateway_plugins.runtime.memory.schema import MIGRATIONS
 from gateway_plugins.runtime.options import Model, Restarts
 from support.plugins.recording_plugin import until
@@ -115,3 +116,16 @@ async def test_what_a_policy_saves_is_kept_for_its_runtime(storage: Storage) -> 
     await memory.save("gpu", "two")
     assert (await memory.saved("gpu"), await memory.saved("other")) == ("two", None)
     assert await memory.next_generation("gpu") == 2
+
+
+async def test_only_a_model_that_the_hub_refuses_is_tried_again_for_later_work(
+    storage: Storage,
+) -> None:
+    memory, before = memory_of(storage), time.time()
+    await memory.failed("a", "access_denied", "403", NEVER)
+    await memory.failed("b", "model_incompatible", "no implementation", 30 * 86_400.0)
+    found = lasting(memory, "ab")
+    assert before <= found["a"][1] <= time.time()
+    assert found["b"] == ("the model could not be loaded (model_incompatible)", NEVER)
+    await memory.forgive("a")
+    assert list(lasting(memory, "ab")) == ["b"]

@@ -27,7 +27,7 @@ class FakeHub:
     """Repositories of files by their names; `url` is the hub's.
 
     `token`: the one that opens those in `gated`. While `open` is not set, the second half of
-    weights waits. `status`: of each response from now on, if it is set. `requests` counts methods
+    `gate` waits. `status`: of each response from now on, if it is set. `requests` counts methods
     and paths, and `tokens` has the tokens that came.
     """
 
@@ -36,6 +36,7 @@ class FakeHub:
         self.gated: set[str] = set()
         self.token = "hf_secret"
         self.status: int | None = None
+        self.gate = "model.safetensors"
         self.open = threading.Event()
         self.open.set()
         self.requests: Counter[str] = Counter()
@@ -149,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body[: len(body) // 2])
-            if "etag" in headers and self.path.endswith(".safetensors"):
+            if "etag" in headers and self.path.endswith(self.of.gate):
                 self.of.open.wait()
             self.wfile.write(body[len(body) // 2 :])
 

@@ -43,6 +43,9 @@ ABANDONED = 3_600.0
 
 LONGEST_TEXT = 400
 
+NICE = 10
+"""To hash what comes must not take the processors from the gateway and its engines."""
+
 STOPPED = 3
 """Exit status of a download that was stopped."""
 
@@ -264,6 +267,7 @@ def _reason(error: BaseException, token: str | None) -> Reason | None:
 
 def main() -> None:
     """Do the job of the standard input."""
+    os.nice(NICE)
     events = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever else is printed is no event
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)

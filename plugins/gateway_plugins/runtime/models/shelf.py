@@ -205,6 +205,8 @@ class Shelf:
             log.info("model %s is on the disk", name)
         except Stopped as stopped:
             self._note_failure(place, stopped.refused)
+        except OSError as error:  # of the disk; the process that downloads has none
+            self._note_failure(place, Refused("download_failed", str(error)))
         except Exception as error:
             log.exception("model %s could not be downloaded", name)
             self._note_failure(place, Refused("download_failed", repr(error)))
@@ -289,6 +291,14 @@ class Shelf:
 
 
 def _found(model: Model) -> tuple[Place | None, Files]:
-    place = place_to_fill(model, os.environ)
-    snapshot = None if place is None else place.snapshot
-    return place, Files() if snapshot is None else inspect(snapshot)
+    """Return where the gateway downloads a model to, and what is there.
+
+    A place that this process may not read is left to the engine.
+    """
+    try:
+        place = place_to_fill(model, os.environ)
+        snapshot = None if place is None else place.snapshot
+        return place, Files() if snapshot is None else inspect(snapshot)
+    except OSError as error:
+        log.warning("model %s is left to its engine: %s", model.name, error)
+        return None, Files()

@@ -72,12 +72,13 @@ class DiskInfo(msgspec.Struct, frozen=True):
 
 
 class _Seen(msgspec.Struct, frozen=True):
-    """What the disk says of a model."""
+    """What the disk says of a model; `is_at_hub`: it is no folder, and no file."""
 
     folder: Path | None
     revision: str | None
     on_disk: bool
     size: int
+    is_at_hub: bool = False
 
 
 def cold_start(download: Progress, load: float) -> ColdStart:
@@ -116,7 +117,7 @@ def _model(item: Item, seen: _Seen, shelf: Shelf, memory: Memory) -> DiskModel:
     has_failed = known.reason in ENDED_ON_DISK
     return DiskModel(
         path=path_of(model),
-        downloaded_by=_downloader(item),
+        downloaded_by=_downloader(item, seen),
         folder=None if seen.folder is None else str(seen.folder),
         revision=seen.revision,
         on_disk=seen.on_disk if item.place is None else bool(item.is_there),
@@ -131,14 +132,20 @@ def _model(item: Item, seen: _Seen, shelf: Shelf, memory: Memory) -> DiskModel:
     )
 
 
-def _downloader(item: Item) -> str | None:
+def _downloader(item: Item, seen: _Seen) -> str | None:
     if item.place is not None:
         return "gateway"
-    is_at_the_hub = item.model.url is None and place_of(item.model, os.environ) is not None
-    return "engine" if is_at_the_hub else None
+    return "engine" if seen.is_at_hub and item.model.url is None else None
 
 
 def _look(model: Model) -> _Seen:
+    try:
+        return _seen(model)
+    except OSError:  # this process may not read it
+        return _Seen(None, None, False, 0)
+
+
+def _seen(model: Model) -> _Seen:
     place = place_of(model, os.environ)
     if place is not None:
         return _at_the_hub(place)
@@ -152,9 +159,9 @@ def _look(model: Model) -> _Seen:
 def _at_the_hub(place: Place) -> _Seen:
     snapshot = place.snapshot
     if snapshot is None or not snapshot.is_dir():
-        return _Seen(None, None, False, 0)
+        return _Seen(None, None, False, 0, is_at_hub=True)
     files = inspect(snapshot)
-    return _Seen(snapshot, snapshot.name, files.whole, files.size)
+    return _Seen(snapshot, snapshot.name, files.whole, files.size, is_at_hub=True)
 
 
 def _others(shelf: Shelf) -> list[OtherModel]:
