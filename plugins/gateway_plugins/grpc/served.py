@@ -11,6 +11,7 @@ from gateway_plugins.grpc.options import Options
 from gateway_plugins.grpc.rpcs import Rpcs
 from gateway_plugins.grpc.services.control import abort
 from gateway_plugins.grpc.services.control.models import ListModels
+from gateway_plugins.grpc.services.generate.method import Generate
 from gateway_plugins.grpc.services.json.call import JsonCall
 from gateway_plugins.grpc.services.llm.methods import Chat
 from gateway_plugins.grpc.services.llm.request import Mapping
@@ -30,6 +31,7 @@ class Served:
         calls: list[Method] = [
             *(Chat(messages, mapping, streams) for streams in (False, True)),
             JsonCall(messages, host),
+            Generate(messages, mapping.default_model),
             ListModels(messages),
         ]
         self.methods: dict[str, Serve] = {

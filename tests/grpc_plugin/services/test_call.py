@@ -1,6 +1,6 @@
 """`Call`: what a worker says reaches the caller byte for byte, whatever the API."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -8,6 +8,7 @@ from gateway_plugins.grpc.edge.calling import Rpc
 from gateway_plugins.grpc.services.json.call import JsonCall
 from gateway_plugins.grpc.status import Code
 from starlette.routing import BaseRoute
+from support.grpc.generations import data_of, is_stream
 from support.grpc.in_process import MESSAGES, KeptMessages, carried, message
 from support.records.vllm_recordings import OTHER_ENGINES, RecordedExchange, load
 from support.workers.playing import Playing, naming, raw
@@ -41,15 +42,6 @@ async def gateway_before(worker: ScriptedWorker, *plugins: type) -> AsyncIterato
         yield gateway
 
 
-def data_of(exchange: RecordedExchange) -> Iterator[bytes]:
-    """The data of each event, read in the plainest way."""
-    for frame in exchange.body.replace(b"\r\n", b"\n").split(b"\n\n"):
-        lines = [line for line in frame.split(b"\n") if line.startswith(b"data:")]
-        data = b"\n".join(line.removeprefix(b"data:").removeprefix(b" ") for line in lines)
-        if lines and data != b"[DONE]":
-            yield data
-
-
 async def test_events_and_plain_responses_come_byte_for_byte() -> None:
     playing = Playing()
     async with ScriptedWorker(playing.script) as worker, gateway_before(worker) as gateway:
@@ -68,7 +60,7 @@ def check(exchange: RecordedExchange, code: Code, found: list[bytes]) -> None:
     if exchange.status >= 400:
         assert (code is Code.OK, found) == (False, [])
         return
-    streams = exchange.body.startswith((b"data:", b"event:", b": "))
+    streams = is_stream(exchange)
     expected = list(data_of(exchange)) if streams else [exchange.body]
     if code is Code.OK:
         assert found == ([*expected, b""] if streams else expected)

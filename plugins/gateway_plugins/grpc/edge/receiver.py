@@ -73,9 +73,9 @@ class Receiver:
         self.wake()
 
     def take(self) -> list[bytes]:
-        """Return the messages that wait for the caller."""
+        """Return the messages that wait for the caller; none of a response that is of no use."""
         self._taken = self._waiting
-        return self._answer.take()
+        return [] if isinstance(self.failure, Unsupported) else self._answer.take()
 
     def note_sent(self) -> None:
         """The caller has taken in what was taken."""
