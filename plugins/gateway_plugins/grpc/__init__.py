@@ -9,6 +9,7 @@ logs, `ports.py` finds out whether another program has the port, `serving.py` jo
 """
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -52,6 +53,8 @@ class Grpc:
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
+        # Unless somebody wants to see them: lines that the library's core writes past the log.
+        os.environ.setdefault("GRPC_VERBOSITY", "none")
         # Not before: the library must not be touched before processes have forked.
         from gateway_plugins.grpc.serving import Serving
 

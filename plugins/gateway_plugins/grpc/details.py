@@ -1,10 +1,13 @@
 """The trailing metadata of an RPC: what programs read about its end."""
 
 from gateway_plugins.grpc.messages import Messages
-from gateway_plugins.grpc.status import MAX_REASON, Code, Status
+from gateway_plugins.grpc.status import MAX_TEXT, Code, Status, clipped
 
 DOMAIN = "llm-call-gateway"
 """The `domain` of each ErrorInfo."""
+
+NO_ROOM = frozenset(("queue_full", "queue_timeout", "too_many_calls"))
+"""Reasons for which a call is refused though its caller has exceeded no limit of its own."""
 
 TYPE_URL = "type.googleapis.com/google.rpc."
 
@@ -21,19 +24,20 @@ def packed(messages: Messages, status: Status) -> bytes:
 def details_of(messages: Messages, status: Status) -> list[tuple[str, bytes]]:
     """Return the details of a failure: the name of each in google.rpc, and its bytes."""
     kind = messages.type("google.rpc.ErrorInfo")
-    reason = status.reason.upper()[:MAX_REASON]
+    told = clipped(status.message, MAX_TEXT)
+    reason = status.reason.upper()
     made = [("ErrorInfo", kind(reason=reason, domain=DOMAIN, metadata=dict(status.facts)))]
     if status.retry_after is not None:
         retry = messages.type("google.rpc.RetryInfo")()
-        retry.retry_delay.seconds = int(status.retry_after)
+        retry.retry_delay.FromMilliseconds(round(status.retry_after * 1000))
         made.append(("RetryInfo", retry))
-    if status.code is Code.RESOURCE_EXHAUSTED and status.retry_after is not None:
+    if status.code is Code.RESOURCE_EXHAUSTED and _is_limit(status):
         quota = messages.type("google.rpc.QuotaFailure")()
-        quota.violations.add(subject=status.reason, description=status.message[:200])
+        quota.violations.add(subject=status.reason, description=told)
         made.append(("QuotaFailure", quota))
     if status.code is Code.INVALID_ARGUMENT and status.field:
         bad = messages.type("google.rpc.BadRequest")()
-        bad.field_violations.add(field=status.field[:200], description=status.message[:200])
+        bad.field_violations.add(field=status.field, description=told)
         made.append(("BadRequest", bad))
     if status.code is Code.NOT_FOUND and "model" in status.facts:
         resource = messages.type("google.rpc.ResourceInfo")
@@ -41,6 +45,10 @@ def details_of(messages: Messages, status: Status) -> list[tuple[str, bytes]]:
             ("ResourceInfo", resource(resource_type="model", resource_name=status.facts["model"]))
         )
     return [(name, detail.SerializeToString()) for name, detail in made]
+
+
+def _is_limit(status: Status) -> bool:
+    return status.retry_after is not None and status.reason not in NO_ROOM
 
 
 def trailers(messages: Messages, status: Status, sent: int) -> list[tuple[str, str | bytes]]:
@@ -54,7 +62,7 @@ def trailers(messages: Messages, status: Status, sent: int) -> list[tuple[str, s
     if status.code is Code.OK:
         return lines
     lines.append(("grpc-status-details-bin", packed(messages, status)))
-    helps = status.retry_after is not None and not sent
+    helps = status.retry_after is not None and not (sent or status.final)
     pushback = round((status.retry_after or 0) * 1000) if helps else -1
     lines.append(("grpc-retry-pushback-ms", str(pushback)))
     return lines

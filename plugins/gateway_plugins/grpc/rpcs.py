@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from gateway import Host, Sample
 from gateway_plugins.grpc.edge.answers import Method
 from gateway_plugins.grpc.edge.calling import LATE, Rpc
@@ -37,7 +39,7 @@ class Rpcs:
             status = await rpc.run()
         except Exception:
             log.exception("the gateway failed on a call over gRPC")
-            status = BUG
+            status = BUG if rpc.call is None else replace(BUG, facts={"request_id": rpc.call.id})
         finally:
             self._running -= 1
         self._note(rpc, status)

@@ -30,6 +30,17 @@ GONE = (grpc.aio.UsageError, grpc.aio.InternalError, grpc.aio.AbortError)
 """What the library raises if the caller has left."""
 
 
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether to keep a record of the library, without its arguments: callers have sent them.
+
+    Metadata that is no text is logged with a traceback; its caller is refused.
+    """
+    if record.exc_info and isinstance(record.exc_info[1], UnicodeError):
+        return False
+    record.msg, record.args = str(record.msg).partition("%")[0], ()
+    return True
+
+
 class RpcContext:
     """A Context, see gateway_plugins.grpc.edge.context."""
 
@@ -71,6 +82,7 @@ class Server:
         self._messages = messages
         self._options = options
         self._methods: dict[str, Any] = {}
+        logging.getLogger("grpc._cython.cygrpc").addFilter(is_ours)
         self._server = grpc.aio.server(options=_arguments(options, limit, shared=shared))
         self._server.add_generic_rpc_handlers((self,))
 

@@ -5,20 +5,26 @@ in upper case, so that both front ends tell the same of the same failure. Number
 the codes: https://grpc.io/docs/guides/status-codes/; details: https://google.aip.dev/193.
 """
 
+import re
 from collections.abc import Mapping
 from enum import IntEnum
 
 import msgspec
 
-from gateway import NOT_JSON, CallError, Headers, error_message, get_header
+from gateway import NOT_JSON, CallError, Headers, error_message, get_header, retry_after
 
-MAX_MESSAGE = 1_024
-"""Maximum characters of a message: clients refuse metadata beyond 8 KiB."""
+MAX_MESSAGE = 512
+"""Maximum bytes of a message on the wire: with its details it has less than 4 KiB, because clients
+refuse metadata beyond 8 KiB."""
 
-MAX_REASON = 63
-"""Maximum characters of a reason, as ErrorInfo has it."""
+MAX_TEXT = 100
+"""Maximum bytes of a fact, and of another text in the details."""
 
-MAX_FACT = 200
+MAX_NAME, MAX_MEMBERS = 40, 8
+"""Maximum bytes of the name of a fact, and number of facts from a response."""
+
+REASON = re.compile(r"[A-Za-z][A-Za-z0-9_]{1,62}")
+"""What ErrorInfo takes for a reason; a worker may have anything there."""
 
 
 class Code(IntEnum):
@@ -40,6 +46,9 @@ class Code(IntEnum):
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
 
+
+MAX_DIGITS = 9
+"""Maximum digits of a number of seconds."""
 
 BY_STATUS: Mapping[int, tuple[Code, str]] = {
     400: (Code.INVALID_ARGUMENT, "invalid_request"),
@@ -64,6 +73,7 @@ BY_STATUS: Mapping[int, tuple[Code, str]] = {
 BY_REASON: Mapping[str, Code] = {
     "queue_full": Code.RESOURCE_EXHAUSTED,
     "queue_timeout": Code.RESOURCE_EXHAUSTED,
+    "too_many_calls": Code.RESOURCE_EXHAUSTED,
     "context_length_exceeded": Code.INVALID_ARGUMENT,
 }
 """Codes of errors that have several HTTP statuses."""
@@ -75,8 +85,9 @@ RETRIED = frozenset((Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED))
 class Status(msgspec.Struct, frozen=True):
     """How an RPC ended. `retry_after`: seconds until a retry may help; None: no retry helps.
 
-    `reason` is an `error.code`, in lower case. `field` is the part of the request that was wrong.
-    `facts` go to the metadata of ErrorInfo.
+    `final`: a retry by a program makes no sense, however long it waits. `reason` is an
+    `error.code`, in lower case. `field` is the part of the request that was wrong. `facts` go to
+    the metadata of ErrorInfo.
     """
 
     code: Code
@@ -85,6 +96,7 @@ class Status(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     field: str | None = None
     facts: Mapping[str, str] = {}
+    final: bool = False
 
 
 class Envelope(msgspec.Struct):
@@ -96,8 +108,8 @@ class Envelope(msgspec.Struct):
 
 
 def of_error(error: CallError, facts: Mapping[str, str]) -> Status:
-    """Return the status of one of the gateway's own errors."""
-    return _status(error.status, error.code, error.message, error.headers, error.param, facts)
+    """Return the status of one of the gateway's own errors; its body may have more to tell."""
+    return of_response(error.status, error.headers, error.body(), facts)
 
 
 def of_response(status: int, headers: Headers, body: bytes, facts: Mapping[str, str]) -> Status:
@@ -110,7 +122,7 @@ def of_response(status: int, headers: Headers, body: bytes, facts: Mapping[str, 
         inner = Envelope()
     whole = error_message(told) if told is not None else members.pop("message", None)
     message = str(whole or f"the worker answered with status {status}")
-    reason = inner.code if isinstance(inner.code, str) and inner.code else ""
+    reason = inner.code if isinstance(inner.code, str) and REASON.fullmatch(inner.code) else ""
     if not reason and "maximum context length" in message:
         reason = "context_length_exceeded"
     return _status(status, reason, message, headers, inner.param, _known(members) | dict(facts))
@@ -126,8 +138,8 @@ def _members(body: bytes) -> dict[str, object]:
 
 def _known(members: Mapping[str, object]) -> dict[str, str]:
     """Return the short members beside an error's envelope, such as the time of a cold start."""
-    short = {name: value for name, value in members.items() if isinstance(value, str | int | float)}
-    return {name[:MAX_FACT]: str(value)[:MAX_FACT] for name, value in list(short.items())[:8]}
+    short = [(name, one) for name, one in members.items() if isinstance(one, str | int | float)]
+    return {clipped(name, MAX_NAME): str(value) for name, value in short[:MAX_MEMBERS]}
 
 
 def _status(
@@ -141,7 +153,38 @@ def _status(
     code, usual = BY_STATUS.get(status) or BY_STATUS[400 if status < 500 else 500]
     reason = reason or usual
     code = BY_REASON.get(reason, code)
-    seconds = get_header(headers, b"retry-after") or b""
     helps = code in RETRIED and status != 413
-    after = float(seconds[:9]) if seconds.isdigit() else 0.0
-    return Status(code, message[:MAX_MESSAGE], reason, after if helps else None, field, facts)
+    return Status(
+        code,
+        clipped(message, MAX_MESSAGE),
+        reason,
+        _seconds(reason, headers) if helps else None,
+        None if field is None else clipped(field, MAX_TEXT),
+        {name: clipped(value, MAX_TEXT) for name, value in facts.items()},
+        get_header(headers, b"x-should-retry") == b"false",
+    )
+
+
+def _seconds(reason: str, headers: Headers) -> float:
+    """Return the seconds until a retry: at once if another process is ready."""
+    if reason == "draining":
+        return 0.0
+    for name, unit in ((b"retry-after-ms", 1_000), (b"retry-after", 1)):
+        value = get_header(headers, name) or b""
+        if value.isdigit() and len(value) <= MAX_DIGITS:
+            return int(value) / unit
+    return retry_after(0)
+
+
+def clipped(text: str, most: int) -> str:
+    """Return the beginning of `text` that takes at most `most` bytes as HTTP/2 carries it.
+
+    Each byte that is not printable takes three there.
+    """
+    text = text[:most].encode(errors="replace").decode()
+    size = 0
+    for at, one in enumerate(text):
+        size += 1 if " " <= one <= "~" and one != "%" else 3 * len(one.encode())
+        if size > most:
+            return text[:at]
+    return text

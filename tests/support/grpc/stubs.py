@@ -48,17 +48,18 @@ def _module(name: str, path: Path) -> ModuleType:
 
 @contextlib.asynccontextmanager
 async def serving_grpc(
-    worker: str, folder: Path, *plugins: str, options: Sequence[str] = ()
+    worker: str, folder: Path, *plugins: str, options: Sequence[str] = (), **settings: str
 ) -> AsyncIterator[tuple[Process, int]]:
     """`gateway serve` with the plugin `grpc`; yields the process and the port of gRPC.
 
-    `plugins` are lines of YAML that stand before it, `options` those of the plugin itself.
+    `plugins` are lines of YAML that stand before it, `options` those of the plugin itself,
+    `settings` as `serving` takes them.
     """
     own = ", ".join(("port: 0", *options))
     lines = [*(f"  - {line}" for line in plugins), f"  - grpc: {{{own}}}"]
     file = folder / "gateway.yaml"
     file.write_text("storage: {path: ':memory:'}\nplugins:\n" + "\n".join(lines) + "\n")
-    async with serving(worker, "--config", str(file)) as process:
+    async with serving(worker, "--config", str(file), **settings) as process:
         yield process, int(PORT.search(process.log)[1])  # type: ignore[index]
 
 

@@ -18,6 +18,8 @@ from gateway_plugins.grpc.status import Code, Status, of_error
 
 LEFT = Status(Code.CANCELLED, "the caller left", "caller_gone")
 LATE = Status(Code.DEADLINE_EXCEEDED, "the caller's deadline has passed", "deadline_exceeded")
+LARGE = Status(Code.RESOURCE_EXHAUSTED, "the request is too large", "body_too_large")
+STALLED = Status(Code.CANCELLED, "the caller took nothing in (timeouts.idle)", "caller_stalled")
 
 
 class Rpc:
@@ -36,6 +38,10 @@ class Rpc:
         self.first: float | None = None
         self._host = host
         self._receiver = Receiver(self.answer, host.config.server_limits.max_event_bytes)
+        self._task = asyncio.current_task()
+        self._sends = False
+        self._stalled = False
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> Status:
         """Carry the RPC; return how it ended, also if the task is cancelled."""
@@ -46,15 +52,44 @@ class Rpc:
             return of_error(error, {"request_id": request.id})
         self._receiver.watch(call)
         dispatching = asyncio.create_task(self._host.dispatch(call))
-        dispatching.add_done_callback(self._receiver.wake)
+        dispatching.add_done_callback(self._over)
         try:
             await self._send_all(dispatching)
             dispatching.result()
             return await self._end(call)
         except (asyncio.CancelledError, Gone):
+            if self._has_stalled():
+                return STALLED
             call.cancel(CallerGone(LEFT.message))
             await asyncio.wait([dispatching])
+            if request.is_absent:
+                return LARGE  # the transport has told the caller
             return LATE if self._is_late() else LEFT
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _over(self, _: object) -> None:
+        """The call is over: a caller that does not read has `timeouts.idle` for what is left.
+
+        None, if that is why the call is over.
+        """
+        self._receiver.wake()
+        seconds = self._host.config.timeouts.idle
+        if self.call is not None and self.call.outcome.caller_gone:
+            self._stall()
+        elif seconds is not None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._stall)
+
+    def _stall(self) -> None:
+        if self._sends and self._task is not None:
+            self._stalled = True
+            self._task.cancel()
+
+    def _has_stalled(self) -> bool:
+        """Whether the task was cancelled from here alone; the transport may still send a status."""
+        self._sends = False
+        return self._stalled and self._task is not None and not self._task.uncancel()
 
     def _is_late(self) -> bool:
         left = self.context.seconds_left
@@ -66,10 +101,12 @@ class Rpc:
         while not dispatching.done():
             await receiver.changed()
             messages = receiver.take()
+            self._sends = True
             if self.first is None and messages:
                 await self._begin()
             for message in messages:
                 await send(message)
+            self._sends = False
             self.sent += len(messages)
             receiver.note_sent()
 
@@ -79,6 +116,7 @@ class Rpc:
 
     async def _end(self, call: Call) -> Status:
         """Send the last messages of a response that is whole; return how the RPC ended."""
+        self._sends = True
         left = self._receiver.take()
         status, last = judge(call, self._receiver, self.answer, self.sent + len(left))
         if self.first is None and (left or last):

@@ -2,15 +2,31 @@
 
 import re
 
-from gateway import Call, Headers, Unauthorized
+from gateway import BadRequest, Call, Headers, Unauthorized
 from gateway_plugins.grpc.edge.context import Meta, Metadata
 
 CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key"))
 
 LEFT_OUT = frozenset(
-    (b"content-type", b"content-length", b"te", b"user-agent", b"host", b"connection", b"accept")
+    (
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"transfer-encoding",
+        b"te",
+        b"trailer",
+        b"expect",
+        b"upgrade",
+        b"keep-alive",
+        b"user-agent",
+        b"host",
+        b"connection",
+        b"accept",
+    )
 )
 """What concerns the transport; the transport's own encodings begin with `grpc-` or `accept-`."""
+
+NAME = re.compile(rb"[0-9a-z_.-]+")
 
 TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
@@ -27,9 +43,9 @@ def headers_of(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     """Return the headers of a call."""
     lines = [(b"content-type", b"application/json")]
     for key, value in metadata:
-        name = key.encode("latin-1", "replace")
+        name = key.encode()
         if isinstance(value, str) and not _is_of_transport(name):
-            lines.append((name, value.encode("latin-1", "replace")))
+            lines.append((name, value.encode()))
     return lines
 
 
@@ -40,6 +56,13 @@ def add_meta(call: Call, headers: list[tuple[bytes, bytes]], meta: Meta) -> None
     headers.extend(added)
     if added and added[0][0] == b"x-request-id":
         call.id = added[0][1].decode()
+
+
+def check_characters(headers: Headers) -> None:
+    """Raise BadRequest if a line is no header of HTTP/1.1: the library lets line ends pass."""
+    for name, value in headers:
+        if not NAME.fullmatch(name) or (value and not PRINTABLE.fullmatch(value)):
+            raise BadRequest("the metadata has characters other than those from space to tilde")
 
 
 def check_credentials(headers: Headers) -> None:

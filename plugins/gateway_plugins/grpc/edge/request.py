@@ -9,7 +9,12 @@ import asyncio
 from gateway import BadRequest, Body, Call, Caller, CallError, Host
 from gateway_plugins.grpc.edge.answers import Answer, Asked, Method
 from gateway_plugins.grpc.edge.context import Context
-from gateway_plugins.grpc.edge.metadata import add_meta, check_credentials, headers_of
+from gateway_plugins.grpc.edge.metadata import (
+    add_meta,
+    check_characters,
+    check_credentials,
+    headers_of,
+)
 
 LARGE = 1024 * 1024
 """Bytes of a request from which on a thread parses it: the event loop has other callers."""
@@ -32,10 +37,12 @@ class RequestTimeout(CallError):
 class Request:
     """Makes the call of one RPC, and the call's body of the RPC's message.
 
-    `answer` is told what the message asks for. `id` is the call's id.
+    `answer` is told what the message asks for. `id` is the call's id. `is_absent`: the caller has
+    sent no message, or one that is too large for the transport.
     """
 
     def __init__(self, host: Host, method: Method, context: Context, answer: Answer) -> None:
+        self.is_absent = False
         self._host = host
         self._method = method
         self._context = context
@@ -52,6 +59,7 @@ class Request:
         known. Raises CallError if the caller cannot be known.
         """
         self._call = call = self._made(caller, self._method.path or USUAL, UNKNOWN)
+        check_characters(self._headers)
         check_credentials(self._headers)
         if self._method.path is None:
             await self._host.identify(call)
@@ -101,6 +109,7 @@ class Request:
         except TimeoutError:
             raise RequestTimeout(f"the request did not come within {seconds} s") from None
         if message is None:
+            self.is_absent = True
             raise BadRequest("the RPC has no request")
         if len(message) >= LARGE:
             asked = await asyncio.to_thread(self._method.read, message)
