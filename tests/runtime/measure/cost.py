@@ -1,30 +1,25 @@
 """What the plugin costs a realtime call, beside a gateway without it in the same run.
 
     python -m runtime.measure.cost [--rounds 10] [--seconds 1] [--stacks core,operator]
-                                   [--instructions]
 
 The model of the calls is hot. The gateways take turns (with, without, without, with), and the
-median of the ratios of their CPU counts; `--instructions` counts instructions instead, under
-valgrind. Engine and callers have processes and a processor of their own, see the bench.
+median of the ratios of their CPU counts. Engine and callers have processes and a processor of their
+own, see the bench. If the machine is busy, count instructions (`runtime.measure.instructions`).
 """
 
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from bench.programs import build, default_folder
-from runtime.measure.meters import CALLGRIND, Instructions, cpu
+from runtime.measure.meters import cpu
 from runtime.measure.sides import STACKS, Side, sides
 
 WARM = 3.0
 """Seconds of calls before the first turn."""
-
-SPAN = 5
-"""How many times as long the longer time of a count is."""
 
 
 def by_clock(side: Side, *, seconds: float, stream: bool, callers: int) -> float:
@@ -32,26 +27,6 @@ def by_clock(side: Side, *, seconds: float, stream: bool, callers: int) -> float
     before = cpu(side.pid)
     answered = side.call(seconds, stream=stream, callers=callers)
     return (cpu(side.pid) - before) / answered * 1e6
-
-
-def by_count(side: Side, *, seconds: float, stream: bool, callers: int) -> float:
-    """Return thousands of instructions per call.
-
-    Without what the gateway does at rest, which under valgrind is much for a call, and without what
-    a connection of a caller costs: a shorter time has as many.
-    """
-    counting = Instructions(side.pid, side.folder)
-
-    def calls(time_: float) -> tuple[int, int]:
-        with counting:
-            answered = side.call(time_, stream=stream, callers=callers)
-        return counting.counted, answered
-
-    with counting:
-        time.sleep(seconds)
-    at_rest = counting.counted / seconds
-    (few, of_few), (many, of_many) = calls(seconds), calls(seconds * SPAN)
-    return (many - few - at_rest * seconds * (SPAN - 1)) / (of_many - of_few) / 1e3
 
 
 Turn = Callable[[Side], float]
@@ -66,22 +41,20 @@ def rounds(first: Side, second: Side, turn: Turn, count: int) -> Iterator[tuple[
 
 def measure(stack: str, programs: Path, folder: Path, asked: argparse.Namespace) -> None:
     """Measure plain calls and streams, and print what was found."""
-    with sides(stack, programs, folder, CALLGRIND if asked.instructions else ()) as both:
+    with sides(stack, programs, folder) as both:
         for stream in (False, True):
             for side in both:
                 side.call(WARM, stream=stream, callers=asked.callers)
-            meter = by_count if asked.instructions else by_clock
-            turn = partial(meter, seconds=asked.seconds, stream=stream, callers=asked.callers)
+            turn = partial(by_clock, seconds=asked.seconds, stream=stream, callers=asked.callers)
             found = list(rounds(*both, turn, asked.rounds))
-            kind, unit = "stream" if stream else "plain", "k" if asked.instructions else "us"
-            report(f"{stack}, {kind}", found, unit)
+            report(f"{stack}, {'stream' if stream else 'plain'}", found)
 
 
-def report(what: str, found: list[tuple[float, float]], unit: str) -> None:
+def report(what: str, found: list[tuple[float, float]]) -> None:
     more, less = (statistics.median(column) for column in zip(*found, strict=True))
     ratios = sorted(one / other for one, other in found)
     print(  # noqa: T201
-        f"{what:16} with {more:7.1f} {unit}, without {less:7.1f} {unit},"
+        f"{what:16} with {more:7.1f} us, without {less:7.1f} us,"
         f" ratio {statistics.median(ratios):.4f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
         flush=True,
     )
@@ -93,7 +66,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--stacks", default=",".join(STACKS))
-    parser.add_argument("--instructions", action="store_true")
     asked = parser.parse_args()
     programs = build(default_folder())
     with tempfile.TemporaryDirectory() as folder:

@@ -4,12 +4,13 @@ Virtual machines mostly have no counters of instructions, so callgrind (`valgrin
 a process that it runs, and those of the program itself, not of the kernel.
 """
 
+import os
 import subprocess
 import time
 from pathlib import Path
 
-CALLGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=counted")
-"""Runs a program in whose folder the counts are written."""
+CALLGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no")
+"""Runs a program; `--callgrind-out-file=FOLDER/counted` has to follow."""
 
 
 def cpu(pid: int) -> float:
@@ -18,24 +19,23 @@ def cpu(pid: int) -> float:
 
 
 class Instructions:
-    """Those of a process that CALLGRIND runs in `folder`, while a block lasts."""
+    """Those of this process, which CALLGRIND runs, while a block lasts; then in `counted`."""
 
-    def __init__(self, pid: int, folder: Path) -> None:
-        self._pid = pid
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.counted = 0
 
     def __enter__(self) -> None:
-        self._say("-i", "on")
+        _tell("-i", "on")
 
     def __exit__(self, *_: object) -> None:
-        self._say("-i", "off")
-        self._say("-d")
+        _tell("-i", "off")
+        _tell("-d")
         latest = max(self._folder.glob("counted.*"), key=lambda one: int(one.suffix[1:]))
         [total] = [line for line in latest.read_text().splitlines() if line.startswith("totals:")]
         self.counted = int(total.split()[1])
 
-    def _say(self, *words: str) -> None:
-        subprocess.run(
-            ["callgrind_control", *words, str(self._pid)], check=True, capture_output=True
-        )
+
+def _tell(*words: str) -> None:
+    command = ["callgrind_control", *words, str(os.getpid())]
+    subprocess.run(command, check=True, capture_output=True)

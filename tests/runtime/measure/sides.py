@@ -4,7 +4,7 @@ The first one starts the engine, `upstream` of the bench; each has a process of 
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,7 +30,6 @@ class Side(msgspec.Struct, frozen=True):
     url: str
     keys: int
     load: Path
-    folder: Path
 
     def call(self, seconds: float, *, stream: bool, callers: int) -> int:
         """Call it for so long; return how many calls were answered. Raises AssertionError."""
@@ -47,14 +46,12 @@ class Side(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def sides(
-    stack: str, programs: Path, folder: Path, tool: Sequence[str] = ()
-) -> Iterator[tuple[Side, Side]]:
-    """Both, with the plugin first, as long as the block lasts; each is run by `tool`, if any."""
+def sides(stack: str, programs: Path, folder: Path) -> Iterator[tuple[Side, Side]]:
+    """Both, with the plugin first, as long as the block lasts."""
     engine = free_port()
     with (
-        _side(_with(engine, programs), stack, programs, folder / f"{stack}-with", tool) as first,
-        _side(_without(engine), stack, programs, folder / f"{stack}-without", tool) as second,
+        _side(_with(engine, programs), stack, programs, folder / f"{stack}-with") as first,
+        _side(_without(engine), stack, programs, folder / f"{stack}-without") as second,
     ):
         yield first, second
 
@@ -76,7 +73,6 @@ def _side(
     stack: str,
     programs: Path,
     folder: Path,
-    tool: Sequence[str],
 ) -> Iterator[Side]:
     """`given` is the plugin, or the URL of the worker."""
     folder.mkdir()
@@ -88,11 +84,10 @@ def _side(
     file = folder / "gateway.yaml"
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
     command = Command(
-        argv=(*tool, *COMMAND, "serve", "--config", str(file)),
-        environment={**source(ROOT), "PYTHONHASHSEED": "0"},
-        wait=300.0 if tool else 60.0,
+        argv=(*COMMAND, "serve", "--config", str(file)),
+        environment=source(ROOT),
     )
     keys = KEYS if plugins else 0
     with running(System(name=folder.name, keys=keys), command, place, programs / "load") as one:
         assert one.pid is not None
-        yield Side(one.pid, one.url, keys, one.load, folder)
+        yield Side(one.pid, one.url, keys, one.load)
