@@ -58,17 +58,17 @@ class Call:
     `path` is as the caller sent it, without the session prefix and the query, percent-encoding
     kept; `headers` are the caller's own. `started` is `time.monotonic()`, `created` is Unix time.
     `source` is the kind of work: realtime, batch or eval. `frontend` names the front end that the
-    call came by: http, or another one; internal if it came by none. An `internal` call comes from
-    one of the gateway's own jobs and is not authenticated; its `principal` is the one that the job
-    runs for, or None. `runs_again`, if a job sets it, says when the call is over whether the job's
-    work runs again in another call; a job that sets it also does so if this process dies. It is
-    asked once
-    for each call, before `call_finished`, for `outcome.repeated`, and must not raise. `scope` is
-    the scope that the principal needs if it is not that of all calls, see
-    gateway.pipeline.authorization. `tried` are the workers that have failed it and are not asked
-    again; a worker whose latest attempt is `refused` may be asked later. `overwritten` are the
-    top-level keys of the body that plugins `set`, with their values. `waits_for_commit`: an item
-    must be committed before the caller gets the last byte.
+    call came by: http, or another one; internal if it came by none. `peer_names` are the names in
+    the caller's certificate if the front end has verified one: no header can set them. An
+    `internal` call comes from one of the gateway's own jobs and is not authenticated; its
+    `principal` is the one that the job runs for, or None. `runs_again`, if a job sets it, says when
+    the call is over whether the job's work runs again in another call; a job that sets it also does
+    so if this process dies. It is asked once for each call, before `call_finished`, for
+    `outcome.repeated`, and must not raise. `scope` is the scope that the principal needs if it is
+    not that of all calls, see gateway.pipeline.authorization. `tried` are the workers that have
+    failed it and are not asked again; a worker whose latest attempt is `refused` may be asked
+    later. `overwritten` are the top-level keys of the body that plugins `set`, with their values.
+    `waits_for_commit`: an item must be committed before the caller gets the last byte.
     """
 
     # Those that begin with an underscore are for the Exchange of the call, see
@@ -99,6 +99,7 @@ class Call:
         "outcome",
         "overwritten",
         "path",
+        "peer_names",
         "principal",
         "query",
         "runs_again",
@@ -128,6 +129,7 @@ class Call:
         scope: str | None = None,
         runs_again: "Callable[[Call], bool] | None" = None,
         frontend: str = "http",
+        peer_names: tuple[str, ...] = (),
     ) -> None:
         self.method = method
         self.path = path
@@ -136,6 +138,7 @@ class Call:
         self.body = body or Body(b"")
         self.session_id = session_id
         self.client = client
+        self.peer_names = peer_names
         self.id = request_id(get_header(headers, b"x-request-id"))
         self.started = time.monotonic()
         self.created = time.time()

@@ -175,7 +175,7 @@ def test_keys_commands_report_a_missing_file_or_id_in_one_line(
     ("data", "words"),
     [
         (b'{"keys": [{"id": "a", "token": "b", "quota": 3}]}', "keys[0]: quota: unknown field"),
-        (b'{"keys": [{"id": "a"}]}', "keys[0]: expected `token` or `token_sha256`"),
+        (b'{"keys": [{"id": "a"}]}', "keys[0]: expected one of `token`, `token_sha256`"),
         (b'{"keys": [', "is not valid JSON, from line 1, column 11 on"),
     ],
 )

@@ -33,8 +33,8 @@ def problem(*entries: Any, **more: Any) -> str:
     ("entry", "words"),
     [
         ({"token": TOKEN}, "keys[1]: id: missing; expected text with a length of at least 1"),
-        ({"id": "a"}, "expected `token` or `token_sha256`"),
-        ({"id": "a", "token": TOKEN, "token_sha256": DIGEST}, "one of them alone"),
+        ({"id": "a"}, "expected one of `token`, `token_sha256`"),
+        ({"id": "a", "token": TOKEN, "token_sha256": DIGEST}, "expected one of"),
         (key(""), "token: expected printable ASCII"),
         (key(f"{TOKEN} "), "token: expected printable ASCII"),
         (key("kéy"), "token: expected printable ASCII"),
@@ -67,6 +67,23 @@ def problem(*entries: Any, **more: Any) -> str:
 def test_keys_file_error_names_the_entry_without_its_token(entry: Any, words: str) -> None:
     assert problem(key(), entry).startswith("keys[1]: ")
     assert words in problem(key(), entry)
+
+
+def test_a_name_of_a_certificate_stands_in_for_a_token() -> None:
+    keys = keys_of(key(), {"id": "b", "certificate": "b.example"})
+    found = keys.of_certificate(["a.example", "b.example"])
+    assert found is not None
+    assert found.principal.id == "b"
+    assert keys.of_certificate(["a.example"]) is None
+    assert keys.find(b"b.example") is None
+    assert Keys(keys.encode()).of_certificate(["b.example"]) == found
+    [_, read] = parse(keys.encode())
+    assert (read.certificate, read.token_sha256) == ("b.example", None)
+    words = problem(*[{"id": "b", "certificate": "b.example"}] * 2)
+    assert words == "keys[1]: its certificate stands in an entry above; write it once"
+    assert "certificate: expected printable" in problem({"id": "b", "certificate": "b\x1b"})
+    both = {"id": "b", "certificate": "b.example", "token": TOKEN}
+    assert "expected one of" in problem(both)
 
 
 def test_keys_file_rejects_unknown_top_level_fields() -> None:

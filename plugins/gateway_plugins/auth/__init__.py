@@ -88,7 +88,10 @@ class Auth:
         if keys is None:
             raise KeysUnavailable("the gateway cannot read its keys now; /health says so too")
         token = token_of(call.headers)
-        key = None if token is None else keys.find(token)
+        if token is not None:
+            key = keys.find(token)
+        else:
+            key = keys.of_certificate(call.peer_names) if call.peer_names else None
         if key is None:
             return self._failed(call, "missing" if token is None else "unknown")
         if (key.revoked or key.until is not None) and (fault := key.fault(call.created)):

@@ -128,7 +128,8 @@ def rotated(
     latest = _known(entries, id_)[-1]
     if latest.revoked:
         raise ConfigError(f"the key {id_!r} is revoked, and stays so; take another id")
-    new = replace(latest, token=None, token_sha256=hashed(token), expires=expires or latest.expires)
+    secret = {"token": None, "token_sha256": hashed(token), "certificate": None}
+    new = replace(latest, **secret, expires=expires or latest.expires)
     if new.until is not None and new.until <= now:
         raise ConfigError(f"the key {id_!r} has expired; say how long with --expires")
     old = [_ending(entry, now + grace) for entry in entries if entry.id == id_]

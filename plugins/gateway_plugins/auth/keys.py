@@ -2,14 +2,16 @@
 
     {"keys": [{"id": "alice", "token_sha256": "9f86d081...", "scopes": ["realtime", "sessions"]}]}
 
-Each key has an `id` and either `token` or `token_sha256`, the token's SHA-256 in hexadecimal.
+Each key has an `id` and one of `token`, `token_sha256` (the token's SHA-256 in hexadecimal), and
+`certificate`, a name in the certificate of a caller that needs no token.
 Optional fields: `scopes` (`realtime` alone if left out), `expires` (ISO 8601, UTC if it has no
 offset, or Unix seconds), `models` and `workers` (any if left out), `labels`, `revoked`. Keys may
-share an id, so that one can take over from another; each token may appear only once.
+share an id, so that one can take over from another; each token may appear only once, and each
+name of a certificate.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b, sha256
 from hmac import compare_digest
 from typing import Annotated, Literal
@@ -19,7 +21,7 @@ from msgspec import Meta
 
 from gateway import ConfigError, Principal, json_mistake
 from gateway_plugins.auth.times import to_unix
-from gateway_plugins.auth.tokens import digest_of
+from gateway_plugins.auth.tokens import digest_of, digest_of_name
 
 Fault = Literal["expired", "revoked"]
 
@@ -37,6 +39,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     id: Text
     token: str | None = None
     token_sha256: str | None = None
+    certificate: Text | None = None
     scopes: tuple[Text, ...] | None = None
     expires: str | float | None = None
     models: tuple[Text, ...] | None = None
@@ -59,14 +62,16 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     @property
     def digest(self) -> bytes:
-        """Digest of the token. Raises ValueError with what was expected."""
-        if self.token_sha256 is None and self.token is not None:
+        """Digest of the token or the name. Raises ValueError with what was expected."""
+        if [self.token, self.token_sha256, self.certificate].count(None) != 2:
+            raise ValueError("expected one of `token`, `token_sha256` and `certificate`")
+        if self.certificate is not None:
+            return digest_of_name(self.certificate)
+        if self.token is not None:
             if not _TOKEN.fullmatch(self.token):
                 raise ValueError("token: expected printable ASCII without spaces, 4096 at most")
             return digest_of(self.token.encode())
-        if self.token_sha256 is None or self.token is not None:
-            raise ValueError("expected `token` or `token_sha256`, and one of them alone")
-        return _from_hex(self.token_sha256)
+        return _from_hex(self.token_sha256 or "")
 
 
 def _from_hex(text: str) -> bytes:
@@ -80,12 +85,16 @@ def _from_hex(text: str) -> bytes:
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
-    """Key of a token. `until` is the expiry in Unix seconds; None if the key does not expire."""
+    """Key of a token, or of the name `certificate`.
+
+    `until` is the expiry in Unix seconds; None if the key does not expire.
+    """
 
     digest: bytes
     principal: Principal
     until: float | None = None
     revoked: bool = False
+    certificate: str | None = None
 
     @property
     def entry(self) -> Entry:
@@ -93,7 +102,8 @@ class Key(msgspec.Struct, frozen=True, gc=False):
         who = self.principal
         return Entry(
             who.id,
-            token_sha256=self.digest.hex(),
+            token_sha256=None if self.certificate else self.digest.hex(),
+            certificate=self.certificate,
             scopes=tuple(who.scopes),
             expires=self.until,
             models=None if who.models is None else tuple(who.models),
@@ -131,7 +141,8 @@ class Keys:
 
     def _add(self, text: bytes, key: Key) -> None:
         if key.digest in self._by_digest:
-            raise ValueError("its token stands in an entry above; write it once")
+            what = "token" if key.certificate is None else "certificate"
+            raise ValueError(f"its {what} stands in an entry above; write it once")
         self._by_digest[key.digest] = self._by_text[text] = key
         self.scopes |= key.principal.scopes
 
@@ -149,6 +160,11 @@ class Keys:
         except KeyError:
             return None
         return key if compare_digest(key.digest, digest) else None
+
+    def of_certificate(self, names: Iterable[str]) -> Key | None:
+        """Return the key of the first of the names that has one, valid or not."""
+        found = (self._by_digest.get(digest_of_name(name)) for name in names)
+        return next(filter(None, found), None)
 
     def encode(self) -> bytes:
         """Return a key file with these keys, in which each token is hashed."""
@@ -177,7 +193,7 @@ def _key(entry: Entry, sets: _Sets) -> Key:
         workers=None if entry.workers is None else sets.of(entry.workers),
         labels=entry.labels,
     )
-    return Key(entry.digest, principal, entry.until, entry.revoked)
+    return Key(entry.digest, principal, entry.until, entry.revoked, entry.certificate)
 
 
 def problem_of(entry: Entry) -> str | None:
@@ -193,6 +209,7 @@ def problem_of(entry: Entry) -> str | None:
 def _unprintable(entry: Entry) -> Iterator[str]:
     for name, texts in (
         ("id", (entry.id,)),
+        ("certificate", (entry.certificate or "",)),
         ("scopes", entry.scopes or ()),
         ("models", entry.models or ()),
         ("workers", entry.workers or ()),

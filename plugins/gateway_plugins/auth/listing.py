@@ -24,7 +24,7 @@ class Line(msgspec.Struct, frozen=True):
     models: Sequence[str] | None
     workers: Sequence[str] | None
     labels: dict[str, str]
-    secret: Literal["hashed", "plain"]
+    secret: Literal["hashed", "plain", "certificate"]
 
 
 def line_of(entry: Entry, now: float) -> Line:
@@ -38,8 +38,14 @@ def line_of(entry: Entry, now: float) -> Line:
         models=entry.models,
         workers=entry.workers,
         labels=entry.labels,
-        secret="plain" if entry.token is not None else "hashed",
+        secret=_secret(entry),
     )
+
+
+def _secret(entry: Entry) -> Literal["hashed", "plain", "certificate"]:
+    if entry.certificate is not None:
+        return "certificate"
+    return "plain" if entry.token is not None else "hashed"
 
 
 def _state(entry: Entry, now: float) -> Literal["valid", Fault]:

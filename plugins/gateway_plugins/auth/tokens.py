@@ -33,6 +33,11 @@ def digest_of(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
+def digest_of_name(name: str) -> bytes:
+    """32 bytes for a name in a certificate, which are those of no token."""
+    return hashlib.blake2b(name.encode(), digest_size=32, person=b"certificate").digest()
+
+
 def new_token() -> str:
     """Return `gw-` and 43 characters for 256 random bits, all safe in URLs and shells."""
     return f"gw-{secrets.token_urlsafe(32)}"

@@ -5,7 +5,7 @@ It is imported after the processes of a gateway have forked: the library must no
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -87,22 +87,13 @@ class Server:
         self._server.add_generic_rpc_handlers((self,))
 
     def add(self, name: str, serve: Serve) -> None:
-        """Serve the method `/package.Service/Method`, which has one request."""
+        """Serve the method `/package.Service/Method`."""
 
         async def run(_: Any, context: Any) -> None:
             await self._run(name, serve, context)
 
         # One message is a stream of one message on the wire, so all methods are streams here: the
         # library then reads nothing of a request by itself.
-        self._methods[name] = grpc.stream_stream_rpc_method_handler(run)
-
-    def add_stream(self, name: str, answer: Callable[[bytes], bytes]) -> None:
-        """Serve a method that answers each message of a stream by one message."""
-
-        async def run(requests: Any, context: Any) -> None:
-            async for message in requests:
-                await context.write(answer(message))
-
         self._methods[name] = grpc.stream_stream_rpc_method_handler(run)
 
     def service(self, details: Any) -> Any:

@@ -16,6 +16,10 @@ from gateway_plugins.grpc.services.reflection import VERSIONS, Reflection, metho
 
 log = logging.getLogger("gateway")
 
+LATER = 5.0
+LONGEST = 1e6
+"""Seconds."""
+
 
 class Serving:
     """Serves between entry and exit. `port` is the one that it listens on."""
@@ -30,19 +34,19 @@ class Serving:
         self._ending: asyncio.Task[None] | None = None
         limit = host.config.server_limits.max_body_bytes
         self._server = Server(served.messages, options, limit, shared=host.peers.count > 1)
+        self._health = Health(host, served.messages, served.services)
         self._add_all()
 
     def _add_all(self) -> None:
         served = self._served
         for name, serve in served.methods.items():
             self._server.add(name, serve)
-        health = Health(self._host, served.messages, served.services)
-        self._server.add(CHECK, health.check)
-        self._server.add(WATCH, health.watch)
+        self._server.add(CHECK, self._health.check)
+        self._server.add(WATCH, self._health.watch)
         if self._options.reflection:
             for version in VERSIONS:
-                reflection = Reflection(served.messages, version)
-                self._server.add_stream(method_of(version), reflection.answer)
+                reflection = Reflection(self._host, served.messages, version)
+                self._server.add(method_of(version), reflection.serve)
 
     async def __aenter__(self) -> Self:
         tls = self._options.tls
@@ -61,7 +65,8 @@ class Serving:
     async def _end(self) -> None:
         """Refuse new calls as soon as the gateway shuts down; the gateway ends those that run."""
         await self._host.until_draining()
-        await self._server.stop(self._host.config.timeouts.drain)
+        self._health.look()
+        await self._server.stop(_grace(self._host.config.timeouts.drain))
 
     async def __aexit__(
         self,
@@ -69,10 +74,19 @@ class Serving:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._health.close()
         await self._server.stop(0)
         if self._ending is not None:
             self._ending.cancel()
             await asyncio.wait([self._ending])
+
+
+def _grace(drain: float | None) -> float:
+    """Return the seconds after which the library itself ends calls: later than the gateway does.
+
+    The gateway says why; and None would end them at once.
+    """
+    return LONGEST if drain is None else min(drain + LATER, LONGEST)
 
 
 def _check_exposure(host: Host, options: Options, address: str) -> None:

@@ -78,6 +78,7 @@ class Request:
             body=Body(None, source=self._chunk, limit=limit),
             client=self._context.client,
             frontend=self._context.frontend,
+            peer_names=self._context.names,
         )
 
     @property

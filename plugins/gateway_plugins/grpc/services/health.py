@@ -11,9 +11,6 @@ from gateway_plugins.grpc.status import Code, Status
 
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 
-LOOK = 0.5
-"""Seconds between two looks for those who watch."""
-
 MAX_WATCHERS = 1_000
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
@@ -22,7 +19,11 @@ OK = Status(Code.OK)
 
 
 class Health:
-    """Tells of `services`, and under "" of the process: as `/ready` and `/health` do."""
+    """Tells of `services`, and under "" of the process: as `/ready` and `/health` do.
+
+    `look` tells those who watch, and is called for each change of a worker and when the gateway
+    begins to shut down.
+    """
 
     def __init__(self, host: Host, messages: Messages, services: Iterable[str]) -> None:
         self._host = host
@@ -30,6 +31,17 @@ class Health:
         self._services = frozenset(services)
         self._response = messages.type("grpc.health.v1.HealthCheckResponse")
         self._watchers = 0
+        self._changed = asyncio.Event()
+        host.workers.changed.append(self.look)
+
+    def close(self) -> None:
+        """Follow the workers no more."""
+        self._host.workers.changed.remove(self.look)
+
+    def look(self) -> None:
+        """Compare the status again for those who watch."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def status_of(self, service: str) -> int | None:
         """Return the status of a service; None if there is no such service."""
@@ -69,11 +81,12 @@ class Health:
     async def _tell(self, service: str, context: Context) -> NoReturn:
         told = None
         while True:
+            changed = self._changed
             status = self.status_of(service) or SERVICE_UNKNOWN
             if status != told:
                 await context.send(self._response(status=status).SerializeToString())
                 told = status
-            await asyncio.sleep(LOOK)
+            await changed.wait()
 
     async def _service(self, context: Context) -> str:
         message = await context.read() or b""

@@ -1,13 +1,12 @@
 """The method `Abort`: ends a running call of the same key, in whatever process it runs."""
 
-from collections.abc import Callable
-
 import msgspec
 
-from gateway import BadRequest, Call, CallerGone, CallError, Headers, Host, Topic
+from gateway import BadRequest, Call, CallerGone, CallError, Host, Topic
 from gateway_plugins.grpc.edge.context import Context, Gone
+from gateway_plugins.grpc.edge.identifying import caller_of, identify
 from gateway_plugins.grpc.edge.judging import ABORTED
-from gateway_plugins.grpc.edge.metadata import check_credentials, headers_of, lines_for_caller
+from gateway_plugins.grpc.edge.metadata import lines_for_caller
 from gateway_plugins.grpc.messages import Messages
 from gateway_plugins.grpc.services.names import SERVICE
 from gateway_plugins.grpc.status import Code, Status, of_error
@@ -34,11 +33,10 @@ class Abort:
 
     async def serve(self, context: Context) -> tuple[Status, int]:
         """Serve one RPC; return how it ended, and after how many messages."""
-        call = _call_of(context)
+        call = caller_of(context)
         facts = {"request_id": call.id}
         try:
-            check_credentials(call.headers)
-            await self._host.identify(call)
+            await identify(self._host, call)
             found = await self._abort(self._wanted(await context.read() or b"", call))
         except CallError as error:
             return of_error(error, facts), 0
@@ -82,31 +80,3 @@ def _is(wanted: Wanted, call: Call) -> bool:
         return False
     principal = None if call.principal is None else call.principal.id
     return wanted.principal is None or wanted.principal == principal
-
-
-def _call_of(context: Context) -> Call:
-    """Return a call that is only authenticated."""
-    return Call(
-        Nobody(),
-        method="POST",
-        path=NAME,
-        headers=headers_of(context.metadata),
-        client=context.client,
-        frontend=context.frontend,
-    )
-
-
-class Nobody:
-    """The Caller of a call that gets no response."""
-
-    def __init__(self) -> None:
-        self.drained: Callable[[], None] = self.cut
-
-    def start(self, status: int, headers: Headers) -> None: ...
-
-    def write(self, data: bytes) -> bool:
-        return True
-
-    def cut(self) -> None: ...
-
-    async def end(self, data: bytes) -> None: ...
