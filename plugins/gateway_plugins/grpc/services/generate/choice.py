@@ -1,7 +1,7 @@
 """What one choice has gained and its caller has not: merged, and never lost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -64,6 +64,29 @@ class Gained(msgspec.Struct, gc=False):
             or self.reasoning
             or self.refusal
         )
+
+    @property
+    def is_rare(self) -> bool:
+        """Whether there is more than text, token ids and logprobs."""
+        return bool(self.reasoning or self.tool_calls or self.top or self.has or self.refusal)
+
+    def parts(self, tokens: int, characters: int) -> Iterator["Gained"]:
+        """Yield it in parts of so many tokens and characters of text at most."""
+        most = max(len(self.token_ids), len(self.logprobs))
+        count = max(-(-most // tokens), -(-len(self.text) // characters))
+        if count <= 1:
+            yield self
+            return
+        for place in range(count):
+            here = slice(place * tokens, (place + 1) * tokens)
+            yield msgspec.structs.replace(
+                Gained() if place else self,
+                text=self.text[place * characters : (place + 1) * characters],
+                token_ids=self.token_ids[here],
+                logprobs=self.logprobs[here],
+                has=self.has[here],
+                top=self.top[here],
+            )
 
     def add_logprobs(self, values: Sequence[float | None], count: int) -> None:
         """Add logprobs of `count` tokens; what is null, no number or not there is missing."""
