@@ -1,14 +1,22 @@
 """`Generate` says what the worker says: recorded responses of real engines, as HTTP has them."""
 
+import random
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+from gateway_plugins.grpc.edge.answers import BadAnswer, Broken, Unsupported, WorkerError
+from gateway_plugins.grpc.services.generate.answer import GenerateAnswer
 from gateway_plugins.grpc.services.generate.method import Generate
+from gateway_plugins.grpc.services.generate.request import Generation, Wanted
 from gateway_plugins.grpc.status import Code
 from grpc_plugin.services.test_call import gateway_before
-from support.grpc.generations import heard, recorded
+from hypothesis import given
+from hypothesis import strategies as st
+from support.grpc.generations import data_of, heard, is_stream, recorded
 from support.grpc.in_process import MESSAGES, carried, message
+from support.records.mutations import mutated
 from support.records.vllm_recordings import OTHER_ENGINES, RecordedExchange, load
 from support.workers.playing import Playing, naming, raw
 
@@ -96,3 +104,19 @@ def compare(exchange: RecordedExchange, request: Any, code: Code, events: Sequen
         one.logprobs = one.logprobs if request.logprobs.sampled else []
         assert len(one.finish) == 1
     assert heard(events) == choices
+
+
+EVENTS = [data for one in RECORDED if is_stream(one) for data in data_of(one)]
+ANYTHING = Wanted(token_ids=True, logprobs=True, top=2)
+
+
+@given(st.randoms(use_true_random=False))
+def test_no_bytes_of_a_worker_break_more_than_their_call(chance: random.Random) -> None:
+    answer = GenerateAnswer(MESSAGES, 0.0)
+    answer.expect(Generation("", bytes, wanted=chance.choice((Wanted(), ANYTHING))))
+    for event in chance.choices(EVENTS, k=20):
+        with suppress(BadAnswer, Unsupported, WorkerError):
+            answer.event(mutated(chance, event))
+    answer.take()
+    with suppress(Broken, Unsupported):
+        answer.finish()
