@@ -16,6 +16,9 @@ from gateway_plugins.grpc.edge.receiver import Receiver
 from gateway_plugins.grpc.edge.request import Request
 from gateway_plugins.grpc.status import Code, Status, of_error
 
+SLACK = 0.05
+"""Seconds by which a deadline may be missed on the way."""
+
 LEFT = Status(Code.CANCELLED, "the caller left", "caller_gone")
 LATE = Status(Code.DEADLINE_EXCEEDED, "the caller's deadline has passed", "deadline_exceeded")
 LARGE = Status(Code.RESOURCE_EXHAUSTED, "the request is too large", "body_too_large")
@@ -92,8 +95,13 @@ class Rpc:
         return self._stalled and self._task is not None and not self._task.uncancel()
 
     def _is_late(self) -> bool:
+        """Whether the caller's deadline has passed, or is so near that the caller itself ended it.
+
+        Callers end RPCs at their own deadline, which is earlier than the one that they have sent:
+        that is rounded up by up to a hundredth, and counts from when it has come.
+        """
         left = self.context.seconds_left
-        return left is not None and time.monotonic() - self.began >= left
+        return left is not None and time.monotonic() - self.began >= left * 0.99 - SLACK
 
     async def _send_all(self, dispatching: "asyncio.Task[None]") -> None:
         """Send messages until the call is over. Raises Gone."""
