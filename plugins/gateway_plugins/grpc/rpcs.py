@@ -82,7 +82,7 @@ def _fields(rpc: Rpc, status: Status) -> dict[str, object]:
         "finish_reason": answer.finish_reason or None,
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
-        "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+        "total_tokens": _sum(answer.prompt_tokens, answer.completion_tokens),
     }
     if call is not None:
         told |= {
@@ -93,6 +93,10 @@ def _fields(rpc: Rpc, status: Status) -> dict[str, object]:
             "model": call.model if call.attempts else None,
         }
     return told
+
+
+def _sum(prompt: int | None, completion: int | None) -> int | None:
+    return None if prompt is None or completion is None else prompt + completion
 
 
 def _milliseconds(seconds: float | None) -> int | None:

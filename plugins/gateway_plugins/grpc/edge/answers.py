@@ -48,12 +48,15 @@ class Answer(Protocol):
     WorkerError. `take` returns the messages that are ready and not taken yet: what has come since
     the last time, merged. `finish` returns the last ones after the response was recorded; it raises
     Broken if it was not whole, or Unsupported. `finish_reason` and the numbers of tokens are what
-    the response says.
+    the response says; None if nobody reads them.
     """
 
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
+    @property
+    def finish_reason(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int | None: ...
+    @property
+    def completion_tokens(self) -> int | None: ...
 
     def expect(self, asked: Asked) -> None: ...
     def begin(self, begun: "Begun") -> None: ...

@@ -42,7 +42,7 @@ class ModelsAnswer:
     """Makes a ListModelsResponse of the response of `/v1/models`."""
 
     finish_reason = ""
-    prompt_tokens = completion_tokens = 0
+    prompt_tokens = completion_tokens = None
 
     def __init__(self, messages: Messages) -> None:
         self._response = messages.type("gateway.v1.ListModelsResponse")()

@@ -47,7 +47,7 @@ class JsonAnswer:
     """
 
     finish_reason = ""
-    prompt_tokens = completion_tokens = 0
+    prompt_tokens = completion_tokens = None
 
     def __init__(self, messages: Messages) -> None:
         self._chunk = messages.type("gateway.v1.JsonChunk")
