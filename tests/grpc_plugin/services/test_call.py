@@ -135,3 +135,29 @@ async def test_nothing_is_read_for_a_caller_without_a_key() -> None:
     assert (status.code, status.reason) == (Code.UNAUTHENTICATED, "invalid_api_key")
     assert not context.was_read
     assert "request_id" in status.facts
+
+
+TEXT = b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}'
+FAILED = b'{"error":{"message":"The engine died","code":500}}'
+END = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+
+
+@pytest.mark.parametrize(
+    ("events", "code", "reason"),
+    [
+        ((TEXT, END), Code.OK, ""),
+        ((TEXT,), Code.UNAVAILABLE, "upstream_closed"),
+        ((TEXT, FAILED), Code.UNAVAILABLE, "engine_error"),
+    ],
+)
+async def test_done_is_said_of_a_stream_that_is_whole_and_no_other(
+    events: tuple[bytes, ...], code: Code, reason: str
+) -> None:
+    body = b"".join(b"data: " + data + b"\n\n" for data in (*events, b"[DONE]"))
+    answer = answer_of(body, content_type="text/event-stream")
+    async with ScriptedWorker(answer) as worker, gateway_before(worker) as gateway:
+        asked = message("JsonRequest", path="/v1/chat/completions", body=b"{}")
+        status, chunks = await carried(gateway, JsonCall(MESSAGES, gateway), asked, "JsonChunk")
+    assert (status.code, status.reason) == (code, reason)
+    whole = [(b"", True)] if code is Code.OK else []
+    assert [(one.json, one.done) for one in chunks] == [*((one, False) for one in events), *whole]

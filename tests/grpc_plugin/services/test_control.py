@@ -12,10 +12,10 @@ from gateway_plugins.grpc.services.json.call import JsonCall
 from gateway_plugins.grpc.status import Code, Status
 from support.grpc.in_process import MESSAGES, KeptMessages, carried, message
 
-from gateway import Call, Gateway, Peers, Principal, hookimpl
+from gateway import Body, Call, CallerGone, Gateway, Peers, Principal, hookimpl
 from gateway.config import Config, Worker
 from gateway.simulator import Simulator
-from gateway.testing import NO_PROBES, ScriptedConnection, ScriptedWorker, entry
+from gateway.testing import NO_PROBES, RecordingCaller, ScriptedConnection, ScriptedWorker, entry
 
 
 class Keys:
@@ -134,3 +134,22 @@ async def test_a_call_of_another_process_is_aborted_too(tmp_path: Path) -> None:
                 assert (await aborted(abort, "two"))[1] == [False]
                 assert (await aborted(abort, "one"))[1] == [True]
                 assert (await call)[0].code is Code.CANCELLED
+
+
+async def test_calls_of_the_gateways_own_jobs_are_not_aborted() -> None:
+    silence = Silence()
+    async with ScriptedWorker(silence.script) as worker, gateway_of(worker.url) as gateway:
+        headers = [(b"x-request-id", b"one")]
+        job = Call(
+            RecordingCaller(),
+            method="POST",
+            path="/v1/chat/completions",
+            headers=headers,
+            body=Body(b"{}"),
+            internal=True,
+        )
+        running = asyncio.create_task(gateway.dispatch(job))
+        await silence.asked.acquire()
+        assert (await aborted(Abort(gateway, MESSAGES), "one"))[1] == [False]
+        job.cancel(CallerGone("the test is over"))
+        await running

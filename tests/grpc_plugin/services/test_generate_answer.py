@@ -231,8 +231,11 @@ def test_finishes_have_the_word_and_the_match() -> None:
 
 
 def test_a_choice_goes_on_after_empty_reasons_and_ends_once() -> None:
-    events = [chunk(end(reason=reason)) for reason in ("", "null", "stop", "length")]
-    found = all_of(answer_for(Wanted()), *events, chunk(usage=USAGE))
+    answer, made = answer_for(Wanted()), list[bytes]()
+    for reason in ("", "null", "stop", "length", None):
+        answer.event(chunk({**end(), "finish_reason": reason}, usage=USAGE))
+        made += answer.take()
+    found = parsed([*made, *answer.finish()])
     assert [one.finish.raw_reason for one in found if one.HasField("finish")] == ["stop"]
 
 

@@ -103,12 +103,7 @@ class Request:
         return asked.body(), False
 
     async def _read(self) -> Asked:
-        seconds = self._host.config.timeouts.idle
-        try:
-            async with asyncio.timeout(seconds):
-                message = await self._context.read()
-        except TimeoutError:
-            raise RequestTimeout(f"the request did not come within {seconds} s") from None
+        message = await read_message(self._host, self._context)
         if message is None:
             self.is_absent = True
             raise BadRequest("the RPC has no request")
@@ -118,3 +113,13 @@ class Request:
             asked = self._method.read(message)
         self._answer.expect(asked)
         return asked
+
+
+async def read_message(host: Host, context: Context) -> bytes | None:
+    """Return the message of an RPC, None if there is none. Raises CallError, Gone."""
+    seconds = host.config.timeouts.idle
+    try:
+        async with asyncio.timeout(seconds):
+            return await context.read()
+    except TimeoutError:
+        raise RequestTimeout(f"the request did not come within {seconds} s") from None

@@ -7,6 +7,7 @@ from gateway_plugins.grpc.edge.context import Context, Gone
 from gateway_plugins.grpc.edge.identifying import caller_of, identify
 from gateway_plugins.grpc.edge.judging import ABORTED
 from gateway_plugins.grpc.edge.metadata import lines_for_caller
+from gateway_plugins.grpc.edge.request import read_message
 from gateway_plugins.grpc.messages import Messages
 from gateway_plugins.grpc.services.names import SERVICE
 from gateway_plugins.grpc.status import Code, Status, of_error
@@ -29,6 +30,7 @@ class Abort:
     def __init__(self, host: Host, messages: Messages) -> None:
         self._host = host
         self._messages = messages
+        self._response = messages.type("gateway.v1.AbortResponse")
         host.peers.handle(TOPIC, self._asked)
 
     async def serve(self, context: Context) -> tuple[Status, int]:
@@ -37,13 +39,12 @@ class Abort:
         facts = {"request_id": call.id}
         try:
             await identify(self._host, call)
-            found = await self._abort(self._wanted(await context.read() or b"", call))
+            message = await read_message(self._host, context)
+            found = await self._abort(self._wanted(message or b"", call))
+            await context.begin(lines_for_caller([(b"x-request-id", call.id.encode())]))
+            await context.send(self._response(aborted=found).SerializeToString())
         except CallError as error:
             return of_error(error, facts), 0
-        response = self._messages.type("gateway.v1.AbortResponse")(aborted=found)
-        try:
-            await context.begin(lines_for_caller([(b"x-request-id", call.id.encode())]))
-            await context.send(response.SerializeToString())
         except Gone:
             return Status(Code.CANCELLED, "the caller left", "caller_gone"), 0
         return Status(Code.OK, facts=facts), 1
