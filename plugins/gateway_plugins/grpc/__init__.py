@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NEEDED = ("grpc", "google.protobuf")
 
+CHANGEABLE = frozenset(("default_model", "empty_system", "log_calls"))
+"""Options that a reload may change; the others are those of a port, which two cannot listen on."""
+
 
 class Grpc:
     """The plugin."""
@@ -36,6 +39,17 @@ class Grpc:
                 raise ConfigError(f"there is no package {name}; install llm-call-gateway[grpc]")
         self._options = config
         self._served: Served | None = None
+
+    @hookimpl
+    def reconfigure(self, config: Options) -> None:
+        """Take new options. Raises ValueError if they need a restart."""
+        for name in Options.__struct_fields__:
+            changed = getattr(config, name) != getattr(self._options, name)
+            if changed and name not in CHANGEABLE:
+                raise ValueError(f"{name}: it cannot change while the gateway runs; restart it")
+        self._options = config
+        if self._served is not None:
+            self._served.reconfigure(config)
 
     @hookimpl
     def routes(self, gateway: Host) -> Sequence[BaseRoute]:

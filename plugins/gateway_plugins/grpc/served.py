@@ -25,8 +25,20 @@ class Served:
     """`methods` are those that identify their callers, by the path of each."""
 
     def __init__(self, host: Host, options: Options) -> None:
-        self.messages = messages = Messages()
+        self.messages = Messages()
         self.rpcs = Rpcs(host, log_calls=options.log_calls)
+        self._host = host
+        self._calls = self._made(options)
+        self.methods: dict[str, Serve] = {name: partial(self._carry, name) for name in self._calls}
+        self.methods[abort.NAME] = abort.Abort(host, self.messages).serve
+
+    def reconfigure(self, options: Options) -> None:
+        """Take new options for the RPCs that come."""
+        self.rpcs.log_calls = options.log_calls
+        self._calls = self._made(options)
+
+    def _made(self, options: Options) -> dict[str, Method]:
+        messages, host = self.messages, self._host
         mapping = Mapping(options.default_model or host.config.model, options.empty_system)
         calls: list[Method] = [
             *(Chat(messages, mapping, streams) for streams in (False, True)),
@@ -34,10 +46,10 @@ class Served:
             Generate(messages, mapping.default_model),
             ListModels(messages),
         ]
-        self.methods: dict[str, Serve] = {
-            method.name: partial(self.rpcs.carry, method) for method in calls
-        }
-        self.methods[abort.NAME] = abort.Abort(host, messages).serve
+        return {method.name: method for method in calls}
+
+    def _carry(self, name: str, context: Context) -> Awaitable[tuple[Status, int]]:
+        return self.rpcs.carry(self._calls[name], context)
 
     @property
     def services(self) -> set[str]:
