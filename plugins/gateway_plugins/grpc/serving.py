@@ -16,9 +16,13 @@ from gateway_plugins.grpc.services.reflection import VERSIONS, Reflection, metho
 
 log = logging.getLogger("gateway")
 
-LATER = 5.0
+LATER, LAST = 5.0, 2.0
+"""Seconds that the library gives RPCs beyond those of the gateway's drain, and after it.
+
+Calls end with the drain, and then their last messages are still to be sent.
+"""
+
 LONGEST = 1e6
-"""Seconds."""
 
 
 class Serving:
@@ -75,10 +79,10 @@ class Serving:
         trace: TracebackType | None,
     ) -> None:
         self._health.close()
-        await self._server.stop(0)
-        if self._ending is not None:
+        if self._ending is not None:  # it holds the lock of the library's `stop`
             self._ending.cancel()
             await asyncio.wait([self._ending])
+        await self._server.stop(LAST)
 
 
 def _grace(drain: float | None) -> float:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import NoReturn
 
 from gateway import BadRequest, Host
 from gateway_plugins.grpc.edge.context import Context, Gone
@@ -16,6 +15,7 @@ MAX_WATCHERS = 1_000
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 
 OK = Status(Code.OK)
+CLOSED = Status(Code.UNAVAILABLE, "the gateway is shutting down", "draining", 0.0)
 
 
 class Health:
@@ -31,12 +31,15 @@ class Health:
         self._services = frozenset(services)
         self._response = messages.type("grpc.health.v1.HealthCheckResponse")
         self._watchers = 0
+        self._closed = False
         self._changed = asyncio.Event()
         host.workers.changed.append(self.look)
 
     def close(self) -> None:
-        """Follow the workers no more."""
+        """Follow the workers no more, and end the RPCs of those who watch."""
         self._host.workers.changed.remove(self.look)
+        self._closed = True
+        self.look()
 
     def look(self) -> None:
         """Compare the status again for those who watch."""
@@ -71,6 +74,7 @@ class Health:
         self._watchers += 1
         try:
             await self._tell(await self._service(context), context)
+            return CLOSED, 1
         except BadRequest as error:
             return Status(Code.INVALID_ARGUMENT, error.message, error.code), 0
         except (Gone, asyncio.CancelledError):
@@ -78,9 +82,9 @@ class Health:
         finally:
             self._watchers -= 1
 
-    async def _tell(self, service: str, context: Context) -> NoReturn:
+    async def _tell(self, service: str, context: Context) -> None:
         told = None
-        while True:
+        while not self._closed:
             changed = self._changed
             status = self.status_of(service) or SERVICE_UNKNOWN
             if status != told:
