@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,15 @@ def test_dotenv_that_cannot_be_read_is_named() -> None:
     Path(".env.dev").mkdir()
     with pytest.raises(ConfigError, match=r"^\.env\.dev: cannot be read: Is a directory$"):
         loaded({})
+
+
+@pytest.mark.parametrize("filler", [" ", "\t#", '"', "\\", "=", "a ", "\n"])
+def test_dotenv_is_read_in_a_moment_whatever_it_has(filler: str) -> None:
+    file = Path("some.env")
+    file.write_text("PORT=5\nPORT=" + filler * 60_000 + "x")
+    before = time.process_time()
+    read_dotenv(file, {"PORT"})
+    assert time.process_time() - before < 1
 
 
 @given(st.binary(max_size=200))

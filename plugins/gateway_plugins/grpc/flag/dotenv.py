@@ -8,12 +8,10 @@ from gateway import ConfigError, Variable
 
 MAX_BYTES = 64 * 1024
 
-LINE = re.compile(
-    r"""\s*(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*[=:]\s*
-    (?: "(?P<double>(?:[^"\\]|\\.)*)" | '(?P<single>[^']*)' | (?P<plain>.*?) )
-    \s*(?:(?<!\S)\#.*)?""",
-    re.VERBOSE,
-)
+ASSIGNMENT = re.compile(r"\s*(?:export\s+)?(\w+)\s*[=:]")
+DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"')
+SINGLE = re.compile(r"'([^']*)'")
+COMMENT = re.compile(r"(?:^|\s)#")
 
 
 def read_dotenv(file: Path, wanted: Collection[str]) -> dict[str, Variable]:
@@ -34,13 +32,16 @@ def read_dotenv(file: Path, wanted: Collection[str]) -> dict[str, Variable]:
 
 def _lines(file: Path, text: str) -> Iterator[tuple[str, Variable]]:
     for number, line in enumerate(text.split("\n"), 1):
-        match = LINE.fullmatch(line.rstrip())
+        match = ASSIGNMENT.match(line)
         if match is not None:
-            name = match["name"]
-            yield name, Variable(f"{file}:{number}: {name}", _value(match))
+            value = _value(line[match.end() :].strip())
+            yield match[1], Variable(f"{file}:{number}: {match[1]}", value)
 
 
-def _value(match: re.Match[str]) -> str:
-    if match["double"] is not None:
-        return re.sub(r"\\(.)", r"\1", match["double"])
-    return match["single"] if match["single"] is not None else match["plain"]
+def _value(text: str) -> str:
+    """Return what the text after `=` stands for: quoted, or up to a comment."""
+    if (double := DOUBLE.match(text)) is not None:
+        return re.sub(r"\\(.)", r"\1", double[1])
+    if (single := SINGLE.match(text)) is not None:
+        return single[1]
+    return COMMENT.split(text, maxsplit=1)[0].rstrip()
