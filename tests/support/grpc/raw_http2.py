@@ -10,15 +10,24 @@ DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
 
 END_STREAM, END_HEADERS = 1, 4
 
-Lines = tuple[tuple[bytes, bytes], ...]
+NEWEST = b"\xbe"
+"""HPACK's reference to the newest line of its table: RFC 7541, section 2.3.3."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def request_head(stream: int, *lines: tuple[bytes, bytes]) -> bytes:
-    """Return the frame that begins a call of `ChatCompletionStream`."""
+def request_head(
+    stream: int,
+    *lines: tuple[bytes, bytes],
+    repeated: tuple[bytes, bytes] | None = None,
+    times: int = 0,
+) -> bytes:
+    """Return the frame that begins a call of `ChatCompletionStream`.
+
+    The line `repeated` is there once, and is then referred to so many times.
+    """
     usual = (
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -28,6 +37,8 @@ def request_head(stream: int, *lines: tuple[bytes, bytes]) -> bytes:
         (b"content-type", b"application/grpc"),
     )
     packed = b"".join(b"\0" + _text(name) + _text(value) for name, value in (*usual, *lines))
+    if repeated is not None:
+        packed += b"\x40" + _text(repeated[0]) + _text(repeated[1]) + NEWEST * times
     return frame(HEADERS, END_HEADERS, stream, packed)
 
 
@@ -71,6 +82,20 @@ class RawHttp2:
             await self.reader.readexactly(int.from_bytes(head[:3]))
             if head[3] in kinds:
                 return head[3]
+
+    async def end_of_stream(self) -> list[int]:
+        """Read to the end of a stream; return the kinds of the frames that tell of it."""
+        kinds: list[int] = []
+        while True:
+            try:
+                head = await self.reader.readexactly(9)
+                await self.reader.readexactly(int.from_bytes(head[:3]))
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return kinds
+            if head[3] in (HEADERS, RST_STREAM, GOAWAY):
+                kinds.append(head[3])
+                if head[3] != HEADERS or head[4] & END_STREAM:
+                    return kinds
 
     def abort(self) -> None:
         """Close the connection with a reset, as a process does that dies."""

@@ -26,6 +26,9 @@ LEFT_OUT = frozenset(
 )
 """What concerns the transport; the transport's own encodings begin with `grpc-` or `accept-`."""
 
+LINE = 32
+"""Bytes of a line beside its name and its value, as HTTP/2 counts."""
+
 NAME = re.compile(rb"[0-9a-z_.-]+")
 
 TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
@@ -58,8 +61,15 @@ def add_meta(call: Call, headers: list[tuple[bytes, bytes]], meta: Meta) -> None
         call.id = added[0][1].decode()
 
 
-def check_characters(headers: Headers) -> None:
-    """Raise BadRequest if a line is no header of HTTP/1.1: the library lets line ends pass."""
+def check_lines(headers: Headers, most: int) -> None:
+    """Raise BadRequest if the headers are more than `most` bytes, or none of HTTP/1.1.
+
+    The library lets line ends pass, and counts a line once that HPACK repeats a thousand times.
+    """
+    if sum(len(name) + len(value) + LINE for name, value in headers) > most:
+        raise BadRequest(
+            f"the metadata has more than {most} bytes (server_limits.max_header_bytes)"
+        )
     for name, value in headers:
         if not NAME.fullmatch(name) or (value and not PRINTABLE.fullmatch(value)):
             raise BadRequest("the metadata has characters other than those from space to tilde")

@@ -11,8 +11,8 @@ from gateway_plugins.grpc.edge.answers import Answer, Asked, Method
 from gateway_plugins.grpc.edge.context import Context
 from gateway_plugins.grpc.edge.metadata import (
     add_meta,
-    check_characters,
     check_credentials,
+    check_lines,
     headers_of,
 )
 
@@ -59,7 +59,7 @@ class Request:
         known. Raises CallError if the caller cannot be known.
         """
         self._call = call = self._made(caller, self._method.path or USUAL, UNKNOWN)
-        check_characters(self._headers)
+        check_lines(self._headers, self._host.config.server_limits.max_header_bytes)
         check_credentials(self._headers)
         if self._method.path is None:
             await self._host.identify(call)
