@@ -139,8 +139,9 @@ def _arguments(options: Options, limit: int, *, shared: bool) -> Sequence[tuple[
         ("grpc.keepalive_time_ms", round(options.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Without this name a client that pings during a long prefill is thrown out.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Without this name a client that pings during a long prefill is thrown out. A second
+        # between two pings is the least that programs set, and a timer may come early.
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ("grpc.max_connection_age_ms", round(options.max_connection_age * 1000)),
         ("grpc.max_concurrent_streams", options.max_streams),
         ("grpc.so_reuseport", int(shared)),
