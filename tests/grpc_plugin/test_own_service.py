@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,9 +12,13 @@ import httpx
 import msgspec
 import pytest
 from gateway_plugins.grpc.messages import Messages
+from gateway_plugins.grpc.status import Code
+from grpc_plugin.services.test_call import RECORDED, check
 from support.callers.sampled_tokens import ASKS
 from support.grpc.generations import heard
 from support.grpc.stubs import PROTOS, channel, make_stubs, serving_grpc
+from support.records.vllm_recordings import RecordedExchange
+from support.workers.playing import Playing, naming, raw
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
@@ -117,6 +122,33 @@ def check_traces(traces: Sequence[Trace]) -> None:
     ]
     assert seen[0][1][0][0]
     assert all(one == seen[0] for one in seen)
+
+
+SOME = [one for one in RECORDED if one.method == "POST" and one.path.startswith("/v1/")][::8]
+"""Recorded exchanges; tests/grpc_plugin/services has all of them, without a port."""
+
+
+def ask(messages: ModuleType, stub: Any, exchange: RecordedExchange) -> tuple[Code, list[bytes]]:
+    """Make a recorded request through `Call`; return the code and the messages."""
+    request = messages.JsonRequest(path=exchange.path, body=exchange.request_body)
+    stream, found = stub.Call(request, timeout=20), list[bytes]()
+    with suppress(grpc.RpcError):
+        found.extend(one.json for one in stream)
+    return Code(stream.code().value[0]), found
+
+
+async def test_recorded_responses_pass_the_port_byte_for_byte(
+    compiled: tuple[ModuleType, ModuleType], tmp_path: Path
+) -> None:
+    playing, (messages, stubs) = Playing(), compiled
+    async with ScriptedWorker(playing.script) as worker:
+        async with serving_grpc(worker.url, tmp_path) as (_, port):
+            with channel(port) as opened:
+                stub = stubs.GatewayServiceStub(opened)
+                for exchange in SOME:
+                    playing.pieces, playing.breaks_off = [raw(exchange)], bool(exchange.cut_short)
+                    with naming(exchange):
+                        check(exchange, *await asyncio.to_thread(ask, messages, stub, exchange))
 
 
 async def test_an_aborted_call_ends_as_cancelled(
