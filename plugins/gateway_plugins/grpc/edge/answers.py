@@ -13,6 +13,10 @@ class BadAnswer(GatewayError):
     """A worker's response is not in the format of its API."""
 
 
+class Bug(GatewayError):
+    """The gateway failed on a response."""
+
+
 class Broken(GatewayError):
     """A worker's response ended before it was whole."""
 

@@ -68,6 +68,10 @@ class Rpc:
             if request.is_absent:
                 return LARGE  # the transport has told the caller
             return LATE if self._is_late() else LEFT
+        except Exception:
+            call.cancel(CallerGone("the gateway failed on this call"))
+            await asyncio.wait([dispatching])
+            raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()

@@ -4,7 +4,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway import ENGINE_ERROR, Call, retry_after
-from gateway_plugins.grpc.edge.answers import Answer, Broken, Unsupported, WorkerError
+from gateway_plugins.grpc.edge.answers import Answer, Broken, Bug, Unsupported, WorkerError
 from gateway_plugins.grpc.edge.receiver import Receiver
 from gateway_plugins.grpc.status import (
     MAX_MESSAGE,
@@ -55,6 +55,8 @@ def _judged(
 def _of_failure(failure: Exception, facts: dict[str, str]) -> Status:
     """Return the status of a response that was not what it has to be."""
     message = str(failure)
+    if isinstance(failure, Bug):
+        return Status(Code.INTERNAL, message, "internal_error", facts=facts)
     if isinstance(failure, Unsupported):
         reason = "unsupported_by_worker"
         told = clipped(message, MAX_MESSAGE)

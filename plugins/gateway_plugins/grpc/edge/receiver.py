@@ -1,12 +1,14 @@
 """The Caller of a call that came as an RPC: it takes the response apart as it arrives."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from gateway import (
     Attempt,
     Call,
     CallerGone,
+    CallError,
     Event,
     GatewayError,
     Headers,
@@ -14,7 +16,16 @@ from gateway import (
     UpstreamError,
     is_event_stream,
 )
-from gateway_plugins.grpc.edge.answers import Answer, BadAnswer, Begun, Unsupported, WorkerError
+from gateway_plugins.grpc.edge.answers import (
+    Answer,
+    BadAnswer,
+    Begun,
+    Bug,
+    Unsupported,
+    WorkerError,
+)
+
+log = logging.getLogger("gateway")
 
 MAX_ERROR = 64 * 1024
 """Maximum bytes of an error response that are read."""
@@ -105,6 +116,14 @@ class Receiver:
                 self._keep(data)
         except GatewayError as error:
             self._fail(error)
+        except Exception as error:  # noqa: BLE001  it would be taken for a failure of the worker
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        log.error("the gateway failed on a response", exc_info=error)
+        self.failure = Bug("the gateway failed on this call")
+        if self._call is not None:
+            self._call.cancel(CallError(str(self.failure)))
 
     def _keep(self, data: bytes) -> None:
         self._size += len(data)
