@@ -90,10 +90,11 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     The realtime model gives way to batch items if no realtime call came for `min_hot` (less, the
     longer the items have waited), none made it come back within `cooldown`, and a token is left:
-    there are at most `tokens`, and one more each `refill`. Items get their model without silence
-    and without a token so early that they start within `max_wait`. A realtime call waits until the
-    model in its way has been there for `min_batch`, unless that has no work, or came for batch
-    items and the call's key is urgent. An item's priority rises by one each `age_step`.
+    there are at most `tokens`, and one more each `refill`. From half of `max_wait` on items need
+    no token, and they get their model without silence so early that they start within `max_wait`.
+    A realtime call waits until the model in its way has been there for `min_batch` (twice that, if
+    items would be late otherwise), unless that has no work, or came for batch items and the call's
+    key is urgent. An item's priority rises by one each `age_step`.
     `drain_batch` and `drain_realtime`: how long the calls of an engine may go on once another model
     is to come.
     """

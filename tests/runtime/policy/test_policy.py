@@ -4,6 +4,7 @@ import pytest
 from gateway_plugins.runtime.options import Rules
 from gateway_plugins.runtime.policy.policy import Policy
 from gateway_plugins.runtime.policy.saved import Saved
+from gateway_plugins.runtime.policy.starvation import MARGIN
 from gateway_plugins.runtime.policy.view import Demand
 from runtime.policy.views import CHAT, UNIX, calls, items, policy, view
 
@@ -42,11 +43,15 @@ def test_the_realtime_model_stays_while_calls_are_in_flight() -> None:
     assert "in flight" in policy().decide(state).reason
 
 
-def test_items_need_less_silence_the_longer_they_have_waited() -> None:
-    one = policy()
-    chat = Demand(realtime_at=1_900)
-    assert one.decide(view(2_000, chat=chat, eval=items(since=1_990))).cause is None
-    assert one.decide(view(2_000, chat=chat, eval=items(since=-600))).cause == "batch"
+@pytest.mark.parametrize(
+    ("waited", "silence"), [(10, 595), (1_800, 150), (2_700, 135), (3_300, 60)]
+)
+def test_items_need_less_silence_the_longer_they_have_waited(waited: float, silence: float) -> None:
+    """Soon a quarter of `min_hot`; in the end the load takes longer than the silence."""
+    now, chat = 9_000.0, Demand(realtime_at=9_000 - silence + 5)
+    assert policy().decide(view(now, chat=chat, eval=items(since=now - waited))).cause is None
+    chat.realtime_at = now - silence - 5
+    assert policy().decide(view(now, chat=chat, eval=items(since=now - waited))).cause == "batch"
 
 
 def test_the_silence_is_never_shorter_than_the_load() -> None:
@@ -56,19 +61,63 @@ def test_the_silence_is_never_shorter_than_the_load() -> None:
         assert policy(Rules(max_wait=10_000)).decide(state).cause == cause
 
 
+def test_items_that_have_waited_for_half_of_the_time_need_no_token() -> None:
+    one = policy(Rules(refill=1e6), Saved(at=UNIX, tokens=0))
+    early, late = view(1_500, eval=items()), view(1_800, eval=items())
+    assert "token" in one.decide(early).reason
+    decision = one.decide(late)
+    assert decision.cause == "batch"
+    before = one.tokens(1_800)
+    one.switched(late, decision)
+    assert one.tokens(1_800) == before
+
+
 def test_starving_items_get_their_model_so_early_that_others_have_their_turns_as_well() -> None:
-    """Each turn: a drain, a load, min_batch; before the first and between two: calls' own turns."""
+    """Each turn: a drain, a load, some margin, min_batch; between two: calls' own turns."""
     rules = Rules(max_wait=3_600, min_batch=120, cooldown=120, drain_realtime=30)
     chat = Demand(in_flight=1, load_time=90)
-    back = 90 + 120
+    back, start = 90 + 120, 30 + 60 + MARGIN
     one = policy(rules)
-    first = 3_600 - 2 * back - (30 + 60 + 120)
+    first = 3_600 - start
     assert one.decide(view(first - 1, chat=chat, a=items())).cause is None
     assert one.decide(view(first, chat=chat, a=items())).cause == "starving"
-    second = first + 5 - back - (30 + 60 + 120)
+    second = first + 5 - back - (start + 120)
     both = {"a": items(), "b": items(since=5)}
     assert one.decide(view(second - 1, chat=chat, wanted=both)).cause is None
     assert one.decide(view(second, chat=chat, wanted=both)).model == "a"
+
+
+def test_many_items_get_their_model_as_early_as_their_turns_need() -> None:
+    """The pace of a turn is remembered, also over a restart, and by the models that are new."""
+    one = policy(Rules(max_wait=3_600, min_batch=120, cooldown=120))
+    for age, left in ((0, 900), (60, 500), (120, 300)):
+        state = view(1_000 + age, "eval", since=1_000, for_batch=True, eval=items(left, since=990))
+        one.decide(state)
+    saved = one.saved(1_120, UNIX + 1_120)
+    assert saved.pace == {"eval": 5}
+    chat = Demand(in_flight=1, load_time=90)
+    start, back = 30 + 60 + MARGIN, 90 + 120
+    for name in ("eval", "other"):
+        again = policy(saved=saved)
+        latest = 3_600 - 2 * start - 240 - back
+        wanted = {name: items(1_200)}
+        assert again.decide(view(latest - 1, chat=chat, wanted=wanted)).cause is None
+        assert again.decide(view(latest, chat=chat, wanted=wanted)).cause == "starving"
+
+
+def test_without_a_max_wait_items_wait_for_a_silence_and_a_token() -> None:
+    one = policy(Rules(max_wait=float("inf"), refill=1e6), Saved(at=UNIX, tokens=0))
+    assert "token" in one.decide(view(1e6 - 1, eval=items())).reason
+    called = Demand(realtime_at=1e6 - 590)
+    assert "590 of 600 s" in one.decide(view(1e6, chat=called, eval=items())).reason
+
+
+def test_a_turn_lasts_twice_as_long_if_its_items_would_be_late_otherwise() -> None:
+    one = policy()
+    for now, model in ((3_520, "eval"), (3_639, "eval"), (3_640, CHAT)):
+        held = calls(since=3_450)
+        state = view(now, "eval", since=3_400, for_batch=True, chat=held, eval=items(90))
+        assert one.decide(state).model == model
 
 
 def test_starving_items_leave_half_of_max_wait_in_peace() -> None:
@@ -76,6 +125,13 @@ def test_starving_items_leave_half_of_max_wait_in_peace() -> None:
     chat = Demand(in_flight=1)
     assert one.decide(view(299, chat=chat, a=items(load=1_000))).cause is None
     assert one.decide(view(300, chat=chat, a=items(load=1_000))).cause == "starving"
+
+
+def test_a_turn_lasts_twice_as_long_while_its_last_items_run() -> None:
+    one = policy()
+    for now, model in ((239, "eval"), (240, CHAT)):
+        state = view(now, "eval", for_batch=True, chat=calls(since=9), eval=Demand(running=1))
+        assert one.decide(state).model == model
 
 
 def test_items_for_the_realtime_model_need_no_switch() -> None:
@@ -225,9 +281,9 @@ def test_a_higher_priority_takes_over_after_a_turn() -> None:
 
 def test_age_raises_the_rank_of_items() -> None:
     one = policy(Rules(age_step=300))
-    old, new = items(since=0, priority=0), items(since=1_900, priority=5)
-    assert one.decide(view(1_910, old=old, new=new)).model == "old"
-    assert one.decide(view(1_910, old=old, new=items(since=1_900, priority=7))).model == "new"
+    old, new = items(since=0, priority=0), items(since=1_600, priority=5)
+    assert one.decide(view(1_610, old=old, new=new)).model == "old"
+    assert one.decide(view(1_610, old=old, new=items(since=1_600, priority=7))).model == "new"
 
 
 def test_of_several_called_models_the_longest_awaited_comes_first() -> None:

@@ -4,7 +4,10 @@ import msgspec
 
 from gateway_plugins.runtime.policy.saved import Memory
 from gateway_plugins.runtime.policy.situation import Situation
-from gateway_plugins.runtime.policy.starvation import patience
+from gateway_plugins.runtime.policy.starvation import PRESSING, Deadlines
+
+ENOUGH = 0.25
+"""The part of `min_hot` after which further silence says little more about the next call."""
 
 MOST_EXPECTED = 1.0
 """Realtime calls that may be expected until the model could be back."""
@@ -21,7 +24,7 @@ class Departure(msgspec.Struct, frozen=True):
         if not self._guarded:
             return None
         found = (self._calls(), self._silence(other), self._cooldown(), self._rush(other))
-        return next((one for one in (*found, self._token()) if one), None)
+        return next((one for one in (*found, self._token(other)) if one), None)
 
     @property
     def _guarded(self) -> bool:
@@ -38,15 +41,18 @@ class Departure(msgspec.Struct, frozen=True):
         return f"the latest realtime call was {self.here.now - latest:.0f} of {needed:.0f} s ago"
 
     def _silence_needed(self, other: str) -> float:
-        """`min_hot`, less the longer items have waited; not less than the load takes, since a call
+        """`min_hot`, soon a quarter of it, in the end no more than the load takes, since a call
         that comes within it would turn it back."""
-        most = self.here.rules.min_hot
-        return max(most * self._strictness, min(most, self.here.of(other).load_time))
+        most, patience = self.here.rules.min_hot, self._patience(other)
+        needed = most * max(self._strictness(other), min(ENOUGH, patience))
+        return max(needed, min(most, self.here.of(other).load_time))
 
-    @property
-    def _strictness(self) -> float:
+    def _strictness(self, other: str) -> float:
         """Falls fast at first: a short silence early is better than none at the end."""
-        return patience(self.here) ** 2
+        return self._patience(other) ** 2
+
+    def _patience(self, other: str) -> float:
+        return Deadlines(self.here, self.memory).patience(other)
 
     @property
     def _realtime_at(self) -> float | None:
@@ -70,12 +76,18 @@ class Departure(msgspec.Struct, frozen=True):
     def _rush(self, other: str) -> str | None:
         away = self.here.of(other).load_time + self.here.here.load_time
         expected = self.here.here.arrivals * away
-        if expected * self._strictness <= MOST_EXPECTED:
+        if expected * self._strictness(other) <= MOST_EXPECTED:
             return None
         return f"{expected:.1f} realtime calls are expected within {away:.0f} s"
 
-    def _token(self) -> str | None:
+    def costs(self, other: str) -> bool:
+        """Whether giving way takes a token."""
+        here = self.here
+        is_realtime = here.present is not None and here.present == here.realtime
+        return is_realtime and self._patience(other) >= PRESSING
+
+    def _token(self, other: str) -> str | None:
         bucket, now = self.memory.bucket, self.here.now
-        if self.here.present != self.here.realtime or bucket.level(now) >= 1:
+        if not self.costs(other) or bucket.level(now) >= 1:
             return None
         return f"no token is left for {bucket.wait(now):.0f} s"

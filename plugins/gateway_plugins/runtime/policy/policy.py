@@ -4,7 +4,7 @@ from gateway_plugins.runtime.options import Rules
 from gateway_plugins.runtime.policy.departure import Departure
 from gateway_plugins.runtime.policy.saved import Memory, Saved
 from gateway_plugins.runtime.policy.situation import Situation
-from gateway_plugins.runtime.policy.starvation import starving
+from gateway_plugins.runtime.policy.starvation import Deadlines
 from gateway_plugins.runtime.policy.view import Decision, View
 
 SAVED_EACH = 30.0
@@ -52,6 +52,7 @@ class Policy:
         here = Situation(self._rules, self._realtime, view)
         self._hear(here)
         if view.phase == "hot":
+            self._memory.pace.note(here)
             return self._hot(here)
         if view.phase in ("loading", "draining"):
             return self._coming(here)
@@ -65,7 +66,6 @@ class Policy:
             if self._memory.paid:
                 self._memory.bucket.pay(view.now)
         self._end_turn(here)
-        self._memory.forced = decision.model if decision.cause == "starving" else None
         self._memory.called = decision.cause == "realtime"
         if self._memory.called:
             self._memory.recalled_at = view.now
@@ -82,15 +82,16 @@ class Policy:
             self._memory.realtime_at = max(at, self._memory.realtime_at or at)
 
     def _costs(self, here: Situation, decision: Decision) -> bool:
-        is_realtime = here.present is not None and here.present == self._realtime
-        return is_realtime and decision.cause == "batch"
+        is_batch = decision.cause == "batch" and decision.model is not None
+        return is_batch and Departure(here, self._memory).costs(decision.model or "")
 
     def _end_turn(self, here: Situation) -> None:
-        left = self._memory.left
+        left, pace = self._memory.left, self._memory.pace.of
         if here.view.phase == "hot" and here.present and here.age >= self._rules.min_batch:
             left[here.present] = here.now
-        for name in left.keys() - here.view.demands.keys():
-            del left[name]
+        for known in (left, pace):
+            for name in known.keys() - here.view.demands.keys():
+                del known[name]
 
     def _empty(self, here: Situation) -> Decision:
         """Nothing is there: what realtime calls wait for, the realtime model, or what else may."""
@@ -113,8 +114,11 @@ class Policy:
         return self._back(here) or _stay(here, f"{here.present} is on its way")
 
     def _must_come(self, here: Situation, held: str) -> bool:
-        forced = self._memory.forced == here.present and here.here.queued > 0
-        return forced and not here.of(held).urgent
+        """Whether items would be late if the model that is on its way was turned back."""
+        if here.of(held).urgent or not here.view.began_for_batch or not here.here.queued:
+            return False
+        deadlines = Deadlines(here, self._memory)
+        return deadlines.spare <= deadlines.back
 
     def _hot(self, here: Situation) -> Decision:
         return (
@@ -133,7 +137,7 @@ class Policy:
         would_go = held is not None and self._is_idle(here, held)
         if here.age < self._least_stay(here) and not would_go:
             return None
-        name = starving(here, self._memory.left)
+        name = Deadlines(here, self._memory).starving()
         if name is None:
             return None
         return Decision(name, "starving", f"{_items(here, name)}, which is close to the maximum")
@@ -152,11 +156,16 @@ class Policy:
             return Decision(held, "realtime", f"{_calls(here, held)}, and their key is urgent")
         if self._is_idle(here, held):
             return Decision(held, "realtime", f"{_calls(here, held)}; {here.present} has no work")
-        if here.age >= self._rules.min_batch:
+        turn = self._rules.min_batch * self._turns(here)
+        if here.age >= turn:
             reason = f"{_calls(here, held)}; {here.present} was there for {here.age:.0f} s"
             return Decision(held, "realtime", reason)
-        reason = f"{_calls(here, held)}, until {here.present} was there for min_batch"
-        return _stay(here, reason)
+        return _stay(here, f"{_calls(here, held)}, {turn - here.age:.0f} s of min_batch are left")
+
+    def _turns(self, here: Situation) -> int:
+        """How many times `min_batch` items may work while calls wait."""
+        late = here.view.began_for_batch and Deadlines(here, self._memory).cannot_pause()
+        return 2 if late else 1
 
     def _is_idle(self, here: Situation, held: str) -> bool:
         """Whether the present model has no work, and got no call in the time of two loads."""
@@ -169,12 +178,13 @@ class Policy:
         queued = here.queued()
         if not queued:
             return None
-        if here.has_items and not self._outranked(here, queued[0]):
+        name = Deadlines(here, self._memory).pressing() or queued[0]
+        if here.has_items and not self._outranked(here, name):
             return _stay(here, f"{here.present} has items of its own")
-        obstacle = Departure(here, self._memory).obstacle(queued[0])
+        obstacle = Departure(here, self._memory).obstacle(name)
         if obstacle:
-            return _stay(here, f"{_items(here, queued[0])}: {obstacle}")
-        return Decision(queued[0], "batch", f"{_items(here, queued[0])}; {here.present} may go")
+            return _stay(here, f"{_items(here, name)}: {obstacle}")
+        return Decision(name, "batch", f"{_items(here, name)}; {here.present} may go")
 
     def _outranked(self, here: Situation, other: str) -> bool:
         """Whether the items of another model come first by a whole step, after a turn of this one.

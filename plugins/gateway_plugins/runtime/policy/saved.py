@@ -4,6 +4,7 @@ import msgspec
 
 from gateway_plugins.runtime.options import Rules
 from gateway_plugins.runtime.policy.bucket import Bucket
+from gateway_plugins.runtime.policy.pace import Pace
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -11,7 +12,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokens` were there `at` a time. `realtime_at`: the latest call for the realtime model.
     `recalled_at`: when realtime calls last brought a model. `left`: when each model last gave way
-    after a turn of its own.
+    after a turn of its own. `pace`: how many items of each started in a second.
     """
 
     at: float
@@ -19,13 +20,14 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     realtime_at: float | None = None
     recalled_at: float | None = None
     left: dict[str, float] = {}
+    pace: dict[str, float] = {}
 
 
 class Memory:
     """What the policy remembers, in `time.monotonic()` seconds.
 
-    `forced` and `called` tell why the present model was brought, `paid` whether a token was taken
-    for that. None of them is kept over a restart, which ends that model.
+    `called` tells whether realtime calls brought the present model, `paid` whether a token was
+    taken for that. Neither is kept over a restart, which ends that model.
     """
 
     def __init__(self, rules: Rules, saved: Saved | None, now: float, unix: float) -> None:
@@ -35,7 +37,7 @@ class Memory:
         self.realtime_at = past.maybe(kept.realtime_at)
         self.recalled_at = past.maybe(kept.recalled_at)
         self.left = {name: past.of(at) for name, at in kept.left.items()}
-        self.forced: str | None = None
+        self.pace = Pace(kept.pace)
         self.called = False
         self.paid = False
 
@@ -47,6 +49,7 @@ class Memory:
             realtime_at=None if self.realtime_at is None else self.realtime_at + offset,
             recalled_at=None if self.recalled_at is None else self.recalled_at + offset,
             left={name: at + offset for name, at in self.left.items()},
+            pace=dict(self.pace.of),
         )
 
 

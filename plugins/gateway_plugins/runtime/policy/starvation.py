@@ -1,71 +1,111 @@
-"""Whose batch items have waited so long that their model has to come now."""
+"""By when batch items need their model, if all of them are to start within `max_wait`."""
 
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from math import ceil, inf
 
+import msgspec
+
+from gateway_plugins.runtime.policy.saved import Memory
 from gateway_plugins.runtime.policy.situation import Situation
 
-NO_TURNS: Mapping[str, float] = MappingProxyType({})
+PRESSING = 0.5
+"""The patience below which items come first, and without a token."""
+
+MARGIN = 30.0
+"""Seconds by which a switch may take longer than expected."""
 
 
-class Due(NamedTuple):
-    """When a model has to be there at the latest; its items count from `since`. `early`: seconds
-    before that at which it may come, at least."""
+class Deadlines(msgspec.Struct, frozen=True):
+    """The models that items wait for, and when the switch to each has to begin at the latest."""
 
-    at: float
-    name: str
-    since: float
-    early: float = 0.0
+    here: Situation
+    memory: Memory
 
+    def patience(self, name: str) -> float:
+        """From 1, for items that were just submitted, to 0, for those whose model has to come."""
+        since, latest = self.here.queued_since(name), self.latest(name)
+        if latest == inf:
+            return 1.0
+        return min(1.0, max(0.0, (latest - self.here.now) / (latest - since)))
 
-def starving(here: Situation, left: Mapping[str, float]) -> str | None:
-    """The model that has to come now, if its items are to start within `max_wait`.
+    def pressing(self) -> str | None:
+        """The model that has to come first, if its items have lost their patience."""
+        late = [one for one in self._by_time() if self.patience(one) < PRESSING]
+        return late[0] if late else None
 
-    Models are taken by the time at which they are due, and the first is the answer as soon as one
-    of them would come too late otherwise. `left`: when each had its latest turn.
-    """
-    due = _due(here, left)
-    return due[0].name if any(here.now >= latest for _, latest in _latest(here, due)) else None
+    def starving(self) -> str | None:
+        """The model that has to come now."""
+        return self._by_time()[0] if self.spare <= 0 else None
 
+    @property
+    def spare(self) -> float:
+        """Seconds until the switch to the first model has to begin, for the sake of any.
 
-def patience(here: Situation) -> float:
-    """From 1, for items that were just submitted, to 0, for those whose model has to come now."""
-    found = (
-        (latest - here.now) / (latest - one.since)
-        for one, latest in _latest(here, _due(here, NO_TURNS))
-    )
-    return min(1.0, max(0.0, min(found, default=1.0)))
+        Between two models realtime calls may have their turn.
+        """
+        needed = self.back if self._for_batch else 0.0
+        spare = inf
+        for name in self._by_time():
+            most = max(0.0, self._most - self._needed(name))
+            spare = min(spare, self.latest(name) - min(needed, most) - self.here.now)
+            needed += max(self._needed(name), self._start(name) + self._turn) + self.back
+        return spare
 
+    def cannot_pause(self) -> bool:
+        """Whether a turn for realtime calls would make the present items late, or cut the last."""
+        demand = self.here.here
+        if not demand.queued:
+            return demand.running > 0
+        return self.here.now + self.back >= self.latest(self.here.present or "")
 
-def _due(here: Situation, left: Mapping[str, float]) -> list[Due]:
-    """The models that items wait for, the first due first."""
-    return sorted(_due_of(here, name, left.get(name)) for name in here.queued())
+    def latest(self, name: str) -> float:
+        """When the switch has to begin; at least half of `max_wait` is left in peace."""
+        return self._due(name) - self._needed(name)
 
+    @property
+    def back(self) -> float:
+        """Seconds that a turn for realtime calls takes."""
+        rules = self.here.rules
+        return self.here.of(self.here.realtime).load_time + max(rules.cooldown, rules.min_batch)
 
-def _due_of(here: Situation, name: str, left: float | None) -> Due:
-    """Items that one turn was not enough for may have the next from a third of `max_wait` on, after
-    `min_hot` in peace; if items of another model would have to go, `max_wait` after that turn."""
-    since, rules = here.queued_since(name), here.rules
-    if left is None or left <= since:
-        return Due(since + rules.max_wait, name, since)
-    if here.view.began_for_batch:
-        return Due(left + rules.max_wait, name, left)
-    early = rules.max_wait * 2 / 3
-    at = max(since + rules.max_wait, left + rules.min_hot + early)
-    return Due(at, name, since, early)
+    @property
+    def _most(self) -> float:
+        return self.here.rules.max_wait / 2
 
+    def _by_time(self) -> list[str]:
+        names = self.here.queued()
+        if self._is_coming and self.here.here.queued:
+            names.append(self.here.present or "")
+        return sorted(names, key=lambda one: (self.latest(one), one))
 
-def _latest(here: Situation, due: list[Due]) -> Iterator[tuple[Due, float]]:
-    """When the switch to the first has to begin for the sake of each.
+    @property
+    def _is_coming(self) -> bool:
+        return self.here.view.phase in ("loading", "draining")
 
-    Between two turns realtime calls may have theirs, and a load may be turned back before the
-    first. At least half of `max_wait` is left in peace.
-    """
-    rules = here.rules
-    back = here.of(here.realtime).load_time + max(rules.cooldown, rules.min_batch)
-    needed = 2 * back
-    for one in due:
-        needed += rules.drain_realtime + here.of(one.name).load_time + rules.min_batch
-        yield one, one.at - max(one.early, min(needed, rules.max_wait / 2))
-        needed += back
+    @property
+    def _for_batch(self) -> bool:
+        """Whether batch items have the GPU."""
+        return self.here.view.began_for_batch and not self._is_coming
+
+    def _due(self, name: str) -> float:
+        """Items that are late after a turn leave other models theirs, and the calls `min_hot`."""
+        rules, left = self.here.rules, self.memory.left.get(name, -inf)
+        since = self.here.queued_since(name)
+        due = since + rules.max_wait
+        if self.here.now < due or left <= since:
+            return due
+        if self._for_batch:
+            return left + rules.max_wait
+        return max(due, left + rules.min_hot + self._needed(name))
+
+    def _needed(self, name: str) -> float:
+        """From the first of the turns that the items need to the start of the last item."""
+        work = min(self._most, self.memory.pace.work(name, self.here.of(name).queued))
+        more = max(0, ceil(work / self._turn) - 1)
+        return min(self._most, (1 + more) * self._start(name) + work + more * self.back)
+
+    @property
+    def _turn(self) -> float:
+        return max(1.0, self.here.rules.min_batch)
+
+    def _start(self, name: str) -> float:
+        return self.here.rules.drain_realtime + self.here.of(name).load_time + MARGIN

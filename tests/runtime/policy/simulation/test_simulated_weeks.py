@@ -43,18 +43,22 @@ def test_the_table_of_the_manual_is_what_the_simulation_finds(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
+@pytest.mark.parametrize(("scenario", "system"), [(QUIET, OURS), (USUAL, OURS), (BUSY, SYSTEMS[2])])
+def test_weeks_have_fewer_long_waits(scenario: Scenario, system: System) -> None:
+    """By either count: until they are served, and until the model is there for them."""
+    theirs, ours = weeks(scenario, REPLACED, SEEDS), weeks(scenario, system, SEEDS)
+    assert ours.long_waits < min(theirs.long_waits, theirs.long_unready)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize(
     ("scenario", "system", "max_wait"),
-    [
-        (QUIET, OURS, Rules().max_wait),
-        (USUAL, OURS, Rules().max_wait),
-        (BUSY, SYSTEMS[2], PATIENT.max_wait),
-    ],
+    [*((one, OURS, Rules().max_wait) for one in SCENARIOS), (BUSY, SYSTEMS[2], PATIENT.max_wait)],
 )
-def test_weeks_have_fewer_long_waits_and_no_item_starves(
+def test_weeks_have_no_item_that_starves(
     scenario: Scenario, system: System, max_wait: float
 ) -> None:
-    theirs, ours = weeks(scenario, REPLACED, SEEDS), weeks(scenario, system, SEEDS)
-    assert ours.long_waits < theirs.long_waits
+    ours = weeks(scenario, system, SEEDS)
     assert ours.max_wait <= max_wait
     assert ours.lost == 0
