@@ -71,8 +71,7 @@ class Call:
     `waits_for_commit`: an item must be committed before the caller gets the last byte.
     """
 
-    # Those that begin with an underscore are for the Exchange of the call, see
-    # gateway.pipeline.exchange, and for nobody else.
+    # Those with an underscore are for the Exchange of the call, see gateway.pipeline.exchange.
     __slots__ = (
         "_added",
         "_caller",
@@ -90,6 +89,7 @@ class Call:
         "client",
         "counts_tokens",
         "created",
+        "deadline",
         "dialect",
         "frontend",
         "headers",
@@ -142,6 +142,7 @@ class Call:
         self.id = request_id(get_header(headers, b"x-request-id"))
         self.started = time.monotonic()
         self.created = time.time()
+        self.deadline: float | None = None  # monotonic: so long the caller waits, if it says so
         self.dialect: Dialect | None = dialect_of(path)
         self.principal = principal
         self.source: Source = source

@@ -189,6 +189,10 @@ class Gate:
             self.counts.refused_full += 1
             said = f"{len(self._order)} calls wait for a worker already"
             raise self._refusal(ticket.call, "queue_full", said)
+        if not patient and self._comes_too_late(ticket.call, now):
+            self.counts.refused_late += 1
+            said = "the calls that wait already take longer than the time that the caller has"
+            raise self._refusal(ticket.call, "queue_timeout", said)
         self.counts.waited += 1
         if ticket.since:
             for deadlines in self._deadlines:
@@ -196,6 +200,11 @@ class Gate:
         ticket.attempt, ticket.since, ticket.patient = attempt, now, patient
         if not patient:
             self._deadlines[0].add(ticket, now)
+
+    def _comes_too_late(self, call: Call, now: float) -> bool:
+        """Whether the caller's deadline is over before the estimate of the wait."""
+        rate = self._rate.value(now) if call.deadline is not None else 0.0
+        return rate > 0 and now + (len(self._order) + 1) / rate > (call.deadline or 0)
 
     def _expire(self, ticket: Ticket) -> None:
         if ticket.outcome is None:

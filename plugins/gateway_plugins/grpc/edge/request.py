@@ -68,7 +68,7 @@ class Request:
 
     def _made(self, caller: Caller, path: str, asked: Asked) -> Call:
         limit = self._host.config.server_limits.max_body_bytes
-        return Call(
+        call = Call(
             caller,
             method=asked.method,
             path=path,
@@ -80,6 +80,9 @@ class Request:
             frontend=self._context.frontend,
             peer_names=self._context.names,
         )
+        left = self._context.seconds_left
+        call.deadline = None if left is None else call.started + left
+        return call
 
     @property
     def id(self) -> str:
