@@ -208,7 +208,7 @@ async def test_deadline_of_0_and_of_a_year(stage: Stage) -> None:
     with Caller(stage.port) as caller:
         year = 365 * 24 * 3600.0
         assert (await asyncio.to_thread(caller.ask, chat("good"), (), year)).code == "OK"
-        assert (await asyncio.to_thread(caller.ask, chat("good"), (), 0)).code == (
+        assert (await asyncio.to_thread(caller.ask, chat("drip"), (), 0)).code == (
             "DEADLINE_EXCEEDED"
         )
     await idle(stage)

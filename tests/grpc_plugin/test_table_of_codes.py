@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from support.gateways.with_keys import KeysOnDisk, key
-from support.grpc.asking import Caller, Ended, Metadata, chat
+from support.grpc.asking import MESSAGES, Caller, Ended, Metadata, chat
 from support.grpc.stage import Play, Stage, delta, refused, staged, streamed, whole
 from support.plugins.recording_plugin import until
 
@@ -203,6 +203,25 @@ async def test_fault_12_what_a_request_says_of_itself_reaches_the_worker(stage: 
     assert f"traceparent: 00-{TRACE}-" in sent
     found = await ask(stage, request, "all", ("x-request-id", "r-2"))
     assert found.request_id == "r-2"
+
+
+async def test_fault_15_health_needs_no_key(stage: Stage) -> None:
+    def asked(service: str) -> Any:
+        request = MESSAGES.type("grpc.health.v1.HealthCheckRequest")(service=service)
+        call = caller.channel.unary_unary("/grpc.health.v1.Health/Check").future(
+            request.SerializeToString(), timeout=10
+        )
+        return call.code().name if call.exception() else response.FromString(call.result()).status
+
+    response = MESSAGES.type("grpc.health.v1.HealthCheckResponse")
+    with Caller(stage.port) as caller:
+        found = [
+            await asyncio.to_thread(asked, name) for name in ("", "llm.v1.LlmService", "unknown")
+        ]
+        watching = caller.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=10)
+        first = response.FromString(await asyncio.to_thread(next, watching))
+        watching.cancel()
+    assert (*found, first.status) == (1, 1, "NOT_FOUND", 1)
 
 
 async def test_clients_ask_again_before_the_first_message_and_never_after(stage: Stage) -> None:

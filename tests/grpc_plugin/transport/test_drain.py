@@ -42,7 +42,7 @@ class Watcher:
                 self.told.put(error.code())
 
 
-async def test_sigterm_lets_running_calls_end_and_refuses_others(tmp_path: Path) -> None:
+async def test_fault_14_sigterm_lets_running_calls_end_and_refuses_others(tmp_path: Path) -> None:
     async with (
         Simulator(SimulatorConfig(itl=0.02)) as sim,
         serving_grpc(f"{sim.url}/v1", tmp_path) as (process, port),

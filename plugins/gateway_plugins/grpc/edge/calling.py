@@ -51,8 +51,11 @@ class Rpc:
         request = Request(self._host, self.method, self.context, self.answer)
         try:
             call = self.call = await request.call(self._receiver)
-        except CallError as error:
-            return of_error(error, {"request_id": request.id})
+        except (CallError, asyncio.CancelledError, Gone) as error:
+            self.call = made = request.made
+            if isinstance(error, CallError):
+                return of_error(error, {} if made is None else {"request_id": made.id})
+            return LATE if self._is_late() else LEFT
         self._receiver.watch(call)
         dispatching = asyncio.create_task(self._host.dispatch(call))
         dispatching.add_done_callback(self._over)

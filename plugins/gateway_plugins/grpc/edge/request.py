@@ -37,12 +37,13 @@ class RequestTimeout(CallError):
 class Request:
     """Makes the call of one RPC, and the call's body of the RPC's message.
 
-    `answer` is told what the message asks for. `id` is the call's id. `is_absent`: the caller has
-    sent no message, or one that is too large for the transport.
+    `answer` is told what the message asks for. `made` is the call, as far as it is known.
+    `is_absent`: the caller has sent no message, or one that is too large for the transport.
     """
 
     def __init__(self, host: Host, method: Method, context: Context, answer: Answer) -> None:
         self.is_absent = False
+        self.made: Call | None = None
         self._host = host
         self._method = method
         self._context = context
@@ -50,7 +51,6 @@ class Request:
         self._headers = headers_of(context.metadata)
         self._asked: Asked | None = None
         self._error: CallError | None = None
-        self._call: Call | None = None
 
     async def call(self, caller: Caller) -> Call:
         """Return the call, which responds to `caller`.
@@ -58,12 +58,12 @@ class Request:
         If the path of the call is known by the message alone, that is read here, once the caller is
         known. Raises CallError if the caller cannot be known.
         """
-        self._call = call = self._made(caller, self._method.path or USUAL, UNKNOWN)
+        self.made = call = self._made(caller, self._method.path or USUAL, UNKNOWN)
         check_lines(self._headers, self._host.config.server_limits.max_header_bytes)
         check_credentials(self._headers)
         if self._method.path is None:
             await self._host.identify(call)
-            self._call = call = self._made(caller, *await self._path())
+            self.made = call = self._made(caller, *await self._path())
         return call
 
     def _made(self, caller: Caller, path: str, asked: Asked) -> Call:
@@ -84,10 +84,6 @@ class Request:
         call.deadline = None if left is None else call.started + left
         return call
 
-    @property
-    def id(self) -> str:
-        return "" if self._call is None else self._call.id
-
     async def _path(self) -> tuple[str, Asked]:
         try:
             self._asked = asked = await self._read()
@@ -101,8 +97,8 @@ class Request:
         if self._error is not None:
             raise self._error
         asked = self._asked or await self._read()
-        if self._call is not None:
-            add_meta(self._call, self._headers, asked.meta)
+        if self.made is not None:
+            add_meta(self.made, self._headers, asked.meta)
         return asked.body(), False
 
     async def _read(self) -> Asked:
