@@ -73,6 +73,7 @@ _CUT = "RPCs whose caller's own deadline passed after the first message."
 def _fields(rpc: Rpc, status: Status) -> dict[str, object]:
     call, answer = rpc.call, rpc.answer
     told: dict[str, object] = {
+        "frontend": rpc.context.frontend,
         "method": rpc.method.name,
         "grpc_code": status.code.name,
         "reason": status.reason.upper() or None,

@@ -33,7 +33,7 @@ class Serving:
         self._host = host
         self._options = options
         self._address = options.host or host.config.host
-        _check_exposure(host, options, self._address)
+        check_exposure(host, options, self._address)
         self._served = served
         self._ending: asyncio.Task[None] | None = None
         limit = host.config.server_limits.max_body_bytes
@@ -93,7 +93,7 @@ def _grace(drain: float | None) -> float:
     return LONGEST if drain is None else min(drain + LATER, LONGEST)
 
 
-def _check_exposure(host: Host, options: Options, address: str) -> None:
+def check_exposure(host: Host, options: Options, address: str) -> None:
     """Raise ConfigError if other machines could call without a key, or in plaintext."""
     if is_loopback(address):
         return
