@@ -4,7 +4,7 @@ A scope is a word that a route requires and a principal holds:
 
 - realtime, batch, eval: model calls, under /v1 and the paths beside it. Any one of them suffices,
   and determines the source that a call is counted under.
-- upload: /v1/files and /v1/uploads. Batches under /v1/batches require `batch`.
+- upload: /v1/files, /v1/uploads, and models under /upload. Batches (/v1/batches) require `batch`.
 - sessions: the sessions that the same principal began, and their traces; with `sessions:all` in
   addition, all sessions.
 - monitor: metrics, usage and other views of the gateway's state.
