@@ -60,10 +60,11 @@ def box(folder: Path, *models: dict[str, Any], **options: Any) -> PluginEntry:
 
 
 async def scrape_of_a_box(gateway_for: GatewayFor, folder: Path) -> Scrape:
-    """A scrape with an engine that is there, and one that could not be started."""
+    """A scrape with uploads, an engine that is there, and one that could not be started."""
     models = model("a"), model("b", command=["/nonexistent/engine"])
     runtimes = [{"name": name, "port": free_port(), "realtime": name} for name in ("a", "b")]
-    live = await gateway_for("metrics", box(folder, *models, runtimes=runtimes), workers=())
+    plugins = ("metrics", "uploads", box(folder, *models, runtimes=runtimes))
+    live = await gateway_for(*plugins, workers=())
     owners = fleet_of(live).owners
     await until(lambda: [one.state.phase for one in owners] == ["hot", "failed"])
     return await scrape(live)
