@@ -54,7 +54,8 @@ def check_scopes(call: Call) -> None:
         return
     source = next((one for one in SOURCES if one in scopes), None)
     if source is not None:
-        call.source = source
+        if not call.internal:  # of its own jobs the gateway knows better what they are
+            call.source = source
     elif wanted is None:
         require(call.principal, "realtime")
 

@@ -1,6 +1,6 @@
 """A queue of calls that may wait, as the hook `work_queue` returns it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -14,6 +14,7 @@ class NewWork(msgspec.Struct, frozen=True, kw_only=True):
     `id` is chosen by the plugin, so that it can find out after a restart whether the item is
     queued; no other item may ever have it. A larger `priority` is sooner. `deadline` is the time
     within which the item has to end, in seconds from now; None: as the queue is configured.
+    `source` is the kind of work that its call is counted under.
     """
 
     id: str
@@ -22,6 +23,7 @@ class NewWork(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     priority: int = 0
     deadline: float | None = None
+    source: Literal["batch", "eval"] = "batch"
 
 
 class WorkItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +81,9 @@ class WorkQueue(Protocol):
     async def find(self, item_id: str) -> WorkItem | None:
         """Return an item, None if there is none."""
 
+    async def find_all(self, item_ids: Collection[str]) -> Mapping[str, WorkItem]:
+        """Return those of the items that there are, by their ids."""
+
     async def wait(self, item_id: str, seconds: float) -> WorkItem | None:
         """Return an item as soon as it is over, or as it is after `seconds`; None: there is none.
 
@@ -90,6 +95,9 @@ class WorkQueue(Protocol):
 
     async def answer(self, item_id: str) -> bytes | None:
         """Return the body of the response to an item that is over; None if there is none."""
+
+    async def answers(self, item_ids: Collection[str]) -> Mapping[str, bytes]:
+        """Return the bodies of the responses to items that are over, by their ids."""
 
     async def backlog(self) -> Mapping[str, Backlog]:
         """Return what has not ended, by model."""

@@ -85,7 +85,7 @@ class Runtime:
             return workers
         if not workers:
             return fleet.wait(call)
-        if call.source != "batch":
+        if call.source != "batch" and not call.internal:
             arrivals = fleet.activity.arrivals.get(call.model)
             if arrivals is None:
                 fleet.note(call)

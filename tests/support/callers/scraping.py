@@ -15,7 +15,7 @@ from gateway.testing import GatewayFor, Live, ScriptedWorker, entry
 CHAT = "/v1/chat/completions"
 ALL = (
     *("limits", "sessions", "circuit_breaker", "weight_sync", "trl", "backpressure"),
-    *("trace_capture", "usage", "batch"),
+    *("trace_capture", "usage", "batch", "gateway_plugins.evaluations:Evaluations"),
 )
 
 

@@ -1,7 +1,7 @@
 """The queue as other plugins get it, by the hook `work_queue`."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from gateway import Backlog, Database, NewWork, Principal, Storage, WorkItem
 from gateway_plugins.batch.engine import Engine
@@ -26,6 +26,10 @@ class SharedQueue:
     async def find(self, item_id: str) -> WorkItem | None:
         return _seen(await self._engine().find(item_id, None))
 
+    async def find_all(self, item_ids: Collection[str]) -> Mapping[str, WorkItem]:
+        found = await self._storage.read(lambda db: reading.items_named(db, item_ids))
+        return {item.id: _shown(item) for item in found}
+
     async def wait(self, item_id: str, seconds: float) -> WorkItem | None:
         return _seen(await self._engine().wait(item_id, None, seconds))
 
@@ -34,6 +38,9 @@ class SharedQueue:
 
     async def answer(self, item_id: str) -> bytes | None:
         return await self._storage.read(lambda db: _answer(db, item_id))
+
+    async def answers(self, item_ids: Collection[str]) -> Mapping[str, bytes]:
+        return await self._storage.read(lambda db: _answers(db, item_ids))
 
     async def backlog(self) -> Mapping[str, Backlog]:
         return await self._storage.read(reading.backlog)
@@ -47,10 +54,16 @@ def _answer(db: Database, item_id: str) -> bytes | None:
     return reading.answer_of(db, item.number) if item is not None and item.is_over else None
 
 
+def _answers(db: Database, item_ids: Collection[str]) -> Mapping[str, bytes]:
+    over = [item for item in reading.items_named(db, item_ids) if item.is_over]
+    answers = {item.id: reading.answer_of(db, item.number) for item in over}
+    return {item_id: answer for item_id, answer in answers.items() if answer is not None}
+
+
 def _made(work: NewWork, now: float, deadline: float) -> NewItem:
     return NewItem(
         id=work.id,
-        kind="other",
+        kind="evaluation" if work.source == "eval" else "other",
         path=work.path,
         model=work.model,
         body=work.body,
@@ -61,8 +74,10 @@ def _made(work: NewWork, now: float, deadline: float) -> NewItem:
 
 
 def _seen(item: Item | None) -> WorkItem | None:
-    if item is None:
-        return None
+    return None if item is None else _shown(item)
+
+
+def _shown(item: Item) -> WorkItem:
     error = item.last_error
     return WorkItem(
         id=item.id,

@@ -14,8 +14,9 @@ State = Literal["queued", "running", "completed", "error", "canceled"]
 STATES: tuple[State, ...] = ("queued", "running", "completed", "error", "canceled")
 """The words for them."""
 
-Kind = Literal["completion", "chat_completion", "job", "line", "other"]
-"""By which door an item came: a batch completion, a job, a line of a batch file, another plugin."""
+Kind = Literal["completion", "chat_completion", "job", "line", "evaluation", "other"]
+"""By which door an item came: a batch completion, a job, a line of a batch file, an evaluation of
+another plugin, or anything else of another plugin."""
 
 EXPIRED = "batch_expired"
 """Code of the error of an item that was not done by its deadline."""

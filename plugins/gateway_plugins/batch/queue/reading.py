@@ -1,6 +1,6 @@
 """Reads items: one, a page of them, and its place in the queue."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
 from typing import Any
@@ -36,6 +36,12 @@ def item_of(db: Database, item_id: str, owner: str | None = None) -> Item | None
     for row in db.select(f"{_ITEM} WHERE id = :id{where}", {"id": item_id, "owner": owner}):
         return _item(row)
     return None
+
+
+def items_named(db: Database, item_ids: Iterable[str]) -> list[Item]:
+    """Return those of the items that there are."""
+    found = (item_of(db, item_id) for item_id in item_ids)
+    return [item for item in found if item is not None]
 
 
 _ALL = f"{_ITEM} WHERE number < :after ORDER BY number DESC LIMIT :limit"

@@ -265,7 +265,7 @@ class Runner:
             headers=headers,
             body=body,
             principal=None if item.principal is None else _principal(item.principal),
-            source="batch",
+            source="eval" if item.kind == "evaluation" else "batch",
             internal=True,
             runs_again=self._runs_again,
         )

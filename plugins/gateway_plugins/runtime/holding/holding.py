@@ -34,6 +34,11 @@ class Ticket(msgspec.Struct, eq=False):
     outcome: asyncio.Future[CallError | None]
 
 
+def is_work(call: Call) -> bool:
+    """Whether a call may wait: one of a key for batches, or of an item that the gateway runs."""
+    return call.internal or call.source == "batch"
+
+
 class Holding:
     """All calls that wait. `wake` is called with the model of each that begins to.
 
@@ -87,7 +92,7 @@ class Holding:
         error = self._refusal(call, model, since) or await self._waited(call, model, since)
         if error is None:
             raise ChooseAgain
-        if isinstance(error, NotLoaded) and call.source != "batch":
+        if isinstance(error, NotLoaded) and not is_work(call):
             self._expect(model, error)
         raise error
 
@@ -112,7 +117,7 @@ class Holding:
     def _ticket(self, call: Call, since: float) -> Ticket:
         outcome: asyncio.Future[CallError | None] = asyncio.get_running_loop().create_future()
         urgent = self._has(call, self._options.urgent_scope)
-        return Ticket(call, since, urgent, call.source == "batch", outcome)
+        return Ticket(call, since, urgent, is_work(call), outcome)
 
     async def _outcome(self, ticket: Ticket, model: str) -> CallError | None:
         """Return the error that ends the wait, None if the call may choose a worker again."""

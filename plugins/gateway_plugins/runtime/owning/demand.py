@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 
 from gateway import Backlog, Host, StorageError, WorkQueue
-from gateway_plugins.runtime.holding.holding import Holding, Ticket
+from gateway_plugins.runtime.holding.holding import Holding, Ticket, is_work
 from gateway_plugins.runtime.memory.known import Memory
 from gateway_plugins.runtime.owning.activity import Activity
 from gateway_plugins.runtime.policy.view import Demand
@@ -71,7 +71,7 @@ class Wants:
         return Counter(
             call.attempts[-1].worker.id
             for call in self._gateway.calls_in_flight
-            if call.source != "batch" and call.attempts and call.attempts[-1].ended is None
+            if not is_work(call) and call.attempts and call.attempts[-1].ended is None
         )
 
     def of(self, model: str, in_flight: int, *, elsewhere: bool) -> Demand:
