@@ -1,13 +1,14 @@
 """Repositories of evaluations, and jobs that are submitted to a gateway."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 from support.paths import ROOT
 
-from gateway.config import PluginEntry
+from gateway.config import PluginEntry, Worker
 from gateway.testing import GatewayFor, Live, entry
 
 SHIPPED = ROOT / "evaluations"
@@ -51,10 +52,14 @@ def evaluations(repository: Path | Folder, **options: object) -> PluginEntry:
 
 
 async def started(
-    gateway_for: GatewayFor, repository: Path | Folder, *plugins: Any, **options: object
+    gateway_for: GatewayFor,
+    repository: Path | Folder,
+    *plugins: Any,
+    workers: Sequence[str | Worker] | None = None,
+    **options: object,
 ) -> Live:
-    settings = {"workers": options.pop("workers")} if "workers" in options else {}
-    return await gateway_for("batch", *plugins, evaluations(repository, **options), **settings)
+    plugin = evaluations(repository, **options)
+    return await gateway_for("batch", *plugins, plugin, workers=workers)
 
 
 async def submit(live: Live, *names: str, **more: object) -> str:
