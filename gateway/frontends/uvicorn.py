@@ -176,6 +176,14 @@ class DirectCaller(RequestResponseCycle):
         data, self.body = bytes(self.body), b""
         return data
 
+    async def receive(self) -> Message:  # type: ignore[override]
+        """As of uvicorn, but what came before the caller left is not lost."""
+        message: Message = await super().receive()  # type: ignore[assignment]
+        if message["type"] != "http.disconnect" or not self.body or self.response_complete:
+            return message
+        body, self.body = bytes(self.body), b""
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
     async def next_chunk(self) -> tuple[bytes, bool]:
         """Return the next chunk of the request body, and whether more follows.
 
@@ -186,7 +194,7 @@ class DirectCaller(RequestResponseCycle):
         if self.idle_timeout is not None:  # cheaper than a timeout that cancels the task
             timer = self._connection.loop.call_later(self.idle_timeout, self._stall)
         try:
-            message: Message = await self.receive()  # type: ignore[assignment]
+            message = await self.receive()
         finally:
             if timer is not None:
                 timer.cancel()

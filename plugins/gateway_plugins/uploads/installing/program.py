@@ -32,7 +32,7 @@ from gateway_plugins.uploads.installing.messages import (
     Refused,
     Verified,
 )
-from gateway_plugins.uploads.installing.reading import PIECE, Counted, Joined, decompressed
+from gateway_plugins.uploads.installing.reading import PIECE, Counted, Joined, Source, decompressed
 from gateway_plugins.uploads.installing.unpacking import unpack, write_file
 from gateway_plugins.uploads.places import folder_of, marker_of
 
@@ -68,8 +68,8 @@ class Installation:
         self._staging = Path(job.cache, f"{STAGING}{job.id}")
         self._told = 0.0
 
-    def run(self) -> None:
-        """Raises Refusal, OSError, TarError."""
+    def run(self) -> Installed:
+        """Return what is in its place then. Raises Refusal, OSError, TarError."""
         placing.check_obstacle(self._job)
         digest, beginning = self._digest()
         if self._job.expected not in ("", digest):
@@ -85,7 +85,7 @@ class Installation:
             root, is_single = self._unpack(beginning)
             size = checking.check(root, is_single=is_single)
             commit = placing.place(root, self._job, digest, size)
-            self._send(Installed(commit, size, digest))
+            return Installed(commit, size, digest)
         finally:
             self.clear()
 
@@ -96,11 +96,11 @@ class Installation:
     def _digest(self) -> tuple[str, bytes]:
         """Return the SHA-256 and the beginning of all bytes."""
         digest, beginning = hashlib.sha256(), b""
-        source = Joined(self._paths, self._moved)
-        while data := source.read(PIECE):
-            digest.update(data)
-            if len(beginning) < BEGINNING:
-                beginning += data[:BEGINNING]
+        with contextlib.closing(Joined(self._paths, self._moved)) as source:
+            while data := source.read(PIECE):
+                digest.update(data)
+                if len(beginning) < BEGINNING:
+                    beginning += data[:BEGINNING]
         return digest.hexdigest(), beginning
 
     def _check_room(self, beginning: bytes) -> None:
@@ -113,7 +113,10 @@ class Installation:
 
     def _unpack(self, beginning: bytes) -> tuple[Path, bool]:
         """Return the folder with the files, and whether the upload was a single file."""
-        source = Joined(self._paths, self._moved)
+        with contextlib.closing(Joined(self._paths, self._moved)) as source:
+            return self._unpack_from(source, beginning)
+
+    def _unpack_from(self, source: Source, beginning: bytes) -> tuple[Path, bool]:
         ending = _single(beginning)
         if ending is not None:
             folder = self._staging / "files"
@@ -160,7 +163,9 @@ def refused(error: Exception) -> Refused:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Refused("disk_full", f"there is no room on the disk of the models: {error.strerror}")
     if isinstance(error, tarfile.TarError):
-        return Refused("bad_archive", f"this is neither a tar archive nor weights: {error}"[:300])
+        return Refused(
+            "bad_archive", f"this is no tar archive and no weights, or truncated: {error}"[:300]
+        )
     return Refused("install_failed", f"{type(error).__name__}: {error}"[:300])
 
 
@@ -191,7 +196,7 @@ def main() -> None:
         if placing.is_placed(job):
             send(_as_placed(job))
         else:
-            Installation(job, send).run()
+            send(Installation(job, send).run())
     except Exception as error:  # noqa: BLE001  the gateway is told each
         send(refused(error))
     os._exit(0)

@@ -48,6 +48,10 @@ class Joined:
                 self.done += len(data)
                 self._moved(self.done)
                 return data
+            self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
             self._file.close()
             self._file = None
 

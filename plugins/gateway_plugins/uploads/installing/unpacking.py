@@ -109,7 +109,7 @@ def safe_path(name: str) -> PurePosixPath:
 
 
 def _shown(name: str) -> str:
-    return name[:200].encode("ascii", "backslashreplace").decode()
+    return name[:200].encode("unicode_escape").decode()
 
 
 def write_file(content: Source, path: Path) -> int:
