@@ -113,8 +113,8 @@ def test_the_realtime_model_gives_way_no_more_often_than_tokens_and_turns_allow(
 ) -> None:
     world = world_of(events)
     assert all(0 <= one <= RULES.tokens for one in world.tokens)
+    assert world.paid <= RULES.tokens + END / RULES.refill
     left = [decision.cause for view, decision in world.switches if view.model == CHAT]
-    assert left.count("batch") <= RULES.tokens + END / RULES.refill
     assert left.count("starving") <= len(LOADS) * HOURS
 
 

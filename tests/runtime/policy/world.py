@@ -34,6 +34,7 @@ class World:
         self.waits: list[tuple[float, Event]] = []
         self.switches: list[Switch] = []
         self.tokens: list[float] = []
+        self.paid = 0.0
         self.waiting: list[Event] = []
         self._phase: Phase = "idle"
         self._model: str | None = None
@@ -76,7 +77,9 @@ class World:
         assert self.policy.decide(view) == decision
         self.tokens.append(self.policy.tokens(self.now))
         if decision.cause:
+            before = self.policy.tokens(self.now)
             self.policy.switched(view, decision)
+            self.paid += before - self.policy.tokens(self.now)
             self.switches.append(Switch(view, decision))
             self._for_batch = decision.cause in ("batch", "starving")
             self._phase, self._model, self._since = "loading", decision.model, self.now
