@@ -215,10 +215,12 @@ async def test_deadline_of_0_and_of_a_year(stage: Stage) -> None:
 
 
 async def test_time_in_the_queue_counts(stage: Stage) -> None:
+    before = len(stage.worker.requests)
     with Caller(stage.port) as caller, contextlib.ExitStack() as held:
         for _ in range(100):
             held.callback(caller.stream(chat("hang"), timeout=None).cancel)
         await until(lambda: stage.worker.connections_open == 100)
+        await until(lambda: len(stage.worker.requests) == before + 100)
         seen = len(stage.worker.requests)
         found: Ended = await asyncio.to_thread(caller.ask, chat("good"), (), 0.2)
         assert found.code == "DEADLINE_EXCEEDED"

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "plugins/gateway_plugins/batch/doors/jobs.py": "makes a call of a text",
     "plugins/gateway_plugins/batch/doors/uploads/routes.py": "responds at /v1/uploads itself",
     "plugins/gateway_plugins/batch/report.py": "the words for paths in the metrics it takes over",
+    "plugins/gateway_plugins/evaluations/running/collecting.py": "chooses a path for a request",
     "plugins/gateway_plugins/grpc/edge/request.py": "the path of a call that cannot be read",
     "plugins/gateway_plugins/grpc/services/control/models.py": "asks for the models as a call",
     "plugins/gateway_plugins/grpc/services/generate/request.py": "makes calls of its requests",

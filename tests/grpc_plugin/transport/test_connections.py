@@ -85,7 +85,7 @@ def connections_end(port: int) -> None:
         stream = opened.unary_stream(STREAM)(
             request(model="sim", user_prompt="Hello", max_tokens=50), timeout=20
         )
-        assert len(list(stream)) > 10
+        assert len(list(stream)) > 5
         assert stream.code() is OK
         assert grpc.ChannelConnectivity.IDLE in states[1:]
         assert title(opened) is OK

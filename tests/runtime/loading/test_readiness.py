@@ -95,7 +95,7 @@ async def test_fault_6_05_an_engine_that_does_not_answer_its_warm_up_is_not_read
 
 
 async def test_fault_2_04_an_engine_with_another_model_is_not_ready(load: Load) -> None:
-    found = await load(name="other", ready_timeout=3.0)
+    found = await load(name="other", ready_timeout=1.5)
     assert found is not None
     assert found.reason == "runtime_timeout"
     assert "/v1/models names 'm', not 'other'" in found.text
@@ -103,10 +103,10 @@ async def test_fault_2_04_an_engine_with_another_model_is_not_ready(load: Load) 
 
 async def test_an_engine_that_is_too_slow_fails_at_its_time(load: Load) -> None:
     before = monotonic()
-    found = await load("--load-time", "60", ready_timeout=2.0)
+    found = await load("--load-time", "60", ready_timeout=1.0)
     assert found is not None
     assert found.reason == "runtime_timeout"
-    assert found.text.startswith("the engine is not ready after 2 s; /v1/models: ")
+    assert found.text.startswith("the engine is not ready after 1 s; /v1/models: ")
     assert monotonic() - before < 30
 
 

@@ -7,9 +7,10 @@ import asyncio
 import socket
 
 import httpx
+from msgspec.structs import replace
 from support.callers.raw_client import RawClient, head_of
 from support.plugins.recording_plugin import until
-from support.workers.trl_worker import Fleet, TrlWorker
+from support.workers.trl_worker import Fleet, TrlWorker, shipped
 
 from gateway.config import Probes
 from gateway.testing import Live
@@ -202,7 +203,13 @@ async def test_fault_7_health_of_an_unreachable_worker_returns_an_error_body(fle
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
-        live = await fleet.gateway(BACKENDS=url)
+        plugins = [
+            replace(one, options={"queue": {"wait": 0.2}}, written=None)
+            if one.name == "backpressure"
+            else one
+            for one in shipped(BACKENDS=url).plugins
+        ]
+        live = await fleet.gateway(*plugins, BACKENDS=url)
         answer = await live.client.get("/health/")
         # The first probe may be before or after it.
         assert (answer.status_code, answer.json()["error"]["code"]) in (
