@@ -7,12 +7,15 @@ from gateway_plugins.runtime.policy.situation import Situation
 LEAST = 60.0
 """Seconds of a turn from which it tells the pace: the first items start at once."""
 
+SLOWEST = 1e-6
+"""A smaller pace was never measured."""
+
 
 class Pace:
     """Items a second, of each model's latest turn that was long enough."""
 
     def __init__(self, known: dict[str, float]) -> None:
-        self.of = {name: pace for name, pace in known.items() if pace > 0}
+        self.of = {name: pace for name, pace in known.items() if pace > SLOWEST}
         self._turn: tuple[str | None, float] | None = None
         self._queued = 0
 

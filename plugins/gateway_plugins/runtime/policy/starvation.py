@@ -42,24 +42,25 @@ class Deadlines(msgspec.Struct, frozen=True):
 
         Between two models realtime calls may have their turn.
         """
-        needed = self.back if self._for_batch else 0.0
-        spare = inf
+        before, spare = self.back if self._for_batch else 0.0, inf
         for name in self._by_time():
-            most = max(0.0, self._most - self._needed(name))
-            spare = min(spare, self.latest(name) - min(needed, most) - self.here.now)
-            needed += max(self._needed(name), self._start(name) + self._turn) + self.back
+            needed = min(self._most, before + self._needed(name))
+            spare = min(spare, self._due(name) - needed - self.here.now)
+            before += self._turns(name)
         return spare
 
     def cannot_pause(self) -> bool:
         """Whether a turn for realtime calls would make the present items late, or cut the last."""
-        demand = self.here.here
+        demand, name = self.here.here, self.here.present or ""
         if not demand.queued:
             return demand.running > 0
-        return self.here.now + self.back >= self.latest(self.here.present or "")
+        due = self._due(name)
+        before = sum(self._turns(one) for one in self._by_time() if self._due(one) < due)
+        return self.here.now + self.back + before + self._needed(name) >= due
 
     def latest(self, name: str) -> float:
         """When the switch has to begin; at least half of `max_wait` is left in peace."""
-        return self._due(name) - self._needed(name)
+        return self._due(name) - min(self._most, self._needed(name))
 
     @property
     def back(self) -> float:
@@ -95,13 +96,17 @@ class Deadlines(msgspec.Struct, frozen=True):
             return due
         if self._for_batch:
             return left + rules.max_wait
-        return max(due, left + rules.min_hot + self._needed(name))
+        return max(due, left + rules.min_hot + min(self._most, self._needed(name)))
 
     def _needed(self, name: str) -> float:
         """From the first of the turns that the items need to the start of the last item."""
-        work = min(self._most, self.memory.pace.work(name, self.here.of(name).queued))
+        work = self.memory.pace.work(name, self.here.of(name).queued)
         more = max(0, ceil(work / self._turn) - 1)
-        return min(self._most, (1 + more) * self._start(name) + work + more * self.back)
+        return (1 + more) * self._start(name) + work + more * self.back
+
+    def _turns(self, name: str) -> float:
+        """Seconds that the items and then the realtime calls may take."""
+        return max(self._needed(name), self._start(name) + self._turn) + self.back
 
     @property
     def _turn(self) -> float:

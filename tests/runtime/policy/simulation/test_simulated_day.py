@@ -108,7 +108,7 @@ def test_ours_turns_back_a_load_for_a_call() -> None:
 
 
 def test_ours_holds_a_call_for_min_batch_and_the_load() -> None:
-    items = [Item(1_000, "eval-a", 100) for _ in range(640)]
+    items = [Item(1_000, "eval-a", 100) for _ in range(320)]
     box = ran(Ours(load([Call(1_050, 5)], items)))
     waited = box.record.waits[0].until_served
     rules = Rules()
