@@ -34,6 +34,14 @@ def test_printed_commands_list_and_submit(demo: str, tmp_path: Path) -> None:
     assert json.loads(submitted)["status"] == "submitted"
 
 
+def test_printed_command_submits_and_prints_scores(demo: str, tmp_path: Path) -> None:
+    block = MANUAL.block("sh", "gateway eval submit sim")
+    commands = [f"{line} --url {demo}" for line in block.splitlines()]
+    printed = shell("\n".join(commands), tmp_path)
+    assert "example: completed, 10 of 10" in printed
+    assert "  accuracy  0" in printed
+
+
 def test_manual_lists_each_option_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \| .+ \|$", MANUAL.text, re.MULTILINE))
     fields = msgspec.structs.fields(Options)

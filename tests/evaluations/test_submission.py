@@ -9,11 +9,13 @@ from support.evaluations.repositories import (
     Folder,
     asked,
     ended,
+    evaluations,
     started,
     submit,
 )
 from support.gateways.batch_doors import Badges, badge, code
 
+from gateway import ConfigError
 from gateway.testing import GatewayFor
 
 ADA, BOB, EVE = badge("ada eval"), badge("bob eval"), badge("eve admin")
@@ -71,51 +73,57 @@ async def test_shipped_example_runs_from_its_submission_to_its_files(
     ]
 
 
-@pytest.mark.parametrize("name", ["../../x", "..", "", "evals/one", "none", "/etc", "one\0", "-x"])
+NAMES = ("../../x", "..", "", "evals/one", "none", "/etc", "one\0", "-x")
+
+
 async def test_fault_11_1_only_listed_names_are_run(
-    gateway_for: GatewayFor, tmp_path: Path, name: str
+    gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "eval.py").write_text("raise SystemExit")
-    folder = Folder(tmp_path / "here").add("one")
-    live = await started(gateway_for, folder)
-    answer = await live.client.post("/eval/submit", json={"model": "sim", "evals": ["one", name]})
-    assert code(answer) == (400, "evals", "invalid_request")
-    assert repr(name) in answer.json()["error"]["message"]
-    again = await live.client.post("/eval/rescore", json={"job_id": name})
-    assert again.status_code == 404
+    live = await started(gateway_for, Folder(tmp_path / "here").add("one"))
+    for name in NAMES:
+        body = {"model": "sim", "evals": ["one", name]}
+        answer = await live.client.post("/eval/submit", json=body)
+        assert code(answer) == (400, "evals", "invalid_request")
+        assert repr(name) in answer.json()["error"]["message"]
+        again = await live.client.post("/eval/rescore", json={"job_id": name})
+        assert again.status_code == 404
     assert (await live.client.get("/eval/")).json()["total"] == 0
 
 
-@pytest.mark.parametrize(
-    "model",
-    ["../x", "a/../b", "/etc/passwd", "--help", "-m", "a/b/c", "a--b", ".a", "a b", "", "ä"],
-)
+MODELS = ("../x", "a/../b", "/etc/passwd", "--help", "-m", "a/b/c", "a--b", ".a", "a b", "", "ä")
+
+
 async def test_fault_11_1_name_of_a_model_is_checked(
-    gateway_for: GatewayFor, tmp_path: Path, model: str
+    gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await started(gateway_for, Folder(tmp_path).add("one"), workers=())
-    answer = await live.client.post("/eval/submit", json={"model": model, "evals": ["one"]})
-    assert code(answer) == (400, "model", "invalid_request")
+    for model in MODELS:
+        answer = await live.client.post("/eval/submit", json={"model": model, "evals": ["one"]})
+        assert code(answer) == (400, "model", "invalid_request")
+    fine = await live.client.post("/eval/submit", json={"model": "a-b/c.d:e_f", "evals": ["one"]})
+    assert fine.status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        ({"shots": 3}, "`prepare_args.shots` is not accepted by one, which accepts: max_prompts"),
-        ({"max_prompts": 0}, "must be an integer from 1 on"),
-        ({"max_prompts": "5"}, "must be an integer from 1 on"),
-        ({"max-prompts": 5}, "is no argument"),
-    ],
+REFUSED: tuple[tuple[dict[str, object], str], ...] = (
+    ({"shots": 3}, "`prepare_args.shots` is not accepted by one, which accepts: max_prompts"),
+    ({"max_prompts": 0}, "must be an integer from 1 on"),
+    ({"max_prompts": "5"}, "must be an integer from 1 on"),
+    ({"use_english": 1}, "must be true or false"),
+    ({"max-prompts": 5}, "is no argument"),
 )
+
+
 async def test_fault_11_4_argument_that_an_evaluation_does_not_accept_is_an_error(
-    gateway_for: GatewayFor, tmp_path: Path, arguments: dict[str, object], problem: str
+    gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await started(gateway_for, Folder(tmp_path).add("one"))
-    body = {"model": "sim", "evals": ["one"], "prepare_args": arguments}
-    answer = await live.client.post("/eval/submit", json=body)
-    assert code(answer) == (400, f"prepare_args.{next(iter(arguments))}", "invalid_request")
-    assert problem in answer.json()["error"]["message"]
+    for arguments, problem in REFUSED:
+        body = {"model": "sim", "evals": ["one"], "prepare_args": arguments}
+        answer = await live.client.post("/eval/submit", json=body)
+        assert code(answer) == (400, f"prepare_args.{next(iter(arguments))}", "invalid_request")
+        assert problem in answer.json()["error"]["message"]
 
 
 async def test_fault_11_4_all_arguments_reach_prepare(
@@ -137,16 +145,14 @@ async def test_fault_11_4_all_arguments_reach_prepare(
     assert record["eval_status"]["one"]["details"]["first"] == "3 x=1"
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_key_is_asked_for_and_then_its_scope(
-    gateway_for: GatewayFor, tmp_path: Path, method: str, path: str
-) -> None:
+async def test_key_is_asked_for_and_then_its_scope(gateway_for: GatewayFor, tmp_path: Path) -> None:
     live = await started(gateway_for, Folder(tmp_path), Badges)
-    unknown = await live.client.request(method, path)
-    assert code(unknown) == (401, None, "invalid_api_key")
     headers = badge("ada realtime batch upload monitor")
-    found = await live.client.request(method, path, headers=headers)
-    assert code(found) == (403, None, "missing_scope")
+    for method, path in ROUTES:
+        unknown = await live.client.request(method, path)
+        assert code(unknown) == (401, None, "invalid_api_key")
+        found = await live.client.request(method, path, headers=headers)
+        assert code(found) == (403, None, "missing_scope")
 
 
 async def test_jobs_of_other_keys_are_not_there(gateway_for: GatewayFor, tmp_path: Path) -> None:
@@ -194,24 +200,25 @@ async def test_key_may_not_have_any_number_of_jobs(gateway_for: GatewayFor, tmp_
 WAITING = f"import time{PLAIN}".replace("    return {", "    time.sleep(600)\n    return {", 1)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"model": 5},
-        {"model": "sim", "evals": "one"},
-        {"model": "sim", "evals": []},
-        {"model": "sim", "evals": [1]},
-        {"model": "sim", "prepare_args": []},
-        {"model": "sim", "is_base_model": "yes"},
-        [],
-    ],
+WRONG: tuple[object, ...] = (
+    {},
+    {"model": 5},
+    {"model": "sim", "evals": "one"},
+    {"model": "sim", "evals": []},
+    {"model": "sim", "evals": [1]},
+    {"model": "sim", "prepare_args": []},
+    {"model": "sim", "is_base_model": "yes"},
+    {"model": "sim", "priority": 1_000},
+    [],
 )
-async def test_wrong_types_are_400(gateway_for: GatewayFor, tmp_path: Path, body: object) -> None:
+
+
+async def test_wrong_types_are_400(gateway_for: GatewayFor, tmp_path: Path) -> None:
     live = await started(gateway_for, Folder(tmp_path).add("one").defaults("one"))
-    answer = await live.client.post("/eval/submit", json=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"]
+    for body in WRONG:
+        answer = await live.client.post("/eval/submit", json=body)
+        assert answer.status_code == 400, body
+        assert answer.json()["error"]["message"]
 
 
 async def test_list_of_evaluations_says_what_each_accepts(
@@ -247,10 +254,6 @@ def _shown(name: str, *arguments: str) -> dict[str, object]:
 async def test_plugin_without_a_queue_does_not_start(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    from support.evaluations.repositories import evaluations
-
-    from gateway import ConfigError
-
     with pytest.raises(ConfigError, match="add `batch` to plugins"):
         await gateway_for(evaluations(tmp_path))
 

@@ -26,6 +26,10 @@ SPARE_THREADS = 4
 """Threads beside those of the steps: for lists, and for environments that are built."""
 
 
+POLL = 0.1
+"""Seconds between two looks at a job that a request waits for."""
+
+
 class Unlistable(CallError):
     """The repository of evaluations cannot be listed."""
 
@@ -50,6 +54,7 @@ class Engine:
             raise ConfigError("plugin evaluations: needs a queue; add `batch` to plugins")
         work_queue: WorkQueue = queue
         self.options = options
+        self._gateway = gateway
         self._tally = tally
         self._temporary = _is_temporary(gateway, options)
         self.places = Places(_folder(gateway, options))
@@ -97,6 +102,15 @@ class Engine:
             results = await self._tools.results_for(job)
             scoring = Scoring(self.repository, self.storage, job, run, folder, time.time())
             return await score_again(scoring, self.storage, run, results, work)
+
+    async def wait(self, job: Job, seconds: float) -> None:
+        """Return as soon as the job has ended, after `seconds`, or if the gateway drains."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0 and not self._gateway.draining:
+            now = await self.storage.read(lambda db: jobs.job_of(db, job.id))
+            if now is None or now.ended is not None:
+                return
+            await asyncio.sleep(min(left, POLL))
 
     async def cancel(self, job: Job) -> None:
         """End a job; its items leave the queue soon after. Raises Conflict if it has ended."""

@@ -72,14 +72,13 @@ async def submit(live: Live, *names: str, **more: object) -> str:
 
 
 async def ended(live: Live, job_id: str, **headers: str) -> dict[str, Any]:
-    """Ask for the record until the job has ended; return the record."""
-    while True:
-        record = await asked(live, job_id, **headers)
-        if record["status"] in ("completed", "failed", "canceled"):
-            return record
+    """Wait until the job has ended; return its record."""
+    record = await asked(live, job_id, wait=50, **headers)
+    assert record["status"] in ("completed", "failed", "canceled"), record
+    return record
 
 
-async def asked(live: Live, job_id: str, **headers: str) -> dict[str, Any]:
-    answer = await live.client.get(f"/eval/{job_id}", headers=headers)
+async def asked(live: Live, job_id: str, wait: float = 0, **headers: str) -> dict[str, Any]:
+    answer = await live.client.get(f"/eval/{job_id}?wait={wait}", headers=headers)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())

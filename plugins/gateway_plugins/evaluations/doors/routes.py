@@ -22,10 +22,18 @@ from gateway_plugins.evaluations.rows.jobs import Job, Run
 SCOPE = ("eval", "admin")
 
 
+MAX_WAIT = 60.0
+"""Seconds that a request may wait for the end of a job."""
+
+
 class ShowQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """`brief`: without the ids of items, and without details."""
+    """`brief`: without the ids of items, and without details.
+
+    `wait`: seconds to wait for the end of the job, at most MAX_WAIT.
+    """
 
     brief: bool = False
+    wait: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class ListQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,6 +114,10 @@ class Doors:
         """Show a job."""
         query = request.query(ShowQuery)
         job_id, owner = request.params["job_id"], visible_to(request)
+        if query.wait > 0:
+            job = await self._job(request)
+            seconds = min(query.wait, MAX_WAIT)
+            await request.unless_gone(self._engine().wait(job, seconds))
         return await self._storage.read(
             lambda db: showing.record(db, found(db, job_id, owner), brief=query.brief)
         )

@@ -61,10 +61,10 @@ def main() -> int:
 def _set_apart() -> None:
     """Give processes that are forked from now on namespaces of their own, if that is permitted."""
     if os.geteuid() == 0:
-        SYSTEM.unshare(NEW_PROCESSES | NEW_MOUNTS)
+        SYSTEM.unshare(NEW_PROCESSES)
         return
     user, group = os.geteuid(), os.getegid()
-    if SYSTEM.unshare(NEW_USERS | NEW_PROCESSES | NEW_MOUNTS) == 0:
+    if SYSTEM.unshare(NEW_USERS | NEW_PROCESSES) == 0:
         with suppress(OSError):
             Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
             Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
@@ -75,7 +75,8 @@ def _guard(plan: Plan) -> NoReturn:
     """Be the first process of the namespace: start the command, and end with its status."""
     SYSTEM.prctl(DIES_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     SYSTEM.prctl(ADOPTS_ORPHANS, 1, 0, 0, 0)
-    if os.getpid() == 1 and SYSTEM.mount(b"none", b"/", None, PRIVATE, None) == 0:
+    if os.getpid() == 1 and SYSTEM.unshare(NEW_MOUNTS) == 0:
+        SYSTEM.mount(b"none", b"/", None, PRIVATE, None)
         SYSTEM.mount(b"proc", b"/proc", b"proc", 0, None)
     child = os.fork()
     if child == 0:

@@ -51,18 +51,24 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     answer: bytes | None = None
 
 
+_NEXT = "UPDATE eval_runs SET generation = generation + 1 WHERE number = :run"
+
 _ITEM = f"SELECT {', '.join(Item.__struct_fields__)} FROM eval_items WHERE run = :run"
 
 
 def clear(db: Database, run: int) -> None:
-    """Delete the items of an evaluation."""
+    """Delete the items of an evaluation; those that are added later have other ids."""
+    db.execute(_NEXT, {"run": run})
     for table in ("eval_items", "eval_answers"):
         db.execute(f"DELETE FROM {table} WHERE run = :run", {"run": run})
 
 
 def add(db: Database, run: int, rows: Sequence[tuple[int, int, int]]) -> None:
     """Add items: for each its place, and where its body is."""
-    db.insert("INSERT INTO eval_items (run, place, at, size)", [(run, *row) for row in rows])
+    query = "SELECT generation FROM eval_runs WHERE number = :run"
+    [(generation,)] = db.select(query, {"run": run})
+    made = [(run, generation, *row) for row in rows]
+    db.insert("INSERT INTO eval_items (run, attempt, place, at, size)", made)
 
 
 def prepared(db: Database, run: int, total: int, most: int | None) -> None:
@@ -141,9 +147,11 @@ def end(db: Database, run: int, ends: Sequence[End]) -> None:
 
 def again(db: Database, run: int) -> int:
     """Let all items that failed or were canceled run again; return how many."""
+    db.execute(_NEXT, {"run": run})
     query = (
-        "UPDATE eval_items SET state = 0, attempt = attempt + 1, status = NULL, tries = 0,"
-        " code = NULL, error = NULL WHERE run = :run AND state IN (3, 4)"
+        "UPDATE eval_items SET state = 0, status = NULL, tries = 0, code = NULL, error = NULL,"
+        " attempt = (SELECT generation FROM eval_runs WHERE number = :run)"
+        " WHERE run = :run AND state IN (3, 4)"
     )
     return db.execute(query, {"run": run})
 

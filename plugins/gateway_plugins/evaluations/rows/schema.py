@@ -2,8 +2,9 @@
 
 Times are Unix seconds. A job is a row of `eval_jobs`, one evaluation of it a row of `eval_runs`,
 and each request of an evaluation a row of `eval_items`: where its body is in the file of bodies,
-and how it ended. `eval_answers` has the responses, packed, `eval_metrics` the scores. `attempt`
-counts how often an item was given to the queue before.
+and how it ended. `eval_answers` has the responses, packed, `eval_metrics` the scores. `generation`
+counts how often items of an evaluation were made or run again, and `attempt` is that of an item: no
+two requests ever have the same id in the queue.
 """
 
 from gateway import Migration, Migrations
@@ -46,7 +47,8 @@ CREATE TABLE eval_runs (
     max_concurrency INTEGER,
     started REAL,
     ended REAL,
-    has_items INTEGER NOT NULL DEFAULT 0
+    has_items INTEGER NOT NULL DEFAULT 0,
+    generation INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX eval_runs_by_job ON eval_runs (job, place);
 CREATE INDEX eval_runs_unfinished ON eval_runs (number) WHERE ended IS NULL;

@@ -27,7 +27,6 @@ class Variable(msgspec.Struct, frozen=True):
 
 _NO_REDIS = "There is no Redis: the queue and the usage are in the file `storage.path`."
 _UNUSED = "The orchestrator does not use it either."
-_NO_EVALUATIONS = "The gateway runs no evaluations."
 _CACHE = "The folder that containers have as `/root/.cache/huggingface`."
 _READY = "Without the variable 1800. A log without a new line for 300 ends a load, too."
 
@@ -142,11 +141,30 @@ VARIABLES = (
         "The key of all calls without a key.",
         values.name,
     ),
-    Variable("EVAL_REPO_PATH", note=_NO_EVALUATIONS),
-    Variable("EVAL_PREP_CONCURRENCY", "3", note=_NO_EVALUATIONS),
-    Variable("REASONING_MAX_TOKENS", "8192", note=_NO_EVALUATIONS),
-    Variable("SAVE_ALL_EVAL_RESPONSES", "off", note=_NO_EVALUATIONS),
-    Variable("EUROEVAL_DEBUG_LOG", "./euroeval_debug.log", note=_NO_EVALUATIONS),
+    Variable(
+        "EVAL_REPO_PATH",
+        note="The option `repository` of the plugin `evaluations`, which has to be added.",
+    ),
+    Variable(
+        "EVAL_PREP_CONCURRENCY",
+        "3",
+        note="The option `prepare_concurrency` of the plugin `evaluations`, with this default.",
+    ),
+    Variable(
+        "REASONING_MAX_TOKENS",
+        "8192",
+        note="The option `reasoning_max_tokens` of the plugin `evaluations`, with this default.",
+    ),
+    Variable(
+        "SAVE_ALL_EVAL_RESPONSES",
+        "off",
+        note="The plugin `evaluations` keeps all responses.",
+    ),
+    Variable(
+        "EUROEVAL_DEBUG_LOG",
+        "./euroeval_debug.log",
+        note="Evaluations get it from the environment of the gateway.",
+    ),
     Variable("FILTER_ACCESS_LOG", "1", note="Requests are logged only by the plugin `access_log`."),
     Variable("BASE_URL", note="Only the examples of the orchestrator read it."),
 )
