@@ -116,7 +116,7 @@ async def record_of(client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
     raise TimeoutError
 
 
-def results(record: dict[str, Any]) -> object:
+def results(record: dict[str, Any]) -> tuple[dict[str, float], str, list[str]]:
     status = record["eval_status"]["gated"]
     assert status["status"] == "completed", status
     lines = (Path(record["results_folder"]) / "gated_debug.jsonl").read_text().splitlines()
@@ -133,7 +133,7 @@ async def test_fault_11_7_killed_in_the_middle_of_its_items(tmp_path: Path) -> N
                 assert found.state in ("pending", "preparing", "running")
             assert found.completed < 200
         async with box.gateway() as (_, client):
-            [scores, progress, _] = results(await record_of(client, job_id))  # type: ignore[misc]
+            scores, progress, _ = results(await record_of(client, job_id))
     assert progress == "200/200"
     assert scores["n"] == 200
     assert box.begun("prepare") == 1

@@ -173,7 +173,7 @@ async def test_jobs_of_other_keys_are_not_there(gateway_for: GatewayFor, tmp_pat
         page = (await live.client.get("/eval/?model=sim&limit=5", headers=headers)).json()
         assert [one["job_id"] for one in page["evaluations"]] == [job_id]
         assert (page["total"], page["model_filter"], page["limit"]) == (1, "sim", 5)
-        assert await asked(live, job_id, **headers) == record
+        assert await asked(live, job_id, "", **headers) == record
 
 
 async def test_model_has_to_be_allowed_and_served(gateway_for: GatewayFor, tmp_path: Path) -> None:

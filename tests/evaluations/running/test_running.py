@@ -50,7 +50,7 @@ class Engine:
                 return
             body = request.partition(b"\r\n\r\n")[2]
             if not body:  # how busy it is, which it does not tell
-                await connection.write(answer_of(b"", status=404))
+                await connection.write(answer_of(b"", status="404 Not Found"))
                 continue
             self.bodies.append(json.loads(body))
             self.now += 1
@@ -58,7 +58,9 @@ class Engine:
             await self.gate.wait()
             self.now -= 1
             if self._bad in body:
-                await connection.write(answer_of(b'{"error": {"message": "bad"}}', status=400))
+                await connection.write(
+                    answer_of(b'{"error": {"message": "bad"}}', status="400 Bad Request")
+                )
             else:
                 answer = {"id": "x", "choices": [], "of": self.bodies[-1].get("prompt")}
                 await connection.write(answer_of(json.dumps(answer).encode()))

@@ -73,12 +73,12 @@ async def submit(live: Live, *names: str, **more: object) -> str:
 
 async def ended(live: Live, job_id: str, **headers: str) -> dict[str, Any]:
     """Wait until the job has ended; return its record."""
-    record = await asked(live, job_id, wait=50, **headers)
+    record = await asked(live, job_id, "?wait=50", **headers)
     assert record["status"] in ("completed", "failed", "canceled"), record
     return record
 
 
-async def asked(live: Live, job_id: str, wait: float = 0, **headers: str) -> dict[str, Any]:
-    answer = await live.client.get(f"/eval/{job_id}?wait={wait}", headers=headers)
+async def asked(live: Live, job_id: str, query: str = "", **headers: str) -> dict[str, Any]:
+    answer = await live.client.get(f"/eval/{job_id}{query}", headers=headers)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
