@@ -78,7 +78,7 @@ simulate-day: $(STAMP)  # draws docs/runtime-day.svg, see docs/runtime.md
 simulate-weeks: $(STAMP)  # prints the table of docs/runtime.md; takes some minutes
 	$(VENV)/bin/python -m gateway_plugins.runtime.policy.simulation weeks
 
-clients: kernel $(VENV)-clients/.installed $(VENV)-clients-2/.installed  # see docs/errors.md
+clients: kernel $(VENV)-clients/node_modules $(VENV)-clients-2/.installed  # see docs/errors.md
 	$(VENV)/bin/pytest -m clients tests/clients
 
 soak: kernel  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
@@ -101,6 +101,10 @@ $(VENV)-lowest/.installed: requirements/lowest.txt
 $(VENV)-lock/.installed: requirements/lock.txt
 $(VENV)-clients/.installed: requirements/clients.txt
 $(VENV)-clients-2/.installed: requirements/clients-2.txt
+
+$(VENV)-clients/node_modules: $(VENV)-clients/.installed  # a client of uploads, for Node
+	npm install --silent --prefix $(VENV)-clients tus-js-client@4.3.1
+	touch $@
 
 %/.installed: pyproject.toml hatch_build.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'

@@ -125,7 +125,8 @@ def environment_of(pid: int) -> bytes:
 
 def installing_processes() -> Iterator[int]:
     """The children of this process that install."""
-    for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+    of_threads = Path("/proc/self/task").glob("*/children")
+    for child in " ".join(file.read_text() for file in of_threads).split():
         command = Path(f"/proc/{child}/cmdline").read_bytes()
         if b"gateway_plugins.uploads.installing.program" in command:
             yield int(child)

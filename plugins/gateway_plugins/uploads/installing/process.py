@@ -1,8 +1,12 @@
-"""The program that installs, seen from the gateway."""
+"""The program that installs, seen from the gateway.
+
+Threads start it and read what it says: the event loop would stand while a large gateway forks.
+"""
 
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -21,41 +25,72 @@ async def install(job: Job, stalled: float, told: Callable[[Event], None]) -> In
     """Install an upload in a process of its own; return how it ended.
 
     `told` gets each event before that. If nothing comes for `stalled` seconds, or this is
-    cancelled, the process is killed.
+    cancelled, the process is killed. Raises OSError if it cannot be started.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", program.__name__),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+    starting, lines = asyncio.ensure_future(asyncio.to_thread(_start, job)), _Lines()
+    try:
+        process = await asyncio.shield(starting)
+        return await _ended(process, lines, stalled, told)
+    finally:
+        await asyncio.shield(_end(starting, lines))
+
+
+class _Lines:
+    """`reading` is what a thread reads now, or has read at last."""
+
+    reading: "asyncio.Future[bytes] | None" = None
+
+
+def _start(job: Job) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(
+        (sys.executable, "-P", "-m", program.__name__),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         env={name: os.environ[name] for name in KEPT if name in os.environ},
-        limit=LONGEST_LINE,
+        bufsize=0,
         start_new_session=True,
     )
-    try:
-        assert process.stdin is not None
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # its end is told
         process.stdin.write(msgspec.json.encode(job) + b"\n")
-        return await _ended(process, stalled, told)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    return process
 
 
 async def _ended(
-    process: asyncio.subprocess.Process, stalled: float, told: Callable[[Event], None]
+    process: "subprocess.Popen[bytes]",
+    lines: _Lines,
+    stalled: float,
+    told: Callable[[Event], None],
 ) -> Installed | Refused:
-    assert process.stdout is not None
     while True:
-        try:
-            async with asyncio.timeout(stalled):
-                line = await process.stdout.readline()
-        except TimeoutError:
+        lines.reading = reading = asyncio.ensure_future(asyncio.to_thread(_line, process))
+        done, _ = await asyncio.wait([reading], timeout=stalled)
+        if not done:
             return Refused("install_failed", f"there was no progress for {stalled:g} s")
-        if not line:
-            status = await process.wait()
+        if not (line := reading.result()):
+            status = await asyncio.to_thread(process.wait)
             return Refused("install_failed", f"its process has ended with {status}")
         event = msgspec.json.decode(line, type=Event)
         if isinstance(event, Installed | Refused):
             return event
         told(event)
+
+
+def _line(process: "subprocess.Popen[bytes]") -> bytes:
+    assert process.stdout is not None
+    return process.stdout.readline(LONGEST_LINE)
+
+
+async def _end(starting: "asyncio.Future[subprocess.Popen[bytes]]", lines: _Lines) -> None:
+    """Kill the process, which ends a thread that still reads, and wait for its end."""
+    with contextlib.suppress(OSError):
+        process = await starting
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        if lines.reading is not None:
+            await asyncio.wait([lines.reading])
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
