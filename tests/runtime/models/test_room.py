@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from gateway_plugins.runtime.models.records import Record
-from gateway_plugins.runtime.models.room import chosen, disk_of, evictable
+from gateway_plugins.runtime.models.room import UPLOADED, chosen, disk_of, evictable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,9 @@ def test_fault_5_9_only_what_the_gateway_has_downloaded_is_removed_the_longest_u
         record(tmp_path / "found", 0, fetched=False),
         record(tmp_path / "shared", 0, snapshots=2),
         record(tmp_path / "gone", 0, snapshots=0),
+        record(tmp_path / "uploaded", 0),
     ]
+    (tmp_path / "uploaded" / UPLOADED).touch()
     assert evictable(records) == [str(tmp_path / "early"), str(tmp_path / "late")]
 
 

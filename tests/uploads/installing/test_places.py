@@ -7,8 +7,9 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from gateway_plugins.runtime.models.room import UPLOADED
 from gateway_plugins.uploads.installing.clearing import clear
-from gateway_plugins.uploads.places import cache_of, marker_of
+from gateway_plugins.uploads.places import MARKER, cache_of, marker_of
 from support.uploads.asking import (
     begun,
     code,
@@ -160,6 +161,10 @@ def test_cache_is_that_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_of({"HF_HOME": "/hf"}) == Path("/hf/hub")
     assert cache_of({"HF_HOME": "/hf", "HF_HUB_CACHE": "~/c"}) == Path("/home/me/c")
     assert cache_of({"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
+
+
+def test_fault_5_9_uploaded_models_are_known_by_a_name_that_both_plugins_have() -> None:
+    assert MARKER == UPLOADED
 
 
 def test_broken_marker_is_none(tmp_path: Path) -> None:

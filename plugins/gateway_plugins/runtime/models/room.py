@@ -11,6 +11,9 @@ from gateway_plugins.runtime.models.records import Record
 
 GB = 1e9
 
+UPLOADED = ".uploaded.json"
+"""Is in the folder of a model that somebody has uploaded, see docs/uploads.md."""
+
 
 class Disk(msgspec.Struct, frozen=True):
     """The disk with a folder, in bytes."""
@@ -63,7 +66,8 @@ def _is_own(folder: str, rows: Collection[Record]) -> bool:
         snapshots = [one for one in Path(folder, "snapshots").iterdir() if one.is_dir()]
     except OSError:
         return False
-    return all(row.fetched for row in rows) and len(snapshots) <= len(rows)
+    is_uploaded = Path(folder, UPLOADED).exists()
+    return all(row.fetched for row in rows) and len(snapshots) <= len(rows) and not is_uploaded
 
 
 def chosen(folders: Iterable[str], records: Iterable[Record], lacking: float) -> list[str]:
