@@ -142,7 +142,8 @@ def test_help_lists_the_commands_of_installed_plugins(
     code, out, _ = run(capsys, "--help")
     assert code == 0
     told = " ".join(out.split())
-    assert "Commands of installed plugins: batch, import-orchestrator, keys, traces, usage." in told
+    names = "batch, eval, import-orchestrator, keys, traces, upload, usage"
+    assert f"Commands of installed plugins: {names}." in told
     code, out, _ = run(capsys, "traces", "--help")
     assert code == 0
     assert "export" in out
