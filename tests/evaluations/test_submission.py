@@ -209,6 +209,7 @@ WRONG: tuple[object, ...] = (
     {"model": "sim", "prepare_args": []},
     {"model": "sim", "is_base_model": "yes"},
     {"model": "sim", "priority": 1_000},
+    {"model": "sim", "prepare_args": {f"a{number}": 1 for number in range(51)}},
     [],
 )
 
@@ -219,6 +220,9 @@ async def test_wrong_types_are_400(gateway_for: GatewayFor, tmp_path: Path) -> N
         answer = await live.client.post("/eval/submit", json=body)
         assert answer.status_code == 400, body
         assert answer.json()["error"]["message"]
+    raw = b'{"model": "sim", "prepare_args": {"max_prompts": "\xff"}}'
+    answer = await live.client.post("/eval/submit", content=raw)
+    assert "is not UTF-8" in answer.json()["error"]["message"]
 
 
 async def test_list_of_evaluations_says_what_each_accepts(

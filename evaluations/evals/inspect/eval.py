@@ -17,6 +17,7 @@ from inspect_ai.model import (
     ChatMessage,
     GenerateConfig,
     ModelOutput,
+    ModelUsage,
     get_model,
     model_output_from_openai,
 )
@@ -89,12 +90,15 @@ def _run(asked: Object, answer: Answer) -> Any:
         messages: list[ChatMessage], _: Any, __: Any, config: GenerateConfig
     ) -> ModelOutput:
         response = answer(_body(messages, config))
+        output = ModelOutput.from_content("recorded", "")
         if "choices" in response:
-            return await model_output_from_openai(response)
-        return ModelOutput.from_content("recorded", "")
+            output = await model_output_from_openai(response)
+        if output.usage is None:  # else inspect counts, with a tokenizer that it downloads
+            output.usage = ModelUsage()
+        return output
 
     model = get_model("mockllm/model", custom_outputs=called, memoize=False)
-    here = Path(__file__).parent
+    here = Path(__file__).parent.relative_to(Path.cwd())  # inspect takes relative paths only
     tasks = [str(here / one) if one.endswith(".py") else one for one in asked["tasks"]]
     with tempfile.TemporaryDirectory() as logs:
         found = run_tasks(
@@ -109,7 +113,7 @@ def _run(asked: Object, answer: Answer) -> Any:
         )
     bad = [log.error for log in found if log.status != "success"]
     if bad:
-        raise RuntimeError(f"inspect could not run a task: {bad[0]}")
+        raise RuntimeError(f"inspect could not run a task: {bad[0] and bad[0].message}")
     return found
 
 

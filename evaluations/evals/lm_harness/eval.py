@@ -125,15 +125,13 @@ def _client(base: Any, call: Callable[[Object], Object]) -> Any:
                 )
             )
 
-        @staticmethod
-        def parse_logprobs(outputs: Object, **more: Any) -> Any:
+        def parse_logprobs(self, outputs: Object, **more: Any) -> Any:
             if "choices" in outputs:
-                return base.parse_logprobs(outputs, **more)
+                return super().parse_logprobs(outputs, **more)
             return [(LOWEST, False) for _ in more["ctxlens"]]
 
-        @staticmethod
-        def parse_generations(outputs: Object, **more: Any) -> Any:
-            return base.parse_generations(outputs, **more) if "choices" in outputs else [""]
+        def parse_generations(self, outputs: Object, **more: Any) -> Any:
+            return super().parse_generations(outputs, **more) if "choices" in outputs else [""]
 
     return Client
 

@@ -32,8 +32,8 @@ MODEL = re.compile(r"[A-Za-z0-9._-]{1,96}(/[A-Za-z0-9._-]{1,96})?(:[A-Za-z0-9._-
 
 ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
-MAX_ARGUMENT = 10_000
-"""Characters of an argument as JSON."""
+MAX_ARGUMENTS, MAX_ARGUMENT = 50, 10_000
+"""Arguments of a job, and characters of each as JSON."""
 
 SHOWN = 200
 """Characters of a name that an error repeats."""
@@ -165,7 +165,10 @@ def _chosen(
 
 def _arguments(given: Mapping[str, Raw], chosen: Sequence[Evaluation]) -> dict[str, str]:
     """Return arguments as JSON texts. Raises BadRequest if an evaluation does not accept one."""
-    arguments = {name: bytes(value).decode() for name, value in given.items()}
+    if len(given) > MAX_ARGUMENTS:
+        message = f"`prepare_args` has more than {MAX_ARGUMENTS} members"
+        raise BadRequest(message, param="prepare_args")
+    arguments = {name: _text(name, value) for name, value in given.items()}
     for name, text in arguments.items():
         if not ARGUMENT.fullmatch(name) or len(text) > MAX_ARGUMENT:
             raise _unfit(name, "is no argument of an evaluation, or too long")
@@ -178,6 +181,13 @@ def _arguments(given: Mapping[str, Raw], chosen: Sequence[Evaluation]) -> dict[s
                 accepted = ", ".join(one.arguments) or "none"
                 raise _unfit(name, f"is not accepted by {one.name}, which accepts: {accepted}")
     return arguments
+
+
+def _text(name: str, value: Raw) -> str:
+    try:
+        return bytes(value).decode()  # msgspec does not look into what is passed on
+    except UnicodeDecodeError:
+        raise _unfit(name, "is not UTF-8") from None
 
 
 def _is_count(text: str) -> bool:

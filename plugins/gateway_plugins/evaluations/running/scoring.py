@@ -24,6 +24,9 @@ CHUNK = 500
 
 EXAMPLES = 5
 
+MAX_TYPES, MAX_TYPE = 50, 100
+"""Types of errors that are told apart, and characters of each: engines invent them."""
+
 
 class Absent(msgspec.Struct, frozen=True, omit_defaults=True):
     """What `score` gets in place of a response."""
@@ -54,7 +57,9 @@ class Errors(msgspec.Struct):
     def add(self, index: int, absent: Absent) -> None:
         self.total_errors += 1
         self.by_code[str(absent.error_code or "none")] += 1
-        self.by_type[absent.error_type or "none"] += 1
+        kind = (absent.error_type or "none")[:MAX_TYPE]
+        known = kind in self.by_type or len(self.by_type) < MAX_TYPES
+        self.by_type[kind if known else "other"] += 1
         if len(self.examples) < EXAMPLES:
             one = Example(index, absent.error, absent.error_code, absent.error_type)
             self.examples.append(one)
