@@ -25,8 +25,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     `max_open_per_key` may be unfinished. An archive may be unpacked to `max_ratio` times its size
     (small ones to 64 MiB), but not to more than `max_unpacked_bytes` and `max_members` files and
     folders. `keep_free_gb` stay free on the disks (1 GB: 10^9 bytes). A model that was replaced
-    is removed after `keep_replaced`, once no engine has it. `stalled`: after which an installation
-    without progress has failed.
+    is removed after `keep_replaced`, once nobody holds a lock on it. `stalled`: after which an
+    installation without progress has failed.
     """
 
     files: Path | None = None
