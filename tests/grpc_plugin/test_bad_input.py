@@ -55,7 +55,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         assert b"gRPC call" in log
         assert CANARY not in log
         assert b"Traceback" not in log
-        assert not re.search(rb'"level":"(?:warning|error|critical)"', log)
+        grave = rb'^.*"level":"(?:warning|error|critical)".*$'
+        assert re.findall(grave, log, re.MULTILINE) == []
         assert all(line.startswith(b"{") for line in log.splitlines())
 
 

@@ -71,5 +71,6 @@ def test_shipped_configuration_has_valid_options() -> None:
         "usage",
         "trace_capture",
         "batch",
+        "uploads",
         "metrics",
     ]

@@ -30,12 +30,20 @@ GONE = (grpc.aio.UsageError, grpc.aio.InternalError, grpc.aio.AbortError)
 """What the library raises if the caller has left."""
 
 
+OVER = "ExecuteBatchError"
+"""The library's exception if an RPC has ended while something is sent."""
+
+
 def is_ours(record: logging.LogRecord) -> bool:
     """Whether to keep a record of the library, without its arguments: callers have sent them.
 
-    Metadata that is no text is logged with a traceback; its caller is refused.
+    Metadata that is no text is logged with a traceback; its caller is refused. So is an RPC that
+    the caller or the library ends while something is sent: nobody is left to send it to.
     """
-    if record.exc_info and isinstance(record.exc_info[1], UnicodeError):
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, UnicodeError) or type(error).__name__ == OVER:
+        return False
+    if str(record.msg).startswith(OVER):
         return False
     record.msg, record.args = str(record.msg).partition("%")[0], ()
     return True

@@ -230,7 +230,7 @@ async def test_gateway_that_can_load_is_ready_and_one_that_does_not_own_the_engi
     storage = StorageSettings(path=str(tmp_path / "gateway.db"))
     config = Config(plugins=(runtime,), probes=NO_PROBES, storage=storage)
     async with live(config) as first, live(config) as second:
-        await until(lambda: fleet_of(first).is_owner)
+        await until(lambda: fleet_of(first).is_owner and first.gateway.workers.loads)
         assert (await first.client.get("/ready")).json() == {"status": "ready"}
         assert (await first.client.get("/health")).json() == {"status": "ok"}
         assert (await second.client.get("/ready")).status_code == 503
