@@ -14,6 +14,8 @@ from support.grpc.stubs import channel, serving_grpc
 
 from gateway.simulator import Simulator, SimulatorConfig
 
+pytestmark = pytest.mark.slow
+
 OK, TOO_LARGE = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
 
 LIMIT = 1024 * 1024

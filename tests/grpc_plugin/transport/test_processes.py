@@ -15,6 +15,8 @@ from support.grpc.calling import Streams, own_channel, title
 
 from gateway.simulator import Simulator, SimulatorConfig
 
+pytestmark = pytest.mark.slow
+
 OK = grpc.StatusCode.OK
 
 

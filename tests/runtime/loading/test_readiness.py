@@ -86,6 +86,7 @@ async def test_fault_6_05_an_engine_that_fails_its_warm_up_is_not_ready(load: Lo
     assert "/v1/completions: it answers 500" in found.text
 
 
+@pytest.mark.slow
 async def test_fault_6_05_an_engine_that_does_not_answer_its_warm_up_is_not_ready(
     load: Load,
 ) -> None:
@@ -101,6 +102,7 @@ async def test_fault_2_04_an_engine_with_another_model_is_not_ready(load: Load) 
     assert "/v1/models names 'm', not 'other'" in found.text
 
 
+@pytest.mark.slow
 async def test_an_engine_that_is_too_slow_fails_at_its_time(load: Load) -> None:
     before = monotonic()
     found = await load("--load-time", "60", ready_timeout=1.0)
@@ -117,6 +119,7 @@ async def test_fault_6_09_an_engine_that_prints_nothing_fails_earlier(load: Load
     assert found.text.startswith("the engine has printed nothing for 0.5 s; ")
 
 
+@pytest.mark.slow
 async def test_fault_6_09_progress_in_the_log_keeps_a_load_alive(load: Load) -> None:
     program = "\nwhile True: say('loading'); time.sleep(0.1)"
     before = monotonic()
@@ -215,6 +218,7 @@ async def test_an_engine_that_is_busy_at_its_warm_up_is_asked_again() -> None:
     "listed",
     [b"<html>", b"[]", b'{"data": [{"name": "m"}]}', b'{"data": [{"id": 3}]}', b"[" * 9999],
 )
+@pytest.mark.slow
 async def test_what_is_no_list_of_models_is_not_ready(listed: bytes) -> None:
     answering = Answering(models=answer_of(listed))
     found = await wait_at(answering, Standing(), ready_timeout=0.3)

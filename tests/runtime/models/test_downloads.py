@@ -68,6 +68,7 @@ async def test_fault_5_8_one_missing_model_and_many_wishes_cause_one_download(
     assert (seen["folder"], seen["revision"]) == (str(folder), commit)
 
 
+@pytest.mark.slow
 async def test_fault_5_7_a_download_leaves_the_runtime_to_others_and_holds_its_callers(
     gateway_for: GatewayFor, tmp_path: Path, hub: FakeHub
 ) -> None:
