@@ -188,6 +188,7 @@ async def test_capture_stores_one_trace_per_started_call_if_callers_hang_up(
         assert len(partial) > CALLERS / 20, "some were cut off in the middle of their tokens"
 
 
+@pytest.mark.slow
 async def test_capture_leaks_nothing_if_callers_hang_up(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
