@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+from gateway_plugins.runtime.loading.uploaded import UPLOADED
 from gateway_plugins.runtime.models.records import Record
-from gateway_plugins.runtime.models.room import UPLOADED, chosen, disk_of, evictable
+from gateway_plugins.runtime.models.room import chosen, disk_of, evictable
 from hypothesis import given
 from hypothesis import strategies as st
 

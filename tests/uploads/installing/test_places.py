@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from gateway_plugins.runtime.models.room import UPLOADED
+from gateway_plugins.runtime.loading.uploaded import UPLOADED
 from gateway_plugins.uploads.installing.clearing import clear
 from gateway_plugins.uploads.places import MARKER, cache_of, marker_of
 from support.uploads.asking import (

@@ -6,6 +6,7 @@ from gateway_plugins.runtime.drivers.driver import Driver
 from gateway_plugins.runtime.drivers.ports import ports_of, runs
 from gateway_plugins.runtime.drivers.process import ProcessDriver
 from gateway_plugins.runtime.drivers.sleeping import SleepingDriver
+from gateway_plugins.runtime.drivers.using import Using
 from gateway_plugins.runtime.options import Model, Options, Runtime
 
 
@@ -14,8 +15,8 @@ class Drivers:
 
     def __init__(self, options: Options, owner: str) -> None:
         hosts = [model.docker.host for model in options.models if model.docker is not None]
-        self._processes = ProcessDriver(owner)
-        self._containers = DockerDriver(owner, hosts)
+        self._processes = Using(ProcessDriver(owner))
+        self._containers = Using(DockerDriver(owner, hosts))
         self._ports = ports_of(options)
         self._sleeping = {
             (runtime.name, model.name): self._one_that_sleeps(model, model.sleep_level)

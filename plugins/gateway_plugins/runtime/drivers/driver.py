@@ -1,6 +1,7 @@
 """What a driver is: it starts engines, tells when they have ended, and leaves nothing of them."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -13,7 +14,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
     `generation` is a number that no other start has. `command` is complete. `environment` is added
     to that of the driver, secrets included. `devices` are GPUs, none: all. `resident`: the engine
-    will sleep rather than end, so that others of its runtime live beside it.
+    will sleep rather than end, so that others of its runtime live beside it. `snapshot`: the folder
+    of the hub's cache with its files, None if none is known.
     """
 
     generation: int
@@ -26,6 +28,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     docker: Docker | None = None
     resident: bool = False
+    snapshot: Path | None = None
 
     @property
     def url(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from pathlib import Path
 
 import msgspec
 
@@ -18,8 +19,9 @@ MAX_KEPT = 65_536
 class SleepingDriver:
     """Lets the engine of one model on one runtime sleep at `level` rather than end.
 
-    `inner` starts the engine at first, and again once it has died or would not wake. One that does
-    not fall asleep is ended. Each model needs a port of its own, see `ports`.
+    `inner` starts the engine at first, and again once it has died, or would not wake, or has a
+    snapshot that was replaced. One that does not fall asleep is ended. Each model needs a port of
+    its own, see `ports`.
     """
 
     def __init__(self, inner: Driver, level: int) -> None:
@@ -29,7 +31,7 @@ class SleepingDriver:
 
     async def start(self, launch: Launch, log: Log) -> "AwakeEngine":
         resident = self._resident
-        if resident is None or not await self._wake(resident, log):
+        if resident is None or not await self._wake(resident, launch, log):
             resident = await self._begin(launch, log)
         return AwakeEngine(resident, launch, self._level)
 
@@ -44,10 +46,10 @@ class SleepingDriver:
         output = KeptOutput()
         output.to(log)
         started = await self._inner.start(msgspec.structs.replace(launch, resident=True), output)
-        self._resident = _Resident(started, output)
+        self._resident = _Resident(started, output, launch.snapshot)
         return self._resident
 
-    async def _wake(self, resident: "_Resident", output: Log) -> bool:
+    async def _wake(self, resident: "_Resident", launch: Launch, output: Log) -> bool:
         """Return whether the engine is awake; if not, nothing of it is left."""
         if resident.unwanted:
             return False
@@ -55,6 +57,8 @@ class SleepingDriver:
         try:
             if resident.gone:
                 raise SleepFailed(f"it has died asleep ({resident.engine.identity})")
+            if resident.snapshot != launch.snapshot:
+                raise SleepFailed(f"its model was replaced ({resident.snapshot})")
             await SleepRequests(resident.engine.url).wake(self._level)
             return True
         except SleepFailed as error:
@@ -99,8 +103,9 @@ class AwakeEngine(Turn):
 class _Resident:
     """An engine that lives on while it sleeps."""
 
-    def __init__(self, engine: Engine, output: "KeptOutput") -> None:
+    def __init__(self, engine: Engine, output: "KeptOutput", snapshot: Path | None) -> None:
         self.engine = engine
+        self.snapshot = snapshot
         self.output = output
         self.unwanted = False
         self._end = asyncio.create_task(engine.ended())

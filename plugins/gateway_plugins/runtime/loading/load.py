@@ -28,6 +28,7 @@ from gateway_plugins.runtime.loading.readiness import (
     wait_until_ready,
     warm_up,
 )
+from gateway_plugins.runtime.loading.uploaded import exact, snapshot_of
 from gateway_plugins.runtime.options import Model, Options, Runtime
 
 log = logging.getLogger("gateway.runtime")
@@ -137,6 +138,7 @@ class Loader:
         self, model: Model, runtime: Runtime, generation: int, length: int | None
     ) -> Launch:
         port = self._drivers.port_of(model, runtime)
+        model = exact(model)
         host = listens_at(model.docker, runtime.host)
         return Launch(
             generation=generation,
@@ -148,6 +150,7 @@ class Loader:
             port=port,
             devices=runtime.devices,
             docker=model.docker,
+            snapshot=snapshot_of(model, os.environ),
         )
 
     async def ended(self, loaded: Loaded) -> Failure:

@@ -23,13 +23,13 @@ BY_CHANCE = frozenset(
 )
 """Reasons for which the next load may go well."""
 
-_READ = "SELECT model, load_seconds, failures, reason, text, until FROM runtime_models"
+_READ = "SELECT model, load_seconds, failures, reason, text, until, tried_at FROM runtime_models"
 _WRITE = """
-INSERT INTO runtime_models (model, load_seconds, failures, reason, text, until)
-VALUES (:model, :load_seconds, :failures, :reason, :text, :until)
+INSERT INTO runtime_models (model, load_seconds, failures, reason, text, until, tried_at)
+VALUES (:model, :load_seconds, :failures, :reason, :text, :until, :tried_at)
 ON CONFLICT (model) DO UPDATE SET load_seconds = excluded.load_seconds,
     failures = excluded.failures, reason = excluded.reason, text = excluded.text,
-    until = excluded.until
+    until = excluded.until, tried_at = excluded.tried_at
 """
 _NEXT = """
 INSERT INTO runtime_saved (runtime, generation) VALUES (:runtime, :least)
@@ -48,7 +48,7 @@ class Known(msgspec.Struct):
     """One model: the average seconds of a load, and its latest failures in a row.
 
     No start before `until` (Unix seconds). `reason` and `text` are of the latest failure, None
-    after a load that went well.
+    after a load that went well; `tried_at` is when what has failed began (Unix seconds).
     """
 
     model: str
@@ -57,6 +57,7 @@ class Known(msgspec.Struct):
     reason: str | None = None
     text: str | None = None
     until: float = 0.0
+    tried_at: float = 0.0
 
 
 class Memory:
@@ -74,6 +75,7 @@ class Memory:
         self._barred: dict[str, float] = {}
         self._loaded_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
         self._generations: dict[str, int] = {}
         self.set_options(models, restarts)
 
@@ -113,6 +115,10 @@ class Memory:
         measured = self._known[model].load_seconds
         return self._usual.get(model, 0.0) if measured is None else measured
 
+    def starts(self, model: str) -> None:
+        """An engine of the model is started now: what fails from here on has its present files."""
+        self._started_at[model] = time.time()
+
     def loaded(self, model: str, seconds: float) -> Storing:
         """The model was loaded in so many seconds. Raises StorageError.
 
@@ -142,6 +148,7 @@ class Memory:
         known.failures += 1
         known.reason, known.text = reason, text
         self._failed_at[model] = time.time()
+        known.tried_at = self._started_at.pop(model, time.time())
         pause = self._pause(known, kept)
         known.until, self._barred[model] = time.time() + pause, monotonic() + pause
         return self._store(known)

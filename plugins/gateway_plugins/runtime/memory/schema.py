@@ -36,6 +36,13 @@ CREATE TABLE runtime_disk (
 );
 """
 
+_TRIED = "ALTER TABLE runtime_models ADD COLUMN tried_at REAL NOT NULL DEFAULT 0;"
+
 MIGRATIONS = Migrations(
-    "runtime", (Migration("create_tables", _TABLES), Migration("keep_models_on_disk", _DISK))
+    "runtime",
+    (
+        Migration("create_tables", _TABLES),
+        Migration("keep_models_on_disk", _DISK),
+        Migration("keep_when_failures_began", _TRIED),
+    ),
 )

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from gateway_plugins.runtime.loading.uploaded import UPLOADED
 from gateway_plugins.runtime.models.records import Record
 
 GB = 1e9
-
-UPLOADED = ".uploaded.json"
-"""Is in the folder of a model that somebody has uploaded, see docs/uploads.md."""
 
 
 class Disk(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from gateway_plugins.runtime.finishing import Keeping
 from gateway_plugins.runtime.loading.engines import secrets_of
 from gateway_plugins.runtime.loading.failures import failure
 from gateway_plugins.runtime.loading.snapshots import Place
+from gateway_plugins.runtime.loading.uploaded import uploaded_at
 from gateway_plugins.runtime.memory.known import Memory
 from gateway_plugins.runtime.models import room
 from gateway_plugins.runtime.models.choosing import place_to_fill
@@ -151,10 +152,22 @@ class Shelf:
         for item in self.items():
             if item.is_there is None:
                 await self.look_at(item)
+            await self._look_for_upload(item)
         if all(item.place is None for item in self.items()) or self._gateway.draining:
             return
         for name in self._wishes():
             await self._look_at_wanted(self._known[name])
+
+    async def _look_for_upload(self, item: Item) -> None:
+        """Forget the failures of a model that was uploaded since the latest of them began."""
+        known = self._memory.of(item.model.name)
+        if known.reason is None:
+            return
+        uploaded = await in_thread(partial(uploaded_at, item.model, os.environ))
+        if uploaded is not None and uploaded > known.tried_at:
+            log.info("model %s is tried again: it was uploaded", known.model)
+            self._keeping.keep(self._memory.forgive(known.model))
+            self._told(known.model)
 
     async def _look_at_wanted(self, item: Item) -> None:
         """Begin to download a model that is wanted, if it is missing and may be downloaded now."""

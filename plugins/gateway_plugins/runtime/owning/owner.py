@@ -274,6 +274,7 @@ class Owner:
             self._enter(State(since=began), f"{name} is not in the configuration any more")
             return
         generation = await memory.next_generation(self.runtime.name)
+        memory.starts(name)
         self.state = replace(self.state, generation=generation)
         try:
             loaded = await self._parts.loader.load(model, self.runtime, generation)
