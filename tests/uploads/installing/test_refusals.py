@@ -1,12 +1,13 @@
 """Archives that are refused, and what is there afterwards."""
 
 import struct
+import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from gateway_plugins.uploads.installing.messages import Event, Job, Refused
+from gateway_plugins.uploads.installing.messages import Event, Installed, Job, Refused
 from gateway_plugins.uploads.installing.program import Installation, refused
 from support.uploads.asking import install, uploading
 from support.uploads.models import (
@@ -178,3 +179,28 @@ async def test_fault_9_9_archives_that_unpack_to_too_much(
     assert (found["status"], found["code"]) == ("failed", code), found
     assert text in found["error"]
     assert not list((tmp_path / "cache").iterdir())
+
+
+STRANGE = ONE.replace(b'"U8"', b'"Q8"')
+"""A header of a type of which the own rule knows no size."""
+
+
+async def test_headers_are_checked_by_the_library_where_it_is_installed(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    pytest.importorskip("safetensors")
+    live = await uploading(gateway_for, tmp_path)
+    found = await install(live, tensors(STRANGE))
+    assert (found["status"], found["code"]) == ("failed", "bad_model"), found
+    assert "Error while deserializing header" in found["error"]
+    assert (await install(live, tensors(ONE)))["status"] == "completed"
+
+
+def test_headers_are_checked_by_the_own_rule_without_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert isinstance(run(tmp_path, tensors(STRANGE))[-1], Installed)
+    last = run(tmp_path, tensors(ONE, 60))[-1]
+    assert isinstance(last, Refused)
+    assert "64 bytes, and 60 follow" in last.text

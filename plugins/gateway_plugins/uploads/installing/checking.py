@@ -129,7 +129,7 @@ def _check_by_library(path: Path, name: str) -> None:
         with library.safe_open(str(path), "np") as file:
             file.keys()
     except ImportError:
-        return  # it wants numpy
+        return  # the header is well: for the tensors, which nobody needs here, it wants numpy
     except library.SafetensorError as error:
         raise _broken(name, str(error)[:200]) from None
 
