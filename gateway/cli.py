@@ -128,6 +128,16 @@ def _add_simulate(commands: "Commands") -> None:
     parser.add_argument(
         "--development", action="store_true", help="serve vLLM's development endpoints"
     )
+    parser.add_argument(
+        "--enable-scale-out",
+        action="store_true",
+        help="serve generate, render and derender (else 403)",
+    )
+    parser.add_argument(
+        "--enable-prompt-tokens-details",
+        action="store_true",
+        help="tell in usage what the prefix cache held",
+    )
     parser.add_argument("--seed", type=int, help="makes calls without a seed repeatable")
     parser.add_argument("--fault", help="fault to inject, such as hang or reset:3")
     _add_life(parser)
@@ -277,6 +287,8 @@ def _simulate(options: argparse.Namespace) -> None:
             api_key=options.api_key,
             seed=options.seed,
             development=options.development,
+            scale_out=options.enable_scale_out,
+            prompt_tokens_details=options.enable_prompt_tokens_details,
             faults=Faults.parse(options.fault) if options.fault else Faults(),
         )
         life = Life(**{name: getattr(options, name) for name in Life.__struct_fields__})

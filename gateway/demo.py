@@ -96,7 +96,7 @@ def _gpu_box(port: int) -> dict[str, object]:
 
 
 async def _demo(port: int, plugins: list[str], flags: list[str]) -> None:
-    async with Simulator(SimulatorConfig(ttft=0.1, itl=0.01)) as simulator:
+    async with Simulator(SimulatorConfig(ttft=0.1, itl=0.01, scale_out=True)) as simulator:
         names = ["sessions", "trace_capture", *plugins, "access_log"]
         worker = Worker(url=f"{simulator.url}/v1", worker_id="simulator")
         gateway = _gateway(port, names, *map(_entry_of, flags), workers=(worker,))

@@ -15,6 +15,8 @@ from gateway.simulator import development
 from gateway.simulator.api import other
 from gateway.simulator.api.chat import prepare_chat
 from gateway.simulator.api.completions import prepare_completions
+from gateway.simulator.api.tokens import routes as tokens
+from gateway.simulator.api.tokens.generate import prepare_generate
 from gateway.simulator.breaking import FaultInjector
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control
@@ -62,10 +64,12 @@ def _router(config: SimulatorConfig, monitor: Monitor, control: Control) -> Star
     fresh = Random(config.seed)
     chat = GenerationEndpoint(prepare_chat, config, monitor, control, fresh)
     completions = GenerationEndpoint(prepare_completions, config, monitor, control, fresh)
+    generate = GenerationEndpoint(prepare_generate, config, monitor, control, fresh)
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
+            *tokens.routes(config, control, generate),
             *other.routes(config, monitor, control),
             *(development.routes(config, control) if config.development else ()),
         ],

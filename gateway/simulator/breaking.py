@@ -19,7 +19,13 @@ EXTENSION = "gateway.simulator"
 """Key of the connection in `scope["extensions"]`, set by the simulator's own server."""
 
 _CONDITIONS = "gateway.simulator.conditions"
-_GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
+_GENERATION_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/responses",
+    "/inference/v1/generate",
+)
 _BEFORE = frozenset({"hang", "reset-before", "garbage", "500", "503"})
 _DURING = frozenset({"reset", "close", "truncate", "error-event"})
 _GARBAGE = b"\x00\xff\x13This is not HTTP.\r\n\r\n"
@@ -118,7 +124,7 @@ class FaultInjector:
         if fault is not None and fault.name == "slow":
             return Conditions(ttft + fault.argument, itl + fault.argument)
         if fault is not None and fault.name == "abort":
-            return Conditions(ttft, itl, max(1, int(fault.argument)))
+            return Conditions(ttft, itl, int(fault.argument))
         return Conditions(ttft, itl)
 
 

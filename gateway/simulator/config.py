@@ -13,6 +13,9 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     vLLM the other paths do not. `seed` makes calls without a seed repeatable, in the order of their
     arrival. `request_id_headers` is vLLM's `--enable-request-id-headers`: every response has an
     `x-request-id`. `development` is vLLM's `VLLM_SERVER_DEV_MODE=1`: pausing, and swapping weights.
+    `scale_out` is vLLM's `--enable-scale-out`: generate, render and derender, which it otherwise
+    refuses with 403. `prompt_tokens_details` is vLLM's `--enable-prompt-tokens-details`: usage
+    tells how many tokens of the prompt were in the prefix cache.
     """
 
     model: str = "sim"
@@ -23,6 +26,8 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     seed: int | None = None
     request_id_headers: bool = False
     development: bool = False
+    scale_out: bool = False
+    prompt_tokens_details: bool = False
     faults: Faults = Faults()
 
     def __post_init__(self) -> None:

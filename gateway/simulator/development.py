@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from gateway.simulator.caller import CallerWatch, read_body
 from gateway.simulator.config import SimulatorConfig
+from gateway.simulator.engine.prefix_cache import PrefixCache
 from gateway.simulator.input.refusals import Refused, bad_schema, crashed, missing, parse
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -43,8 +44,8 @@ class Control:
     """State of one engine that the endpoints change and its generations read.
 
     `weights` is "" for the weights that the engine was started with. `paused` is the pause mode, or
-    None. `asleep` is what it has given away. `buried` is called after a health check has reported
-    that the engine is dead.
+    None. `asleep` is what it has given away, `cache` what it keeps of prompts. `buried` is called
+    after a health check has reported that the engine is dead.
     """
 
     def __init__(self) -> None:
@@ -55,6 +56,7 @@ class Control:
         self.transferring = False
         self.dead = False
         self.buried: Callable[[], None] = lambda: None
+        self.cache = PrefixCache()
         self._running: set[Running] = set()
         self._resumed = asyncio.Event()
         self._resumed.set()
@@ -213,6 +215,7 @@ class _Endpoints:
         return JSONResponse({"is_paused": self._control.paused is not None})
 
     async def reset_prefix_cache(self, _: Request) -> Response:
+        self._control.cache.clear()
         return JSONResponse({"success": True})
 
     async def sleep(self, request: Request) -> Response:

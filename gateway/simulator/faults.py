@@ -12,7 +12,8 @@
 | close        | events   | an end inside an event, or inside a plain response                   |
 | truncate     |          | as close:1; a plain response ends short of its content-length        |
 | error-event  | events   | an error event, then `[DONE]`, as when the engine dies; plain: a 500 |
-| abort        | tokens   | a normal end with finish_reason "abort", as when the engine stops    |
+| abort        | tokens   | a normal end with finish_reason "abort", as when the engine stops;   |
+|              |          | abort:0 is an end before the first token                             |
 
 The default argument is 1.
 """

@@ -24,7 +24,12 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class Answer(Protocol):
-    """Writes one call's response; every method except `name` returns JSON without framing."""
+    """Writes one call's response; every method except `name` returns JSON without framing.
+
+    `cached` is the number of prompt tokens from the prefix cache, None if it is not to be told.
+    """
+
+    cached: int | None
 
     @property
     def name(self) -> str:
@@ -82,12 +87,18 @@ class GenerationEndpoint:
         async with CallerWatch(receive) as caller:
             with suppress(CallerGone), self._monitor.call() as call:
                 await self._control.admitted(caller)
+                self._use_cache(prepared)
                 run = _Run(prepared, sequences, conditions, caller, call, self._control)
                 write = _stream if prepared.plan.request.stream else _whole
                 with self._control.running(prepared.answer.name) as run.running:
                     last = await write(run, prepared.answer, send)
                 self._monitor.call_is_whole(call)
                 await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _use_cache(self, prepared: Prepared) -> None:
+        kept = sum(map(self._control.cache.use, prepared.plan.prompts))
+        if self._config.prompt_tokens_details:
+            prepared.answer.cached = kept
 
 
 class _Run:
@@ -124,12 +135,13 @@ class _Run:
         await self._caller.wait(self._conditions.itl if begun else self._conditions.ttft)
         await self._control.may_step(self.running, self._caller)
         for sequence in live:
-            sequence.use(self._control.weights)
+            sequence.use(self._control.weights, self._control.version)
             sequence.aborted = self.running.aborted
         if not begun:
             self._call.starts(self._prompt_tokens)
-        self._call.adds(len(live))
-        return [sequence.step() for sequence in live]
+        deltas = [sequence.step() for sequence in live]
+        self._call.adds(sum(len(delta.tokens) for delta in deltas))
+        return deltas
 
 
 class _Chunks:

@@ -64,6 +64,11 @@ def check_ids(ids: Sequence[int], where: str) -> None:
         if number < 0:
             says = "Input should be greater than or equal to 0"
             raise bad_schema("greater_than_equal", f"{where}.{place}", says, str(number), {"ge": 0})
+    check_vocabulary(ids)
+
+
+def check_vocabulary(ids: Sequence[int]) -> None:
+    for number in ids:
         if number >= SIZE:
             raise bad_request(f"Token id {number} is out of vocabulary")
 
@@ -102,6 +107,8 @@ def structured(request: GenerationRequest, chance: Random) -> str | None:
     outputs, answer = request.structured_outputs, request.response_format
     if outputs is not None and outputs.choice:
         return chance.choice(outputs.choice)
+    if outputs is not None and outputs.json_object:
+        return instance(_ANY_OBJECT, chance)
     if outputs is not None and isinstance(outputs.json, dict):
         return instance(outputs.json, chance)
     if answer is not None and answer.type == "json_schema" and answer.json_schema is not None:

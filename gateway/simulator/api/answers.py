@@ -17,11 +17,19 @@ from gateway.simulator.input.requests import GenerationRequest
 VERSION = "0.32.0"
 
 
+class PromptDetails(msgspec.Struct):
+    """What the prefix cache held of a prompt; `created_cache_tokens` is chat's alone."""
+
+    cached_tokens: int
+    created_cache_tokens: int | UnsetType | None = UNSET
+    multimodal_tokens: UnsetType | None = UNSET
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
-    prompt_tokens_details: UnsetType | None = UNSET
+    prompt_tokens_details: PromptDetails | UnsetType | None = UNSET
     completion_tokens_details: UnsetType | None = UNSET
 
 
@@ -50,9 +58,15 @@ def header(prefix: str, request: GenerationRequest, given_id: str | None, model:
     return Header(f"{prefix}{name}", int(time.time()), model, f"vllm-{VERSION}-{fingerprint}")
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    """Return the usage at the end of a stream."""
-    return Usage(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens)
+def usage(
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached: int | None = None,
+    created: int | UnsetType = UNSET,
+) -> Usage:
+    """Return the usage at the end of a stream; `cached` None if it tells nothing of the cache."""
+    details = UNSET if cached is None else PromptDetails(cached, created)
+    return Usage(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens, details)
 
 
 def running_usage(prompt_tokens: int, completion_tokens: int) -> Usage:
@@ -61,10 +75,16 @@ def running_usage(prompt_tokens: int, completion_tokens: int) -> Usage:
     return Usage(prompt_tokens, total, completion_tokens, completion_tokens_details=None)
 
 
-def plain_usage(prompt_tokens: int, completion_tokens: int) -> Usage:
+def plain_usage(
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached: int | None = None,
+    created: int | None = None,
+) -> Usage:
     """Return the usage of a response that is not streamed."""
     total = prompt_tokens + completion_tokens
-    return Usage(prompt_tokens, total, completion_tokens, None, None)
+    details = None if cached is None else PromptDetails(cached, created, None)
+    return Usage(prompt_tokens, total, completion_tokens, details, None)
 
 
 def token_name(alternative: Alternative, as_ids: bool) -> str:

@@ -79,7 +79,7 @@ class Completion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[Choice]
     service_tier: None = None
-    system_fingerprint: str
+    system_fingerprint: str | None
     usage: Usage
     prompt_logprobs: PromptLogprobs | None
     prompt_token_ids: list[int] | None
@@ -121,6 +121,7 @@ class ChatAnswer:
 
     def __init__(self, request: ChatRequest, prompt: list[int], header: Header) -> None:
         options = request.stream_options
+        self.cached: int | None = None
         self._request = request
         self._prompt = prompt
         self._header = header
@@ -139,7 +140,14 @@ class ChatAnswer:
         return [self._role(index) for index in range(len(self._counts))]
 
     def event(self, delta: Delta) -> bytes | None:
+        chunk = self.chunk(delta)
+        return None if chunk is None else msgspec.json.encode(chunk)
+
+    def chunk(self, delta: Delta) -> Chunk | None:
         self._counts[delta.index] += len(delta.tokens)
+        if delta.finish_reason == "abort" and not self._counts[delta.index]:
+            self._open -= 1  # the engine is silent about a choice that never began
+            return None
         added = self._added(delta)
         detailed = self._request.return_token_ids or self._request.logprobs
         if added == MessageDelta() and not detailed and delta.finish_reason is None:
@@ -157,29 +165,31 @@ class ChatAnswer:
             self._open -= 1
             if self._open == 0 and not self._with_usage:
                 chunk.system_fingerprint = self._header.fingerprint
-        return msgspec.json.encode(chunk)
+        return chunk
 
     def closing(self) -> bytes | None:
         if not self._with_usage:
             return None
-        chunk = self._chunk([], usage(len(self._prompt), sum(self._counts)))
+        chunk = self._chunk([], usage(len(self._prompt), sum(self._counts), self.cached, created=0))
         chunk.system_fingerprint = self._header.fingerprint
         return msgspec.json.encode(chunk)
 
     def whole(self, deltas: list[Delta]) -> bytes:
+        return msgspec.json.encode(self.completion(deltas))
+
+    def completion(self, deltas: list[Delta]) -> Completion:
         scored = self._request.prompt_logprobs
         tokens = sum(len(delta.tokens) for delta in deltas)
-        completion = Completion(
+        return Completion(
             id=self._header.id,
             created=self._header.created,
             model=self._header.model,
             choices=[self._choice(delta) for delta in deltas],
             system_fingerprint=self._header.fingerprint,
-            usage=plain_usage(len(self._prompt), tokens),
+            usage=plain_usage(len(self._prompt), tokens, self.cached, created=0),
             prompt_logprobs=None if scored is None else prompt_logprobs(self._prompt, scored),
             prompt_token_ids=self._prompt if self._request.return_token_ids else None,
         )
-        return msgspec.json.encode(completion)
 
     def _role(self, index: int) -> bytes:
         choice = ChunkChoice(index=index, delta=MessageDelta("assistant", ""))

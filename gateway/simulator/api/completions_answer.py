@@ -46,7 +46,7 @@ class Completion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[Choice]
     service_tier: None = None
-    system_fingerprint: str
+    system_fingerprint: str | None
     usage: Usage
     kv_transfer_params: None = None
     ec_transfer_params: None = None
@@ -90,6 +90,7 @@ class CompletionsAnswer:
         self, request: CompletionRequest, prompts: list[list[int]], header: Header
     ) -> None:
         options = request.stream_options
+        self.cached: int | None = None
         self._request = request
         self._header = header
         self._prompt_tokens = sum(map(len, prompts))
@@ -105,9 +106,16 @@ class CompletionsAnswer:
     def opening(self) -> list[bytes]:
         return []
 
-    def event(self, delta: Delta) -> bytes:
+    def event(self, delta: Delta) -> bytes | None:
+        chunk = self.chunk(delta)
+        return None if chunk is None else msgspec.json.encode(chunk)
+
+    def chunk(self, delta: Delta) -> Chunk | None:
         state = self._choices[delta.index]
         first = not state.begun
+        if delta.finish_reason == "abort" and first and not delta.tokens:
+            self._open -= 1  # the engine is silent about a choice that never began
+            return None
         text, logprobs = self._said(delta, state)
         choice = ChunkChoice(
             index=delta.index,
@@ -125,27 +133,29 @@ class CompletionsAnswer:
             self._open -= 1
             if self._open == 0 and not self._with_usage:
                 chunk.system_fingerprint = self._header.fingerprint
-        return msgspec.json.encode(chunk)
+        return chunk
 
     def closing(self) -> bytes | None:
         if not self._with_usage:
             return None
         chunk = self._chunk([])
-        chunk.usage = usage(self._prompt_tokens, self._completion_tokens())
+        chunk.usage = usage(self._prompt_tokens, self._completion_tokens(), self.cached)
         chunk.system_fingerprint = self._header.fingerprint
         return msgspec.json.encode(chunk)
 
     def whole(self, deltas: list[Delta]) -> bytes:
+        return msgspec.json.encode(self.completion(deltas))
+
+    def completion(self, deltas: list[Delta]) -> Completion:
         choices = [self._choice(delta, self._choices[delta.index]) for delta in deltas]
-        completion = Completion(
+        return Completion(
             id=self._header.id,
             created=self._header.created,
             model=self._header.model,
             choices=choices,
             system_fingerprint=self._header.fingerprint,
-            usage=plain_usage(self._prompt_tokens, self._completion_tokens()),
+            usage=plain_usage(self._prompt_tokens, self._completion_tokens(), self.cached),
         )
-        return msgspec.json.encode(completion)
 
     def _choice(self, delta: Delta, state: _ChoiceState) -> Choice:
         text, logprobs = self._said(delta, state)

@@ -15,7 +15,7 @@ from gateway.simulator.caller import read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control
 from gateway.simulator.engine.tokens import decode, encode, piece_text
-from gateway.simulator.input.refusals import bad_request, no_scale_out, parse
+from gateway.simulator.input.refusals import bad_request, parse
 from gateway.simulator.input.requests import DetokenizeRequest, TokenizeRequest
 from gateway.simulator.monitor import Monitor
 from gateway.simulator.preparing import check_ids, check_model
@@ -83,9 +83,6 @@ def routes(config: SimulatorConfig, monitor: Monitor, control: Control) -> list[
         Route("/metrics", endpoints.metrics),
         Route("/tokenize", endpoints.tokenize, methods=["POST"]),
         Route("/detokenize", endpoints.detokenize, methods=["POST"]),
-        Route("/v1/chat/completions/render", endpoints.scale_out, methods=["POST"]),
-        Route("/v1/completions/render", endpoints.scale_out, methods=["POST"]),
-        Route("/inference/v1/generate", endpoints.scale_out, methods=["POST"]),
     ]
 
 
@@ -141,9 +138,6 @@ class _Endpoints:
         check_model(asked.model, self._config)
         check_ids(asked.tokens, "body.tokens")
         return _json(Detokenized(decode(asked.tokens)))
-
-    async def scale_out(self, request: Request) -> Response:
-        raise no_scale_out()
 
 
 def _json(answer: msgspec.Struct) -> Response:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.simulator.api.toolcalls import written
-from gateway.simulator.engine.tokens import EOS, IM_START, encode
+from gateway.simulator.engine.tokens import EOS, IM_START, decode, encode
 from gateway.simulator.input.requests import Message, Tool
 
-_TOOLS = (
+TOOLS_OPEN = (
     "# Tools\n\nYou may call one or more functions. Answer with a JSON object of name and "
     "arguments within <tool_call></tool_call> tags.\n<tools>\n"
 )
+TOOLS_CLOSE = "\n</tools>"
 
 
 def chat_ids(
@@ -21,10 +22,22 @@ def chat_ids(
     ids: list[int] = []
     if tools:
         described = "\n".join(msgspec.json.encode(tool).decode() for tool in tools)
-        ids += _turn("system", f"{_TOOLS}{described}\n</tools>")
+        ids += _turn("system", f"{TOOLS_OPEN}{described}{TOOLS_CLOSE}")
     for message in messages:
         ids += _turn(message.role or "", _said(message))
     return [*ids, IM_START, *encode("assistant\n")] if open_answer else ids
+
+
+def turns(ids: Sequence[int]) -> list[tuple[str, str]]:
+    """Return role and text of each turn in a prompt's ids; the last may be one that is open."""
+    parts: list[list[int]] = []
+    for number in ids:
+        if number == IM_START:
+            parts.append([])
+        elif parts and number != EOS:
+            parts[-1].append(number)
+    said = (decode(part).partition("\n") for part in parts)
+    return [(role, text.removesuffix("\n")) for role, _, text in said]
 
 
 def _turn(role: str, text: str) -> list[int]:

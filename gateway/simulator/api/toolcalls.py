@@ -70,6 +70,8 @@ def planned(request: ChatRequest, chance: Random) -> str | None:
 
 def _some(tools: list[Tool], request: ChatRequest, chance: Random) -> list[Tool]:
     """Return one tool, or sometimes two at once if calls may be parallel and there are several."""
+    if not tools:
+        return []
     together = request.parallel_tool_calls and chance.random() < 0.3
     return chance.sample(tools, min(len(tools), 2 if together else 1))
 

@@ -10,7 +10,7 @@ from gateway.simulator.engine.model import Distribution
 from gateway.simulator.engine.tokens import SIZE
 
 # The engine is greedy below this temperature.
-_GREEDY_BELOW = 0.01
+GREEDY_BELOW = 0.01
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def greedy(self) -> bool:
-        return self.temperature < _GREEDY_BELOW
+        return self.temperature < GREEDY_BELOW
 
 
 def sample(
@@ -77,7 +77,7 @@ def _weighted(
     banned: Container[int],
     chance: Random,
 ) -> int:
-    heat = max(sampling.temperature, _GREEDY_BELOW)
+    heat = max(sampling.temperature, GREEDY_BELOW)
     weights = [math.exp(logprob / heat) for _, logprob in likely]
     untrimmed = sampling.top_k <= 0 and sampling.top_p >= 1
     rest = (SIZE - len(likely)) * math.exp(distribution.floor / heat) if untrimmed else 0.0

@@ -26,11 +26,20 @@ class Token(msgspec.Struct, frozen=True, gc=False):
     alternatives: tuple[Alternative, ...] = ()
 
 
+class Span(msgspec.Struct):
+    """The tokens from `start` until before `end`, all sampled with weights of `version`."""
+
+    version: str
+    start: int
+    end: int
+
+
 class Delta(msgspec.Struct, gc=False):
     """Output that one or several steps added to choice `index`.
 
     `text` is the newly visible text, which may lag behind the tokens. `finish_reason` is None until
-    the sequence ends; `stop_reason` is the stop string or stop token that ended it.
+    the sequence ends; `stop_reason` is the stop string or stop token that ended it. `spans` covers
+    all tokens of the sequence once it has ended.
     """
 
     index: int
@@ -38,6 +47,7 @@ class Delta(msgspec.Struct, gc=False):
     tokens: list[Token]
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    spans: tuple[Span, ...] = ()
 
 
 def merged(deltas: Sequence[Delta]) -> Delta:
@@ -51,6 +61,7 @@ def merged(deltas: Sequence[Delta]) -> Delta:
         [token for delta in deltas for token in delta.tokens],
         last.finish_reason,
         last.stop_reason,
+        last.spans,
     )
 
 
@@ -108,16 +119,23 @@ class Generation:
         self._detokenizer = Detokenizer()
         self._text = _Visible(sampling.stop, sampling.include_stop)
         self._weights = ""
+        self._version = ""
+        self._spans: list[Span] = []
         self.aborted = False
 
-    def use(self, weights: str) -> None:
+    def use(self, weights: str, version: str = "default") -> None:
         """Sample with `weights` from now on; "" is the weights that the engine was started with."""
+        self._version = version
         if weights != self._weights:
             self._weights = weights
             self._context.salt(weights)
 
     def step(self) -> Delta:
-        """Sample one token."""
+        """Sample one token; none if the sequence is aborted, which ends it."""
+        if self._must_abort():
+            self.finished = True
+            text = self._text.show(everything=True)
+            return Delta(self.index, text, [], "abort", None, tuple(self._spans))
         number, distribution = self._choose()
         token = self._report(number, distribution)
         self._context.read(number)
@@ -129,7 +147,18 @@ class Generation:
         if found is not None and finish != "stop":
             finish, stop = "stop", found
         self.finished = finish is not None
-        return Delta(self.index, self._text.show(self.finished), [token], finish, stop)
+        self._extend_span()
+        spans = tuple(self._spans) if self.finished else ()
+        return Delta(self.index, self._text.show(self.finished), [token], finish, stop, spans)
+
+    def _must_abort(self) -> bool:
+        cut_at = self._sampling.abort_after
+        return self.aborted or (cut_at is not None and self.count >= cut_at)
+
+    def _extend_span(self) -> None:
+        if not self._spans or self._spans[-1].version != self._version:
+            self._spans.append(Span(self._version, self.count - 1, self.count))
+        self._spans[-1].end = self.count
 
     def _choose(self) -> tuple[int, Distribution]:
         forced = next(self._script, None)
@@ -157,9 +186,6 @@ class Generation:
                 return "stop", None
             if number in sampling.stop_token_ids:
                 return "stop", number
-        cut_at = sampling.abort_after
-        if self.aborted or (cut_at is not None and self.count >= cut_at):
-            return "abort", None
         return ("length", None) if self.count >= sampling.max_tokens else (None, None)
 
 

@@ -11,6 +11,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
 class StructuredOutputs(msgspec.Struct, frozen=True):
     choice: list[str] | None = None
     json: dict[str, object] | str | None = None
+    json_object: bool | None = None
+    structural_tag: str | None = None
 
 
 class JsonSchema(msgspec.Struct, frozen=True):
@@ -33,6 +35,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
@@ -48,6 +54,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     return_tokens_as_token_ids: bool | None = False
     structured_outputs: StructuredOutputs | None = None
     response_format: ResponseFormat | None = None
+    cache_salt: str | None = None
+    priority: int = 0
+    thinking_token_budget: int | None = None
 
 
 class CalledFunction(msgspec.Struct, frozen=True):

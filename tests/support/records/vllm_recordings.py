@@ -8,6 +8,7 @@ import msgspec
 from support.paths import SUPPORT
 
 FILE = SUPPORT / "data" / "vllm-0.32.0.jsonl"
+MORE = SUPPORT / "data" / "vllm-0.32.0-more.jsonl"
 OTHER_ENGINES = SUPPORT / "data" / "engines.jsonl"
 
 
@@ -62,7 +63,7 @@ class _Line(msgspec.Struct):
 
 @cache
 def load(file: Path = FILE) -> dict[str, RecordedExchange]:
-    """All exchanges by name: `group/what` of vLLM, `engine/what` of OTHER_ENGINES."""
+    """All exchanges by name: `group/what` of vLLM and MORE, `engine/what` of OTHER_ENGINES."""
     decoder = msgspec.json.Decoder(_Line)
     lines = file.read_bytes().splitlines()
     return {line.name: line.exchange() for line in map(decoder.decode, lines)}
