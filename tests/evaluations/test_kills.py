@@ -6,6 +6,7 @@ Whatever dies in whichever state, the job ends with the scores of an undisturbed
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -68,14 +69,25 @@ class Box:
     def open(self, gate: str) -> None:
         (self._place / f"shut-{gate}").unlink(missing_ok=True)
 
+    def carrier(self) -> int | None:
+        """The process that carries the evaluations, by the locks that the kernel lists."""
+        lock = self._file.with_name("gateway.db-evaluations") / "conductor.lock"
+        if not lock.exists():
+            return None
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        inode = str(lock.stat().st_ino)
+        pids = [int(one[4]) for one in held if one[5].rpartition(":")[2] == inode]
+        assert len(pids) < 2
+        return pids[0] if pids else None
+
     def begun(self, gate: str) -> int:
         file = self._place / f"begun-{gate}"
         return len(file.read_text()) if file.exists() else 0
 
     @contextlib.asynccontextmanager
-    async def gateway(self) -> AsyncIterator[tuple[Process, httpx.AsyncClient]]:
+    async def gateway(self, *more: str) -> AsyncIterator[tuple[Process, httpx.AsyncClient]]:
         """Until it is killed, which the end of the block does."""
-        async with serving(self._simulator.url, "--config", str(self._file)) as process:
+        async with serving(self._simulator.url, "--config", str(self._file), *more) as process:
             async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
                 reading = asyncio.create_task(drained(process))
                 yield process, client
@@ -137,6 +149,29 @@ async def test_fault_11_7_killed_in_the_middle_of_its_items(tmp_path: Path) -> N
     assert progress == "200/200"
     assert scores["n"] == 200
     assert box.begun("prepare") == 1
+
+
+@pytest.mark.slow
+async def test_fault_11_7_another_process_goes_on_if_the_one_that_carries_evaluations_is_killed(
+    tmp_path: Path,
+) -> None:
+    async with Simulator(SimulatorConfig(ttft=0.05, itl=0.01)) as simulator:
+        box = Box(tmp_path, simulator)
+        async with box.gateway("--processes", "2") as (supervisor, client):
+            job_id = await submitted(client, 200)
+            while not (await seen(client, job_id)).completed > 5:
+                pass
+            first = box.carrier()
+            assert first not in (None, supervisor.pid)
+            supervisor.kill(signal.SIGSTOP)  # no process comes in the place of the killed one
+            os.kill(first or 0, signal.SIGKILL)
+            await until(lambda: box.carrier() not in (None, first))
+            supervisor.kill(signal.SIGCONT)
+            async with httpx.AsyncClient(base_url=supervisor.url, timeout=60) as another:
+                disturbed = await record_of(another, job_id)
+                undisturbed = await record_of(another, await submitted(another, 200))
+    assert results(disturbed) == results(undisturbed)
+    assert box.begun("prepare") == 2
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ Opt-in (`-m clients`): the plugin installs the packages of the adapters.
 import asyncio
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ async def finished(live: Live, name: str, **arguments: object) -> dict[str, Any]
 
 def program(files: Path, name: str) -> str:
     """A program of an environment that the plugin has built."""
-    [found] = (files / "pythons").glob(f"*/bin/{name}")
+    [found] = (files / "pythons").glob(f"*/venv/bin/{name}")
     return str(found)
 
 
@@ -84,7 +85,7 @@ async def test_lm_harness_has_the_scores_of_live_runs(
     assert shipped["results"]["sums_generate:exact_match"] == found["exact_match,none"]
 
     tokenizer = tmp_path / "tokenizer"
-    [python] = (tmp_path / "pythons").glob("*/bin/python")
+    [python] = (tmp_path / "pythons").glob("*/venv/bin/python")
     await run(str(python), "-c", TOKENIZER, str(tokenizer))
     for task, metric in (("sums_choice", "acc"), ("sums_generate", "exact_match")):
         shipped = await finished(live, "lm_harness", tasks=task, tokenizer=str(tokenizer))
@@ -93,26 +94,53 @@ async def test_lm_harness_has_the_scores_of_live_runs(
         assert shipped["results"][f"{task}:{metric}"] == found[f"{metric},none"]
 
 
+LETTERS = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate
+
+@task
+def letters():
+    samples = [Sample(input=f"Say {number}.", target=word)
+               for number, word in enumerate(["a", "e", "th", "w", "x"] * 4)]
+    return Task(dataset=samples, solver=generate(), scorer=includes())
+"""
+
+
 async def test_inspect_has_the_scores_of_a_live_run(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
-    live = await started(gateway_for, SHIPPED, folder=str(tmp_path))
-    url = str(live.client.base_url).rstrip("/")
-    shipped = await finished(live, "inspect")
-    logs = tmp_path / "logs"
+    repository = tmp_path / "evaluations"
+    shutil.copytree(SHIPPED, repository)
+    place = repository / "evals/inspect"
+    (place / "letters.py").write_text(LETTERS)
+    live = await started(gateway_for, repository, folder=str(tmp_path))
+    shipped = await finished(live, "inspect", tasks=["sums.py", "letters.py"])
+    scores = shipped["results"]
+    for task in ("sums", "letters"):
+        found = await live_inspect(live, tmp_path, place, task)
+        assert scores[f"{task}:includes:accuracy"] == found["accuracy"]["value"]
+        assert scores[f"{task}:includes:stderr"] == found["stderr"]["value"]
+    assert 0 < scores["letters:includes:accuracy"] < 1
+
+
+async def live_inspect(live: Live, files: Path, place: Path, task: str) -> Any:
+    """The metrics of a live run of inspect through the gateway."""
+    logs = files / "logs" / task
     await run(
-        *(program(tmp_path, "inspect"), "eval", str(SHIPPED / "evals/inspect/sums.py")),
-        *("--model", "openai-api/gw/sim", "--max-tokens", "1024", "--temperature", "0"),
-        *("--limit", str(ITEMS), "--log-dir", str(logs), "--display", "plain"),
+        *(program(files, "inspect"), "eval", f"{task}.py", "--model", "openai-api/gw/sim"),
+        *("--max-tokens", "1024", "--temperature", "0", "--limit", str(ITEMS)),
+        *("--log-dir", str(logs), "--display", "plain"),
+        cwd=place,
         GW_API_KEY="unused",
-        GW_BASE_URL=f"{url}/v1",
+        GW_BASE_URL=f"{str(live.client.base_url).rstrip('/')}/v1",
         INSPECT_LOG_FORMAT="json",
     )
     [log] = logs.glob("*.json")
     found = json.loads(log.read_text())
     assert found["status"] == "success"
-    metrics = found["results"]["scores"][0]["metrics"]
-    assert shipped["results"]["sums:includes:accuracy"] == metrics["accuracy"]["value"]
+    return found["results"]["scores"][0]["metrics"]
 
 
 async def test_example_needs_no_package(gateway_for: GatewayFor, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +12,9 @@ from pathlib import Path
 from gateway import CallError, ConfigError, Database, Host, Storage, WorkQueue
 from gateway_plugins.evaluations.children.confined import Failed
 from gateway_plugins.evaluations.children.pythons import Pythons
+from gateway_plugins.evaluations.children.removing import remove
 from gateway_plugins.evaluations.children.repository import Evaluation, Repository
+from gateway_plugins.evaluations.children.users import User, check, user_named
 from gateway_plugins.evaluations.options import Options
 from gateway_plugins.evaluations.report import Tally
 from gateway_plugins.evaluations.rows import items, jobs
@@ -59,12 +61,24 @@ class Engine:
         self._temporary = _is_temporary(gateway, options)
         self.places = Places(_folder(gateway, options))
         self._threads = ThreadPoolExecutor(options.prepare_concurrency + SPARE_THREADS, "evals")
-        pythons = Pythons(self.places.pythons, options, self._threads)
-        self.repository = Repository(options, pythons, self._threads)
+        user = self._user()
+        pythons = Pythons(self.places.pythons, options, self._threads, user)
+        folder = self.places.folder
+        self.repository = Repository(options, pythons, self._threads, user, folder)
         self.storage: Storage = gateway.storage
         self._tools = Tools(self.storage, work_queue, options, self.repository, self.places)
         self.conductor = Conductor(self._tools, tally.ended)
         self._listing = asyncio.Lock()
+
+    def _user(self) -> User | None:
+        """Return the user of evaluations, who can use what they need. Raises ConfigError."""
+        options = self.options
+        user = user_named(options.user)
+        if user is not None:
+            repository = Path(options.repository).absolute()
+            there = [one for one in (repository, repository / "evals") if one.exists()]
+            check(user, options.python or sys.executable, self.places.folder, *there)
+        return user
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -77,7 +91,7 @@ class Engine:
             await asyncio.wait([task])
             await asyncio.to_thread(self._threads.shutdown)
             if self._temporary:
-                await asyncio.to_thread(shutil.rmtree, self.places.folder, ignore_errors=True)
+                await asyncio.to_thread(remove, self.places.folder)
 
     async def evaluations(self) -> list[Evaluation]:
         """Return the evaluations of the repository. Raises Unlistable."""

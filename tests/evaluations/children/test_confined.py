@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from gateway_plugins.evaluations.children.confined import Command, Failed, Limits, run
+from gateway_plugins.evaluations.children.removing import remove
 from gateway_plugins.evaluations.children.scrubbing import for_building, scrubbed
 from support.plugins.recording_plugin import until
 
@@ -23,17 +24,19 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def command(folder: Path, code: str, **environment: str) -> Command:
+    (folder / "work").mkdir(exist_ok=True)
     return Command(
         name="step",
         arguments=[sys.executable, "-c", code],
         cwd=folder,
         folder=folder,
         environment={"PATH": os.environ["PATH"], **environment},
+        written=[folder / "work"],
     )
 
 
 def limits(**given: float) -> Limits:
-    whole = {"timeout": 30.0, "memory": 512 * MIB, "output": MIB, "processes": 20, **given}
+    whole = {"timeout": 50.0, "memory": 512 * MIB, "output": MIB, "processes": 20, **given}
     return Limits(
         whole["timeout"], int(whole["memory"]), int(whole["output"]), int(whole["processes"])
     )
@@ -48,6 +51,41 @@ async def test_command_that_fails_says_so_with_the_end_of_its_log(
     assert (tmp_path / "step.out").read_text() == "said\n"
 
 
+SHARED = """
+import mmap, time
+x = mmap.mmap(-1, 60 << 20)
+for _ in range(60):
+    x.write(b"1" * (1 << 20))
+time.sleep(600)
+"""
+
+MANY = """
+import time
+for n in range(100):
+    open(f"work/{n}", "wb").write(b"1" * 20_000)
+"""
+
+DELETED = """
+import os, time
+files = []
+for _ in range(20):
+    files.append(open("work/x", "wb"))
+    os.unlink("work/x")
+    files[-1].write(b"1" * 100_000)
+    files[-1].flush()
+time.sleep(600)
+"""
+
+DEEP = """
+import os, time
+os.chdir("work")
+for _ in range(50):
+    os.mkdir("x" * 100)
+    os.chdir("x" * 100)
+time.sleep(600)
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "given", "reason"),
     [
@@ -60,8 +98,20 @@ async def test_command_that_fails_says_so_with_the_end_of_its_log(
         ),
         ("print('x' * (8 << 20))", {"output": MIB}, "File too large"),
         ("import os; os.abort()", {}, "status 134"),
+        (SHARED, {"memory": 40 * MIB}, "more than 41943040 bytes of memory"),
+        (
+            f"{MANY}time.sleep(600)",
+            {},
+            r"wrote more than 1048576 bytes in all \(max_output_bytes\)",
+        ),
+        (MANY, {}, "wrote more than 1048576 bytes in all"),
+        (DELETED, {}, "wrote more than 1048576 bytes in all"),
+        (DEEP, {}, "folders in which its files cannot be counted"),
     ],
-    ids=["never ends", "eats memory", "forks", "huge output", "aborts"],
+    ids=[
+        *("never ends", "eats memory", "forks", "huge output", "aborts", "eats shared memory"),
+        *("many files", "many files and an end", "deleted files", "deep folders"),
+    ],
 )
 async def test_fault_11_2_command_that_goes_too_far_is_ended(
     tmp_path: Path,
@@ -73,6 +123,8 @@ async def test_fault_11_2_command_that_goes_too_far_is_ended(
     with pytest.raises(Failed, match=reason):
         await run(command(tmp_path, code), limits(**given), threads)
     assert (tmp_path / "step.out").stat().st_size <= MIB
+    remove(tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 async def test_fault_11_2_memory_of_all_processes_counts(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_plugins.evaluations.children.repository import PROGRAMS
+from gateway_plugins.evaluations.children.users import PROGRAMS
 from support.evaluations.repositories import PLAIN, Folder
 
 NOISY = """

@@ -61,6 +61,7 @@ def word(python: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_fault_11_13_environment_is_built_once_for_each_set_of_dependencies(
     tmp_path: Path, threads: ThreadPoolExecutor
 ) -> None:
@@ -88,6 +89,7 @@ async def test_fault_11_13_environment_is_built_once_for_each_set_of_dependencie
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_fault_11_13_environment_that_was_cut_off_is_built_anew(
     tmp_path: Path, threads: ThreadPoolExecutor
 ) -> None:
@@ -99,7 +101,7 @@ async def test_fault_11_13_environment_that_was_cut_off_is_built_anew(
 
 
 def cut_off(python: Path) -> None:
-    (python.parent.parent / ".ready").unlink()
+    (python.parents[2] / ".ready").unlink()
     python.unlink()
 
 
@@ -130,6 +132,7 @@ async def test_bad_files_of_dependencies_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_package_that_cannot_be_installed_is_a_failure_with_the_log(
     tmp_path: Path, threads: ThreadPoolExecutor
 ) -> None:

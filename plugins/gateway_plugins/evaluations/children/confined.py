@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from gateway import NOT_JSON
+from gateway_plugins.evaluations.children.users import User
 from gateway_plugins.evaluations.options import Options
 
 CONFINE = Path(__file__).parent.parent / "programs" / "confine.py"
@@ -22,21 +23,24 @@ REASONS = {
     "timeout": "it took longer than {timeout} s (timeout)",
     "memory": "it used more than {memory} bytes of memory (max_memory_bytes)",
     "processes": "it had more than {processes} processes at a time (max_processes)",
+    "output": "it wrote more than {output} bytes in all ({output_option})",
+    "folders": "it made folders in which its files cannot be counted",
     "canceled": "it was ended",
 }
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds, bytes of memory, bytes of each file, and processes at a time."""
+    """Seconds, bytes of memory, bytes of all that it writes, and processes at a time."""
 
     timeout: float
     memory: int
     output: int
     processes: int
+    output_option: str = "max_output_bytes"
 
     @classmethod
     def of(cls, options: Options, timeout: float | None = None) -> "Limits":
-        """Return those of the options; `timeout` in place of that of a step."""
+        """Return those of the options for a step; `timeout` in place of that of a step."""
         return cls(
             options.timeout if timeout is None else timeout,
             options.max_memory_bytes,
@@ -44,9 +48,23 @@ class Limits(msgspec.Struct, frozen=True):
             options.max_processes,
         )
 
+    @classmethod
+    def for_building(cls, options: Options) -> "Limits":
+        """Return those of the options for a part of building an environment."""
+        return cls(
+            options.build_timeout,
+            options.max_memory_bytes,
+            options.max_build_bytes,
+            options.max_processes,
+            "max_build_bytes",
+        )
+
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run. `name` is for the files `{name}.out` and `{name}.log` in `folder`."""
+    """What to run. `name` is for the files `{name}.out` and `{name}.log` in `folder`.
+
+    What is in the folders `written` counts for the limit. `user`: None: that of the gateway.
+    """
 
     name: str
     arguments: Sequence[str]
@@ -54,6 +72,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     environment: Mapping[str, str]
     stdin: Path | None = None
+    written: Sequence[Path] = ()
+    user: User | None = None
 
     @property
     def stdout(self) -> Path:
@@ -114,6 +134,8 @@ class _Started:
             "stdout": str(command.stdout),
             "stderr": str(command.log),
             "verdict": str(verdict),
+            "user": None if command.user is None else command.user.ids,
+            "written": [str(place) for place in command.written],
             **msgspec.structs.asdict(limits),
         }
         arguments = [sys.executable, "-I", str(CONFINE), msgspec.json.encode(plan).decode()]

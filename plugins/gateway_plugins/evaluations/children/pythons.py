@@ -14,11 +14,13 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from gateway_plugins.evaluations.children.confined import Command, Failed, Limits, run
+from gateway_plugins.evaluations.children.removing import remove
 from gateway_plugins.evaluations.children.scrubbing import for_building
+from gateway_plugins.evaluations.children.users import User, renew
 from gateway_plugins.evaluations.options import Options
 
 FILES = ("pyproject.toml", "requirements.txt")
-READY = ".ready"
+READY, VENV, TEMPORARY = ".ready", "venv", "tmp"
 MAX_BYTES = 1024 * 1024
 """Size of a file of dependencies."""
 
@@ -27,10 +29,16 @@ POLL = 0.2
 
 
 class Pythons:
-    """`folder` is that of the environments; a folder in it is named after its dependencies."""
+    """`folder` is that of the environments; a folder in it is named after its dependencies.
 
-    def __init__(self, folder: Path, options: Options, threads: Executor) -> None:
+    They are built as `user`; None: as the gateway's own.
+    """
+
+    def __init__(
+        self, folder: Path, options: Options, threads: Executor, user: User | None = None
+    ) -> None:
         self._folder = folder
+        self._user = user
         self._options = options
         self._threads = threads
         self._own = options.python or sys.executable
@@ -44,46 +52,57 @@ class Pythons:
         wanted = next((found for place in places if (found := _dependencies(place))), None)
         if wanted is None:
             return self._own
-        name = hashlib.sha256(f"{self._own}\n{wanted}".encode()).hexdigest()[:32]
+        owner = None if self._user is None else self._user.uid
+        parts = f"{self._own}\n{owner}\n{VENV}\n{wanted}"
+        name = hashlib.sha256(parts.encode()).hexdigest()[:32]
         place = self._folder / name
         if not (place / READY).exists():
             async with self._locks[name], _locked(self._folder / f"{name}.lock"):
                 if not (place / READY).exists():
                     await self._build(place, wanted)
-        return str(place / "bin" / "python")
+        return str(place / VENV / "bin" / "python")
 
     async def _build(self, place: Path, wanted: str) -> None:
-        file = place / "requirements.txt"
-        await asyncio.to_thread(_begin, file, wanted)
+        file, venv = place / "requirements.txt", place / VENV
+        await asyncio.to_thread(self._begin, place, file, wanted)
         uv = shutil.which("uv")
-        python = str(place / "bin" / "python")
+        python = str(venv / "bin" / "python")
         if uv is not None:
-            make = [uv, "venv", "--allow-existing", "--python", self._own, str(place)]
+            make = [uv, "venv", "--allow-existing", "--python", self._own, str(venv)]
             install = [uv, "pip", "install", "--python", python, "-r", str(file)]
         else:
-            make = [self._own, "-m", "venv", str(place)]
+            make = [self._own, "-m", "venv", str(venv)]
             install = [python, "-m", "pip", "install", "--no-input", "-r", str(file)]
         await self._run("environment", make, place)
         await self._run("installation", install, place)
+        await asyncio.to_thread(remove, place / TEMPORARY)
         (place / READY).touch()
 
+    def _begin(self, place: Path, file: Path, wanted: str) -> None:
+        """Make the folder of an environment anew, with the requirements in it.
+
+        The user owns what is built, but not the folder itself: its other files are the gateway's.
+        """
+        remove(place)
+        for name in (VENV, TEMPORARY):
+            renew(place / name, self._user, self._folder)
+        file.write_text(wanted, encoding="utf-8")
+        file.chmod(0o644)
+
     async def _run(self, name: str, arguments: list[str], place: Path) -> None:
+        kept = for_building(os.environ)
+        if self._user is not None:
+            kept = self._user.environment(kept)
         command = Command(
             name=name,
             arguments=arguments,
             cwd=place,
             folder=place,
-            environment={**for_building(os.environ), **self._options.environment},
+            environment={**kept, "TMPDIR": str(place / TEMPORARY), **self._options.environment},
+            written=(place / VENV, place / TEMPORARY),
+            user=self._user,
         )
-        limits = Limits.of(self._options, self._options.build_timeout)
-        await run(command, limits, self._threads)
-
-
-def _begin(file: Path, wanted: str) -> None:
-    """Make the folder of an environment anew, with the requirements in it."""
-    shutil.rmtree(file.parent, ignore_errors=True)
-    file.parent.mkdir(parents=True)
-    file.write_text(wanted, encoding="utf-8")
+        await run(command, Limits.for_building(self._options), self._threads)
 
 
 @contextlib.asynccontextmanager

@@ -7,9 +7,11 @@ import asyncio
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,12 +20,12 @@ import msgspec
 from gateway import NOT_JSON
 from gateway_plugins.evaluations.children.confined import Command, Failed, Limits, run
 from gateway_plugins.evaluations.children.pythons import Pythons
+from gateway_plugins.evaluations.children.removing import remove
 from gateway_plugins.evaluations.children.scrubbing import scrubbed
+from gateway_plugins.evaluations.children.users import PROGRAMS, User, keep, renew
 from gateway_plugins.evaluations.options import Options
 
 T = TypeVar("T")
-
-PROGRAMS = Path(__file__).parent.parent / "programs"
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 
@@ -35,6 +37,9 @@ LISTING = 60.0
 
 WORK = "work"
 """The folder that an evaluation may use in both steps, in the folder of `prepare`."""
+
+OWN = "own"
+"""The folder of one step for its result and temporary files; it goes with the step."""
 
 MAX_LIST = 16 * 1024 * 1024
 """Bytes of the list."""
@@ -77,13 +82,22 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Repository:
-    """The folder of the options; its steps run in `threads`."""
+    """The folder of the options; its steps run in `threads`, as `user`, in folders below `top`."""
 
-    def __init__(self, options: Options, pythons: Pythons, threads: Executor) -> None:
+    def __init__(
+        self,
+        options: Options,
+        pythons: Pythons,
+        threads: Executor,
+        user: User | None,
+        top: Path,
+    ) -> None:
         self.path = Path(options.repository).absolute()
         self._options = options
         self._pythons = pythons
         self._threads = threads
+        self._user = user
+        self._top = top
 
     @property
     def is_foreign(self) -> bool:
@@ -102,13 +116,14 @@ class Repository:
             return []
         own = [sys.executable, "-I", str(PROGRAMS / "run_eval.py"), "describe"]
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-        await self._run("describe", own, folder, folder, LISTING)
+        await self._run_ours("describe", own, folder, LISTING)
         found = _result_of(folder, "describe", _Described).evals
         found = [one for one in found if NAME.fullmatch(one.name) and ".." not in one.name]
         if not self.is_foreign:
             return found
         python = await self._pythons.python_for(self.path)
-        await self._run("list", [python, "run_eval.py", "list"], folder, folder, LISTING)
+        command = [python, "run_eval.py", "list"]
+        await self._run("list", command, folder, folder / WORK, seconds=LISTING)
         defaults = _result_of(folder, "list", _Named).evals
         return [
             Evaluation(one.name, one.name in defaults, one.requires_instruction_model, [*FOREIGN])
@@ -144,7 +159,7 @@ class Repository:
         """
         program = str(PROGRAMS / "packing.py")
         arguments = [sys.executable, "-I", program, action, json.dumps(plan)]
-        await self._run(action, arguments, folder, folder)
+        await self._run_ours(action, arguments, folder)
 
     async def _step(
         self,
@@ -157,10 +172,23 @@ class Repository:
     ) -> None:
         python = await self._pythons.python_for(self.path / "evals" / name, self.path)
         program = self.path / "run_eval.py" if self.is_foreign else PROGRAMS / "run_eval.py"
-        (folder / f"{step}.json").unlink(missing_ok=True)
-        await asyncio.to_thread(work.mkdir, exist_ok=True)
         command = [python, "-s", str(program), *arguments]
         await self._run(step, command, folder, work, stdin=stdin)
+
+    async def _run_ours(
+        self, name: str, arguments: Sequence[str], folder: Path, seconds: float | None = None
+    ) -> None:
+        """Run a program of this plugin, which may write into `folder`."""
+        result = folder / f"{name}.json"
+        result.unlink(missing_ok=True)
+        command = Command(
+            name=name,
+            arguments=arguments,
+            cwd=self.path,
+            folder=folder,
+            environment={**scrubbed(os.environ), "EVAL_RESULT_FILE": str(result)},
+        )
+        await run(command, Limits.of(self._options, seconds), self._threads)
 
     async def _run(
         self,
@@ -168,24 +196,52 @@ class Repository:
         arguments: Sequence[str],
         folder: Path,
         work: Path,
+        *,
         seconds: float | None = None,
         stdin: Path | None = None,
     ) -> None:
-        own = {
-            "EVAL_RESULT_FILE": str(folder / f"{name}.json"),
-            "EVAL_WORK_DIR": str(work),
-            "TMPDIR": str(work),
-            "PYTHONUNBUFFERED": "1",
-        }
+        """Run code of an evaluation, which may write into `work` and a folder of its own."""
+        own = folder / OWN
+        await asyncio.to_thread(self._make, own, work)
         command = Command(
             name=name,
             arguments=arguments,
             cwd=self.path,
             folder=folder,
-            environment={**scrubbed(os.environ), **own, **self._options.environment},
+            environment=self._environment(name, own, work),
             stdin=stdin,
+            written=(own, work),
+            user=self._user,
         )
-        await run(command, Limits.of(self._options, seconds), self._threads)
+        try:
+            await run(command, Limits.of(self._options, seconds), self._threads)
+        finally:
+            await asyncio.to_thread(_take, f"{name}.json", own, folder)
+
+    def _make(self, own: Path, work: Path) -> None:
+        keep(work, self._user, self._top)
+        renew(own, self._user, self._top)
+
+    def _environment(self, name: str, own: Path, work: Path) -> dict[str, str]:
+        kept = scrubbed(os.environ)
+        if self._user is not None:
+            kept = self._user.environment(kept)
+        paths = {
+            "EVAL_RESULT_FILE": str(own / f"{name}.json"),
+            "EVAL_WORK_DIR": str(work),
+            "TMPDIR": str(own),
+            "PYTHONUNBUFFERED": "1",
+        }
+        return {**kept, **paths, **self._options.environment}
+
+
+def _take(name: str, own: Path, folder: Path) -> None:
+    """Move the result of a step out of its folder, which is deleted; a link is no result."""
+    (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        if stat.S_ISREG((own / name).lstat().st_mode):
+            (own / name).rename(folder / name)
+    remove(own)
 
 
 def _result_of(folder: Path, name: str, type_: type[T]) -> T:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway_plugins.evaluations.children.removing import remove
 from gateway_plugins.evaluations.rows.jobs import Job, Run
 
 
@@ -55,7 +56,7 @@ class Places:
     def forget(self, job_id: str, place: int | None = None) -> None:
         """Delete the work on a job, or on one of its evaluations."""
         work = self.folder / "work" / job_id
-        shutil.rmtree(work if place is None else work / str(place), ignore_errors=True)
+        remove(work if place is None else work / str(place))
 
 
 def put(written: Path, target: Path, *, keep: bool) -> None:

@@ -1,7 +1,6 @@
 """The step `prepare` of an evaluation: from its code to rows for its items."""
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,6 +9,7 @@ import msgspec
 
 from gateway import NOT_JSON, Storage
 from gateway_plugins.evaluations.children.confined import Failed
+from gateway_plugins.evaluations.children.removing import remove
 from gateway_plugins.evaluations.children.repository import Prepare, Repository
 from gateway_plugins.evaluations.options import Options
 from gateway_plugins.evaluations.rows import items
@@ -62,7 +62,7 @@ async def prepare(
 
 
 def _renew(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     folder.mkdir(parents=True)
 
 

@@ -1,7 +1,6 @@
 """The step `score` of an evaluation: from the responses to its scores and their files."""
 
 import asyncio
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from msgspec import Raw
 
 from gateway import NOT_JSON, Database, Storage
 from gateway_plugins.evaluations.children.confined import Failed
+from gateway_plugins.evaluations.children.removing import remove
 from gateway_plugins.evaluations.children.repository import WORK, Repository, Score
 from gateway_plugins.evaluations.rows import items, jobs
 from gateway_plugins.evaluations.rows.items import COMPLETED, MISSING, Item
@@ -87,7 +87,7 @@ class Scoring:
             await asyncio.to_thread(work.mkdir, parents=True, exist_ok=True)
             return await self._score(results, work)
         finally:
-            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+            await asyncio.to_thread(remove, work)
 
     async def _score(self, results: Path, work: Path) -> dict[str, float | None]:
         errors = await self._collect(work)
