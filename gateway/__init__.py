@@ -92,6 +92,13 @@ from gateway.wire.reported.ending import ENGINE_ERROR, Ending
 from gateway.wire.reported.usage import Usage, tokens_of
 from gateway.wire.request import is_true
 from gateway.wire.sse import Event, Splitter
+from gateway.wire.translation.messages.request import Habits
+from gateway.wire.translation.messages.translator import messages_as_chat
+from gateway.wire.translation.translation import (
+    ResponseTranslator,
+    Translation,
+    Untranslatable,
+)
 
 __version__ = "0.1.0"
 
@@ -134,6 +141,7 @@ __all__ = [
     "Gateway",
     "GatewayError",
     "Gathered",
+    "Habits",
     "Headers",
     "Histogram",
     "Host",
@@ -150,6 +158,7 @@ __all__ = [
     "Reason",
     "RefusedInjections",
     "Requested",
+    "ResponseTranslator",
     "Result",
     "Reward",
     "Sample",
@@ -170,7 +179,9 @@ __all__ = [
     "TraceChoice",
     "Trajectories",
     "Trajectory",
+    "Translation",
     "Unauthorized",
+    "Untranslatable",
     "UpstreamError",
     "UpstreamTimeout",
     "Usage",
@@ -196,6 +207,7 @@ __all__ = [
     "is_preflight",
     "is_true",
     "json_mistake",
+    "messages_as_chat",
     "open_for_changes",
     "open_read_only",
     "path_of",

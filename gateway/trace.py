@@ -41,6 +41,8 @@ Reason = Literal[
     "too_large",
     "redacted",
     "capture_failed",
+    "not_translated",
+    "prompt_differs",
 ]
 """Why a choice is INCOMPLETE.
 
@@ -60,6 +62,8 @@ Reason = Literal[
 - too_large: the response was longer than the gateway keeps.
 - redacted: a `redact_trace` hook removed tokens.
 - capture_failed: the gateway itself could not record it.
+- not_translated: the request has no exact equal in chat, so it was passed on as it is.
+- prompt_differs: the engine makes another prompt of the request than of its translation.
 """
 
 
@@ -179,9 +183,11 @@ class Trace(msgspec.Struct, kw_only=True):
     """The record of one call.
 
     The flat names describe the first choice, `choices` has all of them. `raw_request` is what the
-    caller sent; `injected` and `overwritten` are the keys that the gateway set in it, with the
-    values that were sent. `raw_response` is the engine's response in the form of a plain one.
-    `metadata` is for hooks to fill. `parent_id` is the trace whose sequence this prompt extends or
+    caller sent, or what it was translated to: `translated_from` is then the caller's API, and
+    `path` and `dialect` are those of the worker. `injected` and `overwritten` are the keys that the
+    gateway set in it, with the values that were sent. `raw_response` is the engine's response in
+    the form of a plain one. `metadata` is for hooks to fill, and has the details of the reasons
+    that plugins gave by `call.note`. `parent_id` is the trace whose sequence this prompt extends or
     diverged from; `divergence` is set only if it diverged. `retry_of` is the earlier trace of the
     same request.
     """
@@ -210,6 +216,7 @@ class Trace(msgspec.Struct, kw_only=True):
     retry_of: str | None = None
     dialect: str | None = None
     path: str = ""
+    translated_from: str | None = None
     streamed: bool = False
     response_id: str = ""
     worker: str | None = None

@@ -3,21 +3,21 @@
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
-from itertools import zip_longest
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from gateway.calls.body import Body, parse_object, refuse_other_formats
 from gateway.calls.cancel import CancelScope
 from gateway.calls.observers import UNOBSERVED
-from gateway.calls.records import Attempt, Outcome, Principal, Source
+from gateway.calls.records import Attempt, Outcome, Principal, Source, told_attempts
 from gateway.calls.reply import Caller, Reply
 from gateway.calls.state import State
 from gateway.errors import CallerGone, CallError, InvalidJSON
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers, get_header, request_id
 from gateway.storage.sink import Entry, Sink
+from gateway.trace import Reason
 from gateway.wire.apis.openai_files import model_of_path
 from gateway.wire.apis.registry import api_of, dialect_of
 from gateway.wire.dialect import Api, Dialect
@@ -29,9 +29,6 @@ ONLY_USAGE = ("usage",)
 
 _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-
-MAX_TOLD = 20
-"""Maximum attempts that a response lists, the latest ones: a call that is held may have many."""
 
 LEFT = "the caller left"
 """Text of the CallerGone of a call whose caller closed its connection while it ran."""
@@ -69,6 +66,8 @@ class Call:
     failed it and are not asked again; a worker whose latest attempt is `refused` may be asked
     later. `overwritten` are the top-level keys of the body that plugins `set`, with their values.
     `waits_for_commit`: an item must be committed before the caller gets the last byte.
+    `translated_from` is the API of a call that is carried as another API's: `path`, `query` and
+    `body` are the worker's, and `asked_path` is always the caller's. `notes` are those of `note`.
     """
 
     # Those with an underscore are for the Exchange of the call, see gateway.pipeline.exchange.
@@ -84,6 +83,7 @@ class Call:
         "_response_headers",
         "_trace_id",
         "_wanted",
+        "asked_path",
         "attempts",
         "body",
         "client",
@@ -96,6 +96,7 @@ class Call:
         "id",
         "internal",
         "method",
+        "notes",
         "outcome",
         "overwritten",
         "path",
@@ -108,6 +109,7 @@ class Call:
         "source",
         "started",
         "state",
+        "translated_from",
         "tried",
         "waits_for_commit",
     )
@@ -132,7 +134,7 @@ class Call:
         peer_names: tuple[str, ...] = (),
     ) -> None:
         self.method = method
-        self.path = path
+        self.path = self.asked_path = path
         self.query = query
         self.headers = headers
         self.body = body or Body(b"")
@@ -157,6 +159,8 @@ class Call:
         self.overwritten = NOTHING
         self.counts_tokens = False
         self.waits_for_commit = False
+        self.translated_from: Api | None = None
+        self.notes: Mapping[Reason, str] = {}
         self._caller = caller
         self._reply = Reply(caller, self.outcome, self.started)
         self._cancel_scope = CancelScope()
@@ -357,6 +361,10 @@ class Call:
         await self.body.read()
         self.inject(*wanted)
 
+    def note(self, reason: Reason, words: str) -> None:
+        """Give a reason for which the trace is INCOMPLETE; in `finished` of observers at last."""
+        self.notes = {**self.notes, reason: words}
+
     def count_tokens(self) -> None:
         """Set `outcome.usage` at the end of the call, for `finished` and `call_finished`.
 
@@ -385,16 +393,7 @@ class Call:
 def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
     """Header lines that the gateway adds to a response: the id, the attempts if several."""
     lines = [(b"x-request-id", call.id.encode())]
-    if call.attempts[1:]:
-        ways = [f"{one.worker.id}={one.result}" for one in _told(call.attempts)][-MAX_TOLD:]
-        if len(ways) > 1:
-            lines.append((b"x-gateway-attempts", ", ".join(ways).encode()))
+    if call.attempts[1:] and (ways := told_attempts(call.attempts)):
+        lines.append((b"x-gateway-attempts", ways.encode()))
     added = call._response_headers
     return lines if added is None else [*lines, *added]
-
-
-def _told(attempts: list[Attempt]) -> Iterator[Attempt]:
-    """Yield the attempts without those that were repeated because of the gateway's injections."""
-    for one, after in zip_longest(attempts, attempts[1:]):
-        if after is None or not after.left_out:
-            yield one

@@ -1,6 +1,7 @@
 """The records of a call: its principal, its attempts at workers, and its outcome."""
 
 from collections.abc import AsyncIterable, Mapping
+from itertools import zip_longest
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,9 @@ from gateway.trace import Result
 from gateway.wire.injection import NO_INJECTIONS, Injection
 from gateway.wire.reported.ending import ENGINE_ERROR, UNKNOWN, Ending
 from gateway.wire.reported.usage import Usage
+
+MAX_TOLD = 20
+"""Maximum attempts that a response lists, the latest ones: a call that is held may have many."""
 
 Source = Literal["realtime", "batch", "eval"]
 """Kind of work that a call belongs to."""
@@ -67,6 +71,17 @@ class Attempt(msgspec.Struct):
         if self.error is not None:
             return self.error.code
         return "gone" if self.status is None else str(self.status)
+
+
+def told_attempts(attempts: list[Attempt]) -> str:
+    """Return the list of attempts for a response, empty if there is one.
+
+    Without those that were repeated because of the gateway's injections.
+    """
+    pairs = zip_longest(attempts, attempts[1:])
+    told = [one for one, after in pairs if after is None or not after.left_out]
+    ways = [f"{one.worker.id}={one.result}" for one in told][-MAX_TOLD:]
+    return ", ".join(ways) if len(ways) > 1 else ""
 
 
 class Outcome(msgspec.Struct):

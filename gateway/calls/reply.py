@@ -65,6 +65,11 @@ class Reply:
         self._end = b""
         self._late: LateResponse | None = None
 
+    def translate(self, translating: Callable[[Caller, bool], Caller]) -> Caller:
+        """Send what follows through another Caller; it is given the present one, and `waiting`."""
+        self._caller = translating(self._caller, self.waiting)
+        return self._caller
+
     def comment(self, headers: Headers) -> None:
         """Send a comment; the first one follows the head of an event stream with `headers`.
 

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -116,6 +116,9 @@ class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise FieldError("a key without its certificate; name that in cert_file", "key_file")
 
 
+WorkerApi = Literal["chat", "completions", "messages", "responses", "generate"]
+
+
 class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An inference server. A URL is enough: `http://host:8000/v1`.
 
@@ -153,6 +156,10 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         bool,
         Meta(description="Whether to forward callers' keys (Authorization, X-API-Key)."),
     ] = False
+    apis: Annotated[
+        tuple[WorkerApi, ...],
+        Meta(description="APIs that it speaks, for the plugin translate; default: all."),
+    ] = ()
     refuses_with: Annotated[
         tuple[Status, ...],
         Meta(description="Statuses by which it always says that it has not run the call."),

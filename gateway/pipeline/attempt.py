@@ -92,7 +92,8 @@ def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
         call.body.length if body is None else len(body),
         readable=exchange.stripper is not None
         or (observers is not UNOBSERVED and observers.needs_body)
-        or exchange.reply.waiting,
+        or exchange.reply.waiting
+        or call.translated_from is not None,
     )
 
 

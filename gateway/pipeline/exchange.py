@@ -3,17 +3,23 @@
 Plugins see the Call; the pipeline takes its Exchange.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from types import CoroutineType
 
+from gateway.calls.body import Body
 from gateway.calls.call import Call
+from gateway.calls.callers.translating import TranslatingCaller
 from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Attempt
+from gateway.calls.reply import Caller
 from gateway.calls.state import State
 from gateway.errors import CallError
 from gateway.kernel.interface import Fields
-from gateway.plugins.chains import Chains
+from gateway.plugins.chains import Chains, Later
+from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import Stripper, inject
 from gateway.wire.rewriting import set_keys
+from gateway.wire.translation.translation import Translation
 
 
 class Exchange:
@@ -45,6 +51,37 @@ class Exchange:
         self.entries = call._entries
         self.observers = UNOBSERVED
         self.stripper: Stripper | None = None
+
+    def translate(self, max_bytes: int) -> Later:
+        """Carry the call as a hook says; `max_bytes` is the limit of a plain response.
+
+        Raises CallError if a hook rejects the call or fails.
+        """
+        found = self.chains.translation(self.call)
+        if type(found) is CoroutineType:
+            return self._translate_later(found, max_bytes)
+        if found is not None:
+            self._carry_as(found, max_bytes)
+        return None
+
+    async def _translate_later(self, found: Awaitable[Translation | None], max_bytes: int) -> None:
+        if (translation := await found) is not None:
+            self._carry_as(translation, max_bytes)
+
+    def _carry_as(self, translation: Translation, max_bytes: int) -> None:
+        """Take the translated request in place of the caller's; what was set in it is kept."""
+        call = self.call
+
+        def through(caller: Caller, streams: bool) -> Caller:
+            way = translation.response
+            return TranslatingCaller(caller, way, call.id, max_bytes, streams=streams)
+
+        call.translated_from = call.api
+        call.path, call.query, call.dialect = translation.path, b"", dialect_of(translation.path)
+        call.body = Body(translation.body)
+        call.body.kernel = self.chains.kernel
+        call._json = call._head = None
+        self.caller = call._caller = self.reply.translate(through)
 
     def observe(self, observers: Observers) -> None:
         """Show the response to `observers` from now on."""

@@ -191,6 +191,10 @@ class Proxy:
             await check_model(call)
         if chains.admit and (rest := chains.run_admit(call)) is not None:
             await rest
+        if chains.translate:
+            rest = exchange.translate(settings.server_limits.max_body_bytes)
+            if rest is not None:
+                await rest
         try:
             if chains.prepare and (rest := chains.run_prepare(call)) is not None:
                 await rest

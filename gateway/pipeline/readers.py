@@ -40,7 +40,8 @@ class Reader(Protocol):
 
 def wants_plain(exchange: Exchange) -> bool:
     """Whether a compressed response to this call is to be decoded."""
-    return exchange.stripper is not None or exchange.observers.needs_body
+    translated = exchange.call.translated_from is not None
+    return translated or exchange.stripper is not None or exchange.observers.needs_body
 
 
 def choose_reader(

@@ -19,6 +19,7 @@ from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
 from gateway.fleet.worker import Worker
 from gateway.kernel import Kernel, active
+from gateway.wire.translation.translation import Translation
 
 log = logging.getLogger("gateway.plugins")
 
@@ -28,7 +29,7 @@ HOOK_ERRORS = (Exception, asyncio.CancelledError)
 REJECTIONS = (CallError, ChooseAgain)
 """Exceptions by which a deciding hook decides: they are no failure of it."""
 
-RESULTS = frozenset({NoneType, NoWait, Principal, Answer, Worker, list, tuple})
+RESULTS = frozenset({NoneType, NoWait, Principal, Answer, Translation, Worker, list, tuple})
 """Classes of the usual results. Whatever else a hook returns may have to be awaited."""
 
 Later = Coroutine[Any, Any, None] | None
@@ -73,6 +74,7 @@ class Chains(msgspec.Struct, frozen=True):
     failures: Failures
     authenticate: tuple[Hook, ...] = ()
     admit: tuple[Hook, ...] = ()
+    translate: tuple[Hook, ...] = ()
     prepare: tuple[Hook, ...] = ()
     handle: tuple[Hook, ...] = ()
     filter_workers: tuple[Hook, ...] = ()
@@ -99,6 +101,12 @@ class Chains(msgspec.Struct, frozen=True):
     def run_prepare(self, call: Call) -> Later:
         """Raises CallError if a hook rejects the call or fails."""
         return _all("prepare", self.prepare, _reject, call)
+
+    def translation(
+        self, call: Call
+    ) -> "Translation | CoroutineType[Any, Any, Translation | None] | None":
+        """Return the translation of a hook, or a coroutine if a hook has to wait."""
+        return _first("translate", self.translate, call)  # type: ignore[no-any-return]
 
     def first_answer(self, call: Call) -> "Answer | CoroutineType[Any, Any, Answer | None] | None":
         """Return the answer of a hook, or a coroutine if a hook has to wait."""

@@ -29,6 +29,7 @@ from gateway.telemetry.metrics import Sample
 from gateway.trace import Trace
 from gateway.wire.dialect import Delta
 from gateway.wire.sse import Event
+from gateway.wire.translation.translation import Translation
 
 if TYPE_CHECKING:
     import argparse
@@ -85,6 +86,16 @@ async def admit(call: Call) -> None:
 
     Called once per call, on every plugin. It may wait, and is cancelled if the caller leaves. Raise
     a CallError to reject the call.
+    """
+
+
+@hookspec
+async def translate(call: Call) -> Translation | None:
+    """Carry the call as one of another API.
+
+    Called once per call, plugin by plugin until one returns a Translation, after admission. From
+    then on the call is of that API, for all plugins and for the worker; the caller gets what the
+    Translation makes of the response. None leaves the call to the next plugin.
     """
 
 

@@ -120,7 +120,7 @@ def line_of(call: Call, outcome: Outcome) -> Line:
         time=round(call.created, 3),
         call_id=call.id,
         method=call.method,
-        path=call.path,
+        path=call.asked_path,
         status=outcome.status,
         duration=round(outcome.duration, 6),
         bytes=outcome.bytes_sent,

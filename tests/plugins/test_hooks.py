@@ -30,6 +30,7 @@ from support.plugins.hook_probes import (
     Pages,
     Patient,
     Recorder,
+    Shout,
     ThenOnly,
     Tolling,
     Witness,
@@ -45,6 +46,7 @@ from gateway import (
     NewWork,
     Principal,
     WorkQueue,
+    api_of,
     cli,
 )
 from gateway.config import StorageSettings
@@ -128,6 +130,17 @@ async def test_admit_is_cancelled_if_the_caller_disconnects(
     outcome = await live.plugin(Watcher).outcome()
     assert (outcome.caller_gone, outcome.complete, outcome.status) == (True, False, 0)
     assert simulator.stats.accepted == 0
+
+
+async def test_translate_carries_a_call_as_one_of_another_api(
+    gateway_for: GatewayFor, simulator: Simulator
+) -> None:
+    live = await gateway_for(Shout, Witness)
+    answer = await live.client.post("/v1/shout", content=b"Hello?")
+    direct = await post(live, max_tokens=2)
+    assert answer.text == direct.json()["choices"][0]["message"]["content"].upper()
+    call = live.plugin(Witness).calls[0]
+    assert (call.path, call.asked_path, call.dialect) == (CHAT, "/v1/shout", api_of(CHAT))
 
 
 async def test_prepare_changes_only_its_fields_of_the_request_body(gateway_for: GatewayFor) -> None:

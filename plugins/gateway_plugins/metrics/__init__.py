@@ -126,7 +126,7 @@ class Metrics:
     @hookimpl
     def call_finished(self, call: Call, outcome: Outcome) -> None:
         attempts, model = call.attempts, call.model
-        key = call.path, model, attempts[-1].worker.id if attempts else "", call.frontend
+        key = call.asked_path, model, attempts[-1].worker.id if attempts else "", call.frontend
         way = self._known.get(key) or self._way(key, outcome)
         way.add(call, outcome, call.state.get(WATCH))
         if attempts and attempts[0] is not attempts[-1]:

@@ -27,13 +27,14 @@ from gateway import (
     Principal,
     Sample,
     TooManyRequests,
+    Translation,
     Unauthorized,
     Worker,
     hookimpl,
     path_of,
 )
 from gateway.pipeline.authorization import SCOPES
-from gateway.testing import DONE, sse
+from gateway.testing import DONE, MESSAGES, sse
 
 log = logging.getLogger("probes")
 
@@ -471,3 +472,33 @@ class BreakingObserver:
 
     def finished(self, outcome: Outcome) -> None:
         self._reach("observer.finished")
+
+
+class Shout:
+    """Carries calls of /v1/shout as chat; the caller gets the text alone, in capital letters."""
+
+    @hookimpl
+    def translate(self, call: Call) -> Translation | None:
+        if call.path != "/v1/shout":
+            return None
+        messages = [dict(one) for one in MESSAGES]
+        chat = {"model": "sim", "max_tokens": 2, "messages": messages}
+        return Translation(msgspec.json.encode(chat), Loud())
+
+
+class Loud:
+    def event(self, data: bytes) -> bytes:
+        return data
+
+    def comment(self) -> bytes:
+        return b""
+
+    def end(self, *, done: bool) -> bytes:
+        return b""
+
+    def answer(self, body: bytes) -> bytes:
+        text: str = msgspec.json.decode(body)["choices"][0]["message"]["content"]
+        return text.upper().encode()
+
+    def refusal(self, status: int, body: bytes, call_id: str) -> bytes:
+        return b"NO"

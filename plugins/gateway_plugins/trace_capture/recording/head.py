@@ -35,6 +35,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     changed the trace, so the skeleton is the whole trace as JSON. `worker_version` is the version
     of the worker's weights when the last attempt began, `worker_version_end` the one when it ended,
     if it changed. `result` is how the call went; None in traces of version 0.1.
+    `translated_from` is the API of the caller if the call was carried as `dialect`.
     `tokens` are those that are billed, prompt and completion; None if nobody counts.
     """
 
@@ -72,6 +73,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     result: Result | None = None
     tokens: list[int] | None = None
     repeated: bool = False
+    translated_from: str | None = None
 
     @property
     def receipt(self) -> Receipt:

@@ -71,6 +71,7 @@ def _flat(row: Identity, head: Head) -> Trace:
         retry_of=head.retry_of,
         dialect=head.dialect,
         path=head.path,
+        translated_from=head.translated_from,
         streamed=head.streamed,
         response_id=head.response_id,
         worker=head.worker,

@@ -15,7 +15,7 @@ from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
 from gateway_plugins.trace_capture.recording.asked import asked, sampling_params
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.observer import Capture
-from gateway_plugins.trace_capture.recording.verdict import judge
+from gateway_plugins.trace_capture.recording.verdict import judge, with_notes
 
 MAX_DECOMPRESSED = 256 * 1024 * 1024
 """Maximum bytes of a decompressed response."""
@@ -90,6 +90,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
     return Head(
         call_id=call.id,
         path=call.path,
+        translated_from=None if call.translated_from is None else call.translated_from.name,
         dialect=call.dialect.name if call.dialect is not None else None,
         streamed=streamed,
         response_id=answer.response_id,
@@ -186,4 +187,7 @@ def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
         failed=bool(outcome.failures),
         too_large=capture.too_large,
     )
+    if call.notes:
+        judged = with_notes(judged, tuple(call.notes))
+        head.metadata = head.metadata | dict(call.notes.items())
     head.reasons, head.choice_reasons = judged.trace, judged.parts

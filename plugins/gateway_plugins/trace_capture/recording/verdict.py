@@ -1,5 +1,7 @@
 """Judges whether a response has all that a trace promises, with reasons if it does not."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from gateway import Reason
@@ -58,6 +60,12 @@ def judge(
         seen.append("unfinished")  # nothing at all was sent of a choice
     trace = list(dict.fromkeys(seen))
     return Judged(trace if trace or parts else ["token_ids_missing"], parts)
+
+
+def with_notes(judged: Judged, reasons: Sequence[Reason]) -> Judged:
+    """Add the reasons that plugins have given to those of the trace and of all its parts."""
+    parts = [list(dict.fromkeys([*part, *reasons])) for part in judged.parts]
+    return Judged(list(dict.fromkeys([*judged.trace, *reasons])), parts)
 
 
 def _is_whole(answer: Assembled, asked: Asked) -> bool:

@@ -1,0 +1,157 @@
+"""Stands before the caller of a translated call: chat goes in, the caller's own API comes out."""
+
+from collections.abc import Callable
+
+from gateway.calls.reply import Caller
+from gateway.errors import UpstreamError
+from gateway.headers import Headers, Lines, is_event_stream
+from gateway.wire.sse import DONE, EventTooLarge, Splitter
+from gateway.wire.translation.translation import ResponseTranslator, Unreadable
+
+JSON = (b"content-type", b"application/json")
+_BODY = frozenset({b"content-length", b"content-type"})
+
+
+class TranslatingCaller:
+    """A Caller (see Reply) that translates what goes to `caller`.
+
+    A stream is translated event by event; any other response once it is whole, of at most
+    `max_bytes`. What ends a stream for its reader is sent by `end` alone, after the commit.
+    `streams`: the head of an event stream has been sent already.
+    """
+
+    __slots__ = (
+        "_caller",
+        "_done",
+        "_head",
+        "_last",
+        "_left",
+        "_max_bytes",
+        "_parts",
+        "_splitter",
+        "_streams",
+        "_translator",
+        "call_id",
+    )
+
+    def __init__(
+        self,
+        caller: Caller,
+        translator: ResponseTranslator,
+        call_id: str,
+        max_bytes: int,
+        *,
+        streams: bool,
+    ) -> None:
+        self.call_id = call_id
+        self._caller = caller
+        self._translator = translator
+        self._max_bytes = self._left = max_bytes
+        self._splitter = Splitter(max_bytes)
+        self._streams = streams
+        self._done = False
+        self._head: tuple[int, Headers] = (200, ())
+        self._parts: list[bytes] = []
+        self._last: bytes | None = None
+
+    @property
+    def drained(self) -> Callable[[], None]:
+        return self._caller.drained
+
+    @drained.setter
+    def drained(self, callback: Callable[[], None]) -> None:
+        self._caller.drained = callback
+
+    def start(self, status: int, headers: Headers) -> None:
+        self._head = (status, headers)
+        self._streams = is_event_stream(headers) and status == 200
+        if self._streams:
+            lines = [line for line in headers if line[0] != b"content-length"]
+            self._caller.start(status, lines)
+
+    def write(self, data: bytes) -> bool:
+        if not self._streams:
+            return self._keep(data)
+        if (
+            data[:6] == b"data: "
+            and data.find(b"\n") == len(data) - 2
+            and self._splitter.is_empty
+            and data[-7:-2] != b"DONE]"
+        ):  # nearly always: one event
+            return self._caller.write(self._translator.event(data[6:-2]))
+        return self._caller.write(self._translated(data))
+
+    def cut(self) -> None:
+        if not self._streams and self._head[1]:
+            self._caller.start(*self._head)
+        self._caller.cut()
+
+    def receive_last(self, data: bytes) -> None:
+        """Show the last bytes to the caller of an internal call before its record is made."""
+        receive: Callable[[bytes], None] | None = getattr(self._caller, "receive_last", None)
+        if receive is not None:
+            self._last = self._finished(data)
+            receive(self._last)
+
+    async def end(self, data: bytes) -> None:
+        last, self._last = self._last, None
+        await self._caller.end(self._finished(data) if last is None else last)
+
+    def _keep(self, data: bytes) -> bool:
+        """Keep a part of a response that can be translated only as a whole."""
+        self._left -= len(data)
+        if self._left >= 0:
+            self._parts.append(data)
+        else:
+            self._parts.clear()
+        return True
+
+    def _translated(self, data: bytes) -> bytes:
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLarge:
+            self._splitter.take_rest()
+            return self._translator.event(b"")
+        return b"".join([self._one(event.raw, event.data) for event in events])
+
+    def _one(self, raw: bytes, data: bytes | None) -> bytes:
+        if data is None:
+            return self._translator.comment() if raw.startswith(b":") else b""
+        if data == DONE:
+            self._done = True
+            return b""
+        return self._translator.event(data)
+
+    def _finished(self, data: bytes) -> bytes:
+        """Return the last bytes; of a response that is no stream, begin it and return all."""
+        if not self._streams:
+            self._keep(data)
+            return self._whole()
+        sent = self._translated(data)
+        rest = b"".join([self._one(one.raw, one.data) for one in self._splitter.close()])
+        return sent + rest + self._translator.end(done=self._done)
+
+    def _whole(self) -> bytes:
+        (status, headers), body = self._head, b"".join(self._parts)
+        self._parts.clear()
+        try:
+            body = self._plain(status, body)
+        except Unreadable as unreadable:
+            error = UpstreamError(str(unreadable))
+            status, body = error.status, error.body()
+            body = self._translator.refusal(status, body, self.call_id)
+        lines: Lines = [line for line in headers if line[0] not in _BODY]
+        length = (b"content-length", b"%d" % len(body))
+        self._caller.start(status, [JSON, length, *lines])
+        return body
+
+    def _plain(self, status: int, body: bytes) -> bytes:
+        """Return the translated body. Raises Unreadable."""
+        if self._left < 0:
+            raise Unreadable(
+                f"the worker's response is larger than {self._max_bytes} bytes "
+                "(server_limits.max_body_bytes)"
+            )
+        if status >= 400:
+            return self._translator.refusal(status, body, self.call_id)
+        return self._translator.answer(body)

@@ -1,0 +1,190 @@
+"""Shapes of chat: requests as the gateway writes them, responses as translators read them.
+
+The text of a response stays as the engine wrote it, JSON between quotes: it is moved into another
+event and neither decoded nor encoded. Fields that nobody needs are passed over.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+ABSENT = Raw(b"null")
+EMPTY = Raw(b'""')
+
+
+class Function(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A tool, as the model is told of it."""
+
+    name: str
+    description: str | None = None
+    parameters: object = UNSET
+    strict: bool | None = None
+    defer_loading: bool | None = None
+
+
+class Tool(msgspec.Struct, kw_only=True):
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class CalledFunction(msgspec.Struct, kw_only=True):
+    """`arguments` are JSON in a string."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, kw_only=True):
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
+class Message(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One message of a request; `content` is a text or a list of parts."""
+
+    role: str
+    content: object = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+    tool_call_id: str | UnsetType = UNSET
+
+
+class StreamOptions(msgspec.Struct, omit_defaults=True):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Request(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The body of a chat request, with vLLM's own fields."""
+
+    model: str
+    messages: list[Message]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: list[str] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: object = None
+    parallel_tool_calls: bool | None = None
+    response_format: object = None
+    reasoning_effort: str | None = None
+    thinking_token_budget: int | None = None
+    watermarking: bool | None = None
+    cache_salt: str | None = None
+    kv_transfer_params: object = None
+    ec_transfer_params: object = None
+    vllm_xargs: object = None
+    chat_template_kwargs: object = None
+
+
+class PromptDetails(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    created_cache_tokens: int | None = None
+
+
+class CompletionDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: int | None = None
+
+
+class Usage(msgspec.Struct, gc=False):
+    """The engine's count; `prompt_tokens` are all, those from a cache among them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+
+class FunctionDelta(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: Raw = ABSENT
+
+
+class ToolCallDelta(msgspec.Struct, gc=False):
+    index: int = 0
+    id: str | None = None
+    function: FunctionDelta | None = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    """What one event adds: JSON strings, or null. `reasoning_content` is its older name."""
+
+    content: Raw = ABSENT
+    reasoning: Raw = ABSENT
+    reasoning_content: Raw = ABSENT
+    tool_calls: list[ToolCallDelta] | None = None
+    refusal: Raw = ABSENT
+
+    @property
+    def is_text_alone(self) -> bool:
+        return (
+            self.tool_calls is None
+            and self.reasoning is ABSENT
+            and self.reasoning_content is ABSENT
+        )
+
+
+def is_text(value: Raw) -> bool:
+    """Whether a member of a Delta is a text with anything in it."""
+    return value is not ABSENT and value != EMPTY and value != ABSENT
+
+
+NO_DELTA = Delta()
+
+
+class ChunkChoice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: Delta | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """One event of a chat stream, or the error in its place."""
+
+    id: str | None = None
+    model: str | None = None
+    choices: list[ChunkChoice] | None = None
+    usage: Raw = ABSENT
+    error: Raw = ABSENT
+
+
+class AnswerMessage(msgspec.Struct):
+    """The message of a plain response; its texts are decoded."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    refusal: str | None = None
+
+
+class AnswerChoice(msgspec.Struct):
+    message: AnswerMessage
+    index: int = 0
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+class Answer(msgspec.Struct):
+    """A plain chat response."""
+
+    choices: list[AnswerChoice]
+    id: str | None = None
+    model: str | None = None
+    created: int | None = None
+    usage: Usage | None = None
+    kv_transfer_params: Raw = ABSENT
+    ec_transfer_params: Raw = ABSENT
+
+
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+decode_answer = msgspec.json.Decoder(Answer).decode
+decode_usage = msgspec.json.Decoder(Usage | None).decode
+encode = msgspec.json.Encoder().encode

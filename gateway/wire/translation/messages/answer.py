@@ -1,0 +1,76 @@
+"""A plain Messages response, made of chat's."""
+
+import random
+from collections.abc import Iterator
+
+import msgspec
+
+from gateway.errors import NOT_JSON
+from gateway.wire.translation.chat import ABSENT, Answer, AnswerMessage, decode_answer, encode
+from gateway.wire.translation.messages.stop import stop_of
+from gateway.wire.translation.messages.usage import usage_json
+from gateway.wire.translation.translation import Unreadable
+
+
+def answer(body: bytes) -> bytes:
+    """Return the Messages response for a chat response. Raises Unreadable."""
+    try:
+        found = decode_answer(body)
+    except NOT_JSON as error:
+        raise Unreadable(f"the worker's response is no chat response: {error}") from None
+    if not found.choices:
+        raise Unreadable("the worker's response has no choice")
+    return _encoded(found)
+
+
+def _encoded(found: Answer) -> bytes:
+    choice = found.choices[0]
+    called = bool(choice.message.tool_calls)
+    reason, sequence = stop_of(
+        choice.finish_reason, choice.stop_reason, used_tool=called, whole_tool=called
+    )
+    content = list(_content(choice.message)) or [{"type": "text", "text": ""}]
+    made = {
+        "id": found.id or "",
+        "type": "message",
+        "role": "assistant",
+        "content": content,
+        "model": found.model or "",
+        "stop_reason": reason,
+        "stop_sequence": sequence,
+        "usage": msgspec.Raw(usage_json(found.usage)),
+        "kv_transfer_params": found.kv_transfer_params,
+        "ec_transfer_params": found.ec_transfer_params,
+    }
+    left_out = [name for name, value in made.items() if value == ABSENT or value is None]
+    for name in left_out:
+        if name != "stop_reason":
+            del made[name]
+    return encode(made)
+
+
+def _content(message: AnswerMessage) -> Iterator[dict[str, object]]:
+    reasoning = message.reasoning or message.reasoning_content
+    if reasoning:
+        signature = f"{random.getrandbits(128):032x}"
+        yield {"type": "thinking", "thinking": reasoning, "signature": signature}
+    if message.content:
+        yield {"type": "text", "text": message.content}
+    for call in message.tool_calls or ():
+        arguments = call.function.arguments
+        yield {
+            "type": "tool_use",
+            "id": call.id,
+            "name": call.function.name,
+            "input": _input(arguments),
+        }
+
+
+def _input(arguments: str) -> msgspec.Raw:
+    """Return the arguments of a call, an object; Raises Unreadable."""
+    text = arguments.encode() or b"{}"
+    try:
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except NOT_JSON:
+        raise Unreadable("the arguments of a tool call are no JSON object") from None
+    return msgspec.Raw(text)

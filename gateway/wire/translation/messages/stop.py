@@ -1,0 +1,34 @@
+"""Why a Messages response ended."""
+
+import msgspec
+
+from gateway.errors import NOT_JSON
+
+
+def stop_of(
+    finish: str | None, stop: int | str | None, *, used_tool: bool, whole_tool: bool
+) -> tuple[str | None, str | None]:
+    """Return `stop_reason` and `stop_sequence` for chat's finish reason and its `stop_reason`.
+
+    `used_tool`: a tool was called; `whole_tool`: the arguments of the last call are whole. A call
+    that a stop string has cut must not run. An abort has no reason: it is no end of a turn.
+    """
+    if finish == "length":
+        return "max_tokens", None
+    if finish == "content_filter":
+        return "refusal", None
+    if finish not in ("stop", "tool_calls", "function_call"):
+        return None, None
+    if whole_tool:
+        return "tool_use", None
+    if isinstance(stop, str):
+        return "stop_sequence", stop
+    return ("tool_use" if finish != "stop" or used_tool else "end_turn"), None
+
+
+def is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except NOT_JSON:
+        return False
+    return True

@@ -1,0 +1,243 @@
+"""The events of a Messages stream, made of chat's as they come."""
+
+import random
+from typing import Literal
+
+import msgspec
+from msgspec import Raw
+
+from gateway.errors import NOT_JSON
+from gateway.wire.translation.chat import (
+    NO_DELTA,
+    Chunk,
+    Delta,
+    ToolCallDelta,
+    decode_chunk,
+    encode,
+    is_text,
+)
+from gateway.wire.translation.messages.errors import error_event
+from gateway.wire.translation.messages.stop import is_json, stop_of
+from gateway.wire.translation.messages.usage import read_usage, usage_json
+
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+_DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"type":'
+
+_BEFORE = {
+    "text": _DELTA + b'"text_delta","text":',
+    "thinking": _DELTA + b'"thinking_delta","thinking":',
+    "tool_use": _DELTA + b'"input_json_delta","partial_json":',
+}
+
+_SIGNATURE = _DELTA + b'"signature_delta","signature":"%032x"},"index":%d}\n\n'
+
+_START = (
+    b'event: content_block_start\ndata: {"type":"content_block_start","content_block":%b,'
+    b'"index":%d}\n\n'
+)
+
+_END = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
+
+_EMPTY_TEXT = b'{"type":"text","text":""}'
+_EMPTY_THINKING = b'{"type":"thinking","thinking":""}'
+
+_MESSAGE_START = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":%b,"type":"message",'
+    b'"role":"assistant","content":[],"model":%b,"stop_reason":null,"stop_sequence":null,'
+    b'"usage":%b}}\n\n'
+)
+
+_MESSAGE_DELTA = (
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":%b,'
+    b'"stop_sequence":%b},"usage":%b}\n\n'
+)
+
+_NO_USAGE = Raw(b"null")
+
+UNREADABLE = b'"the worker sent an event that is no chat event"'
+
+Kind = Literal["", "text", "thinking", "tool_use"]
+"""Of the block that is open, "" if none is."""
+
+
+class MessagesStream:
+    """Makes the events of one stream. `keeps_arguments`: a stop string may cut a tool call.
+
+    `_before` and `_after` stand around the text of a delta of the open block. Text that comes
+    within a tool call waits in `_pending` until the call's block is closed.
+    """
+
+    __slots__ = (
+        "_after",
+        "_arguments",
+        "_before",
+        "_finish",
+        "_index",
+        "_keeps_arguments",
+        "_kind",
+        "_pending",
+        "_state",
+        "_stop",
+        "_tool",
+        "_tools",
+        "_usage",
+        "_used_tool",
+    )
+
+    def __init__(self, *, keeps_arguments: bool) -> None:
+        self._state: Literal["new", "begun", "told", "failed"] = "new"
+        self._kind: Kind = ""
+        self._index = 0
+        self._before = self._after = b""
+        self._tool: str | None = None
+        self._tools: dict[int, str] = {}
+        self._used_tool = False
+        self._pending: list[bytes] = []
+        self._keeps_arguments = keeps_arguments
+        self._arguments: list[bytes] = []
+        self._finish: str | None = None
+        self._stop: int | str | None = None
+        self._usage = _NO_USAGE
+
+    def event(self, data: bytes) -> bytes:
+        """Return the events for the data of one chat event. Never raises."""
+        try:
+            chunk = decode_chunk(data)
+        except NOT_JSON:
+            return self._fail(UNREADABLE)
+        choices = chunk.choices
+        if not choices or self._state != "begun":
+            return self._rare(chunk)
+        choice = choices[0]
+        if choice.finish_reason is not None:
+            self._finish, self._stop = choice.finish_reason, choice.stop_reason
+            self._usage = chunk.usage
+        delta = choice.delta or NO_DELTA
+        content = delta.content
+        if self._kind == "text" and delta.is_text_alone:  # nearly always
+            return b"".join((self._before, content, self._after)) if is_text(content) else b""
+        return self._grown(delta)
+
+    def end(self, *, done: bool) -> bytes:
+        """Return the last events, nothing if the message is not whole. Never raises."""
+        if self._state == "begun" and (done or self._finish is not None):
+            return self._told(self._usage) + STOP
+        return STOP if self._state == "told" else b""
+
+    def _rare(self, chunk: Chunk) -> bytes:
+        """Return the events for the first chunk, the last ones, or an error."""
+        if self._state in ("told", "failed"):
+            return b""
+        if chunk.error != _NO_USAGE:
+            return self._fail(bytes(chunk.error))
+        started = b""
+        if self._state == "new":
+            self._state, started = "begun", _message_start(chunk)
+        if chunk.choices:
+            choice = chunk.choices[0]
+            self._finish, self._stop = choice.finish_reason, choice.stop_reason
+            return started + self._grown(choice.delta or NO_DELTA)
+        if started or chunk.usage == _NO_USAGE:
+            return started
+        return self._told(chunk.usage)
+
+    def _fail(self, error: bytes) -> bytes:
+        if self._state == "failed":
+            return b""
+        self._state = "failed"
+        return error_event(error)
+
+    def _grown(self, delta: Delta) -> bytes:
+        """Return the events for what a delta adds: reasoning, text and calls, in this order."""
+        made: list[bytes | Raw] = []
+        reasoning = delta.reasoning if is_text(delta.reasoning) else delta.reasoning_content
+        if is_text(reasoning):
+            if self._kind != "thinking":
+                made += (self._closed(), self._opened("thinking", _EMPTY_THINKING))
+            made += (self._before, reasoning, self._after)
+        if is_text(delta.content):
+            made += self._text(delta.content)
+        for call in delta.tool_calls or ():
+            made += self._call(call)
+        return b"".join(made)
+
+    def _text(self, content: Raw) -> "tuple[bytes | Raw, ...]":
+        if self._kind == "tool_use":
+            self._pending.append(bytes(content)[1:-1])
+            return ()
+        opened = b""
+        if self._kind != "text":
+            opened = self._closed() + self._opened("text", _EMPTY_TEXT)
+        return opened, self._before, content, self._after
+
+    def _call(self, call: ToolCallDelta) -> "tuple[bytes | Raw, ...]":
+        function, opened = call.function, b""
+        if call.id is not None:
+            self._tools[call.index] = call.id
+            if function is not None and function.name is not None and self._tool != call.id:
+                opened = self._closed() + self._opened_call(call.id, function.name)
+        known = self._tools.get(call.index)
+        if known is None or known != self._tool or function is None:
+            return (opened,)
+        arguments = function.arguments
+        if not is_text(arguments):
+            return (opened,)
+        if self._keeps_arguments:
+            self._arguments.append(bytes(arguments)[1:-1])
+        return opened, self._before, arguments, self._after
+
+    def _opened_call(self, id_: str, name: str) -> bytes:
+        self._used_tool, self._arguments = True, []
+        head = b'{"type":"tool_use","id":%b,"name":%b,"input":{}}' % (encode(id_), encode(name))
+        opened = self._opened("tool_use", head)
+        self._tool = id_
+        return opened
+
+    def _opened(self, kind: Kind, block: bytes) -> bytes:
+        self._kind = kind
+        self._before, self._after = _BEFORE[kind], b'},"index":%d}\n\n' % self._index
+        return _START % (block, self._index)
+
+    def _closed(self) -> bytes:
+        """Close the open block; text that waited for its end becomes a block of its own."""
+        if not self._kind:
+            return b""
+        closed = _END % self._index
+        if self._kind == "thinking":
+            closed = _SIGNATURE % (random.getrandbits(128), self._index) + closed
+        self._kind, self._tool = "", None
+        self._index += 1
+        if self._pending:
+            text, self._pending = b'"%b"' % b"".join(self._pending), []
+            opened = self._opened("text", _EMPTY_TEXT)
+            closed += opened + self._before + text + self._after + self._closed()
+        return closed
+
+    def _told(self, usage: Raw) -> bytes:
+        """Return the end of the last block, and why the message ended."""
+        self._state = "told"
+        closed = self._closed()
+        whole = self._used_tool and (
+            not self._keeps_arguments or is_json(_unquoted(self._arguments))
+        )
+        reason, sequence = stop_of(
+            self._finish, self._stop, used_tool=self._used_tool, whole_tool=whole
+        )
+        count = usage_json(read_usage(usage))
+        return closed + _MESSAGE_DELTA % (encode(reason), encode(sequence), count)
+
+
+def _message_start(chunk: Chunk) -> bytes:
+    usage = usage_json(read_usage(chunk.usage))
+    return _MESSAGE_START % (encode(chunk.id or ""), encode(chunk.model or ""), usage)
+
+
+def _unquoted(parts: list[bytes]) -> bytes:
+    """Return the text of a JSON string that came in parts."""
+    try:
+        return msgspec.json.decode(b'"%b"' % b"".join(parts), type=str).encode()
+    except NOT_JSON:
+        return b""

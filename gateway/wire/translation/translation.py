@@ -1,0 +1,57 @@
+"""What carries a call of another API as chat: a chat request, and the way back."""
+
+from typing import Protocol
+
+import msgspec
+
+from gateway.errors import GatewayError
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+class Untranslatable(GatewayError):
+    """A request that has no exact equal in chat; the message says why.
+
+    `invalid`: no engine would take it, as far as the gateway knows.
+    """
+
+    def __init__(self, reason: str, *, invalid: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.invalid = invalid
+
+
+class Unreadable(GatewayError):
+    """A worker's response is not the chat that was asked for."""
+
+
+class ResponseTranslator(Protocol):
+    """Makes one call's response out of the chat response that a worker sends.
+
+    A stream: `event` for each event with data, `comment` for each comment, and `end` once all has
+    arrived and the call's record is committed: only `end` may return what the caller takes for
+    the end of the response. A plain response: either `answer` or `refusal`, once.
+    """
+
+    def event(self, data: bytes) -> bytes:
+        """Return the events for the data of one chat event; it may be an error. Never raises."""
+
+    def comment(self) -> bytes:
+        """Return what keeps the connection alive in place of a comment."""
+
+    def end(self, *, done: bool) -> bytes:
+        """Return the last events. `done`: the stream ended in `[DONE]`. Never raises."""
+
+    def answer(self, body: bytes) -> bytes:
+        """Return the plain response. Raises Unreadable if `body` is no chat response."""
+
+    def refusal(self, status: int, body: bytes, call_id: str) -> bytes:
+        """Return the body of an error with `status`. Never raises."""
+
+
+class Translation(msgspec.Struct, frozen=True):
+    """A call as chat: the path and the body for the worker, and what translates the response."""
+
+    body: bytes
+    response: ResponseTranslator
+    path: str = CHAT_PATH

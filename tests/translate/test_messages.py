@@ -1,0 +1,51 @@
+"""Messages carried as chat: streamed live, captured with their tokens, ended after the commit."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.gateways.capturing import capturing
+
+from gateway import Trace
+from gateway.client import AsyncGatewayClient
+from gateway.testing import GatewayFor, Live
+
+TRANSLATE = "gateway_plugins.translate:Translate"
+
+pytestmark = pytest.mark.usefixtures("simulator")
+
+
+async def only(running: Live) -> Trace:
+    async with AsyncGatewayClient(running.url) as client:
+        [trace] = await client.query_traces()
+    return trace
+
+
+def asked(**fields: object) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Hello"}]
+    return {"model": "sim", "max_tokens": 5, "messages": messages, **fields}
+
+
+def events_of(answer: httpx.Response) -> list[str]:
+    return [line[7:] for line in answer.text.splitlines() if line.startswith("event: ")]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_a_message_of_a_session_is_captured_complete(
+    gateway_for: GatewayFor, tmp_path: Path, stream: bool
+) -> None:
+    live = await capturing(gateway_for, tmp_path, TRANSLATE)
+    answer = await live.client.post("/sessions/s/v1/messages", json=asked(stream=stream))
+    assert answer.status_code == 200, answer.text
+    assert "token_ids" not in answer.text
+    assert "logprobs" not in answer.text
+    trace = await only(live)
+    assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
+    assert (trace.dialect, trace.translated_from) == ("chat", "messages")
+    assert len(trace.completion_token_ids) == 5
+    if stream:
+        assert events_of(answer)[:2] == ["message_start", "content_block_start"]
+        assert events_of(answer)[-2:] == ["message_delta", "message_stop"]
+    else:
+        assert answer.json()["content"][0]["text"] == trace.response_message["content"]
