@@ -14,11 +14,13 @@ Comparison = Literal["times", "more", "is"]
 UNITS = {
     "per_call": "µs",
     "per_event": "µs",
+    "latency_p99": "ms",
     "ttft_p50": "ms",
     "ttft_p99": "ms",
     "gap_p99": "ms",
     "idle_memory": "MiB",
     "per_stream": "KiB",
+    "per_gib": "s",
 }
 
 

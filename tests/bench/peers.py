@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.programs import on_path, said, venv
 from bench.systems import CHAT, Command, Place, System, free_port
+from gateway import ConfigError
 
 Peer = Callable[[Path], System]
 """Makes one ready in the folder of programs. Raises ConfigError where it cannot be had."""
@@ -34,6 +35,22 @@ http {{
   }}
 }}
 """
+
+NGINX_DAV = """\
+user root; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err; daemon off;
+events {{ }}
+http {{
+  access_log off; client_max_body_size 0; client_body_temp_path {folder}/uploads/temporary;
+  proxy_temp_path {folder}; fastcgi_temp_path {folder};
+  uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{ return 200; }}
+    location /uploads/ {{ root {folder}; dav_methods PUT; }}
+  }}
+}}
+"""
+"""It takes uploads by its module for DAV."""
 
 LITELLM = """\
 model_list:
@@ -62,6 +79,24 @@ def nginx(folder: Path) -> System:
         return Command(argv=argv, configuration=text)
 
     return System(name="nginx", version=said([program, "-v"]).rpartition("/")[2], command=command)
+
+
+def nginx_dav(folder: Path) -> System:
+    program = on_path("nginx", "nginx-light")
+    told = said([program, "-V"])
+    if "http_dav_module" not in told:
+        raise ConfigError("nginx has no module for DAV; on Debian: apt-get install nginx-light")
+
+    def command(place: Place) -> Command:
+        (place.folder / "uploads").mkdir(exist_ok=True)
+        text = NGINX_DAV.format(folder=place.folder, port=place.port)
+        file = place.folder / "nginx.conf"
+        file.write_text(text)
+        argv = (program, "-c", str(file), "-e", str(place.folder / "nginx.err"))
+        return Command(argv=argv, configuration=text)
+
+    version = told.splitlines()[0].rpartition("/")[2]
+    return System(name="nginx-dav", version=version, command=command, dav=True)
 
 
 def vllm_router(folder: Path) -> System:
@@ -126,6 +161,7 @@ def litellm(folder: Path) -> System:
 PEERS: Mapping[str, Peer] = {
     "floor": floor,
     "nginx": nginx,
+    "nginx-dav": nginx_dav,
     "vllm-router": vllm_router,
     "smg": smg,
     "rllm": rllm,

@@ -7,6 +7,7 @@ import msgspec
 from bench.lines import Line, View
 from bench.stack import WHOLE, gateway, without
 from bench.systems import DIRECT, System
+from bench.uploading import Installing, Sending
 from bench.works import Calls, Idle, IdleGrpc, Work
 
 
@@ -38,6 +39,7 @@ QUEUED = gateway("gateway, queued", slots=SLOTS)
 NO_CAPTURE = gateway("gateway, no capture", without("trace_capture"))
 CORE = gateway("gateway, core alone", ())
 GRPC = gateway("gateway, gRPC", (*WHOLE, "grpc"))
+UPLOADS = gateway("gateway, uploads", (*WHOLE, "uploads"))
 
 PLAIN = Calls(name="plain")
 STREAM = Calls(name="stream", stream=True)
@@ -55,6 +57,8 @@ BESIDE_LONG_STREAM = msgspec.structs.replace(
     SHORT, name="short beside long streams", beside=msgspec.structs.replace(LONG, stream=True)
 )
 IDLE = Idle(name="idle")
+BESIDE_INSTALLATION = Installing("short beside an installation", SHORT)
+UPLOAD = Sending("upload")
 
 
 def plain(view: View) -> Iterator[Line]:
@@ -148,6 +152,30 @@ def grpc(view: View) -> Iterator[Line]:
     yield view.line(what, GRPC, IDLE_GRPC, "per_stream", comparison="is", most=40.0)
 
 
+def installation(view: View) -> Iterator[Line]:
+    for what, figure in (
+        ("time to the first token", "ttft_p99"),
+        ("gap of 100 streams", "gap_p99"),
+        ("a whole stream", "latency_p99"),
+    ):
+        yield view.line(
+            f"{what} while an upload is installed, p99",
+            UPLOADS,
+            BESIDE_INSTALLATION,
+            figure,
+            beside="without",
+            other=view.median(UPLOADS, SHORT, figure),
+            comparison="more",
+            most=5.0,
+        )
+
+
+def upload(view: View) -> Iterator[Line]:
+    """At least 0.7 of the throughput."""
+    what = "a GiB of an upload"
+    yield view.line(what, UPLOADS, UPLOAD, "per_gib", beside="nginx-dav", most=1 / 0.7)
+
+
 def _later(view: View, what: str, work: Work, figure: str, other: str, most: float | None) -> Line:
     """How much longer something takes than with another."""
     return view.line(what, GATEWAY, work, figure, beside=other, comparison="more", most=most)
@@ -165,5 +193,7 @@ ROWS = (
     Row("latency", (GATEWAY, DIRECT), (PACED,), (), latency),
     Row("long-prompt", (GATEWAY,), LONG_WORKS, ("vllm-router",), long_prompt, compared=True),
     Row("memory", (FRESH,), (IDLE,), (), memory),
+    Row("upload", (UPLOADS,), (UPLOAD,), ("nginx-dav",), upload),
+    Row("installation", (UPLOADS,), (SHORT, BESIDE_INSTALLATION), (), installation),
     Row("grpc", (GRPC,), (PACED, PACED_GRPC, STREAM_GRPC, IDLE_GRPC), (), grpc),
 )

@@ -54,7 +54,8 @@ def gateway(
     that `fill` makes."""
 
     def command(place: Place) -> Command:
-        write_keys(place.folder / "keys.json", keys)
+        scopes = ("realtime", "upload") if "uploads" in plugins else None
+        write_keys(place.folder / "keys.json", keys, scopes)
         grpc_port = free_port() if "grpc" in plugins else 0
         made = configuration(place, plugins, workers, slots, grpc_port)
         text = yaml.safe_dump(made, sort_keys=False)
@@ -109,6 +110,8 @@ def _plugin(name: str, slots: int, grpc_port: int) -> str | dict[str, object]:
         case "limits":
             limits = ("requests_per_minute", "tokens_per_minute", "concurrent")
             return {name: {"default": dict.fromkeys(limits, MOST)}}
+        case "uploads":
+            return {name: {"cache": "models"}}
     return name
 
 
@@ -117,11 +120,12 @@ def hosts(count: int) -> list[str]:
     return [f"127.0.{number >> 8}.{number & 255}" for number in range(1, count + 1)]
 
 
-def write_keys(file: Path, count: int) -> None:
-    """Those that `load -keys COUNT` calls with."""
+def write_keys(file: Path, count: int, scopes: Sequence[str] | None = None) -> None:
+    """Those that `load -keys COUNT` calls with. None: they have the usual scopes."""
     digests = (hashlib.sha256(token_of(number).encode()) for number in range(count))
+    given = {} if scopes is None else {"scopes": scopes}
     keys = [
-        {"id": f"key-{number}", "token_sha256": digest.hexdigest()}
+        {"id": f"key-{number}", "token_sha256": digest.hexdigest(), **given}
         for number, digest in enumerate(digests)
     ]
     file.touch(mode=0o600)

@@ -47,7 +47,8 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     """`command` prepares the place, and may be slow; None is no system: the worker itself.
 
     It stands before so many `workers`, and its callers have so many `keys` (0: none) and
-    `sessions`. The folder of one that is `kept` is the same in all rounds.
+    `sessions`. The folder of one that is `kept` is the same in all rounds. `dav`: files are put
+    into its path `/uploads/`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     keys: int = 0
     sessions: int = SESSIONS
     kept: bool = False
+    dav: bool = False
 
 
 DIRECT = System(name="direct")

@@ -33,7 +33,8 @@ class Reading(msgspec.Struct, kw_only=True):
     CPU is in microseconds of user and system time of the whole system, and of it those of the event
     loop and those of the other threads, as far as they are known. Times are in milliseconds: of
     whole calls, to the first event, and between events. `memory` is resident, in MiB, at the end;
-    `idle_memory` before the first call; `per_stream` in KiB. `answered` counts every call.
+    `idle_memory` before the first call; `per_stream` in KiB. `per_gib` is the seconds that a GiB of
+    an upload takes. `answered` counts every call.
 
     Of the time of the measured processor, it was `busy` for this share; other programs took
     `others`, the machine below `stolen`. If the reading is of no use, `useless` says why.
@@ -54,6 +55,7 @@ class Reading(msgspec.Struct, kw_only=True):
     memory: float | None = None
     idle_memory: float | None = None
     per_stream: float | None = None
+    per_gib: float | None = None
     busy: float | None = None
     others: float | None = None
     stolen: float | None = None

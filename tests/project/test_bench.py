@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import stat
 import sys
+import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from contextlib import closing
@@ -30,9 +31,11 @@ from bench.scale import scale_rows
 from bench.stack import WHOLE, hosts, token_of, write_keys
 from bench.systems import DIRECT, Place
 from bench.table import markdown_of, text_of
+from bench.uploading import BLOCK, archive
 from bench.works import Calls, Reading
 from gateway_plugins.auth.keys import Keys
 from gateway_plugins.trace_capture.store.queries import TraceFilter, select
+from gateway_plugins.uploads.installing.checking import check
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.paths import DOCS
@@ -265,6 +268,14 @@ def test_failed_program_raises_an_error_with_its_stderr() -> None:
 two_processors = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="callers have a processor of their own"
 )
+
+
+def test_archive_of_the_work_is_a_model_of_its_size(tmp_path: Path) -> None:
+    (tmp_path / "model.tar.gz").write_bytes(archive(1))
+    with tarfile.open(tmp_path / "model.tar.gz") as found:
+        found.extractall(tmp_path, filter="data")
+    assert 0.4 * BLOCK < (tmp_path / "model.tar.gz").stat().st_size < 0.7 * BLOCK
+    assert check(tmp_path / "model", is_single=False) > BLOCK
 
 
 @two_processors
