@@ -7,10 +7,13 @@ STAMP := $(VENV)/.installed
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	--generate-hashes --custom-compile-command 'make lock'
 # Environments without the gateway itself.
-BARE = %-lock %-clients %-clients-2
+BARE = %-lock %-clients %-clients-2 %-agents
 # A machine without a C compiler gets one as a package, for the native kernel.
 COMPILER = $*/bin/python gateway/kernel/build.py --find >/dev/null || \
 	$*/bin/python -m pip install --quiet --require-hashes -r requirements/zig.txt || true
+# Coding agents that npm has; requirements/agents.in has those that pip has.
+AGENTS = @anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 opencode-ai@1.18.33 \
+	@qwen-code/qwen-code@0.24.4 @mariozechner/pi-coding-agent@0.73.1
 MINUTES ?= 10
 CALLS ?= 10000
 PROCESSES ?= 1
@@ -19,7 +22,7 @@ LINES ?= 10000
 ITEMS ?= 1000000
 INPUTS ?= 1000000
 
-.PHONY: kernel demo test storm accounting kills batch-kills batch-scale clients soak bench fuzz lint lock clean \
+.PHONY: kernel demo test storm accounting kills batch-kills batch-scale clients agents soak bench fuzz lint lock clean \
 	test-latest test-lowest test-reworded simulate-day simulate-weeks
 
 # Compiles the native kernel if its sources are newer; without one the gateway runs in Python.
@@ -54,6 +57,7 @@ lock: $(VENV)-lock/.installed  # writes requirements/ anew, with the newest of a
 		-o requirements/lowest.txt pyproject.toml
 	$(COMPILE) -o requirements/clients.txt requirements/clients.in
 	$(COMPILE) -o requirements/clients-2.txt requirements/clients-2.in
+	$(COMPILE) -o requirements/agents.txt requirements/agents.in
 	echo uv | $(COMPILE) -o requirements/lock.txt -
 	echo ziglang | $(COMPILE) -o requirements/zig.txt -
 
@@ -81,6 +85,9 @@ simulate-weeks: $(STAMP)  # prints the table of docs/runtime.md; takes some minu
 clients: kernel $(VENV)-clients/node_modules $(VENV)-clients-2/.installed  # see docs/errors.md
 	$(VENV)/bin/pytest -m clients tests/clients
 
+agents: kernel $(VENV)-agents/node_modules  # needs Node 20, and 2 GB of disk; see docs/agents.md
+	$(VENV)/bin/pytest -m agents tests/clients/test_agents.py
+
 soak: kernel  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m soak --minutes $(MINUTES)
 
@@ -101,9 +108,14 @@ $(VENV)-lowest/.installed: requirements/lowest.txt
 $(VENV)-lock/.installed: requirements/lock.txt
 $(VENV)-clients/.installed: requirements/clients.txt
 $(VENV)-clients-2/.installed: requirements/clients-2.txt
+$(VENV)-agents/.installed: requirements/agents.txt
 
 $(VENV)-clients/node_modules: $(VENV)-clients/.installed  # a client of uploads, for Node
 	npm install --silent --prefix $(VENV)-clients tus-js-client@4.3.1
+	touch $@
+
+$(VENV)-agents/node_modules: $(VENV)-agents/.installed Makefile
+	npm install --silent --no-fund --no-audit --prefix $(VENV)-agents $(AGENTS)
 	touch $@
 
 %/.installed: pyproject.toml hatch_build.py
@@ -115,4 +127,4 @@ $(VENV)-clients/node_modules: $(VENV)-clients/.installed  # a client of uploads,
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest $(VENV)-lock $(VENV)-clients $(VENV)-clients-2 .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest $(VENV)-lock $(VENV)-clients $(VENV)-clients-2 $(VENV)-agents .mypy_cache .ruff_cache .hypothesis
