@@ -5,8 +5,7 @@ from typing import Protocol
 import msgspec
 
 from gateway.errors import GatewayError
-
-CHAT_PATH = "/v1/chat/completions"
+from gateway.wire.apis.openai import CHAT
 
 
 class Untranslatable(GatewayError):
@@ -54,4 +53,4 @@ class Translation(msgspec.Struct, frozen=True):
 
     body: bytes
     response: ResponseTranslator
-    path: str = CHAT_PATH
+    path: str = CHAT.paths[0]

@@ -482,7 +482,7 @@ class Shout:
         if call.path != "/v1/shout":
             return None
         messages = [dict(one) for one in MESSAGES]
-        chat = {"model": "sim", "max_tokens": 2, "messages": messages}
+        chat = {"model": "sim", "max_tokens": 2, "seed": 1, "messages": messages}
         return Translation(msgspec.json.encode(chat), Loud())
 
 
