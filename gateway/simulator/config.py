@@ -15,7 +15,9 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `x-request-id`. `development` is vLLM's `VLLM_SERVER_DEV_MODE=1`: pausing, and swapping weights.
     `scale_out` is vLLM's `--enable-scale-out`: generate, render and derender, which it otherwise
     refuses with 403. `prompt_tokens_details` is vLLM's `--enable-prompt-tokens-details`: usage
-    tells how many tokens of the prompt were in the prefix cache.
+    tells how many tokens of the prompt were in the prefix cache. With `reasoning` the model thinks
+    before it answers, and the server tells thoughts from the answer, as with vLLM's
+    `--reasoning-parser`.
     """
 
     model: str = "sim"
@@ -28,6 +30,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     development: bool = False
     scale_out: bool = False
     prompt_tokens_details: bool = False
+    reasoning: bool = False
     faults: Faults = Faults()
 
     def __post_init__(self) -> None:

@@ -48,11 +48,44 @@ class Answer(Protocol):
         """The response that is not streamed, from one delta per choice, in their order."""
 
 
+class Wire(Protocol):
+    """Puts the JSON of an Answer into a dialect's own form; one for each call."""
+
+    def frames(self, event: bytes) -> list[bytes]:
+        """Return the events of the dialect for one of the answer's, each with its framing."""
+
+    def end(self) -> bytes:
+        """Return the last events of a stream."""
+
+    def crash(self, died: Refused) -> bytes:
+        """Return the last events of a stream that the engine could not end."""
+
+    def whole(self, body: bytes) -> bytes:
+        """Return the response that is not streamed."""
+
+
+class OwnWire:
+    """The form of dialects whose answers are written as they are sent."""
+
+    def frames(self, event: bytes) -> list[bytes]:
+        return [b"data: " + event + b"\n\n"]
+
+    def end(self) -> bytes:
+        return _DONE
+
+    def crash(self, died: Refused) -> bytes:
+        return crash_event(died) + _DONE
+
+    def whole(self, body: bytes) -> bytes:
+        return body
+
+
 class Prepared(msgspec.Struct, frozen=True):
-    """A parsed and checked request, and the writer of its response."""
+    """A parsed and checked request, the writer of its response, and its form."""
 
     plan: Plan
     answer: Answer
+    wire: Wire = OwnWire()
 
 
 Prepare = Callable[[bytes, str | None, SimulatorConfig], Prepared]
@@ -91,7 +124,7 @@ class GenerationEndpoint:
                 run = _Run(prepared, sequences, conditions, caller, call, self._control)
                 write = _stream if prepared.plan.request.stream else _whole
                 with self._control.running(prepared.answer.name) as run.running:
-                    last = await write(run, prepared.answer, send)
+                    last = await write(run, prepared, send)
                 self._monitor.call_is_whole(call)
                 await send({"type": "http.response.body", "body": last, "more_body": False})
 
@@ -159,34 +192,36 @@ class _Chunks:
         return merged(waiting) if due else None
 
 
-async def _whole(run: _Run, answer: Answer, send: Send) -> bytes:
+async def _whole(run: _Run, prepared: Prepared, send: Send) -> bytes:
     """Generate the whole response; return its body, which is not sent yet."""
     steps: dict[int, list[Delta]] = {}
     while deltas := await run.step():
         for delta in deltas:
             steps.setdefault(delta.index, []).append(delta)
-    body = answer.whole([merged(steps[index]) for index in sorted(steps)])
+    whole = prepared.answer.whole([merged(steps[index]) for index in sorted(steps)])
+    body = prepared.wire.whole(whole)
     headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     return body
 
 
-async def _stream(run: _Run, answer: Answer, send: Send) -> bytes:
+async def _stream(run: _Run, prepared: Prepared, send: Send) -> bytes:
     """Send events as they are generated; return the last, which is not sent yet."""
     headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
+    answer, wire = prepared.answer, prepared.wire
     chunks, opening = _Chunks(run.interval), answer.opening()
     try:
         while deltas := await run.step():
             for event in (*opening, *_events(answer, chunks, deltas)):
-                await _send_event(event, send)
+                await _send_frames(wire.frames(event), send)
             opening = []
     except Refused as died:
-        return crash_event(died) + _DONE
+        return wire.crash(died)
     last = answer.closing()
     if last is not None:
-        await _send_event(last, send)
-    return _DONE
+        await _send_frames(wire.frames(last), send)
+    return wire.end()
 
 
 def crash_event(died: Refused) -> bytes:
@@ -205,7 +240,6 @@ def _events(answer: Answer, chunks: _Chunks, deltas: list[Delta]) -> Iterator[by
             yield event
 
 
-async def _send_event(event: bytes, send: Send) -> None:
-    await send(
-        {"type": "http.response.body", "body": b"data: " + event + b"\n\n", "more_body": True}
-    )
+async def _send_frames(frames: list[bytes], send: Send) -> None:
+    for frame in frames:
+        await send({"type": "http.response.body", "body": frame, "more_body": True})

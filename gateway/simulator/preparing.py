@@ -11,6 +11,7 @@ import msgspec
 from gateway.simulator.breaking import Conditions
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.engine.model import Context
+from gateway.simulator.engine.reasoning import thought
 from gateway.simulator.engine.sampler import Sampling
 from gateway.simulator.engine.sequences import Generation
 from gateway.simulator.engine.tokens import EOS, SIZE, encode
@@ -30,7 +31,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     `logprobs` is the number of alternatives reported with each token, None for no logprobs.
     `max_tokens` None means all that the context leaves. `script` returns the text that the model is
-    forced to write, None if it is free.
+    forced to write, None if it is free. If it `thinks`, it writes its thoughts before.
     """
 
     request: GenerationRequest
@@ -38,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True):
     max_tokens: int | None
     logprobs: int | None
     script: Callable[[Random], str | None]
+    thinks: bool = False
 
 
 def check_request(request: GenerationRequest, config: SimulatorConfig) -> None:
@@ -130,10 +132,15 @@ def generations(
         sampling = _sampling(plan, len(prompt), config, conditions)
         for choice in range(_count(plan.request)):
             chance = _chance(plan.request, sampling, context, choice, fresh)
-            text = plan.script(chance)
-            script = () if text is None else (*encode(text), EOS)
+            script = _script(plan, chance)
             found.append(Generation(len(found), context.copy(), sampling, chance, script))
     return found
+
+
+def _script(plan: Plan, chance: Random) -> list[int]:
+    thoughts = encode(thought(chance)) if plan.thinks else []
+    text = plan.script(chance)
+    return thoughts if text is None else [*thoughts, *encode(text), EOS]
 
 
 def _count(request: GenerationRequest) -> int:

@@ -25,12 +25,16 @@ class PromptDetails(msgspec.Struct):
     multimodal_tokens: UnsetType | None = UNSET
 
 
+class CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: PromptDetails | UnsetType | None = UNSET
-    completion_tokens_details: UnsetType | None = UNSET
+    completion_tokens_details: CompletionDetails | UnsetType | None = UNSET
 
 
 class PromptLogprob(msgspec.Struct):

@@ -32,8 +32,9 @@ def prepare_chat(body: bytes, given_id: str | None, config: SimulatorConfig) -> 
     longest = request.max_completion_tokens
     asked = request.max_tokens if longest is None else longest
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    plan = Plan(request, [prompt], asked, logprobs, script)
-    answer = ChatAnswer(request, prompt, header("chatcmpl-", request, given_id, config.model))
+    plan = Plan(request, [prompt], asked, logprobs, script, config.reasoning)
+    head = header("chatcmpl-", request, given_id, config.model)
+    answer = ChatAnswer(request, prompt, head, reasoning=config.reasoning)
     return Prepared(plan, answer)
 
 

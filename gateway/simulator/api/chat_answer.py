@@ -6,8 +6,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.simulator.api.answers import (
+    CompletionDetails,
     Header,
-    PromptLogprobs,
     Usage,
     plain_usage,
     prompt_logprobs,
@@ -15,111 +15,34 @@ from gateway.simulator.api.answers import (
     token_name,
     usage,
 )
+from gateway.simulator.api.chat_shapes import (
+    CalledFunction,
+    Choice,
+    Chunk,
+    ChunkChoice,
+    Completion,
+    Logprobs,
+    Message,
+    MessageDelta,
+    TokenLogprob,
+    ToolCall,
+    TopLogprob,
+)
 from gateway.simulator.api.toolcalls import Started, ToolEvent, ToolParser
+from gateway.simulator.engine.reasoning import ReasoningParser
 from gateway.simulator.engine.sequences import Delta, Token
 from gateway.simulator.input.requests import ChatRequest, NamedTool
 
 
-class TopLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
-
-
-class Logprobs(msgspec.Struct):
-    content: list[TokenLogprob]
-
-
-class CalledFunction(msgspec.Struct):
-    name: str | UnsetType = UNSET
-    arguments: str | UnsetType = UNSET
-
-
-class ToolCall(msgspec.Struct):
-    """A tool call; in a stream, the part of call `index` that one event adds."""
-
-    id: str | UnsetType
-    type: str | UnsetType
-    index: int | UnsetType
-    function: CalledFunction
-
-
-class Message(msgspec.Struct, kw_only=True):
-    role: str = "assistant"
-    content: str | None
-    refusal: None = None
-    annotations: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: list[ToolCall] | UnsetType = UNSET
-    reasoning: None = None
-
-
-class Choice(msgspec.Struct, kw_only=True):
-    index: int
-    message: Message
-    logprobs: Logprobs | None
-    finish_reason: str | None
-    stop_reason: int | str | None
-    token_ids: list[int] | None
-    routed_experts: None = None
-
-
-class Completion(msgspec.Struct, kw_only=True):
-    id: str
-    object: str = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    service_tier: None = None
-    system_fingerprint: str | None
-    usage: Usage
-    prompt_logprobs: PromptLogprobs | None
-    prompt_token_ids: list[int] | None
-    prompt_text: None = None
-    kv_transfer_params: None = None
-    ec_transfer_params: None = None
-    metrics: None = None
-
-
-class MessageDelta(msgspec.Struct):
-    role: str | UnsetType = UNSET
-    content: str | UnsetType | None = UNSET
-    tool_calls: list[ToolCall] | UnsetType = UNSET
-
-
-class ChunkChoice(msgspec.Struct, kw_only=True):
-    index: int
-    delta: MessageDelta
-    logprobs: Logprobs | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | UnsetType | None = UNSET
-    token_ids: list[int] | UnsetType | None = UNSET
-
-
-class Chunk(msgspec.Struct, kw_only=True):
-    id: str
-    object: str = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | UnsetType = UNSET
-    system_fingerprint: str | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType | None = UNSET
-    prompt_text: UnsetType | None = UNSET
-
-
 class ChatAnswer:
-    """Writes the response to one request; see `generation.Answer`."""
+    """Writes the response to one request; see `generation.Answer`.
 
-    def __init__(self, request: ChatRequest, prompt: list[int], header: Header) -> None:
+    `reasoning`: what the model thinks is told from what it says.
+    """
+
+    def __init__(
+        self, request: ChatRequest, prompt: list[int], header: Header, *, reasoning: bool = False
+    ) -> None:
         options = request.stream_options
         self.cached: int | None = None
         self._request = request
@@ -131,6 +54,11 @@ class ChatAnswer:
         self._counts = [0] * (request.n or 1)
         self._open = len(self._counts)
         self._parsers = [ToolParser() for _ in self._counts] if _may_call(request) else []
+        self._thoughts = [ReasoningParser() for _ in self._counts] if reasoning else []
+        # Without its reasoning the engine tells of no token of the answer.
+        details = request.include_reasoning or not reasoning
+        self._with_ids = bool(request.return_token_ids) and details
+        self._with_logprobs = bool(request.logprobs) and details
 
     @property
     def name(self) -> str:
@@ -149,7 +77,7 @@ class ChatAnswer:
             self._open -= 1  # the engine is silent about a choice that never began
             return None
         added = self._added(delta)
-        detailed = self._request.return_token_ids or self._request.logprobs
+        detailed = self._with_ids or self._with_logprobs
         if added == MessageDelta() and not detailed and delta.finish_reason is None:
             return None
         choice = ChunkChoice(
@@ -170,7 +98,8 @@ class ChatAnswer:
     def closing(self) -> bytes | None:
         if not self._with_usage:
             return None
-        chunk = self._chunk([], usage(len(self._prompt), sum(self._counts), self.cached, created=0))
+        counted = usage(len(self._prompt), sum(self._counts), self.cached, created=0)
+        chunk = self._chunk([], self._with_thoughts(counted))
         chunk.system_fingerprint = self._header.fingerprint
         return msgspec.json.encode(chunk)
 
@@ -180,13 +109,15 @@ class ChatAnswer:
     def completion(self, deltas: list[Delta]) -> Completion:
         scored = self._request.prompt_logprobs
         tokens = sum(len(delta.tokens) for delta in deltas)
+        counted = plain_usage(len(self._prompt), tokens, self.cached, created=0)
+        choices = [self._choice(delta) for delta in deltas]
         return Completion(
             id=self._header.id,
             created=self._header.created,
             model=self._header.model,
-            choices=[self._choice(delta) for delta in deltas],
+            choices=choices,
             system_fingerprint=self._header.fingerprint,
-            usage=plain_usage(len(self._prompt), tokens, self.cached, created=0),
+            usage=self._with_thoughts(counted),
             prompt_logprobs=None if scored is None else prompt_logprobs(self._prompt, scored),
             prompt_token_ids=self._prompt if self._request.return_token_ids else None,
         )
@@ -210,25 +141,52 @@ class ChatAnswer:
         )
 
     def _message(self, delta: Delta) -> Message:
+        thoughts, text = self._split(delta)
+        message = Message(content=text, reasoning=thoughts)
         if not self._parsers:
-            return Message(content=delta.text)
+            return message
         parser = self._parsers[delta.index]
-        content, events = parser.feed(delta.text, last=True)
+        content, events = parser.feed(text or "", last=True)
         if not parser.whole:
-            return Message(content=delta.text)
+            return message
         # Without text, `content` is null if the model chose to call, "" if the call was forced.
         own_choice = self._request.tool_choice in (None, "auto")
-        calls = _calls(events, streamed=False)
-        return Message(content=content.strip() or (None if own_choice else ""), tool_calls=calls)
+        message.content = content.strip() or (None if own_choice else "")
+        message.tool_calls = _calls(events, streamed=False)
+        return message
+
+    def _split(self, delta: Delta) -> tuple[str | None, str | None]:
+        """Return the thoughts of a whole choice, and what it says; None if it has none."""
+        if not self._thoughts:
+            return None, delta.text
+        parser = self._thoughts[delta.index]
+        parser.count(token.id for token in delta.tokens)
+        thoughts, text = parser.feed(delta.text, last=True)
+        return (thoughts or None) if self._request.include_reasoning else None, text or None
 
     def _added(self, delta: Delta) -> MessageDelta:
-        content, events = delta.text, list[ToolEvent]()
+        last = delta.finish_reason is not None
+        thoughts, content, events = "", delta.text, list[ToolEvent]()
+        if self._thoughts:
+            parser = self._thoughts[delta.index]
+            parser.count(token.id for token in delta.tokens)
+            thoughts, content = parser.feed(delta.text, last=last)
         if self._parsers:
-            last = delta.finish_reason is not None
-            content, events = self._parsers[delta.index].feed(delta.text, last=last)
+            content, events = self._parsers[delta.index].feed(content, last=last)
+        added = MessageDelta(content=content) if content else MessageDelta()
         if events:
-            return MessageDelta(UNSET, content or None, _calls(events, streamed=True))
-        return MessageDelta(content=content) if content else MessageDelta()
+            added = MessageDelta(UNSET, content or None, _calls(events, streamed=True))
+        if thoughts and self._request.include_reasoning:
+            added.reasoning = thoughts
+        elif self._thoughts and content and not self._request.include_reasoning:
+            added.reasoning = None
+        return added
+
+    def _with_thoughts(self, counted: Usage) -> Usage:
+        if self._thoughts:
+            tokens = sum(parser.tokens for parser in self._thoughts)
+            counted.completion_tokens_details = CompletionDetails(tokens)
+        return counted
 
     def _finish_reason(self, delta: Delta) -> str | None:
         called = bool(self._parsers) and self._parsers[delta.index].whole
@@ -249,10 +207,10 @@ class ChatAnswer:
         return running_usage(len(self._prompt), self._counts[index])
 
     def _token_ids(self, tokens: list[Token]) -> list[int] | None:
-        return [token.id for token in tokens] if self._request.return_token_ids else None
+        return [token.id for token in tokens] if self._with_ids else None
 
     def _logprobs(self, tokens: list[Token]) -> Logprobs | None:
-        if not self._request.logprobs:
+        if not self._with_logprobs:
             return None
         return Logprobs([self._logprob(token) for token in tokens])
 

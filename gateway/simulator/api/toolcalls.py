@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from gateway.simulator.engine.tokens import overlap
 from gateway.simulator.input.requests import ChatRequest, NamedTool, Tool
 from gateway.simulator.input.schema import instance
 
@@ -143,18 +144,10 @@ class ToolParser:
         if found:
             self._held = after
             return before, True
-        keep = 0 if last else max(_overlap(before, mark), self._blanks(before))
+        keep = 0 if last else max(overlap(before, mark), self._blanks(before))
         self._held = before[len(before) - keep :]
         return before[: len(before) - keep], False
 
     def _blanks(self, text: str) -> int:
         """White space at the end of arguments so far: the engine sends it with the next text."""
         return len(text) - len(text.rstrip()) if self._in == "arguments" else 0
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Number of characters at the end of `text` that may be the beginning of `mark`."""
-    for length in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:length]):
-            return length
-    return 0

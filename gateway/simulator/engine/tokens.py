@@ -108,6 +108,14 @@ def piece_texts(ids: Sequence[int]) -> list[str]:
     return texts
 
 
+def overlap(text: str, mark: str) -> int:
+    """Number of characters at the end of `text` that may be the beginning of `mark`."""
+    for length in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:length]):
+            return length
+    return 0
+
+
 class Detokenizer:
     """Decodes ids as they come, and holds back bytes that may still become a character.
 

@@ -76,5 +76,5 @@ think know good year work first well even back only come its things again why wh
 
 FRAGMENTS = """
 ing ed er ion tion ment ness able est ly th sh ch qu ou ea re in on an en at or al ar is it le de
-st nd nt se te ve ow ay ee oo ck ll ss <tool_call> </tool_call> {" "} ": ", {"name":
+st nd nt se te ve ow ay <think> </think> ck ll ss <tool_call> </tool_call> {" "} ": ", {"name":
 """

@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.simulator.api.answers import Header, plain_usage
 from gateway.simulator.api.chat_answer import ChatAnswer
-from gateway.simulator.api.chat_answer import Completion as ChatCompletion
+from gateway.simulator.api.chat_shapes import Completion as ChatCompletion
 from gateway.simulator.api.completions_answer import Completion, CompletionsAnswer
 from gateway.simulator.api.tokens.derender_stream import Derendered, chat_event, completion_event
 from gateway.simulator.config import SimulatorConfig
@@ -44,7 +44,8 @@ def derender_chat(body: bytes, config: SimulatorConfig) -> ChatCompletion | Dere
         if asked.prompt_token_ids is None:
             raise bad_request(_NO_PROMPT)
         chunk = _checked(asked.generate_chunk, "generate_chunk", config)
-        return chat_event(asked.chat_request, chunk, asked.stream_state, _header(chunk, config))
+        head, state = _header(chunk, config), asked.stream_state
+        return chat_event(asked.chat_request, chunk, state, head, reasoning=config.reasoning)
     generated = _checked(asked.generate_response, "generate_response", config)
     return _chat(asked.chat_request, generated, asked.prompt_tokens or 0, config)
 
@@ -95,7 +96,9 @@ def _chat(
 ) -> ChatCompletion:
     deltas = [_delta(place, one) for place, one in enumerate(generated.choices)]
     request = msgspec.structs.replace(request, n=len(deltas), logprobs=False, prompt_logprobs=None)
-    found = ChatAnswer(request, [], _header(generated, config)).completion(deltas)
+    found = ChatAnswer(
+        request, [], _header(generated, config), reasoning=config.reasoning
+    ).completion(deltas)
     # The engine repeats the reason that generate gave, even beside tool calls.
     for choice, told in zip(found.choices, generated.choices, strict=True):
         choice.index, choice.finish_reason = told.index, told.finish_reason

@@ -11,9 +11,10 @@ import msgspec
 from msgspec import UNSET
 
 from gateway.simulator.api.answers import Header
-from gateway.simulator.api.chat_answer import ChatAnswer, MessageDelta
-from gateway.simulator.api.chat_answer import Chunk as ChatChunk
-from gateway.simulator.api.chat_answer import ChunkChoice as ChatChunkChoice
+from gateway.simulator.api.chat_answer import ChatAnswer
+from gateway.simulator.api.chat_shapes import Chunk as ChatChunk
+from gateway.simulator.api.chat_shapes import ChunkChoice as ChatChunkChoice
+from gateway.simulator.api.chat_shapes import MessageDelta
 from gateway.simulator.api.completions_answer import Chunk, CompletionsAnswer
 from gateway.simulator.engine.sequences import Delta, Token
 from gateway.simulator.engine.tokens import Detokenizer
@@ -33,11 +34,16 @@ class Derendered(msgspec.Struct):
 
 
 def chat_event(
-    request: ChatRequest, generated: Generated, state: StreamState | None, header: Header
+    request: ChatRequest,
+    generated: Generated,
+    state: StreamState | None,
+    header: Header,
+    *,
+    reasoning: bool,
 ) -> Derendered:
     """Return the next event of chat; raises Refused for a state that cannot be one."""
     request = msgspec.structs.replace(request, n=1, logprobs=False, return_token_ids=False)
-    answer = ChatAnswer(request, [], header)
+    answer = ChatAnswer(request, [], header, reasoning=reasoning)
     state = state or StreamState()
     found = _replayed(answer.chunk, generated, state)
     chunk = found or ChatChunk(id=header.id, created=header.created, model=header.model, choices=[])

@@ -3,6 +3,7 @@
 from random import Random
 
 from gateway.simulator.api.answers import header
+from gateway.simulator.api.template import turns
 from gateway.simulator.api.tokens.generate_answer import GenerateAnswer
 from gateway.simulator.api.tokens.own_choice import chosen_text
 from gateway.simulator.config import SimulatorConfig
@@ -34,7 +35,9 @@ def prepare_generate(body: bytes, given_id: str | None, config: SimulatorConfig)
         return structured(request, chance) or chosen_text(asked, chance)
 
     sampling = asked.sampling_params
-    plan = Plan(request, [asked.token_ids], sampling.max_tokens, sampling.logprobs, script)
+    ids, longest = asked.token_ids, sampling.max_tokens
+    thinks = config.reasoning and len(turns(ids)) > 1
+    plan = Plan(request, [ids], longest, sampling.logprobs, script, thinks)
     head = header("generate-tokens-", request, given_id, config.model)
     return Prepared(plan, GenerateAnswer(asked, head))
 

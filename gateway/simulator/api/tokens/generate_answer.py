@@ -12,8 +12,8 @@ from gateway.simulator.api.answers import (
     running_usage,
     usage,
 )
-from gateway.simulator.api.chat_answer import Logprobs as TextLogprobs
-from gateway.simulator.api.chat_answer import TokenLogprob, TopLogprob
+from gateway.simulator.api.chat_shapes import Logprobs as TextLogprobs
+from gateway.simulator.api.chat_shapes import TokenLogprob, TopLogprob
 from gateway.simulator.engine.sequences import Alternative, Delta, Span, Token
 from gateway.simulator.input.tokens import GenerateRequest, OutputMode
 
