@@ -20,7 +20,7 @@ from support.paths import DOCS, ROOT
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
-from gateway.config import StorageSettings
+from gateway.config import StorageSettings, Worker
 from gateway.testing import GatewayFor, Live, ScriptedWorker, entry
 
 PATIENCE = 240.0
@@ -30,9 +30,10 @@ TASK = "Write made.txt and check it."
 WRITE = 'echo "$((6 * 7)) is written" | tee made.txt'
 WRITTEN = "42 is written\n"
 LAST = "All of that is done: the file is there."
+TRANSLATE = "gateway_plugins.translate:Translate"
 SESSION = "one-conversation"
 
-CHATTING = [name for name in AGENTS if AGENTS[name].dialect == "chat"]
+TRIED = [name for name in AGENTS if AGENTS[name].dialect != "responses"]
 
 opt_in = [
     pytest.mark.agents,
@@ -60,7 +61,9 @@ async def stage(gateway_for: GatewayFor, folder: Path, agent: Agent) -> AsyncIte
     sessions = entry("sessions") if header is None else entry("sessions", header=header)
     storage = StorageSettings(path=str(folder / "traces.db"))
     async with ScriptedWorker(model.script) as worker:
-        live = await gateway_for(sessions, CAPTURE, workers=[worker.url], storage=storage)
+        plugins = (sessions, CAPTURE, TRANSLATE)
+        only_chat = Worker(url=worker.url, apis=("chat",))
+        live = await gateway_for(*plugins, workers=[only_chat], storage=storage)
         yield Stage(live, model)
 
 
@@ -95,7 +98,7 @@ def in_order(sampled: list[Sampled]) -> list[Sampled]:
     return sorted(sampled, key=msgspec.json.encode)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=opt_in) for name in CHATTING])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=opt_in) for name in TRIED])
 async def test_agent_works_with_its_tools_and_each_call_is_captured(
     gateway_for: GatewayFor, tmp_path: Path, name: str
 ) -> None:
@@ -109,7 +112,7 @@ async def test_agent_works_with_its_tools_and_each_call_is_captured(
         assert sum(WRITTEN.strip() in text for text in heard) == 2, "the results of both commands"
         traces = await traces_of(staged.live)
     assert {(trace.verdict, *trace.reasons) for trace in traces} == {("COMPLETE",)}
-    assert {trace.dialect for trace in traces} == {agent.dialect}
+    assert {trace.translated_from or trace.dialect for trace in traces} == {agent.dialect}
     assert in_order(tokens(traces)) == in_order(staged.model.sampled)
 
 
