@@ -59,11 +59,11 @@ class StreamOptions(msgspec.Struct, omit_defaults=True):
 class Request(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The body of a chat request, with vLLM's own fields."""
 
-    model: str
     messages: list[Message]
+    model: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    stop: list[str] | None = None
+    stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = None
@@ -75,6 +75,32 @@ class Request(msgspec.Struct, omit_defaults=True, kw_only=True):
     response_format: object = None
     reasoning_effort: str | None = None
     thinking_token_budget: int | None = None
+    verbosity: str | None = None
+    include_reasoning: bool = True
+    logprobs: bool = False
+    top_logprobs: int = 0
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: object = None
+    seed: int | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    truncate_prompt_tokens: int | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    structured_outputs: object = None
+    priority: int = 0
+    session_id: str | None = None
+    media_io_kwargs: object = None
+    mm_processor_kwargs: object = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    user: str | None = None
     watermarking: bool | None = None
     cache_salt: str | None = None
     kv_transfer_params: object = None
@@ -141,6 +167,7 @@ NO_DELTA = Delta()
 class ChunkChoice(msgspec.Struct, gc=False):
     index: int = 0
     delta: Delta | None = None
+    logprobs: Raw = ABSENT
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 
@@ -168,6 +195,7 @@ class AnswerMessage(msgspec.Struct):
 class AnswerChoice(msgspec.Struct):
     message: AnswerMessage
     index: int = 0
+    logprobs: Raw = ABSENT
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 

@@ -1,0 +1,233 @@
+"""The object of a response: what the caller asked for, echoed, around what came of it.
+
+The fields are vLLM's, and those beside it that OpenAI's have in each response. Where vLLM says null
+and OpenAI's type has no null, it has OpenAI's value: `metadata`, `text`, `top_logprobs`.
+"""
+
+import time
+
+import msgspec
+from msgspec import Raw
+
+from gateway.wire.translation.chat import Usage
+from gateway.wire.translation.responses.errors import Failure
+from gateway.wire.translation.responses.request.tools import Toolbox
+from gateway.wire.translation.responses.response.output import new_id
+from gateway.wire.translation.responses.structs import (
+    Format,
+    Named,
+    Reasoning,
+    Request,
+    Text,
+    Tool,
+    ToolChoice,
+)
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int
+    cache_write_tokens: int
+    input_tokens_per_turn: tuple[()] = ()
+    cached_tokens_per_turn: tuple[()] = ()
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int
+    tool_output_tokens: int = 0
+    output_tokens_per_turn: tuple[()] = ()
+    tool_output_tokens_per_turn: tuple[()] = ()
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int
+    input_tokens_details: _InputDetails
+    output_tokens: int
+    output_tokens_details: _OutputDetails
+    total_tokens: int
+
+
+class _Incomplete(msgspec.Struct):
+    reason: str
+
+
+class _Function(msgspec.Struct, kw_only=True):
+    name: str | None
+    parameters: Raw
+    strict: bool | None
+    type: str
+    allowed_callers: Raw
+    runs_async: Raw = msgspec.field(name="async")
+    defer_loading: bool | None
+    description: str | None
+    output_schema: Raw
+
+
+class _Custom(msgspec.Struct, kw_only=True):
+    name: str | None
+    type: str
+    allowed_callers: Raw
+    runs_async: Raw = msgspec.field(name="async")
+    defer_loading: bool | None
+    description: str | None
+    format: Raw
+
+
+class Response(msgspec.Struct, kw_only=True):
+    """A response in one of its states, as it is sent and stored."""
+
+    id: str
+    created_at: int
+    completed_at: int | None = None
+    error: Failure | None = None
+    incomplete_details: _Incomplete | None = None
+    instructions: str | None
+    metadata: dict[str, str]
+    model: str
+    object: str = "response"
+    output: Raw = Raw(b"[]")
+    parallel_tool_calls: bool
+    temperature: float
+    tool_choice: str | ToolChoice
+    tools: list[Raw]
+    top_p: float
+    background: bool
+    conversation: Named | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    previous_response_id: str | None
+    prompt: None = None
+    prompt_cache_key: str | None
+    reasoning: Reasoning | None
+    safety_identifier: str | None
+    service_tier: str
+    status: str
+    store: bool
+    text: Raw
+    top_logprobs: int
+    truncation: str
+    usage: _Usage | None = None
+    user: str | None
+    presence_penalty: float
+    frequency_penalty: float
+    kv_transfer_params: None = None
+    ec_transfer_params: None = None
+    input_messages: None = None
+    output_messages: None = None
+
+
+def begun(request: Request, box: Toolbox, *, stored: bool) -> Response:
+    """Return the response of `request` as it begins, without its model yet."""
+    conversation = request.conversation
+    if isinstance(conversation, str):
+        conversation = Named(conversation)
+    return Response(
+        id=request.request_id or new_id("resp").decode(),
+        created_at=int(time.time()),
+        instructions=request.instructions,
+        metadata=request.metadata or {},
+        model=request.model or "",
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        temperature=1.0 if request.temperature is None else request.temperature,
+        tool_choice=(request.tool_choice or "auto") if request.tools else "none",
+        tools=[_echoed(raw, tool) for raw, tool in zip(request.tools or (), box.read, strict=True)],
+        top_p=1.0 if request.top_p is None else request.top_p,
+        background=bool(request.background),
+        conversation=conversation,
+        max_output_tokens=request.max_output_tokens,
+        max_tool_calls=request.max_tool_calls,
+        previous_response_id=request.previous_response_id,
+        prompt_cache_key=request.prompt_cache_key,
+        reasoning=request.reasoning,
+        safety_identifier=request.safety_identifier,
+        service_tier=request.service_tier or "auto",
+        status="in_progress",
+        store=stored,
+        text=_text(request.text),
+        top_logprobs=(request.top_logprobs or 0) if request.wants_logprobs else 0,
+        truncation=request.truncation or "disabled",
+        user=request.user,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+    )
+
+
+def end_as(response: Response, finish_reason: str | None, usage: Usage | None) -> None:
+    """Set the status of `response` by how chat finished, and what it used."""
+    response.usage = usage_of(usage)
+    if finish_reason in ("length", "content_filter"):
+        response.status = "incomplete"
+        reason = "max_output_tokens" if finish_reason == "length" else finish_reason
+        response.incomplete_details = _Incomplete(reason)
+    elif finish_reason is None or finish_reason in ("abort", "error"):
+        fail(response, "server_error", "The worker ended the response early.")
+    else:
+        response.status = "completed"
+        response.completed_at = int(time.time())
+
+
+def fail(response: Response, code: str, message: str) -> None:
+    """Make `response` one that failed."""
+    response.status = "failed"
+    response.error = Failure(code, message)
+
+
+def usage_of(usage: Usage | None) -> _Usage | None:
+    """Return chat's usage as that of a response."""
+    if usage is None:
+        return None
+    prompt, sampled = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    cached, reasoning = usage.prompt_tokens_details, usage.completion_tokens_details
+    return _Usage(
+        input_tokens=prompt,
+        input_tokens_details=_InputDetails(
+            cached_tokens=(cached and cached.cached_tokens) or 0,
+            cache_write_tokens=(cached and cached.created_cache_tokens) or 0,
+        ),
+        output_tokens=sampled,
+        output_tokens_details=_OutputDetails((reasoning and reasoning.reasoning_tokens) or 0),
+        total_tokens=prompt + sampled,
+    )
+
+
+def _echoed(raw: Raw, tool: Tool) -> Raw:
+    """Return a tool with all fields of its type; one of a type that is not ours as it came."""
+    if tool.type == "function":
+        return Raw(msgspec.json.encode(_function(tool)))
+    if tool.type == "custom":
+        return Raw(msgspec.json.encode(_custom(tool)))
+    return raw
+
+
+def _function(tool: Tool) -> _Function:
+    return _Function(
+        name=tool.name,
+        parameters=tool.parameters,
+        strict=tool.strict,
+        type=tool.type,
+        allowed_callers=tool.allowed_callers,
+        runs_async=tool.runs_async,
+        defer_loading=tool.defer_loading,
+        description=tool.description,
+        output_schema=tool.output_schema,
+    )
+
+
+def _custom(tool: Tool) -> _Custom:
+    return _Custom(
+        name=tool.name,
+        type=tool.type,
+        allowed_callers=tool.allowed_callers,
+        runs_async=tool.runs_async,
+        defer_loading=tool.defer_loading,
+        description=tool.description,
+        format=tool.format,
+    )
+
+
+def _text(text: Text | None) -> Raw:
+    format_ = (text and text.format) or Format()
+    verbosity = text.verbosity if text else None
+    if format_.type == "json_schema":
+        return Raw(msgspec.json.encode(Text(format_, verbosity)))
+    named = {"format": {"type": format_.type}, "verbosity": verbosity}
+    return Raw(msgspec.json.encode(named))

@@ -1,0 +1,207 @@
+"""The events of a stream, made of chat's as they come.
+
+They are vLLM's: `created` and `in_progress`, then for each item of the output its own from
+`output_item.added` to `output_item.done`, and `completed` last, also of a response that is
+incomplete. A response that failed ends in `error` and `response.failed`.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.errors import NOT_JSON
+from gateway.wire import surrogates
+from gateway.wire.translation import chat
+from gateway.wire.translation.responses.errors import Failure, failure_of
+from gateway.wire.translation.responses.request.tools import Toolbox
+from gateway.wire.translation.responses.response import logprobs
+from gateway.wire.translation.responses.response.open_items import (
+    OpenCall,
+    OpenCustomCall,
+    OpenMessage,
+    OpenReasoning,
+    Part,
+)
+from gateway.wire.translation.responses.response.response_object import (
+    Response,
+    end_as,
+    fail,
+)
+
+_UNREADABLE = b'{"message":"The worker sent an event that is not chat\'s.","type":"server_error"}'
+
+Open = OpenMessage | OpenReasoning | OpenCall | OpenCustomCall
+
+
+class EventStream:
+    """Turns the events of one chat stream into those of a response.
+
+    `response` is the response as it begins; it has the end's status after `end`. `sealed`: see
+    sealed_reasoning. `ended` tells whether an event was the last one.
+    """
+
+    __slots__ = (
+        "_finish_reason",
+        "_items",
+        "_number",
+        "_open",
+        "_sealed",
+        "_started",
+        "_toolbox",
+        "_usage",
+        "ended",
+        "response",
+    )
+
+    def __init__(self, response: Response, toolbox: Toolbox, *, sealed: bool = False) -> None:
+        self.response = response
+        self.ended = False
+        self._toolbox = toolbox
+        self._sealed = sealed
+        self._number = 0
+        self._started = False
+        self._open: Open | None = None
+        self._items: list[bytes] = []
+        self._usage: chat.Usage | None = None
+        self._finish_reason: str | None = None
+
+    def event(self, data: bytes) -> bytes:
+        """Return the events for the data of one of chat's. Never raises."""
+        if self.ended:
+            return b""
+        try:
+            return self._event(data)
+        except NOT_JSON:
+            return self.failed(_UNREADABLE)
+
+    def end(self, *, done: bool) -> bytes:
+        """Return the last events; `done`: the worker's stream ended in `[DONE]`."""
+        if self.ended or not done:
+            return b""
+        out = self._begin() + self._close()
+        end_as(self.response, self._finish_reason, self._usage)
+        return out + self._last()
+
+    def failed(self, error: bytes) -> bytes:
+        """Return the last events of a stream that has failed; `error` is JSON."""
+        failure, data = failure_of(error)
+        out = self._begin() + self._close() + self._numbered([(data[1:-1], b"error")])
+        return out + self._failed(failure)
+
+    def _event(self, data: bytes) -> bytes:
+        chunk = _read(data)
+        choices = chunk.choices
+        if chunk.error != chat.ABSENT:
+            return self.failed(bytes(chunk.error))
+        out = b"" if self._started else self._begin(chunk.model)
+        if choices:
+            out += self._choice(choices[0])
+        if chunk.usage != chat.ABSENT:
+            self._usage = chat.decode_usage(chunk.usage)
+        return out
+
+    def _choice(self, choice: chat.ChunkChoice) -> bytes:
+        if choice.finish_reason is not None:
+            self._finish_reason = choice.finish_reason
+        delta = choice.delta
+        if delta is None:
+            return b""
+        out = b""
+        thought = delta.reasoning
+        if thought == chat.ABSENT:
+            thought = delta.reasoning_content
+        if thought != chat.ABSENT:
+            out += self._reason(bytes(thought))
+        if chat.is_text(delta.content):
+            out += self._say(bytes(delta.content), choice.logprobs)
+        if delta.tool_calls:
+            out += self._call(delta.tool_calls)
+        return out
+
+    def _say(self, text: bytes, told: msgspec.Raw) -> bytes:
+        item, out = self._open, b""
+        if not isinstance(item, OpenMessage):
+            out = self._close()
+            item = self._open = OpenMessage(len(self._items))
+            out += self._numbered(item.open())
+        tokens = [] if told == chat.ABSENT else logprobs.read(told)
+        return out + self._numbered((item.add(text, tokens),))
+
+    def _reason(self, text: bytes) -> bytes:
+        item, out = self._open, b""
+        if not isinstance(item, OpenReasoning):
+            out = self._close()
+            item = self._open = OpenReasoning(len(self._items), sealed=self._sealed)
+            out += self._numbered(item.open())
+        return out + self._numbered((item.add(text),))
+
+    def _call(self, deltas: list[chat.ToolCallDelta]) -> bytes:
+        out = b""
+        for delta in deltas:
+            if delta.function is not None:
+                out += self._call_one(delta, delta.function)
+        return out
+
+    def _call_one(self, delta: chat.ToolCallDelta, function: chat.FunctionDelta) -> bytes:
+        item, out = self._open, b""
+        if not isinstance(item, OpenCall | OpenCustomCall) or item.number != delta.index:
+            out = self._close()
+            called = self._toolbox.by_name(function.name or "")
+            kind = OpenCustomCall if called.custom else OpenCall
+            call_id = delta.id or f"call_{len(self._items)}"
+            item = self._open = kind(len(self._items), delta.index, call_id, called)
+            out += self._numbered(item.open())
+        if chat.is_text(function.arguments):
+            out += self._numbered(item.add(bytes(function.arguments)))
+        return out
+
+    def _begin(self, model: str | None = None) -> bytes:
+        if self._started:
+            return b""
+        self._started = True
+        self.response.model = model or self.response.model
+        data = b'"response":' + msgspec.json.encode(self.response)
+        return self._numbered([(data, b"response.created"), (data, b"response.in_progress")])
+
+    def _close(self) -> bytes:
+        item = self._open
+        if item is None:
+            return b""
+        self._open = None
+        out = self._numbered(item.close())
+        self._items.append(item.done)
+        return out
+
+    def _last(self) -> bytes:
+        """Return the event of a response that has its final status."""
+        if self.response.error is not None:
+            return self._failed(self.response.error)
+        return self._whole(b"response.completed")
+
+    def _failed(self, failure: Failure) -> bytes:
+        fail(self.response, failure.code, failure.message)
+        return self._whole(b"response.failed")
+
+    def _whole(self, type_: bytes) -> bytes:
+        self.ended = True
+        self.response.output = msgspec.Raw(b"[%b]" % b",".join(self._items))
+        return self._numbered([(b'"response":' + msgspec.json.encode(self.response), type_)])
+
+    def _numbered(self, parts: Sequence[Part]) -> bytes:
+        events = []
+        for number, (data, type_) in enumerate(parts, self._number):
+            events.append(
+                b'event: %b\ndata: {%b,"sequence_number":%d,"type":"%b"}\n\n'
+                % (type_, data, number, type_)
+            )
+        self._number += len(parts)
+        return b"".join(events)
+
+
+def _read(data: bytes) -> chat.Chunk:
+    try:
+        return chat.decode_chunk(data)
+    except NOT_JSON:
+        if not surrogates.may_have_half(data):
+            raise
+        return chat.decode_chunk(surrogates.readable(data))
