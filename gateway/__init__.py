@@ -94,6 +94,7 @@ from gateway.wire.request import is_true
 from gateway.wire.sse import Event, Splitter
 from gateway.wire.translation.messages.request import Habits
 from gateway.wire.translation.messages.translator import messages_as_chat
+from gateway.wire.translation.responses.translator import responses_as_chat
 from gateway.wire.translation.translation import (
     ResponseTranslator,
     Translation,
@@ -212,6 +213,7 @@ __all__ = [
     "open_read_only",
     "path_of",
     "read_session_id",
+    "responses_as_chat",
     "retry_after",
     "split_session_path",
     "tokens_of",

@@ -122,6 +122,7 @@ NAMES = [
     "open_read_only",
     "path_of",
     "read_session_id",
+    "responses_as_chat",
     "retry_after",
     "split_session_path",
     "tokens_of",

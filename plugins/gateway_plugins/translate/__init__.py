@@ -11,19 +11,29 @@ from gateway import (
     Call,
     Habits,
     Host,
+    StateKey,
     Translation,
     Untranslatable,
     Worker,
     hookimpl,
     messages_as_chat,
+    responses_as_chat,
 )
 from gateway_plugins.translate.deciding import is_needed, is_wanted, speaks
 from gateway_plugins.translate.options import Options
 
 AsChat = Callable[[bytes, Habits], Translation]
 
-TRANSLATED: Mapping[str, AsChat] = {"messages": messages_as_chat}
+
+def _responses(body: bytes, habits: Habits) -> Translation:
+    return responses_as_chat(body)
+
+
+TRANSLATED: Mapping[str, AsChat] = {"messages": messages_as_chat, "responses": _responses}
 """What makes chat of the requests of each API."""
+
+REASON = StateKey[str]("translate")
+"""Why a call is not translated although no worker speaks its API."""
 
 
 class Translate:
@@ -58,9 +68,9 @@ class Translate:
         try:
             return TRANSLATED[api.name](body, Habits())
         except Untranslatable as error:
-            if needed:
-                raise BadRequest(f"no worker takes this request: {error}") from None
             call.note("not_translated", error.reason)
+            if needed:  # another plugin may still answer it
+                call.state[REASON] = error.reason
         return None
 
     @hookimpl
@@ -68,4 +78,6 @@ class Translate:
         api = call.api
         if api is None or api.name not in TRANSLATED:
             return workers
+        if (reason := call.state.get(REASON)) is not None:
+            raise BadRequest(f"no worker takes this request: {reason}")
         return [worker for worker in workers if speaks(worker, api.name)]

@@ -44,11 +44,22 @@ class ResponsesTranslator:
         complete(self.response, body, self._box, sealed=self._sealed)
         return msgspec.json.encode(self.response)
 
+    def failed(self, error: bytes) -> bytes:
+        """Return the last events of a stream that was given up; `error` is JSON.
+
+        Of a plain response, `response` then is one that failed.
+        """
+        return b"" if self._stream.ended else self._stream.failed(error)
+
+    def cancelled(self) -> bytes:
+        """Return the last events of a stream that was cancelled; `response` says so, too."""
+        return self._stream.cancelled()
+
     def refusal(self, status: int, body: bytes, call_id: str) -> bytes:
         return errors.refusal(body)
 
 
-def translate(body: bytes) -> Translation:
+def responses_as_chat(body: bytes) -> Translation:
     """Return the call of Responses with `body` as one of chat. Raises Untranslatable.
 
     A request that refers to what a server keeps is left to that server.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.wire.translation.responses.sealed_reasoning import seal
-from gateway.wire.translation.responses.translator import translate
+from gateway.wire.translation.responses.translator import responses_as_chat
 from gateway.wire.translation.translation import Untranslatable
 
 Json = Any
@@ -19,7 +19,7 @@ USER = {"role": "user", "content": "Hello"}
 
 def chat_of(**fields: Json) -> Json:
     asked = {"model": "m", "input": "Hello", **fields}
-    return msgspec.json.decode(translate(msgspec.json.encode(asked)).body)
+    return msgspec.json.decode(responses_as_chat(msgspec.json.encode(asked)).body)
 
 
 def messages_of(*items: Json, **fields: Json) -> Json:
@@ -88,7 +88,7 @@ def test_parts_become_those_of_chat() -> None:
 
 
 def test_encrypted_reasoning_of_ours_comes_back_and_of_others_is_left_out() -> None:
-    kept = {"type": "reasoning", "id": "r", "summary": [], "content": None}
+    kept: Json = {"type": "reasoning", "id": "r", "summary": [], "content": None}
     others = {**kept, "encrypted_content": "Z0FBQUFB"}
     ours = {**kept, "encrypted_content": seal("Hm ✓")}
     assert messages_of(USER, others) == [USER]
@@ -219,7 +219,7 @@ def test_what_has_no_equal_is_not_translated(fields: Json, said: str) -> None:
 
 
 def test_half_of_a_surrogate_pair_is_read() -> None:
-    made = translate(rb'{"model": "m", "input": "\ud83d!"}').body
+    made = responses_as_chat(rb'{"model": "m", "input": "\ud83d!"}').body
     assert msgspec.json.decode(made)["messages"] == [{"role": "user", "content": "\ufffd!"}]
 
 
@@ -242,11 +242,11 @@ FIELDS = st.sampled_from([*SAME, "input", "tools", "tool_choice", "text", "reaso
 def test_any_json_is_translated_or_not(fields: Json, given_input: Json) -> None:
     body = msgspec.json.encode({"model": "m", **fields, "input": given_input})
     with contextlib.suppress(Untranslatable):
-        made = msgspec.json.decode(translate(body).body)
+        made = msgspec.json.decode(responses_as_chat(body).body)
         assert made["messages"]
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_any_bytes_are_translated_or_not(body: bytes) -> None:
     with contextlib.suppress(Untranslatable):
-        translate(body)
+        responses_as_chat(body)

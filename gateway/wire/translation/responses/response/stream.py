@@ -88,6 +88,12 @@ class EventStream:
         out = self._begin() + self._close() + self._numbered([(data[1:-1], b"error")])
         return out + self._failed(failure)
 
+    def cancelled(self) -> bytes:
+        """Return the last events of a stream that was cancelled: OpenAI has no type for that."""
+        out = self._begin() + self._close()
+        self.response.status = "cancelled"
+        return out + self._whole(b"response.failed")
+
     def _event(self, data: bytes) -> bytes:
         chunk = _read(data)
         choices = chunk.choices
