@@ -231,7 +231,8 @@ class Call:
         data = self.body.readable
         if data:
             self._head = read_head(data, self.body.fields)
-            self.body.may_have_several = self._head.several
+            nested = self.dialect is not None and self.dialect.nested
+            self.body.may_have_several = self._head.several or nested
             if self._head.model is not None:
                 return self._head
         elif self.method in ("GET", "HEAD"):

@@ -83,12 +83,13 @@ class LocalWorker(Worker):
         return await send_answer(exchange, answer, settings, attempt)
 
     async def _answer(self, call: Call, body: bytes) -> Answer:
-        if call.dialect is not None and call.method == "POST":
+        dialect = call.dialect
+        if dialect is not None and dialect.object and call.method == "POST":
             try:
                 asked = parse_object(readable(body))
             except InvalidJSON as error:
                 return _plain(error.status, error.body())
-            return await self._generated(call, asked, call.dialect)
+            return await self._generated(call, asked, dialect)
         if call.path in MODELS.paths and call.method == "GET":
             model = {"id": NAME, "object": "model", "created": int(call.created), "owned_by": NAME}
             return _plain(200, msgspec.json.encode({"object": "list", "data": [model]}))

@@ -18,10 +18,12 @@ from gateway.errors import GatewayError
 from gateway.kernel.interface import Fields
 from gateway.wire.reported.usage import Usage
 from gateway.wire.request import ONE_PROMPT, Prompts, read_bounds, read_prompts
+from gateway.wire.stripping.places import OPENAI, Places
 
-Work = Literal["generates", "reads", "converts", "unknown"]
+Work = Literal["generates", "reads", "converts", "manages", "unknown"]
 """What a worker does for a call: it samples tokens; it reads a prompt and samples none; it converts
-between text and token ids, without the model; or the gateway does not know."""
+between text and token ids, without the model; it keeps objects or ends other calls; or the gateway
+does not know."""
 
 TokenField = Literal["max_tokens", "max_completion_tokens", "max_output_tokens"]
 
@@ -41,8 +43,8 @@ class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     `index` is prompt * n + i if a call has several prompts. `token_ids` are the sampled tokens,
     with or without text, end of sequence included; `logprobs` has one value for each, in natural
     logarithms, None if the engine sent null (its -9999.0 for minus infinity stays). Each is empty
-    if the engine omitted it. `prompt_token_ids` comes once per choice in every dialect: in its
-    plain response, or on its first event.
+    if the engine omitted it. `prompt_token_ids` comes once per choice: in its plain response, or on
+    its first event. Streams of generate have it once, on the first event of all.
     """
 
     index: int
@@ -114,6 +116,11 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.work == "generates"
 
     @property
+    def samples_nothing(self) -> bool:
+        """Whether it is known that a worker samples no tokens."""
+        return self.work not in ("generates", "unknown")
+
+    @property
     def repeatable(self) -> bool:
         """Whether a second worker may run a POST: it gives the same response at the same cost."""
         return self.work in ("reads", "converts")
@@ -160,14 +167,16 @@ class Dialect(Api, frozen=True, kw_only=True, eq=False):
 
     `read_event` decodes the data of one event of a stream, `read_answer` a whole plain response.
     They raise Unreadable and nothing else, for any bytes. `request_changes` has a function for each
-    injection that a request may get; `injection.Stripper` removes its effect from the response.
-    `id_prefix`, `object` and `event_object` are how ids begin, and what `object` is in a plain
-    response and in an event, for responses that the gateway makes itself.
+    injection that a request may get; `injection.Stripper` removes its effect from the response, at
+    its `places`. `id_prefix`, `object` and `event_object` are how ids begin, and what `object` is
+    in a plain response and in an event, for responses that the gateway makes itself; empty if it
+    makes none.
     """
 
     read_event: Callable[[bytes], Delta]
     read_answer: Callable[[bytes], Delta]
     request_changes: Mapping[str, RequestChange]
-    id_prefix: str
-    object: str
-    event_object: str
+    places: Places = OPENAI
+    id_prefix: str = ""
+    object: str = ""
+    event_object: str = ""

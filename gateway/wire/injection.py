@@ -8,6 +8,8 @@ the engine sends without the flags, byte for byte:
   asked: see `gateway.wire.stripping`. All other bytes stay, spaces and numbers included.
 - A token inside a character, or of a tool call's mark-up, has an id and a logprob but no content. A
   chat stream has an event with an empty delta for it only if ids or logprobs were requested.
+- A generation from token ids (`/inference/v1/generate`) always has the sampled ids, and its events
+  tell nothing of their own beside the usage: nothing is held back.
 - The usage of a stream comes as one more event, with no choice or an empty one. What this event
   alone tells (`system_fingerprint` in vLLM, `timings` in llama.cpp) is on the event that finishes a
   choice if nobody requests the usage. So the events that finish a choice are held back until the
@@ -40,6 +42,7 @@ from gateway.wire.stripping.exact_event import (
 from gateway.wire.stripping.fast_strip import NULL as RAW_NULL
 from gateway.wire.stripping.fast_strip import Choice, Frame, frame_of, strip_response
 from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited
+from gateway.wire.stripping.places import OPENAI, Places, fields_at
 from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
 
 Injection = injected_keys.Injection
@@ -79,7 +82,8 @@ def inject(
     found = injected_keys.injected_into(dialect, body, wanted, read)
     if not found.injected:
         return found, None
-    return found, Stripper(found.injected, drop_empty=not found.sees_tokens)
+    drop_empty = not found.sees_tokens
+    return found, Stripper(found.injected, drop_empty=drop_empty, places=dialect.places)
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -93,9 +97,10 @@ class _Held(msgspec.Struct, frozen=True):
 class Stripper:
     """Strips the effect of the injections `injected` from one response, plain or streamed.
 
-    `drop_empty`: the caller requested neither ids nor logprobs, and would not have received an
-    event that has nothing else. `torn`: some text was not even roughly JSON and seemed to have
-    injected fields, so that the result is not what the engine would have sent.
+    `places` are the fields at which they show. `drop_empty`: the caller requested neither ids nor
+    logprobs, and would not have received an event that has nothing else. `torn`: some text was not
+    even roughly JSON and seemed to have injected fields, so that the result is not what the engine
+    would have sent.
     """
 
     __slots__ = (
@@ -110,6 +115,7 @@ class Stripper:
         "_known",
         "_logprobs",
         "_misses",
+        "_places",
         "_strip",
         "_unasked",
         "_unusual",
@@ -118,16 +124,18 @@ class Stripper:
         "torn",
     )
 
-    def __init__(self, injected: Collection[Injection], *, drop_empty: bool = True) -> None:
+    def __init__(
+        self,
+        injected: Collection[Injection],
+        *,
+        drop_empty: bool = True,
+        places: Places = OPENAI,
+    ) -> None:
         self.injected = frozenset(injected)
         self.torn = False
-        self._in_answer: tuple[str, ...] = ()
-        self._in_choice: tuple[str, ...] = ()
-        if "token_ids" in injected:
-            self._in_answer = ("prompt_token_ids",)
-            self._in_choice = ("token_ids", "prompt_token_ids")
-        if "logprobs" in injected:
-            self._in_choice += ("logprobs",)
+        self._places = places
+        self._in_answer = fields_at(places.in_answer, injected)
+        self._in_choice = fields_at(places.in_choice, injected)
         self._ids, self._logprobs = "token_ids" in injected, "logprobs" in injected
         self._unasked: Unasked | None = None  # until the first event that the quick ways leave
         self._usage = "usage" in injected
@@ -138,7 +146,8 @@ class Stripper:
         self._held: list[_Held] = []
         self._finished: set[bytes] = set()  # choices with their last event held back
         self._strip: Strip | None = None
-        self._unusual = False  # whether the latest event was one that the quick ways leave
+        # Whether the latest event was one that the quick ways leave.
+        self._unusual = not places.as_chat
         self._ended = False
 
     def plain(self, body: bytes, kernel: Kernel | None = None) -> bytes:
@@ -146,6 +155,8 @@ class Stripper:
 
         `kernel` strips it if it can.
         """
+        if not self._places.as_chat:
+            return self._any_plain(body)
         if kernel is not None:
             quick = kernel.functions.strip_answer(body, self._ids, self._logprobs)
             if quick is not None:
@@ -174,7 +185,7 @@ class Stripper:
             if cut is not None:
                 self._misses = 0
                 return cut
-        cut = self._exact_event(event, data)
+        cut = self._exact_event(event, data) if self._places.as_chat else None
         self._unusual = cut is None
         return self._any_event(event, data) if cut is None else cut
 
@@ -262,7 +273,8 @@ class Stripper:
     def _any_event(self, event: Event, data: bytes) -> bytes:
         """Strip an event of any kind: the slow reference for the results of the quick ways."""
         if self._unasked is None:
-            self._unasked = Unasked(self._in_answer, self._in_choice, streams=True)
+            omitted = self._places.omitted
+            self._unasked = Unasked(self._in_answer, self._in_choice, streams=True, omitted=omitted)
         unasked = self._unasked
         answer = read_text(data)
         if answer is None:
@@ -282,7 +294,8 @@ class Stripper:
         if edits and self._drop_empty and _is_empty(answer):
             return b""
         text = edited(answer.text, edits) if edits else answer.text
-        ends = self._usage and any(map(answer.is_finished, answer.choices))
+        holds = self._usage and self._places.as_chat
+        ends = holds and any(map(answer.is_finished, answer.choices))
         if ends and answer.of(answer.top, b"usage") == NULL:
             self._held.append(_Held(event, text))
             self._finished |= _indices(answer)
@@ -309,6 +322,8 @@ class Stripper:
         """
         if answer.of(answer.top, b"usage") == NULL or answer.of(answer.top, b"error") != NULL:
             return False
+        if not self._places.as_chat:
+            return not answer.choices
         silent = all(map(answer.is_silent, answer.choices))
         return silent and (self._ended or not answer.choices)
 
@@ -327,7 +342,7 @@ class Stripper:
         return event.raw if text is data else with_data(event, text)
 
     def _blanked(self, text: bytes) -> bytes:
-        found = blanked(text, self._in_choice)
+        found = blanked(text, (*self._in_answer, *self._in_choice))
         self.torn = self.torn or found is not text
         return found
 

@@ -62,11 +62,13 @@ class _CompletionChoice(msgspec.Struct, gc=False):
     provider_specific_fields: _Provided | None = None
 
 
-_Choice = TypeVar("_Choice")
+AnyChoice = TypeVar("AnyChoice")
 
 
-class _Answer(msgspec.Struct, Generic[_Choice], gc=False):
-    choices: list[_Choice] = []
+class Answer(msgspec.Struct, Generic[AnyChoice], gc=False):
+    """The fields of a response, and of an event of a stream, that the gateway reads."""
+
+    choices: list[AnyChoice] = []
     prompt_token_ids: list[int] | None = None
     usage: msgspec.Raw = msgspec.Raw()
     id: str | None = None
@@ -74,12 +76,12 @@ class _Answer(msgspec.Struct, Generic[_Choice], gc=False):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class _Reader(msgspec.Struct, Generic[_Choice], frozen=True):
+class Reader(msgspec.Struct, Generic[AnyChoice], frozen=True):
     """Decodes responses in which a response and an event alike hold a list of choices."""
 
     name: str
-    decoder: msgspec.json.Decoder[_Answer[_Choice]]
-    choice: Callable[[_Choice, list[int] | None], ChoiceDelta]
+    decoder: msgspec.json.Decoder[Answer[AnyChoice]]
+    choice: Callable[[AnyChoice, list[int] | None], ChoiceDelta]
 
     def read_event(self, data: bytes) -> Delta:
         return Delta(done=True) if data == DONE else self.read_answer(data)
@@ -165,12 +167,12 @@ def _message_of(error: bytes) -> str | None:
         return error.decode(errors="replace")
 
 
-def _want_ids(body: Mapping[str, object]) -> dict[str, object]:
+def want_ids(body: Mapping[str, object]) -> dict[str, object]:
     return {} if is_true(body.get("return_token_ids")) else {"return_token_ids": True}
 
 
 def _want_completion_ids(body: Mapping[str, object]) -> dict[str, object]:
-    return {} if is_true(body.get("echo")) else _want_ids(body)
+    return {} if is_true(body.get("echo")) else want_ids(body)
 
 
 def _want_chat_logprobs(body: Mapping[str, object]) -> dict[str, object]:
@@ -186,7 +188,7 @@ def _want_completion_logprobs(body: Mapping[str, object]) -> dict[str, object]:
     return {} if wanted or refused or is_true(body.get("echo")) else {"logprobs": 0}
 
 
-def _want_usage(body: Mapping[str, object]) -> dict[str, object]:
+def want_usage(body: Mapping[str, object]) -> dict[str, object]:
     options = body.get("stream_options")
     options = {} if options is None else options
     if not is_true(body.get("stream")) or not isinstance(options, dict):
@@ -196,9 +198,9 @@ def _want_usage(body: Mapping[str, object]) -> dict[str, object]:
     return {"stream_options": {**options, "include_usage": True}}
 
 
-_CHAT = _Reader("chat", msgspec.json.Decoder(_Answer[_ChatChoice]), _chat_choice)
-_COMPLETIONS = _Reader(
-    "completions", msgspec.json.Decoder(_Answer[_CompletionChoice]), _completion_choice
+_CHAT = Reader("chat", msgspec.json.Decoder(Answer[_ChatChoice]), _chat_choice)
+_COMPLETIONS = Reader(
+    "completions", msgspec.json.Decoder(Answer[_CompletionChoice]), _completion_choice
 )
 
 CHAT = Dialect(
@@ -210,7 +212,7 @@ CHAT = Dialect(
     tells_end=True,
     read_event=_CHAT.read_event,
     read_answer=_CHAT.read_answer,
-    request_changes={"token_ids": _want_ids, "logprobs": _want_chat_logprobs, "usage": _want_usage},
+    request_changes={"token_ids": want_ids, "logprobs": _want_chat_logprobs, "usage": want_usage},
     id_prefix="chatcmpl-",
     object="chat.completion",
     event_object="chat.completion.chunk",
@@ -228,7 +230,7 @@ COMPLETIONS = Dialect(
     request_changes={
         "token_ids": _want_completion_ids,
         "logprobs": _want_completion_logprobs,
-        "usage": _want_usage,
+        "usage": want_usage,
     },
     id_prefix="cmpl-",
     object="text_completion",

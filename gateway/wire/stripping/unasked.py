@@ -128,19 +128,34 @@ class Unasked:
     """Takes fields out of the responses of one call, as its engine leaves them out if not asked.
 
     `in_answer` and `in_choice` are the keys to take out of a response and of its choices. `streams`
-    is False for a plain response. `omits_null` and `no_logprobs`: the stream has shown that its
+    is False for a plain response. `omitted`: events lack the keys `in_answer` unless requested.
+    `omits_null` and `no_logprobs`: the stream has shown that its
     engine writes no nulls, or no `logprobs` unless requested.
     """
 
-    __slots__ = ("_ids", "_in_answer", "_in_choice", "_streams", "no_logprobs", "omits_null")
+    __slots__ = (
+        "_ids",
+        "_in_answer",
+        "_in_choice",
+        "_omitted",
+        "_streams",
+        "no_logprobs",
+        "omits_null",
+    )
 
     def __init__(
-        self, in_answer: Sequence[str], in_choice: Sequence[str], *, streams: bool
+        self,
+        in_answer: Sequence[str],
+        in_choice: Sequence[str],
+        *,
+        streams: bool,
+        omitted: bool = False,
     ) -> None:
         self._in_answer = _encoded(tuple(in_answer))
         self._in_choice = _encoded(tuple(in_choice))
         self._ids = b"token_ids" in self._in_choice
         self._streams = streams
+        self._omitted = omitted
         self.omits_null = self.no_logprobs = False
 
     @property
@@ -165,7 +180,7 @@ class Unasked:
     def _of_answer(self, answer: AnswerText) -> list[Edit]:
         told = [one for one in answer.top if self._tells(answer, one, self._in_answer)]
         elsewhere = not self._streams and any(map(_has_other_home, answer.choices))
-        if self.omits_null or elsewhere:
+        if self.omits_null or self._omitted or elsewhere:
             return removals(answer.top, told)
         return [Edit(one.value, one.end, NULL) for one in told]
 

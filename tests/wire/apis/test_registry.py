@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.wire.apis.openai import CHAT, COMPLETIONS
 from gateway.wire.apis.registry import APIS, api_of, dialect_of
+from gateway.wire.apis.token_api import GENERATE
 from gateway.wire.dialect import Api
 
 PATHS = sorted({path for api in APIS for path in api.paths})
@@ -29,7 +30,17 @@ def known(path: str) -> Api:
         ("/%761/chat/completions", "chat"),
         ("/v1/chat/completions/batch", "chat_batch"),
         ("/v1/chat/completions/", None),
-        ("/v1/chat/completions/render", None),
+        ("/v1/chat/completions/render", "render"),
+        ("/v1/completions/render", "render"),
+        ("/v1/messages/render", "render"),
+        ("/v1/responses/render", "render"),
+        ("/v1/chat/completions/derender", "derender"),
+        ("/v1/completions/derender", "derender"),
+        ("/v1/messages/derender", None),
+        ("/inference/v1/abort_requests", "abort"),
+        ("/v1/responses/compact", "compact"),
+        ("/v1/responses/input_tokens", "input_tokens"),
+        ("/v1/chat/completions/render/", None),
         ("/v1/completions", "completions"),
         ("/v1/responses", "responses"),
         ("/v1/responses/resp_1", "stored_responses"),
@@ -69,7 +80,11 @@ def test_each_name_path_and_parent_belongs_to_one_api() -> None:
 
 def test_dialects_are_the_apis_that_the_gateway_reads() -> None:
     read = {path: dialect for path in PATHS if (dialect := dialect_of(path)) is not None}
-    assert read == {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS}
+    assert read == {
+        "/v1/chat/completions": CHAT,
+        "/v1/completions": COMPLETIONS,
+        "/inference/v1/generate": GENERATE,
+    }
     assert all(api_of(path) is dialect for path, dialect in read.items())
 
 
@@ -78,14 +93,23 @@ def test_only_what_samples_nothing_is_repeatable() -> None:
     assert repeatable == {
         "/detokenize",
         "/tokenize",
+        "/v1/chat/completions/derender",
+        "/v1/chat/completions/render",
         "/v1/classify",
+        "/v1/completions/derender",
+        "/v1/completions/render",
         "/v1/embeddings",
         "/v1/messages/count_tokens",
+        "/v1/messages/render",
+        "/v1/moderations",
         "/v1/pooling",
         "/v1/rerank",
+        "/v1/responses/input_tokens",
+        "/v1/responses/render",
         "/v1/score",
     }
     assert not any(api.repeatable and api.generates for api in APIS)
+    assert all(api.samples_nothing for api in APIS if api.repeatable)
     assert all(api.generates for api in APIS if api.max_tokens)
 
 
@@ -113,7 +137,9 @@ def test_api_names_the_scope_that_its_paths_need(path: str, scope: str | None) -
         ("/v1/%63hat/completions", None),
         ("/v1/chat/completions/batch", None),
         ("/tokenize", "/tokenize"),
-        ("/inference/v1/generate", None),
+        ("/inference/v1/generate", "/inference/v1/generate"),
+        ("/v1/chat/completions/render", None),
+        ("/inference/v1/abort_requests", None),
         ("/v1/files", "/v1/files"),
         ("/v1/files/f-1", "/v1/files/{id}"),
         ("/v1/files/", None),

@@ -102,7 +102,7 @@ class Reader(msgspec.Struct, frozen=True):
 def has_api(path: str) -> bool:
     """Whether workers have an API of models at this path."""
     api = api_of(path)
-    return path.startswith("/v1/") and api is not None and api.work != "unknown"
+    return path.startswith("/v1/") and api is not None and api.work not in ("manages", "unknown")
 
 
 def _check(path: str, name: str) -> None:
