@@ -81,6 +81,7 @@ from gateway.trace import (
     Trajectories,
     Trajectory,
     Verdict,
+    WeightSpan,
     WeightVersions,
 )
 from gateway.wire.apis.registry import api_of
@@ -189,6 +190,7 @@ __all__ = [
     "Value",
     "Variable",
     "Verdict",
+    "WeightSpan",
     "WeightVersions",
     "WorkItem",
     "WorkQueue",

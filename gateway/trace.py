@@ -80,6 +80,17 @@ Cause = Literal[
 """Why a prompt left an earlier sequence, as far as that can be determined."""
 
 
+class WeightSpan(msgspec.Struct, kw_only=True):
+    """Sampled tokens from `start` to `end` (exclusive) of a choice, and who sampled them.
+
+    `version` is the engine's name of the weights; "default" is vLLM's for weights without one.
+    """
+
+    version: int | str
+    start: int
+    end: int
+
+
 class TraceChoice(msgspec.Struct, kw_only=True):
     """One choice of a response: one sampled sequence.
 
@@ -88,6 +99,7 @@ class TraceChoice(msgspec.Struct, kw_only=True):
     null). `message` is the chat message, for a stream assembled as the plain response would have
     had it; `text` is the text of a completion. `tokens` has the engine's text of each token, if the
     engine sent it; `top_logprobs` and `prompt_logprobs` are as the engine sent them.
+    `weight_versions` are the versions that sampled `token_ids`, span by span, if the engine tells.
     """
 
     index: int = 0
@@ -100,6 +112,7 @@ class TraceChoice(msgspec.Struct, kw_only=True):
     top_logprobs: list[Any] | None = None
     prompt_logprobs: list[Any] | None = None
     routing_matrices: Any = None
+    weight_versions: list[WeightSpan] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     verdict: Verdict = "INCOMPLETE"

@@ -231,8 +231,7 @@ class Call:
         data = self.body.readable
         if data:
             self._head = read_head(data, self.body.fields)
-            nested = self.dialect is not None and self.dialect.nested
-            self.body.may_have_several = self._head.several or nested
+            self.body.may_have_several = self._head.several
             if self._head.model is not None:
                 return self._head
         elif self.method in ("GET", "HEAD"):

@@ -16,6 +16,9 @@ from gateway.kernel.interface import Field, Fields
 _FALSE = frozenset((b"", b"false", b"null"))
 _LIST = ord("[")
 _BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of")
+NESTED = "sampling_params"
+"""Field of a request that holds its parameters, in an API of token ids."""
+
 _PROMPT = (b'"', b"[")
 """How a prompt begins in a list of them: as a text, or as a list."""
 
@@ -39,6 +42,7 @@ class _Head(msgspec.Struct, gc=False):
     stream: Raw = Raw()
     n: Raw = Raw()
     prompt: Raw = Raw()
+    sampling_params: Raw = Raw()
 
 
 class RequestBounds(msgspec.Struct, gc=False):
@@ -86,8 +90,10 @@ def read_head(body: bytes, fields: Fields | None = None) -> RequestHead:
         return _decoded_head(body)
     if model is not None and type(model) is not str:
         return RequestHead(several=True)
-    several = ("n" in fields and _is_several(fields["n"])) or (
-        "prompt" in fields and _is_list_at(body, fields["prompt"])
+    several = (
+        ("n" in fields and _is_several(fields["n"]))
+        or ("prompt" in fields and _is_list_at(body, fields["prompt"]))
+        or NESTED in fields
     )
     return RequestHead(model, stream is not None and is_true(stream), several)
 
@@ -104,7 +110,7 @@ def _is_list_at(body: bytes, field: Field) -> bool:
 def _decoded_head(body: bytes) -> RequestHead:
     try:
         head = _read_head(body)
-        several = bool(head.n) or _is_list(head.prompt)
+        several = bool(head.n) or _is_list(head.prompt) or bool(head.sampling_params)
         stream = bytes(head.stream)
         if stream in _FALSE:
             return RequestHead(head.model, False, several)

@@ -98,6 +98,7 @@ NAMES = [
     "Value",
     "Variable",
     "Verdict",
+    "WeightSpan",
     "WeightVersions",
     "WorkItem",
     "WorkQueue",

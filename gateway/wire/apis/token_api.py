@@ -12,11 +12,8 @@ import msgspec
 
 from gateway.wire.apis.openai import Answer, Reader, want_ids, want_usage
 from gateway.wire.dialect import Api, ChoiceDelta, Dialect
+from gateway.wire.request import NESTED
 from gateway.wire.stripping.places import Places
-
-PARAMS = "sampling_params"
-"""Field of a request that holds the sampling parameters."""
-
 
 class _Logprob(msgspec.Struct, gc=False):
     logprob: float | None
@@ -54,12 +51,12 @@ def _choice(choice: _Choice, prompt_token_ids: list[int] | None) -> ChoiceDelta:
 
 def _want_logprobs(body: Mapping[str, object]) -> dict[str, object]:
     # A request without parameters is rejected; it must not be made valid.
-    params = body.get(PARAMS)
+    params = body.get(NESTED)
     if not isinstance(params, dict):
         return {}
     if params.get("logprobs") is not None or params.get("logprob_token_ids"):
         return {}
-    return {PARAMS: {**params, "logprobs": 0}}
+    return {NESTED: {**params, "logprobs": 0}}
 
 
 _READER = Reader("generate", msgspec.json.Decoder(_Answer), _choice)

@@ -29,6 +29,7 @@ from gateway import (
     Trace,
     hookimpl,
 )
+from gateway_plugins.trace_capture.answers.assembly import api_at
 from gateway_plugins.trace_capture.http.admin import WEIGHT_VERSION
 from gateway_plugins.trace_capture.http.routes import capture_routes
 from gateway_plugins.trace_capture.recording.hooks import Hooks
@@ -233,5 +234,11 @@ async def _last_weight_version(gateway: Host) -> int | None:
 
 
 def captured(call: Call) -> bool:
-    """Whether the call is recorded: any POST to a path of an API (with `/v1/` in it)."""
-    return call.method == "POST" and "/v1/" in call.path
+    """Whether the call is recorded: any POST to an API, unless it is known to sample nothing.
+
+    A path that the gateway does not know is one of an API if it has `/v1/` in it.
+    """
+    if call.method != "POST":
+        return False
+    api = api_at(call.path)
+    return "/v1/" in call.path if api is None else not api.samples_nothing

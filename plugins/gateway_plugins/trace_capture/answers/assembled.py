@@ -78,7 +78,7 @@ class Extra(msgspec.Struct, omit_defaults=True):
 
     `logprobs` are set only if float32 would change them. `content` has, for each token of a chat
     response, the fields other than `token` and `logprob`. The next four are a completion's lists as
-    they came.
+    they came. `ranks`: the entries of generate have the id, the rank and no other token.
     """
 
     logprobs: list[float | None] | None = None
@@ -88,6 +88,7 @@ class Extra(msgspec.Struct, omit_defaults=True):
     text_offset: list[Any] | None = None
     top_logprobs: list[Any] | None = None
     prompt_logprobs: list[Any] | None = None
+    ranks: list[int] | None = None
 
 
 class Assembled(msgspec.Struct, kw_only=True):

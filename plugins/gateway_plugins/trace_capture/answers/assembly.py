@@ -11,8 +11,9 @@ from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assemble
 from gateway_plugins.trace_capture.answers.openai import plain, streams
 from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS, Form
 from gateway_plugins.trace_capture.answers.python_json import as_json, join_halves
+from gateway_plugins.trace_capture.answers.token_apis.vllm import GENERATE
 
-FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS}
+FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS, "generate": GENERATE}
 """Forms of responses with choices, by the name of the API."""
 
 _STREAMS: dict[str, Callable[[bytes], Assembled]] = {
@@ -32,7 +33,7 @@ def assemble(
     api = api_at(path)
     name = "" if api is None else api.name
     form, read_stream = FORMS.get(name), _STREAMS.get(name)
-    if kernel is not None and form is not None and status == 200:
+    if kernel is not None and form in (CHAT, COMPLETIONS) and status == 200:
         found = native.read(kernel, body, chat=form is CHAT, streamed=streamed)
         if found is not None:
             return found
@@ -68,5 +69,7 @@ def api_at(path: str) -> Api | None:
     """Return the API of a path, which may have more before its `v1/`; None if unknown."""
     if path[:4] == "/v1/" and "v1/" not in path[4:] and "?" not in path and path[-1] != "/":
         return api_of(path)  # as nearly all are
+    if (api := api_of(path)) is not None:
+        return api
     _, _, tail = path.partition("?")[0].strip("/").rpartition("v1/")
     return api_of(f"/v1/{tail}")

@@ -9,6 +9,9 @@ from gateway import error_message as message_of
 from gateway import tokens_of
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 
+UNNAMED_WEIGHTS = "default"
+"""The version that vLLM gives to weights to which nobody gave one."""
+
 
 def assembled(answer: Mapping[str, Any], skeleton: bytes | None = None) -> Assembled:
     """Return the record of `answer`, without parts; `skeleton` is its JSON, if already encoded."""
@@ -39,7 +42,10 @@ def text(value: object) -> str:
 
 
 def weight_version(answer: Mapping[str, Any]) -> int | str | None:
-    """Return the weight version in the response, or in its first choice that has one."""
+    """Return the weight version in the response, or in its first choice that has one.
+
+    Of a choice that was sampled by several, it is the first.
+    """
     choices = answer.get("choices")
     for place in (answer, *(choices if isinstance(choices, list) else ())):
         if isinstance(place, dict) and (found := _version_at(place)) is not None:
@@ -58,6 +64,10 @@ def error_message(answer: Mapping[str, Any]) -> str | None:
 
 
 def _version_at(place: Mapping[str, Any]) -> int | str | None:
+    spans = place.get("weight_versions")
+    if isinstance(spans, list) and spans and isinstance(spans[0], dict):
+        first = spans[0].get("version")
+        return first if isinstance(first, int | str) and first != UNNAMED_WEIGHTS else None
     for holder in (place, place.get("metadata"), place.get("meta_info")):
         version = holder.get("weight_version") if isinstance(holder, dict) else None
         if isinstance(version, int | str) and not isinstance(version, bool):

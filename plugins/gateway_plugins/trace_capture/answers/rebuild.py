@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway import TraceChoice
+from gateway import TraceChoice, WeightSpan
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Extra, Part
 from gateway_plugins.trace_capture.answers.openai.numbers import offsets_of, sampled_of
 
@@ -22,6 +22,7 @@ class _Choice(msgspec.Struct):
     matched_stop: int | str | None = None
     routing_matrices: Any = None
     routed_experts: Any = None
+    weight_versions: Any = None
 
 
 class _Skeleton(msgspec.Struct):
@@ -80,9 +81,17 @@ def _choice(outside: object, part: Part) -> TraceChoice:
         top_logprobs=_top_logprobs(part, extra),
         prompt_logprobs=extra.prompt_logprobs,
         routing_matrices=known.routed_experts if routing is None else routing,
+        weight_versions=_spans(known.weight_versions),
         finish_reason=known.finish_reason,
         stop_reason=stop,
     )
+
+
+def _spans(told: Any) -> list[WeightSpan] | None:
+    try:
+        return msgspec.convert(told, list[WeightSpan]) or None
+    except UNREADABLE:
+        return None
 
 
 def _extra(part: Part) -> Extra:
@@ -118,15 +127,15 @@ def _fill(choice: dict[str, Any], part: Part) -> None:
     scores = choice.get("logprobs")
     if isinstance(scores, dict):
         values = _or(extra.logprobs, part.logprobs)
-        _fill_scores(scores, part.tokens or [], values, extra)
+        _fill_scores(scores, part, values, extra)
 
 
 def _fill_scores(
-    scores: dict[str, Any], tokens: list[str], values: list[float | None], extra: Extra
+    scores: dict[str, Any], part: Part, values: list[float | None], extra: Extra
 ) -> None:
-    texts = _or(extra.tokens, tokens)
+    texts = _or(extra.tokens, part.tokens or [])
     numbers = _or(extra.token_logprobs, values)
-    _put(scores, "content", lambda: _entries(tokens, values, extra))
+    _put(scores, "content", lambda: _entries(part, values, extra))
     _put(scores, "tokens", lambda: texts)
     _put(scores, "token_logprobs", lambda: numbers)
     _put(scores, "text_offset", lambda: _begins(texts, extra))
@@ -143,15 +152,23 @@ def _put(target: dict[str, Any], key: str, value: Callable[[], list[Any]]) -> No
         target[key] = value()
 
 
-def _entries(tokens: list[str], values: list[float | None], extra: Extra) -> list[dict[str, Any]]:
+def _entries(part: Part, values: list[float | None], extra: Extra) -> list[dict[str, Any]]:
+    if extra.ranks is not None:
+        named = zip(part.token_ids, values, extra.ranks, strict=False)
+        own = [{"token_id": id_, "logprob": value, "rank": rank} for id_, value, rank in named]
+        return [{**one, "top_logprobs": [one]} for one in own]
     if extra.content is None:
         return [
             {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
-            for text, value in zip(tokens, values, strict=False)
+            for text, value in zip(part.tokens or [], values, strict=False)
+        ]
+    if part.tokens is None:
+        return [
+            {"logprob": value, **rest} for value, rest in zip(values, extra.content, strict=False)
         ]
     return [
         {"token": text, "logprob": value, **rest}
-        for text, value, rest in zip(tokens, values, extra.content, strict=False)
+        for text, value, rest in zip(part.tokens, values, extra.content, strict=False)
     ]
 
 

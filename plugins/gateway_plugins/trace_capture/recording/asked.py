@@ -74,10 +74,26 @@ class Asked(msgspec.Struct, frozen=True):
     sampled: bool = True
 
 
+class _Nested(msgspec.Struct, gc=False):
+    sampling_params: Any = None
+
+
+_nested = msgspec.json.Decoder(_Nested)
+
+
 def sampling_params(
-    body: bytes, injected: Mapping[str, object], overwritten: Mapping[str, object]
+    body: bytes,
+    injected: Mapping[str, object],
+    overwritten: Mapping[str, object],
+    *,
+    nested: bool = False,
 ) -> dict[str, Any]:
-    """Return the sampling fields sent to the engine: the caller's, overridden by the gateway's."""
+    """Return the sampling fields sent to the engine: the caller's, overridden by the gateway's.
+
+    `nested`: they are in an object of the request.
+    """
+    if nested:
+        return _nested_params(body, injected, overwritten)
     try:
         asked = _sampling.decode(body)
     except NOT_JSON:
@@ -88,6 +104,18 @@ def sampling_params(
             if name in _NAMES:
                 found[name] = changes[name]
     return found
+
+
+def _nested_params(
+    body: bytes, injected: Mapping[str, object], overwritten: Mapping[str, object]
+) -> dict[str, Any]:
+    sent = injected.get("sampling_params", overwritten.get("sampling_params"))
+    if sent is None:
+        try:
+            sent = _nested.decode(body).sampling_params
+        except NOT_JSON:
+            return {}
+    return {str(name): value for name, value in sent.items()} if isinstance(sent, dict) else {}
 
 
 def asked(api: Api | None, body: bytes, params: Mapping[str, object]) -> Asked:

@@ -87,6 +87,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
     call, outcome, attempts = capture.call, capture.call.outcome, capture.call.attempts
     last = attempts[-1] if attempts else None
     injected, overwritten, used = call.injected, call.overwritten, outcome.usage
+    nested = call.dialect is not None and call.dialect.nested
     return Head(
         call_id=call.id,
         path=call.path,
@@ -99,7 +100,9 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         attempts=[_attempt(call.started, one) for one in attempts],
         injected=dict(injected),
         overwritten=dict(overwritten),
-        sampling_params=sampling_params(call.body.readable or b"", injected, overwritten),
+        sampling_params=sampling_params(
+            call.body.readable or b"", injected, overwritten, nested=nested
+        ),
         usage=answer.usage,
         engine_version=answer.weight_version,
         admin_version=capture.admin_version,

@@ -19,6 +19,7 @@ from gateway import (
     Trajectories,
     Trajectory,
 )
+from gateway_plugins.trace_capture.answers.metadata import UNNAMED_WEIGHTS
 from gateway_plugins.trace_capture.sequences.lineage import Key, Lineage, common_prefix
 
 MIN_SHARED_TOKENS = 8
@@ -75,6 +76,7 @@ class _Turn:
         "logprobs",
         "parent",
         "reasons",
+        "spans",
         "start",
         "stop",
         "trace_id",
@@ -91,6 +93,7 @@ class _Turn:
         self.logprobs, self.reasons = _logprobs(choice)
         self.whole = choice.verdict == "COMPLETE" and not self.reasons
         self.version = trace.weight_version
+        self.spans = choice.weight_versions or ()
         self.divergence: Divergence | None = trace.divergence
         self.parent: _Turn | None = None
         self.children: list[_Turn] = []
@@ -205,7 +208,17 @@ def _claim(turn: _Turn, made: Trajectory) -> None:
     place, count = slice(turn.start, turn.stop), turn.stop - turn.start
     made.loss_mask[place] = [1] * count
     made.logprobs[place] = turn.logprobs
-    made.weight_versions[place] = [turn.version] * count
+    made.weight_versions[place] = _versions(turn, count)
+
+
+def _versions(turn: _Turn, count: int) -> list[int | str | None]:
+    """Return the version that sampled each of the turn's tokens: of its span, else the trace's."""
+    found = [turn.version] * count
+    for span in turn.spans:
+        if span.version != UNNAMED_WEIGHTS:
+            start, end = max(span.start, 0), min(span.end, count)
+            found[start:end] = [span.version] * (end - start)
+    return found
 
 
 def _path_to(leaf: _Turn) -> list[_Turn]:

@@ -29,7 +29,9 @@ class Form(msgspec.Struct, frozen=True):
     """Types and functions for reading one of the two APIs.
 
     `answer_lists`, `choice_lists` and `logprob_lists` name the lists of numbers in a response, in a
-    choice, and in a choice's logprobs. `part` makes a Part from a choice's chunks. `settle` makes
+    choice, and in a choice's logprobs. `first` are the fields that the first event tells of the
+    response, `of_choice` those that the events of a choice tell of its end, beside the usual ones.
+    `part` makes a Part from a choice's chunks. `settle` makes
     the other fields of a plain choice from them, and says whether they contradict each other.
     """
 
@@ -45,6 +47,8 @@ class Form(msgspec.Struct, frozen=True):
     lenient_logprobs: Callable[[Mapping[str, Any]], Any]
     part: Callable[[Sequence[Any], int, list[int]], Part]
     settle: Callable[[Sequence[Any]], tuple[dict[str, Any], bool]]
+    first: tuple[str, ...] = ("id", "created", "model")
+    of_choice: tuple[str, ...] = ()
 
 
 def _settle_chat(chunks: Sequence[ChatChunk]) -> tuple[dict[str, Any], bool]:

@@ -8,11 +8,10 @@ import msgspec
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE
 from gateway_plugins.trace_capture.answers.deltas import merge, settled
 from gateway_plugins.trace_capture.answers.openai.formats import Form
-from gateway_plugins.trace_capture.answers.openai.structs import AnswerFields, ChatDelta
+from gateway_plugins.trace_capture.answers.openai.structs import ChatDelta
 from gateway_plugins.trace_capture.answers.python_json import as_json
 
 _NUMBERS = ("index", "finish_reason", "token_ids", "prompt_token_ids", "prompt_logprobs")
-_OUTSIDE = frozenset(AnswerFields.__struct_fields__)
 _CHAT_DELTA = frozenset(ChatDelta.__struct_fields__)
 _IGNORED = frozenset({"obfuscation"})  # random padding
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -54,6 +53,7 @@ class LenientEvents:
 
     def __init__(self, form: Form) -> None:
         self.form = form
+        self._outside = frozenset(form.event.__struct_fields__) - {"choices"}
         self.events: list[Any] = []
         self.outside: dict[str, Any] = {}
         self.unreadable = 0
@@ -80,7 +80,7 @@ class LenientEvents:
         return UnknownFields(rest.choice, settled(rest.message), rest.scores)
 
     def _event(self, event: dict[str, Any]) -> Any:
-        known, unknown = _apart(event, _OUTSIDE)
+        known, unknown = _apart(event, self._outside)
         choices = unknown.pop("choices", None)
         _replace(self.outside, unknown)
         found = msgspec.convert(known, self.form.event)

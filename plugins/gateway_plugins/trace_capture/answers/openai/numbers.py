@@ -29,7 +29,7 @@ _GOES_ON = (UNSET, None, "", "null")
 _encode = msgspec.json.Encoder().encode
 
 
-class _Numbers(msgspec.Struct, gc=False):
+class Numbers(msgspec.Struct, gc=False):
     """The numbers of a choice as lists, until they are packed."""
 
     index: int
@@ -52,19 +52,19 @@ def chat_part(
     chunks: Sequence[ChatChoice] | Sequence[ChatChunk], index: int, prompt: list[int]
 ) -> Part:
     """Return the part of one chat choice; a plain choice is its only chunk."""
-    numbers = _Numbers(index, prompt, _chain([chunk.token_ids for chunk in chunks]))
+    numbers = Numbers(index, prompt, chain_lists([chunk.token_ids for chunk in chunks]))
     extra = Extra()
     _take_entries(numbers, extra, chunks)
-    return _packed(numbers, extra, chunks)
+    return pack_part(numbers, extra, chunks)
 
 
 def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list[int]) -> Part:
     """Return the part of one choice of a completion; a plain choice is its only chunk."""
     del prompt  # completions have their prompt in the choice
-    numbers = _Numbers(
+    numbers = Numbers(
         index,
-        _chain([chunk.prompt_token_ids for chunk in chunks]),
-        _chain([chunk.token_ids for chunk in chunks]),
+        chain_lists([chunk.prompt_token_ids for chunk in chunks]),
+        chain_lists([chunk.token_ids for chunk in chunks]),
     )
     extra = Extra()
     scores = [chunk.logprobs for chunk in chunks if chunk.logprobs]
@@ -73,9 +73,9 @@ def completion_part(chunks: Sequence[CompletionChoice], index: int, prompt: list
     elif scores and not _take_scores(numbers, extra, scores):
         values = [chunk.logprobs.token_logprobs if chunk.logprobs else None for chunk in chunks]
         if len(chunks) > 1:
-            _compare(numbers, values, chunks)
-    extra.prompt_logprobs = _chain([chunk.prompt_logprobs for chunk in chunks]) or None
-    return _packed(numbers, extra, chunks)
+            compare_counts(numbers, values, chunks)
+    extra.prompt_logprobs = chain_lists([chunk.prompt_logprobs for chunk in chunks]) or None
+    return pack_part(numbers, extra, chunks)
 
 
 def with_prompt_logprobs(part: Part, values: list[Any]) -> None:
@@ -85,20 +85,20 @@ def with_prompt_logprobs(part: Part, values: list[Any]) -> None:
     part.extra = _encode(extra)
 
 
-def _chain(lists: Sequence[Any]) -> list[Any]:
+def chain_lists(lists: Sequence[Any]) -> list[Any]:
     """Concatenate lists, some of which may be null or absent."""
     if len(lists) == 1:
         return lists[0] or []
     return list(chain.from_iterable(filter(None, lists)))
 
 
-def _take_entries(numbers: _Numbers, extra: Extra, chunks: Sequence[Any]) -> None:
+def _take_entries(numbers: Numbers, extra: Extra, chunks: Sequence[Any]) -> None:
     """Add logprobs with one entry for each token, as all chats have them.
 
     The ids are also in the entries of llama.cpp; they count if the choice has no others.
     """
     lists = [chunk.logprobs.content if chunk.logprobs else None for chunk in chunks]
-    entries = _chain(lists)
+    entries = chain_lists(lists)
     if not entries:
         return
     if isinstance(entries[0], dict):
@@ -109,7 +109,7 @@ def _take_entries(numbers: _Numbers, extra: Extra, chunks: Sequence[Any]) -> Non
         extra.content = [_rest(entry) for entry in msgspec.to_builtins(entries)]
     if numbers.ids:
         if len(chunks) > 1:
-            _compare(numbers, lists, chunks)
+            compare_counts(numbers, lists, chunks)
     elif extra.content is not None:
         numbers.ids = _ids([entry.id for entry in entries])
 
@@ -123,7 +123,7 @@ def _ids(values: list[Any]) -> list[int]:
     return ids
 
 
-def _compare(numbers: _Numbers, logprobs: Sequence[Any], chunks: Sequence[Any]) -> None:
+def compare_counts(numbers: Numbers, logprobs: Sequence[Any], chunks: Sequence[Any]) -> None:
     """Doubt lists of equal length if an event has ids without their logprobs, or the reverse."""
     if len(numbers.ids) == len(numbers.logprobs):
         ids = [chunk.token_ids or () for chunk in chunks]
@@ -131,7 +131,8 @@ def _compare(numbers: _Numbers, logprobs: Sequence[Any], chunks: Sequence[Any]) 
         numbers.counts_differ = list(map(len, ids)) != list(map(len, values))
 
 
-def _packed(numbers: _Numbers, extra: Extra, chunks: Sequence[Any]) -> Part:
+def pack_part(numbers: Numbers, extra: Extra, chunks: Sequence[Any]) -> Part:
+    """Return the part of a choice that came in `chunks`, which tell its finish reason."""
     packed = pack_logprobs(numbers.logprobs)
     if not fits_float32(numbers.logprobs, packed):
         extra.logprobs = numbers.logprobs
@@ -175,20 +176,20 @@ def _rest(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in ("token", "logprob")}
 
 
-def _take_scores(numbers: _Numbers, extra: Extra, scores: list[CompletionLogprobs]) -> bool:
+def _take_scores(numbers: Numbers, extra: Extra, scores: list[CompletionLogprobs]) -> bool:
     """Add the logprobs of a completion; return whether the prompt's were among them."""
-    texts: list[str] = _chain([score.tokens for score in scores])
-    values: list[float | None] = _chain([score.token_logprobs for score in scores])
+    texts: list[str] = chain_lists([score.tokens for score in scores])
+    values: list[float | None] = chain_lists([score.token_logprobs for score in scores])
     # With `echo`, the values of the prompt come first.
     echoed = len(numbers.prompt)
     echoes = echoed > 0 and len(values) == echoed + len(numbers.ids)
     if echoes or len(texts) != len(values):
         extra.tokens, extra.token_logprobs = texts, values
     if _has_list(score.text_offset for score in scores):
-        offsets = _chain([score.text_offset for score in scores])
+        offsets = chain_lists([score.text_offset for score in scores])
         extra.text_offset = None if offsets == offsets_of(texts) else offsets
     if _has_list(score.top_logprobs for score in scores):
-        tops = _chain([score.top_logprobs for score in scores])
+        tops = chain_lists([score.top_logprobs for score in scores])
         extra.top_logprobs = None if tops == sampled_of(texts, values) else tops
     numbers.logprobs = values[echoed:] if echoes else values
     if len(texts) == len(values):

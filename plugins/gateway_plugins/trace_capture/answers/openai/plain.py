@@ -32,7 +32,7 @@ def read(body: bytes, form: Form) -> Assembled | None:
             _blank(choice.logprobs, form.logprob_lists)
     if parts:
         _blank(answer, form.answer_lists)
-    return _record(answer, parts)
+    return _record(answer, parts, form)
 
 
 def _parts(choices: list[Any], prompt: list[int], form: Form) -> list[Part]:
@@ -42,20 +42,32 @@ def _parts(choices: list[Any], prompt: list[int], form: Form) -> list[Part]:
     ]
 
 
-def _record(answer: PlainAnswer, parts: list[Part]) -> Assembled:
+def _record(answer: PlainAnswer, parts: list[Part], form: Form) -> Assembled:
     version: int | str | None = None
-    if answer.weight_version is not UNSET or answer.metadata is not UNSET:
-        stamped = {"weight_version": answer.weight_version, "metadata": answer.metadata}
-        version = metadata.weight_version(stamped)
+    if form.of_choice or answer.weight_version is not UNSET or answer.metadata is not UNSET:
+        version = metadata.weight_version(_stamped(answer, form))
     found = Assembled(
         skeleton=_encode(answer),
-        response_id=answer.id or "",
+        response_id=answer.id or getattr(answer, "request_id", None) or "",
         model=answer.model or "",
         parts=parts,
         weight_version=version,
     )
     metadata.with_usage(found, answer.usage)
     return found
+
+
+def _stamped(answer: PlainAnswer, form: Form) -> dict[str, Any]:
+    """Return what may tell of the version of the weights."""
+    choices = [
+        {name: getattr(choice, name) for name in form.of_choice}
+        for choice in (getattr(answer, "choices", ()) if form.of_choice else ())
+    ]
+    return {
+        "weight_version": answer.weight_version,
+        "metadata": answer.metadata,
+        "choices": choices,
+    }
 
 
 def _blank(target: Any, names: tuple[str, ...]) -> None:

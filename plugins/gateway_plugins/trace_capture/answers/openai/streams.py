@@ -13,7 +13,6 @@ from gateway_plugins.trace_capture.answers.openai.lenient import LenientEvents, 
 from gateway_plugins.trace_capture.answers.python_json import join_halves
 from gateway_plugins.trace_capture.answers.sse import DONE, data_of
 
-_FIRST = ("id", "created", "model")
 _LAST = ("usage", "prompt_text", "system_fingerprint", "service_tier")
 _NO_DATA = (b"", DONE)
 _OF_CHOICE = ("finish_reason", "stop_reason", "matched_stop", "routed_experts")
@@ -81,11 +80,12 @@ def _settle(events: list[Any], lenient: LenientEvents, form: Form) -> Assembled:
 
 def _outside(events: list[Any], marked: list[Any], form: Form) -> dict[str, Any]:
     answer: dict[str, Any] = {}
-    for name in _FIRST:
+    for name in form.first:
         value = _known([getattr(event, name) for event in events[:1]])
         if value is not None:
             answer[name] = value
-    answer["object"] = form.object
+    if form.object:
+        answer["object"] = form.object
     for name in _LAST:
         value = _known([getattr(event, name) for event in marked])
         if value is not None:
@@ -106,7 +106,7 @@ def _choice(part: Part, chunks: list[Any], rest: UnknownFields, form: Form) -> d
         for chunk in chunks
         if chunk.finish_reason or chunk.matched_stop or chunk.routed_experts or chunk.stop_reason
     ]
-    for name in _OF_CHOICE:
+    for name in (*_OF_CHOICE, *form.of_choice):
         choice[name] = _known([getattr(chunk, name) for chunk in marked])
     for name in form.choice_lists:
         if (mark := _mark([getattr(chunk, name) for chunk in chunks])) is not msgspec.UNSET:

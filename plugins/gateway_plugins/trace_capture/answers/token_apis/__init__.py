@@ -1,0 +1,4 @@
+"""The formats of APIs that take token ids: `vllm.py` reads vLLM's generate.
+
+The room may import `openai`, of which each is another form.
+"""
