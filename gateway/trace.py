@@ -36,7 +36,8 @@ Reason = Literal[
     "usage_missing",
     "counts_differ",
     "message_contradicts",
-    "not_sampled",
+    "not_a_sample",
+    "reasoning_excluded",
     "unreadable",
     "too_large",
     "redacted",
@@ -50,14 +51,15 @@ Reason = Literal[
 - worker_broke_off: the connection was lost, or a timeout ended it, before all was sampled.
 - error_answer: a status other than 200, from the worker or from the gateway.
 - error_event: an error in the stream.
-- aborted: `finish_reason: "abort"`, a normal end on the wire.
+- aborted: `finish_reason: "abort"`, a normal end on the wire; or an end before the first token.
 - unfinished: a choice without a finish reason, or with nothing at all, even if `[DONE]` came.
 - prompt_ids_missing, token_ids_missing, logprobs_missing, usage_missing: the engine did not send
   them.
 - logprobs_invalid: a logprob is null, -9999, above 0, or not finite.
 - counts_differ: ids, logprobs and the engine's usage do not agree.
 - message_contradicts: parts of a streamed message contradict each other.
-- not_sampled: beam search, or the best of several.
+- not_a_sample: beam search, or the best of several.
+- reasoning_excluded: `include_reasoning: false`, with which vLLM sends neither ids nor logprobs.
 - unreadable: the response does not have the form of its dialect.
 - too_large: the response was longer than the gateway keeps.
 - redacted: a `redact_trace` hook removed tokens.

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.records.vllm_recordings import load
+from support.records.vllm_recordings import MORE, load
 
 from gateway import Ending, api_of
 from gateway.testing import sse
@@ -64,6 +64,34 @@ def test_ending_of_a_killed_engine_is_its_fault(name: str) -> None:
     exchange = load()[name]
     found = stream(exchange.body, exchange.path)
     assert (found.fault, found.finished, bool(found.error)) == (True, False, True)
+
+
+ABORTED_AT_ONCE = [
+    "multi/chat_aborted_before_first_stream",
+    "multi/generate_aborted_before_first_stream",
+    "multi/messages_aborted_before_first_stream",
+    "multi/responses_aborted_before_first_stream",
+]
+
+
+@pytest.mark.parametrize("name", ABORTED_AT_ONCE)
+def test_stream_that_ends_before_its_first_token_was_aborted(name: str) -> None:
+    """Of these, generate alone says so itself."""
+    exchange = load(MORE)[name]
+    assert stream(exchange.body, exchange.path).aborted
+    assert not stream(exchange.body[:-20], exchange.path, complete=False).error
+
+
+@pytest.mark.parametrize("count", [{"completion_tokens": 1}, {"completion_tokens": "0"}, {}, 7])
+def test_stream_without_an_end_was_not_aborted_if_something_was_sampled(count: object) -> None:
+    begun = sse({"choices": [{"index": 0, "delta": {"role": "assistant"}}]})
+    assert not stream(begun + sse({"choices": [], "usage": count}) + DONE).aborted
+    none = sse({"choices": [], "usage": {"completion_tokens": 0}})
+    assert stream(begun + none + DONE).aborted
+    assert stream(none + DONE, "/v1/completions").aborted
+    assert not stream(begun + none).aborted, "it may have broken off"
+    assert not stream(begun + none + DONE, whole=False).aborted
+    assert not stream(event(finish="stop") + none + DONE).aborted
 
 
 def test_finish_reasons_tell_a_whole_stream_and_done_does_not() -> None:

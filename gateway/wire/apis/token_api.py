@@ -15,6 +15,7 @@ from gateway.wire.dialect import Api, ChoiceDelta, Dialect
 from gateway.wire.request import NESTED
 from gateway.wire.stripping.places import Places
 
+
 class _Logprob(msgspec.Struct, gc=False):
     logprob: float | None
 

@@ -6,7 +6,8 @@ worker may break off after the last finish reason. What tells is in the last eve
 reason of each choice (chat, completions), `response.completed`, `.incomplete` or `.failed`
 (responses), `message_stop` (messages), an `error`.
 
-vLLM's responses say `completed` if they were aborted, so that abort cannot be told.
+vLLM's responses say `completed` if they were aborted, so that abort cannot be told. What ends in
+good order before its first token was aborted: an engine counts at least the end of a sequence.
 """
 
 import re
@@ -143,9 +144,19 @@ class _Delta(msgspec.Struct, gc=False):
     stop_reason: Raw = Raw()
 
 
+class _Count(msgspec.Struct, gc=False):
+    completion_tokens: Any = None
+    output_tokens: Any = None
+
+
+class _Response(msgspec.Struct, gc=False):
+    usage: _Count | None = None
+
+
 class _Said(msgspec.Struct, gc=False):
     """An event, or a plain response."""
 
+    usage: Raw = Raw()
     choices: list[_Choice] | None = None
     error: Raw = Raw()
     type: Any = None
@@ -161,6 +172,8 @@ class _Said(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Said).decode
 _decode_delta = msgspec.json.Decoder(_Delta).decode
+_decode_count = msgspec.json.Decoder(_Count | None).decode
+_decode_response = msgspec.json.Decoder(_Response).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
@@ -171,16 +184,20 @@ class _Seen:
         self._open: set[object] = set()
         self._finished: set[object] = set()
         self._over = self._aborted = self._stopped = False
+        self._done = self._begun = self._none_sampled = False
         self._error: str | None = None
         self._fault = False
 
     def add(self, data: bytes) -> None:
         """Add an event; one that cannot be decoded says nothing."""
         if data == DONE:
+            self._done = True
             return
         said = _read(data)
         if said is None:
             return
+        if bytes(said.usage) not in _NOTHING:
+            self._none_sampled = _counts_none(bytes(said.usage))
         self._add_choices(said)
         self._add_error(said)
         if isinstance(said.type, str):
@@ -195,15 +212,21 @@ class _Seen:
             self._fail(error_message(value), value)
         if said.object == "response":
             self._over = said.status in ("completed", "incomplete")
-            self._aborted |= said.status == "cancelled"
+            none = said.status == "completed" and _counts_none(bytes(said.usage))
+            self._aborted |= said.status == "cancelled" or none
         elif said.type == "message":
             self._over = True
             self._aborted |= said.stop_reason is None
 
     def of_stream(self, api: Ends, tail: Tail, request: bytes) -> Ending:
-        return Ending(
-            self._is_finished(api, tail, request), self._aborted, self._error, self._fault
-        )
+        aborted = self._aborted or (tail.whole and tail.complete and self._ended_at_once())
+        return Ending(self._is_finished(api, tail, request), aborted, self._error, self._fault)
+
+    def _ended_at_once(self) -> bool:
+        """Whether a whole stream ended in good order and nothing was sampled."""
+        ended = self._done or self._over
+        sampled = self._begun or self._finished or not self._none_sampled
+        return ended and not sampled and self._error is None
 
     def of_answer(self) -> Ending:
         finished = self._over or (self._open <= self._finished if self._open else None)
@@ -243,6 +266,10 @@ class _Seen:
         if kind in ("response.completed", "response.incomplete", "message_stop"):
             self._over = True
             self._aborted |= self._stopped
+            if bytes(said.response) not in _NOTHING:
+                self._none_sampled = _none_in(bytes(said.response))
+        elif kind in ("response.output_item.added", "content_block_start"):
+            self._begun = True
         elif kind == "response.failed":
             response = _any(bytes(said.response))
             error = response.get("error") if isinstance(response, dict) else None
@@ -281,6 +308,24 @@ def _is_of_the_request(error: object) -> bool:
 def _choices_of(api: Ends, request: bytes) -> int:
     prompts = read_prompts(request, api.prompts).count if api.prompts else 1
     return prompts * max(read_bounds(request, nested=api.nested).n or 1, 1)
+
+
+def _counts_none(usage: bytes) -> bool:
+    """Whether a usage says that no token was sampled."""
+    try:
+        count = _decode_count(usage)
+    except NOT_JSON:
+        return False
+    return count is not None and 0 in (count.completion_tokens, count.output_tokens)
+
+
+def _none_in(response: bytes) -> bool:
+    """Whether the usage within a response says that no token was sampled."""
+    try:
+        usage = _decode_response(response).usage
+    except NOT_JSON:
+        return False
+    return usage is not None and usage.output_tokens == 0
 
 
 def _stop_reason(delta: bytes) -> bytes:

@@ -10,20 +10,22 @@ from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
 from gateway_plugins.trace_capture.codec import pack_ids, pack_logprobs
 from gateway_plugins.trace_capture.recording.asked import Asked, asked, sampling_params
 from gateway_plugins.trace_capture.recording.verdict import Judged, judge
-from support.records.vllm_recordings import load
+from support.records.vllm_recordings import MORE, load
 
 from gateway import Reason
 
+RECORDED = {**load(), **load(MORE)}
+
 
 def recorded(name: str) -> Assembled:
-    exchange = load()[name]
+    exchange = RECORDED[name]
     headers = {key.lower(): value for key, value in exchange.headers}
     streamed = "event-stream" in headers.get("content-type", "")
     return assemble(exchange.path, exchange.body, streamed=streamed, status=exchange.status)
 
 
 def asked_in(name: str) -> Asked:
-    exchange = load()[name]
+    exchange = RECORDED[name]
     body = exchange.request_body
     return asked(api_at(exchange.path), body, sampling_params(body, {}, {}))
 
@@ -62,6 +64,30 @@ COMPLETE = [
 def test_verdict_is_complete_for_recorded_whole_responses(name: str) -> None:
     answer = recorded(name)
     assert judged(answer, asked_in(name)) == Judged([], [[] for _ in answer.parts])
+
+
+@pytest.mark.parametrize(
+    "name", ["thinking/chat_not_included", "thinking/chat_not_included_stream"]
+)
+def test_verdict_reports_reasoning_excluded(name: str) -> None:
+    """Both ids and logprobs were requested; the request itself is why they did not come."""
+    found = judged(recorded(name), asked_in(name))
+    missing: list[Reason] = ["usage_missing"] if name.endswith("stream") else []
+    assert set(found.trace) == {"reasoning_excluded", *missing}
+
+
+def test_verdict_of_included_reasoning_is_as_of_any_other() -> None:
+    for value, hides in (("true", False), ("null", False), ("false", True), ('"no"', True)):
+        body = b'{"include_reasoning":%b}' % value.encode()
+        assert asked(None, body, {}).hides_reasoning is hides
+    assert judged(answer_of(part(2), count=2), Asked(hides_reasoning=True)).trace == []
+
+
+def test_verdict_reports_aborted_before_the_first_token() -> None:
+    chat = recorded("multi/chat_aborted_before_first_stream")
+    assert judged(chat, aborted=True) == Judged(["aborted"], [["aborted"]])
+    none = answer_of(count=0, streamed=True)
+    assert judged(none, Asked(prompts=1), aborted=True) == Judged(["aborted"], [])
 
 
 @pytest.mark.parametrize("value", [None, -9999.0, -1e6, float("-inf"), float("nan"), 0.5, 7])
@@ -122,9 +148,9 @@ def test_verdict_counts_a_prompt_once_for_all_its_choices() -> None:
         {"best_of": "4", "n": 2},
     ],
 )
-def test_verdict_reports_not_sampled(params: dict[str, object]) -> None:
+def test_verdict_reports_not_a_sample(params: dict[str, object]) -> None:
     found = judged(answer_of(part(2), count=2), asked(None, b"", params))
-    assert found == Judged(["not_sampled"], [["not_sampled"]])
+    assert found == Judged(["not_a_sample"], [["not_a_sample"]])
 
 
 @pytest.mark.parametrize(

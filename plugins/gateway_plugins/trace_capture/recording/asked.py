@@ -66,19 +66,26 @@ class Asked(msgspec.Struct, frozen=True):
     """`choices` of each of `prompts`; 0 prompts for an API whose choices are not known.
 
     `sampled`: each choice is drawn from the model's distribution. Not so with beam search, and if
-    the engine returns the best of several.
+    the engine returns the best of several. `hides_reasoning`: the response is to leave the
+    reasoning out.
     """
 
     prompts: int = 0
     choices: int = 1
     sampled: bool = True
+    hides_reasoning: bool = False
 
 
 class _Nested(msgspec.Struct, gc=False):
     sampling_params: Any = None
 
 
+class _Reasoning(msgspec.Struct, gc=False):
+    include_reasoning: Any = True
+
+
 _nested = msgspec.json.Decoder(_Nested)
+_reasoning = msgspec.json.Decoder(_Reasoning)
 
 
 def sampling_params(
@@ -121,11 +128,22 @@ def _nested_params(
 def asked(api: Api | None, body: bytes, params: Mapping[str, object]) -> Asked:
     """Return what a request of `api` asked for; `params` are its sampling fields."""
     prompts = api.prompts_of(body).count if api is not None and api.name in FORMS else 0
+    hides = _hides_reasoning(body)
     if _SEVERAL.isdisjoint(params):
-        return Asked(prompts)
+        return Asked(prompts, hides_reasoning=hides)
     choices = _count(params.get("n"))
     best_of = is_true(params.get("use_beam_search")) or _count(params.get("best_of")) > choices
-    return Asked(prompts, choices, not best_of)
+    return Asked(prompts, choices, not best_of, hides)
+
+
+def _hides_reasoning(body: bytes) -> bool:
+    if body.rfind(b'"include_reasoning"') < 0:
+        return False
+    try:
+        included = _reasoning.decode(body).include_reasoning
+    except NOT_JSON:
+        return False
+    return included is not None and not is_true(included)
 
 
 def _count(value: object) -> int:

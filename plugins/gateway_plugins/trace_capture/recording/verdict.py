@@ -11,6 +11,9 @@ from gateway_plugins.trace_capture.recording.asked import Asked
 ABORTS = frozenset({"abort", "error"})
 """Finish reasons of an engine that stopped the generation."""
 
+_HIDDEN = frozenset({"token_ids_missing", "logprobs_missing"})
+"""What an engine leaves out with the reasoning."""
+
 _SIZE = 4
 """Bytes of a packed token id, and of a packed logprob."""
 
@@ -54,7 +57,7 @@ def judge(
         common.append("too_large")
     if failed:
         common.append("capture_failed")
-    parts = _of_parts(answer, asked, common)
+    parts = _of_parts(answer, asked, common, aborted=aborted)
     seen = [*common, *(reason for reasons in parts for reason in reasons)]
     if not common and len(answer.parts) < asked.prompts * asked.choices:
         seen.append("unfinished")  # nothing at all was sent of a choice
@@ -122,26 +125,38 @@ def _is_finished(answer: Assembled, asked: Asked, finished: bool | None) -> bool
     return several and all(part.finish_reason for part in answer.parts)
 
 
-def _of_parts(answer: Assembled, asked: Asked, common: list[Reason]) -> list[list[Reason]]:
-    found = [common + _of_part(part, asked, cut=bool(common)) for part in answer.parts]
+def _of_parts(
+    answer: Assembled, asked: Asked, common: list[Reason], *, aborted: bool
+) -> list[list[Reason]]:
+    found = [
+        common + _of_part(part, asked, cut=bool(common), aborted=aborted) for part in answer.parts
+    ]
     if not common:  # a response that was cut off has no count
         _count(answer, asked, found)
+    if asked.hides_reasoning:
+        found = [_without_hidden(reasons) for reasons in found]
     return [list(dict.fromkeys(reasons)) for reasons in found]
 
 
-def _of_part(part: Part, asked: Asked, *, cut: bool) -> list[Reason]:
-    reasons = _of_end(part)
+def _without_hidden(reasons: list[Reason]) -> list[Reason]:
+    if "token_ids_missing" not in reasons:
+        return reasons
+    return [*(reason for reason in reasons if reason not in _HIDDEN), "reasoning_excluded"]
+
+
+def _of_part(part: Part, asked: Asked, *, cut: bool, aborted: bool) -> list[Reason]:
+    reasons = _of_end(part, aborted=aborted)
     if part.packed_ids or part.packed_logprobs or not (cut or reasons):
         reasons += _of_lists(part, cut=cut)  # else no token may have been sampled yet
     reasons += part.doubts
     if not asked.sampled:
-        reasons.append("not_sampled")
+        reasons.append("not_a_sample")
     return reasons
 
 
-def _of_end(part: Part) -> list[Reason]:
-    if not part.finish_reason:
-        return ["unfinished"]
+def _of_end(part: Part, *, aborted: bool) -> list[Reason]:
+    if not part.finish_reason:  # a chat that is aborted before its first token has none
+        return ["aborted"] if aborted and not part.packed_ids else ["unfinished"]
     return ["aborted"] if part.finish_reason in ABORTS else []
 
 
