@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +15,7 @@ from gateway.simulator import development
 from gateway.simulator.api import other
 from gateway.simulator.api.chat import prepare_chat
 from gateway.simulator.api.completions import prepare_completions
+from gateway.simulator.api.messages.messages import counting, prepare_messages
 from gateway.simulator.api.tokens import routes as tokens
 from gateway.simulator.api.tokens.generate import prepare_generate
 from gateway.simulator.breaking import FaultInjector
@@ -22,6 +23,7 @@ from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control
 from gateway.simulator.faults import Faults
 from gateway.simulator.generation import GenerationEndpoint
+from gateway.simulator.input.envelopes import in_messages
 from gateway.simulator.input.refusals import Refused
 from gateway.simulator.monitor import Monitor
 
@@ -64,11 +66,14 @@ def _router(config: SimulatorConfig, monitor: Monitor, control: Control) -> Star
     fresh = Random(config.seed)
     chat = GenerationEndpoint(prepare_chat, config, monitor, control, fresh)
     completions = GenerationEndpoint(prepare_completions, config, monitor, control, fresh)
+    messages = GenerationEndpoint(prepare_messages, config, monitor, control, fresh, in_messages)
     generate = GenerationEndpoint(prepare_generate, config, monitor, control, fresh)
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/messages", messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", counting(config), methods=["POST"]),
             *tokens.routes(config, control, generate),
             *other.routes(config, monitor, control),
             *(development.routes(config, control) if config.development else ()),
@@ -79,6 +84,8 @@ def _router(config: SimulatorConfig, monitor: Monitor, control: Control) -> Star
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
+    if error.stream is not None:
+        return StreamingResponse(iter((error.stream,)), media_type="text/event-stream")
     return Response(error.body(), error.status, media_type="application/json")
 
 

@@ -1,9 +1,9 @@
 """Applies the faults of `faults` to responses, down to the connection and not only in the body."""
 
 import asyncio
-import json
 import socket
 import struct
+from collections.abc import Callable
 
 import msgspec
 from starlette.datastructures import Headers
@@ -13,12 +13,14 @@ from gateway.errors import CallerGone
 from gateway.simulator.caller import read_body, until_gone
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.faults import Fault, Faults
+from gateway.simulator.input.envelopes import in_messages
 from gateway.simulator.input.refusals import Refused, bad_request, crashed, overloaded
 
 EXTENSION = "gateway.simulator"
 """Key of the connection in `scope["extensions"]`, set by the simulator's own server."""
 
 _CONDITIONS = "gateway.simulator.conditions"
+_CRASH = "gateway.simulator.crash"
 _GENERATION_PATHS = (
     "/v1/chat/completions",
     "/v1/completions",
@@ -47,6 +49,11 @@ def conditions_of(scope: Scope) -> Conditions:
     """Return the conditions that `FaultInjector` set for this call."""
     conditions: Conditions = scope[_CONDITIONS]
     return conditions
+
+
+def set_crash(scope: Scope, crash: Callable[[Refused], bytes]) -> None:
+    """Set the function that returns the last events of this call's stream if the engine dies."""
+    scope[_CRASH] = crash
 
 
 class _Broken(Exception):
@@ -89,7 +96,7 @@ class FaultInjector:
             scope[_CONDITIONS] = self._conditions(scope, fault)
             await self._answer(fault, scope, receive, send)
         except Refused as refused:
-            await refuse(refused, send)
+            await refuse(_in_dialect(scope, refused), send)
         except CallerGone:
             pass
         except _Broken as broken:
@@ -126,6 +133,10 @@ class FaultInjector:
         if fault is not None and fault.name == "abort":
             return Conditions(ttft, itl, int(fault.argument))
         return Conditions(ttft, itl)
+
+
+def _in_dialect(scope: Scope, refused: Refused) -> Refused:
+    return in_messages(refused) if scope["path"].startswith("/v1/messages") else refused
 
 
 def _asked_fault(text: str) -> Fault:
@@ -194,7 +205,7 @@ class _BreakingSend:
         if message["type"] == "http.response.start":
             self._streams = _is_stream(message)
             if self._fault.name == "error-event" and not self._streams:
-                await refuse(crashed(), self._send)
+                await refuse(_in_dialect(self._scope, crashed()), self._send)
                 raise _Broken(connection=False)
             await self._send(message)
         elif not self._streams:
@@ -212,8 +223,7 @@ class _BreakingSend:
 
     async def _break_stream(self, event: bytes) -> None:
         if self._fault.name == "error-event":
-            # The engine encodes only this event with Python's json module, hence with spaces.
-            body = f"data: {json.dumps(crashed().envelope())}\n\ndata: [DONE]\n\n".encode()
+            body = self._scope[_CRASH](crashed())
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
             raise _Broken(connection=False)
         transport = self._unbuffered()

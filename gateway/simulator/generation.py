@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import CallerGone
-from gateway.simulator.breaking import Conditions, conditions_of
+from gateway.simulator.breaking import Conditions, conditions_of, set_crash
 from gateway.simulator.caller import CallerWatch, read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control, Running
@@ -92,8 +92,15 @@ Prepare = Callable[[bytes, str | None, SimulatorConfig], Prepared]
 """Function of a body, the caller's `X-Request-Id` and the configuration; raises Refused."""
 
 
+def _as_it_is(refused: Refused) -> Refused:
+    return refused
+
+
 class GenerationEndpoint:
-    """A pure ASGI endpoint: parses the body by `prepare`, generates tokens at the set pace."""
+    """A pure ASGI endpoint: parses the body by `prepare`, generates tokens at the set pace.
+
+    `refusal` puts an error into the dialect's own envelope.
+    """
 
     def __init__(
         self,
@@ -102,20 +109,29 @@ class GenerationEndpoint:
         monitor: Monitor,
         control: Control,
         fresh: Random,
+        refusal: Callable[[Refused], Refused] = _as_it_is,
     ) -> None:
         self._prepare = prepare
+        self._refusal = refusal
         self._config = config
         self._monitor = monitor
         self._control = control
         self._fresh = fresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        except Refused as refused:
+            raise self._refusal(refused) from None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         body = await read_body(receive)
         if body and not headers.get("content-type", "").startswith("application/json"):
             raise wrong_media_type()
         conditions = conditions_of(scope)
         prepared = self._prepare(body, headers.get("x-request-id"), self._config)
+        set_crash(scope, prepared.wire.crash)
         sequences = generations(prepared.plan, self._config, conditions, self._fresh)
         async with CallerWatch(receive) as caller:
             with suppress(CallerGone), self._monitor.call() as call:

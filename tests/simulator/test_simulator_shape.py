@@ -31,7 +31,6 @@ CONFIGS = {
 """The recorded groups that are replayed. Of the others, "devmode" is an engine with development
 endpoints and its own usage details, and "trl_legacy" is another server."""
 
-_MESSAGES = "the Messages API is not the simulator's"
 _RESPONSES = "the Responses API is not the simulator's"
 _PAUSE = "the development endpoints are not the simulator's"
 _SCALE_OUT = "an engine started with --enable-scale-out"
@@ -40,15 +39,6 @@ SKIPPED = {
     "default/chat_batch": "the batch endpoint is not the simulator's",
     "default/generative_scoring": "scoring is not the simulator's",
     "default/get_kv_event_sources": "KV events are not the simulator's",
-    "default/messages_bad_json": _MESSAGES,
-    "default/messages_count_tokens": _MESSAGES,
-    "default/messages_missing_max_tokens": _MESSAGES,
-    "default/messages_plain": _MESSAGES,
-    "default/messages_system_blocks": _MESSAGES,
-    "default/messages_too_long": _MESSAGES,
-    "default/messages_tool_any": _MESSAGES,
-    "default/messages_tool_any_stream": _MESSAGES,
-    "default/messages_unknown_model": _MESSAGES,
     "default/responses_input_msgs": _RESPONSES,
     "default/responses_logprobs": _RESPONSES,
     "default/responses_plain": _RESPONSES,
@@ -56,12 +46,9 @@ SKIPPED = {
     "default/responses_unknown_model": _RESPONSES,
     "apikey/auth_missing_pause": _PAUSE,
     "apikey/auth_missing_resume": _PAUSE,
-    "crash/kill9_worker_messages_stream": _MESSAGES,
-    "crash/sigterm_api_messages_stream": _MESSAGES,
     "extra/abort_all": _PAUSE,
     "extra/keep_p": _PAUSE,
     "extra/keep_r": _PAUSE,
-    "extra/messages_aborted": _MESSAGES,
     "extra/responses_aborted": _RESPONSES,
     "extra/responses_stream_aborted": _RESPONSES,
     "reload/r1_pause": _PAUSE,
@@ -91,7 +78,16 @@ FAULTS = {
 ONE_MISTAKE_NAMED = {"default/err_bad_role", "default/err_negative_token_id"}
 """Here pydantic lists what each member of a union disliked; the simulator names the first."""
 
-REPLAYED = [name for name in load() if name.partition("/")[0] in CONFIGS and name not in SKIPPED]
+ELSEWHERE = ("/v1/messages", "/v1/responses")
+"""Paths whose exchanges the tests in `dialects` replay."""
+
+REPLAYED = [
+    name
+    for name, exchange in load().items()
+    if name.partition("/")[0] in CONFIGS
+    and name not in SKIPPED
+    and not exchange.path.startswith(ELSEWHERE)
+]
 
 
 def test_skipped_exchanges_are_recorded() -> None:

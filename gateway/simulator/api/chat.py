@@ -8,9 +8,11 @@ from gateway.simulator.api.template import chat_ids
 from gateway.simulator.api.toolcalls import planned
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.generation import Prepared
-from gateway.simulator.input.refusals import bad_request, missing, parse
-from gateway.simulator.input.requests import ChatRequest, Message, NamedTool
+from gateway.simulator.input.refusals import bad_request, missing, no_reasoning, parse
+from gateway.simulator.input.requests import ChatRequest, ContentPart, Message, NamedTool
 from gateway.simulator.preparing import Plan, check_length, check_request, structured, truncated
+
+_MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
 
 
 def prepare_chat(body: bytes, given_id: str | None, config: SimulatorConfig) -> Prepared:
@@ -20,6 +22,7 @@ def prepare_chat(body: bytes, given_id: str | None, config: SimulatorConfig) -> 
     _check_logprobs(request)
     _check_tool_choice(request)
     check_request(request, config)
+    _check_content(request, config)
     if not request.messages:
         raise bad_request(
             "Cannot apply chat template to an empty conversation. Provide at least one message."
@@ -57,6 +60,19 @@ def _check_messages(messages: list[Message]) -> None:
             # The engine lists every message type that does not match; the first is enough here.
             where = f"body.messages.{place}.ChatCompletionDeveloperMessageParam.role"
             raise missing(where, fields)
+
+
+def _check_content(request: ChatRequest, config: SimulatorConfig) -> None:
+    parts = [part for one in request.messages for part in _parts(one) if part.type in _MEDIA]
+    if parts:
+        raise bad_request(f"{config.model} is not a multimodal model")
+    if request.thinking_token_budget is not None and not config.reasoning:
+        raise no_reasoning()
+
+
+def _parts(message: Message) -> list[ContentPart]:
+    content = message.content if isinstance(message.content, list) else []
+    return [part for part in content if isinstance(part, ContentPart)]
 
 
 def _check_logprobs(request: ChatRequest) -> None:

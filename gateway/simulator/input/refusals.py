@@ -21,8 +21,21 @@ _SCALE_OUT = (
 )
 
 
+_NO_REASONING = (
+    "thinking_token_budget is set but reasoning_config is not configured. Please set "
+    "--reasoning-parser and/or --reasoning-config to use thinking_token_budget."
+)
+
+
 class Refused(Exception):
-    """Ends a call with `status` and the engine's envelope."""
+    """Ends a call with `status` and the engine's envelope.
+
+    `by_engine`: the engine itself refuses, once the head of a stream is sent; `stream` are then the
+    events of that stream, if it was one.
+    """
+
+    by_engine = False
+    stream: bytes | None = None
 
     def __init__(self, status: int, message: str, kind: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -31,7 +44,12 @@ class Refused(Exception):
         self.kind = kind
         self.param = param
 
-    def envelope(self) -> dict[str, dict[str, str | int | None]]:
+    @property
+    def general(self) -> bool:
+        """Whether the server refuses before a dialect is asked, as its schema does."""
+        return self.kind == "Bad Request"
+
+    def envelope(self) -> dict[str, object]:
         """The body, before it is encoded."""
         error = {"message": self.message, "type": self.kind, "param": self.param}
         return {"error": {**error, "code": self.status}}
@@ -46,6 +64,13 @@ def bad_request(message: str, param: str | None = None, value: object = None) ->
         shown = "" if value is None else f", value={value}"
         message = f"{message} (parameter={param}{shown})"
     return Refused(400, message, "BadRequestError", param)
+
+
+def no_reasoning() -> Refused:
+    """Return the error for a budget of thoughts if the engine does not tell them apart."""
+    refused = bad_request(_NO_REASONING)
+    refused.by_engine = True
+    return refused
 
 
 def unknown_model(asked: str, served: str) -> Refused:
@@ -64,6 +89,10 @@ class _Scaling(Refused):
     def __init__(self) -> None:
         message = "The model is currently scaling. Please try again later."
         super().__init__(503, message, "ServiceUnavailableError")
+
+    @property
+    def general(self) -> bool:
+        return True
 
     def body(self) -> bytes:
         return msgspec.json.encode({"error": self.message})
@@ -91,6 +120,12 @@ def bad_schema(
     if context is not None:
         entry["ctx"] = context
     return Refused(400, f"1 validation error:\n  {entry}", "Bad Request", where)
+
+
+def unfit(where: str, says: str, value: object) -> Refused:
+    """Return the schema's 400 for a value that does not fit others, or the API."""
+    context: dict[str, object] = {"error": ValueError(says)}
+    return bad_schema("value_error", where, f"Value error, {says}", shown(value), context)
 
 
 def missing(where: str, inside: object) -> Refused:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -17,10 +18,14 @@ def recorded(*groups: str) -> list[str]:
 
 
 async def replay(
-    sim: Simulator, name: str, fault: str | None = None, changes: Mapping[str, Json] | None = None
+    sim: Simulator,
+    name: str,
+    fault: str | None = None,
+    changes: Mapping[str, Json] | None = None,
+    file: Path = MORE,
 ) -> tuple[RecordedExchange, httpx.Response]:
     """Send a recorded request to `sim`; return the recorded exchange, and the answer."""
-    exchange = load(MORE)[name]
+    exchange = load(file)[name]
     body = exchange.request_body
     if changes:
         body = msgspec.json.encode(json.loads(body) | changes)

@@ -8,7 +8,7 @@ from gateway.simulator.api.tokens.generate_answer import GenerateAnswer
 from gateway.simulator.api.tokens.own_choice import chosen_text
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.generation import Prepared
-from gateway.simulator.input.refusals import Refused, bad_request, bad_schema, parse, shown
+from gateway.simulator.input.refusals import bad_request, bad_schema, parse, shown, unfit
 from gateway.simulator.input.requests import GenerationRequest
 from gateway.simulator.input.tokens import GenerateRequest
 from gateway.simulator.preparing import (
@@ -49,22 +49,16 @@ def _check(asked: GenerateRequest) -> None:
         raise bad_schema("too_short", "body.token_ids", says, shown([]), limits)
     if any(number < 0 for number in asked.token_ids):
         says = "token_ids must not contain negative values"
-        raise _unfit("body.token_ids", says, asked.token_ids)
+        raise unfit("body.token_ids", says, asked.token_ids)
     if asked.output_mode == "text" and not asked.sampling_params.detokenize:
         says = "output_mode='text' requires sampling_params.detokenize to be true"
-        raise _unfit("body", says, _given(asked))
+        raise unfit("body", says, _given(asked))
     if (count := asked.sampling_params.n) > _MAX_SEQUENCES:
         says = "sampling_params.n must be at most the server's max_num_seqs"
         raise bad_request(f"{says} ({_MAX_SEQUENCES}), got {count}.")
     if asked.cache_salt == "":
         says = "Parameter 'cache_salt' must be a non-empty string if provided."
         raise bad_request(says, "cache_salt")
-
-
-def _unfit(where: str, says: str, value: object) -> Refused:
-    """Return the schema's 400 for values that do not fit each other."""
-    context: dict[str, object] = {"error": ValueError(says)}
-    return bad_schema("value_error", where, f"Value error, {says}", shown(value), context)
 
 
 def _given(asked: GenerateRequest) -> dict[str, object]:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from gateway.simulator.api.chat import prepare_chat
 from gateway.simulator.api.completions import prepare_completions
+from gateway.simulator.api.messages.messages import prepare_messages
 from gateway.simulator.api.tokens.derender import derender_chat, derender_completion
 from gateway.simulator.api.tokens.rendered import Rendered, rendered
 from gateway.simulator.caller import read_body
@@ -24,6 +25,7 @@ Derender = Callable[[bytes, SimulatorConfig], msgspec.Struct]
 _RENDERS: dict[str, Prepare] = {
     "/v1/chat/completions": prepare_chat,
     "/v1/completions": prepare_completions,
+    "/v1/messages": prepare_messages,
 }
 _DERENDERS: dict[str, Derender] = {
     "/v1/chat/completions": derender_chat,
