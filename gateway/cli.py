@@ -33,6 +33,8 @@ COMMANDS = "gateway.commands"
 PIPE_BROKEN = 141
 """The exit status that a shell reports for a program ended by SIGPIPE."""
 
+NO_WORKER = "no worker is configured: calls need one of a plugin or an operator, or --worker URL"
+
 BUILT_IN = ("serve", "demo", "simulate", "plugins", "config")
 
 
@@ -250,7 +252,7 @@ def _serve(options: argparse.Namespace) -> None:
     logs = _log_to_stderr(settings.log_level, settings.log_format)
     gateway.reloaded.append(logs.follow)
     if not settings.workers:
-        log.warning("no worker is configured: every call gets a 503; name one with --worker URL")
+        log.warning(NO_WORKER)
     if settings.processes > 1:
         del gateway  # made only to find errors while a single process can report them
         sys.exit(processes.serve(settings, source))

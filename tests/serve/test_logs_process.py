@@ -8,9 +8,12 @@ from typing import Any
 import support.plugins.breaking_watcher as noisy
 from support.gateways.serving_process import serving
 
+from gateway.cli import NO_WORKER
+
 NOISY = f"{Path(noisy.__file__)}:Noisy"
 
 SAID = [
+    ("gateway", NO_WORKER, None),
     ("asyncio", "Exception in callback", "ValueError"),
     ("asyncio", "Task exception was never retrieved", "ValueError"),
     ("gateway", "an exception in Undeletable.__del__ had nowhere to go", "ValueError"),

@@ -125,15 +125,21 @@ def _client(base: Any, call: Callable[[Object], Object]) -> Any:
                 )
             )
 
-        def parse_logprobs(self, outputs: Object, **more: Any) -> Any:
-            if "choices" in outputs:
+        def parse_logprobs(self, outputs: Any, **more: Any) -> Any:
+            if _are_answers(outputs):
                 return super().parse_logprobs(outputs, **more)
             return [(LOWEST, False) for _ in more["ctxlens"]]
 
-        def parse_generations(self, outputs: Object, **more: Any) -> Any:
-            return super().parse_generations(outputs, **more) if "choices" in outputs else [""]
+        def parse_generations(self, outputs: Any, **more: Any) -> Any:
+            return super().parse_generations(outputs, **more) if _are_answers(outputs) else [""]
 
     return Client
+
+
+def _are_answers(outputs: Any) -> bool:
+    """Whether the engine has answered; the harness passes one response, or a list of it."""
+    given = outputs if isinstance(outputs, list) else [outputs]
+    return all("choices" in one for one in given)
 
 
 def _without_model(payload: Object) -> Object:

@@ -78,7 +78,7 @@ class Box(msgspec.Struct, frozen=True):
 
     async def engine(self) -> str:
         """The URL of the engine that is there."""
-        [worker] = (await self.client.get("/admin/workers")).json()["workers"]
+        [worker] = (await self.client.get("/health/workers")).json()["workers"]
         return str(worker["url"])
 
     async def calls(self, route: str) -> int:
