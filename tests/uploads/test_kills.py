@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+from gateway_plugins.uploads.life import RECEIVING
 from support.callers.raw_client import RawClient
 from support.gateways.serving_process import Process, serving
 from support.uploads.asking import BYTES, PLUGIN, TUS, metadata
@@ -106,7 +107,7 @@ async def test_killed_once_the_last_byte_has_come(tmp_path: Path) -> None:
             assert done["status"] == "completed", (state, done)
             assert installed(tmp_path / "cache", state) == MODEL
     assert all(one.name.startswith("models--") for one in (tmp_path / "cache").iterdir())
-    assert list((tmp_path / "gateway.db-uploads").iterdir()) == []
+    assert [one.name for one in (tmp_path / "gateway.db-uploads").iterdir()] == [RECEIVING]
 
 
 def leave(folder: Path, state: str, path: str) -> None:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -26,6 +27,7 @@ from gateway_plugins.uploads.store.rows import (
     VERIFYING,
     Upload,
 )
+from gateway_plugins.uploads.store.slots import Slots
 from gateway_plugins.uploads.store.turns import Turn, Turns
 
 log = logging.getLogger("gateway.uploads")
@@ -38,6 +40,9 @@ LOOK = 0.1
 
 READY = Topic("uploads", "ready")
 
+RECEIVING = "receiving"
+"""The file of the slots, in the folder of the uploads."""
+
 T = TypeVar("T")
 
 
@@ -49,6 +54,7 @@ class Uploads:
         self.folder = folder
         self.threads = ThreadPoolExecutor(THREADS, "gateway-uploads")
         self.turns = Turns(peers, options.hand_over)
+        self._slots = Slots(folder.path / RECEIVING)
         self.is_ready: Callable[[], None] = _nothing
         self._storage = storage
         self._peers = peers
@@ -78,6 +84,10 @@ class Uploads:
     def expiry(self) -> float:
         """Return when an upload expires whose latest byte comes now."""
         return time.time() + self.options.expires
+
+    def receiving(self, owner: str) -> AbstractAsyncContextManager[None]:
+        """Wait until the owner's uploads that are received now are few enough. Raises OSError."""
+        return self._slots.slot(owner, self.options.max_at_once)
 
     # beginnings
 
@@ -219,6 +229,7 @@ class Uploads:
 
     def close(self) -> None:
         self.threads.shutdown()
+        self._slots.close()
         self.folder.close()
 
 

@@ -68,9 +68,9 @@ class ModelUploads:
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         try:
             folder = Folder(_folder(gateway, self._options))
+            uploads = Uploads(gateway.storage, gateway.peers, self._options, folder)
         except OSError as error:
             raise ConfigError(f"uploads.files: there can be no such folder: {error}") from None
-        uploads = Uploads(gateway.storage, gateway.peers, self._options, folder)
         self._uploads = uploads
         tasks = [asyncio.create_task(_stop(gateway, uploads))]
         if gateway.peers.index == 0:

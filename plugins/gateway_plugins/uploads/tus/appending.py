@@ -1,9 +1,6 @@
 """PATCH, and POST with a body: checks, and bytes to the disk."""
 
-import asyncio
-import contextlib
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from msgspec.structs import replace
 from starlette.responses import Response
@@ -33,27 +30,6 @@ class Appending:
     def __init__(self, uploads: Callable[[], Uploads], arrived: Callable[[int], None]) -> None:
         self._uploads = uploads
         self._arrived = arrived
-        self._rooms: defaultdict[str, _Room] = defaultdict(_Room)
-
-    @contextlib.asynccontextmanager
-    async def room(self, owner: str) -> AsyncIterator[None]:
-        """Wait until the owner's uploads that are received now are few enough."""
-        room, most = self._rooms[owner], self._uploads().options.max_at_once
-        room.users += 1
-        try:
-            async with room.freed:
-                await room.freed.wait_for(lambda: room.taken < most)
-                room.taken += 1
-            try:
-                yield
-            finally:
-                async with room.freed:
-                    room.taken -= 1
-                    room.freed.notify()
-        finally:
-            room.users -= 1
-            if not room.users:
-                del self._rooms[owner]
 
     # checks, before a byte is read
 
@@ -165,15 +141,6 @@ class Appending:
             "x-upload-status": upload.status,
         }
         return Response(status_code=204, headers=headers)
-
-
-class _Room:
-    """The uploads of an owner that are received now (`taken`), and that wait for that."""
-
-    def __init__(self) -> None:
-        self.users = 0
-        self.taken = 0
-        self.freed = asyncio.Condition()
 
 
 def _check_offset(request: Request, size: int) -> None:

@@ -76,7 +76,8 @@ def check_model(upload: Upload, cache: Path) -> None:
     problem = obstacle(folder_of(cache, upload.model), upload.owner, upload.replaces)
     if problem == "model_exists":
         raise ModelExists(
-            f"there is a model `{upload.model}`; to replace it, name `overwrite` in Upload-Metadata"
+            f"there is a model `{upload.model}`; to replace it, name `overwrite` in "
+            "Upload-Metadata, as `gateway upload --overwrite` does"
         )
     if problem is not None:
         raise ModelOfAnother(

@@ -77,7 +77,7 @@ class Protocol:
         await uploads.begin(upload)
         offset = None
         if with_bytes or upload.length == 0:
-            async with self._turn(upload) as turn:
+            async with uploads.receiving(upload.owner), self._turn(upload) as turn:
                 upload = await self._appending.append(request, upload, turn, 0, read=with_bytes)
             offset = upload.received
         return self._created(request, upload, offset)
@@ -128,7 +128,7 @@ class Protocol:
         if upload.status != UPLOADING:
             return self._appending.repeated(request, upload)
         uploads = self._uploads()
-        async with self._appending.room(upload.owner), self._turn(upload) as turn:
+        async with uploads.receiving(upload.owner), self._turn(upload) as turn:
             upload = await uploads.find(upload.id, None)
             if upload.status != UPLOADING:
                 return self._appending.repeated(request, upload)
