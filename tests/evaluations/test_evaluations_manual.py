@@ -27,6 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 def test_printed_commands_list_and_submit(demo: str, tmp_path: Path) -> None:
     printed = shell(MANUAL.block("sh", "/eval/evals", demo), tmp_path)
     listed, _, submitted = printed.partition("}]}")
@@ -34,6 +35,7 @@ def test_printed_commands_list_and_submit(demo: str, tmp_path: Path) -> None:
     assert json.loads(submitted)["status"] == "submitted"
 
 
+@pytest.mark.slow
 def test_printed_command_submits_and_prints_scores(demo: str, tmp_path: Path) -> None:
     block = MANUAL.block("sh", "gateway eval submit sim")
     commands = [f"{line} --url {demo}" for line in block.splitlines()]

@@ -73,7 +73,7 @@ async def test_shipped_example_runs_from_its_submission_to_its_files(
     ]
 
 
-NAMES = ("../../x", "..", "", "evals/one", "none", "/etc", "one\0", "-x")
+NAMES = ("../../x", "evals/one", "/etc", "one\0", "-x")
 
 
 async def test_fault_11_1_only_listed_names_are_run(

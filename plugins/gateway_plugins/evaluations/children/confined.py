@@ -16,6 +16,9 @@ from gateway_plugins.evaluations.options import Options
 
 CONFINE = Path(__file__).parent.parent / "programs" / "confine.py"
 
+OUR_PYTHON = (sys.executable, "-I", "-S")
+"""For programs of this plugin: they need the standard library only, and begin sooner."""
+
 TAIL = 4_000
 """Bytes of a log that an error repeats."""
 
@@ -138,7 +141,7 @@ class _Started:
             "written": [str(place) for place in command.written],
             **msgspec.structs.asdict(limits),
         }
-        arguments = [sys.executable, "-I", str(CONFINE), msgspec.json.encode(plan).decode()]
+        arguments = [*OUR_PYTHON, str(CONFINE), msgspec.json.encode(plan).decode()]
         with self._lock:
             if self._is_ended:
                 return

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import stat
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from gateway import NOT_JSON
-from gateway_plugins.evaluations.children.confined import Command, Failed, Limits, run
+from gateway_plugins.evaluations.children.confined import OUR_PYTHON, Command, Failed, Limits, run
 from gateway_plugins.evaluations.children.pythons import Pythons
 from gateway_plugins.evaluations.children.removing import remove
 from gateway_plugins.evaluations.children.scrubbing import scrubbed
@@ -114,7 +113,7 @@ class Repository:
         """Return all evaluations; `folder` is for files of the step. Raises Failed."""
         if self.problem() is not None:
             return []
-        own = [sys.executable, "-I", str(PROGRAMS / "run_eval.py"), "describe"]
+        own = [*OUR_PYTHON, str(PROGRAMS / "run_eval.py"), "describe"]
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         await self._run_ours("describe", own, folder, LISTING)
         found = _result_of(folder, "describe", _Described).evals
@@ -158,7 +157,7 @@ class Repository:
         `action` and `plan` are those of `packing.py`.
         """
         program = str(PROGRAMS / "packing.py")
-        arguments = [sys.executable, "-I", program, action, json.dumps(plan)]
+        arguments = [*OUR_PYTHON, program, action, json.dumps(plan)]
         await self._run_ours(action, arguments, folder)
 
     async def _step(
