@@ -80,6 +80,35 @@ class _Learned(msgspec.Struct):
     until: float = 0.0
 
 
+class ScaleOut:
+    """Whether a worker has told that it lacks what vLLM serves only with `--enable-scale-out`.
+
+    An engine that comes back with it is known by its first generation from token ids.
+    """
+
+    HINT = (
+        "it serves neither /inference/v1/generate nor render and derender: start vLLM with "
+        "--enable-scale-out"
+    )
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._lacking = self._told = False
+
+    def note_lacking(self) -> None:
+        """Note the engine's 403; the log tells it once."""
+        self._lacking = True
+        if not self._told:
+            self._told = True
+            log.warning("worker %s: %s", self._worker, self.HINT)
+
+    def note_served(self) -> None:
+        self._lacking = False
+
+    def hints(self) -> list[str]:
+        return [self.HINT] if self._lacking else []
+
+
 class Refusals:
     """The injections that one worker rejects, by kind of request.
 

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway import config
 from gateway.errors import CallError
-from gateway.fleet.injection_support import Refusals, RefusedInjections
+from gateway.fleet.injection_support import Refusals, RefusedInjections, ScaleOut
 from gateway.fleet.request import WorkerAnswer, request
 from gateway.fleet.shed_load import ShedLoad
 from gateway.fleet.slots import Slots
@@ -53,7 +53,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     `state` is `up`, or the state of one of the `conditions`, of a blocking one if there is any;
     `conditions` are by owner. `ttft` and `duration` are exponential moving averages of the times of
     its responses without errors, in seconds. `refused_injections` is what the gateway does not
-    inject now because the worker rejected it, as one process has learned it.
+    inject now because the worker rejected it, as one process has learned it. `hints`: what an
+    operator may change at the worker.
     """
 
     worker_id: str
@@ -73,6 +74,7 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     ttft: float | None = None
     duration: float | None = None
     refused_injections: list[RefusedInjections] = []
+    hints: list[str] = []
 
 
 class Registry(Protocol):
@@ -128,6 +130,7 @@ class Worker:
         self._shed = ShedLoad()
         self.absence = Absence()
         self.refusals = Refusals(self.id, inject=settings.inject)
+        self.scale_out = ScaleOut(self.id)
         self.header = (b"x-gateway-worker", self.id.encode())
         self.pool = make_pool(settings, timeouts, limits) if pool is None else pool
         self._retired: list[Pool] = []
@@ -349,6 +352,7 @@ class Worker:
             ttft=self.ttft,
             duration=self.duration,
             refused_injections=list(self.refusals.all()),
+            hints=self.scale_out.hints(),
         )
 
     def target(self, path: str, query: bytes) -> str:

@@ -15,6 +15,7 @@ from gateway.pipeline.relay import Relay
 from gateway.upstream.connection import Connection
 from gateway.upstream.delivery import ClosedBeforeDelivery
 from gateway.upstream.request import upload
+from gateway.wire.apis.token_api import GENERATE
 from gateway.wire.injection import NO_INJECTIONS
 from gateway.wire.reported.ending import ENGINE_ERROR
 
@@ -51,7 +52,10 @@ async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> by
         else:
             sending = _upload(exchange, relay, connection, head, settings)
         try:
-            return await relay.done
+            rest = await relay.done
+            if attempt.status == 200 and exchange.call.dialect is GENERATE:
+                worker.scale_out.note_served()
+            return rest
         except UpstreamClosed as error:
             if not (attempt.reused and _may_be_sent_again(error, exchange, connection, settings)):
                 raise

@@ -21,14 +21,15 @@ from gateway.headers import Headers, get_header, is_plain
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import Reader
 from gateway.wire.injection import INJECTED_FIELDS, NO_INJECTIONS, Injection, listed
-from gateway.wire.refusal import NO_MODEL, read_refusal
+from gateway.wire.refusal import NO_MODEL, lacks_scale_out, read_refusal
 
 Reason = Literal["busy", "not_this", "no_model", "no_access", "status"]
 """Why another worker may be tried. After the first four the worker has run nothing: it takes no
 call now, or not this one, does not have the model, or does not let the gateway in. `status`: one of
 `failover.statuses`, and nothing tells whether the call has run."""
 
-NO_ACCESS = (401, 403)
+FORBIDDEN = 403
+NO_ACCESS = (401, FORBIDDEN)
 
 REFUSALS = frozenset((400, 422))
 """Statuses of a response that may reject injected fields."""
@@ -93,10 +94,13 @@ def hold(
     if stripper is not None and status in REFUSALS and is_plain(headers):
         injected = stripper.injected
     doubted = attempt is not None and not attempt.last and _is_doubted(attempt, status, settings)
-    if attempt is None or not (doubted or injected):
+    may_lack = status == FORBIDDEN and is_plain(headers)
+    if attempt is None or not (doubted or injected or may_lack):
         return None
 
     def judge(body: bytes) -> Reason | None:
+        if may_lack and lacks_scale_out(body):
+            attempt.worker.scale_out.note_lacking()
         return _reason(attempt, status, body, settings) if doubted else None
 
     return Holding(status, headers, exchange.observers, reader, injected=injected, judge=judge)

@@ -56,6 +56,9 @@ _NO_MODEL = re.compile(
     re.DOTALL,
 )
 
+NO_SCALE_OUT = "Scale-out endpoints are disabled."
+"""How vLLM begins its 403 for `generate`, `render` and `derender` if it serves none of them."""
+
 NO_MODEL = (400, 404)
 """Statuses of a response that may say that a model is not there."""
 
@@ -71,6 +74,11 @@ def read_refusal(status: int, body: bytes) -> Refusal | None:
     if code == PICKY_CODE:
         return "not_this"
     return "busy" if message in BUSY_WORDS or code in BUSY_CODES else None
+
+
+def lacks_scale_out(body: bytes) -> bool:
+    """Whether a 403 says that the engine was started without `--enable-scale-out`. Never raises."""
+    return _said(body)[0].startswith(NO_SCALE_OUT)
 
 
 def _said(body: bytes) -> tuple[str, str]:

@@ -61,6 +61,7 @@ UP = {
     "ttft": None,
     "duration": None,
     "refused_injections": [],
+    "hints": [],
 }
 
 
