@@ -95,7 +95,19 @@ from gateway.wire.request import is_true
 from gateway.wire.sse import Event, Splitter
 from gateway.wire.translation.messages.request import Habits
 from gateway.wire.translation.messages.translator import messages_as_chat
-from gateway.wire.translation.responses.translator import responses_as_chat
+from gateway.wire.translation.responses.kept_items import (
+    KeptItem,
+    input_items,
+    output_items,
+    read_items,
+)
+from gateway.wire.translation.responses.request.request import read as read_responses_request
+from gateway.wire.translation.responses.structs import Request as ResponsesRequest
+from gateway.wire.translation.responses.translator import (
+    ResponsesTranslator,
+    responses_as_chat,
+)
+from gateway.wire.translation.responses.translator import carry as carry_response
 from gateway.wire.translation.translation import (
     ResponseTranslator,
     Translation,
@@ -147,6 +159,7 @@ __all__ = [
     "Headers",
     "Histogram",
     "Host",
+    "KeptItem",
     "Kernel",
     "Migration",
     "Migrations",
@@ -161,6 +174,8 @@ __all__ = [
     "RefusedInjections",
     "Requested",
     "ResponseTranslator",
+    "ResponsesRequest",
+    "ResponsesTranslator",
     "Result",
     "Reward",
     "Sample",
@@ -200,10 +215,12 @@ __all__ = [
     "WorkerSettings",
     "Workers",
     "api_of",
+    "carry_response",
     "create_app",
     "error_message",
     "get_header",
     "hookimpl",
+    "input_items",
     "insert_rows",
     "is_event_stream",
     "is_loopback",
@@ -213,7 +230,10 @@ __all__ = [
     "messages_as_chat",
     "open_for_changes",
     "open_read_only",
+    "output_items",
     "path_of",
+    "read_items",
+    "read_responses_request",
     "read_session_id",
     "responses_as_chat",
     "retry_after",

@@ -65,7 +65,7 @@ class Call:
     not that of all calls, see gateway.pipeline.authorization. `tried` are the workers that have
     failed it and are not asked again; a worker whose latest attempt is `refused` may be asked
     later. `overwritten` are the top-level keys of the body that plugins `set`, with their values.
-    `waits_for_commit`: an item must be committed before the caller gets the last byte.
+    `waits_for_commit`: an item must be committed before the last byte. `recorded`: it has a trace.
     `translated_from` is the API of a call that is carried as another API's: `path`, `query` and
     `body` are the worker's, and `asked_path` is always the caller's. `notes` are those of `note`.
     """
@@ -103,6 +103,7 @@ class Call:
         "peer_names",
         "principal",
         "query",
+        "recorded",
         "runs_again",
         "scope",
         "session_id",
@@ -158,7 +159,7 @@ class Call:
         self.state = State()
         self.overwritten = NOTHING
         self.counts_tokens = False
-        self.waits_for_commit = False
+        self.waits_for_commit, self.recorded = False, True
         self.translated_from: Api | None = None
         self.notes: Mapping[Reason, str] = {}
         self._caller = caller

@@ -166,12 +166,12 @@ class Reply:
             self.write(gap + error.event())
         self._caller.cut()
 
-    def count_last(self, data: bytes, after: float, *, show: bool = False) -> None:
+    def count_last(self, data: bytes, after: float) -> None:
         """Count the last bytes, `after` so many seconds of the call.
 
-        `show`: to the caller too, if it has `receive_last`.
+        The caller gets them already now if it has `receive_last`.
         """
-        if show and (receive := getattr(self._caller, "receive_last", None)) is not None:
+        if (receive := getattr(self._caller, "receive_last", None)) is not None:
             self._pass_head()
             receive(data)
         if self._outcome.ttft is None:

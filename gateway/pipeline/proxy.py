@@ -352,7 +352,7 @@ class Proxy:
         call = exchange.call
         call.outcome.duration = duration = monotonic() - call.started
         if last:
-            exchange.reply.count_last(last, duration, show=call.internal)
+            exchange.reply.count_last(last, duration)
         if exchange.cancel_scope.caller_left:
             call.outcome.caller_gone = True
         observers = exchange.observers

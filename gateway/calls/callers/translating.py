@@ -87,10 +87,13 @@ class TranslatingCaller:
         self._caller.cut()
 
     def receive_last(self, data: bytes) -> None:
-        """Show the last bytes to the caller of an internal call before its record is made."""
+        """Translate the last bytes before the call is recorded: plugins see how it ended.
+
+        The caller of an internal call gets them too, if it wants them.
+        """
+        self._last = self._finished(data)
         receive: Callable[[bytes], None] | None = getattr(self._caller, "receive_last", None)
         if receive is not None:
-            self._last = self._finished(data)
             receive(self._last)
 
     async def end(self, data: bytes) -> None:

@@ -236,9 +236,10 @@ async def _last_weight_version(gateway: Host) -> int | None:
 def captured(call: Call) -> bool:
     """Whether the call is recorded: any POST to an API, unless it is known to sample nothing.
 
-    A path that the gateway does not know is one of an API if it has `/v1/` in it.
+    A path that the gateway does not know is one of an API if it has `/v1/` in it. A plugin may say
+    that a call is not to be recorded.
     """
-    if call.method != "POST":
+    if call.method != "POST" or not call.recorded:
         return False
     api = api_at(call.path)
     return "/v1/" in call.path if api is None else not api.samples_nothing
