@@ -86,7 +86,7 @@ clients: kernel $(VENV)-clients/node_modules $(VENV)-clients-2/.installed  # see
 	$(VENV)/bin/pytest -m clients tests/clients
 
 agents: kernel $(VENV)-agents/node_modules  # needs Node 20, and 2 GB of disk; see docs/agents.md
-	$(VENV)/bin/pytest -m agents tests/clients/test_agents.py
+	$(VENV)/bin/pytest -m agents tests/clients
 
 soak: kernel  # `make soak MINUTES=60`: all plugins under load and faults; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m soak --minutes $(MINUTES)

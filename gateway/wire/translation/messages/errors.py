@@ -48,7 +48,11 @@ def refusal(status: int, body: bytes, call_id: str) -> bytes:
 
 
 def error_event(raw: bytes) -> bytes:
-    """Return the event of an error; `raw` is the value of `error` in a chat event."""
+    """Return the event of an error; `raw` is the value of `error` in a chat event.
+
+    An event has no status, so clients go by its type: agents ask again after one of Anthropic's
+    types, and end the run after a type that they do not know.
+    """
     try:
         error: object = msgspec.json.decode(raw)
     except NOT_JSON:
@@ -56,7 +60,8 @@ def error_event(raw: bytes) -> bytes:
     code = error.get("code") if isinstance(error, dict) else None
     status = code if isinstance(code, int) else 500
     kind = error.get("type") if isinstance(error, dict) else None
-    inner = {"type": _kind(kind, status), "message": error_message(error) or "the engine failed"}
+    told = kind if kind in BY_STATUS.values() else type_of(status)
+    inner = {"type": told, "message": error_message(error) or "the engine failed"}
     data = msgspec.json.encode({"type": "error", "error": inner})
     return b"event: error\ndata: %b\n\n" % data
 

@@ -122,8 +122,12 @@ class MessagesStream:
         return self._grown(delta)
 
     def end(self, *, done: bool) -> bytes:
-        """Return the last events, nothing if the message is not whole. Never raises."""
-        if self._state == "begun" and (done or self._finish is not None):
+        """Return the last events, nothing if the message is not whole. Never raises.
+
+        `done` proves nothing: an engine that dies may end its stream in the usual way. A caller
+        that got message_stop would run a tool call of which only half was sampled.
+        """
+        if self._state == "begun" and self._finish is not None:
             return self._told(self._usage) + STOP
         return STOP if self._state == "told" else b""
 
@@ -140,7 +144,7 @@ class MessagesStream:
             choice = chunk.choices[0]
             self._finish, self._stop = choice.finish_reason, choice.stop_reason
             return started + self._grown(choice.delta or NO_DELTA)
-        if started or chunk.usage == _NO_USAGE:
+        if started or chunk.usage == _NO_USAGE or self._finish is None:
             return started
         return self._told(chunk.usage)
 

@@ -93,11 +93,16 @@ def test_incomplete_has_a_reason(reason: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["abort", None])
-def test_an_aborted_response_has_failed(reason: str | None) -> None:
-    last = run(chunk(content="a"), chunk(reason))[-1]
+def test_an_aborted_response_has_failed_and_its_call_is_not_done(reason: str | None) -> None:
+    begun = chunk(tool_calls=[call(0, '{"cmd": "rm -r /tmp', "f")])
+    events = run(chunk(content="a"), begun, chunk(reason))
+    last = events[-1]
     assert last["type"] == "response.failed"
     assert last["response"]["error"]["code"] == "server_error"
+    assert [item["type"] for item in last["response"]["output"]] == ["message"]
     assert last["response"]["output"][0]["content"][0]["text"] == "a"
+    assert kinds(events).count("output_item.added") == 2
+    assert kinds(events).count("output_item.done") == 1
 
 
 ERROR = {"message": "No memory", "type": "InternalServerError", "param": None, "code": 500}
@@ -108,6 +113,7 @@ def test_an_error_in_mid_stream_ends_the_response(error: Json) -> None:
     data = msgspec.json.encode({"error": error})
     events = run(chunk(content="a"), data, chunk(content="b"))
     assert kinds(events)[-2:] == ["error", "failed"]
+    assert "output_item.done" not in kinds(events)
     assert "No memory" in events[-2]["message"]
     assert events[-2]["error"]["message"] == events[-2]["message"]
     assert events[-1]["response"]["error"]["message"] == events[-2]["message"]
@@ -162,7 +168,8 @@ def test_any_deltas_make_a_stream_in_order(deltas: list[Json], reason: str | Non
     assert kinds(events)[:2] == ["created", "in_progress"]
     added = [event["item"]["id"] for event in events if event["type"].endswith("item.added")]
     done = [event["item"] for event in events if event["type"].endswith("item.done")]
-    assert added == [item["id"] for item in done]
+    whole = added if reason in ("stop", "length") else added[:-1]
+    assert whole == [item["id"] for item in done]
     assert events[-1]["response"]["output"] == done
     for place, item in enumerate(done):
         own = [event for event in events if event.get("item_id") == item["id"]]

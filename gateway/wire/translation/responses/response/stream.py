@@ -2,7 +2,8 @@
 
 They are vLLM's: `created` and `in_progress`, then for each item of the output its own from
 `output_item.added` to `output_item.done`, and `completed` last, also of a response that is
-incomplete. A response that failed ends in `error` and `response.failed`.
+incomplete. A response that failed ends in `error` and `response.failed`, and what is whole of it is
+its output.
 """
 
 from collections.abc import Sequence
@@ -78,14 +79,19 @@ class EventStream:
         """Return the last events; `done`: the worker's stream ended in `[DONE]`."""
         if self.ended or not done:
             return b""
-        out = self._begin() + self._close()
+        out = self._begin()
         end_as(self.response, self._finish_reason, self._usage)
+        if self.response.error is None:
+            out += self._close()
         return out + self._last()
 
     def failed(self, error: bytes) -> bytes:
-        """Return the last events of a stream that has failed; `error` is JSON."""
+        """Return the last events of a stream that has failed; `error` is JSON.
+
+        The open item stays open: agents run a call that is done, though only half was sampled.
+        """
         failure, data = failure_of(error)
-        out = self._begin() + self._close() + self._numbered([(data[1:-1], b"error")])
+        out = self._begin() + self._numbered([(data[1:-1], b"error")])
         return out + self._failed(failure)
 
     def cancelled(self) -> bytes:
