@@ -93,8 +93,8 @@ from gateway.wire.reported.ending import ENGINE_ERROR, Ending
 from gateway.wire.reported.usage import Usage, tokens_of
 from gateway.wire.request import is_true
 from gateway.wire.sse import Event, Splitter
-from gateway.wire.translation.messages.request import Habits
-from gateway.wire.translation.messages.translator import messages_as_chat
+from gateway.wire.translation.messages.request import PLAIN_CHAT, Habits, UnknownHabit
+from gateway.wire.translation.messages.translator import messages_as_chat, messages_as_count
 from gateway.wire.translation.responses.kept_items import (
     KeptItem,
     input_items,
@@ -120,6 +120,7 @@ __all__ = [
     "ENGINE_ERROR",
     "MAX_RETRY_AFTER",
     "NOT_JSON",
+    "PLAIN_CHAT",
     "SCOPES",
     "Answer",
     "Api",
@@ -198,6 +199,7 @@ __all__ = [
     "Trajectory",
     "Translation",
     "Unauthorized",
+    "UnknownHabit",
     "Untranslatable",
     "UpstreamError",
     "UpstreamTimeout",
@@ -228,6 +230,7 @@ __all__ = [
     "is_true",
     "json_mistake",
     "messages_as_chat",
+    "messages_as_count",
     "open_for_changes",
     "open_read_only",
     "output_items",

@@ -87,6 +87,14 @@ class Exchange:
         """Show the response to `observers` from now on."""
         self.observers = self.call._observers = observers
 
+    def refusal(self, error: CallError) -> bytes:
+        """Return the body of an error of the gateway, in the envelope of the caller's API."""
+        call, body = self.call, error.body()
+        api = call.api if call.translated_from is None else None  # else its translator does it
+        if api is None or api.refusal is None:
+            return body
+        return api.refusal(error.status, body, call.id)
+
     def asked(self) -> dict[str, object]:
         """Return the request as plugins have changed it, before any injection."""
         return {**self.call._known(), **self.call.overwritten}

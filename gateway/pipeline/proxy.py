@@ -154,7 +154,7 @@ class Proxy:
         if exchange.reply.begun or exchange.reply.waiting:
             exchange.reply.break_off(error, tell=self._settings.stream_errors == "event")
             return None
-        body = error.body()
+        body = exchange.refusal(error)
         exchange.reply.start(
             error.status,
             [

@@ -33,6 +33,10 @@ RequestChange = Callable[[Mapping[str, object]], dict[str, object]]
 """Returns the keys to set in a request for one injection; none if it must not be injected."""
 
 
+Refusal = Callable[[int, bytes, str], bytes]
+"""Returns the body of an error; arguments: the status, OpenAI's envelope, the id of the call."""
+
+
 class Unreadable(GatewayError):
     """A worker's response is not in the format of this dialect."""
 
@@ -96,6 +100,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     the fields. `several`: `n` in a request is its number of choices. `prompts` is the field that
     can hold several prompts. `nested`: the bounds are in `sampling_params`. `labelled`: metrics
     have labels for its paths. `tells_end`: its streams say how they ended, see reported.ending.
+    `refusal` makes the API's own envelope for an error of the gateway, None: OpenAI's is sent.
     """
 
     name: str
@@ -109,6 +114,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     nested: bool = False
     labelled: bool = True
     tells_end: bool = False
+    refusal: Refusal | None = None
 
     @property
     def generates(self) -> bool:

@@ -1,5 +1,7 @@
 """Which calls are translated."""
 
+import random
+
 from gateway import Call, Worker, Workers
 from gateway_plugins.translate.options import Options, When
 
@@ -20,6 +22,11 @@ def is_wanted(call: Call, when: When, options: Options) -> bool:
     if when == "captured":
         return call.session_id is not None or _asks_for_capture(call, options.capture_label)
     return when == "always"
+
+
+def is_checked(call: Call, options: Options) -> bool:
+    """Whether the engine is asked if it makes the same prompt of this call in both ways."""
+    return call.header(options.check_header) is not None or random.random() < options.check_ratio
 
 
 def _asks_for_capture(call: Call, label: str) -> bool:

@@ -16,6 +16,7 @@ CHAT = "/v1/chat/completions"
 ALL = (
     *("limits", "sessions", "circuit_breaker", "weight_sync", "trl", "backpressure"),
     *("trace_capture", "usage", "batch", "gateway_plugins.evaluations:Evaluations"),
+    "gateway_plugins.translate:Translate",
 )
 
 

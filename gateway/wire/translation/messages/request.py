@@ -1,8 +1,9 @@
 """A Messages request as a chat request, exactly as vLLM 0.32 makes one inside."""
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
+from msgspec import UNSET
 
 from gateway.errors import NOT_JSON
 from gateway.wire.translation import chat
@@ -22,21 +23,31 @@ from gateway.wire.translation.translation import Untranslatable
 MIN_BUDGET = 1024
 """Minimum of `thinking.budget_tokens`."""
 
-Asked = TypeVar("Asked", bound=CountRequest)
+MAX_SALT = 1024
+"""Maximum characters of `cache_salt`."""
 
 
 class Habits(msgspec.Struct, frozen=True):
-    """How the engines differ, each by the chat template of its model.
+    """What differs between engines, and between the chat templates of their models.
 
-    `merges_system`: its template takes system messages only at the beginning, so that those in the
-    middle are moved there; None: that is not known. `effort_without_thinking` is the effort that
-    stands for thinking that is switched off; None: not known. `continuous_usage`: it can send a
-    usage in each event, so that the first one has the prompt's.
+    `merges_system`: the template takes system messages only at the beginning, so that those in the
+    middle are moved there. `effort_without_thinking` is the effort that stands for thinking that is
+    switched off, "" for none at all. None: it is not known; a request that depends on it raises
+    UnknownHabit. `extensions`: the engine is a vLLM, and takes vLLM's own fields; without them only
+    those of OpenAI are sent.
     """
 
-    merges_system: bool | None = True
-    effort_without_thinking: Effort | Literal["none"] | None = "none"
-    continuous_usage: bool = True
+    merges_system: bool | None = None
+    effort_without_thinking: Effort | Literal["none", ""] | None = None
+    extensions: bool = True
+
+
+PLAIN_CHAT = Habits(merges_system=True, effort_without_thinking="", extensions=False)
+"""The habits of an engine of which only is known that it speaks chat."""
+
+
+class UnknownHabit(Untranslatable):
+    """The request could be translated if a habit of the engine were known."""
 
 
 def read_request(body: bytes) -> Request:
@@ -52,19 +63,27 @@ def read_request(body: bytes) -> Request:
 def chat_request(asked: Request, habits: Habits) -> chat.Request:
     """Return the chat request. Raises Untranslatable if none would be answered in the same way."""
     made = _base(asked, habits)
-    made.max_tokens = made.max_completion_tokens = asked.max_tokens
-    made.stop = asked.stop_sequences
-    made.temperature, made.top_p, made.top_k = asked.temperature, asked.top_p, asked.top_k
+    made.max_completion_tokens = asked.max_tokens
+    made.stop = asked.stop_sequences or None
+    made.temperature, made.top_p = asked.temperature, asked.top_p
+    if habits.extensions:
+        _add_extensions(asked, made)
+    if asked.stream:
+        made.stream = True
+        made.stream_options = chat.StreamOptions(
+            include_usage=True, continuous_usage_stats=habits.extensions
+        )
+    return made
+
+
+def _add_extensions(asked: Request, made: chat.Request) -> None:
+    made.max_tokens, made.top_k = asked.max_tokens, asked.top_k
     made.watermarking, made.cache_salt = asked.watermarking, asked.cache_salt
     made.kv_transfer_params = asked.kv_transfer_params
     made.ec_transfer_params = asked.ec_transfer_params
     made.vllm_xargs = asked.vllm_xargs
-    if asked.stream:
-        made.stream = True
-        made.stream_options = chat.StreamOptions(
-            include_usage=True, continuous_usage_stats=habits.continuous_usage
-        )
-    return made
+    if isinstance(asked.thinking, Thinking):
+        made.thinking_token_budget = asked.thinking.budget_tokens
 
 
 def count_request(body: bytes, habits: Habits) -> chat.Request:
@@ -82,18 +101,30 @@ def _base(asked: CountRequest, habits: Habits) -> chat.Request:
     merged = _merges(asked, habits)
     messages = [*_system(asked, merged=merged), *messages_of(asked.messages, merged=merged)]
     made = chat.Request(model=asked.model, messages=messages)
-    made.chat_template_kwargs = asked.chat_template_kwargs
     _add_output_config(asked, made)
-    _add_thinking(asked, made, habits)
+    if isinstance(asked.thinking, NoThinking):
+        made.reasoning_effort = _without_thinking(habits)
     add_tools(asked, made)
+    if habits.extensions:
+        made.chat_template_kwargs = asked.chat_template_kwargs
+    else:
+        _drop_extensions(made)
     return made
+
+
+def _drop_extensions(made: chat.Request) -> None:
+    """Take out what OpenAI's API has no field for."""
+    for message in made.messages:
+        message.reasoning = UNSET
+    for tool in made.tools or ():
+        tool.function.defer_loading = None
 
 
 def _merges(asked: CountRequest, habits: Habits) -> bool:
     if all(message.role != "system" for message in asked.messages):
         return True
     if habits.merges_system is None:
-        raise Untranslatable("what the engine makes of a system message in the middle is not known")
+        raise UnknownHabit("what the engine makes of a system message in the middle is not known")
     return habits.merges_system
 
 
@@ -121,20 +152,18 @@ def _add_output_config(asked: CountRequest, made: chat.Request) -> None:
     made.reasoning_effort = config.effort
 
 
-def _add_thinking(asked: CountRequest, made: chat.Request, habits: Habits) -> None:
-    thinking = asked.thinking
-    if isinstance(thinking, NoThinking):
-        if habits.effort_without_thinking is None:
-            raise Untranslatable("how the engine switches thinking off is not known")
-        made.reasoning_effort = habits.effort_without_thinking
-    elif isinstance(thinking, Thinking):
-        made.thinking_token_budget = thinking.budget_tokens
+def _without_thinking(habits: Habits) -> str | None:
+    if habits.effort_without_thinking is None:
+        raise UnknownHabit("how the engine switches thinking off is not known")
+    return habits.effort_without_thinking or None
 
 
 def _check(asked: Request) -> None:
     """Raise Untranslatable for what the engine's own checks refuse."""
     if asked.max_tokens <= 0:
         raise Untranslatable("max_tokens must be positive", invalid=True)
+    if asked.cache_salt is not None and not 0 < len(asked.cache_salt) <= MAX_SALT:
+        raise Untranslatable("cache_salt is empty or too long", invalid=True)
     thinking = asked.thinking
     if not isinstance(thinking, Thinking):
         return

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import NOT_JSON
+from gateway.wire.apis.anthropic_errors import error_event
 from gateway.wire.translation.chat import (
     NO_DELTA,
     Chunk,
@@ -16,7 +17,6 @@ from gateway.wire.translation.chat import (
     encode,
     is_text,
 )
-from gateway.wire.translation.messages.errors import error_event
 from gateway.wire.translation.messages.stop import is_json, stop_of
 from gateway.wire.translation.messages.usage import read_usage, usage_json
 

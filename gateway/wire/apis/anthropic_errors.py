@@ -27,6 +27,14 @@ class _Error(msgspec.Struct):
     code: int | str | None = None
 
 
+class _Told(msgspec.Struct, omit_defaults=True):
+    """An error as Anthropic's clients read it; `code` is the gateway's own, for programs."""
+
+    type: str
+    message: str
+    code: str | None = None
+
+
 class _Body(msgspec.Struct):
     error: _Error
 
@@ -42,8 +50,7 @@ def type_of(status: int) -> str:
 
 def refusal(status: int, body: bytes, call_id: str) -> bytes:
     """Return the body of an error response; `body` is the worker's, or the gateway's own."""
-    kind, message = _read(status, body)
-    inner = {"type": kind, "message": message}
+    inner = _read(status, body)
     return msgspec.json.encode({"type": "error", "error": inner, "request_id": call_id})
 
 
@@ -66,17 +73,18 @@ def error_event(raw: bytes) -> bytes:
     return b"event: error\ndata: %b\n\n" % data
 
 
-def _read(status: int, body: bytes) -> tuple[str, str]:
+def _read(status: int, body: bytes) -> _Told:
     try:
         found = msgspec.json.decode(body, type=_Body).error
-        return _kind(found.type, status), found.message
+        code = found.code if isinstance(found.code, str) else None
+        return _Told(_kind(found.type, status), found.message, code)
     except NOT_JSON:
         pass
     try:
         message = error_message(msgspec.json.decode(body, type=_AnyBody).error)
     except NOT_JSON:
         message = body.decode(errors="replace").strip()[:2_000]
-    return type_of(status), message or f"the worker answered {status}"
+    return _Told(type_of(status), message or f"the worker answered {status}")
 
 
 def _kind(given: object, status: int) -> str:
