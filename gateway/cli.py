@@ -141,6 +141,9 @@ def _add_simulate(commands: "Commands") -> None:
         help="tell in usage what the prefix cache held",
     )
     parser.add_argument("--reasoning", action="store_true", help="think before each chat answer")
+    parser.add_argument(
+        "--responses-store", action="store_true", help="keep responses of /v1/responses"
+    )
     parser.add_argument("--seed", type=int, help="makes calls without a seed repeatable")
     parser.add_argument("--fault", help="fault to inject, such as hang or reset:3")
     _add_life(parser)
@@ -292,6 +295,7 @@ def _simulate(options: argparse.Namespace) -> None:
             development=options.development,
             scale_out=options.enable_scale_out,
             reasoning=options.reasoning,
+            responses_store=options.responses_store,
             prompt_tokens_details=options.enable_prompt_tokens_details,
             faults=Faults.parse(options.fault) if options.fault else Faults(),
         )

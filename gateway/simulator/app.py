@@ -16,6 +16,8 @@ from gateway.simulator.api import other
 from gateway.simulator.api.chat import prepare_chat
 from gateway.simulator.api.completions import prepare_completions
 from gateway.simulator.api.messages.messages import counting, prepare_messages
+from gateway.simulator.api.responses import routes as answers
+from gateway.simulator.api.responses.responses import Responses, in_responses
 from gateway.simulator.api.tokens import routes as tokens
 from gateway.simulator.api.tokens.generate import prepare_generate
 from gateway.simulator.breaking import FaultInjector
@@ -40,7 +42,10 @@ class SimulatorApp:
         self.config = config
         self.monitor = Monitor(config.model, config.max_model_len)
         self.control = Control()
-        self._injector = FaultInjector(_router(config, self.monitor, self.control), config)
+        self.responses = Responses(config)
+        self._injector = FaultInjector(
+            _router(config, self.monitor, self.control, self.responses), config
+        )
         headed = _AnswerHeaders(self._injector, config.request_id_headers)
         self._outermost: ASGIApp = _Guard(headed, config.api_key) if config.api_key else headed
 
@@ -56,17 +61,24 @@ class SimulatorApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._outermost(scope, receive, send)
 
+    async def close(self) -> None:
+        """End what runs in the background."""
+        await self.responses.store.close()
+
 
 def create_simulator(config: SimulatorConfig | None = None) -> SimulatorApp:
     """Return a stand-in engine with the wire behaviour of vLLM 0.32."""
     return SimulatorApp(config or SimulatorConfig())
 
 
-def _router(config: SimulatorConfig, monitor: Monitor, control: Control) -> Starlette:
+def _router(
+    config: SimulatorConfig, monitor: Monitor, control: Control, responses: Responses
+) -> Starlette:
     fresh = Random(config.seed)
     chat = GenerationEndpoint(prepare_chat, config, monitor, control, fresh)
     completions = GenerationEndpoint(prepare_completions, config, monitor, control, fresh)
     messages = GenerationEndpoint(prepare_messages, config, monitor, control, fresh, in_messages)
+    answer = GenerationEndpoint(responses.prepare, config, monitor, control, fresh, in_responses)
     generate = GenerationEndpoint(prepare_generate, config, monitor, control, fresh)
     return Starlette(
         routes=[
@@ -74,7 +86,8 @@ def _router(config: SimulatorConfig, monitor: Monitor, control: Control) -> Star
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/messages", messages, methods=["POST"]),
             Route("/v1/messages/count_tokens", counting(config), methods=["POST"]),
-            *tokens.routes(config, control, generate),
+            *answers.routes(config, responses, answer),
+            *tokens.routes(config, control, generate, responses.prepare),
             *other.routes(config, monitor, control),
             *(development.routes(config, control) if config.development else ()),
         ],

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from typing import NoReturn
 
 import msgspec
 from starlette.datastructures import Headers
@@ -51,12 +52,15 @@ def conditions_of(scope: Scope) -> Conditions:
     return conditions
 
 
-def set_crash(scope: Scope, crash: Callable[[Refused], bytes]) -> None:
-    """Set the function that returns the last events of this call's stream if the engine dies."""
+def set_crash(scope: Scope, crash: Callable[[Refused], bytes | None]) -> None:
+    """Set the function that returns the last events of this call's stream if the engine dies.
+
+    None: the stream breaks off.
+    """
     scope[_CRASH] = crash
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """A fault has ended this response; `connection` is False if it ended as valid HTTP."""
 
     def __init__(self, *, connection: bool) -> None:
@@ -99,7 +103,7 @@ class FaultInjector:
             await refuse(_in_dialect(scope, refused), send)
         except CallerGone:
             pass
-        except _Broken as broken:
+        except Broken as broken:
             if broken.connection:
                 await until_gone(receive)
 
@@ -137,6 +141,14 @@ class FaultInjector:
 
 def _in_dialect(scope: Scope, refused: Refused) -> Refused:
     return in_messages(refused) if scope["path"].startswith("/v1/messages") else refused
+
+
+def break_off(scope: Scope) -> NoReturn:
+    """Close the connection in the middle of a response."""
+    connection = scope.get("extensions", {}).get(EXTENSION)
+    if connection is not None:
+        connection["transport"].close()
+    raise Broken(connection=True)
 
 
 def _asked_fault(text: str) -> Fault:
@@ -188,7 +200,7 @@ async def _fail_at_once(fault: Fault, scope: Scope, receive: Receive) -> None:
             transport = _transport(scope)
             transport.write(_GARBAGE)
             transport.close()
-    raise _Broken(connection=True)
+    raise Broken(connection=True)
 
 
 class _BreakingSend:
@@ -206,7 +218,7 @@ class _BreakingSend:
             self._streams = _is_stream(message)
             if self._fault.name == "error-event" and not self._streams:
                 await refuse(_in_dialect(self._scope, crashed()), self._send)
-                raise _Broken(connection=False)
+                raise Broken(connection=False)
             await self._send(message)
         elif not self._streams:
             await self._break_plain(message.get("body", b""))
@@ -224,8 +236,10 @@ class _BreakingSend:
     async def _break_stream(self, event: bytes) -> None:
         if self._fault.name == "error-event":
             body = self._scope[_CRASH](crashed())
+            if body is None:
+                break_off(self._scope)
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
-            raise _Broken(connection=False)
+            raise Broken(connection=False)
         transport = self._unbuffered()
         if self._fault.name != "reset":
             transport.write(b"%x\r\n" % (len(event) + 1) + event[: len(event) // 2])
@@ -248,7 +262,7 @@ class _BreakingSend:
             _reset(transport)
         else:
             transport.close()
-        raise _Broken(connection=True)
+        raise Broken(connection=True)
 
 
 def _is_stream(start: Message) -> bool:

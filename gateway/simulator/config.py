@@ -17,7 +17,8 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     refuses with 403. `prompt_tokens_details` is vLLM's `--enable-prompt-tokens-details`: usage
     tells how many tokens of the prompt were in the prefix cache. With `reasoning` the model thinks
     before it answers, and the server tells thoughts from the answer, as with vLLM's
-    `--reasoning-parser`.
+    `--reasoning-parser`. `responses_store` is vLLM's `VLLM_ENABLE_RESPONSES_API_STORE=1`: responses
+    of `/v1/responses` are kept, and may run in the background.
     """
 
     model: str = "sim"
@@ -31,6 +32,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     scale_out: bool = False
     prompt_tokens_details: bool = False
     reasoning: bool = False
+    responses_store: bool = False
     faults: Faults = Faults()
 
     def __post_init__(self) -> None:

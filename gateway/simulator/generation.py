@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import CallerGone
-from gateway.simulator.breaking import Conditions, conditions_of, set_crash
+from gateway.simulator.breaking import Conditions, break_off, conditions_of, set_crash
 from gateway.simulator.caller import CallerWatch, read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control, Running
@@ -57,8 +57,11 @@ class Wire(Protocol):
     def end(self) -> bytes:
         """Return the last events of a stream."""
 
-    def crash(self, died: Refused) -> bytes:
-        """Return the last events of a stream that the engine could not end."""
+    def crash(self, died: Refused) -> bytes | None:
+        """Return the last events of a stream that the engine could not end.
+
+        None: it breaks off.
+        """
 
     def whole(self, body: bytes) -> bytes:
         """Return the response that is not streamed."""
@@ -141,6 +144,8 @@ class GenerationEndpoint:
                 write = _stream if prepared.plan.request.stream else _whole
                 with self._control.running(prepared.answer.name) as run.running:
                     last = await write(run, prepared, send)
+                if last is None:
+                    break_off(scope)
                 self._monitor.call_is_whole(call)
                 await send({"type": "http.response.body", "body": last, "more_body": False})
 
@@ -221,8 +226,11 @@ async def _whole(run: _Run, prepared: Prepared, send: Send) -> bytes:
     return body
 
 
-async def _stream(run: _Run, prepared: Prepared, send: Send) -> bytes:
-    """Send events as they are generated; return the last, which is not sent yet."""
+async def _stream(run: _Run, prepared: Prepared, send: Send) -> bytes | None:
+    """Send events as they are generated; return the last, which is not sent yet.
+
+    None: the stream breaks off.
+    """
     headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     answer, wire = prepared.answer, prepared.wire

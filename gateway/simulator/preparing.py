@@ -143,6 +143,12 @@ def _script(plan: Plan, chance: Random) -> list[int]:
     return thoughts if text is None else [*thoughts, *encode(text), EOS]
 
 
+def check_sampling(plan: Plan, config: SimulatorConfig) -> None:
+    """Check what `generations` would check; raises Refused."""
+    for prompt in plan.prompts:
+        _sampling(plan, len(prompt), config, Conditions())
+
+
 def _count(request: GenerationRequest) -> int:
     n = 1 if request.n is None else request.n
     if n < 1:

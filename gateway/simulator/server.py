@@ -135,6 +135,7 @@ class Simulator:
         trace: TracebackType | None,
     ) -> None:
         self._stop_listening()
+        await self._app.close()
         connections = list(self._connections)
         for connection in connections:
             connection.transport.abort()

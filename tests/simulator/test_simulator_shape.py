@@ -31,7 +31,6 @@ CONFIGS = {
 """The recorded groups that are replayed. Of the others, "devmode" is an engine with development
 endpoints and its own usage details, and "trl_legacy" is another server."""
 
-_RESPONSES = "the Responses API is not the simulator's"
 _PAUSE = "the development endpoints are not the simulator's"
 _SCALE_OUT = "an engine started with --enable-scale-out"
 
@@ -39,18 +38,11 @@ SKIPPED = {
     "default/chat_batch": "the batch endpoint is not the simulator's",
     "default/generative_scoring": "scoring is not the simulator's",
     "default/get_kv_event_sources": "KV events are not the simulator's",
-    "default/responses_input_msgs": _RESPONSES,
-    "default/responses_logprobs": _RESPONSES,
-    "default/responses_plain": _RESPONSES,
-    "default/responses_stream": _RESPONSES,
-    "default/responses_unknown_model": _RESPONSES,
     "apikey/auth_missing_pause": _PAUSE,
     "apikey/auth_missing_resume": _PAUSE,
     "extra/abort_all": _PAUSE,
     "extra/keep_p": _PAUSE,
     "extra/keep_r": _PAUSE,
-    "extra/responses_aborted": _RESPONSES,
-    "extra/responses_stream_aborted": _RESPONSES,
     "reload/r1_pause": _PAUSE,
     "reload/r2_reload": _PAUSE,
     "reload/r3_version": _PAUSE,

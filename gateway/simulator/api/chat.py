@@ -2,6 +2,8 @@
 
 from random import Random
 
+import msgspec
+
 from gateway.simulator.api.answers import header
 from gateway.simulator.api.chat_answer import ChatAnswer
 from gateway.simulator.api.template import chat_ids
@@ -15,8 +17,13 @@ from gateway.simulator.preparing import Plan, check_length, check_request, struc
 _MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
 
 
-def prepare_chat(body: bytes, given_id: str | None, config: SimulatorConfig) -> Prepared:
-    """Parse and check `body`, and plan its response; raises Refused."""
+def prepare_chat(
+    body: bytes, given_id: str | None, config: SimulatorConfig, *, name: str | None = None
+) -> Prepared:
+    """Parse and check `body`, and plan its response; raises Refused.
+
+    `name` is the id of the response if it is not chat's own.
+    """
     request = parse(body, ChatRequest)
     _check_messages(request.messages)
     _check_logprobs(request)
@@ -37,6 +44,7 @@ def prepare_chat(body: bytes, given_id: str | None, config: SimulatorConfig) -> 
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     plan = Plan(request, [prompt], asked, logprobs, script, config.reasoning)
     head = header("chatcmpl-", request, given_id, config.model)
+    head = head if name is None else msgspec.structs.replace(head, id=name)
     answer = ChatAnswer(request, prompt, head, reasoning=config.reasoning)
     return Prepared(plan, answer)
 

@@ -106,6 +106,13 @@ def rendered(plan: Plan, name: str, longest: int) -> list[Rendered]:
     ]
 
 
+def of_responses(one: Rendered) -> Rendered:
+    """Return a request as Responses renders it."""
+    one.sampling_params.extra_args = {}
+    one.stream_options = None
+    return one
+
+
 def _stream_options(request: GenerationRequest) -> StreamOptions | None:
     options = request.stream_options
     if options is None or not request.stream:

@@ -13,7 +13,7 @@ from gateway.simulator.api.chat import prepare_chat
 from gateway.simulator.api.completions import prepare_completions
 from gateway.simulator.api.messages.messages import prepare_messages
 from gateway.simulator.api.tokens.derender import derender_chat, derender_completion
-from gateway.simulator.api.tokens.rendered import Rendered, rendered
+from gateway.simulator.api.tokens.rendered import Rendered, of_responses, rendered
 from gateway.simulator.caller import read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control
@@ -39,13 +39,19 @@ class _Abort(msgspec.Struct, frozen=True):
     request_ids: list[str] | None = None
 
 
-def routes(config: SimulatorConfig, control: Control, generate: ASGIApp) -> list[Route]:
-    """Return the routes for one simulator; `generate` is the endpoint that generates."""
+def routes(
+    config: SimulatorConfig, control: Control, generate: ASGIApp, responses: Prepare
+) -> list[Route]:
+    """Return the routes for one simulator; `generate` is the endpoint that generates.
+
+    `responses` prepares calls of Responses.
+    """
+    preparing = {**_RENDERS, "/v1/responses": responses}
     if not config.scale_out:
-        paths = [f"{path}/render" for path in _RENDERS]
+        paths = [f"{path}/render" for path in preparing]
         paths += [f"{path}/derender" for path in _DERENDERS]
         return [Route(path, _refuse, methods=["POST"]) for path in (*paths, _GENERATE, _ABORT)]
-    renders = (_post(f"{path}/render", _render(one, config)) for path, one in _RENDERS.items())
+    renders = (_post(f"{path}/render", _render(one, config)) for path, one in preparing.items())
     derenders = (
         _post(f"{path}/derender", _derender(one, config)) for path, one in _DERENDERS.items()
     )
@@ -66,6 +72,8 @@ def _render(prepare: Prepare, config: SimulatorConfig) -> Callable[[Request], Aw
         body = await _json_body(request)
         prepared = prepare(body, request.headers.get("x-request-id"), config)
         found = rendered(prepared.plan, prepared.answer.name, config.max_model_len)
+        if request.url.path.startswith("/v1/responses"):
+            found = list(map(of_responses, found))
         whole: Rendered | list[Rendered] = found if prepare is prepare_completions else found[0]
         return Response(msgspec.json.encode(whole), media_type="application/json")
 
