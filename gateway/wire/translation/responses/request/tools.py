@@ -140,10 +140,11 @@ def choice(request: Request, box: Toolbox) -> object:
         return chosen
     if chosen.type not in ("function", "custom"):
         raise Untranslatable(f"chat has no tool_choice of type {chosen.type!r}")
-    return _Choice(function=_Function(_resolved(chosen, box)))
+    return _Choice(function=_Function(resolved(chosen, box)))
 
 
-def _resolved(chosen: ToolChoice, box: Toolbox) -> str:
+def resolved(chosen: ToolChoice, box: Toolbox) -> str:
+    """Return the name in chat of the chosen tool. Raises Untranslatable."""
     name = chosen.name or ""
     if name in box.called:
         return name

@@ -21,6 +21,11 @@ ADDED, DONE = b"response.output_item.added", b"response.output_item.done"
 PART_ADDED, PART_DONE = b"response.content_part.added", b"response.content_part.done"
 
 
+_DELTA = b'event: response.output_text.delta\ndata: {"content_index":0,"delta":'
+_NUMBER = b'"sequence_number":'
+_DELTA_END = b',"type":"response.output_text.delta"}\n\n'
+
+
 def _part(place: bytes, part: bytes) -> bytes:
     return b'"content_index":0,%b,"part":%b' % (place, part)
 
@@ -67,6 +72,11 @@ class OpenMessage(_Open):
         item = output.message(self.id, b"", b"in_progress")
         part = output.text_part(EMPTY, b"[]")
         return [(_item(item, self.index), ADDED), (_part(self.place, part), PART_ADDED)]
+
+    def next(self, text: bytes, number: int) -> bytes:
+        """Return the event that adds `text`, a JSON string, without logprobs."""
+        self._pieces.append(text[1:-1])
+        return b"%b%b%b,%b%d%b" % (_DELTA, text, self._after, _NUMBER, number, _DELTA_END)
 
     def add(self, text: bytes, tokens: list[logprobs.Token]) -> Part:
         """`text` is a JSON string."""

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from gateway.wire.translation.chat import Usage
 from gateway.wire.translation.responses.errors import Failure
-from gateway.wire.translation.responses.request.tools import Toolbox
+from gateway.wire.translation.responses.request.tools import Toolbox, resolved
 from gateway.wire.translation.responses.response.output import new_id
 from gateway.wire.translation.responses.structs import (
     Format,
@@ -21,6 +21,7 @@ from gateway.wire.translation.responses.structs import (
     Text,
     Tool,
     ToolChoice,
+    decode_tool,
 )
 
 
@@ -70,6 +71,13 @@ class _Custom(msgspec.Struct, kw_only=True):
     defer_loading: bool | None
     description: str | None
     format: Raw
+
+
+class _Namespace(msgspec.Struct, kw_only=True):
+    description: str | None
+    name: str | None
+    tools: list[Raw]
+    type: str
 
 
 class Response(msgspec.Struct, kw_only=True):
@@ -128,7 +136,7 @@ def begun(request: Request, box: Toolbox, *, stored: bool) -> Response:
         model=request.model or "",
         parallel_tool_calls=request.parallel_tool_calls is not False,
         temperature=1.0 if request.temperature is None else request.temperature,
-        tool_choice=(request.tool_choice or "auto") if request.tools else "none",
+        tool_choice=_choice(request, box),
         tools=[_echoed(raw, tool) for raw, tool in zip(request.tools or (), box.read, strict=True)],
         top_p=1.0 if request.top_p is None else request.top_p,
         background=bool(request.background),
@@ -149,6 +157,14 @@ def begun(request: Request, box: Toolbox, *, stored: bool) -> Response:
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
     )
+
+
+def _choice(request: Request, box: Toolbox) -> str | ToolChoice:
+    """Return the choice with the name that chat has for the tool, as vLLM tells it."""
+    chosen = request.tool_choice
+    if isinstance(chosen, ToolChoice) and box.tools:
+        return ToolChoice(chosen.type, resolved(chosen, box))
+    return (chosen or "auto") if request.tools else "none"
 
 
 def end_as(response: Response, finish_reason: str | None, usage: Usage | None) -> None:
@@ -195,7 +211,18 @@ def _echoed(raw: Raw, tool: Tool) -> Raw:
         return Raw(msgspec.json.encode(_function(tool)))
     if tool.type == "custom":
         return Raw(msgspec.json.encode(_custom(tool)))
+    if tool.type == "namespace":
+        return Raw(msgspec.json.encode(_namespace(tool)))
     return raw
+
+
+def _namespace(tool: Tool) -> _Namespace:
+    return _Namespace(
+        description=tool.description,
+        name=tool.name,
+        tools=[_echoed(raw, decode_tool(raw)) for raw in tool.tools or ()],
+        type=tool.type,
+    )
 
 
 def _function(tool: Tool) -> _Function:

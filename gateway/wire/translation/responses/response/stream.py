@@ -103,6 +103,11 @@ class EventStream:
     def _event(self, data: bytes) -> bytes:
         chunk = _read(data)
         choices = chunk.choices
+        item = self._open
+        if type(item) is OpenMessage and (text := _text_alone(chunk)) is not None:
+            number = self._number
+            self._number = number + 1
+            return item.next(text, number)
         if chunk.error != chat.ABSENT:
             return self.failed(bytes(chunk.error))
         out = b"" if self._started else self._begin(chunk.model)
@@ -208,6 +213,19 @@ class EventStream:
             )
         self._number += len(parts)
         return b"".join(events)
+
+
+def _text_alone(chunk: chat.Chunk) -> bytes | None:
+    """Return the text of a chunk in which there is nothing else, as in nearly all."""
+    if not chunk.choices or chunk.usage is not chat.ABSENT or chunk.error is not chat.ABSENT:
+        return None
+    choice = chunk.choices[0]
+    delta = choice.delta
+    if delta is None or choice.finish_reason is not None or not delta.is_text_alone:
+        return None
+    if choice.logprobs != chat.ABSENT or not chat.is_text(delta.content):
+        return None
+    return bytes(delta.content)
 
 
 def _read(data: bytes) -> chat.Chunk:
