@@ -173,6 +173,7 @@ class EventReader:
         stripper = self._stripper
         if stripper is None or self._one_by_one or self._end:
             return self._split(splitter, data)
+        stripper.look(data)
         sent, rest = b"", data
         empty = splitter.is_empty
         if empty and data != _DONE_EVENT and self._functions is not None:

@@ -41,7 +41,7 @@ from gateway.wire.stripping.exact_event import (
 )
 from gateway.wire.stripping.fast_strip import NULL as RAW_NULL
 from gateway.wire.stripping.fast_strip import Choice, Frame, frame_of, strip_response
-from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited
+from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited, on_one_line
 from gateway.wire.stripping.places import OPENAI, Places, fields_at
 from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
 
@@ -60,6 +60,7 @@ INJECTED_FIELDS: Mapping[Injection, str] = {
 MAX_FRAME_MISSES = 4
 """Number of frames in a row that may fail to match the next event before no more are computed."""
 
+MATCHED_STOP = b'"matched_stop"'
 _OF_USAGE = frozenset((b"choices", b"usage"))
 _encode = msgspec.json.Encoder().encode
 
@@ -114,7 +115,9 @@ class Stripper:
         "_in_choice",
         "_known",
         "_logprobs",
+        "_looks",
         "_misses",
+        "_omits_ids",
         "_places",
         "_strip",
         "_unasked",
@@ -149,13 +152,23 @@ class Stripper:
         # Whether the latest event was one that the quick ways leave.
         self._unusual = not places.as_chat
         self._ended = False
+        self._omits_ids = False  # as SGLang does, see gateway.wire.stripping.unasked
+        self._looks = self._ids and places.as_chat
+
+    def look(self, data: bytes) -> None:
+        """Look at the next bytes of a stream, until they show whether the quick ways apply."""
+        if not self._looks:
+            return
+        self._omits_ids = data.find(MATCHED_STOP) >= 0
+        ended = 0 <= data.rfind(b'"finish_reason"') < data.rfind(b"}]")
+        self._looks = not (self._omits_ids or ended)
 
     def plain(self, body: bytes, kernel: Kernel | None = None) -> bytes:
         """Return a whole plain response as the caller is to receive it.
 
         `kernel` strips it if it can.
         """
-        if not self._places.as_chat:
+        if not self._places.as_chat or (self._ids and body.find(MATCHED_STOP) >= 0):
             return self._any_plain(body)
         if kernel is not None:
             quick = kernel.functions.strip_answer(body, self._ids, self._logprobs)
@@ -179,13 +192,15 @@ class Stripper:
             return event.raw
         if data == DONE:
             return self.close() + event.raw
+        self.look(data)
         held = self._holds()
         if self._frame is not None and not held:
             cut = self._frame.strip_one(event.raw)
             if cut is not None:
                 self._misses = 0
                 return cut
-        cut = self._exact_event(event, data) if self._places.as_chat else None
+        quick = self._places.as_chat and not self._omits_ids
+        cut = self._exact_event(event, data) if quick else None
         self._unusual = cut is None
         return self._any_event(event, data) if cut is None else cut
 
@@ -194,7 +209,7 @@ class Stripper:
 
         Events may be passed to the Strip or to this object, in their order.
         """
-        if self._held or self._unusual:
+        if self._held or self._unusual or self._looks or self._omits_ids:
             return None
         if self._strip is None:
             flags = self._ids, self._logprobs, self._usage, self._drop_empty
@@ -284,7 +299,7 @@ class Stripper:
         edits = unasked.edits(answer)
         if self._frame is not None and unasked.state != self._known:
             self._frame = None
-        if len(answer.choices) == 1 and self._misses < MAX_FRAME_MISSES:
+        if len(answer.choices) == 1 and self._misses < MAX_FRAME_MISSES and not self._omits_ids:
             self._learn(answer, unasked)
         # An event may overtake the held end of another choice, but not that of its own.
         late = self._held and not (answer.choices and self._finished.isdisjoint(_indices(answer)))
@@ -358,12 +373,7 @@ def _with(text: bytes, more: Sequence[tuple[bytes, bytes]]) -> bytes:
     new = [(key, value) for key, value in fresh if key not in there]
     if new:
         edits.append(additions(text, answer.top, new))
-    return edited(text, [Edit(one.start, one.end, _on_one_line(one.new)) for one in edits])
-
-
-def _on_one_line(text: bytes) -> bytes:
-    """Return JSON without line ends, which are nothing but space in it."""
-    return b"".join(text.splitlines())
+    return edited(text, [Edit(one.start, one.end, on_one_line(one.new)) for one in edits])
 
 
 def _indices(answer: AnswerText) -> set[bytes]:

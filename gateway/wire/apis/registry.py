@@ -26,6 +26,7 @@ APIS: tuple[Api, ...] = (
     anthropic.MESSAGES,
     anthropic.COUNT_TOKENS,
     token_api.GENERATE,
+    token_api.SGLANG_GENERATE,
     token_api.ABORT,
     token_api.TOKENIZER,
     token_api.RENDER,

@@ -223,6 +223,11 @@ def edited(text: bytes, edits: Iterable[Edit]) -> bytes:
     return b"".join((*parts, text[at:]))
 
 
+def on_one_line(text: bytes) -> bytes:
+    """Return JSON without line ends, which are nothing but space in it."""
+    return b"".join(text.splitlines())
+
+
 def blanked(text: bytes, names: Collection[str]) -> bytes:
     """Return text that is no JSON with null for whatever looks like a member of one of `names`.
 

@@ -9,6 +9,8 @@ tells which it is:
 - If one event of a stream has a choice without `logprobs`, others lack it too if not requested.
 - `logprobs` after both the message and the `finish_reason` was appended because it was requested.
   Engines that sort their keys are told by that.
+- A choice with `matched_stop` and without `stop_reason` comes from SGLang, which writes no
+  `token_ids` unless asked, though it writes `logprobs: null`.
 - A plain choice with `provider_specific_fields` has its token ids in there, and the answer has no
   `prompt_token_ids` of its own.
 
@@ -209,6 +211,8 @@ class Unasked:
     def _omits(self, choice: list[Member], one: Member) -> bool:
         if one.key == b"logprobs" and (self.no_logprobs or _is_appended(choice)):
             return True
+        if one.key in _IDS and _is_sglang(choice):
+            return True
         return self.omits_null if self._streams else one.key in _IDS and _has_other_home(choice)
 
 
@@ -222,6 +226,11 @@ _IDS = frozenset((b"token_ids", b"prompt_token_ids"))
 
 def _has_other_home(choice: Sequence[Member]) -> bool:
     return any(one.key == OTHER_HOME for one in choice)
+
+
+def _is_sglang(choice: Sequence[Member]) -> bool:
+    keys = [one.key for one in choice]
+    return b"matched_stop" in keys and b"stop_reason" not in keys
 
 
 def _lacks_finish_reason(choice: Sequence[Member]) -> bool:

@@ -11,14 +11,21 @@ from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assemble
 from gateway_plugins.trace_capture.answers.openai import plain, streams
 from gateway_plugins.trace_capture.answers.openai.formats import CHAT, COMPLETIONS, Form
 from gateway_plugins.trace_capture.answers.python_json import as_json, join_halves
+from gateway_plugins.trace_capture.answers.token_apis import sglang
 from gateway_plugins.trace_capture.answers.token_apis.vllm import GENERATE
 
 FORMS = {"chat": CHAT, "chat_batch": CHAT, "completions": COMPLETIONS, "generate": GENERATE}
 """Forms of responses with choices, by the name of the API."""
 
+WITH_CHOICES = FORMS.keys() | {"sglang_generate"}
+"""Names of the APIs whose requests say how many choices there are."""
+
+_PLAIN: dict[str, Callable[[bytes], Assembled]] = {"sglang_generate": sglang.read_plain}
+
 _STREAMS: dict[str, Callable[[bytes], Assembled]] = {
     "responses": other_apis.read_responses,
     "messages": other_apis.read_messages,
+    "sglang_generate": sglang.read_stream,
 }
 
 
@@ -42,6 +49,8 @@ def assemble(
             if form is not None:
                 return streams.read(body, form)
             return (read_stream or other_apis.read_events)(body)
+        if name in _PLAIN:
+            return _PLAIN[name](body)
         answered = _plain(body, form) if form else None
     except UNREADABLE:
         answered = None
@@ -49,7 +58,7 @@ def assemble(
         return answered
     record = other_apis.read_plain(body, status=status)
     record.streamed, record.done = streamed, not streamed
-    if form or streamed:  # no response of this API; readable only if it is an error
+    if form or streamed or name in _PLAIN:  # no response of this API: readable if it is an error
         record.readable = not streamed and record.readable and record.error is not None
     elif read_stream is None:
         record.readable = True

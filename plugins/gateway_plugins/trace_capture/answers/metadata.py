@@ -64,10 +64,11 @@ def error_message(answer: Mapping[str, Any]) -> str | None:
 
 
 def _version_at(place: Mapping[str, Any]) -> int | str | None:
-    spans = place.get("weight_versions")
-    if isinstance(spans, list) and spans and isinstance(spans[0], dict):
-        first = spans[0].get("version")
-        return first if isinstance(first, int | str) and first != UNNAMED_WEIGHTS else None
+    for holder in (place, place.get("metadata"), place.get("meta_info")):
+        spans = holder.get("weight_versions") if isinstance(holder, dict) else None
+        if isinstance(spans, list) and spans and isinstance(spans[0], dict):
+            first = spans[0].get("version")
+            return first if isinstance(first, int | str) and first != UNNAMED_WEIGHTS else None
     for holder in (place, place.get("metadata"), place.get("meta_info")):
         version = holder.get("weight_version") if isinstance(holder, dict) else None
         if isinstance(version, int | str) and not isinstance(version, bool):

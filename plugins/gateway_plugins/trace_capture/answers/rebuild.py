@@ -28,6 +28,7 @@ class _Choice(msgspec.Struct):
 class _Skeleton(msgspec.Struct):
     choices: list[Any] = []
     prompt_logprobs: Any = None
+    metadata: Any = None
 
 
 def whole(skeleton: bytes, parts: Sequence[Part]) -> dict[str, Any] | None:
@@ -56,6 +57,9 @@ def choices_of(skeleton: bytes, parts: Sequence[Part]) -> list[TraceChoice]:
         answer = _Skeleton()
     outsides = [*answer.choices, *([None] * len(parts))]
     choices = [_choice(outside, part) for outside, part in zip(outsides, parts, strict=False)]
+    if isinstance(answer.metadata, dict) and len(choices) == 1:  # as SGLang has it
+        spans = _spans(answer.metadata.get("weight_versions"))
+        choices[0].weight_versions = choices[0].weight_versions or spans
     if answer.prompt_logprobs == [] and choices:
         for choice in choices:  # a chat response has one prompt
             choice.prompt_logprobs = choices[0].prompt_logprobs

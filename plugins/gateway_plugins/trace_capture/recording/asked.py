@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from gateway import NOT_JSON, Api, is_true
-from gateway_plugins.trace_capture.answers.assembly import FORMS
+from gateway_plugins.trace_capture.answers.assembly import WITH_CHOICES
 
 SAMPLING_FIELDS = (
     "temperature",
@@ -127,7 +127,7 @@ def _nested_params(
 
 def asked(api: Api | None, body: bytes, params: Mapping[str, object]) -> Asked:
     """Return what a request of `api` asked for; `params` are its sampling fields."""
-    prompts = api.prompts_of(body).count if api is not None and api.name in FORMS else 0
+    prompts = api.prompts_of(body).count if api is not None and api.name in WITH_CHOICES else 0
     hides = _hides_reasoning(body)
     if _SEVERAL.isdisjoint(params):
         return Asked(prompts, hides_reasoning=hides)

@@ -12,6 +12,7 @@ import zstandard
 from gateway import ENGINE_ERROR, Attempt, Kernel, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
+from gateway_plugins.trace_capture.answers.token_apis.sglang import with_prompts
 from gateway_plugins.trace_capture.recording.asked import asked, sampling_params
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.observer import Capture
@@ -87,7 +88,8 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
     call, outcome, attempts = capture.call, capture.call.outcome, capture.call.attempts
     last = attempts[-1] if attempts else None
     injected, overwritten, used = call.injected, call.overwritten, outcome.usage
-    nested = call.dialect is not None and call.dialect.nested
+    api = api_at(call.path)
+    nested = api is not None and api.nested
     return Head(
         call_id=call.id,
         path=call.path,
@@ -179,9 +181,13 @@ def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
     refused = 0 if call.attempts else outcome.status
     if refused and outcome.error is not None:
         refused = outcome.error.status  # sent after SSE comments, so its own status is 200
+    api, request = api_at(call.path), call.body.readable or b""
+    wanted = asked(api, request, head.sampling_params)
+    if api is not None and api.name == "sglang_generate":
+        with_prompts(answer.parts, request, wanted.choices)
     judged = judge(
         answer,
-        asked(api_at(call.path), call.body.readable or b"", head.sampling_params),
+        wanted,
         status=capture.status or refused,
         complete=outcome.complete,
         finished=bool(outcome.ending.finished),

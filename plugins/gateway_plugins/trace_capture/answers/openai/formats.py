@@ -109,7 +109,7 @@ CHAT = Form(
     ChatChoice,
     ChatChunk,
     ("prompt_token_ids", "prompt_logprobs"),
-    ("token_ids",),
+    ("token_ids", "prompt_token_ids"),
     ("content",),
     _lenient_chat_logprobs,
     chat_part,

@@ -52,6 +52,8 @@ def chat_part(
     chunks: Sequence[ChatChoice] | Sequence[ChatChunk], index: int, prompt: list[int]
 ) -> Part:
     """Return the part of one chat choice; a plain choice is its only chunk."""
+    own = [chunk.prompt_token_ids for chunk in chunks if chunk.prompt_token_ids]
+    prompt = own[0] or [] if own else prompt
     numbers = Numbers(index, prompt, chain_lists([chunk.token_ids for chunk in chunks]))
     extra = Extra()
     _take_entries(numbers, extra, chunks)

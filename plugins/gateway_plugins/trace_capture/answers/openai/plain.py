@@ -10,6 +10,7 @@ from gateway_plugins.trace_capture.answers.assembled import Assembled, Part
 from gateway_plugins.trace_capture.answers.openai.formats import Form
 from gateway_plugins.trace_capture.answers.openai.lenient import numbers_of
 from gateway_plugins.trace_capture.answers.openai.numbers import with_prompt_logprobs
+from gateway_plugins.trace_capture.answers.openai.sglext import add_ids
 from gateway_plugins.trace_capture.answers.openai.structs import PlainAnswer, TokenId
 
 _encode = msgspec.json.Encoder().encode
@@ -91,6 +92,7 @@ def _read_leniently(answer: Any, form: Form) -> Assembled | None:
     if parts:
         _blank_fields(answer, form.answer_lists)
     record = metadata.assembled(answer)
+    add_ids(parts, answer.get("sglext"))
     record.parts = parts
     return record
 

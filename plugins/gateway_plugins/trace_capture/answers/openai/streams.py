@@ -10,6 +10,7 @@ from gateway_plugins.trace_capture.answers import metadata
 from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assembled, Part
 from gateway_plugins.trace_capture.answers.openai.formats import Form
 from gateway_plugins.trace_capture.answers.openai.lenient import LenientEvents, UnknownFields
+from gateway_plugins.trace_capture.answers.openai.sglext import add_ids
 from gateway_plugins.trace_capture.answers.python_json import join_halves
 from gateway_plugins.trace_capture.answers.sse import DONE, data_of
 
@@ -74,6 +75,7 @@ def _settle(events: list[Any], lenient: LenientEvents, form: Form) -> Assembled:
     if prompt:
         answer["prompt_token_ids"] = [] if form.answer_lists else prompt
     record = metadata.assembled({**lenient.outside, **answer})
+    add_ids(parts, lenient.outside.get("sglext"))
     record.parts = parts
     return record
 

@@ -57,7 +57,10 @@ class Choice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class ChatChoice(Choice, gc=False, forbid_unknown_fields=True):
+    """SGLang has the ids of the prompt in the choice."""
+
     message: MaybeAny = UNSET
+    prompt_token_ids: list[TokenId] | UnsetType | None = UNSET
     logprobs: ChatLogprobs | UnsetType | None = UNSET
 
 
@@ -73,6 +76,7 @@ class ChatDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class ChatChunk(Choice, gc=False, forbid_unknown_fields=True):
+    prompt_token_ids: list[TokenId] | UnsetType | None = UNSET
     delta: ChatDelta = msgspec.field(default_factory=ChatDelta)
     logprobs: ChatLogprobs | UnsetType | None = UNSET
 
