@@ -77,7 +77,9 @@ def _read(status: int, body: bytes) -> _Told:
     try:
         found = msgspec.json.decode(body, type=_Body).error
         code = found.code if isinstance(found.code, str) else None
-        return _Told(_kind(found.type, status), found.message, code)
+        # An engine has numbers as codes, and types of its own, which its Messages has too.
+        kind = _kind(found.type, status) if code is None else type_of(status)
+        return _Told(kind, found.message, code)
     except NOT_JSON:
         pass
     try:
