@@ -59,7 +59,7 @@ class Box(ABC):
         self.state: State = "empty"
         self.since = 0.0
         self.calls: set[Call] = set()
-        self.items: set[Item] = set()
+        self.items: dict[Item, None] = {}  # in the order of their starts, unlike a set's
         self.queued: defaultdict[str, int] = defaultdict(int)
         self._unready: dict[Call, float | None] = {}
         self._generation = 0
@@ -132,7 +132,7 @@ class Box(ABC):
         self.count(item, -1)
         if item.started is None:
             item.started = self.now
-        self.items.add(item)
+        self.items[item] = None
         self._become("working", self.model)
         mine = self._generation
         self.at(self.now + item.seconds, lambda: self._ended(item, mine))
@@ -175,7 +175,7 @@ class Box(ABC):
     def _ended(self, item: Item, generation: int) -> None:
         if generation != self._generation or item not in self.items:
             return
-        self.items.discard(item)
+        del self.items[item]
         item.ended = self.now
         self._settle()
         self.freed()
