@@ -24,7 +24,15 @@ The gateway listens on {url}, in front of a simulated vLLM. Try, in another term
   curl -N {url}/sessions/my-agent/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "sim", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-The traces of that session, and its trajectory, which is a sequence to train on:
+The same model by Anthropic's Messages and by OpenAI's Responses, for agents that speak them:
+
+  curl {url}/v1/messages -H 'content-type: application/json' \\
+    -d '{{"model": "sim", "max_tokens": 50, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+  curl {url}/v1/responses -H 'content-type: application/json' \\
+    -d '{{"model": "sim", "input": "Hello"}}'
+
+The traces of the session `my-agent`, and its trajectory, which is a sequence to train on:
 
   curl {url}/sessions/my-agent/traces
 
@@ -58,6 +66,11 @@ The gateway listens on {url}. Two simulated models share one GPU; each takes thr
 
 Each decision is logged below. Ctrl-C ends it.
 """
+
+SIMULATED = SimulatorConfig(
+    ttft=0.1, itl=0.01, max_model_len=200_000, scale_out=True, responses_store=True
+)
+"""All dialects, and a context that has room for the first prompt of a coding agent."""
 
 GPU_BOX_RULES = {"min_hot": 5, "cooldown": 5, "tokens": 100, "min_batch": 3, "drain_batch": 1}
 """Times that a person can watch, in seconds."""
@@ -96,7 +109,7 @@ def _gpu_box(port: int) -> dict[str, object]:
 
 
 async def _demo(port: int, plugins: list[str], flags: list[str]) -> None:
-    async with Simulator(SimulatorConfig(ttft=0.1, itl=0.01, scale_out=True)) as simulator:
+    async with Simulator(SIMULATED) as simulator:
         names = ["sessions", "trace_capture", *plugins, "access_log"]
         worker = Worker(url=f"{simulator.url}/v1", worker_id="simulator")
         gateway = _gateway(port, names, *map(_entry_of, flags), workers=(worker,))
