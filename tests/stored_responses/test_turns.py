@@ -1,7 +1,9 @@
 """Responses that are kept, and turns that follow them, asked for with OpenAI's own client."""
 
+import asyncio
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 
@@ -164,3 +166,20 @@ async def test_wrong_queries_are_told(
     answer = await running.client.get(f"/v1/responses/{made.id}{place}?{query}")
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+async def test_a_caller_that_leaves_at_the_last_event_has_had_all(running: Live) -> None:
+    """As codex does: it closes the connection at `response.completed`, before the body's end."""
+    body = {"model": "sim", "input": "Hello", "stream": True, "max_output_tokens": 5}
+    text = msgspec.json.encode(body)
+    head = b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    host, _, port = running.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head + b"content-length: %d\r\n\r\n%b" % (len(text), text))
+    got = await reader.readuntil(b"event: response.completed")
+    writer.transport.abort()
+    assert got.startswith(b"HTTP/1.1 200")
+    [trace] = await traces(running)
+    assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
+    found = await running.client.get(f"/v1/responses/{trace.session_id}")
+    assert found.json()["status"] == "incomplete"

@@ -1,19 +1,25 @@
 """The order of events, their numbers, and the ends that the recordings do not have."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.records.translated.responses import events_of
+from support.records.translated.responses import chat_stream, events_of, normal, recorded
 
+from gateway import Headers
+from gateway.calls.callers.translating import TranslatingCaller
 from gateway.wire.translation.responses.request.request import read
+from gateway.wire.translation.responses.response import stream
 from gateway.wire.translation.responses.sealed_reasoning import unseal
 from gateway.wire.translation.responses.translator import ResponsesTranslator, carry
 from gateway.wire.translation.translation import Unreadable
 
 Json = Any
+
+RECORDED = {one.name: one for one in recorded(streamed=True)}
 
 FREE = {"type": "custom", "name": "free"}
 SPACE = {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "g"}]}
@@ -177,6 +183,53 @@ def test_any_deltas_make_a_stream_in_order(deltas: list[Json], reason: str | Non
         if item["type"] == "function_call":
             pieces = "".join(event["delta"] for event in own if "delta" in event)
             assert pieces == item["arguments"]
+
+
+def test_a_stream_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MAX_BYTES", 1_000)
+    events = run(*(chunk(content="a" * 50) for _ in range(20)))
+    assert kinds(events)[-2:] == ["error", "failed"]
+    assert len(events) < 20
+
+
+@given(st.lists(st.integers(1, 400), max_size=30), st.sampled_from(sorted(RECORDED)))
+async def test_how_a_stream_is_cut_does_not_matter(cuts: list[int], name: str) -> None:
+    """Through the caller that splits what comes into events."""
+    sent = b"".join(b"data: %b\n\n" % one for one in chat_stream(RECORDED[name]))
+    sent += b"data: [DONE]\n\n"
+    places = sorted({cut * 37 % len(sent) for cut in cuts})
+    pieces = [sent[a:b] for a, b in zip([0, *places], [*places, len(sent)], strict=True)]
+    assert normal(events_of(await through(pieces))) == normal(events_of(await through([sent])))
+
+
+async def through(pieces: list[bytes]) -> bytes:
+    last = ListCaller()
+    way = TranslatingCaller(last, translator(), "id", 10**6, streams=False)
+    way.start(200, [(b"content-type", b"text/event-stream")])
+    for piece in pieces[:-1]:
+        way.write(piece)
+    way.receive_last(pieces[-1])
+    await way.end(pieces[-1])
+    return b"".join(last.sent)
+
+
+class ListCaller:
+    """A gateway Caller that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.drained: Callable[[], None] = lambda: None
+        self.sent: list[bytes] = []
+
+    def start(self, status: int, headers: Headers) -> None: ...
+
+    def write(self, data: bytes) -> bool:
+        self.sent.append(data)
+        return True
+
+    def cut(self) -> None: ...
+
+    async def end(self, data: bytes) -> None:
+        self.sent.append(data)
 
 
 @given(st.binary(max_size=60))

@@ -31,6 +31,11 @@ from gateway.wire.translation.responses.response.response_object import (
 
 _UNREADABLE = b'{"message":"The worker sent an event that is not chat\'s.","type":"server_error"}'
 
+_TOO_LARGE = b'{"message":"The response is too large to be translated.","type":"server_error"}'
+
+MAX_BYTES = 256 * 1024 * 1024
+"""Bytes of a chat stream that is translated; what it said is kept until its end."""
+
 Open = OpenMessage | OpenReasoning | OpenCall | OpenCustomCall
 
 
@@ -46,6 +51,7 @@ class EventStream:
         "_items",
         "_number",
         "_open",
+        "_room",
         "_sealed",
         "_started",
         "_toolbox",
@@ -60,6 +66,7 @@ class EventStream:
         self._toolbox = toolbox
         self._sealed = sealed
         self._number = 0
+        self._room = MAX_BYTES
         self._started = False
         self._open: Open | None = None
         self._items: list[bytes] = []
@@ -70,6 +77,9 @@ class EventStream:
         """Return the events for the data of one of chat's. Never raises."""
         if self.ended:
             return b""
+        self._room -= len(data)
+        if self._room < 0:
+            return self.failed(_TOO_LARGE)
         try:
             return self._event(data)
         except NOT_JSON:
@@ -95,8 +105,11 @@ class EventStream:
         return out + self._failed(failure)
 
     def cancelled(self) -> bytes:
-        """Return the last events of a stream that was cancelled: OpenAI has no type for that."""
-        out = self._begin() + self._close()
+        """Return the last events of a stream that was cancelled: OpenAI has no type for that.
+
+        The open item stays open, as in `failed`.
+        """
+        out = self._begin()
         self.response.status = "cancelled"
         return out + self._whole(b"response.failed")
 
