@@ -121,6 +121,7 @@ class Stripper:
         "_places",
         "_strip",
         "_unasked",
+        "_undecided",
         "_unusual",
         "_usage",
         "injected",
@@ -153,7 +154,7 @@ class Stripper:
         self._unusual = not places.as_chat
         self._ended = False
         self._omits_ids = False  # as SGLang does, see gateway.wire.stripping.unasked
-        self._looks = self._ids and places.as_chat
+        self._looks, self._undecided = self._ids and places.as_chat, False
 
     def look(self, data: bytes) -> None:
         """Look at the next bytes of a stream, until they show whether the quick ways apply."""
@@ -161,7 +162,7 @@ class Stripper:
             return
         self._omits_ids = data.find(MATCHED_STOP) >= 0
         ended = 0 <= data.rfind(b'"finish_reason"') < data.rfind(b"}]")
-        self._looks = not (self._omits_ids or ended)
+        self._looks = self._undecided = not (self._omits_ids or ended)
 
     def plain(self, body: bytes, kernel: Kernel | None = None) -> bytes:
         """Return a whole plain response as the caller is to receive it.
@@ -209,7 +210,7 @@ class Stripper:
 
         Events may be passed to the Strip or to this object, in their order.
         """
-        if self._held or self._unusual or self._looks or self._omits_ids:
+        if self._held or self._unusual or self._undecided or self._omits_ids:
             return None
         if self._strip is None:
             flags = self._ids, self._logprobs, self._usage, self._drop_empty

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.gateways.capturing import capturing
 from support.workers.sglang_worker import IDS, LOGPROBS, PROMPT, VERSIONS, SGLang
+from wire.stripping.test_engines import strip
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
@@ -118,3 +119,15 @@ async def test_generate_is_captured_if_its_caller_asks_for_logprobs(
     assert trace.sampling_params == body["sampling_params"]
     assert trace.weight_version == "v1"
     assert bare.reasons == ["logprobs_missing"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 120, 10_000])
+def test_stream_is_stripped_alike_in_whatever_pieces_it_comes(size: int) -> None:
+    engine = SGLang()
+    asked = {"prompt": "Hi", "stream": True}
+    injected = {"return_token_ids": True, "logprobs": 0}
+    _, _, told = engine.answer(COMPLETIONS, {**asked, **injected}).partition(b"\r\n\r\n")
+    _, _, direct = engine.answer(COMPLETIONS, asked).partition(b"\r\n\r\n")
+    pieces = [told[at : at + size] for at in range(0, len(told), size)]
+
+    assert strip(told, frozenset(("token_ids", "logprobs")), pieces) == direct
