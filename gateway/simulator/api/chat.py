@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.simulator.api.answers import header
 from gateway.simulator.api.chat_answer import ChatAnswer
-from gateway.simulator.api.template import chat_ids
+from gateway.simulator.api.template import chat_ids, unclosed
 from gateway.simulator.api.toolcalls import planned
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.generation import Prepared
@@ -42,7 +42,8 @@ def prepare_chat(
     longest = request.max_completion_tokens
     asked = request.max_tokens if longest is None else longest
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    plan = Plan(request, [prompt], asked, logprobs, script, config.reasoning)
+    thinks = config.reasoning and not request.continue_final_message
+    plan = Plan(request, [prompt], asked, logprobs, script, thinks)
     head = header("chatcmpl-", request, given_id, config.model)
     head = head if name is None else msgspec.structs.replace(head, id=name)
     answer = ChatAnswer(request, prompt, head, reasoning=config.reasoning)
@@ -52,6 +53,8 @@ def prepare_chat(
 def _prompt(request: ChatRequest, config: SimulatorConfig) -> list[int]:
     tools = request.tools if request.tool_choice != "none" else None
     ids = chat_ids(request.messages, tools or (), open_answer=request.add_generation_prompt)
+    if request.continue_final_message:
+        ids = unclosed(ids)
     ids = truncated(ids, request)
     check_length(min(len(ids), config.max_model_len + 1), config, at_least=True)
     return ids
@@ -74,6 +77,9 @@ def _check_content(request: ChatRequest, config: SimulatorConfig) -> None:
     parts = [part for one in request.messages for part in _parts(one) if part.type in _MEDIA]
     if parts:
         raise bad_request(f"{config.model} is not a multimodal model")
+    if request.continue_final_message and request.add_generation_prompt:
+        says = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+        raise bad_request(says)
     if request.thinking_token_budget is not None and not config.reasoning:
         raise no_reasoning()
 

@@ -28,6 +28,11 @@ def chat_ids(
     return [*ids, IM_START, *encode("assistant\n")] if open_answer else ids
 
 
+def unclosed(ids: list[int]) -> list[int]:
+    """Return a prompt whose last turn the model goes on with."""
+    return ids[: len(ids) - 1 - ids[::-1].index(EOS)] if EOS in ids else ids
+
+
 def turns(ids: Sequence[int]) -> list[tuple[str, str]]:
     """Return role and text of each turn in a prompt's ids; the last may be one that is open."""
     parts: list[list[int]] = []

@@ -107,6 +107,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     tool_choice: str | NamedTool | None = None
     parallel_tool_calls: bool | None = True
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
     include_reasoning: bool = True
 
 

@@ -60,6 +60,13 @@ ASKED: dict[str, Body] = {
         "tools": TOOLS,
         "messages": [*HELLO, {"role": "tool", "tool_call_id": "1", "content": "cold"}],
     },
+    "continued": {
+        **GREEDY,
+        "tools": TOOLS,
+        "messages": [*HELLO, {"role": "assistant", "content": "The harbour"}],
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    },
     "json": {**GREEDY, "response_format": {"type": "json_object"}},
 }
 
@@ -88,6 +95,16 @@ async def test_simulator_generates_from_a_rendered_request_what_chat_generates(
         # Nobody tells derender of the stop string, which is among the ids.
         assert said(one) == said(other) or (asked == "stop" and said(one)[0] > said(other)[0])
     assert derendered["usage"]["prompt_tokens"] == 5
+
+
+async def test_simulator_goes_on_with_the_last_message_if_asked(client: httpx.AsyncClient) -> None:
+    body = {**ASKED["continued"], "max_tokens": 3, "return_token_ids": True}
+    found = await post(client, CHAT, body)
+    text = (await post(client, "/detokenize", {"tokens": found["prompt_token_ids"]}))["prompt"]
+    assert text.endswith("<|im_start|>assistant\nThe harbour")
+    refused = await client.post(CHAT, json={**body, "add_generation_prompt": True})
+    assert refused.status_code == 400
+    assert "Cannot set both" in refused.text
 
 
 def said(choice: Body) -> tuple[str, list[Body]]:

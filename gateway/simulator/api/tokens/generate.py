@@ -36,7 +36,8 @@ def prepare_generate(body: bytes, given_id: str | None, config: SimulatorConfig)
 
     sampling = asked.sampling_params
     ids, longest = asked.token_ids, sampling.max_tokens
-    thinks = config.reasoning and len(turns(ids)) > 1
+    said = turns(ids)
+    thinks = config.reasoning and len(said) > 1 and not said[-1][1]
     plan = Plan(request, [ids], longest, sampling.logprobs, script, thinks)
     head = header("generate-tokens-", request, given_id, config.model)
     return Prepared(plan, GenerateAnswer(asked, head))

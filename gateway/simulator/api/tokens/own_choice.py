@@ -30,8 +30,8 @@ class _StructuralTag(msgspec.Struct, frozen=True):
 def chosen_text(asked: GenerateRequest, chance: Random) -> str | None:
     """Return the tool calls that the model makes, None if it replies in words."""
     said = turns(asked.token_ids)
-    if len(said) < 2:
-        return None
+    if len(said) < 2 or said[-1][1]:
+        return None  # it is no chat, or the last turn has begun
     tools = [tool for role, text in said if role == "system" for tool in _described(text)]
     forced = _forced(asked)
     if forced:
