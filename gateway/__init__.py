@@ -101,6 +101,7 @@ from gateway.wire.translation.responses.kept_items import (
     output_items,
     read_items,
 )
+from gateway.wire.translation.responses.own import own_responses
 from gateway.wire.translation.responses.request.request import read as read_responses_request
 from gateway.wire.translation.responses.structs import Request as ResponsesRequest
 from gateway.wire.translation.responses.translator import (
@@ -234,6 +235,7 @@ __all__ = [
     "open_for_changes",
     "open_read_only",
     "output_items",
+    "own_responses",
     "path_of",
     "read_items",
     "read_responses_request",

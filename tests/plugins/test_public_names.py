@@ -130,6 +130,7 @@ NAMES = [
     "open_for_changes",
     "open_read_only",
     "output_items",
+    "own_responses",
     "path_of",
     "read_items",
     "read_responses_request",

@@ -13,7 +13,7 @@ from support.records.translated.responses import events_of
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
-from gateway.testing import GatewayFor, Live
+from gateway.testing import GatewayFor, Live, entry
 
 TRANSLATE = "gateway_plugins.translate:Translate"
 
@@ -117,3 +117,24 @@ async def test_a_refusal_has_openais_envelope(gateway_for: GatewayFor, tmp_path:
             await client.responses.create(model="none", input="Hello")
     body: Any = msgspec.json.decode(refused.value.response.content)
     assert set(body["error"]) >= {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_the_engines_own_responses_are_recorded_with_their_tokens(
+    gateway_for: GatewayFor, tmp_path: Path, stream: bool
+) -> None:
+    live = await capturing(gateway_for, tmp_path, entry(TRANSLATE, own_responses=True))
+    asked = {"model": "sim", "input": "Hello", "max_output_tokens": 5, "stream": stream}
+    answer = await live.client.post("/sessions/s/v1/responses", json=asked)
+    assert answer.status_code == 200, answer.text
+    response = events_of(answer.content)[-1]["response"] if stream else answer.json()
+    assert response["input_messages"] is None
+    assert response["output_messages"] is None
+    trace = await only(live)
+    assert (trace.verdict, trace.reasons) == ("INCOMPLETE", ["logprobs_missing"])
+    assert len(trace.completion_token_ids) == response["usage"]["output_tokens"] == 5
+    assert len(trace.prompt_token_ids) == response["usage"]["input_tokens"]
+    assert trace.path == "/v1/responses"
+    assert trace.raw_request is not None
+    if stream:
+        assert events_of(answer.content)[0]["type"] == "response.created"

@@ -28,6 +28,7 @@ from gateway import (
     hookimpl,
     messages_as_chat,
     messages_as_count,
+    own_responses,
     responses_as_chat,
 )
 from gateway_plugins.translate.checking import CHECK, FOUND, PromptChecks
@@ -100,7 +101,8 @@ class Translate:
                 call.state[REASON] = error.reason
             return None
         self._counts[api, "translated"] += 1
-        if not needed and workers and is_checked(call, self._options):
+        as_chat = made.path != call.path
+        if not needed and as_chat and workers and is_checked(call, self._options):
             self._checks.begin(call, api, workers[0], asked, made.body)
         return made
 
@@ -108,6 +110,8 @@ class Translate:
         self, call: Call, api: str, asked: bytes, needed: bool, workers: Sequence[Worker]
     ) -> Translation:
         """Translate the request; ask the engine about a habit if it depends on that."""
+        if api == "responses" and self._options.own_responses and not needed:
+            return own_responses(asked)
         if needed:
             habits = msgspec.structs.replace(PLAIN_CHAT, extensions=self._options.extensions)
             return TRANSLATED[api](asked, habits)

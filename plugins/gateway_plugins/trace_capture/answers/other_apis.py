@@ -11,6 +11,7 @@ from gateway_plugins.trace_capture.answers.assembled import UNREADABLE, Assemble
 from gateway_plugins.trace_capture.answers.messages_api import MessageStream
 from gateway_plugins.trace_capture.answers.python_json import decoded
 from gateway_plugins.trace_capture.answers.sse import DONE, data_of
+from gateway_plugins.trace_capture.answers.token_apis.responses import parts_of
 
 _FINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
@@ -24,6 +25,7 @@ def read_plain(body: bytes, *, status: int) -> Assembled:
         answer = decoded(body)
         is_object = isinstance(answer, dict)
         record = metadata.assembled(answer if is_object else {"json": answer})
+        record.parts = parts_of(answer) if is_object else []
         record.readable = is_object
     except UNREADABLE:
         record = _as_text(body, status)
@@ -38,6 +40,8 @@ def read_responses(body: bytes) -> Assembled:
     answer = final[-1].get("response") if final else None
     record = _record(answer if isinstance(answer, dict) else {"events": events}, events, data)
     record.done = bool(final)
+    if isinstance(answer, dict):
+        record.parts = parts_of(answer)
     if not final:
         _name_after(record, [event.get("response") for event in events])
     return record
