@@ -21,10 +21,20 @@ OURS = frozenset({"server_error", "upstream_error"})
 """Types that Anthropic has another name for."""
 
 
+ACTED_ON = frozenset({"thread_unsupported_request"})
+"""Codes by which Anthropic's clients know what to do; they read them in `details`."""
+
+
 class _Error(msgspec.Struct):
     message: str
     type: str | None = None
     code: int | str | None = None
+
+
+class _Details(msgspec.Struct):
+    """What Anthropic's clients read of an error that they may mend themselves."""
+
+    error_code: str
 
 
 class _Told(msgspec.Struct, omit_defaults=True):
@@ -33,6 +43,7 @@ class _Told(msgspec.Struct, omit_defaults=True):
     type: str
     message: str
     code: str | None = None
+    details: _Details | None = None
 
 
 class _Body(msgspec.Struct):
@@ -79,7 +90,8 @@ def _read(status: int, body: bytes) -> _Told:
         code = found.code if isinstance(found.code, str) else None
         # An engine has numbers as codes, and types of its own, which its Messages has too.
         kind = _kind(found.type, status) if code is None else type_of(status)
-        return _Told(kind, found.message, code)
+        details = _Details(code) if code in ACTED_ON else None
+        return _Told(kind, found.message, code, details)
     except NOT_JSON:
         pass
     try:

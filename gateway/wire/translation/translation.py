@@ -11,13 +11,16 @@ from gateway.wire.apis.openai import CHAT
 class Untranslatable(GatewayError):
     """A request that has no exact equal in chat; the message says why.
 
-    `invalid`: no engine would take it, as far as the gateway knows.
+    `invalid`: no engine would take it, as far as the gateway knows. `code`: that of the error for
+    the caller if the request must not be passed on either, as an engine would take it and ignore
+    what it means.
     """
 
-    def __init__(self, reason: str, *, invalid: bool = False) -> None:
+    def __init__(self, reason: str, *, invalid: bool = False, code: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.invalid = invalid
+        self.code = code
 
 
 class Unreadable(GatewayError):

@@ -97,6 +97,8 @@ class Translate:
         except Untranslatable as error:
             self._counts[api, "not_translated"] += 1
             call.note("not_translated", error.reason)
+            if error.code is not None:
+                raise BadRequest(error.reason, code=error.code) from None
             if needed:  # another plugin may still answer it
                 call.state[REASON] = error.reason
             return None

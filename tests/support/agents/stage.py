@@ -95,7 +95,7 @@ async def stage(
     sessions = entry("sessions") if header is None else entry("sessions", header=header)
     storage = StorageSettings(path=str(folder / "traces.db"))
     async with ScriptedWorker(model.script) as worker:
-        plugins = (sessions, CAPTURE, TRANSLATE)
+        plugins = (sessions, CAPTURE, entry(TRANSLATE, extensions=True))
         only_chat = Worker(url=worker.url, apis=("chat",))
         live = await gateway_for(*plugins, workers=[only_chat], storage=storage)
         yield Stage(agent, live, model, folder)

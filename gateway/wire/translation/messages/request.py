@@ -27,6 +27,10 @@ MAX_SALT = 1024
 """Maximum characters of `cache_salt`."""
 
 
+NO_THREADS = "thread_unsupported_request"
+"""The code of Anthropic's error for a `thread` that the server cannot keep."""
+
+
 class Habits(msgspec.Struct, frozen=True):
     """What differs between engines, and between the chat templates of their models.
 
@@ -159,7 +163,15 @@ def _without_thinking(habits: Habits) -> str | None:
 
 
 def _check(asked: Request) -> None:
-    """Raise Untranslatable for what the engine's own checks refuse."""
+    """Raise Untranslatable for what the engine's own checks refuse, and for threads.
+
+    A thread is a conversation that the server keeps: the next request has only what is new. Engines
+    ignore it, and would answer a prompt without its beginning. Anthropic's clients send the whole
+    conversation again after an error with this code.
+    """
+    if asked.thread is not None:
+        words = "the server keeps no threads: send the whole conversation, without `thread`"
+        raise Untranslatable(words, invalid=True, code=NO_THREADS)
     if asked.max_tokens <= 0:
         raise Untranslatable("max_tokens must be positive", invalid=True)
     if asked.cache_salt is not None and not 0 < len(asked.cache_salt) <= MAX_SALT:

@@ -109,6 +109,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
 
 class Request(CountRequest, kw_only=True):
     max_tokens: int
+    thread: Object | None = None
     metadata: Object | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = None
