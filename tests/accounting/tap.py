@@ -110,7 +110,11 @@ class Tap:
             writer.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind_reader, behind = await asyncio.open_connection("127.0.0.1", self._behind)
+        try:
+            behind_reader, behind = await asyncio.open_connection("127.0.0.1", self._behind)
+        except ConnectionError:  # the worker is dead, and the tap is not
+            writer.transport.abort()
+            return
         self._writers |= {writer, behind}
         waiting: deque[Said] = deque()
         ways = (

@@ -102,6 +102,8 @@ def _of_reasons(asked: Asked, trace: Trace, page: Served, heard: Told) -> Iterat
 def _reason(asked: Asked, trace: Trace, page: Served, heard: Told) -> str:
     """Why the call has no whole sample."""
     samples = list(heard.samples.values())
+    if page.call_id and not page.status and not asked.left:
+        return "worker_broke_off"  # it was asked, and died before it answered
     if asked.said.status not in (0, 200) or page.status not in (0, 200):
         return "error_answer"
     if heard.error:

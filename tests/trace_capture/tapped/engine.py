@@ -13,7 +13,7 @@ import httpx
 from support.runtime.real_vllm import CPU
 from support.runtime.small_engines import free_port
 
-READY_IN = 600.0
+READY_IN = 1800.0
 """Seconds; half a minute on a machine that does nothing else."""
 
 ARGUMENTS = (

@@ -10,7 +10,7 @@ from accounting.tap import CHUNK, Reading, Said
 from trace_capture.tapped.asks import Ask, Inventing
 from trace_capture.tapped.heard import text_of
 
-PATIENCE = 180.0
+PATIENCE = 1200.0
 """Seconds after which a call without an end has hung."""
 
 PREFIXES = ("chatcmpl-", "cmpl-", "generate-tokens-", "")
