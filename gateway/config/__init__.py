@@ -27,7 +27,7 @@ from gateway.config.renames import former_names
 from gateway.config.schemas import schema
 from gateway.config.sources.environment import OPTIONS
 from gateway.config.sources.layers import load
-from gateway.config.worker import DEFAULT_PORTS, TLS, Worker, distinct, split_url
+from gateway.config.worker import DEFAULT_PORTS, TLS, Worker, WorkerApi, distinct, split_url
 
 __all__ = [
     "DEFAULT_PORTS",
@@ -48,6 +48,7 @@ __all__ = [
     "StorageSettings",
     "Timeouts",
     "Worker",
+    "WorkerApi",
     "WorkerProbe",
     "convert",
     "distinct",

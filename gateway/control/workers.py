@@ -35,6 +35,7 @@ class NewWorker(msgspec.Struct, forbid_unknown_fields=True):
     weight: float | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
     forward_authorization: bool | UnsetType = UNSET
+    apis: list[str] | UnsetType = UNSET
     refuses_with: list[int] | UnsetType = UNSET
     inject: bool | UnsetType = UNSET
     probe: bool | config.Preset | config.WorkerProbe | UnsetType = UNSET

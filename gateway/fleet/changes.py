@@ -24,6 +24,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     weight: float | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
     forward_authorization: bool | UnsetType = UNSET
+    apis: tuple[config.WorkerApi, ...] | UnsetType = UNSET
     refuses_with: tuple[int, ...] | UnsetType = UNSET
     inject: bool | UnsetType = UNSET
     probe: bool | config.Preset | config.WorkerProbe | UnsetType = UNSET

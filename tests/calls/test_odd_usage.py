@@ -236,27 +236,29 @@ async def test_bill_and_trace_agree_about_an_odd_usage(
     assert row["unread"] == (usage is not GOOD)
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        (
-            "chat/completions",
-            answer(GOOD)[:-1] + b',"timings":{"cache_n":7}}',
-        ),
-        ("embeddings", b'{"data":[{"embedding":[NaN]}],"usage":{"prompt_tokens":3}}'),
-    ],
-)
 async def test_usage_outside_of_plain_json_is_in_bill_and_trace(
-    path: str, body: bytes, gateway_for: GatewayFor, tmp_path: Path
+    gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
+    body = answer(GOOD)[:-1] + b',"timings":{"cache_n":7}}'
     async with ScriptedWorker(answer_of(body)) as worker:
         live = await capturing(gateway_for, tmp_path, "usage", workers=(worker.url,))
-        await live.client.post(f"/sessions/s/v1/{path}", json=chat())
+        await live.client.post("/sessions/s/v1/chat/completions", json=chat())
         answered = await live.client.get("/sessions/s/traces")
     [trace] = msgspec.json.decode(answered.content, type=list[Trace])
     row = expected(trace, "internal").tokens
     assert row["prompt_tokens"] == trace.token_counts["prompt"] > 0
-    assert row["cached_tokens"] == (7 if path == "chat/completions" else 0)
+    assert row["cached_tokens"] == 7
+
+
+async def test_usage_beside_an_embedding_of_nan_is_in_the_bill(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    body = b'{"data":[{"embedding":[NaN]}],"usage":{"prompt_tokens":3}}'
+    async with ScriptedWorker(answer_of(body)) as worker:
+        live = await capturing(gateway_for, tmp_path, "usage", workers=(worker.url,))
+        await live.client.post("/sessions/s/v1/embeddings", json=chat())
+        [row] = (await live.client.get("/monitor/key_usage")).json()["data"]
+    assert row["prompt_tokens"] == 3
 
 
 LEFT_OUT = object()

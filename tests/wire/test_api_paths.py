@@ -29,6 +29,7 @@ ELSEWHERE = {
     "plugins/gateway_plugins/grpc/services/generate/request.py": "makes calls of its requests",
     "plugins/gateway_plugins/grpc/services/llm/request.py": "makes chats of its requests",
     "plugins/gateway_plugins/openai_models.py": "responds at /v1/models itself",
+    "plugins/gateway_plugins/stored_responses/__init__.py": "responds at /v1/responses itself",
     "plugins/gateway_plugins/translate/checking.py": "asks engines to render requests",
     "plugins/gateway_plugins/translate/habits.py": "asks engines what they make of requests",
     "plugins/gateway_plugins/runtime/importing/variables.py": "a variable of the replaced system",
