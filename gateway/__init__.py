@@ -111,7 +111,9 @@ from gateway.wire.translation.responses.translator import (
 from gateway.wire.translation.responses.translator import carry as carry_response
 from gateway.wire.translation.translation import (
     ResponseTranslator,
+    Settling,
     Translation,
+    Unreadable,
     Untranslatable,
 )
 
@@ -182,6 +184,7 @@ __all__ = [
     "Reward",
     "Sample",
     "SessionInfo",
+    "Settling",
     "SharedRow",
     "SharedTable",
     "Sink",
@@ -201,6 +204,7 @@ __all__ = [
     "Translation",
     "Unauthorized",
     "UnknownHabit",
+    "Unreadable",
     "Untranslatable",
     "UpstreamError",
     "UpstreamTimeout",

@@ -253,7 +253,8 @@ class Trace(msgspec.Struct, kw_only=True):
 class SessionInfo(msgspec.Struct, kw_only=True):
     """A session. `incomplete` counts its traces that are not COMPLETE.
 
-    `lost` counts the calls whose trace could not be stored (a full disk, a locked file).
+    `lost` counts the calls whose trace could not be stored (a full disk, a locked file). `tito` is
+    its own mode of token-in/token-out; lists of sessions leave it out.
     """
 
     session_id: str
@@ -264,6 +265,7 @@ class SessionInfo(msgspec.Struct, kw_only=True):
     last_at: float | None = None
     incomplete: int = 0
     lost: int = 0
+    tito: str | None = None
 
 
 class Reward(msgspec.Struct, kw_only=True):

@@ -124,11 +124,13 @@ def create_session(
     session_id: str | None,
     metadata: Mapping[str, Any] | None,
     sampling_params: Mapping[str, Any] | None,
+    tito: str | None = None,
 ) -> Ask[Created]:
     body = {
         "session_id": session_id or None,
         "metadata": metadata,
         "sampling_params": sampling_params,
+        **({} if tito is None else {"tito": tito}),
     }
     return Ask(Created, "POST", "/sessions", body=body)
 

@@ -37,8 +37,9 @@ class AsyncGatewayClient:
         session_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         sampling_params: Mapping[str, Any] | None = None,
+        tito: str | None = None,
     ) -> str:
-        ask = asks.create_session(session_id, metadata, sampling_params)
+        ask = asks.create_session(session_id, metadata, sampling_params, tito)
         return (await self._ask(ask)).session_id
 
     def get_session_url(self, session_id: str) -> str:

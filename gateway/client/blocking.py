@@ -41,13 +41,16 @@ class GatewayClient:
         session_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         sampling_params: Mapping[str, Any] | None = None,
+        tito: str | None = None,
     ) -> str:
         """Create a session and return its id, a new one if `session_id` is None.
 
         If the session exists, the given `metadata` and `sampling_params` replace its own.
-        `sampling_params` override those in the session's calls.
+        `sampling_params` override those in the session's calls. `tito` (off, prefer, require) is
+        for token-in/token-out.
         """
-        return self._ask(asks.create_session(session_id, metadata, sampling_params)).session_id
+        ask = asks.create_session(session_id, metadata, sampling_params, tito)
+        return self._ask(ask).session_id
 
     def get_session_url(self, session_id: str) -> str:
         """Base URL for the session's OpenAI client."""

@@ -3,8 +3,8 @@
 Plugins see the Call; the pipeline takes its Exchange.
 """
 
-from collections.abc import Awaitable, Mapping
-from types import CoroutineType
+from collections.abc import Mapping
+from functools import partial
 
 from gateway.calls.body import Body
 from gateway.calls.call import Call
@@ -27,7 +27,8 @@ class Exchange:
 
     `chains` are the hooks that were in force when the call began, `caller` is the other end of
     `reply`. `entries` is everything that plugins store for the call, in one transaction. `stripper`
-    removes from the latest attempt's response what was injected, None if nothing was.
+    removes from the latest attempt's response what was injected, None if nothing was. `settling`
+    is what the last bytes of the response have to wait for, if they have to.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Exchange:
         "entries",
         "observers",
         "reply",
+        "settling",
         "stripper",
     )
 
@@ -51,32 +53,28 @@ class Exchange:
         self.entries = call._entries
         self.observers = UNOBSERVED
         self.stripper: Stripper | None = None
+        self.settling: TranslatingCaller | None = None
 
     def translate(self, max_bytes: int) -> Later:
-        """Carry the call as a hook says; `max_bytes` is the limit of a plain response.
+        """Carry the call as the hooks say; `max_bytes` is the limit of a plain response.
 
         Raises CallError if a hook rejects the call or fails.
         """
-        found = self.chains.translation(self.call)
-        if type(found) is CoroutineType:
-            return self._translate_later(found, max_bytes)
-        if found is not None:
-            self._carry_as(found, max_bytes)
-        return None
+        return self.chains.run_translate(self.call, partial(self._carry_as, max_bytes))
 
-    async def _translate_later(self, found: Awaitable[Translation | None], max_bytes: int) -> None:
-        if (translation := await found) is not None:
-            self._carry_as(translation, max_bytes)
-
-    def _carry_as(self, translation: Translation, max_bytes: int) -> None:
+    def _carry_as(self, max_bytes: int, translation: Translation) -> None:
         """Take the translated request in place of the caller's; what was set in it is kept."""
         call = self.call
 
         def through(caller: Caller, streams: bool) -> Caller:
-            way = translation.response
-            return TranslatingCaller(caller, way, call.id, max_bytes, streams=streams)
+            way, settling = translation.response, translation.settling
+            made = TranslatingCaller(
+                caller, way, call.id, max_bytes, streams=streams, settling=settling
+            )
+            self.settling = made if settling is not None else self.settling
+            return made
 
-        call.translated_from = call.api
+        call.translated_from = call.translated_from or call.api
         call.path, call.query, call.dialect = translation.path, b"", dialect_of(translation.path)
         call.body = Body(translation.body)
         call.body.kernel = self.chains.kernel
@@ -131,6 +129,8 @@ class Exchange:
         everything that the call holds would stay in memory until then.
         """
         call = self.call
+        if self.settling is not None:
+            self.settling.close()
         self.observers = call._observers = UNOBSERVED
         call.state = State()
         call._entries = self.entries = []

@@ -119,6 +119,8 @@ class Proxy:
                         last = await self._forward(exchange)
                     else:
                         last = await send_answer(exchange, answer, self._settings)
+                    if exchange.settling is not None:
+                        await exchange.settling.settle(last)
                 call.outcome.complete = True
             except Exception as error:  # noqa: BLE001  every failure becomes a response
                 last = self._fail(exchange, error)
@@ -191,10 +193,9 @@ class Proxy:
             await check_model(call)
         if chains.admit and (rest := chains.run_admit(call)) is not None:
             await rest
-        if chains.translate:
-            rest = exchange.translate(settings.server_limits.max_body_bytes)
-            if rest is not None:
-                await rest
+        limit = settings.server_limits.max_body_bytes
+        if chains.translate and (rest := exchange.translate(limit)) is not None:
+            await rest
         try:
             if chains.prepare and (rest := chains.run_prepare(call)) is not None:
                 await rest

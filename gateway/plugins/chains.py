@@ -102,11 +102,19 @@ class Chains(msgspec.Struct, frozen=True):
         """Raises CallError if a hook rejects the call or fails."""
         return _all("prepare", self.prepare, _reject, call)
 
-    def translation(
-        self, call: Call
-    ) -> "Translation | CoroutineType[Any, Any, Translation | None] | None":
-        """Return the translation of a hook, or a coroutine if a hook has to wait."""
-        return _first("translate", self.translate, call)  # type: ignore[no-any-return]
+    def run_translate(self, call: Call, carry: Callable[[Translation], None]) -> Later:
+        """Call `carry` with each translation. Raises CallError if a hook rejects or fails."""
+        for place, hook in enumerate(self.translate):
+            try:
+                found = hook.run(call)
+            except HOOK_ERRORS as error:
+                _reject(call, hook, "translate", error)
+            if found is None:
+                continue
+            if found.__class__ not in RESULTS and _waits(found):
+                return _translated_later(self.translate[place:], found, call, carry)
+            carry(found)
+        return None
 
     def first_answer(self, call: Call) -> "Answer | CoroutineType[Any, Any, Answer | None] | None":
         """Return the answer of a hook, or a coroutine if a hook has to wait."""
@@ -257,6 +265,21 @@ async def _first_later(
         if result is not None:
             return result
     return None
+
+
+async def _translated_later(
+    hooks: tuple[Hook, ...], begun: Any, call: Call, carry: Callable[[Translation], None]
+) -> None:
+    for hook in hooks:
+        try:
+            found = hook.run(call) if begun is None else begun
+            begun = None
+            if found.__class__ not in RESULTS and _waits(found):
+                found = await found
+        except HOOK_ERRORS as error:
+            _reject(call, hook, "translate", error)
+        if found is not None:
+            carry(found)
 
 
 async def _identify_later(call: Call, principal: Awaitable[Principal | None]) -> None:

@@ -93,9 +93,9 @@ async def admit(call: Call) -> None:
 async def translate(call: Call) -> Translation | None:
     """Carry the call as one of another API.
 
-    Called once per call, plugin by plugin until one returns a Translation, after admission. From
-    then on the call is of that API, for all plugins and for the worker; the caller gets what the
-    Translation makes of the response. None leaves the call to the next plugin.
+    Called once per call, on every plugin, after admission. After a Translation the call is of its
+    API, for the plugins that follow and for the worker; the caller gets what the Translation makes
+    of the response. A plugin may translate what another one has translated. None changes nothing.
     """
 
 

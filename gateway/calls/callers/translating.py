@@ -6,7 +6,7 @@ from gateway.calls.reply import Caller
 from gateway.errors import UpstreamError
 from gateway.headers import Headers, Lines, is_event_stream
 from gateway.wire.sse import DONE, EventTooLarge, Splitter
-from gateway.wire.translation.translation import ResponseTranslator, Unreadable
+from gateway.wire.translation.translation import ResponseTranslator, Settling, Unreadable
 
 JSON = (b"content-type", b"application/json")
 _BODY = frozenset({b"content-length", b"content-type"})
@@ -28,6 +28,8 @@ class TranslatingCaller:
         "_left",
         "_max_bytes",
         "_parts",
+        "_ready",
+        "_settling",
         "_splitter",
         "_streams",
         "_translator",
@@ -42,6 +44,7 @@ class TranslatingCaller:
         max_bytes: int,
         *,
         streams: bool,
+        settling: Settling | None = None,
     ) -> None:
         self.call_id = call_id
         self._caller = caller
@@ -53,6 +56,10 @@ class TranslatingCaller:
         self._head: tuple[int, Headers] = (200, ())
         self._parts: list[bytes] = []
         self._last: bytes | None = None
+        self._ready: bytes | None = None
+        self._settling = settling
+        if settling is not None:
+            settling.begin(caller.write)
 
     @property
     def drained(self) -> Callable[[], None]:
@@ -85,6 +92,20 @@ class TranslatingCaller:
         if not self._streams and self._head[1]:
             self._caller.start(*self._head)
         self._caller.cut()
+
+    async def settle(self, last: bytes) -> None:
+        """Wait for what the translator needs for the `last` bytes. Raises CallError."""
+        if self._settling is None:
+            return
+        if self._streams:
+            self._ready = self._translated(last)
+            await self._settling.settle(b"")
+        elif self._head[0] == 200 and self._left >= len(last):
+            await self._settling.settle(b"".join([*self._parts, last]))
+
+    def close(self) -> None:
+        if self._settling is not None:
+            self._settling.close()
 
     def receive_last(self, data: bytes) -> None:
         """Translate the last bytes before the call is recorded: plugins see how it ended.
@@ -130,7 +151,7 @@ class TranslatingCaller:
         if not self._streams:
             self._keep(data)
             return self._whole()
-        sent = self._translated(data)
+        sent = self._translated(data) if self._ready is None else self._ready
         rest = b"".join([self._one(one.raw, one.data) for one in self._splitter.close()])
         return sent + rest + self._translator.end(done=self._done)
 

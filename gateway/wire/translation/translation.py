@@ -1,5 +1,6 @@
 """What carries a call of another API as chat: a chat request, and the way back."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -51,9 +52,30 @@ class ResponseTranslator(Protocol):
         """Return the body of an error with `status`. Never raises."""
 
 
+class Settling(Protocol):
+    """The part of a ResponseTranslator that waits for more than the response, such as a worker."""
+
+    def begin(self, send: Callable[[bytes], bool]) -> None:
+        """Called first: `send` sends events of a stream to the caller at any time."""
+
+    async def settle(self, body: bytes) -> None:
+        """Wait for what the last bytes need; called before the call is recorded.
+
+        `body` is a whole plain response with status 200; it is empty for a stream, of which all
+        events have been translated. Raises CallError: a stream is then broken off.
+        """
+
+    def close(self) -> None:
+        """Stop waiting: the call is over."""
+
+
 class Translation(msgspec.Struct, frozen=True):
-    """A call as chat: the path and the body for the worker, and what translates the response."""
+    """A call as one of another API: the path and the body for the worker, and the way back.
+
+    `response` translates the response, and `settling` is its part that waits, if there is one.
+    """
 
     body: bytes
     response: ResponseTranslator
     path: str = CHAT.paths[0]
+    settling: Settling | None = None

@@ -3,9 +3,9 @@
 `recording/` collects the response of a call and makes a record of it, with `answers/`, which
 parses responses. `store/` stores records and reads them as traces. `sequences/` finds which turn
 continues which, and builds trajectories. `sessions/` has sessions and rewards. `http/` serves
-trainers, and `cli/` is the command line. `codec.py` has the storage formats. No room imports one
-that is named after it in this order: codec; answers, sequences, sessions; recording; store; http
-and cli.
+trainers, and `cli/` is the command line. `tito/` carries chats as token ids. `codec.py` has the
+storage formats. No room imports one that is named after it in this order: codec; answers,
+sequences, sessions; recording; store; tito; http and cli.
 """
 
 import asyncio
@@ -27,11 +27,13 @@ from gateway import (
     StorageError,
     StorageUnavailable,
     Trace,
+    Translation,
     hookimpl,
 )
 from gateway_plugins.trace_capture.answers.assembly import api_at
 from gateway_plugins.trace_capture.http.admin import WEIGHT_VERSION
 from gateway_plugins.trace_capture.http.routes import capture_routes
+from gateway_plugins.trace_capture.recording.carried import CARRIED
 from gateway_plugins.trace_capture.recording.hooks import Hooks
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.sessions import sessions
@@ -41,6 +43,7 @@ from gateway_plugins.trace_capture.store import deletions, queries
 from gateway_plugins.trace_capture.store.retention import Retention, RetentionLimits
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from gateway_plugins.trace_capture.store.sink import TraceSink
+from gateway_plugins.trace_capture.tito.carrying import Carrier, Mode
 
 log = logging.getLogger("gateway.trace_capture")
 
@@ -56,7 +59,7 @@ INJECTIONS: tuple[Literal["token_ids", "logprobs", "usage"], ...] = (
 class TraceCapture:
     """The trace_capture plugin."""
 
-    after = ("sessions",)
+    after = ("sessions", "translate")
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Fields to inject, size limits, and retention limits.
@@ -65,7 +68,8 @@ class TraceCapture:
         it. At most `max_answer_bytes` of a response are kept. At most `max_queued` traces wait for
         `trace_recorded` hooks. Sessions without a call for `keep_days` days are deleted. The
         sessions that were idle longest are deleted while there are more than `keep_sessions`, or
-        while the file has more than `keep_bytes` in use.
+        while the file has more than `keep_bytes` in use. `tito` is the mode of token-in/token-out
+        of sessions that do not set it themselves.
         """
 
         renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -80,6 +84,7 @@ class TraceCapture:
         keep_days: Annotated[float, Meta(gt=0)] | None = None
         keep_sessions: Annotated[int, Meta(gt=0)] | None = None
         keep_bytes: Annotated[int, Meta(gt=0)] | None = None
+        tito: Mode = "off"
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -89,6 +94,7 @@ class TraceCapture:
         self._injected = _injected(config)
         self._options: SessionOptions | None = None
         self._retention: Retention | None = None
+        self._carrier: Carrier | None = None
 
     @hookimpl
     def reconfigure(self, config: Config) -> None:
@@ -112,6 +118,7 @@ class TraceCapture:
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self.sink.use(gateway.kernel)
         self._options = SessionOptions(gateway.storage.connect)
+        self._carrier = Carrier(gateway)
         self.hooks.start(gateway)
         await self._follow_weight_version(gateway)
         self._retention = Retention(
@@ -153,6 +160,8 @@ class TraceCapture:
         """Forget the session's cached options: they were set, or the session was deleted."""
         if self._options is not None:
             self._options.forget(session_id)
+        if self._carrier is not None:
+            self._carrier.turns.forget(session_id)
 
     def lost_count(self, session_id: str, caller: str | None) -> int:
         """Number of the session's traces that could not be stored and are not yet in the file.
@@ -184,11 +193,25 @@ class TraceCapture:
         return queries.select(db, queries.TraceFilter(since=since, until=until))
 
     @hookimpl
+    def translate(self, call: Call) -> Awaitable[Translation | None] | None:
+        session_id, carrier, options = call.session_id, self._carrier, self._options
+        if session_id is None or carrier is None or options is None or not captured(call):
+            return None
+        found = options.of(session_id)
+        mode = self.config.tito if found.tito is None else found.tito
+        if mode == "off" or call.api is None or call.api.name != "chat":
+            return None
+        return carrier.carry(call, found.params, required=mode == "require")
+
+    @hookimpl
     def prepare(self, call: Call) -> Awaitable[None] | None:
         if not captured(call):
             return None
         params = None
-        if call.session_id is not None and self._options is not None:
+        tito = call.state.get(CARRIED)
+        if tito is not None and tito.request is not None:
+            pass  # they are in what was rendered
+        elif call.session_id is not None and self._options is not None:
             params = self._options.sampling_params(call.session_id)
         data = call.body.data
         if params or data is None or data[:1] != b"{" or b"\0" in data[:64]:
@@ -210,7 +233,8 @@ class TraceCapture:
     def observe(self, call: Call) -> Capture | None:
         if not captured(call):
             return None
-        return Capture(call, self.sink, self.config.max_answer_bytes, self.weight_version)
+        room, tito = self.config.max_answer_bytes, call.state.get(CARRIED)
+        return Capture(call, self.sink, room, self.weight_version, tito)
 
 
 def _injected(config: TraceCapture.Config) -> list[Literal["token_ids", "logprobs", "usage"]]:

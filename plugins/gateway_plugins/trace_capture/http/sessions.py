@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -47,6 +47,7 @@ class NewSession(msgspec.Struct, forbid_unknown_fields=True):
     session_id: str | None = None
     metadata: dict[str, Any] | None = None
     sampling_params: dict[str, Any] | None = None
+    tito: Literal["off", "prefer", "require"] | None = None
 
 
 class SessionIds(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,6 +83,8 @@ class SessionRoutes:
                 creator=creator(request),
                 owner=visible_owner(request),
             )
+            if given.tito is not None:
+                sessions.put_tito(db, session_id, given.tito)
 
         await self._storage.write(put)
         self._keeper.forget_options(session_id)
@@ -107,7 +110,10 @@ class SessionRoutes:
         session_id, owner = session_id_of(request), visible_owner(request)
 
         def find(db: Database) -> tuple[SessionInfo | None, bool]:
-            return sessions.get(db, session_id, owner), sessions.exists(db, session_id)
+            found = sessions.get(db, session_id, owner)
+            if found is not None:
+                found.tito = sessions.get_tito(db, session_id)
+            return found, sessions.exists(db, session_id)
 
         found, taken = await self._storage.read(find)
         lost = self._keeper.lost_count(session_id, owner if found is None else None)

@@ -36,6 +36,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     of the worker's weights when the last attempt began, `worker_version_end` the one when it ended,
     if it changed. `result` is how the call went; None in traces of version 0.1.
     `translated_from` is the API of the caller if the call was carried as `dialect`.
+    `messages` are those of the choices, if they are not in the worker's response.
     `tokens` are those that are billed, prompt and completion; None if nobody counts.
     """
 
@@ -74,6 +75,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     tokens: list[int] | None = None
     repeated: bool = False
     translated_from: str | None = None
+    messages: list[dict[str, Any]] = []
 
     @property
     def receipt(self) -> Receipt:

@@ -1,6 +1,7 @@
 """Collects the response of one call while it runs; nothing is parsed or counted here."""
 
 from gateway import Call, Gathered, Headers, Outcome, Sink
+from gateway_plugins.trace_capture.recording.carried import Carried
 
 
 class Capture:
@@ -17,12 +18,21 @@ class Capture:
         "reads",
         "sink",
         "status",
+        "tito",
     )
 
-    def __init__(self, call: Call, sink: Sink, room: int, admin_version: int | None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        sink: Sink,
+        room: int,
+        admin_version: int | None,
+        tito: Carried | None = None,
+    ) -> None:
         self.call = call
         self.sink = sink
         self.admin_version = admin_version
+        self.tito = tito
         self.status = 0
         self.headers: Headers = ()
         self.reads = Gathered(room)

@@ -151,6 +151,8 @@ def _add_answer(trace: Trace, skeleton: bytes, parts: list[Part], head: Head) ->
     for choice, reasons in zip(trace.choices, head.choice_reasons, strict=False):
         choice.reasons = reasons
         choice.verdict = "INCOMPLETE" if reasons else "COMPLETE"
+    for choice, message in zip(trace.choices, head.messages, strict=False):
+        choice.message = message
     if trace.choices:
         _flatten(trace, trace.choices[0])
     trace.token_counts = _token_counts(trace, head)

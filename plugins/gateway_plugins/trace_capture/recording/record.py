@@ -23,7 +23,8 @@ MAX_DECOMPRESSED = 256 * 1024 * 1024
 
 
 class Record(msgspec.Struct):
-    """One parsed call. `request`: the body as the caller sent it. `retried`: marked as a retry.
+    """One parsed call. `request`: the body as the caller sent it, in chat if it was carried with
+    token-in/token-out. `retried`: marked as a retry.
 
     `started` is `time.monotonic()` at its beginning.
     """
@@ -52,13 +53,17 @@ def make_record(capture: Capture, kernel: Kernel | None = None) -> Record:
     answer.readable = (answer.readable and body is not None) or not capture.status
     head = _head(capture, answer, streamed)
     _judge(capture, answer, head)
+    request, tito = call.body.readable or b"", capture.tito
+    if tito is not None:
+        head.metadata, head.messages = {**head.metadata, "tito": tito.facts}, tito.messages
+        request = request if tito.request is None else tito.request
     return Record(
         trace_id=call.trace_id,
         session_id=call.session_id,
         timestamp=call.created,
         model=answer.model or call.model or "",
         retried=get_header(call.headers, b"x-stainless-retry-count") not in (None, b"", b"0"),
-        request=call.body.readable or b"",
+        request=request,
         answer=answer,
         head=head,
         started=call.started,

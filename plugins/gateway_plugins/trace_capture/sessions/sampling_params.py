@@ -1,4 +1,4 @@
-"""Sampling parameters that a session sets for its calls."""
+"""What a session sets for its calls: sampling parameters, and token-in/token-out."""
 
 import logging
 import time
@@ -18,46 +18,66 @@ MAX_CACHED_SESSIONS = 10_000
 REFRESH_SECONDS = 1.0
 """Seconds until parameters are read again: another process may have changed them."""
 
-QUERY = "SELECT sampling_params FROM sessions WHERE session_id = :session_id"
+QUERY = """
+SELECT sampling_params, (SELECT mode FROM session_tito WHERE session_id = :session_id)
+FROM sessions WHERE session_id = :session_id
+"""
 
-ANY_QUERY = "SELECT EXISTS (SELECT 1 FROM sessions WHERE sampling_params != '{}')"
+ANY_QUERY = """
+SELECT EXISTS (SELECT 1 FROM sessions WHERE sampling_params != '{}')
+    OR EXISTS (SELECT 1 FROM session_tito)
+"""
 
 Params = Mapping[str, Any]
 
 T = TypeVar("T")
 
 
-class SessionOptions:
-    """Reads and caches sessions' parameters; call `forget` when this process changes them.
+class Set(msgspec.Struct, frozen=True):
+    """What a session has set; `tito` is None if it has not set that."""
 
-    Every REFRESH_SECONDS, checks whether any session has parameters; while none has, they are not
-    read for each session.
+    params: Params = {}
+    tito: str | None = None
+
+
+NOTHING = Set()
+
+
+class SessionOptions:
+    """Reads and caches what sessions set; call `forget` when this process changes it.
+
+    Every REFRESH_SECONDS, checks whether any session sets anything; while none does, it is not read
+    for each session.
     """
 
     def __init__(self, connect: Callable[[], OpenDatabase]) -> None:
         self._connect = connect
         self._db: OpenDatabase | None = None
-        self._known: OrderedDict[str, tuple[float, Params]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[float, Set]] = OrderedDict()
         self._some = True
         self._looked = 0.0
 
     def sampling_params(self, session_id: str) -> Params:
         """Return {} if none were given, and the last known ones if the file cannot be read."""
+        return self.of(session_id).params
+
+    def of(self, session_id: str) -> Set:
+        """Return what the session has set, or what is known last if the file cannot be read."""
         now = time.monotonic()
         if now - self._looked >= REFRESH_SECONDS:
             self._looked = now
             self._some = self._tried(self._read_whether_any, self._some)
         if not self._some:
-            return {}
-        read_at, params = self._known.get(session_id, (0.0, {}))
+            return NOTHING
+        read_at, found = self._known.get(session_id, (0.0, NOTHING))
         if now - read_at < REFRESH_SECONDS:
-            return params
-        params = self._tried(lambda: self._read(session_id), params)
-        self._known[session_id] = (now, params)
+            return found
+        found = self._tried(lambda: self._read(session_id), found)
+        self._known[session_id] = (now, found)
         self._known.move_to_end(session_id)
         if len(self._known) > MAX_CACHED_SESSIONS:
             self._known.popitem(last=False)
-        return params
+        return found
 
     def _tried(self, read: Callable[[], T], last: T) -> T:
         try:
@@ -87,9 +107,8 @@ class SessionOptions:
         [(some,)] = self._open().select(ANY_QUERY)
         return bool(some)
 
-    def _read(self, session_id: str) -> Params:
+    def _read(self, session_id: str) -> Set:
         row = next(self._open().select(QUERY, {"session_id": session_id}), None)
-        if row is None or row[0] == "{}":
-            return {}
-        found: Params = msgspec.json.decode(row[0])
-        return found
+        if row is None or tuple(row) == ("{}", None):
+            return NOTHING
+        return Set(msgspec.json.decode(row[0]), row[1])

@@ -49,6 +49,21 @@ def put(
         )
 
 
+def put_tito(db: Database, session_id: str, mode: str) -> None:
+    """Set the session's mode of token-in/token-out."""
+    db.execute(
+        "INSERT INTO session_tito VALUES (:id, :mode)"
+        " ON CONFLICT (session_id) DO UPDATE SET mode = excluded.mode",
+        {"id": session_id, "mode": mode},
+    )
+
+
+def get_tito(db: Database, session_id: str) -> str | None:
+    """Return the session's own mode of token-in/token-out."""
+    query = "SELECT mode FROM session_tito WHERE session_id = :id"
+    return next((str(mode) for (mode,) in db.select(query, {"id": session_id})), None)
+
+
 def get(db: Database, session_id: str, owner: str | None = None) -> SessionInfo | None:
     """Return a session; None if there is none, or if it is not the owner's.
 

@@ -60,6 +60,10 @@ CREATE TABLE deleted_sessions (
 CREATE INDEX deleted_sessions_by_time ON deleted_sessions (deleted_at)
 """
 
+_TITO = """
+CREATE TABLE session_tito (session_id TEXT PRIMARY KEY, mode TEXT NOT NULL) WITHOUT ROWID
+"""
+
 MIGRATIONS = Migrations(
     "trace_capture",
     (
@@ -67,6 +71,7 @@ MIGRATIONS = Migrations(
         Migration("add_owners", _OWNERS),
         Migration("index_params", _WITH_PARAMS),
         Migration("remember_deletions", _DELETED),
+        Migration("add_tito", _TITO),
     ),
 )
 """The tables, with JSON values that admin calls set in `capture_settings`.
@@ -74,4 +79,5 @@ MIGRATIONS = Migrations(
 `add_owners` adds the ids of the principals that own sessions and traces; NULL: no owner.
 `index_params` adds an index to find quickly whether any session has sampling parameters.
 `remember_deletions` adds the times of deletions, see deletions.py; an empty `caller`: all callers.
+`add_tito` adds the sessions that have a mode of token-in/token-out of their own.
 """

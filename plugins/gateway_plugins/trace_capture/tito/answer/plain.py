@@ -1,0 +1,91 @@
+"""Makes a plain chat response of a plain response of generate."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gateway_plugins.trace_capture.tito.answer.structs import (
+    Asked,
+    Choice,
+    Generated,
+    chat_id,
+    with_ids,
+)
+
+_EMPTY: Mapping[str, Any] = {
+    "role": "assistant",
+    "content": "",
+    "refusal": None,
+    "annotations": None,
+    "audio": None,
+    "function_call": None,
+    "tool_calls": [],
+    "reasoning": None,
+}
+"""A message in which nothing is said, as vLLM writes it."""
+
+
+def derender_request(asked: Asked, generated: Generated) -> dict[str, Any] | None:
+    """Return the request for the messages of all choices that have text; None if none is needed."""
+    choices = [
+        {
+            "index": choice.index,
+            "token_ids": choice.parsed_ids,
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+        }
+        for choice in generated.choices
+        if choice.parsed_ids
+    ]
+    if not (asked.parsed and choices):
+        return None
+    response: dict[str, Any] = {"request_id": generated.request_id, "choices": choices}
+    response |= {"prompt_token_ids": asked.prompt, "output_mode": "tokens"}
+    return asked.derender(generate_response=response, prompt_tokens=len(asked.prompt))
+
+
+def messages_of(generated: Generated, derendered: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Return the message of each choice by its index; `derendered` is empty if nothing was."""
+    found = {choice["index"]: choice["message"] for choice in derendered.get("choices", ())}
+    return {one.index: _message(one, found.get(one.index)) for one in generated.choices}
+
+
+def _message(choice: Choice, parsed: Mapping[str, Any] | None) -> dict[str, Any]:
+    if parsed is None:
+        return {**_EMPTY, "content": choice.text}
+    calls, thoughts = parsed.get("tool_calls") or [], parsed.get("reasoning")
+    if not calls and thoughts is None:  # only the engine's own text ends before a stop string
+        return {**_EMPTY, **parsed, "content": choice.text}
+    return {**_EMPTY, **parsed, "tool_calls": with_ids(calls)}
+
+
+def chat_answer(
+    asked: Asked, generated: Generated, messages: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the chat response."""
+    return {
+        "id": chat_id(generated.request_id),
+        "object": "chat.completion",
+        "created": generated.created or int(time.time()),
+        "model": generated.model or asked.model,
+        "choices": [_choice(asked, one, messages[one.index]) for one in generated.choices],
+        "service_tier": None,
+        "system_fingerprint": None,
+        "usage": generated.usage,
+        "prompt_logprobs": None,
+        "prompt_token_ids": asked.prompt if asked.returns_ids else None,
+        "kv_transfer_params": None,
+    }
+
+
+def _choice(asked: Asked, choice: Choice, message: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": asked.logprobs([choice.logprobs]),
+        "finish_reason": asked.finish_reason(
+            choice.finish_reason, called=bool(message.get("tool_calls"))
+        ),
+        "stop_reason": choice.stop_reason,
+        "token_ids": choice.token_ids if asked.returns_ids else None,
+    }

@@ -1,0 +1,217 @@
+"""One choice of a stream: which of its text goes to the caller at once, and which is parsed first.
+
+Text is sent as it comes while the engine's parser holds nothing back, and nothing in the text may
+begin a tool call or reasoning. From such a text on, the engine makes events of the tokens, piece by
+piece, until one of them comes back as the text that it is.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from gateway_plugins.trace_capture.tito.answer.structs import Asked, Choice, Logprobs, with_ids
+
+Way = Literal["content", "reasoning", "parsed"]
+"""What text is sent as; `parsed`: only the engine can tell."""
+
+MARKS = re.compile(r"[<\[{`\u25c1\u3010\u00ab]|functools")
+"""What the marks of all parsers of tool calls and reasoning begin with."""
+
+
+def common_length(one: str, other: str) -> int:
+    """Return the number of characters that both texts begin with."""
+    both = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in both if a != b), min(len(one), len(other)))
+
+
+class Sent(msgspec.Struct):
+    """What a choice adds to the stream: a delta, and what belongs to its tokens."""
+
+    delta: dict[str, Any]
+    token_ids: list[int]
+    logprobs: dict[str, Any] | None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+class Piece(msgspec.Struct):
+    """Tokens that wait for the parser, one or more events together."""
+
+    ids: list[int] = []
+    parsed_ids: list[int] = []
+    text: str = ""
+    logprobs: list[Logprobs | None] = []
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+class ChoiceStream:
+    """The state of one choice; `message` is what the caller has got so far."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._way: Way = "parsed" if asked.calls or asked.thinks else "content"
+        self._unparsed: list[int] = []
+        self._state: dict[str, Any] = {"role_sent": True}
+        self._waiting: Piece | None = None
+        self._parsing = False
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._text = self._held = ""
+        self._calls: dict[int, dict[str, Any]] = {}
+        self.ids: list[int] = []
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+
+    @property
+    def waits(self) -> bool:
+        return self._waiting is not None
+
+    def add(self, choice: Choice) -> Sent | None:
+        """Take the choice of an event; return what goes to the caller at once."""
+        self.ids += choice.token_ids or ()
+        self._text += choice.text
+        self.finish_reason, self.stop_reason = choice.finish_reason, choice.stop_reason
+        if self._goes_at_once(choice):
+            self._unparsed += choice.parsed_ids
+            return self._plain(choice)
+        self._wait(choice)
+        return None
+
+    def _goes_at_once(self, choice: Choice) -> bool:
+        if not self._asked.parsed:
+            return True
+        if self._way == "parsed" or self._parsing or self._waiting is not None:
+            return False
+        return MARKS.search(choice.text) is None
+
+    def _plain(self, choice: Choice) -> Sent:
+        way = "reasoning" if self._way == "reasoning" else "content"
+        delta = {way: choice.text} if choice.text else {}
+        return self._sent(
+            delta,
+            choice.token_ids or [],
+            [choice.logprobs],
+            choice.finish_reason,
+            choice.stop_reason,
+        )
+
+    def _wait(self, choice: Choice) -> None:
+        piece = self._waiting = self._waiting or Piece()
+        piece.ids += choice.token_ids or ()
+        piece.parsed_ids += choice.parsed_ids
+        piece.text += choice.text
+        piece.logprobs.append(choice.logprobs)
+        piece.finish_reason, piece.stop_reason = choice.finish_reason, choice.stop_reason
+
+    def take(self) -> tuple[Piece, dict[str, Any]]:
+        """Return what waits, and the request that parses it; `parsed` takes the response."""
+        piece, self._waiting, self._parsing = self._waiting or Piece(), None, True
+        if self._unparsed:
+            self._note(self._unparsed)
+            self._unparsed = []
+        choice = {"index": 0, "token_ids": piece.parsed_ids, "finish_reason": piece.finish_reason}
+        chunk = {"request_id": "t", "output_mode": "tokens", "choices": [choice]}
+        fields = {"stream": True, "generate_chunk": chunk, "stream_state": self._state}
+        return piece, self._asked.derender(**fields)
+
+    def _note(self, ids: list[int]) -> None:
+        """Add tokens to the state that were sent without the parser; it reads them as one piece."""
+        before, lengths = self._state.get("output_token_ids"), self._state.get("output_chunk_lens")
+        self._state = {
+            **self._state,
+            "output_token_ids": [*(before or ()), *ids],
+            "output_chunk_lens": [*(lengths or ()), len(ids)],
+        }
+
+    def parsed(self, piece: Piece, found: Mapping[str, Any]) -> Sent:
+        """Take the engine's response to the request of `take`; return what goes to the caller."""
+        self._parsing = False
+        self._state = found.get("stream_state") or self._state
+        choices = (found.get("chunk") or {}).get("choices") or [{}]
+        given = choices[0].get("delta") or {}
+        delta = {name: given[name] for name in ("content", "reasoning") if given.get(name)}
+        if given.get("tool_calls"):
+            delta["tool_calls"] = with_ids(given["tool_calls"])
+        self._choose_way(piece, delta)
+        if self._asked.has_stops:
+            self._hold_back(delta, ended=piece.finish_reason is not None)
+        if piece.finish_reason is not None:
+            self._complete(delta)
+        return self._sent(delta, piece.ids, piece.logprobs, piece.finish_reason, piece.stop_reason)
+
+    def _choose_way(self, piece: Piece, delta: Mapping[str, Any]) -> None:
+        """Send the next text at once if all of this one came back as it is."""
+        plain = bool(piece.text) and MARKS.search(piece.text) is None
+        if plain and delta == {"content": piece.text}:
+            self._way = "content"
+        elif plain and delta == {"reasoning": piece.text}:
+            self._way = "reasoning"
+        else:
+            self._way = "parsed"
+
+    def _hold_back(self, delta: dict[str, Any], *, ended: bool) -> None:
+        """Keep the text that the engine's own does not have yet: a stop string may begin in it."""
+        held = self._held + delta.pop("content", "")
+        said = "".join(self._content)
+        sure = common_length(self._text, said + held) - len(said)
+        if ended or sure < 0 or not self._text.startswith(said):
+            sure = len(held)
+        if held[:sure]:
+            delta["content"] = held[:sure]
+        self._held = held[sure:]
+
+    def _complete(self, delta: dict[str, Any]) -> None:
+        """Send all of a text that is only text: the parser does not know of stop strings."""
+        if self._calls or self._reasoning or "tool_calls" in delta or "reasoning" in delta:
+            return
+        said = "".join(self._content)
+        if self._text.startswith(said):
+            delta.pop("content", None)
+            if rest := self._text[len(said) :]:
+                delta["content"] = rest
+
+    def _sent(
+        self,
+        delta: dict[str, Any],
+        ids: list[int],
+        logprobs: list[Logprobs | None],
+        finish_reason: str | None,
+        stop_reason: int | str | None,
+    ) -> Sent:
+        self._content.append(delta.get("content") or "")
+        if delta.get("reasoning"):
+            self._reasoning.append(delta["reasoning"])
+        for call in delta.get("tool_calls") or ():
+            self._add_call(call)
+        reason = self._asked.finish_reason(finish_reason, called=bool(self._calls))
+        return Sent(delta, ids, self._asked.logprobs(logprobs), reason, stop_reason)
+
+    def _add_call(self, call: Mapping[str, Any]) -> None:
+        function = call.get("function") or {}
+        place = call.get("index") or 0
+        if place not in self._calls:
+            self._calls[place] = {"id": call.get("id"), "name": "", "arguments": ""}
+        one = self._calls[place]
+        one["name"] += function.get("name") or ""
+        one["arguments"] += function.get("arguments") or ""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The message as far as the caller has it, in the form of a plain response."""
+        said = "".join(self._content)
+        found: dict[str, Any] = {"role": "assistant", "content": said or None}
+        if self._reasoning:
+            found["reasoning"] = "".join(self._reasoning)
+        if self._calls:
+            found["tool_calls"] = [
+                {
+                    "id": call["id"],
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": call["arguments"]},
+                }
+                for _, call in sorted(self._calls.items())
+            ]
+        return found
