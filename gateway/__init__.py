@@ -47,6 +47,7 @@ from gateway.kernel.interface import Field, Fields
 from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
+from gateway.plugins.panel import Cell, Panel, PanelRows
 from gateway.plugins.work_queue import Backlog, NewWork, WorkItem, WorkQueue
 from gateway.storage import (
     ConstraintViolated,
@@ -137,6 +138,7 @@ __all__ = [
     "Caller",
     "CallerGone",
     "Cause",
+    "Cell",
     "ChoiceDelta",
     "ChooseAgain",
     "Condition",
@@ -172,6 +174,8 @@ __all__ = [
     "NotFound",
     "OpenDatabase",
     "Outcome",
+    "Panel",
+    "PanelRows",
     "Peers",
     "Principal",
     "Reason",

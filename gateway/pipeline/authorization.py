@@ -8,6 +8,7 @@ A scope is a word that a route requires and a principal holds:
 - sessions: the sessions that the same principal began, and their traces; with `sessions:all` in
   addition, all sessions.
 - monitor: metrics, usage and other views of the gateway's state.
+- logs: what engines print, which may hold prompts.
 - admin: routes that change the gateway.
 
 If no plugin authenticates, there are no principals and every caller may do everything.
@@ -29,7 +30,7 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 ALL_SESSIONS = "sessions:all"
 
-SCOPES = frozenset((*SOURCES, "upload", "monitor", "admin", "sessions", ALL_SESSIONS))
+SCOPES = frozenset((*SOURCES, "upload", "monitor", "logs", "admin", "sessions", ALL_SESSIONS))
 """Scopes that the gateway and its own plugins require; other plugins may define others."""
 
 _BEGINS_AS_JSON = re.compile(rb"[\s\0\xef\xbb\xbf\xfe\xff]*\{")

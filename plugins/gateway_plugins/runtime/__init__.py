@@ -16,6 +16,7 @@ from gateway import (
     ConfigError,
     Host,
     Migrations,
+    Panel,
     Sample,
     Worker,
     hookimpl,
@@ -24,6 +25,7 @@ from gateway_plugins.runtime.checks import problems_of, problems_of_reload, take
 from gateway_plugins.runtime.fleet import Fleet
 from gateway_plugins.runtime.memory.schema import MIGRATIONS
 from gateway_plugins.runtime.options import Options
+from gateway_plugins.runtime.panels import RuntimePanels
 from gateway_plugins.runtime.routes import RuntimeAdmin
 
 
@@ -50,6 +52,10 @@ class Runtime:
     @hookimpl
     def routes(self, gateway: Host) -> Sequence[BaseRoute]:
         return RuntimeAdmin(self.fleet).routes(gateway)
+
+    @hookimpl
+    def panels(self) -> Sequence[Panel]:
+        return RuntimePanels(self.fleet).all()
 
     @hookimpl
     @contextlib.asynccontextmanager

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from time import monotonic
 
 import msgspec
@@ -24,6 +24,7 @@ from gateway_plugins.runtime.finishing import Keeping
 from gateway_plugins.runtime.holding.errors import Progress
 from gateway_plugins.runtime.holding.holding import Holding
 from gateway_plugins.runtime.loading.load import Loader
+from gateway_plugins.runtime.loading.log import EngineLog
 from gateway_plugins.runtime.memory.known import Memory
 from gateway_plugins.runtime.memory.reported import failures, is_renewed, lasting
 from gateway_plugins.runtime.models.shelf import Shelf
@@ -322,6 +323,10 @@ class Fleet:
         """Forget the failures of a model, and look whether it is wanted. Raises StorageError."""
         await self.memory.forgive(model)
         self._wake(model)
+
+    def logs(self) -> Mapping[str, EngineLog]:
+        """Return the log of the newest start of each runtime that has had one, by its name."""
+        return self._parts.loader.latest
 
     def problem(self) -> str | None:
         """Return what is wrong, in a few words that anybody may read."""

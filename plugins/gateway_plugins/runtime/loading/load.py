@@ -66,7 +66,10 @@ class Loaded(msgspec.Struct, eq=False):
 
 
 class Loader:
-    """The loads of one gateway; `logs` is the folder of the engines' logs."""
+    """The loads of one gateway; `logs` is the folder of the engines' logs.
+
+    `latest` has the log of the newest start of each runtime, by its name.
+    """
 
     def __init__(self, gateway: Host, options: Options) -> None:
         self._gateway = gateway
@@ -75,6 +78,7 @@ class Loader:
         self._drivers = Drivers(options, str(gateway.storage.path.resolve()))
         self._checks: set[asyncio.Task[None]] = set()
         self.doubt = DOUBT
+        self.latest: dict[str, EngineLog] = {}
         self.set_options(options)
 
     def set_options(self, options: Options) -> None:
@@ -109,6 +113,7 @@ class Loader:
         self, model: Model, runtime: Runtime, generation: int, lines: EngineLog, length: int | None
     ) -> Loaded:
         began = monotonic()
+        self.latest[runtime.name] = lines
         try:
             launch = self._launch(model, runtime, generation, length)
             engine = await self._drivers.of(model, runtime).start(launch, lines.write)

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice, repeat
 from pathlib import Path
 from time import monotonic
 from typing import Self
@@ -16,7 +18,10 @@ from gateway_plugins.runtime.loading.masking import Masker
 log = logging.getLogger("gateway.runtime")
 
 MOST_LINES = 200
-"""Lines that are kept in memory."""
+"""Lines that tell why an engine failed."""
+
+MOST_RECENT = 5_000
+"""Lines that are kept in memory, to be shown."""
 
 MOST_PENDING = 1 << 20
 """Bytes that wait for the disk; what exceeds them is in no file."""
@@ -34,7 +39,7 @@ class EngineLog:
 
     def __init__(self, file: LogFile | None, secrets: Iterable[str]) -> None:
         self.latest = monotonic()
-        self._tail: deque[str] = deque(maxlen=MOST_LINES)
+        self._recent: deque[tuple[float, str]] = deque(maxlen=MOST_RECENT)
         self._masker = Masker(secrets)
         self._lines = Lines()
         self._file = file
@@ -60,7 +65,12 @@ class EngineLog:
     @property
     def tail(self) -> list[str]:
         """The last lines, without secrets."""
-        return list(self._tail)
+        return [line for _, line in self.recent(MOST_LINES)]
+
+    def recent(self, limit: int) -> list[tuple[float, str]]:
+        """Return the last lines, without secrets, each with when it came, in Unix seconds."""
+        first = max(len(self._recent) - limit, 0)
+        return list(islice(self._recent, first, None))
 
     def write(self, data: bytes) -> None:
         self._add(self._lines.feed(self._masker.feed(data)))
@@ -77,7 +87,8 @@ class EngineLog:
         if not lines:
             return
         self.latest = monotonic()
-        self._tail.extend(lines)
+        now = time.time()
+        self._recent.extend(zip(repeat(now), lines, strict=False))
         if not self._open:
             return
         text = "".join(f"{line}\n" for line in lines).encode()

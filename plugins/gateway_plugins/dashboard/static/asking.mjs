@@ -1,0 +1,31 @@
+// Requests to the gateway itself. Paths are relative, so the page may lie below any prefix.
+
+const token = document.querySelector('meta[name="form-token"]').content;
+
+/** Return what a route of the gateway answers, as JSON; throws an Error with its message. */
+export async function ask(method, path, body) {
+  const answer = await fetch(`dashboard/${path}`, {
+    method,
+    headers: {
+      "x-csrf-token": token,
+      ...(body === undefined ? {} : {"content-type": "application/json"}),
+    },
+    body: body === undefined ? undefined : JSON.stringify(body),
+    credentials: "same-origin",
+  });
+  if (answer.status === 401) location.reload();
+  const said = await answer.json().catch(() => null);
+  if (!answer.ok) throw new Error(said?.error?.message ?? `status ${answer.status}`);
+  return said;
+}
+
+/** Ask the person; resolves to whether the answer is yes. */
+export function confirmed(title, text) {
+  const dialog = document.getElementById("confirm");
+  document.getElementById("confirm-title").textContent = title;
+  document.getElementById("confirm-text").textContent = text;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise(resolve => dialog.addEventListener(
+    "close", () => resolve(dialog.returnValue === "yes"), {once: true}));
+}

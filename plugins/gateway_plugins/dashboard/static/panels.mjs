@@ -1,0 +1,55 @@
+// The tables that plugins offer, each as its columns say what it holds.
+
+import {ago, element, fill, number, seconds, table} from "./dom.mjs";
+
+const paused = new Set();
+const logs = new Map();
+
+function shown(column, cell) {
+  if (cell === null) return "–";
+  if (typeof cell === "boolean") return cell ? "yes" : "no";
+  if (typeof cell !== "number") return cell;
+  if (column.endsWith("_at")) return ago(cell);
+  if (column.endsWith("_s")) return seconds(cell);
+  return number(cell);
+}
+
+function head(column) {
+  return column.replace(/_(at|s)$/, "").replaceAll("_", " ");
+}
+
+/** A log is text, which can be held still to be read. */
+function log(name, part, redraw) {
+  if (!paused.has(name)) logs.set(name, part.rows.map(row => row[part.columns.indexOf("line")]));
+  const toggle = () => {
+    if (!paused.delete(name)) paused.add(name);
+    redraw();
+  };
+  return [
+    element("button", {
+      type: "button", "data-id": `pause:${name}`, "aria-pressed": paused.has(name), onclick: toggle,
+    }, paused.has(name) ? "Go on" : "Pause"),
+    element("pre", {class: "log scroll", tabindex: 0, "aria-label": part.title},
+      logs.get(name).join("\n")),
+  ];
+}
+
+function body(name, part, redraw) {
+  if (part.error !== null) return element("p", {class: "bad"}, part.error);
+  if (part.rows.length === 0) return element("p", {class: "quiet"}, "Nothing now.");
+  if (part.columns.includes("line")) return log(name, part, redraw);
+  const columns = part.columns.map((one, place) => ({
+    name: head(one), number: part.rows.some(row => typeof row[place] === "number"),
+  }));
+  const rows = part.rows.map(row => row.map((cell, place) => shown(part.columns[place], cell)));
+  const rest = part.total === null || part.total <= rows.length ? ""
+    : ` (the first ${rows.length} of ${number(part.total)})`;
+  return table(part.title + rest, columns, rows);
+}
+
+export function panels(view, parts) {
+  const redraw = () => panels(view, parts);
+  const found = [...parts].filter(([name]) => name !== "fleet");
+  fill(view, ...found.flatMap(([name, part]) =>
+    [element("h3", {}, part.title), body(name, part, redraw)].flat()));
+}

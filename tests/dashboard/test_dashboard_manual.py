@@ -1,0 +1,41 @@
+"""docs/dashboard.md says what the code says."""
+
+import re
+
+from gateway_plugins.dashboard import Dashboard, doors, panels, times, ui
+from support.paths import DOCS
+from support.plugins.recording_plugin import Watcher
+
+from gateway.testing import GatewayFor
+
+MANUAL = (DOCS / "dashboard.md").read_text()
+
+
+def first_column(heading: str) -> list[str]:
+    """The words in backquotes in the first cells of the table with this head."""
+    table = MANUAL.split(heading, 1)[1].split("\n\n", 1)[0]
+    cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_the_manual_lists_each_option_and_default() -> None:
+    options = Dashboard.Config
+    assert first_column("| option | default | meaning |") == [*options.__struct_fields__]
+    for name in options.__struct_fields__:
+        assert f"| `{name}` | `{getattr(options(), name)}` |" in MANUAL
+
+
+def test_the_manual_gives_each_limit() -> None:
+    assert panels.READING == 2.0
+    assert "longer than two seconds" in MANUAL
+    assert f"{ui.MAX_TEXT:,} characters" in MANUAL
+    assert times.BOUNDS[1] / times.BOUNDS[0] < 1 + 2 * 0.08
+    assert doors.HOME == "/dashboard"
+
+
+async def test_the_manual_lists_each_route(gateway_for: GatewayFor) -> None:
+    live = await gateway_for("dashboard", Watcher)
+    paths = [str(getattr(route, "path", "")) for route in live.gateway.routes]
+    own = {path.partition("{path")[0] for path in paths if path.startswith(("/dashboard", "/ui"))}
+    named = [one.split(" ")[-1] for one in first_column("| route | scope | meaning |")]
+    assert {one.partition("?")[0].partition("...")[0] for one in named} == own
