@@ -39,6 +39,7 @@ QUEUED = gateway("gateway, queued", slots=SLOTS)
 NO_CAPTURE = gateway("gateway, no capture", without("trace_capture"))
 CORE = gateway("gateway, core alone", ())
 GRPC = gateway("gateway, gRPC", (*WHOLE, "grpc"))
+TRANSLATING = gateway("gateway, translating", (*WHOLE, "translate"))
 UPLOADS = gateway("gateway, uploads", (*WHOLE, "uploads"))
 
 PLAIN = Calls(name="plain")
@@ -48,6 +49,7 @@ PACED = Calls(name="paced", stream=True, callers=200, tokens=100, gap=0.02, spre
 
 PACED_GRPC = msgspec.structs.replace(PACED, name="paced over gRPC", grpc=True)
 STREAM_GRPC = msgspec.structs.replace(STREAM, name="stream over gRPC", grpc=True)
+PACED_MESSAGES = msgspec.structs.replace(PACED, name="paced messages", messages=True)
 IDLE_GRPC = IdleGrpc(name="idle over gRPC")
 
 SHORT = Calls(name="short", stream=True, callers=100, gap=0.02, spread=1.3)
@@ -152,6 +154,15 @@ def grpc(view: View) -> Iterator[Line]:
     yield view.line(what, GRPC, IDLE_GRPC, "per_stream", comparison="is", most=40.0)
 
 
+def messages(view: View) -> Iterator[Line]:
+    """Messages carried as chat, beside chat in the same run."""
+    chat = view.median(TRANSLATING, PACED, "per_event")
+    what = "an event of 200 paced streams of Messages, carried as chat"
+    yield view.line(
+        what, TRANSLATING, PACED_MESSAGES, "per_event", beside="chat", other=chat, most=1.5
+    )
+
+
 def installation(view: View) -> Iterator[Line]:
     for what, figure in (
         ("time to the first token", "ttft_p99"),
@@ -195,5 +206,6 @@ ROWS = (
     Row("memory", (FRESH,), (IDLE,), (), memory),
     Row("upload", (UPLOADS,), (UPLOAD,), ("nginx-dav",), upload),
     Row("installation", (UPLOADS,), (SHORT, BESIDE_INSTALLATION), (), installation),
+    Row("messages", (TRANSLATING,), (PACED, PACED_MESSAGES), (), messages),
     Row("grpc", (GRPC,), (PACED, PACED_GRPC, STREAM_GRPC, IDLE_GRPC), (), grpc),
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 
 SESSIONS = 100
 """That calls are of, where it does not matter how many there are."""

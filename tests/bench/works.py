@@ -14,6 +14,7 @@ from bench.meter import Meter, Spent, used
 from bench.processes import MEASURED, OTHERS, pinned
 from bench.running import Running
 from bench.stack import token_of
+from bench.systems import CHAT, MESSAGES
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -95,15 +96,17 @@ class Told(msgspec.Struct, frozen=True):
 class Calls(msgspec.Struct, frozen=True, kw_only=True):
     """So many callers that call without a pause, for `least` seconds or more.
 
-    If they are of gRPC, they are streams. `gap` is the time between the events of a worker's stream
-    in seconds, 0: none. The callers begin one by one over `spread` seconds. Where there are
-    `beside`, these are made at the same time, and nothing is told of them but their errors.
+    If they are of gRPC, they are streams; `messages`: of Anthropic's API. `gap` is the time between
+    the events of a worker's stream in seconds, 0: none. The callers begin one by one over
+    `spread` seconds. Where there are `beside`, these are made at the same time, and nothing is told
+    of them but their errors.
     """
 
     name: str
     callers: int = 32
     stream: bool = False
     grpc: bool = False
+    messages: bool = False
     tokens: int = 64
     prompt_tokens: int = 32
     prompt_bytes: int = 512
@@ -137,10 +140,13 @@ class Calls(msgspec.Struct, frozen=True, kw_only=True):
         if reading.gap_p99 is not None and reading.gap_p99 > LATE * self.gap * 1e3:
             yield f"gap p99 {reading.gap_p99:.0f} ms"
 
+    def _url(self, running: Running) -> str:
+        return running.url.replace(CHAT, MESSAGES) if self.messages else running.url
+
     def argv(self, running: Running, seconds: float) -> list[str]:
         warm = 1.0 + self.spread
         return [
-            *(str(running.load), "-url", running.url, "-callers", str(self.callers)),
+            *(str(running.load), "-url", self._url(running), "-callers", str(self.callers)),
             *(["-grpc", running.grpc] if self.grpc else []),
             *("-warm", f"{warm}s", "-for", f"{seconds}s", "-spread", f"{self.spread}s"),
             *("-sessions", str(running.system.sessions), "-keys", str(running.system.keys)),

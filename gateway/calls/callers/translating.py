@@ -21,6 +21,7 @@ class TranslatingCaller:
     """
 
     __slots__ = (
+        "_between",
         "_caller",
         "_done",
         "_head",
@@ -52,6 +53,7 @@ class TranslatingCaller:
         self._max_bytes = self._left = max_bytes
         self._splitter = Splitter(max_bytes)
         self._streams = streams
+        self._between = True
         self._done = False
         self._head: tuple[int, Headers] = (200, ())
         self._parts: list[bytes] = []
@@ -79,13 +81,10 @@ class TranslatingCaller:
     def write(self, data: bytes) -> bool:
         if not self._streams:
             return self._keep(data)
-        if (
-            data[:6] == b"data: "
-            and data.find(b"\n") == len(data) - 2
-            and self._splitter.is_empty
-            and data[-7:-2] != b"DONE]"
-        ):  # nearly always: one event
-            return self._caller.write(self._translator.event(data[6:-2]))
+        if self._between and data[:6] == b"data: " and data.find(b"\n") == len(data) - 2:
+            event = data[6:-2]
+            if event != DONE:  # nearly always: one event
+                return self._caller.write(self._translator.event(event))
         return self._caller.write(self._translated(data))
 
     def cut(self) -> None:
@@ -136,6 +135,7 @@ class TranslatingCaller:
         except EventTooLarge:
             self._splitter.take_rest()
             return self._translator.event(b"")
+        self._between = self._splitter.between_events
         return b"".join([self._one(event.raw, event.data) for event in events])
 
     def _one(self, raw: bytes, data: bytes | None) -> bytes:

@@ -9,11 +9,14 @@ from msgspec import Raw
 from gateway.errors import NOT_JSON
 from gateway.wire.apis.anthropic_errors import error_event
 from gateway.wire.translation.chat import (
+    ABSENT,
+    EMPTY,
     NO_DELTA,
     Chunk,
     Delta,
     ToolCallDelta,
     decode_chunk,
+    decode_step,
     encode,
     is_text,
 )
@@ -105,20 +108,28 @@ class MessagesStream:
     def event(self, data: bytes) -> bytes:
         """Return the events for the data of one chat event. Never raises."""
         try:
-            chunk = decode_chunk(data)
+            step = decode_step(data)
+            choices = step.choices
+            if not choices or self._state != "begun":
+                return self._rare(decode_chunk(data))
         except NOT_JSON:
             return self._fail(UNREADABLE)
-        choices = chunk.choices
-        if not choices or self._state != "begun":
-            return self._rare(chunk)
         choice = choices[0]
         if choice.finish_reason is not None:
             self._finish, self._stop = choice.finish_reason, choice.stop_reason
-            self._usage = chunk.usage
+            self._usage = decode_chunk(data).usage
         delta = choice.delta or NO_DELTA
         content = delta.content
-        if self._kind == "text" and delta.is_text_alone:  # nearly always
-            return b"".join((self._before, content, self._after)) if is_text(content) else b""
+        if (
+            self._kind == "text"
+            and content is not ABSENT
+            and delta.tool_calls is None
+            and delta.reasoning is ABSENT
+            and delta.reasoning_content is ABSENT
+            and content != EMPTY
+            and content != ABSENT
+        ):  # nearly always
+            return b"".join((self._before, content, self._after))
         return self._grown(delta)
 
     def end(self, *, done: bool) -> bytes:

@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// wanted is all that answers differ in.
+// wanted is all that answers differ in; counts: each event has the usage so far.
 type wanted struct {
-	tokens, prompt       int
-	ids, logprobs, usage bool
+	tokens, prompt               int
+	ids, logprobs, usage, counts bool
 }
 
 // answer is one as it is sent; the events end with the finish, the usage if it is wanted, and [DONE]. As many as
@@ -107,6 +107,9 @@ func (one wanted) token(n int) response {
 	chunk := head("chat.completion.chunk", choice{Delta: &delta, Logprobs: one.logprobsOf(n, n+1)})
 	if one.ids {
 		chunk.Choices[0].TokenIDs = numbers(5000+n, 1)
+	}
+	if one.counts {
+		chunk.Usage = &usage{Prompt: one.prompt, Total: one.prompt + n + 1, Completion: n + 1}
 	}
 	if n == 0 {
 		delta.Role = "assistant"

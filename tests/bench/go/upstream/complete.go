@@ -19,6 +19,7 @@ func complete(to http.ResponseWriter, request *http.Request) {
 		ids:      says(body, `"return_token_ids":`),
 		logprobs: says(body, `"logprobs":`),
 		usage:    says(body, `"include_usage":`),
+		counts:   says(body, `"continuous_usage_stats":`),
 	})
 	if says(body, `"stream":`) {
 		gap := time.Duration(number(body, " gap-us=", 0)) * time.Microsecond
