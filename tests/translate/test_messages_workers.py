@@ -1,14 +1,19 @@
 """Messages before workers of other kinds: what they are asked, and what is known of them."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from gateway_plugins.translate import Translate
 from support.gateways.capturing import capturing
+from support.paths import DOCS
 from support.workers.by_path import ByPath, chat_answer, said
 
-from gateway import Trace
+from gateway import Call, Principal, Trace, hookimpl
 from gateway.client import AsyncGatewayClient
 from gateway.config import Worker
 from gateway.testing import GatewayFor, Live, ScriptedWorker, entry
@@ -197,3 +202,44 @@ async def test_tokens_are_counted_by_a_worker_that_speaks_messages(gateway_for: 
         counted = await live.client.post(f"/sessions/s{path}", json=asked())
     assert counted.json() == {"input_tokens": 7}
     assert engine.bodies[path] == [asked()]
+
+
+class Labelled:
+    """Knows a key that asks for capture, and others."""
+
+    @hookimpl
+    def authenticate(self, call: Call) -> Principal:
+        return Principal("me", labels={"capture": call.header("x-api-key") or "false"})
+
+
+@pytest.mark.parametrize(
+    ("when", "key", "translated"),
+    [
+        ("captured", "yes", True),
+        ("captured", "false", False),
+        ("always", "false", True),
+        ("needed", "yes", False),
+        ("never", "yes", False),
+    ],
+)
+async def test_option_and_key_decide_which_messages_are_translated(
+    gateway_for: GatewayFor, when: str, key: str, translated: bool
+) -> None:
+    engine = ByPath({"/v1/messages": said(NATIVE), CHAT: said(chat_answer())})
+    async with ScriptedWorker(engine.script) as worker:
+        plugin = entry(TRANSLATE, messages=when)
+        live = await gateway_for(Labelled, plugin, workers=[worker.url])
+        answer = await ask(live, headers={"x-api-key": key})
+    assert answer.json()["id"] == ("chatcmpl-1" if translated else "m")
+
+
+def test_manual_has_each_option_and_its_default() -> None:
+    text = (DOCS / "dialects.md").read_text().partition("## Options")[2].partition("\n## ")[0]
+    told: dict[str, Any] = {}
+    for names, default in re.findall(r"^\| (`.+?`) \| `(.*?)` \|", text, re.MULTILINE):
+        told |= dict.fromkeys(re.findall(r"`(\w+)`", names), default)
+    options = msgspec.to_builtins(Translate.Config())
+    assert told == {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in options.items()
+    }
