@@ -11,6 +11,7 @@ from trace_capture.tapped.heard import data_of, events_of, is_stream
 UNKNOWN = -9999.0
 """What engines send in place of minus infinity."""
 
+LAST = ("[DONE]", '"message_stop"', '"response.completed"')
 ABORTS = ("abort", "error")
 
 Fields = dict[str, Any]
@@ -62,6 +63,7 @@ def told(page: Served, ask: Ask) -> Told:
         found.completion_tokens = _count(event, found.completion_tokens)
         for choice in event.get("choices", ()):
             _add(found.samples.setdefault(choice["index"], Sample()), choice, event)
+        _add_messages(found, event.get("response") or event)
     several = ask.choices // ask.prompts
     prompts = {place // several: one.prompt for place, one in found.samples.items() if one.prompt}
     for place, one in found.samples.items():
@@ -70,7 +72,8 @@ def told(page: Served, ask: Ask) -> Told:
 
 
 def ends_in_order(page: Served) -> bool:
-    return page.whole and (not is_stream(page) or data_of(page)[-1:] == ["[DONE]"])
+    """Whether the engine said its last word; a stream may end with an event of its own dialect."""
+    return page.whole and (not is_stream(page) or any(end in data_of(page)[-1] for end in LAST))
 
 
 def _parts(page: Served) -> list[Fields]:
@@ -80,6 +83,17 @@ def _parts(page: Served) -> list[Fields]:
         return []
     answer = msgspec.json.decode(page.body)
     return [answer] if isinstance(answer, dict) else []
+
+
+def _add_messages(found: Told, response: Fields) -> None:
+    """The ids of a Response whose caller asked for its messages; there are no logprobs."""
+    ids = {name: response.get(f"{name}_messages") or [] for name in ("input", "output")}
+    if ids["output"]:
+        prompt, sampled = (
+            [token for message in messages for token in message["tokens"]]
+            for messages in ids.values()
+        )
+        found.samples[0] = Sample(prompt, sampled)
 
 
 def _count(event: Fields, before: int | None) -> int | None:

@@ -6,10 +6,20 @@ from collections.abc import Iterator
 import msgspec
 
 from gateway.errors import NOT_JSON
-from gateway.wire.translation.chat import ABSENT, Answer, AnswerMessage, decode_answer, encode
-from gateway.wire.translation.messages.stop import stop_of
+from gateway.wire.translation.chat import (
+    ABSENT,
+    Answer,
+    AnswerChoice,
+    AnswerMessage,
+    decode_answer,
+    encode,
+)
+from gateway.wire.translation.messages.stop import ENDS, stop_of
 from gateway.wire.translation.messages.usage import usage_json
 from gateway.wire.translation.translation import Unreadable
+
+NOTHING = ("", "null")
+"""Arguments of which the engine has sent nothing."""
 
 
 def answer(body: bytes) -> bytes:
@@ -25,9 +35,13 @@ def answer(body: bytes) -> bytes:
 
 def _encoded(found: Answer) -> bytes:
     choice = found.choices[0]
-    called = bool(choice.message.tool_calls)
+    calls = choice.message.tool_calls or ()
+    whole = all(_is_object(call.function.arguments) for call in calls)
+    if not whole and not _is_cut(choice):
+        raise Unreadable("the arguments of a tool call are no JSON object")
+    used = bool(calls)
     reason, sequence = stop_of(
-        choice.finish_reason, choice.stop_reason, used_tool=called, whole_tool=called
+        choice.finish_reason, choice.stop_reason, used_tool=used, whole_tool=used and whole
     )
     content = list(_content(choice.message)) or [{"type": "text", "text": ""}]
     made = {
@@ -67,12 +81,21 @@ def _content(message: AnswerMessage) -> Iterator[dict[str, object]]:
 
 
 def _input(arguments: str) -> msgspec.Raw:
-    """Return the arguments of a call, an object. Raises Unreadable."""
-    text = arguments.encode()
-    if text in (b"", b"null"):  # the engine was cut off, and some clients need an object
-        return msgspec.Raw(b"{}")
+    """Return the arguments of a call; an empty object for those that were cut off."""
+    given = arguments not in NOTHING and _is_object(arguments)
+    return msgspec.Raw(arguments.encode() if given else b"{}")
+
+
+def _is_cut(choice: AnswerChoice) -> bool:
+    """Whether the engine did not stop by itself, so that a call may be a beginning."""
+    return isinstance(choice.stop_reason, str) or choice.finish_reason not in ENDS
+
+
+def _is_object(arguments: str) -> bool:
+    if arguments in NOTHING:
+        return True
     try:
-        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
     except NOT_JSON:
-        raise Unreadable("the arguments of a tool call are no JSON object") from None
-    return msgspec.Raw(text)
+        return False
+    return True

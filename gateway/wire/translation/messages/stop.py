@@ -4,6 +4,9 @@ import msgspec
 
 from gateway.errors import NOT_JSON
 
+ENDS = ("stop", "tool_calls", "function_call")
+"""Finish reasons of a turn that the model or a stop string has ended."""
+
 
 def stop_of(
     finish: str | None, stop: int | str | None, *, used_tool: bool, whole_tool: bool
@@ -17,7 +20,7 @@ def stop_of(
         return "max_tokens", None
     if finish == "content_filter":
         return "refusal", None
-    if finish not in ("stop", "tool_calls", "function_call"):
+    if finish not in ENDS:
         return None, None
     if whole_tool:
         return "tool_use", None
