@@ -7,14 +7,13 @@ chat, and the turns are one session. `turns.py` is the way of a call; `responses
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
 from gateway import (
     Answer,
     BadRequest,
     Call,
-    ConfigError,
     Host,
     Migrations,
     Outcome,
@@ -79,7 +78,6 @@ class StoredResponses:
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
-        _check_order([hook.run for hook in gateway.hooks("translate")], self.translate)
         self._parts = parts = _Parts(gateway, self._options)
         upkeep = asyncio.create_task(parts.upkeep.run())
         try:
@@ -153,12 +151,6 @@ class StoredResponses:
         if turn is None or not turn.is_kept or turn.translator.response.status == "in_progress":
             return
         call.store(self._sink, turn, len(turn.body()) + sum(len(one.data) for one in turn.items))
-
-
-def _check_order(hooks: Sequence[Callable[..., object]], own: Callable[..., object]) -> None:
-    """Raise ConfigError if another plugin would take the calls of responses that are kept."""
-    if hooks and hooks[0] != own:
-        raise ConfigError("stored_responses: list it before translate, which takes its calls")
 
 
 def _place(path: str) -> tuple[str, str, str]:

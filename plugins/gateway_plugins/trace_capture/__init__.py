@@ -59,7 +59,7 @@ INJECTIONS: tuple[Literal["token_ids", "logprobs", "usage"], ...] = (
 class TraceCapture:
     """The trace_capture plugin."""
 
-    after = ("sessions", "translate")
+    after = ("sessions", "stored_responses", "translate")
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Fields to inject, size limits, and retention limits.

@@ -56,7 +56,7 @@ REASON = StateKey[str]("translate")
 class Translate:
     """The plugin `translate`."""
 
-    after = ("sessions",)
+    after = ("sessions", "stored_responses")
 
     Config = Options
 
