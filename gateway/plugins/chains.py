@@ -102,18 +102,16 @@ class Chains(msgspec.Struct, frozen=True):
         """Raises CallError if a hook rejects the call or fails."""
         return _all("prepare", self.prepare, _reject, call)
 
-    def run_translate(self, call: Call, carry: Callable[[Translation], None]) -> Later:
+    def run_translate(self, call: Call, carry: "Carry") -> Later:
         """Call `carry` with each translation. Raises CallError if a hook rejects or fails."""
-        for place, hook in enumerate(self.translate):
+        hooks = self.translate
+        for place, hook in enumerate(hooks):
             try:
                 found = hook.run(call)
             except HOOK_ERRORS as error:
                 _reject(call, hook, "translate", error)
-            if found is None:
-                continue
-            if found.__class__ not in RESULTS and _waits(found):
-                return _translated_later(self.translate[place:], found, call, carry)
-            carry(found)
+            if found is not None:
+                return _translated_later(hooks, place, found, call, carry)
         return None
 
     def first_answer(self, call: Call) -> "Answer | CoroutineType[Any, Any, Answer | None] | None":
@@ -267,10 +265,15 @@ async def _first_later(
     return None
 
 
+Carry = Callable[[Translation], None]
+
+
 async def _translated_later(
-    hooks: tuple[Hook, ...], begun: Any, call: Call, carry: Callable[[Translation], None]
+    hooks: tuple[Hook, ...], place: int, begun: Any, call: Call, carry: Carry
 ) -> None:
-    for hook in hooks:
+    """Run the hooks from `place` on; after a translation all others again, in their order."""
+    while place < len(hooks):
+        hook = hooks[place]
         try:
             found = hook.run(call) if begun is None else begun
             begun = None
@@ -278,8 +281,10 @@ async def _translated_later(
                 found = await found
         except HOOK_ERRORS as error:
             _reject(call, hook, "translate", error)
+        place += 1
         if found is not None:
             carry(found)
+            hooks, place = tuple(other for other in hooks if other is not hook), 0
 
 
 async def _identify_later(call: Call, principal: Awaitable[Principal | None]) -> None:

@@ -95,8 +95,9 @@ async def translate(call: Call) -> Translation | None:
     """Carry the call as one of another API.
 
     Called once per call, on every plugin, after admission. After a Translation the call is of its
-    API, for the plugins that follow and for the worker; the caller gets what the Translation makes
-    of the response. A plugin may translate what another one has translated. None changes nothing.
+    API, for all plugins and for the worker; the caller gets what the Translation makes of the
+    response. All other plugins are then asked again: one may translate what another one has
+    translated. None changes nothing.
     """
 
 

@@ -65,6 +65,10 @@ class StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool
 
 
+class ReasoningParserKwargs(msgspec.Struct):
+    chat_template_kwargs: dict[str, object] = {}
+
+
 class Rendered(msgspec.Struct, kw_only=True):
     request_id: str
     token_ids: list[int]
@@ -74,7 +78,7 @@ class Rendered(msgspec.Struct, kw_only=True):
     sampling_params: SamplingParams
     model: str | None
     reasoning_ended: bool | None = None
-    reasoning_parser_kwargs: None = None
+    reasoning_parser_kwargs: ReasoningParserKwargs | None = None
     return_token_ids: None = None
     output_mode: str = "tokens"
     stream: bool
@@ -104,6 +108,12 @@ def rendered(plan: Plan, name: str, longest: int) -> list[Rendered]:
         )
         for own, ids in zip(names, plan.prompts, strict=True)
     ]
+
+
+def of_reasoning(one: Rendered) -> Rendered:
+    """Return a chat's request as a server with a reasoning parser renders it."""
+    one.reasoning_ended, one.reasoning_parser_kwargs = False, ReasoningParserKwargs()
+    return one
 
 
 def of_responses(one: Rendered) -> Rendered:

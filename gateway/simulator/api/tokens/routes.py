@@ -13,7 +13,7 @@ from gateway.simulator.api.chat import prepare_chat
 from gateway.simulator.api.completions import prepare_completions
 from gateway.simulator.api.messages.messages import prepare_messages
 from gateway.simulator.api.tokens.derender import derender_chat, derender_completion
-from gateway.simulator.api.tokens.rendered import Rendered, of_responses, rendered
+from gateway.simulator.api.tokens.rendered import Rendered, of_reasoning, of_responses, rendered
 from gateway.simulator.caller import read_body
 from gateway.simulator.config import SimulatorConfig
 from gateway.simulator.development import Control
@@ -72,6 +72,8 @@ def _render(prepare: Prepare, config: SimulatorConfig) -> Callable[[Request], Aw
         body = await _json_body(request)
         prepared = prepare(body, request.headers.get("x-request-id"), config)
         found = rendered(prepared.plan, prepared.answer.name, config.max_model_len)
+        if config.reasoning and prepare is not prepare_completions:
+            found = list(map(of_reasoning, found))
         if request.url.path.startswith("/v1/responses"):
             found = list(map(of_responses, found))
         whole: Rendered | list[Rendered] = found if prepare is prepare_completions else found[0]

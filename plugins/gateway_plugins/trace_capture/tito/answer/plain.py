@@ -19,7 +19,6 @@ _EMPTY: Mapping[str, Any] = {
     "annotations": None,
     "audio": None,
     "function_call": None,
-    "tool_calls": [],
     "reasoning": None,
 }
 """A message in which nothing is said, as vLLM writes it."""
@@ -54,9 +53,12 @@ def _message(choice: Choice, parsed: Mapping[str, Any] | None) -> dict[str, Any]
     if parsed is None:
         return {**_EMPTY, "content": choice.text}
     calls, thoughts = parsed.get("tool_calls") or [], parsed.get("reasoning")
-    if not calls and thoughts is None:  # only the engine's own text ends before a stop string
-        return {**_EMPTY, **parsed, "content": choice.text}
-    return {**_EMPTY, **parsed, "tool_calls": with_ids(calls)}
+    found = {**_EMPTY, **{name: value for name, value in parsed.items() if name != "tool_calls"}}
+    if calls:
+        return {**found, "tool_calls": with_ids(calls)}
+    if thoughts is None:  # only the engine's own text ends before a stop string
+        found["content"] = choice.text
+    return found
 
 
 def chat_answer(
