@@ -23,10 +23,12 @@ class Said(msgspec.Struct):
 
 
 class Served(Said):
-    """What worker `worker` said to call `call_id`."""
+    """What worker `worker` said to call `call_id`. `asked` is the request, if the tap keeps it."""
 
     call_id: str = ""
     worker: str = ""
+    path: str = ""
+    asked: bytearray = msgspec.field(default_factory=bytearray)
 
 
 class Reading:
@@ -56,22 +58,33 @@ class Reading:
 class _Asking:
     """Reads requests, and opens a page for each."""
 
-    def __init__(self, waiting: deque[Said], served: list[Served], worker: str) -> None:
+    def __init__(
+        self, waiting: deque[Said], served: list[Served], worker: str, *, keeps: bool
+    ) -> None:
         self._waiting = waiting
         self._served = served
         self._worker = worker
-        self._call_id = ""
+        self._keeps = keeps
+        self._call_id = self._path = ""
+        self._page = Served()
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> None:
         self._parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self._path = url.decode()
+
+    def on_body(self, data: bytes) -> None:
+        if self._keeps:
+            self._page.asked += data
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"x-request-id":
             self._call_id = value.decode()
 
     def on_headers_complete(self) -> None:
-        page = Served(call_id=self._call_id, worker=self._worker)
+        page = self._page = Served(call_id=self._call_id, worker=self._worker, path=self._path)
         self._served.append(page)
         self._waiting.append(page)
 
@@ -79,12 +92,13 @@ class _Asking:
 class Tap:
     """Stands before the worker at `port` of this machine, and looks like it.
 
-    `served` has a page for each request that reached it. What it says that the gateway was told may
-    be more than the gateway had time to read, and never less.
+    `served` has a page for each request that reached it, with the request if it `keeps` them. What
+    it says that the gateway was told may be more than the gateway had time to read, and never less.
     """
 
-    def __init__(self, name: str, port: int) -> None:
+    def __init__(self, name: str, port: int, *, keeps: bool = False) -> None:
         self.name = name
+        self._keeps = keeps
         self.served: list[Served] = []
         self._behind = port
         self._port = 0
@@ -118,7 +132,7 @@ class Tap:
         self._writers |= {writer, behind}
         waiting: deque[Said] = deque()
         ways = (
-            _pass_on(reader, behind, _Asking(waiting, self.served, self.name)),
+            _pass_on(reader, behind, _Asking(waiting, self.served, self.name, keeps=self._keeps)),
             _pass_on(behind_reader, writer, Reading(waiting)),
         )
         tasks = [asyncio.create_task(way) for way in ways]
