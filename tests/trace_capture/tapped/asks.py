@@ -1,7 +1,7 @@
 """Calls of every dialect at random, each with an id of its own."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Literal
 
@@ -33,7 +33,8 @@ FARTHEST = 8_000
 
 class Ask(msgspec.Struct, kw_only=True):
     """A call. `end`: its caller reads all of the answer, or leaves after so many bytes of it
-    (`length`) or `seconds`, whichever comes first; or the engine is told to abort it then."""
+    (`length`) or `seconds`, whichever comes first; or the engine is told to abort it then.
+    `fault`: what the simulator is to do."""
 
     call_id: str
     session_id: str
@@ -42,6 +43,7 @@ class Ask(msgspec.Struct, kw_only=True):
     body: Body
     prompts: int = 1
     end: End = "whole"
+    fault: str = ""
     seconds: float | None = None
     length: int | None = None
 
@@ -66,10 +68,11 @@ class Ask(msgspec.Struct, kw_only=True):
 
     def head_and_body(self) -> bytes:
         body = json.dumps(self.body).encode()
+        fault = f"x-sim-fault: {self.fault}\r\n" if self.fault else ""
         head = (
             f"POST /sessions/{self.session_id}{self.path} HTTP/1.1\r\nhost: gateway.test\r\n"
             f"content-type: application/json\r\nx-request-id: {self.call_id}\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
+            f"{fault}content-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
@@ -77,14 +80,15 @@ class Ask(msgspec.Struct, kw_only=True):
 class Inventing:
     """Makes up calls of the `model`; the same seed makes the same ones.
 
-    `name` begins their ids and sessions.
+    `name` begins their ids and sessions. A tenth of them have one of the simulator's `faults`.
     """
 
-    def __init__(self, name: str, model: str, seed: int) -> None:
+    def __init__(self, name: str, model: str, seed: int, faults: Sequence[str] = ()) -> None:
         self._name = name
         self._model = model
         self._chance = Random(seed)
         self._bodies = Bodies(self._chance, model)
+        self._faults = faults
         self._count = 0
         self._sessions = 0
 
@@ -108,6 +112,8 @@ class Inventing:
         prompt = ask.body.get("prompt")
         if ask.api == "completions" and isinstance(prompt, list) and isinstance(prompt[0], str):
             ask.prompts = len(prompt)
+        if self._faults and self._chance.random() < 0.1:
+            ask.fault = self._chance.choice(self._faults)
         self._end(ask)
         return ask
 

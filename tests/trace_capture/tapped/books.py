@@ -94,7 +94,10 @@ def _compare(asked: Asked, trace: Trace, page: Served, row: Row) -> Iterator[str
 
 def _of_reasons(asked: Asked, trace: Trace, page: Served, heard: Told) -> Iterator[str]:
     expected = _reason(asked, trace, page, heard)
+    broken = bool(asked.ask.fault) or asked.doomed  # at the same time, perhaps
     gone = asked.left and trace.reasons[:1] == ["caller_gone"]
+    if expected == "caller_gone" and broken and "worker_broke_off" in trace.reasons:
+        return
     if expected not in trace.reasons and not gone:
         yield f"INCOMPLETE for {trace.reasons}, but it is {expected}: {heard}"
 
@@ -102,23 +105,25 @@ def _of_reasons(asked: Asked, trace: Trace, page: Served, heard: Told) -> Iterat
 def _reason(asked: Asked, trace: Trace, page: Served, heard: Told) -> str:
     """Why the call has no whole sample."""
     samples = list(heard.samples.values())
-    if page.call_id and not page.status and not asked.left:
-        return "worker_broke_off"  # it was asked, and died before it answered
+    if page.call_id and not (page.whole or heard.samples or heard.error or asked.left):
+        return "worker_broke_off"  # whatever the gateway made of that
     if asked.said.status not in (0, 200) or page.status not in (0, 200):
         return "error_answer"
     if heard.error:
         return "error_event"
-    if not ends_in_order(page):
+    if not ends_in_order(page) and not heard.is_finished(asked.ask):
         return "caller_gone" if asked.left else "worker_broke_off"
     if asked.ask.api in TRANSLATED and trace.translated_from is None:
         return "not_translated"
     if any(one.finish_reason in ABORTS for one in samples) or heard.completion_tokens == 0:
         return "aborted"
-    return _lack(asked, samples)
+    return _lack(asked, samples, heard)
 
 
-def _lack(asked: Asked, samples: list[Sample]) -> str:
-    """What a response that came in good order lacks."""
+def _lack(asked: Asked, samples: list[Sample], heard: Told) -> str:
+    """What a response that came to the ends of its samples lacks."""
+    if heard.completion_tokens is None:
+        return "usage_missing"
     if asked.ask.beam:
         return "not_a_sample"
     if asked.ask.body.get("include_reasoning") is False:
@@ -160,7 +165,7 @@ def _of_caller(asked: Asked, trace: Trace, page: Served) -> Iterator[str]:
     """What the caller was told agrees with what the engine said."""
     api = asked.ask.api
     if not is_ended(api, asked.said):
-        if trace.verdict == "COMPLETE" and not (asked.left or asked.doomed):
+        if trace.verdict == "COMPLETE" and not (asked.left or asked.doomed or asked.ask.fault):
             yield f"COMPLETE, but the caller got {bytes(asked.said.body[-300:])!r}"
         return
     carried = "chat" if trace.translated_from else api

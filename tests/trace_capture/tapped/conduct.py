@@ -1,7 +1,7 @@
 """A gateway that captures, with a tap between it and its engine."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from accounting.tap import Tap
@@ -22,7 +22,9 @@ PLUGINS = ("sessions", CAPTURE, "gateway_plugins.translate:Translate")
 
 
 @contextlib.asynccontextmanager
-async def tapped(port: int, folder: Path, model: str, seed: int) -> AsyncIterator[tuple[Tap, Load]]:
+async def tapped(
+    port: int, folder: Path, model: str, seed: int, faults: Sequence[str] = ()
+) -> AsyncIterator[tuple[Tap, Load]]:
     """In front of the engine at `port` of this machine."""
     tap = Tap("engine", port)
     await tap.start()
@@ -30,7 +32,7 @@ async def tapped(port: int, folder: Path, model: str, seed: int) -> AsyncIterato
     settings = {"storage__path": str(folder / FILE), "timeouts__drain": "10"}
     try:
         async with serving(tap.url, *named, **settings) as process:
-            yield tap, Load(process.address, Inventing("tap", model, seed), seed)
+            yield tap, Load(process.address, Inventing("tap", model, seed, faults), seed)
     finally:
         tap.kill()
 

@@ -41,6 +41,11 @@ class Told(msgspec.Struct):
     completion_tokens: int | None = None
     error: bool = False
 
+    def is_finished(self, ask: Ask) -> bool:
+        """Whether all was sampled, whatever became of the connection after that."""
+        ends = [one.finish_reason for one in self.samples.values()]
+        return len(ends) == ask.choices and all(ends)
+
     def is_whole(self, ask: Ask) -> bool:
         """Whether all that was asked for is there."""
         samples = list(self.samples.values())
@@ -68,6 +73,8 @@ def told(page: Served, ask: Ask) -> Told:
     prompts = {place // several: one.prompt for place, one in found.samples.items() if one.prompt}
     for place, one in found.samples.items():
         one.prompt = one.prompt or prompts.get(place // several, [])
+        if ask.body.get("echo") and len(one.logprobs) == len(one.prompt) + len(one.ids):
+            del one.logprobs[: len(one.prompt)]
     return found
 
 
