@@ -59,9 +59,12 @@ def page(
 
 
 def login_page(problem: str | None = None) -> str:
-    """Return the page that asks for a key, with what was wrong with the last one."""
+    """Return the page that asks for a key, with what was wrong with the last one.
+
+    Its links are relative: with a problem it is the answer to the form, one step below the page.
+    """
     said = "" if problem is None else f'<p role="alert">{escape(problem)}</p>'
-    return _LOGIN.substitute(problem=said)
+    return _LOGIN.substitute(problem=said, up="" if problem is None else "../")
 
 
 def _section(one: Section, admin: bool) -> str:

@@ -26,6 +26,12 @@ export function confirmed(title, text) {
   document.getElementById("confirm-text").textContent = text;
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise(resolve => dialog.addEventListener(
-    "close", () => resolve(dialog.returnValue === "yes"), {once: true}));
+  return new Promise(resolve => {
+    const closed = () => {
+      if (dialog.open) return; // the event of the dialog before this one
+      dialog.removeEventListener("close", closed);
+      resolve(dialog.returnValue === "yes");
+    };
+    dialog.addEventListener("close", closed);
+  });
 }
