@@ -21,10 +21,12 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
 
     `name` is one word, unique in the plugin. `await read(limit)` returns at most `limit` rows, the
     first ones of the panel's order, from memory or the database: it may raise a CallError or a
-    StorageError.
+    StorageError. `live`: it is cheap to read, so it is read every few seconds while somebody looks;
+    else it is read when somebody asks for it.
     """
 
     name: str
     title: str
     scope: str
     read: Callable[[int], Awaitable[PanelRows]]
+    live: bool = True

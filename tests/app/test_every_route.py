@@ -107,7 +107,8 @@ BATCH: set[Rule] = {
 
 PAGE = (
     *("/dashboard", "/dashboard/files/{name}", "/dashboard/login", "/dashboard/logout"),
-    *("/dashboard/parts", "/dashboard/events", "/dashboard/api/{path:path}"),
+    *("/dashboard/parts", "/dashboard/events", "/dashboard/panels", "/dashboard/panels/{name}"),
+    "/dashboard/api/{path:path}",
 )
 DASHBOARD: set[Rule] = {
     *((path, (), None) for path in PAGE),

@@ -9,6 +9,7 @@ from support.gateways.capturing import chat
 from support.gateways.watched_pages import EVIL, Offers, keys
 from support.runtime.boxes import CHAT
 
+from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import GatewayFor, entry
 
 pytestmark = [
@@ -21,6 +22,14 @@ FAST = entry("dashboard", refresh=0.2)
 UP_TO_DATE = "document.getElementById('state').textContent === 'Up to date'"
 
 
+SECTIONS = {
+    "fleet": ["1 of 1 workers", "TTFT p95"],
+    "panels": ["Queue by model", "Fine", "line 4999", "Offers failed"],
+    "reports": ["Usage by day", "completion tokens"],
+    "traces": ["Sessions", "Incomplete"],
+}
+
+
 @pytest.fixture
 async def browser(tmp_path: Path) -> AsyncIterator[Chromium]:
     async with chromium(tmp_path) as running:
@@ -31,15 +40,16 @@ async def browser(tmp_path: Path) -> AsyncIterator[Chromium]:
 async def test_page_shows_every_panel(
     gateway_for: GatewayFor, browser: Chromium, tmp_path: Path, dark: bool
 ) -> None:
-    live = await gateway_for("batch", Offers, FAST)
+    live = await gateway_for("batch", "sessions", "trace_capture", "usage", Offers, FAST)
     for stream in (False, True):
-        await live.client.post(CHAT, json=chat(stream=stream))
+        await live.client.post(f"/sessions/a{CHAT}", json=chat(stream=stream))
     page = await browser.open(f"{live.url}/dashboard", dark=dark)
     await page.until(UP_TO_DATE)
-    text = await page.text()
-    for word in ("Fleet", "worker", "TTFT p95", "Queue by model", "Fine", "line 4999"):
-        assert word in text
-    (tmp_path / "page.png").write_bytes(await page.screenshot())
+    for section, words in SECTIONS.items():
+        await page.click(f'nav a[href="#{section}"]')
+        for word in words:
+            await page.until(f"document.body.innerText.includes({word!r})")
+        (tmp_path / f"{section}.png").write_bytes(await page.screenshot())
     assert browser.told == []
 
 
@@ -49,7 +59,7 @@ async def test_fault_13_2_names_are_text_in_a_browser(
     live = await gateway_for("batch", Offers, FAST, workers=())
     body = {"model": EVIL, "prompt": "a"}
     assert (await live.client.post("/v1/batch/completions", json=body)).status_code == 202
-    page = await browser.open(f"{live.url}/dashboard")
+    page = await browser.open(f"{live.url}/dashboard#panels")
     await page.until(f"document.body.innerText.split({EVIL!r}).length > 3")
     assert await page.value("document.querySelectorAll('img, iframe, object').length") == 0
     blocked = await page.value(
@@ -98,3 +108,73 @@ async def test_login_in_a_browser(
     assert await page.value("document.querySelectorAll('[aria-label^=Drain]').length") == 0
     await page.click("header form button")
     await page.until("document.getElementById('key') !== null")
+
+
+async def test_person_finds_the_tokens_of_a_call_and_why_a_session_is_incomplete(
+    gateway_for: GatewayFor, browser: Chromium, tmp_path: Path
+) -> None:
+    live = await gateway_for("sessions", "trace_capture", FAST)
+    for text in ("Hello", "Bye"):
+        body = chat(text, max_tokens=9) | {"top_logprobs": 3, "logprobs": True}
+        answer = await live.client.post(f"/sessions/my-agent{CHAT}", json=body)
+        assert answer.status_code == 200
+    await live.client.post(f"/sessions/my-agent{CHAT}", json={"model": "sim", "messages": 1})
+    page = await browser.open(f"{live.url}/dashboard")
+    await page.click('nav a[href="#traces"]')
+    await page.click('a[href="#traces/my-agent"]')
+    await page.until("document.querySelectorAll('.sight .sampled').length > 0")
+    assert await page.value("document.querySelectorAll('.sight .given').length") > 0
+    assert "The status is not 200" in await page.text()
+    await page.click("#traces tbody button")
+    await page.until("document.body.innerText.includes('Copy as curl')")
+    await page.value("document.querySelector('.tokens').focus()")
+    for key in ("End",):
+        await page.ask("Input.dispatchKeyEvent", type="keyDown", key=key)
+    await page.until("document.querySelector('.facts').innerText.includes('1, sampled')")
+    assert "Alternatives" in await page.value("document.querySelector('.facts').innerText")
+    (tmp_path / "session.png").write_bytes(await page.screenshot())
+    assert browser.told == []
+
+
+async def test_hundred_thousand_tokens_are_few_nodes_and_soon_there(
+    gateway_for: GatewayFor, browser: Chromium, tmp_path: Path
+) -> None:
+    async with Simulator(SimulatorConfig(max_model_len=120_000)) as engine:
+        live = await gateway_for("sessions", "trace_capture", FAST, workers=[engine.url])
+        body = chat(max_tokens=100_000, ignore_eos=True)
+        answer = await live.client.post(f"/sessions/long{CHAT}", json=body)
+        assert answer.json()["usage"]["completion_tokens"] == 100_000
+    page = await browser.open(f"{live.url}/dashboard#traces")
+    await page.until("document.querySelector('a[href=\"#traces/long\"]') !== null")
+    seconds = await page.value(PAINTED)
+    assert seconds < 1, "from the click to the first tokens"
+    slowest, nodes, last = await page.value(SCROLLED)
+    assert nodes < 2_000
+    assert last == 100_000 + answer.json()["usage"]["prompt_tokens"] - 1, "it scrolls to the end"
+    assert slowest < 0.2, f"a frame took {slowest} s"
+    print(f"painted after {seconds:.2f} s, {nodes} nodes, slowest frame {slowest:.3f} s")  # noqa: T201
+
+
+PAINTED = """(async () => {
+  const began = performance.now();
+  document.querySelector('a[href="#traces/long"]').click();
+  while (document.querySelector('.sight span') === null)
+    await new Promise(requestAnimationFrame);
+  return (performance.now() - began) / 1000;
+})()"""
+
+SCROLLED = """(async () => {
+  const frame = document.querySelector('.tokens');
+  let slowest = 0, before = performance.now(), nodes = 0;
+  for (let step = 0; step <= 100; step++) {
+    frame.scrollTop = frame.scrollHeight * step / 100;
+    await new Promise(requestAnimationFrame);
+    await new Promise(requestAnimationFrame);
+    const now = performance.now();
+    slowest = Math.max(slowest, (now - before) / 1000);
+    before = now;
+    nodes = Math.max(nodes, document.querySelectorAll('*').length);
+  }
+  const last = [...document.querySelectorAll('.sight span')].at(-1);
+  return [slowest, nodes, Number(last.dataset.at)];
+})()"""

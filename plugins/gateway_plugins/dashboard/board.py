@@ -68,6 +68,7 @@ class Board:
             found += [
                 self._part(one.name, one.panel.scope, show(self._gateway, one, MAX_ROWS))
                 for one in offered(self._gateway)
+                if one.panel.live
             ]
             self._parts = await asyncio.gather(*found)
             self._looked = monotonic()

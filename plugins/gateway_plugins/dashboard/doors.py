@@ -22,20 +22,22 @@ from gateway import (
     path_of,
 )
 from gateway_plugins.dashboard.board import Board, Part
-from gateway_plugins.dashboard.page import GUARDS, Section, files, login_page, page
+from gateway_plugins.dashboard.page import GUARDS, NO_STORE, Section, files, login_page, page
 from gateway_plugins.dashboard.panels import offered
+from gateway_plugins.dashboard.reports import report, reports
 from gateway_plugins.dashboard.viewers import Viewer, Viewers, refuse_key_in_query
 
 HOME = "/dashboard"
 API = f"{HOME}/api"
+
+TRACES = "/sessions/{session_id}/trajectories"
+"""The route without which there are no traces to show."""
 
 MAX_FORM = 8192
 """Bytes of a form."""
 
 MAX_STREAMS = 1_000
 """Open pages that are told of changes; others ask from time to time."""
-
-NO_STORE = {**GUARDS, "cache-control": "no-store"}
 
 _GUARD_LINES = [(name.encode(), value.encode()) for name, value in NO_STORE.items()]
 
@@ -58,6 +60,8 @@ class Doors:
             Route(f"{HOME}/login", self._login, methods=["POST"]),
             Route(f"{HOME}/logout", self._logout, methods=["POST"]),
             Route(f"{HOME}/parts", self._all_parts, methods=["GET"]),
+            Route(f"{HOME}/panels", self._reports, methods=["GET"]),
+            Route(f"{HOME}/panels/{{name}}", self._report, methods=["GET"]),
             Route(f"{HOME}/events", self._events, methods=["GET"]),
             Route(f"{API}/{{path:path}}", Forwarded(self._gateway, self._viewers)),
         ]
@@ -83,9 +87,15 @@ class Doors:
         )
 
     def _sections(self) -> Sequence[Section]:
+        """Return all sections that the plugins of this gateway can fill."""
         found = [Section("fleet", "Fleet", frozenset({"monitor"}))]
-        if scopes := frozenset(one.panel.scope for one in offered(self._gateway)):
+        panels = [one.panel for one in offered(self._gateway)]
+        if scopes := frozenset(one.scope for one in panels if one.live):
             found.append(Section("panels", "Runtime and batch", scopes))
+        if scopes := frozenset(one.scope for one in panels if not one.live):
+            found.append(Section("reports", "Usage", scopes))
+        if any(getattr(route, "path", "") == TRACES for route in self._gateway.routes):
+            found.append(Section("traces", "Traces", frozenset({"sessions"})))
         return found
 
     async def _file(self, request: Request) -> Response:
@@ -119,6 +129,16 @@ class Doors:
         return Response(
             msgspec.json.encode(bodies), headers=NO_STORE, media_type="application/json"
         )
+
+    async def _reports(self, request: Request) -> Response:
+        viewer = await self._viewers.of(request.scope)
+        titles = {one.name: one.panel.title for one in reports(self._gateway, viewer)}
+        body = msgspec.json.encode(titles)
+        return Response(body, headers=NO_STORE, media_type="application/json")
+
+    async def _report(self, request: Request) -> Response:
+        viewer = await self._viewers.of(request.scope)
+        return await report(self._gateway, viewer, request)
 
     async def _events(self, request: Request) -> Response:
         viewer = await self._viewers.of(request.scope)

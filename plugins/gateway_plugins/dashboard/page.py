@@ -28,6 +28,9 @@ GUARDS: Mapping[str, str] = {
 }
 """Headers of everything that the page is made of."""
 
+NO_STORE: Mapping[str, str] = {**GUARDS, "cache-control": "no-store"}
+"""Headers of what is for one viewer."""
+
 
 class Section(NamedTuple):
     """A part of the page: its heading, and the scopes of which a viewer has to have one."""

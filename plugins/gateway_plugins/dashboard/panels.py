@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Self
 
 import msgspec
 
@@ -11,7 +12,10 @@ from gateway import CallError, Cell, Host, Outcome, Panel, PanelRows, StorageErr
 log = logging.getLogger("gateway.dashboard")
 
 READING = 2.0
-"""Seconds that a panel has to be read."""
+"""Seconds that a live panel has to be read."""
+
+ASKED = 30.0
+"""Seconds that a panel has that somebody asks for."""
 
 
 class Offered(msgspec.Struct, frozen=True):
@@ -38,6 +42,14 @@ class ShownPanel(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None = None
     error: str | None = None
 
+    @classmethod
+    def of(cls, one: Offered, found: PanelRows) -> Self:
+        """Return what the page gets of a panel with these rows."""
+        columns = list(dict.fromkeys(name for row in found.rows for name in row))
+        rows = [[row.get(name) for name in columns] for row in found.rows]
+        title, plugin = one.panel.title, one.plugin
+        return cls(title=title, plugin=plugin, columns=columns, rows=rows, total=found.total)
+
 
 def offered(gateway: Host) -> list[Offered]:
     """Return the panels of all plugins; one whose hook fails has none, which is counted."""
@@ -60,14 +72,15 @@ async def read(gateway: Host, one: Offered, limit: int) -> PanelRows:
 
     A failure of the plugin's own is counted, and shown without its text, which is for the log.
     """
+    seconds = READING if one.panel.live else ASKED
     try:
-        async with asyncio.timeout(READING):
+        async with asyncio.timeout(seconds):
             found = await one.panel.read(limit)
         return PanelRows(found.rows[:limit], found.total)
     except CallError:
         raise
     except TimeoutError:
-        raise PanelFailed(f"{one.plugin} took longer than {READING:g} s") from None
+        raise PanelFailed(f"{one.plugin} took longer than {seconds:g} s") from None
     except StorageError as error:
         log.warning("the panel %s: %s", one.name, error)
         raise PanelFailed("the database cannot be read now; /health says why") from None
@@ -86,11 +99,7 @@ class PanelFailed(CallError):
 
 async def show(gateway: Host, one: Offered, limit: int) -> ShownPanel:
     """Return a panel as the page shows it, with the reason if it cannot be read."""
-    title, plugin = one.panel.title, one.plugin
     try:
-        found = await read(gateway, one, limit)
+        return ShownPanel.of(one, await read(gateway, one, limit))
     except CallError as error:
-        return ShownPanel(title=title, plugin=plugin, error=str(error))
-    columns = list(dict.fromkeys(name for row in found.rows for name in row))
-    rows = [[row.get(name) for name in columns] for row in found.rows]
-    return ShownPanel(title=title, plugin=plugin, columns=columns, rows=rows, total=found.total)
+        return ShownPanel(title=one.panel.title, plugin=one.plugin, error=str(error))

@@ -5,13 +5,13 @@ In `ledger`, `row.py` turns a call into a row and `model_names.py` limits the nu
 old rows. `journal` is the file that survives a gateway that dies: `in_flight.py` records the calls
 in flight there, and `recovery.py` counts the calls that dead gateways left there. In `report`,
 `queries.py` and `keys.py` return sums, for `routes.py` and `commands.py`; `verify.py` compares the
-rows with the traces, using `expected.py`.
+rows with the traces, using `expected.py`. `panels.py` has the tables for people.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 
 from starlette.routing import BaseRoute
 
@@ -21,6 +21,7 @@ from gateway import (
     Host,
     Migrations,
     Outcome,
+    Panel,
     Sample,
     Storage,
     StorageError,
@@ -33,6 +34,7 @@ from gateway_plugins.usage.ledger.retention import Keep, Upkeep
 from gateway_plugins.usage.ledger.row import MAX_NAME, ROW_SIZE, Ledger, row_of
 from gateway_plugins.usage.ledger.schema import MIGRATIONS
 from gateway_plugins.usage.options import Options
+from gateway_plugins.usage.panels import UsagePanels
 from gateway_plugins.usage.report import queries
 from gateway_plugins.usage.report.routes import OWN_PATH, KeyUsageRoute, own_answer
 
@@ -70,6 +72,10 @@ class KeyUsage:
         self._gateway = gateway
         route = KeyUsageRoute(gateway)
         return [gateway.control("/monitor/key_usage", scope="monitor", GET=route.show)]
+
+    @hookimpl
+    def panels(self, gateway: Host) -> Sequence[Panel]:
+        return UsagePanels(gateway.storage).all()
 
     @hookimpl
     @contextlib.asynccontextmanager

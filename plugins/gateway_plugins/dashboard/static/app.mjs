@@ -3,6 +3,8 @@
 import {element, fill} from "./dom.mjs";
 import {fleet} from "./fleet.mjs";
 import {panels} from "./panels.mjs";
+import {reports} from "./reports.mjs";
+import {traces} from "./traces.mjs";
 
 const refresh = Number(document.querySelector('meta[name="refresh-seconds"]').content);
 const state = document.getElementById("state");
@@ -10,15 +12,19 @@ const parts = new Map();
 let seen = 0;
 
 const views = {fleet, panels};
+const asked = {reports, traces};
 
 function tell(text, kind) {
   if (state.textContent !== text) state.textContent = text;
   state.className = kind;
 }
 
-/** Draw a view; one that fails says so, and leaves the others. */
+const sections = [...document.querySelectorAll("main > section")];
+const begun = new Set();
+
+/** Draw a live view if it is in sight; one that fails says so, and leaves the others. */
 function draw(name) {
-  const view = document.querySelector(`[data-view="${name}"]`);
+  const view = document.querySelector(`section:not([hidden]) > [data-view="${name}"]`);
   if (view === null || !(name in views)) return;
   try {
     views[name](view, parts);
@@ -68,6 +74,31 @@ async function watch() {
   }
 }
 
+/** Fill a view that is filled once, and then when somebody asks for more. */
+function begin(name) {
+  const view = document.querySelector(`[data-view="${name}"]`);
+  if (begun.has(name) || !(name in asked)) return;
+  begun.add(name);
+  asked[name](view).catch(error =>
+    fill(view, element("p", {class: "bad"}, `This panel cannot be shown: ${error.message}`)));
+}
+
+/** Show the section that the address names, the first one if it names none. */
+function choose() {
+  const named = location.hash.slice(1).split("/")[0];
+  const chosen = sections.find(one => one.id === named) ?? sections[0];
+  for (const section of sections) section.hidden = section !== chosen;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${chosen?.id}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (chosen === undefined) return;
+  begin(chosen.id);
+  draw(chosen.id);
+}
+
+addEventListener("hashchange", choose);
+choose();
 listen();
 setInterval(watch, Math.max(1000 * refresh, 1000));
 setTimeout(watch, 1500);

@@ -34,7 +34,7 @@ function log(name, part, redraw) {
   ];
 }
 
-function body(name, part, redraw) {
+export function body(name, part, redraw) {
   if (part.error !== null) return element("p", {class: "bad"}, part.error);
   if (part.rows.length === 0) return element("p", {class: "quiet"}, "Nothing now.");
   if (part.columns.includes("line")) return log(name, part, redraw);

@@ -1,0 +1,41 @@
+// What the verdicts, reasons and causes of traces mean, in words.
+
+export const REASONS = {
+  caller_gone: "The caller left before all was sampled.",
+  worker_broke_off: "The connection to the worker was lost, or a timeout ended the call.",
+  error_answer: "The status is not 200, of the worker or of the gateway.",
+  error_event: "The stream has an error.",
+  aborted: "The engine was told to stop.",
+  unfinished: "The choice has no finish reason.",
+  prompt_ids_missing: "The engine sent no token ids of the prompt.",
+  token_ids_missing: "The engine sent no token ids of what it sampled.",
+  logprobs_missing: "The engine sent no logprobs.",
+  logprobs_invalid: "A logprob is missing, above 0, or not finite.",
+  usage_missing: "The engine sent no usage.",
+  counts_differ: "Token ids, logprobs and the engine's usage do not agree.",
+  message_contradicts: "Parts of the streamed message contradict each other.",
+  not_a_sample: "Beam search, or the best of several: not sampled from the model.",
+  reasoning_excluded: "The request excluded the reasoning, so the engine sent no ids.",
+  unreadable: "The response does not have the form of its API.",
+  too_large: "The response was longer than the gateway keeps.",
+  redacted: "A plugin removed tokens.",
+  capture_failed: "The gateway could not record the call.",
+  not_translated: "The request has no exact equal in chat.",
+  prompt_differs: "The engine makes another prompt of the request than of its translation.",
+};
+
+export const CAUSES = {
+  retokenised_completion: "the agent sent text back, and its tokens differ from the sampled ones",
+  stripped_reasoning: "the agent left the reasoning out",
+  changed_tools: "the tools changed",
+  changed_system_prompt: "the system prompt changed",
+  compacted_history: "the history was compacted",
+  retry: "the same request again",
+  other_conversation: "another conversation",
+  unknown: "for an unknown cause",
+};
+
+/** Return why a trace is as it is, for people. */
+export function why(reasons) {
+  return reasons.map(one => REASONS[one] ?? one).join(" ");
+}
