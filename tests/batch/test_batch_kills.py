@@ -7,6 +7,7 @@ import pytest
 from batch.kills.conduct import Plan, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 3])
 async def test_fault_4_5_batch_outlives_the_gateways_that_run_it(processes: int) -> None:
     plan = Plan(lines=240, kills=2, processes=processes, longest=0.3, ttft=0.2, itl=0.005)

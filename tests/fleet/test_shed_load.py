@@ -30,6 +30,7 @@ async def works(connection: ScriptedConnection) -> None:
         await connection.write(answer_of(b'{"choices": []}'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["least_loaded", "power_of_two", None])
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Broken", "429 Later"])
 async def test_fast_errors_do_not_draw_the_load(

@@ -23,6 +23,7 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("own_header", [False, True])
 def test_sources_compile_without_a_warning(tmp_path: Path, own_header: bool) -> None:

@@ -191,6 +191,7 @@ def in_small_pieces(exchange: RecordedExchange) -> list[bytes]:
     return cut(answer, random.Random(exchange.name).sample(range(len(answer)), len(answer) // 40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", PLUGINS)
 def test_recorded_responses_may_arrive_byte_by_byte(rehearsal: Rehearsal, way: str) -> None:
     for exchange in EXCHANGES:

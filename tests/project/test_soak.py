@@ -39,6 +39,7 @@ SHORT = Plan(
 )
 
 
+@pytest.mark.slow
 async def test_short_soak_finds_no_problems() -> None:
     report = await run(SHORT)
     assert report.problems == []

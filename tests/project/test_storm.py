@@ -80,6 +80,7 @@ def served_by(answers: dict[str, httpx.Response]) -> dict[str, str]:
     return {session: answer.headers["x-gateway-worker"] for session, answer in answers.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rerun", [False, True])
 async def test_storm_of_one_hung_worker_leaves_other_sessions_in_place(
     gateway_for: GatewayFor, rerun: bool

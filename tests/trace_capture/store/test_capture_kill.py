@@ -313,6 +313,7 @@ async def test_killed_gateway_has_a_trace_of_every_call_read_to_its_end(tmp_path
     assert figures.finished < figures.started, "each is killed in the middle of something"
 
 
+@pytest.mark.slow
 async def test_killed_gateways_sharing_a_file_have_a_trace_of_every_call_read(
     tmp_path: Path,
 ) -> None:

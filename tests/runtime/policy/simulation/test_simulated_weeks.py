@@ -26,6 +26,7 @@ def test_the_table_has_a_column_for_each_load_and_system() -> None:
     assert {row.count("|") for row in rows} == {head.count("|")}
 
 
+@pytest.mark.slow
 def test_the_table_of_the_manual_has_these_rows() -> None:
     for row in table([1], DAY / 4).splitlines():
         assert f"\n{row.split(' | ')[0]} | " in PAGE
