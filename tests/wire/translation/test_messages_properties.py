@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,3 +220,10 @@ def test_any_answer_of_an_engine_is_translated_or_unreadable(body: bytes) -> Non
         msgspec.json.decode(response.answer(body))
     told = msgspec.json.decode(response.refusal(500, body, "id"))
     assert told["error"]["message"]
+
+
+def test_arguments_that_are_not_utf8_are_refused() -> None:
+    body = msgspec.json.encode(FULL).replace(b'{"a":1}', b'{"a":"\xff"}')
+    for translated in (messages_as_chat, messages_as_count):
+        with pytest.raises(Untranslatable, match="not UTF-8"):
+            translated(body, KNOWN)

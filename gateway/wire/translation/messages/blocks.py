@@ -93,7 +93,10 @@ def _add(block: Block, role: str, parts: Parts) -> None:
 
 
 def _call(block: Block) -> chat.ToolCall:
-    arguments = chat.encode(block.input or {}).decode()
+    try:
+        arguments = chat.encode(block.input or {}).decode()
+    except UnicodeDecodeError:  # what was not decoded was not checked
+        raise Untranslatable("input of a tool_use block is not UTF-8", invalid=True) from None
     function = chat.CalledFunction(name=block.name or "", arguments=arguments)
     return chat.ToolCall(id=block.id or f"call_{int(time.time())}", function=function)
 

@@ -73,7 +73,10 @@ def own_responses(body: bytes) -> Translation:
     request = read(body)
     if request.background or request.enable_response_messages:
         raise Untranslatable("the tokens of this response cannot be asked for")
-    fields = {**_decode(body), "enable_response_messages": Raw(b"true")}
+    try:
+        fields = {**_decode(body), "enable_response_messages": Raw(b"true")}
+    except NOT_JSON as error:  # half a surrogate pair, which engines take
+        raise Untranslatable(f"its fields cannot be read: {error}") from None
     return Translation(_encode(fields), OwnResponse(), PATH)
 
 

@@ -80,3 +80,8 @@ def test_no_bytes_raise(data: bytes) -> None:
     way.end(done=False)
     with contextlib.suppress(Unreadable):
         way.answer(data)
+
+
+def test_half_a_surrogate_pair_is_left_to_the_engine() -> None:
+    with pytest.raises(Untranslatable):
+        own_responses(rb'{"model": "m", "input": "\ud83d"}')
