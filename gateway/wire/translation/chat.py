@@ -4,10 +4,15 @@ The text of a response stays as the engine wrote it, JSON between quotes: it is 
 event and neither decoded nor encoded. Fields that nobody needs are passed over.
 """
 
+import random
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw, UnsetType, ValidationError
+
+from gateway.errors import NOT_JSON
+from gateway.wire import surrogates
 
 ABSENT = Raw(b"null")
 EMPTY = Raw(b'""')
@@ -161,6 +166,19 @@ def is_text(value: Raw) -> bool:
     return value is not ABSENT and value != EMPTY and value != ABSENT
 
 
+def text_of(value: Raw) -> bytes:
+    """Return a member of a Delta as a JSON string. Raises msgspec.ValidationError."""
+    text = bytes(value)
+    if text[:1] != b'"':
+        raise ValidationError("a text is no string")
+    return text
+
+
+def new_call_id() -> str:
+    """Return an id for a call to which its server gave none."""
+    return f"call_{random.getrandbits(96):024x}"
+
+
 NO_DELTA = Delta()
 
 
@@ -188,13 +206,20 @@ class Chunk(msgspec.Struct, gc=False):
     error: Raw = ABSENT
 
 
+class AnswerCall(msgspec.Struct):
+    """A call of a tool; some servers give it no id."""
+
+    function: CalledFunction
+    id: str | None = None
+
+
 class AnswerMessage(msgspec.Struct):
     """The message of a plain response; its texts are decoded."""
 
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[AnswerCall] | None = None
     refusal: str | None = None
 
 
@@ -218,8 +243,23 @@ class Answer(msgspec.Struct):
     ec_transfer_params: Raw = ABSENT
 
 
+def first_of(choices: Sequence[ChunkChoice]) -> ChunkChoice | None:
+    """Return the choice that is told to the caller; None if there are only others."""
+    return next((choice for choice in choices if choice.index == 0), None)
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """Return the chunk in `data`. Raises one of NOT_JSON."""
+    try:
+        return _decode_chunk(data)
+    except NOT_JSON:
+        if not surrogates.may_have_half(data):
+            raise
+        return _decode_chunk(surrogates.readable(data))
+
+
 decode_step = msgspec.json.Decoder(Step).decode
-decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
 decode_usage = msgspec.json.Decoder(Usage | None).decode
 encode = msgspec.json.Encoder().encode

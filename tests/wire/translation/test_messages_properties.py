@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -168,8 +169,8 @@ async def carried(pieces: list[bytes]) -> bytes:
 
 
 def unsigned(text: bytes) -> bytes:
-    head, *rest = text.split(b'"signature":"')
-    return b'"signature":"'.join([head, *[part[32:] for part in rest]])
+    """Take out what is made by chance: signatures, and ids of calls that have none."""
+    return re.sub(rb'"signature":"\w{32}"|"call_[0-9a-f]{24}"', b"", text)
 
 
 @given(stream=streams, cuts=st.lists(st.integers(0, 2000), max_size=10), done=st.booleans())

@@ -13,6 +13,7 @@ from gateway.wire.translation.chat import (
     AnswerMessage,
     decode_answer,
     encode,
+    new_call_id,
 )
 from gateway.wire.translation.messages.stop import ENDS, stop_of
 from gateway.wire.translation.messages.usage import usage_json
@@ -74,7 +75,7 @@ def _content(message: AnswerMessage) -> Iterator[dict[str, object]]:
         arguments = call.function.arguments
         yield {
             "type": "tool_use",
-            "id": call.id,
+            "id": call.id or new_call_id(),
             "name": call.function.name,
             "input": _input(arguments),
         }

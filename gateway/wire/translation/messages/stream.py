@@ -4,21 +4,26 @@ import random
 from typing import Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, ValidationError
 
 from gateway.errors import NOT_JSON
+from gateway.wire import surrogates
 from gateway.wire.apis.anthropic_errors import error_event
 from gateway.wire.translation.chat import (
     ABSENT,
     EMPTY,
     NO_DELTA,
     Chunk,
+    ChunkChoice,
     Delta,
     ToolCallDelta,
-    decode_chunk,
     decode_step,
     encode,
+    first_of,
     is_text,
+    new_call_id,
+    read_chunk,
+    text_of,
 )
 from gateway.wire.translation.messages.stop import is_json, stop_of
 from gateway.wire.translation.messages.usage import read_usage, usage_json
@@ -34,6 +39,8 @@ _BEFORE = {
     "thinking": _DELTA + b'"thinking_delta","thinking":',
     "tool_use": _DELTA + b'"input_json_delta","partial_json":',
 }
+
+_TEXT_AT = len(_BEFORE["text"])
 
 _SIGNATURE = _DELTA + b'"signature_delta","signature":"%032x"},"index":%d}\n\n'
 
@@ -62,6 +69,11 @@ _NO_USAGE = Raw(b"null")
 
 UNREADABLE = b'"the worker sent an event that is no chat event"'
 
+MAX_KEPT = 64 * 1024 * 1024
+"""Bytes that wait within a tool call; a stream with more fails."""
+
+_QUOTE = ord('"')
+
 Kind = Literal["", "text", "thinking", "tool_use"]
 """Of the block that is open, "" if none is."""
 
@@ -70,7 +82,8 @@ class MessagesStream:
     """Makes the events of one stream. `keeps_arguments`: a stop string may cut a tool call.
 
     `_before` and `_after` stand around the text of a delta of the open block. Text that comes
-    within a tool call waits in `_pending` until the call's block is closed.
+    within a tool call waits in `_pending` until the call's block is closed. `_tool` and `_number`
+    are the id and chat's number of the call that is open, `_next` an id whose name has not come.
     """
 
     __slots__ = (
@@ -81,11 +94,13 @@ class MessagesStream:
         "_index",
         "_keeps_arguments",
         "_kind",
+        "_next",
+        "_number",
         "_pending",
+        "_room",
         "_state",
         "_stop",
         "_tool",
-        "_tools",
         "_usage",
         "_used_tool",
     )
@@ -96,9 +111,11 @@ class MessagesStream:
         self._index = 0
         self._before = self._after = b""
         self._tool: str | None = None
-        self._tools: dict[int, str] = {}
+        self._number = 0
+        self._next: str | None = None
         self._used_tool = False
         self._pending: list[bytes] = []
+        self._room = MAX_KEPT
         self._keeps_arguments = keeps_arguments
         self._arguments: list[bytes] = []
         self._finish: str | None = None
@@ -108,16 +125,22 @@ class MessagesStream:
     def event(self, data: bytes) -> bytes:
         """Return the events for the data of one chat event. Never raises."""
         try:
-            step = decode_step(data)
-            choices = step.choices
-            if not choices or self._state != "begun":
-                return self._rare(decode_chunk(data))
+            return self._event(data)
         except NOT_JSON:
             return self._fail(UNREADABLE)
+
+    def _event(self, data: bytes) -> bytes:
+        try:
+            choices = decode_step(data).choices
+        except NOT_JSON:
+            data = surrogates.readable(data)
+            choices = decode_step(data).choices
+        if not choices or choices[0].index or self._state != "begun":
+            return self._rare(read_chunk(data))
         choice = choices[0]
         if choice.finish_reason is not None:
             self._finish, self._stop = choice.finish_reason, choice.stop_reason
-            self._usage = decode_chunk(data).usage
+            self._usage = read_chunk(data).usage
         delta = choice.delta or NO_DELTA
         content = delta.content
         if (
@@ -129,7 +152,10 @@ class MessagesStream:
             and content != EMPTY
             and content != ABSENT
         ):  # nearly always
-            return b"".join((self._before, content, self._after))
+            made = b"".join((self._before, content, self._after))
+            if made[_TEXT_AT] != _QUOTE:
+                raise ValidationError("a text is no string")
+            return made
         return self._grown(delta)
 
     def end(self, *, done: bool) -> bytes:
@@ -152,12 +178,17 @@ class MessagesStream:
         if self._state == "new":
             self._state, started = "begun", _message_start(chunk)
         if chunk.choices:
-            choice = chunk.choices[0]
-            self._finish, self._stop = choice.finish_reason, choice.stop_reason
-            return started + self._grown(choice.delta or NO_DELTA)
+            choice = first_of(chunk.choices)
+            return started if choice is None else started + self._of_first(choice, chunk)
         if started or chunk.usage == _NO_USAGE or self._finish is None:
             return started
         return self._told(chunk.usage)
+
+    def _of_first(self, choice: ChunkChoice, chunk: Chunk) -> bytes:
+        if choice.finish_reason is not None:
+            self._finish, self._stop = choice.finish_reason, choice.stop_reason
+            self._usage = chunk.usage
+        return self._grown(choice.delta or NO_DELTA)
 
     def _fail(self, error: bytes) -> bytes:
         if self._state == "failed":
@@ -167,45 +198,65 @@ class MessagesStream:
 
     def _grown(self, delta: Delta) -> bytes:
         """Return the events for what a delta adds: reasoning, text and calls, in this order."""
-        made: list[bytes | Raw] = []
+        made: list[bytes] = []
         reasoning = delta.reasoning if is_text(delta.reasoning) else delta.reasoning_content
         if is_text(reasoning):
             if self._kind != "thinking":
                 made += (self._closed(), self._opened("thinking", _EMPTY_THINKING))
-            made += (self._before, reasoning, self._after)
+            made += (self._before, text_of(reasoning), self._after)
         if is_text(delta.content):
-            made += self._text(delta.content)
+            made += self._text(text_of(delta.content))
         for call in delta.tool_calls or ():
             made += self._call(call)
         return b"".join(made)
 
-    def _text(self, content: Raw) -> "tuple[bytes | Raw, ...]":
+    def _text(self, content: bytes) -> tuple[bytes, ...]:
         if self._kind == "tool_use":
-            self._pending.append(bytes(content)[1:-1])
+            self._pending.append(self._kept(content))
             return ()
         opened = b""
         if self._kind != "text":
             opened = self._closed() + self._opened("text", _EMPTY_TEXT)
         return opened, self._before, content, self._after
 
-    def _call(self, call: ToolCallDelta) -> "tuple[bytes | Raw, ...]":
+    def _kept(self, text: bytes) -> bytes:
+        """Return what is between the quotes of a text that waits. Raises ValidationError."""
+        self._room -= len(text)
+        if self._room < 0:
+            raise ValidationError("too much waits for the end of a tool call")
+        return text[1:-1]
+
+    def _call(self, call: ToolCallDelta) -> tuple[bytes, ...]:
+        """Return the events for a part of a call. Raises ValidationError if it is of no open one.
+
+        A caller would run a call of which a part is missing.
+        """
         function, opened = call.function, b""
-        if call.id is not None:
-            self._tools[call.index] = call.id
-            if function is not None and function.name is not None and self._tool != call.id:
-                opened = self._closed() + self._opened_call(call.id, function.name)
-        known = self._tools.get(call.index)
-        if known is None or known != self._tool or function is None:
+        if call.id and call.id != self._tool:
+            self._next = call.id
+        if function is None:
+            return ()
+        if function.name and self._begins(call):
+            opened = self._closed() + self._opened_call(call.index, function.name)
+        if not is_text(function.arguments):
             return (opened,)
-        arguments = function.arguments
-        if not is_text(arguments):
-            return (opened,)
+        if self._kind != "tool_use" or call.index != self._number:
+            raise ValidationError("arguments of a tool call that is not open")
+        arguments = text_of(function.arguments)
         if self._keeps_arguments:
-            self._arguments.append(bytes(arguments)[1:-1])
+            self._arguments.append(self._kept(arguments))
         return opened, self._before, arguments, self._after
 
-    def _opened_call(self, id_: str, name: str) -> bytes:
-        self._used_tool, self._arguments = True, []
+    def _begins(self, call: ToolCallDelta) -> bool:
+        """Whether a delta with a name is the first one of a call: some repeat the name."""
+        if self._kind != "tool_use" or call.index != self._number:
+            return True
+        return bool(call.id) and call.id != self._tool
+
+    def _opened_call(self, number: int, name: str) -> bytes:
+        """Begin a call; one to which its server gave no id gets one."""
+        id_, self._next = self._next or new_call_id(), None
+        self._used_tool, self._arguments, self._number = True, [], number
         head = b'{"type":"tool_use","id":%b,"name":%b,"input":{}}' % (encode(id_), encode(name))
         opened = self._opened("tool_use", head)
         self._tool = id_

@@ -55,9 +55,9 @@ def _message(text: str, tokens: list[logprobs.Token]) -> bytes:
     return output.message(output.new_id("msg"), part, b"completed")
 
 
-def _call(call: chat.ToolCall, toolbox: Toolbox) -> bytes:
+def _call(call: chat.AnswerCall, toolbox: Toolbox) -> bytes:
     called = toolbox.by_name(call.function.name)
-    call_id, name = encode(call.id), encode(called.name)
+    call_id, name = encode(call.id or chat.new_call_id()), encode(called.name)
     if called.custom:
         text = encode(as_text(call.function.arguments))
         return output.custom_call(output.new_id("ctc"), call_id, name, text)

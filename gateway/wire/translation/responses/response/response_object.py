@@ -183,7 +183,7 @@ def end_as(response: Response, finish_reason: str | None, usage: Usage | None) -
 
 def fail(response: Response, code: str, message: str) -> None:
     """Make `response` one that failed."""
-    response.status = "failed"
+    response.status, response.completed_at = "failed", None
     response.error = Failure(code, message)
 
 

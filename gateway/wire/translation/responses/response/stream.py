@@ -9,9 +9,9 @@ its output.
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import ValidationError
 
 from gateway.errors import NOT_JSON
-from gateway.wire import surrogates
 from gateway.wire.translation import chat
 from gateway.wire.translation.responses.errors import Failure, failure_of
 from gateway.wire.translation.responses.request.tools import Toolbox
@@ -80,20 +80,26 @@ class EventStream:
         self._room -= len(data)
         if self._room < 0:
             return self.failed(_TOO_LARGE)
+        started, number, whole = self._started, self._number, len(self._items)
         try:
             return self._event(data)
         except NOT_JSON:
+            self._started, self._number = started, number
+            del self._items[whole:]  # the events that told of them are lost
             return self.failed(_UNREADABLE)
 
     def end(self, *, done: bool) -> bytes:
         """Return the last events; `done`: the worker's stream ended in `[DONE]`."""
         if self.ended or not done:
             return b""
-        out = self._begin()
+        begun, number = self._begin(), self._number
         end_as(self.response, self._finish_reason, self._usage)
-        if self.response.error is None:
-            out += self._close()
-        return out + self._last()
+        try:
+            closed = b"" if self.response.error is not None else self._close()
+        except NOT_JSON:  # a text is looked at only here
+            self._number = number
+            return begun + self.failed(_UNREADABLE)
+        return begun + closed + self._last()
 
     def failed(self, error: bytes) -> bytes:
         """Return the last events of a stream that has failed; `error` is JSON.
@@ -114,7 +120,7 @@ class EventStream:
         return out + self._whole(b"response.failed")
 
     def _event(self, data: bytes) -> bytes:
-        chunk = _read(data)
+        chunk = chat.read_chunk(data)
         choices = chunk.choices
         item = self._open
         if type(item) is OpenMessage and (text := _text_alone(chunk)) is not None:
@@ -124,8 +130,9 @@ class EventStream:
         if chunk.error != chat.ABSENT:
             return self.failed(bytes(chunk.error))
         out = b"" if self._started else self._begin(chunk.model)
-        if choices:
-            out += self._choice(choices[0])
+        choice = chat.first_of(choices or ())
+        if choice is not None:
+            out += self._choice(choice)
         if chunk.usage != chat.ABSENT:
             self._usage = chat.decode_usage(chunk.usage)
         return out
@@ -141,9 +148,9 @@ class EventStream:
         if thought == chat.ABSENT:
             thought = delta.reasoning_content
         if thought != chat.ABSENT:
-            out += self._reason(bytes(thought))
+            out += self._reason(chat.text_of(thought))
         if chat.is_text(delta.content):
-            out += self._say(bytes(delta.content), choice.logprobs)
+            out += self._say(chat.text_of(delta.content), choice.logprobs)
         if delta.tool_calls:
             out += self._call(delta.tool_calls)
         return out
@@ -173,17 +180,29 @@ class EventStream:
         return out
 
     def _call_one(self, delta: chat.ToolCallDelta, function: chat.FunctionDelta) -> bytes:
+        """Return the events for a part of a call. Raises ValidationError if it is of no open one.
+
+        A caller would run a call of which a part is missing.
+        """
         item, out = self._open, b""
-        if not isinstance(item, OpenCall | OpenCustomCall) or item.number != delta.index:
+        if not isinstance(item, OpenCall | OpenCustomCall) or not _goes_on(item, delta, function):
+            if not function.name:
+                if chat.is_text(function.arguments):
+                    raise ValidationError("arguments of a tool call that is not open")
+                return b""
             out = self._close()
-            called = self._toolbox.by_name(function.name or "")
-            kind = OpenCustomCall if called.custom else OpenCall
-            call_id = delta.id or f"call_{len(self._items)}"
-            item = self._open = kind(len(self._items), delta.index, call_id, called)
+            item = self._opened(delta, function.name)
             out += self._numbered(item.open())
         if chat.is_text(function.arguments):
-            out += self._numbered(item.add(bytes(function.arguments)))
+            out += self._numbered(item.add(chat.text_of(function.arguments)))
         return out
+
+    def _opened(self, delta: chat.ToolCallDelta, name: str) -> OpenCall | OpenCustomCall:
+        called = self._toolbox.by_name(name)
+        kind = OpenCustomCall if called.custom else OpenCall
+        call_id = delta.id or chat.new_call_id()
+        self._open = item = kind(len(self._items), delta.index, call_id, called)
+        return item
 
     def _begin(self, model: str | None = None) -> bytes:
         if self._started:
@@ -236,15 +255,15 @@ def _text_alone(chunk: chat.Chunk) -> bytes | None:
     delta = choice.delta
     if delta is None or choice.finish_reason is not None or not delta.is_text_alone:
         return None
-    if choice.logprobs != chat.ABSENT or not chat.is_text(delta.content):
+    if choice.logprobs != chat.ABSENT or choice.index or not chat.is_text(delta.content):
         return None
-    return bytes(delta.content)
+    return chat.text_of(delta.content)
 
 
-def _read(data: bytes) -> chat.Chunk:
-    try:
-        return chat.decode_chunk(data)
-    except NOT_JSON:
-        if not surrogates.may_have_half(data):
-            raise
-        return chat.decode_chunk(surrogates.readable(data))
+def _goes_on(
+    item: OpenCall | OpenCustomCall, delta: chat.ToolCallDelta, function: chat.FunctionDelta
+) -> bool:
+    """Whether a delta is of the open call: some repeat its id and its name, or its number alone."""
+    if item.number != delta.index:
+        return False
+    return not (function.name and delta.id and delta.id != item.call_id)
