@@ -255,12 +255,21 @@ def split(data: bytes) -> list[bytes]:
     return [event + b"\n\n" for event in data.split(b"\n\n") if event]
 
 
-def expired(db: Database, before: float, limit: int) -> list[int]:
-    query = "SELECT number FROM stored_holders WHERE used < :before ORDER BY used LIMIT :limit"
-    return [number for (number,) in db.select(query, {"before": before, "limit": limit})]
+_OVER = "(status NOT IN ('queued', 'in_progress') OR beat < :stale)"
+"""Whether a row is of nothing that still runs."""
 
 
-def surplus(db: Database, kind: Kind, most: int, limit: int) -> list[int]:
+def expired(db: Database, now: float, keep: float, limit: int) -> list[int]:
+    """Return rows that were not used for `keep` seconds before `now`."""
+    query = (
+        f"SELECT number FROM stored_holders WHERE used < :before AND {_OVER}"
+        " ORDER BY used LIMIT :limit"
+    )
+    named = {"before": now - keep, "stale": now - STALE, "limit": limit}
+    return [number for (number,) in db.select(query, named)]
+
+
+def surplus(db: Database, kind: Kind, most: int, now: float, limit: int) -> list[int]:
     """Return rows of owners that have more than `most` of a kind, those not used for longest."""
     query = (
         "SELECT owner, count(*) FROM stored_holders WHERE kind = :kind GROUP BY owner"
@@ -271,9 +280,9 @@ def surplus(db: Database, kind: Kind, most: int, limit: int) -> list[int]:
         some: dict[str, Value] = {"owner": owner, "kind": kind, "limit": min(count - most, limit)}
         oldest = (
             "SELECT number FROM stored_holders WHERE owner = :owner AND kind = :kind"
-            " ORDER BY used LIMIT :limit"
+            f" AND {_OVER} ORDER BY used LIMIT :limit"
         )
-        found += [number for (number,) in db.select(oldest, some)]
+        found += [number for (number,) in db.select(oldest, {**some, "stale": now - STALE})]
     return found
 
 

@@ -1,6 +1,7 @@
 """The tables. Times are Unix seconds.
 
-A holder of items is a response or a conversation, by its number. `beat` is when the process that
+A holder of items is a response or a conversation, by its number: no number is given twice, as a
+response that still runs may follow one that was deleted. `beat` is when the process that
 runs a response in the background last said so; `logged` tells that all its events are kept.
 """
 
@@ -8,7 +9,7 @@ from gateway import Migration, Migrations
 
 _TABLES = """
 CREATE TABLE stored_holders (
-    number INTEGER PRIMARY KEY,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
     owner TEXT NOT NULL,
     id TEXT NOT NULL,
     kind TEXT NOT NULL,

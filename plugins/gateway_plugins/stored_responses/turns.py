@@ -178,13 +178,20 @@ def store(db: Database, turn: Turn, body: bytes, now: float) -> None:
     outputs = output_items(bytes(response.output))
     rows.add_items(db, number, turn.owner, outputs, outputs=True)
     if turn.conversation is not None and response.status in ("completed", "incomplete"):
-        there = turn.conversation.number
-        rows.add_items(db, there, turn.owner, turn.items, outputs=False)
-        rows.add_items(db, there, turn.owner, outputs, outputs=True)
+        _add_to(db, turn.conversation, turn.items, outputs)
     if turn.previous is not None:
         rows.use(db, turn.previous.root or turn.previous.number, now)
     if turn.conversation is not None:
         rows.use(db, turn.conversation.number, now)
+
+
+def _add_to(
+    db: Database, there: rows.Holder, inputs: list[KeptItem], outputs: list[KeptItem]
+) -> None:
+    """Add the items of a turn to its conversation, unless that was deleted meanwhile."""
+    if rows.find(db, there.owner, "conversation", there.id) is not None:
+        rows.add_items(db, there.number, there.owner, inputs, outputs=False)
+        rows.add_items(db, there.number, there.owner, outputs, outputs=True)
 
 
 def add_row(db: Database, turn: Turn, body: bytes, status: str) -> int:

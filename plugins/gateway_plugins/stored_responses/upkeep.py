@@ -38,10 +38,10 @@ class Upkeep:
 
     def _delete_some(self, db: Database, now: float) -> bool:
         options = self.options
-        found = rows.expired(db, now - options.keep, SLICE)
+        found = rows.expired(db, now, options.keep, SLICE)
         if not found:
-            found = rows.surplus(db, "response", options.max_responses, SLICE)
+            found = rows.surplus(db, "response", options.max_responses, now, SLICE)
         if not found:
-            found = rows.surplus(db, "conversation", options.max_conversations, SLICE)
+            found = rows.surplus(db, "conversation", options.max_conversations, now, SLICE)
         rows.delete(db, found)
         return bool(found)
