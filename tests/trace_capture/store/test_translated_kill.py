@@ -29,9 +29,9 @@ APIS = {"messages": ("messages", "max_tokens"), "responses": ("input", "max_outp
 
 NAMED = (
     "sessions",
-    CAPTURE,
     "gateway_plugins.stored_responses:StoredResponses",
     "gateway_plugins.translate:Translate",
+    CAPTURE,
 )
 PLUGINS = [word for plugin in NAMED for word in ("--plugin", plugin)]
 

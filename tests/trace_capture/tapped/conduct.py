@@ -18,7 +18,7 @@ from gateway.config import StorageSettings
 CALLERS = 8
 FOREVER = 1e12
 FILE = "traces.db"
-PLUGINS = ("sessions", CAPTURE, "gateway_plugins.translate:Translate")
+PLUGINS = ("sessions", "gateway_plugins.translate:Translate", CAPTURE)
 
 
 @contextlib.asynccontextmanager
