@@ -9,7 +9,10 @@ from gateway.wire.sse import DONE, EventTooLarge, Splitter
 from gateway.wire.translation.translation import ResponseTranslator, Settling, Unreadable
 
 JSON = (b"content-type", b"application/json")
-_BODY = frozenset({b"content-length", b"content-type"})
+_LENGTH = frozenset({b"content-length"})
+_RECODED = frozenset({b"content-length", b"content-encoding"})
+_BODY = frozenset({b"content-length", b"content-type", b"content-encoding"})
+"""Headers of a body that is not the worker's own."""
 
 
 class TranslatingCaller:
@@ -75,8 +78,7 @@ class TranslatingCaller:
         self._head = (status, headers)
         self._streams = is_event_stream(headers) and status == 200
         if self._streams:
-            lines = [line for line in headers if line[0] != b"content-length"]
-            self._caller.start(status, lines)
+            self._caller.start(status, _without(_RECODED, headers))
 
     def write(self, data: bytes) -> bool:
         if not self._streams:
@@ -156,17 +158,20 @@ class TranslatingCaller:
         return sent + rest + self._translator.end(done=self._done)
 
     def _whole(self) -> bytes:
-        (status, headers), body = self._head, b"".join(self._parts)
+        (status, headers), theirs = self._head, b"".join(self._parts)
         self._parts.clear()
         try:
-            body = self._plain(status, body)
+            body = self._plain(status, theirs)
         except Unreadable as unreadable:
             error = UpstreamError(str(unreadable))
             status, body = error.status, error.body()
             body = self._translator.refusal(status, body, self.call_id)
-        lines: Lines = [line for line in headers if line[0] not in _BODY]
         length = (b"content-length", b"%d" % len(body))
-        self._caller.start(status, [JSON, length, *lines])
+        if body is theirs:
+            lines: Lines = [length, *_without(_LENGTH, headers)]
+        else:
+            lines = [JSON, length, *_without(_BODY, headers)]
+        self._caller.start(status, lines)
         return body
 
     def _plain(self, status: int, body: bytes) -> bytes:
@@ -179,3 +184,7 @@ class TranslatingCaller:
         if status >= 400:
             return self._translator.refusal(status, body, self.call_id)
         return self._translator.answer(body)
+
+
+def _without(names: frozenset[bytes], headers: Headers) -> Lines:
+    return [line for line in headers if line[0] not in names]

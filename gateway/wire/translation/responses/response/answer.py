@@ -22,10 +22,12 @@ def complete(response: Response, body: bytes, toolbox: Toolbox, *, sealed: bool 
     """
     try:
         answer = chat.decode_answer(body)
+        if not answer.choices:
+            raise Unreadable("the worker's response has no choice")
         choice = answer.choices[0]
         items = _items(choice, toolbox, sealed)
-    except (*NOT_JSON, IndexError) as error:
-        raise Unreadable(f"it is no response of chat: {error}") from None
+    except NOT_JSON as error:
+        raise Unreadable(f"the worker's response is no response of chat: {error}") from None
     response.model = answer.model or response.model
     response.output = msgspec.Raw(b"[%b]" % b",".join(items))
     end_as(response, choice.finish_reason, answer.usage)
