@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any, Literal
 
-import msgspec
-
 from gateway import (
     BadRequest,
     Call,
@@ -23,7 +21,7 @@ from gateway_plugins.trace_capture.recording.carried import CARRIED, Carried
 from gateway_plugins.trace_capture.sessions.caps import applied
 from gateway_plugins.trace_capture.tito.answer.structs import Asked
 from gateway_plugins.trace_capture.tito.answer.translator import GenerateAsChat, Said
-from gateway_plugins.trace_capture.tito.engine import Refused, Unable, derender
+from gateway_plugins.trace_capture.tito.engine import Refused, Unable, derender, encoded
 from gateway_plugins.trace_capture.tito.history import history_of
 from gateway_plugins.trace_capture.tito.prompts import Prompt, Prompts
 from gateway_plugins.trace_capture.tito.requests import (
@@ -84,7 +82,7 @@ class Carrier:
             raise Refused(f"a chat with token-in/token-out cannot be like this: {reason}")
         worker, session_id = self._worker(call), call.session_id or ""
         prompt = await self._prompts.make(worker, session_id, request)
-        body = msgspec.json.encode(request)
+        body = encoded(request)
         carried = call.state[CARRIED] = Carried(prompt.facts(), body)
         asked = _asked(request, prompt, call.model)
         said = partial(self._said, carried, call.trace_id, session_id, request, prompt)

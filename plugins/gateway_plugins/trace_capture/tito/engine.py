@@ -1,5 +1,6 @@
 """What the engine is asked for: prompts of conversations, and messages of token ids."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,8 +62,18 @@ async def derender(worker: Worker, request: Mapping[str, Any]) -> dict[str, Any]
         raise UpstreamError(f"the worker could not make a message of its tokens: {error}") from None
 
 
+def encoded(request: Mapping[str, Any]) -> bytes:
+    """Return a request as JSON. Raises Refused if it nests too deeply."""
+    try:
+        return msgspec.json.encode(request)
+    except OverflowError:  # callers send integers of any size
+        return json.dumps(request).encode()
+    except RecursionError:
+        raise Refused("the request nests too deeply") from None
+
+
 async def _ask(worker: Worker, path: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    body = msgspec.json.encode(request)
+    body = encoded(request)
     try:
         answer = await worker.request("POST", path, body, headers=JSON, timeout=TIMEOUT)
     except CallError as error:

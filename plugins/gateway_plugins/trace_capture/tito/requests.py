@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from gateway import is_true
-from gateway_plugins.trace_capture.tito.engine import Rendered
+from gateway_plugins.trace_capture.tito.engine import Rendered, encoded
 
 GENERATE = "/inference/v1/generate"
 
@@ -45,7 +43,7 @@ def generate_body(request: Mapping[str, Any], rendered: Rendered, prompt: Sequen
     fields["output_mode"] = "text"
     fields.pop("request_id", None)  # the header of the call names it
     fields["sampling_params"] = _sampling(request, rendered, len(prompt))
-    return msgspec.json.encode(fields)
+    return encoded(fields)
 
 
 def _sampling(request: Mapping[str, Any], rendered: Rendered, length: int) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway import is_true
+
 NOTHING = Raw(b"null")
 
 _DERENDERED_ID = re.compile(r"[0-9a-f]{16,32}")
@@ -67,6 +69,20 @@ class Asked(msgspec.Struct, frozen=True):
     @property
     def has_stops(self) -> bool:
         return bool(self.request.get("stop"))
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self._stream_option("include_usage")
+
+    @property
+    def wants_running_usage(self) -> bool:
+        """Whether each event of a stream has the usage so far."""
+        return self.wants_usage and self._stream_option("continuous_usage_stats")
+
+    def _stream_option(self, name: str) -> bool:
+        options = self.request.get("stream_options")
+        return isinstance(options, dict) and is_true(options.get(name))
 
     def derender(self, **fields: object) -> dict[str, Any]:
         """Return a request to derender, which needs no message of the conversation."""

@@ -99,10 +99,8 @@ class GenerateAsChat:
         if event.error != NOTHING:
             return b"data: " + data + b"\n\n"
         self._id = self._id or chat_id(event.request_id)
-        sent = [self._chosen(choice) for choice in event.choices]
-        if event.usage != NOTHING and not event.choices:
-            self._usage = event.usage
-        return b"".join(sent)
+        self._usage = event.usage
+        return b"".join([self._chosen(choice) for choice in event.choices])
 
     def comment(self) -> bytes:
         return b":\n\n"
@@ -111,7 +109,7 @@ class GenerateAsChat:
         if not done:
             return b""
         self._said({index: _said(one) for index, one in self._streams.items()})
-        if self._usage == NOTHING:
+        if not self._asked.wants_usage:
             return DONE
         return self._frame([], usage=self._usage) + DONE
 
@@ -170,11 +168,18 @@ class GenerateAsChat:
         self._begun.add(index)
         delta = {"role": "assistant", "content": ""}
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-        ids = {"prompt_token_ids": self._asked.prompt} if self._asked.returns_ids else {}
-        return self._frame([choice], **ids)
+        more: dict[str, object] = {}
+        if self._asked.returns_ids:
+            more["prompt_token_ids"] = self._asked.prompt
+        if self._asked.wants_running_usage:
+            count = len(self._asked.prompt)
+            more["usage"] = {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0}
+        return self._frame([choice], **more)
 
     def _frame(self, choices: list[dict[str, Any]], **more: object) -> bytes:
         head = {"id": self._id, "object": "chat.completion.chunk", "created": self._created}
+        if self._asked.wants_running_usage:
+            more = {"usage": self._usage, **more}
         event = {**head, "model": self._asked.model, "choices": choices, **more}
         return b"data: " + encode(event) + b"\n\n"
 
