@@ -101,6 +101,12 @@ class Reply:
         self._pass_head()
         self._caller.write(b"")
 
+    def tell_head(self) -> bool:
+        """Give the caller the head before bytes go with it; False if the response is an error."""
+        if self._late is None:
+            self._pass_head()
+        return self._late is None
+
     def _pass_head(self) -> None:
         if self._head is not None:
             (status, headers), self._head = self._head, None

@@ -81,6 +81,11 @@ class Exchange:
         call._json = call._head = None
         self.caller = call._caller = self.reply.translate(through)
 
+    async def settle(self, last: bytes) -> None:
+        """Wait for what the `last` bytes of a translated response need. Raises CallError."""
+        if self.settling is not None and self.reply.tell_head():
+            await self.settling.settle(last)
+
     def observe(self, observers: Observers) -> None:
         """Show the response to `observers` from now on."""
         self.observers = self.call._observers = observers

@@ -120,7 +120,7 @@ class Proxy:
                     else:
                         last = await send_answer(exchange, answer, self._settings)
                     if exchange.settling is not None:
-                        await exchange.settling.settle(last)
+                        await exchange.settle(last)
                 call.outcome.complete = True
             except Exception as error:  # noqa: BLE001  every failure becomes a response
                 last = self._fail(exchange, error)

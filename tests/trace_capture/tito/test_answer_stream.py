@@ -1,0 +1,137 @@
+"""One choice of a stream, before a parser that holds back what may be a call."""
+
+import re
+from typing import Any
+
+from gateway_plugins.trace_capture.tito.answer.stream import ChoiceStream
+from gateway_plugins.trace_capture.tito.answer.structs import Asked, Choice
+from hypothesis import given
+from hypothesis import strategies as st
+
+OPEN, CLOSE = "<call>", "</call>"
+
+pieces = st.sampled_from(["a", "b ", "<", "<c", "all>", OPEN, CLOSE, "</", "x>", "{", "]", ""])
+answers = st.lists(pieces, min_size=1, max_size=14)
+
+
+class Parser:
+    """What an engine makes of the tokens in a state: `<call>name</call>` is a tool call."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        state, chunk = request["stream_state"], request["generate_chunk"]["choices"][0]
+        before = state.get("output_token_ids", [])
+        lengths = state.get("output_chunk_lens", [])
+        assert sum(lengths) == len(before)
+        after = [*before, *chunk["token_ids"]]
+        ended = chunk["finish_reason"] is not None
+        told, calls = parsed(self._text(after), ended=ended)
+        was, were = parsed(self._text(before), ended=False)
+        delta: dict[str, Any] = {"content": told[len(was) :]}
+        delta["tool_calls"] = [
+            {"index": place, "id": f"{place:016x}", "function": {"name": name, "arguments": "{}"}}
+            for place, name in enumerate(calls)
+            if place >= len(were)
+        ]
+        more = [*lengths, len(chunk["token_ids"])] if chunk["token_ids"] else lengths
+        state = {**state, "output_token_ids": after, "output_chunk_lens": more}
+        return {"chunk": {"choices": [{"delta": delta}]}, "stream_state": state}
+
+    def _text(self, ids: list[int]) -> str:
+        return "".join(self._texts[number] for number in ids)
+
+
+def parsed(text: str, *, ended: bool) -> tuple[str, list[str]]:
+    """Return what is text for certain, and the names of whole calls."""
+    calls = re.findall(f"{OPEN}(.*?){CLOSE}", text)
+    said = re.sub(f"{OPEN}.*?{CLOSE}", "", text)
+    if OPEN in said:
+        said = said[: said.index(OPEN)]
+    elif not ended:
+        held = next((n for n in range(len(OPEN) - 1, 0, -1) if said.endswith(OPEN[:n])), 0)
+        said = said[: len(said) - held]
+    return said, calls
+
+
+def asked(**fields: Any) -> Asked:
+    request = {"tools": [{}], **fields}
+    return Asked(request, [1], True, False, False, None, False, "m")
+
+
+def run(texts: list[str], waits: list[bool], **fields: Any) -> tuple[ChoiceStream, list[Any]]:
+    """Feed a token for each text; the parser answers when `waits` says so, and at the end."""
+    stream, parser, sent = ChoiceStream(asked(**fields)), Parser(texts), []
+    for number, text in enumerate(texts):
+        last = number == len(texts) - 1
+        choice = Choice(0, text, [number], None, "length" if last else None)
+        sent.append(stream.add(choice))
+        if stream.waits and (last or not waits[number % len(waits)]):
+            piece, request = stream.take()
+            sent.append(stream.parsed(piece, parser.answer(request)))
+    return stream, [one for one in sent if one is not None]
+
+
+@given(answers, st.lists(st.booleans(), min_size=1))
+def test_a_stream_says_what_the_parser_says_of_the_whole(
+    texts: list[str], waits: list[bool]
+) -> None:
+    stream, sent = run(texts, waits)
+    told, calls = parsed("".join(texts), ended=True)
+    message = stream.message
+    if calls:
+        assert message["content"] == (told or None)
+    else:
+        # Without a call all is text, an open mark too: so says the engine's text.
+        assert message["content"] == ("".join(texts) or None)
+    names = [call["function"]["name"] for call in message.get("tool_calls", ())]
+    assert names == calls
+    assert "".join(one.delta.get("content", "") for one in sent) == (message["content"] or "")
+    assert [number for one in sent for number in one.token_ids] == list(range(len(texts)))
+    assert sent[-1].finish_reason == "length"
+
+
+@given(st.lists(st.sampled_from(["a", "b ", ""]), min_size=1, max_size=9))
+def test_text_that_cannot_be_a_mark_is_sent_at_once(texts: list[str]) -> None:
+    stream, sent = run(texts, [True])
+    assert not stream.waits
+    assert [one.delta.get("content", "") for one in sent] == texts
+
+
+def test_after_a_false_mark_text_is_sent_at_once_again() -> None:
+    texts = ["a", " < ", "b", "c"]
+    stream, parser = ChoiceStream(asked()), Parser(texts)
+    assert stream.add(Choice(0, "a", [0])) is not None
+    assert stream.add(Choice(0, " < ", [1])) is None
+    piece, request = stream.take()
+    assert stream.parsed(piece, parser.answer(request)).delta == {"content": " < "}
+    assert stream.add(Choice(0, "b", [2])) is None  # the engine has to say that it holds nothing
+    piece, request = stream.take()
+    assert stream.parsed(piece, parser.answer(request)).delta == {"content": "b"}
+    at_once = stream.add(Choice(0, "c", [3]))
+    assert at_once is not None
+    assert at_once.delta == {"content": "c"}
+
+
+def test_a_stop_string_is_not_sent_by_the_parser() -> None:
+    texts = ["a", "<", "STOP"]
+    stream, parser = ChoiceStream(asked(stop=["STOP"])), Parser(texts)
+    assert stream.add(Choice(0, "", [0])) is not None  # the text lags behind the ids
+    stream.add(Choice(0, "a<", [1]))
+    stream.add(Choice(0, "", [2], None, "stop", "STOP"))
+    piece, request = stream.take()
+    stream.parsed(piece, parser.answer(request))
+    assert stream.message == {"role": "assistant", "content": "a<"}
+
+
+def test_calls_end_a_turn_as_calls() -> None:
+    texts = [OPEN, "look", CLOSE, ""]
+    stream, parser = ChoiceStream(asked()), Parser(texts)
+    for number, text in enumerate(texts):
+        stream.add(Choice(0, text, [number], None, "stop" if text == "" else None))
+    piece, request = stream.take()
+    assert request["generate_chunk"]["choices"][0]["token_ids"] == [0, 1, 2]  # without the end
+    sent = stream.parsed(piece, parser.answer(request))
+    assert sent.finish_reason == "tool_calls"
+    assert sent.delta["tool_calls"][0]["id"] == f"chatcmpl-tool-{0:016x}"
