@@ -13,7 +13,7 @@ from gateway.testing import GatewayFor
 SECOND_TURN = 2
 
 MENDED: dict[str, tuple[Fault, ...]] = {
-    "claude-code": ("limited", "busy", "too long", "cut", "error event", "unfinished"),
+    "claude-code": ("limited", "busy", "too long", "cut", "error event", "unfinished", "aborted"),
     "codex": ("limited", "busy", "cut", "error event", "unfinished", "aborted"),
 }
 """After these an agent asks again. What has come of the broken answer, it must not have run."""

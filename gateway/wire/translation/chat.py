@@ -182,6 +182,13 @@ def new_call_id() -> str:
 NO_DELTA = Delta()
 
 
+GIVEN_UP = ("abort", "error")
+"""Finish reasons of a generation that the engine gave up; what is there of it is a beginning."""
+
+ENDED_EARLY = "The worker ended the response early."
+"""What callers of other APIs than chat are told of such a generation."""
+
+
 class ChunkChoice(msgspec.Struct, gc=False):
     index: int = 0
     delta: Delta | None = None

@@ -29,7 +29,7 @@ HEAD = (
 Fault = Literal["limited", "busy", "too long", "cut", "error event", "unfinished", "aborted"]
 """`limited` is a 429, `busy` a 503, `too long` vLLM's 400 for a long prompt. The others break a
 stream in its middle: the connection ends, an error comes, its end has no finish reason, or says
-that the engine has aborted the generation."""
+that the engine has aborted the generation. Plain answers are aborted, too."""
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -82,7 +82,8 @@ class ScriptedModel:
         if fault is None:
             self.sampled.append(_sampled(prepared, deltas))
         if not request.stream:
-            await connection.write(answer_of(prepared.answer.whole([merged(deltas)])))
+            whole = merged(_aborted(deltas) if fault == "aborted" else deltas)
+            await connection.write(answer_of(prepared.answer.whole([whole])))
             return True
         await _stream(connection, _broken(prepared.answer, deltas, fault))
         if fault != "cut":
@@ -126,12 +127,19 @@ def _events(answer: Answer, deltas: list[Delta]) -> list[bytes]:
 def _broken(answer: Answer, deltas: list[Delta], fault: Fault | None) -> list[bytes]:
     if fault is None:
         return _events(answer, deltas)
-    half = deltas[: len(deltas) // 2]
     if fault == "aborted":
-        return _events(answer, [*half, Delta(0, "", [], "abort")])
-    events = _events(answer, half)[:-1]
+        return _events(answer, _aborted(deltas))
+    events = _events(answer, _half(deltas))[:-1]
     error = {"message": "The engine has died.", "type": "InternalServerError", "code": 500}
     return [*events, msgspec.json.encode({"error": error})] if fault == "error event" else events
+
+
+def _half(deltas: Sequence[Delta]) -> list[Delta]:
+    return list(deltas[: len(deltas) // 2])
+
+
+def _aborted(deltas: Sequence[Delta]) -> list[Delta]:
+    return [*_half(deltas), Delta(0, "", [], "abort")]
 
 
 async def _stream(connection: ScriptedConnection, events: Sequence[bytes]) -> None:

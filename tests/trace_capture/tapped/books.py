@@ -107,7 +107,8 @@ def _reason(asked: Asked, trace: Trace, page: Served, heard: Told) -> str:
     samples = list(heard.samples.values())
     if page.call_id and not (page.whole or heard.samples or heard.error or asked.left):
         return "worker_broke_off"  # whatever the gateway made of that
-    if asked.said.status not in (0, 200) or page.status not in (0, 200):
+    aborted = any(one.finish_reason in ABORTS for one in samples)
+    if page.status not in (0, 200) or (asked.said.status not in (0, 200) and not aborted):
         return "error_answer"
     if heard.error:
         return "error_event"
@@ -115,7 +116,7 @@ def _reason(asked: Asked, trace: Trace, page: Served, heard: Told) -> str:
         return "caller_gone" if asked.left else "worker_broke_off"
     if asked.ask.api in TRANSLATED and trace.translated_from is None:
         return "not_translated"
-    if any(one.finish_reason in ABORTS for one in samples) or heard.completion_tokens == 0:
+    if aborted or heard.completion_tokens == 0:
         return "aborted"
     return _lack(asked, samples, heard)
 

@@ -9,7 +9,7 @@ from support.workers.as_chat import chat_answer, chat_events, events_of
 
 from gateway.wire.translation.messages.request import Habits
 from gateway.wire.translation.messages.translator import messages_as_chat
-from gateway.wire.translation.translation import Untranslatable
+from gateway.wire.translation.translation import Unreadable, Untranslatable
 
 RECORDED = [one for one in load(MORE).values() if one.path == "/v1/messages"]
 ASKED = [one for one in RECORDED if one.method == "POST"]
@@ -39,6 +39,18 @@ def compact(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+ABORTED = b'"delta":{"stop_reason":null,'
+
+
+def as_told(recorded: bytes) -> bytes:
+    """A stream that was aborted ends with an error; the engine closes the message."""
+    if ABORTED not in recorded:
+        return recorded
+    error = b'{"type":"api_error","message":"The worker ended the response early."}'
+    event = b'event: error\ndata: {"type":"error","error":%b}\n\n' % error
+    return recorded.rpartition(b"event: content_block_stop")[0] + event
+
+
 def unsigned(text: bytes) -> bytes:
     return SIGNATURE.sub(b'"signature":"..."', text)
 
@@ -49,7 +61,7 @@ def test_recorded_stream_is_made_anew_of_its_chat(exchange: RecordedExchange) ->
     made = [response.event(compact(one)) for one in chat_events(events_of(exchange.body))]
     if exchange.cut_short is None:
         made.append(response.end(done=True))
-    recorded = unsigned(exchange.body)
+    recorded = unsigned(as_told(exchange.body))
     if exchange.cut_short is not None:  # perhaps between two events that are made at once
         assert recorded.startswith(unsigned(b"".join(made)))
     else:
@@ -60,10 +72,12 @@ def test_recorded_stream_is_made_anew_of_its_chat(exchange: RecordedExchange) ->
 def test_recorded_answer_is_made_anew_of_its_chat(exchange: RecordedExchange) -> None:
     response = messages_as_chat(exchange.request_body, KNOWN).response
     recorded = json.loads(exchange.body)
-    made = response.answer(json.dumps(chat_answer(recorded)).encode())
-    if "stop_reason" not in recorded:  # it was aborted: we say null, the engine nothing
-        recorded["stop_reason"] = None
-    told = json.loads(unsigned(made))
+    chats = json.dumps(chat_answer(recorded)).encode()
+    if "stop_reason" not in recorded:  # it was aborted
+        with pytest.raises(Unreadable):
+            response.answer(chats)
+        return
+    told = json.loads(unsigned(response.answer(chats)))
     assert told == json.loads(unsigned(compact(recorded)))
 
 

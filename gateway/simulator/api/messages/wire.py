@@ -15,6 +15,10 @@ class _Chunk(msgspec.Struct, frozen=True):
     choices: list[_Choice]
 
 
+_ABORTED = b'"finish_reason":"abort"'
+_FOR_NO_REASON = b'"finish_reason":"none"'
+"""The engine ends an aborted message like any other, and says no reason."""
+
 _ENDED = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
 
 
@@ -32,7 +36,7 @@ class MessagesWire:
         if not chunk.choices and not self._ended:
             # The engine takes an abort before the first token for an end of the turn.
             made = self._translator.event(_ENDED)
-        return split(made + self._translator.event(event))
+        return split(made + self._translator.event(event.replace(_ABORTED, _FOR_NO_REASON)))
 
     def end(self) -> bytes:
         return self._translator.end(done=True)
@@ -42,7 +46,7 @@ class MessagesWire:
 
     def whole(self, body: bytes) -> bytes:
         """Return the message; the engine leaves out the reason of one that was aborted."""
-        made = self._translator.answer(body)
+        made = self._translator.answer(body.replace(_ABORTED, _FOR_NO_REASON))
         message = msgspec.json.decode(made, type=dict[str, msgspec.Raw])
         if message.get("stop_reason") == msgspec.Raw(b"null"):
             del message["stop_reason"]

@@ -8,6 +8,8 @@ import msgspec
 from gateway.errors import NOT_JSON
 from gateway.wire.translation.chat import (
     ABSENT,
+    ENDED_EARLY,
+    GIVEN_UP,
     Answer,
     AnswerChoice,
     AnswerMessage,
@@ -24,13 +26,18 @@ NOTHING = ("", "null")
 
 
 def answer(body: bytes) -> bytes:
-    """Return the Messages response for a chat response. Raises Unreadable."""
+    """Return the Messages response for a chat response.
+
+    Raises Unreadable, also if the engine gave the response up: a message cannot say that.
+    """
     try:
         found = decode_answer(body)
     except NOT_JSON as error:
         raise Unreadable(f"the worker's response is no chat response: {error}") from None
     if not found.choices:
         raise Unreadable("the worker's response has no choice")
+    if found.choices[0].finish_reason in (None, *GIVEN_UP):
+        raise Unreadable(ENDED_EARLY)
     return _encoded(found)
 
 

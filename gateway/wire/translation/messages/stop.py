@@ -14,7 +14,7 @@ def stop_of(
     """Return `stop_reason` and `stop_sequence` for chat's finish reason and its `stop_reason`.
 
     `used_tool`: a tool was called; `whole_tool`: the arguments of the last call are whole. A call
-    that a stop string has cut must not run. An abort has no reason: it is no end of a turn.
+    that a stop string has cut must not run. A finish reason that is not known has none here.
     """
     if finish == "length":
         return "max_tokens", None

@@ -12,6 +12,8 @@ from gateway.wire.apis.anthropic_errors import error_event
 from gateway.wire.translation.chat import (
     ABSENT,
     EMPTY,
+    ENDED_EARLY,
+    GIVEN_UP,
     NO_DELTA,
     Chunk,
     ChunkChoice,
@@ -66,6 +68,8 @@ _MESSAGE_DELTA = (
 )
 
 _NO_USAGE = Raw(b"null")
+
+CUT = b'"%b"' % ENDED_EARLY.encode()
 
 UNREADABLE = b'"the worker sent an event that is no chat event"'
 
@@ -139,8 +143,7 @@ class MessagesStream:
             return self._rare(read_chunk(data))
         choice = choices[0]
         if choice.finish_reason is not None:
-            self._finish, self._stop = choice.finish_reason, choice.stop_reason
-            self._usage = read_chunk(data).usage
+            return self._rare(read_chunk(data))
         delta = choice.delta or NO_DELTA
         content = delta.content
         if (
@@ -159,17 +162,20 @@ class MessagesStream:
         return self._grown(delta)
 
     def end(self, *, done: bool) -> bytes:
-        """Return the last events, nothing if the message is not whole. Never raises.
+        """Return the last events, an error if the message is not whole. Never raises.
 
         `done` proves nothing: an engine that dies may end its stream in the usual way. A caller
-        that got message_stop would run a tool call of which only half was sampled.
+        that got message_stop would run a tool call of which only half was sampled, and clients
+        take a stream that just ends for a message that is whole.
         """
-        if self._state == "begun" and self._finish is not None:
+        if self._finish is None:
+            return self._fail(CUT)
+        if self._state == "begun":
             return self._told(self._usage) + STOP
         return STOP if self._state == "told" else b""
 
     def _rare(self, chunk: Chunk) -> bytes:
-        """Return the events for the first chunk, the last ones, or an error."""
+        """Return the events for the first chunk, those of the end, or an error."""
         if self._state in ("told", "failed"):
             return b""
         if chunk.error != _NO_USAGE:
@@ -185,10 +191,12 @@ class MessagesStream:
         return self._told(chunk.usage)
 
     def _of_first(self, choice: ChunkChoice, chunk: Chunk) -> bytes:
+        """Return the events for the message, and an error if the engine gave it up with this."""
         if choice.finish_reason is not None:
             self._finish, self._stop = choice.finish_reason, choice.stop_reason
             self._usage = chunk.usage
-        return self._grown(choice.delta or NO_DELTA)
+        grown = self._grown(choice.delta or NO_DELTA)
+        return grown + self._fail(CUT) if choice.finish_reason in GIVEN_UP else grown
 
     def _fail(self, error: bytes) -> bytes:
         if self._state == "failed":

@@ -11,7 +11,7 @@ from gateway.wire.translation.translation import Unreadable
 CUT = '{"command": "rm -r /tmp'
 
 
-def chat(arguments: str, finish: str, stop: object = None) -> bytes:
+def chat(arguments: str, finish: str | None, stop: object = None) -> bytes:
     call = {"id": "c", "type": "function", "function": {"name": "Bash", "arguments": arguments}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     choice = {"index": 0, "message": message, "finish_reason": finish, "stop_reason": stop}
@@ -34,8 +34,11 @@ def test_a_call_that_a_stop_string_cuts_off_is_not_to_be_run() -> None:
     assert told(chat(CUT, "stop", " /")) == ({}, "stop_sequence", " /")
 
 
-def test_a_call_that_an_abort_cuts_off_has_no_stop_reason() -> None:
-    assert told(chat(CUT, "abort")) == ({}, None, None)
+@pytest.mark.parametrize("arguments", [CUT, '{"command": "ls"}'])
+@pytest.mark.parametrize("finish", ["abort", "error", None])
+def test_a_call_that_the_engine_gave_up_is_no_message(arguments: str, finish: str | None) -> None:
+    with pytest.raises(Unreadable, match="ended the response early"):
+        answer(chat(arguments, finish))
 
 
 @pytest.mark.parametrize("finish", ["stop", "tool_calls"])

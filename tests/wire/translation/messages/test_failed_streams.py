@@ -27,10 +27,41 @@ def events_of(*data: bytes) -> list[str]:
     return [line[7:] for line in made.decode().splitlines() if line.startswith("event: ")]
 
 
-@pytest.mark.parametrize("last", [(), (chunk(usage=USAGE),)], ids=["done", "usage"])
-def test_a_stream_without_a_finish_reason_is_not_closed(last: tuple[bytes, ...]) -> None:
+def gave_up(reason: str) -> bytes:
+    return chunk({"index": 0, "delta": {}, "finish_reason": reason})
+
+
+LASTS: dict[str, tuple[bytes, ...]] = {
+    "done": (),
+    "usage": (chunk(usage=USAGE),),
+    "abort": (gave_up("abort"),),
+    "abort and usage": (gave_up("abort"), chunk(usage=USAGE)),
+    "error": (gave_up("error"),),
+}
+
+
+@pytest.mark.parametrize("last", LASTS.values(), ids=LASTS)
+def test_a_stream_that_the_engine_gave_up_ends_with_an_error(last: tuple[bytes, ...]) -> None:
     events = events_of(chunk({"index": 0, "delta": HALF_A_CALL}), *last)
-    assert events == ["message_start", "content_block_start", "content_block_delta"]
+    assert events == ["message_start", "content_block_start", "content_block_delta", "error"]
+
+
+@pytest.mark.parametrize("begun", [(), (chunk({"index": 0, "delta": {"content": ""}}),)])
+def test_an_abort_before_the_first_token_is_an_error(begun: tuple[bytes, ...]) -> None:
+    assert events_of(*begun)[-1] == "error"
+    assert events_of(*begun, gave_up("abort")).count("error") == 1
+
+
+def test_what_comes_with_an_abort_is_told() -> None:
+    last = chunk({"index": 0, "delta": {"content": "Hi"}, "finish_reason": "abort"})
+    stream = MessagesStream(keeps_arguments=False)
+    made = stream.event(chunk({"index": 0, "delta": {"content": ""}})) + stream.event(last)
+    assert b'"text":"Hi"' in made
+    assert msgspec.json.decode(made.rpartition(b"data: ")[2])["error"] == {
+        "type": "api_error",
+        "message": "The worker ended the response early.",
+    }
+    assert stream.end(done=True) == b""
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import time
 import msgspec
 from msgspec import Raw
 
-from gateway.wire.translation.chat import Usage
+from gateway.wire.translation.chat import ENDED_EARLY, GIVEN_UP, Usage
 from gateway.wire.translation.responses.errors import Failure
 from gateway.wire.translation.responses.request.tools import Toolbox, resolved
 from gateway.wire.translation.responses.response.output import new_id
@@ -174,8 +174,8 @@ def end_as(response: Response, finish_reason: str | None, usage: Usage | None) -
         response.status = "incomplete"
         reason = "max_output_tokens" if finish_reason == "length" else finish_reason
         response.incomplete_details = _Incomplete(reason)
-    elif finish_reason is None or finish_reason in ("abort", "error"):
-        fail(response, "server_error", "The worker ended the response early.")
+    elif finish_reason is None or finish_reason in GIVEN_UP:
+        fail(response, "server_error", ENDED_EARLY)
     else:
         response.status = "completed"
         response.completed_at = int(time.time())
