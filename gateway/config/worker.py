@@ -205,6 +205,12 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 raise ValueError(f"expected {_URL}, or a mapping with one")
 
     @property
+    def engine(self) -> Literal["sglang"] | None:
+        """Which engine it is, if its probe names one that is asked for token ids in its own way."""
+        preset = self.probe.preset if isinstance(self.probe, WorkerProbe) else self.probe
+        return preset if preset == "sglang" else None
+
+    @property
     def host(self) -> str:
         """Name or address; an IPv6 address is without brackets."""
         return urlsplit(self.url).hostname or ""

@@ -17,7 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from gateway.wire.injection import INJECTIONS, NO_INJECTIONS, Injection, fields_of, listed
+from gateway.wire.dialect import Engine
+from gateway.wire.injected_keys import (
+    INJECTIONS,
+    NO_INJECTIONS,
+    Injection,
+    fields_of,
+    listed,
+)
 
 log = logging.getLogger("gateway")
 
@@ -39,6 +46,8 @@ ANY_VALUE = frozenset(
     )
 )
 """Fields of a request that make no kind of their own: no engine's support depends on them."""
+
+SGLANG: Engine = "sglang"
 
 _ALL: frozenset[Injection] = frozenset(INJECTIONS)
 
@@ -109,18 +118,57 @@ class ScaleOut:
         return [self.HINT] if self._lacking else []
 
 
+class KnownEngine:
+    """Which engine a worker is, if it is one that has to be asked for token ids in its own way.
+
+    Known by its settings, by the owner of the models that it lists, or by what it says of a request
+    in the usual way: this holds for RETRY_AFTER seconds, or until its models have another owner.
+    """
+
+    __slots__ = ("_clock", "_owner", "_set", "_until")
+
+    def __init__(
+        self, engine: Engine | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`engine` is that of the settings."""
+        self._set = engine
+        self._clock = clock
+        self._owner = ""
+        self._until = float("-inf")
+
+    def now(self) -> Engine | None:
+        if self._set is not None or self._owner == SGLANG or self._clock() < self._until:
+            return SGLANG
+        return None
+
+    def note_owner(self, owner: str) -> None:
+        """Note the `owned_by` of its list of models, "" if the list has none."""
+        if owner != self._owner:
+            self._owner, self._until = owner, float("-inf")
+
+    def note_refusal(self) -> None:
+        """Note that it has rejected the usual way in the words of SGLang."""
+        self._until = self._clock() + RETRY_AFTER
+
+
 class Refusals:
-    """The injections that one worker rejects, by kind of request.
+    """The injections that one worker rejects, by kind of request; `engine` is which one it is.
 
     `clock` returns monotonic seconds.
     """
 
-    __slots__ = ("_accepted", "_clock", "_inject", "_learned", "_purge_at", "_worker")
+    __slots__ = ("_accepted", "_clock", "_inject", "_learned", "_purge_at", "_worker", "engine")
 
     def __init__(
-        self, worker: str, *, inject: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        worker: str,
+        *,
+        inject: bool,
+        engine: Engine | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """If `inject` is False, nothing is ever injected."""
+        """If `inject` is False, nothing is ever injected. `engine` is that of the settings."""
+        self.engine = KnownEngine(engine, clock)
         self._worker = worker
         self._inject = inject
         self._clock = clock

@@ -202,7 +202,9 @@ class _Watch:
         if answer.status >= 500 or answer.status == 429:
             return False
         if url == worker.url and not worker.names_models:  # its settings may have changed meanwhile
-            worker.learn_models(read_models(answer.body) if answer.status == 200 else None)
+            body = answer.body if answer.status == 200 else b""
+            worker.learn_models(read_models(body))
+            worker.refusals.engine.note_owner(read_owner(body))
         return True
 
     async def _ask(self, path: str) -> WorkerAnswer:
@@ -215,6 +217,14 @@ class _Model(msgspec.Struct):
 
 class _Models(msgspec.Struct):
     data: list[_Model]
+
+
+class _Owned(msgspec.Struct):
+    owned_by: str = ""
+
+
+class _Owners(msgspec.Struct):
+    data: list[_Owned] = []
 
 
 def read_models(body: bytes) -> frozenset[str] | None:
@@ -230,3 +240,15 @@ def read_models(body: bytes) -> frozenset[str] | None:
     if len(found) > MAX_MODELS or any(len(name) > MAX_NAME_CHARS for name in names):
         return None
     return names or None
+
+
+def read_owner(body: bytes) -> str:
+    """Parse who owns the first model of a `/v1/models` response: engines write their own name.
+
+    "" if none does, or if it is no such response.
+    """
+    try:
+        found = msgspec.json.decode(body, type=_Owners).data
+    except NOT_JSON:
+        return ""
+    return found[0].owned_by if found else ""

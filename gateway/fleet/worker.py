@@ -129,7 +129,7 @@ class Worker:
         self.barred = 0
         self._shed = ShedLoad()
         self.absence = Absence()
-        self.refusals = Refusals(self.id, inject=settings.inject)
+        self.refusals = _refusals(settings)
         self.scale_out = ScaleOut(self.id)
         self.header = (b"x-gateway-worker", self.id.encode())
         self.pool = make_pool(settings, timeouts, limits) if pool is None else pool
@@ -161,8 +161,8 @@ class Worker:
             self._retired = [*(one for one in self._retired if len(one)), self.pool]
             self.pool = pool
         moved = settings.url != old.url
-        if moved or settings.inject != old.inject:
-            self.refusals = Refusals(self.id, inject=settings.inject)
+        if moved or (settings.inject, settings.engine) != (old.inject, old.engine):
+            self.refusals = _refusals(settings)
         if moved or _named(settings) != _named(old):
             self.models = _named(settings)
         if moved:
@@ -360,6 +360,10 @@ class Worker:
         if path.startswith("/v1/"):
             path = self.api_path + path[3:]
         return f"{path}?{query.decode('latin-1')}" if query else path
+
+
+def _refusals(settings: config.Worker) -> Refusals:
+    return Refusals(settings.worker_id, inject=settings.inject, engine=settings.engine)
 
 
 def _named(settings: config.Worker) -> frozenset[str] | None:

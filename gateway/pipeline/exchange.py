@@ -19,6 +19,7 @@ from gateway.plugins.chains import Chains, Later
 from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import Stripper, inject
 from gateway.wire.rewriting import set_keys
+from gateway.wire.stripping.sglang import asks_sglang
 from gateway.wire.translation.translation import Translation
 
 
@@ -115,8 +116,11 @@ class Exchange:
         if call.dialect is None or not call._wanted:
             return set_keys(data, call.overwritten, fields)
         refused = attempt.left_out | attempt.worker.refusals.of(call.dialect.name, self.asked)
+        engine = attempt.worker.refusals.engine.now()
+        if engine is not None and asks_sglang(call.headers):
+            refused |= {"token_ids"}
         wanted = call._wanted - refused if refused else call._wanted
-        found, self.stripper = inject(call.dialect, self._keys(fields), wanted, self.asked)
+        found, self.stripper = inject(call.dialect, self._keys(fields), wanted, self.asked, engine)
         call._added = found.changes
         if call.overwritten:
             return set_keys(data, {**call.overwritten, **found.changes}, fields)

@@ -6,11 +6,12 @@ sent to it again without them, and the rejection is remembered. An engine that d
 `return_token_ids` may respond with 400 or 422 and name the field. The message alone proves nothing,
 because a message about a caller's own mistake can quote the request. So the call is sent once more
 without the fields that are named, and the caller gets that second response. The second response is
-the proof: only if it is no error did the injection cause the first.
+the proof: only if it is no error did the injection cause the first. If the words are those of an
+engine that is asked for token ids in its own way, the worker is asked so from then on.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from gateway.calls.observers import Observers
@@ -20,8 +21,9 @@ from gateway.errors import GatewayError
 from gateway.headers import Headers, get_header, is_plain
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import Reader
-from gateway.wire.injection import INJECTED_FIELDS, NO_INJECTIONS, Injection, listed
-from gateway.wire.refusal import NO_MODEL, lacks_scale_out, read_refusal
+from gateway.wire.injected_keys import INJECTED_FIELDS, Injection, listed
+from gateway.wire.injection import Stripper
+from gateway.wire.refusal import NO_MODEL, lacks_scale_out, read_refusal, rejects_as_sglang
 
 Reason = Literal["busy", "not_this", "no_model", "no_access", "status"]
 """Why another worker may be tried. After the first four the worker has run nothing: it takes no
@@ -73,7 +75,7 @@ class WorkerRefused(HeldBack):
 
 
 class InjectionRefused(HeldBack):
-    """The worker rejected the request and named `injections`."""
+    """The worker rejected the request and named `injections`; none: ask it again in its own way."""
 
     def __init__(self, injections: frozenset[Injection]) -> None:
         super().__init__(f"the worker refused {listed(injections)}")
@@ -89,13 +91,10 @@ def hold(
     settings: Failover,
 ) -> "Holding | None":
     """Return what holds this error response back before `reader`; None if it is sent at once."""
-    stripper = exchange.stripper
-    injected = NO_INJECTIONS
-    if stripper is not None and status in REFUSALS and is_plain(headers):
-        injected = stripper.injected
+    stripper = exchange.stripper if status in REFUSALS and is_plain(headers) else None
     doubted = attempt is not None and not attempt.last and _is_doubted(attempt, status, settings)
     may_lack = status == FORBIDDEN and is_plain(headers)
-    if attempt is None or not (doubted or injected or may_lack):
+    if attempt is None or not (doubted or stripper or may_lack):
         return None
 
     def judge(body: bytes) -> Reason | None:
@@ -103,7 +102,10 @@ def hold(
             attempt.worker.scale_out.note_lacking()
         return _reason(attempt, status, body, settings) if doubted else None
 
-    return Holding(status, headers, exchange.observers, reader, injected=injected, judge=judge)
+    def named(body: bytes) -> frozenset[Injection] | None:
+        return None if stripper is None else _rejected(body, stripper, attempt)
+
+    return Holding(status, headers, exchange.observers, reader, named=named, judge=judge)
 
 
 def _is_doubted(attempt: Attempt, status: int, settings: Failover) -> bool:
@@ -133,10 +135,10 @@ def _reason(attempt: Attempt, status: int, body: bytes, settings: Failover) -> R
 class Holding:
     """The Reader of a response that is held back until it is whole, and then judged.
 
-    `close` raises InjectionRefused if the response names one of `injected`, which may have caused
-    it. Else it raises WorkerRefused if `judge` returns a reason for the body. In both cases the
-    observers never see the response. Any other response, and one that is too long to hold, passes
-    through `reader` as if it had not been held.
+    `close` raises InjectionRefused if `named` returns a set for the body, of injections that may
+    have caused it. Else it raises WorkerRefused if `judge` returns a reason for the body. In both
+    cases the observers never see the response. Any other response, and one that is too long to
+    hold, passes through `reader` as if it had not been held.
     """
 
     rewrites = True
@@ -148,13 +150,13 @@ class Holding:
         observers: Observers,
         reader: Reader | None,
         *,
-        injected: Collection[Injection],
+        named: Callable[[bytes], frozenset[Injection] | None],
         judge: Callable[[bytes], Reason | None],
     ) -> None:
         self._head = (status, headers)
         self._observers = observers
         self._reader = reader
-        self._injected = injected
+        self._named = named
         self._reason = judge
         self._held: list[bytes] | None = []
         self._size = 0
@@ -174,8 +176,8 @@ class Holding:
         return rest + (self._reader.close() if self._reader is not None else b"")
 
     def _judge(self, body: bytes) -> None:
-        named = named_in(body, self._injected)
-        if named:
+        named = self._named(body)
+        if named is not None:
             raise InjectionRefused(named)
         reason = self._reason(body)
         if reason is not None:
@@ -190,6 +192,15 @@ class Holding:
 
     def _passed(self, data: bytes) -> bytes:
         return data if self._reader is None else self._reader.feed(data)
+
+
+def _rejected(body: bytes, stripper: Stripper, attempt: Attempt) -> frozenset[Injection] | None:
+    """Return the injections to send the call again without; None if the response names none."""
+    named = named_in(body, stripper.injected)
+    if "token_ids" in named and stripper.engine is None and rejects_as_sglang(body):
+        attempt.worker.refusals.engine.note_refusal()
+        return named - {"token_ids"}
+    return named or None
 
 
 def named_in(refusal: bytes, injected: Iterable[Injection]) -> frozenset[Injection]:

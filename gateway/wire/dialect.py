@@ -29,6 +29,9 @@ TokenField = Literal["max_tokens", "max_completion_tokens", "max_output_tokens"]
 
 TOKEN_FIELDS: tuple[TokenField, ...] = get_args(TokenField)
 
+Engine = Literal["sglang"]
+"""An engine that has to be asked for what it tells in a way of its own."""
+
 RequestChange = Callable[[Mapping[str, object]], dict[str, object]]
 """Returns the keys to set in a request for one injection; none if it must not be injected."""
 
@@ -173,15 +176,16 @@ class Dialect(Api, frozen=True, kw_only=True, eq=False):
 
     `read_event` decodes the data of one event of a stream, `read_answer` a whole plain response.
     They raise Unreadable and nothing else, for any bytes. `request_changes` has a function for each
-    injection that a request may get; `injection.Stripper` removes its effect from the response, at
-    its `places`. `id_prefix`, `object` and `event_object` are how ids begin, and what `object` is
-    in a plain response and in an event, for responses that the gateway makes itself; empty if it
-    makes none.
+    injection that a request may get, `other_changes` those that an engine needs in place of some;
+    `injection.Stripper` removes their effect from the response, at its `places`. `id_prefix`,
+    `object` and `event_object` are how ids begin, and what `object` is in a plain response and in
+    an event, for responses that the gateway makes itself; empty if it makes none.
     """
 
     read_event: Callable[[bytes], Delta]
     read_answer: Callable[[bytes], Delta]
     request_changes: Mapping[str, RequestChange]
+    other_changes: Mapping[Engine, Mapping[str, RequestChange]] = {}
     places: Places = OPENAI
     id_prefix: str = ""
     object: str = ""

@@ -20,47 +20,48 @@ A value of another shape is taken out too, and text that is not even JSON loses 
 of the fields; `Stripper.torn` then tells that the result is not the engine's.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from gateway.kernel import Kernel
 from gateway.kernel.interface import Functions, Strip
 from gateway.wire import injected_keys
-from gateway.wire.dialect import Dialect
+from gateway.wire.dialect import Dialect, Engine
 from gateway.wire.sse import DONE, Event, with_data
+from gateway.wire.stripping.answer_text import (
+    AnswerText,
+    indices,
+    is_empty,
+    read_text,
+    with_more,
+)
 from gateway.wire.stripping.any_frame import AnyFrame
 from gateway.wire.stripping.exact_event import (
     ExactEvent,
     frame_of_event,
-    is_empty,
     is_usual,
     read_exact,
+    says_nothing,
     take_out,
     told_with,
 )
 from gateway.wire.stripping.fast_strip import NULL as RAW_NULL
 from gateway.wire.stripping.fast_strip import Choice, Frame, frame_of, strip_response
-from gateway.wire.stripping.json_text import NULL, Edit, additions, blanked, edited, on_one_line
-from gateway.wire.stripping.places import OPENAI, Places, fields_at
-from gateway.wire.stripping.unasked import AnswerText, Unasked, read_text
+from gateway.wire.stripping.json_text import NULL, Edit, blanked, edited
+from gateway.wire.stripping.places import OPENAI, Edits, Places, fields_at
+from gateway.wire.stripping.sglang import MATCHED_STOP, SAYS_NOTHING
+from gateway.wire.stripping.unasked import Unasked
 
 Injection = injected_keys.Injection
 Injected = injected_keys.Injected
 INJECTIONS = injected_keys.INJECTIONS
-NO_INJECTIONS: frozenset[Injection] = frozenset()
-
-INJECTED_FIELDS: Mapping[Injection, str] = {
-    "token_ids": "return_token_ids",
-    "logprobs": "logprobs|top_logprobs",
-    "usage": "stream_options|include_usage",
-}
-"""Patterns of the request fields that each injection sets."""
+NO_INJECTIONS = injected_keys.NO_INJECTIONS
 
 MAX_FRAME_MISSES = 4
 """Number of frames in a row that may fail to match the next event before no more are computed."""
 
-MATCHED_STOP = b'"matched_stop"'
+_EMPTY = frozenset((b"{}",))
 _OF_USAGE = frozenset((b"choices", b"usage"))
 _encode = msgspec.json.Encoder().encode
 
@@ -70,21 +71,29 @@ def inject(
     body: Mapping[str, object],
     wanted: Collection[Injection],
     read: Callable[[], Mapping[str, object]] | None = None,
+    engine: Engine | None = None,
 ) -> tuple[Injected, "Stripper | None"]:
     """Return what to set in the request `body`, and the Stripper of its effect.
 
     `read` returns the body, if `body` has only its keys, and its `stream` if that is true or false.
+    `engine` is that of the worker if it has to be asked in a way of its own.
 
     Three kinds are not injected: fields that the caller requests itself; fields with an effect that
     cannot be stripped (with `echo`, ids and logprobs change a completion's text); and fields that
     would make valid a request that the worker rejects as it stands. If none remain, nothing is set
     and there is no Stripper.
     """
-    found = injected_keys.injected_into(dialect, body, wanted, read)
+    found = injected_keys.injected_into(dialect, body, wanted, read, engine)
     if not found.injected:
         return found, None
-    drop_empty = not found.sees_tokens
-    return found, Stripper(found.injected, drop_empty=drop_empty, places=dialect.places)
+    return found, Stripper(
+        found.injected,
+        drop_empty=not found.sees_tokens,
+        places=dialect.places,
+        in_sglext=found.in_sglext,
+        kept=found.kept,
+        engine=engine,
+    )
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -99,33 +108,17 @@ class Stripper:
     """Strips the effect of the injections `injected` from one response, plain or streamed.
 
     `places` are the fields at which they show. `drop_empty`: the caller requested neither ids nor
-    logprobs, and would not have received an event that has nothing else. `torn`: some text was not
+    logprobs, and would not have received an event that has nothing else. `in_sglext` and `kept` are
+    those of Injected, `engine` is the one whose way of asking was taken. `torn`: some text was not
     even roughly JSON and seemed to have injected fields, so that the result is not what the engine
     would have sent.
     """
 
     __slots__ = (
-        "_drop_empty",
-        "_ended",
-        "_finished",
-        "_frame",
-        "_held",
-        "_ids",
-        "_in_answer",
-        "_in_choice",
-        "_known",
-        "_logprobs",
-        "_looks",
-        "_misses",
-        "_omits_ids",
-        "_places",
-        "_strip",
-        "_unasked",
-        "_undecided",
-        "_unusual",
-        "_usage",
-        "injected",
-        "torn",
+        *("_drop_empty", "_ended", "_finished", "_frame", "_held", "_ids", "_in_answer"),
+        *("_in_choice", "_in_sglext", "_kept", "_known", "_logprobs", "_looks", "_misses"),
+        *("_omits_ids", "_places", "_sees", "_strip", "_unasked", "_undecided", "_unusual"),
+        *("_usage", "engine", "injected", "torn"),
     )
 
     def __init__(
@@ -134,12 +127,17 @@ class Stripper:
         *,
         drop_empty: bool = True,
         places: Places = OPENAI,
+        in_sglext: Sequence[str] = (),
+        kept: Sequence[str] = (),
+        engine: Engine | None = None,
     ) -> None:
         self.injected = frozenset(injected)
+        self.engine = engine
         self.torn = False
         self._places = places
         self._in_answer = fields_at(places.in_answer, injected)
         self._in_choice = fields_at(places.in_choice, injected)
+        self._in_sglext, self._kept = tuple(in_sglext), tuple(kept)
         self._ids, self._logprobs = "token_ids" in injected, "logprobs" in injected
         self._unasked: Unasked | None = None  # until the first event that the quick ways leave
         self._usage = "usage" in injected
@@ -154,7 +152,8 @@ class Stripper:
         self._unusual = not places.as_chat
         self._ended = False
         self._omits_ids = False  # as SGLang does, see gateway.wire.stripping.unasked
-        self._looks, self._undecided = self._ids and places.as_chat, False
+        self._sees = places.as_chat and (self._ids or self._logprobs)
+        self._looks, self._undecided = self._sees, False
 
     def look(self, data: bytes) -> None:
         """Look at the next bytes of a stream, until they show whether the quick ways apply."""
@@ -169,7 +168,7 @@ class Stripper:
 
         `kernel` strips it if it can.
         """
-        if not self._places.as_chat or (self._ids and body.find(MATCHED_STOP) >= 0):
+        if not self._places.as_chat or (self._sees and body.find(MATCHED_STOP) >= 0):
             return self._any_plain(body)
         if kernel is not None:
             quick = kernel.functions.strip_answer(body, self._ids, self._logprobs)
@@ -180,11 +179,29 @@ class Stripper:
         return self._any_plain(body) if cut is None else cut
 
     def _any_plain(self, body: bytes) -> bytes:
+        if self._places.edits is not None:
+            return self._other(body, self._places.edits)
         answer = read_text(body)
         if answer is None:
             return self._blanked(body)
-        edits = Unasked(self._in_answer, self._in_choice, streams=False).edits(answer)
+        edits = self._unasked_of(streams=False).edits(answer)
         return edited(body, edits) if edits else body
+
+    def _other(self, text: bytes, edits: Edits) -> bytes:
+        found = edits(text, self.injected)
+        if found is None:
+            return self._blanked(text)
+        return edited(text, found) if found else text
+
+    def _unasked_of(self, *, streams: bool) -> Unasked:
+        return Unasked(
+            self._in_answer,
+            (*self._in_choice, *fields_at(self._places.renamed, self.injected)),
+            streams=streams,
+            omitted=streams and self._places.omitted,
+            in_sglext=self._in_sglext,
+            kept=self._kept,
+        )
 
     def event(self, event: Event) -> bytes:
         """Return the bytes to send now; b"" if the event is dropped or held back."""
@@ -269,7 +286,7 @@ class Stripper:
             self._frame = frame_of_event(exact, self._in_choice, drop_empty=self._drop_empty)
             self._known = (False, False)
         found = take_out(exact, choice, ids=self._ids, logprobs=self._logprobs)
-        if found and self._drop_empty and is_empty(choice):
+        if found and self._drop_empty and says_nothing(choice):
             return b""
         text = _encode(exact) if found else event.data or b""
         if finished and self._usage:
@@ -288,9 +305,11 @@ class Stripper:
 
     def _any_event(self, event: Event, data: bytes) -> bytes:
         """Strip an event of any kind: the slow reference for the results of the quick ways."""
+        if self._places.edits is not None:
+            text = self._other(data, self._places.edits)
+            return event.raw if text is data else with_data(event, text)
         if self._unasked is None:
-            omitted = self._places.omitted
-            self._unasked = Unasked(self._in_answer, self._in_choice, streams=True, omitted=omitted)
+            self._unasked = self._unasked_of(streams=True)
         unasked = self._unasked
         answer = read_text(data)
         if answer is None:
@@ -303,21 +322,28 @@ class Stripper:
         if len(answer.choices) == 1 and self._misses < MAX_FRAME_MISSES and not self._omits_ids:
             self._learn(answer, unasked)
         # An event may overtake the held end of another choice, but not that of its own.
-        late = self._held and not (answer.choices and self._finished.isdisjoint(_indices(answer)))
+        late = self._held and not (answer.choices and self._finished.isdisjoint(indices(answer)))
         return (self.close() if late else b"") + self._choices(event, answer, edits)
 
     def _choices(self, event: Event, answer: AnswerText, edits: list[Edit]) -> bytes:
-        if edits and self._drop_empty and _is_empty(answer):
+        if edits and self._was_added(answer):
             return b""
         text = edited(answer.text, edits) if edits else answer.text
         holds = self._usage and self._places.as_chat
         ends = holds and any(map(answer.is_finished, answer.choices))
         if ends and answer.of(answer.top, b"usage") == NULL:
             self._held.append(_Held(event, text))
-            self._finished |= _indices(answer)
+            self._finished |= indices(answer)
             self._ended = True
             return b""
         return with_data(event, text) if edits else event.raw
+
+    def _was_added(self, answer: AnswerText) -> bool:
+        """Whether the event, which has injected fields, was sent only for them."""
+        if not answer.choices:
+            lost = self._unasked is not None and self._unasked.lost_sglext
+            return lost and answer.of(answer.top, b"usage") == NULL
+        return self._drop_empty and is_empty(answer, SAYS_NOTHING if self._omits_ids else _EMPTY)
 
     def _learn(self, answer: AnswerText, unasked: Unasked) -> None:
         [choice] = answer.choices
@@ -351,7 +377,7 @@ class Stripper:
 
     def _release(self, moved: Sequence[tuple[bytes, bytes]]) -> bytes:
         held, self._held, self._finished = self._held, [], set()
-        return b"".join([with_data(one.event, _with(one.text, moved)) for one in held])
+        return b"".join([with_data(one.event, with_more(one.text, moved)) for one in held])
 
     def _torn_event(self, event: Event, data: bytes) -> bytes:
         text = self._blanked(data)
@@ -361,39 +387,3 @@ class Stripper:
         found = blanked(text, (*self._in_answer, *self._in_choice))
         self.torn = self.torn or found is not text
         return found
-
-
-def _with(text: bytes, more: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the event `text` with those of `more` that it lacks, at its end, in as many lines."""
-    answer = read_text(text)
-    if answer is None or not more:
-        return text
-    fresh = [(key, value) for key, value in more if answer.of(answer.top, key) == NULL]
-    there = {one.key: one for one in answer.top}
-    edits = [Edit(there[key].value, there[key].end, v) for key, v in fresh if key in there]
-    new = [(key, value) for key, value in fresh if key not in there]
-    if new:
-        edits.append(additions(text, answer.top, new))
-    return edited(text, [Edit(one.start, one.end, on_one_line(one.new)) for one in edits])
-
-
-def _indices(answer: AnswerText) -> set[bytes]:
-    return {answer.of(choice, b"index") for choice in answer.choices}
-
-
-def _is_empty(answer: AnswerText) -> bool:
-    """Whether all choices go on and have an empty delta."""
-    return bool(answer.choices) and all(
-        answer.of(choice, b"delta") == b"{}" and not answer.is_finished(choice)
-        for choice in answer.choices
-    )
-
-
-def fields_of(injections: Iterable[Injection]) -> list[str]:
-    """Return the main request field of each injection, sorted."""
-    return sorted(INJECTED_FIELDS[one].partition("|")[0] for one in injections)
-
-
-def listed(injections: Iterable[Injection]) -> str:
-    """Return the same fields for a message."""
-    return ", ".join(fields_of(injections))

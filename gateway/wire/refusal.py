@@ -59,6 +59,9 @@ _NO_MODEL = re.compile(
 NO_SCALE_OUT = "Scale-out endpoints are disabled."
 """How vLLM begins its 403 for `generate`, `render` and `derender` if it serves none of them."""
 
+NO_IDS_IN_STREAMS = "return_token_ids is not supported with streaming"
+"""How SGLang begins its 400 for a streamed chat with `return_token_ids`."""
+
 NO_MODEL = (400, 404)
 """Statuses of a response that may say that a model is not there."""
 
@@ -79,6 +82,11 @@ def read_refusal(status: int, body: bytes) -> Refusal | None:
 def lacks_scale_out(body: bytes) -> bool:
     """Whether a 403 says that the engine was started without `--enable-scale-out`. Never raises."""
     return _said(body)[0].startswith(NO_SCALE_OUT)
+
+
+def rejects_as_sglang(body: bytes) -> bool:
+    """Whether the engine rejects token ids, and is asked for them in another way. Never raises."""
+    return _said(body)[0].startswith(NO_IDS_IN_STREAMS)
 
 
 def _said(body: bytes) -> tuple[str, str]:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import Call, Outcome, hookimpl
-from gateway.fleet.injection_support import MAX_KINDS, RETRY_AFTER, Kind, Refusals, kind_of
+from gateway.fleet.injection_support import (
+    MAX_KINDS,
+    RETRY_AFTER,
+    Kind,
+    KnownEngine,
+    Refusals,
+    kind_of,
+)
+from gateway.fleet.probes import read_owner
 from gateway.testing import DONE, GatewayFor, ScriptedWorker, answer_of, entry, sse
 from gateway.testing.worker import ScriptedConnection
 from gateway.wire.injection import INJECTIONS, NO_INJECTIONS, Injection
@@ -206,3 +214,41 @@ async def test_combination_that_a_worker_rejects_takes_logprobs_from_no_other_ca
     assert (told["dialect"], told["model"], told["fields"]) == ("chat", "m", ["logprobs"])
     assert told["request"] == ["stream", "tools"]
     assert f'gateway_worker_refused_injections{{worker="{info["worker_id"]}"}} 1' in metrics
+
+
+def test_engine_is_known_by_what_it_says_until_that_is_old() -> None:
+    now = 0.0
+    engine = KnownEngine(clock=lambda: now)
+    assert engine.now() is None
+    engine.note_refusal()
+    assert engine.now() == "sglang"
+    now = RETRY_AFTER
+    assert engine.now() is None
+
+    engine.note_refusal()
+    engine.note_owner("vllm")
+    assert engine.now() is None, "another engine has taken its place"
+    engine.note_refusal()
+    engine.note_owner("vllm")
+    assert engine.now() == "sglang", "a router may list what another engine owns"
+    engine.note_owner("sglang")
+    now *= 3
+    assert engine.now() == "sglang"
+    engine.note_owner("")
+    assert engine.now() is None
+    assert KnownEngine("sglang").now() == "sglang"
+
+
+@pytest.mark.parametrize(
+    ("body", "owner"),
+    [
+        (b'{"data":[{"id":"a","owned_by":"sglang"},{"id":"b","owned_by":"x"}]}', "sglang"),
+        (b'{"data":[{"id":"a"}]}', ""),
+        (b'{"data":[{"id":"a","owned_by":7}]}', ""),
+        (b'{"data":[]}', ""),
+        (b"[]", ""),
+        (b"\xff", ""),
+    ],
+)
+def test_owner_of_models_is_read(body: bytes, owner: str) -> None:
+    assert read_owner(body) == owner

@@ -1,19 +1,35 @@
 """SGLang behind a gateway that captures, played by a worker: no real one was run."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.gateways.capturing import capturing
-from support.workers.sglang_worker import IDS, LOGPROBS, PROMPT, VERSIONS, SGLang
+from support.workers.sglang_worker import (
+    IDS,
+    LOGPROBS,
+    PROMPT,
+    REFUSED,
+    VERSIONS,
+    SGLang,
+    written,
+)
 from wire.stripping.test_engines import strip
 
-from gateway import Trace
+from gateway import Trace, config
 from gateway.client import AsyncGatewayClient
-from gateway.testing import GatewayFor, Live, ScriptedWorker
+from gateway.testing import NO_PROBES, GatewayFor, Live, ScriptedWorker, answer_of
+from gateway.wire.apis.openai import CHAT as CHAT_DIALECT
+from gateway.wire.apis.registry import dialect_of
+from gateway.wire.apis.sglang import GENERATE as SGLANG_GENERATE
+from gateway.wire.dialect import Unreadable
+from gateway.wire.injection import INJECTIONS, inject
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-MESSAGES = [{"role": "user", "content": "Hi"}]
+CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 IN_SGLEXT = {"return_input_ids_in_sglext": True, "return_output_ids_in_sglext": True}
 
 pytestmark = pytest.mark.usefixtures("kernel_of_module")
@@ -50,84 +66,201 @@ async def test_completions_are_captured_and_stripped(
     assert engine.requests[-1]["return_token_ids"] is True
 
 
-@pytest.mark.parametrize("more", [{}, {"return_prompt_token_ids": True}], ids=["bare", "prompt"])
-async def test_plain_chats_lack_prompt_ids_unless_the_caller_asks(
-    gateway_for: GatewayFor, tmp_path: Path, more: dict[str, Any]
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("known", ["unknown", "probe", "models"])
+async def test_chats_are_captured_and_stripped(
+    gateway_for: GatewayFor, tmp_path: Path, known: str, stream: bool
+) -> None:
+    engine = SGLang()
+    async with ScriptedWorker(engine.script) as server:
+        worker = config.Worker(url=server.url, probe="sglang" if known == "probe" else False)
+        probes = config.Probes(interval=None) if known == "models" else NO_PROBES
+        live = await capturing(gateway_for, tmp_path, workers=[worker], probes=probes)
+        if known == "models":
+            await live.gateway.workers.refresh_models()
+        traces = [await asked_of(live, engine, CHAT, {**ASKED, "stream": stream}) for _ in "12"]
+    for trace in traces:
+        assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
+        assert is_whole(trace)
+        assert (trace.choices[0].message or {})["content"] == "Hello"
+    refused = [one for one in engine.requests if one.get("stream") and one.get("return_token_ids")]
+    assert len(refused) == (1 if stream and known == "unknown" else 0), "the way is remembered"
+    assert len(engine.requests) == 2 + len(refused)
+    assert traces[0].weight_version == (None if stream else "v1")
+
+
+async def test_versions_of_weights_are_in_plain_chats(
+    gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     engine = SGLang()
     async with ScriptedWorker(engine.script) as worker:
         live = await capturing(gateway_for, tmp_path, workers=[worker.url])
-        body = {"model": "m", "messages": MESSAGES}
-        said = await live.client.post(CHAT, json={**body, **more})
-        async with AsyncGatewayClient(live.url) as client:
-            [trace] = await client.query_traces()
-    [choice] = said.json()["choices"]
-    assert "token_ids" not in choice
-    assert choice["logprobs"] is None
-    assert trace.reasons == ([] if more else ["prompt_ids_missing"])
-    assert (trace.completion_token_ids, trace.choices[0].logprobs) == (IDS, LOGPROBS)
-    assert trace.weight_version == "v1"
+        trace = await asked_of(live, engine, CHAT, ASKED)
     spans = trace.choices[0].weight_versions or []
     assert [(one.version, one.start, one.end) for one in spans] == [
         tuple(span.values()) for span in VERSIONS
     ]
 
 
-async def test_streamed_chats_reject_ids_and_have_them_in_sglext(
+@pytest.mark.parametrize(
+    ("engine", "reasons"),
+    [
+        (SGLang(parses=False), ["counts_differ"]),
+        (SGLang(has_sglext=False), ["prompt_ids_missing", "token_ids_missing"]),
+    ],
+    ids=["no parser", "old"],
+)
+async def test_streamed_chats_of_some_servers_are_incomplete(
+    gateway_for: GatewayFor, tmp_path: Path, engine: SGLang, reasons: list[str]
+) -> None:
+    async with ScriptedWorker(engine.script) as worker:
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        trace = await asked_of(live, engine, CHAT, {**ASKED, "stream": True})
+    assert trace.reasons == reasons
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"return_prompt_token_ids": True},
+        {"return_token_ids": True},
+        {"return_meta_info": True},
+        {"return_output_ids_in_sglext": True},
+        {"stream": True, "return_input_ids_in_sglext": True},
+        {"stream": True, "return_output_ids_in_sglext": True},
+        {"stream": True, "return_cached_tokens_details": True},
+        {"stream": True, "logprobs": True},
+        {"stream": True, "stream_options": {"include_usage": True}, **IN_SGLEXT},
+    ],
+    ids=str,
+)
+async def test_callers_keep_what_they_ask_for_themselves(
+    gateway_for: GatewayFor, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    engine = SGLang()
+    async with ScriptedWorker(engine.script) as server:
+        worker = config.Worker(url=server.url, probe="sglang")
+        live = await capturing(gateway_for, tmp_path, workers=[worker])
+        trace = await asked_of(live, engine, CHAT, {**ASKED, **more})
+    assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
+    assert is_whole(trace)
+
+
+async def test_callers_may_ask_by_headers(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    engine = SGLang()
+    async with ScriptedWorker(engine.script) as server:
+        worker = config.Worker(url=server.url, probe="sglang")
+        live = await capturing(gateway_for, tmp_path, workers=[worker])
+        headers = {"x-sglext-return-output-ids": "1"}
+        await live.client.post(CHAT, json={**ASKED, "stream": True}, headers=headers)
+    [asked] = engine.requests
+    assert not [name for name in asked if name.endswith("_in_sglext")]
+    assert asked["logprobs"] is True
+
+
+async def test_worker_that_rejects_both_ways_is_asked_once_in_each(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     engine = SGLang()
+    refusal = {"object": "error", "message": f"{REFUSED} {' '.join(IN_SGLEXT)}", "code": 400}
+    answer = answer_of(written(refusal), status="400 Bad Request")
+    engine.answer = lambda path, asked: answer  # type: ignore[method-assign]
     async with ScriptedWorker(engine.script) as worker:
         live = await capturing(gateway_for, tmp_path, workers=[worker.url])
-        body = {"model": "m", "messages": MESSAGES, "stream": True}
-        bare = await asked_of(live, engine, CHAT, body)
-        again = await asked_of(live, engine, CHAT, body)
-        sent = len(engine.requests)
-        whole = await asked_of(live, engine, CHAT, {**body, **IN_SGLEXT})
-    assert sent == 3, "the second call is sent once, as the rejection is remembered"
-    for trace in (bare, again):
-        assert trace.reasons == ["prompt_ids_missing", "token_ids_missing"]
-        assert trace.choices[0].logprobs == LOGPROBS
-    assert (whole.verdict, whole.reasons) == ("COMPLETE", [])
-    assert is_whole(whole)
+        said = await live.client.post(CHAT, json={**ASKED, "stream": True})
+    assert (said.status_code, said.content) == (400, written(refusal))
+    asked = [[name for name in one if name.startswith("return")] for one in engine.requests]
+    assert asked == [["return_token_ids"], list(IN_SGLEXT), []]
 
 
 @pytest.mark.parametrize("incremental", [False, True], ids=["repeating", "incremental"])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("n", [1, 2])
-async def test_generate_is_captured_if_its_caller_asks_for_logprobs(
-    gateway_for: GatewayFor, tmp_path: Path, n: int, stream: bool, incremental: bool
+@pytest.mark.parametrize("prompt", [{"input_ids": PROMPT}, {"text": "Hi"}], ids=["ids", "text"])
+async def test_generate_is_captured_and_stripped(
+    gateway_for: GatewayFor,
+    tmp_path: Path,
+    prompt: dict[str, Any],
+    n: int,
+    stream: bool,
+    incremental: bool,
 ) -> None:
     if stream and n > 1:
         pytest.skip("this worker streams one sequence")
     engine = SGLang(incremental=incremental)
-    body: dict[str, Any] = {
-        "input_ids": PROMPT,
-        "sampling_params": {"max_new_tokens": 3, "n": n},
-        "return_logprob": True,
-        "stream": stream,
-    }
+    body = {**prompt, "sampling_params": {"max_new_tokens": 3, "n": n}, "stream": stream}
     async with ScriptedWorker(engine.script) as worker:
-        paths = ("/generate",)
-        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=paths)
-        trace = await asked_of(live, engine, "/generate", body)
-        bare = await asked_of(live, engine, "/generate", {**body, "return_logprob": False})
-    assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
-    assert is_whole(trace)
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        for more in ({}, {"return_logprob": True}, {"return_prompt_token_ids": True}):
+            trace = await asked_of(live, engine, GENERATE, {**body, **more})
+            assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
+            assert is_whole(trace)
     assert [choice.text for choice in trace.choices] == ["Hello"] * n
     assert (trace.finish_reason, trace.response_id) == ("length", "g1")
-    assert trace.sampling_params == body["sampling_params"]
+    assert (trace.dialect, trace.sampling_params) == ("sglang_generate", body["sampling_params"])
     assert trace.weight_version == "v1"
-    assert bare.reasons == ["logprobs_missing"]
 
 
-@pytest.mark.parametrize("size", [1, 7, 120, 10_000])
-def test_stream_is_stripped_alike_in_whatever_pieces_it_comes(size: int) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"text": "Hi", "sampling_params": {}, "top_logprobs_num": 2},
+        {"inputs": "Hi", "parameters": {"details": True}},
+    ],
+    ids=["alternatives", "another server"],
+)
+async def test_logprobs_of_generate_that_cannot_be_stripped_are_not_requested(
+    gateway_for: GatewayFor, tmp_path: Path, body: dict[str, Any]
+) -> None:
     engine = SGLang()
-    asked = {"prompt": "Hi", "stream": True}
-    injected = {"return_token_ids": True, "logprobs": 0}
-    _, _, told = engine.answer(COMPLETIONS, {**asked, **injected}).partition(b"\r\n\r\n")
-    _, _, direct = engine.answer(COMPLETIONS, asked).partition(b"\r\n\r\n")
+    async with ScriptedWorker(engine.script) as worker:
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        await live.client.post(GENERATE, json={"sampling_params": {}, **body})
+    assert "return_logprob" not in engine.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        (COMPLETIONS, {"prompt": "Hi"}),
+        (CHAT, ASKED),
+        (CHAT, {**ASKED, "return_cached_tokens_details": True}),
+        (CHAT, {**ASKED, "return_output_ids_in_sglext": True}),
+        (GENERATE, {"text": "Hi"}),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 120, 10_000])
+def test_stream_is_stripped_alike_in_whatever_pieces_it_comes(
+    path: str, asked: dict[str, Any], size: int
+) -> None:
+    engine, asked = SGLang(), {**asked, "stream": True}
+    dialect = dialect_of(path)
+    assert dialect is not None
+    found, stripper = inject(dialect, asked, INJECTIONS, engine="sglang")
+    _, _, told = engine.answer(path, {**asked, **found.changes}).partition(b"\r\n\r\n")
+    _, _, direct = engine.answer(path, asked).partition(b"\r\n\r\n")
     pieces = [told[at : at + size] for at in range(0, len(told), size)]
 
-    assert strip(told, frozenset(("token_ids", "logprobs")), pieces) == direct
+    assert told != direct
+    assert strip(told, frozenset(), pieces, stripper) == direct
+
+
+@pytest.mark.parametrize("framed", [b"event: sglext_ids\n", b"event:sglext_ids\r\n"])
+def test_ids_in_an_event_of_another_name_are_stripped(framed: bytes) -> None:
+    found, stripper = inject(CHAT_DIALECT, {"stream": True}, INJECTIONS, engine="sglang")
+    _, _, told = SGLang().answer(CHAT, {**found.changes, "stream": True}).partition(b"\r\n\r\n")
+    *before, ids, usage, done, _ = told.split(b"\n\n")
+    assert b"sglext" in ids
+    direct = SGLang().answer(CHAT, {"stream": True}).partition(b"\r\n\r\n")[2]
+    answer = b"\n\n".join([*before, framed + ids, usage, done, b""])
+    assert strip(answer, frozenset(), None, stripper) == direct
+
+
+@given(st.binary() | st.recursive(st.none() | st.text(), st.lists).map(written))
+def test_anything_may_come_from_generate(text: bytes) -> None:
+    _, stripper = inject(SGLANG_GENERATE, {"text": "Hi"}, INJECTIONS)
+    assert stripper is not None
+    stripper.plain(text)
+    for read in (SGLANG_GENERATE.read_answer, SGLANG_GENERATE.read_event):
+        with suppress(Unreadable):
+            read(text)

@@ -16,6 +16,7 @@ from gateway.wire.error_body import error_message
 from gateway.wire.reported.usage import Usage, usage_of
 from gateway.wire.request import is_true
 from gateway.wire.sse import DONE
+from gateway.wire.stripping.places import IN_SGLEXT, OPENAI_CHAT
 
 
 class _ChatLogprob(msgspec.Struct, gc=False):
@@ -40,6 +41,7 @@ class _ChatChoice(msgspec.Struct, gc=False):
     delta: _Message | None = None
     message: _Message | None = None
     token_ids: list[int] | None = None
+    response_token_ids: list[int] | None = None  # SGLang's name of the same
     logprobs: _ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
@@ -107,7 +109,9 @@ def _chat_choice(choice: _ChatChoice, prompt_token_ids: list[int] | None) -> Cho
     return ChoiceDelta(
         choice.index,
         _text(message.content) if message is not None else "",
-        choice.token_ids or _other_ids(choice.provider_specific_fields, entries),
+        choice.token_ids
+        or choice.response_token_ids
+        or _other_ids(choice.provider_specific_fields, entries),
         [entry.logprob for entry in entries] if entries else [],
         choice.finish_reason,
         choice.stop_reason,
@@ -175,6 +179,13 @@ def _want_completion_ids(body: Mapping[str, object]) -> dict[str, object]:
     return {} if is_true(body.get("echo")) else want_ids(body)
 
 
+def _want_ids_of_sglang(body: Mapping[str, object]) -> dict[str, object]:
+    # Its streams reject `return_token_ids`, and have in `sglext` what plain responses have.
+    if not is_true(body.get("stream")):
+        return want_ids(body)
+    return {field: True for field in IN_SGLEXT if not is_true(body.get(field))}
+
+
 def _want_chat_logprobs(body: Mapping[str, object]) -> dict[str, object]:
     wanted = is_true(body.get("logprobs"))
     refused = body.get("top_logprobs") or body.get("logprob_token_ids")
@@ -213,6 +224,8 @@ CHAT = Dialect(
     read_event=_CHAT.read_event,
     read_answer=_CHAT.read_answer,
     request_changes={"token_ids": want_ids, "logprobs": _want_chat_logprobs, "usage": want_usage},
+    other_changes={"sglang": {"token_ids": _want_ids_of_sglang}},
+    places=OPENAI_CHAT,
     id_prefix="chatcmpl-",
     object="chat.completion",
     event_object="chat.completion.chunk",

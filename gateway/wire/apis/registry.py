@@ -11,6 +11,7 @@ from gateway.wire.apis import (
     openai,
     openai_files,
     responses,
+    sglang,
     token_api,
 )
 from gateway.wire.dialect import Api, Dialect
@@ -26,7 +27,7 @@ APIS: tuple[Api, ...] = (
     anthropic.MESSAGES,
     anthropic.COUNT_TOKENS,
     token_api.GENERATE,
-    token_api.SGLANG_GENERATE,
+    sglang.GENERATE,
     token_api.ABORT,
     token_api.TOKENIZER,
     token_api.RENDER,

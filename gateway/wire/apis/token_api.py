@@ -81,16 +81,6 @@ GENERATE = Dialect(
         as_chat=False,
     ),
 )
-SGLANG_GENERATE = Api(
-    name="sglang_generate",
-    paths=("/generate",),
-    work="generates",
-    several=True,
-    prompts="input_ids",
-    nested=True,
-    labelled=False,
-)
-"""SGLang's own API: forwarded if it is among the option `extra_paths`."""
 
 ABORT = Api(name="abort", paths=("/inference/v1/abort_requests",), work="manages", labelled=False)
 TOKENIZER = Api(name="tokenizer", paths=("/tokenize", "/detokenize"), work="converts")

@@ -71,7 +71,7 @@ def is_usual(choice: Choice, *, ids: bool, logprobs: bool) -> bool:
     return reason == NULL or (bytes(reason)[:1] == b'"' and bytes(reason) not in _UNFINISHED)
 
 
-def is_empty(choice: Choice) -> bool:
+def says_nothing(choice: Choice) -> bool:
     """Whether the choice goes on and has an empty delta."""
     return choice.delta == _EMPTY_OBJECT and choice.finish_reason == NULL
 

@@ -16,8 +16,9 @@ from msgspec import Raw
 
 from gateway.errors import NOT_JSON
 from gateway.kernel.interface import Cut, Functions
+from gateway.wire.stripping.answer_text import AnswerText
 from gateway.wire.stripping.any_frame import AnyFrame, any_frame_of
-from gateway.wire.stripping.unasked import AnswerText, Unasked
+from gateway.wire.stripping.unasked import Unasked
 
 # `omit_defaults` compares by identity: an absent key is not written, a null that came is.
 ABSENT = Raw(b"null")

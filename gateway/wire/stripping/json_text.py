@@ -85,6 +85,14 @@ def members(text: bytes, at: int = 0) -> tuple[list[Member], int]:
     raise Malformed("an object has no end")
 
 
+def members_within(text: bytes, one: Member) -> list[Member]:
+    """Return the members of the object that is the value of `one`; none if it cannot be read."""
+    try:
+        return members(text, one.value)[0]
+    except Malformed:
+        return []
+
+
 def quick_members(text: bytes, start: int, stop: int) -> list[Member] | None:
     """Return the members of the object `text[start:stop]`, several times as fast.
 

@@ -17,130 +17,38 @@ tells which it is:
 The tests hold that this is right for each engine with recorded responses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
-import msgspec
-
+from gateway.wire.stripping.answer_text import AnswerText
 from gateway.wire.stripping.any_frame import is_appended
-from gateway.wire.stripping.json_text import (
-    NULL,
-    Edit,
-    Malformed,
-    Member,
-    is_rest,
-    members,
-    objects,
-    quick_members,
-    quick_objects,
-    removals,
-    start_of_object,
-)
+from gateway.wire.stripping.json_text import NULL, Edit, Member, members_within, removals
+from gateway.wire.stripping.sglang import is_sglang, only_if_asked, without_logprobs
 
 OTHER_HOME = b"provider_specific_fields"
 """Where LiteLLM puts the fields of a choice that OpenAI's API does not have."""
-
-_UNFINISHED = frozenset((b'""', b'"null"'))
-_SILENT = frozenset((NULL, b"{}", b'""', b"[]"))
-_CONTENT = frozenset((b"delta", b"text"))
-
-
-_Choice = tuple[int, int, list[Member]]
-
-
-class AnswerText(msgspec.Struct, gc=False):
-    """A response or an event as text: its members, and those of each choice with its span."""
-
-    text: bytes
-    top: list[Member]
-    choices: list[list[Member]]
-    spans: list[tuple[int, int]]
-
-    def value(self, member: Member) -> bytes:
-        return self.text[member.value : member.end]
-
-    def of(self, found: Sequence[Member], name: bytes) -> bytes:
-        """Return the value of one of `found`; NULL if it is absent, the last if there are more."""
-        value = NULL
-        for member in found:
-            if member.key == name:
-                value = self.value(member)
-        return value
-
-    def is_finished(self, choice: Sequence[Member]) -> bool:
-        """Whether the choice ends here; some engines send "" or "null" while it goes on."""
-        reason = self.of(choice, b"finish_reason")
-        return reason.startswith(b'"') and reason not in _UNFINISHED
-
-    def is_silent(self, choice: Sequence[Member]) -> bool:
-        """Whether the choice has neither content nor an end."""
-        return not self.is_finished(choice) and all(
-            self.value(one) in _SILENT or (one.key == b"delta" and self._says_nothing(one))
-            for one in choice
-            if one.key in _CONTENT
-        )
-
-    def _says_nothing(self, delta: Member) -> bool:
-        try:
-            said, _ = members(self.text, delta.value)
-        except Malformed:
-            return False
-        return all(one.key == b"role" or self.value(one) in _SILENT for one in said)
-
-
-def read_text(text: bytes) -> AnswerText | None:
-    """Find the members of a response; None if `text` is not an object and nothing else."""
-    quick = _read_quickly(text)
-    if quick is not None:
-        return quick
-    try:
-        top, end = members(text, start_of_object(text))
-        choices = [
-            choice for at in _lists_of_choices(text, top) for choice in objects(text, at.value)
-        ]
-    except Malformed:
-        return None
-    return _answer(text, top, choices) if is_rest(text, end) else None
-
-
-def _read_quickly(text: bytes) -> AnswerText | None:
-    """Find the members of a response that is JSON in every respect; else None."""
-    top = quick_members(text, 0, len(text))
-    if top is None:
-        return None
-    choices: list[_Choice] = []
-    for one in _lists_of_choices(text, top):
-        found = quick_objects(text, one.value, one.end)
-        if found is None:
-            return None
-        choices += found
-    return _answer(text, top, choices)
-
-
-def _lists_of_choices(text: bytes, top: Sequence[Member]) -> list[Member]:
-    return [one for one in top if one.key == b"choices" and text[one.value] == ord("[")]
-
-
-def _answer(text: bytes, top: list[Member], choices: Sequence[_Choice]) -> AnswerText:
-    spans = [(at, end) for at, end, _ in choices]
-    return AnswerText(text, top, [found for *_, found in choices], spans)
 
 
 class Unasked:
     """Takes fields out of the responses of one call, as its engine leaves them out if not asked.
 
-    `in_answer` and `in_choice` are the keys to take out of a response and of its choices. `streams`
-    is False for a plain response. `omitted`: events lack the keys `in_answer` unless requested.
-    `omits_null` and `no_logprobs`: the stream has shown that its
-    engine writes no nulls, or no `logprobs` unless requested.
+    `in_answer` and `in_choice` are the keys to take out of a response and of its choices;
+    `in_sglext` and `kept` are those of SGLang to take out of `sglext`, and to leave in its choices.
+    `streams` is False for a plain response. `omitted`: events lack the keys `in_answer` unless
+    requested. `omits_null` and `no_logprobs`: the stream has shown that its engine writes no nulls,
+    or no `logprobs` unless requested. `lost_sglext`: the latest response had an `sglext` that is
+    taken out whole.
     """
 
     __slots__ = (
         "_ids",
         "_in_answer",
         "_in_choice",
+        "_in_sglext",
+        "_kept",
         "_omitted",
         "_streams",
+        "lost_sglext",
         "no_logprobs",
         "omits_null",
     )
@@ -152,13 +60,17 @@ class Unasked:
         *,
         streams: bool,
         omitted: bool = False,
+        in_sglext: Collection[str] = (),
+        kept: Collection[str] = (),
     ) -> None:
         self._in_answer = _encoded(tuple(in_answer))
         self._in_choice = _encoded(tuple(in_choice))
+        self._in_sglext = _encoded(tuple(in_sglext))
+        self._kept = _encoded(tuple(kept))
         self._ids = b"token_ids" in self._in_choice
         self._streams = streams
         self._omitted = omitted
-        self.omits_null = self.no_logprobs = False
+        self.omits_null = self.no_logprobs = self.lost_sglext = False
 
     @property
     def state(self) -> tuple[bool, bool]:
@@ -181,25 +93,32 @@ class Unasked:
 
     def _of_answer(self, answer: AnswerText) -> list[Edit]:
         told = [one for one in answer.top if self._tells(answer, one, self._in_answer)]
+        whole, edits = only_if_asked(answer, self._in_sglext)
+        self.lost_sglext = bool(whole)
         elsewhere = not self._streams and any(map(_has_other_home, answer.choices))
         if self.omits_null or self._omitted or elsewhere:
-            return removals(answer.top, told)
-        return [Edit(one.value, one.end, NULL) for one in told]
+            return edits + removals(answer.top, told + whole)
+        edits += removals(answer.top, whole)
+        return edits + [Edit(one.value, one.end, NULL) for one in told]
 
     def _of_choice(self, answer: AnswerText, choice: list[Member]) -> Iterator[Edit]:
-        told = [one for one in choice if self._tells(answer, one, self._in_choice)]
+        sglang = is_sglang(choice)
+        names = self._in_choice - self._kept if sglang else self._in_choice
+        told = [one for one in choice if self._tells(answer, one, names)]
         doomed = [one for one in told if self._omits(choice, one)]
         yield from removals(choice, doomed)
         for one in told:
             if one not in doomed:
                 yield Edit(one.value, one.end, NULL)
+        if sglang and b"logprobs" in names:
+            yield from without_logprobs(answer.text, choice)
         if self._ids:
             for one in choice:
                 if one.key == OTHER_HOME and answer.text[one.value] == ord("{"):
                     yield from self._of_other_home(answer, one)
 
     def _of_other_home(self, answer: AnswerText, home: Member) -> list[Edit]:
-        found, _ = members(answer.text, home.value)
+        found = members_within(answer.text, home)
         told = [one for one in found if self._tells(answer, one, self._in_choice)]
         if self.omits_null:
             return removals(found, told)
@@ -211,7 +130,7 @@ class Unasked:
     def _omits(self, choice: list[Member], one: Member) -> bool:
         if one.key == b"logprobs" and (self.no_logprobs or _is_appended(choice)):
             return True
-        if one.key in _IDS and _is_sglang(choice):
+        if one.key in _IDS and is_sglang(choice):
             return True
         return self.omits_null if self._streams else one.key in _IDS and _has_other_home(choice)
 
@@ -221,16 +140,11 @@ def _encoded(names: tuple[str, ...]) -> frozenset[bytes]:
     return frozenset(name.encode() for name in names)
 
 
-_IDS = frozenset((b"token_ids", b"prompt_token_ids"))
+_IDS = frozenset((b"token_ids", b"prompt_token_ids", b"response_token_ids"))
 
 
 def _has_other_home(choice: Sequence[Member]) -> bool:
     return any(one.key == OTHER_HOME for one in choice)
-
-
-def _is_sglang(choice: Sequence[Member]) -> bool:
-    keys = [one.key for one in choice]
-    return b"matched_stop" in keys and b"stop_reason" not in keys
 
 
 def _lacks_finish_reason(choice: Sequence[Member]) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.wire.apis import sglang
 from gateway.wire.apis.openai import CHAT, COMPLETIONS
 from gateway.wire.apis.registry import APIS, api_of, dialect_of
 from gateway.wire.apis.token_api import GENERATE
@@ -84,6 +85,7 @@ def test_dialects_are_the_apis_that_the_gateway_reads() -> None:
         "/v1/chat/completions": CHAT,
         "/v1/completions": COMPLETIONS,
         "/inference/v1/generate": GENERATE,
+        "/generate": sglang.GENERATE,
     }
     assert all(api_of(path) is dialect for path, dialect in read.items())
 

@@ -28,9 +28,12 @@ PYTHON = "llama-cpp-python-0.3.36"
 
 
 def strip(
-    answer: bytes, injected: frozenset[Injection], pieces: list[bytes] | None = None
+    answer: bytes,
+    injected: frozenset[Injection],
+    pieces: list[bytes] | None = None,
+    stripper: Stripper | None = None,
 ) -> bytes:
-    stripper = Stripper(injected)
+    stripper = stripper or Stripper(injected)
     if not answer.lstrip(b"\xef\xbb\xbf").startswith((b"data:", b":")):
         return stripper.plain(answer)
     call = Call(RecordingCaller(), method="POST", path="/v1/chat/completions")

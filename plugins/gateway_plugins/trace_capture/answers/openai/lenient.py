@@ -30,9 +30,9 @@ def numbers_of(choice: Any, form: Form) -> Any:
 
 
 def _provided(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the token ids of a choice if LiteLLM has put them into a field of its own."""
+    """Return the token ids of a choice if LiteLLM or SGLang has them at a place of its own."""
     fields = choice.get("provider_specific_fields")
-    ids = fields.get("token_ids") if isinstance(fields, dict) else None
+    ids = fields.get("token_ids") if isinstance(fields, dict) else choice.get("response_token_ids")
     return {"token_ids": ids} if ids and not choice.get("token_ids") else {}
 
 

@@ -3,7 +3,7 @@
 A logprob is a tuple: value, token id, text or null. A response is a list if several sequences were
 asked for. Each event of a stream repeats what came before, unless the engine was started with
 incremental output; the count of the tokens in it tells which. The ids of the prompt are known if
-its logprobs were asked for, or if the request has them (`with_prompts`).
+they or their logprobs were asked for, or if the request has them (`with_prompts`).
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,7 @@ class _Sequence(msgspec.Struct):
     meta_info: _Meta
     text: str = ""
     output_ids: list[TokenId] | None = None
+    prompt_token_ids: list[TokenId] | None = None
     index: Index = 0
 
 
@@ -147,7 +148,7 @@ def _part(whole: _Sequence) -> Part:
     ids = whole.output_ids or named
     logprobs = [value for value, _, _ in scores]
     texts = [text for _, _, text in scores if text is not None]
-    prompt = [token for _, token, _ in meta.input_token_logprobs or ()]
+    prompt = whole.prompt_token_ids or [token for _, token, _ in meta.input_token_logprobs or ()]
     packed = pack_logprobs(logprobs)
     exact = Extra(logprobs=None if fits_float32(logprobs, packed) else logprobs)
     return Part(
