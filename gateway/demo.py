@@ -14,7 +14,8 @@ from gateway.serve.server import Server
 from gateway.simulator import Simulator, SimulatorConfig
 
 TRY = """\
-The gateway listens on {url}, in front of a simulated vLLM. Try, in another terminal:
+The gateway listens on {url}, in front of a simulated vLLM. Open {url}/dashboard in a browser: it
+shows the fleet, and each token of the calls below. Try, in another terminal:
 
   curl {url}/v1/models
 
@@ -43,7 +44,8 @@ Each call is logged below, one JSON line each. Ctrl-C ends it.
 
 TRY_GPU_BOX = """\
 The gateway listens on {url}. Two simulated models share one GPU; each takes three seconds to load.
-`assistant` is loaded now, and is there for realtime calls. Try, in another terminal:
+`assistant` is loaded now, and is there for realtime calls. {url}/dashboard shows who has the GPU
+and why. Try, in another terminal:
 
   Calls that wait for their model: {many} callers, one load.
 
@@ -92,7 +94,7 @@ def run_gpu_box(port: int, plugins: list[str], flags: list[str]) -> None:
     """Serve two models that share a GPU, until a signal arrives. Raises ConfigError."""
     box = PluginEntry(name="runtime", options=_gpu_box(port + 1), source="--gpu-box")
     entries = (box, *map(_entry_of, flags))
-    gateway = _gateway(port, ["openai_models", "batch", *plugins], *entries)
+    gateway = _gateway(port, ["openai_models", "batch", "dashboard", *plugins], *entries)
     uvloop.run(_Demo(gateway, TRY_GPU_BOX, flags).serve())
 
 
