@@ -12,12 +12,19 @@ from trace_capture.tapped.told import ABORTS, Sample, Told, ends_in_order, told
 from gateway import Trace, TraceChoice
 
 TRANSLATED = ("messages", "responses")
+GARBAGE = b"the arguments of a tool call are no JSON object"
+"""What a plain message cannot hold, whole as the sample is."""
+
 OWN_TEXT = ("chat", "completions")
 
 
 class Row(msgspec.Struct):
-    """The calls of one API. `late`: the engine had said all, but its caller had left before the
-    gateway read that. `untraced`: their callers left before there was anything to record."""
+    """The calls of one API.
+
+    `late`: the engine had said all, but its caller had left before the gateway read that.
+    `untraced`: their callers left before there was anything to record. `garbage`: tool calls that
+    the API of their callers cannot hold.
+    """
 
     calls: int = 0
     complete: int = 0
@@ -25,6 +32,7 @@ class Row(msgspec.Struct):
     late: int = 0
     untraced: int = 0
     without_sample: int = 0
+    garbage: int = 0
     incomplete: Counter[str] = msgspec.field(default_factory=Counter)
 
 
@@ -89,7 +97,7 @@ def _compare(asked: Asked, trace: Trace, page: Served, row: Row) -> Iterator[str
         elif not late:
             yield from _of_reasons(asked, trace, page, heard)
     yield from _of_samples(trace, heard.samples, exact=trace.verdict == "COMPLETE")
-    yield from _of_caller(asked, trace, page)
+    yield from _of_caller(asked, trace, page, row)
 
 
 def _of_reasons(asked: Asked, trace: Trace, page: Served, heard: Told) -> Iterator[str]:
@@ -162,11 +170,13 @@ def _is_equal(choice: TraceChoice, one: Sample, *, exact: bool) -> bool:
     )
 
 
-def _of_caller(asked: Asked, trace: Trace, page: Served) -> Iterator[str]:
+def _of_caller(asked: Asked, trace: Trace, page: Served, row: Row) -> Iterator[str]:
     """What the caller was told agrees with what the engine said."""
     api = asked.ask.api
     if not is_ended(api, asked.said):
-        if trace.verdict == "COMPLETE" and not (asked.left or asked.doomed or asked.ask.fault):
+        if GARBAGE in asked.said.body:
+            row.garbage += 1
+        elif trace.verdict == "COMPLETE" and not (asked.left or asked.doomed or asked.ask.fault):
             yield f"COMPLETE, but the caller got {bytes(asked.said.body[-300:])!r}"
         return
     carried = "chat" if trace.translated_from else api
