@@ -301,7 +301,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "/tokenizer_info",
         "/version",
         "/inference/v1/generate",
-        "/generate",
     )
     warnings: Annotated[tuple[str, ...], Note(internal=True)] = ()
 

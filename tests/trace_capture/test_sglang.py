@@ -29,6 +29,7 @@ from gateway.wire.dialect import Unreadable
 from gateway.wire.injection import INJECTIONS, inject
 
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+PATHS = (GENERATE,)
 ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 IN_SGLEXT = {"return_input_ids_in_sglext": True, "return_output_ids_in_sglext": True}
 
@@ -58,7 +59,7 @@ async def test_completions_are_captured_and_stripped(
 ) -> None:
     engine = SGLang()
     async with ScriptedWorker(engine.script) as worker:
-        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=PATHS)
         body = {"model": "m", "prompt": "Hi", "stream": stream}
         trace = await asked_of(live, engine, COMPLETIONS, body)
     assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
@@ -94,7 +95,7 @@ async def test_versions_of_weights_are_in_plain_chats(
 ) -> None:
     engine = SGLang()
     async with ScriptedWorker(engine.script) as worker:
-        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=PATHS)
         trace = await asked_of(live, engine, CHAT, ASKED)
     spans = trace.choices[0].weight_versions or []
     assert [(one.version, one.start, one.end) for one in spans] == [
@@ -114,7 +115,7 @@ async def test_streamed_chats_of_some_servers_are_incomplete(
     gateway_for: GatewayFor, tmp_path: Path, engine: SGLang, reasons: list[str]
 ) -> None:
     async with ScriptedWorker(engine.script) as worker:
-        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=PATHS)
         trace = await asked_of(live, engine, CHAT, {**ASKED, "stream": True})
     assert trace.reasons == reasons
 
@@ -140,7 +141,7 @@ async def test_callers_keep_what_they_ask_for_themselves(
     engine = SGLang()
     async with ScriptedWorker(engine.script) as server:
         worker = config.Worker(url=server.url, probe="sglang")
-        live = await capturing(gateway_for, tmp_path, workers=[worker])
+        live = await capturing(gateway_for, tmp_path, workers=[worker], extra_paths=PATHS)
         trace = await asked_of(live, engine, CHAT, {**ASKED, **more})
     assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
     assert is_whole(trace)
@@ -150,7 +151,7 @@ async def test_callers_may_ask_by_headers(gateway_for: GatewayFor, tmp_path: Pat
     engine = SGLang()
     async with ScriptedWorker(engine.script) as server:
         worker = config.Worker(url=server.url, probe="sglang")
-        live = await capturing(gateway_for, tmp_path, workers=[worker])
+        live = await capturing(gateway_for, tmp_path, workers=[worker], extra_paths=PATHS)
         headers = {"x-sglext-return-output-ids": "1"}
         await live.client.post(CHAT, json={**ASKED, "stream": True}, headers=headers)
     [asked] = engine.requests
@@ -166,7 +167,7 @@ async def test_worker_that_rejects_both_ways_is_asked_once_in_each(
     answer = answer_of(written(refusal), status="400 Bad Request")
     engine.answer = lambda path, asked: answer  # type: ignore[method-assign]
     async with ScriptedWorker(engine.script) as worker:
-        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=PATHS)
         said = await live.client.post(CHAT, json={**ASKED, "stream": True})
     assert (said.status_code, said.content) == (400, written(refusal))
     asked = [[name for name in one if name.startswith("return")] for one in engine.requests]
@@ -190,7 +191,7 @@ async def test_generate_is_captured_and_stripped(
     engine = SGLang(incremental=incremental)
     body = {**prompt, "sampling_params": {"max_new_tokens": 3, "n": n}, "stream": stream}
     async with ScriptedWorker(engine.script) as worker:
-        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=PATHS)
         for more in ({}, {"return_logprob": True}, {"return_prompt_token_ids": True}):
             trace = await asked_of(live, engine, GENERATE, {**body, **more})
             assert (trace.verdict, trace.reasons) == ("COMPLETE", [])
@@ -214,7 +215,7 @@ async def test_logprobs_of_generate_that_cannot_be_stripped_are_not_requested(
 ) -> None:
     engine = SGLang()
     async with ScriptedWorker(engine.script) as worker:
-        live = await capturing(gateway_for, tmp_path, workers=[worker.url])
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=PATHS)
         await live.client.post(GENERATE, json={"sampling_params": {}, **body})
     assert "return_logprob" not in engine.requests[0]
 

@@ -46,13 +46,13 @@ class Parser:
 def parsed(text: str, *, ended: bool) -> tuple[str, list[str]]:
     """Return what is text for certain, and the names of whole calls."""
     calls = re.findall(f"{OPEN}(.*?){CLOSE}", text)
-    said = re.sub(f"{OPEN}.*?{CLOSE}", "", text)
-    if OPEN in said:
-        said = said[: said.index(OPEN)]
+    *said, rest = re.split(f"{OPEN}.*?{CLOSE}", text)
+    if OPEN in rest:
+        rest = rest[: rest.index(OPEN)]
     elif not ended:
-        held = next((n for n in range(len(OPEN) - 1, 0, -1) if said.endswith(OPEN[:n])), 0)
-        said = said[: len(said) - held]
-    return said, calls
+        held = next((n for n in range(len(OPEN) - 1, 0, -1) if rest.endswith(OPEN[:n])), 0)
+        rest = rest[: len(rest) - held]
+    return "".join([*said, rest]), calls
 
 
 def asked(**fields: Any) -> Asked:
