@@ -112,7 +112,7 @@ def _gpu_box(port: int) -> dict[str, object]:
 
 async def _demo(port: int, plugins: list[str], flags: list[str]) -> None:
     async with Simulator(SIMULATED) as simulator:
-        names = ["sessions", *plugins, "trace_capture", "access_log"]  # some translate first
+        names = ["sessions", *plugins, "trace_capture", "dashboard", "access_log"]
         worker = Worker(url=f"{simulator.url}/v1", worker_id="simulator")
         gateway = _gateway(port, names, *map(_entry_of, flags), workers=(worker,))
         await _Demo(gateway, TRY, flags).serve()

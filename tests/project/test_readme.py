@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from support.manual import Manual, running, shell
@@ -43,6 +44,11 @@ def test_readme_make_commands_are_targets_of_the_makefile() -> None:
 def test_readme_curl_command_works_against_the_demo(demo: str, tmp_path: Path) -> None:
     answer = json.loads(shell(README.block("sh", "9090/v1/chat", demo), tmp_path))
     assert answer["choices"][0]["message"]["content"]
+
+
+def test_readme_dashboard_is_in_the_demo(demo: str) -> None:
+    with urlopen(f"{demo}/dashboard") as page:
+        assert page.headers["content-type"].startswith("text/html")
 
 
 def test_readme_openai_snippet_works_against_the_demo(demo: str, tmp_path: Path) -> None:
