@@ -3,9 +3,11 @@
 import re
 from typing import Any
 
+import pytest
+from gateway_plugins.trace_capture.tito.answer.stops import cut_at
 from gateway_plugins.trace_capture.tito.answer.stream import ChoiceStream
 from gateway_plugins.trace_capture.tito.answer.structs import Asked, Choice
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 OPEN, CLOSE = "<call>", "</call>"
@@ -57,7 +59,7 @@ def parsed(text: str, *, ended: bool) -> tuple[str, list[str]]:
 
 def asked(**fields: Any) -> Asked:
     request = {"tools": [{}], **fields}
-    return Asked(request, [1], True, False, False, None, False, "m")
+    return Asked(request, [1], True, False, False, False, None, False, "m")
 
 
 def run(texts: list[str], waits: list[bool], **fields: Any) -> tuple[ChoiceStream, list[Any]]:
@@ -114,15 +116,48 @@ def test_after_a_false_mark_text_is_sent_at_once_again() -> None:
     assert at_once.delta == {"content": "c"}
 
 
-def test_a_stop_string_is_not_sent_by_the_parser() -> None:
-    texts = ["a", "<", "STOP"]
-    stream, parser = ChoiceStream(asked(stop=["STOP"])), Parser(texts)
-    assert stream.add(Choice(0, "", [0])) is not None  # the text lags behind the ids
-    stream.add(Choice(0, "a<", [1]))
-    stream.add(Choice(0, "", [2], None, "stop", "STOP"))
-    piece, request = stream.take()
-    stream.parsed(piece, parser.answer(request))
-    assert stream.message == {"role": "assistant", "content": "a<"}
+@given(
+    st.lists(st.sampled_from(["a", "b ", "S", "ST", "TO", "<", OPEN, CLOSE]), max_size=9),
+    st.sampled_from(["STOP", "xSTOP!", "OP"]),
+    st.lists(st.booleans(), min_size=1),
+)
+def test_a_stop_string_is_not_sent(texts: list[str], last: str, waits: list[bool]) -> None:
+    stop = "STOP" if "STOP" in last else "OP"
+    texts = [*texts, last]
+    whole = "".join(texts)
+    at = whole.find(stop)
+    assume(at >= len(whole) - len(last))  # else the engine would have stopped before
+    stream, parser = ChoiceStream(asked(stop=[stop])), Parser(texts)
+    sent = []
+    for number in range(len(texts)):
+        ended = number == len(texts) - 1
+        # The text lags behind the ids; all of it comes with the last one.
+        end = ("stop", stop) if ended else (None, None)
+        assert stream.add(Choice(0, whole[:at] if ended else "", [number], None, *end)) is None
+        if ended or not waits[number % len(waits)]:
+            piece, request = stream.take()
+            sent.append(stream.parsed(piece, parser.answer(request)).delta.get("content", ""))
+    told, calls = parsed(whole[:at], ended=True)
+    assert "".join(sent) == (stream.message["content"] or "")
+    if calls:
+        assert stream.message["content"] == (told or None)
+    else:
+        assert stream.message["content"] == (whole[:at] or None)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole", "keep", "expected"),
+    [
+        ("so be it", "mark so b", False, "so b"),
+        ("so be it", "mark so be", True, "so be"),
+        ("e, then e", "mark e, then ", False, "e, then "),
+        ("nothing", "", False, "nothing"),
+    ],
+)
+def test_a_text_is_cut_where_the_engine_stopped(
+    text: str, whole: str, keep: bool, expected: str
+) -> None:
+    assert cut_at(text, "e", whole, keep=keep) == expected
 
 
 def test_calls_end_a_turn_as_calls() -> None:

@@ -15,7 +15,8 @@ import pytest
 from accounting.tap import Served, Tap
 from support.gateways.capturing import capturing
 from support.tito.agents import reworded, traces_of, with_tito
-from trace_capture.tapped.engine import vllm
+from support.tito.answers import events, normal, said
+from trace_capture.tapped.engine import thinking_model, vllm
 
 from gateway import Trace
 from gateway.testing import GatewayFor
@@ -100,3 +101,32 @@ def _check(traces: list[Trace], tap: Tap, found: Counter[str]) -> None:
         found["tokens"] += len(trace.completion_token_ids)
     found["turns"] += len(traces)
     found["reworded"] += reworded(traces)
+
+
+ODD = {"3": 4, "4": 4, "5": 4, "6": 4}
+"""Marks of tools and thoughts, which a random model writes in any order."""
+
+
+async def test_answers_of_vllm_are_those_of_chat(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    async with vllm(Path(HOME), tmp_path) as engine:
+        thinking = thinking_model(Path(HOME, "model"), tmp_path)
+        await engine.start(thinking, "--reasoning-parser", "deepseek_r1")
+        live = await capturing(gateway_for, tmp_path, workers=[engine.url])
+        await with_tito(live, "ours")
+        different = []
+        for number in range(TURNS):
+            chance = random.Random(number)
+            messages = [{"role": "user", "content": f"Hello {number}"}]
+            asked = {"model": "tiny", "messages": messages, **fields(chance), "logit_bias": ODD}
+            asked |= {"tools": [TOOL]} if chance.random() < 0.5 else {}
+            both = []
+            for session in ("ours", "theirs"):
+                path = f"/sessions/{session}/v1/chat/completions"
+                answer = await live.client.post(path, json=asked)
+                assert answer.status_code == 200, answer.text
+                stream = asked["stream"]
+                both.append(said(events(answer)) if stream else normal(answer.json()["choices"]))
+            if both[0] != both[1]:
+                different.append((asked, *both))
+    (tmp_path / "different.json").write_text(json.dumps(different, indent=1), encoding="utf-8")
+    assert not different, f"{len(different)} of {TURNS}, all in {tmp_path}/different.json"

@@ -142,6 +142,7 @@ def _asked(request: dict[str, Any], prompt: Prompt, model: str | None) -> Asked:
         parsed=is_parsed(request, rendered),
         calls=must_call(request),
         thinks=rendered.parses_reasoning and rendered.fields.get("reasoning_ended") is not True,
+        shows_marks=rendered.shows_marks,
         alternatives=top_logprobs(request),
         returns_ids=request.get("return_token_ids") is True,
         model=model,

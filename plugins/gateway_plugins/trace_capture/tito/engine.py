@@ -41,6 +41,12 @@ class Rendered(msgspec.Struct, frozen=True):
         return self.fields.get("reasoning_parser_kwargs") is not None
 
     @property
+    def shows_marks(self) -> bool:
+        """Whether special tokens are in the text of an answer."""
+        params = self.fields.get("sampling_params")
+        return isinstance(params, dict) and params.get("skip_special_tokens") is False
+
+    @property
     def has_media(self) -> bool:
         return bool(self.fields.get("features") or self.fields.get("content_parts"))
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gateway_plugins.trace_capture.tito.answer.stops import cut_at, keeps_stop
 from gateway_plugins.trace_capture.tito.answer.structs import (
     Asked,
     Choice,
@@ -43,13 +44,15 @@ def derender_request(asked: Asked, generated: Generated) -> dict[str, Any] | Non
     return asked.derender(generate_response=response, prompt_tokens=len(asked.prompt))
 
 
-def messages_of(generated: Generated, derendered: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+def messages_of(
+    asked: Asked, generated: Generated, derendered: Mapping[str, Any]
+) -> dict[int, dict[str, Any]]:
     """Return the message of each choice by its index; `derendered` is empty if nothing was."""
     found = {choice["index"]: choice["message"] for choice in derendered.get("choices", ())}
-    return {one.index: _message(one, found.get(one.index)) for one in generated.choices}
+    return {one.index: _message(asked, one, found.get(one.index)) for one in generated.choices}
 
 
-def _message(choice: Choice, parsed: Mapping[str, Any] | None) -> dict[str, Any]:
+def _message(asked: Asked, choice: Choice, parsed: Mapping[str, Any] | None) -> dict[str, Any]:
     if parsed is None:
         return {**_EMPTY, "content": choice.text}
     calls, thoughts = parsed.get("tool_calls") or [], parsed.get("reasoning")
@@ -57,7 +60,12 @@ def _message(choice: Choice, parsed: Mapping[str, Any] | None) -> dict[str, Any]
     if calls:
         return {**found, "tool_calls": with_ids(calls)}
     if thoughts is None:  # only the engine's own text ends before a stop string
-        found["content"] = choice.text
+        return {**found, "content": choice.text}
+    last = "content" if found["content"] else "reasoning"
+    stop = choice.stop_reason
+    if isinstance(stop, str):
+        keep = keeps_stop(asked.request)
+        found[last] = cut_at(found[last], stop, choice.text, keep=keep) or None
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway_plugins.trace_capture.tito.answer.stops import begun, cut_at, keeps_stop, stops_of
 from gateway_plugins.trace_capture.tito.answer.structs import Asked, Choice, Logprobs, with_ids
 
 Way = Literal["content", "reasoning", "parsed"]
@@ -18,12 +19,6 @@ Way = Literal["content", "reasoning", "parsed"]
 
 MARKS = re.compile(r"[<\[{`\u25c1\u3010\u00ab]|functools")
 """What the marks of all parsers of tool calls and reasoning begin with."""
-
-
-def common_length(one: str, other: str) -> int:
-    """Return the number of characters that both texts begin with."""
-    both = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in both if a != b), min(len(one), len(other)))
 
 
 class Sent(msgspec.Struct):
@@ -59,7 +54,9 @@ class ChoiceStream:
         self._parsing = False
         self._content: list[str] = []
         self._reasoning: list[str] = []
-        self._text = self._held = ""
+        self._text = ""
+        self._held: dict[str, str] = {}
+        self._stops, self._keeps_stop = stops_of(asked.request), keeps_stop(asked.request)
         self._calls: dict[int, dict[str, Any]] = {}
         self.ids: list[int] = []
         self.finish_reason: str | None = None
@@ -85,6 +82,8 @@ class ChoiceStream:
             return True
         if self._way == "parsed" or self._parsing or self._waiting is not None:
             return False
+        if self._stops or (self._way == "reasoning" and not self._asked.shows_marks):
+            return False  # the text lags behind the ids, or does not show where thoughts end
         return MARKS.search(choice.text) is None
 
     def _plain(self, choice: Choice) -> Sent:
@@ -136,8 +135,8 @@ class ChoiceStream:
         if given.get("tool_calls"):
             delta["tool_calls"] = with_ids(given["tool_calls"])
         self._choose_way(piece, delta)
-        if self._asked.has_stops:
-            self._hold_back(delta, ended=piece.finish_reason is not None)
+        if self._stops:
+            self._hold_back(piece, delta)
         if piece.finish_reason is not None:
             self._complete(delta)
         return self._sent(delta, piece.ids, piece.logprobs, piece.finish_reason, piece.stop_reason)
@@ -152,16 +151,19 @@ class ChoiceStream:
         else:
             self._way = "parsed"
 
-    def _hold_back(self, delta: dict[str, Any], *, ended: bool) -> None:
-        """Keep the text that the engine's own does not have yet: a stop string may begin in it."""
-        held = self._held + delta.pop("content", "")
-        said = "".join(self._content)
-        sure = common_length(self._text, said + held) - len(said)
-        if ended or sure < 0 or not self._text.startswith(said):
-            sure = len(held)
-        if held[:sure]:
-            delta["content"] = held[:sure]
-        self._held = held[sure:]
+    def _hold_back(self, piece: Piece, delta: dict[str, Any]) -> None:
+        """Keep the end of a text in which a stop string may begin, and cut the last text at it."""
+        texts = {
+            way: self._held.pop(way, "") + delta.pop(way, "") for way in ("reasoning", "content")
+        }
+        last = "content" if texts["content"] else "reasoning"
+        text = texts[last]
+        if isinstance(piece.stop_reason, str):
+            texts[last] = cut_at(text, piece.stop_reason, self._text, keep=self._keeps_stop)
+        elif piece.finish_reason is None and "tool_calls" not in delta:
+            sure = len(text) - begun(text, self._stops)
+            texts[last], self._held[last] = text[:sure], text[sure:]
+        delta.update({way: text for way, text in texts.items() if text})
 
     def _complete(self, delta: dict[str, Any]) -> None:
         """Send all of a text that is only text: the parser does not know of stop strings."""

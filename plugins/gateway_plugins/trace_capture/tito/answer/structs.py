@@ -54,7 +54,8 @@ class Asked(msgspec.Struct, frozen=True):
 
     `request` is the chat request, and `prompt` the ids of its prompt. `parsed`: the engine makes
     more of an answer than its text; `calls`: it begins with a tool call; `thinks`: it may begin
-    with reasoning. `alternatives` of each token go to the caller; None: no logprobs do.
+    with reasoning. `shows_marks`: special tokens are in the text. `alternatives` of each token go
+    to the caller; None: no logprobs do.
     """
 
     request: Mapping[str, Any]
@@ -62,13 +63,10 @@ class Asked(msgspec.Struct, frozen=True):
     parsed: bool
     calls: bool
     thinks: bool
+    shows_marks: bool
     alternatives: int | None
     returns_ids: bool
     model: str | None
-
-    @property
-    def has_stops(self) -> bool:
-        return bool(self.request.get("stop"))
 
     @property
     def wants_usage(self) -> bool:

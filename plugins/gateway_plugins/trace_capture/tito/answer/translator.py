@@ -83,7 +83,7 @@ class GenerateAsChat:
         request = derender_request(self._asked, generated)
         try:
             derendered = {} if request is None else await self._derender(request)
-            messages = messages_of(generated, derendered)
+            messages = messages_of(self._asked, generated, derendered)
         except (CallError, KeyError, TypeError) as error:
             self._failure = Unreadable(f"the worker could not make a message: {error}")
             return
