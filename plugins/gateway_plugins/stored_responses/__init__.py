@@ -29,7 +29,7 @@ from gateway_plugins.stored_responses.options import Options
 from gateway_plugins.stored_responses.responses import Responses
 from gateway_plugins.stored_responses.schema import MIGRATIONS
 from gateway_plugins.stored_responses.showing import EVENT_HEADERS, json
-from gateway_plugins.stored_responses.turns import TURN, TurnSink, begin
+from gateway_plugins.stored_responses.turns import TURN, TurnSink, begin, refers
 from gateway_plugins.stored_responses.upkeep import Upkeep
 
 RESPONSES, CONVERSATIONS = "/v1/responses", "/v1/conversations"
@@ -114,7 +114,8 @@ class StoredResponses:
 
     def _keeps(self, request: ResponsesRequest) -> bool:
         stored = self._options.store_by_default if request.store is None else request.store
-        return bool(stored or request.previous_response_id or request.conversation)
+        follows = request.previous_response_id or request.conversation
+        return bool(stored or follows) or refers(request)
 
     @hookimpl
     async def handle(self, call: Call) -> Answer | None:
@@ -135,8 +136,11 @@ class StoredResponses:
         body = await call.body.read()
         try:
             request = read_responses_request(body)
-            if not request.background:
-                return None
+        except Untranslatable:  # an engine may be able to read it
+            return None
+        if not request.background:
+            return None
+        try:
             if request.store is False:
                 raise BadRequest("background needs store", param="background")
             turn = await begin(parts.gateway.storage, self._options, call, request, body)

@@ -65,6 +65,10 @@ class Run:
         self._wake()
 
     @property
+    def runs(self) -> bool:
+        return self.turn.translator.response.status in rows.RUNNING
+
+    @property
     def is_full(self) -> bool:
         return self._room < 0
 

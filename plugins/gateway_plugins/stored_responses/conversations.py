@@ -17,6 +17,7 @@ from gateway import (
     KeptItem,
     Untranslatable,
     output_items,
+    read_items,
 )
 from gateway_plugins.stored_responses import rows, showing
 from gateway_plugins.stored_responses.options import Options
@@ -153,9 +154,11 @@ def _kept(items: list[Raw]) -> list[KeptItem]:
     if len(items) > MAX_AT_ONCE:
         raise BadRequest(f"a request adds at most {MAX_AT_ONCE} items", param="items")
     try:
-        return output_items(b"[%b]" % b",".join(items))
+        kept = output_items(b"[%b]" % b",".join(items))
+        read_items([one.data for one in kept])  # as each turn will
     except Untranslatable as error:
         raise BadRequest(error.reason, param="items") from None
+    return kept
 
 
 def _check(call: Call, *methods: str) -> None:

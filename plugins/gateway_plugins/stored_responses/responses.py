@@ -51,7 +51,9 @@ class Responses:
             after = showing.number(query, "starting_after", -1)
             return Answer(200, showing.EVENT_HEADERS, self.events(holder, after))
         run = self._background.find(holder.owner, holder.id)
-        return showing.shown(holder, time.time()) if run is None else showing.json(run.turn.body())
+        if run is None or not run.runs:  # it has ended for callers once that is kept
+            return showing.shown(holder, time.time())
+        return showing.json(run.turn.body())
 
     def events(self, holder: rows.Holder, after: int) -> AsyncIterator[bytes]:
         """Yield the events of a response after number `after`, as they come."""

@@ -68,6 +68,12 @@ def owner_of(call: Call) -> str:
     return call.principal.id if call.principal is not None else ""
 
 
+def refers(request: ResponsesRequest) -> bool:
+    """Whether items of the input stand for items that are kept."""
+    items = request.input
+    return not isinstance(items, str) and any(one.type == "item_reference" for one in items)
+
+
 def not_found(id_: str, param: str | None = "response_id", what: str = "Response") -> NotFound:
     return NotFound(f"{what} with id '{id_}' not found.", param=param)
 
@@ -76,6 +82,9 @@ async def begin(
     storage: Storage, options: Options, call: Call, request: ResponsesRequest, body: bytes
 ) -> Turn:
     """Return the turn of a request; raises NotFound, BadRequest and Untranslatable."""
+    if request.previous_response_id is not None and request.conversation is not None:
+        words = "previous_response_id and conversation exclude each other"
+        raise BadRequest(words, param="previous_response_id")
     owner = owner_of(call)
     items = input_items(body)
     before = await storage.read(lambda db: _before(db, owner, options, request, items))
