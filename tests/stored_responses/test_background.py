@@ -114,3 +114,16 @@ async def test_a_key_runs_only_so_many(client: Client) -> None:
 async def test_background_needs_store(client: Client) -> None:
     with pytest.raises(openai.BadRequestError, match="store"):
         await begin(client, store=False)
+
+
+async def test_so_many_run_at_a_time_even_if_they_begin_together(client: Client) -> None:
+    slow = {"x-sim-fault": "slow:0.2"}
+    asked = [begin(client, max_output_tokens=500, extra_headers=slow) for _ in range(8)]
+    begun = await asyncio.gather(*asked, return_exceptions=True)
+    made = [one for one in begun if not isinstance(one, BaseException)]
+    assert (len(made), {type(one) for one in begun} - {type(made[0])}) == (
+        3,
+        {openai.RateLimitError},
+    )
+    for one in made:
+        await client.responses.cancel(one.id)
