@@ -171,14 +171,19 @@ class Server(uvicorn.Server):
             self._captured_signals.clear()  # handled; uvicorn would raise them again and die
 
     async def _wait_tasks_to_complete(self) -> None:
-        """Wait for HTTP's callers, and for those of other front ends; `drain` ends their calls."""
+        """Wait for HTTP's callers, those of other front ends, and calls that nobody repeats.
+
+        `drain` ends their calls.
+        """
         await super()._wait_tasks_to_complete()
         while self._others_wait and not self.force_exit:  # noqa: ASYNC110  as uvicorn does
             await asyncio.sleep(0.1)
 
     @property
     def _others_wait(self) -> bool:
-        return any(not call.internal for call in self._gateway.calls_in_flight)
+        """Whether calls are in flight that nobody would run again."""
+        calls = self._gateway.calls_in_flight
+        return any(not call.internal or call.runs_again is None for call in calls)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.force_exit:
