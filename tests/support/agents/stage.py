@@ -16,7 +16,7 @@ from support.gateways.capturing import CAPTURE
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
-from gateway.config import StorageSettings, Worker
+from gateway.config import PluginEntry, StorageSettings, Worker
 from gateway.testing import GatewayFor, Live, ScriptedWorker, entry
 
 PATIENCE = 240.0
@@ -47,32 +47,60 @@ class Stage(msgspec.Struct, frozen=True):
 
     async def play(self) -> Ended:
         """Run the agent to its end. Skips the test if the agent is not installed."""
-        program = self.agent.path
-        if not program.exists():
-            pytest.skip("`make agents` installs the agents")
-        home, project = self.folder / "home", self.folder / "project"
-        home.mkdir()
-        project.mkdir()
-        launch = self.agent.launch(Place(home, _session_in_url(self.agent)), TASK)
-        command = [str(program), *launch.arguments]
-        env = {**_environment(home), **launch.env}
-        return await run_closed(command, self.live.url, project, env, PATIENCE)
+        return await played(self.agent, self.live.url, self.folder)
 
     async def traces(self) -> list[Trace]:
         """The traces of the one session that there is."""
-        async with AsyncGatewayClient(self.live.url) as client:
-            [session] = await client.list_sessions()
-            traces = await client.query_traces()
-        assert session.trace_count == len(traces)
-        return traces
+        return await traces_of(self.live)
 
     def has_worked(self, ended: Ended) -> None:
         """The agent has run both commands, told the model what they said, and said its last."""
-        assert ended.status == 0, ended
-        assert LAST.partition(":")[0] in ended.said, ended
-        assert (self.folder / "project" / "made.txt").read_text() == WRITTEN
+        assert_worked(ended, self.folder)
         heard = [str(message.content) for message in self.model.asked[-1].messages]
         assert sum(WRITTEN.strip() in text for text in heard) == 2, heard
+
+
+async def played(agent: Agent, url: str, folder: Path, patience: float = PATIENCE) -> Ended:
+    """Run the agent to its end. Skips the test if the agent is not installed."""
+    if not agent.path.exists():
+        pytest.skip("`make agents` installs the agents")
+    home, project = folder / "home", folder / "project"
+    home.mkdir()
+    project.mkdir()
+    launch = agent.launch(Place(home, _session_in_url(agent)), TASK)
+    command = [str(agent.path), *launch.arguments]
+    return await run_closed(command, url, project, {**_environment(home), **launch.env}, patience)
+
+
+def assert_worked(ended: Ended, folder: Path) -> None:
+    """The agent has run both commands and told what the model said last."""
+    assert ended.status == 0, ended
+    assert LAST.partition(":")[0] in ended.said, ended
+    assert (folder / "project" / "made.txt").read_text() == WRITTEN
+
+
+def steps_of(agent: Agent) -> list[Step]:
+    """The script of the conversation."""
+    return [
+        Step("First the file is written.", WRITE, "How is it written?"),
+        Step("Now the file is read.", "cat made.txt", "Is it there?"),
+        Step(LAST, agent.ends_by, "It is."),
+    ]
+
+
+def sessions_of(agent: Agent) -> PluginEntry:
+    """The plugin that knows the agent's session."""
+    header = agent.session_header
+    return entry("sessions") if header is None else entry("sessions", header=header)
+
+
+async def traces_of(live: Live) -> list[Trace]:
+    """The traces of the one session that there is."""
+    async with AsyncGatewayClient(live.url) as client:
+        [session] = await client.list_sessions()
+        traces = await client.query_traces()
+    assert session.trace_count == len(traces)
+    return traces
 
 
 @asynccontextmanager
@@ -85,17 +113,10 @@ async def stage(
     faults: Mapping[int, Fault] | None = None,
 ) -> AsyncIterator[Stage]:
     """A gateway that captures, in front of a worker that speaks only chat."""
-    steps = [
-        Step("First the file is written.", WRITE, "How is it written?"),
-        Step("Now the file is read.", "cat made.txt", "Is it there?"),
-        Step(LAST, agent.ends_by, "It is."),
-    ]
-    model = ScriptedModel(steps, thinks=thinks, faults=faults)
-    header = agent.session_header
-    sessions = entry("sessions") if header is None else entry("sessions", header=header)
+    model = ScriptedModel(steps_of(agent), thinks=thinks, faults=faults)
     storage = StorageSettings(path=str(folder / "traces.db"))
     async with ScriptedWorker(model.script) as worker:
-        plugins = (sessions, CAPTURE, entry(TRANSLATE, extensions=True))
+        plugins = (sessions_of(agent), CAPTURE, entry(TRANSLATE, extensions=True))
         only_chat = Worker(url=worker.url, apis=("chat",))
         live = await gateway_for(*plugins, workers=[only_chat], storage=storage)
         yield Stage(agent, live, model, folder)
