@@ -2,7 +2,7 @@
 
 import re
 
-from gateway_plugins.dashboard import Dashboard, doors, panels, times, ui
+from gateway_plugins.dashboard import Dashboard, doors, logins, panels, times, ui
 from support.paths import DOCS
 from support.plugins.recording_plugin import Watcher
 
@@ -28,6 +28,9 @@ def test_the_manual_lists_each_option_and_default() -> None:
 def test_the_manual_gives_each_limit() -> None:
     assert panels.READING == 2.0
     assert "longer than two seconds" in MANUAL
+    assert f"at most {logins.MAX_OF_ONE} logins at a time" in MANUAL
+    assert f"all keys together {logins.MAX_LOGINS:,}" in MANUAL
+    assert f"{logins.LoginsUnavailable.status} `{logins.LoginsUnavailable.code}`" in MANUAL
     assert f"{ui.MAX_TEXT:,} characters" in MANUAL
     assert times.BOUNDS[1] / times.BOUNDS[0] < 1 + 2 * 0.08
     assert doors.HOME == "/dashboard"

@@ -1,8 +1,8 @@
 """A page that people look at: the fleet, the queue, usage, and every token of a trace.
 
-`viewers.py` knows who looks, by the cookie that `sealing.py` makes; `doors.py` has the page and
-what it asks for, `board.py` computes what all open pages share, and `ui.py` has the routes that the
-replaced system has. `static/` is the page itself.
+`viewers.py` knows who looks, by the cookie of a login, which `logins.py` keeps; `doors.py` has the
+page and what it asks for, `board.py` computes what all open pages share, and `ui.py` has the routes
+that the replaced system has. `static/` is the page itself.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from gateway import Attempt, Call, Host, Migrations, Outcome, hookimpl
 from gateway_plugins.dashboard.board import Board
 from gateway_plugins.dashboard.doors import Doors
 from gateway_plugins.dashboard.fleet import Fleet
-from gateway_plugins.dashboard.sealing import MIGRATIONS, Seal, secret_of
+from gateway_plugins.dashboard.logins import MIGRATIONS, secret_of
 from gateway_plugins.dashboard.times import WATCH, Times, Watch
 from gateway_plugins.dashboard.ui import Ui
 from gateway_plugins.dashboard.viewers import Viewers
@@ -35,8 +35,8 @@ class Dashboard:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._times = Times()
-        self._seal = Seal()
         self._board: Board | None = None
+        self._viewers: Viewers | None = None
 
     @hookimpl
     def reconfigure(self, config: Config) -> None:
@@ -50,14 +50,15 @@ class Dashboard:
     def routes(self, gateway: Host) -> Sequence[BaseRoute]:
         fleet = Fleet(gateway, self._times)
         self._board = board = Board(gateway, fleet, lambda: self._config.refresh)
-        viewers = Viewers(gateway, self._seal, lambda: self._config.login)
+        self._viewers = viewers = Viewers(gateway, lambda: self._config.login)
         return [*Doors(gateway, viewers, board).routes(), *Ui(gateway, self._times).routes()]
 
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
-        self._seal.use(await secret_of(gateway.storage))
-        assert self._board is not None  # `routes` has made it
+        assert self._board is not None  # `routes` has made both
+        assert self._viewers is not None
+        self._viewers.secret = await secret_of(gateway.storage)
         async with self._board.running():
             yield
 

@@ -109,7 +109,7 @@ class Doors:
         refuse_key_in_query(request.scope)
         [token] = (await _form(request)).get("key") or [""]
         try:
-            _, cookie = await self._viewers.login(request.scope, token.strip())
+            cookie = await self._viewers.login(request.scope, token.strip())
         except Unauthorized:
             problem = "No valid key. It may have been revoked, or have expired."
             return HTMLResponse(login_page(problem), 401, headers=NO_STORE)
@@ -119,7 +119,7 @@ class Doors:
         viewer = await self._viewers.of(request.scope)
         [token] = (await _form(request)).get("token") or [""]
         self._viewers.check_form(request.scope, viewer, token.encode())
-        cookie = self._viewers.logout(request.scope)
+        cookie = await self._viewers.logout(request.scope)
         return RedirectResponse("../dashboard", 303, headers={**NO_STORE, "set-cookie": cookie})
 
     async def _all_parts(self, request: Request) -> Response:
@@ -160,8 +160,10 @@ class Doors:
                 sent = seen
                 await asyncio.wait([draining], timeout=self._board.seconds_left())
                 viewer = await self._viewers.of(scope)
-        except CallError:
+        except Unauthorized:
             yield b"event: login\ndata:\n\n"
+        except CallError:
+            pass  # nobody can be identified now: the page asks again
         finally:
             draining.cancel()
             self._streams -= 1

@@ -1,7 +1,6 @@
 """Who looks at the page: by the key of the request itself, or by that in the cookie of a login."""
 
 import hmac
-import time
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl
@@ -20,7 +19,7 @@ from gateway import (
     get_header,
     path_of,
 )
-from gateway_plugins.dashboard.sealing import MAX_COOKIE, Seal
+from gateway_plugins.dashboard.logins import Logins, form_token
 
 COOKIE = "gateway_login"
 
@@ -54,24 +53,33 @@ class Viewer(msgspec.Struct, frozen=True):
 
 
 class Viewers:
-    """Identifies viewers. `seconds` returns how long a login is good."""
+    """Identifies viewers. `seconds` returns how long a login is good.
 
-    def __init__(self, gateway: Host, seal: Seal, seconds: Callable[[], float]) -> None:
+    `secret` is that of the forms of a page that is open to all.
+    """
+
+    def __init__(self, gateway: Host, seconds: Callable[[], float]) -> None:
         self._gateway = gateway
-        self._seal = seal
+        self._logins = Logins(gateway.storage)
         self._seconds = seconds
+        self.secret = b""
 
-    async def login(self, scope: Scope, token: str) -> tuple[Viewer, str]:
-        """Return the holder of a key, and the cookie that stands for it. Raises Unauthorized."""
-        headers = _with_key(scope["headers"], token)
-        principal = await self._identify(scope, headers)
-        cookie = self._seal.seal(token, time.time() + self._seconds())
-        if len(cookie) > MAX_COOKIE:
-            raise BadRequest("the key is too long for a login; use it in a header")
-        return Viewer(principal, headers, self._seal.form_token(cookie)), self._set(scope, cookie)
+    async def login(self, scope: Scope, token: str) -> str:
+        """Return the cookie of a new login with this key, in place of the one before.
 
-    def logout(self, scope: Scope) -> str:
-        """Return the cookie that ends a login."""
+        Raises Unauthorized if no plugin knows the key, and what `Logins.begin` does.
+        """
+        principal = await self._identify(scope, _with_key(scope["headers"], token))
+        if principal is None:
+            raise BadRequest("there is no login: the page is open, as no plugin authenticates")
+        if before := cookie_of(scope["headers"]):
+            await self._logins.end(before)
+        cookie = await self._logins.begin(principal.id, token, self._seconds())
+        return self._set(scope, cookie)
+
+    async def logout(self, scope: Scope) -> str:
+        """End a login everywhere; return what has the browser forget its cookie."""
+        await self._logins.end(cookie_of(scope["headers"]))
         return self._set(scope, "")
 
     async def of(self, scope: Scope) -> Viewer:
@@ -81,14 +89,18 @@ class Viewers:
         if any(get_header(headers, name) is not None for name in KEYS):
             return Viewer(await self._identify(scope, headers), headers, "", by_key=True)
         if not self._gateway.authenticates:
-            return Viewer(None, headers, self._seal.form_token(""))
+            return Viewer(None, headers, form_token(self.secret))
         cookie = cookie_of(headers)
-        token = self._seal.open(cookie, time.time())
+        token = await self._logins.find(cookie)
         if token is None:
             raise Unauthorized("log in at /dashboard, or send a key in the header Authorization")
         headers = _with_key(headers, token)
-        principal = await self._identify(scope, headers)
-        return Viewer(principal, headers, self._seal.form_token(cookie))
+        try:
+            principal = await self._identify(scope, headers)
+        except Unauthorized:  # the key was revoked, or has expired
+            await self._logins.end(cookie)
+            raise
+        return Viewer(principal, headers, form_token(cookie.encode()))
 
     def check_form(self, scope: Scope, viewer: Viewer, given: bytes | None = None) -> None:
         """Raise Forbidden if an action comes from another page than this gateway's.
