@@ -67,6 +67,7 @@ from gateway.storage import (
 )
 from gateway.telemetry.collectors import Gaps, Gathered
 from gateway.telemetry.metrics import Histogram, Sample
+from gateway.telemetry.trace_context import TraceContext
 from gateway.trace import (
     Cause,
     Delivery,
@@ -203,6 +204,7 @@ __all__ = [
     "Trace",
     "TraceAttempt",
     "TraceChoice",
+    "TraceContext",
     "Trajectories",
     "Trajectory",
     "Translation",

@@ -1,6 +1,7 @@
 """HTTP header lines, and functions that read them."""
 
 import random
+import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -10,6 +11,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 """Header lines in order, names in lower case, repeated names kept apart."""
 
 Lines = list[tuple[bytes, bytes]]
+
+_NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 _LIMITS = b"x-ratelimit-"
 
@@ -75,6 +79,14 @@ def one_set_of_limits(theirs: Lines, own: Lines, status: int) -> tuple[Lines, Li
 
 def _has_limits(lines: Lines) -> bool:
     return b"\n".join((b"", *dict(lines))).find(b"\n" + _LIMITS) >= 0
+
+
+def checked_line(name: str, value: str) -> tuple[bytes, bytes]:
+    """Return a header line. Raises ValueError if it is not a valid one."""
+    line = (name.lower().encode("latin-1"), value.encode("latin-1"))
+    if not _NAME.fullmatch(line[0]) or not _VALUE.fullmatch(line[1]):
+        raise ValueError(f"{name}: {value!r} is no header")
+    return line
 
 
 def path_of(scope: Scope) -> str:

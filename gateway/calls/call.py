@@ -1,34 +1,30 @@
 """The objects that hooks receive: a Call, its Attempts at workers, and its Outcome."""
 
-import random
-import re
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from gateway.calls.body import Body, parse_object, refuse_other_formats
-from gateway.calls.cancel import CancelScope
+from gateway.calls.cancel import NO_WAIT, CancelScope
 from gateway.calls.observers import UNOBSERVED
 from gateway.calls.records import Attempt, Outcome, Principal, Source, told_attempts
 from gateway.calls.reply import Caller, Reply
 from gateway.calls.state import State
 from gateway.errors import CallerGone, CallError, InvalidJSON
 from gateway.fleet.worker import Worker
-from gateway.headers import Headers, get_header, request_id
+from gateway.headers import Headers, checked_line, get_header, request_id
 from gateway.storage.sink import Entry, Sink
+from gateway.telemetry.trace_context import TraceContext, decide, new_trace_id, read_context
 from gateway.trace import Reason
 from gateway.wire.apis.openai_files import model_of_path
 from gateway.wire.apis.registry import api_of, dialect_of
 from gateway.wire.dialect import Api, Dialect
 from gateway.wire.injection import Injection
-from gateway.wire.naming.forms import form_model, is_form, query_model
+from gateway.wire.naming.forms import named_model, query_model
 from gateway.wire.request import RequestHead, is_true, read_head
 
 ONLY_USAGE = ("usage",)
-
-_NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 LEFT = "the caller left"
 """Text of the CallerGone of a call whose caller closed its connection while it ran."""
@@ -36,17 +32,6 @@ LEFT = "the caller left"
 _NO_HEAD = RequestHead()
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
-
-
-class NoWait:
-    """What is awaited if nothing is left to wait for."""
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return
-        yield
-
-
-NO_WAIT = NoWait()
 
 
 class Call:
@@ -81,6 +66,8 @@ class Call:
         "_observers",
         "_reply",
         "_response_headers",
+        "_samples",
+        "_trace_context",
         "_trace_id",
         "_wanted",
         "asked_path",
@@ -169,6 +156,8 @@ class Call:
         self._entries: list[Entry] = []
         self._response_headers: list[tuple[bytes, bytes]] | None = None
         self._trace_id: str | None = None
+        self._trace_context: TraceContext | None = None
+        self._samples: Callable[[Call, TraceContext], bool | None] | None = None
         self._json: dict[str, Any] | None = None
         self._head: RequestHead | None = None
         self._added: Mapping[str, object] | None = None
@@ -185,10 +174,28 @@ class Call:
 
         32 hexadecimal digits: 12 for the time in milliseconds, as UUID 7 begins, then 20 random.
         """
-        if self._trace_id is None:
-            milliseconds = int(self.created * 1000).to_bytes(6, "big")
-            self._trace_id = (milliseconds + random.getrandbits(80).to_bytes(10, "big")).hex()
-        return self._trace_id
+        self._trace_id = found = self._trace_id or new_trace_id(self.created)
+        return found
+
+    @property
+    def trace_context(self) -> TraceContext:
+        """The call's place in the distributed trace of its caller, or in one that it begins.
+
+        A new trace has the call's `trace_id`. The first use asks plugins for `sample_trace`.
+        """
+        return self._trace_context or self._begin_trace()
+
+    @property
+    def distributed_trace(self) -> TraceContext | None:
+        """The trace context; None if the caller sent no valid one and no plugin takes part."""
+        context = self._trace_context or self._begin_trace()
+        return None if context.parent_id is None and not context.recorded else context
+
+    def _begin_trace(self) -> TraceContext:
+        self._trace_context = context = read_context(self.headers)
+        context.trace_id = context.trace_id or self.trace_id
+        decide(context, None if self._samples is None else self._samples(self, context))
+        return context
 
     @property
     def prompt_estimate(self) -> int:
@@ -244,12 +251,8 @@ class Call:
     def _read_form(self) -> RequestHead:
         """Look for the model where no JSON is: in a form, or in the query."""
         data, kind = self.body.data, get_header(self.headers, b"content-type") or b""
-        model = None
-        if is_form(kind):
-            begun = self.body.begun if data is None else data
-            model = form_model(begun, kind, whole=data is not None)
-        if model is None and self.query:
-            model = query_model(self.query)
+        begun = self.body.begun if data is None else data
+        model = named_model(begun, kind, self.query, whole=data is not None)
         found = RequestHead(model, (self._head or _NO_HEAD).streams)
         if data is not None:
             self._head = found
@@ -266,10 +269,7 @@ class Call:
         An observer's `started` is the latest place to call it; `call.worker` has just responded
         then. Raises ValueError if the line is not a valid header.
         """
-        line = (name.lower().encode("latin-1"), value.encode("latin-1"))
-        if not _NAME.fullmatch(line[0]) or not _VALUE.fullmatch(line[1]):
-            raise ValueError(f"{name}: {value!r} is no header")
-        self.add_lines(line)
+        self.add_lines(checked_line(name, value))
 
     def add_lines(self, *lines: tuple[bytes, bytes]) -> None:
         """Add several lines known to be valid, names in lower case; cheaper than `add_header`."""

@@ -1,12 +1,24 @@
 """Ends a call from outside its task."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
 
 from gateway.errors import CallerGone, GatewayError, TotalTimeout
 
 MAX_LINGER = 2.0
 """Seconds that a worker has for the rest of a response whose caller has all that it wanted."""
+
+
+class NoWait:
+    """What is awaited if nothing is left to wait for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
+
+
+NO_WAIT = NoWait()
 
 
 class CancelScope:

@@ -9,6 +9,7 @@ import msgspec
 from gateway.errors import CallError
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers
+from gateway.telemetry.trace_context import new_span_id
 from gateway.trace import Result
 from gateway.wire.injection import NO_INJECTIONS, Injection
 from gateway.wire.reported.ending import ENGINE_ERROR, UNKNOWN, Ending
@@ -64,6 +65,13 @@ class Attempt(msgspec.Struct):
     weight_version_end: int | str | None = None
     ending: Ending = UNKNOWN
     refused: bool = False
+    _span_id: str = ""
+
+    @property
+    def span_id(self) -> str:
+        """Id of the attempt's span, 16 hexadecimal digits; made when somebody asks for it."""
+        self._span_id = self._span_id or new_span_id()
+        return self._span_id
 
     @property
     def result(self) -> str:

@@ -12,6 +12,7 @@ from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.failover import may_run_again
 from gateway.pipeline.local import LocalWorker
 from gateway.pipeline.relay import Relay
+from gateway.telemetry.trace_context import traced_headers
 from gateway.upstream.connection import Connection
 from gateway.upstream.delivery import ClosedBeforeDelivery
 from gateway.upstream.request import upload
@@ -88,10 +89,13 @@ def _upload(
 
 def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
     call, worker, observers = exchange.call, attempt.worker, exchange.observers
+    headers = call.headers
+    if exchange.chains.sample_trace:
+        headers = traced_headers(headers, call.trace_context, attempt.span_id)
     return worker.head.fill(
         call.method,
         worker.target(call.path, call.query),
-        call.headers,
+        headers,
         call.id,
         call.body.length if body is None else len(body),
         readable=exchange.stripper is not None

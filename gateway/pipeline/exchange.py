@@ -47,6 +47,8 @@ class Exchange:
     def __init__(self, call: Call, chains: Chains) -> None:
         self.call = call
         call.body.kernel = chains.kernel
+        if chains.sample_trace:
+            call._samples = chains.samples
         self.chains = chains
         self.caller = call._caller
         self.reply = call._reply

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from gateway.calls.call import Call, NoWait
+from gateway.calls.call import Call
+from gateway.calls.cancel import NoWait
 from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
 from gateway.fleet.worker import Worker
 from gateway.kernel import Kernel, active
+from gateway.telemetry.trace_context import TraceContext
 from gateway.wire.translation.translation import Translation
 
 log = logging.getLogger("gateway.plugins")
@@ -82,6 +84,7 @@ class Chains(msgspec.Struct, frozen=True):
     attempt_finished: tuple[Hook, ...] = ()
     observe: tuple[Hook, ...] = ()
     call_finished: tuple[Hook, ...] = ()
+    sample_trace: tuple[Hook, ...] = ()
     kernel: Kernel = msgspec.field(default_factory=active)
 
     def identify(self, call: Call) -> Later:
@@ -113,6 +116,19 @@ class Chains(msgspec.Struct, frozen=True):
             if found is not None:
                 return _translated_later(hooks, place, found, call, carry)
         return None
+
+    def samples(self, call: Call, context: TraceContext) -> bool | None:
+        """Return whether a plugin records the spans of the call; None if none takes part."""
+        found: bool | None = None
+        for hook in self.sample_trace:
+            try:
+                decided = hook.run(call, context)
+            except Exception as error:  # noqa: BLE001  this hook is isolated
+                self.failures.note(hook.plugin, "sample_trace", call.outcome, error, call.id)
+                continue
+            if decided is not None:
+                found = bool(decided or found)
+        return found
 
     def first_answer(self, call: Call) -> "Answer | CoroutineType[Any, Any, Answer | None] | None":
         """Return the answer of a hook, or a coroutine if a hook has to wait."""

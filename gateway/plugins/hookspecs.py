@@ -26,6 +26,7 @@ from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.headers import Headers
 from gateway.storage.database import Database, Migrations
 from gateway.telemetry.metrics import Sample
+from gateway.telemetry.trace_context import TraceContext
 from gateway.trace import Trace
 from gateway.wire.dialect import Delta
 from gateway.wire.sse import Event
@@ -160,6 +161,17 @@ async def call_finished(call: Call, outcome: Outcome) -> None:
 
     Called once per call, also for rejected, failed and abandoned ones, after the observers'
     `finished`. The caller gets the last byte only after all plugins have returned.
+    """
+
+
+@hookspec
+def sample_trace(call: Call, context: TraceContext) -> bool | None:
+    """Decide whether spans are recorded of this call; with it a plugin takes part in traces.
+
+    Called at most once per call, on every plugin, before the first attempt or when something asks
+    for the context before. `context.sampled` is what the caller says, False if it says nothing.
+    True: the plugin records the spans of the call; False: it does not, but it takes part; None: it
+    takes no part. Isolated; a failure counts as None.
     """
 
 

@@ -37,6 +37,7 @@ from support.plugins.hook_probes import (
     Witness,
 )
 from support.plugins.recording_plugin import Watcher, until
+from support.plugins.samplers import Sampler, header_of
 
 from gateway import (
     Config,
@@ -197,6 +198,27 @@ async def test_pick_worker_takes_the_first_choice(gateway_for: GatewayFor) -> No
         answers = [await post(live, {"x-last": "1"} if last else None) for last in (1, 1, 0, 0)]
     assert [answer.content for answer in answers] == [b"b", b"b", b"a", b"a"]
     assert answers[0].headers["x-gateway-worker"] == b.url.removeprefix("http://")
+
+
+async def test_sample_trace_decides_what_the_worker_gets(gateway_for: GatewayFor) -> None:
+    given = f"00-{'ab' * 16}-{'cd' * 8}"
+    async with ScriptedWorker(answer_of(b"{}")) as worker:
+        live = await gateway_for(Sampler, Watcher, workers=[worker.url])
+        for says, flags in (("", "01"), ("yes", "00"), ("no", "01"), ("no", "00")):
+            await post(live, {"traceparent": f"{given}-{flags}", "x-records": says})
+        await post(live)
+        await post(live, {"x-records": "yes"})
+    sent = [header_of(request, b"traceparent") for request in worker.requests]
+    spans = [attempt.span_id for attempt in live.plugin(Watcher).attempts]
+    began = live.plugin(Sampler).contexts[-1].trace_id
+    assert sent == [
+        f"{given}-01",  # nobody takes part
+        f"00-{'ab' * 16}-{spans[1]}-01",
+        f"00-{'ab' * 16}-{spans[2]}-00",
+        f"{given}-00",  # nobody records: neither the caller nor the gateway
+        None,  # no header is invented
+        f"00-{began}-{spans[5]}-03",
+    ]
 
 
 async def test_attempt_finished_receives_each_attempt(

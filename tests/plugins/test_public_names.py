@@ -95,6 +95,7 @@ NAMES = [
     "Trace",
     "TraceAttempt",
     "TraceChoice",
+    "TraceContext",
     "Trajectories",
     "Trajectory",
     "Translation",

@@ -33,6 +33,15 @@ def is_form(content_type: bytes) -> bool:
     return kind in (MULTIPART, URL_ENCODED)
 
 
+def named_model(body: bytes, kind: bytes, query: bytes, *, whole: bool) -> str | None:
+    """Return the model that a form names, else the one that the query names; None if neither does.
+
+    `kind` is the content type of `body`, which need not be a form.
+    """
+    model = form_model(body, kind, whole=whole) if is_form(kind) else None
+    return query_model(query) if model is None and query else model
+
+
 def form_model(body: bytes, content_type: bytes, *, whole: bool = True) -> str | None:
     """Return the field `model` of a form; None if it has none, or several that differ.
 

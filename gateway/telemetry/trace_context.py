@@ -1,0 +1,141 @@
+"""W3C Trace Context (level 2) and W3C Baggage: the place of a call in a distributed trace.
+
+A header that breaks the rules is ignored, as the recommendations say: an invalid `traceparent`
+begins a new trace, and an invalid `tracestate` is dropped without harm to the `traceparent`.
+"""
+
+import re
+from random import getrandbits  # reseeds itself in a forked process
+
+import msgspec
+
+from gateway.headers import Headers, Lines
+
+TRACEPARENT, TRACESTATE, BAGGAGE = b"traceparent", b"tracestate", b"baggage"
+
+NAMES = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})
+
+MAX_TRACEPARENT = 512
+"""Maximum bytes of a `traceparent`; those of future versions may have more than 55."""
+
+MAX_STATES = 32
+"""Maximum members of a `tracestate`."""
+
+MAX_BAGGAGE = 8_192
+"""Maximum bytes of `baggage`: what each system has to pass on. Further members are dropped."""
+
+SAMPLED, RANDOM = 1, 2
+
+_PARENT = re.compile(
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
+_STATE = re.compile(
+    rb"[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
+_PRINTABLE = re.compile(rb"[\t\x20-\x7e]+")
+_SPACE = b" \t"
+
+
+class TraceContext(msgspec.Struct):
+    """The place of a call in a distributed trace. Plugins read it and never change it.
+
+    `trace_id` has 32 hexadecimal digits. `span_id` has 16 and is that of the call's own span,
+    `parent_id` that of the caller's span, None if the call begins the trace. `recorded`: a plugin
+    takes part in the trace, so workers get the spans of attempts as parents. If it is false, no
+    span of the gateway exists, and `span_id` is the caller's, if there is one. `sampled`: spans are
+    recorded; before a plugin has decided, and if none takes part, what the caller says. `random`:
+    the last 56 bits of the trace's id are random. `tracestate` and `baggage` are as received, in
+    one line each, empty if there is none or it is invalid.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None = None
+    sampled: bool = False
+    recorded: bool = False
+    random: bool = True
+    tracestate: str = ""
+    baggage: str = ""
+
+
+def new_trace_id(created: float) -> str:
+    """Return 32 hexadecimal digits: 12 for the milliseconds of `created`, then 20 random."""
+    return f"{int(created * 1000):012x}{getrandbits(80):020x}"
+
+
+def new_span_id() -> str:
+    """Return 16 random hexadecimal digits, not all zero."""
+    return f"{getrandbits(64) or 1:016x}"
+
+
+def read_context(headers: Headers) -> TraceContext:
+    """Return the context that a request gives, with a new `span_id`.
+
+    Without a valid `traceparent` it has no parent, and `trace_id` is empty.
+    """
+    found = [line for line in headers if line[0] in NAMES]
+    context = TraceContext("", new_span_id())
+    if found:
+        context.baggage = _baggage(_joined(found, BAGGAGE))
+        parents = [value for name, value in found if name == TRACEPARENT]
+        if len(parents) == 1:
+            _join(context, parents[0].strip(_SPACE), found)
+    return context
+
+
+def decide(context: TraceContext, recorded: bool | None) -> None:
+    """Complete a context: whether a plugin records the spans, or does not; None: none takes part.
+
+    A span that nobody records must not become a parent. So the caller's context stays as it is if
+    none takes part, and also if neither the caller nor a plugin records its spans.
+    """
+    if recorded is not None and (recorded or context.sampled or context.parent_id is None):
+        context.recorded, context.sampled = True, recorded
+    elif context.parent_id is not None:
+        context.span_id = context.parent_id
+
+
+def _join(context: TraceContext, parent: bytes, found: Lines) -> None:
+    read = _PARENT.fullmatch(parent) if len(parent) <= MAX_TRACEPARENT else None
+    if read is None or (read[1] == b"00" and read[5] is not None):
+        return
+    flags = int(read[4], 16)
+    context.trace_id, context.parent_id = read[2].decode(), read[3].decode()
+    context.sampled, context.random = bool(flags & SAMPLED), bool(flags & RANDOM)
+    context.tracestate = _tracestate(_joined(found, TRACESTATE))
+
+
+def _joined(found: Lines, name: bytes) -> bytes:
+    """Combine several lines of one name, as RFC 9110 says (5.3)."""
+    return b",".join([value for key, value in found if key == name])
+
+
+def _tracestate(value: bytes) -> str:
+    members = [one for part in value.split(b",") if (one := part.strip(_SPACE))]
+    if len(members) > MAX_STATES or not all(map(_STATE.fullmatch, members)):
+        return ""
+    return b",".join(members).decode()
+
+
+def _baggage(value: bytes) -> str:
+    if len(value) > MAX_BAGGAGE:
+        value = value[: MAX_BAGGAGE + 1].rpartition(b",")[0]
+    value = value.strip(_SPACE)
+    return value.decode() if _PRINTABLE.fullmatch(value) else ""
+
+
+def traced_headers(headers: Headers, context: TraceContext, span_id: str) -> Headers:
+    """Return the headers for a worker, whose parent is the span `span_id`.
+
+    They are the caller's own if no plugin takes part in the trace.
+    """
+    if not context.recorded:
+        return headers
+    lines = [line for line in headers if line[0] not in NAMES]
+    flags = context.sampled * SAMPLED + context.random * RANDOM
+    lines.append((TRACEPARENT, f"00-{context.trace_id}-{span_id}-{flags:02x}".encode()))
+    if context.tracestate:
+        lines.append((TRACESTATE, context.tracestate.encode()))
+    if context.baggage:
+        lines.append((BAGGAGE, context.baggage.encode()))
+    return lines
