@@ -43,6 +43,7 @@ Reason = Literal[
     "redacted",
     "capture_failed",
     "not_translated",
+    "response_not_translated",
     "prompt_differs",
 ]
 """Why a choice is INCOMPLETE.
@@ -65,6 +66,7 @@ Reason = Literal[
 - redacted: a `redact_trace` hook removed tokens.
 - capture_failed: the gateway itself could not record it.
 - not_translated: the request has no exact equal in chat, so it was passed on as it is.
+- response_not_translated: the response cannot be told in the caller's API: it got an error.
 - prompt_differs: the engine makes another prompt of the request than of its translation.
 """
 

@@ -180,6 +180,6 @@ class Reply:
         if (receive := getattr(self._caller, "receive_last", None)) is not None:
             self._pass_head()
             receive(data)
-        if self._outcome.ttft is None:
+        if data and self._outcome.ttft is None:
             self._outcome.ttft = after
         self._outcome.bytes_sent += len(data)

@@ -13,14 +13,14 @@ from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Attempt
 from gateway.calls.reply import Caller
 from gateway.calls.state import State
-from gateway.errors import CallError
+from gateway.errors import CallError, UpstreamError
 from gateway.kernel.interface import Fields
 from gateway.plugins.chains import Chains, Later
 from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import Stripper, inject
 from gateway.wire.rewriting import set_keys
 from gateway.wire.stripping.sglang import asks_sglang
-from gateway.wire.translation.translation import Translation
+from gateway.wire.translation.translation import GivenUp, Translation, Unreadable
 
 
 class Exchange:
@@ -72,7 +72,13 @@ class Exchange:
         def through(caller: Caller, streams: bool) -> Caller:
             way, settling = translation.response, translation.settling
             made = TranslatingCaller(
-                caller, way, call.id, max_bytes, streams=streams, settling=settling
+                caller,
+                way,
+                call.id,
+                max_bytes,
+                streams=streams,
+                failed=self._note_failure,
+                settling=settling,
             )
             self.settling = made if settling is not None else self.settling
             return made
@@ -83,6 +89,15 @@ class Exchange:
         call.body.kernel = self.chains.kernel
         call._json = call._head = None
         self.caller = call._caller = self.reply.translate(through)
+
+    def _note_failure(self, unreadable: Unreadable, status: int) -> None:
+        """Note that the caller got an error with `status` for what the worker has sent whole."""
+        outcome = self.call.outcome
+        outcome.status = status
+        if outcome.error is None:
+            outcome.error = UpstreamError(str(unreadable))
+        if not isinstance(unreadable, GivenUp):  # else the response itself says so
+            self.call.note("response_not_translated", str(unreadable))
 
     async def settle(self, last: bytes) -> None:
         """Wait for what the `last` bytes of a translated response need. Raises CallError."""

@@ -352,7 +352,7 @@ class Proxy:
         """Report the outcome to observers and hooks, and store entries, before the last bytes."""
         call = exchange.call
         call.outcome.duration = duration = monotonic() - call.started
-        if last:
+        if last is not None:
             exchange.reply.count_last(last, duration)
         if exchange.cancel_scope.caller_left:
             call.outcome.caller_gone = True

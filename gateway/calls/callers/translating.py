@@ -8,6 +8,8 @@ from gateway.headers import Headers, Lines, is_event_stream
 from gateway.wire.sse import DONE, EventTooLarge, Splitter
 from gateway.wire.translation.translation import ResponseTranslator, Settling, Unreadable
 
+Failed = Callable[[Unreadable, int], None]
+
 JSON = (b"content-type", b"application/json")
 _LENGTH = frozenset({b"content-length"})
 _RECODED = frozenset({b"content-length", b"content-encoding"})
@@ -20,13 +22,16 @@ class TranslatingCaller:
 
     A stream is translated event by event; any other response once it is whole, of at most
     `max_bytes`. What ends a stream for its reader is sent by `end` alone, after the commit.
-    `streams`: the head of an event stream has been sent already.
+    `streams`: the head of an event stream has been sent already. `failed` is called
+    before the call is recorded with why the caller gets an error in place of the worker's
+    response, and the error's status, 200 in a stream.
     """
 
     __slots__ = (
         "_between",
         "_caller",
         "_done",
+        "_failed",
         "_head",
         "_last",
         "_left",
@@ -48,6 +53,7 @@ class TranslatingCaller:
         max_bytes: int,
         *,
         streams: bool,
+        failed: Failed = lambda unreadable, status: None,
         settling: Settling | None = None,
     ) -> None:
         self.call_id = call_id
@@ -58,6 +64,7 @@ class TranslatingCaller:
         self._streams = streams
         self._between = True
         self._done = False
+        self._failed = failed
         self._head: tuple[int, Headers] = (200, ())
         self._parts: list[bytes] = []
         self._last: bytes | None = None
@@ -90,6 +97,7 @@ class TranslatingCaller:
         return self._caller.write(self._translated(data))
 
     def cut(self) -> None:
+        self._tell_failure()
         if not self._streams and self._head[1]:
             self._caller.start(*self._head)
         self._caller.cut()
@@ -155,7 +163,14 @@ class TranslatingCaller:
             return self._whole()
         sent = self._translated(data) if self._ready is None else self._ready
         rest = b"".join([self._one(one.raw, one.data) for one in self._splitter.close()])
-        return sent + rest + self._translator.end(done=self._done)
+        last = self._translator.end(done=self._done)
+        self._tell_failure()
+        return sent + rest + last
+
+    def _tell_failure(self) -> None:
+        """Tell of a stream that could not be translated."""
+        if self._streams and (failure := self._translator.failure) is not None:
+            self._failed(Unreadable(failure), 200)
 
     def _whole(self) -> bytes:
         (status, headers), theirs = self._head, b"".join(self._parts)
@@ -166,6 +181,7 @@ class TranslatingCaller:
             error = UpstreamError(str(unreadable))
             status, body = error.status, error.body()
             body = self._translator.refusal(status, body, self.call_id)
+            self._failed(unreadable, status)
         length = (b"content-length", b"%d" % len(body))
         if body is theirs:
             lines: Lines = [length, *_without(_LENGTH, headers)]

@@ -265,8 +265,18 @@ def read_chunk(data: bytes) -> Chunk:
         return _decode_chunk(surrogates.readable(data))
 
 
+def read_answer(body: bytes) -> Answer:
+    """Return the plain response in `body`. Raises one of NOT_JSON."""
+    try:
+        return _decode_answer(body)
+    except NOT_JSON:
+        if not surrogates.may_have_half(body):
+            raise
+        return _decode_answer(surrogates.readable(body))
+
+
 decode_step = msgspec.json.Decoder(Step).decode
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
-decode_answer = msgspec.json.Decoder(Answer).decode
+_decode_answer = msgspec.json.Decoder(Answer).decode
 decode_usage = msgspec.json.Decoder(Usage | None).decode
 encode = msgspec.json.Encoder().encode

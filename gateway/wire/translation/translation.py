@@ -28,13 +28,21 @@ class Unreadable(GatewayError):
     """A worker's response is not the chat that was asked for."""
 
 
+class GivenUp(Unreadable):
+    """A worker's response is a chat that its engine gave up."""
+
+
 class ResponseTranslator(Protocol):
     """Makes one call's response out of the chat response that a worker sends.
 
     A stream: `event` for each event with data, `comment` for each comment, and `end` once all has
     arrived and the call's record is committed: only `end` may return what the caller takes for
-    the end of the response. A plain response: either `answer` or `refusal`, once.
+    the end of the response. A plain response: either `answer` or `refusal`, once. `failure` tells
+    why the caller of a stream got an error although the worker sent none; else it is None.
     """
+
+    @property
+    def failure(self) -> str | None: ...
 
     def event(self, data: bytes) -> bytes:
         """Return the events for the data of one chat event; it may be an error. Never raises."""

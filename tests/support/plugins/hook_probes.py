@@ -487,6 +487,8 @@ class Shout:
 
 
 class Loud:
+    failure = None
+
     def event(self, data: bytes) -> bytes:
         return data
 

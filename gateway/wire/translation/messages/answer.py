@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from gateway.errors import NOT_JSON
+from gateway.wire import surrogates
 from gateway.wire.translation.chat import (
     ABSENT,
     ENDED_EARLY,
@@ -13,45 +14,47 @@ from gateway.wire.translation.chat import (
     Answer,
     AnswerChoice,
     AnswerMessage,
-    decode_answer,
     encode,
     new_call_id,
+    read_answer,
 )
 from gateway.wire.translation.messages.stop import ENDS, stop_of
 from gateway.wire.translation.messages.usage import usage_json
-from gateway.wire.translation.translation import Unreadable
+from gateway.wire.translation.translation import GivenUp, Unreadable
 
 NOTHING = ("", "null")
 """Arguments of which the engine has sent nothing."""
+
+INVALID = "INVALID_JSON"
+"""Key of arguments that are no JSON object, as Anthropic's documentation has it."""
 
 
 def answer(body: bytes) -> bytes:
     """Return the Messages response for a chat response.
 
-    Raises Unreadable, also if the engine gave the response up: a message cannot say that.
+    Raises Unreadable; its subclass GivenUp if the engine gave the response up: a message cannot
+    say that.
     """
     try:
-        found = decode_answer(body)
+        found = read_answer(body)
     except NOT_JSON as error:
         raise Unreadable(f"the worker's response is no chat response: {error}") from None
     if not found.choices:
         raise Unreadable("the worker's response has no choice")
     if found.choices[0].finish_reason in (None, *GIVEN_UP):
-        raise Unreadable(ENDED_EARLY)
+        raise GivenUp(ENDED_EARLY)
     return _encoded(found)
 
 
 def _encoded(found: Answer) -> bytes:
     choice = found.choices[0]
     calls = choice.message.tool_calls or ()
-    whole = all(_is_object(call.function.arguments) for call in calls)
-    if not whole and not _is_cut(choice):
-        raise Unreadable("the arguments of a tool call are no JSON object")
-    used = bool(calls)
+    used, cut = bool(calls), _is_cut(choice)
+    whole = all(_object(call.function.arguments) is not None for call in calls)
     reason, sequence = stop_of(
         choice.finish_reason, choice.stop_reason, used_tool=used, whole_tool=used and whole
     )
-    content = list(_content(choice.message)) or [{"type": "text", "text": ""}]
+    content = list(_content(choice.message, cut=cut)) or [{"type": "text", "text": ""}]
     made = {
         "id": found.id or "",
         "type": "message",
@@ -71,7 +74,7 @@ def _encoded(found: Answer) -> bytes:
     return encode(made)
 
 
-def _content(message: AnswerMessage) -> Iterator[dict[str, object]]:
+def _content(message: AnswerMessage, *, cut: bool) -> Iterator[dict[str, object]]:
     reasoning = message.reasoning or message.reasoning_content
     if reasoning:
         signature = f"{random.getrandbits(128):032x}"
@@ -84,14 +87,20 @@ def _content(message: AnswerMessage) -> Iterator[dict[str, object]]:
             "type": "tool_use",
             "id": call.id or new_call_id(),
             "name": call.function.name,
-            "input": _input(arguments),
+            "input": _input(arguments, cut=cut),
         }
 
 
-def _input(arguments: str) -> msgspec.Raw:
-    """Return the arguments of a call; an empty object for those that were cut off."""
-    given = arguments not in NOTHING and _is_object(arguments)
-    return msgspec.Raw(arguments.encode() if given else b"{}")
+def _input(arguments: str, *, cut: bool) -> msgspec.Raw:
+    """Return the arguments of a call as an object; an empty one for those that were cut off.
+
+    If the model itself has written no JSON object, the message is whole nonetheless: the agent is
+    to tell the model so. An error would have it sampled anew.
+    """
+    found = _object(arguments)
+    if found is None:
+        found = b"{}" if cut else encode({INVALID: arguments})
+    return msgspec.Raw(found)
 
 
 def _is_cut(choice: AnswerChoice) -> bool:
@@ -99,11 +108,15 @@ def _is_cut(choice: AnswerChoice) -> bool:
     return isinstance(choice.stop_reason, str) or choice.finish_reason not in ENDS
 
 
-def _is_object(arguments: str) -> bool:
+def _object(arguments: str) -> bytes | None:
+    """Return the JSON object in arguments, an empty one if there are none; None if it is none."""
     if arguments in NOTHING:
-        return True
+        return b"{}"
+    text = arguments.encode()
+    if surrogates.may_have_half(text):
+        text = surrogates.readable(text)
     try:
-        msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except NOT_JSON:
-        return False
-    return True
+        return None
+    return text

@@ -88,6 +88,7 @@ class MessagesStream:
     `_before` and `_after` stand around the text of a delta of the open block. Text that comes
     within a tool call waits in `_pending` until the call's block is closed. `_tool` and `_number`
     are the id and chat's number of the call that is open, `_next` an id whose name has not come.
+    `failure`: see translation.ResponseTranslator.
     """
 
     __slots__ = (
@@ -107,6 +108,7 @@ class MessagesStream:
         "_tool",
         "_usage",
         "_used_tool",
+        "failure",
     )
 
     def __init__(self, *, keeps_arguments: bool) -> None:
@@ -125,12 +127,15 @@ class MessagesStream:
         self._finish: str | None = None
         self._stop: int | str | None = None
         self._usage = _NO_USAGE
+        self.failure: str | None = None
 
     def event(self, data: bytes) -> bytes:
         """Return the events for the data of one chat event. Never raises."""
         try:
             return self._event(data)
-        except NOT_JSON:
+        except NOT_JSON as error:
+            if self._state != "failed":
+                self.failure = f"an event cannot be translated: {error}"
             return self._fail(UNREADABLE)
 
     def _event(self, data: bytes) -> bytes:

@@ -35,6 +35,8 @@ class OwnResponse:
 
     __slots__ = ("_last",)
 
+    failure = None
+
     def __init__(self) -> None:
         self._last = b""
 

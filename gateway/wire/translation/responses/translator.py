@@ -31,6 +31,10 @@ class ResponsesTranslator:
         self._sealed = request.wants_sealed_reasoning
         self._stream = EventStream(self.response, box, sealed=self._sealed)
 
+    @property
+    def failure(self) -> str | None:
+        return self._stream.failure
+
     def event(self, data: bytes) -> bytes:
         return self._stream.event(data)
 

@@ -47,6 +47,13 @@ def test_a_whole_call_that_a_stop_string_ends_is_run(finish: str) -> None:
 
 
 @pytest.mark.parametrize("finish", ["stop", "tool_calls"])
-def test_a_broken_call_that_was_not_cut_off_is_a_failure_of_the_engine(finish: str) -> None:
-    with pytest.raises(Unreadable):
-        answer(chat(CUT, finish))
+def test_a_broken_call_that_was_not_cut_off_is_told_as_the_model_wrote_it(finish: str) -> None:
+    assert told(chat(CUT, finish)) == ({"INVALID_JSON": CUT}, "tool_use", None)
+
+
+def test_half_a_surrogate_pair_in_a_call_is_told_as_other_text() -> None:
+    """Escaped once more in the arguments, and bare in a text, of which engines send either."""
+    body = chat('{"a": "\\ud83d \\\\ud83d"}', "tool_calls")
+    assert told(body)[0] == {"a": "\ufffd \\ud83d"}
+    body = body.replace(b'"content": null', b'"content": "\\ud83d"')
+    assert json.loads(answer(body))["content"][0]["text"] == "\ufffd"

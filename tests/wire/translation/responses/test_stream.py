@@ -56,8 +56,10 @@ def test_an_answer_without_a_token_has_no_item() -> None:
     assert kinds(events) == ["created", "in_progress", "completed"]
 
 
-def test_a_stream_that_is_not_done_never_completes() -> None:
-    assert kinds(run(chunk(content="a"), chunk("stop"), done=False))[-1] == "output_text.delta"
+@pytest.mark.parametrize("done", [True, False])
+def test_the_finish_reason_alone_tells_whether_a_stream_is_whole(done: bool) -> None:
+    assert kinds(run(chunk(content="a"), chunk("stop"), done=done))[-1] == "completed"
+    assert kinds(run(chunk(content="a"), done=done))[-1] == "failed"
 
 
 def test_content_and_calls_in_one_chunk_are_items_of_their_own() -> None:

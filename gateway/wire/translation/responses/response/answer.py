@@ -21,7 +21,7 @@ def complete(response: Response, body: bytes, toolbox: Toolbox, *, sealed: bool 
     `sealed`: see sealed_reasoning. Raises Unreadable.
     """
     try:
-        answer = chat.decode_answer(body)
+        answer = chat.read_answer(body)
         if not answer.choices:
             raise Unreadable("the worker's response has no choice")
         choice = answer.choices[0]

@@ -43,7 +43,8 @@ class EventStream:
     """Turns the events of one chat stream into those of a response.
 
     `response` is the response as it begins; it has the end's status after `end`. `sealed`: see
-    sealed_reasoning. `ended` tells whether an event was the last one.
+    sealed_reasoning. `ended` tells whether an event was the last one; `failure`: see
+    translation.ResponseTranslator.
     """
 
     __slots__ = (
@@ -57,12 +58,14 @@ class EventStream:
         "_toolbox",
         "_usage",
         "ended",
+        "failure",
         "response",
     )
 
     def __init__(self, response: Response, toolbox: Toolbox, *, sealed: bool = False) -> None:
         self.response = response
         self.ended = False
+        self.failure: str | None = None
         self._toolbox = toolbox
         self._sealed = sealed
         self._number = 0
@@ -79,24 +82,30 @@ class EventStream:
             return b""
         self._room -= len(data)
         if self._room < 0:
+            self.failure = f"the stream is larger than {MAX_BYTES} bytes"
             return self.failed(_TOO_LARGE)
         started, number, whole = self._started, self._number, len(self._items)
         try:
             return self._event(data)
-        except NOT_JSON:
+        except NOT_JSON as error:
+            self.failure = f"an event cannot be translated: {error}"
             self._started, self._number = started, number
             del self._items[whole:]  # the events that told of them are lost
             return self.failed(_UNREADABLE)
 
     def end(self, *, done: bool) -> bytes:
-        """Return the last events; `done`: the worker's stream ended in `[DONE]`."""
-        if self.ended or not done:
+        """Return the last events. The finish reason alone tells whether the response is whole.
+
+        `done` proves nothing: some engines end without it, and one that dies may end with it.
+        """
+        if self.ended:
             return b""
         begun, number = self._begin(), self._number
         end_as(self.response, self._finish_reason, self._usage)
         try:
             closed = b"" if self.response.error is not None else self._close()
-        except NOT_JSON:  # a text is looked at only here
+        except NOT_JSON as error:  # a text is looked at only here
+            self.failure = f"a text cannot be translated: {error}"
             self._number = number
             return begun + self.failed(_UNREADABLE)
         return begun + closed + self._last()

@@ -102,6 +102,10 @@ class GenerateAsChat:
         self._usage = event.usage
         return b"".join([self._chosen(choice) for choice in event.choices])
 
+    @property
+    def failure(self) -> str | None:
+        return None  # of a stream, `settle` raises
+
     def comment(self) -> bytes:
         return b":\n\n"
 
