@@ -47,7 +47,7 @@ from gateway.kernel.interface import Field, Fields
 from gateway.pipeline.authorization import SCOPES
 from gateway.plugins.hookspecs import hookimpl
 from gateway.plugins.host import Host
-from gateway.plugins.panel import Cell, Panel, PanelRows
+from gateway.plugins.panel import Cell, Panel, PanelAction, PanelRows
 from gateway.plugins.work_queue import Backlog, NewWork, WorkItem, WorkQueue
 from gateway.storage import (
     ConstraintViolated,
@@ -176,6 +176,7 @@ __all__ = [
     "OpenDatabase",
     "Outcome",
     "Panel",
+    "PanelAction",
     "PanelRows",
     "Peers",
     "Principal",

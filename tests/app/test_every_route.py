@@ -91,10 +91,14 @@ OF_BATCH = (
 )
 FILES = ("batch", "upload")
 UPLOAD_ENDS = ("parts", "complete", "cancel")
+ITEM_ENDS = ("cancel", "requeue")
 BATCH: set[Rule] = {
     *((path, ("DELETE", "GET"), "batch") for path in OF_BATCH),
     *((path.removesuffix("/{item_id}"), ("POST",), "batch") for path in OF_BATCH),
     ("/v1/batch", ("GET",), "batch"),
+    *((f"/admin/batch/items/{{item_id}}/{end}", ("POST",), "admin") for end in ITEM_ENDS),
+    ("/admin/batch/requeue", ("POST",), "admin"),
+    ("/admin/batch/batches/{batch_id}/cancel", ("POST",), "admin"),
     ("/v1/batches", ("GET", "POST"), "batch"),
     ("/v1/batches/{batch_id}", ("DELETE", "GET"), "batch"),
     ("/v1/batches/{batch_id}/cancel", ("POST",), "batch"),

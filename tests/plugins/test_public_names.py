@@ -66,6 +66,7 @@ NAMES = [
     "Outcome",
     "PLAIN_CHAT",
     "Panel",
+    "PanelAction",
     "PanelRows",
     "Peers",
     "Principal",

@@ -180,7 +180,40 @@ class Engine:
         end = changes.End(now, now + self.options.keep_results)
         found = await self._storage.write(lambda db: changes.cancel(db, item_id, end))
         await self._canceled(() if found is None else (found,))
+        if found is not None and found.batch is not None:
+            self.batches.changed()
         return found is not None
+
+    async def requeue(self, item_id: str) -> bool:
+        """Queue a failed or canceled item again, as if it had not been tried; False: it is none.
+
+        Lines of batches are none: their results are in the batch's files.
+        """
+        deadline = time.time() + self.options.deadline
+        found = await self._storage.write(lambda db: changes.requeue(db, item_id, deadline))
+        self._requeued(found is not None)
+        return found is not None
+
+    async def requeue_failed(self, model: str | None, owner: str | None) -> int:
+        """Queue all failed items again, of one model or owner if it is given; return how many.
+
+        What fails again meanwhile is left. Each slice is a transaction of its own.
+        """
+        now, done = time.time(), 0
+        which, deadline = changes.Failed(model, owner, now), now + self.options.deadline
+
+        def run(db: Database) -> int:
+            return len(changes.requeue_failed(db, which, deadline, changes.SLICE))
+
+        while count := await self._storage.write(run):
+            self._requeued(count)
+            done += count
+        return done
+
+    def _requeued(self, items: int) -> None:
+        if items:
+            self.tally.requeued(changes.REQUEUED, items)
+            self.runner.wake()
 
     async def _canceled(self, found: Sequence[Found]) -> None:
         """End the calls of canceled items, in whichever process they run."""

@@ -83,7 +83,7 @@ class Doors:
             form_token=viewer.form_token,
             who=who,
             refresh=self._board.refresh(),
-            admin=viewer.may("admin"),
+            scopes=None if viewer.principal is None else viewer.principal.scopes,
         )
 
     def _sections(self) -> Sequence[Section]:

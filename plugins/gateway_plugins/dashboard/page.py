@@ -47,17 +47,28 @@ def files() -> dict[str, tuple[str, bytes]]:
 
 
 def page(
-    sections: Sequence[Section], *, form_token: str, who: str | None, refresh: float, admin: bool
+    sections: Sequence[Section],
+    *,
+    form_token: str,
+    who: str | None,
+    refresh: float,
+    scopes: frozenset[str] | None,
 ) -> str:
     """Return the page with these sections, for a viewer called `who`; None: nobody logs in.
 
-    `admin`: the page offers actions.
+    The page offers the actions that need one of `scopes`; None: all.
     """
+    admin = scopes is None or "admin" in scopes
     links = "".join(f'<li><a href="#{one.name}">{escape(one.title)}</a></li>' for one in sections)
     bodies = "".join(_section(one, admin) for one in sections)
     logout = "" if who is None else _LOGOUT.substitute(token=form_token, who=escape(who))
     return _PAGE.substitute(
-        token=form_token, links=links, sections=bodies, logout=logout, refresh=f"{refresh:g}"
+        token=form_token,
+        links=links,
+        sections=bodies,
+        logout=logout,
+        refresh=f"{refresh:g}",
+        scopes="*" if scopes is None else escape(" ".join(sorted(scopes))),
     )
 
 

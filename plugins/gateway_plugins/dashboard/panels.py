@@ -7,7 +7,7 @@ from typing import Self
 
 import msgspec
 
-from gateway import CallError, Cell, Host, Outcome, Panel, PanelRows, StorageError
+from gateway import CallError, Cell, Host, Outcome, Panel, PanelAction, PanelRows, StorageError
 
 log = logging.getLogger("gateway.dashboard")
 
@@ -40,6 +40,7 @@ class ShownPanel(msgspec.Struct, frozen=True, kw_only=True):
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[Cell]] = ()
     total: int | None = None
+    actions: Sequence[PanelAction] = ()
     error: str | None = None
 
     @classmethod
@@ -47,8 +48,14 @@ class ShownPanel(msgspec.Struct, frozen=True, kw_only=True):
         """Return what the page gets of a panel with these rows."""
         columns = list(dict.fromkeys(name for row in found.rows for name in row))
         rows = [[row.get(name) for name in columns] for row in found.rows]
-        title, plugin = one.panel.title, one.plugin
-        return cls(title=title, plugin=plugin, columns=columns, rows=rows, total=found.total)
+        return cls(
+            title=one.panel.title,
+            plugin=one.plugin,
+            columns=columns,
+            rows=rows,
+            total=found.total,
+            actions=one.panel.actions,
+        )
 
 
 def offered(gateway: Host) -> list[Offered]:

@@ -2,8 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 
-from gateway import Cell, Database, Panel, PanelRows, Storage
+from gateway import Cell, Database, Panel, PanelAction, PanelRows, Storage
 from gateway_plugins.evaluations.rows import jobs
+
+CANCEL = PanelAction(
+    label="Cancel",
+    effect="The job is canceled, with its items that have not ended.",
+    path="/eval/{job_id}",
+    method="DELETE",
+    column="status",
+    values=("pending", "submitting", "running"),
+)
+RESUME = PanelAction(
+    label="Resume",
+    effect="What failed or was canceled runs once more.",
+    path="/eval/{job_id}/resume",
+    column="status",
+    values=("failed", "canceled"),
+)
 
 
 class EvaluationPanels:
@@ -15,7 +31,13 @@ class EvaluationPanels:
     def all(self) -> Sequence[Panel]:
         """Return the panels."""
         return [
-            Panel(name="evaluations", title="Evaluations", scope="monitor", read=self._jobs),
+            Panel(
+                name="evaluations",
+                title="Evaluations",
+                scope="monitor",
+                read=self._jobs,
+                actions=[CANCEL, RESUME],
+            ),
             Panel(name="scores", title="Scores", scope="monitor", read=self._scores),
         ]
 

@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from starlette.routing import BaseRoute
 
-from gateway import ConfigError, Host, Migrations, Sample, hookimpl
+from gateway import ConfigError, Host, Migrations, Panel, Sample, hookimpl
 from gateway_plugins.uploads.installing import clearing
 from gateway_plugins.uploads.installing.conductor import Conductor
 from gateway_plugins.uploads.life import READY, Uploads
 from gateway_plugins.uploads.options import Options
+from gateway_plugins.uploads.panels import UploadPanels
 from gateway_plugins.uploads.places import cache_of
 from gateway_plugins.uploads.report import Tally
 from gateway_plugins.uploads.store.folder import Folder
@@ -59,9 +60,15 @@ class ModelUploads:
         )
         return routes(gateway, protocol)
 
+    @hookimpl
+    def panels(self, gateway: Host) -> Sequence[Panel]:
+        return UploadPanels(gateway.storage, self.uploads, self._progress).all()
+
     def _shown(self, upload: Upload, offset: int) -> Shown:
-        progress = {} if self._conductor is None else self._conductor.progress
-        return shown(upload, offset, progress.get(upload.id, 0.0))
+        return shown(upload, offset, self._progress().get(upload.id, 0.0))
+
+    def _progress(self) -> Mapping[str, float]:
+        return {} if self._conductor is None else self._conductor.progress
 
     @hookimpl
     @contextlib.asynccontextmanager

@@ -18,7 +18,8 @@ KEYS: Mapping[str, Sequence[str]] = {
     "boss": ["monitor", "admin"],
     "caller": ["realtime"],
     "trainer": ["realtime", "sessions"],
-    "other": ["realtime", "sessions"],
+    "other": ["realtime", "sessions", "batch"],
+    "nightly": ["batch"],
 }
 """Ids of the keys and their scopes; the token of a key is `gw-` and its id."""
 

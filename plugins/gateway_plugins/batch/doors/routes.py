@@ -10,6 +10,7 @@ from gateway_plugins.batch.doors.completions import FORMS, Completions
 from gateway_plugins.batch.doors.files.routes import file_routes
 from gateway_plugins.batch.doors.jobs import Jobs
 from gateway_plugins.batch.doors.listing import Listing
+from gateway_plugins.batch.doors.operating import Operating
 from gateway_plugins.batch.doors.uploads.routes import upload_routes
 from gateway_plugins.batch.engine import Engine
 from gateway_plugins.batch.options import Options
@@ -25,4 +26,5 @@ def routes(gateway: Host, engine: Callable[[], Engine], options: Options) -> lis
         *batch_routes(gateway, engine),
         *upload_routes(gateway, engine),
         *Listing(gateway).routes(gateway),
+        *Operating(engine).routes(gateway),
     ]

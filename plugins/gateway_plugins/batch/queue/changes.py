@@ -23,6 +23,9 @@ from gateway_plugins.batch.queue.lanes import Counts, delete_unused
 
 LATE = "the item was not done by its deadline"
 
+REQUEUED = "requeued"
+"""Code of the error of an item that an operator has queued again."""
+
 NO_REASONS: Mapping[str, str] = {}
 
 SLICE = 500
@@ -210,7 +213,7 @@ def requeue_failed(db: Database, which: Failed, deadline: float, limit: int) -> 
 
 
 def _again_anew(db: Database, found: Collection[Found], deadline: float) -> None:
-    reason = ItemError("requeued", "an operator has queued it again")
+    reason = ItemError(REQUEUED, "an operator has queued it again")
     _again(db, found, reason, anew=True, deadline=deadline)
     for one in found:
         db.execute("DELETE FROM batch_answers WHERE number = :number", {"number": one.number})

@@ -199,6 +199,29 @@ def backlog(db: Database) -> dict[str, Backlog]:
     }
 
 
+class Depth(msgspec.Struct, frozen=True):
+    """What one key has in the queue of one model. `oldest` is when the first was submitted."""
+
+    model: str
+    owner: str
+    queued: int
+    running: int
+    oldest: float | None
+    priority: int | None
+
+
+_DEPTHS = f"""
+SELECT model, owner, sum(queued), sum(running), min(({_FIRST_OF_LANE})),
+    max(CASE WHEN queued > 0 THEN priority END)
+FROM batch_lanes AS l WHERE queued + running > 0 GROUP BY model, owner ORDER BY 3 DESC, 1, 2
+"""
+
+
+def depths(db: Database) -> list[Depth]:
+    """Return what has not ended, by model and key, the longest queue first."""
+    return [Depth(*row) for row in db.select(_DEPTHS)]
+
+
 _OLDEST = """
 SELECT min((SELECT submitted FROM batch_items WHERE number = (
     SELECT min(number) FROM batch_items AS i WHERE i.lane = l.lane AND state = 0 AND due = 0

@@ -2,6 +2,13 @@
 
 const token = document.querySelector('meta[name="form-token"]').content;
 
+const scopes = document.querySelector('meta[name="scopes"]').content.split(" ");
+
+/** Whether the page may offer what a route with this scope does. */
+export function may(scope) {
+  return scopes.includes("*") || scopes.includes(scope);
+}
+
 /** Return what a route of the gateway answers, as JSON; throws an Error with its message. */
 export async function ask(method, path, body) {
   const answer = await fetch(`dashboard/${path}`, {

@@ -54,3 +54,30 @@ export function number(value) {
   if (value === null || value === undefined) return "–";
   return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(4)));
 }
+
+export function bytes(value) {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  let step = 0;
+  while (value >= 1024 && step < units.length - 1) {
+    value /= 1024;
+    step++;
+  }
+  return `${step === 0 ? value : value.toPrecision(3)} ${units[step]}`;
+}
+
+/** Return a part of a whole as a bar, with the number for those who do not see the bar. */
+export function share(value) {
+  const part = Math.min(Math.max(value, 0), 1);
+  const bar = drawn("svg", {viewBox: "0 0 100 10", class: "bar", "aria-hidden": "true",
+    preserveAspectRatio: "none"}, drawn("rect", {width: 100, height: 10, class: "whole"}),
+  drawn("rect", {width: 100 * part, height: 10, class: part < 0.9 ? "part" : "part nearly"}));
+  return element("span", {class: "share"}, bar, `${Math.floor(100 * value)} %`);
+}
+
+/** Return an element of a drawing; children are elements, or anything else as text. */
+export function drawn(name, attributes, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
+  made.append(...children.map(one => one instanceof Node ? one : String(one)));
+  return made;
+}

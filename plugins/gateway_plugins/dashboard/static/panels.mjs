@@ -1,6 +1,7 @@
 // The tables that plugins offer, each as its columns say what it holds.
 
-import {ago, element, fill, number, seconds, table} from "./dom.mjs";
+import {ofPanel, ofRows, problem} from "./actions.mjs";
+import {ago, bytes, element, fill, number, seconds, share, table} from "./dom.mjs";
 
 const paused = new Set();
 const logs = new Map();
@@ -11,11 +12,13 @@ function shown(column, cell) {
   if (typeof cell !== "number") return cell;
   if (column.endsWith("_at")) return ago(cell);
   if (column.endsWith("_s")) return seconds(cell);
+  if (column.endsWith("_bytes")) return bytes(cell);
+  if (column.endsWith("_share")) return share(cell);
   return number(cell);
 }
 
 function head(column) {
-  return column.replace(/_(at|s)$/, "").replaceAll("_", " ");
+  return column.replace(/_(at|s|bytes|share)$/, "").replaceAll("_", " ");
 }
 
 /** A log is text, which can be held still to be read. */
@@ -34,22 +37,30 @@ function log(name, part, redraw) {
   ];
 }
 
+/** Return a panel: its table or its log, and what people may do with its rows. */
 export function body(name, part, redraw) {
   if (part.error !== null) return element("p", {class: "bad"}, part.error);
-  if (part.rows.length === 0) return element("p", {class: "quiet"}, "Nothing now.");
+  if (part.rows.length === 0) {
+    return [problem(name), element("p", {class: "quiet"}, "Nothing now.")];
+  }
   if (part.columns.includes("line")) return log(name, part, redraw);
   const columns = part.columns.map((one, place) => ({
-    name: head(one), number: part.rows.some(row => typeof row[place] === "number"),
+    name: head(one), number: !one.endsWith("_share") && part.rows.some(row => typeof row[place] === "number"),
   }));
-  const rows = part.rows.map(row => row.map((cell, place) => shown(part.columns[place], cell)));
+  const buttons = ofRows(name, part, redraw);
+  const rows = part.rows.map(row => [
+    ...row.map((cell, place) => shown(part.columns[place], cell)),
+    ...(buttons === null ? [] : [buttons(row)]),
+  ]);
+  if (buttons !== null) columns.push({name: "actions"});
   const rest = part.total === null || part.total <= rows.length ? ""
     : ` (the first ${rows.length} of ${number(part.total)})`;
-  return table(part.title + rest, columns, rows);
+  return [problem(name), ofPanel(name, part, redraw), table(part.title + rest, columns, rows)];
 }
 
 export function panels(view, parts) {
   const redraw = () => panels(view, parts);
   const found = [...parts].filter(([name]) => name !== "fleet");
   fill(view, ...found.flatMap(([name, part]) =>
-    [element("h3", {}, part.title), body(name, part, redraw)].flat()));
+    [element("h3", {}, part.title), body(name, part, redraw)].flat().filter(one => one !== null)));
 }

@@ -17,7 +17,7 @@ export async function reports(view) {
     fill(shown, element("p", {class: "quiet"}, "Loading"));
     try {
       const part = await ask("GET", `panels/${encodeURIComponent(choice.value)}`);
-      fill(shown, ...[body(choice.value, part, show)].flat());
+      fill(shown, ...[body(choice.value, part, show)].flat().filter(one => one !== null));
     } catch (error) {
       fill(shown, element("p", {class: "bad"}, error.message));
     }

@@ -118,6 +118,14 @@ def uploading(db: Database) -> list[Upload]:
     return _read(db, f"status = '{UPLOADING}'", {})
 
 
+def newest(db: Database, limit: int) -> list[Upload]:
+    """Return at most `limit` uploads: those that have not ended, then those that ended last."""
+    running = f"status IN ('{UPLOADING}', '{VERIFYING}', '{INSTALLING}') ORDER BY created DESC"
+    ended = f"status IN ('{COMPLETED}', '{FAILED}', '{EXPIRED}') ORDER BY expires DESC"
+    found = _read(db, f"{running} LIMIT :limit", {"limit": limit})
+    return found + _read(db, f"{ended} LIMIT :limit", {"limit": limit - len(found)})
+
+
 def expired(db: Database, now: float) -> list[Upload]:
     """Return some uploads that have expired, and whose bytes nobody needs."""
     where = (
