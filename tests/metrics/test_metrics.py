@@ -57,6 +57,12 @@ async def test_metrics_count_and_time_plain_and_streamed_responses(gateway_for: 
     usage = "gen_ai_client_token_usage_sum"
     assert found.value(usage, gen_ai_token_type="output", **labels) == 15
     assert found.value(usage, gen_ai_token_type="input", **labels) > 0
+    for kind in ("input", "output"):
+        former = found.value(usage, gen_ai_token_type=kind, **labels)
+        spent = f"gen_ai_client_inference_usage_{kind}_tokens_total"
+        assert found.value(spent, gen_ai_token_modality="unknown", **labels) == former
+        of_a_call = f"gen_ai_client_inference_operation_{kind}_tokens_sum"
+        assert found.value(of_a_call, **labels) == former
     assert found.value("gateway_errors_total") == found.value("gateway_aborts_total") == 0
     assert found.value("gateway_calls_in_flight") == 0
 
@@ -280,6 +286,22 @@ async def test_promtool_accepts_the_metrics_of_all_plugins(
     )
     said, _ = await process.communicate(found.text.encode())
     assert (process.returncode, said) == (0, b"")
+
+
+async def test_metrics_tell_cached_and_reasoning_tokens_apart(gateway_for: GatewayFor) -> None:
+    usage = (
+        b'{"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details":'
+        b' {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 3}}'
+    )
+    body = b'{"choices": [], "usage": %s}' % usage
+    async with ScriptedWorker(answer_of(body)) as worker:
+        live = await gateway_for(entry("metrics", tokens=True), workers=(worker.url,))
+        for _ in range(2):
+            await live.client.post(CHAT, json=chat())
+        found = await scrape(live)
+    spent = "gen_ai_client_inference_usage"
+    assert found.value(f"{spent}_cache_read_input_tokens_total") == 8
+    assert found.value(f"{spent}_reasoning_output_tokens_total") == 6
 
 
 async def test_manual_lists_exactly_the_existing_metrics(

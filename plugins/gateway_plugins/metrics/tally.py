@@ -36,6 +36,7 @@ class CallSeries:
     """The calls of one route, for one model, that ended at one worker, by one front end."""
 
     __slots__ = (
+        "details",
         "duration",
         "errors",
         "first_token",
@@ -51,6 +52,7 @@ class CallSeries:
         self.statuses: dict[str | int, int] = {}
         self.errors: dict[str | int, int] = {}
         self.results: dict[str | int, int] = {}
+        self.details = {_CACHED: 0, _REASONED: 0}
         self.duration = Histogram(DURATION)
         self.queue = Histogram(QUEUE)
         self.first_token = Histogram(FIRST_TOKEN)
@@ -73,6 +75,10 @@ class CallSeries:
             # As floats, which a bound is compared to in half the time.
             self.tokens_in.add(float(usage.prompt_tokens))
             self.tokens_out.add(float(usage.completion_tokens))
+            if usage.cached_tokens:
+                self.details[_CACHED] += usage.cached_tokens
+            if usage.reasoning_tokens:
+                self.details[_REASONED] += usage.reasoning_tokens
         if watch is not None and watch.gaps.first and outcome.status < 400:
             self.first_token.add(watch.gaps.first - call.started)
             self.per_token.merge(watch.gaps.histogram)
@@ -103,10 +109,22 @@ class CallSeries:
         ):
             if histogram.filled:
                 yield Sample(name, "histogram", histogram, help_, labels)
+        yield from self._usage(labels)
+
+    def _usage(self, labels: dict[str, str]) -> Iterator[Sample]:
+        """The tokens; no engine tells of which modality they are."""
+        spent = {**labels, "gen_ai_token_modality": "unknown"}
         for kind, histogram in (("input", self.tokens_in), ("output", self.tokens_out)):
-            named = {**labels, "gen_ai_token_type": kind}
-            if histogram.filled:
-                yield Sample("gen_ai_client_token_usage", "histogram", histogram, _USAGE, named)
+            if not histogram.filled:
+                continue
+            total = f"gen_ai_client_inference_usage_{kind}_tokens_total"
+            yield Sample(total, "counter", histogram.sum, _SPENT[kind], spent)
+            name = f"gen_ai_client_inference_operation_{kind}_tokens"
+            yield Sample(name, "histogram", histogram, _OF_A_CALL[kind], labels)
+            named = {**labels, "gen_ai_token_type": kind}  # the name until release 0.2
+            yield Sample("gen_ai_client_token_usage", "histogram", histogram, _USAGE, named)
+        for name, count in self.details.items() if self.tokens_in.filled else ():
+            yield Sample(name, "counter", count, _DETAILS[name], spent)
 
 
 _REQUESTS = "Calls that have ended, by the status that the caller was told; 0: it left before."
@@ -120,7 +138,21 @@ _DURATION = "Seconds from the call's start to the end of its answer."
 _FIRST_TOKEN = "Seconds from the call's start to the first event of its stream."
 _PER_TOKEN = "Seconds between the events of a stream."
 _QUEUE = "Seconds from the call's start to that of its latest attempt at a worker."
-_USAGE = "Tokens of one call: as the engine tells them, or counted in its stream."
+_USAGE = "Tokens of one call, under the name that OpenTelemetry has withdrawn."
+_SPENT = {
+    "input": "Tokens of prompts, those from a cache included.",
+    "output": "Tokens of completions, those of reasoning included.",
+}
+_OF_A_CALL = {
+    "input": "Tokens of the prompts of one call.",
+    "output": "Tokens of the completions of one call: as told by the engine, or counted.",
+}
+_CACHED = "gen_ai_client_inference_usage_cache_read_input_tokens_total"
+_REASONED = "gen_ai_client_inference_usage_reasoning_output_tokens_total"
+_DETAILS = {
+    _CACHED: "Tokens of prompts that came from the engine's cache.",
+    _REASONED: "Tokens of completions that were spent on reasoning.",
+}
 _RETRIES = "Attempts after the first, by how the one before went, and at which worker."
 
 
