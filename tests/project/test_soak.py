@@ -286,7 +286,7 @@ def test_slope_of_finds_no_certain_slope_in_noise() -> None:
 
 SPOILT = (
     b'{"time":"2026","level":"error","logger":"gateway","message":"the reload failed, nothing was'
-    b' changed: /tmp/gateway.yaml:1: not YAML: no"}'
+    b' changed: soak/gateway.yaml:1: not YAML: no"}'
 )
 
 

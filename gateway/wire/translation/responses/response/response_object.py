@@ -5,6 +5,7 @@ and OpenAI's type has no null, it has OpenAI's value: `metadata`, `text`, `top_l
 """
 
 import time
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw
@@ -71,6 +72,9 @@ class _Custom(msgspec.Struct, kw_only=True):
     defer_loading: bool | None
     description: str | None
     format: Raw
+
+
+_ECHOED: Mapping[str, type[msgspec.Struct]] = {"function": _Function, "custom": _Custom}
 
 
 class _Namespace(msgspec.Struct, kw_only=True):
@@ -207,13 +211,12 @@ def usage_of(usage: Usage | None) -> _Usage | None:
 
 def _echoed(raw: Raw, tool: Tool) -> Raw:
     """Return a tool with all fields of its type; one of a type that is not ours as it came."""
-    if tool.type == "function":
-        return Raw(msgspec.json.encode(_function(tool)))
-    if tool.type == "custom":
-        return Raw(msgspec.json.encode(_custom(tool)))
     if tool.type == "namespace":
         return Raw(msgspec.json.encode(_namespace(tool)))
-    return raw
+    shape = _ECHOED.get(tool.type)
+    if shape is None:
+        return raw
+    return Raw(msgspec.json.encode(msgspec.convert(tool, shape, from_attributes=True)))
 
 
 def _namespace(tool: Tool) -> _Namespace:
@@ -222,32 +225,6 @@ def _namespace(tool: Tool) -> _Namespace:
         name=tool.name,
         tools=[_echoed(raw, decode_tool(raw)) for raw in tool.tools or ()],
         type=tool.type,
-    )
-
-
-def _function(tool: Tool) -> _Function:
-    return _Function(
-        name=tool.name,
-        parameters=tool.parameters,
-        strict=tool.strict,
-        type=tool.type,
-        allowed_callers=tool.allowed_callers,
-        runs_async=tool.runs_async,
-        defer_loading=tool.defer_loading,
-        description=tool.description,
-        output_schema=tool.output_schema,
-    )
-
-
-def _custom(tool: Tool) -> _Custom:
-    return _Custom(
-        name=tool.name,
-        type=tool.type,
-        allowed_callers=tool.allowed_callers,
-        runs_async=tool.runs_async,
-        defer_loading=tool.defer_loading,
-        description=tool.description,
-        format=tool.format,
     )
 
 

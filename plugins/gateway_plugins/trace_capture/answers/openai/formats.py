@@ -17,6 +17,7 @@ from gateway_plugins.trace_capture.answers.openai.structs import (
     CompletionChoice,
     CompletionEvent,
     CompletionLogprobs,
+    MaybeAny,
     PlainChat,
     PlainCompletion,
 )
@@ -87,13 +88,18 @@ def _settle_completion(chunks: Sequence[CompletionChoice]) -> tuple[dict[str, An
     return {"text": "".join([chunk.text for chunk in chunks if chunk.text])}, False
 
 
-def _lenient_chat_logprobs(scores: Mapping[str, Any]) -> ChatLogprobs:
+def checked_content(scores: Mapping[str, Any]) -> MaybeAny:
+    """Return the `content` of a choice's logprobs; raise TypeError if it is no list of objects."""
     content = scores.get("content", msgspec.UNSET)
     if not (content is None or content is msgspec.UNSET or isinstance(content, list)):
         raise TypeError("the content of logprobs must be a list")
     if content and not all(isinstance(entry, dict) for entry in content):
         raise TypeError("an entry of logprobs must be an object")
-    return ChatLogprobs(content)
+    return content
+
+
+def _lenient_chat_logprobs(scores: Mapping[str, Any]) -> ChatLogprobs:
+    return ChatLogprobs(checked_content(scores))
 
 
 def _lenient_completion_logprobs(scores: Mapping[str, Any]) -> CompletionLogprobs:

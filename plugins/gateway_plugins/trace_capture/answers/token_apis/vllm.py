@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from gateway_plugins.trace_capture.answers.assembled import Extra, Part
 from gateway_plugins.trace_capture.answers.deltas import joined
-from gateway_plugins.trace_capture.answers.openai.formats import Form
+from gateway_plugins.trace_capture.answers.openai.formats import Form, checked_content
 from gateway_plugins.trace_capture.answers.openai.numbers import (
     Numbers,
     chain_lists,
@@ -135,12 +135,7 @@ def _settle(chunks: Sequence[GenerateChoice]) -> tuple[dict[str, Any], bool]:
 
 
 def _lenient_logprobs(scores: Mapping[str, Any]) -> GenerateLogprobs:
-    content = scores.get("content", UNSET)
-    if content and not (
-        isinstance(content, list) and all(isinstance(entry, dict) for entry in content)
-    ):
-        raise TypeError("the content of logprobs must be a list of objects")
-    return GenerateLogprobs(content)
+    return GenerateLogprobs(checked_content(scores))
 
 
 GENERATE = Form(
