@@ -26,11 +26,12 @@ export async function ask(method, path, body) {
   return said;
 }
 
-/** Ask the person; resolves to whether the answer is yes. */
-export function confirmed(title, text) {
+/** Ask the person, with the action on the button; resolves to whether the answer is yes. */
+export function confirmed(title, text, action) {
   const dialog = document.getElementById("confirm");
   document.getElementById("confirm-title").textContent = title;
   document.getElementById("confirm-text").textContent = text;
+  document.getElementById("confirm-yes").textContent = action;
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise(resolve => {

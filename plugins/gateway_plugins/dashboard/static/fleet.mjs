@@ -14,8 +14,9 @@ const COLUMNS = [
 
 let problem = null;
 
-async function act(worker, title, text, method, end, redraw) {
-  if (!await confirmed(title, text)) return;
+async function act(worker, label, text, method, end, redraw) {
+  const title = `${label} ${worker.worker_id}?`;
+  if (!await confirmed(title, text, label)) return;
   try {
     await ask(method, `api/admin/workers/${encodeURIComponent(worker.worker_id)}${end}`);
     problem = null;
@@ -38,7 +39,7 @@ function actions(worker, redraw) {
   const id = worker.worker_id, drained = "drain" in worker.conditions;
   const button = (label, name, text, method, end, kind) => element("button", {
     type: "button", class: kind, "data-id": `${label}:${id}`, "aria-label": `${label} ${id}`,
-    onclick: () => act(worker, `${label} ${id}?`, text, method, end, redraw),
+    onclick: () => act(worker, label, text, method, end, redraw),
   }, label);
   return element("div", {class: "actions"},
     drained

@@ -169,7 +169,7 @@ export async function traces(view) {
   const list = search();
   const follow = async () => {
     const [section, id] = location.hash.slice(1).split("/");
-    if (section !== "traces") return;
+    if (section !== "" && section !== "traces") return; // "": it is the first section
     if (id === undefined) {
       fill(view, list.form, list.shown);
       await list.look();
