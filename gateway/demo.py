@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from socket import socket
 
 import uvloop
@@ -25,13 +25,16 @@ shows the fleet, and each token of the calls below. Try, in another terminal:
   curl -N {url}/sessions/my-agent/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "sim", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-The same model by Anthropic's Messages and by OpenAI's Responses, for agents that speak them:
+The same model by Anthropic's Messages and by OpenAI's Responses, for agents that speak them. In a
+session they are carried as chat, so that their traces have the exact tokens, too:
 
-  curl {url}/v1/messages -H 'content-type: application/json' \\
+  curl {url}/sessions/my-claude/v1/messages -H 'content-type: application/json' \\
     -d '{{"model": "sim", "max_tokens": 50, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-  curl {url}/v1/responses -H 'content-type: application/json' \\
+  curl {url}/sessions/my-codex/v1/responses -H 'content-type: application/json' \\
     -d '{{"model": "sim", "input": "Hello"}}'
+
+  ANTHROPIC_BASE_URL={url}/sessions/my-claude ANTHROPIC_API_KEY=none claude --model sim
 
 The traces of the session `my-agent`, and its trajectory, which is a sequence to train on:
 
@@ -74,6 +77,9 @@ SIMULATED = SimulatorConfig(
 )
 """All dialects, and a context that has room for the first prompt of a coding agent."""
 
+RUNNING = ("translate", "trace_capture", "dashboard", "access_log")
+"""Plugins of the demo that come after those that are asked for."""
+
 GPU_BOX_RULES = {"min_hot": 5, "cooldown": 5, "tokens": 100, "min_batch": 3, "drain_batch": 1}
 """Times that a person can watch, in seconds."""
 
@@ -112,14 +118,14 @@ def _gpu_box(port: int) -> dict[str, object]:
 
 async def _demo(port: int, plugins: list[str], flags: list[str]) -> None:
     async with Simulator(SIMULATED) as simulator:
-        names = ["sessions", *plugins, "trace_capture", "dashboard", "access_log"]
+        names = dict.fromkeys(["sessions", *plugins, *RUNNING])
         worker = Worker(url=f"{simulator.url}/v1", worker_id="simulator")
         gateway = _gateway(port, names, *map(_entry_of, flags), workers=(worker,))
         await _Demo(gateway, TRY, flags).serve()
 
 
 def _gateway(
-    port: int, plugins: Sequence[str], *entries: PluginEntry, workers: tuple[Worker, ...] = ()
+    port: int, plugins: Iterable[str], *entries: PluginEntry, workers: tuple[Worker, ...] = ()
 ) -> Gateway:
     named = (PluginEntry(name=name, source="--plugin") for name in plugins)
     return Gateway(

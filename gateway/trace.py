@@ -42,6 +42,7 @@ Reason = Literal[
     "too_large",
     "redacted",
     "capture_failed",
+    "history_missing",
     "not_translated",
     "response_not_translated",
     "prompt_differs",
@@ -65,6 +66,7 @@ Reason = Literal[
 - too_large: the response was longer than the gateway keeps.
 - redacted: a `redact_trace` hook removed tokens.
 - capture_failed: the gateway itself could not record it.
+- history_missing: the request continues a `thread` of Messages, so the prompt lacks its beginning.
 - not_translated: the request has no exact equal in chat, so it was passed on as it is.
 - response_not_translated: the response cannot be told in the caller's API: it got an error.
 - prompt_differs: the engine makes another prompt of the request than of its translation.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
+import httpx
 import pytest
 from support.manual import Manual, running, shell
 from support.paths import ROOT
@@ -49,6 +50,16 @@ def test_readme_curl_command_works_against_the_demo(demo: str, tmp_path: Path) -
 def test_readme_dashboard_is_in_the_demo(demo: str) -> None:
     with urlopen(f"{demo}/dashboard") as page:
         assert page.headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("api", ["messages", "responses"])
+def test_demo_captures_other_apis_in_full(demo: str, api: str) -> None:
+    asked = {"model": "sim", "max_tokens": 5, "max_output_tokens": 5, "input": "Hello"}
+    asked |= {"messages": [{"role": "user", "content": "Hello"}]}
+    with httpx.Client(base_url=f"{demo}/sessions/my-{api}") as client:
+        assert client.post(f"/v1/{api}", json=asked).status_code == 200
+        [trace] = client.get("/traces").json()
+    assert (trace["verdict"], trace["translated_from"]) == ("COMPLETE", api)
 
 
 def test_readme_openai_snippet_works_against_the_demo(demo: str, tmp_path: Path) -> None:

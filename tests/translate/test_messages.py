@@ -9,7 +9,7 @@ from support.gateways.capturing import capturing
 
 from gateway import Trace
 from gateway.client import AsyncGatewayClient
-from gateway.testing import GatewayFor, Live
+from gateway.testing import GatewayFor, Live, entry
 
 TRANSLATE = "gateway_plugins.translate:Translate"
 
@@ -29,6 +29,18 @@ def asked(**fields: object) -> dict[str, Any]:
 
 def events_of(answer: httpx.Response) -> list[str]:
     return [line[7:] for line in answer.text.splitlines() if line.startswith("event: ")]
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("create", False), ("continue", True)])
+async def test_trace_of_a_thread_that_passed_through_says_that_history_is_missing(
+    gateway_for: GatewayFor, tmp_path: Path, kind: str, missing: bool
+) -> None:
+    live = await capturing(gateway_for, tmp_path, entry(TRANSLATE, messages="never"))
+    body = asked(thread={"type": kind, "previous_message_id": "msg_1"})
+    answer = await live.client.post("/sessions/s/v1/messages", json=body)
+    assert answer.status_code == 200
+    reasons = (await only(live)).reasons
+    assert ("history_missing" in reasons, "token_ids_missing" in reasons) == (missing, True)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])

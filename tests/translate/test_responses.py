@@ -132,6 +132,7 @@ async def test_the_engines_own_responses_are_recorded_with_their_tokens(
     assert response["output_messages"] is None
     trace = await only(live)
     assert (trace.verdict, trace.reasons) == ("INCOMPLETE", ["logprobs_missing"])
+    assert "abort" in trace.metadata["logprobs_missing"]
     assert len(trace.completion_token_ids) == response["usage"]["output_tokens"] == 5
     assert len(trace.prompt_token_ids) == response["usage"]["input_tokens"]
     assert trace.path == "/v1/responses"

@@ -49,6 +49,12 @@ TRANSLATED: Mapping[str, AsChat] = {"messages": messages_as_chat, "responses": _
 COUNTING = "count_tokens"
 """The API that counts the tokens of Messages."""
 
+OWN = (
+    "own_responses: an engine's own Responses have no logprobs of all tokens, and do not tell an "
+    "abort from an end"
+)
+"""Why the trace of a response that is not carried as chat is never COMPLETE."""
+
 REASON = StateKey[str]("translate")
 """Why a call is not translated although no worker speaks its API."""
 
@@ -113,7 +119,9 @@ class Translate:
     ) -> Translation:
         """Translate the request; ask the engine about a habit if it depends on that."""
         if api == "responses" and self._options.own_responses and not needed:
-            return own_responses(asked)
+            made = own_responses(asked)
+            call.note("logprobs_missing", OWN)
+            return made
         if needed:
             habits = msgspec.structs.replace(PLAIN_CHAT, extensions=self._options.extensions)
             return TRANSLATED[api](asked, habits)

@@ -19,7 +19,7 @@ from gateway.wire.translation.messages.request import MIN_BUDGET, Habits, count_
 from gateway.wire.translation.messages.translator import messages_as_chat
 from gateway.wire.translation.translation import Untranslatable
 
-_HABITS = Habits(merges_system=False, effort_without_thinking="none")
+_HABITS = Habits(merges_system=False, effort_without_thinking="none", ignores_threads=True)
 
 
 def prepare_messages(body: bytes, given_id: str | None, config: SimulatorConfig) -> Prepared:

@@ -38,12 +38,14 @@ class Habits(msgspec.Struct, frozen=True):
     middle are moved there. `effort_without_thinking` is the effort that stands for thinking that is
     switched off, "" for none at all. None: it is not known; a request that depends on it raises
     UnknownHabit. `extensions`: the engine is a vLLM, and takes vLLM's own fields; without them only
-    those of OpenAI are sent.
+    those of OpenAI are sent. `ignores_threads`: a request that leaves what was said to the server
+    is carried as if it were whole, as engines do themselves.
     """
 
     merges_system: bool | None = None
     effort_without_thinking: Effort | Literal["none", ""] | None = None
     extensions: bool = True
+    ignores_threads: bool = False
 
 
 PLAIN_CHAT = Habits(merges_system=True, effort_without_thinking="", extensions=False)
@@ -65,7 +67,15 @@ def read_request(body: bytes) -> Request:
 
 
 def chat_request(asked: Request, habits: Habits) -> chat.Request:
-    """Return the chat request. Raises Untranslatable if none would be answered in the same way."""
+    """Return the chat request. Raises Untranslatable if none would be answered in the same way.
+
+    A thread is a conversation that the server keeps: the next request has only what is new. Engines
+    ignore it, and would answer a prompt without its beginning. Anthropic's clients send the whole
+    conversation again after an error with this code.
+    """
+    if asked.thread is not None and not habits.ignores_threads:
+        words = "the server keeps no threads: send the whole conversation, without `thread`"
+        raise Untranslatable(words, invalid=True, code=NO_THREADS)
     made = _base(asked, habits)
     made.max_completion_tokens = asked.max_tokens
     made.stop = asked.stop_sequences or None
@@ -163,15 +173,7 @@ def _without_thinking(habits: Habits) -> str | None:
 
 
 def _check(asked: Request) -> None:
-    """Raise Untranslatable for what the engine's own checks refuse, and for threads.
-
-    A thread is a conversation that the server keeps: the next request has only what is new. Engines
-    ignore it, and would answer a prompt without its beginning. Anthropic's clients send the whole
-    conversation again after an error with this code.
-    """
-    if asked.thread is not None:
-        words = "the server keeps no threads: send the whole conversation, without `thread`"
-        raise Untranslatable(words, invalid=True, code=NO_THREADS)
+    """Raise Untranslatable for what the engine's own checks refuse."""
     if asked.max_tokens <= 0:
         raise Untranslatable("max_tokens must be positive", invalid=True)
     if asked.cache_salt is not None and not 0 < len(asked.cache_salt) <= MAX_SALT:

@@ -20,6 +20,7 @@ export const REASONS = {
   too_large: "The response was longer than the gateway keeps.",
   redacted: "A plugin removed tokens.",
   capture_failed: "The gateway could not record the call.",
+  history_missing: "The request continues a thread, which engines do not keep: the prompt lacks its beginning.",
   not_translated: "The request has no exact equal in chat.",
   response_not_translated: "The response has no equal in the caller's API, so the caller got an error.",
   prompt_differs: "The engine makes another prompt of the request than of its translation.",

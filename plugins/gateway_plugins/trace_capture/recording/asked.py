@@ -67,13 +67,14 @@ class Asked(msgspec.Struct, frozen=True):
 
     `sampled`: each choice is drawn from the model's distribution. Not so with beam search, and if
     the engine returns the best of several. `hides_reasoning`: the response is to leave the
-    reasoning out.
+    reasoning out. `has_history`: all of the conversation is in the request.
     """
 
     prompts: int = 0
     choices: int = 1
     sampled: bool = True
     hides_reasoning: bool = False
+    has_history: bool = True
 
 
 class _Nested(msgspec.Struct, gc=False):
@@ -84,6 +85,15 @@ class _Reasoning(msgspec.Struct, gc=False):
     include_reasoning: Any = True
 
 
+class _Thread(msgspec.Struct, gc=False):
+    type: Any = None
+
+
+class _Threaded(msgspec.Struct, gc=False):
+    thread: _Thread | None = None
+
+
+_threaded = msgspec.json.Decoder(_Threaded)
 _nested = msgspec.json.Decoder(_Nested)
 _reasoning = msgspec.json.Decoder(_Reasoning)
 
@@ -130,7 +140,7 @@ def asked(api: Api | None, body: bytes, params: Mapping[str, object]) -> Asked:
     prompts = api.prompts_of(body).count if api is not None and api.name in WITH_CHOICES else 0
     hides = _hides_reasoning(body)
     if _SEVERAL.isdisjoint(params):
-        return Asked(prompts, hides_reasoning=hides)
+        return Asked(prompts, hides_reasoning=hides, has_history=_has_history(api, body))
     choices = _count(params.get("n"))
     best_of = is_true(params.get("use_beam_search")) or _count(params.get("best_of")) > choices
     return Asked(prompts, choices, not best_of, hides)
@@ -144,6 +154,17 @@ def _hides_reasoning(body: bytes) -> bool:
     except NOT_JSON:
         return False
     return included is not None and not is_true(included)
+
+
+def _has_history(api: Api | None, body: bytes) -> bool:
+    """Whether a request of Messages does not leave what was said to a server that keeps it."""
+    if api is None or api.name != "messages" or body.rfind(b'"thread"') < 0:
+        return True
+    try:
+        thread = _threaded.decode(body).thread
+    except NOT_JSON:
+        return True
+    return thread is None or thread.type == "create"
 
 
 def _count(value: object) -> int:

@@ -201,6 +201,8 @@ def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
         failed=bool(outcome.failures),
         too_large=capture.too_large,
     )
+    if not wanted.has_history:
+        judged = with_notes(judged, ("history_missing",))
     if call.notes:
         judged = with_notes(judged, tuple(call.notes))
         head.metadata = head.metadata | dict(call.notes.items())
