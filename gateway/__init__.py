@@ -69,9 +69,11 @@ from gateway.telemetry.collectors import Gaps, Gathered
 from gateway.telemetry.metrics import Histogram, Sample
 from gateway.telemetry.trace_context import TraceContext
 from gateway.trace import (
+    CallKind,
     Cause,
     Delivery,
     Divergence,
+    Harness,
     Reason,
     Result,
     Reward,
@@ -136,6 +138,7 @@ __all__ = [
     "BodyTooLarge",
     "Call",
     "CallError",
+    "CallKind",
     "Caller",
     "CallerGone",
     "Cause",
@@ -163,6 +166,7 @@ __all__ = [
     "GatewayError",
     "Gathered",
     "Habits",
+    "Harness",
     "Headers",
     "Histogram",
     "Host",

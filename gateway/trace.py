@@ -86,6 +86,33 @@ Cause = Literal[
 """Why a prompt left an earlier sequence, as far as that can be determined."""
 
 
+CallKind = Literal["turn", "compaction", "title", "router", "subagent"]
+"""What a harness makes a call for.
+
+- turn: the next turn of the conversation.
+- compaction: a summary that takes the place of earlier turns.
+- title: a name for the session.
+- router: a choice of the model, or of the way to go on.
+- subagent: a turn of a subagent that has no id of its own.
+"""
+
+
+class Harness(msgspec.Struct, frozen=True):
+    """The program that runs an agent, and what it says of one call.
+
+    `name` is the preset that knows it, such as claude-code. `agent_id` is the agent within the
+    session, None for the main one; `parent_agent_id` is the agent that started it, None for the
+    main one. `parent_session_id` is the session that started the call's session. `call_kind` is
+    None if the harness does not say.
+    """
+
+    name: str
+    agent_id: str | None = None
+    parent_agent_id: str | None = None
+    parent_session_id: str | None = None
+    call_kind: CallKind | None = None
+
+
 class WeightSpan(msgspec.Struct, kw_only=True):
     """Sampled tokens from `start` to `end` (exclusive) of a choice, and who sampled them.
 
@@ -240,6 +267,7 @@ class Trace(msgspec.Struct, kw_only=True):
     response_id: str = ""
     worker: str | None = None
     principal: str | None = None
+    harness: Harness | None = None
     attempts: list[TraceAttempt] = []
     injected: dict[str, Any] = {}
     overwritten: dict[str, Any] = {}
@@ -258,7 +286,8 @@ class SessionInfo(msgspec.Struct, kw_only=True):
     """A session. `incomplete` counts its traces that are not COMPLETE.
 
     `lost` counts the calls whose trace could not be stored (a full disk, a locked file). `tito` is
-    its own mode of token-in/token-out; lists of sessions leave it out.
+    its own mode of token-in/token-out, `parent_session_id` the session that started this one, if
+    the harness of a call says so; lists of sessions leave both out.
     """
 
     session_id: str
@@ -270,6 +299,7 @@ class SessionInfo(msgspec.Struct, kw_only=True):
     incomplete: int = 0
     lost: int = 0
     tito: str | None = None
+    parent_session_id: str | None = None
 
 
 class Reward(msgspec.Struct, kw_only=True):

@@ -16,7 +16,7 @@ from gateway.fleet.worker import Worker
 from gateway.headers import Headers, checked_line, get_header, request_id
 from gateway.storage.sink import Entry, Sink
 from gateway.telemetry.trace_context import TraceContext, decide, new_trace_id, read_context
-from gateway.trace import Reason
+from gateway.trace import Harness, Reason
 from gateway.wire.apis.openai_files import model_of_path
 from gateway.wire.apis.registry import api_of, dialect_of
 from gateway.wire.dialect import Api, Dialect
@@ -25,12 +25,9 @@ from gateway.wire.naming.forms import named_model, query_model
 from gateway.wire.request import RequestHead, is_true, read_head
 
 ONLY_USAGE = ("usage",)
-
 LEFT = "the caller left"
 """Text of the CallerGone of a call whose caller closed its connection while it ran."""
-
 _NO_HEAD = RequestHead()
-
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -52,7 +49,8 @@ class Call:
     later. `overwritten` are the top-level keys of the body that plugins `set`, with their values.
     `waits_for_commit`: an item must be committed before the last byte. `recorded`: it has a trace.
     `translated_from` is the API of a call that is carried as another API's: `path`, `query` and
-    `body` are the worker's, and `asked_path` is always the caller's. `notes` are those of `note`.
+    `body` are the worker's, and `asked_path` is always the caller's. `harness` is the program
+    behind the caller, if a plugin knows it.
     """
 
     # Those with an underscore are for the Exchange of the call, see gateway.pipeline.exchange.
@@ -79,6 +77,7 @@ class Call:
         "deadline",
         "dialect",
         "frontend",
+        "harness",
         "headers",
         "id",
         "internal",
@@ -127,6 +126,7 @@ class Call:
         self.headers = headers
         self.body = body or Body(b"")
         self.session_id = session_id
+        self.harness: Harness | None = None
         self.client = client
         self.peer_names = peer_names
         self.id = request_id(get_header(headers, b"x-request-id"))

@@ -50,6 +50,12 @@ class NewSession(msgspec.Struct, forbid_unknown_fields=True):
     tito: Literal["off", "prefer", "require"] | None = None
 
 
+class SessionQuery(Paging):
+    """`parent` is the session that started the wanted ones."""
+
+    parent: str | None = None
+
+
 class SessionIds(msgspec.Struct, forbid_unknown_fields=True):
     session_ids: SessionIdList
 
@@ -102,8 +108,8 @@ class SessionRoutes:
             hook.run(session_id)
 
     async def list_all(self, request: ControlRequest) -> Response:
-        paging = request.query(Paging)
-        listing = sessions.SessionList(paging.since, visible_owner(request))
+        paging = request.query(SessionQuery)
+        listing = sessions.SessionList(paging.since, visible_owner(request), paging.parent)
         return await array(self._gateway, listing, paging, request.path)
 
     async def get(self, request: ControlRequest) -> SessionInfo:
@@ -113,6 +119,7 @@ class SessionRoutes:
             found = sessions.get(db, session_id, owner)
             if found is not None:
                 found.tito = sessions.get_tito(db, session_id)
+                found.parent_session_id = sessions.get_parent(db, session_id)
             return found, sessions.exists(db, session_id)
 
         found, taken = await self._storage.read(find)

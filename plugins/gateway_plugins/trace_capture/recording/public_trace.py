@@ -1,5 +1,6 @@
 """Builds the public Trace from the recorded data of a call."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from gateway import (
     NOT_JSON,
     Delivery,
+    Harness,
     Timings,
     Trace,
     TraceAttempt,
@@ -18,6 +20,8 @@ from gateway_plugins.trace_capture.answers.assembled import Part, share_prompts
 from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.record import Record
+
+HARNESS = Harness.__struct_fields__
 
 
 class Identity(NamedTuple):
@@ -76,6 +80,7 @@ def _flat(row: Identity, head: Head) -> Trace:
         response_id=head.response_id,
         worker=head.worker,
         principal=head.principal,
+        harness=_harness(head.harness),
         attempts=[_attempt(one) for one in head.attempts],
         injected=head.injected,
         overwritten=head.overwritten,
@@ -102,6 +107,10 @@ def _flat(row: Identity, head: Head) -> Trace:
         verdict="COMPLETE" if row.complete else "INCOMPLETE",
         reasons=head.reasons,
     )
+
+
+def _harness(fields: Sequence[str | None]) -> Harness | None:
+    return msgspec.convert(dict(zip(HARNESS, fields, strict=False)), Harness) if fields else None
 
 
 def _version(versions: WeightVersions) -> int | str | None:

@@ -104,6 +104,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         response_id=answer.response_id,
         worker=last.worker.id if last is not None else None,
         principal=call.principal.id if call.principal is not None else None,
+        harness=[] if call.harness is None else list(msgspec.structs.astuple(call.harness)),
         attempts=[_attempt(call.started, one) for one in attempts],
         injected=dict(injected),
         overwritten=dict(overwritten),

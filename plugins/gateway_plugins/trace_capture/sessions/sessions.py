@@ -64,6 +64,12 @@ def get_tito(db: Database, session_id: str) -> str | None:
     return next((str(mode) for (mode,) in db.select(query, {"id": session_id})), None)
 
 
+def get_parent(db: Database, session_id: str) -> str | None:
+    """Return the session that started this one, if a harness said so."""
+    query = "SELECT parent_id FROM session_parents WHERE session_id = :id"
+    return next((str(parent) for (parent,) in db.select(query, {"id": session_id})), None)
+
+
 def get(db: Database, session_id: str, owner: str | None = None) -> SessionInfo | None:
     """Return a session; None if there is none, or if it is not the owner's.
 
@@ -83,12 +89,15 @@ def exists(db: Database, session_id: str, owner: str | None = None) -> bool:
 class SessionList:
     """The sessions created at `since` (Unix seconds) or later, oldest first. A paging.Listing.
 
-    Only those of `owner`; all if `owner` is None.
+    Only those of `owner`, and only those that the session `parent` started; all if these are None.
     """
 
-    def __init__(self, since: float | None, owner: str | None = None) -> None:
+    def __init__(
+        self, since: float | None, owner: str | None = None, parent: str | None = None
+    ) -> None:
         self._since = since
         self._owner = owner
+        self._parent = parent
 
     def rows(self, db: Database, after: str | None) -> Iterator[tuple[str, bytes]]:
         where, params = self._where(after)
@@ -114,6 +123,12 @@ class SessionList:
         if self._owner is not None:
             where += " AND owner = :owner"
             params["owner"] = self._owner
+        if self._parent is not None:
+            where += (
+                " AND session_id IN"
+                " (SELECT session_id FROM session_parents WHERE parent_id = :parent)"
+            )
+            params["parent"] = self._parent
         if after is not None:
             where += " AND (created_at, session_id) > (:after_time, :after_id)"
             params["after_time"], params["after_id"] = _position(after)

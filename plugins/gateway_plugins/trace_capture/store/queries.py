@@ -11,7 +11,7 @@ from gateway_plugins.trace_capture.store.row_decoder import COLUMNS, RowDecoder,
 FETCH_BATCH = 200
 """Rows fetched at a time, so that reading never holds a whole session."""
 
-_TABLES = ("traces", "rewards", "session_tito", "sessions")
+_TABLES = ("traces", "rewards", "session_tito", "session_parents", "sessions")
 """In the order of deletion; `sessions` is last, because it holds the sessions' owners."""
 
 

@@ -62,7 +62,8 @@ class RowNumber(msgspec.Struct, eq=False):
 
 
 class Row(msgspec.Struct, eq=False, kw_only=True):
-    """One trace, ready to be inserted. `principal` is the caller's, `started` the record's."""
+    """One trace, ready to be inserted. `principal` is the caller's, `started` the record's.
+    `parent_session` is the session that started the trace's own."""
 
     trace_id: str
     session_id: str | None
@@ -75,6 +76,7 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
     content: bytes
     number: RowNumber
     principal: str | None = None
+    parent_session: str | None = None
     started: float
 
     def values(self) -> tuple[object, ...]:

@@ -105,6 +105,7 @@ def _row(
         content=codec.compress(encoded),
         number=number,
         principal=record.head.principal,
+        parent_session=record.head.harness[3] if record.head.harness else None,
         started=record.started,
     )
 

@@ -64,6 +64,11 @@ _TITO = """
 CREATE TABLE session_tito (session_id TEXT PRIMARY KEY, mode TEXT NOT NULL) WITHOUT ROWID
 """
 
+_PARENTS = """
+CREATE TABLE session_parents (session_id TEXT PRIMARY KEY, parent_id TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX session_parents_by_parent ON session_parents (parent_id)
+"""
+
 MIGRATIONS = Migrations(
     "trace_capture",
     (
@@ -72,6 +77,7 @@ MIGRATIONS = Migrations(
         Migration("index_params", _WITH_PARAMS),
         Migration("remember_deletions", _DELETED),
         Migration("add_tito", _TITO),
+        Migration("add_parents", _PARENTS),
     ),
 )
 """The tables, with JSON values that admin calls set in `capture_settings`.
@@ -80,4 +86,5 @@ MIGRATIONS = Migrations(
 `index_params` adds an index to find quickly whether any session has sampling parameters.
 `remember_deletions` adds the times of deletions, see deletions.py; an empty `caller`: all callers.
 `add_tito` adds the sessions that have a mode of token-in/token-out of their own.
+`add_parents` adds the sessions that started others, as their harness calls them.
 """

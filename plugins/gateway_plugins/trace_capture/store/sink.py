@@ -34,6 +34,9 @@ ON CONFLICT (session_id) DO UPDATE SET
     lost = lost + excluded.lost
 """
 
+INSERT_PARENTS = "INSERT INTO session_parents (session_id, parent_id)"
+ON_PARENT_CONFLICT = "ON CONFLICT (session_id) DO NOTHING"
+
 
 class Prepared(msgspec.Struct, eq=False):
     """The result of `prepare`: the row, and the data needed to build it again.
@@ -109,6 +112,9 @@ class TraceSink:
                 row.number.value = self._last_number
             db.insert(INSERT_SESSIONS, _sessions(kept, lost), ON_CONFLICT)
             db.insert(INSERT, [row.values() for row in kept], ")")
+        parents = {row.session_id: row.parent_session for row in kept if row.parent_session}
+        if parents:
+            db.insert(INSERT_PARENTS, list(parents.items()), ON_PARENT_CONFLICT)
 
     def _begin_losses(self, db: Database) -> Mapping[str, Loss]:
         """Return the losses to count in the file, without those of deleted sessions."""
