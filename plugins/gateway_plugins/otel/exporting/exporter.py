@@ -1,0 +1,181 @@
+"""The thread that makes spans of finished calls and sends them: bounded, and in no call's way."""
+
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from time import monotonic, sleep
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
+
+from gateway_plugins.otel.exporting.sender import Sender, Sent
+from gateway_plugins.otel.record import FinishedCall
+
+log = logging.getLogger("gateway.otel")
+
+BATCH = 128
+"""Maximum spans of a request, nearly: the calls that fill it are not divided. The interpreter is
+held while a request is encoded, so few are better."""
+
+INTERVAL = 1.0
+"""Seconds that spans wait for others, at most."""
+
+MAX_TRIES = 5
+"""How often a request is sent; those behind it wait meanwhile."""
+
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds before the next request, by the failures in a row, if the collector does not say."""
+
+MAX_PAUSE = 60.0
+"""Maximum seconds that a collector may ask for."""
+
+Convert = Callable[[FinishedCall], list[Span]]
+
+
+class Exporter:
+    """Takes finished calls in the event loop, and sends their spans from a thread.
+
+    At most `most` calls wait; further ones are dropped, and counted: `dropped` has the spans by
+    reason, `sent` counts those that the collector has. `away`: the latest request failed. `frame`
+    has the resource and the scope, without spans.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        convert: Convert,
+        frame: ResourceSpans,
+        *,
+        where: str,
+        most: int,
+        timeout: float,
+    ) -> None:
+        self.sent = 0
+        self.dropped: Counter[str] = Counter()
+        self.away = False
+        self._sender = sender
+        self._convert = convert
+        self._frame = frame
+        self._where = where
+        self._most = most
+        self._timeout = timeout
+        self._waiting: deque[FinishedCall] = deque()
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+        self._ends = 0.0
+        self._failures = 0
+        self._thread = threading.Thread(target=self._run, name="otel-exporter", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, call: FinishedCall) -> None:
+        """Take a call; called in the event loop."""
+        if len(self._waiting) >= self._most:
+            self.dropped["queue_full"] += 1 + len(call.attempts)
+            return
+        self._waiting.append(call)
+        if len(self._waiting) == BATCH:
+            self._wake.set()
+
+    def end(self, seconds: float) -> None:
+        """Send what waits, within about `seconds`, and end the thread. It blocks."""
+        self._ends = monotonic() + seconds
+        self._ending.set()
+        self._wake.set()
+        self._thread.join(seconds + 1.0)
+        self._drop_rest()
+
+    def _drop_rest(self) -> None:
+        while self._waiting:
+            self.dropped["shutdown"] += 1 + len(self._waiting.popleft().attempts)
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            self._wake.wait(INTERVAL)
+            self._wake.clear()
+            self._send_all()
+        self._send_all()
+        self._sender.close()
+
+    def _send_all(self) -> None:
+        while self._waiting and not self._late():
+            spans = self._take()
+            if spans:
+                self._deliver(spans)
+
+    def _late(self) -> bool:
+        return self._ending.is_set() and monotonic() >= self._ends
+
+    def _take(self) -> list[Span]:
+        """Make the spans of some calls, and let the event loop go on after each."""
+        spans: list[Span] = []
+        while self._waiting and len(spans) < BATCH:
+            call = self._waiting.popleft()
+            try:
+                spans += self._convert(call)
+            except Exception:
+                self.dropped["failed"] += 1 + len(call.attempts)
+                log.exception("the spans of a call cannot be made", extra={"call_id": call.call_id})
+            sleep(0)
+        return spans
+
+    def _deliver(self, spans: list[Span]) -> None:
+        """Send spans until the collector has them or does not want them, or they are given up."""
+        data = self._encoded(spans)
+        for tried in range(1, MAX_TRIES + 1):
+            result = self._sender.send(data, self._time_left())
+            if result.state == "taken":
+                self._note_taken(result, len(spans))
+                return
+            self._note_failure(result)
+            if result.state == "refused":
+                self.dropped["refused"] += len(spans)
+                return
+            if self._ending.is_set():
+                break
+            if tried < MAX_TRIES:
+                self._ending.wait(self._pause(result))
+        self.dropped["unreachable"] += len(spans)
+
+    def _encoded(self, spans: list[Span]) -> bytes:
+        whole = ResourceSpans()
+        whole.CopyFrom(self._frame)
+        whole.scope_spans[0].spans.extend(spans)
+        data: bytes = ExportTraceServiceRequest(resource_spans=[whole]).SerializeToString()
+        return data
+
+    def _time_left(self) -> float:
+        if not self._ending.is_set():
+            return self._timeout
+        return max(0.1, min(self._timeout, self._ends - monotonic()))
+
+    def _pause(self, result: Sent) -> float:
+        if result.retry_after is not None:
+            return min(result.retry_after, MAX_PAUSE)
+        return PAUSES[min(self._failures, len(PAUSES)) - 1]
+
+    def _note_taken(self, result: Sent, spans: int) -> None:
+        rejected = min(result.rejected, spans)
+        self.sent += spans - rejected
+        if rejected:
+            self.dropped["refused"] += rejected
+        if self.away:
+            log.warning("%s takes spans again", self._where)
+        self.away, self._failures = False, 0
+
+    def _note_failure(self, result: Sent) -> None:
+        self._failures += 1
+        if not self.away:
+            log.warning(
+                "%s does not take spans: %s; calls go on, gateway_otel_spans_dropped_total counts"
+                " what is lost",
+                self._where,
+                result.reason,
+            )
+        self.away = True

@@ -1,0 +1,1 @@
+"""From a finished call to its spans, as messages of OTLP."""
