@@ -71,7 +71,7 @@ class TranslatingCaller:
         self._ready: bytes | None = None
         self._settling = settling
         if settling is not None:
-            settling.begin(caller.write)
+            settling.begin(self._send)
 
     @property
     def drained(self) -> Callable[[], None]:
@@ -129,6 +129,12 @@ class TranslatingCaller:
     async def end(self, data: bytes) -> None:
         last, self._last = self._last, None
         await self._caller.end(self._finished(data) if last is None else last)
+
+    def _send(self, data: bytes) -> bool:
+        """Send events of the settling: after those that were translated before them."""
+        if self._ready:
+            data, self._ready = self._ready + data, b""
+        return self._caller.write(data)
 
     def _keep(self, data: bytes) -> bool:
         """Keep a part of a response that can be translated only as a whole."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -81,15 +83,27 @@ class VLLM:
         return False
 
 
-def thinking_model(model: Path, folder: Path) -> Path:
-    """Return a copy of the tiny model in which two marks that nobody uses are those of thinking."""
+def thinking_model(model: Path, folder: Path, *, hidden: bool = True) -> Path:
+    """Return a copy of the tiny model in which two marks that nobody uses are those of thinking.
+
+    `hidden`: they, and those of tools, are special tokens. In most real models they are not.
+    """
     copy = folder / "thinking"
     shutil.copytree(model, copy)
     for file in copy.glob("*.json"):
         text = file.read_text(encoding="utf-8")
         text = text.replace("<tool_response>", "<think>").replace("</tool_response>", "</think>")
         file.write_text(text, encoding="utf-8")
+    if not hidden:
+        _show_marks(copy / "tokenizer.json")
     return copy
+
+
+def _show_marks(tokenizer: Path) -> None:
+    found = json.loads(tokenizer.read_text(encoding="utf-8"))
+    for token in found["added_tokens"]:
+        token["special"] = not re.fullmatch("</?(think|tool_call)>", token["content"])
+    tokenizer.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _children(pid: int) -> list[int]:

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+from gateway_plugins.trace_capture.tito.answer.marks import without_hidden
 from gateway_plugins.trace_capture.tito.answer.stops import cut_at
 from gateway_plugins.trace_capture.tito.answer.stream import ChoiceStream
 from gateway_plugins.trace_capture.tito.answer.structs import Asked, Choice
@@ -57,9 +58,9 @@ def parsed(text: str, *, ended: bool) -> tuple[str, list[str]]:
     return "".join([*said, rest]), calls
 
 
-def asked(**fields: Any) -> Asked:
+def asked(*, thinks: bool = False, shows_marks: bool = False, **fields: Any) -> Asked:
     request = {"tools": [{}], **fields}
-    return Asked(request, [1], True, False, False, False, None, False, "m")
+    return Asked(request, [1], True, False, thinks, shows_marks, None, False, "m")
 
 
 def run(texts: list[str], waits: list[bool], **fields: Any) -> tuple[ChoiceStream, list[Any]]:
@@ -170,3 +171,54 @@ def test_calls_end_a_turn_as_calls() -> None:
     sent = stream.parsed(piece, parser.answer(request))
     assert sent.finish_reason == "tool_calls"
     assert sent.delta["tool_calls"][0]["id"] == f"chatcmpl-tool-{0:016x}"
+
+
+def pieces_of(choices: list[Choice], *, shows_marks: bool) -> list[list[int]]:
+    """Return the ids of each piece, if the parser is only asked once all have come."""
+    stream = ChoiceStream(asked(thinks=True, shows_marks=shows_marks))
+    for choice in choices:
+        assert stream.add(choice) is None
+    found = []
+    while stream.waits:
+        piece, _ = stream.take()
+        found.append(piece.ids)
+    return found
+
+
+def test_a_mark_of_reasoning_is_parsed_alone() -> None:
+    texts = ["a", "b", "<think>", "c", "d"]
+    choices = [Choice(0, text, [number]) for number, text in enumerate(texts)]
+    assert pieces_of(choices, shows_marks=True) == [[0, 1], [2], [3, 4]]
+
+
+def test_a_mark_of_reasoning_is_parsed_alone_if_it_came_with_other_tokens() -> None:
+    choices = [Choice(0, "a", [0]), Choice(0, "b</think>c", [1, 2, 3])]
+    assert pieces_of(choices, shows_marks=True) == [[0], [1], [2], [3]]
+
+
+def test_a_mark_that_is_hidden_is_parsed_alone() -> None:
+    choices = [Choice(0, "a", [0]), Choice(0, "", [1]), Choice(0, "b", [2])]
+    assert pieces_of(choices, shows_marks=False) == [[0], [1], [2]]
+    assert pieces_of(choices, shows_marks=True) == [[0, 1, 2]]
+
+
+def test_special_tokens_stay_hidden() -> None:
+    stream = ChoiceStream(asked(thinks=True))
+    stream.add(Choice(0, "a <b>", [0, 1]))
+    piece, _ = stream.take()
+    said = {"choices": [{"delta": {"reasoning": "a<|x|>", "content": " <b>[END]"}}]}
+    sent = stream.parsed(piece, {"chunk": said})
+    assert sent.delta == {"reasoning": "a", "content": " <b>"}
+
+
+@pytest.mark.parametrize(
+    ("text", "whole", "expected"),
+    [
+        ("a<|x|>b", "ab", "ab"),
+        ("a<b>", "a<b>", "a<b>"),
+        ("[1] <x> < y >", "[1]  < y >", "[1]  < y >"),
+        ("<" * 99, "", "<" * 99),
+    ],
+)
+def test_only_what_the_text_does_not_have_is_hidden(text: str, whole: str, expected: str) -> None:
+    assert without_hidden(text, whole) == expected

@@ -19,7 +19,7 @@ from support.tito.answers import events, normal, said
 from trace_capture.tapped.engine import thinking_model, vllm
 
 from gateway import Trace
-from gateway.testing import GatewayFor
+from gateway.testing import GatewayFor, Live
 
 HOME = os.environ.get("VLLM_HOME", "")
 TURNS = int(os.environ.get("TITO_TURNS", "100"))
@@ -106,27 +106,69 @@ def _check(traces: list[Trace], tap: Tap, found: Counter[str]) -> None:
 ODD = {"3": 4, "4": 4, "5": 4, "6": 4}
 """Marks of tools and thoughts, which a random model writes in any order."""
 
+TRIES = 6
+"""A stream of chat loses text if the engine tells of two tokens in one event; then it is asked
+again."""
 
-async def test_answers_of_vllm_are_those_of_chat(gateway_for: GatewayFor, tmp_path: Path) -> None:
+NAMED = {"type": "function", "function": {"name": "look"}}
+
+
+def asked_of(number: int) -> dict[str, Any]:
+    """Return a random request; its stop strings are in no mark."""
+    chance = random.Random(number)
+    messages = [{"role": "user", "content": f"Hello {number}"}]
+    asked = {"model": "tiny", "messages": messages, **fields(chance), "logit_bias": ODD}
+    asked["return_token_ids"] = chance.random() < 0.5
+    if "stop" in asked:
+        asked["stop"] = [chance.choice("eusrd")]
+        asked["include_stop_str_in_output"] = chance.random() < 0.3
+    if chance.random() < 0.5:
+        asked["tools"] = [TOOL]
+        asked["tool_choice"] = chance.choice(["auto", "auto", "none", "required", NAMED])
+    if chance.random() < 0.3:
+        asked |= {"logprobs": True, "top_logprobs": chance.choice([0, 2])}
+    if chance.random() < 0.2:
+        asked["n"] = 2
+    if asked["stream"] and chance.random() < 0.5:
+        asked["stream_options"] = {"include_usage": True}
+    return asked
+
+
+async def answer_of(live: Live, session: str, asked: dict[str, Any]) -> Any:
+    answer = await live.client.post(f"/sessions/{session}/v1/chat/completions", json=asked)
+    assert answer.status_code == 200, answer.text
+    if not asked["stream"]:
+        return normal(answer.json()["choices"])
+    found = said(events(answer))
+    for usage in found["usage"]:  # generate does not count these
+        usage.pop("completion_tokens_details", None)
+        usage.get("prompt_tokens_details", {}).pop("created_cache_tokens", None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("parser", "hidden"),
+    [(None, True), ("deepseek_r1", False), ("qwen3", False)],
+    ids=["no parser of reasoning", "deepseek_r1", "qwen3"],
+)
+async def test_answers_of_vllm_are_those_of_chat(
+    gateway_for: GatewayFor, tmp_path: Path, parser: str | None, hidden: bool
+) -> None:
+    different = []
     async with vllm(Path(HOME), tmp_path) as engine:
-        thinking = thinking_model(Path(HOME, "model"), tmp_path)
-        await engine.start(thinking, "--reasoning-parser", "deepseek_r1")
+        model = thinking_model(Path(HOME, "model"), tmp_path, hidden=hidden)
+        await engine.start(model, *(("--reasoning-parser", parser) if parser else ()))
         live = await capturing(gateway_for, tmp_path, workers=[engine.url])
         await with_tito(live, "ours")
-        different = []
         for number in range(TURNS):
-            chance = random.Random(number)
-            messages = [{"role": "user", "content": f"Hello {number}"}]
-            asked = {"model": "tiny", "messages": messages, **fields(chance), "logit_bias": ODD}
-            asked |= {"tools": [TOOL]} if chance.random() < 0.5 else {}
-            both = []
-            for session in ("ours", "theirs"):
-                path = f"/sessions/{session}/v1/chat/completions"
-                answer = await live.client.post(path, json=asked)
-                assert answer.status_code == 200, answer.text
-                stream = asked["stream"]
-                both.append(said(events(answer)) if stream else normal(answer.json()["choices"]))
-            if both[0] != both[1]:
-                different.append((asked, *both))
+            asked = asked_of(number)
+            ours, theirs = [], []
+            for _ in range(TRIES):
+                ours.append(await answer_of(live, "ours", asked))
+                theirs.append(await answer_of(live, "theirs", asked))
+                if ours[-1] in theirs:
+                    break
+            else:
+                different.append((asked, ours[-1], theirs[-1]))
     (tmp_path / "different.json").write_text(json.dumps(different, indent=1), encoding="utf-8")
     assert not different, f"{len(different)} of {TURNS}, all in {tmp_path}/different.json"

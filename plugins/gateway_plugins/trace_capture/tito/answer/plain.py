@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gateway_plugins.trace_capture.tito.answer.marks import without_hidden
 from gateway_plugins.trace_capture.tito.answer.stops import cut_at, keeps_stop
 from gateway_plugins.trace_capture.tito.answer.structs import (
     Asked,
@@ -27,15 +28,17 @@ _EMPTY: Mapping[str, Any] = {
 
 def derender_request(asked: Asked, generated: Generated) -> dict[str, Any] | None:
     """Return the request for the messages of all choices that have text; None if none is needed."""
+    keep = keeps_stop(asked.request)
+    parsed = [(one, one.parsed_ids(keeps_stop=keep)) for one in generated.choices]
     choices = [
         {
             "index": choice.index,
-            "token_ids": choice.parsed_ids,
+            "token_ids": ids,
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
         }
-        for choice in generated.choices
-        if choice.parsed_ids
+        for choice, ids in parsed
+        if ids
     ]
     if not (asked.parsed and choices):
         return None
@@ -57,15 +60,19 @@ def _message(asked: Asked, choice: Choice, parsed: Mapping[str, Any] | None) -> 
         return {**_EMPTY, "content": choice.text}
     calls, thoughts = parsed.get("tool_calls") or [], parsed.get("reasoning")
     found = {**_EMPTY, **{name: value for name, value in parsed.items() if name != "tool_calls"}}
+    if not asked.shows_marks:
+        said = {name: found[name] for name in ("content", "reasoning") if found[name]}
+        found |= {name: without_hidden(text, choice.text) or None for name, text in said.items()}
     if calls:
-        return {**found, "tool_calls": with_ids(calls)}
+        kept = calls[:1] if asked.request.get("parallel_tool_calls") is False else calls
+        return {**found, "tool_calls": with_ids(kept)}
     if thoughts is None:  # only the engine's own text ends before a stop string
         return {**found, "content": choice.text}
     last = "content" if found["content"] else "reasoning"
     stop = choice.stop_reason
     if isinstance(stop, str):
-        keep = keeps_stop(asked.request)
-        found[last] = cut_at(found[last], stop, choice.text, keep=keep) or None
+        text = cut_at(found[last], stop, choice.text, keep=keeps_stop(asked.request))
+        found[last] = text if last == "reasoning" else text or None
     return found
 
 
@@ -93,9 +100,17 @@ def _choice(asked: Asked, choice: Choice, message: Mapping[str, Any]) -> dict[st
         "index": choice.index,
         "message": message,
         "logprobs": asked.logprobs([choice.logprobs]),
-        "finish_reason": asked.finish_reason(
-            choice.finish_reason, called=bool(message.get("tool_calls"))
-        ),
+        "finish_reason": _finish_reason(asked, choice, called=bool(message.get("tool_calls"))),
         "stop_reason": choice.stop_reason,
         "token_ids": choice.token_ids if asked.returns_ids else None,
     }
+
+
+def _finish_reason(asked: Asked, choice: Choice, *, called: bool) -> str | None:
+    """Return that of a plain answer of chat: not quite that of its streams."""
+    wanted, told = asked.request.get("tool_choice"), choice.finish_reason
+    if wanted == "required":
+        return "tool_calls" if told == "stop" else told
+    if wanted in (None, "auto") and told == "length":
+        return "tool_calls" if called else told
+    return asked.finish_reason(told, called=called)

@@ -5,20 +5,18 @@ begin a tool call or reasoning. From such a text on, the engine makes events of 
 piece, until one of them comes back as the text that it is.
 """
 
-import re
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
+from gateway_plugins.trace_capture.tito.answer.marks import MARKS, THOUGHT, without_hidden
 from gateway_plugins.trace_capture.tito.answer.stops import begun, cut_at, keeps_stop, stops_of
 from gateway_plugins.trace_capture.tito.answer.structs import Asked, Choice, Logprobs, with_ids
 
 Way = Literal["content", "reasoning", "parsed"]
 """What text is sent as; `parsed`: only the engine can tell."""
-
-MARKS = re.compile(r"[<\[{`\u25c1\u3010\u00ab]|functools")
-"""What the marks of all parsers of tool calls and reasoning begin with."""
 
 
 class Sent(msgspec.Struct):
@@ -32,7 +30,7 @@ class Sent(msgspec.Struct):
 
 
 class Piece(msgspec.Struct):
-    """Tokens that wait for the parser, one or more events together."""
+    """Tokens that wait for the parser, one or more events together; `alone`: no others join."""
 
     ids: list[int] = []
     parsed_ids: list[int] = []
@@ -40,6 +38,7 @@ class Piece(msgspec.Struct):
     logprobs: list[Logprobs | None] = []
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    alone: bool = False
 
 
 class ChoiceStream:
@@ -50,7 +49,7 @@ class ChoiceStream:
         self._way: Way = "parsed" if asked.calls or asked.thinks else "content"
         self._unparsed: list[int] = []
         self._state: dict[str, Any] = {"role_sent": True}
-        self._waiting: Piece | None = None
+        self._waiting: deque[Piece] = deque()
         self._parsing = False
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -64,7 +63,7 @@ class ChoiceStream:
 
     @property
     def waits(self) -> bool:
-        return self._waiting is not None
+        return bool(self._waiting)
 
     def add(self, choice: Choice) -> Sent | None:
         """Take the choice of an event; return what goes to the caller at once."""
@@ -72,15 +71,18 @@ class ChoiceStream:
         self._text += choice.text
         self.finish_reason, self.stop_reason = choice.finish_reason, choice.stop_reason
         if self._goes_at_once(choice):
-            self._unparsed += choice.parsed_ids
+            self._unparsed += self._parsed_ids(choice)
             return self._plain(choice)
         self._wait(choice)
         return None
 
+    def _parsed_ids(self, choice: Choice) -> list[int]:
+        return choice.parsed_ids(keeps_stop=self._keeps_stop)
+
     def _goes_at_once(self, choice: Choice) -> bool:
         if not self._asked.parsed:
             return True
-        if self._way == "parsed" or self._parsing or self._waiting is not None:
+        if self._way == "parsed" or self._parsing or self._waiting:
             return False
         if self._stops or (self._way == "reasoning" and not self._asked.shows_marks):
             return False  # the text lags behind the ids, or does not show where thoughts end
@@ -98,16 +100,35 @@ class ChoiceStream:
         )
 
     def _wait(self, choice: Choice) -> None:
-        piece = self._waiting = self._waiting or Piece()
+        alone = self._may_be_thought(choice)
+        if alone and len(self._parsed_ids(choice)) > 1:
+            choice = self._wait_for_each(choice)
+        if alone or not self._waiting or self._waiting[-1].alone:
+            self._waiting.append(Piece(alone=alone))
+        piece = self._waiting[-1]
         piece.ids += choice.token_ids or ()
-        piece.parsed_ids += choice.parsed_ids
+        piece.parsed_ids += self._parsed_ids(choice)
         piece.text += choice.text
         piece.logprobs.append(choice.logprobs)
         piece.finish_reason, piece.stop_reason = choice.finish_reason, choice.stop_reason
 
+    def _wait_for_each(self, choice: Choice) -> Choice:
+        """Have each token but the last one parsed alone; return the choice with that one."""
+        ids = choice.token_ids or []
+        count = len(self._parsed_ids(choice)) - 1
+        self._waiting += [Piece(ids=[one], parsed_ids=[one], alone=True) for one in ids[:count]]
+        return msgspec.structs.replace(choice, token_ids=ids[count:])
+
+    def _may_be_thought(self, choice: Choice) -> bool:
+        """Whether the text has a mark of reasoning; if special tokens are hidden, it is empty."""
+        if not self._asked.thinks or not choice.token_ids:
+            return False
+        hidden = not choice.text and not self._asked.shows_marks
+        return hidden or THOUGHT.search(choice.text) is not None
+
     def take(self) -> tuple[Piece, dict[str, Any]]:
         """Return what waits, and the request that parses it; `parsed` takes the response."""
-        piece, self._waiting, self._parsing = self._waiting or Piece(), None, True
+        piece, self._parsing = self._waiting.popleft(), True
         if self._unparsed:
             self._note(self._unparsed)
             self._unparsed = []
@@ -131,7 +152,7 @@ class ChoiceStream:
         self._state = found.get("stream_state") or self._state
         choices = (found.get("chunk") or {}).get("choices") or [{}]
         given = choices[0].get("delta") or {}
-        delta = {name: given[name] for name in ("content", "reasoning") if given.get(name)}
+        delta = self._texts(given)
         if given.get("tool_calls"):
             delta["tool_calls"] = with_ids(given["tool_calls"])
         self._choose_way(piece, delta)
@@ -140,6 +161,14 @@ class ChoiceStream:
         if piece.finish_reason is not None:
             self._complete(delta)
         return self._sent(delta, piece.ids, piece.logprobs, piece.finish_reason, piece.stop_reason)
+
+    def _texts(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the parser says. A text with stop strings lags, so that it hides nothing."""
+        said = {name: given[name] for name in ("content", "reasoning") if given.get(name)}
+        if self._asked.shows_marks or self._stops:
+            return said
+        seen = {name: without_hidden(text, self._text) for name, text in said.items()}
+        return {name: text for name, text in seen.items() if text}
 
     def _choose_way(self, piece: Piece, delta: Mapping[str, Any]) -> None:
         """Send the next text at once if all of this one came back as it is."""
@@ -166,11 +195,11 @@ class ChoiceStream:
         delta.update({way: text for way, text in texts.items() if text})
 
     def _complete(self, delta: dict[str, Any]) -> None:
-        """Send all of a text that is only text: the parser does not know of stop strings."""
+        """Send all of a text that is only text: a parser keeps back the mark of no whole call."""
         if self._calls or self._reasoning or "tool_calls" in delta or "reasoning" in delta:
             return
         said = "".join(self._content)
-        if self._text.startswith(said):
+        if self._text.startswith(said + delta.get("content", "")):
             delta.pop("content", None)
             if rest := self._text[len(said) :]:
                 delta["content"] = rest

@@ -30,11 +30,11 @@ class Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 
-    @property
-    def parsed_ids(self) -> list[int]:
-        """The ids without the one that only ends the turn, which has no text."""
+    def parsed_ids(self, *, keeps_stop: bool) -> list[int]:
+        """Return the ids without the one that ends the turn: unless kept, it has no text."""
         ids = self.token_ids or []
         ends = self.finish_reason == "stop" and not isinstance(self.stop_reason, str)
+        ends = ends and not keeps_stop
         return ids[:-1] if ends else ids
 
 
