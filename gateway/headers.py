@@ -10,7 +10,8 @@ from starlette.types import Scope
 Headers = Sequence[tuple[bytes, bytes]]
 """Header lines in order, names in lower case, repeated names kept apart."""
 
-Lines = list[tuple[bytes, bytes]]
+HeaderLine = tuple[bytes, bytes]
+Lines = list[HeaderLine]
 
 _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -63,6 +64,12 @@ def body_headers(headers: Headers) -> tuple[bytes | None, bytes | None]:
         elif coding is None and key == b"content-encoding":
             coding = value
     return kind, coding
+
+
+def with_length(lines: Lines, length: int | None) -> Lines:
+    """Replace the length of the body; None: it is not known, or there is no body."""
+    known = [] if length is None else [(b"content-length", b"%d" % length)]
+    return [line for old in lines for line in (known if old[0] == b"content-length" else [old])]
 
 
 def one_set_of_limits(theirs: Lines, own: Lines, status: int) -> tuple[Lines, Lines]:

@@ -4,6 +4,7 @@ import asyncio
 import codecs
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -54,7 +55,8 @@ class Body:
     `length` is its size in bytes, None if it is unknown before reading. `limit` is the maximum size
     in bytes: reading more raises BodyTooLarge. `announces_too_much`: the length that was known
     before reading is above it. `may_have_several`: it may ask for several choices, or have several
-    prompts. `kernel` reads the fields; None if there is none, or once it has done so.
+    prompts. `kernel` reads the fields; None if there is none, or once it has done so. `waited` is
+    the seconds that whoever reads it whole has waited for it.
     """
 
     __slots__ = (
@@ -69,6 +71,7 @@ class Body:
         "length",
         "may_have_several",
         "readable",
+        "waited",
     )
 
     def __init__(
@@ -91,6 +94,7 @@ class Body:
         self._limit = limit
         self._begun = b""
         self._more = data is None
+        self.waited = 0.0
 
     @property
     def fields(self) -> Fields | None:
@@ -128,7 +132,9 @@ class Body:
         """
         if self._source is None:
             return
+        began = monotonic()
         self._begun, self._more = await self._source()
+        self.waited += monotonic() - began
         if not self._more:
             self._hold(self._begun)
             self._begun = b""
@@ -140,7 +146,9 @@ class Body:
     async def read(self) -> bytes:
         """Return the whole body. Raises BodyTooLarge (413), BodyTimeout (408), CallerGone."""
         if self.data is None:
+            began = monotonic()
             self._hold(b"".join([chunk async for chunk in self.stream()]))
+            self.waited += monotonic() - began
         return self.data or b""
 
     def _hold(self, data: bytes) -> None:

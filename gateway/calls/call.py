@@ -119,6 +119,7 @@ class Call:
         runs_again: "Callable[[Call], bool] | None" = None,
         frontend: str = "http",
         peer_names: tuple[str, ...] = (),
+        started: float | None = None,
     ) -> None:
         self.method = method
         self.path = self.asked_path = path
@@ -130,7 +131,7 @@ class Call:
         self.client = client
         self.peer_names = peer_names
         self.id = request_id(get_header(headers, b"x-request-id"))
-        self.started = time.monotonic()
+        self.started = time.monotonic() if started is None else started
         self.created = time.time()
         self.deadline: float | None = None  # monotonic: so long the caller waits, if it says so
         self.dialect: Dialect | None = dialect_of(path)
@@ -145,8 +146,7 @@ class Call:
         self.outcome = Outcome()
         self.state = State()
         self.overwritten = NOTHING
-        self.counts_tokens = False
-        self.waits_for_commit, self.recorded = False, True
+        self.counts_tokens, self.waits_for_commit, self.recorded = False, False, True
         self.translated_from: Api | None = None
         self.notes: Mapping[Reason, str] = {}
         self._caller = caller

@@ -49,12 +49,16 @@ class Attempt(msgspec.Struct):
     what the response itself says about its end; it is set before `attempt_finished`. `refused`: the
     worker counts as not asked: it refused the connection and is down since then, or (known only
     after `attempt_finished`) it refused the call and has not run it, and a plugin holds the call.
+    `sent`: the first byte of the request goes to the worker. `connecting`: seconds spent on opening
+    connections. `uploading`: seconds from `sent` until a body that streams was sent. `heard`: the
+    part of the response came after which its head can go to the caller, nearly always the first.
     """
 
     worker: Worker
     started: float
     reused: bool = False
     connected: float | None = None
+    sent: float | None = None
     first_byte: float | None = None
     ended: float | None = None
     status: int | None = None
@@ -65,6 +69,9 @@ class Attempt(msgspec.Struct):
     weight_version_end: int | str | None = None
     ending: Ending = UNKNOWN
     refused: bool = False
+    connecting: float = 0.0
+    uploading: float = 0.0
+    heard: float | None = None
     _span_id: str = ""
 
     @property
@@ -100,9 +107,12 @@ class Outcome(msgspec.Struct):
     sent. `caller_gone`: the caller left before that, but it may have all that it wanted. `ending`
     is what the latest response itself says about its end. Ask `result` how the call went. `ttft`
     and `duration` are seconds from the call's start, `bytes_sent` is the size of the response body
-    in bytes. `failures` names the plugins whose isolated hooks failed: the records of these plugins
-    are incomplete. `repeated`: the work of this internal call runs again in another call, so this
-    call is an attempt at the work and no request of its own; it is known in `call_finished`.
+    in bytes. `queue` is the seconds that the call has waited for room, `overhead` the gateway's own
+    part of the time until the head of the response went to the caller, None if none did, or if the
+    caller was not identified. `failures` names the plugins whose isolated hooks failed: the records
+    of these plugins are incomplete. `repeated`: the work of this internal call runs again in
+    another call, so this call is an attempt at the work and no request of its own; it is known in
+    `call_finished`.
     """
 
     status: int = 0
@@ -116,6 +126,8 @@ class Outcome(msgspec.Struct):
     failures: list[str] = []
     ending: Ending = UNKNOWN
     repeated: bool = False
+    queue: float = 0.0
+    overhead: float | None = None
 
     @property
     def result(self) -> Result:

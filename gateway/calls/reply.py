@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.calls.keepalive import COMMENT, EVENT_STREAM, LateResponse, ends_in_error
 from gateway.errors import CallError
-from gateway.headers import Headers, get_header
+from gateway.headers import HeaderLine, Headers, get_header, is_plain
 from gateway.kernel.interface import Line
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class Reply:
     """The bytes sent to the caller so far; every byte of the response passes through here.
 
     `begun`: the head is decided, so no other response is possible. `waiting`: comments were sent
-    before the response, so it can only be an event stream, see gateway.calls.keepalive.
+    before the response, so it can only be an event stream, see gateway.calls.keepalive. `timed` is
+    called when the head goes to the caller, and returns a line to add; `closing` returns a comment
+    for the end of an event stream. None: there is nothing to add.
     """
 
     __slots__ = (
@@ -52,6 +54,8 @@ class Reply:
         "_outcome",
         "_started",
         "begun",
+        "closing",
+        "timed",
         "waiting",
     )
 
@@ -64,6 +68,8 @@ class Reply:
         self._head: tuple[int, Headers] | None = None
         self._end = b""
         self._late: LateResponse | None = None
+        self.timed: Callable[[], HeaderLine | None] | None = None
+        self.closing: Callable[[], bytes] | None = None
 
     def translate(self, translating: Callable[[Caller, bool], Caller]) -> Caller:
         """Send what follows through another Caller; it is given the present one, and `waiting`."""
@@ -90,6 +96,8 @@ class Reply:
         """
         self.begun = True
         self._events = events
+        if events and self.closing is not None:
+            headers = self._longer(headers)
         if not self.waiting:
             self._outcome.status = status
             self._head = (status, headers)
@@ -110,6 +118,8 @@ class Reply:
     def _pass_head(self) -> None:
         if self._head is not None:
             (status, headers), self._head = self._head, None
+            if self.timed is not None and (line := self.timed()) is not None:
+                headers = [*headers, line]
             self._caller.start(status, headers)
 
     def write(self, data: bytes) -> bool:
@@ -153,10 +163,17 @@ class Reply:
             self._caller.write(self._late.event())
             self._caller.cut()
             return
-        if self._head is not None:
-            (status, headers), self._head = self._head, None
-            self._caller.start(status, headers)
+        self._pass_head()
+        if self.closing is not None and self._events:
+            between = (self._end[-3:] + data[-4:]).endswith(BLANK_LINES)
+            data += self.closing() if between else b""
         await self._caller.end(data)
+
+    def _longer(self, headers: Headers) -> Headers:
+        """Return the head of a stream that gets a comment at its end, or give the comment up."""
+        if not is_plain(headers):
+            self.closing = None
+        return [line for line in headers if line[0] != b"content-length"]
 
     def break_off(self, error: CallError, *, tell: bool) -> None:
         """End a response early because of `error`: it must not look whole.

@@ -32,6 +32,9 @@ Bytes = Annotated[
     Meta(gt=0, extra_json_schema={"anyOf": SCHEMA}),
     Note(expected='a size greater than 0, in bytes or such as "20 MiB"', read=size),
 ]
+ServerTiming = Literal["none", "header", "comment"]
+"""What callers are told of times: nothing, the header, or also a comment at a stream's end."""
+
 ExtraPath = Annotated[
     str, Meta(pattern=r"^/[^?#{}\s]*(?![\s\S])"), Note(expected='a path like "/version"')
 ]
@@ -273,6 +276,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Meta(description="How a stream ends that fails midway: broken off, or after an event."),
         Note(ignore_case=True),
     ] = "break"
+    server_timing: Annotated[
+        ServerTiming,
+        Meta(description="What tells callers of times: a header, also a comment, or nothing."),
+        Note(ignore_case=True),
+    ] = "header"
     model: Annotated[
         Text | None, Meta(description="Model to send to workers instead of the caller's.")
     ] = None

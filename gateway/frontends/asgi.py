@@ -8,6 +8,7 @@ Task.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -28,6 +29,7 @@ class ASGICaller:
         self.headers: Headers = scope["headers"]
         client = scope.get("client")
         self.client: str | None = client[0] if client else None
+        self.began = monotonic()
         self._call: Call | None = None
         self.drained: Callable[[], None] = _nothing
         self._receive = receive

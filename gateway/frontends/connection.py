@@ -12,6 +12,7 @@ import struct
 import sys
 import termios
 from collections.abc import Coroutine
+from time import monotonic
 from typing import Any, cast
 
 from httptools import (
@@ -248,6 +249,7 @@ class CallerConnection(HttpToolsProtocol):
 
     def _begin(self, cycle: DirectCaller) -> None:
         self._running = cycle
+        cycle.began = monotonic()
         refusal = None if cycle.version == "1.1" and cycle.method in USUAL else refused(cycle)
         if refusal is None and (carried := self.take(cycle)) is not None:
             answering = carried

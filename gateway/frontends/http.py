@@ -108,6 +108,7 @@ class Edge:
             session_id=session_id,
             client=caller.client,
             scope=self._added.get(path),
+            started=caller.began,
         )
         if self._cors.decides:
             call.add_lines(*self._cors.lines(headers))

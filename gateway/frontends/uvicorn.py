@@ -56,7 +56,8 @@ class Connection(Protocol):
 class DirectCaller(RequestResponseCycle):
     """A gateway.calls.reply.Caller, and uvicorn's object for one request: a call needs no other.
 
-    `path` is as the caller sent it, percent-encoding kept. A request that a route answers goes on
+    `path` is as the caller sent it, percent-encoding kept. `began` is `time.monotonic()`: the
+    head was complete, and it was this request's turn. A request that a route answers goes on
     through ASGI, by the methods of the superclass and with a `scope`; a call has none. The flags
     for a response are set in the same way as by uvicorn's own `send`.
     """
@@ -72,6 +73,7 @@ class DirectCaller(RequestResponseCycle):
     body: bytes | bytearray = b""  # type: ignore[assignment]
     idle_timeout: float | None = None
     task: asyncio.Task[None]
+    began = 0.0
     _call: Call | None = None
     _event: asyncio.Event | None = None
     _head = b""

@@ -15,6 +15,7 @@ from gateway.pipeline.relay import Relay
 from gateway.telemetry.trace_context import traced_headers
 from gateway.upstream.connection import Connection
 from gateway.upstream.delivery import ClosedBeforeDelivery
+from gateway.upstream.pool import Pool
 from gateway.upstream.request import upload
 from gateway.wire.apis.token_api import GENERATE
 from gateway.wire.injection import NO_INJECTIONS
@@ -42,16 +43,17 @@ async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> by
     head = _head(exchange, attempt, body)  # before any wait: host and key may change
     kept = pool.take() if body is not None else None  # a body that streams cannot be sent twice
     attempt.reused = kept is not None
-    connection = kept or await pool.open()
+    connection = kept or await _opened(pool, attempt, monotonic())
     while True:
         relay = Relay(exchange, attempt, connection, settings)
-        attempt.connected = attempt.started if attempt.reused else monotonic()
+        attempt.sent = monotonic()
+        attempt.connected = attempt.started if attempt.reused else attempt.sent
         sending = None
         if body is not None:
             relay.await_first_byte()
             connection.begin(relay, head + body, head_only=exchange.call.method == "HEAD")
         else:
-            sending = _upload(exchange, relay, connection, head, settings)
+            sending = _upload(exchange, attempt, relay, connection, head, settings)
         try:
             rest = await relay.done
             if attempt.status == 200 and exchange.call.dialect is GENERATE:
@@ -67,7 +69,15 @@ async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> by
                 connection.abandon(relay)
             relay.close()
         attempt.reused = False
-        connection = await pool.open()
+        connection = await _opened(pool, attempt, attempt.sent)
+
+
+async def _opened(pool: Pool, attempt: Attempt, began: float) -> Connection:
+    """Open a connection; the time since `began` was spent on it."""
+    try:
+        return await pool.open()
+    finally:
+        attempt.connecting += monotonic() - began
 
 
 def _may_be_sent_again(
@@ -79,12 +89,18 @@ def _may_be_sent_again(
 
 
 def _upload(
-    exchange: Exchange, relay: Relay, connection: Connection, head: bytes, settings: Config
+    exchange: Exchange,
+    attempt: Attempt,
+    relay: Relay,
+    connection: Connection,
+    head: bytes,
+    settings: Config,
 ) -> asyncio.Task[None]:
     """Send the head, then the body as it arrives from the caller."""
     call = exchange.call
     connection.begin(relay, head, head_only=call.method == "HEAD", more=True)
-    return asyncio.create_task(_send_body(call, connection, relay, settings.timeouts.idle))
+    sending = _send_body(call, attempt, connection, relay, settings.timeouts.idle)
+    return asyncio.create_task(sending)
 
 
 def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
@@ -106,7 +122,11 @@ def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
 
 
 async def _send_body(
-    call: Call, connection: Connection, relay: Relay, idle_timeout: float | None
+    call: Call,
+    attempt: Attempt,
+    connection: Connection,
+    relay: Relay,
+    idle_timeout: float | None,
 ) -> None:
     chunked = call.body.length is None
     try:
@@ -115,6 +135,7 @@ async def _send_body(
         relay.on_error(error)
     else:
         if not relay.done.done():
+            attempt.uploading = monotonic() - (attempt.sent or attempt.started)
             relay.await_first_byte()
 
 

@@ -3,8 +3,10 @@
 Plugins see the Call; the pipeline takes its Exchange.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
+from time import monotonic
+from typing import TypeVar
 
 from gateway.calls.body import Body
 from gateway.calls.call import Call
@@ -13,14 +15,19 @@ from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Attempt
 from gateway.calls.reply import Caller
 from gateway.calls.state import State
+from gateway.config.model import ServerTiming
 from gateway.errors import CallError, UpstreamError
+from gateway.headers import HeaderLine
 from gateway.kernel.interface import Fields
 from gateway.plugins.chains import Chains, Later
+from gateway.telemetry.server_timing import Shares, comment_of
 from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import Stripper, inject
 from gateway.wire.rewriting import set_keys
 from gateway.wire.stripping.sglang import asks_sglang
 from gateway.wire.translation.translation import GivenUp, Translation, Unreadable
+
+T = TypeVar("T")
 
 
 class Exchange:
@@ -33,6 +40,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_told",
         "call",
         "caller",
         "cancel_scope",
@@ -57,6 +65,11 @@ class Exchange:
         self.observers = UNOBSERVED
         self.stripper: Stripper | None = None
         self.settling: TranslatingCaller | None = None
+
+    async def pin(self, model: str) -> None:
+        """Replace the requested model with `model` if the body is a JSON object."""
+        if self.call.method == "POST" and await self.call.body.is_object():
+            await self.call.set("model", model)
 
     def translate(self, max_bytes: int) -> Later:
         """Carry the call as the hooks say; `max_bytes` is the limit of a plain response.
@@ -85,7 +98,8 @@ class Exchange:
 
         call.translated_from = call.translated_from or call.api
         call.path, call.query, call.dialect = translation.path, b"", dialect_of(translation.path)
-        call.body = Body(translation.body)
+        waited, call.body = call.body.waited, Body(translation.body)
+        call.body.waited = waited
         call.body.kernel = self.chains.kernel
         call._json = call._head = None
         self.caller = call._caller = self.reply.translate(through)
@@ -98,6 +112,45 @@ class Exchange:
             outcome.error = UpstreamError(str(unreadable))
         if not isinstance(unreadable, GivenUp):  # else the response itself says so
             self.call.note("response_not_translated", str(unreadable))
+
+    def tell_times(self, told: ServerTiming) -> None:
+        """Measure the gateway's own share from now on, and tell the caller, who is known now."""
+        self._told = told
+        self.reply.timed = self._measure
+        if told == "comment":
+            self.reply.closing = self._closing
+
+    async def queued(self, waiting: Awaitable[T]) -> T:
+        """Await something for which the call waits in a queue; the body's arrival is no part."""
+        body, began = self.call.body, monotonic() - self.call.body.waited
+        try:
+            return await waiting
+        finally:
+            self.call.outcome.queue += monotonic() - began - body.waited
+
+    def _measure(self) -> HeaderLine | None:
+        """Take the time at which the head goes to the caller; return the line that tells it."""
+        call, outcome, attempts = self.call, self.call.outcome, self.call.attempts
+        own = monotonic() - call.started - outcome.queue - call.body.waited
+        shares = Shares(outcome.queue, own)
+        for attempt in attempts:
+            if attempt.heard is None or attempt is not attempts[-1]:
+                shares.failed += (attempt.ended or attempt.started) - attempt.started
+            else:
+                from_request = attempt.heard - (attempt.sent or attempt.started)
+                shares.worker = from_request - attempt.uploading
+                shares.connect = attempt.connecting
+                shares.gateway -= from_request + shares.connect
+        shares.gateway = outcome.overhead = max(0.0, shares.gateway - shares.failed)
+        return None if self._told == "none" else shares.line()
+
+    def _closing(self) -> bytes:
+        now, call = monotonic(), self.call
+        if not call.attempts:
+            return comment_of(now - call.started, None, 0.0)
+        attempt = call.attempts[-1]
+        sent, ended = attempt.sent or attempt.started, attempt.ended or now
+        return comment_of(now - call.started, ended - sent, now - ended)
 
     async def settle(self, last: bytes) -> None:
         """Wait for what the `last` bytes of a translated response need. Raises CallError."""
@@ -158,6 +211,7 @@ class Exchange:
         if self.settling is not None:
             self.settling.close()
         self.observers = call._observers = UNOBSERVED
+        self.reply.timed = self.reply.closing = None
         call.state = State()
         call._entries = self.entries = []
         if call.outcome.error is not None:

@@ -73,7 +73,7 @@ class LocalWorker(Worker):
         """
         call = exchange.call
         await call.body.read()
-        attempt.connected = time.monotonic()
+        attempt.connected = attempt.sent = time.monotonic()
         limit = settings.timeouts.first_byte
         try:
             async with asyncio.timeout(limit):

@@ -181,6 +181,7 @@ class Proxy:
             if (rest := chains.identify(call)) is not None:
                 await rest
             check_scopes(call)
+        exchange.tell_times(settings.server_timing)
         if call.method == "GET":
             check_upgrade(call.headers)
         if call.body.data is None:
@@ -188,11 +189,11 @@ class Proxy:
             if call.body.data is None and self._workers.mixed:
                 await find_model(call)
         if settings.model is not None:
-            await _pin(call, settings.model)
+            await exchange.pin(settings.model)
         if call.principal is not None and call.principal.models is not None:
             await check_model(call)
         if chains.admit and (rest := chains.run_admit(call)) is not None:
-            await rest
+            await exchange.queued(rest)
         limit = settings.server_limits.max_body_bytes
         if chains.translate and (rest := exchange.translate(limit)) is not None:
             await rest
@@ -252,7 +253,7 @@ class Proxy:
             isinstance(failure, NEVER_RECEIVED) or self._budget.take(settings.budget, self.calls)
         ):
             return False
-        await asyncio.sleep(wait)
+        await exchange.queued(asyncio.sleep(wait))
         return True
 
     async def _give_up(self, exchange: Exchange, failure: Failure | None) -> bytes:
@@ -323,7 +324,8 @@ class Proxy:
             now = monotonic()
             fruitless = 0 if now - began > CHOICE_PAUSE else fruitless + 1
             if again:  # the first time a hook has nearly always waited, so that others have run
-                await asyncio.sleep(0 if fruitless < MAX_QUICK_CHOICES else CHOICE_PAUSE)
+                seconds = 0 if fruitless < MAX_QUICK_CHOICES else CHOICE_PAUSE
+                await exchange.queued(asyncio.sleep(seconds))
                 now = monotonic()
             again, began = True, now
 
@@ -338,12 +340,12 @@ class Proxy:
             workers = [worker for worker in workers if worker not in tried]
         if chains.filter_workers:
             left = chains.filtered_workers(call, workers)
-            workers = await left if type(left) is CoroutineType else left
+            workers = await exchange.queued(left) if type(left) is CoroutineType else left
         if not workers:
             return None
         if chains.pick_worker:
             found = chains.picked_worker(call, workers)
-            picked = await found if type(found) is CoroutineType else found
+            picked = await exchange.queued(found) if type(found) is CoroutineType else found
             if picked is not None:
                 return picked
         return workers[0] if len(workers) == 1 else self._workers.least_loaded(workers)
@@ -392,9 +394,3 @@ class Proxy:
                 while self.in_flight:
                     await self.in_flight.wait_for(self.in_flight)
         return not self.in_flight
-
-
-async def _pin(call: Call, model: str) -> None:
-    """Replace the requested model with `model` if the body is a JSON object."""
-    if call.method == "POST" and await call.body.is_object():
-        await call.set("model", model)

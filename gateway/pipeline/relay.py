@@ -12,11 +12,11 @@ from gateway.headers import (
     CORS_HEADERS,
     PLAIN,
     Headers,
-    Lines,
     body_headers,
     is_event_stream,
     is_plain,
     one_set_of_limits,
+    with_length,
 )
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.readers import (
@@ -28,7 +28,7 @@ from gateway.pipeline.readers import (
 from gateway.pipeline.refused import InjectionRefused, hold
 from gateway.pipeline.streams.sniffing import Sniffing
 from gateway.pipeline.streams.tapping import Tapping, tapping_of
-from gateway.upstream.location import REFERENCES, through_gateway
+from gateway.upstream.location import REFERENCES, references
 from gateway.upstream.phase_timer import Alarm, PhaseTimer
 from gateway.upstream.response import BODILESS, HOP_BY_HOP, without
 from gateway.wire.content_coding import ContentDecoder, decoder_of, is_identity
@@ -89,6 +89,7 @@ class Relay(PhaseTimer):
         "_source",
         "_status",
         "_tapping",
+        "_waits",
         "complete",
         "done",
     )
@@ -109,6 +110,7 @@ class Relay(PhaseTimer):
         self.complete = False
         self._recent: tuple[bytes, ...] = NO_READS
         self._tapping: Tapping | None = None
+        self._waits = False
 
     def await_first_byte(self) -> None:
         """Start the timeout for the first byte: the whole request has been sent, or is about to."""
@@ -125,7 +127,9 @@ class Relay(PhaseTimer):
         attempt = self._attempt
         if attempt is not None:
             attempt.status = status
-            attempt.first_byte = attempt.first_byte or monotonic()
+            if attempt.first_byte is None:
+                attempt.first_byte = attempt.heard = monotonic()
+        self._waits = alone
         kind, coding = body_headers(headers)
         self._events = kind is not None and kind[:17].lower() == EVENT_STREAM[1]
         exchange = self._exchange
@@ -160,6 +164,8 @@ class Relay(PhaseTimer):
                 exchange.reply.send_head()
 
     def on_body(self, data: bytes) -> None:
+        if self._waits:
+            self._hear()
         tapping = self._tapping
         if tapping is not None and tapping.is_offered:
             self._settle()
@@ -180,10 +186,14 @@ class Relay(PhaseTimer):
                 self._start(None)
             if not reply.write(data):
                 self._pause()
+        elif not self._exchange.reply.begun:
+            self._waits = True
         if tapping is not None:
             tapping.offer()
 
     def on_end(self, data: bytes) -> None:
+        if self._waits:
+            self._hear()
         if self._tapping is not None:
             self._settle()
         self.complete = True
@@ -204,6 +214,12 @@ class Relay(PhaseTimer):
             if not self._exchange.reply.begun:
                 self._start(len(data))
             self.done.set_result(data)
+
+    def _hear(self) -> None:
+        """Take the time of a part before which the head could not go to the caller."""
+        self._waits = False
+        if self._attempt is not None and not self._exchange.reply.begun:
+            self._attempt.heard = monotonic()
 
     def on_error(self, error: GatewayError) -> None:
         if not self.done.done():
@@ -349,15 +365,10 @@ class Relay(PhaseTimer):
 
     def _references(self) -> list[tuple[bytes, bytes]]:
         """Return the lines that name another URL, as the caller may use them."""
-        found = [line for line in self._headers if line[0] in REFERENCES]
         if self._attempt is None:  # a plugin's own
-            return found
+            return [line for line in self._headers if line[0] in REFERENCES]
         worker, path = self._attempt.worker, self._exchange.call.path
-        led = (
-            (name, through_gateway(value.decode("latin-1"), path, worker.url, worker.api_path))
-            for name, value in found
-        )
-        return [(name, place.encode("latin-1")) for name, place in led if place is not None]
+        return references(self._headers, path, worker.url, worker.api_path)
 
     def _start(self, length: int | None) -> None:
         """Send the head; `length` is that of the whole body if it is known and may have changed."""
@@ -371,7 +382,7 @@ class Relay(PhaseTimer):
         if self._attempt is not None:
             lines += (self._attempt.worker.header,)
         if ((self._reader or self._decoder) and self._rewrites) or status in BODILESS:
-            lines = _with_length(lines, None if status in BODILESS else length)
+            lines = with_length(lines, None if status in BODILESS else length)
         self._exchange.reply.start(status, lines, events=self._events)
 
     def _pause(self) -> None:
@@ -382,12 +393,6 @@ class Relay(PhaseTimer):
         if not self.done.done():
             self.enter(self._settings.timeouts.idle, IdleTimeout)
             self._source.resume_reading()
-
-
-def _with_length(lines: Lines, length: int | None) -> Lines:
-    """Replace the length of the body; None: it is not known, or there is no body."""
-    known = [] if length is None else [(b"content-length", b"%d" % length)]
-    return [line for old in lines for line in (known if old[0] == b"content-length" else [old])]
 
 
 def _nothing() -> None:

@@ -3,8 +3,19 @@
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.config import DEFAULT_PORTS
+from gateway.headers import Headers, Lines
 
 REFERENCES = frozenset({b"location", b"content-location"})
+
+
+def references(headers: Headers, path: str, url: str, api_path: str) -> Lines:
+    """Return the lines of a worker's response that name a URL, as `through_gateway` leads them."""
+    found = [line for line in headers if line[0] in REFERENCES]
+    led = [
+        (name, through_gateway(value.decode("latin-1"), path, url, api_path))
+        for name, value in found
+    ]
+    return [(name, place.encode("latin-1")) for name, place in led if place is not None]
 
 
 def through_gateway(reference: str, path: str, url: str, api_path: str) -> str | None:

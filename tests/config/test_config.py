@@ -199,8 +199,8 @@ SAID = """\
 gateway.yaml:1: port: expected a port from 0 to 65535, got 90900
 gateway.yaml:2: hots: unknown field; did you mean "host"?
 gateway.yaml:3: zzz: unknown field; the fields are host, port, processes, workers, plugins, \
-timeouts, server_limits, failover, probes, cors, storage, stream_errors, model, \
-allow_anonymous, log_level, log_format, extra_paths
+timeouts, server_limits, failover, probes, cors, storage, stream_errors, \
+server_timing, model, allow_anonymous, log_level, log_format, extra_paths
 gateway.yaml:5: timeouts.connect: expected a number greater than 0 (seconds) or null, got "fast"
 gateway.yaml:7: timeouts.first_byte: expected a number greater than 0 (seconds) or null, got 0
 gateway.yaml:8: timeouts.idle: expected a number greater than 0 (seconds) or null, got inf
@@ -454,7 +454,7 @@ NUMBERS = [
     if path[-1] not in ("host", "workers", "plugins", "extra_paths", "log_level")
     and path[-1] not in ("log_format", "durability", "allow_anonymous", "model", "persist_workers")
     and path[-1] not in ("statuses", "rerun", "budget", "jitter", "path", "processes")
-    and path[-1] not in ("origins", "stream_errors")
+    and path[-1] not in ("origins", "stream_errors", "server_timing")
 ]
 Settings = dict[tuple[str, ...], int]
 SETTINGS = st.dictionaries(st.sampled_from(NUMBERS), st.integers(1, 65535))
