@@ -97,6 +97,7 @@ class Gateway:
         self.carry = self.edge.serve
         self.carries = self.edge.carries
         self.dispatch = self.proxy.dispatch
+        self.overhead = self.proxy.overhead
         self._requests: InFlight[object] = InFlight()
         self.in_flight: tuple[InFlight[Any], ...] = (self.proxy.in_flight, self._requests)
         self.reloaded: list[Callable[[Config], None]] = [

@@ -108,7 +108,7 @@ class Outcome(msgspec.Struct):
     is what the latest response itself says about its end. Ask `result` how the call went. `ttft`
     and `duration` are seconds from the call's start, `bytes_sent` is the size of the response body
     in bytes. `queue` is the seconds that the call has waited for room, `overhead` the gateway's own
-    part of the time until the head of the response went to the caller, None if none did, or if the
+    part of the time until the head of the response went to the caller, None until then, or if the
     caller was not identified. `failures` names the plugins whose isolated hooks failed: the records
     of these plugins are incomplete. `repeated`: the work of this internal call runs again in
     another call, so this call is an attempt at the work and no request of its own; it is known in

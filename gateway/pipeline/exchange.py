@@ -20,6 +20,7 @@ from gateway.errors import CallError, UpstreamError
 from gateway.headers import HeaderLine
 from gateway.kernel.interface import Fields
 from gateway.plugins.chains import Chains, Later
+from gateway.telemetry.metrics import Histogram
 from gateway.telemetry.server_timing import Shares, comment_of
 from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import Stripper, inject
@@ -40,6 +41,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_overhead",
         "_told",
         "call",
         "caller",
@@ -113,9 +115,10 @@ class Exchange:
         if not isinstance(unreadable, GivenUp):  # else the response itself says so
             self.call.note("response_not_translated", str(unreadable))
 
-    def tell_times(self, told: ServerTiming) -> None:
-        """Measure the gateway's own share from now on, and tell the caller, who is known now."""
+    def tell_times(self, told: ServerTiming, overhead: Histogram) -> None:
+        """Add the gateway's own share to `overhead`, and tell the caller, who is known now."""
         self._told = told
+        self._overhead = overhead
         self.reply.timed = self._measure
         if told == "comment":
             self.reply.closing = self._closing
@@ -142,6 +145,7 @@ class Exchange:
                 shares.connect = attempt.connecting
                 shares.gateway -= from_request + shares.connect
         shares.gateway = outcome.overhead = max(0.0, shares.gateway - shares.failed)
+        self._overhead.add(outcome.overhead)
         return None if self._told == "none" else shares.line()
 
     def _closing(self) -> bytes:

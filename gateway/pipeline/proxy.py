@@ -47,6 +47,8 @@ from gateway.pipeline.refused import InjectionRefused, WorkerRefused
 from gateway.pipeline.upgrade import check_upgrade
 from gateway.plugins.chains import Chains
 from gateway.storage import Storage
+from gateway.telemetry.metrics import Histogram
+from gateway.telemetry.server_timing import BOUNDS
 from gateway.wire.injection import NO_INJECTIONS
 
 log = logging.getLogger("gateway")
@@ -75,9 +77,9 @@ SHUTDOWN_TIMEOUT = 5.0
 class Proxy:
     """Carries calls from their callers through the chains to the workers, and the responses back.
 
-    `in_flight` holds the calls that have begun and not ended, `calls` counts all calls so far.
-    While `draining`, new calls are rejected; `drains` is set when that begins. A call keeps the
-    `chains` that it began with.
+    `in_flight` holds the calls that have begun and not ended, `calls` counts all calls so far,
+    `overhead` has the gateway's own seconds of each. While `draining`, new calls are rejected;
+    `drains` is set when that begins. A call keeps the `chains` that it began with.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Proxy:
         self.in_flight: InFlight[Exchange] = InFlight()
         self.drains = asyncio.Event()
         self.calls = 0
+        self.overhead = Histogram(BOUNDS)
         self.chains = chains
         self._workers = workers
         self._settings = settings
@@ -181,7 +184,7 @@ class Proxy:
             if (rest := chains.identify(call)) is not None:
                 await rest
             check_scopes(call)
-        exchange.tell_times(settings.server_timing)
+        exchange.tell_times(settings.server_timing, self.overhead)
         if call.method == "GET":
             check_upgrade(call.headers)
         if call.body.data is None:

@@ -15,6 +15,7 @@ from gateway.fleet.registry import Workers
 from gateway.kernel import Kernel
 from gateway.plugins.chains import Failures, Hook
 from gateway.storage import Storage
+from gateway.telemetry.metrics import Histogram
 from gateway.telemetry.occupancy import Occupancy
 
 
@@ -25,7 +26,8 @@ class Host(Protocol):
     `storage` the database, `peers` are the other processes of this gateway. `failures` counts the
     failures of isolated hooks, and logs the first of each. `authenticates`: a plugin has an
     `authenticate` hook, so every call has a principal or is refused. `occupancy`: the callers'
-    connections of this process. `kernel`: the kernel in use, see gateway.kernel.
+    connections of this process. `overhead`: the gateway's own seconds of each call.
+    `kernel`: the kernel in use, see gateway.kernel.
     """
 
     @property
@@ -40,6 +42,8 @@ class Host(Protocol):
     def failures(self) -> Failures: ...
     @property
     def occupancy(self) -> Occupancy: ...
+    @property
+    def overhead(self) -> Histogram: ...
     @property
     def kernel(self) -> Kernel: ...
     @property

@@ -6,6 +6,12 @@ from gateway.headers import HeaderLine
 
 NAME = b"server-timing"
 
+BOUNDS = (
+    *(0.00005, 0.0001, 0.00015, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+)
+"""Bounds in seconds for a histogram of the gateway's own shares."""
+
 
 class Shares(msgspec.Struct):
     """Seconds from the call's start until the head of the response went to the caller.

@@ -86,7 +86,8 @@ def environment(
     """
     known = variables()
     former, present = _former_variables(known)
-    strange = environ.keys() - known.keys() - former.keys() - OTHER_VARIABLES - {*used}
+    sections = {name.partition("__")[0] for name in known}
+    strange = environ.keys() - known.keys() - former.keys() - OTHER_VARIABLES - {*used} - sections
     problems.extend(
         f'{name}: unknown variable; did you mean "{present.get(close, close)}"?'
         for name in sorted(strange)

@@ -8,6 +8,8 @@ from gateway import Host, Sample, Worker
 
 def samples_of(gateway: Host) -> Iterator[Sample]:
     yield _gauge("gateway_calls_in_flight", len(gateway.calls_in_flight), "Calls that run now.")
+    help_ = "Seconds of the gateway's own, of a call, until the head of its answer went out."
+    yield Sample("gateway_overhead_seconds", "histogram", gateway.overhead, help_)
     yield from _of_connections(gateway)
     for worker in gateway.workers.all:
         yield from _of_worker(worker)

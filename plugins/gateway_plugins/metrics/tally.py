@@ -26,10 +26,6 @@ FIRST_TOKEN = (
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0),
 )
 QUEUE = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
-OVERHEAD = (
-    *(0.00005, 0.0001, 0.00015, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005),
-    *(0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
-)
 TOKENS = tuple(float(4**power) for power in range(12))
 """OpenTelemetry's bounds for its metrics, extended upwards for the calls of agents."""
 
@@ -44,7 +40,6 @@ class CallSeries:
         "duration",
         "errors",
         "first_token",
-        "overhead",
         "per_token",
         "queue",
         "results",
@@ -60,7 +55,6 @@ class CallSeries:
         self.details = {_CACHED: 0, _REASONED: 0}
         self.duration = Histogram(DURATION)
         self.queue = Histogram(QUEUE)
-        self.overhead = Histogram(OVERHEAD)
         self.first_token = Histogram(FIRST_TOKEN)
         self.per_token = Histogram(PER_TOKEN)
         self.tokens_in = Histogram(TOKENS)
@@ -77,8 +71,6 @@ class CallSeries:
         self.duration.add(outcome.duration)
         if attempts:
             self.queue.add(attempts[-1].started - call.started)
-        if outcome.overhead is not None:
-            self.overhead.add(outcome.overhead)
         if usage is not None:
             # As floats, which a bound is compared to in half the time.
             self.tokens_in.add(float(usage.prompt_tokens))
@@ -114,7 +106,6 @@ class CallSeries:
             ("gen_ai_server_time_to_first_token_seconds", self.first_token, _FIRST_TOKEN),
             ("gen_ai_server_time_per_output_token_seconds", self.per_token, _PER_TOKEN),
             ("gateway_queue_time_seconds", self.queue, _QUEUE),
-            ("gateway_overhead_seconds", self.overhead, _OVERHEAD),
         ):
             if histogram.filled:
                 yield Sample(name, "histogram", histogram, help_, labels)
@@ -147,7 +138,6 @@ _DURATION = "Seconds from the call's start to the end of its answer."
 _FIRST_TOKEN = "Seconds from the call's start to the first event of its stream."
 _PER_TOKEN = "Seconds between the events of a stream."
 _QUEUE = "Seconds from the call's start to that of its latest attempt at a worker."
-_OVERHEAD = "Seconds of the gateway's own until the head of the answer went out."
 _USAGE = "Tokens of one call, under the name that OpenTelemetry has withdrawn."
 _SPENT = {
     "input": "Tokens of prompts, those from a cache included.",
