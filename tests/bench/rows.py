@@ -6,7 +6,7 @@ import msgspec
 
 from bench.lines import Line, View
 from bench.stack import WHOLE, gateway, without
-from bench.systems import DIRECT, System
+from bench.systems import DIRECT, MESSAGES, RESPONSES, System
 from bench.uploading import Installing, Sending
 from bench.works import Calls, Idle, IdleGrpc, Work
 
@@ -50,7 +50,8 @@ PACED = Calls(name="paced", stream=True, callers=200, tokens=100, gap=0.02, spre
 
 PACED_GRPC = msgspec.structs.replace(PACED, name="paced over gRPC", grpc=True)
 STREAM_GRPC = msgspec.structs.replace(STREAM, name="stream over gRPC", grpc=True)
-PACED_MESSAGES = msgspec.structs.replace(PACED, name="paced messages", messages=True)
+PACED_MESSAGES = msgspec.structs.replace(PACED, name="paced messages", path=MESSAGES)
+PACED_RESPONSES = msgspec.structs.replace(PACED, name="paced responses", path=RESPONSES)
 IDLE_GRPC = IdleGrpc(name="idle over gRPC")
 
 SHORT = Calls(name="short", stream=True, callers=100, gap=0.02, spread=1.3)
@@ -155,13 +156,12 @@ def grpc(view: View) -> Iterator[Line]:
     yield view.line(what, GRPC, IDLE_GRPC, "per_stream", comparison="is", most=40.0)
 
 
-def messages(view: View) -> Iterator[Line]:
-    """Messages carried as chat, beside chat in the same run."""
+def translated(view: View) -> Iterator[Line]:
+    """Messages and Responses carried as chat, beside chat in the same run."""
     chat = view.median(TRANSLATING, PACED, "per_event")
-    what = "an event of 200 paced streams of Messages, carried as chat"
-    yield view.line(
-        what, TRANSLATING, PACED_MESSAGES, "per_event", beside="chat", other=chat, most=1.5
-    )
+    for api, work in (("Messages", PACED_MESSAGES), ("Responses", PACED_RESPONSES)):
+        what = f"an event of 200 paced streams of {api}, carried as chat"
+        yield view.line(what, TRANSLATING, work, "per_event", beside="chat", other=chat, most=1.5)
 
 
 def installation(view: View) -> Iterator[Line]:
@@ -193,6 +193,7 @@ def _later(view: View, what: str, work: Work, figure: str, other: str, most: flo
     return view.line(what, GATEWAY, work, figure, beside=other, comparison="more", most=most)
 
 
+TRANSLATED_WORKS = (PACED, PACED_MESSAGES, PACED_RESPONSES)
 LONG_WORKS = (SHORT, BESIDE_LONG, BESIDE_LONG_STREAM)
 
 ROWS = (
@@ -207,6 +208,6 @@ ROWS = (
     Row("memory", (FRESH,), (IDLE,), (), memory),
     Row("upload", (UPLOADS,), (UPLOAD,), ("nginx-dav",), upload),
     Row("installation", (UPLOADS,), (SHORT, BESIDE_INSTALLATION), (), installation),
-    Row("messages", (TRANSLATING,), (PACED, PACED_MESSAGES), (), messages),
+    Row("translated", (TRANSLATING,), TRANSLATED_WORKS, (), translated),
     Row("grpc", (GRPC,), (PACED, PACED_GRPC, STREAM_GRPC, IDLE_GRPC), (), grpc),
 )

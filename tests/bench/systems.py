@@ -8,6 +8,7 @@ import msgspec
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+RESPONSES = "/v1/responses"
 
 SESSIONS = 100
 """That calls are of, where it does not matter how many there are."""

@@ -14,7 +14,7 @@ from bench.meter import Meter, Spent, used
 from bench.processes import MEASURED, OTHERS, pinned
 from bench.running import Running
 from bench.stack import token_of
-from bench.systems import CHAT, MESSAGES
+from bench.systems import CHAT
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -96,17 +96,17 @@ class Told(msgspec.Struct, frozen=True):
 class Calls(msgspec.Struct, frozen=True, kw_only=True):
     """So many callers that call without a pause, for `least` seconds or more.
 
-    If they are of gRPC, they are streams; `messages`: of Anthropic's API. `gap` is the time between
-    the events of a worker's stream in seconds, 0: none. The callers begin one by one over
-    `spread` seconds. Where there are `beside`, these are made at the same time, and nothing is told
-    of them but their errors.
+    If they are of gRPC, they are streams; `path` is that of another API than chat. `gap` is the
+    time between the events of a worker's stream in seconds, 0: none. The callers begin one by one
+    over `spread` seconds. Where there are `beside`, these are made at the same time, and nothing is
+    told of them but their errors.
     """
 
     name: str
     callers: int = 32
     stream: bool = False
     grpc: bool = False
-    messages: bool = False
+    path: str = CHAT
     tokens: int = 64
     prompt_tokens: int = 32
     prompt_bytes: int = 512
@@ -141,7 +141,7 @@ class Calls(msgspec.Struct, frozen=True, kw_only=True):
             yield f"gap p99 {reading.gap_p99:.0f} ms"
 
     def _url(self, running: Running) -> str:
-        return running.url.replace(CHAT, MESSAGES) if self.messages else running.url
+        return running.url.replace(CHAT, self.path)
 
     def argv(self, running: Running, seconds: float) -> list[str]:
         warm = 1.0 + self.spread

@@ -152,14 +152,6 @@ class Delta(msgspec.Struct, gc=False):
     tool_calls: list[ToolCallDelta] | None = None
     refusal: Raw = ABSENT
 
-    @property
-    def is_text_alone(self) -> bool:
-        return (
-            self.tool_calls is None
-            and self.reasoning is ABSENT
-            and self.reasoning_content is ABSENT
-        )
-
 
 def is_text(value: Raw) -> bool:
     """Whether a member of a Delta is a text with anything in it."""

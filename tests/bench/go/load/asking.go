@@ -44,6 +44,11 @@ func (asked *asking) encode() {
 	body := map[string]any{
 		"model": "bench-model", "messages": []any{message}, "max_tokens": 64, "temperature": 1.0,
 	}
+	if strings.HasSuffix(asked.url, "/v1/responses") {
+		body["input"] = body["messages"]
+		delete(body, "messages")
+		delete(body, "max_tokens")
+	}
 	if asked.stream {
 		body["stream"] = true
 	}

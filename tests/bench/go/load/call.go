@@ -67,14 +67,15 @@ func (one *caller) readEvents(body io.Reader, begun time.Time, to *tally) error 
 			now := time.Now()
 			to.note(begun, last, now, one.window, 1)
 			last = now
-			done = bytes.Contains(line, []byte("[DONE]")) || bytes.Contains(line, []byte("message_stop"))
+			done = bytes.Contains(line, []byte("[DONE]")) || bytes.Contains(line, []byte("message_stop")) ||
+				bytes.Contains(line, []byte("response.completed"))
 		}
 		switch {
 		case err == nil || err == bufio.ErrBufferFull:
 		case err == io.EOF && done:
 			return nil
 		case err == io.EOF:
-			return errors.New("a stream ended without [DONE] or message_stop")
+			return errors.New("a stream ended without [DONE], message_stop or response.completed")
 		default:
 			return err
 		}

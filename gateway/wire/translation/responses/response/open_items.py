@@ -22,7 +22,7 @@ PART_ADDED, PART_DONE = b"response.content_part.added", b"response.content_part.
 
 
 _DELTA = b'event: response.output_text.delta\ndata: {"content_index":0,"delta":'
-_NUMBER = b'"sequence_number":'
+_NUMBER = b',"sequence_number":'
 _DELTA_END = b',"type":"response.output_text.delta"}\n\n'
 
 
@@ -37,19 +37,19 @@ def _item(item: bytes, index: int) -> bytes:
 class _Open:
     """What all items have: `index` is that in the output, `done` the item once it is whole."""
 
-    __slots__ = ("_pieces", "done", "id", "index", "place")
+    __slots__ = ("_text", "done", "id", "index", "place")
 
     def __init__(self, prefix: str, index: int) -> None:
         self.id = output.new_id(prefix)
         self.index = index
         self.place = b'"item_id":"%b","output_index":%d' % (self.id, index)
         self.done = b""
-        self._pieces: list[bytes] = []
+        self._text = bytearray()
 
     @property
     def _json(self) -> bytes:
         """The text so far, as a JSON string."""
-        return b'"%b"' % b"".join(self._pieces)
+        return b"".join((b'"', self._text, b'"'))
 
     def _end(self, item: bytes) -> Part:
         self.done = item
@@ -59,7 +59,7 @@ class _Open:
 class OpenMessage(_Open):
     """A message: a text with its logprobs, if they were asked for."""
 
-    __slots__ = ("_after", "_logprobs")
+    __slots__ = ("_after", "_logprobs", "_until_number")
 
     TYPE = b"response.output_text.delta"
 
@@ -67,6 +67,7 @@ class OpenMessage(_Open):
         super().__init__("msg", index)
         self._logprobs: list[logprobs.Token] = []
         self._after = b',"item_id":"%b","logprobs":[],"output_index":%d' % (self.id, index)
+        self._until_number = self._after + _NUMBER
 
     def open(self) -> list[Part]:
         item = output.message(self.id, b"", b"in_progress")
@@ -75,12 +76,12 @@ class OpenMessage(_Open):
 
     def next(self, text: bytes, number: int) -> bytes:
         """Return the event that adds `text`, a JSON string, without logprobs."""
-        self._pieces.append(text[1:-1])
-        return b"%b%b%b,%b%d%b" % (_DELTA, text, self._after, _NUMBER, number, _DELTA_END)
+        self._text += text[1:-1]
+        return b"".join((_DELTA, text, self._until_number, b"%d" % number, _DELTA_END))
 
     def add(self, text: bytes, tokens: list[logprobs.Token]) -> Part:
         """`text` is a JSON string."""
-        self._pieces.append(text[1:-1])
+        self._text += text[1:-1]
         if not tokens:
             return b'"content_index":0,"delta":' + text + self._after, self.TYPE
         self._logprobs += tokens
@@ -119,7 +120,7 @@ class OpenReasoning(_Open):
 
     def add(self, text: bytes) -> Part:
         """`text` is a JSON string."""
-        self._pieces.append(text[1:-1])
+        self._text += text[1:-1]
         return b'"content_index":0,"delta":' + text + self._after, self.TYPE
 
     def close(self) -> list[Part]:
@@ -156,7 +157,7 @@ class OpenCall(_Open):
 
     def add(self, arguments: bytes) -> list[Part]:
         """`arguments` is a JSON string."""
-        self._pieces.append(arguments[1:-1])
+        self._text += arguments[1:-1]
         return [(b'"delta":' + arguments + self._after, self.TYPE)]
 
     def close(self) -> list[Part]:

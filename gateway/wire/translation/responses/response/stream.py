@@ -36,6 +36,8 @@ _TOO_LARGE = b'{"message":"The response is too large to be translated.","type":"
 MAX_BYTES = 256 * 1024 * 1024
 """Bytes of a chat stream that is translated; what it said is kept until its end."""
 
+_QUOTE = ord('"')
+
 Open = OpenMessage | OpenReasoning | OpenCall | OpenCustomCall
 
 
@@ -129,13 +131,13 @@ class EventStream:
         return out + self._whole(b"response.failed")
 
     def _event(self, data: bytes) -> bytes:
-        chunk = chat.read_chunk(data)
-        choices = chunk.choices
         item = self._open
-        if type(item) is OpenMessage and (text := _text_alone(chunk)) is not None:
+        if type(item) is OpenMessage and (text := _text_alone(data)) is not None:
             number = self._number
             self._number = number + 1
-            return item.next(text, number)
+            return item.next(text, number)  # nearly always
+        chunk = chat.read_chunk(data)
+        choices = chunk.choices
         if chunk.error != chat.ABSENT:
             return self.failed(bytes(chunk.error))
         out = b"" if self._started else self._begin(chunk.model)
@@ -256,17 +258,29 @@ class EventStream:
         return b"".join(events)
 
 
-def _text_alone(chunk: chat.Chunk) -> bytes | None:
-    """Return the text of a chunk in which there is nothing else, as in nearly all."""
-    if not chunk.choices or chunk.usage is not chat.ABSENT or chunk.error is not chat.ABSENT:
+def _text_alone(data: bytes) -> bytes | None:
+    """Return the text of an event in which there is nothing else, as in nearly all."""
+    try:
+        choices = chat.decode_step(data).choices
+    except NOT_JSON:
         return None
-    choice = chunk.choices[0]
+    if not choices:
+        return None
+    choice = choices[0]
     delta = choice.delta
-    if delta is None or choice.finish_reason is not None or not delta.is_text_alone:
+    if delta is None or choice.index or choice.finish_reason is not None:
         return None
-    if choice.logprobs != chat.ABSENT or choice.index or not chat.is_text(delta.content):
+    content = delta.content
+    if (
+        delta.tool_calls is not None
+        or delta.reasoning is not chat.ABSENT
+        or delta.reasoning_content is not chat.ABSENT
+        or content is chat.ABSENT
+        or choice.logprobs != chat.ABSENT
+    ):
         return None
-    return chat.text_of(delta.content)
+    text = bytes(content)
+    return text if text[0] == _QUOTE and len(text) > 2 else None
 
 
 def _goes_on(
