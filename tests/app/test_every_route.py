@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from starlette.routing import BaseRoute
 from support.callers.garbage_requests import JSON, Garbage, garbage, written
 from support.callers.raw_client import RawAnswer, RawClient
@@ -350,7 +350,6 @@ def message_of(answer: RawAnswer) -> str:
 # whatever is sent
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(garbage)
 @example(Garbage([*range(99)], None, b"x", b"", [], b'{"a":' * 3_000))
 @example(Garbage([*range(99)], None, b"%ED%A0%80", b"limit=9" + b"9" * 400, [], b'["\\ud800"]'))

@@ -266,7 +266,6 @@ GOOD = json.dumps({"keys": [key(), key("b", expires="2999-01-01", labels={"a": "
 @given(st.integers(0, len(GOOD) - 1))
 @settings(
     max_examples=20,
-    deadline=None,  # each example writes a file
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 async def test_truncated_keys_file_keeps_the_old_keys(disk: KeysOnDisk, size: int) -> None:

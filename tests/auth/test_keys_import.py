@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from gateway_plugins.auth.importing import SCOPES, foreign_keys
 from gateway_plugins.auth.keys import Keys
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from serve.test_cli import run
 
@@ -168,7 +168,6 @@ foreign_entries = values | st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)  # each example writes a file
 @given(entries=st.lists(foreign_entries, max_size=5))
 def test_import_writes_what_the_gateway_reads(
     tmp_path_factory: pytest.TempPathFactory, entries: list[object]

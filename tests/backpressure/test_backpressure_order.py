@@ -15,7 +15,7 @@ from gateway.testing import make_call
 
 NOBODY: frozenset[Worker] = frozenset()
 KIND = Kind(None, NOBODY, NOBODY)
-QUICKLY = settings(max_examples=50, deadline=None)
+QUICKLY = settings(max_examples=50)
 STEPS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3) | st.none()), max_size=150)
 CALLS = st.lists(
     st.tuples(st.integers(-1, 1), st.sampled_from("pqr"), st.sampled_from("st"), st.booleans()),

@@ -251,5 +251,5 @@ class Schedules(RuleBasedStateMachine):
                 worker.pool.answer_next()
 
 
-Schedules.TestCase.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+Schedules.TestCase.settings = settings(max_examples=20, stateful_step_count=30)
 TestSchedules = Schedules.TestCase

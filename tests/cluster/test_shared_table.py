@@ -110,7 +110,7 @@ class Sharing(RuleBasedStateMachine):
 
 
 TestSharing = Sharing.TestCase
-TestSharing.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestSharing.settings = settings(max_examples=25, stateful_step_count=30)
 
 
 def test_table_evicts_the_row_idle_longest(path: Path, caplog: pytest.LogCaptureFixture) -> None:

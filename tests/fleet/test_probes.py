@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
 from support.workers.full_backlog import full_backlog
@@ -501,7 +501,6 @@ def test_read_models_includes_adapters() -> None:
     assert read_models(body) == frozenset(("base", "adapter"))
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_read_models_survives_any_bytes(body: bytes) -> None:
     read_models(body)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import trustme
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
 
@@ -251,7 +251,6 @@ def obey(overlay: Overlay, order: str, worker_id: str) -> Overlay:
     return overlay.having(worker_id, change)
 
 
-@settings(deadline=None)
 @given(files, st.lists(orders), files)
 def test_overlay_applies_admin_changes_to_any_file(
     file: tuple[Settings, ...], given: list[tuple[str, str]], later: tuple[Settings, ...]
@@ -289,7 +288,6 @@ def test_overlay_change_repr_hides_secrets() -> None:
 # Slots, conditions, models
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["take a", "take b", "give a", "give b"])))
 def test_slots_never_exceed_their_limits(orders: list[str]) -> None:
     above = Slots()

@@ -134,7 +134,7 @@ def pipeline() -> Iterator[Pipeline]:
         yield pipeline
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(st.lists(requests, min_size=1, max_size=4), places)
 def test_worker_gets_the_requests_that_a_plain_reader_finds(
     pipeline: Pipeline, sent: list[Request], at: list[int]
@@ -166,9 +166,7 @@ SPLICES = st.lists(
 )
 
 
-@settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(requests, min_size=1, max_size=3), SPLICES, places)
 def test_callers_of_spoilt_requests_break_nothing(
     pipeline: Pipeline,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 from fuzz.request_targets import difference
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gateway import Call
@@ -63,7 +63,6 @@ def native() -> Iterator[None]:
         yield
 
 
-@settings(deadline=None)
 @given(st.builds(lambda body, write: write(body), plain_bodies, st.sampled_from(writers)))
 @example(WRITTEN[0])
 @example(WRITTEN[1])

@@ -19,7 +19,7 @@ from gateway_plugins.limits.need import Need
 from gateway_plugins.limits.options import KeyLimits, Options, Price
 from gateway_plugins.limits.refusing import LimitReached
 from gateway_plugins.limits.rules import Rules
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
@@ -125,7 +125,6 @@ async def test_keys_without_budgets_store_no_rows(gateway_for: GatewayFor, tmp_p
 SUMS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 50)), max_size=8)
 
 
-@settings(deadline=None)  # each example opens files
 @given(st.lists(st.tuples(st.booleans(), SUMS, st.booleans()), max_size=10))
 def test_ledgers_of_all_processes_agree_on_the_total(
     steps: list[tuple[bool, list[tuple[str, int]], bool]],

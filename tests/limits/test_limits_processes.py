@@ -156,7 +156,7 @@ def levels(account: Account, now: float) -> list[float]:
 
 
 TestLimitsOfAll = LimitsOfAll.TestCase
-TestLimitsOfAll.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestLimitsOfAll.settings = settings(max_examples=20, stateful_step_count=30)
 
 
 BUDGET = 1_000
@@ -222,7 +222,7 @@ class BudgetsOfAll(RuleBasedStateMachine):
 
 
 TestBudgetsOfAll = BudgetsOfAll.TestCase
-TestBudgetsOfAll.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
+TestBudgetsOfAll.settings = settings(max_examples=15, stateful_step_count=30)
 
 
 @pytest.mark.parametrize("shared", [True, False])

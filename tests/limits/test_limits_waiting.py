@@ -197,7 +197,7 @@ class Slots:
             self.lines.freed("k")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["call", "call", "end", "leave", "turn"]), max_size=40))
 def test_calls_get_slots_in_order_and_none_waits_beside_a_free_one(events: list[str]) -> None:
     asyncio.run(_any_order(events))

@@ -20,7 +20,7 @@ from gateway_plugins.openai_models import (
     View,
     read_cards,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
 
@@ -397,7 +397,6 @@ async def test_other_model_requests_are_forwarded_to_a_worker(
 # reading
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda card: listed(card)))
 def test_read_cards_survives_any_bytes(body: bytes) -> None:
     read_cards(body)
@@ -416,7 +415,6 @@ cards = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(cards, max_size=4), min_size=1, max_size=2), st.sets(st.text(max_size=2)))
 def test_view_merges_any_cards_unchanged(
     workers: Sequence[Sequence[Mapping[str, object]]], allowed: set[str]

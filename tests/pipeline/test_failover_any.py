@@ -145,7 +145,7 @@ async def dispatch(gateway: Gateway, number: int, ids: list[str]) -> RecordedCal
     return call
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     plan=st.lists(st.sampled_from(["refuses", *SCRIPTS]), max_size=4).filter(
         lambda plan: max(Counter(plan).values(), default=0) <= MOST

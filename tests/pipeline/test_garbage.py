@@ -133,9 +133,7 @@ def end_to_end(
 
 asked = st.sampled_from([(way, method) for way in PLUGINS for method in ("POST", "GET", "HEAD")])
 places = st.lists(st.integers(0, 200), max_size=3)
-many = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+many = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ntransfer-encoding: chunked\r\n\r\n%b"
 EVENTS = (

@@ -26,6 +26,11 @@ def free_port() -> int:
     return port
 
 
+def until_it_listens(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    assert any("Uvicorn running on" in line for line in process.stderr)
+
+
 def ended(process: subprocess.Popen[str]) -> int:
     process.terminate()
     process.communicate(timeout=10)
@@ -48,9 +53,9 @@ def test_it_listens_after_its_load() -> None:
     port = free_port()
     began = monotonic()
     process = simulate("--port", str(port), "--load-time", "0.5")
-    with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
-        assert client.get(f"http://127.0.0.1:{port}/health").status_code == 200
+    until_it_listens(process)
     assert monotonic() - began >= 0.5
+    assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=None).status_code == 200
     ended(process)
 
 

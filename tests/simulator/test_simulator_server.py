@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import AsyncExitStack
@@ -11,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from simulator.test_simulator import MESSAGES, NOW, Body, complete
+from simulator.test_simulator_life import ended, free_port, until_it_listens
 
 from gateway.simulator import Simulator, SimulatorConfig, create_simulator
 
@@ -18,7 +18,7 @@ from gateway.simulator import Simulator, SimulatorConfig, create_simulator
 async def test_simulator_load_and_metrics_count_calls_in_flight() -> None:
     async with (
         Simulator(SimulatorConfig(model='a "sim"')) as sim,
-        httpx.AsyncClient(base_url=sim.url) as client,
+        httpx.AsyncClient(base_url=sim.url, timeout=None) as client,
     ):
         served = await complete(client)
         waiting = asyncio.create_task(
@@ -111,7 +111,7 @@ async def test_simulator_application_runs_on_any_asgi_server() -> None:
 
 async def test_simulator_closes_all_calls_tasks_and_connections_at_exit() -> None:
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx.AsyncClient())
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=None))
         sim = await stack.enter_async_context(Simulator(SimulatorConfig(ttft=3600)))
         calls = [
             asyncio.create_task(client.post(f"{sim.url}/v1/completions", json={"prompt": "a"})),
@@ -143,19 +143,18 @@ async def test_simulator_refuses_and_accepts_connections_again(simulator: Simula
 
 
 def test_simulator_serves_in_a_process_of_its_own() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    code = f"from gateway.simulator import *; serve(SimulatorConfig(model='alone'), port={port})"
-    process = subprocess.Popen([sys.executable, "-c", code])
+    port = free_port()
+    code = (
+        "import logging; logging.basicConfig(level='INFO'); from gateway.simulator import *; "
+        f"serve(SimulatorConfig(model='alone'), port={port})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     try:
-        transport = httpx.HTTPTransport(retries=8)
-        with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
-            answer = client.post("/v1/completions", json={"prompt": "a"})
-            assert answer.json()["model"] == "alone"
+        until_it_listens(process)
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        assert httpx.post(url, json={"prompt": "a"}, timeout=None).json()["model"] == "alone"
     finally:
-        process.terminate()
-        assert process.wait(timeout=10) in (0, -signal.SIGTERM)
+        assert ended(process) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("wrong", [{"ttft": -1.0}, {"itl": -0.1}, {"max_model_len": 1}])

@@ -27,7 +27,7 @@ FLEET = {f"gpu-{number}:8000": 1.0 for number in range(16)}
 SESSIONS = 5_000
 KEYS = [key_point("session", f"agent/{number}") for number in range(SESSIONS)]
 
-QUICKLY = settings(max_examples=30, deadline=None)
+QUICKLY = settings(max_examples=30)
 
 fleets = st.dictionaries(
     st.text(max_size=8), st.sampled_from([0.001, 0.05, 0.1, 0.2, 0.3]), min_size=1, max_size=6

@@ -130,7 +130,7 @@ def test_key_reader_skips_disabled_kinds_of_key() -> None:
     assert KeyReader(None, ("class", "a-b"), 5).of_body(b'{"a-b": "x"}') == Key("field:a-b", "x")
 
 
-QUICKLY = settings(max_examples=50, deadline=None)
+QUICKLY = settings(max_examples=50)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -178,7 +178,7 @@ writers: list[Callable[[object], bytes]] = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(names, usual | odd, max_size=3), st.sampled_from(writers))
 def test_key_of_a_parsed_body_is_that_of_its_text(
     body: dict[str, object], write: Callable[[object], bytes]
@@ -195,7 +195,7 @@ def test_key_of_a_parsed_body_is_that_of_its_text(
 
 
 @pytest.mark.skipif(not is_built(), reason="the native kernel has not been built")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(names, usual | odd | long, max_size=3), st.sampled_from(writers))
 def test_key_of_the_fields_of_a_body_is_that_of_its_text(
     body: dict[str, object], write: Callable[[object], bytes]

@@ -39,7 +39,7 @@ class Clock:
 # pins
 
 
-QUICKLY = settings(max_examples=40, deadline=None)
+QUICKLY = settings(max_examples=40)
 
 steps = st.lists(st.tuples(st.integers(0, 6), st.sampled_from([0.0, 0.0, 0.375, 3.0])))
 

@@ -118,7 +118,7 @@ class Run:
         assert threads() == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SCHEDULES, st.sampled_from(["process", "none"]))
 def test_storage_stores_or_loses_each_entry_exactly_once(
     schedule: list[tuple[str, ...] | str], durability: str

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.cli import main
@@ -147,7 +147,6 @@ def test_json_formatter_cuts_asyncio_messages_before_quoted_values(
     assert SECRET in as_json(record(given + SECRET, name="asyncio"), debug=True)["message"]
 
 
-@settings(deadline=None)
 @given(st.text(), st.text() | st.none(), st.integers(1, 5_000), st.sampled_from([True, False]))
 @example('"', None, 20_000, True)
 @example("\x1b[31m\r\n2026-01-01 ERROR gateway: forged", "\u2028", 1, False)

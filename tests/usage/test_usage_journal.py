@@ -40,7 +40,7 @@ from gateway_plugins.usage.journal.recovery import (
 from gateway_plugins.usage.ledger.model_names import OTHER, Models
 from gateway_plugins.usage.ledger.row import ERROR, SUCCESS, Ledger, Row, insert
 from gateway_plugins.usage.ledger.schema import MIGRATIONS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.callers.raw_client import RawClient, head_of
 from support.gateways.capturing import chat
@@ -289,7 +289,6 @@ def play(journal: Journal, steps: Sequence[tuple[str, Noted]]) -> list[Noted]:
     return [as_written(call, is_noted=is_noted) for _, call, is_noted in underway]
 
 
-@settings(deadline=None)  # a file is written
 @given(steps, st.integers(0, 40 * SLOT), st.lists(st.tuples(st.integers(0, 20_000), st.binary())))
 def test_journal_reads_only_calls_in_flight_even_if_damaged(
     steps: Sequence[tuple[str, Noted]], size: int, garbage: Sequence[tuple[int, bytes]]

@@ -16,7 +16,7 @@ from gateway_plugins.usage.ledger.schema import COUNTS, MIGRATIONS, WAY
 from gateway_plugins.usage.ledger.sums import DAY, day_of, sum_some
 from gateway_plugins.usage.report.queries import Place, page
 from gateway_plugins.usage.report.verify import Checked, differences
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import Config, Database, Storage, Trace
@@ -123,7 +123,6 @@ def test_ledger_counts_each_call_once_however_often_it_is_written(
     with files() as connections:
         db = connections[0]
 
-        @settings(deadline=None)  # a file is written
         @given(groups)
         def check(written: list[tuple[list[int], int, str]]) -> None:
             clear(db)

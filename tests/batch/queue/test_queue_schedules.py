@@ -357,4 +357,4 @@ class Schedules(RuleBasedStateMachine):
 
 
 TestSchedules = Schedules.TestCase
-TestSchedules.settings = settings(stateful_step_count=30, deadline=None)
+TestSchedules.settings = settings(stateful_step_count=30)

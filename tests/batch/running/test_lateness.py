@@ -4,7 +4,7 @@ import random
 
 import pytest
 from gateway_plugins.batch.running.lateness import BESIDE, FEWEST, Finding, Lateness
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 USUAL = 0.05
@@ -33,7 +33,6 @@ def test_lateness_blames_nobody_for_what_varies_by_itself(seed: int) -> None:
     assert set(note(learned(chance), chance, 300, 1.0)) == {Finding.NOTHING}
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(1.4, 100))
 def test_lateness_blames_items_for_a_shift_of_all_calls(seed: int, factor: float) -> None:
     chance = random.Random(seed)

@@ -7,7 +7,7 @@ from gateway_plugins.batch.options import Options
 from gateway_plugins.batch.running import pace as pace_module
 from gateway_plugins.batch.running.pace import UNKNOWN_MODEL, Pace
 from gateway_plugins.batch.running.window import FIRST_WINDOW
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.workers.virtual_engine import Clock, Engine, Fleet
 
@@ -156,7 +156,6 @@ async def test_pace_shrinks_for_a_worker_that_refuses_and_recovers(
     assert max(sizes) > 2 * sizes[0]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 70), st.none() | st.integers(0, 70)), min_size=1, max_size=4),
     st.integers(0, 300),

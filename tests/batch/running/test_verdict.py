@@ -13,7 +13,7 @@ from gateway_plugins.batch.queue.items import (
 )
 from gateway_plugins.batch.running.caller import Keeping
 from gateway_plugins.batch.running.verdict import DeadlinePassed, Preempted, judge
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import CallError, NoWorker, Outcome, UpstreamError, UpstreamTimeout
@@ -101,7 +101,6 @@ def judged(item: Claimed, outcome: Outcome, body: bytes, most: int, told: bytes)
     return judge(call, kept, item, OPTIONS)
 
 
-@settings(deadline=None)
 @given(
     items(),
     outcomes(),

@@ -166,5 +166,5 @@ class Schedule(RuleBasedStateMachine):
                 assert jobs.metrics_of(self.db, run.number) == {"n": 1.0}
 
 
-Schedule.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+Schedule.TestCase.settings = settings(max_examples=25, stateful_step_count=40)
 TestSchedules = Schedule.TestCase

@@ -4,7 +4,7 @@ import pytest
 from gateway_plugins.runtime.importing.found import Found
 from gateway_plugins.runtime.importing.writing import configuration
 from gateway_plugins.runtime.options import Options
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.config import load
@@ -26,7 +26,6 @@ ODD = [
 ]
 
 
-@settings(deadline=None)  # each example writes a file
 @example(arguments=ODD, name="${A}\n# b")
 @given(arguments=st.lists(texts | st.sampled_from(ODD), max_size=4), name=texts)
 def test_texts_arrive_as_they_were(

@@ -3,7 +3,7 @@
 from gateway_plugins.runtime.options import Rules
 from gateway_plugins.runtime.policy.bucket import Bucket
 from gateway_plugins.runtime.policy.situation import Situation
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runtime.policy.views import CHAT
 from runtime.policy.world import LOADS, STEP, Event, World
@@ -64,14 +64,12 @@ def test_tokens_are_never_below_zero_nor_above_the_maximum(
         assert 0 <= bucket.level(now) <= most
 
 
-@settings(deadline=None)
 @given(EVENTS)
 def test_no_item_waits_longer_than_max_wait_and_a_turn(events: list[Event]) -> None:
     most = RULES.max_wait + SLOWEST + RULES.min_batch + 2 * STEP
     assert world_of(events).longest("item") <= most
 
 
-@settings(deadline=None)
 @given(EVENTS)
 def test_a_held_call_is_served_within_a_bound(events: list[Event]) -> None:
     """Each other model may have a turn for its calls, and one for starving items before that."""
@@ -79,7 +77,6 @@ def test_a_held_call_is_served_within_a_bound(events: list[Event]) -> None:
     assert world_of(events).longest("call") <= 2 * len(LOADS) * turn
 
 
-@settings(deadline=None)
 @given(EVENTS)
 def test_each_switch_has_its_cause(events: list[Event]) -> None:
     for view, decision in world_of(events).switches:
@@ -96,7 +93,6 @@ def test_each_switch_has_its_cause(events: list[Event]) -> None:
         assert decision.reason
 
 
-@settings(deadline=None)
 @given(EVENTS)
 def test_a_world_without_wishes_comes_to_rest_at_the_realtime_model(events: list[Event]) -> None:
     early = [one for one in events if one.at < 3_600]
@@ -106,7 +102,6 @@ def test_a_world_without_wishes_comes_to_rest_at_the_realtime_model(events: list
     assert world.switches[-1].view.now < 3 * 3_600
 
 
-@settings(deadline=None)
 @given(EVENTS)
 def test_the_realtime_model_gives_way_no_more_often_than_tokens_and_turns_allow(
     events: list[Event],
@@ -118,7 +113,6 @@ def test_the_realtime_model_gives_way_no_more_often_than_tokens_and_turns_allow(
     assert left.count("starving") <= len(LOADS) * HOURS
 
 
-@settings(deadline=None)
 @given(st.sampled_from([10.0, 20.0]), st.integers(2, 3))
 def test_fault_5_11_calls_in_the_order_a_b_a_b_do_not_thrash(pause: float, models: int) -> None:
     names = sorted(LOADS)[:models]

@@ -13,7 +13,7 @@ JSON = dict[str, Any]
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=4)
 LOGPROBS = st.none() | st.sampled_from([-9999.0, 0.0, -0.5]) | st.floats(-50, 0)
 FINISHES = st.sampled_from(["stop", "length", "tool_calls", "abort"])
-some = settings(max_examples=50, deadline=None)
+some = settings(max_examples=50)
 
 
 def slim(value: Any) -> Any:

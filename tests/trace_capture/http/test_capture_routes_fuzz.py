@@ -85,7 +85,7 @@ async def statuses(requests: list[Request]) -> list[tuple[Request, int]]:
             return found
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(posts | gets | gets, min_size=40, max_size=80))
 def test_capture_routes_never_fail_on_any_request(requests: list[Request]) -> None:
     first: Request = ("POST", b"/sessions", b'{"session_id": "a"}')

@@ -350,7 +350,7 @@ def step(db: Database, model: Model, what: str, session_id: str, key: str) -> No
             rewards.add(db, session_id, Reward(value=1.0), key)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps, st.integers(1, 3))
 def test_each_key_sees_exactly_its_own_sessions_and_traces(
     done: list[tuple[str, str | None, str]], limit: int

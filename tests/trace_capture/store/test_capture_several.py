@@ -62,7 +62,7 @@ def found_in(file: File) -> list[Trace]:
 step = st.sampled_from(["turn", "turn", "turn", "write", "delete"])
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(trees(), st.lists(st.tuples(step, st.integers(0, 2)), max_size=30))
 def test_several_writers_store_the_same_traces_as_one_process(
     turns: list[Turn], steps: list[tuple[str, int]]

@@ -67,7 +67,7 @@ def trees(draw: st.DrawFn) -> list[Turn]:
     return turns
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(trees(), st.data())
 def test_trace_store_returns_any_tree_of_turns(turns: list[Turn], data: st.DataObject) -> None:
     """In groups of any size, with restarts in between."""

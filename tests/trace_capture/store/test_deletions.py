@@ -151,7 +151,7 @@ class Process(Writing):
 step = st.sampled_from(["begin", "begin", "end", "write", "delete"])
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.lists(st.tuples(step, st.integers(0, 1), st.integers(0, 9)), max_size=30))
 def test_file_has_the_traces_of_the_calls_that_began_after_the_last_deletion(
     steps: list[tuple[str, int, int]],

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from gateway_plugins.uploads.plugin import ModelUploads
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.gateways.event_loop import Stage
 from support.uploads.asking import PLUGIN, begun, head, patch
@@ -65,7 +65,6 @@ def test_offsets_are_those_of_the_bytes(tmp_path: Path) -> None:
     with Stage() as stage:
         running = stage.enter(live(config))
 
-        @settings(deadline=None)
         @given(STEPS)
         def run(given_steps: list[tuple[str, int]]) -> None:
             stage.run(steps(running, given_steps))

@@ -204,7 +204,7 @@ async def test_fault_7_health_of_an_unreachable_worker_returns_an_error_body(fle
         gone.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
         plugins = [
-            replace(one, options={"queue": {"wait": 0.2}}, written=None)
+            replace(one, options={"queue": {"max_wait": 0.2}}, written=None)
             if one.name == "backpressure"
             else one
             for one in shipped(BACKENDS=url).plugins

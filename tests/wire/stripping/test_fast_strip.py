@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.records.vllm_recordings import RecordedExchange, load
 
@@ -212,7 +212,6 @@ def frames(data: bytes) -> list[bytes]:
     ]
 
 
-@settings(deadline=None)  # one of them is nested deeply
 @given(st.lists(nasty, max_size=6), injections, st.booleans())
 @example([*VLLM, VLLM[1]], ALL, True)
 def test_fast_strip_equals_slow_strip_on_adversarial_events(
@@ -221,7 +220,6 @@ def test_fast_strip_equals_slow_strip_on_adversarial_events(
     check([Event(encode(data), data) for data in sent], injected, drop_empty)
 
 
-@settings(deadline=None)
 @given(st.lists(nasty.flatmap(lambda data: st.sampled_from(frames(data))), max_size=6), injections)
 @example([encode(VLLM[2]).replace(b',"delta"', b',\n"delta"', 1)], ALL)
 @example([encode(b"[DONE]"), AFTER_THE_END], {"token_ids", "usage"})
