@@ -15,7 +15,7 @@ from gateway.errors import CallerGone, CallError, InvalidJSON
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers, checked_line, get_header, request_id
 from gateway.storage.sink import Entry, Sink
-from gateway.telemetry.trace_context import TraceContext, decide, new_trace_id, read_context
+from gateway.telemetry.trace_context import TraceContext, decide, ids_of, new_trace_id, read_context
 from gateway.trace import Harness, Reason
 from gateway.wire.apis.openai_files import model_of_path
 from gateway.wire.apis.registry import api_of, dialect_of
@@ -25,8 +25,6 @@ from gateway.wire.naming.forms import named_model, query_model
 from gateway.wire.request import RequestHead, is_true, read_head
 
 ONLY_USAGE = ("usage",)
-LEFT = "the caller left"
-"""Text of the CallerGone of a call whose caller closed its connection while it ran."""
 _NO_HEAD = RequestHead()
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -123,13 +121,11 @@ class Call:
     ) -> None:
         self.method = method
         self.path = self.asked_path = path
-        self.query = query
-        self.headers = headers
+        self.query, self.headers = query, headers
         self.body = body or Body(b"")
         self.session_id = session_id
         self.harness: Harness | None = None
-        self.client = client
-        self.peer_names = peer_names
+        self.client, self.peer_names = client, peer_names
         self.id = request_id(get_header(headers, b"x-request-id"))
         self.started = time.monotonic() if started is None else started
         self.created = time.time()
@@ -196,6 +192,10 @@ class Call:
         context.trace_id = context.trace_id or self.trace_id
         decide(context, None if self._samples is None else self._samples(self, context))
         return context
+
+    def log_extra(self) -> dict[str, str]:
+        """Return `extra` for log records about the call: its id, and those of its trace."""
+        return ids_of(self.id, self.distributed_trace)
 
     @property
     def prompt_estimate(self) -> int:

@@ -6,6 +6,9 @@ from typing import Any
 
 from gateway.errors import CallerGone, GatewayError, TotalTimeout
 
+LEFT = "the caller left"
+"""Text of the CallerGone of a call whose caller closed its connection while it ran."""
+
 MAX_LINGER = 2.0
 """Seconds that a worker has for the rest of a response whose caller has all that it wanted."""
 

@@ -27,8 +27,11 @@ METHODS = frozenset({"started", "data", "event", "delta", "finished"})
 Collectors = tuple[tuple[Gatherer, ...], tuple[Gaps, ...]]
 """What gathers chunks, and what times events."""
 
-ReportFailure = Callable[[str, str, Outcome, BaseException, str], None]
-"""Called on a failure: the plugin, what broke, the call's outcome, the exception, the call's id."""
+LogExtra = Callable[[], dict[str, str]]
+"""Returns `extra` for a log record, see Call.log_extra."""
+
+ReportFailure = Callable[[str, str, Outcome, BaseException, LogExtra], None]
+"""Called on a failure: the plugin, what broke, the call's outcome, the exception."""
 
 
 class Observers:
@@ -37,8 +40,8 @@ class Observers:
     Each public tuple holds the bound methods that the observers have; an empty tuple costs nothing.
     `data` has the `add` of each collector, too. A method that raises is removed, because its record
     can no longer be complete. `report` is called with each failure, and with `outcome` and
-    `call_id`; `functions` are those of the kernel. `counts_tokens`: each response gets a `counter`,
-    which sees its data; None before, and for a response that has no tokens to count.
+    `log_extra`; `functions` are those of the kernel. `counts_tokens`: each response gets a
+    `counter`, which sees its data; None before, and for a response that has no tokens to count.
 
     These are also the Reader (see gateway.pipeline.readers) of a response that only passes them.
     """
@@ -46,8 +49,8 @@ class Observers:
     # No reference to the call, which refers to its observers: only the garbage collector would
     # free a call in a cycle.
     __slots__ = (
-        "_call_id",
         "_functions",
+        "_log_extra",
         "_outcome",
         "_report",
         "counter",
@@ -66,7 +69,7 @@ class Observers:
         observers: Sequence[tuple[str, object]],
         report: ReportFailure,
         outcome: Outcome,
-        call_id: str,
+        log_extra: LogExtra,
         *,
         counts_tokens: bool = False,
         functions: Functions = reference,
@@ -74,7 +77,7 @@ class Observers:
         self._report = report
         self._functions = functions
         self._outcome = outcome
-        self._call_id = call_id
+        self._log_extra = log_extra
         self.counter: TokenCounter | None = None
         self.counts_tokens = counts_tokens
         self.started: Methods = NO_METHODS
@@ -184,7 +187,7 @@ class Observers:
         return tuple(entry for entry in methods if entry != broken)
 
     def _fail(self, plugin: str, what: str, error: Exception) -> None:
-        self._report(plugin, what, self._outcome, error, self._call_id)
+        self._report(plugin, what, self._outcome, error, self._log_extra)
 
 
 def _methods(observer: object) -> Sequence[str]:
@@ -201,5 +204,5 @@ def _of_class(kind: type) -> Sequence[str]:
     return tuple(name for name in METHODS if callable(getattr(kind, name, None)))
 
 
-UNOBSERVED = Observers((), lambda *_: None, Outcome(), "")
+UNOBSERVED = Observers((), lambda *_: None, Outcome(), dict)
 """Shared by the calls that nobody observes."""

@@ -13,7 +13,8 @@ from time import monotonic
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.calls.body import receive_chunk
-from gateway.calls.call import LEFT, Call
+from gateway.calls.call import Call
+from gateway.calls.cancel import LEFT
 from gateway.errors import CallerGone
 from gateway.headers import Headers
 

@@ -20,7 +20,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.calls.body import LEFT_EARLY, stalled
-from gateway.calls.call import LEFT, Call
+from gateway.calls.call import Call
+from gateway.calls.cancel import LEFT
 from gateway.errors import CallerGone, CallError
 from gateway.headers import Headers
 from gateway.kernel.interface import Functions, Line

@@ -108,7 +108,7 @@ class LocalWorker(Worker):
             return _plain(200, msgspec.json.encode(answer))
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             what = "the local handler's answer cannot be sent"
-            log.error(what, exc_info=error, extra={"call_id": call.id})
+            log.error(what, exc_info=error, extra=call.log_extra())
             raise UpstreamError("the local handler gave no valid answer") from error
 
     async def _asked(self, call: Call, body: dict[str, Any]) -> Any:
@@ -124,7 +124,7 @@ class LocalWorker(Worker):
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            log.exception("the local handler failed", extra={"call_id": call.id})
+            log.exception("the local handler failed", extra=call.log_extra())
             raise UpstreamError("the local handler failed on this call") from error
 
 

@@ -147,7 +147,7 @@ class Proxy:
             exchange.caller.cut()
             return None
         what = "the gateway failed on a call"
-        log.error(what, exc_info=error, extra={"call_id": exchange.call.id})
+        log.error(what, exc_info=error, extra=exchange.call.log_extra())
         return self._reject(exchange, InternalError("the gateway failed on this call"))
 
     def _reject(self, exchange: Exchange, error: CallError) -> bytes | None:

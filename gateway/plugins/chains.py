@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.calls.call import Call
 from gateway.calls.cancel import NoWait
-from gateway.calls.observers import UNOBSERVED, Observers
+from gateway.calls.observers import UNOBSERVED, LogExtra, Observers
 from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
 from gateway.fleet.worker import Worker
@@ -57,11 +57,11 @@ class Failures:
         hook: str,
         outcome: Outcome,
         error: BaseException,
-        call_id: str | None = None,
+        log_extra: LogExtra = dict,
     ) -> None:
         if not self.counts[plugin, hook]:
             what = "plugin %s broke in %s; further failures of it are only counted"
-            log.error(what, plugin, hook, exc_info=error, extra={"call_id": call_id})
+            log.error(what, plugin, hook, exc_info=error, extra=log_extra())
         self.counts[plugin, hook] += 1
         if plugin not in outcome.failures:
             outcome.failures.append(plugin)
@@ -124,7 +124,7 @@ class Chains(msgspec.Struct, frozen=True):
             try:
                 decided = hook.run(call, context)
             except Exception as error:  # noqa: BLE001  this hook is isolated
-                self.failures.note(hook.plugin, "sample_trace", call.outcome, error, call.id)
+                self.failures.note(hook.plugin, "sample_trace", call.outcome, error, call.log_extra)
                 continue
             if decided is not None:
                 found = bool(decided or found)
@@ -176,14 +176,14 @@ class Chains(msgspec.Struct, frozen=True):
                 if observer is not None:
                     found.append((hook.plugin, observer))
             except Exception as error:  # noqa: BLE001  this hook is isolated
-                self.failures.note(hook.plugin, "observe", call.outcome, error, call.id)
+                self.failures.note(hook.plugin, "observe", call.outcome, error, call.log_extra)
         if not (found or call.counts_tokens):
             return UNOBSERVED
         return Observers(
             found,
             self.failures.note,
             call.outcome,
-            call.id,
+            call.log_extra,
             counts_tokens=call.counts_tokens,
             functions=self.kernel.functions,
         )
@@ -197,7 +197,7 @@ class Chains(msgspec.Struct, frozen=True):
     def _isolate(self, call: Call, hook: Hook, name: str, error: BaseException) -> None:
         if _ends_the_call(error):
             raise error
-        self.failures.note(hook.plugin, name, call.outcome, error, call.id)
+        self.failures.note(hook.plugin, name, call.outcome, error, call.log_extra)
 
 
 # The runners of hooks. A hook that returns its result at once costs no coroutine. From the first
@@ -336,7 +336,7 @@ def _reject(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn
     if isinstance(error, REJECTIONS) or _ends_the_call(error):
         raise error
     what = "plugin %s broke in %s; the call is refused"
-    log.error(what, hook.plugin, name, exc_info=error, extra={"call_id": call.id})
+    log.error(what, hook.plugin, name, exc_info=error, extra=call.log_extra())
     raise HookFailed(f"the plugin {hook.plugin!r} failed while deciding on this call") from error
 
 

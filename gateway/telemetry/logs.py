@@ -64,6 +64,8 @@ class Line(msgspec.Struct, omit_defaults=True):
     logger: str
     message: str
     call_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
     process: int | None = None
     fields: dict[str, str | float | None] = {}
     errors: list[Failure] = []
@@ -92,14 +94,15 @@ class Formatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
     def _line(self, record: logging.LogRecord, most: int, places: int) -> Line:
-        call_id = getattr(record, "call_id", None)
         created = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
         return Line(
             time=created.isoformat(timespec="milliseconds") + "Z",
             level=record.levelname.lower(),
             logger=clean(record.name, MAX_NAME_CHARS),
             message=clean(self._message(record), most),
-            call_id=clean(call_id, MAX_NAME_CHARS) if isinstance(call_id, str) else None,
+            call_id=_id_of(record, "call_id"),
+            trace_id=_id_of(record, "trace_id"),
+            span_id=_id_of(record, "span_id"),
             process=self._process,
             fields=_fields_of(record),
             errors=[self._failure(one, most, places) for one in _chain(record)],
@@ -127,10 +130,9 @@ class TextFormatter(Formatter):
 
     def write(self, line: Line, record: logging.LogRecord) -> str:
         head = f"{self.formatTime(record)} {line.level.upper():<7} {line.logger}: {line.message}"
-        if line.call_id is not None:
-            head += f" call_id={line.call_id}"
-        if line.process is not None:
-            head += f" process={line.process}"
+        for name in ("call_id", "trace_id", "span_id", "process"):
+            if (value := getattr(line, name)) is not None:
+                head += f" {name}={value}"
         head += "".join(f" {name}={value}" for name, value in line.fields.items())
         return "\n".join([head, *(below for error in line.errors for below in _text_of(error))])
 
@@ -187,6 +189,11 @@ class Logs:
     def _set(self, level: str, written: Written) -> None:
         logging.getLogger().setLevel(level.upper())
         self.handler.write_as(level, written)
+
+
+def _id_of(record: logging.LogRecord, name: str) -> str | None:
+    value = getattr(record, name, None)
+    return clean(value, MAX_NAME_CHARS) if isinstance(value, str) else None
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, str | float | None]:

@@ -95,6 +95,13 @@ def decide(context: TraceContext, recorded: bool | None) -> None:
         context.span_id = context.parent_id
 
 
+def ids_of(call_id: str, context: TraceContext | None) -> dict[str, str]:
+    """Return what a log record says of its call; None: it is part of no distributed trace."""
+    if context is None:
+        return {"call_id": call_id}
+    return {"call_id": call_id, "trace_id": context.trace_id, "span_id": context.span_id}
+
+
 def _join(context: TraceContext, parent: bytes, found: Lines) -> None:
     read = _PARENT.fullmatch(parent) if len(parent) <= MAX_TRACEPARENT else None
     if read is None or (read[1] == b"00" and read[5] is not None):

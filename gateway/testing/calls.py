@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.calls.body import Body
 from gateway.calls.call import Call
+from gateway.calls.observers import LogExtra
 from gateway.calls.records import Answer, Outcome
 from gateway.config import Config
 from gateway.errors import UpstreamClosed
@@ -149,6 +150,6 @@ class _Raised(Failures):
         hook: str,
         outcome: Outcome,
         error: BaseException,
-        call_id: str | None = None,
+        log_extra: LogExtra = dict,
     ) -> None:
         self.errors.append(error)

@@ -22,7 +22,8 @@ class Line(msgspec.Struct, omit_defaults=True):
 
     `result` is how the call went, see Outcome.result; left out if it is a success.
     `tokens_counted`: the engine did not report the tokens, so they were counted in the stream.
-    `frontend` is how the call came; left out if it is HTTP.
+    `frontend` is how the call came; left out if it is HTTP. `trace_id` and `span_id` are those of
+    the distributed trace that the call is part of.
     """
 
     time: float
@@ -45,6 +46,8 @@ class Line(msgspec.Struct, omit_defaults=True):
     caller_gone: bool = False
     result: Result = "success"
     frontend: str = "http"
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 class AccessLog:
@@ -115,7 +118,7 @@ class AccessLog:
 
 
 def line_of(call: Call, outcome: Outcome) -> Line:
-    usage = outcome.usage
+    usage, context = outcome.usage, call.distributed_trace
     return Line(
         time=round(call.created, 3),
         call_id=call.id,
@@ -137,4 +140,6 @@ def line_of(call: Call, outcome: Outcome) -> Line:
         caller_gone=outcome.caller_gone,
         result=outcome.result,
         frontend=call.frontend,
+        trace_id=context.trace_id if context else None,
+        span_id=context.span_id if context else None,
     )

@@ -32,7 +32,7 @@ def counted(
 ) -> Usage | None:
     call = make_call(asked)
     observers = Observers(
-        (), _fail, call.outcome, call.id, counts_tokens=True, functions=active().functions
+        (), _fail, call.outcome, call.log_extra, counts_tokens=True, functions=active().functions
     )
     observers.notify_started(status, headers, events=headers == EVENTS)
     for chunk in chunks:
@@ -204,7 +204,7 @@ def _both(data: bytes) -> Iterable[Usage | None]:
 def test_usage_is_of_the_last_attempt() -> None:
     call = make_call()
     observers = Observers(
-        (), _fail, call.outcome, call.id, counts_tokens=True, functions=active().functions
+        (), _fail, call.outcome, call.log_extra, counts_tokens=True, functions=active().functions
     )
     observers.notify_started(200, EVENTS, events=True)
     observers.feed(chat("a"))

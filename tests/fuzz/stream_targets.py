@@ -199,7 +199,7 @@ class Responses:
                 [("watching", watching)],
                 _raise,
                 outcome,
-                call.id,
+                call.log_extra,
                 counts_tokens=True,
                 functions=kernel.functions,
             )

@@ -29,7 +29,7 @@ from gateway.testing import (
 from gateway.upstream.response import HOP_BY_HOP
 
 CODES = {"upstream_protocol_error", "upstream_closed"}
-ADDED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker"}
+ADDED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker", b"server-timing"}
 INJECTED = (b"token_ids", b"logprobs", b"usage")
 
 

@@ -11,11 +11,12 @@ from support.gateways.capturing import CAPTURE, chat
 from support.plugins.breaking_hooks import Clumsy
 from support.plugins.hook_probes import Breaking
 from support.plugins.recording_plugin import until
+from support.plugins.samplers import Sampler
 
 from gateway import Call, Principal, create_app, hookimpl
 from gateway.config import Config, StorageSettings
 from gateway.pipeline.local import LocalHandler
-from gateway.telemetry.logs import Formatter
+from gateway.telemetry.logs import Formatter, TextFormatter
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of, entry, live
 
 CHAT = "/v1/chat/completions"
@@ -70,6 +71,43 @@ async def test_log_of_a_failing_hook_has_the_call_id(
         with suppress(httpx.RemoteProtocolError):  # where half an answer was out
             await running.client.post(CHAT, json=chat(), headers=headers)
     assert {call_id for message, call_id in told(caplog) if message.startswith(said)} == {ID}
+
+
+@pytest.mark.parametrize("records", ["", "yes"])
+async def test_logs_of_a_call_have_the_ids_of_its_distributed_trace(
+    gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture, records: str
+) -> None:
+    file = tmp_path / "access.log"
+    trace, parent = "ab" * 16, "cd" * 8
+    given = {"traceparent": f"00-{trace}-{parent}-01", "x-records": records}
+    async with ScriptedWorker(PLAIN) as worker:
+        breaking = entry(Breaking, at="observer.started")
+        log = entry("access_log", path=str(file))
+        running = await gateway_for(breaking, log, Sampler, workers=[worker.url])
+        await running.client.post(CHAT, json=chat(), headers=given)
+        await until(lambda: bool(file.read_bytes()))
+    [context] = running.plugin(Sampler).contexts
+    [record] = [one for one in caplog.records if one.levelname == "ERROR"]
+    for line in (json.loads(Formatter().format(record)), json.loads(file.read_bytes())):
+        assert (line["trace_id"], line["span_id"]) == (trace, context.span_id)
+    text = TextFormatter().format(record).partition("\n")[0]
+    assert text.endswith(f" trace_id={trace} span_id={context.span_id}")
+    assert (context.span_id == parent) == (not records), "the caller's, if there is no own span"
+
+
+async def test_logs_of_a_call_in_no_distributed_trace_have_no_ids_of_one(
+    gateway_for: GatewayFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "access.log"
+    async with ScriptedWorker(PLAIN) as worker:
+        breaking = entry(Breaking, at="observer.started")
+        log = entry("access_log", path=str(file))
+        running = await gateway_for(breaking, log, workers=[worker.url])
+        await running.client.post(CHAT, json=chat(), headers={"traceparent": "00-0-0-01"})
+        await until(lambda: bool(file.read_bytes()))
+    [record] = [one for one in caplog.records if one.levelname == "ERROR"]
+    for line in (json.loads(Formatter().format(record)), json.loads(file.read_bytes())):
+        assert {"trace_id", "span_id"}.isdisjoint(line)
 
 
 class Open:

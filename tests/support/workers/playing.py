@@ -11,7 +11,7 @@ from support.records.vllm_recordings import RecordedExchange
 from gateway.testing import ScriptedConnection
 from gateway.upstream.response import HOP_BY_HOP
 
-ADDED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker"}
+ADDED = HOP_BY_HOP | {b"x-request-id", b"x-gateway-worker", b"server-timing"}
 
 
 class Playing:
