@@ -66,6 +66,7 @@ PLUGINS: set[Rule] = {
     ("/admin/queue", ("GET",), "monitor"),
     ("/admin/limits", ("GET",), "monitor"),
     ("/monitor/key_usage", ("GET",), "monitor"),
+    ("/monitor/calls", ("GET",), "monitor"),
     ("/metrics", ("GET",), "monitor"),
 }
 

@@ -101,6 +101,8 @@ async def test_stream_tells_a_part_again_only_if_it_has_changed(gateway_for: Gat
     async with live.client.stream("GET", "/dashboard/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         async for name, data in events(answer):
+            if name == "part" and json.loads(data)["name"] == "load":
+                continue  # it has changed at the full minute
             if name == "part":
                 told.append(json.loads(data)["name"])
             elif len(told) == 4:

@@ -36,7 +36,8 @@ async def test_usage_is_told_by_day_key_and_model(gateway_for: GatewayFor, tmp_p
         assert answer.status_code == 200
     async with login(live, "watcher") as browser:
         titles = (await browser.get("/dashboard/panels")).json()
-        assert list(titles) == ["usage.days", "usage.keys", "usage.models", "usage.all"]
+        names = ("days", "keys", "models", "sources", "days_models", "all")
+        assert list(titles) == [f"usage.{name}" for name in names]
         found = (await browser.get("/dashboard/panels/usage.keys")).json()
         place = [found["columns"].index(name) for name in ("key", "requests", "total_tokens")]
         rows = [[row[one] for one in place] for row in found["rows"]]

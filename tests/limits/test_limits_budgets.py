@@ -249,3 +249,34 @@ def test_costs_are_integers_within_bounds(prompt: int, completion: int, cached: 
     cost = price.of(prompt, completion, cached)
     assert 0 <= cost < 1 << 62
     assert cost == 100_000_000 * (max(prompt - cached, 0) + completion)
+
+
+async def budgets(live: Live) -> list[dict[str, Any]]:
+    [hook] = live.gateway.hooks("panels")
+    found: list[dict[str, Any]] = [
+        dict(row) for panel in hook.run(live.gateway) for row in (await panel.read(10)).rows
+    ]
+    return found
+
+
+async def test_panel_shows_what_is_spent_of_each_budget(gateway_for: GatewayFor) -> None:
+    of_ada = {"cost_per_month": 0.5}
+    options = {"default": {"tokens_per_day": 200}, "keys": {"ada": of_ada}, "prices": PRICES}
+    live = await gateway_for(entry("limits", **options))
+    tokens = (await ask(live)).json()["usage"]["total_tokens"]
+    found = {(one["key"], one["budget"]): one for one in await budgets(live)}
+    assert next(iter(found)) == ("anonymous", "tokens_per_day"), "the fullest is the first"
+    assert set(found) == {
+        ("anonymous", "tokens_per_day"),
+        ("ada", "tokens_per_day"),
+        ("ada", "cost_per_month"),
+    }
+    spent = found["anonymous", "tokens_per_day"]
+    assert (spent["spent"], spent["allowed"], spent["used_share"]) == (tokens, 200, tokens / 200)
+    assert 0 < spent["new_budget_in_s"] <= 86_400
+    assert found["ada", "cost_per_month"]["allowed"] == 0.5
+
+
+async def test_without_budgets_there_is_no_panel(gateway_for: GatewayFor) -> None:
+    live = await gateway_for(entry("limits", default={"requests_per_minute": 60}))
+    assert await budgets(live) == []

@@ -17,6 +17,8 @@ from gateway import Attempt, Call, Host, Migrations, Outcome, hookimpl
 from gateway_plugins.dashboard.board import Board
 from gateway_plugins.dashboard.doors import Doors
 from gateway_plugins.dashboard.fleet import Fleet
+from gateway_plugins.dashboard.load.calls import AllCalls
+from gateway_plugins.dashboard.load.load import Load
 from gateway_plugins.dashboard.logins import MIGRATIONS, secret_of
 from gateway_plugins.dashboard.times import WATCH, Times, Watch
 from gateway_plugins.dashboard.ui import Ui
@@ -36,6 +38,8 @@ class Dashboard:
         self._config = config
         self._times = Times()
         self._board: Board | None = None
+        self._calls: AllCalls | None = None
+        self._load: Load | None = None
         self._viewers: Viewers | None = None
 
     @hookimpl
@@ -48,18 +52,23 @@ class Dashboard:
 
     @hookimpl
     def routes(self, gateway: Host) -> Sequence[BaseRoute]:
-        fleet = Fleet(gateway, self._times)
-        self._board = board = Board(gateway, fleet, lambda: self._config.refresh)
+        fleet, calls = Fleet(gateway, self._times), AllCalls(gateway, self._times)
+        self._load = load = Load(gateway)
+        self._calls = calls
+        self._board = board = Board(gateway, fleet, load, lambda: self._config.refresh)
         self._viewers = viewers = Viewers(gateway, lambda: self._config.login)
-        return [*Doors(gateway, viewers, board).routes(), *Ui(gateway, self._times).routes()]
+        return [*Doors(gateway, viewers, board).routes(), *Ui(gateway, calls).routes()]
 
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
-        assert self._board is not None  # `routes` has made both
+        assert self._board is not None  # `routes` has made all of these
+        assert self._calls is not None
+        assert self._load is not None
         assert self._viewers is not None
         self._viewers.secret = await secret_of(gateway.storage)
-        async with self._board.running():
+        self._calls.join()
+        async with self._load.running(), self._board.running():
             yield
 
     @hookimpl
@@ -76,3 +85,5 @@ class Dashboard:
     @hookimpl
     def call_finished(self, call: Call, outcome: Outcome) -> None:
         self._times.ended(call, outcome)
+        if self._load is not None:
+            self._load.ended(outcome)

@@ -9,6 +9,7 @@ import msgspec
 
 from gateway import Host
 from gateway_plugins.dashboard.fleet import Fleet
+from gateway_plugins.dashboard.load.load import Load
 from gateway_plugins.dashboard.panels import PanelFailed, ShownPanel, offered, show
 
 MAX_ROWS = 100
@@ -26,9 +27,12 @@ class Part(msgspec.Struct, frozen=True):
 class Board:
     """Looks at everything every `refresh()` seconds for as long as somebody waits for it."""
 
-    def __init__(self, gateway: Host, fleet: Fleet, refresh: Callable[[], float]) -> None:
+    def __init__(
+        self, gateway: Host, fleet: Fleet, load: Load, refresh: Callable[[], float]
+    ) -> None:
         self._gateway = gateway
         self._fleet = fleet
+        self._load = load
         self.refresh = refresh
         self._parts: Sequence[Part] = ()
         self._looked = float("-inf")
@@ -64,7 +68,10 @@ class Board:
 
     async def _look(self) -> None:
         try:
-            found = [self._part("fleet", "monitor", self._fleet.show())]
+            found = [
+                self._part("fleet", "monitor", self._fleet.show()),
+                self._part("load", "monitor", self._load.show()),
+            ]
             found += [
                 self._part(one.name, one.panel.scope, show(self._gateway, one, MAX_ROWS))
                 for one in offered(self._gateway)

@@ -88,10 +88,15 @@ class Doors:
 
     def _sections(self) -> Sequence[Section]:
         """Return all sections that the plugins of this gateway can fill."""
-        found = [Section("fleet", "Fleet", frozenset({"monitor"}))]
+        found = [
+            Section("fleet", "Fleet", frozenset({"monitor"})),
+            Section("load", "Load", frozenset({"monitor"})),
+        ]
         panels = [one.panel for one in offered(self._gateway)]
         if scopes := frozenset(one.scope for one in panels if one.live):
             found.append(Section("panels", "Runtime and batch", scopes))
+        if any(one.name == "evaluations" for one in panels):
+            found.append(Section("evaluations", "Evaluations", frozenset({"monitor"})))
         if scopes := frozenset(one.scope for one in panels if not one.live):
             found.append(Section("reports", "Usage", scopes))
         if any(getattr(route, "path", "") == TRACES for route in self._gateway.routes):

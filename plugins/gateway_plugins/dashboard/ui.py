@@ -5,7 +5,6 @@ They answer from memory and the database only, with what the plugins `runtime`, 
 """
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -14,9 +13,10 @@ from msgspec import Meta
 from starlette.routing import BaseRoute
 
 from gateway import Cell, ControlRequest, Host, PanelRows, StorageError
+from gateway_plugins.dashboard.load.calls import AllCalls
+from gateway_plugins.dashboard.load.load import depth
 from gateway_plugins.dashboard.matrix import Matrix, matrix
 from gateway_plugins.dashboard.panels import find, read
-from gateway_plugins.dashboard.times import Times
 
 MAX_TEXT = 120_000
 """Characters of the log that are returned, the last ones."""
@@ -34,7 +34,7 @@ STATUSES: Mapping[str, str] = {
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """The state of the first runtime, and of the calls of this process. Ages are seconds."""
+    """The state of the first runtime, and of the calls of all processes. Ages are seconds."""
 
     current_model: str | None = None
     runtime_ready: bool = False
@@ -111,9 +111,9 @@ class Logs(msgspec.Struct):
 class Ui:
     """The routes."""
 
-    def __init__(self, gateway: Host, times: Times) -> None:
+    def __init__(self, gateway: Host, calls: AllCalls) -> None:
         self._gateway = gateway
-        self._times = times
+        self._calls = calls
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
@@ -129,22 +129,22 @@ class Ui:
     async def _summary(self, request: ControlRequest) -> Summary:
         request.query(NoQuery)
         shown = Summary(queue_depth=await self._depth())
-        self._add_calls(shown)
+        await self._add_calls(shown)
         self._add_workers(shown)
         for row in (await self._rows("runtime", 1)).rows:
             _add_runtime(shown, row)
         return shown
 
-    def _add_calls(self, shown: Summary) -> None:
-        sources = Counter(call.source for call in self._gateway.calls_in_flight)
-        shown.inflight_realtime = sources["realtime"]
-        shown.inflight_batch = sources["batch"] + sources["eval"]
-        shown.inflight_total = sources.total()
-        times = self._times
-        shown.last_runtime_req_age_s = _age(times.requested)
-        shown.last_runtime_ok_age_s = _age(times.succeeded)
-        shown.last_runtime_err_age_s = _age(times.failed)
-        age = _age(times.realtime)
+    async def _add_calls(self, shown: Summary) -> None:
+        calls = await self._calls.now()
+        sources = calls.sources
+        shown.inflight_realtime = sources.get("realtime", 0)
+        shown.inflight_batch = sources.get("batch", 0) + sources.get("eval", 0)
+        shown.inflight_total = sum(sources.values())
+        shown.last_runtime_req_age_s = _age(calls.requested)
+        shown.last_runtime_ok_age_s = _age(calls.succeeded)
+        shown.last_runtime_err_age_s = _age(calls.failed)
+        age = _age(calls.realtime)
         shown.last_rt_age_s = -1.0 if age is None else age
 
     def _add_workers(self, shown: Summary) -> None:
@@ -156,14 +156,11 @@ class Ui:
             shown.current_model = names[0] if names else None
 
     async def _depth(self) -> int:
-        for hook in self._gateway.hooks("work_queue"):
-            queue = hook.run(self._gateway)
-            if queue is not None:
-                try:
-                    return sum(one.queued for one in (await queue.backlog()).values())
-                except StorageError:
-                    return 0  # /health says that the database cannot be read
-        return 0
+        try:
+            found = await depth(self._gateway)
+        except StorageError:
+            return 0  # /health says that the database cannot be read
+        return 0 if found is None else found.queued
 
     async def _queue(self, request: ControlRequest) -> Queue:
         found = await self._rows("queue", request.query(QueueQuery).limit)

@@ -38,7 +38,7 @@ class EvaluationPanels:
                 read=self._jobs,
                 actions=[CANCEL, RESUME],
             ),
-            Panel(name="scores", title="Scores", scope="monitor", read=self._scores),
+            Panel(name="scores", title="Scores", scope="monitor", read=self._scores, live=False),
         ]
 
     async def _jobs(self, limit: int) -> PanelRows:

@@ -10,7 +10,7 @@ callers, `views.py` the report for operators. `waiting/` lets calls of a key wai
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -25,6 +25,8 @@ from gateway import (
     Migrations,
     NotFound,
     Outcome,
+    Panel,
+    PanelRows,
     Principal,
     Sample,
     StateKey,
@@ -39,7 +41,15 @@ from gateway_plugins.limits.options import Options
 from gateway_plugins.limits.refusing import CODES, LimitReached
 from gateway_plugins.limits.rules import Rules
 from gateway_plugins.limits.shared import Common
-from gateway_plugins.limits.views import KeyState, Page, PageQuery, merged, some_keys, state_of
+from gateway_plugins.limits.views import (
+    KeyState,
+    Page,
+    PageQuery,
+    budgets,
+    merged,
+    some_keys,
+    state_of,
+)
 from gateway_plugins.limits.waiting.lines import Lines, Patience
 
 ANONYMOUS = "anonymous"
@@ -86,6 +96,23 @@ class Limits:
     def routes(self, gateway: Host) -> list[BaseRoute]:
         show = partial(self._show, gateway)
         return [gateway.control("/admin/limits", scope="monitor", GET=show)]
+
+    @hookimpl
+    def panels(self) -> Sequence[Panel]:
+        if not self._rules.have_budgets:
+            return []
+        title = "Budgets of the keys"
+        show = self._show_budgets
+        return [Panel(name="budgets", title=title, scope="monitor", read=show, live=False)]
+
+    async def _show_budgets(self, limit: int) -> PanelRows:
+        """Return the budgets of keys that have spent something, or have limits of their own."""
+        book, rules, now = self._book, self._rules, time.time()
+        book.roll_over(now)
+        keys: dict[str, str | None] = dict.fromkeys((*rules.options.keys, *book.month.tabs))
+        for key, one in self._accounts.known.items():
+            keys[key] = None if one.principal is None else one.principal.labels.get("tier")
+        return await asyncio.to_thread(budgets, keys.items(), rules, book, now, limit)
 
     @hookimpl
     @contextlib.asynccontextmanager

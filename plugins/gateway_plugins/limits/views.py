@@ -1,16 +1,18 @@
-"""State of the limits for operators: GET /admin/limits."""
+"""State of the limits for operators: GET /admin/limits, and the budgets as a table for people."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from time import time
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from gateway import Cell, PanelRows
 from gateway_plugins.limits.accounts import Account
-from gateway_plugins.limits.book import Book
+from gateway_plugins.limits.book import Book, Tab
 from gateway_plugins.limits.refusing import Code
+from gateway_plugins.limits.rules import Budget, Rules
 
 
 class PageQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,3 +83,42 @@ def _states(account: Account, book: Book, now: float) -> Iterator[tuple[Code, Li
         left = (budget.limit - account.spent(budget, book)) / budget.unit
         ends = (book.day if budget.of_day else book.month).ends
         yield budget.code, LimitState(budget.limit / budget.unit, left, max(ends - time(), 0))
+
+
+def budgets(
+    keys: Iterable[tuple[str, str | None]], rules: Rules, book: Book, now: float, limit: int
+) -> PanelRows:
+    """Return what keys have spent of their budgets, the fullest budgets first.
+
+    `keys` are ids with their tiers, None: not known; `now` is in Unix seconds. May run in a thread.
+    """
+    found = [row for key, tier in keys for row in _budgets_of(key, tier, rules, book, now)]
+    return PanelRows(heapq.nlargest(limit, found, key=_share), len(found))
+
+
+def _share(row: Mapping[str, Cell]) -> float:
+    share = row["used_share"]
+    assert isinstance(share, float)
+    return share
+
+
+def _budgets_of(
+    key: str, tier: str | None, rules: Rules, book: Book, now: float
+) -> Iterator[Mapping[str, Cell]]:
+    terms = rules.terms(key, tier)
+    for budget in () if terms is None else terms.budgets:
+        span = book.day if budget.of_day else book.month
+        tab = span.tabs.get(key)
+        spent = 0 if tab is None else _of(budget, tab)
+        yield {
+            "key": key,
+            "budget": budget.code,
+            "used_share": spent / budget.limit if budget.limit else 1.0,
+            "spent": spent / budget.unit,
+            "allowed": budget.limit / budget.unit,
+            "new_budget_in_s": max(span.ends - now, 0.0),
+        }
+
+
+def _of(budget: Budget, tab: Tab) -> int:
+    return tab.all_cost if budget.of_cost else tab.all_tokens

@@ -36,6 +36,7 @@ from gateway_plugins.usage.ledger.schema import MIGRATIONS
 from gateway_plugins.usage.options import Options
 from gateway_plugins.usage.panels import UsagePanels
 from gateway_plugins.usage.report import queries
+from gateway_plugins.usage.report.calls import CallsRoute
 from gateway_plugins.usage.report.routes import OWN_PATH, KeyUsageRoute, own_answer
 
 log = logging.getLogger("gateway.usage")
@@ -70,8 +71,11 @@ class KeyUsage:
     @hookimpl
     def routes(self, gateway: Host) -> list[BaseRoute]:
         self._gateway = gateway
-        route = KeyUsageRoute(gateway)
-        return [gateway.control("/monitor/key_usage", scope="monitor", GET=route.show)]
+        keys, calls = KeyUsageRoute(gateway), CallsRoute(gateway)
+        return [
+            gateway.control("/monitor/key_usage", scope="monitor", GET=keys.show),
+            gateway.control("/monitor/calls", scope="monitor", GET=calls.show),
+        ]
 
     @hookimpl
     def panels(self, gateway: Host) -> Sequence[Panel]:

@@ -1,18 +1,20 @@
 """What people see of usage: sums by day, by key and by model, and all of them together."""
 
-import contextlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
 
-from gateway import Cell, Database, Panel, PanelRows, Storage, StorageUnavailable
+from gateway import Cell, Database, Panel, PanelRows, Storage
+from gateway_plugins.usage.report.flushing import flush
 from gateway_plugins.usage.report.queries import Values, Wanted, sums
 
 SHOWN: Mapping[str, Sequence[str]] = {
     "days": ("day",),
     "keys": ("key",),
     "models": ("model",),
+    "sources": ("source",),
+    "days_models": ("day", "model"),
     "all": ("day", "key", "model", "source"),
 }
 """The panels, and the columns by which each of them groups."""
@@ -38,8 +40,7 @@ class UsagePanels:
         ]
 
     async def _read(self, by: Sequence[str], limit: int) -> PanelRows:
-        with contextlib.suppress(StorageUnavailable):
-            await self._storage.flush()  # rows of calls that are over, whose commit was postponed
+        await flush(self._storage)
         return await self._storage.read(lambda db: _rows(db, by, limit))
 
 

@@ -17,7 +17,7 @@ function pathOf(action, columns, row) {
 }
 
 async function act(name, action, path, title, redraw) {
-  if (!await confirmed(title, action.effect)) return;
+  if (!await confirmed(title, action.effect, action.label)) return;
   try {
     await ask(action.method, `api${path}`);
     problems.delete(name);

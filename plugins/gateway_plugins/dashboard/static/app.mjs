@@ -1,7 +1,9 @@
 // Keeps the page up to date: by server-sent events, and by polling if those do not come.
 
 import {element, fill} from "./dom.mjs";
+import {evaluations, isOfEvaluations} from "./evaluations.mjs";
 import {fleet} from "./fleet.mjs";
+import {load} from "./load.mjs";
 import {panels} from "./panels.mjs";
 import {reports} from "./reports.mjs";
 import {traces} from "./traces.mjs";
@@ -11,7 +13,7 @@ const state = document.getElementById("state");
 const parts = new Map();
 let seen = 0;
 
-const views = {fleet, panels};
+const views = {fleet, load, panels, evaluations};
 const asked = {reports, traces};
 
 function tell(text, kind) {
@@ -36,7 +38,7 @@ function draw(name) {
 function take(name, part) {
   if (part === null) parts.delete(name);
   else parts.set(name, part);
-  draw(name === "fleet" ? "fleet" : "panels");
+  draw(name in views ? name : isOfEvaluations(name) ? "evaluations" : "panels");
 }
 
 function noteSeen() {

@@ -65,12 +65,12 @@ export function bytes(value) {
   return `${step === 0 ? value : value.toPrecision(3)} ${units[step]}`;
 }
 
-/** Return a part of a whole as a bar, with the number for those who do not see the bar. */
-export function share(value) {
+/** Return a part of a whole as a bar, with its number; `limited`: a whole that is not to be reached. */
+export function share(value, limited) {
   const part = Math.min(Math.max(value, 0), 1);
   const bar = drawn("svg", {viewBox: "0 0 100 10", class: "bar", "aria-hidden": "true",
     preserveAspectRatio: "none"}, drawn("rect", {width: 100, height: 10, class: "whole"}),
-  drawn("rect", {width: 100 * part, height: 10, class: part < 0.9 ? "part" : "part nearly"}));
+  drawn("rect", {width: 100 * part, height: 10, class: limited && part >= 0.9 ? "part nearly" : "part"}));
   return element("span", {class: "share"}, bar, `${Math.floor(100 * value)} %`);
 }
 

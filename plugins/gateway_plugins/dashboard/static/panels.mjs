@@ -8,12 +8,13 @@ const logs = new Map();
 
 function shown(column, cell) {
   if (cell === null) return "–";
+  if (column === "day") return element("a", {href: `#reports/${cell.replaceAll("-", "")}`}, cell);
   if (typeof cell === "boolean") return cell ? "yes" : "no";
   if (typeof cell !== "number") return cell;
   if (column.endsWith("_at")) return ago(cell);
   if (column.endsWith("_s")) return seconds(cell);
   if (column.endsWith("_bytes")) return bytes(cell);
-  if (column.endsWith("_share")) return share(cell);
+  if (column.endsWith("_share")) return share(cell, column.startsWith("used"));
   return number(cell);
 }
 
@@ -60,7 +61,8 @@ export function body(name, part, redraw) {
 
 export function panels(view, parts) {
   const redraw = () => panels(view, parts);
-  const found = [...parts].filter(([name]) => name !== "fleet");
+  // A panel of a plugin has its name before a dot.
+  const found = [...parts].filter(([name]) => name.includes(".") && !name.endsWith(".evaluations"));
   fill(view, ...found.flatMap(([name, part]) =>
     [element("h3", {}, part.title), body(name, part, redraw)].flat().filter(one => one !== null)));
 }

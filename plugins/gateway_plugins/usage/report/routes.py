@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import contextlib
 import logging
 import time
 from typing import Annotated
@@ -19,8 +18,8 @@ from gateway import (
     Host,
     Storage,
     StorageError,
-    StorageUnavailable,
 )
+from gateway_plugins.usage.report.flushing import flush
 from gateway_plugins.usage.report.keys import KeyPlace, KeyUse, page_of_keys
 from gateway_plugins.usage.report.queries import Place, Values, Wanted, page, sums
 
@@ -83,7 +82,7 @@ class KeyUsageRoute:
     async def show(self, request: ControlRequest) -> UsagePage:
         query = request.query(UsageQuery)
         places = _places(query)
-        await _flush(self._storage)
+        await flush(self._storage)
         return await self._storage.read(lambda db: _page(db, query, places))
 
 
@@ -143,15 +142,9 @@ def _cursor(place: Place | KeyPlace) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
 
 
-async def _flush(storage: Storage) -> None:
-    """Commit the rows of calls that are over, including those whose commit was postponed."""
-    with contextlib.suppress(StorageUnavailable):
-        await storage.flush()
-
-
 async def own_answer(storage: Storage, key: str) -> Answer:
     """Return the response to GET /v1/usage. Raises UsageUnreadable."""
-    await _flush(storage)
+    await flush(storage)
     try:
         used = await storage.read(lambda db: _own(db, key))
     except StorageError as error:
