@@ -1,5 +1,6 @@
 """OTLP over HTTP, with messages of protobuf."""
 
+import contextlib
 import gzip
 import ssl
 import time
@@ -30,7 +31,8 @@ class HttpSender:
         if self._gzip:
             headers["content-encoding"] = "gzip"
         self._headers = headers
-        self._client = httpx.Client(verify=_context(target), follow_redirects=False)
+        # A transport and no client of httpx, which would log each request.
+        self._transport = httpx.HTTPTransport(verify=_context(target))
 
     def send(self, data: bytes, timeout: float) -> Sent:
         body = gzip.compress(data, 1) if self._gzip else data
@@ -43,18 +45,20 @@ class HttpSender:
 
     def _post(self, body: bytes, timeout: float) -> Sent:
         ends = time.monotonic() + timeout
-        with self._client.stream(
-            "POST", self._url, content=body, headers=self._headers, timeout=timeout
-        ) as response:
+        times = {"timeout": httpx.Timeout(timeout).as_dict()}
+        request = httpx.Request(
+            "POST", self._url, content=body, headers=self._headers, extensions=times
+        )
+        with contextlib.closing(self._transport.handle_request(request)) as response:
             said = b""
-            for part in response.iter_bytes(4096):
+            for part in response.iter_raw(4096):
                 said += part
                 if len(said) > MAX_RESPONSE or time.monotonic() > ends:
                     break
             return _judged(response, said)
 
     def close(self) -> None:
-        self._client.close()
+        self._transport.close()
 
 
 def _judged(response: httpx.Response, said: bytes) -> Sent:
