@@ -79,9 +79,8 @@ async def test_collector_that_is_away_is_told_once_and_its_spans_are_counted(
         found = await scrape(live)
     assert (found.value(SENT), found.value("gateway_otel_collector_away")) == (2, 0)
     away, back = lines(caplog)
-    assert away.startswith(
-        f"the collector at http://127.0.0.1:{port}/v1/traces does not take spans"
-    )
+    where = f"the collector at http://127.0.0.1:{port}/v1/traces"
+    assert away.startswith(f"{where} does not take spans")
     assert back == f"{where} takes spans again"
     assert "sesame" not in caplog.text
 

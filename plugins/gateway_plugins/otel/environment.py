@@ -97,22 +97,19 @@ def _one_of(environ: Environ, name: str, values: Mapping[str, Chosen], default: 
 
 def _url(options: Options, environ: Environ, protocol: Protocol) -> str:
     if options.endpoint is not None:
-        return _checked("endpoint", options.endpoint, protocol)
-    own = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
-    if own:
-        return _checked("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", own, protocol)
-    common = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
-    if not common:
-        return GRPC_URL if protocol == "grpc" else HTTP_URL + TRACES
-    url = _checked("OTEL_EXPORTER_OTLP_ENDPOINT", common, "grpc")
-    return url if protocol == "grpc" else url.rstrip("/") + TRACES
+        return _with_path(_checked("endpoint", options.endpoint, protocol), protocol)
+    own = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+    if url := environ.get(own, "").strip():
+        return _checked(own, url, protocol)
+    common = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    if url := environ.get(common, "").strip():
+        url = _checked(common, url, protocol)
+        return url if protocol == "grpc" else url.rstrip("/") + TRACES
+    return GRPC_URL if protocol == "grpc" else HTTP_URL + TRACES
 
 
 def _checked(name: str, url: str, protocol: Protocol) -> str:
-    """Return a URL, with the path of traces if it has none. Raises ConfigError.
-
-    gRPC may also have `host:port`, which is without TLS.
-    """
+    """Return a URL. Raises ConfigError. gRPC may also have `host:port`, which is without TLS."""
     if "://" not in url and protocol == "grpc":
         url = f"http://{url}"
     try:
@@ -122,6 +119,12 @@ def _checked(name: str, url: str, protocol: Protocol) -> str:
         good = False
     if not good:
         raise ConfigError(f"{name}: expected a URL such as {HTTP_URL}")
+    return url
+
+
+def _with_path(url: str, protocol: Protocol) -> str:
+    """Return a URL of HTTP with the path of traces, if it has none."""
+    parts = urlsplit(url)
     bare = protocol == "http" and parts.path in ("", "/") and not parts.query
     return url.rstrip("/") + TRACES if bare else url
 

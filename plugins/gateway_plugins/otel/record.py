@@ -32,6 +32,9 @@ PARAMETERS: Mapping[str, str] = {
 FLOATS = frozenset(("temperature", "top_p", "frequency_penalty", "presence_penalty"))
 TEXTS = frozenset(("reasoning_effort",))
 
+MAX_CHARS = 1_024
+"""Maximum characters of a text that a caller or a worker may have made up."""
+
 MAX_NUMBER = 40
 """Maximum characters of a number in a request."""
 
@@ -57,10 +60,11 @@ class TriedWorker(msgspec.Struct, frozen=True):
 
 
 class FinishedCall(msgspec.Struct, frozen=True):
-    """One call. Times are Unix nanoseconds. `content`: the request's body, if content is recorded.
+    """One call. Times are Unix nanoseconds, texts are cut.
 
-    `operation` is the name of the API, None if the gateway does not know the path; `manages`: the
-    call is no work of a model. `parameters` are attributes.
+    `api` is the name of the API, None if the gateway does not know the path; `manages`: the call is
+    no work of a model. `parameters` are attributes. `content` is the request's body, if content is
+    recorded.
     """
 
     trace_id: str
@@ -93,6 +97,13 @@ class FinishedCall(msgspec.Struct, frozen=True):
     content: bytes | None = None
 
 
+def cut(value: str) -> str:
+    """Return at most MAX_CHARS of a text, in which nothing is that UTF-8 cannot encode."""
+    if value.isascii() and len(value) <= MAX_CHARS:
+        return value
+    return value[:MAX_CHARS].encode(errors="replace").decode()
+
+
 def record_of(
     call: Call, outcome: Outcome, watched: Watched | None, content: bytes | None = None
 ) -> FinishedCall:
@@ -105,17 +116,17 @@ def record_of(
         span_id=context.span_id,
         parent_id=context.parent_id,
         tracestate=context.tracestate,
-        call_id=call.id,
+        call_id=cut(call.id),
         method=call.method,
-        path=call.asked_path,
+        path=cut(call.asked_path),
         label=None if api is None else api.label(call.path),
         api=None if api is None else api.name,
         manages=api is not None and api.work in ("manages", "converts"),
         frontend=call.frontend,
         source=call.source,
-        session_id=call.session_id,
-        principal=None if call.principal is None else call.principal.id,
-        model=call.model,
+        session_id=call.session_id and cut(call.session_id),
+        principal=None if call.principal is None else cut(call.principal.id),
+        model=call.model and cut(call.model),
         streams=call.streams,
         parameters=parameters_of(call),
         began=began,

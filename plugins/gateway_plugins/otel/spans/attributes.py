@@ -18,17 +18,6 @@ def attribute(name: str, value: Value) -> KeyValue:
     return KeyValue(key=name, value=_any(value))
 
 
-MAX_CHARS = 1_024
-"""Maximum characters of a text that a caller or a worker may have made up."""
-
-
-def cut(value: str) -> str:
-    """Return at most MAX_CHARS of a text, in which nothing is that UTF-8 cannot encode."""
-    if value.isascii() and len(value) <= MAX_CHARS:
-        return value
-    return value[:MAX_CHARS].encode(errors="replace").decode()
-
-
 @lru_cache(MAX_KNOWN)
 def text(name: str, value: str) -> KeyValue:
     """Return an attribute with one of few texts, to be copied."""
@@ -44,12 +33,6 @@ def number(name: str, value: int) -> KeyValue:
 @lru_cache(2)
 def yes(name: str) -> KeyValue:
     return KeyValue(key=name, value=AnyValue(bool_value=True))
-
-
-@lru_cache(MAX_KNOWN)
-def texts(name: str, values: tuple[str, ...]) -> KeyValue:
-    """Return an attribute with one of few lists of texts, to be copied."""
-    return KeyValue(key=name, value=_any(values))
 
 
 def _any(value: Value) -> AnyValue:

@@ -5,15 +5,15 @@ operation with all its retries. An attempt has those of an HTTP client, which nu
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from gateway import Usage
-from gateway_plugins.otel.record import SECOND, FinishedCall, TriedWorker, Value
+from gateway_plugins.otel.record import SECOND, FinishedCall, TriedWorker, Value, cut
 from gateway_plugins.otel.response import Said, said_of
-from gateway_plugins.otel.spans.attributes import attribute, cut, number, text, texts, yes
+from gateway_plugins.otel.spans.attributes import MAX_KNOWN, attribute, number, text, yes
 from gateway_plugins.otel.spans.conventions import GenAi, operation_of
 
 LOCAL, REMOTE = 0x100, 0x300
@@ -55,12 +55,16 @@ def _call(call: FinishedCall, gen_ai: GenAi) -> Span:
 
 def _name(call: FinishedCall) -> str:
     operation = operation_of(call.api or "")
-    return operation if call.model is None else f"{operation} {cut(call.model)}"
+    return operation if call.model is None else f"{operation} {call.model}"
 
 
 def _http_name(call: FinishedCall) -> str:
     method = call.method if call.method in HTTP else "HTTP"
     return method if call.label is None else f"{method} {call.label}"
+
+
+def _method(call: FinishedCall) -> str:
+    return call.method if call.method in HTTP else "_OTHER"
 
 
 def _failed(call: FinishedCall) -> bool:
@@ -70,60 +74,73 @@ def _failed(call: FinishedCall) -> bool:
 
 def _own(call: FinishedCall) -> Iterator[KeyValue]:
     """What there is to tell of any call."""
-    yield text("http.request.method", call.method if call.method in HTTP else "_OTHER")
-    yield attribute("url.path", cut(call.path))
+    yield text("http.request.method", _method(call))
+    yield attribute("url.path", call.path)
     if call.label is not None:
         yield text("http.route", call.label)
     if call.status:
         yield number("http.response.status_code", call.status)
     if call.result == "error":
         yield text("error.type", cut(call.failure or str(call.status)))
-    yield attribute("gateway.call.id", cut(call.call_id))
+    yield attribute("gateway.call.id", call.call_id)
     yield text("gateway.result", call.result)
     yield text("gateway.frontend", call.frontend)
     yield text("gateway.source", call.source)
     if call.principal is not None:
-        yield text("gateway.principal", cut(call.principal))
+        yield text("gateway.principal", call.principal)
     yield number("gateway.attempts", len(call.attempts))
 
 
 def _gen_ai(call: FinishedCall, gen_ai: GenAi) -> Iterator[KeyValue]:
     """The attributes of generative AI, under the names of the chosen generation."""
-    api, said = call.api or "", Said() if call.response is None else said_of(call.response)
+    said = Said() if call.response is None else said_of(call.response)
+    reasons = tuple([cut(reason) for reason in said.reasons])
+    answered = cut(said.model)
+    yield from _usual(gen_ai, call.api or "", call.model, call.streams, answered, reasons)
+    if call.session_id is not None:
+        yield attribute("gen_ai.conversation.id", call.session_id)
+    if said.id:
+        yield attribute("gen_ai.response.id", cut(said.id))
+    for latest, value in (*call.parameters.items(), *_usage(call)):
+        if (name := gen_ai.name(latest)) is not None:
+            yield attribute(name, value)
+
+
+@lru_cache(MAX_KNOWN)
+def _usual(
+    gen_ai: GenAi,
+    api: str,
+    model: str | None,
+    streams: bool,
+    answered: str,
+    reasons: tuple[str, ...],
+) -> tuple[KeyValue, ...]:
+    """The attributes that many calls share, to be copied."""
     found: list[tuple[str, Value | None]] = [
         ("gen_ai.operation.name", operation_of(api)),
         ("gen_ai.provider.name", gen_ai.provider_of(api)),
-        ("gen_ai.request.model", call.model and cut(call.model)),
-        ("gen_ai.request.stream", call.streams or None),
-        ("gen_ai.conversation.id", call.session_id and cut(call.session_id)),
-        ("gen_ai.response.model", cut(said.model) or None),
-        ("gen_ai.response.id", cut(said.id) or None),
-        ("gen_ai.response.finish_reasons", tuple(map(cut, said.reasons)) or None),
-        ("gen_ai.response.time_to_first_chunk", _first_chunk(call)),
-        *call.parameters.items(),
-        *_usage(call.usage),
+        ("gen_ai.request.model", model),
+        ("gen_ai.request.stream", streams or None),
+        ("gen_ai.response.model", answered or None),
+        ("gen_ai.response.finish_reasons", reasons or None),
     ]
-    for latest, value in found:
-        if value is not None and (name := gen_ai.name(latest)) is not None:
-            yield _encoded(name, value)
+    named = [(gen_ai.name(latest), value) for latest, value in found]
+    return tuple([attribute(name, value) for name, value in named if name and value is not None])
 
 
-def _encoded(name: str, value: Value) -> KeyValue:
-    if value is True:
-        return yes(name)
-    if isinstance(value, tuple):
-        return texts(name, value)
-    few = isinstance(value, str) and not name.endswith(".id")
-    return text(name, value) if few and isinstance(value, str) else attribute(name, value)
-
-
-def _usage(usage: Usage | None) -> Iterator[tuple[str, Value | None]]:
+def _usage(call: FinishedCall) -> Iterator[tuple[str, Value]]:
+    """The tokens, and the time of the first event."""
+    usage, first = call.usage, _first_chunk(call)
+    if first is not None:
+        yield "gen_ai.response.time_to_first_chunk", first
     if usage is None:
         return
     yield "gen_ai.usage.input_tokens", usage.prompt_tokens
     yield "gen_ai.usage.output_tokens", usage.completion_tokens
-    yield "gen_ai.usage.cache_read.input_tokens", usage.cached_tokens or None
-    yield "gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens or None
+    if usage.cached_tokens:
+        yield "gen_ai.usage.cache_read.input_tokens", usage.cached_tokens
+    if usage.reasoning_tokens:
+        yield "gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens
 
 
 def _first_chunk(call: FinishedCall) -> float | None:
@@ -163,7 +180,6 @@ def _event(name: str, time: int, *attributes: KeyValue) -> Span.Event:
 
 def _attempt(call: FinishedCall, place: int) -> Span:
     attempt = call.attempts[place]
-    method = call.method if call.method in HTTP else "_OTHER"
     span = Span(
         trace_id=bytes.fromhex(call.trace_id),
         span_id=bytes.fromhex(attempt.span_id),
@@ -178,7 +194,7 @@ def _attempt(call: FinishedCall, place: int) -> Span:
     )
     if attempt.first_byte is not None:
         span.events.add(name="gateway.first_byte", time_unix_nano=attempt.first_byte)
-    span.attributes.append(text("http.request.method", method))
+    span.attributes.append(text("http.request.method", _method(call)))
     span.attributes.extend(_of_worker(attempt, call.path))
     if attempt.status is not None:
         span.attributes.append(number("http.response.status_code", attempt.status))
@@ -194,7 +210,7 @@ def _of_worker(attempt: TriedWorker, path: str) -> Iterator[KeyValue]:
     if parts.hostname:
         yield text("server.address", parts.hostname)
         yield number("server.port", parts.port or (443 if parts.scheme == "https" else 80))
-    yield attribute("url.full", f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{cut(path)}")
+    yield attribute("url.full", f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}")
     yield text("gateway.worker", attempt.worker)
     if attempt.reused:
         yield yes("gateway.connection.reused")

@@ -1,0 +1,124 @@
+"""What spans cost a call: nothing sampled, one in ten, each.
+
+    python tests/bench/otel_cost.py [--rounds 10]
+
+CPU time of the whole process, the exporter's thread included, for a plain call to a worker in
+memory: no sockets but the one to the collector, which is a process of its own. The least of all
+rounds counts; they alternate, so that what else the machine does is spread over all.
+"""
+
+import argparse
+import asyncio
+import gc
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import uvloop
+from support.otel.collector import collecting
+from support.workers.memory_worker import MemoryPool
+
+from bench.a_call import PLAIN
+from gateway import Gateway
+from gateway.config import Config, PluginEntry, Probes, Worker
+from gateway.testing import RecordedCall, entry, make_call
+
+CALLS, AT_ONCE = 1_024, 32
+RATIOS = (0.0, 0.1, 1.0)
+
+
+def serve(url: "multiprocessing.Queue[str]") -> None:
+    with collecting() as collector:
+        url.put(collector.url)
+        while True:
+            time.sleep(1)
+            collector.requests.clear()
+            collector.headers.clear()
+
+
+@contextmanager
+def collector_process() -> Iterator[str]:
+    spawning = multiprocessing.get_context("spawn")
+    url = spawning.Queue()
+    process = spawning.Process(target=serve, args=(url,), daemon=True)
+    process.start()
+    try:
+        yield url.get(timeout=30)
+    finally:
+        process.terminate()
+
+
+def settings(plugins: Sequence[PluginEntry]) -> Config:
+    return Config(
+        workers=(Worker(url="http://127.0.0.1:1", models=("sim",)),),
+        plugins=tuple(plugins),
+        probes=Probes(interval=None, models_interval=None),
+    )
+
+
+async def carry(gateway: Gateway) -> float:
+    """Seconds of CPU for each call, until all spans are sent."""
+    calls = iter([make_call(b'{"model": "sim", "max_tokens": 3}') for _ in range(CALLS)])
+
+    async def caller() -> None:
+        for call in calls:
+            await dispatch(gateway, call)
+
+    [worker] = gateway.workers.all
+    worker.pool = MemoryPool(PLAIN, kept=True)
+    gc.collect()
+    began = time.process_time()
+    await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+    while any(hook_waiting(gateway)):  # noqa: ASYNC110  a thread of the plugin's
+        await asyncio.sleep(0.05)
+    return (time.process_time() - began) / CALLS
+
+
+def hook_waiting(gateway: Gateway) -> Iterator[bool]:
+    """Whether spans wait to be sent."""
+    for hook in gateway.hooks("samples"):
+        for sample in hook.run():
+            yield sample.name == "gateway_otel_calls_waiting" and bool(sample.value)
+
+
+async def dispatch(gateway: Gateway, call: RecordedCall) -> None:
+    await gateway.proxy.dispatch(call)
+    assert call.caller.status == 200, call.caller.body
+
+
+async def measured(rounds: int, url: str) -> dict[str, float]:
+    otel = "gateway_plugins.otel:Otel"
+    ways = {"without": (), **{f"{ratio:.0%}": (ratio,) for ratio in RATIOS}}
+    least = dict.fromkeys(ways, float("inf"))
+    async with AsyncExitStack() as stack:
+        gateways = {}
+        for name, ratios in ways.items():
+            plugins = [entry(otel, endpoint=url, ratio=one, max_waiting=50_000) for one in ratios]
+            gateways[name] = await stack.enter_async_context(Gateway(settings(plugins)))
+        for _ in range(rounds):
+            for name, gateway in gateways.items():
+                least[name] = min(least[name], await carry(gateway))
+    return least
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    rounds = parser.parse_args().rounds
+    sys.setswitchinterval(0.001)  # as gateway.serve.server does
+    gc.set_threshold(10_000, 20, 20)
+    with collector_process() as url:
+        least = uvloop.run(measured(rounds, url))
+    sys.stdout.write(f"a call without spans: {least['without'] * 1e6:.1f} us\n")
+    for name in list(least)[1:]:
+        more = least[name] - least["without"]
+        sys.stdout.write(f"{name} of the calls sampled: {more * 1e6:+.1f} us\n")
+
+
+if __name__ == "__main__":
+    main()
