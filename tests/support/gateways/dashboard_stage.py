@@ -31,6 +31,11 @@ KEYS: Mapping[str, Sequence[str]] = {
 QUICK, SLOW = "quick", "slow"
 """Ids of the workers."""
 
+ENGINES: Mapping[str, Sequence[str]] = {
+    QUICK: ["--itl", "0.005"],
+    SLOW: ["--ttft", "0.3", "--itl", "0.02"],
+}
+
 MODELS = ["sim", EVIL]
 """The engines refuse the second one, so that its calls fail."""
 
@@ -96,23 +101,28 @@ async def gateway(config: Path, port: int = 0) -> AsyncIterator[Process]:
 
 
 @contextlib.asynccontextmanager
-async def staged(folder: Path, **options: object) -> AsyncIterator[Stage]:
-    """A gateway with all plugins of the dashboard, before a quick and a slow engine."""
-    async with engine("--itl", "0.005") as quick, engine("--ttft", "0.3", "--itl", "0.02") as slow:
-        engines = {QUICK: quick, SLOW: slow}
-        config = configured(folder, engines, **options)
-        async with gateway(config) as process:
-            await asyncio.gather(*(answering(one.url) for one in engines.values()))
-            async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
-                yield Stage(process, engines, client, config)
+async def staged(
+    folder: Path, engines: Mapping[str, Sequence[str]] = ENGINES
+) -> AsyncIterator[Stage]:
+    """A gateway with all plugins of the dashboard, before engines with these arguments."""
+    async with contextlib.AsyncExitStack() as stack:
+        found = {
+            id_: await stack.enter_async_context(engine(*arguments))
+            for id_, arguments in engines.items()
+        }
+        config = configured(folder, found)
+        process = await stack.enter_async_context(gateway(config))
+        await asyncio.gather(*(answering(one.url) for one in found.values()))
+        client = httpx.AsyncClient(base_url=process.url, timeout=60)
+        yield Stage(process, found, await stack.enter_async_context(client), config)
 
 
 EVIL_SCORES = PLAIN.replace('"share":', f'"{EVIL}": 0.25, "share":')
 """Models and evaluations have names by rule; those of scores are the evaluation's own."""
 
 
-def configured(folder: Path, engines: Mapping[str, Process], **options: object) -> Path:
-    """Return the file of a configuration; `options` are those of the dashboard."""
+def configured(folder: Path, engines: Mapping[str, Process]) -> Path:
+    """Write a configuration; returns its file."""
     keys = [
         {"id": name, "token": token(name), "scopes": list(scopes)} for name, scopes in KEYS.items()
     ]
@@ -131,7 +141,7 @@ def configured(folder: Path, engines: Mapping[str, Process], **options: object) 
             *("sessions", "circuit_breaker", "trace_capture", "usage", "batch"),
             {"evaluations": {"repository": str(folder / "repository")}},
             {"uploads": {"cache": str(folder / "models"), "keep_free_gb": 0}},
-            {"dashboard": {"refresh": 0.3, **options}},
+            {"dashboard": {"refresh": 0.3}},
         ],
     }
     file = folder / "gateway.yaml"

@@ -1,0 +1,85 @@
+"""What axe-core finds on each page, light and dark; widths of phones; the keyboard alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard.browser.conftest import Look
+from support.callers.chromium import Visit
+from support.gateways.dashboard_stage import Stage, token
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+GRAVE = ("serious", "critical")
+
+PHONE = 360
+"""Pixels of the width of a small phone."""
+
+
+async def violations(visit: Visit) -> list[str]:
+    """Return what axe-core finds grave: the rule, and the first elements that break it."""
+    axe: Any = pytest.importorskip("axe_playwright_python.async_playwright")
+    found = await axe.Axe().run(visit.page)
+    return [
+        f"{one['id']}: {[node['html'][:150] for node in one['nodes'][:4]]} "
+        f"{one['nodes'][0].get('failureSummary', '')[:300]}"
+        for one in found.response["violations"]
+        if one["impact"] in GRAVE
+    ]
+
+
+async def sections(visit: Visit) -> list[str]:
+    links = visit.page.get_by_role("navigation").get_by_role("link")
+    titles: list[str] = await links.all_text_contents()
+    return titles
+
+
+async def settled(visit: Visit, title: str) -> None:
+    """Go to a section, and wait until nothing in sight is being loaded."""
+    await visit.section(title)
+    await visit.page.get_by_text("Loading").filter(visible=True).first.wait_for(state="hidden")
+
+
+async def open_a_session(visit: Visit) -> None:
+    """Show the tokens of a session, and one of its turns."""
+    await visit.section("Traces")
+    await visit.page.get_by_role("link", name="agent-1").click()
+    await visit.page.locator("#traces tbody button").first.click()
+    await visit.sees("Copy as curl")
+
+
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+async def test_axe_finds_nothing_grave(
+    stage: Stage, look: Look, tmp_path: Path, scheme: str
+) -> None:
+    visit = await look(stage.url, scheme=scheme)
+    await visit.go()
+    found = {"login": await violations(visit)}
+    await visit.picture(tmp_path, f"{scheme}-login")
+    await visit.login(token("boss"))
+    for title in await sections(visit):
+        await settled(visit, title)
+        found[title] = await violations(visit)
+        await visit.picture(tmp_path, f"{scheme}-{title.lower().replace(' ', '-')}")
+    await open_a_session(visit)
+    found["session"] = await violations(visit)
+    await visit.picture(tmp_path, f"{scheme}-session")
+    await visit.section("Fleet")
+    await visit.page.get_by_role("button", name="Drain").first.click()
+    found["dialog"] = await violations(visit)
+    await visit.picture(tmp_path, f"{scheme}-dialog")
+    assert {page: rules for page, rules in found.items() if rules} == {}
+
+
+async def test_no_page_is_wider_than_a_phone(stage: Stage, look: Look, tmp_path: Path) -> None:
+    visit = await look(stage.url, width=PHONE)
+    await visit.login(token("boss"))
+    widths = {}
+    for title in await sections(visit):
+        await settled(visit, title)
+        widths[title] = await visit.page.evaluate("document.documentElement.scrollWidth")
+        await visit.picture(tmp_path, f"phone-{title.lower().replace(' ', '-')}")
+    await open_a_session(visit)
+    widths["session"] = await visit.page.evaluate("document.documentElement.scrollWidth")
+    await visit.picture(tmp_path, "phone-session")
+    assert {page: width for page, width in widths.items() if width > PHONE} == {}
