@@ -77,7 +77,7 @@ def login_page(problem: str | None = None) -> str:
 
     Its links are relative: with a problem it is the answer to the form, one step below the page.
     """
-    said = "" if problem is None else f'<p role="alert">{escape(problem)}</p>'
+    said = "" if problem is None else f'<p role="alert" class="bad">{escape(problem)}</p>'
     return _LOGIN.substitute(problem=said, up="" if problem is None else "../")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROGRAM = shutil.which("chromium") or ""
 
-PATIENCE = 30.0
+PATIENCE = 20.0
 """Seconds within which a page has to do what is waited for."""
 
 PICTURES = "DASHBOARD_PICTURES"

@@ -3,6 +3,7 @@
 import {drawn, element, number, table} from "./dom.mjs";
 
 const HEIGHT = 200, LEFT = 52, RIGHT = 18, BOTTOM = 22, TOP = 8;
+const THICKEST = 48; // pixels of a bar: a single day does not fill the chart
 export const MAX_SERIES = 6; // more are added up as "other": so many colours can be told apart
 
 const compact = new Intl.NumberFormat("en", {notation: "compact", maximumFractionDigits: 1});
@@ -71,9 +72,10 @@ function yOf(value, top) {
 
 function bars(series, width, top, count) {
   const room = (width - LEFT - RIGHT) / count, gap = room > 6 ? 2 : 0;
+  const thick = Math.max(Math.min(room - gap, THICKEST), 0.5);
   return stacked(series, count).flatMap((stack, place) => stack.flatMap(([from, to], which) =>
     to === from ? [] : [drawn("rect", {
-      x: LEFT + room * place + gap / 2, width: Math.max(room - gap, 0.5),
+      x: middle(width, count, place) - thick / 2, width: thick,
       y: yOf(to, top), height: yOf(from, top) - yOf(to, top), class: kindOf(series[which], which),
     })]));
 }

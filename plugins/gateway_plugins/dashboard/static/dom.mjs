@@ -47,7 +47,9 @@ export function seconds(value) {
 }
 
 export function ago(at) {
-  return at === null || at === undefined ? "–" : `${seconds(Math.max(Date.now() / 1000 - at, 0))} ago`;
+  if (at === null || at === undefined) return "–";
+  const passed = Math.max(Math.floor(Date.now() / 1000 - at), 0);
+  return passed === 0 ? "just now" : passed < 120 ? `${passed} s ago` : `${seconds(passed)} ago`;
 }
 
 export function number(value) {

@@ -28,7 +28,7 @@ async function act(worker, label, text, method, end, redraw) {
 
 function conditions(worker) {
   const found = Object.entries(worker.conditions);
-  const word = element("span", {class: worker.healthy ? "good" : "bad"}, worker.state);
+  const word = element("span", {class: `badge ${worker.healthy ? "good" : "bad"}`}, worker.state);
   if (found.length === 0) return word;
   return element("div", {}, word, found.map(([owner, one]) => element("div",
     {class: one.blocks ? "bad" : "warn"},
@@ -67,7 +67,7 @@ export function fleet(view, parts) {
   ]);
   fill(view,
     element("p", {}, `${found.healthy} of ${found.workers.length} workers take calls, `
-      + `${found.in_flight} calls in flight, ${found.processes} `
+      + `${found.in_flight} ${found.in_flight === 1 ? "call" : "calls"} in flight, ${found.processes} `
       + `${found.processes === 1 ? "process" : "processes"}`),
     problem === null ? null : element("p", {class: "bad", role: "alert"}, problem),
     table("Workers", columns, rows));

@@ -98,6 +98,10 @@ export function ordered(traces) {
   return found;
 }
 
+function verdict(said) {
+  return element("span", {class: `badge ${said === "COMPLETE" ? "good" : "bad"}`}, said);
+}
+
 function line({trace, depth}, open) {
   const fork = trace.divergence === null ? ""
     : `Fork at token ${trace.divergence.at}: ${CAUSES[trace.divergence.cause] ?? trace.divergence.cause}. `;
@@ -108,8 +112,7 @@ function line({trace, depth}, open) {
       class: `depth${Math.min(depth, 6)}`,
     }, new Date(1000 * trace.timestamp).toLocaleTimeString("en-GB")),
     `${fork}${retry}` || "–", trace.model, trace.worker ?? "–",
-    element("span", {class: trace.verdict === "COMPLETE" ? "good" : "bad"},
-      `${trace.verdict} ${why(trace.reasons)}`),
+    element("div", {}, verdict(trace.verdict), " ", why(trace.reasons)),
     trace.finish_reason ?? "–", number(trace.token_counts.prompt ?? null),
     number(trace.token_counts.completion ?? null), `${number(Math.round(trace.latency_ms))} ms`,
   ];
@@ -132,8 +135,7 @@ function sequences(view, found) {
   const show = () => {
     const one = found[Number(choice.value)], {view: sequence, tell} = tokens(one);
     told = () => tell(new Sampled(one, traces));
-    fill(shown, element("p", {class: one.verdict === "COMPLETE" ? "good" : "bad"},
-      `${one.verdict}. ${why(one.reasons)}`), sequence);
+    fill(shown, element("p", {}, verdict(one.verdict), " ", why(one.reasons)), sequence);
     told();
   };
   if (found.length === 0) {

@@ -67,8 +67,9 @@ export function turn(trace) {
     seconds(one.started_ms / 1000), one.ended_ms === null ? "–" : seconds(one.ended_ms / 1000)]);
   const columns = ["Worker", "Status", "Error", "Began after", "Ended after"].map(name => ({name}));
   return element("div", {class: "turn"},
-    element("p", {class: trace.verdict === "COMPLETE" ? "good" : "bad"},
-      `${trace.verdict}. ${why(trace.reasons)}`),
+    element("p", {}, element("span", {
+      class: `badge ${trace.verdict === "COMPLETE" ? "good" : "bad"}`,
+    }, trace.verdict), " ", why(trace.reasons)),
     trace.error === null ? null : element("p", {class: "bad"}, trace.error),
     bar(parts, total),
     element("p", {class: "legend"}, parts.map(one => element("span", {class: one.name.replace(" ", "-")},
