@@ -83,3 +83,24 @@ async def test_a_response_of_a_killed_process_has_failed(tmp_path: Path) -> None
             while (shown := await show(two, id_))["status"] != "failed":  # noqa: ASYNC110
                 await asyncio.sleep(0.5)
         assert shown["error"]["code"] == "server_error"
+
+
+async def test_a_key_runs_only_so_many_in_all_processes_together(tmp_path: Path) -> None:
+    async with (
+        Simulator() as worker,
+        several(
+            tmp_path / "g.yaml", 2, {STORED: {"max_background": 3}}, workers=[worker.url]
+        ) as process,
+        a_client_of_each(process, 2) as clients,
+    ):
+        body = request(max_output_tokens=2_000)
+        asked = [
+            [await one.ask("POST", "/v1/responses", [JSON, SLOW], body) for one in clients]
+            for _ in range(3)
+        ]
+        statuses = [answer.status for pair in asked for answer in pair]
+        assert statuses == [200] * 3 + [429] * 3
+        id_ = msgspec.json.decode(asked[0][0].body)["id"]
+        await clients[1].ask("POST", f"/v1/responses/{id_}/cancel")
+        again = await clients[1].ask("POST", "/v1/responses", [JSON, SLOW], body)
+        assert again.status == 200

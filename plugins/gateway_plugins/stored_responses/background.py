@@ -7,7 +7,6 @@ seconds. The events of one that streams are kept as they come, for callers of ot
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
@@ -137,7 +136,6 @@ class Background:
         self._gateway = gateway
         self._runs: dict[tuple[str, str], Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._starting: Counter[str] = Counter()
         gateway.peers.handle(CANCEL, self._cancel_here)
 
     def find(self, owner: str, id_: str) -> Run | None:
@@ -145,27 +143,24 @@ class Background:
 
     async def start(self, call: Call, turn: Turn, body: bytes) -> Run:
         """Keep the response as queued, and run it. Raises TooManyRequests."""
-        running = sum(owner == turn.owner for owner, _ in self._runs) + self._starting[turn.owner]
-        if running >= self.options.max_background:
-            raise TooManyRequests(f"{running} responses run in the background (max_background)")
-        self._starting[turn.owner] += 1
-        try:
-            run = await self._kept(turn)
-        finally:
-            self._starting[turn.owner] -= 1
-            if not self._starting[turn.owner]:
-                del self._starting[turn.owner]
+        run = await self._kept(turn)
         task = asyncio.create_task(self._run(run, call, body))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return run
 
     async def _kept(self, turn: Turn) -> Run:
-        """Keep a response as queued."""
+        """Keep a response as queued, unless too many run, in this process and in others."""
         turn.translator.response.status = "queued"
-        number = await self._gateway.storage.write(
-            lambda db: add_row(db, turn, turn.body(), "queued")
-        )
+        most, now = self.options.max_background, time.time()
+
+        def add(db: Database) -> int:
+            running = rows.count_running(db, turn.owner, now)
+            if running >= most:
+                raise TooManyRequests(f"{running} responses run in the background (max_background)")
+            return add_row(db, turn, turn.body(), "queued")
+
+        number = await self._gateway.storage.write(add)
         run = self._runs[turn.owner, turn.id] = Run(turn, number, self.options.max_event_bytes)
         return run
 

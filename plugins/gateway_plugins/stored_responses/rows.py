@@ -225,6 +225,16 @@ def beat(db: Database, number: int, now: float) -> None:
     db.execute(query, {"number": number, "now": now})
 
 
+def count_running(db: Database, owner: str, now: float) -> int:
+    """Return how many responses of the owner run in the background."""
+    query = (
+        "SELECT count(*) FROM stored_holders WHERE owner = :owner"
+        " AND status IN ('queued', 'in_progress') AND beat >= :stale"
+    )
+    [(count,)] = db.select(query, {"owner": owner, "stale": now - STALE})
+    return int(count)
+
+
 def add_events(db: Database, holder: int, first: int, events: Sequence[bytes]) -> None:
     if events:
         row = (holder, first, b"".join(events))

@@ -47,4 +47,12 @@ CREATE TABLE stored_events (
 )
 """
 
-MIGRATIONS = Migrations("stored_responses", (Migration("create_tables", _TABLES),))
+_RUNNING = """
+CREATE INDEX stored_holders_running ON stored_holders (owner)
+WHERE status IN ('queued', 'in_progress')
+"""
+
+MIGRATIONS = Migrations(
+    "stored_responses",
+    (Migration("create_tables", _TABLES), Migration("index_running", _RUNNING)),
+)
