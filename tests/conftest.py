@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=100, help="gateways killed by the slow test of that (100)"
     )
+    parser.addoption(
+        "--otel-minutes", type=float, default=2, help="load beside a broken collector of spans (2)"
+    )
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

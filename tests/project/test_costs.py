@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from gateway_plugins.otel.spans.conventions import GenAi
+from gateway_plugins.otel.spans.spans import spans_of
+from support.otel.finished import finished_call
 from support.records.step_counts import (
     STACK,
     Steps,
@@ -76,6 +79,32 @@ async def test_wait_for_a_slot_stays_within_its_step_budget(tmp_path: Path) -> N
         for folder in folders
     ]
     assert waiting - passing < 86 * TOLERANCE
+
+
+@pytest.mark.usefixtures("kernel_of_test")
+@pytest.mark.parametrize(
+    ("name", "native", "python"), [("otel, not sampled", 27, 27), ("otel", 116, 122)]
+)
+async def test_spans_stay_within_their_step_budget(
+    name: str, native: int, python: int, tmp_path: Path
+) -> None:
+    """What the event loop does for the spans of a call, and for one that has none."""
+    most = native if active().name == "native" else python
+    without, with_spans = [
+        await steps_of(names, plain(), _folder(tmp_path, place), CALLS)
+        for place, names in enumerate((CORE, (name,)))
+    ]
+    assert with_spans - without < most * TOLERANCE
+
+
+def test_making_the_spans_of_a_call_stays_within_its_step_budget() -> None:
+    """What the exporter's thread does for a call, without the encoding, which is C."""
+    call = finished_call()
+    spans_of(call, GenAi())  # the first one fills caches
+    steps = Steps()
+    with steps:
+        assert len(spans_of(call, GenAi())) == 2
+    assert steps.taken < 180 * TOLERANCE
 
 
 def test_step_counter_counts_python_frames_and_c_functions() -> None:

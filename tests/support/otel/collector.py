@@ -16,7 +16,7 @@ from support.manual import free_port
 
 
 class Reply(msgspec.Struct):
-    """How requests are answered."""
+    """How requests are answered; with the status 0 the connection breaks instead."""
 
     status: int = 200
     headers: dict[str, str] = {}
@@ -80,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
             data = gzip.decompress(data)
         headers = {name.lower(): value for name, value in self.headers.items()}
         reply = self.collector.take({**headers, ":path": self.path}, data)
+        if reply.status == 0:
+            self.close_connection = True
+            return
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)

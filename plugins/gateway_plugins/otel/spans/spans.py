@@ -89,6 +89,8 @@ def _own(call: FinishedCall) -> Iterator[KeyValue]:
     if call.principal is not None:
         yield text("gateway.principal", call.principal)
     yield number("gateway.attempts", len(call.attempts))
+    if call.usage is not None and call.usage.counted:
+        yield yes("gateway.usage.counted")
 
 
 def _gen_ai(call: FinishedCall, gen_ai: GenAi) -> Iterator[KeyValue]:
