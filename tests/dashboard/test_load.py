@@ -130,6 +130,8 @@ async def test_summary_and_load_are_those_of_all_processes(
             assert summary["last_runtime_ok_age_s"] >= 0
             async with asyncio.timeout(10):
                 while True:
-                    minutes = (await _asked(client, "/dashboard/parts"))["load"]["minutes"]
-                    if sum(row[1] for row in minutes) == 1:
+                    load = (await _asked(client, "/dashboard/parts"))["load"]
+                    if sum(row[1] for row in load["minutes"]) == 1:
                         break
+            assert load["realtime_at"] is not None
+            assert load["failed_at"] is None

@@ -53,7 +53,12 @@ async def test_calls_are_chosen_by_key_model_and_source(gateway_for: GatewayFor)
     live = await gateway_for(Badges, "usage")
     rows = [row(1, "ada"), row(2, "bob", model="m"), row(3, "ada", source="batch", outcome=1)]
     await count(live, rows, summed=False)
-    chosen = ({"key": "ada"}, {"model": "m"}, {"source": "batch"}, {"key": "ada", "model": "m"})
+    chosen = (
+        {"key_id": "ada"},
+        {"model": "m"},
+        {"source": "batch"},
+        {"key_id": "ada", "model": "m"},
+    )
     found = [[call["time"] - NOON for call in (await page(live, **one))["data"]] for one in chosen]
     assert found == [[3, 1], [2], [3], []]
     [batch] = (await page(live, source="batch"))["data"]

@@ -38,7 +38,6 @@ class Dashboard:
         self._config = config
         self._times = Times()
         self._board: Board | None = None
-        self._calls: AllCalls | None = None
         self._load: Load | None = None
         self._viewers: Viewers | None = None
 
@@ -53,8 +52,7 @@ class Dashboard:
     @hookimpl
     def routes(self, gateway: Host) -> Sequence[BaseRoute]:
         fleet, calls = Fleet(gateway, self._times), AllCalls(gateway, self._times)
-        self._load = load = Load(gateway)
-        self._calls = calls
+        self._load = load = Load(gateway, calls)
         self._board = board = Board(gateway, fleet, load, lambda: self._config.refresh)
         self._viewers = viewers = Viewers(gateway, lambda: self._config.login)
         return [*Doors(gateway, viewers, board).routes(), *Ui(gateway, calls).routes()]
@@ -63,11 +61,9 @@ class Dashboard:
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         assert self._board is not None  # `routes` has made all of these
-        assert self._calls is not None
         assert self._load is not None
         assert self._viewers is not None
         self._viewers.secret = await secret_of(gateway.storage)
-        self._calls.join()
         async with self._load.running(), self._board.running():
             yield
 

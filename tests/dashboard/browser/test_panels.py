@@ -11,7 +11,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SECTIONS = {
     "Fleet": ["2 of 2 workers", "TTFT p95", "quick", "slow", EVIL],
-    "Runtime and batch": ["Queue by model", "Evaluations", EVIL],
+    "Load": ["Requests per minute", "in flight"],
+    "Runtime and batch": ["Queue by model", EVIL],
+    "Evaluations": ["Jobs", EVIL],
     "Usage": ["completion tokens"],
     "Traces": ["agent-1", EVIL],
 }

@@ -141,6 +141,7 @@ def configured(folder: Path, engines: Mapping[str, Process]) -> Path:
             {"limits": {"default": {"tokens_per_day": 20000}}},
             *("sessions", "circuit_breaker", "trace_capture", "usage", "batch"),
             {"evaluations": {"repository": str(folder / "repository")}},
+            {"limits": {"default": {"tokens_per_day": 1_000_000}}},
             {"uploads": {"cache": str(folder / "models"), "keep_free_gb": 0}},
             {"dashboard": {"refresh": 0.3}},
         ],

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import msgspec
 
 from gateway import Host, Outcome, StorageError, Topic
+from gateway_plugins.dashboard.load.calls import AllCalls
 from gateway_plugins.dashboard.load.minutes import Minute, Minutes
 
 COUNTED = Topic("dashboard", "minutes")
@@ -20,17 +21,27 @@ LOOK_AT_QUEUE = 6
 
 
 class ShownLoad(msgspec.Struct, frozen=True):
-    """The minutes of all processes, the oldest first. `has_queue`: a plugin has one."""
+    """What all processes did. `minutes`: the oldest first. `has_queue`: a plugin has one.
+
+    `in_flight` are calls by source. The times are Unix seconds, None: there was none: of the latest
+    attempts that began, went well and failed, and of the latest realtime call that ended.
+    """
 
     minutes: Sequence[Minute]
     has_queue: bool
+    in_flight: Mapping[str, int]
+    requested_at: float | None
+    succeeded_at: float | None
+    failed_at: float | None
+    realtime_at: float | None
 
 
 class Load:
     """The load of one gateway."""
 
-    def __init__(self, gateway: Host) -> None:
+    def __init__(self, gateway: Host, calls: AllCalls) -> None:
         self._gateway = gateway
+        self._calls = calls
         self._minutes = Minutes()
 
     def ended(self, outcome: Outcome) -> None:
@@ -40,6 +51,7 @@ class Load:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look at the calls and the queue between entry and exit, and answer other processes."""
+        self._calls.join()
         self._gateway.peers.handle(COUNTED, self._tell)
         looking = asyncio.create_task(self._look())
         try:
@@ -50,12 +62,20 @@ class Load:
 
     async def show(self) -> ShownLoad:
         """Return what all processes have counted."""
-        said = await self._gateway.peers.request(COUNTED)
+        calls, said = await asyncio.gather(self._calls.now(), self._gateway.peers.request(COUNTED))
         others = [msgspec.msgpack.decode(one, type=list[Minute]) for one in said]
         has_queue = any(
             hook.run(self._gateway) is not None for hook in self._gateway.hooks("work_queue")
         )
-        return ShownLoad(merged([self._minutes.latest(), *others]), has_queue)
+        return ShownLoad(
+            merged([self._minutes.latest(), *others]),
+            has_queue,
+            calls.sources,
+            calls.requested,
+            calls.succeeded,
+            calls.failed,
+            calls.realtime,
+        )
 
     async def _tell(self, _: bytes) -> bytes:
         return msgspec.msgpack.encode(self._minutes.latest())

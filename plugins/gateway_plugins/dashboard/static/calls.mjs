@@ -4,6 +4,7 @@ import {ask} from "./asking.mjs";
 import {element, fill, number, table} from "./dom.mjs";
 
 const PAGE = 100;
+const FILTERS = {key_id: "Key", model: "Model", source: "Source"};
 const COLUMNS = [{name: "Time, UTC"}, {name: "Key"}, {name: "Model"}, {name: "Worker"}, {name: "Source"},
   {name: "Outcome"}, {name: "Prompt", number: true}, {name: "Cached", number: true},
   {name: "Completion", number: true}, {name: "Reasoning", number: true}];
@@ -47,7 +48,7 @@ function told(found, day) {
 
 /** Show the calls of a day, "20261121", and of the key, model and source that the form names. */
 export async function calls(view, day) {
-  const inputs = Object.fromEntries(["key", "model", "source"].map(name =>
+  const inputs = Object.fromEntries(Object.keys(FILTERS).map(name =>
     [name, element("input", {type: "text", size: 12})]));
   const shown = element("div", {}), said = element("p", {role: "status"});
   const columns = document.getElementById("traces") === null ? COLUMNS : [...COLUMNS, {name: "Trace"}];
@@ -73,8 +74,7 @@ export async function calls(view, day) {
   fill(view, element("p", {}, element("a", {href: "#reports"}, "All days")),
     element("h3", {}, `Calls of ${day.slice(0, 4)}-${day.slice(4, 6)}-${day.slice(6)}`),
     element("form", {class: "actions", role: "search", onsubmit: submit},
-      Object.entries(inputs).map(([name, input]) =>
-        element("label", {}, `${name[0].toUpperCase()}${name.slice(1)} `, input)),
+      Object.entries(inputs).map(([name, input]) => element("label", {}, `${FILTERS[name]} `, input)),
       element("button", {}, "Search")), said, shown);
   await look(null);
 }

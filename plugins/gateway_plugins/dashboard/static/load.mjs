@@ -1,7 +1,7 @@
 // What the gateway had to do in the last hours: requests, calls in flight, and the queue.
 
 import {chart, widthOf} from "./charts.mjs";
-import {element, fill} from "./dom.mjs";
+import {ago, element, fill} from "./dom.mjs";
 
 const FIELDS = ["number", "successes", "errors", "aborts", "in_flight", "queued", "running"];
 const LEAST = 30; // minutes of a chart
@@ -45,6 +45,17 @@ function carried(minutes) {
   });
 }
 
+/** Say what is in flight now, and how long ago the latest calls were. */
+function now(found) {
+  const sources = Object.entries(found.in_flight).filter(([, count]) => count > 0);
+  const total = sources.reduce((sum, [, count]) => sum + count, 0);
+  const parts = sources.map(([name, count]) => `${count} ${name}`).join(", ");
+  return element("p", {}, `${total} ${total === 1 ? "call" : "calls"} in flight`,
+    total === 0 ? "" : ` (${parts})`, `. Latest request to a worker ${ago(found.requested_at)}, `,
+    `success ${ago(found.succeeded_at)}, failure ${ago(found.failed_at)}; `,
+    `latest realtime call ${ago(found.realtime_at)}.`);
+}
+
 export function load(view, parts) {
   const found = parts.get("load");
   if (found === undefined) return;
@@ -58,6 +69,6 @@ export function load(view, parts) {
     title, form, labels, width, what: "minute", series: series(rows, fields), open: opened.has(title),
     ontoggle: event => event.target.open ? opened.add(title) : opened.delete(title),
   });
-  fill(view, ...CHARTS.map(one => draw(one, minutes)),
+  fill(view, now(found), ...CHARTS.map(one => draw(one, minutes)),
     found.has_queue ? draw(QUEUE, carried(minutes)) : null);
 }

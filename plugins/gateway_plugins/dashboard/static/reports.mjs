@@ -6,14 +6,15 @@ import {chart, largest, widthOf} from "./charts.mjs";
 import {element, fill} from "./dom.mjs";
 import {body} from "./panels.mjs";
 
-const DAYS = 30; // of the charts
+const [LEAST, DAYS] = [7, 30]; // days of the charts
 const ELSEWHERE = [".scores", ".days_models"]; // reports that are shown in another form
 
-/** Return the days from the first to the last one, at most DAYS, as "2026-11-21". */
+/** Return the days from the first to the last one, LEAST to DAYS of them, as "2026-11-21". */
 export function daysOf(found) {
   if (found.length === 0) return [];
   const sorted = [...found].sort(), last = Date.parse(sorted.at(-1)), day = 86_400_000;
-  const first = Math.max(Date.parse(sorted[0]), last - (DAYS - 1) * day);
+  const early = Math.min(Date.parse(sorted[0]), last - (LEAST - 1) * day);
+  const first = Math.max(early, last - (DAYS - 1) * day);
   return Array.from({length: Math.round((last - first) / day) + 1}, (_, step) =>
     new Date(first + step * day).toISOString().slice(0, 10));
 }
@@ -48,7 +49,7 @@ async function charts(view, name) {
 async function budgets(view, name) {
   const part = await ask("GET", `panels/${encodeURIComponent(name)}`);
   if (part.rows.length === 0) return;
-  fill(view, element("h3", {}, part.title), ...[body(name, part)].flat().filter(one => one !== null));
+  fill(view, ...[body(name, part)].flat().filter(one => one !== null));
 }
 
 /** Fill a part of the view; one that fails says so, and leaves the others. */

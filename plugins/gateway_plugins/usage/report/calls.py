@@ -17,10 +17,13 @@ OUTCOMES = ("success", "error", "aborted")
 
 
 class CallsQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which calls; None: any. `after` is the `trace_id` of the last call of the page before."""
+    """Which calls; None: any. `after` is the `trace_id` of the last call of the page before.
+
+    A parameter `key` would be taken for a secret in an address, which the dashboard refuses.
+    """
 
     day: Annotated[str, Meta(pattern=r"^[0-9]{8}\Z")]
-    key: str | None = None
+    key_id: str | None = None
     model: str | None = None
     source: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
@@ -99,7 +102,7 @@ def _page(db: Database, query: CallsQuery, begins: int) -> CallPage:
         "last": call_id_at(ends + 1) if query.after is None else bytes.fromhex(query.after),
         "begins": begins,
         "ends": ends,
-        "key": query.key,
+        "key": query.key_id,
         "model": query.model,
         "source": query.source,
         "rows": query.limit + 1,  # one more than the page shows whether there are more
