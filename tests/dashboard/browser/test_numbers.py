@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from dashboard.browser.conftest import Look
 from playwright.async_api import expect
-from support.gateways.dashboard_stage import EVIL, Stage, bearer, token
+from support.gateways.dashboard_stage import Stage, bearer, token
+from support.gateways.watched_pages import EVIL
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -1,7 +1,7 @@
 // Keeps the page up to date: by server-sent events, and by polling if those do not come.
 
 import {element, fill} from "./dom.mjs";
-import {evaluations, isOfEvaluations} from "./evaluations.mjs";
+import {evaluations} from "./evaluations.mjs";
 import {fleet} from "./fleet.mjs";
 import {load} from "./load.mjs";
 import {panels} from "./panels.mjs";
@@ -38,12 +38,22 @@ function draw(name) {
 function take(name, part) {
   if (part === null) parts.delete(name);
   else parts.set(name, part);
-  draw(name in views ? name : isOfEvaluations(name) ? "evaluations" : "panels");
 }
 
+let pressed = false;
+addEventListener("pointerdown", () => pressed = true);
+for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => pressed = false);
+
+/** Whether somebody presses a button or marks a text, which a new drawing would take away. */
+function isInHand() {
+  return pressed || getSelection()?.isCollapsed === false;
+}
+
+/** All that has changed is there. Drawn even if nothing has: what is shown says how long ago it was. */
 function noteSeen() {
   seen = Date.now();
   tell("Up to date", "good");
+  if (!isInHand()) draw(sections.find(section => !section.hidden)?.id);
 }
 
 function listen() {

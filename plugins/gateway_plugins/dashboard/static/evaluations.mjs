@@ -144,12 +144,8 @@ async function look(part) {
   }
 }
 
-export function isOfEvaluations(name) {
-  return name.endsWith(".evaluations");
-}
-
 export function evaluations(view, parts) {
-  const [name, part] = [...parts].find(([one]) => isOfEvaluations(one)) ?? [];
+  const [name, part] = [...parts].find(([one]) => one.endsWith(".evaluations")) ?? [];
   if (part === undefined) return;
   if (!view.contains(jobs)) {
     fill(view, ...(may("eval") || may("admin") ? [form()] : []), matrix.form, matrix.shown,
