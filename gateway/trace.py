@@ -79,12 +79,34 @@ Cause = Literal[
     "changed_tools",
     "changed_system_prompt",
     "compacted_history",
+    "rejected_attempt",
     "retry",
     "other_conversation",
     "unknown",
 ]
 """Why a prompt left an earlier sequence, as far as that can be determined."""
 
+
+ForkKind = Literal[
+    "sample",
+    "retry",
+    "rejected_attempt",
+    "compaction",
+    "subagent",
+    "reformatting",
+    "unknown",
+]
+"""Why a branch leaves the others.
+
+- sample: another choice of the same call.
+- retry: the same request again.
+- rejected_attempt: the harness went on as if the answer had not been given.
+- compaction: a summary of earlier turns, or what goes on from one.
+- subagent: the first call of another agent of the harness.
+- reformatting: the same turns, written anew: other tokens for the same text, arguments of tool
+  calls in another form, reasoning left out.
+- unknown: none of these can be shown.
+"""
 
 CallKind = Literal["turn", "compaction", "title", "router", "subagent"]
 """What a harness makes a call for.
@@ -319,7 +341,8 @@ class Trajectory(msgspec.Struct, kw_only=True):
     branches share a turn, only the first has its mask set. `logprobs` and `weight_versions` are
     None if the mask is 0. `trace_ids` are the turns in order, `choices` the position of each turn's
     choice. `branched_from` is the branch that shares its first `shared` tokens with this one; none
-    of these tokens was sampled for this branch.
+    of these tokens was sampled for this branch. `fork_kind` says why the branch leaves the others;
+    it is None for the first branch.
     """
 
     index: int
@@ -334,6 +357,7 @@ class Trajectory(msgspec.Struct, kw_only=True):
     branched_from: int | None = None
     shared: int = 0
     divergence: Divergence | None = None
+    fork_kind: ForkKind | None = None
     rewards: list[Reward] = []
 
 

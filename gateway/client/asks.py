@@ -182,8 +182,10 @@ def query_traces(
     return Ask(list[Trace], "POST", "/traces/query", body=body)
 
 
-def trajectories(session_id: str) -> Ask[Trajectories]:
-    return Ask(Trajectories, "GET", session_path(session_id, "/trajectories"))
+def trajectories(session_id: str, fork_kinds: Sequence[str] | None) -> Ask[Trajectories]:
+    kinds = None if fork_kinds is None else ",".join(fork_kinds)
+    path = session_path(session_id, "/trajectories")
+    return Ask(Trajectories, "GET", path, params={"fork_kind": kinds})
 
 
 def add_reward(session_id: str, value: float, source: str, trace_id: str | None) -> Ask[Reward]:

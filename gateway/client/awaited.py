@@ -90,8 +90,10 @@ class AsyncGatewayClient:
     ) -> list[Trace]:
         return await self._ask(asks.query_traces(session_ids, since, until, model, verdict, limit))
 
-    async def trajectories(self, session_id: str) -> Trajectories:
-        return await self._ask(asks.trajectories(session_id))
+    async def trajectories(
+        self, session_id: str, fork_kinds: Sequence[str] | None = None
+    ) -> Trajectories:
+        return await self._ask(asks.trajectories(session_id, fork_kinds))
 
     async def add_reward(
         self, session_id: str, value: float, source: str = "", trace_id: str | None = None

@@ -109,9 +109,14 @@ class GatewayClient:
         """
         return self._ask(asks.query_traces(session_ids, since, until, model, verdict, limit))
 
-    def trajectories(self, session_id: str) -> Trajectories:
-        """Trajectories of a session: each branch as one sequence of tokens."""
-        return self._ask(asks.trajectories(session_id))
+    def trajectories(
+        self, session_id: str, fork_kinds: Sequence[str] | None = None
+    ) -> Trajectories:
+        """Trajectories of a session: each branch as one sequence of tokens.
+
+        Only the branches of these `fork_kinds`, "none" for those that leave no other; None: all.
+        """
+        return self._ask(asks.trajectories(session_id, fork_kinds))
 
     def add_reward(
         self, session_id: str, value: float, source: str = "", trace_id: str | None = None

@@ -46,6 +46,7 @@ NAMES = [
     "Fields",
     "FileChanges",
     "Forbidden",
+    "ForkKind",
     "Gaps",
     "Gateway",
     "GatewayError",

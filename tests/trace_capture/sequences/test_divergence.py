@@ -168,7 +168,6 @@ SUMMARY = {"role": "user", "content": "So far we have spoken of numbers."}
         [SYSTEM, *turns(5)[4:], QUESTION, ANSWER, NEXT],  # a window that slides
         [SYSTEM, *turns(5)[:2], SUMMARY, NEXT],  # the middle made short
         [SYSTEM, SUMMARY, QUESTION, ANSWER, NEXT],  # all but the last turn made short
-        [SYSTEM, *turns(5), QUESTION, NEXT],  # the answer left out
         [SYSTEM, *turns(5), QUESTION, {"role": "assistant", "content": "[cut]"}, NEXT],
         [SYSTEM, *turns(5)],  # back to an earlier turn
     ],
@@ -176,6 +175,11 @@ SUMMARY = {"role": "user", "content": "So far we have spoken of numbers."}
 def test_divergence_reports_a_compacted_history(after: Messages) -> None:
     parent = call("a", [SYSTEM, *turns(5), QUESTION])
     assert cause(parent, call("b", after)) == "compacted_history"
+
+
+def test_divergence_reports_an_answer_that_the_agent_left_out() -> None:
+    parent = call("a", [SYSTEM, *turns(5), QUESTION])
+    assert cause(parent, call("b", [SYSTEM, *turns(5), QUESTION, NEXT])) == "rejected_attempt"
 
 
 def test_divergence_reports_a_retry_of_the_same_request() -> None:

@@ -115,6 +115,13 @@ def test_trajectories_count_each_sampled_token_once(traces: list[Trace]) -> None
 
 
 @given(SESSIONS)
+def test_all_branches_but_the_first_have_a_kind_of_fork(traces: list[Trace]) -> None:
+    kinds = [branch.fork_kind for branch in trajectories("s", traces, []).trajectories]
+    assert kinds[0] is None
+    assert None not in kinds[1:]
+
+
+@given(SESSIONS)
 def test_trajectory_is_its_last_prompt_and_completion(traces: list[Trace]) -> None:
     choices = by_place(traces)
     made = trajectories("s", traces, [])

@@ -32,6 +32,7 @@ export const CAUSES = {
   changed_tools: "the tools changed",
   changed_system_prompt: "the system prompt changed",
   compacted_history: "the history was compacted",
+  rejected_attempt: "the agent went on as if the answer had not been given",
   retry: "the same request again",
   other_conversation: "another conversation",
   unknown: "for an unknown cause",

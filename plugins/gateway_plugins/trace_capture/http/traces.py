@@ -17,6 +17,7 @@ from gateway import (
 )
 from gateway_plugins.trace_capture.http.fields import SessionIdList, Timestamp, session_id_of
 from gateway_plugins.trace_capture.http.paging import Paging, array
+from gateway_plugins.trace_capture.sequences.forks import FORK_KINDS
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.sessions.owners import visible_owner
@@ -30,6 +31,27 @@ class TraceQuery(Paging):
     until: Timestamp | None = None
     model: str | None = None
     verdict: Verdict | None = None
+
+
+NO_FORK = "none"
+"""The kind of a branch that leaves no other, in a query."""
+
+
+class TrajectoryQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """`fork_kind`: the wanted kinds, separated by commas; None: all."""
+
+    fork_kind: str | None = None
+
+    def kinds(self) -> frozenset[str]:
+        """Return the wanted kinds. Raises BadRequest if one of them is none."""
+        known = (NO_FORK, *FORK_KINDS)
+        wanted = known if self.fork_kind is None else self.fork_kind.split(",")
+        for unknown in set(wanted).difference(known):
+            raise BadRequest(
+                f"{unknown!r} is no kind of fork: write some of {', '.join(known)}",
+                param="fork_kind",
+            )
+        return frozenset(wanted)
 
 
 class TraceRoutes:
@@ -69,7 +91,8 @@ class TraceRoutes:
 
     async def trajectories(self, request: ControlRequest) -> Response:
         session_id, owner = session_id_of(request), visible_owner(request)
-        data = await self._storage.read(lambda db: _trajectories(db, session_id, owner))
+        kinds = request.query(TrajectoryQuery).kinds()
+        data = await self._storage.read(lambda db: _trajectories(db, session_id, owner, kinds))
         return Response(data, media_type="application/json")
 
 
@@ -98,10 +121,11 @@ def _checked_cursor() -> Iterator[None]:
         raise BadRequest(message, param="cursor") from None
 
 
-def _trajectories(db: Database, session_id: str, owner: str | None) -> bytes:
+def _trajectories(db: Database, session_id: str, owner: str | None, kinds: frozenset[str]) -> bytes:
     if not sessions.exists(db, session_id, owner):
         raise NotFound("there is no such session")
     wanted = queries.TraceFilter(session_ids=(session_id,), owner=owner)
     traces = list(queries.select(db, wanted))
     found = trajectories(session_id, traces, rewards.of_session(db, session_id))
+    found.trajectories = [one for one in found.trajectories if (one.fork_kind or NO_FORK) in kinds]
     return msgspec.json.encode(found)

@@ -125,6 +125,8 @@ def _of_history(
         return "unknown" if same == len(before) else "compacted_history"
     if _lost_reasoning(history[same], after[same]):
         return "stripped_reasoning"
+    if same == len(before) and after[same].role != "assistant":
+        return "rejected_attempt"
     if same == len(before) or _share_texts(history[same + 1 :], after[same:]):
         return "compacted_history"
     began = same > _instructions(history)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gateway import (
     Divergence,
+    ForkKind,
     Reason,
     Reward,
     Trace,
@@ -20,6 +21,7 @@ from gateway import (
     Trajectory,
 )
 from gateway_plugins.trace_capture.answers.metadata import UNNAMED_WEIGHTS
+from gateway_plugins.trace_capture.sequences.forks import Forks
 from gateway_plugins.trace_capture.sequences.lineage import Key, Lineage, common_prefix
 
 MIN_SHARED_TOKENS = 8
@@ -39,8 +41,8 @@ def trajectories(
     for trace in traces:
         tree.add(trace)
     given = list(rewards)
-    forks = _Forks()
-    found = [_branch(place, turns, forks) for place, turns in enumerate(tree.branches())]
+    places = _Places()
+    found = [_branch(place, turns, places) for place, turns in enumerate(tree.branches())]
     _add_rewards(found, given)
     return Trajectories(
         session_id=session_id, trajectories=found, rewards=given, left_out=tree.left_out
@@ -73,6 +75,7 @@ class _Turn:
         "claimed",
         "data",
         "divergence",
+        "fork_kind",
         "logprobs",
         "parent",
         "reasons",
@@ -95,6 +98,7 @@ class _Turn:
         self.version = trace.weight_version
         self.spans = choice.weight_versions or ()
         self.divergence: Divergence | None = trace.divergence
+        self.fork_kind: ForkKind | None = None
         self.parent: _Turn | None = None
         self.children: list[_Turn] = []
         self.claimed = False
@@ -108,6 +112,7 @@ class _Tree:
         self._lineage = Lineage()
         self._turns: dict[Key, _Turn] = {}
         self._roots: list[_Turn] = []
+        self._forks = Forks()
         self._traces = 0
 
     def add(self, trace: Trace) -> None:
@@ -117,13 +122,15 @@ class _Tree:
             if packed is not None:
                 turn = _Turn(trace, place, choice, b"".join(packed))
                 # The lineage gets this trace's choices later: none is a turn after another.
-                self._attach(turn, packed[0])
+                if self._attach(turn, packed[0]):
+                    turn.fork_kind = "sample" if place else self._forks.kind(trace)
                 grown[self._traces, place] = turn, turn.data
         for key, (turn, data) in grown.items():
             self._turns[key] = turn
             self._lineage.add(key, data)
         if not grown:
             self.left_out[trace.trace_id] = _why(trace)
+        self._forks.add(trace)
         self._traces += 1
 
     def branches(self) -> Iterator[list[_Turn]]:
@@ -135,17 +142,19 @@ class _Tree:
             if not turn.children:
                 yield _path_to(turn)
 
-    def _attach(self, turn: _Turn, prompt: bytes) -> None:
+    def _attach(self, turn: _Turn, prompt: bytes) -> bool:
+        """Add a turn to the tree; return whether it forks: another turn is in the same place."""
         key = self._lineage.relation(prompt).parent
         if key is None:
             self._roots.append(turn)
-            return
+            return len(self._roots) > 1
         turn.parent = self._turns[key]
         turn.parent.children.append(turn)
         turn.parent.data = b""
+        return len(turn.parent.children) > 1
 
 
-class _Forks:
+class _Places:
     """The branches so far, sorted by bytes: the longest common prefix is that of a neighbour."""
 
     def __init__(self) -> None:
@@ -168,7 +177,7 @@ class _Forks:
         return -other, common // 4
 
 
-def _branch(place: int, turns: list[_Turn], forks: _Forks) -> Trajectory:
+def _branch(place: int, turns: list[_Turn], places: _Places) -> Trajectory:
     data = turns[-1].data
     token_ids = array("i", data).tolist()
     loss_mask, logprobs = [0] * len(token_ids), [None] * len(token_ids)
@@ -184,8 +193,8 @@ def _branch(place: int, turns: list[_Turn], forks: _Forks) -> Trajectory:
         reasons=list(dict.fromkeys(reason for turn in turns for reason in turn.reasons)),
     )
     new = [turn for turn in turns if not turn.claimed]
-    made.divergence = new[0].divergence
-    _fork(made, forks.add(place, data), new[0], shares_turns=len(new) < len(turns))
+    made.divergence, made.fork_kind = new[0].divergence, new[0].fork_kind
+    _fork(made, places.add(place, data), new[0], shares_turns=len(new) < len(turns))
     for turn in new:
         _claim(turn, made)
     return made
