@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute
 
 from gateway import (
     Call,
+    ConfigError,
     Database,
     Host,
     Migrations,
@@ -43,6 +44,7 @@ from gateway_plugins.trace_capture.store import deletions, queries
 from gateway_plugins.trace_capture.store.retention import Retention, RetentionLimits
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from gateway_plugins.trace_capture.store.sink import TraceSink
+from gateway_plugins.trace_capture.tito.bridges import Bridges, Renderer
 from gateway_plugins.trace_capture.tito.carrying import Carrier, Mode
 
 log = logging.getLogger("gateway.trace_capture")
@@ -69,7 +71,8 @@ class TraceCapture:
         `trace_recorded` hooks. Sessions without a call for `keep_days` days are deleted. The
         sessions that were idle longest are deleted while there are more than `keep_sessions`, or
         while the file has more than `keep_bytes` in use. `tito` is the mode of token-in/token-out
-        of sessions that do not set it themselves.
+        of sessions that do not set it themselves, and `tito_renderers` are the models that the
+        package renderers renders.
         """
 
         renamed_until: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -85,6 +88,7 @@ class TraceCapture:
         keep_sessions: Annotated[int, Meta(gt=0)] | None = None
         keep_bytes: Annotated[int, Meta(gt=0)] | None = None
         tito: Mode = "off"
+        tito_renderers: Mapping[str, Renderer] = msgspec.field(default_factory=dict)
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -95,12 +99,20 @@ class TraceCapture:
         self._options: SessionOptions | None = None
         self._retention: Retention | None = None
         self._carrier: Carrier | None = None
+        self._bridges = Bridges(config.tito_renderers)
 
     @hookimpl
     def reconfigure(self, config: Config) -> None:
+        if config.tito_renderers != self.config.tito_renderers:
+            try:
+                self._bridges = Bridges(config.tito_renderers)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         # The sink is kept: of two sinks, each would miss what the other one deletes.
         self.config = config
         self._injected = _injected(config)
+        if self._carrier is not None:
+            self._carrier.set_bridges(self._bridges)
         self.hooks.set_queue_size(config.max_queued)
         if self._retention is not None:
             self._retention.set_limits(_retention_limits(config))
@@ -118,7 +130,7 @@ class TraceCapture:
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
         self.sink.use(gateway.kernel)
         self._options = SessionOptions(gateway.storage.connect)
-        self._carrier = Carrier(gateway)
+        self._carrier = Carrier(gateway, self._bridges)
         self.hooks.start(gateway)
         await self._follow_weight_version(gateway)
         self._retention = Retention(

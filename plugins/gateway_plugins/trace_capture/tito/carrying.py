@@ -21,6 +21,7 @@ from gateway_plugins.trace_capture.recording.carried import CARRIED, Carried
 from gateway_plugins.trace_capture.sessions.caps import applied
 from gateway_plugins.trace_capture.tito.answer.structs import Asked
 from gateway_plugins.trace_capture.tito.answer.translator import GenerateAsChat, Said
+from gateway_plugins.trace_capture.tito.bridges import Bridges
 from gateway_plugins.trace_capture.tito.engine import Refused, Unable, derender, encoded
 from gateway_plugins.trace_capture.tito.history import history_of
 from gateway_plugins.trace_capture.tito.prompts import Prompt, Prompts
@@ -43,10 +44,13 @@ carried as it is, and its trace says why. `require`: it is rejected."""
 class Carrier:
     """Makes the Translations; keeps the turns of sessions."""
 
-    def __init__(self, gateway: Host) -> None:
+    def __init__(self, gateway: Host, bridges: Bridges) -> None:
         self._gateway = gateway
         self.turns = Turns()
-        self._prompts = Prompts(self.turns, self._read)
+        self._prompts = Prompts(self.turns, self._read, bridges)
+
+    def set_bridges(self, bridges: Bridges) -> None:
+        self._prompts.bridges = bridges
 
     async def _read(self, session_id: str) -> list[Turn]:
         def read(db: Database) -> list[Turn]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from gateway import Worker
+from gateway_plugins.trace_capture.tito.bridges import Bridges
 from gateway_plugins.trace_capture.tito.engine import Refused, Rendered, render
 from gateway_plugins.trace_capture.tito.history import History, history_of
 from gateway_plugins.trace_capture.tito.suffix import STAND_INS, common_suffix, stand_in, suffix_of
@@ -27,13 +28,15 @@ ReadTurns = Callable[[str], Awaitable[list[Turn]]]
 class Prompt(msgspec.Struct, frozen=True):
     """A prompt, the rendered request that has the other fields, and what the trace tells of it.
 
-    `continued` is the turn whose ids it begins with.
+    `continued` is the turn whose ids it begins with; `bridged`: the package renderers rendered what
+    follows that turn.
     """
 
     token_ids: list[int]
     rendered: Rendered
     continued: Turn | None = None
     forked: Forked | None = None
+    bridged: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Return what the trace's metadata tell."""
@@ -42,13 +45,16 @@ class Prompt(msgspec.Struct, frozen=True):
         if turn is not None:
             found |= {"trace_id": turn.trace_id}
             found |= {"kept_tokens": (len(turn.prompt) + len(turn.sampled)) // 4}
+        if self.bridged:
+            found |= {"rendered_by": "renderers"}
         return found if self.forked is None else {**found, "forked": self.forked}
 
 
 class Prompts:
     """Makes prompts; remembers the ends of turns that each template writes."""
 
-    def __init__(self, turns: Turns, read_turns: ReadTurns) -> None:
+    def __init__(self, turns: Turns, read_turns: ReadTurns, bridges: Bridges) -> None:
+        self.bridges = bridges
         self._turns = turns
         self._read_turns = read_turns
         self._closes: dict[tuple[str, bytes, bool], list[int]] = {}
@@ -64,7 +70,9 @@ class Prompts:
             return Prompt(rendered.token_ids, rendered, forked=why)
         place, turn = found
         foreign = any(later > place for later in history.answers())
-        made = await self._continue(worker, request, place, turn)
+        made = await self._bridge(worker, request, place, turn)
+        if made is None:
+            made = await self._continue(worker, request, place, turn)
         if made.forked is None and foreign:
             made = msgspec.structs.replace(made, forked="changed_history")
         return made
@@ -84,6 +92,22 @@ class Prompts:
             self._turns.add(session_id, turn)
         return self._turns.longest(session_id, history)
 
+    async def _bridge(
+        self, worker: Worker, request: Mapping[str, Any], place: int, turn: Turn
+    ) -> Prompt | None:
+        """Have the package renderers make the prompt; None: it cannot, or the engine disagrees.
+
+        The conversation as the engine renders it has other tokens for the turn, and the same ones
+        after it.
+        """
+        rest = await self.bridges.following(turn, request, place)
+        if not rest:
+            return None
+        rendered = await render(worker, request)
+        if rendered.has_media or rendered.token_ids[-len(rest) :] != rest:
+            return None
+        return Prompt([*_kept(turn), *rest], rendered, turn, bridged=True)
+
     async def _continue(
         self, worker: Worker, request: Mapping[str, Any], place: int, turn: Turn
     ) -> Prompt:
@@ -97,9 +121,7 @@ class Prompts:
         rest = suffix_of(turn.end, close, one.token_ids, other.token_ids)
         if rest is None:
             return await _rendered(worker, request, "end_of_turn_unknown")
-        kept = array("i", turn.prompt)
-        kept.frombytes(turn.sampled)
-        return Prompt([*kept, *rest], one, turn)
+        return Prompt([*_kept(turn), *rest], one, turn)
 
     async def _with_stand_ins(
         self, worker: Worker, request: Mapping[str, Any], place: int
@@ -122,6 +144,12 @@ class Prompts:
                 self._closes.clear()
             known = self._closes[key] = await _ask_close(worker, bare, calls)
         return known
+
+
+def _kept(turn: Turn) -> list[int]:
+    kept = array("i", turn.prompt)
+    kept.frombytes(turn.sampled)
+    return kept.tolist()
 
 
 async def _ask_close(worker: Worker, request: Mapping[str, Any], calls: bool) -> list[int]:
