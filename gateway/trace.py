@@ -247,6 +247,18 @@ class Divergence(msgspec.Struct, kw_only=True):
     cause: Cause = "unknown"
 
 
+class TraceSpan(msgspec.Struct):
+    """A call's span in the distributed trace that it is part of, in hexadecimal digits.
+
+    `parent_id` is the caller's span, None if the call began the trace. If no plugin records spans,
+    `span_id` is the caller's, too.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None = None
+
+
 class Trace(msgspec.Struct, kw_only=True):
     """The record of one call.
 
@@ -257,7 +269,7 @@ class Trace(msgspec.Struct, kw_only=True):
     the form of a plain one. `metadata` is for hooks to fill, and has the details of the reasons
     that plugins gave by `call.note`. `parent_id` is the trace whose sequence this prompt extends or
     diverged from; `divergence` is set only if it diverged. `retry_of` is the earlier trace of the
-    same request.
+    same request. `span` is set if the call was part of a distributed trace.
     """
 
     trace_id: str
@@ -290,6 +302,7 @@ class Trace(msgspec.Struct, kw_only=True):
     worker: str | None = None
     principal: str | None = None
     harness: Harness | None = None
+    span: TraceSpan | None = None
     attempts: list[TraceAttempt] = []
     injected: dict[str, Any] = {}
     overwritten: dict[str, Any] = {}

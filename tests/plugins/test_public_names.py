@@ -100,6 +100,7 @@ NAMES = [
     "TraceAttempt",
     "TraceChoice",
     "TraceContext",
+    "TraceSpan",
     "Trajectories",
     "Trajectory",
     "Translation",

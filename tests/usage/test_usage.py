@@ -13,6 +13,7 @@ from gateway_plugins.usage import KeyUsage
 from gateway_plugins.usage.ledger.model_names import MAX_MODELS
 from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
+from support.plugins.samplers import Sampler
 
 from gateway import Call, Principal, hookimpl
 from gateway.config import StorageSettings
@@ -369,3 +370,23 @@ async def test_usage_counts_concurrent_and_aborted_calls_once_each(
         one.cancel()
     await over(live)
     assert counts(await used(live)) == (25, 20, 0, 5)
+
+
+@pytest.mark.parametrize("records", ["", "yes"])
+async def test_row_has_the_span_of_its_call(
+    gateway_for: GatewayFor, simulator: Simulator, records: str
+) -> None:
+    live = await gateway_for(Badges, "usage", Sampler)
+    trace, parent = "ab" * 16, "cd" * 8
+    given = {"traceparent": f"00-{trace}-{parent}-01", "x-records": records}
+    for headers in (given, {}):
+        badge = {"authorization": "ada"}
+        await live.client.post(CHAT, json=chat(), headers=headers | badge)
+    context = live.plugin(Sampler).contexts[0]
+    stored = "SELECT hex(distributed_trace_id), hex(span_id) FROM usage_calls ORDER BY number"
+    found: list[tuple[str, ...]] = []
+    while len(found) < 2:  # the rows are committed shortly after
+        read = live.gateway.storage.read
+        found = await read(lambda db: [tuple(map(str, one)) for one in db.select(stored)])
+    own = context.span_id if records else parent
+    assert found == [(trace.upper(), own.upper()), ("", "")]

@@ -445,8 +445,8 @@ async def test_recovery_counts_an_ended_call_by_its_outcome(database: Path) -> N
     left(database.parent, [first._replace(ended=over), second])
     assert await recovered(database) == 2
     told, estimated = rows_in(database)
-    assert told[6:] == (SUCCESS, 17, CALL.completion_tokens, 5, 3, 0, 1, 0)
-    assert estimated[6:] == (ERROR, CALL.prompt_tokens, CALL.completion_tokens, 0, 0, 1, 0, 0)
+    assert told[6:14] == (SUCCESS, 17, CALL.completion_tokens, 5, 3, 0, 1, 0)
+    assert estimated[6:14] == (ERROR, CALL.prompt_tokens, CALL.completion_tokens, 0, 0, 1, 0, 0)
 
 
 async def test_recovery_counts_a_call_whose_work_runs_again_as_an_attempt(database: Path) -> None:

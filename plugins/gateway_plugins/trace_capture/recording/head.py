@@ -37,7 +37,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     if it changed. `result` is how the call went; None in traces of version 0.1.
     `translated_from` is the API of the caller if the call was carried as `dialect`.
     `messages` are those of the choices, if they are not in the worker's response.
-    `harness` has the fields of gateway.Harness, in order.
+    `harness` has the fields of gateway.Harness, in order, `span` those of gateway.TraceSpan.
     `tokens` are those that are billed, prompt and completion; None if nobody counts.
     """
 
@@ -78,6 +78,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     translated_from: str | None = None
     messages: list[dict[str, Any]] = []
     harness: list[str | None] = []
+    span: list[str | None] = []
 
     @property
     def receipt(self) -> Receipt:

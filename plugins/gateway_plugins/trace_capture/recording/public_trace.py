@@ -13,6 +13,7 @@ from gateway import (
     Trace,
     TraceAttempt,
     TraceChoice,
+    TraceSpan,
     Usage,
     WeightVersions,
 )
@@ -81,6 +82,7 @@ def _flat(row: Identity, head: Head) -> Trace:
         worker=head.worker,
         principal=head.principal,
         harness=_harness(head.harness),
+        span=_span(*head.span) if head.span else None,
         attempts=[_attempt(one) for one in head.attempts],
         injected=head.injected,
         overwritten=head.overwritten,
@@ -111,6 +113,10 @@ def _flat(row: Identity, head: Head) -> Trace:
 
 def _harness(fields: Sequence[str | None]) -> Harness | None:
     return msgspec.convert(dict(zip(HARNESS, fields, strict=False)), Harness) if fields else None
+
+
+def _span(trace_id: str | None, span_id: str | None, parent_id: str | None) -> TraceSpan:
+    return TraceSpan(trace_id or "", span_id or "", parent_id)
 
 
 def _version(versions: WeightVersions) -> int | str | None:

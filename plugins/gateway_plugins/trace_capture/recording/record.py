@@ -92,6 +92,7 @@ def _decoded(capture: Capture) -> bytes | None:
 def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
     call, outcome, attempts = capture.call, capture.call.outcome, capture.call.attempts
     last = attempts[-1] if attempts else None
+    context = call.distributed_trace
     injected, overwritten, used = call.injected, call.overwritten, outcome.usage
     api = api_at(call.path)
     nested = api is not None and api.nested
@@ -105,6 +106,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         worker=last.worker.id if last is not None else None,
         principal=call.principal.id if call.principal is not None else None,
         harness=[] if call.harness is None else list(msgspec.structs.astuple(call.harness)),
+        span=[] if context is None else [context.trace_id, context.span_id, context.parent_id],
         attempts=[_attempt(call.started, one) for one in attempts],
         injected=dict(injected),
         overwritten=dict(overwritten),

@@ -29,7 +29,8 @@ class Row(NamedTuple):
     `id` is the id of its trace, `time` its arrival in Unix seconds. `outcome` is SUCCESS, ERROR or
     ABORT; `counted` is 1 if the gateway counted the tokens because the engine did not report them,
     `unread` is 1 if a part of its usage could not be read, or contradicts its response. `repeated`
-    is 1 if its work runs again in another call, so that it is an attempt and no request.
+    is 1 if its work runs again in another call, so that it is an attempt and no request. The last
+    two are those of `call.distributed_trace`, None if it is part of none.
     """
 
     id: bytes
@@ -46,6 +47,8 @@ class Row(NamedTuple):
     counted: int
     unread: int = 0
     repeated: int = 0
+    distributed_trace_id: bytes | None = None
+    span_id: bytes | None = None
 
 
 _NO_USAGE = Usage()
@@ -54,7 +57,7 @@ _NO_USAGE = Usage()
 def row_of(call: Call, call_id: bytes, outcome: Outcome, key: str, model: str) -> Row:
     """Build the row of a call that is over; token counts that are unknown are 0."""
     used = outcome.usage or _NO_USAGE
-    attempts = call.attempts
+    attempts, context = call.attempts, call.distributed_trace
     values = (
         call_id,
         call.created,
@@ -70,6 +73,8 @@ def row_of(call: Call, call_id: bytes, outcome: Outcome, key: str, model: str) -
         1 if used.counted else 0,
         1 if used.unread else 0,
         1 if outcome.repeated else 0,
+        None if context is None else bytes.fromhex(context.trace_id),
+        None if context is None else bytes.fromhex(context.span_id),
     )
     return tuple.__new__(Row, values)  # as Row(...), without a call of Python
 

@@ -147,11 +147,17 @@ CREATE VIEW usage_not_summed AS
 {_views(COUNTS)}
 """
 
+_ADD_SPANS = """
+ALTER TABLE usage_calls ADD COLUMN distributed_trace_id BLOB;
+ALTER TABLE usage_calls ADD COLUMN span_id BLOB;
+"""
+
 MIGRATIONS = Migrations(
     "usage",
     (
         Migration("create_tables", _TABLES),
         Migration("add_unread", _ADD_UNREAD),
         Migration("add_repeated", _ADD_REPEATED),
+        Migration("add_spans", _ADD_SPANS),
     ),
 )
