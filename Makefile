@@ -21,9 +21,10 @@ KILLS ?= 100
 LINES ?= 10000
 ITEMS ?= 1000000
 INPUTS ?= 1000000
+PAGES ?= 100
 
 .PHONY: kernel demo test storm accounting kills batch-kills batch-scale clients agents soak bench fuzz lint lock clean \
-	test-latest test-lowest test-reworded simulate-day simulate-weeks
+	test-latest test-lowest test-reworded simulate-day simulate-weeks open-pages picture
 
 # Compiles the native kernel if its sources are newer; without one the gateway runs in Python.
 kernel: $(STAMP)
@@ -96,6 +97,12 @@ fuzz: kernel  # `make fuzz INPUTS=1000000`: the kernel under sanitizers against 
 
 bench: kernel  # `make bench ARGS=--quick`: beside other gateways; see docs/performance.md
 	PYTHONPATH=tests $(VENV)/bin/python -m bench $(ARGS)
+
+open-pages: kernel  # `make open-pages PAGES=100`: what open dashboards cost, see docs/dashboard.md
+	PYTHONPATH=tests $(VENV)/bin/python -m dashboard.open_pages --pages $(PAGES)
+
+picture: kernel  # takes README's picture of the dashboard; needs chromium
+	PYTHONPATH=tests $(VENV)/bin/python -m dashboard.picture docs/dashboard.png
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -102,7 +102,7 @@ async def gateway(config: Path, port: int = 0) -> AsyncIterator[Process]:
 
 @contextlib.asynccontextmanager
 async def staged(
-    folder: Path, engines: Mapping[str, Sequence[str]] = ENGINES
+    folder: Path, engines: Mapping[str, Sequence[str]] = ENGINES, refresh: float = 0.3
 ) -> AsyncIterator[Stage]:
     """A gateway with all plugins of the dashboard, before engines with these arguments."""
     async with contextlib.AsyncExitStack() as stack:
@@ -110,7 +110,7 @@ async def staged(
             id_: await stack.enter_async_context(engine(*arguments))
             for id_, arguments in engines.items()
         }
-        config = configured(folder, found)
+        config = configured(folder, found, refresh)
         process = await stack.enter_async_context(gateway(config))
         await asyncio.gather(*(answering(one.url) for one in found.values()))
         client = httpx.AsyncClient(base_url=process.url, timeout=60)
@@ -121,7 +121,7 @@ EVIL_SCORES = PLAIN.replace('"share":', f'"{EVIL}": 0.25, "share":')
 """Models and evaluations have names by rule; those of scores are the evaluation's own."""
 
 
-def configured(folder: Path, engines: Mapping[str, Process]) -> Path:
+def configured(folder: Path, engines: Mapping[str, Process], refresh: float) -> Path:
     """Write a configuration; returns its file."""
     keys = [
         {"id": name, "token": token(name), "scopes": list(scopes)} for name, scopes in KEYS.items()
@@ -143,7 +143,7 @@ def configured(folder: Path, engines: Mapping[str, Process]) -> Path:
             {"evaluations": {"repository": str(folder / "repository")}},
             {"limits": {"default": {"tokens_per_day": 1_000_000}}},
             {"uploads": {"cache": str(folder / "models"), "keep_free_gb": 0}},
-            {"dashboard": {"refresh": 0.3}},
+            {"dashboard": {"refresh": refresh}},
         ],
     }
     file = folder / "gateway.yaml"

@@ -38,6 +38,16 @@ async function sessionsOf(form) {
 const COLUMNS = [{name: "Session"}, {name: "Calls", number: true}, {name: "Incomplete", number: true},
   {name: "Lost", number: true}, {name: "Began"}, {name: "Last call"}];
 
+/** What to do if there is nothing: a call with a session in its path. */
+function none() {
+  const call = `curl ${location.origin}/sessions/my-agent/v1/chat/completions \\\n`
+    + "  -H 'content-type: application/json' \\\n"
+    + `  -d '{"model": "sim", "messages": [{"role": "user", "content": "Hello"}]}'`;
+  return element("div", {class: "empty"},
+    element("p", {}, "No session is like this. A call is kept here if its path names a session:"),
+    element("pre", {class: "log"}, call));
+}
+
 function listed(found) {
   const rows = found.slice(0, MAX_ROWS).map(one => [
     element("a", {href: `#traces/${encodeURIComponent(one.session_id)}`}, one.session_id),
@@ -46,8 +56,7 @@ function listed(found) {
     number(one.lost), ago(one.created_at), ago(one.last_at),
   ]);
   const rest = found.length > rows.length ? ` (the newest ${rows.length} of ${found.length})` : "";
-  return found.length === 0 ? element("p", {class: "quiet"}, "No session is like this.")
-    : table(`Sessions${rest}`, COLUMNS, rows);
+  return found.length === 0 ? none() : table(`Sessions${rest}`, COLUMNS, rows);
 }
 
 function field(label, input) {
