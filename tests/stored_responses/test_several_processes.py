@@ -89,7 +89,7 @@ async def test_a_key_runs_only_so_many_in_all_processes_together(tmp_path: Path)
     async with (
         Simulator() as worker,
         several(
-            tmp_path / "g.yaml", 2, {STORED: {"max_background": 3}}, workers=[worker.url]
+            tmp_path / "g.yaml", 2, (STORED, {"max_background": 3}), workers=[worker.url]
         ) as process,
         a_client_of_each(process, 2) as clients,
     ):
