@@ -237,7 +237,7 @@ class Answer(msgspec.Struct):
     id: str | None = None
     model: str | None = None
     created: int | None = None
-    usage: Usage | None = None
+    usage: Raw = ABSENT
     kv_transfer_params: Raw = ABSENT
     ec_transfer_params: Raw = ABSENT
 
@@ -267,8 +267,16 @@ def read_answer(body: bytes) -> Answer:
         return _decode_answer(surrogates.readable(body))
 
 
+def read_usage(raw: bytes) -> Usage | None:
+    """Return the usage in the JSON of a response's; None if it is none: a count is no answer."""
+    try:
+        return _decode_usage(raw)
+    except NOT_JSON:
+        return None
+
+
 decode_step = msgspec.json.Decoder(Step).decode
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
 _decode_answer = msgspec.json.Decoder(Answer).decode
-decode_usage = msgspec.json.Decoder(Usage | None).decode
+_decode_usage = msgspec.json.Decoder(Usage | None).decode
 encode = msgspec.json.Encoder().encode

@@ -17,6 +17,7 @@ from gateway.wire.translation.chat import (
     encode,
     new_call_id,
     read_answer,
+    read_usage,
 )
 from gateway.wire.translation.messages.stop import ENDS, stop_of
 from gateway.wire.translation.messages.usage import usage_json
@@ -63,7 +64,7 @@ def _encoded(found: Answer) -> bytes:
         "model": found.model or "",
         "stop_reason": reason,
         "stop_sequence": sequence,
-        "usage": msgspec.Raw(usage_json(found.usage)),
+        "usage": msgspec.Raw(usage_json(read_usage(found.usage))),
         "kv_transfer_params": found.kv_transfer_params,
         "ec_transfer_params": found.ec_transfer_params,
     }

@@ -25,10 +25,11 @@ from gateway.wire.translation.chat import (
     is_text,
     new_call_id,
     read_chunk,
+    read_usage,
     text_of,
 )
 from gateway.wire.translation.messages.stop import is_json, stop_of
-from gateway.wire.translation.messages.usage import read_usage, usage_json
+from gateway.wire.translation.messages.usage import usage_json
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
@@ -181,10 +182,12 @@ class MessagesStream:
 
     def _rare(self, chunk: Chunk) -> bytes:
         """Return the events for the first chunk, those of the end, or an error."""
-        if self._state in ("told", "failed"):
+        if self._state == "failed":
             return b""
         if chunk.error != _NO_USAGE:
             return self._fail(bytes(chunk.error))
+        if self._state == "told":
+            return b""
         started = b""
         if self._state == "new":
             self._state, started = "begun", _message_start(chunk)

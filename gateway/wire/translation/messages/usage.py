@@ -1,7 +1,6 @@
 """Token counts of a Messages response."""
 
-from gateway.errors import NOT_JSON
-from gateway.wire.translation.chat import Usage, decode_usage
+from gateway.wire.translation.chat import Usage
 
 NO_USAGE = b'{"input_tokens":0,"output_tokens":0}'
 
@@ -22,11 +21,3 @@ def usage_json(usage: Usage | None) -> bytes:
         more += b',"cache_read_input_tokens":%d' % details.cached_tokens
     completion = usage.completion_tokens or 0
     return b'{"input_tokens":%d,"output_tokens":%d%b}' % (max(0, prompt), completion, more)
-
-
-def read_usage(raw: bytes) -> Usage | None:
-    """Return the usage in the JSON of a chat response's; None if it is none."""
-    try:
-        return decode_usage(raw)
-    except NOT_JSON:
-        return None

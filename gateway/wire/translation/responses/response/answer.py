@@ -30,7 +30,7 @@ def complete(response: Response, body: bytes, toolbox: Toolbox, *, sealed: bool 
         raise Unreadable(f"the worker's response is no response of chat: {error}") from None
     response.model = answer.model or response.model
     response.output = msgspec.Raw(b"[%b]" % b",".join(items))
-    end_as(response, choice.finish_reason, answer.usage)
+    end_as(response, choice.finish_reason, chat.read_usage(answer.usage))
 
 
 def _items(choice: chat.AnswerChoice, toolbox: Toolbox, sealed: bool) -> list[bytes]:

@@ -145,7 +145,7 @@ class EventStream:
         if choice is not None:
             out += self._choice(choice)
         if chunk.usage != chat.ABSENT:
-            self._usage = chat.decode_usage(chunk.usage)
+            self._usage = chat.read_usage(chunk.usage)
         return out
 
     def _choice(self, choice: chat.ChunkChoice) -> bytes:
@@ -155,10 +155,8 @@ class EventStream:
         if delta is None:
             return b""
         out = b""
-        thought = delta.reasoning
-        if thought == chat.ABSENT:
-            thought = delta.reasoning_content
-        if thought != chat.ABSENT:
+        thought = delta.reasoning if chat.is_text(delta.reasoning) else delta.reasoning_content
+        if chat.is_text(thought):
             out += self._reason(chat.text_of(thought))
         if chat.is_text(delta.content):
             out += self._say(chat.text_of(delta.content), choice.logprobs)
