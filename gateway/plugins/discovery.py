@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,7 +35,7 @@ def find(entry: PluginEntry) -> tuple[str, Any]:
 
 
 def _find(name: str, base: Path) -> tuple[str, Any]:
-    offered = {point.name: point for point in entry_points(group=GROUP)}
+    offered = _offered(tuple((place, _changed(place)) for place in sys.path))
     if name in offered:
         return name, offered[name].load()
     place, _, attribute = name.partition(":")
@@ -47,6 +49,19 @@ def _find(name: str, base: Path) -> tuple[str, Any]:
     if not inspect.isclass(found):
         raise ConfigError(f"plugin {name!r}: {place} has no class {attribute!r}")
     return attribute, found
+
+
+@lru_cache(maxsize=1)  # for several plugins: to read what each package offers takes some ms
+def _offered(places: tuple[tuple[str, int], ...]) -> Mapping[str, EntryPoint]:
+    """Return the plugins by name of the packages in `places`, each with when it has changed."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _changed(place: str) -> int:
+    try:
+        return Path(place).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _file(path: Path) -> ModuleType:
