@@ -50,6 +50,8 @@ class Plugins:
         for plugin in self.loaded:
             problems.extend(order_problems(plugin, self.loaded))
             problems.extend(hook_problems(plugin))
+            if manager.has_plugin(plugin.name):
+                continue  # it is named twice, which its first place has told
             try:
                 self._register(manager, plugin)
             except (pluggy.PluginValidationError, ValueError) as error:

@@ -254,7 +254,7 @@ def test_loader_reports_an_unknown_plugin_name(name: str, says: str) -> None:
 
 
 def test_loader_rejects_a_plugin_named_twice() -> None:
-    assert problems_of(Limit, Limit)[0] == "test: plugin Limit is named twice"
+    assert problems_of(Limit, Limit) == ["test: plugin Limit is named twice"]
 
 
 AFTER = ADMITS.format(name="Mine") + "    after = {after}"

@@ -46,7 +46,7 @@ def test_capture_manual_lists_each_reason() -> None:
 def test_capture_manual_lists_each_cause_of_a_divergence() -> None:
     causes = get_args(Divergence.__annotations__["cause"])
     assert all(f"`{cause}`" in section("Trajectories") for cause in causes)
-    assert len(causes) == 8
+    assert len(causes) == 9
 
 
 def test_capture_manual_lists_each_option() -> None:

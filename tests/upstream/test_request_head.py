@@ -190,6 +190,7 @@ async def test_response_head_drops_hop_by_hop_headers() -> None:
         b"content-length",
         b"x-request-id",
         b"x-gateway-worker",
+        b"server-timing",
     ]
 
 

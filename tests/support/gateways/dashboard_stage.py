@@ -138,7 +138,6 @@ def configured(folder: Path, engines: Mapping[str, Process], refresh: float) -> 
         "probes": {"interval": 0.2, "models": None},
         "plugins": [
             {"auth": {"keys_file": str(folder / "keys.json")}},
-            {"limits": {"default": {"tokens_per_day": 20000}}},
             *("sessions", "circuit_breaker", "trace_capture", "usage", "batch"),
             {"evaluations": {"repository": str(folder / "repository")}},
             {"limits": {"default": {"tokens_per_day": 1_000_000}}},
