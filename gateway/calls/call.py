@@ -184,14 +184,14 @@ class Call:
     @property
     def distributed_trace(self) -> TraceContext | None:
         """The trace context; None if the caller sent no valid one and no plugin takes part."""
-        context = self._trace_context or self._begin_trace()
+        if not (self._trace_context or self._samples or get_header(self.headers, b"traceparent")):
+            return None
+        context = self.trace_context
         return None if context.parent_id is None and not context.recorded else context
 
     def _begin_trace(self) -> TraceContext:
-        self._trace_context = context = read_context(self.headers)
-        context.trace_id = context.trace_id or self.trace_id
-        decide(context, None if self._samples is None else self._samples(self, context))
-        return context
+        self._trace_context = context = read_context(self.headers, self.trace_id)
+        return decide(context, None if self._samples is None else self._samples(self, context))
 
     def log_extra(self) -> dict[str, str]:
         """Return `extra` for log records about the call: its id, and those of its trace."""

@@ -107,7 +107,9 @@ def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
     call, worker, observers = exchange.call, attempt.worker, exchange.observers
     headers = call.headers
     if exchange.chains.sample_trace:
-        headers = traced_headers(headers, call.trace_context, attempt.span_id)
+        context = call.trace_context
+        span_id = attempt.span_id if context.sampled else context.span_id
+        headers = traced_headers(headers, context, span_id)
     return worker.head.fill(
         call.method,
         worker.target(call.path, call.query),

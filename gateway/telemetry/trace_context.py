@@ -34,6 +34,7 @@ _STATE = re.compile(
 )
 _PRINTABLE = re.compile(rb"[\t\x20-\x7e]+")
 _SPACE = b" \t"
+_FLAGS = {(False, False): "00", (True, False): "01", (False, True): "02", (True, True): "03"}
 
 
 class TraceContext(msgspec.Struct):
@@ -56,26 +57,30 @@ class TraceContext(msgspec.Struct):
     random: bool = True
     tracestate: str = ""
     baggage: str = ""
+    _told: bool = False  # whether the request has a header of these
 
 
 def new_trace_id(created: float) -> str:
     """Return 32 hexadecimal digits: 12 for the milliseconds of `created`, then 20 random."""
-    return f"{int(created * 1000):012x}{getrandbits(80):020x}"
+    number = int(created * 1000) << 80 | getrandbits(80)
+    return number.to_bytes(16, "big").hex()  # half the time of a format
 
 
 def new_span_id() -> str:
     """Return 16 random hexadecimal digits, not all zero."""
-    return f"{getrandbits(64) or 1:016x}"
+    return (getrandbits(64) or 1).to_bytes(8, "big").hex()
 
 
-def read_context(headers: Headers) -> TraceContext:
-    """Return the context that a request gives, with a new `span_id`.
+def read_context(headers: Headers, trace_id: str) -> TraceContext:
+    """Return the context that a request gives, with a new span.
 
-    Without a valid `traceparent` it has no parent, and `trace_id` is empty.
+    Without a valid `traceparent` it begins the trace `trace_id`, whose last 16 digits, which are
+    random, are the span's, too: so it costs nothing.
     """
     found = [line for line in headers if line[0] in NAMES]
-    context = TraceContext("", new_span_id())
+    context = TraceContext(trace_id, trace_id[16:])
     if found:
+        context._told = True
         context.baggage = _baggage(_joined(found, BAGGAGE))
         parents = [value for name, value in found if name == TRACEPARENT]
         if len(parents) == 1:
@@ -83,8 +88,10 @@ def read_context(headers: Headers) -> TraceContext:
     return context
 
 
-def decide(context: TraceContext, recorded: bool | None) -> None:
-    """Complete a context: whether a plugin records the spans, or does not; None: none takes part.
+def decide(context: TraceContext, recorded: bool | None) -> TraceContext:
+    """Complete a context, and return it.
+
+    `recorded`: whether a plugin records the spans of the call; None: no plugin takes part.
 
     A span that nobody records must not become a parent. So the caller's context stays as it is if
     none takes part, and also if neither the caller nor a plugin records its spans.
@@ -93,6 +100,7 @@ def decide(context: TraceContext, recorded: bool | None) -> None:
         context.recorded, context.sampled = True, recorded
     elif context.parent_id is not None:
         context.span_id = context.parent_id
+    return context
 
 
 def ids_of(call_id: str, context: TraceContext | None) -> dict[str, str]:
@@ -108,6 +116,7 @@ def _join(context: TraceContext, parent: bytes, found: Lines) -> None:
         return
     flags = int(read[4], 16)
     context.trace_id, context.parent_id = read[2].decode(), read[3].decode()
+    context.span_id = new_span_id()
     context.sampled, context.random = bool(flags & SAMPLED), bool(flags & RANDOM)
     context.tracestate = _tracestate(_joined(found, TRACESTATE))
 
@@ -138,9 +147,12 @@ def traced_headers(headers: Headers, context: TraceContext, span_id: str) -> Hea
     """
     if not context.recorded:
         return headers
+    flags = _FLAGS[context.sampled, context.random]
+    parent = (TRACEPARENT, f"00-{context.trace_id}-{span_id}-{flags}".encode())
+    if not context._told:  # nearly always
+        return [*headers, parent]
     lines = [line for line in headers if line[0] not in NAMES]
-    flags = context.sampled * SAMPLED + context.random * RANDOM
-    lines.append((TRACEPARENT, f"00-{context.trace_id}-{span_id}-{flags:02x}".encode()))
+    lines.append(parent)
     if context.tracestate:
         lines.append((TRACESTATE, context.tracestate.encode()))
     if context.baggage:

@@ -210,14 +210,14 @@ async def test_sample_trace_decides_what_the_worker_gets(gateway_for: GatewayFor
         await post(live, {"x-records": "yes"})
     sent = [header_of(request, b"traceparent") for request in worker.requests]
     spans = [attempt.span_id for attempt in live.plugin(Watcher).attempts]
-    began = live.plugin(Sampler).contexts[-1].trace_id
+    contexts = live.plugin(Sampler).contexts
     assert sent == [
         f"{given}-01",  # nobody takes part
         f"00-{'ab' * 16}-{spans[1]}-01",
-        f"00-{'ab' * 16}-{spans[2]}-00",
+        f"00-{'ab' * 16}-{contexts[2].span_id}-00",
         f"{given}-00",  # nobody records: neither the caller nor the gateway
         None,  # no header is invented
-        f"00-{began}-{spans[5]}-03",
+        f"00-{contexts[5].trace_id}-{spans[5]}-03",
     ]
 
 

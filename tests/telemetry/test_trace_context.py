@@ -19,6 +19,7 @@ from gateway.telemetry.trace_context import (
     traced_headers,
 )
 
+NEW = "01a234f57023c568c718ac00e7450f0c"
 TRACE, PARENT = "12345678901234567890123456789012", "1234567890123456"
 VALID = f"00-{TRACE}-{PARENT}-01"
 
@@ -26,7 +27,7 @@ Lines = Sequence[tuple[str, str]]
 
 
 def read(*lines: tuple[str, str]) -> TraceContext:
-    return read_context([(name.encode(), value.encode("latin-1")) for name, value in lines])
+    return read_context([(name.encode(), value.encode("latin-1")) for name, value in lines], NEW)
 
 
 def of_parent(value: str, *more: tuple[str, str]) -> TraceContext:
@@ -88,7 +89,8 @@ def test_valid_traceparent_is_joined(value: str, sampled: bool, random: bool) ->
 )
 def test_invalid_traceparent_begins_a_new_trace(value: str) -> None:
     context = of_parent(value, ("tracestate", "a=1"))
-    assert (context.trace_id, context.parent_id, context.tracestate) == ("", None, "")
+    assert (context.trace_id, context.parent_id, context.tracestate) == (NEW, None, "")
+    assert context.span_id == NEW[16:]
     assert (context.sampled, context.random) == (False, True)
 
 
@@ -147,14 +149,12 @@ def test_baggage_beyond_the_limit_loses_whole_members_only() -> None:
 def test_whatever_callers_send_the_worker_gets_a_valid_context(
     lines: list[tuple[bytes, bytes]],
 ) -> None:
-    context = read_context(lines)
-    context.trace_id = context.trace_id or new_trace_id(1.7e9)
-    decide(context, True)
+    context = decide(read_context(lines, new_trace_id(1.7e9)), True)
     sent = traced_headers([(b"accept", b"*/*"), *lines], context, new_span_id())
     names = [name for name, _ in sent]
     assert names[:2] == [b"accept", b"traceparent"]
     assert len(names) == len(set(names))
-    again = read_context(sent)
+    again = read_context(sent, NEW)
     assert (again.trace_id, again.tracestate) == (context.trace_id, context.tracestate)
     assert (again.sampled, again.random, again.baggage) == (True, context.random, context.baggage)
     assert len(context.tracestate.split(",")) <= MAX_STATES
