@@ -16,7 +16,13 @@ from support.records.step_counts import (
     stream,
 )
 
+from gateway import Histogram
 from gateway.kernel import active
+from gateway.pipeline.exchange import Exchange
+from gateway.plugins.chains import Chains, Failures, Hook
+from gateway.telemetry.server_timing import BOUNDS
+from gateway.telemetry.trace_context import traced_headers
+from gateway.testing import make_call
 
 CALLS = 8
 SHORT, LONG = 8, 64
@@ -124,3 +130,32 @@ def _folder(parent: Path, tokens: int) -> Path:
     folder = parent / str(tokens)
     folder.mkdir()
     return folder
+
+
+@pytest.mark.parametrize(
+    ("says", "most"), [("nobody", 4), (None, 15), (False, 16), (True, 16)], ids=str
+)
+def test_trace_context_stays_within_its_step_budget(says: str | bool | None, most: int) -> None:
+    """A call that is part of no trace costs a look at its headers, and no random digit."""
+    call, steps = make_call(), Steps()
+    if says == "nobody":
+        with steps:
+            assert call.distributed_trace is None
+    else:
+        chains = Chains(Failures(), sample_trace=(Hook("sampler", lambda *_: says),))
+        exchange = Exchange(call, chains)
+        with steps:
+            traced_headers(exchange.call.headers, exchange.call.trace_context, "ab" * 8)
+    assert steps.taken <= most
+
+
+async def test_times_of_a_call_stay_within_their_step_budget() -> None:
+    """The header `Server-Timing`, and the histogram of own overhead."""
+    call, steps = make_call(), Steps()
+    exchange = Exchange(call, Chains(Failures()))
+    exchange.tell_times("header", Histogram(BOUNDS))
+    exchange.reply.start(200, [])
+    with steps:
+        exchange.reply.send_head()
+    assert b"server-timing" in dict(call.caller.headers)
+    assert steps.taken <= 13
