@@ -171,6 +171,41 @@ def new_call_id() -> str:
     return f"call_{random.getrandbits(96):024x}"
 
 
+class CallIds:
+    """Gives each tool call of one response an id of its own: some servers give one id twice.
+
+    The latest MAX_IDS are remembered: a server may begin as many calls as it likes.
+    """
+
+    __slots__ = ("_numbers",)
+
+    MAX_IDS = 200
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def of(self, id_: str | None, number: int) -> str:
+        """Return the id for the call with a server's id and number, which begins.
+
+        Raises msgspec.ValidationError if it was ended by what came after it: callers would run a
+        call of which a part is missing.
+        """
+        if not id_:
+            return new_call_id()
+        known = self._numbers.get(id_)
+        if known == number:
+            raise ValidationError("a tool call that goes on after its end")
+        if known is not None:
+            return new_call_id()
+        if len(self._numbers) >= self.MAX_IDS:
+            del self._numbers[next(iter(self._numbers))]
+        self._numbers[id_] = number
+        return id_
+
+
 NO_DELTA = Delta()
 
 

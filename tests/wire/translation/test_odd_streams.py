@@ -224,3 +224,32 @@ def test_plain_calls_without_ids_get_some(api: str, fields: dict[str, object]) -
         ids = [item["call_id"] for item in told["output"]]
     assert len(set(ids)) == 2
     assert all(ids)
+
+
+def ids_of(events: list[dict[str, Any]]) -> list[str]:
+    begun = [event for event in events if "done" not in event["type"]]
+    calls = [one.get("content_block") or one.get("item") or {} for one in begun]
+    return [one.get("call_id") or one["id"] for one in calls if "name" in one]
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_calls_to_which_a_server_gave_one_id_get_ids_of_their_own(api: str) -> None:
+    """The client of OpenAI raises for a response in which an id is there twice."""
+    chunks = [chunk(call(number, "{}", id="t", name="f")) for number in range(3)]
+    events = translated(api, BEGUN + chunks + ENDED)
+    ids = ids_of(events)
+    assert (len(ids), len(set(ids)), ids[0]) == (3, 3, "t")
+    assert has_ended(events)
+    calls = [{"id": "t", "function": {"name": "f", "arguments": "{}"}}] * 2
+    choice = {"index": 0, "message": {"tool_calls": calls}, "finish_reason": "tool_calls"}
+    told = json.loads(translator(api).answer(json.dumps({"choices": [choice]}).encode()))
+    there = told["content"] if api == "messages" else told["output"]
+    assert len({one.get("call_id") or one["id"] for one in there}) == 2
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_call_that_goes_on_after_another_one_fails_the_stream(api: str) -> None:
+    """With its name once more, each half would look like a call."""
+    halves = [chunk(call(number, half, id=f"t{number}", name="f"))
+              for number, half in ((0, '{"a'), (1, "{}"), (0, '": 1}'))]  # fmt: skip
+    assert has_failed(translated(api, BEGUN + halves + ENDED))

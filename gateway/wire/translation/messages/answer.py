@@ -14,8 +14,8 @@ from gateway.wire.translation.chat import (
     Answer,
     AnswerChoice,
     AnswerMessage,
+    CallIds,
     encode,
-    new_call_id,
     read_answer,
     read_usage,
 )
@@ -82,11 +82,12 @@ def _content(message: AnswerMessage, *, cut: bool) -> Iterator[dict[str, object]
         yield {"type": "thinking", "thinking": reasoning, "signature": signature}
     if message.content:
         yield {"type": "text", "text": message.content}
-    for call in message.tool_calls or ():
+    ids = CallIds()
+    for number, call in enumerate(message.tool_calls or ()):
         arguments = call.function.arguments
         yield {
             "type": "tool_use",
-            "id": call.id or new_call_id(),
+            "id": ids.of(call.id, number),
             "name": call.function.name,
             "input": _input(arguments, cut=cut),
         }

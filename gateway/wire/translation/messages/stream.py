@@ -15,6 +15,7 @@ from gateway.wire.translation.chat import (
     ENDED_EARLY,
     GIVEN_UP,
     NO_DELTA,
+    CallIds,
     Chunk,
     ChunkChoice,
     Delta,
@@ -23,7 +24,6 @@ from gateway.wire.translation.chat import (
     encode,
     first_of,
     is_text,
-    new_call_id,
     read_chunk,
     read_usage,
     text_of,
@@ -97,6 +97,7 @@ class MessagesStream:
         "_arguments",
         "_before",
         "_finish",
+        "_ids",
         "_index",
         "_keeps_arguments",
         "_kind",
@@ -117,6 +118,7 @@ class MessagesStream:
         self._kind: Kind = ""
         self._index = 0
         self._before = self._after = b""
+        self._ids = CallIds()
         self._tool: str | None = None
         self._number = 0
         self._next: str | None = None
@@ -271,11 +273,12 @@ class MessagesStream:
 
     def _opened_call(self, number: int, name: str) -> bytes:
         """Begin a call; one to which its server gave no id gets one."""
-        id_, self._next = self._next or new_call_id(), None
+        given, self._next = self._next, None
+        id_ = self._ids.of(given, number)
         self._used_tool, self._arguments, self._number = True, [], number
         head = b'{"type":"tool_use","id":%b,"name":%b,"input":{}}' % (encode(id_), encode(name))
         opened = self._opened("tool_use", head)
-        self._tool = id_
+        self._tool = given or id_
         return opened
 
     def _opened(self, kind: Kind, block: bytes) -> bytes:

@@ -41,7 +41,9 @@ def _items(choice: chat.AnswerChoice, toolbox: Toolbox, sealed: bool) -> list[by
         items.append(_reasoning(thought, sealed))
     if message.content:
         items.append(_message(message.content, logprobs.read(choice.logprobs)))
-    items += [_call(call, toolbox) for call in message.tool_calls or ()]
+    ids = chat.CallIds()
+    for number, call in enumerate(message.tool_calls or ()):
+        items.append(_call(call, ids.of(call.id, number), toolbox))
     return items
 
 
@@ -57,9 +59,9 @@ def _message(text: str, tokens: list[logprobs.Token]) -> bytes:
     return output.message(output.new_id("msg"), part, b"completed")
 
 
-def _call(call: chat.AnswerCall, toolbox: Toolbox) -> bytes:
+def _call(call: chat.AnswerCall, id_: str, toolbox: Toolbox) -> bytes:
     called = toolbox.by_name(call.function.name)
-    call_id, name = encode(call.id or chat.new_call_id()), encode(called.name)
+    call_id, name = encode(id_), encode(called.name)
     if called.custom:
         text = encode(as_text(call.function.arguments))
         return output.custom_call(output.new_id("ctc"), call_id, name, text)

@@ -139,16 +139,16 @@ class OpenReasoning(_Open):
 
 
 class OpenCall(_Open):
-    """A call of a function; `number` is that of chat."""
+    """A call of a function; `number` and `call_id` are those of chat, `told` is the caller's id."""
 
     __slots__ = ("_after", "_call_id", "_name", "_namespace", "call_id", "number")
 
     TYPE = b"response.function_call_arguments.delta"
 
-    def __init__(self, index: int, number: int, call_id: str, called: Called) -> None:
+    def __init__(self, index: int, number: int, call_id: str, told: str, called: Called) -> None:
         super().__init__("fc", index)
         self.number, self.call_id = number, call_id
-        self._call_id, self._name = encode(call_id), encode(called.name)
+        self._call_id, self._name = encode(told), encode(called.name)
         self._namespace = encode(called.namespace)
         self._after = b"," + self.place
 
@@ -175,16 +175,16 @@ class OpenCall(_Open):
 
 
 class OpenCustomCall(_Open):
-    """A call of a tool for free text: the text in the arguments of its function."""
+    """A call of a tool for free text: the text in the arguments of its function. See OpenCall."""
 
     __slots__ = ("_arguments", "_call_id", "_name", "_payload", "_sent", "call_id", "number")
 
     TYPE = b"response.custom_tool_call_input.delta"
 
-    def __init__(self, index: int, number: int, call_id: str, called: Called) -> None:
+    def __init__(self, index: int, number: int, call_id: str, told: str, called: Called) -> None:
         super().__init__("ctc", index)
         self.number, self.call_id = number, call_id
-        self._call_id, self._name = encode(call_id), encode(called.name)
+        self._call_id, self._name = encode(told), encode(called.name)
         self._payload = Payload()
         self._arguments: list[str] = []
         self._sent: list[str] = []

@@ -51,6 +51,7 @@ class EventStream:
 
     __slots__ = (
         "_finish_reason",
+        "_ids",
         "_items",
         "_number",
         "_open",
@@ -73,6 +74,7 @@ class EventStream:
         self._number = 0
         self._room = MAX_BYTES
         self._started = False
+        self._ids = chat.CallIds()
         self._open: Open | None = None
         self._items: list[bytes] = []
         self._usage: chat.Usage | None = None
@@ -209,8 +211,8 @@ class EventStream:
     def _opened(self, delta: chat.ToolCallDelta, name: str) -> OpenCall | OpenCustomCall:
         called = self._toolbox.by_name(name)
         kind = OpenCustomCall if called.custom else OpenCall
-        call_id = delta.id or chat.new_call_id()
-        self._open = item = kind(len(self._items), delta.index, call_id, called)
+        told = self._ids.of(delta.id, delta.index)
+        self._open = item = kind(len(self._items), delta.index, delta.id or told, told, called)
         return item
 
     def _begin(self, model: str | None = None) -> bytes:
