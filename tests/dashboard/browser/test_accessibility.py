@@ -48,7 +48,9 @@ async def open_a_session(visit: Visit) -> None:
     await visit.sees("Copy as curl")
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_axe_finds_nothing_grave(
     stage: Stage, look: Look, tmp_path: Path, scheme: str
 ) -> None:
@@ -71,6 +73,7 @@ async def test_axe_finds_nothing_grave(
     assert {page: rules for page, rules in found.items() if rules} == {}
 
 
+@pytest.mark.slow
 async def test_no_page_is_wider_than_a_phone(stage: Stage, look: Look, tmp_path: Path) -> None:
     visit = await look(stage.url, width=PHONE)
     await visit.login(token("boss"))
@@ -83,3 +86,34 @@ async def test_no_page_is_wider_than_a_phone(stage: Stage, look: Look, tmp_path:
     widths["session"] = await visit.page.evaluate("document.documentElement.scrollWidth")
     await visit.picture(tmp_path, "phone-session")
     assert {page: width for page, width in widths.items() if width > PHONE} == {}
+
+
+FOCUSED = """() => {
+  const one = document.activeElement, style = getComputedStyle(one);
+  const seen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+  return [(one.getAttribute("aria-label") ?? one.textContent).trim(), seen];
+}"""
+
+
+@pytest.mark.slow
+async def test_keyboard_alone_reaches_an_action(stage: Stage, look: Look) -> None:
+    """In the order of the page: the skip link, the sections, log out, the table, its buttons."""
+    visit = await look(stage.url)
+    await visit.login(token("boss"))
+    keyboard, order = visit.page.keyboard, []
+    await visit.page.get_by_role("button", name="Eject slow").wait_for()
+    while not order or order[-1] != "Drain quick":
+        await keyboard.press("Tab")
+        name, seen = await visit.page.evaluate(FOCUSED)
+        assert seen, f"the focus on {name!r} cannot be seen"
+        order.append(name)
+        assert len(order) < 30, order
+    titles = await sections(visit)
+    assert order[: len(titles) + 2] == ["Skip to the panels", *titles, "Log out"]
+    await keyboard.press("Enter")
+    dialog = visit.page.get_by_role("dialog")
+    await dialog.wait_for()
+    assert (await visit.page.evaluate(FOCUSED))[0] == "Cancel", "the harmless answer comes first"
+    await keyboard.press("Enter")
+    await dialog.wait_for(state="hidden")
+    assert (await visit.page.evaluate(FOCUSED))[0] == "Drain quick", "the focus is back"

@@ -37,7 +37,10 @@ async def test_login_and_logout_with_a_wrong_key_before(stage: Stage, look: Look
     assert await visit.context.cookies() == []
 
 
-@pytest.mark.parametrize("key", SEEN)
+@pytest.mark.parametrize(
+    "key",
+    ["trainer", *(pytest.param(one, marks=pytest.mark.slow) for one in ("watcher", "caller"))],
+)
 async def test_scopes_decide_what_is_shown(stage: Stage, look: Look, key: str) -> None:
     visit = await look(stage.url)
     await visit.login(token(key))

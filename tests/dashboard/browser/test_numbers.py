@@ -35,6 +35,7 @@ async def test_matrix_is_sorted_and_filtered(stage: Stage, look: Look, tmp_path:
     await visit.picture(tmp_path, "matrix")
 
 
+@pytest.mark.slow
 async def test_evaluation_is_submitted_by_a_form(stage: Stage, look: Look) -> None:
     visit = await look(stage.url)
     await visit.login(token("boss"))
@@ -80,6 +81,7 @@ async def test_day_leads_to_its_calls_and_a_call_to_its_trace(
     await expect(page.get_by_role("img", name="Tokens per day")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_load_is_drawn(stage: Stage, look: Look, tmp_path: Path) -> None:
     visit = await look(stage.url, scheme="dark")
     await visit.login(token("watcher"))
@@ -94,6 +96,7 @@ async def test_load_is_drawn(stage: Stage, look: Look, tmp_path: Path) -> None:
     await visit.picture(tmp_path, "load")
 
 
+@pytest.mark.slow
 async def test_failed_item_is_queued_again_after_a_confirmation(stage: Stage, look: Look) -> None:
     wrong = {"model": "sim", "prompt": "Hello", "max_tokens": -1}
     headers = bearer("boss")
