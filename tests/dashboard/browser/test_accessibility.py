@@ -100,7 +100,8 @@ async def test_keyboard_alone_reaches_an_action(stage: Stage, look: Look) -> Non
     """In the order of the page: the skip link, the sections, log out, the table, its buttons."""
     visit = await look(stage.url)
     await visit.login(token("boss"))
-    keyboard, order = visit.page.keyboard, []
+    keyboard = visit.page.keyboard
+    order: list[str] = []
     await visit.page.get_by_role("button", name="Eject slow").wait_for()
     while not order or order[-1] != "Drain quick":
         await keyboard.press("Tab")
