@@ -140,7 +140,6 @@ def configured(folder: Path, engines: Mapping[str, Process], refresh: float) -> 
             {"auth": {"keys_file": str(folder / "keys.json")}},
             *("sessions", "circuit_breaker", "trace_capture", "usage", "batch"),
             {"evaluations": {"repository": str(folder / "repository")}},
-            {"limits": {"default": {"tokens_per_day": 1_000_000}}},
             {"uploads": {"cache": str(folder / "models"), "keep_free_gb": 0}},
             {"dashboard": {"refresh": refresh}},
         ],

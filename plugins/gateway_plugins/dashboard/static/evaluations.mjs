@@ -2,7 +2,7 @@
 
 import {ask, may} from "./asking.mjs";
 import {ago, element, fill, number, table} from "./dom.mjs";
-import {body} from "./panels.mjs";
+import {body, csv} from "./panels.mjs";
 
 const MAX_ROWS = 200; // models of the matrix that are in the page
 const MAX_CELLS = 60; // scores of each of them
@@ -149,6 +149,7 @@ export function evaluations(view, parts) {
   if (part === undefined) return;
   if (!view.contains(jobs)) {
     fill(view, ...(may("eval") || may("admin") ? [form()] : []), matrix.form, matrix.shown,
+      element("p", {}, csv(name.replace(/evaluations$/, "scores"), "Scores as CSV")),
       element("h3", {}, "Jobs"), jobs);
   }
   const redraw = () => evaluations(view, parts);

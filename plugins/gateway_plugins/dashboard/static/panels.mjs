@@ -38,6 +38,11 @@ function log(name, part, redraw) {
   ];
 }
 
+/** Return a link to the rows of a panel as a file. */
+export function csv(name, words) {
+  return element("a", {href: `dashboard/panels/${encodeURIComponent(name)}?format=csv`, download: ""}, words);
+}
+
 /** Return a panel: its table or its log, and what people may do with its rows. */
 export function body(name, part, redraw) {
   if (part.error !== null) return element("p", {class: "bad"}, part.error);

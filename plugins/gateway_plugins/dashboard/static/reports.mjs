@@ -4,10 +4,10 @@ import {ask} from "./asking.mjs";
 import {calls} from "./calls.mjs";
 import {chart, largest, widthOf} from "./charts.mjs";
 import {element, fill} from "./dom.mjs";
-import {body} from "./panels.mjs";
+import {body, csv} from "./panels.mjs";
 
 const [LEAST, DAYS] = [7, 30]; // days of the charts
-const ELSEWHERE = [".scores", ".days_models"]; // reports that are shown in another form
+const ELSEWHERE = [".scores", ".budgets", ".days_models"]; // reports that are shown in another form
 
 /** Return the days from the first to the last one, LEAST to DAYS of them, as "2026-11-21". */
 export function daysOf(found) {
@@ -49,7 +49,8 @@ async function charts(view, name) {
 async function budgets(view, name) {
   const part = await ask("GET", `panels/${encodeURIComponent(name)}`);
   if (part.rows.length === 0) return;
-  fill(view, ...[body(name, part)].flat().filter(one => one !== null));
+  fill(view, ...[body(name, part)].flat().filter(one => one !== null),
+    element("p", {}, csv(name, "Budgets as CSV")));
 }
 
 /** Fill a part of the view; one that fails says so, and leaves the others. */
@@ -62,7 +63,7 @@ function choice(titles) {
   const named = Object.entries(titles).filter(([name]) => !ELSEWHERE.some(end => name.endsWith(end)));
   const select = element("select", {id: "report"},
     named.map(([name, title]) => element("option", {value: name}, title)));
-  const file = element("a", {download: ""}, "CSV"), shown = element("div", {"aria-live": "polite"});
+  const file = csv("", "CSV"), shown = element("div", {"aria-live": "polite"});
   async function show() {
     file.setAttribute("href", `dashboard/panels/${encodeURIComponent(select.value)}?format=csv`);
     fill(shown, element("p", {class: "quiet"}, "Loading"));
