@@ -1,7 +1,8 @@
 """The project's modules and the imports between them, read from source without importing it."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,15 +42,16 @@ def modules() -> dict[str, Path]:
     }
 
 
-def imports() -> list[Import]:
+@cache  # for all rules about them
+def imports() -> Sequence[Import]:
     """Return the imports between these modules, those for type checkers included."""
     known = modules()
-    return [
+    return tuple(
         Import(name, imported, place(file, line))
         for name, file in sorted(known.items())
         for imported, line in _imported(ast.parse(file.read_text()), known)
         if imported != name
-    ]
+    )
 
 
 def circles(edges: dict[str, set[str]]) -> list[list[str]]:
