@@ -253,3 +253,34 @@ def test_call_that_goes_on_after_another_one_fails_the_stream(api: str) -> None:
     halves = [chunk(call(number, half, id=f"t{number}", name="f"))
               for number, half in ((0, '{"a'), (1, "{}"), (0, '": 1}'))]  # fmt: skip
     assert has_failed(translated(api, BEGUN + halves + ENDED))
+
+
+REFUSED = [chunk({"refusal": "I "}), chunk({"refusal": "won't."}), chunk({}, "stop")]
+
+
+def test_a_refusal_is_a_text_of_a_message_that_was_refused() -> None:
+    events = translated("messages", BEGUN + REFUSED)
+    told = [event["delta"] for event in events if "delta" in event]
+    assert "".join(one.get("text", "") for one in told) == "I won't."
+    assert told[-1]["stop_reason"] == "refusal"
+    message = json.loads(translator("messages").answer(refusal()))
+    assert message["content"] == [{"type": "text", "text": "I won't."}]
+    assert message["stop_reason"] == "refusal"
+
+
+def test_a_refusal_is_a_part_of_a_response() -> None:
+    events = translated("responses", BEGUN + REFUSED)
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    assert kinds[2:] == [
+        *("output_item.added", "content_part.added", "refusal.delta", "refusal.delta"),
+        *("refusal.done", "content_part.done", "output_item.done", "completed"),
+    ]
+    part = {"type": "refusal", "refusal": "I won't."}
+    response = json.loads(translator("responses").answer(refusal()))
+    for output in (events[-1]["response"]["output"], response["output"]):
+        assert output[0]["content"] == [part]
+
+
+def refusal() -> bytes:
+    message = {"role": "assistant", "content": None, "refusal": "I won't."}
+    return json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()

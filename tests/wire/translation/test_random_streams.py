@@ -42,7 +42,7 @@ DELTAS = st.one_of(
             "content": st.none() | TEXTS,
             "reasoning": st.none() | TEXTS,
             "reasoning_content": st.none() | TEXTS,
-            "refusal": st.none(),
+            "refusal": st.none() | TEXTS,
             "tool_calls": st.none(),
         },
     ),
@@ -149,6 +149,12 @@ def said(stream: list[object], *names: str) -> str:
     return "".join(next(filter(None, map(delta.get, names)), "") for delta in deltas)
 
 
+def texts_of(stream: list[object]) -> str:
+    """Texts and refusals, which are texts in Messages."""
+    deltas = [choice.get("delta") or {} for choice in first_choices(stream)]
+    return "".join((one.get("content") or "") + (one.get("refusal") or "") for one in deltas)
+
+
 def readable(text: str) -> str:
     """With U+FFFD in the place of each half of a surrogate pair."""
     return "".join("\ufffd" if "\ud800" <= one <= "\udfff" else one for one in text)
@@ -179,7 +185,7 @@ def test_messages_are_sound_and_say_what_the_engine_said(stream: list[object]) -
     assert way.failure is None
     assert not is_open
     assert [event["type"] for event in events][-2:] == ["message_delta", "message_stop"]
-    assert joined(blocks, "text") == readable(said(stream, "content"))
+    assert joined(blocks, "text") == readable(texts_of(stream))
     assert joined(blocks, "thinking") == readable(said(stream, "reasoning", "reasoning_content"))
     assert all(b["deltas"][-1]["type"] == "signature_delta" for b in of_type(blocks, "thinking"))
     assert all(one["deltas"] for one in of_type(blocks, "text"))
@@ -216,7 +222,10 @@ def test_responses_are_sound_and_say_what_the_engine_said(stream: list[object]) 
         return
     assert way.failure is None
     parts = [part for item in output for part in item.get("content") or ()]
-    texts = {kind: "".join(p["text"] for p in parts if p["type"] == kind) for kind in TEXT_KINDS}
+    texts = {
+        kind: "".join(p[field] for p in parts if p["type"] == kind) for kind, field in TEXTS_OF
+    }
+    assert texts["refusal"] == readable(said(stream, "refusal"))
     assert texts["output_text"] == readable(said(stream, "content"))
     assert texts["reasoning_text"] == readable(said(stream, "reasoning", "reasoning_content"))
     told_arguments = [one.get("arguments", "") for one in output]
@@ -224,8 +233,8 @@ def test_responses_are_sound_and_say_what_the_engine_said(stream: list[object]) 
         assert "".join(told_arguments) == arguments_of(stream)
 
 
-TEXT_KINDS = ("output_text", "reasoning_text")
-DONES = ("text", "arguments", "input")
+TEXTS_OF = (("output_text", "text"), ("reasoning_text", "text"), ("refusal", "refusal"))
+DONES = ("text", "arguments", "input", "refusal")
 
 
 def items_of(events: list[Json], *, whole: bool) -> list[Json]:

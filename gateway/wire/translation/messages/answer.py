@@ -53,7 +53,11 @@ def _encoded(found: Answer) -> bytes:
     used, cut = bool(calls), _is_cut(choice)
     whole = all(_object(call.function.arguments) is not None for call in calls)
     reason, sequence = stop_of(
-        choice.finish_reason, choice.stop_reason, used_tool=used, whole_tool=used and whole
+        choice.finish_reason,
+        choice.stop_reason,
+        used_tool=used,
+        whole_tool=used and whole,
+        refused=bool(choice.message.refusal),
     )
     content = list(_content(choice.message, cut=cut)) or [{"type": "text", "text": ""}]
     made = {
@@ -80,8 +84,8 @@ def _content(message: AnswerMessage, *, cut: bool) -> Iterator[dict[str, object]
     if reasoning:
         signature = f"{random.getrandbits(128):032x}"
         yield {"type": "thinking", "thinking": reasoning, "signature": signature}
-    if message.content:
-        yield {"type": "text", "text": message.content}
+    for text in filter(None, (message.content, message.refusal)):
+        yield {"type": "text", "text": text}
     ids = CallIds()
     for number, call in enumerate(message.tool_calls or ()):
         arguments = call.function.arguments

@@ -9,16 +9,17 @@ ENDS = ("stop", "tool_calls", "function_call")
 
 
 def stop_of(
-    finish: str | None, stop: int | str | None, *, used_tool: bool, whole_tool: bool
+    finish: str | None, stop: int | str | None, *, used_tool: bool, whole_tool: bool, refused: bool
 ) -> tuple[str | None, str | None]:
     """Return `stop_reason` and `stop_sequence` for chat's finish reason and its `stop_reason`.
 
     `used_tool`: a tool was called; `whole_tool`: the arguments of the last call are whole. A call
-    that a stop string has cut must not run. A finish reason that is not known has none here.
+    that a stop string has cut must not run. `refused`: the text is a refusal. A finish reason
+    that is not known has none here.
     """
     if finish == "length":
         return "max_tokens", None
-    if finish == "content_filter":
+    if finish == "content_filter" or (refused and finish in ENDS):
         return "refusal", None
     if finish not in ENDS:
         return None, None

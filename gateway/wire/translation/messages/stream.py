@@ -104,6 +104,7 @@ class MessagesStream:
         "_next",
         "_number",
         "_pending",
+        "_refused",
         "_room",
         "_state",
         "_stop",
@@ -122,7 +123,7 @@ class MessagesStream:
         self._tool: str | None = None
         self._number = 0
         self._next: str | None = None
-        self._used_tool = False
+        self._used_tool = self._refused = False
         self._pending: list[bytes] = []
         self._room = MAX_KEPT
         self._keeps_arguments = keeps_arguments
@@ -160,6 +161,7 @@ class MessagesStream:
             and delta.tool_calls is None
             and delta.reasoning is ABSENT
             and delta.reasoning_content is ABSENT
+            and delta.refusal is ABSENT
             and content != EMPTY
             and content != ABSENT
         ):  # nearly always
@@ -215,7 +217,7 @@ class MessagesStream:
         return error_event(error)
 
     def _grown(self, delta: Delta) -> bytes:
-        """Return the events for what a delta adds: reasoning, text and calls, in this order."""
+        """Return the events for what a delta adds: reasoning, text, a refusal, calls."""
         made: list[bytes] = []
         reasoning = delta.reasoning if is_text(delta.reasoning) else delta.reasoning_content
         if is_text(reasoning):
@@ -224,6 +226,9 @@ class MessagesStream:
             made += (self._before, text_of(reasoning), self._after)
         if is_text(delta.content):
             made += self._text(text_of(delta.content))
+        if is_text(delta.refusal):
+            self._refused = True
+            made += self._text(text_of(delta.refusal))
         for call in delta.tool_calls or ():
             made += self._call(call)
         return b"".join(made)
@@ -309,7 +314,11 @@ class MessagesStream:
             not self._keeps_arguments or is_json(_unquoted(self._arguments))
         )
         reason, sequence = stop_of(
-            self._finish, self._stop, used_tool=self._used_tool, whole_tool=whole
+            self._finish,
+            self._stop,
+            used_tool=self._used_tool,
+            whole_tool=whole,
+            refused=self._refused,
         )
         count = usage_json(read_usage(usage))
         return closed + _MESSAGE_DELTA % (encode(reason), encode(sequence), count)

@@ -41,6 +41,8 @@ def _items(choice: chat.AnswerChoice, toolbox: Toolbox, sealed: bool) -> list[by
         items.append(_reasoning(thought, sealed))
     if message.content:
         items.append(_message(message.content, logprobs.read(choice.logprobs)))
+    if message.refusal:
+        items.append(_refusal(message.refusal))
     ids = chat.CallIds()
     for number, call in enumerate(message.tool_calls or ()):
         items.append(_call(call, ids.of(call.id, number), toolbox))
@@ -56,6 +58,11 @@ def _reasoning(text: str, sealed: bool) -> bytes:
 def _message(text: str, tokens: list[logprobs.Token]) -> bytes:
     told = logprobs.encode(tokens) if tokens else NULL
     part = output.text_part(encode(text), told)
+    return output.message(output.new_id("msg"), part, b"completed")
+
+
+def _refusal(text: str) -> bytes:
+    part = output.refusal_part(encode(text))
     return output.message(output.new_id("msg"), part, b"completed")
 
 

@@ -101,6 +101,38 @@ class OpenMessage(_Open):
         ]
 
 
+class OpenRefusal(_Open):
+    """A message that is a refusal, of the model's own or of its server's."""
+
+    __slots__ = ("_after",)
+
+    TYPE = b"response.refusal.delta"
+
+    def __init__(self, index: int) -> None:
+        super().__init__("msg", index)
+        self._after = b"," + self.place
+
+    def open(self) -> list[Part]:
+        item = output.message(self.id, b"", b"in_progress")
+        part = output.refusal_part(EMPTY)
+        return [(_item(item, self.index), ADDED), (_part(self.place, part), PART_ADDED)]
+
+    def add(self, text: bytes) -> Part:
+        """`text` is a JSON string."""
+        self._text += text[1:-1]
+        return b'"content_index":0,"delta":' + text + self._after, self.TYPE
+
+    def close(self) -> list[Part]:
+        text = self._json
+        part = output.refusal_part(text)
+        done = b'"content_index":0,%b,"refusal":%b' % (self.place, text)
+        return [
+            (done, b"response.refusal.done"),
+            (_part(self.place, part), PART_DONE),
+            self._end(output.message(self.id, part, b"completed")),
+        ]
+
+
 class OpenReasoning(_Open):
     """Reasoning; `sealed`: the caller wants to take it away, see sealed_reasoning."""
 

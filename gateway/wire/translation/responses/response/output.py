@@ -22,6 +22,10 @@ def reasoning_part(text: bytes) -> bytes:
     return b'{"text":%b,"type":"reasoning_text"}' % text
 
 
+def refusal_part(text: bytes) -> bytes:
+    return b'{"refusal":%b,"type":"refusal"}' % text
+
+
 def message(id_: bytes, content: bytes, status: bytes) -> bytes:
     """`content` are parts joined by commas."""
     return (

@@ -21,6 +21,7 @@ from gateway.wire.translation.responses.response.open_items import (
     OpenCustomCall,
     OpenMessage,
     OpenReasoning,
+    OpenRefusal,
     Part,
 )
 from gateway.wire.translation.responses.response.response_object import (
@@ -38,7 +39,7 @@ MAX_BYTES = 256 * 1024 * 1024
 
 _QUOTE = ord('"')
 
-Open = OpenMessage | OpenReasoning | OpenCall | OpenCustomCall
+Open = OpenMessage | OpenRefusal | OpenReasoning | OpenCall | OpenCustomCall
 
 
 class EventStream:
@@ -162,6 +163,8 @@ class EventStream:
             out += self._reason(chat.text_of(thought))
         if chat.is_text(delta.content):
             out += self._say(chat.text_of(delta.content), choice.logprobs)
+        if chat.is_text(delta.refusal):
+            out += self._refuse(chat.text_of(delta.refusal))
         if delta.tool_calls:
             out += self._call(delta.tool_calls)
         return out
@@ -174,6 +177,14 @@ class EventStream:
             out += self._numbered(item.open())
         tokens = [] if told == chat.ABSENT else logprobs.read(told)
         return out + self._numbered((item.add(text, tokens),))
+
+    def _refuse(self, text: bytes) -> bytes:
+        item, out = self._open, b""
+        if not isinstance(item, OpenRefusal):
+            out = self._close()
+            item = self._open = OpenRefusal(len(self._items))
+            out += self._numbered(item.open())
+        return out + self._numbered((item.add(text),))
 
     def _reason(self, text: bytes) -> bytes:
         item, out = self._open, b""
@@ -275,6 +286,7 @@ def _text_alone(data: bytes) -> bytes | None:
         delta.tool_calls is not None
         or delta.reasoning is not chat.ABSENT
         or delta.reasoning_content is not chat.ABSENT
+        or delta.refusal is not chat.ABSENT
         or content is chat.ABSENT
         or choice.logprobs != chat.ABSENT
     ):
