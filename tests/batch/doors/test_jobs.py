@@ -9,6 +9,7 @@ import pytest
 from gateway_plugins.batch.running import upkeep
 from support.callers.seen_request import seen
 from support.gateways.batch_doors import JOBS, MESSAGES, PROMPT, code, over, submit
+from support.plugins.samplers import header_of
 
 from gateway.testing import GatewayFor, ScriptedWorker, answer_of, entry
 
@@ -127,3 +128,24 @@ async def test_same_idempotency_key_creates_one_job(gateway_for: GatewayFor) -> 
     assert await submit(live, JOBS, JOB, **key) == await submit(live, JOBS, JOB, **key)
     other = await live.client.post(JOBS, json={**JOB, "input": "other"}, headers=key)
     assert code(other) == (409, None, "conflict")
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (f"00-{'ab' * 16}-{'cd' * 8}-01", f"00-{'ab' * 16}-{'cd' * 8}-01"),
+        ("00-" + "a" * 600, None),
+        (None, None),
+    ],
+    ids=["valid", "too long", "none"],
+)
+async def test_call_of_a_job_is_part_of_the_trace_of_its_submitter(
+    gateway_for: GatewayFor, given: str | None, sent: str | None
+) -> None:
+    headers = {} if given is None else {"traceparent": given}
+    async with ScriptedWorker(answer_of(b'{"choices": []}')) as worker:
+        live = await gateway_for("batch", workers=[worker.url])
+        accepted = await live.client.post(JOBS, json=JOB, headers=headers)
+        await over(live, f"{JOBS}/{accepted.json()['job_id']}")
+    asked = [one for one in worker.requests if one.startswith(b"POST /v1/chat")]
+    assert [header_of(one, b"traceparent") for one in asked] == [sent]

@@ -38,7 +38,7 @@ WHERE number IN ({})
 """
 _CLAIMED = """
 SELECT i.number, i.id, i.lane, kind, path, model, batch, holder, attempts, charged, deadline,
-    content, coalesce(body, x'')
+    content, coalesce(body, x''), traceparent
 FROM batch_items AS i JOIN batch_lanes AS l ON l.lane = i.lane
     LEFT JOIN batch_bodies AS b ON b.number = i.number
     LEFT JOIN batch_principals AS p ON p.number = i.principal WHERE i.number IN ({})

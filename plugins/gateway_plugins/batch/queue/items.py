@@ -43,7 +43,7 @@ class NewItem(msgspec.Struct, frozen=True, kw_only=True):
 
     `submitted` and `deadline` are Unix seconds. `batch` is the number of the batch that `line` of
     its input file belongs to. `estimate` is the seconds that the caller says a job will take, which
-    is only shown.
+    is only shown. `traceparent` is the header of this name that the item was submitted with.
     """
 
     id: str
@@ -58,6 +58,7 @@ class NewItem(msgspec.Struct, frozen=True, kw_only=True):
     line: int | None = None
     custom_id: str | None = None
     estimate: float | None = None
+    traceparent: str | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -80,6 +81,7 @@ class Claimed(msgspec.Struct, frozen=True):
     deadline: float
     principal: str | None
     body: bytes
+    traceparent: str | None = None
 
     @property
     def running(self) -> "Running":

@@ -12,7 +12,7 @@ from gateway_plugins.batch.queue.texts import pack
 
 _ITEMS = (
     "INSERT INTO batch_items (number, id, lane, kind, path, principal, batch, line, custom_id,"
-    " estimate, submitted, deadline)"
+    " estimate, submitted, deadline, traceparent)"
 )
 _BODIES = "INSERT INTO batch_bodies (number, body)"
 
@@ -76,6 +76,7 @@ def _row(number: int, lane: int, principal: int | None, item: NewItem) -> Sequen
         item.estimate,
         item.submitted,
         item.deadline,
+        item.traceparent,
     )
 
 

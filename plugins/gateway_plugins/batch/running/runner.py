@@ -256,6 +256,8 @@ class Runner:
         headers = [(b"content-type", b"application/json"), (b"x-request-id", item.id.encode())]
         if item.batch is not None:
             headers.append((b"x-session-id", b"batch-%d" % item.batch))
+        if item.traceparent is not None:
+            headers.append((b"traceparent", item.traceparent.encode()))
         body = Body(unpack(item.body))
         body.kernel = self._gateway.kernel
         call = Call(
