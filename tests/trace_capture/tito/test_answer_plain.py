@@ -58,3 +58,13 @@ def test_special_tokens_that_the_text_does_not_have_are_hidden() -> None:
     made = answer(choice, {"reasoning": "so <|x|>be", "content": "<|y|> it <b>"})
     assert made["message"]["reasoning"] == "so be"
     assert made["message"]["content"] == " it <b>"
+
+
+def test_the_content_is_what_the_parser_says_also_without_reasoning() -> None:
+    choice = Choice(0, "so </think>be", [7, 8], None, "length")
+    assert answer(choice, {"content": "so be"})["message"]["content"] == "so be"
+
+
+def test_a_text_ends_before_the_stop_string() -> None:
+    choice = Choice(0, "so b", [7, 8], None, "stop", "e")
+    assert answer(choice, {"content": "so be it"})["message"]["content"] == "so b"

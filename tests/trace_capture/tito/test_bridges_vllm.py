@@ -111,5 +111,6 @@ async def test_the_package_makes_the_prompts_that_the_engine_makes(
         sys.stdout.write(f"\n{[dict(one) for one in told]}\n")
     assert prompts[0] == prompts[1]
     assert not told[0]["reworded"] + told[0]["forked"]
-    assert told[0]["renderers"] > 0.8 * told[0]["turns"]
+    # A random model also ends turns within reasoning, where the engine and the package differ.
+    assert told[0]["renderers"] > 0.5 * told[0]["turns"]
     assert told[1]["renderers"] == 0

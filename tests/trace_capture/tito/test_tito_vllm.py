@@ -146,6 +146,18 @@ async def answer_of(live: Live, session: str, asked: dict[str, Any]) -> Any:
     return found
 
 
+def same(ours: Any, theirs: Any) -> bool:
+    """Whether two answers are the same; a stream of chat leaves out a call that is not whole."""
+    if isinstance(ours, list) or set(ours) != set(theirs):
+        return bool(ours == theirs)
+    kept = {name: {**one} if name != "usage" else one for name, one in ours.items()}
+    for name, one in kept.items():
+        more = one["content"].removeprefix(theirs[name]["content"]) if name != "usage" else ""
+        if more.startswith("<") and not one["calls"]:
+            one["content"] = theirs[name]["content"]
+    return bool(kept == theirs)
+
+
 @pytest.mark.parametrize(
     ("parser", "hidden"),
     [(None, True), ("deepseek_r1", False), ("qwen3", False)],
@@ -166,7 +178,7 @@ async def test_answers_of_vllm_are_those_of_chat(
             for _ in range(TRIES):
                 ours.append(await answer_of(live, "ours", asked))
                 theirs.append(await answer_of(live, "theirs", asked))
-                if ours[-1] in theirs:
+                if any(same(ours[-1], one) for one in theirs):
                     break
             else:
                 different.append((asked, ours[-1], theirs[-1]))

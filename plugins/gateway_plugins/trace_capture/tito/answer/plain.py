@@ -58,7 +58,7 @@ def messages_of(
 def _message(asked: Asked, choice: Choice, parsed: Mapping[str, Any] | None) -> dict[str, Any]:
     if parsed is None:
         return {**_EMPTY, "content": choice.text}
-    calls, thoughts = parsed.get("tool_calls") or [], parsed.get("reasoning")
+    calls = parsed.get("tool_calls") or []
     found = {**_EMPTY, **{name: value for name, value in parsed.items() if name != "tool_calls"}}
     if not asked.shows_marks:
         said = {name: found[name] for name in ("content", "reasoning") if found[name]}
@@ -66,11 +66,9 @@ def _message(asked: Asked, choice: Choice, parsed: Mapping[str, Any] | None) -> 
     if calls:
         kept = calls[:1] if asked.request.get("parallel_tool_calls") is False else calls
         return {**found, "tool_calls": with_ids(kept)}
-    if thoughts is None:  # only the engine's own text ends before a stop string
-        return {**found, "content": choice.text}
     last = "content" if found["content"] else "reasoning"
     stop = choice.stop_reason
-    if isinstance(stop, str):
+    if isinstance(stop, str) and found[last]:
         text = cut_at(found[last], stop, choice.text, keep=keeps_stop(asked.request))
         found[last] = text if last == "reasoning" else text or None
     return found

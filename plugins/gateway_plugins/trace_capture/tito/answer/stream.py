@@ -196,7 +196,8 @@ class ChoiceStream:
 
     def _complete(self, delta: dict[str, Any]) -> None:
         """Send all of a text that is only text: a parser keeps back the mark of no whole call."""
-        if self._calls or self._reasoning or "tool_calls" in delta or "reasoning" in delta:
+        forced = self._asked.calls
+        if forced or self._calls or self._reasoning or {"tool_calls", "reasoning"} & delta.keys():
             return
         said = "".join(self._content)
         if self._text.startswith(said + delta.get("content", "")):
