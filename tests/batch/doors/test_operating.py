@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from gateway_plugins.batch.batches import conductor
 from gateway_plugins.batch.running import upkeep
 from support.batch.batches import created, lines, over, run
 from support.batch.files import client_of
@@ -97,7 +98,10 @@ async def test_lines_of_batches_stay_as_they_ended(gateway_for: GatewayFor) -> N
     assert code(late) == (409, None, "conflict")
 
 
-async def test_operator_cancels_a_batch_and_its_lines(gateway_for: GatewayFor) -> None:
+async def test_operator_cancels_a_batch_and_its_lines(
+    gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conductor, "LOOK", 60.0)
     live = await gateway_for("batch", workers=())
     async with client_of(live) as client:
         first, second = [await created(client, *lines(1)) for _ in range(2)]
