@@ -88,9 +88,10 @@ class Prompts:
         found = self._turns.longest(session_id, history)
         if found is not None and found[0] == answers[0]:
             return found
-        for turn in await self._read_turns(session_id):
+        stored = await self._read_turns(session_id)
+        for turn in stored:
             self._turns.add(session_id, turn)
-        return self._turns.longest(session_id, history)
+        return self._turns.longest(session_id, history, stored)
 
     async def _bridge(
         self, worker: Worker, request: Mapping[str, Any], place: int, turn: Turn

@@ -1,6 +1,7 @@
 """The sampled turns of sessions that are in memory."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import msgspec
 
@@ -60,13 +61,20 @@ class Turns:
     def has(self, session_id: str) -> bool:
         return session_id in self._sessions
 
-    def longest(self, session_id: str, history: History) -> tuple[int, Turn] | None:
-        """Return the latest turn that the history has, and the position of its message."""
-        turns = self._sessions.get(session_id, _NO_TURNS)
+    def longest(
+        self, session_id: str, history: History, stored: Sequence[Turn] = ()
+    ) -> tuple[int, Turn] | None:
+        """Return the latest turn that the history has, and the position of its message.
+
+        The turns of the session are those in memory and the `stored` ones.
+        """
+        turns = {turn.digest: turn for turn in stored}
+        turns |= self._sessions.get(session_id, _NO_TURNS)
         for place in history.answers() if turns else ():
             turn = turns.get(history.digests[place])
             if turn is not None and agrees(history.thoughts[: place + 1], turn.thoughts):
-                self._sessions.move_to_end(session_id)
+                if session_id in self._sessions:
+                    self._sessions.move_to_end(session_id)
                 return place, turn
         return None
 
