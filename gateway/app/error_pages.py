@@ -7,12 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gateway.errors import (
-    BadRequest,
-    CallError,
-    InternalError,
-    NotFound,
-)
+from gateway.errors import BadRequest, CallError, InternalError, NotFound
 from gateway.headers import Headers, get_header, request_id
 
 log = logging.getLogger("gateway")

@@ -85,13 +85,8 @@ class Fleet:
         self._in_gateway: deque[Lived] = deque()
         self._in_engine: deque[Lived] = deque()
         self._running = self._first_left = 0
-        self._slow_until = 0.0
         self._arrive()
         self._look()
-
-    def slow_down(self, seconds: float) -> None:
-        """Something else delays all first bytes for a while."""
-        self._slow_until = self.clock.now + seconds
 
     def _arrive(self) -> None:
         if self.rate:
@@ -131,8 +126,7 @@ class Fleet:
             one = self._in_engine.popleft()
             self._running += 1
             self._first_left += 1
-            slow = 3.0 if self.clock.now < self._slow_until else 1.0
-            first = self.engine.ttft * slow * self._chance.lognormvariate(0, self.engine.spread)
+            first = self.engine.ttft * self._chance.lognormvariate(0, self.engine.spread)
             self.clock.after(first, lambda one=one: self._first(one))  # type: ignore[misc]
             rest = self.engine.itl * (one.tokens - 1)
             self.clock.after(first + rest, lambda one=one: self._end(one))  # type: ignore[misc]

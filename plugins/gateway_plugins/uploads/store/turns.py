@@ -56,9 +56,6 @@ class Turns:
         self.is_stopping = False
         peers.handle(STOP, self._stop_for_another)
 
-    def set_hand_over(self, seconds: float) -> None:
-        self._hand_over = seconds
-
     def stop_all(self) -> None:
         """Ask all requests to stop, now and from now on: the gateway shuts down."""
         self.is_stopping = True
