@@ -205,6 +205,14 @@ async def test_fault_12_what_a_request_says_of_itself_reaches_the_worker(stage: 
     assert found.request_id == "r-2"
 
 
+async def test_metadata_of_a_trace_reaches_the_worker(stage: Stage) -> None:
+    parent = f"00-{TRACE}-{'cd' * 8}-01"
+    given = (("traceparent", parent), ("tracestate", "a=1"), ("baggage", "k=v"))
+    assert (await ask(stage, chat("good"), "all", *given)).code == "OK"
+    sent = stage.worker.requests[-1].split(b"\r\n\r\n")[0].decode().split("\r\n")
+    assert {f"{name}: {value}" for name, value in given} < set(sent)
+
+
 async def test_fault_15_health_needs_no_key(stage: Stage) -> None:
     def asked(service: str) -> Any:
         request = MESSAGES.type("grpc.health.v1.HealthCheckRequest")(service=service)

@@ -86,12 +86,15 @@ def _fields(rpc: Rpc, status: Status) -> dict[str, object]:
         "total_tokens": _sum(answer.prompt_tokens, answer.completion_tokens),
     }
     if call is not None:
+        trace = call.distributed_trace
         told |= {
             "request_id": call.id,
             "session_id": call.session_id,
             "principal": None if call.principal is None else call.principal.id,
             "worker": None if call.worker is None else call.worker.id,
             "model": call.model if call.attempts else None,
+            "trace_id": None if trace is None else trace.trace_id,
+            "span_id": None if trace is None else trace.span_id,
         }
     return told
 
