@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from dashboard.browser.conftest import Look
 from support.callers.chromium import Visit
-from support.gateways.dashboard_stage import Stage, token
+from support.gateways.dashboard_stage import Stage, answering, token
+from support.gateways.serving_process import started
+from support.manual import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -118,3 +120,23 @@ async def test_keyboard_alone_reaches_an_action(stage: Stage, look: Look) -> Non
     await keyboard.press("Enter")
     await dialog.wait_for(state="hidden")
     assert (await visit.page.evaluate(FOCUSED))[0] == "Drain quick", "the focus is back"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_box_of_a_gpu_shows_its_runtime_and_a_log_that_pauses(
+    look: Look, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with started("demo", "--gpu-box", "--port", str(port), environment={}) as demo:
+        demo.address = ("127.0.0.1", port)
+        await answering(demo.url)
+        visit = await look(demo.url)
+        await visit.go()
+        await visit.section("Runtime and batch")
+        await visit.sees("Runtimes", "Decisions", "Log of the engines", "assistant", "bulk")
+        await visit.page.get_by_role("button", name="Pause").first.click()
+        await visit.page.get_by_role("button", name="Go on").wait_for()
+        assert await violations(visit) == []
+        await visit.picture(tmp_path, "gpu-box")
+        await visit.context.close()

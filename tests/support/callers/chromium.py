@@ -89,6 +89,9 @@ class Visit:
     async def picture(self, folder: Path, name: str) -> Path:
         """Keep a picture of the whole page as PNG."""
         file = Path(os.environ.get(PICTURES, folder)) / f"{name}.png"
+        await self.page.evaluate(
+            "scrollTo(0, 0)"
+        )  # the header stays at the top of what is in sight
         await self.page.screenshot(path=file, full_page=True)
         return file
 

@@ -31,7 +31,7 @@ function log(name, part, redraw) {
   };
   return [
     element("button", {
-      type: "button", "data-id": `pause:${name}`, "aria-pressed": paused.has(name), onclick: toggle,
+      type: "button", "data-id": `pause:${name}`, onclick: toggle,
     }, paused.has(name) ? "Go on" : "Pause"),
     element("pre", {class: "log scroll", tabindex: 0, "aria-label": part.title},
       logs.get(name).join("\n")),
