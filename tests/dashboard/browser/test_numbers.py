@@ -97,6 +97,51 @@ async def test_load_is_drawn(stage: Stage, look: Look, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_charts_compute_what_they_show(stage: Stage, look: Look) -> None:
+    """The functions of the page's modules, with numbers whose sums are known."""
+    visit = await look(stage.url)
+    await visit.login(token("watcher"))
+    found = await visit.page.evaluate(COMPUTED)
+    assert found["scales"] == [1, 1, 2, 10, 20, 40, 100, 3_000_000]
+    assert found["kept"] == ["m0", "m1", "m2", "m3", "m4", "m5", "3 others"]
+    assert found["others"] == [6, 0]
+    assert found["sums"] == found["ends"]
+    assert found["days"] == ["2026-02-26", "2026-02-27", "2026-02-28", "2026-03-01"]
+    assert (found["week"], found["month"], found["none"]) == (7, 30, [])
+    assert found["models"] == [
+        {"name": "a", "values": [3, 0]},
+        {"name": "no model", "values": [0, 9]},
+    ]
+    assert found["order"] == ["high", "low", "none"]
+
+
+COMPUTED = """async () => {
+  const files = new URL("dashboard/files/", location.href);
+  const {nice, largest, stacked} = await import(new URL("charts.mjs", files));
+  const {daysOf, byModel} = await import(new URL("reports.mjs", files));
+  const {compared} = await import(new URL("evaluations.mjs", files));
+  const series = Array.from({length: 9}, (_, n) => ({name: `m${n}`, values: [9 - n, 0]}));
+  const kept = largest([...series].reverse());
+  const stacks = stacked(kept, 2);
+  const part = {columns: ["day", "model", "x", "y"],
+    rows: [["d1", "a", 1, 2], ["d2", "", 4, 5], ["d0", "a", 7, 7]]};
+  const cell = {key: "e", metric: "m"};
+  const model = (name, value) => ({model: name, data: value === null ? {} : {e: {m: value}}});
+  const days = daysOf(["2026-03-01", "2026-02-26"]);
+  return {
+    scales: [0, 1, 1.5, 9, 11, 31, 81, 2_100_000].map(nice),
+    kept: kept.map(one => one.name), others: kept.at(-1).values,
+    sums: [0, 1].map(at => series.reduce((sum, one) => sum + one.values[at], 0)),
+    ends: stacks.map(stack => stack.at(-1)[1]),
+    days: days.slice(-4), week: days.length, none: daysOf([]),
+    month: daysOf(["2025-01-01", "2026-03-01"]).length,
+    models: byModel(part, ["d1", "d2"], ["x", "y"]),
+    order: [model("low", 1), model("none", null), model("high", 2)]
+      .sort((one, other) => compared(one, other, cell, true)).map(one => one.model),
+  };
+}"""
+
+
 async def test_failed_item_is_queued_again_after_a_confirmation(stage: Stage, look: Look) -> None:
     wrong = {"model": "sim", "prompt": "Hello", "max_tokens": -1}
     headers = bearer("boss")

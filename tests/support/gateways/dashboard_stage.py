@@ -138,6 +138,7 @@ def configured(folder: Path, engines: Mapping[str, Process], refresh: float) -> 
         "probes": {"interval": 0.2, "models": None},
         "plugins": [
             {"auth": {"keys_file": str(folder / "keys.json")}},
+            {"limits": {"default": {"tokens_per_day": 20_000}}},
             *("sessions", "circuit_breaker", "trace_capture", "usage", "batch"),
             {"evaluations": {"repository": str(folder / "repository")}},
             {"uploads": {"cache": str(folder / "models"), "keep_free_gb": 0}},
