@@ -42,3 +42,7 @@ async def test_the_manual_lists_each_route(gateway_for: GatewayFor) -> None:
     own = {path.partition("{path")[0] for path in paths if path.startswith(("/dashboard", "/ui"))}
     named = [one.split(" ")[-1] for one in first_column("| route | scope | meaning |")]
     assert {one.partition("?")[0].partition("...")[0] for one in named} == own
+
+
+def test_the_picture_is_small() -> None:
+    assert (DOCS / "dashboard.png").stat().st_size < 150_000

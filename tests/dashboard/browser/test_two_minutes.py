@@ -55,7 +55,9 @@ async def test_person_finds_the_call_and_why_a_session_is_incomplete(
 
 
 @pytest.mark.slow
-async def test_person_finds_the_slow_worker(demo: Process, look: Look, tmp_path: Path) -> None:
+async def test_person_finds_the_slow_worker_and_ejects_it(
+    demo: Process, look: Look, tmp_path: Path
+) -> None:
     arguments = MANUAL.arguments("simulate --port 8001", "")
     async with engine(*arguments[arguments.index("8001") + 1 :]) as slow:
         await answering(slow.url)
@@ -71,5 +73,8 @@ async def test_person_finds_the_slow_worker(demo: Process, look: Look, tmp_path:
             row = visit.page.get_by_role("row").filter(has=head)
             found[name] = await row.locator("th, td").nth(place).inner_text()
         await visit.picture(tmp_path, "slow-worker")
+        await visit.page.get_by_role("button", name="Eject slow").click()
+        await visit.page.get_by_role("dialog").get_by_role("button", name="Eject").click()
+        await visit.sees("1 of 1 workers")
     assert found["simulator"].endswith(" ms")
     assert found["slow"].endswith(" s")
