@@ -49,7 +49,7 @@ def add_import_command(subcommands: "Subcommands") -> None:
         help="key file to write, with hashed tokens (keys.json)",
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    parser.add_argument("--redis-url", metavar="URL", help="not possible yet; says what to do")
+    parser.add_argument("--redis-url", metavar="URL", help="Redis is not read: says what to do")
     parser.set_defaults(run=_run)
 
 
@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.redis_url is not None:
         raise ConfigError(
             "--redis-url: usage, unfinished items and evaluations cannot be brought over from "
-            "Redis yet. Leave it out, let the orchestrator finish its queue first, or write the "
+            "Redis. Leave it out, let the orchestrator finish its queue first, or write the "
             "bodies of its unfinished requests to a file for `gateway batch import`"
         )
     env, output = options.env, options.output
