@@ -64,7 +64,7 @@ class FinishedCall(msgspec.Struct, frozen=True):
 
     `api` is the name of the API, None if the gateway does not know the path; `manages`: the call is
     no work of a model. `parameters` are attributes. `content` is the request's body, if content is
-    recorded.
+    recorded. `queue` and `overhead` are seconds, see Outcome.
     """
 
     trace_id: str
@@ -91,6 +91,8 @@ class FinishedCall(msgspec.Struct, frozen=True):
     status: int
     result: str
     failure: str | None
+    queue: float
+    overhead: float | None
     usage: Usage | None
     attempts: tuple[TriedWorker, ...]
     response: Watched | None
@@ -136,6 +138,8 @@ def record_of(
         status=outcome.status,
         result=outcome.result,
         failure=outcome.error_code,
+        queue=outcome.queue,
+        overhead=outcome.overhead,
         usage=outcome.usage,
         attempts=tuple([_tried(attempt, base) for attempt in call.attempts]),
         response=watched,

@@ -50,6 +50,8 @@ def finished_call() -> FinishedCall:
         status=200,
         result="success",
         failure=None,
+        queue=0.0,
+        overhead=0.001,
         usage=Usage(9, 5),
         attempts=(attempt,),
         response=watched,

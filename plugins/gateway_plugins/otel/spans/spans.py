@@ -89,6 +89,8 @@ def _own(call: FinishedCall) -> Iterator[KeyValue]:
     if call.principal is not None:
         yield text("gateway.principal", call.principal)
     yield number("gateway.attempts", len(call.attempts))
+    if call.overhead is not None:
+        yield attribute("gateway.overhead", call.overhead)
     if call.usage is not None and call.usage.counted:
         yield yes("gateway.usage.counted")
 
@@ -166,7 +168,7 @@ def _of_attempts(call: FinishedCall) -> Iterator[Span.Event]:
     for attempt in call.attempts:
         worker = text("gateway.worker", attempt.worker)
         if before is None:
-            waited = attribute("gateway.queue.duration", (attempt.began - call.began) / SECOND)
+            waited = attribute("gateway.queue.duration", call.queue)
             yield _event("gateway.queue", attempt.began, waited)
         else:
             after = text("gateway.retry.after", before.result)
