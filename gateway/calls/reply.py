@@ -73,6 +73,7 @@ class Reply:
 
     def translate(self, translating: Callable[[Caller, bool], Caller]) -> Caller:
         """Send what follows through another Caller; it is given the present one, and `waiting`."""
+        self.closing = None  # the translator knows the events of its own API alone
         self._caller = translating(self._caller, self.waiting)
         return self._caller
 

@@ -171,7 +171,8 @@ async def test_slow_upload_is_nobodys_share(
             CHAT, content=upload(), headers={"content-type": "application/json", **framing}
         )
         elapsed = time.monotonic() - began
-    assert sum(shares_of(answer).values()) <= elapsed - LEAST
+    shares = shares_of(answer)
+    assert shares["worker"] + shares["gateway"] <= elapsed - LEAST
 
 
 async def test_outcome_has_the_same_figures(gateway_for: GatewayFor) -> None:
@@ -228,6 +229,16 @@ async def test_comment_ends_a_stream_and_nothing_else(gateway_for: GatewayFor) -
     assert list(figures) == ["total", "worker", "commit"]
     assert figures["total"] >= figures["worker"] + figures["commit"]
     assert answer.content == BODY
+
+
+async def test_no_comment_is_translated(gateway_for: GatewayFor) -> None:
+    live = await gateway_for("sessions", "translate", server_timing="comment")
+    asked = {"model": "sim", "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+    path = "/sessions/s/v1/messages"
+    answer = await live.client.post(path, json={**asked, "stream": True})
+    assert answer.text.endswith('event: message_stop\ndata: {"type":"message_stop"}\n\n')
+    assert "server-timing" not in answer.text
+    assert "worker" in shares_of(answer)
 
 
 @pytest.mark.parametrize(
