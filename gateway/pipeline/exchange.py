@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from gateway.calls.body import Body
 from gateway.calls.call import Call
-from gateway.calls.callers.translating import TranslatingCaller
+from gateway.calls.callers.translating import Failure, TranslatingCaller
 from gateway.calls.observers import UNOBSERVED, Observers
 from gateway.calls.records import Attempt
 from gateway.calls.reply import Caller
@@ -26,7 +26,7 @@ from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import Stripper, inject
 from gateway.wire.rewriting import set_keys
 from gateway.wire.stripping.sglang import asks_sglang
-from gateway.wire.translation.translation import GivenUp, Translation, Unreadable
+from gateway.wire.translation.translation import GivenUp, Translation
 
 T = TypeVar("T")
 
@@ -37,7 +37,8 @@ class Exchange:
     `chains` are the hooks that were in force when the call began, `caller` is the other end of
     `reply`. `entries` is everything that plugins store for the call, in one transaction. `stripper`
     removes from the latest attempt's response what was injected, None if nothing was. `settling`
-    is what the last bytes of the response have to wait for, if they have to.
+    is what the last bytes of the response have to wait for, if they have to. `failure` says whether
+    a translated response was replaced by an error.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Exchange:
         "cancel_scope",
         "chains",
         "entries",
+        "failure",
         "observers",
         "reply",
         "settling",
@@ -67,6 +69,7 @@ class Exchange:
         self.observers = UNOBSERVED
         self.stripper: Stripper | None = None
         self.settling: TranslatingCaller | None = None
+        self.failure: Failure | None = None
 
     async def pin(self, model: str) -> None:
         """Replace the requested model with `model` if the body is a JSON object."""
@@ -83,6 +86,7 @@ class Exchange:
     def _carry_as(self, max_bytes: int, translation: Translation) -> None:
         """Take the translated request in place of the caller's; what was set in it is kept."""
         call = self.call
+        self.failure = failure = self.failure or Failure()
 
         def through(caller: Caller, streams: bool) -> Caller:
             way, settling = translation.response, translation.settling
@@ -92,7 +96,7 @@ class Exchange:
                 call.id,
                 max_bytes,
                 streams=streams,
-                failed=self._note_failure,
+                failure=failure,
                 settling=settling,
             )
             self.settling = made if settling is not None else self.settling
@@ -106,10 +110,12 @@ class Exchange:
         call._json = call._head = None
         self.caller = call._caller = self.reply.translate(through)
 
-    def _note_failure(self, unreadable: Unreadable, status: int) -> None:
-        """Note that the caller got an error with `status` for what the worker has sent whole."""
-        outcome = self.call.outcome
-        outcome.status = status
+    def note_failure(self) -> None:
+        """Note that the caller got an error for what the worker has sent, if it did."""
+        failure, outcome = self.failure, self.call.outcome
+        if failure is None or (unreadable := failure.unreadable) is None:
+            return
+        outcome.status = failure.status
         if outcome.error is None:
             outcome.error = UpstreamError(str(unreadable))
         if not isinstance(unreadable, GivenUp):  # else the response itself says so

@@ -359,6 +359,7 @@ class Proxy:
         call.outcome.duration = duration = monotonic() - call.started
         if last is not None:
             exchange.reply.count_last(last, duration)
+        exchange.note_failure()
         if exchange.cancel_scope.caller_left:
             call.outcome.caller_gone = True
         observers = exchange.observers

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable
 
+import msgspec
+
 from gateway.calls.reply import Caller
 from gateway.errors import UpstreamError
 from gateway.headers import Headers, Lines, is_event_stream
 from gateway.wire.sse import DONE, EventTooLarge, Splitter
 from gateway.wire.translation.translation import ResponseTranslator, Settling, Unreadable
 
-Failed = Callable[[Unreadable, int], None]
+
+class Failure(msgspec.Struct):
+    """Why callers got an error in place of the worker's response; its status, 200 in a stream.
+
+    `unreadable` is None as long as there is none. Exchanges look here, and are not called: they
+    would refer to what refers to them.
+    """
+
+    unreadable: Unreadable | None = None
+    status: int = 200
+
 
 JSON = (b"content-type", b"application/json")
 _LENGTH = frozenset({b"content-length"})
@@ -22,16 +34,15 @@ class TranslatingCaller:
 
     A stream is translated event by event; any other response once it is whole, of at most
     `max_bytes`. What ends a stream for its reader is sent by `end` alone, after the commit.
-    `streams`: the head of an event stream has been sent already. `failed` is called
-    before the call is recorded with why the caller gets an error in place of the worker's
-    response, and the error's status, 200 in a stream.
+    `streams`: the head of an event stream has been sent already. `failure`
+    has why the caller gets an error, before the call is recorded.
     """
 
     __slots__ = (
         "_between",
         "_caller",
         "_done",
-        "_failed",
+        "_failure",
         "_head",
         "_last",
         "_left",
@@ -53,7 +64,7 @@ class TranslatingCaller:
         max_bytes: int,
         *,
         streams: bool,
-        failed: Failed = lambda unreadable, status: None,
+        failure: Failure | None = None,
         settling: Settling | None = None,
     ) -> None:
         self.call_id = call_id
@@ -64,7 +75,7 @@ class TranslatingCaller:
         self._streams = streams
         self._between = True
         self._done = False
-        self._failed = failed
+        self._failure = failure or Failure()
         self._head: tuple[int, Headers] = (200, ())
         self._parts: list[bytes] = []
         self._last: bytes | None = None
@@ -175,8 +186,8 @@ class TranslatingCaller:
 
     def _tell_failure(self) -> None:
         """Tell of a stream that could not be translated."""
-        if self._streams and (failure := self._translator.failure) is not None:
-            self._failed(Unreadable(failure), 200)
+        if self._streams and (why := self._translator.failure) is not None:
+            self._failure.unreadable = Unreadable(why)
 
     def _whole(self) -> bytes:
         (status, headers), theirs = self._head, b"".join(self._parts)
@@ -187,7 +198,7 @@ class TranslatingCaller:
             error = UpstreamError(str(unreadable))
             status, body = error.status, error.body()
             body = self._translator.refusal(status, body, self.call_id)
-            self._failed(unreadable, status)
+            self._failure.unreadable, self._failure.status = unreadable, status
         length = (b"content-length", b"%d" % len(body))
         if body is theirs:
             lines: Lines = [length, *_without(_LENGTH, headers)]
