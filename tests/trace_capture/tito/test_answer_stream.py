@@ -222,3 +222,33 @@ def test_special_tokens_stay_hidden() -> None:
 )
 def test_only_what_the_text_does_not_have_is_hidden(text: str, whole: str, expected: str) -> None:
     assert without_hidden(text, whole) == expected
+
+
+def test_thoughts_are_sent_at_once_but_for_tokens_without_a_text() -> None:
+    stream = ChoiceStream(asked(thinks=True))
+    stream.add(Choice(0, "a", [0]))
+    piece, _ = stream.take()
+    stream.parsed(piece, {"chunk": {"choices": [{"delta": {"reasoning": "a"}}]}})
+    sent = stream.add(Choice(0, "b", [1]))
+    assert sent is not None
+    assert sent.delta == {"reasoning": "b"}
+    assert stream.add(Choice(0, "cd", [2, 3])) is None  # one of them may be hidden
+    piece, _ = stream.take()
+    stream.parsed(piece, {"chunk": {"choices": [{"delta": {"reasoning": "cd"}}]}})
+    assert stream.add(Choice(0, "", [4])) is None  # what ends the thoughts may be hidden
+    piece, _ = stream.take()
+    stream.parsed(piece, {"chunk": {"choices": [{"delta": {}}]}})
+    assert stream.add(Choice(0, "e", [5])) is None
+
+
+def test_the_parser_reads_what_came_before_in_few_pieces() -> None:
+    texts = ["<", "a", "<", "<think>", "b", "<", "c"]
+    stream, parser = ChoiceStream(asked(thinks=True, shows_marks=True)), Parser(texts)
+    for number, text in enumerate(texts):
+        stream.add(Choice(0, text, [number]))
+        if stream.waits:
+            piece, request = stream.take()
+            stream.parsed(piece, parser.answer(request))
+    stream.add(Choice(0, "<", [3]))
+    lengths = stream.take()[1]["stream_state"]["output_chunk_lens"]
+    assert lengths == [3, 1, 3]

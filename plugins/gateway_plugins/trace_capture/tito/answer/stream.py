@@ -49,6 +49,7 @@ class ChoiceStream:
         self._way: Way = "parsed" if asked.calls or asked.thinks else "content"
         self._unparsed: list[int] = []
         self._state: dict[str, Any] = {"role_sent": True}
+        self._joins = False
         self._waiting: deque[Piece] = deque()
         self._parsing = False
         self._content: list[str] = []
@@ -84,8 +85,10 @@ class ChoiceStream:
             return True
         if self._way == "parsed" or self._parsing or self._waiting:
             return False
-        if self._stops or (self._way == "reasoning" and not self._asked.shows_marks):
-            return False  # the text lags behind the ids, or does not show where thoughts end
+        if self._stops:
+            return False  # the text lags behind the ids
+        if self._way == "reasoning" and not self._asked.shows_marks and not _is_word(choice):
+            return False  # thoughts may end at a token without a text
         return MARKS.search(choice.text) is None
 
     def _plain(self, choice: Choice) -> Sent:
@@ -145,11 +148,22 @@ class ChoiceStream:
             "output_token_ids": [*(before or ()), *ids],
             "output_chunk_lens": [*(lengths or ()), len(ids)],
         }
+        self._join(alone=False)
+
+    def _join(self, *, alone: bool) -> None:
+        """Join the last two pieces of the state: the parser reads all pieces again each time."""
+        lengths: list[int] = self._state.get("output_chunk_lens") or []
+        if self._joins and not alone and not self._calls and len(lengths) > 1:
+            joined = [*lengths[:-2], lengths[-2] + lengths[-1]]
+            self._state = {**self._state, "output_chunk_lens": joined}
+        self._joins = not alone
 
     def parsed(self, piece: Piece, found: Mapping[str, Any]) -> Sent:
         """Take the engine's response to the request of `take`; return what goes to the caller."""
         self._parsing = False
         self._state = found.get("stream_state") or self._state
+        if piece.parsed_ids:
+            self._join(alone=piece.alone)
         choices = (found.get("chunk") or {}).get("choices") or [{}]
         given = choices[0].get("delta") or {}
         delta = self._texts(given)
@@ -247,3 +261,8 @@ class ChoiceStream:
                 for _, call in sorted(self._calls.items())
             ]
         return found
+
+
+def _is_word(choice: Choice) -> bool:
+    """Whether a choice is one token with a text: special tokens that are hidden have none."""
+    return len(choice.token_ids or ()) == 1 and bool(choice.text)
