@@ -322,7 +322,8 @@ class SessionInfo(msgspec.Struct, kw_only=True):
 
     `lost` counts the calls whose trace could not be stored (a full disk, a locked file). `tito` is
     its own mode of token-in/token-out, `parent_session_id` the session that started this one, if
-    the harness of a call says so; lists of sessions leave both out.
+    the harness of a call says so; lists of sessions leave both out. `sampled_tokens` were
+    sampled in all its traces, of which `trainable_tokens` belong to choices that are COMPLETE.
     """
 
     session_id: str
@@ -335,6 +336,8 @@ class SessionInfo(msgspec.Struct, kw_only=True):
     lost: int = 0
     tito: str | None = None
     parent_session_id: str | None = None
+    sampled_tokens: int = 0
+    trainable_tokens: int = 0
 
 
 class Reward(msgspec.Struct, kw_only=True):

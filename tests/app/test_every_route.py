@@ -59,6 +59,7 @@ PLUGINS: set[Rule] = {
     ("/traces/{trace_id}", ("GET",), "sessions"),
     ("/admin/flush", ("POST",), "sessions"),
     ("/admin/weight_version", ("GET", "POST"), "admin"),
+    ("/health/training", ("GET",), "monitor"),
     ("/admin/weights", ("GET", "POST"), "admin"),
     ("/admin/weights/pause", ("POST",), "admin"),
     ("/admin/weights/resume", ("POST",), "admin"),

@@ -20,7 +20,8 @@ _QUICK = ("journal_mode = OFF", "synchronous = OFF", "cache_size = -262144")
 _NUMBERS = "WITH RECURSIVE n (i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last) "
 _TRACES = """
 INSERT INTO traces SELECT i, printf('%012x%020x', :at + i / 1000, i), 's' || (i / :each),
-    :time, 1, 'bench-model', NULL, 0, :ends, :content, 'key-' || (i % :keys) FROM n
+    :time, 1, 'bench-model', NULL, 0, :ends, :content, 'key-' || (i % :keys), '127.0.0.1', '',
+    'bench', 2, 2, '' FROM n
 """
 _CALLS = """
 INSERT INTO usage_calls (

@@ -69,7 +69,7 @@ async def test_capture_manual_s_curl_and_python_commands_run(
 ) -> None:
     live = await capturing(gateway_for, tmp_path)
     with_curl = [block for block in COMMANDS if "curl" in block]
-    assert len(with_curl) == 3
+    assert len(with_curl) == 5
     for block in with_curl:
         command = block.replace("http://127.0.0.1:9090", live.url).replace("curl ", "curl -fsS ")
         await shell(command, tmp_path)

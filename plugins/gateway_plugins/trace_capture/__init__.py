@@ -2,10 +2,10 @@
 
 `recording/` collects the response of a call and makes a record of it, with `answers/`, which
 parses responses. `store/` stores records and reads them as traces. `sequences/` finds which turn
-continues which, and builds trajectories. `sessions/` has sessions and rewards. `http/` serves
-trainers, and `cli/` is the command line. `tito/` carries chats as token ids. `codec.py` has the
-storage formats. No room imports one that is named after it in this order: codec; answers,
-sequences, sessions; recording; store; tito; http and cli.
+continues which, and builds trajectories. `sessions/` has sessions and rewards. `training/` counts
+what can be trained on. `http/` serves trainers, and `cli/` is the command line. `tito/` carries
+chats as token ids. `codec.py` has the storage formats. No room imports one that is named after it
+in this order: codec; answers, sequences, sessions; recording; training; store; tito; http and cli.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ from gateway_plugins.trace_capture.sessions import sessions
 from gateway_plugins.trace_capture.sessions.caps import applied
 from gateway_plugins.trace_capture.sessions.sampling_params import Params, SessionOptions
 from gateway_plugins.trace_capture.store import deletions, queries
+from gateway_plugins.trace_capture.store.facts_of_old import fill_facts
 from gateway_plugins.trace_capture.store.retention import Retention, RetentionLimits
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from gateway_plugins.trace_capture.store.sink import TraceSink
@@ -136,11 +137,15 @@ class TraceCapture:
         self._retention = Retention(
             gateway.storage, _retention_limits(self.config), self.sink.invalidate_cache
         )
-        cleaning = asyncio.create_task(self._retention.run())
+        tasks = [
+            asyncio.create_task(self._retention.run()),
+            asyncio.create_task(fill_facts(gateway.storage)),
+        ]
         try:
             yield
         finally:
-            cleaning.cancel()
+            for task in tasks:
+                task.cancel()
             with contextlib.suppress(StorageUnavailable):  # the storage reports that itself
                 await gateway.storage.flush()
             await asyncio.to_thread(self.hooks.stop)

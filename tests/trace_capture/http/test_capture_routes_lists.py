@@ -11,6 +11,7 @@ import pytest
 from gateway_plugins.trace_capture.http import paging
 from gateway_plugins.trace_capture.http.paging import Listing, Page, read_page
 from gateway_plugins.trace_capture.sessions import rewards, sessions
+from gateway_plugins.trace_capture.sessions.listing import SessionFilter, SessionList
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,7 +131,7 @@ def test_session_list_pages_cover_all_sessions_in_order(
             for now, session_id in sorted((n, s.encode()) for s, n in created.items())
             if now >= (since or 0)
         ]
-        found = all_pages(db, sessions.SessionList(since), limit)
+        found = all_pages(db, SessionList(SessionFilter(since=since)), limit)
         assert [one["session_id"].encode() for one in found] == expected
 
 
@@ -153,7 +154,7 @@ def test_read_page_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(memory_database([MIGRATIONS])) as db:
         for number in range(10):
             sessions.put(db, str(number), now=number, metadata={"x": "y" * 400})
-        page = read_page(sessions.SessionList(None), None, None, db)
+        page = read_page(SessionList(SessionFilter()), None, None, db)
         assert (page.count, page.more) == (2, True)
 
 

@@ -10,6 +10,7 @@ import pytest
 from gateway_plugins.trace_capture import TraceCapture
 from gateway_plugins.trace_capture.http.traces import TraceList
 from gateway_plugins.trace_capture.sessions import owners, rewards, sessions
+from gateway_plugins.trace_capture.sessions.listing import SessionFilter, SessionList
 from gateway_plugins.trace_capture.store import queries
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
 from hypothesis import given, settings
@@ -371,7 +372,7 @@ def test_each_key_sees_exactly_its_own_sessions_and_traces(
 def check(db: Database, model: Model, key: str, limit: int) -> None:
     """All lists, in pages of `limit`, and each trace by itself."""
     mine = sorted(one for one, owner in model.sessions.items() if owner == key)
-    listed = all_pages(db, sessions.SessionList(None, key), limit)
+    listed = all_pages(db, SessionList(SessionFilter(owner=key)), limit)
     assert sorted(one["session_id"] for one in listed) == mine
     seen = model.seen(key)
     for named_ in (None, ("a",), ("a", "b"), ()):

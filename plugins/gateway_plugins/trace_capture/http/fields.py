@@ -14,6 +14,9 @@ BATCH_DELETE = "batch_delete"
 
 SessionIdList = Annotated[list[str], Meta(max_length=MAX_SESSIONS)]
 
+ShortText = Annotated[str, Meta(max_length=4096)]
+"""A name to look for."""
+
 Timestamp = Annotated[float, Meta(ge=0, le=1e12)]
 """Unix seconds."""
 

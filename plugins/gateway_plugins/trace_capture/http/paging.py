@@ -100,6 +100,6 @@ def _next_page_headers(following: str, paging: Paging, path: str) -> dict[str, s
     cursor = quote(following, safe="")
     if not path:
         return {"x-next-cursor": cursor}
-    query = {"since": paging.since, "limit": paging.limit, "cursor": cursor}
+    query = {**msgspec.structs.asdict(paging), "cursor": cursor}
     given = urlencode({name: value for name, value in query.items() if value is not None})
     return {"x-next-cursor": cursor, "link": f'<{path}?{given}>; rel="next"'}

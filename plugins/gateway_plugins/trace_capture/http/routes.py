@@ -10,6 +10,7 @@ from gateway_plugins.trace_capture.http.admin import AdminRoutes, VersionHolder
 from gateway_plugins.trace_capture.http.fields import BATCH_DELETE
 from gateway_plugins.trace_capture.http.sessions import SessionKeeper, SessionRoutes
 from gateway_plugins.trace_capture.http.traces import TraceRoutes
+from gateway_plugins.trace_capture.http.training import TrainingRoutes
 
 
 class Capturing(SessionKeeper, VersionHolder, Protocol):
@@ -36,6 +37,7 @@ def capture_routes(gateway: Host, capture: Capturing) -> list[BaseRoute]:
         control("/traces/query", POST=traces.query),
         control("/traces/{trace_id}", GET=traces.get),
         control("/admin/flush", POST=admin.flush),
+        gateway.control("/health/training", scope="monitor", GET=TrainingRoutes(gateway).health),
         gateway.control(
             "/admin/weight_version",
             scope="admin",

@@ -18,11 +18,18 @@ from gateway import (
     NotFound,
     Reward,
     SessionInfo,
+    Verdict,
     read_session_id,
 )
-from gateway_plugins.trace_capture.http.fields import SessionIdList, session_id_of
+from gateway_plugins.trace_capture.http.fields import (
+    SessionIdList,
+    ShortText,
+    Timestamp,
+    session_id_of,
+)
 from gateway_plugins.trace_capture.http.paging import Paging, array
 from gateway_plugins.trace_capture.sessions import rewards, sessions
+from gateway_plugins.trace_capture.sessions.listing import Order, SessionFilter, SessionList
 from gateway_plugins.trace_capture.sessions.owners import creator, visible_owner
 
 MAX_ID_LENGTH = 4096
@@ -43,17 +50,30 @@ class SessionKeeper(Protocol):
     def lost_count(self, session_id: str, caller: str | None) -> int: ...
 
 
+class SessionQuery(Paging):
+    """What a list of sessions is limited to, see SessionFilter, and its order by creation."""
+
+    text: ShortText | None = None
+    parent: str | None = None
+    calls_since: Timestamp | None = None
+    calls_until: Timestamp | None = None
+    model: ShortText | None = None
+    worker: ShortText | None = None
+    weight_version: ShortText | None = None
+    verdict: Verdict | None = None
+    order: Order = "oldest"
+
+    def filter(self, owner: str | None) -> SessionFilter:
+        """Return the filter, of this owner's sessions; of anybody's if it is None."""
+        names = set(SessionFilter.__struct_fields__) - {"owner"}
+        return SessionFilter(owner=owner, **{name: getattr(self, name) for name in names})
+
+
 class NewSession(msgspec.Struct, forbid_unknown_fields=True):
     session_id: str | None = None
     metadata: dict[str, Any] | None = None
     sampling_params: dict[str, Any] | None = None
     tito: Literal["off", "prefer", "require"] | None = None
-
-
-class SessionQuery(Paging):
-    """`parent` is the session that started the wanted ones."""
-
-    parent: str | None = None
 
 
 class SessionIds(msgspec.Struct, forbid_unknown_fields=True):
@@ -108,9 +128,9 @@ class SessionRoutes:
             hook.run(session_id)
 
     async def list_all(self, request: ControlRequest) -> Response:
-        paging = request.query(SessionQuery)
-        listing = sessions.SessionList(paging.since, visible_owner(request), paging.parent)
-        return await array(self._gateway, listing, paging, request.path)
+        query = request.query(SessionQuery)
+        listing = SessionList(query.filter(visible_owner(request)), query.order)
+        return await array(self._gateway, listing, query, request.path)
 
     async def get(self, request: ControlRequest) -> SessionInfo:
         session_id, owner = session_id_of(request), visible_owner(request)
@@ -120,6 +140,7 @@ class SessionRoutes:
             if found is not None:
                 found.tito = sessions.get_tito(db, session_id)
                 found.parent_session_id = sessions.get_parent(db, session_id)
+                sessions.add_tokens(db, found)
             return found, sessions.exists(db, session_id)
 
         found, taken = await self._storage.read(find)

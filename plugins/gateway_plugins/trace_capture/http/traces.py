@@ -30,6 +30,8 @@ class TraceQuery(Paging):
     session_ids: SessionIdList | None = None
     until: Timestamp | None = None
     model: str | None = None
+    worker: str | None = None
+    weight_version: str | None = None
     verdict: Verdict | None = None
 
 
@@ -84,6 +86,8 @@ class TraceRoutes:
             since=query.since,
             until=query.until,
             model=query.model,
+            worker=query.worker,
+            weight_version=query.weight_version,
             verdict=query.verdict,
             owner=visible_owner(request),
         )

@@ -67,7 +67,7 @@ def _flat(row: Identity, head: Head) -> Trace:
         trace_id=row.trace_id,
         session_id=row.session_id or "",
         model=row.model,
-        weight_version=_version(versions),
+        weight_version=version_of(head),
         latency_ms=total or 0.0,
         timestamp=row.timestamp,
         metadata=head.metadata,
@@ -119,9 +119,9 @@ def _span(trace_id: str | None, span_id: str | None, parent_id: str | None) -> T
     return TraceSpan(trace_id or "", span_id or "", parent_id)
 
 
-def _version(versions: WeightVersions) -> int | str | None:
+def version_of(head: Head) -> int | str | None:
     """Return the engine's own version if known, else the worker's, else the admin's."""
-    known = (versions.engine, versions.worker, versions.admin)
+    known = (head.engine_version, head.worker_version, head.admin_version)
     return next((one for one in known if one is not None), None)
 
 

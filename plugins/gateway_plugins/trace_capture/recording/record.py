@@ -14,6 +14,7 @@ from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
 from gateway_plugins.trace_capture.answers.token_apis.sglang import with_prompts
 from gateway_plugins.trace_capture.recording.asked import asked, sampling_params
+from gateway_plugins.trace_capture.recording.harness import UNKNOWN, product_of
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.observer import Capture
 from gateway_plugins.trace_capture.recording.verdict import judge, with_notes
@@ -26,7 +27,7 @@ class Record(msgspec.Struct):
     """One parsed call. `request`: the body as the caller sent it, in chat if it was carried with
     token-in/token-out. `retried`: marked as a retry.
 
-    `started` is `time.monotonic()` at its beginning.
+    `started` is `time.monotonic()` at its beginning. `harness` is who sent the request.
     """
 
     trace_id: str
@@ -38,6 +39,7 @@ class Record(msgspec.Struct):
     answer: Assembled
     head: Head
     started: float = math.inf
+    harness: str = UNKNOWN
 
 
 def make_record(capture: Capture, kernel: Kernel | None = None) -> Record:
@@ -67,6 +69,7 @@ def make_record(capture: Capture, kernel: Kernel | None = None) -> Record:
         answer=answer,
         head=head,
         started=call.started,
+        harness=product_of(call.headers) if call.harness is None else call.harness.name,
     )
 
 

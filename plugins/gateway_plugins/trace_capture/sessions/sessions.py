@@ -3,18 +3,18 @@
 All functions take a Database; the storage commits their changes.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from gateway import BadRequest, Database, Forbidden, SessionInfo
-from gateway_plugins.trace_capture.sessions.owners import SqlParams, sessions_condition
+from gateway import Database, Forbidden, SessionInfo
+from gateway_plugins.trace_capture.sessions.owners import sessions_condition
 
-_FIELDS = (
-    "session_id, traces, created_at, metadata, sampling_params, last_at, incomplete, lost"
-    " FROM sessions"
-)
+FIELDS = "session_id, traces, created_at, metadata, sampling_params, last_at, incomplete, lost"
+"""The columns of a session for `info_of`, which files of every version have."""
+
+TOKENS = "sampled, trainable"
+"""Further columns for `info_of`."""
 
 
 def put(
@@ -76,63 +76,21 @@ def get(db: Database, session_id: str, owner: str | None = None) -> SessionInfo 
     If `owner` is None, the session may be any owner's.
     """
     where, params = sessions_condition([session_id], owner)
-    rows = db.select(f"SELECT {_FIELDS} WHERE {where}", params)
-    return next(map(_info, rows), None)
+    rows = db.select(f"SELECT {FIELDS} FROM sessions WHERE {where}", params)
+    return next(map(info_of, rows), None)
+
+
+def add_tokens(db: Database, session: SessionInfo) -> None:
+    """Set how many tokens a session has."""
+    query = f"SELECT {TOKENS} FROM sessions WHERE session_id = :id"
+    for sampled, trainable in db.select(query, {"id": session.session_id}):
+        session.sampled_tokens, session.trainable_tokens = sampled, trainable
 
 
 def exists(db: Database, session_id: str, owner: str | None = None) -> bool:
     """Whether there is such a session of the owner's (of any owner if `owner` is None)."""
     where, params = sessions_condition([session_id], owner)
     return any(db.select(f"SELECT 1 FROM sessions WHERE {where}", params))
-
-
-class SessionList:
-    """The sessions created at `since` (Unix seconds) or later, oldest first. A paging.Listing.
-
-    Only those of `owner`, and only those that the session `parent` started; all if these are None.
-    """
-
-    def __init__(
-        self, since: float | None, owner: str | None = None, parent: str | None = None
-    ) -> None:
-        self._since = since
-        self._owner = owner
-        self._parent = parent
-
-    def rows(self, db: Database, after: str | None) -> Iterator[tuple[str, bytes]]:
-        where, params = self._where(after)
-        query = f"SELECT {_FIELDS} WHERE {where} ORDER BY created_at, session_id"
-        for row in db.select(query, params):
-            info = _info(row)
-            yield _cursor(info.created_at, info.session_id), msgspec.json.encode(info)
-
-    def last_of_page(self, db: Database, after: str | None, limit: int) -> str | None:
-        where, params = self._where(after)
-        found = list(
-            db.select(
-                f"SELECT created_at, session_id FROM sessions WHERE {where}"
-                " ORDER BY created_at, session_id LIMIT 2 OFFSET :offset",
-                {**params, "offset": limit - 1},
-            )
-        )
-        return _cursor(*found[0]) if len(found) == 2 else None
-
-    def _where(self, after: str | None) -> tuple[str, SqlParams]:
-        where = "created_at >= :since"
-        params: SqlParams = {"since": -1.0 if self._since is None else self._since}
-        if self._owner is not None:
-            where += " AND owner = :owner"
-            params["owner"] = self._owner
-        if self._parent is not None:
-            where += (
-                " AND session_id IN"
-                " (SELECT session_id FROM session_parents WHERE parent_id = :parent)"
-            )
-            params["parent"] = self._parent
-        if after is not None:
-            where += " AND (created_at, session_id) > (:after_time, :after_id)"
-            params["after_time"], params["after_id"] = _position(after)
-        return where, params
 
 
 def setting(db: Database, name: str) -> Any:
@@ -150,8 +108,10 @@ def put_setting(db: Database, name: str, value: Any) -> None:
     )
 
 
-def _info(row: tuple[Any, ...]) -> SessionInfo:
-    session_id, traces, created_at, metadata, params, last_at, incomplete, lost = row
+def info_of(row: tuple[Any, ...]) -> SessionInfo:
+    """Return the session of a row of FIELDS, or of FIELDS and TOKENS."""
+    session_id, traces, created_at, metadata, params, last_at, incomplete, lost, *tokens = row
+    sampled, trainable = tokens or (0, 0)
     return SessionInfo(
         session_id=session_id,
         trace_count=traces,
@@ -161,19 +121,9 @@ def _info(row: tuple[Any, ...]) -> SessionInfo:
         last_at=last_at,
         incomplete=incomplete,
         lost=lost,
+        sampled_tokens=sampled,
+        trainable_tokens=trainable,
     )
-
-
-def _cursor(created_at: float | None, session_id: str) -> str:
-    return f"{created_at!r},{session_id}"
-
-
-def _position(cursor: str) -> tuple[float, str]:
-    created_at, _, session_id = cursor.partition(",")
-    try:
-        return float(created_at), session_id
-    except ValueError:
-        raise BadRequest("no list of sessions gave this cursor", param="cursor") from None
 
 
 def _json(value: Any) -> str | None:

@@ -7,6 +7,7 @@ import msgspec
 from gateway import Database, Trace, Verdict
 from gateway_plugins.trace_capture.sessions.owners import SqlParams, sessions_condition
 from gateway_plugins.trace_capture.store.row_decoder import COLUMNS, RowDecoder, StoredRow
+from gateway_plugins.trace_capture.training import hours
 
 FETCH_BATCH = 200
 """Rows fetched at a time, so that reading never holds a whole session."""
@@ -18,14 +19,16 @@ _TABLES = ("traces", "rewards", "session_tito", "session_parents", "sessions")
 class TraceFilter(msgspec.Struct, frozen=True):
     """Conditions on traces; all that are not None must hold.
 
-    Times are Unix seconds; `since` is inclusive, `until` exclusive. `owner` is the id of the
-    principal that owns the traces, see owners.py.
+    Times are Unix seconds; `since` is inclusive, `until` exclusive. `weight_version` is a text, ""
+    if the trace has none. `owner` is the id of the principal that owns the traces, see owners.py.
     """
 
     session_ids: tuple[str, ...] | None = None
     since: float | None = None
     until: float | None = None
     model: str | None = None
+    worker: str | None = None
+    weight_version: str | None = None
     verdict: Verdict | None = None
     owner: str | None = None
 
@@ -126,11 +129,25 @@ def delete_sessions(db: Database, session_ids: Sequence[str], owner: str | None 
     Sessions of another owner are kept. If `owner` is None, any owner's are deleted.
     """
     deleted = 0
+    hours.catch_up(db)
     for session_id in session_ids:
         where, params = sessions_condition([session_id], owner)
         for table in _TABLES:
             count = db.execute(f"DELETE FROM {table} WHERE {where}", params)
             deleted += count if table == "traces" else 0
+    hours.look_back(db)
+    return deleted
+
+
+def delete_sessionless(db: Database, before: float, limit: int) -> int:
+    """Delete traces without a session that are older; return their number, at most `limit`."""
+    hours.catch_up(db)
+    deleted = db.execute(
+        "DELETE FROM traces WHERE number IN (SELECT number FROM traces"
+        " WHERE session_id IS NULL AND timestamp < :before ORDER BY number LIMIT :limit)",
+        {"before": before, "limit": limit},
+    )
+    hours.look_back(db)
     return deleted
 
 
@@ -162,6 +179,10 @@ def _where(wanted: TraceFilter, start: int) -> tuple[str, SqlParams]:
     found += _in_time(wanted.since, wanted.until)
     if wanted.model is not None:
         found.append(("model = :model", {"model": wanted.model}))
+    if wanted.worker is not None:
+        found.append(("worker = :worker", {"worker": wanted.worker}))
+    if wanted.weight_version is not None:
+        found.append(("version = :version", {"version": wanted.weight_version}))
     if wanted.verdict is not None:
         found.append(("complete = :complete", {"complete": wanted.verdict == "COMPLETE"}))
     conditions = " AND ".join(condition for condition, _ in found)

@@ -9,7 +9,8 @@ import msgspec
 
 from gateway import Database, GatewayError, Storage
 from gateway_plugins.trace_capture.store.deletions import forget_old
-from gateway_plugins.trace_capture.store.queries import delete_sessions
+from gateway_plugins.trace_capture.store.queries import delete_sessionless, delete_sessions
+from gateway_plugins.trace_capture.training import hours
 
 log = logging.getLogger("gateway.trace_capture")
 
@@ -74,6 +75,8 @@ class Retention:
     async def clean(self, now: float) -> None:
         """Delete sessions and traces past the limits at `now` (Unix seconds)."""
         await self._storage.write(forget_old)
+        await self._storage.write(hours.catch_up)
+        await self._storage.write(lambda db: hours.forget_old(db, now))
         while await self._storage.write(lambda db: self._delete_some(db, now)):
             pass
         while await self._storage.vacuum(PAGE_BATCH):
@@ -111,9 +114,4 @@ class Retention:
 
     def _delete_sessionless(self, db: Database, before: float) -> bool:
         """Delete traces without a session; return whether there were any."""
-        deleted = db.execute(
-            "DELETE FROM traces WHERE number IN (SELECT number FROM traces"
-            " WHERE session_id IS NULL AND timestamp < :before ORDER BY number LIMIT :limit)",
-            {"before": before, "limit": TRACE_BATCH},
-        )
-        return deleted > 0
+        return delete_sessionless(db, before, TRACE_BATCH) > 0

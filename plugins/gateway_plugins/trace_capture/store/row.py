@@ -10,6 +10,7 @@ import struct
 import msgspec
 
 from gateway_plugins.trace_capture.codec import TextDelta
+from gateway_plugins.trace_capture.recording.facts import Facts
 from gateway_plugins.trace_capture.recording.head import Head
 from gateway_plugins.trace_capture.sequences.lineage import DIGEST_SIZE
 
@@ -63,7 +64,10 @@ class RowNumber(msgspec.Struct, eq=False):
 
 class Row(msgspec.Struct, eq=False, kw_only=True):
     """One trace, ready to be inserted. `principal` is the caller's, `started` the record's.
-    `parent_session` is the session that started the trace's own."""
+
+    `parent_session` is the session that started the trace's own, `facts` is what is counted and
+    searched of it.
+    """
 
     trace_id: str
     session_id: str | None
@@ -78,6 +82,7 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
     principal: str | None = None
     parent_session: str | None = None
     started: float
+    facts: Facts
 
     def values(self) -> tuple[object, ...]:
         """Return the values in the order of INSERT.
@@ -97,16 +102,19 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
             bytearray(self.digests),
             bytearray(self.content),
             self.principal,
+            *self.facts,
         )
 
 
 INSERT = """
 INSERT INTO traces
-    (number, trace_id, session_id, timestamp, complete, model, base, depth, ends, content, owner)
+    (number, trace_id, session_id, timestamp, complete, model, base, depth, ends, content, owner,
+    worker, version, harness, sampled, trainable, reasons)
 SELECT column1, column2, column3, column4, column5, column6, nullif(column7, 0), column8, column9,
     column10,
     CASE WHEN column3 IS NULL THEN column11
-    ELSE (SELECT owner FROM sessions WHERE session_id = column3) END
+    ELSE (SELECT owner FROM sessions WHERE session_id = column3) END,
+    column12, column13, column14, column15, column16, column17
 FROM (
 """
 """The statement before the rows' VALUES and a closing parenthesis.

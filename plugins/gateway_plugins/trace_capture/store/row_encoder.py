@@ -8,6 +8,7 @@ import msgspec
 from gateway import Trace
 from gateway_plugins.trace_capture.answers.assembled import Part
 from gateway_plugins.trace_capture.codec import Codec, text_delta
+from gateway_plugins.trace_capture.recording.facts import Facts, changed_facts, facts_of
 from gateway_plugins.trace_capture.recording.head import RECEIPTS, Head
 from gateway_plugins.trace_capture.recording.record import Record
 from gateway_plugins.trace_capture.sequences.lineage import Relation
@@ -47,7 +48,8 @@ def changed_row(record: Record, trace: Trace, session: CachedSession | None, cod
         sequences = _choices(record.answer.parts).sequences
         session.add(KnownTrace(number, record.trace_id, MAX_DEPTH), sequences)
     content = Content(Head(whole=True), skeleton=msgspec.json.encode(trace))
-    return _row(record, content, None, number, codec, complete=trace.verdict == "COMPLETE")
+    facts = changed_facts(record, trace)
+    return _row(record, content, None, number, codec, facts, complete=trace.verdict == "COMPLETE")
 
 
 def encode_row(record: Record, session: CachedSession | None, codec: Codec) -> Row:
@@ -71,7 +73,7 @@ def encode_row(record: Record, session: CachedSession | None, codec: Codec) -> R
         choices.texts,
         choices.extra,
     )
-    row = _row(record, content, base, number, codec, complete=not head.reasons)
+    row = _row(record, content, base, number, codec, facts_of(record), complete=not head.reasons)
     if session is not None:
         request, receipt = record.request, head.receipt
         known = KnownTrace(number, record.trace_id, row.depth, request, head.retry_of, receipt)
@@ -85,6 +87,7 @@ def _row(
     base: KnownTrace | None,
     number: RowNumber,
     codec: Codec,
+    facts: Facts,
     *,
     complete: bool,
 ) -> Row:
@@ -107,6 +110,7 @@ def _row(
         principal=record.head.principal,
         parent_session=record.head.harness[3] if record.head.harness else None,
         started=record.started,
+        facts=facts,
     )
 
 

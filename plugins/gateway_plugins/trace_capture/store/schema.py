@@ -1,6 +1,7 @@
 """The tables of trace_capture, and their migrations."""
 
 from gateway import Migration, Migrations
+from gateway_plugins.trace_capture.training.hours import TABLES
 
 _TABLES = """
 CREATE TABLE sessions (
@@ -69,6 +70,21 @@ CREATE TABLE session_parents (session_id TEXT PRIMARY KEY, parent_id TEXT NOT NU
 CREATE INDEX session_parents_by_parent ON session_parents (parent_id)
 """
 
+_FACTS = """
+ALTER TABLE traces ADD COLUMN worker TEXT;
+ALTER TABLE traces ADD COLUMN version TEXT;
+ALTER TABLE traces ADD COLUMN harness TEXT;
+ALTER TABLE traces ADD COLUMN sampled INTEGER;
+ALTER TABLE traces ADD COLUMN trainable INTEGER;
+ALTER TABLE traces ADD COLUMN reasons TEXT;
+DROP INDEX traces_by_session;
+CREATE INDEX traces_by_session
+    ON traces (session_id, number, timestamp, complete, model, worker, version);
+CREATE INDEX traces_without_facts ON traces (number) WHERE worker IS NULL;
+ALTER TABLE sessions ADD COLUMN sampled INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN trainable INTEGER NOT NULL DEFAULT 0
+"""
+
 MIGRATIONS = Migrations(
     "trace_capture",
     (
@@ -78,6 +94,8 @@ MIGRATIONS = Migrations(
         Migration("remember_deletions", _DELETED),
         Migration("add_tito", _TITO),
         Migration("add_parents", _PARENTS),
+        Migration("add_facts", _FACTS),
+        Migration("count_hours", TABLES),
     ),
 )
 """The tables, with JSON values that admin calls set in `capture_settings`.
@@ -87,4 +105,8 @@ MIGRATIONS = Migrations(
 `remember_deletions` adds the times of deletions, see deletions.py; an empty `caller`: all callers.
 `add_tito` adds the sessions that have a mode of token-in/token-out of their own.
 `add_parents` adds the sessions that started others, as their harness calls them.
+`add_facts` adds what is searched and counted of a trace (NULL: stored by an earlier version, see
+facts_of_old.py), with the worker and the weight version in the index by which the traces of a
+session are found, so that a search of sessions reads the index alone; and the tokens of sessions.
+`count_hours` adds the counts of training/hours.py.
 """

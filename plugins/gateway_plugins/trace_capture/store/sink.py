@@ -24,14 +24,17 @@ MAX_MEMORY_BYTES = 64 * 1024 * 1024
 """Bytes of memory for sessions' requests and sequences, cached for their next turns."""
 
 INSERT_SESSIONS = """
-INSERT INTO sessions (session_id, owner, created_at, last_at, traces, incomplete, lost)
+INSERT INTO sessions
+    (session_id, owner, created_at, last_at, traces, incomplete, lost, sampled, trainable)
 """
 ON_CONFLICT = """
 ON CONFLICT (session_id) DO UPDATE SET
     last_at = max(last_at, excluded.last_at),
     traces = traces + excluded.traces,
     incomplete = incomplete + excluded.incomplete,
-    lost = lost + excluded.lost
+    lost = lost + excluded.lost,
+    sampled = sampled + excluded.sampled,
+    trainable = trainable + excluded.trainable
 """
 
 INSERT_PARENTS = "INSERT INTO session_parents (session_id, parent_id)"
@@ -216,7 +219,8 @@ class TraceSink:
 def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[list[Any]]:
     """Return per session: first caller, first and last time, traces, incomplete and lost ones.
 
-    The first caller becomes the owner of a new session. Times are Unix seconds.
+    Then the tokens that were sampled, and the trainable ones of them. The first caller becomes the
+    owner of a new session. Times are Unix seconds.
     """
     found: dict[str, list[Any]] = {}
     for row in rows:
@@ -224,16 +228,18 @@ def _sessions(rows: Sequence[Row], lost: Mapping[str, Loss]) -> list[list[Any]]:
         if session_id is None:
             continue
         if session_id not in found:
-            found[session_id] = [session_id, row.principal, when, when, 0, 0, 0]
+            found[session_id] = [session_id, row.principal, when, when, 0, 0, 0, 0, 0]
         one = found[session_id]
         if when > one[3]:
             one[3] = when
         one[4] += 1
         if not row.complete:
             one[5] += 1
+        one[7] += row.facts.sampled
+        one[8] += row.facts.trainable
     for session_id, loss in lost.items():
         when = rows[0].timestamp if rows else time.time()
         if session_id not in found:
-            found[session_id] = [session_id, loss.caller, when, when, 0, 0, 0]
+            found[session_id] = [session_id, loss.caller, when, when, 0, 0, 0, 0, 0]
         found[session_id][6] += loss.count
     return list(found.values())
