@@ -89,13 +89,11 @@ async def test_collector_that_is_away_is_told_once_and_its_spans_are_counted(
 async def test_full_collector_gets_the_same_spans_again(
     gateway_for: GatewayFor, collector: Collector, status: int
 ) -> None:
-    collector.reply = Reply(status, {"retry-after": "0"})
+    collector.first = [Reply(status, {"retry-after": "0"})] * 2
     async with ScriptedWorker(ANSWER) as worker:
         live = await gateway_for(otel(collector.url), workers=(worker.url,))
         await ask(live)
-        await asyncio.to_thread(collector.wait, requests=2)
-        collector.reply = Reply()
-        await asyncio.to_thread(collector.wait, 2)
+        await asyncio.to_thread(collector.wait, 2, 3)
         exporter = exporter_of(live)
         await until(lambda: exporter.sent == 2)
     assert not exporter.dropped
@@ -191,10 +189,8 @@ async def test_grpc_carries_the_same_spans(gateway_for: GatewayFor) -> None:
         async with ScriptedWorker(ANSWER) as worker:
             plugin = otel(collector.url, protocol="grpc", headers=headers, compression="gzip")
             live = await gateway_for(plugin, workers=(worker.url,))
-            collector.reply = Reply(503)
+            collector.first = [Reply(503)]
             await ask(live)
-            await asyncio.to_thread(collector.wait, requests=1)
-            collector.reply = Reply()
             call, attempt = await asyncio.to_thread(collector.wait, 2)
     assert collector.headers[-1]["x-key"] == "k"
     assert attempt.parent_span_id == call.span_id

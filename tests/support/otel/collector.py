@@ -26,10 +26,12 @@ class Reply(msgspec.Struct):
 class Collector:
     """What has come: the `headers` of all requests, and the `requests` that were answered 200.
 
-    While `held` is not set, requests wait for their reply.
+    While `held` is not set, requests wait for their reply. The `first` requests get these replies,
+    all others `reply`.
     """
 
     def __init__(self) -> None:
+        self.first: list[Reply] = []
         self.reply = Reply()
         self.url = ""
         self.headers: list[dict[str, str]] = []
@@ -41,7 +43,7 @@ class Collector:
     def take(self, headers: dict[str, str], data: bytes) -> Reply:
         """Note a request; its spans count only if the reply is good."""
         self.held.wait(30)
-        reply = self.reply
+        reply = self.first.pop(0) if self.first else self.reply
         request = ExportTraceServiceRequest.FromString(data)
         with self._came:
             self.headers.append(headers)
