@@ -33,6 +33,9 @@ API = f"{HOME}/api"
 TRACES = "/sessions/{session_id}/trajectories"
 """The route without which there are no traces to show."""
 
+TRAINING = "/health/training"
+"""The route without which nothing is known of the health of training data."""
+
 MAX_FORM = 8192
 """Bytes of a form."""
 
@@ -99,8 +102,11 @@ class Doors:
             found.append(Section("evaluations", "Evaluations", frozenset({"monitor"})))
         if scopes := frozenset(one.scope for one in panels if not one.live):
             found.append(Section("reports", "Usage", scopes))
-        if any(getattr(route, "path", "") == TRACES for route in self._gateway.routes):
+        paths = {getattr(route, "path", "") for route in self._gateway.routes}
+        if TRACES in paths:
             found.append(Section("traces", "Traces", frozenset({"sessions"})))
+        if TRAINING in paths:
+            found.append(Section("training", "Training data", frozenset({"monitor"})))
         return found
 
     async def _file(self, request: Request) -> Response:

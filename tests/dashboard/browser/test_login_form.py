@@ -11,7 +11,7 @@ from support.gateways.watched_pages import EVIL
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SEEN = {
-    "watcher": ["Fleet", "Load", "Runtime and batch", "Evaluations", "Usage"],
+    "watcher": ["Fleet", "Load", "Runtime and batch", "Evaluations", "Usage", "Training data"],
     "trainer": ["Traces"],
     "caller": [],
 }

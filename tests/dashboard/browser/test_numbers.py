@@ -1,4 +1,4 @@
-"""Charts, budgets, the calls of a day, the matrix of scores, and what is done about items."""
+"""Charts, budgets, calls of a day, training data, the matrix of scores, and actions on items."""
 
 import asyncio
 from pathlib import Path
@@ -166,3 +166,20 @@ async def _over(stage: Stage, url: str) -> dict[str, Any]:
     answer = await stage.client.get(url, params={"wait": 20}, headers=bearer("boss"))
     found: dict[str, Any] = answer.json()
     return found
+
+
+async def test_training_data_is_shown_with_what_to_do(
+    stage: Stage, look: Look, tmp_path: Path
+) -> None:
+    visit = await look(stage.url)
+    await visit.login(token("watcher"))
+    await visit.section("Training data")
+    page = visit.page
+    await expect(page.get_by_role("img", name="Percent that can be trained on")).to_be_visible()
+    found = page.get_by_role("region", name="By worker")
+    await expect(found.get_by_role("rowheader", name="quick")).to_be_visible()
+    await page.get_by_label("Calls of").select_option("the last week")
+    await expect(page.get_by_label("Calls of")).to_have_value("7")
+    await page.get_by_text("Numbers: Percent that can be trained on").click()
+    await expect(page.locator("#training figure thead th").first).to_have_text("day")
+    await visit.picture(tmp_path, "training")

@@ -7,6 +7,7 @@ import {load} from "./load.mjs";
 import {panels} from "./panels.mjs";
 import {reports} from "./reports.mjs";
 import {traces} from "./traces.mjs";
+import {training} from "./training.mjs";
 
 const refresh = Number(document.querySelector('meta[name="refresh-seconds"]').content);
 const state = document.getElementById("state");
@@ -14,7 +15,7 @@ const parts = new Map();
 let seen = 0;
 
 const views = {fleet, load, panels, evaluations};
-const asked = {reports, traces};
+const asked = {reports, traces, training};
 
 function tell(text, kind) {
   if (state.textContent !== text) state.textContent = text;
