@@ -7,32 +7,22 @@ import {turn} from "./turn.mjs";
 import {CAUSES, why} from "./words.mjs";
 
 const SPANS = {"last hour": 3600, "last day": 86400, "last week": 604800, "all time": null};
-const MAX_SESSIONS = 1000;
-const MAX_CALLS = 200; // calls that a filter reads: each comes with all its tokens
 const MAX_ROWS = 100;
 
 function since(span) {
   return SPANS[span] === null ? null : Date.now() / 1000 - SPANS[span];
 }
 
-/** Return the sessions that the form asks for, the newest first. */
-async function sessionsOf(form) {
-  const from = since(form.span.value), text = form.text.value;
-  const query = new URLSearchParams({limit: MAX_SESSIONS, ...(from === null ? {} : {since: from})});
-  let found = await ask("GET", `api/sessions?${query}`);
-  const {model, verdict, worker, weights} = form;
-  if (model.value || verdict.value || worker.value || weights.value) {
-    const calls = await ask("POST", "api/traces/query", {
-      limit: MAX_CALLS, ...(from === null ? {} : {since: from}),
-      ...(model.value ? {model: model.value} : {}), ...(verdict.value ? {verdict: verdict.value} : {}),
-    });
-    const named = new Set(calls.filter(one =>
-      (!worker.value || one.worker === worker.value)
-      && (!weights.value || String(one.weight_version) === weights.value))
-      .map(one => one.session_id));
-    found = found.filter(one => named.has(one.session_id));
-  }
-  return found.filter(one => one.session_id.includes(text)).reverse();
+/** Return a page of the sessions that the form asks for, the newest first. */
+function sessionsOf(form) {
+  const from = since(form.span.value);
+  const given = {
+    text: form.text.value, calls_since: from, verdict: form.verdict.value, model: form.model.value,
+    worker: form.worker.value, weight_version: form.weights.value,
+  };
+  const named = Object.entries(given).filter(([, value]) => value !== "" && value !== null);
+  const query = new URLSearchParams([...named, ["order", "newest"], ["limit", MAX_ROWS + 1]]);
+  return ask("GET", `api/sessions?${query}`);
 }
 
 const COLUMNS = [{name: "Session"}, {name: "Calls", number: true}, {name: "Incomplete", number: true},
@@ -55,7 +45,7 @@ function listed(found) {
     element("span", {class: one.incomplete ? "bad" : "good"}, number(one.incomplete)),
     number(one.lost), ago(one.created_at), ago(one.last_at),
   ]);
-  const rest = found.length > rows.length ? ` (the newest ${rows.length} of ${found.length})` : "";
+  const rest = found.length > rows.length ? ` (the newest ${rows.length}, and there are more)` : "";
   return found.length === 0 ? none() : table(`Sessions${rest}`, COLUMNS, rows);
 }
 
