@@ -18,6 +18,8 @@ async def test_arrow_keys_go_from_token_to_token(stage: Stage, look: Look) -> No
     tokens = page.get_by_role("region", name="tokens; arrow keys")
     await tokens.focus()
     facts = page.locator(".facts")
+    await page.locator(".sight span").nth(2).hover()  # and there the mouse stays
+    assert "3 of" in await facts.inner_text()
     for key, place in (("End", None), ("Home", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
         await page.keyboard.press(key)
         said = await facts.inner_text()

@@ -127,9 +127,10 @@ export function tokens(trajectory) {
   }
 
   frame.addEventListener("scroll", later, {passive: true});
-  frame.addEventListener("mouseover", event => {
+  // Not "mouseover": keys scroll tokens below a mouse that rests, which must not choose another one.
+  frame.addEventListener("mousemove", event => {
     const at = event.target.dataset?.at;
-    if (at !== undefined) choose(Number(at));
+    if (at !== undefined && Number(at) !== chosen) choose(Number(at));
   });
   frame.addEventListener("keydown", event => {
     const step = {
