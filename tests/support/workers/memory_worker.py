@@ -22,7 +22,7 @@ class MemoryPool(Pool):
         self.answer = answer
         self.stays = stays or kept
         self.kept = kept
-        self.sent = b""
+        self.sent = bytearray()
 
     async def open(self) -> Connection:
         limits = self._answer_limits
