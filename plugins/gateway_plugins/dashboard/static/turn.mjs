@@ -83,7 +83,10 @@ export function turn(trace) {
       element("button", {
         type: "button",
         onclick: () => download(`${trace.trace_id}.jsonl`, `${JSON.stringify(trace)}\n`),
-      }, "Download as a JSON line")),
+      }, "Download as a JSON line"),
+      element("a", {
+        href: `dashboard/api/traces/${trace.trace_id}?format=parquet`, download: `${trace.trace_id}.parquet`,
+      }, "Download as a Parquet row")),
     element("div", {class: "beside"}, shown("Request", trace.raw_request),
       shown("Answer", trace.choices.map(one => one.message ?? one.text))));
 }

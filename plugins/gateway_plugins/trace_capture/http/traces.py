@@ -1,13 +1,17 @@
 """Routes of traces and trajectories."""
 
+import asyncio
 import contextlib
+import io
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 from starlette.responses import Response
 
 from gateway import (
     BadRequest,
+    ConfigError,
     ControlRequest,
     Database,
     Host,
@@ -15,6 +19,7 @@ from gateway import (
     Trace,
     Verdict,
 )
+from gateway_plugins.trace_capture.cli.parquet import ParquetFile
 from gateway_plugins.trace_capture.http.fields import SessionIdList, Timestamp, session_id_of
 from gateway_plugins.trace_capture.http.paging import Paging, array
 from gateway_plugins.trace_capture.sequences.forks import FORK_KINDS
@@ -56,6 +61,15 @@ class TrajectoryQuery(msgspec.Struct, forbid_unknown_fields=True):
         return frozenset(wanted)
 
 
+PARQUET = "application/vnd.apache.parquet"
+
+
+class TraceForm(msgspec.Struct, forbid_unknown_fields=True):
+    """The form in which a trace is sent: an object, or a file with one row."""
+
+    format: Literal["json", "parquet"] = "json"
+
+
 class TraceRoutes:
     """Handlers for traces and trajectories."""
 
@@ -63,12 +77,17 @@ class TraceRoutes:
         self._gateway = gateway
         self._storage = gateway.storage
 
-    async def get(self, request: ControlRequest) -> Trace:
+    async def get(self, request: ControlRequest) -> Trace | Response:
+        form = request.query(TraceForm).format
         trace_id, owner = request.params["trace_id"], visible_owner(request)
         found = await self._storage.read(lambda db: queries.get(db, trace_id, owner))
         if found is None:
             raise NotFound("there is no such trace")
-        return found
+        if form == "json":
+            return found
+        data = await asyncio.to_thread(_parquet, found)
+        name = f'attachment; filename="{found.trace_id}.parquet"'
+        return Response(data, media_type=PARQUET, headers={"content-disposition": name})
 
     async def of_session(self, request: ControlRequest) -> Response:
         paging = request.query(Paging)
@@ -123,6 +142,18 @@ def _checked_cursor() -> Iterator[None]:
     except LookupError:
         message = "the trace of this cursor is not there, or not any more; begin without one"
         raise BadRequest(message, param="cursor") from None
+
+
+def _parquet(trace: Trace) -> bytes:
+    """Return a file with the trace as its only row. Raises BadRequest if there can be none."""
+    stream = io.BytesIO()
+    try:
+        file = ParquetFile(stream, Trace)
+        file.write(trace)
+        file.close()
+    except (ConfigError, ValueError) as error:
+        raise BadRequest(f"this trace cannot be sent as Parquet: {error}", param="format") from None
+    return stream.getvalue()
 
 
 def _trajectories(db: Database, session_id: str, owner: str | None, kinds: frozenset[str]) -> bytes:
