@@ -11,6 +11,11 @@ export function may(scope) {
 
 /** Return what a route of the gateway answers, as JSON; throws an Error with its message. */
 export async function ask(method, path, body) {
+  return (await askPage(method, path, body)).found;
+}
+
+/** Return the same as `found`, and the cursor of the `next` page, null if there is none. */
+export async function askPage(method, path, body) {
   const answer = await fetch(`dashboard/${path}`, {
     method,
     headers: {
@@ -23,7 +28,7 @@ export async function ask(method, path, body) {
   if (answer.status === 401) location.reload();
   const said = await answer.json().catch(() => null);
   if (!answer.ok) throw new Error(said?.error?.message ?? `status ${answer.status}`);
-  return said;
+  return {found: said, next: answer.headers.get("x-next-cursor")};
 }
 
 /** Ask the person, with the action on the button; resolves to whether the answer is yes. */

@@ -1,7 +1,7 @@
 // Sessions, the turns of one with their forks, and its trajectories.
 
-import {ask} from "./asking.mjs";
-import {ago, element, fill, number, table} from "./dom.mjs";
+import {ask, askPage} from "./asking.mjs";
+import {ago, element, fill, number, share, table} from "./dom.mjs";
 import {Sampled, tokens} from "./tokens.mjs";
 import {turn} from "./turn.mjs";
 import {CAUSES, why} from "./words.mjs";
@@ -13,20 +13,19 @@ function since(span) {
   return SPANS[span] === null ? null : Date.now() / 1000 - SPANS[span];
 }
 
-/** Return a page of the sessions that the form asks for, the newest first. */
-function sessionsOf(form) {
+/** Return the query for the sessions that the form asks for, the newest first. */
+function queryOf(form) {
   const from = since(form.span.value);
   const given = {
     text: form.text.value, calls_since: from, verdict: form.verdict.value, model: form.model.value,
     worker: form.worker.value, weight_version: form.weights.value,
   };
   const named = Object.entries(given).filter(([, value]) => value !== "" && value !== null);
-  const query = new URLSearchParams([...named, ["order", "newest"], ["limit", MAX_ROWS + 1]]);
-  return ask("GET", `api/sessions?${query}`);
+  return new URLSearchParams([...named, ["order", "newest"], ["limit", MAX_ROWS]]);
 }
 
 const COLUMNS = [{name: "Session"}, {name: "Calls", number: true}, {name: "Incomplete", number: true},
-  {name: "Lost", number: true}, {name: "Began"}, {name: "Last call"}];
+  {name: "Lost", number: true}, {name: "Trainable tokens"}, {name: "Began"}, {name: "Last call"}];
 
 /** What to do if there is nothing: a call with a session in its path. */
 function none() {
@@ -38,15 +37,17 @@ function none() {
     element("pre", {class: "log"}, call));
 }
 
-function listed(found) {
-  const rows = found.slice(0, MAX_ROWS).map(one => [
+function listed(found, more) {
+  const rows = found.map(one => [
     element("a", {href: `#traces/${encodeURIComponent(one.session_id)}`}, one.session_id),
     number(one.trace_count),
     element("span", {class: one.incomplete ? "bad" : "good"}, number(one.incomplete)),
-    number(one.lost), ago(one.created_at), ago(one.last_at),
+    number(one.lost),
+    one.sampled_tokens === 0 ? "–" : share(one.trainable_tokens / one.sampled_tokens, false), ago(one.created_at), ago(one.last_at),
   ]);
-  const rest = found.length > rows.length ? ` (the newest ${rows.length}, and there are more)` : "";
-  return found.length === 0 ? none() : table(`Sessions${rest}`, COLUMNS, rows);
+  if (found.length === 0) return [none()];
+  const rest = more === null ? "" : ` (the newest ${rows.length})`;
+  return [table(`Sessions${rest}`, COLUMNS, rows), more];
 }
 
 function field(label, input) {
@@ -62,13 +63,21 @@ function search() {
     verdict: element("select", {}, element("option", {value: ""}, "any"),
       element("option", {}, "COMPLETE"), element("option", {}, "INCOMPLETE")),
   };
-  const look = async event => {
-    event?.preventDefault();
+  const show = async (query, before) => {
     try {
-      fill(shown, listed(await sessionsOf(inputs)));
+      const {found, next} = await askPage("GET", `api/sessions?${query}`);
+      const all = [...before, ...found];
+      const more = () => show(new URLSearchParams([...query].filter(([name]) => name !== "cursor")
+        .concat([["cursor", next]])), all);
+      fill(shown, ...listed(all, next === null ? null
+        : element("button", {type: "button", onclick: more}, "Show more")));
     } catch (error) {
       fill(shown, element("p", {class: "bad"}, error.message));
     }
+  };
+  const look = event => {
+    event?.preventDefault();
+    return show(queryOf(inputs), []);
   };
   const form = element("form", {class: "actions", onsubmit: look, role: "search"},
     field("Session", inputs.text), field("When", inputs.span), field("Verdict", inputs.verdict),
