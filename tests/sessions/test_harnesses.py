@@ -1,11 +1,14 @@
 """What recorded calls of harnesses say of themselves, and how presets of an operator read it."""
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from gateway_plugins.sessions.harnesses import Harnesses, compile_preset
 from gateway_plugins.sessions.places import parse_place, read_place
+from gateway_plugins.sessions.presets import PRESETS
 from hypothesis import given
 from hypothesis import strategies as st
 from support.paths import SUPPORT
@@ -206,3 +209,18 @@ def test_place_leads_through_objects_and_through_json_in_texts(
         value = value.get(key) if isinstance(value, dict) else None
     found = read_place(parse_place("body:" + ".".join(keys)), {}, body)
     assert found == (value if isinstance(value, str) and value else None)
+
+
+def test_long_user_agents_of_strangers_fill_no_memory() -> None:
+    """Each may be as long as the largest header; a known one is still found among them."""
+    presets = Harnesses(compile_preset(*one) for one in PRESETS.items())
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            agent = b"%06d" % number + bytes(60_000)
+            assert presets.find([(b"user-agent", agent)]) is None
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000
+    assert presets.find([(b"user-agent", b"opencode/1")]) is not None

@@ -14,6 +14,9 @@ from gateway_plugins.sessions.presets import Preset
 MAX_AGENTS = 1024
 """Maximum number of user agents that are remembered as unknown to all presets."""
 
+MAX_AGENT = 256
+"""Maximum length in bytes of one that is remembered, so that callers cannot fill the memory."""
+
 Match = tuple[Place, re.Pattern[str]]
 
 
@@ -119,9 +122,13 @@ class Harnesses:
         for known in self._known:
             if known.matches(texts):
                 return known, texts
-        if len(found) == 1 and found[0][0] == b"user-agent" and len(self._strangers) < MAX_AGENTS:
-            self._strangers.add(found[0][1])
+        if len(found) == 1 and found[0][0] == b"user-agent":
+            self._remember(found[0][1])
         return None
+
+    def _remember(self, agent: bytes) -> None:
+        if len(agent) <= MAX_AGENT and len(self._strangers) < MAX_AGENTS:
+            self._strangers.add(agent)
 
 
 def _places(known: Known) -> Iterable[Place]:
