@@ -114,6 +114,14 @@ async def test_session_in_the_path_comes_before_that_of_the_harness(
     ]
 
 
+async def test_session_beyond_ascii_is_one_by_any_header(gateway_for: GatewayFor) -> None:
+    gateway = await gateway_for("sessions", Witness)
+    for name in (b"x-session-id", b"session-id"):
+        headers = {b"user-agent": b"codex_exec/0.171.0", name: "é".encode()}
+        await gateway.client.get("/v1/models", headers=headers)
+    assert [session_id for session_id, _ in gateway.plugin(Witness).seen] == ["é", "é"]
+
+
 async def test_known_harnesses_can_be_turned_off(gateway_for: GatewayFor) -> None:
     gateway = await gateway_for(entry("sessions", known_harnesses=False), Witness)
     await ask(gateway, RECORDED["claude-code/basic/1"])

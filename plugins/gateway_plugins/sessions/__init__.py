@@ -20,6 +20,7 @@ from gateway import (
     split_session_path,
 )
 from gateway_plugins.sessions.harnesses import Harnesses, Known, Request, compile_preset
+from gateway_plugins.sessions.places import header_text
 from gateway_plugins.sessions.presets import PRESETS, Preset
 
 DOTS = (".", "..")
@@ -98,12 +99,7 @@ class Sessions:
                 break
         if given and (given[0] in BLANK or given[-1] in BLANK):
             given = given.strip(b" \t")
-        if not given:
-            return None
-        try:
-            return given.decode()
-        except UnicodeDecodeError:  # a path is UTF-8; a header is that, or else Latin-1
-            return given.decode("latin-1")
+        return header_text(given) if given else None
 
     async def _read_body(self, call: Call, known: Known, headers: Mapping[str, str]) -> None:
         body: Mapping[str, Any] = {}

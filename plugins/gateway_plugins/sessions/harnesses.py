@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway import CallKind, Harness, Headers
-from gateway_plugins.sessions.places import Place, parse_place, read_place
+from gateway_plugins.sessions.places import Place, header_text, parse_place, read_place
 from gateway_plugins.sessions.presets import Preset
 
 MAX_AGENTS = 1024
@@ -118,7 +118,7 @@ class Harnesses:
         found = [pair for pair in headers if pair[0] in wanted]
         if not found or (len(found) == 1 and found[0][1] in self._strangers):
             return None
-        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in found[::-1]}
+        texts = {name.decode("latin-1"): header_text(value) for name, value in found[::-1]}
         for known in self._known:
             if known.matches(texts):
                 return known, texts

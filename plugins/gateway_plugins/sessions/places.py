@@ -39,6 +39,14 @@ def parse_place(text: str) -> Place:
     return Place("body", name, tuple(keys))
 
 
+def header_text(value: bytes) -> str:
+    """Return the text of a header: UTF-8, as in a path, or else Latin-1, which HTTP says."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def read_place(place: Place, headers: Mapping[str, str], body: Mapping[str, Any]) -> str | None:
     """Return the text at `place`; None if there is none, or one that is empty or too long."""
     value: Any = (headers if place.part == "header" else body).get(place.name)
