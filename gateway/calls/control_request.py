@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope
 from gateway.calls.body import Body, invalid_json, receive_chunk
 from gateway.calls.records import Principal
 from gateway.config import Config
-from gateway.config.messages import line
+from gateway.config.messages import dotted, line
 from gateway.config.misfit import Misfit, misfit
 from gateway.errors import (
     NOT_JSON,
@@ -23,6 +23,9 @@ from gateway.errors import (
 from gateway.headers import Headers, get_header, path_of
 
 T = TypeVar("T")
+
+ONCE = "give it once"
+"""What to do about a parameter of a query string that is given twice."""
 
 
 class ControlRequest:
@@ -56,12 +59,21 @@ class ControlRequest:
         return None if value is None else value.decode("latin-1")
 
     def query(self, type_: type[T]) -> T:
-        """Parse the query string as a Struct. Raises BadRequest, which names the parameter."""
-        found = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+        """Parse the query string as a Struct.
+
+        Raises BadRequest, which names the parameter, also for one that is given twice.
+        """
+        found: dict[str, str] = {}
+        for name, value in parse_qsl(self._query.decode("latin-1"), keep_blank_values=True):
+            if name in found:
+                repeated = line("the query string names a parameter twice", dotted("", name), ONCE)
+                raise BadRequest(repeated, param=name)
+            found[name] = value
         try:
             return msgspec.convert(found, type_, strict=False)
         except msgspec.ValidationError:
-            raise _refusal("query string", misfit(found, type_, strict=False)) from None
+            fault = misfit(found, type_, strict=False)
+            raise _refusal("query string", fault and fault.without_null()) from None
 
     async def body(self) -> bytes:
         """Return the whole body as it came. Raises BodyTooLarge; BodyTimeout; CallerGone."""

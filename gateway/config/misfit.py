@@ -51,6 +51,10 @@ class Misfit(NamedTuple):
             return "unknown field"
         return f"{'missing; ' if self.missing else ''}expected {describe(self.wanted)}"
 
+    def without_null(self) -> "Misfit":
+        """Return the same, with a `problem` that does not offer null: a text cannot be null."""
+        return self._replace(wanted=without_none(self.wanted))
+
 
 def json_mistake(data: bytes, wanted: Any) -> str:
     """Return why `data`, JSON, is not a `wanted`, as text that contains no value.

@@ -28,6 +28,7 @@ from gateway.testing import GatewayFor, Live
 
 class Query(msgspec.Struct, forbid_unknown_fields=True):
     limit: Annotated[int, msgspec.Meta(ge=0)] = 7
+    since: Annotated[float, msgspec.Meta(le=9)] | None = None
 
 
 class Note(msgspec.Struct, forbid_unknown_fields=True):
@@ -149,6 +150,24 @@ async def test_control_route_rejects_a_bad_query(gateway_for: GatewayFor, query:
     refused = await live.client.get(f"/notes/a/tags?{query}")
     error = refused.json()["error"]
     assert (refused.status_code, error["param"]) == (400, query.partition("=")[0])
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("limit=5&limit=5", "names a parameter twice: limit: give it once"),
+        ("limit=5&since=1&limit=6", "names a parameter twice: limit: give it once"),
+        ("%00=1&%00=", 'names a parameter twice: "\\x00": give it once'),
+        ("since=x", "since: expected a number of at most 9"),
+    ],
+)
+async def test_control_route_says_what_to_mend_in_a_query(
+    gateway_for: GatewayFor, query: str, told: str
+) -> None:
+    live = await gateway_for(Notes)
+    refused = await live.client.get(f"/notes/a/tags?{query}")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].endswith(told)
 
 
 async def test_control_route_rejects_a_body_over_max_body_bytes(gateway_for: GatewayFor) -> None:

@@ -18,7 +18,7 @@ from support.records.databases import memory_database
 from support.records.facts import calls, fact_record
 from support.records.trace_records import File, opened
 
-from gateway import Database
+from gateway import Database, Reason
 from gateway.storage.sqlite.file import open_for_writing
 from gateway.storage.sqlite.migrate import migrate
 from gateway.storage.sqlite.writer import change
@@ -64,7 +64,7 @@ def check(db: Database, made: list[Record], wanted: Wanted = ALL) -> None:
         at: share_of([one for one in made if one.timestamp // 3600 * 3600 == at])
         for at in {one.timestamp // 3600 * 3600 for one in made}
     }
-    reasons = [reason for one in made for reason in one.head.reasons]
+    reasons = [reason for one in made for reason in hours.causes(one.head.reasons)]
     assert {one.reason: (one.calls, one.tokens) for one in found.reasons} == {
         reason: (reasons.count(reason), 3 * reasons.count(reason)) for reason in reasons
     }
@@ -124,6 +124,27 @@ def test_shares_are_of_the_hours_and_names_that_are_wanted(
         File(db).store(made)
         hours.catch_up(db)
         check(db, made, Wanted(first=first, last=last, harness=harness, worker=worker))
+
+
+@pytest.mark.parametrize("cause", ["caller_gone", "worker_broke_off"])
+def test_a_call_that_was_cut_off_counts_as_unfinished_only_if_nothing_else_explains_it(
+    cause: Reason,
+) -> None:
+    ends: list[list[Reason]] = [
+        [cause, "unfinished"],
+        ["unfinished"],
+        [cause, "unfinished", "redacted"],
+    ]
+    made = [fact_record("a", 5000.0, reasons=reasons) for reasons in ends]
+    with closing(memory_database([MIGRATIONS])) as db:
+        File(db).store(made)
+        hours.catch_up(db)
+        found = training(db, ALL)
+    assert [(one.reason, one.calls) for one in found.reasons] == [
+        (cause, 2),
+        ("redacted", 1),
+        ("unfinished", 1),
+    ]
 
 
 def test_counts_go_on_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ and the model of a call, and a hash for the id of a session.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -52,6 +52,8 @@ CREATE TABLE training_counted (number INTEGER NOT NULL);
 INSERT INTO training_counted SELECT coalesce(max(number), 0) FROM traces
 """
 """`complete` of a session: 1 if all of its calls in that hour were COMPLETE, else 0."""
+
+_CUT_OFF = frozenset({"caller_gone", "worker_broke_off"})
 
 _COUNTED = ("training_hours", "training_sessions", "training_reasons")
 
@@ -137,6 +139,15 @@ def forget_old(db: Database, now: float) -> None:
         db.execute(_FORGET_KINDS)
 
 
+def causes(reasons: Sequence[str]) -> Sequence[str]:
+    """Return the reasons of a call without `unfinished` where another one is the cause of it.
+
+    A choice that was cut off has no finish reason, but the log of the worker does not say why.
+    """
+    cut_off = not _CUT_OFF.isdisjoint(reasons)
+    return [one for one in reasons if one != "unfinished"] if cut_off else reasons
+
+
 class _Call(NamedTuple):
     """A call to count; `reasons` are separated by spaces."""
 
@@ -169,7 +180,7 @@ class _Group:
         sums[3] += call.trainable
         if call.session_id is not None:
             self._add_session((hour, kind, _number(call.session_id)), call.complete)
-        for reason in call.reasons.split():
+        for reason in causes(call.reasons.split()):
             lost = self.reasons[hour, kind, reason]
             lost[0] += 1
             lost[1] += call.sampled - call.trainable
