@@ -3,6 +3,8 @@
 Each returns event data without its `sequence_number`: what stands before it and the event's type.
 """
 
+from typing import ClassVar
+
 import msgspec
 
 from gateway.wire.translation.responses.custom_tools import Payload, as_text
@@ -101,73 +103,86 @@ class OpenMessage(_Open):
         ]
 
 
-class OpenRefusal(_Open):
+class _OpenPart(_Open):
+    """An item of one part, whose text comes without logprobs; `_told` is that text's field."""
+
+    __slots__ = ("_after", "_told")
+
+    TYPE: ClassVar[bytes]
+    ENDED: ClassVar[bytes]
+
+    def __init__(self, prefix: str, index: int, told: bytes) -> None:
+        super().__init__(prefix, index)
+        self._after = b"," + self.place
+        self._told = told
+
+    def open(self) -> list[Part]:
+        part = self._part(EMPTY)
+        return [(_item(self._begun(), self.index), ADDED), (_part(self.place, part), PART_ADDED)]
+
+    def add(self, text: bytes) -> Part:
+        """`text` is a JSON string."""
+        self._text += text[1:-1]
+        return b'"content_index":0,"delta":' + text + self._after, self.TYPE
+
+    def close(self) -> list[Part]:
+        part = self._part(self._json)
+        done = b'"content_index":0,%b,"%b":%b' % (self.place, self._told, self._json)
+        ended = self._end(self._whole(part))
+        return [(done, self.ENDED), (_part(self.place, part), PART_DONE), ended]
+
+    def _part(self, text: bytes) -> bytes:
+        raise NotImplementedError
+
+    def _begun(self) -> bytes:
+        raise NotImplementedError
+
+    def _whole(self, part: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class OpenRefusal(_OpenPart):
     """A message that is a refusal, of the model's own or of its server's."""
 
-    __slots__ = ("_after",)
+    __slots__ = ()
 
     TYPE = b"response.refusal.delta"
+    ENDED = b"response.refusal.done"
 
     def __init__(self, index: int) -> None:
-        super().__init__("msg", index)
-        self._after = b"," + self.place
+        super().__init__("msg", index, b"refusal")
 
-    def open(self) -> list[Part]:
-        item = output.message(self.id, b"", b"in_progress")
-        part = output.refusal_part(EMPTY)
-        return [(_item(item, self.index), ADDED), (_part(self.place, part), PART_ADDED)]
+    def _part(self, text: bytes) -> bytes:
+        return output.refusal_part(text)
 
-    def add(self, text: bytes) -> Part:
-        """`text` is a JSON string."""
-        self._text += text[1:-1]
-        return b'"content_index":0,"delta":' + text + self._after, self.TYPE
+    def _begun(self) -> bytes:
+        return output.message(self.id, b"", b"in_progress")
 
-    def close(self) -> list[Part]:
-        text = self._json
-        part = output.refusal_part(text)
-        done = b'"content_index":0,%b,"refusal":%b' % (self.place, text)
-        return [
-            (done, b"response.refusal.done"),
-            (_part(self.place, part), PART_DONE),
-            self._end(output.message(self.id, part, b"completed")),
-        ]
+    def _whole(self, part: bytes) -> bytes:
+        return output.message(self.id, part, b"completed")
 
 
-class OpenReasoning(_Open):
+class OpenReasoning(_OpenPart):
     """Reasoning; `sealed`: the caller wants to take it away, see sealed_reasoning."""
 
-    __slots__ = ("_after", "_sealed")
+    __slots__ = ("_sealed",)
 
     TYPE = b"response.reasoning_text.delta"
+    ENDED = b"response.reasoning_text.done"
 
     def __init__(self, index: int, *, sealed: bool) -> None:
-        super().__init__("rs", index)
+        super().__init__("rs", index, b"text")
         self._sealed = sealed
-        self._after = b"," + self.place
 
-    def open(self) -> list[Part]:
-        item = output.reasoning(self.id, NULL, NULL, b'"in_progress"')
-        part = output.reasoning_part(EMPTY)
-        return [(_item(item, self.index), ADDED), (_part(self.place, part), PART_ADDED)]
+    def _part(self, text: bytes) -> bytes:
+        return output.reasoning_part(text)
 
-    def add(self, text: bytes) -> Part:
-        """`text` is a JSON string."""
-        self._text += text[1:-1]
-        return b'"content_index":0,"delta":' + text + self._after, self.TYPE
+    def _begun(self) -> bytes:
+        return output.reasoning(self.id, NULL, NULL, b'"in_progress"')
 
-    def close(self) -> list[Part]:
-        text = self._json
-        part = output.reasoning_part(text)
-        sealed = encode(seal(decoded(text))) if self._sealed else NULL
-        item = output.reasoning(self.id, b"[%b]" % part, sealed, b'"completed"')
-        return [
-            (
-                b'"content_index":0,%b,"text":%b' % (self.place, text),
-                b"response.reasoning_text.done",
-            ),
-            (_part(self.place, part), PART_DONE),
-            self._end(item),
-        ]
+    def _whole(self, part: bytes) -> bytes:
+        sealed = encode(seal(decoded(self._json))) if self._sealed else NULL
+        return output.reasoning(self.id, b"[%b]" % part, sealed, b'"completed"')
 
 
 class OpenCall(_Open):
