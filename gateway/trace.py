@@ -46,6 +46,7 @@ Reason = Literal[
     "not_translated",
     "response_not_translated",
     "prompt_differs",
+    "versions_differ",
 ]
 """Why a choice is INCOMPLETE.
 
@@ -70,6 +71,7 @@ Reason = Literal[
 - not_translated: the request has no exact equal in chat, so it was passed on as it is.
 - response_not_translated: the response cannot be told in the caller's API: it got an error.
 - prompt_differs: the engine makes another prompt of the request than of its translation.
+- versions_differ: the engine names other weights than the fleet knows its worker to have.
 """
 
 

@@ -104,6 +104,21 @@ async def test_versions_of_weights_are_in_plain_chats(
 
 
 @pytest.mark.parametrize(
+    ("known", "reasons"),
+    [("v1", ["versions_differ"]), (None, []), ("default", [])],
+)
+async def test_weights_that_the_fleet_does_not_know_are_a_reason(
+    gateway_for: GatewayFor, tmp_path: Path, known: str | None, reasons: list[str]
+) -> None:
+    engine = SGLang()
+    async with ScriptedWorker(engine.script) as worker:
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=PATHS)
+        live.gateway.workers.all[0].weight_version = known
+        trace = await asked_of(live, engine, CHAT, ASKED)
+    assert trace.reasons == trace.choices[0].reasons == reasons
+
+
+@pytest.mark.parametrize(
     ("engine", "reasons"),
     [
         (SGLang(parses=False), ["counts_differ"]),

@@ -98,7 +98,7 @@ class Assembled(msgspec.Struct, kw_only=True):
     place, `parts` has the values. `prompt_tokens` and `completion_tokens` are the engine's counts.
     `done`: a stream ended as it should; always true for a plain response. `error` is the message of
     an error event or body. `readable`: every part of the response conforms to its dialect. `events`
-    counts a stream's events that have data.
+    counts a stream's events that have data. `versions_named` are all weight versions in it.
     """
 
     skeleton: bytes
@@ -109,6 +109,7 @@ class Assembled(msgspec.Struct, kw_only=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     weight_version: int | str | None = None
+    versions_named: list[int | str] = []
     streamed: bool = False
     done: bool = True
     error: str | None = None

@@ -21,6 +21,7 @@ def assembled(answer: Mapping[str, Any], skeleton: bytes | None = None) -> Assem
         response_id=text(answer.get("id")) or text(answer.get("request_id")),
         model=text(answer.get("model")),
         weight_version=weight_version(answer),
+        versions_named=versions_named(answer),
         error=error_message(answer),
     )
     with_usage(found, usage)
@@ -51,6 +52,29 @@ def weight_version(answer: Mapping[str, Any]) -> int | str | None:
         if isinstance(place, dict) and (found := _version_at(place)) is not None:
             return found
     return None
+
+
+def versions_named(answer: Mapping[str, Any]) -> list[int | str]:
+    """Return all weight versions that the response names, each once; `default` names none."""
+    choices = answer.get("choices")
+    found: dict[int | str, None] = {}
+    for place in (answer, *(choices if isinstance(choices, list) else ())):
+        if isinstance(place, dict):
+            for holder in (place, place.get("metadata"), place.get("meta_info")):
+                found.update(dict.fromkeys(_all_at(holder)))
+    return [version for version in found if version != UNNAMED_WEIGHTS]
+
+
+def _all_at(holder: object) -> list[int | str]:
+    """Return the versions of the spans in `holder`; without spans, its one version."""
+    if not isinstance(holder, dict):
+        return []
+    spans = holder.get("weight_versions")
+    if isinstance(spans, list) and spans:
+        named = [span.get("version") for span in spans if isinstance(span, dict)]
+    else:
+        named = [holder.get("weight_version")]
+    return [one for one in named if isinstance(one, int | str) and not isinstance(one, bool)]
 
 
 def error_message(answer: Mapping[str, Any]) -> str | None:

@@ -35,5 +35,7 @@ def read(kernel: Kernel, body: bytes, *, chat: bool, streamed: bool) -> Assemble
     if not sure:
         metadata.with_usage(record, record.usage)
     if stamped is not None:
-        record.weight_version = metadata.weight_version(_decode(stamped))
+        told = _decode(stamped)
+        record.weight_version = metadata.weight_version(told)
+        record.versions_named = metadata.versions_named(told)
     return record

@@ -12,6 +12,7 @@ import zstandard
 from gateway import ENGINE_ERROR, Attempt, Kernel, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
+from gateway_plugins.trace_capture.answers.metadata import UNNAMED_WEIGHTS
 from gateway_plugins.trace_capture.answers.token_apis.sglang import with_prompts
 from gateway_plugins.trace_capture.recording.asked import asked, sampling_params
 from gateway_plugins.trace_capture.recording.harness import UNKNOWN, product_of
@@ -186,6 +187,18 @@ def _gaps(times: Sequence[float], events: int) -> list[int | None]:
     return [int(gaps[place] * 1e6) if place >= 0 else 0 for place in places]
 
 
+def differ(named: Sequence[int | str], attempt: Attempt) -> bool:
+    """Whether the engine names other weights than the fleet knows the worker to have had.
+
+    False if the fleet knows of none, or if the worker's weights changed during the attempt: tokens
+    of any version in between are then right. Versions are compared as text.
+    """
+    known = attempt.weight_version
+    if not named or known in (None, UNNAMED_WEIGHTS) or attempt.weight_version_end != known:
+        return False
+    return any(str(version) != str(known) for version in named)
+
+
 def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
     call, outcome = capture.call, capture.call.outcome
     # Without an attempt, the gateway itself rejected the call.
@@ -209,6 +222,8 @@ def _judge(capture: Capture, answer: Assembled, head: Head) -> None:
     )
     if not wanted.has_history:
         judged = with_notes(judged, ("history_missing",))
+    if call.attempts and differ(answer.versions_named, call.attempts[-1]):
+        judged = with_notes(judged, ("versions_differ",))
     if call.notes:
         judged = with_notes(judged, tuple(call.notes))
         head.metadata = head.metadata | dict(call.notes.items())

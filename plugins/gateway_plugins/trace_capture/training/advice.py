@@ -41,6 +41,8 @@ ADVICE: Mapping[str, str] = {
     "response_not_translated": "Read the metadata of a trace: the engine sent what the caller's "
     "API cannot hold.",
     "prompt_differs": "Change the chat template or the order of the workers: see dialects.md.",
+    "versions_differ": "Ask the worker for its version: somebody else has changed its weights, or "
+    "the engine was not told the version that it has.",
 }
 
 OTHER = "Read the metadata of a trace: a plugin gave this reason."

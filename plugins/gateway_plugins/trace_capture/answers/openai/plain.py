@@ -44,15 +44,17 @@ def _parts(choices: list[Any], prompt: list[int], form: Form) -> list[Part]:
 
 
 def _record(answer: PlainAnswer, parts: list[Part], form: Form) -> Assembled:
-    version: int | str | None = None
+    version, named = None, list[int | str]()
     if form.of_choice or answer.weight_version is not UNSET or answer.metadata is not UNSET:
-        version = metadata.weight_version(_stamped(answer, form))
+        told = _stamped(answer, form)
+        version, named = metadata.weight_version(told), metadata.versions_named(told)
     found = Assembled(
         skeleton=_encode(answer),
         response_id=answer.id or getattr(answer, "request_id", None) or "",
         model=answer.model or "",
         parts=parts,
         weight_version=version,
+        versions_named=named,
     )
     metadata.with_usage(found, answer.usage)
     return found
