@@ -1,14 +1,19 @@
 """docs/dashboard.md says what the code says."""
 
 import re
+from pathlib import Path
+from typing import get_args
 
+import pytest
 from gateway_plugins.dashboard import Dashboard, doors, logins, panels, times, ui
 from support.paths import DOCS
 from support.plugins.recording_plugin import Watcher
 
+from gateway import Cause, ForkKind, Reason
 from gateway.testing import GatewayFor
 
 MANUAL = (DOCS / "dashboard.md").read_text()
+WORDS = Path(doors.__file__).parent / "static" / "words.mjs"
 
 
 def first_column(heading: str) -> list[str]:
@@ -46,3 +51,12 @@ async def test_the_manual_lists_each_route(gateway_for: GatewayFor) -> None:
 
 def test_the_picture_is_small() -> None:
     assert (DOCS / "dashboard.png").stat().st_size < 150_000
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("REASONS", Reason), ("CAUSES", Cause), ("FORK_KINDS", ForkKind)]
+)
+def test_page_has_words_for_each_value(name: str, values: object) -> None:
+    flags = re.DOTALL | re.MULTILINE
+    [said] = re.findall(rf"export const {name} = {{\n(.*?)^}};", WORDS.read_text(), flags)
+    assert set(re.findall(r"^  (\w+):", said, re.MULTILINE)) == set(get_args(values))

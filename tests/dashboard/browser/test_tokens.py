@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from dashboard.browser.conftest import Look
-from support.gateways.dashboard_stage import Stage, staged, token
+from playwright.async_api import expect
+from support.gateways.dashboard_stage import Stage, bearer, body, staged, token
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -29,6 +30,25 @@ async def test_arrow_keys_go_from_token_to_token(stage: Stage, look: Look) -> No
         else:
             assert f"{place} of" in said
     assert await page.locator(".sight .given").count() > 0
+
+
+async def test_branches_say_their_kind_and_turns_their_harness(stage: Stage, look: Look) -> None:
+    says = {"x-session-id": "child", "x-parent-session-id": "agent-1"}
+    headers = bearer("boss") | says | {"user-agent": "opencode/1.0"}
+    answer = await stage.client.post(
+        "/v1/chat/completions", json=body(n=2, seed=1), headers=headers
+    )
+    assert answer.status_code == 200
+    visit = await look(stage.url)
+    page = visit.page
+    await visit.login(token("boss"))
+    await page.evaluate("location.hash = '#traces/child'")
+    branches = page.get_by_label("Trajectory").locator("option")
+    await expect(branches.nth(1)).to_contain_text("another choice of the call, from branch 0")
+    await page.locator("#traces tbody button").click()
+    await visit.sees("Harness: opencode, from session")
+    await page.locator(".turn").get_by_role("link", name="agent-1").click()
+    await visit.sees("Session agent-1")
 
 
 @pytest.mark.slow

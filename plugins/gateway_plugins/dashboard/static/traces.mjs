@@ -4,7 +4,7 @@ import {ask, askPage} from "./asking.mjs";
 import {ago, element, fill, number, share, table} from "./dom.mjs";
 import {Sampled, tokens} from "./tokens.mjs";
 import {turn} from "./turn.mjs";
-import {CAUSES, why} from "./words.mjs";
+import {CAUSES, FORK_KINDS, why} from "./words.mjs";
 
 const SPANS = {"last hour": 3600, "last day": 86400, "last week": 604800, "all time": null};
 const MAX_ROWS = 100;
@@ -132,7 +132,8 @@ const TURNS = [{name: "Turn"}, {name: "Fork"}, {name: "Model"}, {name: "Worker"}
 
 function branch(one) {
   const from = one.branched_from === null ? "" : `, from branch ${one.branched_from}`;
-  return `Branch ${one.index}: ${number(one.token_ids.length)} tokens, ${one.verdict}${from}`;
+  const kind = one.fork_kind === null ? "" : `, ${FORK_KINDS[one.fork_kind] ?? one.fork_kind}`;
+  return `Branch ${one.index}: ${number(one.token_ids.length)} tokens, ${one.verdict}${kind}${from}`;
 }
 
 /** Show the trajectories of a session; returns a function that tells what its traces say. */

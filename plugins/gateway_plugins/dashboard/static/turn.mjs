@@ -60,6 +60,14 @@ function shown(title, value) {
     element("pre", {class: "log scroll", tabindex: 0, "aria-label": title}, cut));
 }
 
+/** Return which program made the call, what for, and which session began the call's. */
+function maker({name, agent_id: agent, call_kind: kind, parent_session_id: parent}) {
+  const said = [name, agent === null ? null : `agent ${agent}`, kind === null ? null : `kind ${kind}`];
+  return element("p", {}, `Harness: ${said.filter(one => one !== null).join(", ")}`,
+    parent === null ? null : element("span", {}, ", from session ",
+      element("a", {href: `#traces/${encodeURIComponent(parent)}`}, parent)));
+}
+
 /** Return the view of a trace. */
 export function turn(trace) {
   const parts = times(trace), total = Math.max(trace.timings.total_ms, 0.001);
@@ -71,6 +79,7 @@ export function turn(trace) {
       class: `badge ${trace.verdict === "COMPLETE" ? "good" : "bad"}`,
     }, trace.verdict), " ", why(trace.reasons)),
     trace.error === null ? null : element("p", {class: "bad"}, trace.error),
+    trace.harness === null ? null : maker(trace.harness),
     bar(parts, total),
     element("p", {class: "legend"}, parts.map(one => element("span", {class: one.name.replace(" ", "-")},
       `${one.name} ${seconds((one.end - one.start) / 1000)}`))),

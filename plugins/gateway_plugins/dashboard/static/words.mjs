@@ -38,6 +38,16 @@ export const CAUSES = {
   unknown: "for an unknown cause",
 };
 
+export const FORK_KINDS = {
+  sample: "another choice of the call",
+  retry: "a retry",
+  rejected_attempt: "after a rejected attempt",
+  compaction: "a compaction",
+  subagent: "a subagent",
+  reformatting: "the same turns, written anew",
+  unknown: "a fork of unknown kind",
+};
+
 /** Return why a trace is as it is, for people. */
 export function why(reasons) {
   return reasons.map(one => REASONS[one] ?? one).join(" ");
