@@ -15,7 +15,7 @@ from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
 from gateway.config import Worker as WorkerSettings
 from gateway.config.misfit import json_mistake
-from gateway.config.model import is_loopback
+from gateway.config.model import PluginEntry, is_loopback
 from gateway.config.node import Variable
 from gateway.errors import (
     MAX_RETRY_AFTER,
@@ -89,6 +89,7 @@ from gateway.trace import (
     Verdict,
     WeightSpan,
     WeightVersions,
+    WireResponse,
 )
 from gateway.wire.apis.registry import api_of
 from gateway.wire.dialect import Api, ChoiceDelta, Delta, Requested
@@ -186,6 +187,7 @@ __all__ = [
     "PanelAction",
     "PanelRows",
     "Peers",
+    "PluginEntry",
     "Principal",
     "Reason",
     "RefusedInjections",
@@ -229,6 +231,7 @@ __all__ = [
     "Verdict",
     "WeightSpan",
     "WeightVersions",
+    "WireResponse",
     "WorkItem",
     "WorkQueue",
     "Worker",

@@ -261,6 +261,14 @@ class TraceSpan(msgspec.Struct):
     parent_id: str | None = None
 
 
+class WireResponse(msgspec.Struct, kw_only=True):
+    """A response as its worker sent it, but for cookies; `body` is base64 in JSON."""
+
+    status: int
+    headers: list[tuple[str, str]] = []
+    body: bytes = b""
+
+
 class Trace(msgspec.Struct, kw_only=True):
     """The record of one call.
 
@@ -317,6 +325,7 @@ class Trace(msgspec.Struct, kw_only=True):
     error: str | None = None
     verdict: Verdict = "INCOMPLETE"
     reasons: list[Reason] = []
+    wire_response: WireResponse | None = None
 
 
 class SessionInfo(msgspec.Struct, kw_only=True):

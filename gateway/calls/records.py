@@ -161,9 +161,12 @@ class Outcome(msgspec.Struct):
 class Answer(msgspec.Struct):
     """The response of a `handle` hook, in place of a worker's.
 
-    `body` is the whole body, or an asynchronous iterable of chunks (for SSE, events).
+    `body` is the whole body, or an asynchronous iterable of chunks (for SSE, events). `injected`:
+    it is what a worker would send to the request with all that plugins inject, so the caller gets
+    it without that, as a worker's.
     """
 
     status: int = 200
     headers: Headers = ()
     body: bytes | AsyncIterable[bytes] = b""
+    injected: bool = False

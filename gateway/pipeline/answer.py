@@ -18,6 +18,8 @@ async def send_answer(
     Raises the exceptions of its body, and IdleTimeout or CallerStalled as for a worker's response.
     """
     flow = _Flow()
+    if answer.injected:
+        exchange.strip_injected()
     relay = Relay(exchange, attempt, flow, settings)
     try:
         relay.on_headers(answer.status, answer.headers)

@@ -206,6 +206,17 @@ class Exchange:
             return set_keys(data, {**call.overwritten, **found.changes}, fields)
         return set_keys(data, found.changes, fields, found.added)
 
+    def strip_injected(self) -> None:
+        """Have what plugins inject taken out of the response, which no worker sends.
+
+        Sets `stripper` and `call.injected`.
+        """
+        call = self.call
+        if call.dialect is not None and call._wanted:
+            keys = self._keys(call.body.fields)
+            found, self.stripper = inject(call.dialect, keys, call._wanted, self.asked)
+            call._added = found.changes
+
     def _keys(self, fields: Fields | None) -> Mapping[str, object]:
         """Return the keys of the request; a value may be only the place of one."""
         known = self.call._known() if fields is None else fields

@@ -68,7 +68,8 @@ class TraceCapture:
         """Fields to inject, size limits, and retention limits.
 
         `token_ids`, `logprobs` and `usage`: whether to inject each if the caller did not request
-        it. At most `max_answer_bytes` of a response are kept. At most `max_queued` traces wait for
+        it. `wire_responses`: whether traces have the bytes of responses, too. At most
+        `max_answer_bytes` of a response are kept. At most `max_queued` traces wait for
         `trace_recorded` hooks. Sessions without a call for `keep_days` days are deleted. The
         sessions that were idle longest are deleted while there are more than `keep_sessions`, or
         while the file has more than `keep_bytes` in use. `tito` is the mode of token-in/token-out
@@ -83,6 +84,7 @@ class TraceCapture:
         token_ids: bool = True
         logprobs: bool = True
         usage: bool = True
+        wire_responses: bool = False
         max_answer_bytes: Annotated[int, Meta(gt=0)] = 64 * MIB
         max_queued: Annotated[int, Meta(gt=0)] = 1_000
         keep_days: Annotated[float, Meta(gt=0)] | None = None
@@ -250,8 +252,15 @@ class TraceCapture:
     def observe(self, call: Call) -> Capture | None:
         if not captured(call):
             return None
-        room, tito = self.config.max_answer_bytes, call.state.get(CARRIED)
-        return Capture(call, self.sink, room, self.weight_version, tito)
+        config, tito = self.config, call.state.get(CARRIED)
+        return Capture(
+            call,
+            self.sink,
+            config.max_answer_bytes,
+            self.weight_version,
+            tito,
+            keeps_bytes=config.wire_responses,
+        )
 
 
 def _injected(config: TraceCapture.Config) -> list[Literal["token_ids", "logprobs", "usage"]]:

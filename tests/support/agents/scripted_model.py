@@ -51,13 +51,14 @@ class ScriptedModel:
         *,
         thinks: bool = False,
         faults: Mapping[int, Fault] | None = None,
+        model: str = "sim",
     ) -> None:
         self.sampled: list[Sampled] = []
         self.asked: list[ChatRequest] = []
         self._steps = steps
         self._thinks = thinks
         self._faults = faults or {}
-        self._config = SimulatorConfig(max_model_len=LONGEST, reasoning=thinks)
+        self._config = SimulatorConfig(model=model, max_model_len=LONGEST, reasoning=thinks)
 
     async def script(self, connection: ScriptedConnection) -> None:
         going_on = True

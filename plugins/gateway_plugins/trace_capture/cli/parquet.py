@@ -117,6 +117,7 @@ def _column(hint: Any) -> Column:
         bool: pyarrow.bool_(),
         int: pyarrow.int64(),
         float: pyarrow.float64(),
+        bytes: pyarrow.string(),  # base64, as in JSON
     }
     return Column(simple[kind], _same) if kind in simple else _json()
 

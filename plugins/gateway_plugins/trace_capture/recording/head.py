@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from gateway import Reason, Result
+from gateway import Reason, Result, WireResponse
 
 Receipt = Literal["failed", "part", "whole"]
 """What the caller got: an error in place of a response, a part of a response, or all of it."""
@@ -39,6 +39,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     `messages` are those of the choices, if they are not in the worker's response.
     `harness` has the fields of gateway.Harness, in order, `span` those of gateway.TraceSpan.
     `tokens` are those that are billed, prompt and completion; None if nobody counts.
+    `wire` is the response as it came, if it is kept.
     """
 
     call_id: str = ""
@@ -79,6 +80,7 @@ class Head(msgspec.Struct, array_like=True, kw_only=True):
     messages: list[dict[str, Any]] = []
     harness: list[str | None] = []
     span: list[str | None] = []
+    wire: WireResponse | None = None
 
     @property
     def receipt(self) -> Receipt:

@@ -73,6 +73,7 @@ class Hooks:
         if _changed_metadata_only(before, trace):
             record.head.metadata = trace.metadata
             return None
+        trace.wire_response = None  # no hook can be expected to redact bytes
         if _tokens(trace) != tokens:
             _mark_redacted(trace)
         return trace

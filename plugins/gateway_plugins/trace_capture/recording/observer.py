@@ -7,6 +7,7 @@ from gateway_plugins.trace_capture.recording.carried import Carried
 class Capture:
     """The observer of one call: keeps the response's chunks and the time at which each arrived.
 
+    `keeps_bytes`: the record has the response as it came, besides what is parsed of it.
     When the call is over, the writer's thread makes the record from the Capture.
     """
 
@@ -15,6 +16,7 @@ class Capture:
         "call",
         "collectors",
         "headers",
+        "keeps_bytes",
         "reads",
         "sink",
         "status",
@@ -28,11 +30,14 @@ class Capture:
         room: int,
         admin_version: int | None,
         tito: Carried | None = None,
+        *,
+        keeps_bytes: bool = False,
     ) -> None:
         self.call = call
         self.sink = sink
         self.admin_version = admin_version
         self.tito = tito
+        self.keeps_bytes = keeps_bytes
         self.status = 0
         self.headers: Headers = ()
         self.reads = Gathered(room)

@@ -108,6 +108,7 @@ def _flat(row: Identity, head: Head) -> Trace:
         error=head.error,
         verdict="COMPLETE" if row.complete else "INCOMPLETE",
         reasons=head.reasons,
+        wire_response=head.wire,
     )
 
 

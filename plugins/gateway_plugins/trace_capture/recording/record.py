@@ -9,7 +9,7 @@ from operator import sub
 import msgspec
 import zstandard
 
-from gateway import ENGINE_ERROR, Attempt, Kernel, get_header, is_event_stream
+from gateway import ENGINE_ERROR, Attempt, Kernel, WireResponse, get_header, is_event_stream
 from gateway_plugins.trace_capture.answers.assembled import Assembled
 from gateway_plugins.trace_capture.answers.assembly import api_at, assemble
 from gateway_plugins.trace_capture.answers.metadata import UNNAMED_WEIGHTS
@@ -22,6 +22,8 @@ from gateway_plugins.trace_capture.recording.verdict import judge, with_notes
 
 MAX_DECOMPRESSED = 256 * 1024 * 1024
 """Maximum bytes of a decompressed response."""
+
+COOKIES = (b"set-cookie", b"set-cookie2")
 
 
 class Record(msgspec.Struct):
@@ -131,7 +133,17 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         result=outcome.result,
         tokens=None if used is None else [used.prompt_tokens, used.completion_tokens],
         repeated=outcome.repeated,
+        wire=_wire(capture) if capture.keeps_bytes else None,
     )
+
+
+def _wire(capture: Capture) -> WireResponse | None:
+    """Return the response as it came; None if none came, or if there was no room for it."""
+    if not capture.status or capture.too_large:
+        return None
+    lines = [(name, value) for name, value in capture.headers if name not in COOKIES]
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in lines]
+    return WireResponse(status=capture.status, headers=headers, body=b"".join(capture.reads.chunks))
 
 
 def _changed_version(attempt: Attempt) -> int | str | None:
