@@ -200,6 +200,7 @@ class TraceCapture:
         for verdict in ("COMPLETE", "INCOMPLETE"):
             count, labels = self.sink.committed[verdict], {"verdict": verdict}
             yield Sample("gateway_traces_total", "counter", count, help_, labels)
+        yield from self.sink.totals.samples()
         help_ = "Traces that could not be stored."
         yield Sample("gateway_traces_lost_total", "counter", self.sink.lost_count, help_)
         help_ = "Traces that were not stored: their session was deleted while the call ran."

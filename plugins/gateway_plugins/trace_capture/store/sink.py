@@ -19,6 +19,7 @@ from gateway_plugins.trace_capture.store.losses import Loss, Losses
 from gateway_plugins.trace_capture.store.row import INSERT, Row
 from gateway_plugins.trace_capture.store.row_encoder import changed_row, encode_row
 from gateway_plugins.trace_capture.store.session_cache import CachedSession, SessionCache
+from gateway_plugins.trace_capture.training.totals import Totals
 
 MAX_MEMORY_BYTES = 64 * 1024 * 1024
 """Bytes of memory for sessions' requests and sequences, cached for their next turns."""
@@ -59,8 +60,9 @@ class TraceSink:
     """A gateway Sink of Captures, for the writer's thread.
 
     `losses` counts the traces that could not be stored, until the file counts them. `committed`
-    counts all stored traces by verdict, `lost_count` all lost ones, and `late_count` those that
-    were not stored because their session was deleted while the call ran.
+    counts all stored traces by verdict, `totals` by what can be trained on. `lost_count` counts all
+    lost ones, and `late_count` those that were not stored because their session was deleted while
+    the call ran.
     """
 
     def __init__(self, hooks: Hooks, read: Callable[[Capture], Record] = make_record) -> None:
@@ -74,6 +76,7 @@ class TraceSink:
         self._first = True
         self.losses = Losses()
         self.committed: Counter[str] = Counter()
+        self.totals = Totals()
         self.lost_count = 0
         self.late_count = 0
         self._deletions = Deletions()
@@ -149,6 +152,7 @@ class TraceSink:
                 self.late_count += 1
                 continue
             self.committed["COMPLETE" if one.row.complete else "INCOMPLETE"] += 1
+            self.totals.add(one.row.facts, one.row.model, complete=one.row.complete)
             if one.trace is not None:
                 self._hooks.offer(one.trace)
 
