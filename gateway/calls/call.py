@@ -126,15 +126,16 @@ class Call:
         self.session_id = session_id
         self.harness: Harness | None = None
         self.client, self.peer_names = client, peer_names
-        self.id = request_id(get_header(headers, b"x-request-id"))
         self.started = time.monotonic() if started is None else started
         self.created = time.time()
+        known = get_header(headers, b"x-request-id")
+        self._trace_id = None if known else new_trace_id(self.created)
+        self.id = self._trace_id or request_id(known)
         self.deadline: float | None = None  # monotonic: so long the caller waits, if it says so
         self.dialect: Dialect | None = dialect_of(path)
-        self.principal = principal
+        self.principal, self.scope = principal, scope
         self.source: Source = source
         self.internal = internal
-        self.scope = scope
         self.frontend = "internal" if internal else frontend
         self.runs_again = runs_again
         self.attempts: list[Attempt] = []
@@ -151,7 +152,6 @@ class Call:
         self._observers = UNOBSERVED
         self._entries: list[Entry] = []
         self._response_headers: list[tuple[bytes, bytes]] | None = None
-        self._trace_id: str | None = None
         self._trace_context: TraceContext | None = None
         self._samples: Callable[[Call, TraceContext], bool | None] | None = None
         self._json: dict[str, Any] | None = None
@@ -166,7 +166,7 @@ class Call:
 
     @property
     def trace_id(self) -> str:
-        """Unique id that the gateway gives to this call, whereas the caller may choose `id`.
+        """Unique id that the gateway gives to this call; `id`, unless the caller has chosen that.
 
         32 hexadecimal digits: 12 for the time in milliseconds, as UUID 7 begins, then 20 random.
         """

@@ -106,7 +106,9 @@ def _upload(
 def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
     call, worker, observers = exchange.call, attempt.worker, exchange.observers
     headers = call.headers
-    if exchange.chains.sample_trace:
+    if exchange.traceparent is not None:
+        headers = [*headers, exchange.traceparent]
+    elif exchange.chains.traced:
         context = call.trace_context
         span_id = attempt.span_id if context.sampled else context.span_id
         headers = traced_headers(headers, context, span_id)

@@ -22,6 +22,7 @@ from gateway.kernel.interface import Fields
 from gateway.plugins.chains import Chains, Later
 from gateway.telemetry.metrics import Histogram
 from gateway.telemetry.server_timing import Shares, comment_of
+from gateway.telemetry.trace_context import TraceContext, not_sampled
 from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import Stripper, inject
 from gateway.wire.rewriting import set_keys
@@ -31,14 +32,20 @@ from gateway.wire.translation.translation import GivenUp, Translation
 T = TypeVar("T")
 
 
+def _nobody(call: Call, context: TraceContext) -> bool:
+    """The decision that has been made: the call is not recorded."""
+    return False
+
+
 class Exchange:
     """One call while it runs. It alone uses the private attributes of its Call.
 
     `chains` are the hooks that were in force when the call began, `caller` is the other end of
-    `reply`. `entries` is everything that plugins store for the call, in one transaction. `stripper`
-    removes from the latest attempt's response what was injected, None if nothing was. `settling`
-    is what the last bytes of the response have to wait for, if they have to. `failure` says whether
-    a translated response was replaced by an error.
+    `reply`. `traceparent` is the line that the worker gets of a call that begins a trace and is not
+    recorded; None of any other call. `entries` is everything that plugins store for the call, in
+    one transaction. `stripper` removes from the latest attempt's response what was injected, None
+    if nothing was. `settling` is what the last bytes of the response have to wait for, if they have
+    to. `failure` says whether a translated response was replaced by an error.
     """
 
     __slots__ = (
@@ -54,13 +61,15 @@ class Exchange:
         "reply",
         "settling",
         "stripper",
+        "traceparent",
     )
 
     def __init__(self, call: Call, chains: Chains) -> None:
         self.call = call
         call.body.kernel = chains.kernel
-        if chains.sample_trace:
-            call._samples = chains.samples
+        self.traceparent: HeaderLine | None = None
+        if chains.traced:
+            chains = self._sample(chains)
         self.chains = chains
         self.caller = call._caller
         self.reply = call._reply
@@ -70,6 +79,23 @@ class Exchange:
         self.stripper: Stripper | None = None
         self.settling: TranslatingCaller | None = None
         self.failure: Failure | None = None
+
+    def _sample(self, chains: Chains) -> Chains:
+        """Decide at once whether spans are recorded, if plugins have only ratios.
+
+        Returns the chains without the plugins that are not concerned.
+        """
+        call = self.call
+        if chains.unrecorded is None or chains.bound is None:
+            call._samples = chains.samples
+            return chains
+        trace_id = call._trace_id or call.trace_id
+        self.traceparent = line = not_sampled(call.headers, trace_id, chains.bound)
+        if line is not None:
+            call._samples = _nobody
+            return chains.unrecorded
+        call._samples = chains.samples
+        return chains if call.trace_context.sampled else chains.unrecorded
 
     async def pin(self, model: str) -> None:
         """Replace the requested model with `model` if the body is a JSON object."""

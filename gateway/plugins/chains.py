@@ -20,7 +20,7 @@ from gateway.calls.records import Answer, Attempt, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
 from gateway.fleet.worker import Worker
 from gateway.kernel import Kernel, active
-from gateway.telemetry.trace_context import TraceContext
+from gateway.telemetry.trace_context import TraceContext, follows
 from gateway.wire.translation.translation import Translation
 
 log = logging.getLogger("gateway.plugins")
@@ -70,7 +70,9 @@ class Failures:
 class Chains(msgspec.Struct, frozen=True):
     """One tuple for each hook of a call, in the order of the configuration file.
 
-    And the `kernel` that carries what passes through them.
+    And the `kernel` that carries what passes through them. `traced`: plugins may take part in
+    traces. `bound` is that of the greatest `trace_ratio`, None if no plugin has that hook.
+    `unrecorded` is what a call has whose spans nobody records, None if only `sample_trace` can say.
     """
 
     failures: Failures
@@ -86,6 +88,9 @@ class Chains(msgspec.Struct, frozen=True):
     call_finished: tuple[Hook, ...] = ()
     sample_trace: tuple[Hook, ...] = ()
     kernel: Kernel = msgspec.field(default_factory=active)
+    traced: bool = False
+    bound: str | None = None
+    unrecorded: "Chains | None" = None
 
     def identify(self, call: Call) -> Later:
         """Run `authenticate`. Raises Unauthorized if no plugin knows the caller."""
@@ -119,7 +124,7 @@ class Chains(msgspec.Struct, frozen=True):
 
     def samples(self, call: Call, context: TraceContext) -> bool | None:
         """Return whether a plugin records the spans of the call; None if none takes part."""
-        found: bool | None = None
+        found = None if self.bound is None else follows(context, self.bound)
         for hook in self.sample_trace:
             try:
                 decided = hook.run(call, context)

@@ -176,6 +176,18 @@ def sample_trace(call: Call, context: TraceContext) -> bool | None:
 
 
 @hookspec
+def trace_ratio() -> float:
+    """Return the share of the calls whose spans are recorded, from 0 to 1.
+
+    With it a plugin takes part in traces, for less than with `sample_trace`. Called once, at
+    start-up, and at each reload. A call with a valid `traceparent` is recorded if its caller says
+    so; of the others this share is, the greatest if several plugins have the hook. The hooks
+    `observe`, `attempt_finished` and `call_finished` of the plugin need not run for a call that is
+    not recorded.
+    """
+
+
+@hookspec
 def routes(gateway: "Host") -> "Sequence[BaseRoute]":
     """Add Starlette routes to the gateway.
 

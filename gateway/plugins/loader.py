@@ -21,9 +21,13 @@ from gateway.plugins.discovery import find
 from gateway.plugins.plugin import SPECS, Plugin
 from gateway.plugins.validation import hook_problems, order_problems
 from gateway.storage.database import Migrations
+from gateway.telemetry.trace_context import bound_of
 
-FOR_CALLS = frozenset(Chains.__struct_fields__) - {"failures", "kernel"}
+FOR_CALLS = frozenset(Chains.__struct_fields__) & SPECS.keys()
 """Hooks that run for each call; the others run at start-up or for the command line."""
+
+OF_RECORDS = ("observe", "attempt_finished", "call_finished")
+"""Hooks that a plugin with `trace_ratio` need not have for calls whose spans are not recorded."""
 
 
 class Plugins:
@@ -116,11 +120,35 @@ class Plugins:
         return frozenset(plugin.name for plugin in self.loaded if id(plugin.object) not in known)
 
     def chains(self, before: Chains | None = None) -> Chains:
-        """Return the hooks of a call, frozen; what `before` counts is counted on."""
-        hooks = {name: self.hooks[name] for name in FOR_CALLS}
-        if before is None:
-            return Chains(Failures(), kernel=active(), **hooks)
-        return Chains(before.failures, kernel=before.kernel, **hooks)
+        """Return the hooks of a call, frozen; what `before` counts is counted on.
+
+        Raises ConfigError if a `trace_ratio` is no share.
+        """
+        hooks: dict[str, Any] = {name: self.hooks[name] for name in FOR_CALLS}
+        failures = Failures() if before is None else before.failures
+        kernel = active() if before is None else before.kernel
+        ratios = self._ratios()
+        traced = bool(ratios or hooks["sample_trace"])
+        plain = Chains(failures, kernel=kernel, traced=traced, **hooks)
+        if not ratios:
+            return plain
+        bound = bound_of(max(ratios.values()))
+        if plain.sample_trace:
+            return replace(plain, bound=bound)
+        left = {name: _without(hooks[name], ratios) for name in OF_RECORDS}
+        return replace(plain, bound=bound, unrecorded=replace(plain, **left))
+
+    def _ratios(self) -> dict[str, float]:
+        """The `trace_ratio` of each plugin that has one. Raises ConfigError."""
+        found = {}
+        for hook in self.hooks["trace_ratio"]:
+            with self.naming_plugin(hook.plugin):
+                found[hook.plugin] = ratio = hook.run()
+                if not (isinstance(ratio, int | float) and 0 <= ratio <= 1):
+                    raise TypeError(
+                        f"`trace_ratio` must return a number from 0 to 1, not {ratio!r}"
+                    )
+        return found
 
 
 def _load(entry: PluginEntry) -> Plugin:
@@ -177,6 +205,10 @@ def _in_order(impl: Any, spec: Callable[..., Any]) -> Callable[..., Any]:
         return run
     wanted = [names.index(name) for name in impl.argnames]
     return lambda *arguments: run(*(arguments[i] for i in wanted))
+
+
+def _without(hooks: tuple[Hook, ...], plugins: Collection[str]) -> tuple[Hook, ...]:
+    return tuple(hook for hook in hooks if hook.plugin not in plugins)
 
 
 def _last_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ import re
 
 import msgspec
 import pytest
-from gateway_plugins.otel import Otel, bound_of
+from gateway_plugins.otel import Otel
 from gateway_plugins.otel.environment import is_former, resource_of, target_of
 from gateway_plugins.otel.options import Options
 from hypothesis import given
@@ -13,6 +13,7 @@ from support.paths import CONFIGS, DOCS
 
 from gateway import ConfigError
 from gateway.config import load
+from gateway.telemetry.trace_context import bound_of
 
 BASE = "OTEL_EXPORTER_OTLP_"
 

@@ -20,7 +20,12 @@ from gateway.testing import GatewayFor, fixtures
 
 GUIDE = (DOCS / "hooks.md").read_text()
 REFERENCE = (DOCS / "hooks-reference.md").read_text()
-TESTS = re.findall(r"def (test_\w+)", (TESTS_FOLDER / "plugins/test_hooks.py").read_text())
+FILES = ("test_hooks.py", "test_trace_ratio.py")
+TESTS = [
+    name
+    for file in FILES
+    for name in re.findall(r"def (test_\w+)", (TESTS_FOLDER / "plugins" / file).read_text())
+]
 
 Signature = tuple[bool, str, list[tuple[str, str]], str]
 

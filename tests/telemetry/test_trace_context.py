@@ -12,9 +12,12 @@ from gateway.telemetry.trace_context import (
     MAX_BAGGAGE,
     MAX_STATES,
     NAMES,
+    bound_of,
     decide,
+    follows,
     new_span_id,
     new_trace_id,
+    not_sampled,
     read_context,
     traced_headers,
 )
@@ -158,6 +161,23 @@ def test_whatever_callers_send_the_worker_gets_a_valid_context(
     assert (again.trace_id, again.tracestate) == (context.trace_id, context.tracestate)
     assert (again.sampled, again.random, again.baggage) == (True, context.random, context.baggage)
     assert len(context.tracestate.split(",")) <= MAX_STATES
+
+
+@given(
+    st.floats(0, 1),
+    st.lists(st.tuples(st.sampled_from([b"accept", *sorted(NAMES)]), st.just(b"x")), max_size=2),
+)
+def test_call_that_is_not_sampled_gets_the_parent_of_the_long_way(
+    ratio: float, lines: list[tuple[bytes, bytes]]
+) -> None:
+    trace_id, bound = new_trace_id(1.7e9), bound_of(ratio)
+    context = read_context(lines, trace_id)
+    decided = decide(context, follows(context, bound))
+    found = not_sampled(lines, trace_id, bound)
+    if decided.sampled or any(name in NAMES for name, _ in lines):
+        assert found is None
+    else:
+        assert [*lines, found] == traced_headers(lines, decided, decided.span_id)
 
 
 _MEMBER = st.from_regex(r"[a-z0-9][a-z0-9_\-*/@]{0,20}=[!-+\--<>-~]{1,20}", fullmatch=True)

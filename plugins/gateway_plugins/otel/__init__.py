@@ -25,7 +25,6 @@ from gateway import (
     Sample,
     StateKey,
     Trace,
-    TraceContext,
     hookimpl,
 )
 from gateway_plugins.otel.content import Heard
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
 WATCHED: StateKey[Watched] = StateKey("otel")
 
-ALWAYS = "g"
-"""Above any hexadecimal digits."""
-
 
 class Otel:
     """The plugin."""
@@ -54,20 +50,13 @@ class Otel:
         if self._target.protocol == "grpc":
             _require("grpc", "otel,grpc")
         self._config = config
-        self._bound = bound_of(config.ratio)
         self._content = config.content
         self._gateway: Host | None = None
         self._exporter: Exporter | None = None
 
     @hookimpl
-    def sample_trace(self, call: Call, context: TraceContext) -> bool:
-        """Follow the caller, or take a share of the traces that begin here.
-
-        The last 16 digits decide, as in OpenTelemetry's sampler of this name.
-        """
-        if context.parent_id is not None:
-            return context.sampled
-        return context.trace_id[16:] < self._bound
+    def trace_ratio(self) -> float:
+        return self._config.ratio
 
     @hookimpl
     def observe(self, call: Call) -> Watched | None:
@@ -129,11 +118,6 @@ class Otel:
 
 REASONS = dict.fromkeys(("queue_full", "unreachable", "refused", "failed", "shutdown"), 0)
 """Why spans are lost; each is reported from the beginning."""
-
-
-def bound_of(ratio: float) -> str:
-    """Return the digits above the last 16 of every trace id that is among this share."""
-    return ALWAYS if ratio >= 1 else f"{int(ratio * (1 << 64)):016x}"
 
 
 def _require(name: str, extras: str) -> None:

@@ -1,5 +1,7 @@
 """A plugin that takes part in traces as the caller asks for."""
 
+import msgspec
+
 from gateway import Call, TraceContext, hookimpl
 
 
@@ -13,6 +15,44 @@ class Sampler:
     def sample_trace(self, call: Call, context: TraceContext) -> bool | None:
         self.contexts.append(context)
         return {"yes": True, "no": False}.get(call.header("x-records") or "")
+
+
+class Share:
+    """Records the spans of a share of the calls; `seen` has its hooks, each with the call's id."""
+
+    class Config(msgspec.Struct, frozen=True):
+        ratio: float = 0.0
+
+    def __init__(self, config: Config) -> None:
+        self._ratio = config.ratio
+        self.seen: list[tuple[str, str]] = []
+
+    @hookimpl
+    def trace_ratio(self) -> float:
+        return self._ratio
+
+    @hookimpl
+    def observe(self, call: Call) -> None:
+        self.seen.append(("observe", call.id))
+
+    @hookimpl
+    def attempt_finished(self, call: Call) -> None:
+        self.seen.append(("attempt_finished", call.id))
+
+    @hookimpl
+    def call_finished(self, call: Call) -> None:
+        self.seen.append(("call_finished", call.id))
+
+
+class Contexts:
+    """Keeps the distributed trace of each call at its end."""
+
+    def __init__(self) -> None:
+        self.contexts: list[TraceContext | None] = []
+
+    @hookimpl
+    def call_finished(self, call: Call) -> None:
+        self.contexts.append(call.distributed_trace)
 
 
 def header_of(request: bytes, name: bytes) -> str | None:
