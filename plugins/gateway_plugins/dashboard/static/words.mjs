@@ -24,6 +24,7 @@ export const REASONS = {
   not_translated: "The request has no exact equal in chat.",
   response_not_translated: "The response has no equal in the caller's API, so the caller got an error.",
   prompt_differs: "The engine makes another prompt of the request than of its translation.",
+  versions_differ: "The engine names other weights than its worker is known to have.",
 };
 
 export const CAUSES = {
