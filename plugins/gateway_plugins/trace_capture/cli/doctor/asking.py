@@ -18,15 +18,25 @@ from gateway_plugins.trace_capture.cli.doctor.results import Check, Difference, 
 AROUND = 8
 """Tokens before a difference, and from it on, whose text is shown."""
 
+MAX_SAID = 64 * 1024
+"""Bytes of the response to a call that are kept, for the error in it: the trace has the rest."""
+
+MAX_TEXT = 200
+"""Characters of a text that an engine makes of tokens."""
+
 _TRACES = msgspec.json.Decoder(list[Trace])
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked: the `kinds`, fields `added` to chats, and the `seconds` of an answer."""
+    """What is asked: the `kinds`, fields `added` to chats, and the `seconds` of an answer.
+
+    `key` is the caller's.
+    """
 
     kinds: Sequence[Kind]
     added: Mapping[str, Any]
     seconds: float
+    key: str | None = None
 
 
 class Doctor:
@@ -70,7 +80,9 @@ class Doctor:
             body |= self._fields.added
         for _ in range(kind.turns):
             path = f"/sessions/{session}{kind.path}"
-            answer = await self._door.ask("POST", path, body, seconds=self._fields.seconds)
+            answer = await self._door.ask(
+                "POST", path, body, seconds=self._fields.seconds, most=MAX_SAID
+            )
             asked.answers.append(answer)
             asked.traces = await self._traces(session)
             if answer.status != 200 or len(asked.traces) < len(asked.answers):
@@ -84,7 +96,11 @@ class Doctor:
         answer = await self._door.ask("GET", path)
         if answer.status != 200:
             raise ConfigError(_cannot_read(path, answer))
-        return _TRACES.decode(answer.body)
+        try:
+            return _TRACES.decode(answer.body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            why = "these are no traces of this version"
+            raise ConfigError(f"GET {path}: {why}") from None
 
     def _learn(self, asked: Asked) -> None:
         if asked.kind.api == "chat" and asked.answers[-1].status == 200:
@@ -116,9 +132,9 @@ class Doctor:
         if not ids:
             return None
         body = {"model": self._model, "tokens": list(ids)}
-        answer = await self._door.ask("POST", "/detokenize", body)
+        answer = await self._door.ask("POST", "/detokenize", body, most=MAX_SAID)
         try:
-            return str(msgspec.json.decode(answer.body)["prompt"])
+            return str(msgspec.json.decode(answer.body)["prompt"])[:MAX_TEXT]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
             return None
 

@@ -48,7 +48,7 @@ def add_doctor_command(subcommands: "Subcommands") -> None:
         help="URL, or id in the configuration, of a worker to ask in place of all; repeatable",
     )
     parser.add_argument("--url", help="ask the gateway that runs here, in place of a temporary one")
-    parser.add_argument("--api-key", metavar="KEY", help=f"for --url; by default {KEY} is read")
+    parser.add_argument("--api-key", metavar="KEY", help=f"the caller's; by default {KEY} is read")
     parser.add_argument("--model", help="model to ask for; default: the first that a worker serves")
     parser.add_argument(
         "--kind", dest="kinds", action="append", choices=NAMES, help="only this kind; repeatable"
@@ -114,7 +114,8 @@ async def _check(options: Options) -> list[Check]:
 
 def _fields(options: Options, *, translated: bool) -> Fields:
     kinds = [one for one in KINDS if _is_wanted(one, options, translated=translated)]
-    return Fields(kinds=kinds, added=options.added, seconds=options.timeout)
+    key = options.api_key or os.environ.get(KEY)
+    return Fields(kinds=kinds, added=options.added, seconds=options.timeout, key=key)
 
 
 def _is_wanted(kind: Kind, options: Options, *, translated: bool) -> bool:
@@ -141,12 +142,11 @@ def _not_captured(config: Config) -> list[Check]:
 
 
 async def _check_running(options: Options) -> list[Check]:
-    key = options.api_key or os.environ.get(KEY)
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    fields = _fields(options, translated=True)
+    headers = {} if fields.key is None else {"authorization": f"Bearer {fields.key}"}
     try:
         client = httpx.AsyncClient(base_url=options.url, headers=headers, timeout=None)
     except (httpx.InvalidURL, ValueError) as error:
         raise ConfigError(f"--url {options.url}: {error}") from None
     async with client:
-        fields = _fields(options, translated=True)
         return await check_running(OverHttp(client), options.model, fields)

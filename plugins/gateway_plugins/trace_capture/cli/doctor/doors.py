@@ -12,6 +12,9 @@ from gateway import ConfigError, error_message
 AGENT = "gateway-doctor"
 """`user-agent` of all calls, and so the harness that counts name."""
 
+MAX_BYTES = 512 * 1024 * 1024
+"""Bytes of a response that are kept: the traces of a session may be long."""
+
 
 class Answer(msgspec.Struct, frozen=True):
     """A response, as far as it came; `status` is 0 if none began.
@@ -36,24 +39,43 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Door(Protocol):
-    """Sends requests to one gateway. `seconds` of `ask` are the time that a response has."""
+    """Sends requests to one gateway.
+
+    A response has `seconds`, and `most` bytes of it are kept.
+    """
 
     async def ask(
-        self, method: str, path: str, body: object = None, *, seconds: float = 30.0
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        seconds: float = 30.0,
+        most: int = MAX_BYTES,
     ) -> Answer: ...
 
 
 class InProcess:
-    """Asks a gateway of this process. A response that takes too long loses its caller."""
+    """Asks a gateway of this process. A response that takes too long loses its caller.
 
-    def __init__(self, app: ASGIApp) -> None:
+    The key goes to workers that get the keys of callers (`forward_authorization`).
+    """
+
+    def __init__(self, app: ASGIApp, key: str | None) -> None:
         self._app = app
+        self._key = [] if key is None else [(b"authorization", b"Bearer " + key.encode())]
 
     async def ask(
-        self, method: str, path: str, body: object = None, *, seconds: float = 30.0
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        seconds: float = 30.0,
+        most: int = MAX_BYTES,
     ) -> Answer:
         content = b"" if body is None else msgspec.json.encode(body)
-        request = _Request(content, seconds)
+        request = _Request(content, seconds, most)
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -68,6 +90,7 @@ class InProcess:
                 (b"user-agent", AGENT.encode()),
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(content)),
+                *self._key,
             ],
             "client": ("127.0.0.1", 0),
             "server": ("127.0.0.1", 0),
@@ -79,11 +102,12 @@ class InProcess:
 class _Request:
     """A request and its response, as an ASGI server has them."""
 
-    def __init__(self, content: bytes, seconds: float) -> None:
+    def __init__(self, content: bytes, seconds: float, most: int) -> None:
         self.status = 0
         self.body = bytearray()
         self.ended = self.late = False
         self._content: bytes | None = content
+        self._most = most
         self._until = asyncio.get_running_loop().time() + seconds
 
     async def receive(self) -> Message:
@@ -99,7 +123,7 @@ class _Request:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         else:
-            self.body += message.get("body", b"")
+            self.body += message.get("body", b"")[: self._most - len(self.body)]
             self.ended = not message.get("more_body", False)
 
 
@@ -110,7 +134,13 @@ class OverHttp:
         self._client = client
 
     async def ask(
-        self, method: str, path: str, body: object = None, *, seconds: float = 30.0
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        seconds: float = 30.0,
+        most: int = MAX_BYTES,
     ) -> Answer:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"user-agent": AGENT, "content-type": "application/json"}
@@ -122,7 +152,7 @@ class OverHttp:
             ):
                 status = response.status_code
                 async for chunk in response.aiter_bytes():
-                    said += chunk
+                    said += chunk[: most - len(said)]
         except TimeoutError:
             return Answer(status, bytes(said), late=True)
         except httpx.HTTPError as error:

@@ -45,7 +45,7 @@ async def check_workers(
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(worker: WorkerSettings) -> list[Check]:
-        async with room, stage(config, worker) as door:
+        async with room, stage(config, worker, fields.key) as door:
             return await _check_worker(door, config, worker, model, fields)
 
     return [check for found in await asyncio.gather(*map(one, workers)) for check in found]

@@ -139,7 +139,7 @@ def _of_reason(reason: str, trace: Trace, answer: Answer) -> Problem:
             what = f"{what}: {said}"
         to_do = advice.advice_on_error(reason, said)
     elif detail := _detail(reason, trace):
-        what = f"{what}: {detail}"
+        what = f"{what}: {detail[:500]}"
     return Problem(reason=reason, what=what, what_to_do=to_do)
 
 
@@ -173,7 +173,7 @@ def _bad_logprob(trace: Trace) -> str:
         for at, value in enumerate(choice.logprobs):
             if value is None or not -9999 < value <= 0:
                 shown = "null" if value is None else str(value)
-                return f"{shown} of token {at} (id {choice.token_ids[at : at + 1] or 'unknown'})"
+                return f"{shown} at token {at} of the completion"
     return ""
 
 

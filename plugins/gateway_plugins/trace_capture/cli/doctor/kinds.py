@@ -86,7 +86,7 @@ KINDS: Sequence[Kind] = (
     _chat("tools, streamed", _WEATHER, 256, tools=[_TOOL], tool_choice="auto", stream=True),
     _chat("reasoning", _SUM, 1024, thinks=True),
     _chat("reasoning, streamed", _SUM, 1024, thinks=True, stream=True),
-    _chat("n=2", _HELLO, 64, n=2),
+    _chat("n=2", _HELLO, 64, n=2, temperature=1),
     _chat("turns", _HELLO, 64, turns=TURNS, stream=True),
     _chat("turns with tools", _WEATHER, 256, turns=TURNS, tools=[_TOOL], tool_choice="auto"),
     _chat("turns with reasoning", _SUM, 1024, turns=TURNS, thinks=True),

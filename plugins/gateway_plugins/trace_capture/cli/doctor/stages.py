@@ -48,10 +48,12 @@ def alone(config: Config, worker: WorkerSettings) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def stage(config: Config, worker: WorkerSettings) -> AsyncIterator[InProcess]:
+async def stage(
+    config: Config, worker: WorkerSettings, key: str | None
+) -> AsyncIterator[InProcess]:
     """Run such a gateway during the block. Raises ConfigError if a plugin does not start."""
     async with create_app(alone(config, worker)) as gateway:
-        yield InProcess(gateway)
+        yield InProcess(gateway, key)
 
 
 def chosen(config: Config, names: Sequence[str]) -> Sequence[WorkerSettings]:
