@@ -13,21 +13,27 @@ from gateway_plugins.trace_capture.cli.doctor.report import Report, Told, lines_
 from support.workers.spoiled_engine import Json, Spoiled
 
 from gateway import Reason
-from gateway.config import Config, Worker
+from gateway.config import Config, PluginEntry, Worker
 from gateway.simulator import Faults, Simulator, SimulatorConfig
-from gateway.testing import ScriptedWorker, answer_of
+from gateway.testing import ScriptedWorker, answer_of, entry
 
 IDS = ("token_ids", "prompt_token_ids")
 
 
 async def examine(
-    url: str, kinds: Sequence[str], *, model: str | None = None, seconds: float = 20, **added: Any
+    url: str,
+    kinds: Sequence[str],
+    *plugins: PluginEntry,
+    model: str | None = None,
+    seconds: float = 20,
+    **added: Any,
 ) -> Report:
     """What the doctor reports of a worker that is asked these kinds of calls."""
     asked = [kind for kind in KINDS if kind.name in kinds]
     worker = Worker(url=url)
     fields = Fields(kinds=asked, added=added, seconds=seconds)
-    report = report_of(await check_workers(Config(workers=(worker,)), [worker], model, fields))
+    config = Config(workers=(worker,), plugins=plugins)
+    report = report_of(await check_workers(config, [worker], model, fields))
     assert len([*lines_of(report)]) > 3
     return report
 
@@ -63,8 +69,8 @@ def other_model(_: Json, said: Json) -> Json:
 def bad_logprob(value: float | None) -> Callable[[Json, Json], Json]:
     def edit(_: Json, said: Json) -> Json:
         for choice in choices(said):
-            for entry in ((choice.get("logprobs") or {}).get("content") or ())[1:2]:
-                entry["logprob"] = value
+            for token in ((choice.get("logprobs") or {}).get("content") or ())[1:2]:
+                token["logprob"] = value
         return said
 
     return edit
@@ -195,6 +201,17 @@ async def test_doctor_shows_the_token_at_which_a_template_strips_the_thoughts(
     text = "\n".join(lines_of(report))
     assert f"at token {left.at}: expected {left.expected_id} {left.expected_text!r}" in text
     assert "tito: prefer" in told.what_to_do
+
+
+async def test_doctor_says_why_tito_does_not_help(thinking: Simulator) -> None:
+    asked, tito = ["chat", "turns with reasoning"], entry("trace_capture", tito="prefer")
+    told = found(await examine(thinking.url, asked, tito))["prefix_differs"]
+    assert "--enable-scale-out" in told.what[0]
+    assert "`tito` is on" in told.what_to_do
+    assert "Start vLLM with `--enable-scale-out`" in told.what_to_do
+    settings = SimulatorConfig(reasoning=True, scale_out=True)
+    async with Simulator(settings) as engine:
+        assert (await examine(engine.url, asked, tito)).fine
 
 
 async def test_doctor_names_a_worker_that_is_down() -> None:

@@ -57,6 +57,8 @@ _TITO = (
     " Or set `tito: prefer` of trace_capture: the sampled ids are then the next prompt "
     "(docs/tito.md)."
 )
+_TITO_SAID = "docs/tito.md says which calls cannot be carried as token ids."
+
 _STRIPPED = (
     "Start the engine with a chat template that keeps the reasoning of earlier turns "
     "(`--chat-template`), and have the agent send it back." + _TITO
@@ -95,10 +97,14 @@ _SAID: Mapping[str, str] = {
 
 def advice_on_error(reason: str, message: str) -> str:
     """Return what to do about an error by what the engine says; by its reason if that is new."""
+    return _by_words(message) or advice_on(reason)
+
+
+def _by_words(message: str) -> str | None:
     for pattern, advice in _SAID.items():
         if re.search(pattern, message, re.IGNORECASE | re.DOTALL):
             return advice
-    return advice_on(reason)
+    return None
 
 
 def advice_on_difference(left: Difference) -> str:
@@ -107,6 +113,10 @@ def advice_on_difference(left: Difference) -> str:
     The cause knows what the agent sent, which is here what it got. Texts that differ show that the
     template has rewritten it.
     """
+    if left.tito is not None:
+        return (
+            f"`tito` is on, but this turn was carried as text. {_by_words(left.tito) or _TITO_SAID}"
+        )
     expected, found = left.expected_after, left.found_after
     is_same_text = (
         not (expected and found) or expected.startswith(found) or found.startswith(expected)

@@ -59,9 +59,9 @@ def _who(asked: Asked, worker: str, turn: int) -> str:
 
 def _check(asked: Asked, worker: str, problems: Sequence[Problem]) -> Check:
     found = tuple({one.reason: one for one in reversed(problems)}.values())[::-1]
-    forks = all(one.reason == FORKS for one in found)
-    verdict: Verdict = "COMPLETE" if not found else "FORKS" if forks else "INCOMPLETE"
-    return _told(asked, worker, verdict, _note(asked), found)
+    if any(one.reason != FORKS for one in found):
+        return _told(asked, worker, "INCOMPLETE", "", found)
+    return _told(asked, worker, "FORKS" if found else "COMPLETE", _note(asked), found)
 
 
 def _not_served(asked: Asked, worker: str, note: str) -> Check:
@@ -193,11 +193,22 @@ def _forks(traces: Sequence[Trace]) -> Iterator[tuple[int, Problem]]:
             expected_text=left.expected_text,
             found_text=left.found_text,
             cause=left.cause,
+            tito=_carried_as_text(child),
         )
         what = f"the prompt of turn {turn} leaves the tokens of turn {turn - 1} ({left.cause})"
+        if difference.tito is not None:
+            what = f"{what}; tito: {difference.tito}"
         to_do = advice.advice_on_difference(difference)
         yield (
             turn - 1,
             Problem(reason=FORKS, what=what, what_to_do=to_do, difference=difference),
         )
         return
+
+
+def _carried_as_text(trace: Trace) -> str | None:
+    """Return why `tito` has not made the prompt, None if it did or is off."""
+    told = trace.metadata.get("tito")
+    if not isinstance(told, dict) or told.get("prompt") != "by_engine":
+        return None
+    return str(told.get("reason"))[:500]

@@ -17,7 +17,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     The sequence is the prompt of turn `turn` - 1 (counted from 1) and what was sampled. `at` is the
     position in both; an id is None where the sequence or the prompt has ended. `text_before`,
     `expected_after` and `found_after` are the texts of some tokens before the place and from it on.
-    A text is None if the engine neither sends nor detokenises it.
+    A text is None if the engine neither sends nor detokenises it. `tito` says why the turn was
+    carried as text if `tito` is on.
     """
 
     turn: int
@@ -30,6 +31,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     expected_after: str | None = None
     found_after: str | None = None
     cause: str
+    tito: str | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
