@@ -2,9 +2,9 @@
 
 import json
 
+import msgspec
 import pytest
-from gateway_plugins.otel.record import MAX_CHARS, cut
-from gateway_plugins.otel.response import HEAD, ROOM, TAIL, Ends, Said, Watched, said_of
+from gateway_plugins.otel.response import HEAD, MAX_TEXT, ROOM, TAIL, Ends, Said, Watched, said_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,10 +75,10 @@ def test_any_bytes_are_read_and_bounded(chunks: list[bytes], stream: bool) -> No
         assert whole.endswith(kept[-min(TAIL, len(chunks[-1])) :])
 
 
-@given(st.text(max_size=3_000))
-def test_texts_are_cut_to_what_can_be_sent(text: str) -> None:
-    assert len(cut(text)) <= MAX_CHARS
-    cut(text).encode()
+def test_texts_of_a_response_are_cut() -> None:
+    told = {"id": "i" * 3_000, "model": "m" * 3_000, "choices": [{"finish_reason": "r" * 3_000}]}
+    found = said_of(watched(msgspec.json.encode(told), stream=False))
+    assert {len(found.id), len(found.model), len(found.reasons[0])} == {MAX_TEXT}
 
 
 def test_room_is_lowered_as_the_kernel_lowers_it() -> None:

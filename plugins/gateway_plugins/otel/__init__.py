@@ -5,8 +5,8 @@ response says of itself, `content.py` its messages if that is wanted. `spans` ma
 of these, `exporting` sends them from a thread. `options.py` has the options, `environment.py` the
 variables of OpenTelemetry.
 
-The messages are made here and not by OpenTelemetry's SDK, whose encoder takes ten times as long.
-Nothing global is installed.
+The messages are written here, byte by byte: OpenTelemetry's SDK takes thirty times as long, and the
+objects of opentelemetry-proto five times. Nothing global is installed.
 """
 
 import contextlib

@@ -3,34 +3,13 @@
 Nothing here refers to the call, whose request and response would stay in memory with it.
 """
 
-from collections.abc import Mapping
-
 import msgspec
 
-from gateway import Attempt, Call, Outcome, Usage
+from gateway import Attempt, Body, Call, Outcome, Usage
 from gateway_plugins.otel.response import Watched
+from gateway_plugins.otel.spans.parameters import PARAMETERS
 
 SECOND = 1_000_000_000
-
-Value = str | bool | int | float | tuple[str, ...]
-
-PARAMETERS: Mapping[str, str] = {
-    "max_tokens": "gen_ai.request.max_tokens",
-    "max_completion_tokens": "gen_ai.request.max_tokens",
-    "max_output_tokens": "gen_ai.request.max_tokens",
-    "temperature": "gen_ai.request.temperature",
-    "top_p": "gen_ai.request.top_p",
-    "top_k": "gen_ai.request.top_k",
-    "seed": "gen_ai.request.seed",
-    "n": "gen_ai.request.choice.count",
-    "frequency_penalty": "gen_ai.request.frequency_penalty",
-    "presence_penalty": "gen_ai.request.presence_penalty",
-    "reasoning_effort": "gen_ai.request.reasoning.level",
-}
-"""Fields of requests, and the attributes that they are."""
-
-FLOATS = frozenset(("temperature", "top_p", "frequency_penalty", "presence_penalty"))
-TEXTS = frozenset(("reasoning_effort",))
 
 MAX_CHARS = 1_024
 """Maximum characters of a text that a caller or a worker may have made up."""
@@ -63,7 +42,8 @@ class FinishedCall(msgspec.Struct, frozen=True):
     """One call. Times are Unix nanoseconds, texts are cut.
 
     `api` is the name of the API, None if the gateway does not know the path; `manages`: the call is
-    no work of a model. `parameters` are attributes. `content` is the request's body, if content is
+    no work of a model. `asked` are its sampling parameters, see
+    `_asked`. `content` is the request's body, if content is
     recorded. `queue` and `overhead` are seconds, see Outcome.
     """
 
@@ -83,7 +63,7 @@ class FinishedCall(msgspec.Struct, frozen=True):
     principal: str | None
     model: str | None
     streams: bool
-    parameters: Mapping[str, Value]
+    asked: tuple[object, ...]
     began: int
     ended: int
     first_byte: int | None
@@ -99,17 +79,11 @@ class FinishedCall(msgspec.Struct, frozen=True):
     content: bytes | None = None
 
 
-def cut(value: str) -> str:
-    """Return at most MAX_CHARS of a text, in which nothing is that UTF-8 cannot encode."""
-    if value.isascii() and len(value) <= MAX_CHARS:
-        return value
-    return value[:MAX_CHARS].encode(errors="replace").decode()
-
-
 def record_of(
     call: Call, outcome: Outcome, watched: Watched | None, content: bytes | None = None
 ) -> FinishedCall:
-    context, api = call.trace_context, call.api
+    context, api, principal = call.trace_context, call.api, call.principal
+    session_id, model = call.session_id, call.model
     began = int(call.created * SECOND)
     base = began - int(call.started * SECOND)
     ttft, first = outcome.ttft, None if watched is None else watched.first.first
@@ -118,19 +92,19 @@ def record_of(
         span_id=context.span_id,
         parent_id=context.parent_id,
         tracestate=context.tracestate,
-        call_id=cut(call.id),
+        call_id=call.id,
         method=call.method,
-        path=cut(call.asked_path),
+        path=call.asked_path[:MAX_CHARS],
         label=None if api is None else api.label(call.path),
         api=None if api is None else api.name,
         manages=api is not None and api.work in ("manages", "converts"),
         frontend=call.frontend,
         source=call.source,
-        session_id=call.session_id and cut(call.session_id),
-        principal=None if call.principal is None else cut(call.principal.id),
-        model=call.model and cut(call.model),
+        session_id=session_id and session_id[:MAX_CHARS],
+        principal=None if principal is None else principal.id[:MAX_CHARS],
+        model=model and model[:MAX_CHARS],
         streams=call.streams,
-        parameters=parameters_of(call),
+        asked=_asked(call.body),
         began=began,
         ended=began + int(outcome.duration * SECOND),
         first_byte=None if ttft is None else began + int(ttft * SECOND),
@@ -149,11 +123,11 @@ def record_of(
 
 def _tried(attempt: Attempt, base: int) -> TriedWorker:
     began = base + int(attempt.started * SECOND)
-    ended, first = attempt.ended, attempt.first_byte
+    ended, first, worker = attempt.ended, attempt.first_byte, attempt.worker
     return TriedWorker(
         span_id=attempt.span_id,
-        worker=attempt.worker.id,
-        url=attempt.worker.url,
+        worker=worker.id,
+        url=worker.url,
         began=began,
         ended=began if ended is None else base + int(ended * SECOND),
         first_byte=None if first is None else base + int(first * SECOND),
@@ -161,7 +135,7 @@ def _tried(attempt: Attempt, base: int) -> TriedWorker:
         status=attempt.status,
         result=attempt.result,
         failure=_failure(attempt),
-        ejected=_ejected(attempt, began),
+        ejected=bool(worker.conditions) and _ejected(attempt, began),
     )
 
 
@@ -173,43 +147,26 @@ def _failure(attempt: Attempt) -> str | None:
 
 
 def _ejected(attempt: Attempt, began: int) -> bool:
-    conditions = attempt.worker.conditions
-    return bool(conditions) and any(
-        one.state == "ejected" and one.since * SECOND >= began for one in conditions.values()
+    return any(
+        one.state == "ejected" and one.since * SECOND >= began
+        for one in attempt.worker.conditions.values()
     )
 
 
-def parameters_of(call: Call) -> Mapping[str, Value]:
-    """Return the sampling parameters of the request, as far as the kernel has read its fields."""
-    fields, data = call.body.fields, call.body.readable
+def _asked(body: Body) -> tuple[object, ...]:
+    """The sampling parameters, as far as the kernel has read them: a name and a value by turns.
+
+    Of a value that the kernel has only found, such as a number with a point, the bytes.
+    """
+    fields, data = body.fields, body.readable
     if not fields or data is None:
-        return {}
-    found: dict[str, Value] = {}
-    for name, attribute in PARAMETERS.items():
-        if name not in fields:
-            continue
-        told: object = fields[name]
-        if isinstance(told, tuple):  # where it is: a number with a point, or a long text
-            told = _number(data[told[0] : told[1]])
-        if (value := _valid(name, told)) is not None:
-            found[attribute] = value
-    if found.get("gen_ai.request.choice.count") == 1:
-        del found["gen_ai.request.choice.count"]
-    return found
-
-
-def _number(text: bytes) -> float | None:
-    try:
-        return float(text) if len(text) <= MAX_NUMBER else None
-    except ValueError:
-        return None
-
-
-def _valid(name: str, told: object) -> Value | None:
-    if name in TEXTS:
-        return told if isinstance(told, str) else None
-    if isinstance(told, bool) or not isinstance(told, int | float):
-        return None
-    if name in FLOATS:
-        return float(told)
-    return told if isinstance(told, int) and abs(told) < 1 << 63 else None
+        return ()
+    found: list[object] = []
+    for name in PARAMETERS:
+        if name in fields:
+            told: object = fields[name]
+            if isinstance(told, tuple):
+                begin, end = told
+                told = data[begin:end] if end - begin <= MAX_NUMBER else None
+            found += name, told
+    return tuple(found)

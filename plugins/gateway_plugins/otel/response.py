@@ -14,6 +14,9 @@ from gateway import Gaps, Headers, is_event_stream
 HEAD, TAIL, ROOM = 2_048, 4_096, 16_384
 """Bytes that are kept of a long response: of its first read, before its latest read, at most."""
 
+MAX_TEXT = 1_024
+"""Maximum characters of a text that a response may have made up."""
+
 NO_BOUNDS: tuple[float, ...] = ()
 
 _ENDS = re.compile(
@@ -116,7 +119,8 @@ def said_of(watched: Watched) -> Said:
             _note(_read(text), found, reasons)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-    found.reasons = tuple(reasons[place] for place in sorted(reasons))
+    found.reasons = tuple([reasons[place][:MAX_TEXT] for place in sorted(reasons)])
+    found.id, found.model = found.id[:MAX_TEXT], found.model[:MAX_TEXT]
     return found
 
 

@@ -42,7 +42,7 @@ def finished_call() -> FinishedCall:
         principal="p",
         model="m",
         streams=False,
-        parameters={"gen_ai.request.max_tokens": 3},
+        asked=("max_tokens", 3),
         began=SECOND,
         ended=2 * SECOND,
         first_byte=2 * SECOND,

@@ -5,22 +5,21 @@ from functools import partial
 from importlib.metadata import version
 from uuid import uuid4
 
-from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
-
 from gateway_plugins.otel.content import Redact, content_of
 from gateway_plugins.otel.environment import Target, is_former, resource_of
-from gateway_plugins.otel.exporting.exporter import Convert, Exporter
+from gateway_plugins.otel.exporting.exporter import Convert, Exporter, Frame
 from gateway_plugins.otel.exporting.over_http import HttpSender
 from gateway_plugins.otel.exporting.sender import Sender
 from gateway_plugins.otel.options import Options
 from gateway_plugins.otel.record import FinishedCall
-from gateway_plugins.otel.spans.attributes import attribute
 from gateway_plugins.otel.spans.conventions import GenAi
+from gateway_plugins.otel.spans.encoding import attribute, field, utf8
 from gateway_plugins.otel.spans.spans import spans_of
 
 SCOPE = "gateway_plugins.otel"
+
+RESOURCE = b"\x0a"
+"""Tag of an attribute in a resource."""
 
 
 def exporter_of(options: Options, target: Target, redact: Redact | None) -> Exporter:
@@ -48,7 +47,7 @@ def _converter(gen_ai: GenAi, redact: Redact | None, most: int) -> Convert:
     if redact is None:
         return partial(spans_of, gen_ai=gen_ai)
 
-    def convert(call: FinishedCall) -> list[Span]:
+    def convert(call: FinishedCall) -> list[bytes]:
         spans = spans_of(call, gen_ai)
         spoken = content_of(call, redact, most)
         for latest, value in (
@@ -56,13 +55,13 @@ def _converter(gen_ai: GenAi, redact: Redact | None, most: int) -> Convert:
             ("gen_ai.output.messages", spoken.output),
         ):
             if value is not None and (name := gen_ai.name(latest)) is not None:
-                spans[0].attributes.append(attribute(name, value))
+                spans[0] += attribute(name, value)
         return spans
 
     return convert
 
 
-def _frame(options: Options) -> ResourceSpans:
+def _frame(options: Options) -> Frame:
     """What all spans of this process share."""
     own = version("llm-call-gateway")
     told = {
@@ -73,7 +72,7 @@ def _frame(options: Options) -> ResourceSpans:
         "service.instance.id": str(uuid4()),
         **resource_of(options, os.environ),
     }
-    process = attribute("process.pid", os.getpid())
-    resource = Resource(attributes=[*(attribute(*one) for one in told.items()), process])
-    scope = InstrumentationScope(name=SCOPE, version=own)
-    return ResourceSpans(resource=resource, scope_spans=[ScopeSpans(scope=scope)])
+    attributes = [attribute(name, value, RESOURCE) for name, value in told.items()]
+    attributes.append(attribute("process.pid", os.getpid(), RESOURCE))
+    scope = field(b"\x0a", utf8(SCOPE)) + field(b"\x12", utf8(own))
+    return Frame(field(b"\x0a", b"".join(attributes)), field(b"\x0a", scope))

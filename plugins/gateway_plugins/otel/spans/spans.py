@@ -2,55 +2,90 @@
 
 The call's span has the attributes of generative AI, because the conventions want one span for an
 operation with all its retries. An attempt has those of an HTTP client, which number the retries.
+What many calls share is written once and kept.
 """
 
 from collections.abc import Iterator
 from functools import lru_cache
+from struct import Struct
 from urllib.parse import urlsplit
 
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-
-from gateway_plugins.otel.record import SECOND, FinishedCall, TriedWorker, Value, cut
+from gateway_plugins.otel.record import SECOND, FinishedCall, TriedWorker
 from gateway_plugins.otel.response import Said, said_of
-from gateway_plugins.otel.spans.attributes import MAX_KNOWN, attribute, number, text, yes
 from gateway_plugins.otel.spans.conventions import GenAi, operation_of
-
-LOCAL, REMOTE = 0x100, 0x300
-"""Flags of a span whose parent is of this process, or that has none, and of one elsewhere."""
+from gateway_plugins.otel.spans.encoding import (
+    MAX_KNOWN,
+    Value,
+    attribute,
+    counted,
+    event,
+    event_named,
+    field,
+    measured,
+    utf8,
+    varying,
+)
+from gateway_plugins.otel.spans.parameters import parameters_of
 
 HTTP = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
 """Methods that the conventions know; another one is `_OTHER`."""
 
-ERROR = Status(code=Status.STATUS_CODE_ERROR)
+SERVER, CLIENT = b"\x30\x02", b"\x30\x03"
+"""`kind`."""
+
+ERROR = b"\x7a\x02\x18\x02"
+"""`status`."""
+
+LOCAL, REMOTE = b"\x85\x01\x01\x01\x00\x00", b"\x85\x01\x01\x03\x00\x00"
+"""`flags` of a span whose parent is of this process, or that has none, and of one elsewhere."""
+
+_times = Struct("<cQcQ").pack
 
 
-def spans_of(call: FinishedCall, gen_ai: GenAi) -> list[Span]:
-    """Return the spans of a call, its own first."""
+def spans_of(call: FinishedCall, gen_ai: GenAi) -> list[bytes]:
+    """Return the spans of a call, its own first: messages of the type Span."""
     return [_call(call, gen_ai), *(_attempt(call, place) for place in range(len(call.attempts)))]
 
 
-def _call(call: FinishedCall, gen_ai: GenAi) -> Span:
+def _call(call: FinishedCall, gen_ai: GenAi) -> bytes:
     samples = call.api is not None and not call.manages
-    span = Span(
-        trace_id=bytes.fromhex(call.trace_id),
-        span_id=bytes.fromhex(call.span_id),
-        parent_span_id=b"" if call.parent_id is None else bytes.fromhex(call.parent_id),
-        trace_state=call.tracestate,
-        name=_name(call) if samples else _http_name(call),
-        kind=Span.SPAN_KIND_SERVER,
-        start_time_unix_nano=call.began,
-        end_time_unix_nano=call.ended,
-        flags=(LOCAL if call.parent_id is None else REMOTE) | 1,
-        events=_events(call),
-        status=ERROR if _failed(call) else None,
-    )
-    span.attributes.extend(_own(call))
-    if samples:
-        span.attributes.extend(_gen_ai(call, gen_ai))
-    return span
+    name = _name(call) if samples else _http_name(call.method, call.label)
+    usage, overhead = call.usage, call.overhead
+    parts = [
+        _ids(call, call.span_id, call.parent_id),
+        field(b"\x2a", utf8(name)),
+        SERVER,
+        _times(b"\x39", call.began, b"\x41", call.ended),
+        _own(
+            call.method,
+            call.path,
+            call.label,
+            call.status,
+            call.result,
+            call.failure,
+            call.frontend,
+            call.source,
+            call.principal,
+            len(call.attempts),
+            usage is not None and usage.counted,
+        ),
+        varying("gateway.call.id", call.call_id),
+        b"" if overhead is None else measured("gateway.overhead", overhead),
+        *(_gen_ai(call, gen_ai) if samples else ()),
+        *_events(call),
+        ERROR if _failed(call) else b"",
+        LOCAL if call.parent_id is None else REMOTE,
+    ]
+    return b"".join(parts)
+
+
+def _ids(call: FinishedCall, span_id: str, parent_id: str | None) -> bytes:
+    """`trace_id`, `span_id`, `parent_span_id` and `trace_state`."""
+    parent = "" if parent_id is None else f"2208{parent_id}"
+    ids = bytes.fromhex(f"0a10{call.trace_id}1208{span_id}{parent}")
+    return ids + field(b"\x1a", utf8(call.tracestate)) if call.tracestate else ids
 
 
 def _name(call: FinishedCall) -> str:
@@ -58,13 +93,13 @@ def _name(call: FinishedCall) -> str:
     return operation if call.model is None else f"{operation} {call.model}"
 
 
-def _http_name(call: FinishedCall) -> str:
-    method = call.method if call.method in HTTP else "HTTP"
-    return method if call.label is None else f"{method} {call.label}"
+def _http_name(method: str, label: str | None) -> str:
+    known = method if method in HTTP else "HTTP"
+    return known if label is None else f"{known} {label}"
 
 
-def _method(call: FinishedCall) -> str:
-    return call.method if call.method in HTTP else "_OTHER"
+def _method(method: str) -> str:
+    return method if method in HTTP else "_OTHER"
 
 
 def _failed(call: FinishedCall) -> bool:
@@ -72,42 +107,54 @@ def _failed(call: FinishedCall) -> bool:
     return call.result in ("error", "aborted") and not 400 <= call.status < 500
 
 
-def _own(call: FinishedCall) -> Iterator[KeyValue]:
-    """What there is to tell of any call."""
-    yield text("http.request.method", _method(call))
-    yield attribute("url.path", call.path)
-    if call.label is not None:
-        yield text("http.route", call.label)
-    if call.status:
-        yield number("http.response.status_code", call.status)
-    if call.result == "error":
-        yield text("error.type", cut(call.failure or str(call.status)))
-    yield attribute("gateway.call.id", call.call_id)
-    yield text("gateway.result", call.result)
-    yield text("gateway.frontend", call.frontend)
-    yield text("gateway.source", call.source)
-    if call.principal is not None:
-        yield text("gateway.principal", call.principal)
-    yield number("gateway.attempts", len(call.attempts))
-    if call.overhead is not None:
-        yield attribute("gateway.overhead", call.overhead)
-    if call.usage is not None and call.usage.counted:
-        yield yes("gateway.usage.counted")
+@lru_cache(MAX_KNOWN)
+def _own(
+    method: str,
+    path: str,
+    label: str | None,
+    status: int,
+    result: str,
+    failure: str | None,
+    frontend: str,
+    source: str,
+    principal: str | None,
+    attempts: int,
+    estimated: bool,
+) -> bytes:
+    """What there is to tell of any call, and is the same for many."""
+    return _attributes(
+        ("http.request.method", _method(method)),
+        ("url.path", path),
+        ("http.route", label),
+        ("http.response.status_code", status or None),
+        ("error.type", (failure or str(status)) if result == "error" else None),
+        ("gateway.result", result),
+        ("gateway.frontend", frontend),
+        ("gateway.source", source),
+        ("gateway.principal", principal),
+        ("gateway.attempts", attempts),
+        ("gateway.usage.counted", estimated or None),
+    )
 
 
-def _gen_ai(call: FinishedCall, gen_ai: GenAi) -> Iterator[KeyValue]:
+def _attributes(*told: tuple[str | None, Value | None]) -> bytes:
+    """Write the attributes of a span that have a name and a value."""
+    return b"".join(
+        [attribute(name, value) for name, value in told if name is not None and value is not None]
+    )
+
+
+def _gen_ai(call: FinishedCall, gen_ai: GenAi) -> Iterator[bytes]:
     """The attributes of generative AI, under the names of the chosen generation."""
     said = Said() if call.response is None else said_of(call.response)
-    reasons = tuple([cut(reason) for reason in said.reasons])
-    answered = cut(said.model)
-    yield from _usual(gen_ai, call.api or "", call.model, call.streams, answered, reasons)
+    yield _usual(gen_ai, call.api or "", call.model, call.streams, said.model, said.reasons)
     if call.session_id is not None:
-        yield attribute("gen_ai.conversation.id", call.session_id)
+        yield varying("gen_ai.conversation.id", call.session_id)
     if said.id:
-        yield attribute("gen_ai.response.id", cut(said.id))
-    for latest, value in (*call.parameters.items(), *_usage(call)):
-        if (name := gen_ai.name(latest)) is not None:
-            yield attribute(name, value)
+        yield varying("gen_ai.response.id", said.id)
+    if call.asked:
+        yield _asked(gen_ai, *call.asked)
+    yield from _usage(call, gen_ai)
 
 
 @lru_cache(MAX_KNOWN)
@@ -118,33 +165,37 @@ def _usual(
     streams: bool,
     answered: str,
     reasons: tuple[str, ...],
-) -> tuple[KeyValue, ...]:
-    """The attributes that many calls share, to be copied."""
-    found: list[tuple[str, Value | None]] = [
-        ("gen_ai.operation.name", operation_of(api)),
-        ("gen_ai.provider.name", gen_ai.provider_of(api)),
-        ("gen_ai.request.model", model),
-        ("gen_ai.request.stream", streams or None),
-        ("gen_ai.response.model", answered or None),
-        ("gen_ai.response.finish_reasons", reasons or None),
-    ]
-    named = [(gen_ai.name(latest), value) for latest, value in found]
-    return tuple([attribute(name, value) for name, value in named if name and value is not None])
+) -> bytes:
+    """The attributes that many calls share."""
+    return _attributes(
+        (gen_ai.name("gen_ai.operation.name"), operation_of(api)),
+        (gen_ai.name("gen_ai.provider.name"), gen_ai.provider_of(api)),
+        (gen_ai.name("gen_ai.request.model"), model),
+        (gen_ai.name("gen_ai.request.stream"), streams or None),
+        (gen_ai.name("gen_ai.response.model"), answered or None),
+        (gen_ai.name("gen_ai.response.finish_reasons"), reasons or None),
+    )
 
 
-def _usage(call: FinishedCall) -> Iterator[tuple[str, Value]]:
+@lru_cache(MAX_KNOWN, typed=True)
+def _asked(gen_ai: GenAi, *told: object) -> bytes:
+    found = parameters_of(told)
+    return _attributes(*[(gen_ai.name(latest), value) for latest, value in found.items()])
+
+
+def _usage(call: FinishedCall, gen_ai: GenAi) -> Iterator[bytes]:
     """The tokens, and the time of the first event."""
     usage, first = call.usage, _first_chunk(call)
-    if first is not None:
-        yield "gen_ai.response.time_to_first_chunk", first
+    if first is not None and not gen_ai.former:
+        yield measured("gen_ai.response.time_to_first_chunk", first)
     if usage is None:
         return
-    yield "gen_ai.usage.input_tokens", usage.prompt_tokens
-    yield "gen_ai.usage.output_tokens", usage.completion_tokens
-    if usage.cached_tokens:
-        yield "gen_ai.usage.cache_read.input_tokens", usage.cached_tokens
-    if usage.reasoning_tokens:
-        yield "gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens
+    yield counted("gen_ai.usage.input_tokens", usage.prompt_tokens)
+    yield counted("gen_ai.usage.output_tokens", usage.completion_tokens)
+    if usage.cached_tokens and not gen_ai.former:
+        yield counted("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens)
+    if usage.reasoning_tokens and not gen_ai.former:
+        yield counted("gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens)
 
 
 def _first_chunk(call: FinishedCall) -> float | None:
@@ -154,67 +205,77 @@ def _first_chunk(call: FinishedCall) -> float | None:
     return max(0, call.first_event - call.began) / SECOND
 
 
-def _events(call: FinishedCall) -> list[Span.Event]:
+def _events(call: FinishedCall) -> list[bytes]:
     found = list(_of_attempts(call))
     first = call.first_event if call.first_event is not None else call.first_byte
     if first is not None:
-        found.append(Span.Event(name="gateway.first_token", time_unix_nano=first))
+        found.append(event(first, event_named("gateway.first_token")))
     return found
 
 
-def _of_attempts(call: FinishedCall) -> Iterator[Span.Event]:
+def _of_attempts(call: FinishedCall) -> Iterator[bytes]:
     """How long the call waited, and what came between its attempts."""
     before: TriedWorker | None = None
     for attempt in call.attempts:
-        worker = text("gateway.worker", attempt.worker)
         if before is None:
-            waited = attribute("gateway.queue.duration", call.queue)
-            yield _event("gateway.queue", attempt.began, waited)
+            rest = event_named("gateway.queue", ("gateway.queue.duration", call.queue))
         else:
-            after = text("gateway.retry.after", before.result)
-            yield _event("gateway.retry", attempt.began, worker, after)
+            worker = ("gateway.worker", attempt.worker)
+            rest = event_named("gateway.retry", worker, ("gateway.retry.after", before.result))
+        yield event(attempt.began, rest)
         if attempt.ejected:
-            yield _event("gateway.ejection", attempt.ended, worker)
+            rest = event_named("gateway.ejection", ("gateway.worker", attempt.worker))
+            yield event(attempt.ended, rest)
         before = attempt
 
 
-def _event(name: str, time: int, *attributes: KeyValue) -> Span.Event:
-    return Span.Event(name=name, time_unix_nano=time, attributes=attributes)
+def _attempt(call: FinishedCall, place: int) -> bytes:
+    tried = call.attempts[place]
+    parts = [
+        _ids(call, tried.span_id, call.span_id),
+        _times(b"\x39", tried.began, b"\x41", tried.ended),
+        _tried(
+            call.method,
+            call.path,
+            call.label,
+            tried.worker,
+            tried.url,
+            tried.reused,
+            tried.status,
+            tried.failure,
+            place,
+        ),
+    ]
+    if tried.first_byte is not None:
+        parts.append(event(tried.first_byte, event_named("gateway.first_byte")))
+    return b"".join(parts)
 
 
-def _attempt(call: FinishedCall, place: int) -> Span:
-    attempt = call.attempts[place]
-    span = Span(
-        trace_id=bytes.fromhex(call.trace_id),
-        span_id=bytes.fromhex(attempt.span_id),
-        parent_span_id=bytes.fromhex(call.span_id),
-        trace_state=call.tracestate,
-        name=_http_name(call),
-        kind=Span.SPAN_KIND_CLIENT,
-        start_time_unix_nano=attempt.began,
-        end_time_unix_nano=attempt.ended,
-        flags=LOCAL | 1,
-        status=None if attempt.failure is None else ERROR,
+@lru_cache(MAX_KNOWN)
+def _tried(
+    method: str,
+    path: str,
+    label: str | None,
+    worker: str,
+    url: str,
+    reused: bool,
+    status: int | None,
+    failure: str | None,
+    place: int,
+) -> bytes:
+    """What there is to tell of an attempt, but for its ids and times."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    attributes = _attributes(
+        ("http.request.method", _method(method)),
+        ("server.address", parts.hostname or None),
+        ("server.port", port if parts.hostname else None),
+        ("url.full", f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"),
+        ("gateway.worker", worker),
+        ("gateway.connection.reused", reused or None),
+        ("http.response.status_code", status),
+        ("error.type", failure),
+        ("http.request.resend_count", place or None),
     )
-    if attempt.first_byte is not None:
-        span.events.add(name="gateway.first_byte", time_unix_nano=attempt.first_byte)
-    span.attributes.append(text("http.request.method", _method(call)))
-    span.attributes.extend(_of_worker(attempt, call.path))
-    if attempt.status is not None:
-        span.attributes.append(number("http.response.status_code", attempt.status))
-    if attempt.failure is not None:
-        span.attributes.append(text("error.type", attempt.failure))
-    if place:
-        span.attributes.append(number("http.request.resend_count", place))
-    return span
-
-
-def _of_worker(attempt: TriedWorker, path: str) -> Iterator[KeyValue]:
-    parts = urlsplit(attempt.url)
-    if parts.hostname:
-        yield text("server.address", parts.hostname)
-        yield number("server.port", parts.port or (443 if parts.scheme == "https" else 80))
-    yield attribute("url.full", f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}")
-    yield text("gateway.worker", attempt.worker)
-    if attempt.reused:
-        yield yes("gateway.connection.reused")
+    name = field(b"\x2a", utf8(_http_name(method, label)))
+    return name + CLIENT + attributes + (b"" if failure is None else ERROR) + LOCAL
