@@ -1,10 +1,10 @@
 """What is written as bytes is what the library of opentelemetry-proto reads."""
 
 from gateway_plugins.otel.exporting.exporter import SPAN
+from gateway_plugins.otel.parameters import Value
 from gateway_plugins.otel.spans.conventions import GenAi
 from gateway_plugins.otel.spans.encoding import (
     IN_EVENT,
-    Value,
     attribute,
     counted,
     event,

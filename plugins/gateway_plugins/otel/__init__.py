@@ -1,9 +1,9 @@
 """Spans for OpenTelemetry: one for each call and each attempt, sent to a collector by OTLP.
 
-`record.py` is what the event loop takes from a call when it ends, `response.py` keeps what a
-response says of itself, `content.py` its messages if that is wanted. `spans` makes messages of OTLP
-of these, `exporting` sends them from a thread. `options.py` has the options, `environment.py` the
-variables of OpenTelemetry.
+`record.py` is what the event loop takes from a call when it ends, `parameters.py` reads the
+sampling parameters of it. `response.py` keeps what a response says of itself, `content.py` its
+messages if that is wanted. `spans` makes messages of OTLP of these, `exporting` sends them from a
+thread. `options.py` has the options, `environment.py` the variables of OpenTelemetry.
 
 The messages are written here, byte by byte: OpenTelemetry's SDK takes thirty times as long, and the
 objects of opentelemetry-proto five times. Nothing global is installed.

@@ -6,8 +6,8 @@ Nothing here refers to the call, whose request and response would stay in memory
 import msgspec
 
 from gateway import Attempt, Body, Call, Outcome, Usage
+from gateway_plugins.otel.parameters import PARAMETERS
 from gateway_plugins.otel.response import Watched
-from gateway_plugins.otel.spans.parameters import PARAMETERS
 
 SECOND = 1_000_000_000
 

@@ -7,7 +7,7 @@ is written here with its library.
 from functools import lru_cache
 from struct import Struct
 
-Value = str | bool | int | float | tuple[str, ...]
+from gateway_plugins.otel.parameters import Value
 
 MAX_KNOWN = 1_024
 """Messages that are kept of each kind; callers can make up a model's name, and little else."""

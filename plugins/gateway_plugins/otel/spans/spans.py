@@ -10,12 +10,12 @@ from functools import lru_cache
 from struct import Struct
 from urllib.parse import urlsplit
 
+from gateway_plugins.otel.parameters import Value, parameters_of
 from gateway_plugins.otel.record import SECOND, FinishedCall, TriedWorker
 from gateway_plugins.otel.response import Said, said_of
 from gateway_plugins.otel.spans.conventions import GenAi, operation_of
 from gateway_plugins.otel.spans.encoding import (
     MAX_KNOWN,
-    Value,
     attribute,
     counted,
     event,
@@ -25,7 +25,6 @@ from gateway_plugins.otel.spans.encoding import (
     utf8,
     varying,
 )
-from gateway_plugins.otel.spans.parameters import parameters_of
 
 HTTP = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from gateway_plugins.otel.spans.encoding import Value
+Value = str | bool | int | float | tuple[str, ...]
+"""A value of an attribute."""
 
 PARAMETERS: Mapping[str, str] = {
     "max_tokens": "gen_ai.request.max_tokens",
