@@ -3,14 +3,16 @@
 `recording/` collects the response of a call and makes a record of it, with `answers/`, which
 parses responses. `store/` stores records and reads them as traces. `sequences/` finds which turn
 continues which, and builds trajectories. `sessions/` has sessions and rewards. `training/` counts
-what can be trained on. `http/` serves trainers, and `cli/` is the command line. `tito/` carries
-chats as token ids. `codec.py` has the storage formats. No room imports one that is named after it
-in this order: codec; answers, sequences, sessions; recording; training; store; tito; http and cli.
+what can be trained on, and `handover/` hands trajectories over, each to one trainer. `http/` serves
+trainers, and `cli/` is the command line. `tito/` carries chats as token ids. `codec.py` has the
+storage formats. No room imports one that is named after it in this order: codec; answers,
+sequences, sessions; recording; training; store; handover, tito; http and cli.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -32,6 +34,7 @@ from gateway import (
     hookimpl,
 )
 from gateway_plugins.trace_capture.answers.assembly import api_at
+from gateway_plugins.trace_capture.handover import queue
 from gateway_plugins.trace_capture.http.admin import WEIGHT_VERSION
 from gateway_plugins.trace_capture.http.routes import capture_routes
 from gateway_plugins.trace_capture.recording.carried import CARRIED
@@ -72,7 +75,8 @@ class TraceCapture:
         `max_answer_bytes` of a response are kept. At most `max_queued` traces wait for
         `trace_recorded` hooks. Sessions without a call for `keep_days` days are deleted. The
         sessions that were idle longest are deleted while there are more than `keep_sessions`, or
-        while the file has more than `keep_bytes` in use. `tito` is the mode of token-in/token-out
+        while the file has more than `keep_bytes` in use. A claim of a trajectory holds for at most
+        `max_lease` seconds, unless it is extended. `tito` is the mode of token-in/token-out
         of sessions that do not set it themselves, and `tito_renderers` are the models that the
         package renderers renders.
         """
@@ -90,12 +94,14 @@ class TraceCapture:
         keep_days: Annotated[float, Meta(gt=0)] | None = None
         keep_sessions: Annotated[int, Meta(gt=0)] | None = None
         keep_bytes: Annotated[int, Meta(gt=0)] | None = None
+        max_lease: Annotated[float, Meta(gt=0, le=86_400)] = 3_600.0
         tito: Mode = "off"
         tito_renderers: Mapping[str, Renderer] = msgspec.field(default_factory=dict)
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.weight_version: int | None = None
+        self.claim_counts: Counter[str] = Counter()
         self.hooks = Hooks(config.max_queued)
         self.sink = TraceSink(self.hooks)
         self._injected = _injected(config)
@@ -207,6 +213,7 @@ class TraceCapture:
         yield Sample("gateway_traces_late_total", "counter", self.sink.late_count, help_)
         help_ = "Traces that a trace_recorded hook was too slow for."
         yield Sample("gateway_traces_not_offered_total", "counter", self.hooks.dropped, help_)
+        yield from queue.samples(self.claim_counts)
 
     @hookimpl
     def read_traces(self, db: Database, since: float, until: float) -> Iterator[Trace]:

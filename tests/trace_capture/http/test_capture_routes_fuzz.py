@@ -33,12 +33,21 @@ FIELDS = [
     "weight",
     "api_path",
     "headers",
+    "n",
+    "lease",
+    "order",
+    "filter",
+    "drop_stale",
+    "receipts",
 ]
 POSTS = [
     "/sessions",
     "/sessions/batch_delete",
     "/sessions/a/rewards",
     "/traces/query",
+    "/trajectories/claim",
+    "/trajectories/ack",
+    "/trajectories/extend",
     "/admin/weight_version",
     "/admin/workers",
 ]

@@ -40,6 +40,12 @@ ASKS: dict[tuple[str, str], Any] = {
     ("GET", "/sessions/{session_id}/rewards"): None,
     ("GET", "/traces/{trace_id}"): None,
     ("POST", "/traces/query"): {"session_ids": ["{session_id}"], "cursor": None},
+    ("POST", "/trajectories/claim"): {
+        "filter": {"session_prefix": "{session_id}", "idle_seconds": 0, "allow_incomplete": True}
+    },
+    ("POST", "/trajectories/ack"): {"receipts": ["of nobody"]},
+    ("POST", "/trajectories/release"): {"receipts": ["of nobody"]},
+    ("POST", "/trajectories/extend"): {"receipts": ["of nobody"]},
     ("POST", "/admin/flush"): {},
     ("POST", "/sessions/{session_id}/rewards"): {"value": 2.0, "trace_id": "{trace_id}"},
     ("POST", "/sessions"): {"session_id": "{session_id}", "metadata": {"of": "whoever asks"}},

@@ -37,13 +37,10 @@ def trajectories(
     one has the turn's loss mask set. The result has all rewards, and each branch those of its
     traces.
     """
-    tree = _Tree()
-    for trace in traces:
-        tree.add(trace)
+    tree = Tree(traces)
     given = list(rewards)
-    places = _Places()
-    found = [_branch(place, turns, places) for place, turns in enumerate(tree.branches())]
-    _add_rewards(found, given)
+    found = [branch.trajectory() for branch in tree.branches()]
+    add_rewards(found, given)
     return Trajectories(
         session_id=session_id, trajectories=found, rewards=given, left_out=tree.left_out
     )
@@ -66,7 +63,7 @@ def choices_of(trace: Trace) -> list[TraceChoice]:
     ]
 
 
-class _Turn:
+class Turn:
     """A choice in the tree. `data` is its sequence, or b"" once a later turn contains it."""
 
     __slots__ = (
@@ -99,28 +96,40 @@ class _Turn:
         self.spans = choice.weight_versions or ()
         self.divergence: Divergence | None = trace.divergence
         self.fork_kind: ForkKind | None = None
-        self.parent: _Turn | None = None
-        self.children: list[_Turn] = []
+        self.parent: Turn | None = None
+        self.children: list[Turn] = []
         self.claimed = False
 
+    def versions(self) -> list[int | str | None]:
+        """Return the version that sampled each token: that of its span, else the trace's."""
+        count = self.stop - self.start
+        found = [self.version] * count
+        for span in self.spans:
+            if span.version != UNNAMED_WEIGHTS:
+                start, end = max(span.start, 0), min(span.end, count)
+                found[start:end] = [span.version] * (end - start)
+        return found
 
-class _Tree:
-    """The turns of a session."""
 
-    def __init__(self) -> None:
+class Tree:
+    """The turns of a session, of its traces in order."""
+
+    def __init__(self, traces: Iterable[Trace]) -> None:
         self.left_out: dict[str, list[Reason]] = {}
         self._lineage = Lineage()
-        self._turns: dict[Key, _Turn] = {}
-        self._roots: list[_Turn] = []
+        self._turns: dict[Key, Turn] = {}
+        self._roots: list[Turn] = []
         self._forks = Forks()
         self._traces = 0
+        for trace in traces:
+            self._add(trace)
 
-    def add(self, trace: Trace) -> None:
-        grown: dict[Key, tuple[_Turn, bytes]] = {}
+    def _add(self, trace: Trace) -> None:
+        grown: dict[Key, tuple[Turn, bytes]] = {}
         for place, choice in enumerate(choices_of(trace)):
             packed = _packed(choice)
             if packed is not None:
-                turn = _Turn(trace, place, choice, b"".join(packed))
+                turn = Turn(trace, place, choice, b"".join(packed))
                 # The lineage gets this trace's choices later: none is a turn after another.
                 if self._attach(turn, packed[0]):
                     turn.fork_kind = "sample" if place else self._forks.kind(trace)
@@ -133,16 +142,18 @@ class _Tree:
         self._forks.add(trace)
         self._traces += 1
 
-    def branches(self) -> Iterator[list[_Turn]]:
-        """Yield the turns from a root to each leaf, depth first."""
+    def branches(self) -> Iterator["Branch"]:
+        """Yield the branches, depth first; those before it have the turns that it shares. Once."""
+        places, place = _Places(), 0
         waiting = list(reversed(self._roots))
         while waiting:
             turn = waiting.pop()
             waiting.extend(reversed(turn.children))
             if not turn.children:
-                yield _path_to(turn)
+                yield Branch(place, _path_to(turn), places)
+                place += 1
 
-    def _attach(self, turn: _Turn, prompt: bytes) -> bool:
+    def _attach(self, turn: Turn, prompt: bytes) -> bool:
         """Add a turn to the tree; return whether it forks: another turn is in the same place."""
         key = self._lineage.relation(prompt).parent
         if key is None:
@@ -177,60 +188,72 @@ class _Places:
         return -other, common // 4
 
 
-def _branch(place: int, turns: list[_Turn], places: _Places) -> Trajectory:
-    data = turns[-1].data
-    token_ids = array("i", data).tolist()
-    loss_mask, logprobs = [0] * len(token_ids), [None] * len(token_ids)
-    made = Trajectory(
-        index=place,
-        token_ids=token_ids,
-        loss_mask=loss_mask,
-        logprobs=[*logprobs],
-        weight_versions=[*logprobs],
-        trace_ids=[turn.trace_id for turn in turns],
-        choices=[turn.choice for turn in turns],
-        verdict="COMPLETE" if all(turn.whole for turn in turns) else "INCOMPLETE",
-        reasons=list(dict.fromkeys(reason for turn in turns for reason in turn.reasons)),
-    )
-    new = [turn for turn in turns if not turn.claimed]
-    made.divergence, made.fork_kind = new[0].divergence, new[0].fork_kind
-    _fork(made, places.add(place, data), new[0], shares_turns=len(new) < len(turns))
-    for turn in new:
-        _claim(turn, made)
-    return made
+class Branch:
+    """The turns from a root to a leaf; of these, `new` are in no branch before."""
+
+    def __init__(self, place: int, turns: list[Turn], places: _Places) -> None:
+        self.turns = turns
+        self.new = [turn for turn in turns if not turn.claimed]
+        self._place = place
+        self._near = places.add(place, turns[-1].data)
+        for turn in self.new:
+            turn.claimed = True
+
+    @property
+    def fork_kind(self) -> ForkKind | None:
+        return self.new[0].fork_kind
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why the branch is INCOMPLETE; empty if it is not."""
+        return list(dict.fromkeys(reason for turn in self.turns for reason in turn.reasons))
+
+    @property
+    def whole(self) -> bool:
+        return all(turn.whole for turn in self.turns)
+
+    def trajectory(self, taught: Iterable[Turn] | None = None) -> Trajectory:
+        """Return the branch as one sequence, with a mask on the `taught` turns; None: on `new`."""
+        data = self.turns[-1].data
+        token_ids = array("i", data).tolist()
+        loss_mask, logprobs = [0] * len(token_ids), [None] * len(token_ids)
+        made = Trajectory(
+            index=self._place,
+            token_ids=token_ids,
+            loss_mask=loss_mask,
+            logprobs=[*logprobs],
+            weight_versions=[*logprobs],
+            trace_ids=[turn.trace_id for turn in self.turns],
+            choices=[turn.choice for turn in self.turns],
+            verdict="COMPLETE" if self.whole else "INCOMPLETE",
+            reasons=self.reasons,
+            divergence=self.new[0].divergence,
+            fork_kind=self.fork_kind,
+        )
+        self._fork(made)
+        for turn in self.new if taught is None else taught:
+            _teach(turn, made)
+        return made
+
+    def _fork(self, made: Trajectory) -> None:
+        """Set `branched_from` and `shared` (tokens); tokens sampled in the branch do not count."""
+        if self._near is None:
+            return
+        other, common = self._near
+        first, shares_turns = self.new[0], len(self.new) < len(self.turns)
+        shared = min(common, first.start)
+        if shares_turns or shared >= MIN_SHARED_TOKENS or shared == first.start:
+            made.branched_from, made.shared = other, shared
 
 
-def _fork(
-    made: Trajectory, near: tuple[int, int] | None, first: _Turn, *, shares_turns: bool
-) -> None:
-    """Set `branched_from` and `shared` (tokens); tokens sampled in the branch do not count."""
-    if near is None:
-        return
-    other, common = near
-    shared = min(common, first.start)
-    if shares_turns or shared >= MIN_SHARED_TOKENS or shared == first.start:
-        made.branched_from, made.shared = other, shared
-
-
-def _claim(turn: _Turn, made: Trajectory) -> None:
-    turn.claimed = True
+def _teach(turn: Turn, made: Trajectory) -> None:
     place, count = slice(turn.start, turn.stop), turn.stop - turn.start
     made.loss_mask[place] = [1] * count
     made.logprobs[place] = turn.logprobs
-    made.weight_versions[place] = _versions(turn, count)
+    made.weight_versions[place] = turn.versions()
 
 
-def _versions(turn: _Turn, count: int) -> list[int | str | None]:
-    """Return the version that sampled each of the turn's tokens: of its span, else the trace's."""
-    found = [turn.version] * count
-    for span in turn.spans:
-        if span.version != UNNAMED_WEIGHTS:
-            start, end = max(span.start, 0), min(span.end, count)
-            found[start:end] = [span.version] * (end - start)
-    return found
-
-
-def _path_to(leaf: _Turn) -> list[_Turn]:
+def _path_to(leaf: Turn) -> list[Turn]:
     path = [leaf]
     while (before := path[-1].parent) is not None:
         path.append(before)
@@ -266,7 +289,8 @@ def _why(trace: Trace) -> list[Reason]:
     return list(dict.fromkeys([*trace.reasons, *choices])) or ["token_ids_missing"]
 
 
-def _add_rewards(found: Sequence[Trajectory], rewards: list[Reward]) -> None:
+def add_rewards(found: Sequence[Trajectory], rewards: list[Reward]) -> None:
+    """Give each trajectory the rewards of its traces."""
     by_trace: dict[str, list[Reward]] = {}
     for reward in rewards:
         if reward.trace_id is not None:

@@ -12,8 +12,23 @@ from gateway_plugins.trace_capture.training import hours
 FETCH_BATCH = 200
 """Rows fetched at a time, so that reading never holds a whole session."""
 
-_TABLES = ("traces", "rewards", "session_tito", "session_parents", "sessions")
+_TABLES = (
+    "traces",
+    "rewards",
+    "session_tito",
+    "session_parents",
+    "handover_sessions",
+    "handover_open",
+    "handover_claims",
+    "sessions",
+)
 """In the order of deletion; `sessions` is last, because it holds the sessions' owners."""
+
+_HANDOVER_LOOK_BACK = """
+UPDATE handover_seen SET
+    number = min(number, (SELECT coalesce(max(number), 0) FROM traces)),
+    reward = min(reward, (SELECT coalesce(max(number), 0) FROM rewards))
+"""
 
 
 class TraceFilter(msgspec.Struct, frozen=True):
@@ -135,7 +150,7 @@ def delete_sessions(db: Database, session_ids: Sequence[str], owner: str | None 
         for table in _TABLES:
             count = db.execute(f"DELETE FROM {table} WHERE {where}", params)
             deleted += count if table == "traces" else 0
-    hours.look_back(db)
+    _look_back(db)
     return deleted
 
 
@@ -147,8 +162,14 @@ def delete_sessionless(db: Database, before: float, limit: int) -> int:
         " WHERE session_id IS NULL AND timestamp < :before ORDER BY number LIMIT :limit)",
         {"before": before, "limit": limit},
     )
-    hours.look_back(db)
+    _look_back(db)
     return deleted
+
+
+def _look_back(db: Database) -> None:
+    """Note for all who follow the numbers of rows that the newest may be given again."""
+    hours.look_back(db)
+    db.execute(_HANDOVER_LOOK_BACK)
 
 
 def _is(trace_id: str, owner: str | None) -> tuple[str, SqlParams]:

@@ -85,6 +85,68 @@ ALTER TABLE sessions ADD COLUMN sampled INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN trainable INTEGER NOT NULL DEFAULT 0
 """
 
+_HANDOVER = """
+CREATE TABLE handover_sessions (
+    session_id TEXT PRIMARY KEY,
+    owner TEXT,
+    last_at REAL NOT NULL,
+    number INTEGER NOT NULL,
+    rewarded INTEGER NOT NULL DEFAULT 0,
+    grown INTEGER NOT NULL DEFAULT 1,
+    reader TEXT,
+    read_until REAL NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX handover_sessions_grown ON handover_sessions (last_at) WHERE grown = 1;
+CREATE INDEX handover_sessions_of_owner ON handover_sessions (owner, last_at) WHERE grown = 1;
+CREATE INDEX handover_sessions_rewarded ON handover_sessions (last_at)
+    WHERE grown = 1 AND rewarded = 1;
+CREATE TABLE handover_open (
+    session_id TEXT NOT NULL,
+    trace_id TEXT NOT NULL,
+    choice INTEGER NOT NULL,
+    owner TEXT,
+    at REAL NOT NULL,
+    model TEXT NOT NULL,
+    harness TEXT NOT NULL,
+    fork_kind TEXT NOT NULL,
+    complete INTEGER NOT NULL,
+    version INTEGER,
+    tokens INTEGER NOT NULL,
+    upto INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL DEFAULT 0,
+    turns TEXT NOT NULL,
+    PRIMARY KEY (session_id, trace_id, choice)
+) WITHOUT ROWID;
+CREATE INDEX handover_open_by_age ON handover_open (complete, at);
+CREATE INDEX handover_open_by_version ON handover_open (complete, version DESC, at);
+CREATE INDEX handover_open_of_owner ON handover_open (owner, complete, at);
+CREATE TABLE handover_claims (
+    receipt TEXT PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    trace_id TEXT NOT NULL,
+    choice INTEGER NOT NULL,
+    owner TEXT,
+    at REAL NOT NULL,
+    model TEXT NOT NULL,
+    harness TEXT NOT NULL,
+    fork_kind TEXT NOT NULL,
+    complete INTEGER NOT NULL,
+    version INTEGER,
+    tokens INTEGER NOT NULL,
+    upto INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL,
+    turns TEXT NOT NULL,
+    taught TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    until REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX handover_claims_of_session ON handover_claims (session_id);
+CREATE INDEX handover_claims_by_end ON handover_claims (until) WHERE state = 0;
+CREATE INDEX handover_claims_over ON handover_claims (until) WHERE state > 2;
+CREATE TABLE handover_seen (number INTEGER NOT NULL, reward INTEGER NOT NULL);
+INSERT INTO handover_seen VALUES (0, 0)
+"""
+
 MIGRATIONS = Migrations(
     "trace_capture",
     (
@@ -96,6 +158,7 @@ MIGRATIONS = Migrations(
         Migration("add_parents", _PARENTS),
         Migration("add_facts", _FACTS),
         Migration("count_hours", TABLES),
+        Migration("hand_over", _HANDOVER),
     ),
 )
 """The tables, with JSON values that admin calls set in `capture_settings`.
@@ -109,4 +172,6 @@ MIGRATIONS = Migrations(
 facts_of_old.py), with the worker and the weight version in the index by which the traces of a
 session are found, so that a search of sessions reads the index alone; and the tokens of sessions.
 `count_hours` adds the counts of training/hours.py.
+`hand_over` adds what handover/ knows: sessions, with the last trace that it has seen of each;
+trajectories that may be claimed; claims; and the last trace and reward that it has seen of all.
 """

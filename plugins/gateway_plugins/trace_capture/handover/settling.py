@@ -1,0 +1,176 @@
+"""Acknowledges, releases and extends claims, and takes back those that have expired."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from gateway import Database
+from gateway_plugins.trace_capture.handover.turns import (
+    ACKNOWLEDGED,
+    COLUMNS,
+    EXPIRED,
+    LEASED,
+    RELEASED,
+    Open,
+    forget_settled,
+    give_back,
+    held,
+    read_turns,
+)
+
+Code = Literal["claim_unknown", "claim_taken", "claim_released", "claim_acknowledged"]
+
+MESSAGES: dict[Code, str] = {
+    "claim_unknown": "there is no such claim, or its session was deleted",
+    "claim_taken": "the lease ended, and some of its tokens were claimed again, or dropped",
+    "claim_released": "the claim was released",
+    "claim_acknowledged": "the claim was acknowledged",
+}
+
+KEPT = 86_400.0
+"""Seconds for which a claim that does not hold any more can still be asked for."""
+
+SLICE = 500
+"""Claims that are changed in one transaction."""
+
+_CLAIM = f"""
+SELECT state, taught, {COLUMNS} FROM handover_claims
+WHERE receipt = :receipt AND (:owner IS NULL OR owner = :owner)
+"""
+_SET = "UPDATE handover_claims SET state = :state, until = :until WHERE receipt = :receipt"
+_EXPIRED = f"""
+SELECT receipt, {COLUMNS} FROM handover_claims
+WHERE state = 0 AND until <= :now ORDER BY until LIMIT :limit
+"""
+_FORGET = """
+DELETE FROM handover_claims WHERE receipt IN (
+    SELECT receipt FROM handover_claims WHERE state > 2 AND until < :before LIMIT :limit
+)
+"""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a claim could not be changed."""
+
+    receipt: str
+    code: Code
+    message: str
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The claims that were changed, or had been before, and the others."""
+
+    successful: list[str]
+    failed: list[Failure]
+
+
+class _Found(NamedTuple):
+    """A claim that is to be changed."""
+
+    receipt: str
+    state: int
+    taught: str
+    row: Open
+
+
+class Settling:
+    """Changes the claims of one owner's sessions at `now` (Unix seconds); None: anybody's.
+
+    `changed` counts them, without those that had been changed before.
+    """
+
+    def __init__(self, db: Database, owner: str | None, now: float) -> None:
+        self.changed = 0
+        self._db = db
+        self._owner = owner
+        self._now = now
+
+    def acknowledge(self, receipts: Sequence[str]) -> Settled:
+        """Note that they were trained on: their turns are never handed out again.
+
+        A claim that has expired is acknowledged if nobody else has its turns.
+        """
+        return self._each(receipts, self._acknowledge)
+
+    def release(self, receipts: Sequence[str]) -> Settled:
+        """Give trajectories back, to be handed out again."""
+        return self._each(receipts, self._release)
+
+    def extend(self, receipts: Sequence[str], until: float) -> Settled:
+        """Have the leases end at `until`, also expired ones whose turns nobody else has."""
+        return self._each(receipts, lambda claim: self._extend(claim, until))
+
+    def _each(self, receipts: Sequence[str], change: Callable[[_Found], Code | None]) -> Settled:
+        done = Settled([], [])
+        for receipt in dict.fromkeys(receipts):
+            claim = self._find(receipt)
+            code: Code | None = "claim_unknown" if claim is None else change(claim)
+            if code is None:
+                done.successful.append(receipt)
+            else:
+                done.failed.append(Failure(receipt, code, MESSAGES[code]))
+        return done
+
+    def _find(self, receipt: str) -> _Found | None:
+        values = {"receipt": receipt, "owner": self._owner}
+        for state, taught, *row in self._db.select(_CLAIM, values):
+            return _Found(receipt, state, taught, Open(*row))
+        return None
+
+    def _acknowledge(self, claim: _Found) -> Code | None:
+        if claim.state == ACKNOWLEDGED:
+            return None
+        code = self._why_not(claim)
+        if code is None:
+            self._set(claim, ACKNOWLEDGED, self._now)
+            forget_settled(self._db, claim.row.session_id)
+        return code
+
+    def _release(self, claim: _Found) -> Code | None:
+        if claim.state == ACKNOWLEDGED:
+            return "claim_acknowledged"
+        if claim.state == LEASED:
+            self._set(claim, RELEASED, self._now)
+            give_back(self._db, claim.row)
+        return None
+
+    def _extend(self, claim: _Found, until: float) -> Code | None:
+        if claim.state == ACKNOWLEDGED:
+            return "claim_acknowledged"
+        code = self._why_not(claim)
+        if code is None:
+            self._set(claim, LEASED, until)
+        return code
+
+    def _set(self, claim: _Found, state: int, until: float) -> None:
+        self.changed += 1
+        _set(self._db, claim.receipt, state, until)
+
+    def _why_not(self, claim: _Found) -> Code | None:
+        """Return why the claim's turns cannot be its own any more; None if they can."""
+        if claim.state == RELEASED:
+            return "claim_released"
+        if claim.state == EXPIRED:
+            taken = held(self._db, claim.row.session_id)
+            if any(turn.key in taken for turn in read_turns(claim.taught)):
+                return "claim_taken"
+        return None
+
+
+def expire(db: Database, now: float) -> int:
+    """Open the trajectories again whose leases have ended by `now`; return how many, of a slice."""
+    rows = list(db.select(_EXPIRED, {"now": now, "limit": SLICE}))
+    for receipt, *row in rows:
+        _set(db, receipt, EXPIRED, now)
+        give_back(db, Open(*row))
+    return len(rows)
+
+
+def forget_old(db: Database, now: float) -> int:
+    """Forget claims that do not hold for KEPT seconds; return how many, of a slice."""
+    return db.execute(_FORGET, {"before": now - KEPT, "limit": SLICE})
+
+
+def _set(db: Database, receipt: str, state: int, until: float) -> None:
+    db.execute(_SET, {"receipt": receipt, "state": state, "until": until})

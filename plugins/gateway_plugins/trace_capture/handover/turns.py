@@ -1,0 +1,162 @@
+"""Which turns of a session belong to which claim: each to at most one that holds.
+
+A turn is a choice of a trace. An open trajectory has the turns that it would teach if no claim held
+any of them; a claim has those that it teaches. Each turn of a session that was read is in an open
+trajectory or in a claim that holds, so none is lost, and what an acknowledged claim has is never
+given to another.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from gateway import Database
+
+LEASED, ACKNOWLEDGED, DROPPED, EXPIRED, RELEASED = range(5)
+"""States of a claim. A claim holds in the first three; nobody got one that was DROPPED."""
+
+Key = tuple[str, int]
+"""A trace, and the position of a choice in it."""
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """A turn to teach; `version` is the lowest of its tokens, None if one is no number."""
+
+    trace_id: str
+    choice: int
+    version: int | None
+
+    @property
+    def key(self) -> Key:
+        return self.trace_id, self.choice
+
+
+class Open(NamedTuple):
+    """A row of `handover_open`: the trajectory that ends with a choice of a trace.
+
+    `at` is the time of that trace's call, in Unix seconds; `version` the lowest of the turns'
+    (None: not known), `tokens` the length of the sequence. The trajectory is that of the session's
+    traces with a number up to `upto`. It was handed out `deliveries` times. `turns`, as JSON, are
+    those that were not settled when it was stored.
+    """
+
+    session_id: str
+    trace_id: str
+    choice: int
+    owner: str | None
+    at: float
+    model: str
+    harness: str
+    fork_kind: str
+    complete: int
+    version: int | None
+    tokens: int
+    upto: int
+    deliveries: int
+    turns: str
+
+
+COLUMNS = ", ".join(Open._fields)
+
+_INSERT = f"INSERT INTO handover_open ({COLUMNS})"
+_REPLACE = "ON CONFLICT (session_id, trace_id, choice) DO UPDATE SET " + ", ".join(
+    f"{name} = excluded.{name}" for name in Open._fields[3:]
+)
+_OF_SESSION = f"SELECT {COLUMNS} FROM handover_open WHERE session_id = :session_id"
+_DELETE = """
+DELETE FROM handover_open
+WHERE session_id = :session_id AND trace_id = :trace_id AND choice = :choice
+"""
+_CLAIMED = "SELECT taught FROM handover_claims WHERE session_id = :session_id AND state"
+
+_decode = msgspec.json.Decoder(list[Turn]).decode
+
+
+def read_turns(packed: str) -> list[Turn]:
+    return _decode(packed)
+
+
+def pack_turns(turns: Sequence[Turn]) -> str:
+    return msgspec.json.encode(turns).decode()
+
+
+def with_turns(row: Open, turns: Sequence[Turn]) -> Open:
+    """Return the trajectory with these turns, of which there is at least one."""
+    return row._replace(turns=pack_turns(turns), version=lowest(turn.version for turn in turns))
+
+
+def lowest(versions: Iterable[int | None]) -> int | None:
+    """Return the lowest version; None if one is not known."""
+    found = set(versions)
+    return None if None in found else min((one for one in found if one is not None), default=None)
+
+
+def open_rows(db: Database, session_id: str) -> list[Open]:
+    return [Open(*row) for row in db.select(_OF_SESSION, {"session_id": session_id})]
+
+
+def put(db: Database, rows: Sequence[Open]) -> None:
+    """Store open trajectories; one that ends with the same choice is replaced."""
+    db.insert(_INSERT, rows, _REPLACE)
+
+
+def delete(db: Database, row: Open) -> None:
+    names = ("session_id", "trace_id", "choice")
+    db.execute(_DELETE, {name: getattr(row, name) for name in names})
+
+
+def held(db: Database, session_id: str) -> set[Key]:
+    """Return the turns of the claims that hold."""
+    return _claimed(db, session_id, "<= 2")
+
+
+def settled(db: Database, session_id: str) -> set[Key]:
+    """Return the turns that are never handed out again."""
+    return _claimed(db, session_id, "IN (1, 2)")
+
+
+def _claimed(db: Database, session_id: str, states: str) -> set[Key]:
+    rows = db.select(f"{_CLAIMED} {states}", {"session_id": session_id})
+    return {turn.key for (packed,) in rows for turn in read_turns(packed)}
+
+
+def without(turns: Iterable[Turn], keys: Collection[Key]) -> list[Turn]:
+    return [turn for turn in turns if turn.key not in keys]
+
+
+def forget_settled(db: Database, session_id: str) -> None:
+    """Take out of the open trajectories what was settled since they were stored."""
+    rows = open_rows(db, session_id)
+    gone = settled(db, session_id) if rows else set()
+    for row in rows:
+        turns = read_turns(row.turns)
+        left = without(turns, gone)
+        if not left:
+            delete(db, row)
+        elif len(left) < len(turns):
+            put(db, [with_turns(row, left)])
+
+
+def give_back(db: Database, row: Open) -> None:
+    """Open a trajectory whose claim does not hold any more, as far as nobody else has its turns.
+
+    If an open trajectory covers it, as one that grew out of it, that one is enough.
+    """
+    turns = without(read_turns(row.turns), held(db, row.session_id))
+    others = open_rows(db, row.session_id) if turns else []
+    opened = with_turns(row, turns) if turns else row
+    if turns and not covered(opened, others):
+        for other in others:
+            if covered(other, [opened]):
+                delete(db, other)
+        put(db, [opened])
+
+
+def covered(row: Open, others: Iterable[Open]) -> bool:
+    """Whether one of the others has all of its turns, and is no worse."""
+    keys = {turn.key for turn in read_turns(row.turns)}
+    return any(
+        one.complete >= row.complete and keys <= {turn.key for turn in read_turns(one.turns)}
+        for one in others
+    )
