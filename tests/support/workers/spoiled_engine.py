@@ -47,7 +47,7 @@ class Spoiled:
         return ScriptedWorker(self._serve)
 
     async def _serve(self, connection: ScriptedConnection) -> None:
-        async with httpx.AsyncClient(base_url=self._url, trust_env=False) as engine:
+        async with httpx.AsyncClient(base_url=self._url, trust_env=False, verify=False) as engine:
             while True:
                 head, _, body = (await connection.read_request()).partition(b"\r\n\r\n")
                 method, path, _ = head.decode("latin-1").split(" ", 2)

@@ -133,6 +133,10 @@ async def test_a_gateway_that_runs_is_asked_until_each_worker_has_answered(
             for one in told["workers"]
         }
         assert kinds["good"] == {"chat": "COMPLETE", "turns": "COMPLETE", "messages": "NOT SERVED"}
+        assert kinds["bad"] == {
+            **dict.fromkeys(kinds["good"], "INCOMPLETE"),
+            "messages": "NOT SERVED",
+        }
         assert (await live.client.get("/sessions")).json() == []
 
 
