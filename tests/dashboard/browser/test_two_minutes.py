@@ -51,6 +51,7 @@ async def test_person_finds_the_call_and_why_a_session_is_incomplete(
     await visit.section("Traces")
     await visit.page.get_by_role("link", name="hurried").click()
     await visit.sees("The caller left before all was sampled.")
+    assert "no finish reason" not in await visit.page.locator("#traces").inner_text()
     await visit.picture(tmp_path, "incomplete")
 
 

@@ -49,7 +49,11 @@ export const FORK_KINDS = {
   unknown: "a fork of unknown kind",
 };
 
-/** Return why a trace is as it is, for people. */
+const CUT_OFF = ["caller_gone", "worker_broke_off"];
+
+/** Return why a trace is as it is, for people: what was cut off is unfinished for that reason. */
 export function why(reasons) {
-  return reasons.map(one => REASONS[one] ?? one).join(" ");
+  const cutOff = reasons.some(one => CUT_OFF.includes(one));
+  const told = cutOff ? reasons.filter(one => one !== "unfinished") : reasons;
+  return told.map(one => REASONS[one] ?? one).join(" ");
 }
