@@ -248,12 +248,20 @@ def test_each_reason_of_a_verdict_has_words() -> None:
     assert {*WHAT} == {*get_args(Reason)}
 
 
-async def test_doctor_finds_nothing_wrong_with_a_good_engine(simulator: Simulator) -> None:
+async def test_doctor_finds_nothing_wrong_with_a_good_engine() -> None:
     asked = [kind.name for kind in KINDS if kind.api != "responses"]
-    report = await examine(simulator.url, asked)
+    async with Simulator(SimulatorConfig(scale_out=True)) as engine:
+        report = await examine(engine.url, asked)
     assert report.fine, msgspec.json.encode(report).decode()
     [worker] = report.workers
     seen = {one.kind: one.verdict for one in worker.checks}
     assert seen.pop("messages") == seen.pop("messages, streamed") == "NOT SERVED"
     assert {*seen.values()} == {"COMPLETE"}
-    assert len(seen) == 9
+    assert len(seen) == 11
+
+
+async def test_an_engine_that_does_not_take_token_ids_is_no_problem(simulator: Simulator) -> None:
+    report = await examine(simulator.url, ["chat", "generate"])
+    [worker] = report.workers
+    assert [one.verdict for one in worker.checks] == ["COMPLETE", "NOT SERVED"]
+    assert report.fine

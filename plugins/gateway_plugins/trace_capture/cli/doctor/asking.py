@@ -48,12 +48,13 @@ class Doctor:
         self._names = names
         self._fields = fields
         self._chats = self._thinks = False
+        self._prompt: list[int] = []
 
     async def check_all(self, worker: str) -> list[Check]:
         """Make all calls in order. Raises ConfigError if traces cannot be read."""
         found: list[Check] = []
         for kind in self._fields.kinds:
-            if kind.thinks and not self._thinks:
+            if (kind.thinks and not self._thinks) or (kind.api == "generate" and not self._prompt):
                 continue
             found += await self._check(kind, worker)
         return found
@@ -78,6 +79,8 @@ class Doctor:
         body = {"model": self._model, **kind.body}
         if kind.api == "chat":
             body |= self._fields.added
+        elif kind.api == "generate":
+            body["token_ids"] = self._prompt
         for _ in range(kind.turns):
             path = f"/sessions/{session}{kind.path}"
             answer = await self._door.ask(
@@ -103,8 +106,9 @@ class Doctor:
             raise ConfigError(f"GET {path}: {why}") from None
 
     def _learn(self, asked: Asked) -> None:
-        if asked.kind.api == "chat" and asked.answers[-1].status == 200:
+        if asked.kind.api == "chat" and asked.answers[-1].status == 200 and asked.traces:
             self._chats = True
+            self._prompt = self._prompt or asked.traces[0].prompt_token_ids
         if any(reasons(trace.response_message) for trace in asked.traces):
             self._thinks = True
 

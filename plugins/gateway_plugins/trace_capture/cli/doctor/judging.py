@@ -18,7 +18,8 @@ FORKS = "prefix_differs"
 NOBODY = "no worker"
 """Stands for the worker of calls that none took."""
 
-_NO_SUCH_API = frozenset({404, 405, 501})
+_NO_SUCH_API = frozenset({403, 404, 405, 501})
+"""403: vLLM says so of what it serves only with `--enable-scale-out`."""
 
 
 class Asked:

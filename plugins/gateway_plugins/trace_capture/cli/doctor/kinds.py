@@ -5,12 +5,13 @@ from typing import Any, Literal
 
 import msgspec
 
-Api = Literal["chat", "completions", "messages", "responses"]
+Api = Literal["chat", "completions", "generate", "messages", "responses"]
 Json = dict[str, Any]
 
 PATHS: Mapping[Api, str] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
+    "generate": "/inference/v1/generate",
     "messages": "/v1/messages",
     "responses": "/v1/responses",
 }
@@ -77,6 +78,12 @@ def _other(name: str, api: Api, **body: Any) -> Kind:
     return Kind(name=name, api=api, body={"temperature": 0, **body})
 
 
+def _generate(name: str, **more: Any) -> Kind:
+    """Return a generation from token ids: the asker adds `token_ids` of a chat's prompt."""
+    params = {"max_tokens": 16, "temperature": 0}
+    return Kind(name=name, api="generate", body={"sampling_params": params, **more})
+
+
 KINDS: Sequence[Kind] = (
     _chat("chat", _HELLO, 64),
     _chat("chat, streamed", _HELLO, 64, stream=True),
@@ -90,6 +97,8 @@ KINDS: Sequence[Kind] = (
     _chat("turns", _HELLO, 64, turns=TURNS, stream=True),
     _chat("turns with tools", _WEATHER, 256, turns=TURNS, tools=[_TOOL], tool_choice="auto"),
     _chat("turns with reasoning", _SUM, 1024, turns=TURNS, thinks=True),
+    _generate("generate"),
+    _generate("generate, streamed", stream=True),
     _other("messages", "messages", messages=[_user(_HELLO)], max_tokens=64),
     _other("messages, streamed", "messages", messages=[_user(_HELLO)], max_tokens=64, stream=True),
     _other("responses", "responses", input=_HELLO, max_output_tokens=64),
