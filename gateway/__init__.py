@@ -6,8 +6,9 @@ Plugins and embedders may use the names exported here; everything else may chang
 from gateway.app.gateway import Gateway, create_app
 from gateway.calls.body import Body
 from gateway.calls.call import Call
+from gateway.calls.callers.outlasting import Outlasting, outlast
 from gateway.calls.control_request import ControlRequest
-from gateway.calls.records import Answer, Attempt, Outcome, Principal
+from gateway.calls.records import Answer, Answered, Attempt, Outcome, Principal
 from gateway.calls.reply import Caller
 from gateway.calls.state import StateKey
 from gateway.cluster.peers import Peers, Topic
@@ -133,6 +134,7 @@ __all__ = [
     "PLAIN_CHAT",
     "SCOPES",
     "Answer",
+    "Answered",
     "Api",
     "Attempt",
     "Backlog",
@@ -183,6 +185,7 @@ __all__ = [
     "NotFound",
     "OpenDatabase",
     "Outcome",
+    "Outlasting",
     "Panel",
     "PanelAction",
     "PanelRows",
@@ -256,6 +259,7 @@ __all__ = [
     "messages_as_count",
     "open_for_changes",
     "open_read_only",
+    "outlast",
     "output_items",
     "own_responses",
     "path_of",

@@ -5,6 +5,7 @@
     ├── CallerGone                  no caller is left to respond to
     │   └── CallerStalled
     ├── ChooseAgain                 raised by a hook that waited: the set of workers has changed
+    ├── Answered                    raised by an `admit` that answers the call (calls/records.py)
     ├── StorageError                a statement to the database failed
     │   ├── StorageUnavailable      the file cannot be read or written now
     │   ├── ConstraintViolated      the rows contradict a constraint of their table

@@ -29,7 +29,8 @@ class CancelScope:
 
     If the caller leaves and `has_all` says that it had all that it asked for, the call goes on for
     at most MAX_LINGER seconds, so that the usage and the end of the stream arrive: many callers
-    leave at the last finish reason. `caller_left`: that has happened.
+    leave at the last finish reason. Else `goes_on`, if given, says whether the call goes on without
+    a caller. `caller_left`: the caller has left, and the call does not go on for another one.
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class CancelScope:
         "_task",
         "_timer",
         "caller_left",
+        "goes_on",
         "has_all",
     )
 
@@ -51,6 +53,7 @@ class CancelScope:
         self._over = False
         self._lingering: asyncio.TimerHandle | None = None
         self.has_all: Callable[[], bool] | None = None
+        self.goes_on: Callable[[], bool] | None = None
         self.caller_left = False
 
     def cancel(self, reason: GatewayError) -> None:
@@ -60,8 +63,11 @@ class CancelScope:
         if isinstance(reason, CallerGone):
             if self.caller_left:
                 return
+            has_all = self.has_all is not None and self.has_all()
+            if not has_all and self.goes_on is not None and self.goes_on():
+                return
             self.caller_left = True
-            if self.has_all is not None and self.has_all():
+            if has_all:
                 loop = asyncio.get_running_loop()
                 self._lingering = loop.call_later(MAX_LINGER, self._end, reason)
                 return

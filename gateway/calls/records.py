@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.errors import CallError
+from gateway.errors import CallError, GatewayError
 from gateway.fleet.worker import Worker
 from gateway.headers import Headers
 from gateway.telemetry.trace_context import new_span_id
@@ -111,8 +111,8 @@ class Outcome(msgspec.Struct):
     part of the time until the head of the response went to the caller, None until then, or if the
     caller was not identified. `failures` names the plugins whose isolated hooks failed: the records
     of these plugins are incomplete. `repeated`: the work of this internal call runs again in
-    another call, so this call is an attempt at the work and no request of its own; it is known in
-    `call_finished`.
+    another call, or it got the response of another call, so it is no request of its own; it is
+    known in `call_finished`.
     """
 
     status: int = 0
@@ -170,3 +170,14 @@ class Answer(msgspec.Struct):
     headers: Headers = ()
     body: bytes | AsyncIterable[bytes] = b""
     injected: bool = False
+
+
+class Answered(GatewayError):
+    """Raised by an `admit` hook that answers the call: `answer` goes to the caller as it is.
+
+    The call is not admitted: no further `admit` runs, no translation, and nobody observes it.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("a plugin has answered the call")
+        self.answer = answer

@@ -40,13 +40,13 @@ class Reply:
     """The bytes sent to the caller so far; every byte of the response passes through here.
 
     `begun`: the head is decided, so no other response is possible. `waiting`: comments were sent
-    before the response, so it can only be an event stream, see gateway.calls.keepalive. `timed` is
+    before the response, so it can only be an event stream, see gateway.calls.keepalive. `caller`
+    gets what is sent. `timed` is
     called when the head goes to the caller, and returns a line to add; `closing` returns a comment
     for the end of an event stream. None: there is nothing to add.
     """
 
     __slots__ = (
-        "_caller",
         "_end",
         "_events",
         "_head",
@@ -54,6 +54,7 @@ class Reply:
         "_outcome",
         "_started",
         "begun",
+        "caller",
         "closing",
         "timed",
         "waiting",
@@ -61,7 +62,7 @@ class Reply:
 
     def __init__(self, caller: Caller, outcome: "Outcome", started: float) -> None:
         self.begun = self.waiting = False
-        self._caller = caller
+        self.caller = caller
         self._outcome = outcome
         self._started = started
         self._events = False
@@ -74,8 +75,8 @@ class Reply:
     def translate(self, translating: Callable[[Caller, bool], Caller]) -> Caller:
         """Send what follows through another Caller; it is given the present one, and `waiting`."""
         self.closing = None  # the translator knows the events of its own API alone
-        self._caller = translating(self._caller, self.waiting)
-        return self._caller
+        self.caller = translating(self.caller, self.waiting)
+        return self.caller
 
     def comment(self, headers: Headers) -> None:
         """Send a comment; the first one follows the head of an event stream with `headers`.
@@ -87,8 +88,8 @@ class Reply:
         if not self.waiting:
             self.waiting = True
             self._outcome.status = 200
-            self._caller.start(200, [EVENT_STREAM, *headers])
-        self._caller.write(COMMENT)
+            self.caller.start(200, [EVENT_STREAM, *headers])
+        self.caller.write(COMMENT)
 
     def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
         """Decide on the head; `events`: the response is an event stream.
@@ -108,7 +109,7 @@ class Reply:
     def send_head(self) -> None:
         """Send the head now, because no bytes of the body are there to go with it."""
         self._pass_head()
-        self._caller.write(b"")
+        self.caller.write(b"")
 
     def tell_head(self) -> bool:
         """Give the caller the head before bytes go with it; False if the response is an error."""
@@ -121,7 +122,7 @@ class Reply:
             (status, headers), self._head = self._head, None
             if self.timed is not None and (line := self.timed()) is not None:
                 headers = [*headers, line]
-            self._caller.start(status, headers)
+            self.caller.start(status, headers)
 
     def write(self, data: bytes) -> bool:
         """Send bytes; return False if the caller is full: stop until its `drained` is called."""
@@ -135,7 +136,7 @@ class Reply:
         self._end = data if len(data) > 3 else self._end[-3:] + data
         if self._head is not None:
             self._pass_head()
-        return self._caller.write(data)
+        return self.caller.write(data)
 
     @property
     def way(self) -> Callable[[bytes], bool] | None:
@@ -144,12 +145,12 @@ class Reply:
         Only when bytes were sent before: the first ones take the head along.
         """
         direct = self._head is None and self._late is None and self._outcome.ttft is not None
-        return self._caller.write if direct else None
+        return self.caller.write if direct else None
 
     @property
     def line(self) -> Line | None:
         """The transport that the `way` writes to, None if that does more or is not known."""
-        line: Line | None = getattr(self._caller, "line", None)
+        line: Line | None = getattr(self.caller, "line", None)
         return line
 
     def passed(self, size: int, last: bytes) -> None:
@@ -161,14 +162,14 @@ class Reply:
         """Send the last bytes, which `count_last` has counted before."""
         if self._late is not None:
             self._late.add(data)
-            self._caller.write(self._late.event())
-            self._caller.cut()
+            self.caller.write(self._late.event())
+            self.caller.cut()
             return
         self._pass_head()
         if self.closing is not None and self._events:
             between = (self._end[-3:] + data[-4:]).endswith(BLANK_LINES)
             data += self.closing() if between else b""
-        await self._caller.end(data)
+        await self.caller.end(data)
 
     def _longer(self, headers: Headers) -> Headers:
         """Return the head of a stream that gets a comment at its end, or give the comment up."""
@@ -188,14 +189,14 @@ class Reply:
         if only_comments or (tell and self._events and not ends_in_error(self._end)):
             gap = b"" if not self._end or self._end.endswith(BLANK_LINES) else b"\n\n"
             self.write(gap + error.event())
-        self._caller.cut()
+        self.caller.cut()
 
     def count_last(self, data: bytes, after: float) -> None:
         """Count the last bytes, `after` so many seconds of the call.
 
         The caller gets them already now if it has `receive_last`.
         """
-        if (receive := getattr(self._caller, "receive_last", None)) is not None:
+        if (receive := getattr(self.caller, "receive_last", None)) is not None:
             self._pass_head()
             receive(data)
         if data and self._outcome.ttft is None:

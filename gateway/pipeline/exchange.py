@@ -52,7 +52,6 @@ class Exchange:
         "_overhead",
         "_told",
         "call",
-        "caller",
         "cancel_scope",
         "chains",
         "entries",
@@ -71,7 +70,6 @@ class Exchange:
         if chains.traced:
             chains = self._sample(chains)
         self.chains = chains
-        self.caller = call._caller
         self.reply = call._reply
         self.cancel_scope = call._cancel_scope
         self.entries = call._entries
@@ -134,7 +132,11 @@ class Exchange:
         call.body.waited = waited
         call.body.kernel = self.chains.kernel
         call._json = call._head = None
-        self.caller = call._caller = self.reply.translate(through)
+        call._caller = self.reply.translate(through)
+
+    @property
+    def caller(self) -> Caller:
+        return self.call._caller
 
     def note_failure(self) -> None:
         """Note that the caller got an error for what the worker has sent, if it did."""

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from gateway.calls.call import Call, gateway_headers
 from gateway.calls.in_flight import InFlight
-from gateway.calls.records import Answer, Attempt
+from gateway.calls.records import Answer, Answered, Attempt
 from gateway.config import Config
 from gateway.errors import (
     BodyTimeout,
@@ -117,7 +117,10 @@ class Proxy:
         try:
             try:
                 with exchange.cancel_scope:
-                    answer = await self._admit(exchange)
+                    try:
+                        answer = await self._admit(exchange)
+                    except Answered as found:
+                        answer = found.answer
                     if answer is None:
                         last = await self._forward(exchange)
                     else:
@@ -146,8 +149,7 @@ class Proxy:
             exchange.call.outcome.caller_gone = True
             exchange.caller.cut()
             return None
-        what = "the gateway failed on a call"
-        log.error(what, exc_info=error, extra=exchange.call.log_extra())
+        log.error("the gateway failed on a call", exc_info=error, extra=exchange.call.log_extra())
         return self._reject(exchange, InternalError("the gateway failed on this call"))
 
     def _reject(self, exchange: Exchange, error: CallError) -> bytes | None:
@@ -369,10 +371,8 @@ class Proxy:
         chains = exchange.chains
         if chains.call_finished and (rest := chains.run_call_finished(call)) is not None:
             await rest
-        if exchange.entries:
-            released = self._storage.begin_commit(exchange.entries)
-            if released is not None:
-                await released
+        if exchange.entries and (due := self._storage.begin_commit(exchange.entries)) is not None:
+            await due
 
     def _refuse_for_room(self) -> NoReturn:
         if self.draining:

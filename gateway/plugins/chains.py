@@ -16,7 +16,7 @@ import msgspec
 from gateway.calls.call import Call
 from gateway.calls.cancel import NoWait
 from gateway.calls.observers import UNOBSERVED, LogExtra, Observers
-from gateway.calls.records import Answer, Attempt, Outcome, Principal
+from gateway.calls.records import Answer, Answered, Attempt, Outcome, Principal
 from gateway.errors import CallError, ChooseAgain, HookFailed, Unauthorized
 from gateway.fleet.worker import Worker
 from gateway.kernel import Kernel, active
@@ -28,7 +28,7 @@ log = logging.getLogger("gateway.plugins")
 HOOK_ERRORS = (Exception, asyncio.CancelledError)
 """Exceptions that a hook may raise; CancelledError if something that it awaited was cancelled."""
 
-REJECTIONS = (CallError, ChooseAgain)
+REJECTIONS = (CallError, ChooseAgain, Answered)
 """Exceptions by which a deciding hook decides: they are no failure of it."""
 
 RESULTS = frozenset({NoneType, NoWait, Principal, Answer, Translation, Worker, list, tuple})

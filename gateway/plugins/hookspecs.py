@@ -87,7 +87,7 @@ async def admit(call: Call) -> None:
     """Decide whether this call may go on now.
 
     Called once per call, on every plugin. It may wait, and is cancelled if the caller leaves. Raise
-    a CallError to reject the call.
+    a CallError to reject the call, or Answered to answer it at once.
     """
 
 

@@ -14,6 +14,7 @@ CORE = sorted((ROOT / "gateway").rglob("*.py"))
 
 NAMES = [
     "Answer",
+    "Answered",
     "Api",
     "Attempt",
     "Backlog",
@@ -67,6 +68,7 @@ NAMES = [
     "NotFound",
     "OpenDatabase",
     "Outcome",
+    "Outlasting",
     "PLAIN_CHAT",
     "Panel",
     "PanelAction",
@@ -142,6 +144,7 @@ NAMES = [
     "messages_as_count",
     "open_for_changes",
     "open_read_only",
+    "outlast",
     "output_items",
     "own_responses",
     "path_of",

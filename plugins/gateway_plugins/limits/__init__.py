@@ -70,7 +70,7 @@ VISIT: StateKey[Visit] = StateKey("limits")
 class Limits:
     """The plugin."""
 
-    after = ("auth",)
+    after = ("auth", "join_retries")
 
     Config = Options
 

@@ -17,6 +17,7 @@ ALL = (
     *("limits", "sessions", "circuit_breaker", "weight_sync", "trl", "backpressure"),
     *("trace_capture", "usage", "batch", "gateway_plugins.evaluations:Evaluations"),
     "gateway_plugins.translate:Translate",
+    "gateway_plugins.join_retries:JoinRetries",
     entry("gateway_plugins.otel:Otel", endpoint="http://127.0.0.1:9", flush_timeout=0),
 )
 
