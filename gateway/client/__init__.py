@@ -6,12 +6,23 @@
         for trajectory in gateway.trajectories(session_id).trajectories:
             train(trajectory.token_ids, trajectory.loss_mask, trajectory.logprobs)
 
-`asks.py` defines the requests; the two clients only send them.
+`asks.py` and `claims.py` define the requests; the two clients only send them. `taking.py` has the
+loops over claims.
 """
 
 from gateway.client.asks import GatewayClientError
 from gateway.client.awaited import AsyncGatewayClient
 from gateway.client.blocking import GatewayClient
+from gateway.client.claims import ClaimedTrajectory, ClaimFailure, Claims, ClaimsChanged
 from gateway.control.workers import WorkersHealth
 
-__all__ = ["AsyncGatewayClient", "GatewayClient", "GatewayClientError", "WorkersHealth"]
+__all__ = [
+    "AsyncGatewayClient",
+    "ClaimFailure",
+    "ClaimedTrajectory",
+    "Claims",
+    "ClaimsChanged",
+    "GatewayClient",
+    "GatewayClientError",
+    "WorkersHealth",
+]

@@ -1,12 +1,14 @@
 """AsyncGatewayClient: GatewayClient with coroutines."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from gateway.client import asks
+from gateway.client import asks, claims, taking
 from gateway.client.asks import NEXT, Ask
+from gateway.client.claims import ClaimedTrajectory, Claims, ClaimsChanged
 from gateway.control.workers import WorkersHealth
 from gateway.fleet.worker import WorkerInfo
 from gateway.trace import Reward, SessionInfo, Trace, Trajectories, Verdict
@@ -94,6 +96,42 @@ class AsyncGatewayClient:
         self, session_id: str, fork_kinds: Sequence[str] | None = None
     ) -> Trajectories:
         return await self._ask(asks.trajectories(session_id, fork_kinds))
+
+    async def claim_trajectories(
+        self,
+        n: int = 1,
+        lease: float | None = None,
+        where: Mapping[str, Any] | None = None,
+        *,
+        order: str | None = None,
+        drop_stale: bool = False,
+    ) -> Claims:
+        return await self._ask(claims.claim(n, lease, order, where, drop_stale=drop_stale))
+
+    async def acknowledge(self, receipts: Sequence[str]) -> ClaimsChanged:
+        return await self._ask(claims.acknowledge(receipts))
+
+    async def release(self, receipts: Sequence[str]) -> ClaimsChanged:
+        return await self._ask(claims.release(receipts))
+
+    async def extend(self, receipts: Sequence[str], lease: float | None = None) -> ClaimsChanged:
+        return await self._ask(claims.extend(receipts, lease))
+
+    def iter_claims(
+        self,
+        n: int = 1,
+        lease: float = 300.0,
+        where: Mapping[str, Any] | None = None,
+        *,
+        order: str | None = None,
+        drop_stale: bool = False,
+        wait: float | None = None,
+        poll: float = 1.0,
+    ) -> AsyncIterator[list[ClaimedTrajectory]]:
+        ask = claims.claim(n, lease, order, where, drop_stale=drop_stale)
+        return taking.batches_awaited(
+            self, partial(self._ask, ask), taking.Taking(lease, wait, poll)
+        )
 
     async def add_reward(
         self, session_id: str, value: float, source: str = "", trace_id: str | None = None

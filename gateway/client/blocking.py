@@ -1,12 +1,14 @@
 """GatewayClient, for code without an event loop."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from gateway.client import asks
+from gateway.client import asks, claims, taking
 from gateway.client.asks import NEXT, Ask
+from gateway.client.claims import ClaimedTrajectory, Claims, ClaimsChanged
 from gateway.control.workers import WorkersHealth
 from gateway.fleet.worker import WorkerInfo
 from gateway.trace import Reward, SessionInfo, Trace, Trajectories, Verdict
@@ -117,6 +119,56 @@ class GatewayClient:
         Only the branches of these `fork_kinds`, "none" for those that leave no other; None: all.
         """
         return self._ask(asks.trajectories(session_id, fork_kinds))
+
+    def claim_trajectories(
+        self,
+        n: int = 1,
+        lease: float | None = None,
+        where: Mapping[str, Any] | None = None,
+        *,
+        order: str | None = None,
+        drop_stale: bool = False,
+    ) -> Claims:
+        """Claim up to `n` trajectories for `lease` seconds (None: the gateway's default).
+
+        `where` is the filter and `order` "age" or "version", see docs/handover.md. With
+        `drop_stale`, those that are too old by the filter are never handed out.
+        """
+        return self._ask(claims.claim(n, lease, order, where, drop_stale=drop_stale))
+
+    def acknowledge(self, receipts: Sequence[str]) -> ClaimsChanged:
+        """Say that claims were trained on; `failed` has those that cannot be acknowledged."""
+        return self._ask(claims.acknowledge(receipts))
+
+    def release(self, receipts: Sequence[str]) -> ClaimsChanged:
+        """Give claims back, to be handed out again."""
+        return self._ask(claims.release(receipts))
+
+    def extend(self, receipts: Sequence[str], lease: float | None = None) -> ClaimsChanged:
+        """Have the leases of claims end `lease` seconds from now."""
+        return self._ask(claims.extend(receipts, lease))
+
+    def iter_claims(
+        self,
+        n: int = 1,
+        lease: float = 300.0,
+        where: Mapping[str, Any] | None = None,
+        *,
+        order: str | None = None,
+        drop_stale: bool = False,
+        wait: float | None = None,
+        poll: float = 1.0,
+    ) -> Iterator[list[ClaimedTrajectory]]:
+        """Yield batches of 1 to `n` claimed trajectories.
+
+        When the loop asks for the next batch, the one before is acknowledged. If its body raises,
+        or leaves the loop, it is released. Meanwhile its lease is extended. The loop ends when
+        there was nothing to claim for `wait` seconds, never if that is None; `poll` is the time
+        between two looks. Raises GatewayClientError, also if a batch cannot be acknowledged because
+        others have it.
+        """
+        ask = claims.claim(n, lease, order, where, drop_stale=drop_stale)
+        return taking.batches(self, partial(self._ask, ask), taking.Taking(lease, wait, poll))
 
     def add_reward(
         self, session_id: str, value: float, source: str = "", trace_id: str | None = None

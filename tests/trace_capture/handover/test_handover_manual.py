@@ -1,12 +1,14 @@
 """docs/handover.md says what the code says, and its commands run."""
 
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import get_args
 
 from gateway_plugins.trace_capture.handover.filters import ClaimFilter
 from gateway_plugins.trace_capture.handover.settling import Code
-from support.gateways.capturing import capturing
+from support.gateways.capturing import call, capturing
 from support.manual import Manual
 from support.paths import DOCS
 from trace_capture.test_capture_manual import shell
@@ -33,3 +35,6 @@ async def test_handover_manual_s_commands_run(gateway_for: GatewayFor, tmp_path:
     out = await shell(commands, tmp_path)
     assert '"receipt":"' in out
     assert '"code":"claim_unknown"' in out
+    await call(live, "a-session")
+    code = MANUAL.block("python", "iter_claims", live.url)
+    assert "a-session [" in await shell(f"{sys.executable} -c {shlex.quote(code)}", tmp_path)
