@@ -206,6 +206,16 @@ def check_session_id(session_id: str) -> None:
 
 
 @hookspec
+def session_ended(session_id: str, owner: str | None) -> None:
+    """Note that a session is over: it makes no further call.
+
+    Called on every plugin, by a plugin that is told so, in the process that was told: by
+    `trace_capture` if a session is deleted. `owner` is the id of the principal whose session it is;
+    None: whoever's it is. Raise nothing, and do not wait.
+    """
+
+
+@hookspec
 def lifespan(gateway: "Host") -> AbstractAsyncContextManager[None]:
     """Run something beside the gateway.
 

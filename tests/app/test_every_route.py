@@ -64,6 +64,7 @@ PLUGINS: set[Rule] = {
     ("/admin/weights/pause", ("POST",), "admin"),
     ("/admin/weights/resume", ("POST",), "admin"),
     ("/admin/route", ("GET",), "admin"),
+    ("/admin/admission", ("GET",), "monitor"),
     ("/admin/queue", ("GET",), "monitor"),
     ("/admin/limits", ("GET",), "monitor"),
     ("/monitor/key_usage", ("GET",), "monitor"),
@@ -134,6 +135,7 @@ TRL_WEIGHTS = {"max_wait": 0.1, "drain_timeout": 0.1, "timeout": 0.5}
 SETS: dict[str, Sequence[Any]] = {
     "all": (
         *("sessions", "circuit_breaker", entry("weight_sync", **WEIGHTS)),
+        "gateway_plugins.session_admission:SessionAdmission",
         *(entry("backpressure", no_worker="refuse"), "stickiness"),
         *("trace_capture", "usage", "limits", "openai_models", "metrics", "access_log"),
     ),

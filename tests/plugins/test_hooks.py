@@ -22,6 +22,7 @@ from support.plugins.hook_probes import (
     Cooler,
     Counting,
     Door,
+    Ends,
     First,
     Keys,
     Last,
@@ -382,6 +383,16 @@ async def test_check_session_id_rejects_an_id_of_a_new_session(
         assert answer.status_code == status
     made = await live.client.post("/sessions", json={})
     assert made.status_code == 400, "the id that would be made is rejected too"
+
+
+async def test_session_ended_is_called_for_each_deleted_session(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path, Ends)
+    assert (await live.client.delete("/sessions/one")).status_code == 200
+    ids = {"session_ids": ["two", "three"]}
+    assert (await live.client.post("/sessions/batch_delete", json=ids)).status_code == 200
+    assert live.plugin(Ends).ended == [("one", None), ("two", None), ("three", None)]
 
 
 async def test_lifespan_is_left_in_reverse_order(caplog: pytest.LogCaptureFixture) -> None:

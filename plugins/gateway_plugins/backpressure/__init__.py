@@ -39,7 +39,7 @@ TICKET: StateKey[Ticket] = StateKey("backpressure")
 class Backpressure:
     """The plugin."""
 
-    after = ("circuit_breaker", "runtime", "trl", "weight_sync")
+    after = ("circuit_breaker", "runtime", "session_admission", "trl", "weight_sync")
 
     Config = Options
 

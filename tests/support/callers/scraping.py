@@ -14,7 +14,8 @@ from gateway.testing import GatewayFor, Live, ScriptedWorker, entry
 
 CHAT = "/v1/chat/completions"
 ALL = (
-    *("limits", "sessions", "circuit_breaker", "weight_sync", "trl", "backpressure"),
+    *("limits", "sessions", "circuit_breaker", "weight_sync", "trl"),
+    *("gateway_plugins.session_admission:SessionAdmission", "backpressure"),
     *("trace_capture", "usage", "batch", "gateway_plugins.evaluations:Evaluations"),
     "gateway_plugins.translate:Translate",
     "gateway_plugins.join_retries:JoinRetries",

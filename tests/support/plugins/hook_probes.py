@@ -149,6 +149,17 @@ class Capitals:
             raise BadRequest("in capitals, please")
 
 
+class Ends:
+    """Notes which sessions are over, and whose they are."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str | None]] = []
+
+    @hookimpl
+    def session_ended(self, session_id: str, owner: str | None) -> None:
+        self.ended.append((session_id, owner))
+
+
 class Canned:
     """Answers the calls for model `canned`."""
 

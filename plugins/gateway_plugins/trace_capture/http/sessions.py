@@ -169,6 +169,8 @@ class SessionRoutes:
             )
             for session_id in some:
                 self._keeper.forget_options(session_id)
+                for hook in self._gateway.hooks("session_ended"):
+                    hook.run(session_id, owner)
         self._keeper.reclaim_soon()
         return deleted
 
