@@ -22,7 +22,7 @@ from gateway.kernel.interface import Fields
 from gateway.plugins.chains import Chains, Later
 from gateway.telemetry.metrics import Histogram
 from gateway.telemetry.server_timing import Shares, comment_of
-from gateway.telemetry.trace_context import TraceContext, not_sampled
+from gateway.telemetry.trace_context import TraceContext, begun
 from gateway.wire.apis.registry import dialect_of
 from gateway.wire.injection import Stripper, inject
 from gateway.wire.rewriting import set_keys
@@ -88,11 +88,14 @@ class Exchange:
             call._samples = chains.samples
             return chains
         trace_id = call._trace_id or call.trace_id
-        self.traceparent = line = not_sampled(call.headers, trace_id, chains.bound)
-        if line is not None:
-            call._samples = _nobody
+        found = begun(call.headers, trace_id, chains.bound)
+        if type(found) is tuple:
+            self.traceparent, call._samples = found, _nobody
             return chains.unrecorded
         call._samples = chains.samples
+        if type(found) is TraceContext:
+            call._trace_context = found
+            return chains
         return chains if call.trace_context.sampled else chains.unrecorded
 
     async def pin(self, model: str) -> None:

@@ -12,7 +12,7 @@ from gateway.testing import DONE, sse
 
 
 def watched(*chunks: bytes, stream: bool = True) -> Watched:
-    found = Watched()
+    found = Watched(stream)
     found.stream = stream
     for chunk in chunks:
         found.ends.add(chunk)

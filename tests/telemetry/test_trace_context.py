@@ -12,12 +12,12 @@ from gateway.telemetry.trace_context import (
     MAX_BAGGAGE,
     MAX_STATES,
     NAMES,
+    begun,
     bound_of,
     decide,
     follows,
     new_span_id,
     new_trace_id,
-    not_sampled,
     read_context,
     traced_headers,
 )
@@ -167,15 +167,17 @@ def test_whatever_callers_send_the_worker_gets_a_valid_context(
     st.floats(0, 1),
     st.lists(st.tuples(st.sampled_from([b"accept", *sorted(NAMES)]), st.just(b"x")), max_size=2),
 )
-def test_call_that_is_not_sampled_gets_the_parent_of_the_long_way(
+def test_call_that_begins_a_trace_gets_what_the_long_way_gives(
     ratio: float, lines: list[tuple[bytes, bytes]]
 ) -> None:
     trace_id, bound = new_trace_id(1.7e9), bound_of(ratio)
     context = read_context(lines, trace_id)
     decided = decide(context, follows(context, bound))
-    found = not_sampled(lines, trace_id, bound)
-    if decided.sampled or any(name in NAMES for name, _ in lines):
+    found = begun(lines, trace_id, bound)
+    if any(name in NAMES for name, _ in lines):
         assert found is None
+    elif decided.sampled:
+        assert found == decided
     else:
         assert [*lines, found] == traced_headers(lines, decided, decided.span_id)
 

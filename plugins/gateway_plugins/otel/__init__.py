@@ -63,7 +63,7 @@ class Otel:
         if not call.trace_context.sampled:
             return None
         call.count_tokens()
-        watched = call.state[WATCHED] = Heard() if self._content else Watched()
+        watched = call.state[WATCHED] = (Heard if self._content else Watched)(call.streams)
         return watched
 
     @hookimpl

@@ -25,8 +25,8 @@ class Heard(Watched):
 
     __slots__ = ("_room", "texts")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, streams: bool) -> None:
+        super().__init__(streams)
         self.texts: dict[int, list[str]] = {}
         self._room = MAX_KEPT
 

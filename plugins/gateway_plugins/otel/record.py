@@ -86,7 +86,9 @@ def record_of(
     session_id, model = call.session_id, call.model
     began = int(call.created * SECOND)
     base = began - int(call.started * SECOND)
-    ttft, first = outcome.ttft, None if watched is None else watched.first.first
+    ttft, first = outcome.ttft, None
+    if watched is not None and watched.first is not None:
+        first = watched.first.first
     return FinishedCall(
         trace_id=context.trace_id,
         span_id=context.span_id,

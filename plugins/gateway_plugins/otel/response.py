@@ -56,15 +56,18 @@ class Ends:
 
 
 class Watched:
-    """The observer: keeps the ends of a response, and the time of a stream's first event."""
+    """The observer: keeps the ends of a response, and the time of a stream's first event.
+
+    `streams`: the request asks for a stream.
+    """
 
     __slots__ = ("collectors", "ends", "first", "stream")
 
-    def __init__(self) -> None:
+    def __init__(self, streams: bool) -> None:
         self.ends = Ends()
-        self.first = Gaps(NO_BOUNDS)
+        self.first = Gaps(NO_BOUNDS) if streams else None
         self.stream = False
-        self.collectors = (self.ends, self.first)
+        self.collectors = (self.ends,) if self.first is None else (self.ends, self.first)
 
     def started(self, status: int, headers: Headers) -> None:
         self.stream = is_event_stream(headers)

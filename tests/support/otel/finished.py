@@ -10,7 +10,7 @@ BODY = b'{"id": "c1", "model": "m", "choices": [{"index": 0, "finish_reason": "s
 
 def finished_call() -> FinishedCall:
     """A plain chat that one worker answered."""
-    watched = Watched()
+    watched = Watched(streams=False)
     watched.ends.add(BODY)
     attempt = TriedWorker(
         span_id="00f067aa0ba902b8",
