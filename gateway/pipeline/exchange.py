@@ -40,8 +40,8 @@ def _nobody(call: Call, context: TraceContext) -> bool:
 class Exchange:
     """One call while it runs. It alone uses the private attributes of its Call.
 
-    `chains` are the hooks that were in force when the call began, `caller` is the other end of
-    `reply`. `traceparent` is the line that the worker gets of a call that begins a trace and is not
+    `chains` are the hooks that were in force when the call began, `reply` goes to the caller.
+    `traceparent` is the line that the worker gets of a call that begins a trace and is not
     recorded; None of any other call. `entries` is everything that plugins store for the call, in
     one transaction. `stripper` removes from the latest attempt's response what was injected, None
     if nothing was. `settling` is what the last bytes of the response have to wait for, if they have
@@ -136,10 +136,6 @@ class Exchange:
         call.body.kernel = self.chains.kernel
         call._json = call._head = None
         call._caller = self.reply.translate(through)
-
-    @property
-    def caller(self) -> Caller:
-        return self.call._caller
 
     def note_failure(self) -> None:
         """Note that the caller got an error for what the worker has sent, if it did."""

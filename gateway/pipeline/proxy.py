@@ -147,7 +147,7 @@ class Proxy:
             return self._reject(exchange, error)
         if isinstance(error, CallerGone):
             exchange.call.outcome.caller_gone = True
-            exchange.caller.cut()
+            exchange.reply.caller.cut()
             return None
         log.error("the gateway failed on a call", exc_info=error, extra=exchange.call.log_extra())
         return self._reject(exchange, InternalError("the gateway failed on this call"))

@@ -133,7 +133,7 @@ class Relay(PhaseTimer):
         kind, coding = body_headers(headers)
         self._events = kind is not None and kind[:17].lower() == EVENT_STREAM[1]
         exchange = self._exchange
-        exchange.caller.drained = self._resume
+        exchange.reply.caller.drained = self._resume
         if self._events:
             exchange.cancel_scope.has_all = self._has_all
         if not whole:
@@ -237,7 +237,7 @@ class Relay(PhaseTimer):
             self._tapping = None
         self.leave()
         exchange = self._exchange
-        exchange.caller.drained = _nothing
+        exchange.reply.caller.drained = _nothing
         exchange.cancel_scope.has_all = None
         if not self.complete and self._status and self._events and exchange.stripper is not None:
             self._release(exchange.stripper)

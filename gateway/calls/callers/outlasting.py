@@ -1,6 +1,5 @@
 """Lets a plugin stand before the caller of a call, so that the call may outlast the caller."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 from gateway.calls.call import Call
@@ -18,18 +17,18 @@ class Outlasting(Caller, Protocol):
         """
 
 
-def outlast(call: Call, make: Callable[[Caller], Outlasting]) -> bool:
-    """Send the response of `call` through what `make` returns for its caller; for `admit`.
+def outlast(call: Call, through: Outlasting) -> Caller | None:
+    """Send the response of `call` to `through`, and return the caller behind it; for `admit`.
 
-    The response passes as the caller gets it, after any translation. If the caller leaves without
-    all that it asked for, `left` decides whether the call goes on; `call.outcome.caller_gone` is
-    then set by whoever knows whether somebody has got the response. False, and nothing is made, if
-    a part has been sent already.
+    The response passes as the caller gets it, after any translation. `drained` of the caller is to
+    be set by `through`. If the caller leaves without all that it asked for, `left` decides whether
+    the call goes on; `call.outcome.caller_gone` is then set by whoever knows whether somebody has
+    got the response. None, and nothing is changed, if a part has been sent already.
     """
     reply = call._reply
     if reply.begun or reply.waiting:
-        return False
-    made = make(call._caller)
-    call._caller = reply.caller = made
-    call._cancel_scope.goes_on = made.left
-    return True
+        return None
+    behind = reply.caller
+    call._caller = reply.caller = through
+    call._cancel_scope.goes_on = through.left
+    return behind

@@ -14,7 +14,6 @@ from gateway import (
     Answer,
     Answered,
     Call,
-    Caller,
     CallError,
     Headers,
     Host,
@@ -24,7 +23,7 @@ from gateway import (
     hookimpl,
     outlast,
 )
-from gateway_plugins.join_retries.asked import Request, Said, request_of, said_by
+from gateway_plugins.join_retries.asked import Request, request_of, said_by
 from gateway_plugins.join_retries.options import Options
 from gateway_plugins.join_retries.response import KeptResponse
 from gateway_plugins.join_retries.shelf import Responses
@@ -84,25 +83,26 @@ class JoinRetries:
     def admit(self, call: Call) -> Awaitable[None] | None:
         if call.method != "POST" or call.frontend != "http":
             return None
-        said = said_by(call, self._counting)
+        key, retries = said_by(call, self._counting)
         by_body = self._options.same_body is not None and call.session_id is not None
-        if said.key is None and said.retries is None and not by_body:
+        if key is None and retries is None and not by_body:
             return None
         if call.body.data is None:
-            return self._read_and_admit(call, said)
-        return self._decide(call, said)
+            return self._read_and_admit(call, key, retries)
+        return self._decide(call, key, retries)
 
-    async def _read_and_admit(self, call: Call, said: Said) -> None:
+    async def _read_and_admit(self, call: Call, key: str | None, retries: int | None) -> None:
         await call.body.read()
-        if (joining := self._decide(call, said)) is not None:
+        if (joining := self._decide(call, key, retries)) is not None:
             await joining
 
-    def _decide(self, call: Call, said: Said) -> Awaitable[None] | None:
+    def _decide(self, call: Call, key: str | None, retries: int | None) -> Awaitable[None] | None:
         """Join the call that is repeated, or keep the response to this one."""
-        request = request_of(call, said.key)
-        found = self._found(request, said.retries or 0)
-        if found is not None:
-            return self._join(call, request, *found)
+        request = request_of(call, key)
+        if key is not None or retries or self._options.same_body is not None:
+            found = self._found(request, retries or 0)
+            if found is not None:
+                return self._join(call, request, *found)
         self._keep(call, request)
         return None
 
@@ -110,7 +110,7 @@ class JoinRetries:
         """Return the response of the call that is repeated. Raises KeyReused."""
         responses, same_body = self._responses, self._options.same_body
         if request.key is not None and (kept := responses.of_key(request)) is not None:
-            if not request.repeats(kept.request):
+            if (request.place, request.body) != (kept.request.place, kept.request.body):
                 raise KeyReused(
                     "this Idempotency-Key was used for another request: use a new one for each "
                     "request, and the same one for its retries only",
@@ -119,24 +119,19 @@ class JoinRetries:
             return kept, "idempotency_key"
         if retries and (kept := responses.left(request)) is not None:
             return kept, "count"
-        if same_body is not None and request.session is not None:
+        if same_body is not None and request.has_session:
             kept = responses.left(request, same_body)
             return None if kept is None else (kept, "same_body")
         return None
 
     def _keep(self, call: Call, request: Request) -> None:
-        responses = self._responses
-        if not responses.has_room(request):
-            responses.dropped += 1
-            return
-        made: list[KeptResponse] = []
-
-        def before(caller: Caller) -> KeptResponse:
-            made.append(KeptResponse(call, caller, request, responses))
-            return made[0]
-
-        if outlast(call, before):
-            responses.add(made[0])
+        kept = KeptResponse(call, request, self._responses)
+        if self._responses.add(kept):
+            behind = outlast(call, kept)
+            if behind is None:
+                self._responses.drop(kept)
+            else:
+                kept.stand_before(behind)
 
     async def _join(self, call: Call, request: Request, kept: KeptResponse, way: Way) -> None:
         """Answer with the response of another call, or return if there will be none."""

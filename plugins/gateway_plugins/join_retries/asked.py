@@ -1,7 +1,8 @@
 """What a request says of itself: whether it is a retry, and of what."""
 
 from collections.abc import Collection
-from typing import NamedTuple
+
+import msgspec
 
 from gateway import BadRequest, Call
 
@@ -13,53 +14,46 @@ KEY = b"idempotency-key"
 Place = tuple[str | None, str | None, str, bytes, int]
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """What a retry has in common with the call that it repeats.
 
-    Principal, session, path as the caller sent it, query, body, and the Idempotency-Key, if any.
+    `place` is what is quickly compared: principal, session, path as the caller sent it, query, and
+    the length of the body. `key` is the Idempotency-Key, if any.
     """
 
-    principal: str | None
-    session: str | None
-    path: str
-    query: bytes
+    place: Place
     body: bytes
     key: str | None
 
     @property
-    def place(self) -> Place:
-        """What is quickly compared: all but the key, and the length of the body."""
-        return self.principal, self.session, self.path, self.query, len(self.body)
+    def owner_and_key(self) -> tuple[str | None, str | None]:
+        return self.place[0], self.key
 
-    def repeats(self, other: "Request") -> bool:
-        return self.body == other.body and self.place == other.place
-
-
-class Said(NamedTuple):
-    """What a client says: its Idempotency-Key, and the number of retries, None if uncounted."""
-
-    key: str | None
-    retries: int | None
+    @property
+    def has_session(self) -> bool:
+        return self.place[1] is not None
 
 
-def said_by(call: Call, counting: Collection[bytes]) -> Said:
-    """Read the headers of a call; `counting` are the names of headers that count retries.
+def said_by(call: Call, counting: Collection[bytes]) -> tuple[str | None, int | None]:
+    """Return the Idempotency-Key, and the number of retries, None if the client counts none.
 
-    Raises BadRequest if the Idempotency-Key is too long or empty.
+    `counting` are the names of headers that count retries. Raises BadRequest if the key is too long
+    or empty.
     """
     key, retries = None, None
     for name, value in call.headers:
         if name == KEY:
             key = _key(value)
         elif name in counting and value.isdigit():
-            retries = max(retries or 0, int(value[:9]))
-    return Said(key, retries)
+            retries = int(value[:9]) or retries or 0
+    return key, retries
 
 
 def request_of(call: Call, key: str | None) -> Request:
     """Return what identifies a call whose body was read."""
     principal, body = None if call.principal is None else call.principal.id, call.body.data or b""
-    return Request(principal, call.session_id, call.asked_path, call.query, body, key)
+    place = (principal, call.session_id, call.asked_path, call.query, len(body))
+    return Request(place, body, key)
 
 
 def _key(value: bytes) -> str:

@@ -13,6 +13,9 @@ State = Literal["running", "whole", "over"]
 PIECE = 48
 """Bytes of memory that a piece takes beside its content."""
 
+UNMEASURED = 8
+"""Pieces that may come before their size is looked at: a stream has many, and each is small."""
+
 LEFT = "the caller left, and no retry came"
 
 
@@ -36,37 +39,34 @@ class KeptResponse:
     `state`: running; whole; or over, which means that nobody can join any more: it broke off, was
     given up, or there was no room. `headers` are None before the head. `followers` are the retries
     that read it now, `left_at` is the time at which its own caller left (`time.monotonic`), None
-    before that. `delivered`: a retry has got all of it.
+    before that. `delivered`: a retry has got all of it. `size` and `room` are bytes of memory: of
+    the pieces that were measured, and what the shelf has granted.
     """
 
-    def __init__(self, call: Call, caller: Caller, request: Request, shelf: Shelf) -> None:
+    left_at: float | None = None
+    headers: Headers | None = None
+    delivered = False
+    state: State = "running"
+    status = size = room = followers = 0
+    _timer: asyncio.TimerHandle | None = None
+    _unmeasured = UNMEASURED
+    _measured = 0
+
+    def __init__(self, call: Call, request: Request, shelf: Shelf) -> None:
         self.call_id = call.id
         self.request = request
-        self.state: State = "running"
-        self.status = 0
-        self.headers: Headers | None = None
         self.pieces: list[bytes] = []
-        self.size = 0
-        self.room = 0
-        self.followers = 0
-        self.left_at: float | None = None
-        self.delivered = False
+        self.drained: Callable[[], None] = _nothing
         self._shelf = shelf
         self._call: Call | None = call
-        self._caller: Caller = caller
-        self._drained: Callable[[], None] = _nothing
-        self._timer: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()
+        self._caller: Caller = NOBODY
+        self._changed: asyncio.Event | None = None
+
+    def stand_before(self, caller: Caller) -> None:
+        self._caller = caller
+        caller.drained = self._on_drained
 
     # The core calls these
-
-    @property
-    def drained(self) -> Callable[[], None]:
-        return self._drained
-
-    @drained.setter
-    def drained(self, callback: Callable[[], None]) -> None:
-        self._drained = self._caller.drained = callback
 
     @property
     def line(self) -> tuple[Callable[[bytes], object], bool, object, object] | None:
@@ -84,11 +84,15 @@ class KeptResponse:
 
     def start(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
         self._caller.start(status, headers)
 
     def write(self, data: bytes) -> bool:
-        self._keep(data)
+        self.pieces.append(data)
+        self._unmeasured -= 1
+        if self._unmeasured < 0 or self._changed is not None or self.state != "running":
+            self._look()
         return self._caller.write(data)
 
     def cut(self) -> None:
@@ -98,16 +102,17 @@ class KeptResponse:
 
     def receive_last(self, data: bytes) -> None:
         """Note, before the call is recorded, whether anybody gets the response."""
-        if self._call is not None and self.is_alone:
+        if self.left_at is not None and not self.followers and self._call is not None:
             self._call.outcome.caller_gone = True
 
     async def end(self, data: bytes) -> None:
-        self._keep(data)
+        self.pieces.append(data)
         caller = self._caller
+        self._measure()
         if self.state == "running":
             self.state = "whole"
-            if getattr(caller, "disconnected", False):  # it left after the call was over
-                self.left_at = monotonic()
+            if self.left_at is None and getattr(caller, "disconnected", False):
+                self.left_at = monotonic()  # it left after the call was over
             self.delivered = self.left_at is None
         self._close()
         await caller.end(data)
@@ -121,7 +126,7 @@ class KeptResponse:
             self._caller.drained = _nothing
             self._caller = NOBODY
             self._wait_for_retry()
-            self._drained()  # nobody is full any more
+            self.drained()  # nobody is full any more
         return True
 
     # Retries call these
@@ -133,6 +138,7 @@ class KeptResponse:
     def follow(self) -> None:
         """Count a retry that reads from now on, until it calls `unfollow`."""
         self.followers += 1
+        self._changed = self._changed or asyncio.Event()
         self._stop_timer()
 
     def unfollow(self, *, got_all: bool) -> None:
@@ -170,25 +176,23 @@ class KeptResponse:
         """Keep nothing any more; end the call if nobody is left who gets its response."""
         self.state = "over"
         if no_room:
-            self.pieces, self.size = [], 0
+            self.pieces = []
         self._stop_timer()
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
         self._shelf.drop(self)
         if self._call is not None and self.left_at is not None:
             self._call.cancel(CallerGone("no room to keep the response" if no_room else LEFT))
 
-    def compact(self) -> int:
-        """Keep the pieces as one; return the bytes of memory that this saves."""
-        if len(self.pieces) < 2:
-            return 0
-        saved = PIECE * (len(self.pieces) - 1)
+    def compact(self) -> None:
+        """Keep the pieces as one, which takes less memory."""
+        self.size -= PIECE * (len(self.pieces) - 1)
         self.pieces = [b"".join(self.pieces)]
-        self.size -= saved
-        return saved
 
-    def _change(self) -> "asyncio.Future[bool] | asyncio.Task[bool]":
-        self._changed.clear()
-        return asyncio.ensure_future(self._changed.wait())
+    async def _change(self) -> None:
+        if self._changed is not None:
+            self._changed.clear()
+            await self._changed.wait()
 
     def _wait_for_retry(self) -> None:
         loop = asyncio.get_running_loop()
@@ -199,25 +203,43 @@ class KeptResponse:
             self._timer.cancel()
             self._timer = None
 
+    def _on_drained(self) -> None:
+        self.drained()
+
     def _keep(self, data: bytes) -> None:
-        if self.state != "running" or not data:
-            return
         self.pieces.append(data)
-        self.size += len(data) + PIECE
+        self._unmeasured -= 1
+        if self._unmeasured < 0 or self._changed is not None or self.state != "running":
+            self._look()
+
+    def _look(self) -> None:
+        """Bound what is kept, and wake the retries that wait for more."""
+        self._measure()
+        if self._changed is not None:
+            self._changed.set()
+
+    def _measure(self) -> None:
+        """Take account of pieces that came; if there is no room for them, keep none."""
+        self._unmeasured = UNMEASURED
+        if self.state != "running":
+            self.pieces.clear()
+            return
+        come = self.pieces[self._measured :]
+        self._measured += len(come)
+        self.size += sum(map(len, come)) + PIECE * len(come)
         if self.size > self.room and not self._shelf.grow(self, self.size - self.room):
             self.give_up(no_room=True)
-        if self.followers:
-            self._changed.set()
 
     def _close(self) -> None:
         """Detach from the call and its caller: nothing more passes."""
         self._stop_timer()
-        self._call, self._caller, self._drained = None, NOBODY, _nothing
+        self._call, self._caller, self.drained = None, NOBODY, _nothing
         if self.state == "running":
             self.give_up()
         elif self.state == "whole":
             self._shelf.ended(self)
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
 
 
 class Nobody:

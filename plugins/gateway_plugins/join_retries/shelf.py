@@ -25,7 +25,7 @@ class Responses:
         self.options = options
         self.used = self.dropped = 0
         self._by_place: dict[Place, list[KeptResponse]] = {}
-        self._by_key: dict[tuple[str | None, str], KeptResponse] = {}
+        self._by_key: dict[tuple[str | None, str | None], KeptResponse] = {}
         self._whole: dict[KeptResponse, asyncio.TimerHandle] = {}
 
     @property
@@ -34,7 +34,7 @@ class Responses:
 
     def of_key(self, request: Request) -> KeptResponse | None:
         """Return the response to the call that had the request's Idempotency-Key."""
-        return self._by_key.get((request.principal, request.key or ""))
+        return self._by_key.get(request.owner_and_key)
 
     def left(self, request: Request, within: float | None = None) -> KeptResponse | None:
         """Return a response to the same request whose caller has left before it had all.
@@ -51,17 +51,24 @@ class Responses:
             if not kept.followers:
                 return kept
             joined = joined or kept
-        return joined if within is None and request.session is not None else None
+        return joined if within is None and request.has_session else None
 
-    def has_room(self, request: Request) -> bool:
-        return self._make_room(len(request.body) + OWN)
-
-    def add(self, kept: KeptResponse) -> None:
-        """Keep a response that begins; `has_room` was asked before."""
-        self.used += len(kept.request.body) + OWN
-        self._by_place.setdefault(kept.request.place, []).append(kept)
-        if kept.request.key is not None:
-            self._by_key[kept.request.principal, kept.request.key] = kept
+    def add(self, kept: KeptResponse) -> bool:
+        """Keep a response that begins; False if there is no room for it."""
+        request = kept.request
+        size = request.place[-1] + OWN
+        if self.used + size > self.options.max_bytes and not self._make_room(size):
+            self.dropped += 1
+            return False
+        self.used += size
+        place = request.place
+        if place in self._by_place:
+            self._by_place[place].append(kept)
+        else:
+            self._by_place[place] = [kept]
+        if request.key is not None:
+            self._by_key[request.owner_and_key] = kept
+        return True
 
     def grow(self, kept: KeptResponse, size: int) -> bool:
         """Give a response at least `size` bytes more."""
@@ -86,17 +93,18 @@ class Responses:
 
     def drop(self, kept: KeptResponse) -> None:
         """Forget a response, and give back its room."""
-        same = self._by_place.get(kept.request.place, [])
-        if kept not in same:
+        request, place = kept.request, kept.request.place
+        same = self._by_place.get(place)
+        if same is None or kept not in same:
             return
         same.remove(kept)
         if not same:
-            del self._by_place[kept.request.place]
-        if kept.request.key is not None and self.of_key(kept.request) is kept:
-            del self._by_key[kept.request.principal, kept.request.key]
-        if (timer := self._whole.pop(kept, None)) is not None:
-            timer.cancel()
-        self.used -= len(kept.request.body) + OWN + kept.room
+            del self._by_place[place]
+        if request.key is not None and self.of_key(request) is kept:
+            del self._by_key[request.owner_and_key]
+        if kept in self._whole:
+            self._whole.pop(kept).cancel()
+        self.used -= place[-1] + OWN + kept.room
         kept.room = 0
 
     def alone(self) -> list[KeptResponse]:
