@@ -1,10 +1,13 @@
 """Trajectories claimed over HTTP: each sampled token is taught once, and none is lost."""
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from support.gateways.capturing import call, capturing
+from support.paths import SUPPORT
 from trace_capture.sessions.test_session_owners import ByName, named
 
 from gateway.testing import GatewayFor, Live
@@ -272,6 +275,39 @@ async def test_a_deleted_session_takes_its_claims_along(
     [again] = await claim(live)
     assert again["trace_ids"] != one["trace_ids"]
     assert await settle(live, "ack", [again]) == []
+
+
+async def test_gateways_that_share_a_file_hand_each_trajectory_out_once(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    gateways = [await capturing(gateway_for, tmp_path) for _ in range(2)]
+    for number in range(12):
+        await call(gateways[number % 2], f"s{number}")
+    found = await asyncio.gather(*(claim(gateways[turn % 2], n=3) for turn in range(6)))
+    got = [one["session_id"] for claims in found for one in claims]
+    got += [one["session_id"] for one in await claim(gateways[0])]
+    assert sorted(got) == sorted(f"s{number}" for number in range(12))
+    for place, claims in enumerate(found):
+        assert await settle(gateways[place // 3], "ack", claims) == []
+
+
+async def test_older_file_hands_over_what_it_has(gateway_for: GatewayFor, tmp_path: Path) -> None:
+    (tmp_path / "traces.db").write_bytes((SUPPORT / "data" / "database-5e2878d.db").read_bytes())
+    live = await capturing(gateway_for, tmp_path)
+    there = (await live.client.get("/sessions")).json()
+    found = await claim(live, filter={**NOW, "allow_incomplete": True})
+    for one in there:
+        path = f"/sessions/{quote(one['session_id'], safe='')}/trajectories"
+        branches = (await live.client.get(path)).json()["trajectories"]
+        mine = [one_ for one_ in found if one_["session_id"] == one["session_id"]]
+        assert [one_["token_ids"] for one_ in sorted(mine, key=index_of)] == [
+            branch["token_ids"] for branch in branches
+        ]
+    assert len(found) > 0
+
+
+def index_of(one: Any) -> int:
+    return int(one["index"])
 
 
 async def test_leases_are_bounded(gateway_for: GatewayFor, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.records.databases import memory_database
 from support.records.trace_records import Item, Turn, record_of, sink_of_records
 
+from gateway import Reason
+
 ANY = ClaimFilter(idle_seconds=0, allow_incomplete=True)
 LEASE = 10.0
 SESSIONS = ("a", "b")
@@ -64,9 +66,8 @@ class Machine(RuleBasedStateMachine):
         record = record_of(Turn(prompt, sampled, session_id=session))
         record.timestamp = self.now
         record.head.engine_version = version  # type: ignore[assignment]
-        if not good:
-            record.head.reasons = ["unfinished"]
-            record.head.choice_reasons = [["unfinished"] for _ in sampled]
+        reasons: list[Reason] = [] if good else ["unfinished"]
+        record.head.reasons, record.head.choice_reasons = reasons, [reasons for _ in sampled]
         self.sink.write(self.db, [self.sink.prepare(self.db, Item(record))])
         before += [prompt + ids for ids in sampled]
 

@@ -147,8 +147,8 @@ def _row(db: Database, session: Grown, branch: Branch, at: float, model: str) ->
 
 
 def _turn(turn: trajectories.Turn) -> Turn:
-    versions = map(number_of, turn.versions())
-    return Turn(turn.trace_id, turn.choice, lowest(versions))
+    versions = set(turn.versions())
+    return Turn(turn.trace_id, turn.choice, lowest(map(number_of, versions)))
 
 
 def number_of(version: int | str | None) -> int | None:
