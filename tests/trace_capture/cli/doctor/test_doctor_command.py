@@ -154,6 +154,20 @@ async def test_a_gateway_with_keys_needs_one_with_the_scopes(
     assert await run("--url", live.url, "--api-key", "gw-c", *only("chat")) == 0
 
 
+async def test_nothing_asked_is_not_all_well(
+    gateway_for: GatewayFor,
+    simulator: Simulator,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker = Worker(url=simulator.url, models=("sim",))
+    live = await capturing(gateway_for, tmp_path, workers=[worker])
+    with pytest.raises(ConfigError, match="--model x: no worker serves it"):
+        await run("--url", live.url, "--model", "x")
+    assert await run("--worker", simulator.url, *only("generate")) == 0
+    assert "  chat  " in capsys.readouterr().out
+
+
 async def test_a_gateway_without_capture_is_told_apart(gateway_for: GatewayFor) -> None:
     live = await gateway_for("sessions")
     with pytest.raises(ConfigError, match="Add `sessions` and `trace_capture`"):

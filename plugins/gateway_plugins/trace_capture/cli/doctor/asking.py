@@ -50,14 +50,22 @@ class Doctor:
         self._chats = self._thinks = False
         self._prompt: list[int] = []
 
-    async def check_all(self, worker: str) -> list[Check]:
-        """Make all calls in order. Raises ConfigError if traces cannot be read."""
+    async def check_all(self, worker: str, names: Sequence[str] | None = None) -> list[Check]:
+        """Make the calls of these kinds in order, of all if None.
+
+        Raises ConfigError if traces cannot be read.
+        """
         found: list[Check] = []
         for kind in self._fields.kinds:
-            if (kind.thinks and not self._thinks) or (kind.api == "generate" and not self._prompt):
-                continue
-            found += await self._check(kind, worker)
+            if (names is None or kind.name in names) and self._is_of_use(kind):
+                found += await self._check(kind, worker)
         return found
+
+    def _is_of_use(self, kind: Kind) -> bool:
+        """Whether the chats before have shown what it needs: thoughts, or the ids of a prompt."""
+        if kind.api == "generate":
+            return bool(self._prompt)
+        return self._thinks or not kind.thinks
 
     async def _check(self, kind: Kind, worker: str) -> list[Check]:
         session = f"doctor-{secrets.token_hex(8)}"

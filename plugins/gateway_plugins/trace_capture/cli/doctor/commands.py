@@ -114,6 +114,8 @@ async def _check(options: Options) -> list[Check]:
 
 def _fields(options: Options, *, translated: bool) -> Fields:
     kinds = [one for one in KINDS if _is_wanted(one, options, translated=translated)]
+    if any(one.follows_chat for one in kinds) and KINDS[0] not in kinds:
+        kinds.insert(0, KINDS[0])
     key = options.api_key or os.environ.get(KEY)
     return Fields(kinds=kinds, added=options.added, seconds=options.timeout, key=key)
 

@@ -1,7 +1,7 @@
 """Which workers are asked, for which models, and how often until each of them has answered."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -9,6 +9,7 @@ from gateway import Config, ConfigError, WorkerInfo, WorkerSettings
 from gateway_plugins.trace_capture.cli.doctor import advice
 from gateway_plugins.trace_capture.cli.doctor.asking import Doctor, Fields
 from gateway_plugins.trace_capture.cli.doctor.doors import Answer, Door
+from gateway_plugins.trace_capture.cli.doctor.kinds import NAMES
 from gateway_plugins.trace_capture.cli.doctor.results import Check, Problem
 from gateway_plugins.trace_capture.cli.doctor.stages import stage
 
@@ -79,6 +80,8 @@ async def check_running(door: Door, model: str | None, fields: Fields) -> list[C
     found = []
     for worker in workers:
         asked = model or next(iter([*(worker.models or ()), *listed]), None)
+        if model and worker.models and model not in worker.models:
+            continue
         if not worker.healthy:
             what = worker.last_error or f"it is {worker.state}"
             found.append(_not_asked(worker.worker_id, "unreachable", what, advice.UNREACHABLE))
@@ -89,29 +92,41 @@ async def check_running(door: Door, model: str | None, fields: Fields) -> list[C
             groups.setdefault(asked, []).append(worker)
     for asked, group in groups.items():
         found += await _check_group(door, asked, group, fields)
+    if not found:
+        raise ConfigError(f"--model {model}: no worker serves it; GET /health/workers lists them")
     return found
 
 
 async def _check_group(
     door: Door, model: str, group: Sequence[WorkerInfo], fields: Fields
 ) -> list[Check]:
+    """Ask the workers of a model: all kinds, then those that some worker has not answered."""
     names = [model, *(one.model_name for one in group if one.model_name)]
     doctor = Doctor(door, model, names, fields)
-    wanted = {one.worker_id for one in group}
+    wanted = [one.worker_id for one in group]
     found: dict[tuple[str, str], Check] = {}
+    kinds: Sequence[str] | None = None
     for _ in range(min(ROUNDS * len(wanted), MAX_ROUNDS)):
-        checks = await doctor.check_all("")
-        for check in checks:
+        for check in await doctor.check_all("", kinds):
             found.setdefault((check.worker, check.kind), check)
-        kinds = {check.kind for check in checks}
-        if all((worker, kind) in found for worker in wanted for kind in kinds):
+        asked = dict.fromkeys(kind for _, kind in found)
+        kinds = [kind for kind in asked if any((one, kind) not in found for one in wanted)]
+        if not kinds:
             break
-    missed = wanted - {worker for worker, _ in found}
-    what = "the gateway sent none of the calls there"
     return [
-        *sorted(found.values(), key=lambda one: one.worker),
-        *(_not_asked(one, "not_reached", what, advice.NOT_REACHED) for one in sorted(missed)),
+        check
+        for worker in dict.fromkeys([*wanted, *(worker for worker, _ in found)])
+        for check in _of_worker(worker, found)
     ]
+
+
+def _of_worker(worker: str, found: Mapping[tuple[str, str], Check]) -> Sequence[Check]:
+    """Return the checks of a worker in the order of the kinds; a problem if there are none."""
+    checks = [check for (name, _), check in found.items() if name == worker]
+    if not checks:
+        what = "the gateway sent none of the calls there"
+        return [_not_asked(worker, "not_reached", what, advice.NOT_REACHED)]
+    return sorted(checks, key=lambda check: NAMES.index(check.kind))
 
 
 async def _workers(door: Door) -> Sequence[WorkerInfo]:

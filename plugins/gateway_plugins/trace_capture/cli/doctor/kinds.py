@@ -59,8 +59,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         return PATHS[self.api]
 
     @property
-    def streamed(self) -> bool:
-        return bool(self.body.get("stream"))
+    def follows_chat(self) -> bool:
+        """Whether a chat must have been answered before, so that it can be asked."""
+        return self.thinks or self.api == "generate"
 
 
 def _chat(
