@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 from gateway_plugins.otel import Otel
@@ -26,6 +27,7 @@ from gateway.testing import GatewayFor, Live, ScriptedWorker, answer_of, entry
 
 CHAT = "/v1/chat/completions"
 ANSWER = answer_of(b'{"choices": []}')
+PROTOCOLS = {collecting: "http/protobuf", collecting_over_grpc: "grpc"}
 DROPPED, SENT = "gateway_otel_spans_dropped_total", "gateway_otel_spans_sent_total"
 
 
@@ -155,6 +157,19 @@ async def test_slow_collector_makes_no_call_wait_and_bounds_what_waits(
     collector.held.set()
 
 
+async def test_request_ends_after_the_timeout_of_the_variable(
+    gateway_for: GatewayFor, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "50")
+    collector.held.clear()
+    async with ScriptedWorker(ANSWER) as worker:
+        live = await gateway_for(otel(collector.url, flush_timeout=0), workers=(worker.url,))
+        await ask(live)
+        exporter = exporter_of(live)
+        await until(lambda: exporter.dropped["unreachable"] == 2)
+    collector.held.set()
+
+
 async def test_waiting_spans_are_sent_at_shutdown(
     gateway_for: GatewayFor, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +209,23 @@ async def test_grpc_carries_the_same_spans(gateway_for: GatewayFor) -> None:
             call, attempt = await asyncio.to_thread(collector.wait, 2)
     assert collector.headers[-1]["x-key"] == "k"
     assert attempt.parent_span_id == call.span_id
+
+
+@pytest.mark.parametrize("over", [collecting, collecting_over_grpc])
+async def test_proxies_of_the_environment_are_ignored(
+    gateway_for: GatewayFor,
+    over: Callable[[], AbstractContextManager[Collector]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, nowhere)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOLS[over])
+    with over() as collector:
+        async with ScriptedWorker(ANSWER) as worker:
+            live = await gateway_for(otel(collector.url), workers=(worker.url,))
+            await ask(live)
+            await asyncio.to_thread(collector.wait, 2)
 
 
 async def test_variables_of_opentelemetry_say_where_and_who(

@@ -48,12 +48,34 @@ def test_endpoint_is_that_of_the_options_or_of_the_variables(
         ("PROTOCOL", "http/json"),
         ("COMPRESSION", "zstd"),
         ("HEADERS", "sesame"),
+        ("TIMEOUT", "10s"),
+        ("TIMEOUT", "-1"),
+        ("TIMEOUT", "1.5"),
+        ("TIMEOUT", "9" * 5_000),
     ],
 )
 def test_mistakes_in_variables_are_named_without_their_secrets(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=BASE + name) as told:
         target_of(Options(), {BASE + name: value})
     assert "sesame" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "environ", "seconds"),
+    [
+        (None, {}, 10.0),
+        (None, {"TIMEOUT": "2500"}, 2.5),
+        (None, {"TIMEOUT": "2500", "TRACES_TIMEOUT": "1"}, 0.001),
+        (None, {"TIMEOUT": "0"}, 300.0),
+        (None, {"TIMEOUT": "999999999"}, 300.0),
+        (4.0, {"TIMEOUT": "2500"}, 4.0),
+    ],
+)
+def test_timeout_is_that_of_the_options_or_milliseconds_of_the_variables(
+    timeout: float | None, environ: dict[str, str], seconds: float
+) -> None:
+    named = {BASE + name: value for name, value in environ.items()}
+    assert target_of(Options(timeout=timeout), named).timeout == seconds
 
 
 def test_shown_url_has_no_secret() -> None:

@@ -9,10 +9,13 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from gateway import ConfigError
-from gateway_plugins.otel.options import Compression, Options, Protocol
+from gateway_plugins.otel.options import MAX_TIMEOUT, Compression, Options, Protocol
 
 HTTP_URL, GRPC_URL = "http://localhost:4318", "http://localhost:4317"
 TRACES = "/v1/traces"
+
+TIMEOUT = 10.0
+"""Seconds for one request where nothing says otherwise: as in the specification."""
 
 PROTOCOLS: Mapping[str, Protocol] = {"http/protobuf": "http", "grpc": "grpc"}
 COMPRESSIONS: Mapping[str, Compression] = {"none": "none", "gzip": "gzip"}
@@ -28,13 +31,15 @@ Chosen = TypeVar("Chosen", Protocol, Compression)
 class Target(NamedTuple):
     """Where spans go and how. The files are in PEM, None if there is none.
 
-    `headers` have names in lower case; they may hold secrets, so nothing shows them.
+    `headers` have names in lower case; they may hold secrets, so nothing shows them. `timeout` is
+    the seconds for one request.
     """
 
     url: str
     protocol: Protocol
     headers: Mapping[str, str]
     compression: Compression
+    timeout: float
     certificate: str | None
     client_certificate: str | None
     client_key: str | None
@@ -55,6 +60,7 @@ def target_of(options: Options, environ: Environ) -> Target:
         protocol,
         {name.lower(): value for name, value in headers.items()},
         options.compression or _one_of(environ, "COMPRESSION", COMPRESSIONS, "none"),
+        options.timeout or _timeout(environ),
         _variable(environ, "CERTIFICATE"),
         _variable(environ, "CLIENT_CERTIFICATE"),
         _variable(environ, "CLIENT_KEY"),
@@ -93,6 +99,17 @@ def _one_of(environ: Environ, name: str, values: Mapping[str, Chosen], default: 
         allowed = ", ".join(values)
         raise ConfigError(f"OTEL_EXPORTER_OTLP_{name}: expected one of {allowed}, got {told!r}")
     return values[told]
+
+
+def _timeout(environ: Environ) -> float:
+    """Return the seconds for one request: the variable has milliseconds, 0 means no limit."""
+    told = _variable(environ, "TIMEOUT")
+    if told is None:
+        return TIMEOUT
+    if not (told.isascii() and told.isdecimal() and len(told) < 10):
+        form = "a whole number of milliseconds"
+        raise ConfigError(f"OTEL_EXPORTER_OTLP_TIMEOUT: expected {form}, got {told[:40]!r}")
+    return min(int(told) / 1000 or MAX_TIMEOUT, MAX_TIMEOUT)
 
 
 def _url(options: Options, environ: Environ, protocol: Protocol) -> str:

@@ -10,11 +10,14 @@ Protocol = Literal["http", "grpc"]
 
 Compression = Literal["none", "gzip"]
 
+MAX_TIMEOUT = 300
+"""Maximum seconds for one request."""
+
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where spans go, which calls have them, and what is in them.
 
-    `endpoint` to `headers` come from the variables OTEL_EXPORTER_OTLP_... where they are None or
+    `endpoint` to `timeout` come from the variables OTEL_EXPORTER_OTLP_... where they are None or
     empty, see environment.py. An `endpoint` of HTTP without a path gets `/v1/traces`. `timeout` and
     `flush_timeout` are seconds. `ratio`: the share of the calls that begin a trace which is
     recorded; other calls follow their callers. `max_waiting`: calls whose spans wait to be sent.
@@ -27,7 +30,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     protocol: Protocol | None = None
     headers: Mapping[str, str] = {}
     compression: Compression | None = None
-    timeout: Annotated[float, Meta(gt=0, le=300)] = 10.0
+    timeout: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT)] | None = None
     flush_timeout: Annotated[float, Meta(ge=0, le=60)] = 5.0
     ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
     max_waiting: Annotated[int, Meta(ge=1, le=100_000)] = 2_000

@@ -23,6 +23,9 @@ RETRYABLE = frozenset(
 
 PORT = 4317
 
+DIRECT = (("grpc.enable_http_proxy", 0),)
+"""No proxy of the environment, as over HTTP."""
+
 
 class GrpcSender:
     """Keeps one channel. Raises ConfigError if a file of TLS cannot be read."""
@@ -33,9 +36,10 @@ class GrpcSender:
         address = f"{f'[{host}]' if ':' in host else host}:{parts.port or PORT}"
         packed = grpc.Compression.Gzip if target.compression == "gzip" else None
         if parts.scheme == "https":
-            self._channel = grpc.secure_channel(address, _credentials(target), compression=packed)
+            keys = _credentials(target)
+            self._channel = grpc.secure_channel(address, keys, DIRECT, compression=packed)
         else:
-            self._channel = grpc.insecure_channel(address, compression=packed)
+            self._channel = grpc.insecure_channel(address, DIRECT, compression=packed)
         self._metadata = tuple(target.headers.items())
         self._export: Callable[..., Any] = self._channel.unary_unary(METHOD)
 

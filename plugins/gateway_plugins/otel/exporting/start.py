@@ -31,7 +31,7 @@ def exporter_of(options: Options, target: Target, redact: Redact | None) -> Expo
         _frame(options),
         where=f"the collector at {target.shown}",
         most=options.max_waiting,
-        timeout=options.timeout,
+        timeout=target.timeout,
     )
 
 
