@@ -103,7 +103,10 @@ class Reply:
         if not self.waiting:
             self._outcome.status = status
             self._head = (status, headers)
-        elif status != 200 or not events or get_header(headers, b"content-encoding"):
+            return
+        if self.timed is not None:
+            self.timed()  # nobody can be told in a header any more
+        if status != 200 or not events or get_header(headers, b"content-encoding"):
             self._late = LateResponse(status)
 
     def send_head(self) -> None:

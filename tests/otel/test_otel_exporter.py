@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import pytest
@@ -27,7 +27,7 @@ from gateway.testing import GatewayFor, Live, ScriptedWorker, answer_of, entry
 
 CHAT = "/v1/chat/completions"
 ANSWER = answer_of(b'{"choices": []}')
-PROTOCOLS = {collecting: "http/protobuf", collecting_over_grpc: "grpc"}
+PROTOCOLS: Mapping[object, str] = {collecting: "http/protobuf", collecting_over_grpc: "grpc"}
 DROPPED, SENT = "gateway_otel_spans_dropped_total", "gateway_otel_spans_sent_total"
 
 

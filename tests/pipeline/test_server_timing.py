@@ -231,6 +231,28 @@ async def test_comment_ends_a_stream_and_nothing_else(gateway_for: GatewayFor) -
     assert answer.content == BODY
 
 
+class Commenting:
+    """Sends a comment before the response begins."""
+
+    @hookimpl
+    def prepare(self, call: Call) -> None:
+        call.keep_alive()
+
+
+async def test_stream_that_begins_with_a_comment_has_its_overhead_but_no_line(
+    gateway_for: GatewayFor,
+) -> None:
+    async with ScriptedWorker(STREAM) as worker:
+        plugins = Commenting, Slow, Watcher
+        live = await gateway_for(*plugins, workers=[worker.url], server_timing="comment")
+        answer = await live.client.post(CHAT, json={"stream": True}, headers={"x-slow": "prepare"})
+        outcome = await live.plugin(Watcher).outcome()
+    assert "server-timing" not in answer.headers
+    assert answer.text.splitlines()[-2].startswith(": server-timing total;dur=")
+    assert outcome.overhead is not None
+    assert LEAST < outcome.overhead < outcome.duration
+
+
 async def test_no_comment_is_translated(gateway_for: GatewayFor) -> None:
     live = await gateway_for("sessions", "translate", server_timing="comment")
     asked = {"model": "sim", "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
