@@ -1,8 +1,10 @@
 """docs/replay.md says what the code says."""
 
+import argparse
 import re
 
 from gateway_plugins.replay import Link, Replay
+from gateway_plugins.replay.cli.commands import add_replay_command
 from support.paths import DOCS
 
 MANUAL = (DOCS / "replay.md").read_text()
@@ -23,3 +25,13 @@ def test_replay_manual_lists_each_option_and_its_default() -> None:
 
 def test_replay_manual_lists_each_field_of_the_link() -> None:
     assert names_in("The new traces") == list(Link.__struct_fields__)
+
+
+def test_replay_manual_lists_each_option_of_the_command() -> None:
+    parser = argparse.ArgumentParser()
+    subcommands = parser.add_subparsers()
+    add_replay_command(subcommands)
+    options = subcommands.choices["replay"]._actions
+    there = {name for one in options for name in one.option_strings} - {"-h", "--help"}
+    named = {name.split()[0] for name in names_in("Replay without the agent")}
+    assert named == there
