@@ -7,8 +7,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import msgspec
+from starlette.types import ASGIApp
 
-from gateway import ConfigError, Gateway, Trace
+from gateway import ConfigError, Trace
 from gateway_plugins.replay.cli.comparing import Comparison, compared
 from gateway_plugins.replay.recording import Recording, Session
 
@@ -34,7 +35,7 @@ class Driver:
     """
 
     def __init__(
-        self, gateway: Gateway, recording: Recording, key: str | None, link: Mapping[str, object]
+        self, gateway: ASGIApp, recording: Recording, key: str | None, link: Mapping[str, object]
     ) -> None:
         self._gateway = gateway
         self._recording = recording
