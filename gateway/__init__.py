@@ -8,7 +8,15 @@ from gateway.calls.body import Body
 from gateway.calls.call import Call
 from gateway.calls.callers.outlasting import Outlasting, outlast
 from gateway.calls.control_request import ControlRequest
-from gateway.calls.records import Answer, Answered, Attempt, Outcome, Principal
+from gateway.calls.records import (
+    Answer,
+    Answered,
+    Attempt,
+    Continuation,
+    Continued,
+    Outcome,
+    Principal,
+)
 from gateway.calls.reply import Caller
 from gateway.calls.state import StateKey
 from gateway.cluster.peers import Peers, Topic
@@ -154,6 +162,8 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConstraintViolated",
+    "Continuation",
+    "Continued",
     "ControlRequest",
     "CorsPolicy",
     "Database",

@@ -177,7 +177,8 @@ class TraceChoice(msgspec.Struct, kw_only=True):
 
 
 class TraceAttempt(msgspec.Struct, kw_only=True):
-    """One try at a worker; times are milliseconds from the call's start."""
+    """One try at a worker; times are from the call's start. `tokens`, and the version of the
+    worker's weights, are told of a stream that several workers sent."""
 
     worker: str
     started_ms: float
@@ -186,13 +187,14 @@ class TraceAttempt(msgspec.Struct, kw_only=True):
     ended_ms: float | None = None
     status: int | None = None
     error: str | None = None
+    tokens: int | None = None
+    weight_version: int | str | None = None
 
 
 class Timings(msgspec.Struct, kw_only=True):
-    """Milliseconds. `queue` is the time before the last attempt.
+    """Milliseconds: `queue` before the last attempt, `ttft` until the caller's first byte.
 
-    `ttft` is the time to the caller's first byte. `itl` is the time between events of a stream, as
-    they came from the worker.
+    `itl` is the time between events of a stream, as they came from the worker.
     """
 
     queue_ms: float = 0.0
@@ -207,8 +209,7 @@ class Delivery(msgspec.Struct, kw_only=True):
     """The caller's side: bytes of the body, whether it left, whether the response was whole.
 
     `result` is how the call went, the same as in bills, metrics and logs; None in old traces.
-    `repeated`: the call was an attempt at a work of the gateway's own, such as an item of a batch,
-    which ran again in another call.
+    `repeated`: an attempt at a work of the gateway's own, which ran again in another call.
     """
 
     status: int = 0
@@ -220,10 +221,9 @@ class Delivery(msgspec.Struct, kw_only=True):
 
 
 class WeightVersions(msgspec.Struct, kw_only=True):
-    """The version that the engine put in the response, and the version set by the admin call.
+    """The versions that the engine put in the response, and that the admin call set.
 
-    `worker` is the version of the worker's weights when the attempt began. `worker_end` is the
-    version when its response was whole, if the weights changed in between.
+    `worker` is that of the worker's weights at the start, `worker_end` at the end if it changed.
     """
 
     engine: int | str | None = None
@@ -331,10 +331,10 @@ class Trace(msgspec.Struct, kw_only=True):
 class SessionInfo(msgspec.Struct, kw_only=True):
     """A session. `incomplete` counts its traces that are not COMPLETE.
 
-    `lost` counts the calls whose trace could not be stored (a full disk, a locked file). `tito` is
-    its own mode of token-in/token-out, `parent_session_id` the session that started this one, if
-    the harness of a call says so; lists of sessions leave both out. `sampled_tokens` were
-    sampled in all its traces, of which `trainable_tokens` belong to choices that are COMPLETE.
+    `lost` counts the calls whose trace could not be stored. `tito` is its own mode of
+    token-in/token-out, `parent_session_id` the session that started this one, if the harness of a
+    call says so; lists of sessions leave both out. `sampled_tokens` were sampled in all its
+    traces, of which `trainable_tokens` belong to choices that are COMPLETE.
     """
 
     session_id: str

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.calls.body import Body, parse_object, refuse_other_formats
 from gateway.calls.cancel import NO_WAIT, CancelScope
 from gateway.calls.observers import UNOBSERVED
-from gateway.calls.records import Attempt, Outcome, Principal, Source, told_attempts
+from gateway.calls.records import Attempt, Continuation, Outcome, Principal, Source, told_attempts
 from gateway.calls.reply import Caller, Reply
 from gateway.calls.state import State
 from gateway.errors import CallerGone, CallError, InvalidJSON
@@ -48,7 +48,7 @@ class Call:
     `waits_for_commit`: an item must be committed before the last byte. `recorded`: it has a trace.
     `translated_from` is the API of a call that is carried as another API's: `path`, `query` and
     `body` are the worker's, and `asked_path` is always the caller's. `harness` is the program
-    behind the caller, if a plugin knows it.
+    behind the caller, if a plugin knows it. `continuation` has a stream that breaks off carried on.
     """
 
     # Those with an underscore are for the Exchange of the call, see gateway.pipeline.exchange.
@@ -70,6 +70,7 @@ class Call:
         "attempts",
         "body",
         "client",
+        "continuation",
         "counts_tokens",
         "created",
         "deadline",
@@ -135,9 +136,9 @@ class Call:
         self.dialect: Dialect | None = dialect_of(path)
         self.principal, self.scope = principal, scope
         self.source: Source = source
-        self.internal = internal
+        self.internal, self.runs_again = internal, runs_again
         self.frontend = "internal" if internal else frontend
-        self.runs_again = runs_again
+        self.continuation: Continuation | None = None
         self.attempts: list[Attempt] = []
         self.tried: list[Worker] = []
         self.outcome = Outcome()
@@ -396,5 +397,4 @@ def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
     lines = [(b"x-request-id", call.id.encode())]
     if call.attempts[1:] and (ways := told_attempts(call.attempts)):
         lines.append((b"x-gateway-attempts", ways.encode()))
-    added = call._response_headers
-    return lines if added is None else [*lines, *added]
+    return [*lines, *(call._response_headers or ())]

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, Mapping
 from itertools import zip_longest
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -14,6 +14,7 @@ from gateway.trace import Result
 from gateway.wire.injection import NO_INJECTIONS, Injection
 from gateway.wire.reported.ending import ENGINE_ERROR, UNKNOWN, Ending
 from gateway.wire.reported.usage import Usage
+from gateway.wire.sse import Event
 
 MAX_TOLD = 20
 """Maximum attempts that a response lists, the latest ones: a call that is held may have many."""
@@ -52,6 +53,8 @@ class Attempt(msgspec.Struct):
     `sent`: the first byte of the request goes to the worker. `connecting`: seconds spent on opening
     connections. `uploading`: seconds from `sent` until a body that streams was sent. `heard`: the
     part of the response came after which its head can go to the caller, nearly always the first.
+    `tokens`: how many sampled tokens this attempt gave to a stream that another worker may carry
+    on (see Continuation), None for all others.
     """
 
     worker: Worker
@@ -72,6 +75,7 @@ class Attempt(msgspec.Struct):
     connecting: float = 0.0
     uploading: float = 0.0
     heard: float | None = None
+    tokens: int | None = None
     _span_id: str = ""
 
     @property
@@ -156,6 +160,49 @@ class Outcome(msgspec.Struct):
             return self.error.code
         hidden = self.ending.error is not None and self.status < 400
         return ENGINE_ERROR if hidden else None
+
+
+class Continued(msgspec.Struct, frozen=True):
+    """The request by which another worker carries a stream on: a POST of `body` to `path`."""
+
+    path: str
+    body: bytes
+
+
+class Continuation(Protocol):
+    """What has a stream carried on by another worker, if the one that sends it breaks off.
+
+    A plugin sets it as `call.continuation` in `prepare`. Each whole event of status 200 passes it,
+    before observers and the caller see it. A part of an event never does.
+    """
+
+    @property
+    def tokens(self) -> int | None:
+        """How many sampled tokens of the present attempt `event` has returned."""
+
+    def event(self, event: Event) -> bytes:
+        """Return what observers and the caller are to see now, whole events.
+
+        Raises CallError if the event is no part of the answer: the attempt ends with that.
+        """
+
+    def end(self) -> bytes:
+        """Return what was held back: the response of the worker is whole.
+
+        Raises CallError if the response has no end, and is to be carried on.
+        """
+
+    def give_up(self, words: str) -> bytes:
+        """Return what was held back: for the reason `words` no other worker carries it on.
+
+        Later events do not pass.
+        """
+
+    def rest(self) -> bytes | None:
+        """Return the end of a stream that broke off, if only that is missing, else None."""
+
+    async def resume(self, worker: Worker) -> Continued | None:
+        """Return the request for `worker`, whose events pass `event` next; None if it cannot."""
 
 
 class Answer(msgspec.Struct):

@@ -1,16 +1,32 @@
 """One attempt at one worker: a connection, the request, and the relay of the response."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from gateway.calls.call import Call
 from gateway.calls.observers import UNOBSERVED
-from gateway.calls.records import Attempt
+from gateway.calls.records import Attempt, Continued
 from gateway.config import Config
-from gateway.errors import ConnectFailed, GatewayError, UpstreamClosed
-from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.failover import may_run_again
+from gateway.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    CallError,
+    ConnectFailed,
+    GatewayError,
+    InvalidHTTP,
+    OutOfSockets,
+    UpstreamClosed,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from gateway.fleet.worker import Worker
+from gateway.headers import Headers
+from gateway.pipeline.exchange import Exchange, Part
+from gateway.pipeline.failover import Failure, may_run_again
 from gateway.pipeline.local import LocalWorker
+from gateway.pipeline.migration.continued import ContinuedRelay
+from gateway.pipeline.refused import WorkerRefused
 from gateway.pipeline.relay import Relay
 from gateway.telemetry.trace_context import traced_headers
 from gateway.upstream.connection import Connection
@@ -19,10 +35,18 @@ from gateway.upstream.pool import Pool
 from gateway.upstream.request import upload
 from gateway.wire.apis.token_api import GENERATE
 from gateway.wire.injection import NO_INJECTIONS
-from gateway.wire.reported.ending import ENGINE_ERROR
+from gateway.wire.reported.ending import ENGINE_ERROR, FINISHED
 
 NO_FAULT = (401, 403, 404, 429)
 """Statuses that need not be the worker's fault but may be; other 4xx are the caller's."""
+
+NOT_OF_THE_WORKER = (BodyTooLarge, BodyTimeout, InvalidHTTP, OutOfSockets)
+"""Errors that end an attempt and are the caller's or the gateway's own."""
+
+OF_THE_WORKER = (UpstreamError, UpstreamTimeout, WorkerRefused)
+"""Failures after which another worker may carry a stream on."""
+
+Choose = Callable[[Exchange, list[Worker]], Awaitable[Worker | None]]
 
 
 async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> bytes:
@@ -45,7 +69,8 @@ async def try_once(exchange: Exchange, attempt: Attempt, settings: Config) -> by
     attempt.reused = kept is not None
     connection = kept or await _opened(pool, attempt, monotonic())
     while True:
-        relay = Relay(exchange, attempt, connection, settings)
+        made = Relay if exchange.call.continuation is None else ContinuedRelay
+        relay = made(exchange, attempt, connection, settings)
         attempt.sent = monotonic()
         attempt.connected = attempt.started if attempt.reused else attempt.sent
         sending = None
@@ -103,15 +128,124 @@ def _upload(
     return asyncio.create_task(sending)
 
 
+async def carried_on(
+    exchange: Exchange, part: Part, failure: Failure | None, choose: Choose, settings: Config
+) -> bytes | None:
+    """Return the last bytes of the stream, of which `part` was sent before `failure`.
+
+    None if no worker can carry it on. `choose` takes a slot of a worker that was not tried.
+    """
+    while isinstance(failure, OF_THE_WORKER):
+        if (rest := _rest(exchange, part)) is not None:
+            return rest
+        worker = await _chosen(exchange, choose)
+        if worker is None:
+            break
+        exchange.call.tried.append(worker)
+        try:
+            request = await _request(exchange, worker)
+            if request is None:
+                break
+            return await _attempt(exchange, worker, request, settings)
+        except (CallError, WorkerRefused) as error:
+            failure = error
+        finally:
+            worker.end()
+    if part.release is not None:
+        part.release()
+    return None
+
+
+def _rest(exchange: Exchange, part: Part) -> bytes | None:
+    """Return the last bytes of a stream of which only the end is missing, else None."""
+    continuation = exchange.call.continuation
+    rest = None if continuation is None else continuation.rest()
+    if rest is None:
+        return None
+    exchange.call.outcome.ending = FINISHED
+    return part.reader.feed(rest) + part.reader.close()
+
+
+async def _chosen(exchange: Exchange, choose: Choose) -> Worker | None:
+    try:
+        worker = await choose(exchange, exchange.call.tried)
+    except CallError:  # no worker has the model, or a hook lets the call in nowhere
+        worker = None
+    if worker is None and (continuation := exchange.call.continuation) is not None:
+        continuation.give_up("no other worker can take the call now")
+    return worker
+
+
+async def _request(exchange: Exchange, worker: Worker) -> Continued | None:
+    continuation = exchange.call.continuation
+    return None if continuation is None else await continuation.resume(worker)
+
+
+async def _attempt(
+    exchange: Exchange, worker: Worker, request: Continued, settings: Config
+) -> bytes:
+    attempt = Attempt(worker, monotonic(), weight_version=worker.weight_version)
+    exchange.call.attempts.append(attempt)
+    try:
+        return await _try_to_resume(exchange, attempt, request, settings)
+    except CallError as error:
+        if not isinstance(error, NOT_OF_THE_WORKER):
+            attempt.error = error
+        raise
+    finally:
+        end(attempt)
+        rest = exchange.chains.run_attempt_finished(exchange.call, attempt)
+        if rest is not None:
+            await exchange.cancel_scope.shielded(rest)
+
+
+async def _try_to_resume(
+    exchange: Exchange, attempt: Attempt, request: Continued, settings: Config
+) -> bytes:
+    """Have the attempt's worker carry on a stream that broke off, as `request` says.
+
+    Returns the last bytes of the response. Raises as `try_once`.
+    """
+    worker, body = attempt.worker, request.body
+    head = worker.head.fill(
+        "POST",
+        worker.target(request.path, b""),
+        _headers(exchange, attempt),
+        exchange.call.id,
+        len(body),
+        readable=True,
+    )
+    connection = await _opened(worker.pool, attempt, monotonic())
+    relay = ContinuedRelay(exchange, attempt, connection, settings)
+    attempt.sent = attempt.connected = monotonic()
+    relay.await_first_byte()
+    connection.begin(relay, head + body, head_only=False)
+    try:
+        return await relay.done
+    finally:
+        if not relay.complete:
+            connection.abandon(relay)
+        relay.close()
+
+
+def _headers(exchange: Exchange, attempt: Attempt) -> Headers:
+    call = exchange.call
+    if exchange.traceparent is not None:
+        return [*call.headers, exchange.traceparent]
+    if not exchange.chains.traced:
+        return call.headers
+    context = call.trace_context
+    span_id = attempt.span_id if context.sampled else context.span_id
+    return traced_headers(call.headers, context, span_id)
+
+
 def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
     call, worker, observers = exchange.call, attempt.worker, exchange.observers
     headers = call.headers
     if exchange.traceparent is not None:
         headers = [*headers, exchange.traceparent]
     elif exchange.chains.traced:
-        context = call.trace_context
-        span_id = attempt.span_id if context.sampled else context.span_id
-        headers = traced_headers(headers, context, span_id)
+        headers = _headers(exchange, attempt)
     return worker.head.fill(
         call.method,
         worker.target(call.path, call.query),
@@ -121,7 +255,8 @@ def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
         readable=exchange.stripper is not None
         or (observers is not UNOBSERVED and observers.needs_body)
         or exchange.reply.waiting
-        or call.translated_from is not None,
+        or call.translated_from is not None
+        or call.continuation is not None,
     )
 
 

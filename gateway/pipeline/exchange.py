@@ -3,10 +3,10 @@
 Plugins see the Call; the pipeline takes its Exchange.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import monotonic
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from gateway.calls.body import Body
 from gateway.calls.call import Call
@@ -17,7 +17,7 @@ from gateway.calls.reply import Caller
 from gateway.calls.state import State
 from gateway.config.model import ServerTiming
 from gateway.errors import CallError, UpstreamError
-from gateway.headers import HeaderLine
+from gateway.headers import HeaderLine, Headers
 from gateway.kernel.interface import Fields
 from gateway.plugins.chains import Chains, Later
 from gateway.telemetry.metrics import Histogram
@@ -37,6 +37,31 @@ def _nobody(call: Call, context: TraceContext) -> bool:
     return False
 
 
+class Reading(Protocol):
+    """A Reader, see gateway.pipeline.readers."""
+
+    rewrites: bool
+
+    def feed(self, data: bytes) -> bytes: ...
+    def close(self) -> bytes: ...
+
+
+class Part:
+    """A stream that has begun, and that another worker may carry on.
+
+    `reader` and `headers` are those of its beginning, `recent` its last reads. `release` sends what
+    waits for the end of the stream; it is called if the end will not come.
+    """
+
+    __slots__ = ("headers", "reader", "recent", "release")
+
+    def __init__(self, reader: Reading, headers: Headers) -> None:
+        self.reader = reader
+        self.headers = headers
+        self.recent: tuple[bytes, ...] = ()
+        self.release: Callable[[], None] | None = None
+
+
 class Exchange:
     """One call while it runs. It alone uses the private attributes of its Call.
 
@@ -45,7 +70,8 @@ class Exchange:
     recorded; None of any other call. `entries` is everything that plugins store for the call, in
     one transaction. `stripper` removes from the latest attempt's response what was injected, None
     if nothing was. `settling` is what the last bytes of the response have to wait for, if they have
-    to. `failure` says whether a translated response was replaced by an error.
+    to. `failure` says whether a translated response was replaced by an error. `part` is set once a
+    stream has begun that another worker may carry on, see gateway.pipeline.migration.
     """
 
     __slots__ = (
@@ -57,6 +83,7 @@ class Exchange:
         "entries",
         "failure",
         "observers",
+        "part",
         "reply",
         "settling",
         "stripper",
@@ -77,6 +104,7 @@ class Exchange:
         self.stripper: Stripper | None = None
         self.settling: TranslatingCaller | None = None
         self.failure: Failure | None = None
+        self.part: Part | None = None
 
     def _sample(self, chains: Chains) -> Chains:
         """Decide at once whether spans are recorded, if plugins have only ratios.
@@ -259,7 +287,7 @@ class Exchange:
         if self.settling is not None:
             self.settling.close()
         self.observers = call._observers = UNOBSERVED
-        self.reply.timed = self.reply.closing = None
+        self.reply.timed = self.reply.closing = self.part = None
         call.state = State()
         call._entries = self.entries = []
         if call.outcome.error is not None:

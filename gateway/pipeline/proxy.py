@@ -12,15 +12,12 @@ from gateway.calls.in_flight import InFlight
 from gateway.calls.records import Answer, Answered, Attempt
 from gateway.config import Config
 from gateway.errors import (
-    BodyTimeout,
-    BodyTooLarge,
     CallerGone,
     CallError,
     ChooseAgain,
     Draining,
     DrainTimeout,
     InternalError,
-    InvalidHTTP,
     NoWorker,
     OutOfSockets,
     TooManyCalls,
@@ -28,7 +25,7 @@ from gateway.errors import (
 from gateway.fleet.registry import Workers
 from gateway.fleet.worker import Worker
 from gateway.pipeline.answer import send_answer
-from gateway.pipeline.attempt import end, learn_injections, try_once
+from gateway.pipeline.attempt import NOT_OF_THE_WORKER, carried_on, end, learn_injections, try_once
 from gateway.pipeline.authorization import allowed_workers, check_model, check_scopes
 from gateway.pipeline.choice.able import able_at_once, able_workers, find_model
 from gateway.pipeline.choice.keeping import learners
@@ -63,9 +60,6 @@ that keeps raising ChooseAgain without waiting is called less often."""
 
 CHOICE_PAUSE = 0.01
 """Seconds between choices after that; a longer choice must have waited, and resets the count."""
-
-NOT_OF_THE_WORKER = (BodyTooLarge, BodyTimeout, InvalidHTTP, OutOfSockets)
-"""Errors that end an attempt and are the caller's or the gateway's own."""
 
 ROOM_PAUSE = 0.05
 """Seconds until the descriptors of closed connections are free."""
@@ -262,7 +256,11 @@ class Proxy:
         return True
 
     async def _give_up(self, exchange: Exchange, failure: Failure | None) -> bytes:
-        """Pass on the latest attempt's response, or raise its error: no worker is left to try."""
+        """Have a broken stream carried on; else pass on the latest response, or raise its error."""
+        if (part := exchange.part) is not None:
+            last = await carried_on(exchange, part, failure, self._choose, self._settings)
+            if last is not None:
+                return last
         if not isinstance(failure, WorkerRefused):
             raise self._final(failure, exchange.call)
         answer = Answer(failure.status, failure.headers, failure.body)

@@ -19,12 +19,7 @@ from gateway.headers import (
     with_length,
 )
 from gateway.pipeline.exchange import Exchange
-from gateway.pipeline.readers import (
-    Discarding,
-    Reader,
-    choose_reader,
-    wants_plain,
-)
+from gateway.pipeline.readers import Discarding, Reader, choose_reader, wants_plain
 from gateway.pipeline.refused import InjectionRefused, hold
 from gateway.pipeline.streams.sniffing import Sniffing
 from gateway.pipeline.streams.tapping import Tapping, tapping_of

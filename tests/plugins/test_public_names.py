@@ -34,6 +34,8 @@ NAMES = [
     "Config",
     "ConfigError",
     "ConstraintViolated",
+    "Continuation",
+    "Continued",
     "ControlRequest",
     "CorsPolicy",
     "Database",

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "plugins/gateway_plugins/grpc/services/generate/request.py": "makes calls of its requests",
     "plugins/gateway_plugins/grpc/services/llm/request.py": "makes chats of its requests",
     "plugins/gateway_plugins/openai_models.py": "responds at /v1/models itself",
+    "plugins/gateway_plugins/request_migration/requests.py": "asks other workers to carry on",
     "plugins/gateway_plugins/stored_responses/__init__.py": "responds at /v1/responses itself",
     "gateway/wire/translation/responses/own.py": "writes where a request came by",
     "plugins/gateway_plugins/trace_capture/cli/doctor/asking.py": "asks for the models",

@@ -14,7 +14,10 @@ RECEIPTS: tuple[Receipt, ...] = get_args(Receipt)
 
 
 class AttemptRecord(msgspec.Struct, array_like=True, frozen=True):
-    """One attempt. Times are whole microseconds from the call's start."""
+    """One attempt. Times are whole microseconds from the call's start.
+
+    Of a stream that several workers sent: the `tokens` of this one, and the version of its weights.
+    """
 
     worker: str
     started: int
@@ -23,6 +26,8 @@ class AttemptRecord(msgspec.Struct, array_like=True, frozen=True):
     ended: int | None
     status: int | None
     error: str | None
+    tokens: int | None = None
+    version: int | str | None = None
 
 
 class Head(msgspec.Struct, array_like=True, kw_only=True):

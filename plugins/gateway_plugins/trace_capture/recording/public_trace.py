@@ -21,6 +21,7 @@ from gateway_plugins.trace_capture.answers.assembled import Part, share_prompts
 from gateway_plugins.trace_capture.answers.rebuild import choices_of, whole
 from gateway_plugins.trace_capture.recording.head import AttemptRecord, Head
 from gateway_plugins.trace_capture.recording.record import Record
+from gateway_plugins.trace_capture.recording.spans import add_spans
 
 HARNESS = Harness.__struct_fields__
 
@@ -139,6 +140,8 @@ def _attempt(row: AttemptRecord) -> TraceAttempt:
         ended_ms=_milli(row.ended),
         status=row.status,
         error=row.error,
+        tokens=row.tokens,
+        weight_version=row.version,
     )
 
 
@@ -170,6 +173,7 @@ def _add_answer(trace: Trace, skeleton: bytes, parts: list[Part], head: Head) ->
     for choice, message in zip(trace.choices, head.messages, strict=False):
         choice.message = message
     if trace.choices:
+        add_spans(trace.choices[0], head.attempts)
         _flatten(trace, trace.choices[0])
     trace.token_counts = _token_counts(trace, head)
 

@@ -113,7 +113,7 @@ def _head(capture: Capture, answer: Assembled, streamed: bool) -> Head:
         principal=call.principal.id if call.principal is not None else None,
         harness=[] if call.harness is None else list(msgspec.structs.astuple(call.harness)),
         span=[] if context is None else [context.trace_id, context.span_id, context.parent_id],
-        attempts=[_attempt(call.started, one) for one in attempts],
+        attempts=_attempts(call.started, attempts),
         injected=dict(injected),
         overwritten=dict(overwritten),
         sampling_params=sampling_params(
@@ -150,6 +150,16 @@ def _changed_version(attempt: Attempt) -> int | str | None:
     """Return the weight version when the attempt ended, if it changed, else None."""
     end = attempt.weight_version_end
     return end if end != attempt.weight_version else None
+
+
+def _attempts(start: float, attempts: Sequence[Attempt]) -> list[AttemptRecord]:
+    found = [_attempt(start, one) for one in attempts]
+    if sum(one.tokens is not None for one in attempts) < 2:  # one worker sent the whole response
+        return found
+    return [
+        msgspec.structs.replace(record, tokens=one.tokens, version=one.weight_version)
+        for record, one in zip(found, attempts, strict=True)
+    ]
 
 
 def _attempt(start: float, attempt: Attempt) -> AttemptRecord:
