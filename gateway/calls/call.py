@@ -48,7 +48,8 @@ class Call:
     `waits_for_commit`: an item must be committed before the last byte. `recorded`: it has a trace.
     `translated_from` is the API of a call that is carried as another API's: `path`, `query` and
     `body` are the worker's, and `asked_path` is always the caller's. `harness` is the program
-    behind the caller, if a plugin knows it. `continuation` has a stream that breaks off carried on.
+    behind the caller, `run_id` the run that its session belongs to, if plugins know them.
+    `continuation` has a stream that breaks off carried on.
     """
 
     # Those with an underscore are for the Exchange of the call, see gateway.pipeline.exchange.
@@ -89,6 +90,7 @@ class Call:
         "principal",
         "query",
         "recorded",
+        "run_id",
         "runs_again",
         "scope",
         "session_id",
@@ -124,9 +126,9 @@ class Call:
         self.path = self.asked_path = path
         self.query, self.headers = query, headers
         self.body = body or Body(b"")
-        self.session_id = session_id
+        self.run_id: str | None = None
         self.harness: Harness | None = None
-        self.client, self.peer_names = client, peer_names
+        self.client, self.peer_names, self.session_id = client, peer_names, session_id
         self.started = time.monotonic() if started is None else started
         self.created = time.time()
         known = get_header(headers, b"x-request-id")
@@ -142,14 +144,12 @@ class Call:
         self.attempts: list[Attempt] = []
         self.tried: list[Worker] = []
         self.outcome = Outcome()
-        self.state = State()
-        self.overwritten = NOTHING
+        self.state, self.overwritten = State(), NOTHING
         self.counts_tokens, self.waits_for_commit, self.recorded = False, False, True
         self.translated_from: Api | None = None
         self.notes: Mapping[Reason, str] = {}
-        self._caller = caller
+        self._caller, self._cancel_scope = caller, CancelScope()
         self._reply = Reply(caller, self.outcome, self.started)
-        self._cancel_scope = CancelScope()
         self._observers = UNOBSERVED
         self._entries: list[Entry] = []
         self._response_headers: list[tuple[bytes, bytes]] | None = None

@@ -14,9 +14,9 @@ that returns the result, or something to await for the result if it has to wait.
 cheaper: nothing is created to wait for it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import pluggy
@@ -202,6 +202,15 @@ def check_session_id(session_id: str) -> None:
     """Reject an id that calls cannot have, so that no session of this id can be created.
 
     Called by POST /sessions, on every plugin, with an id that a caller chose. Raise BadRequest.
+    """
+
+
+@hookspec
+def session_put(db: Database, session_id: str, metadata: Mapping[str, Any]) -> None:
+    """Take what the metadata of a session says to the plugin.
+
+    Called by POST /sessions with metadata, on every plugin, in the transaction that stores the
+    session, in the writer's thread. Raise BadRequest, and the session is not stored.
     """
 
 

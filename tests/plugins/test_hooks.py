@@ -19,6 +19,7 @@ from support.plugins.hook_probes import (
     Canned,
     CannedStream,
     Capitals,
+    Colours,
     Cooler,
     Counting,
     Door,
@@ -383,6 +384,18 @@ async def test_check_session_id_rejects_an_id_of_a_new_session(
         assert answer.status_code == status
     made = await live.client.post("/sessions", json={})
     assert made.status_code == 400, "the id that would be made is rejected too"
+
+
+async def test_session_put_takes_metadata_in_the_transaction_of_the_session(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path, Colours)
+    for colour, status in (("red", 200), ("grey", 400)):
+        made = {"session_id": colour, "metadata": {"colour": colour}}
+        assert (await live.client.post("/sessions", json=made)).status_code == status
+    assert (await live.client.post("/sessions", json={"session_id": "a"})).status_code == 200
+    assert live.plugin(Colours).colours == {"red": ("red", 1)}
+    assert (await live.client.get("/sessions/grey")).status_code == 404
 
 
 async def test_session_ended_is_called_for_each_deleted_session(

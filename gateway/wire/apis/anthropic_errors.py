@@ -8,6 +8,7 @@ from gateway.wire.error_body import error_message
 BY_STATUS = {
     400: "invalid_request_error",
     401: "authentication_error",
+    402: "billing_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",

@@ -15,6 +15,7 @@ from gateway import (
     BadRequest,
     Call,
     Host,
+    get_header,
     hookimpl,
     read_session_id,
     split_session_path,
@@ -35,12 +36,15 @@ class Sessions:
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """`header` names the request header that holds the id; `max_length` is in characters.
 
+        `run_header` names the one that holds the run which the session belongs to.
+
         `harnesses` are presets by name, tried before those of presets.py and in place of those of
         the same name; `known_harnesses` turns the latter off. `fallback` is the session of a call
         that names none: none, or one of each principal.
         """
 
         header: str = "x-session-id"
+        run_header: str = "x-run-id"
         max_length: int = 256
         known_harnesses: bool = True
         harnesses: dict[str, Preset] = {}
@@ -55,6 +59,7 @@ class Sessions:
 
     def __init__(self, config: Config) -> None:
         self._header = config.header.lower().encode("latin-1")
+        self._run_header = config.run_header.lower().encode("latin-1")
         self._max_length = config.max_length
         self._by_principal = config.fallback == "principal"
         presets = {**config.harnesses, **(PRESETS if config.known_harnesses else {})}
@@ -81,6 +86,8 @@ class Sessions:
         if session_id is not None:
             call.session_id = session_id
             self.check_session_id(session_id)
+        if (run := get_header(call.headers, self._run_header)) is not None:
+            call.run_id = self._run_in(run)
         found = self._harnesses.find(call.headers)
         if found is None:
             self._fall_back(call)
@@ -100,6 +107,17 @@ class Sessions:
         if given and (given[0] in BLANK or given[-1] in BLANK):
             given = given.strip(b" \t")
         return header_text(given) if given else None
+
+    def _run_in(self, value: bytes) -> str | None:
+        """Return the name of a run in a header; None if it is empty. Raises BadRequest."""
+        run = header_text(value.strip())
+        if run and not self._is_id(run):
+            raise BadRequest(
+                f"the name of a run has at most {self._max_length} characters, all printable",
+                param="run_id",
+                code="invalid_run_id",
+            )
+        return run or None
 
     async def _read_body(self, call: Call, known: Known, headers: Mapping[str, str]) -> None:
         body: Mapping[str, Any] = {}

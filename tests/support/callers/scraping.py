@@ -19,6 +19,7 @@ ALL = (
     *("trace_capture", "usage", "batch", "gateway_plugins.evaluations:Evaluations"),
     "gateway_plugins.translate:Translate",
     "gateway_plugins.join_retries:JoinRetries",
+    "gateway_plugins.budgets:Budgets",
     entry("gateway_plugins.otel:Otel", endpoint="http://127.0.0.1:9", flush_timeout=0),
 )
 

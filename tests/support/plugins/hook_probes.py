@@ -5,8 +5,8 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from gateway import (
     Answer,
     BadRequest,
     Call,
+    Database,
     Delta,
     Event,
     Forbidden,
@@ -147,6 +148,20 @@ class Capitals:
     def check_session_id(self, session_id: str) -> None:
         if not session_id.isupper():
             raise BadRequest("in capitals, please")
+
+
+class Colours:
+    """Keeps the colours of sessions, and knows no grey."""
+
+    def __init__(self) -> None:
+        self.colours: dict[str, object] = {}
+
+    @hookimpl
+    def session_put(self, db: Database, session_id: str, metadata: Mapping[str, Any]) -> None:
+        if metadata.get("colour") == "grey":
+            raise BadRequest("no grey, please")
+        [(found,)] = db.select("SELECT count(*) FROM sessions")
+        self.colours[session_id] = (metadata.get("colour"), found)
 
 
 class Ends:

@@ -111,6 +111,9 @@ class SessionRoutes:
             )
             if given.tito is not None:
                 sessions.put_tito(db, session_id, given.tito)
+            if given.metadata is not None:
+                for hook in self._gateway.hooks("session_put"):
+                    hook.run(db, session_id, given.metadata)
 
         await self._storage.write(put)
         self._keeper.forget_options(session_id)
