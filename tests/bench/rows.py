@@ -38,6 +38,8 @@ FRESH = gateway("gateway, fresh")
 QUEUED = gateway("gateway, queued", slots=SLOTS)
 NO_CAPTURE = gateway("gateway, no capture", without("trace_capture"))
 CORE = gateway("gateway, core alone", ())
+SPANS = gateway("gateway, spans of one call in ten", ("otel",))
+NOT_SAMPLED = gateway("gateway, spans of no call", ("otel, not sampled",))
 GRPC = gateway("gateway, gRPC", (*WHOLE, "grpc"))
 RECORDING = WHOLE.index("trace_capture")
 TRANSLATING = gateway("gateway, translating", (*WHOLE[:RECORDING], "translate", *WHOLE[RECORDING:]))
@@ -86,6 +88,25 @@ def core(view: View) -> Iterator[Line]:
     what = "the core alone"
     yield view.line(f"a plain call, {what}", CORE, PLAIN, "per_call", beside="nginx")
     yield view.line(f"an event, {what}", CORE, STREAM, "per_event", beside="nginx")
+
+
+def spans(view: View) -> Iterator[Line]:
+    """Beside the same gateway without them, in the same run."""
+    alone = view.median(CORE, PLAIN, "per_call")
+    for system, what, most in (
+        (SPANS, "one call in ten has spans", 12.0),
+        (NOT_SAMPLED, "no call is sampled", 1.0),
+    ):
+        yield view.line(
+            f"a plain call, the core with `otel`, {what}",
+            system,
+            PLAIN,
+            "per_call",
+            beside="without",
+            other=alone,
+            comparison="more",
+            most=most,
+        )
 
 
 def stream(view: View) -> Iterator[Line]:
@@ -201,6 +222,7 @@ ROWS = (
     Row("queued", (QUEUED,), (PLAIN,), ("vllm-router",), queued, compared=True),
     Row("no-capture", (NO_CAPTURE,), (PLAIN,), ("vllm-router",), no_capture, compared=True),
     Row("core", (CORE,), (PLAIN, STREAM), ("nginx",), core),
+    Row("spans", (CORE, SPANS, NOT_SAMPLED), (PLAIN,), (), spans),
     Row("stream", (GATEWAY,), (STREAM,), ALL, stream, compared=True),
     Row("paced", (GATEWAY,), (PACED,), ROUTERS, paced, compared=True),
     Row("latency", (GATEWAY, DIRECT), (PACED,), (), latency),

@@ -32,6 +32,9 @@ MOST = 1_000_000_000
 
 NAME = "gateway"
 
+RATIO = 0.1
+"""The share of calls whose spans are recorded, where `otel` is among the plugins."""
+
 AT_A_TIME = 2_000
 """Calls that a worker may have, so that none of those that are measured waits for a place."""
 
@@ -94,12 +97,12 @@ def configuration(
         "host": "127.0.0.1",
         "port": place.port,
         "workers": [f"http://{host}:{place.worker_port}/v1" for host in hosts(workers)],
-        "plugins": [_plugin(name, slots, grpc_port) for name in plugins],
+        "plugins": [_plugin(name, place, slots, grpc_port) for name in plugins],
         "storage": {"path": "gateway.db"},
     }
 
 
-def _plugin(name: str, slots: int, grpc_port: int) -> str | dict[str, object]:
+def _plugin(name: str, place: Place, slots: int, grpc_port: int) -> str | dict[str, object]:
     match name:
         case "auth":
             return {name: {"keys_file": "keys.json"}}
@@ -112,6 +115,9 @@ def _plugin(name: str, slots: int, grpc_port: int) -> str | dict[str, object]:
             return {name: {"default": dict.fromkeys(limits, MOST)}}
         case "uploads":
             return {name: {"cache": "models"}}
+        case "otel" | "otel, not sampled":
+            ratio = RATIO if name == "otel" else 0
+            return {"otel": {"endpoint": place.worker, "ratio": ratio}}
     return name
 
 

@@ -233,6 +233,19 @@ def test_bench_config_enables_the_whole_stack_for_all_workers(tmp_path: Path) ->
     assert command.traces == tmp_path / config.storage.path
 
 
+@pytest.mark.usefixtures("empty_folder")
+def test_spans_of_the_bench_go_to_the_worker_by_the_ratio(tmp_path: Path) -> None:
+    [row] = [row for row in ALL_ROWS if row.name == "spans"]
+    found = []
+    for system in row.systems:
+        assert system.command is not None
+        system.command(Place(tmp_path, 1234, 5678))
+        plugins = load(tmp_path / "gateway.yaml").plugins
+        found.append([(one.name, one.options) for one in plugins])
+    target = {"endpoint": "http://127.0.0.1:5678"}
+    assert found == [[], [("otel", target | {"ratio": 0.1})], [("otel", target | {"ratio": 0})]]
+
+
 def test_hosts_gives_each_of_256_workers_its_own_address() -> None:
     found = hosts(256)
     assert len(set(found)) == 256

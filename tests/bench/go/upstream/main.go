@@ -54,6 +54,7 @@ func routes() *http.ServeMux {
 	mux.HandleFunc("/health", fixed(`{"status":"ok"}`))
 	mux.HandleFunc("/v1/models", fixed(models))
 	mux.HandleFunc("/v1/chat/completions", complete)
+	mux.HandleFunc("/v1/traces", fixed("")) // it is a collector of spans, too
 	return mux
 }
 
