@@ -171,8 +171,9 @@ async def _chosen(exchange: Exchange, choose: Choose) -> Worker | None:
         worker = await choose(exchange, exchange.call.tried)
     except CallError:  # no worker has the model, or a hook lets the call in nowhere
         worker = None
-    if worker is None and (continuation := exchange.call.continuation) is not None:
-        continuation.give_up("no other worker can take the call now")
+    if worker is None:
+        words = "the stream was not migrated: no other worker can take the call now"
+        exchange.call.note("worker_broke_off", words)
     return worker
 
 

@@ -5,20 +5,30 @@ from typing import Self
 import httpx
 
 from gateway.simulator import Simulator
-from gateway.testing import ScriptedConnection, ScriptedWorker
+from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-class CutWorker:
-    """Answers as `engine` does, and closes the connection after `cut` bytes of the body.
+END = b"0\r\n\r\n"
+"""How a body in chunks ends."""
 
-    `whole` is the latest body that it would have sent.
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+class CutWorker:
+    """Answers as `engine` does, and closes the connection after `cut` bytes of a stream.
+
+    Before that it sends `last`; if it `hangs`, the connection stays open. `whole` is the latest
+    stream that it would have sent, `asked` counts those that it was asked for.
     """
 
     def __init__(self, engine: Simulator) -> None:
-        self.cut = 0
-        self.whole = b""
+        self.cut = self.asked = 0
+        self.whole = self.last = b""
+        self.hangs = False
         self._client = httpx.AsyncClient(base_url=engine.url, trust_env=False)
         self._worker = ScriptedWorker(self._script)
 
@@ -39,7 +49,11 @@ class CutWorker:
         path = head.split(b" ")[1].decode()
         json = {"content-type": "application/json"}
         answer = await self._client.post(path, content=body, headers=json)
+        if not answer.headers["content-type"].startswith("text/event-stream"):
+            await connection.write(answer_of(answer.content))
+            return
+        self.asked += 1
         self.whole = answer.content
-        sent = self.whole[: self.cut]
-        chunk = b"%x\r\n%b\r\n" % (len(sent), sent) if sent else b""
-        await connection.write(HEAD + chunk)  # and the connection closes, in the middle of the body
+        await connection.write(HEAD + chunk(self.whole[: self.cut]) + self.last)
+        if self.hangs:
+            await connection.closed.wait()

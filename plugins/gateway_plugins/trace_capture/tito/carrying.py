@@ -1,7 +1,7 @@
 """Carries the chat calls of sessions as generate."""
 
 from array import array
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -90,20 +90,36 @@ class Carrier:
         carried = call.state[CARRIED] = Carried(prompt.facts(), body)
         asked = _asked(request, prompt, call.model)
         said = partial(self._said, carried, call.trace_id, session_id, request, prompt)
-        response = GenerateAsChat(asked, partial(_derender, call, worker), said)
+        response = GenerateAsChat(asked, partial(self._derender, call, worker), said)
         made = generate_body(request, prompt.rendered, prompt.token_ids)
         return Translation(made, response, GENERATE, response)
 
+    async def _derender(
+        self, call: Call, worker: Worker, request: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Ask the worker that generates, or another one if the stream outlives that worker."""
+        generates = call.worker or worker
+        try:
+            return await derender(generates, request)
+        except UpstreamError:
+            others = [one for one in self._able(call) if one is not generates]
+            if call.continuation is None or not others:
+                raise
+            return await derender(self._gateway.workers.least_loaded(others), request)
+
     def _worker(self, call: Call) -> Worker:
         """Return a worker that may take the call. Raises NoWorker."""
-        workers = self._gateway.workers
-        fit = workers.serving(call.model if workers.mixed else None).fit
-        names = call.principal.workers if call.principal is not None else None
-        able = [one for one in fit if names is None or one.id in names]
+        able, workers = self._able(call), self._gateway.workers
         if not able:
             seconds = workers.seconds_until_fit(call.model)
             raise NoWorker("no worker can render this chat now", retry_after=seconds)
         return workers.least_loaded(able)
+
+    def _able(self, call: Call) -> list[Worker]:
+        workers = self._gateway.workers
+        fit = workers.serving(call.model if workers.mixed else None).fit
+        names = call.principal.workers if call.principal is not None else None
+        return [one for one in fit if names is None or one.id in names]
 
     def _said(
         self,
@@ -151,10 +167,6 @@ def _asked(request: dict[str, Any], prompt: Prompt, model: str | None) -> Asked:
         returns_ids=request.get("return_token_ids") is True,
         model=model,
     )
-
-
-def _derender(call: Call, worker: Worker, request: Mapping[str, Any]) -> Awaitable[dict[str, Any]]:
-    return derender(call.worker or worker, request)
 
 
 def _rejection(error: GatewayError) -> BadRequest | UpstreamError:
