@@ -26,7 +26,7 @@ INPUTS ?= 1000000
 PAGES ?= 100
 
 .PHONY: kernel demo test storm accounting kills batch-kills batch-scale clients agents soak bench fuzz lint lock clean \
-	test-latest test-lowest test-reworded simulate-day simulate-weeks open-pages picture
+	test-latest test-lowest test-reworded simulate-day simulate-routing simulate-weeks open-pages picture
 
 # Compiles the native kernel if its sources are newer; without one the gateway runs in Python.
 kernel: $(STAMP)
@@ -84,6 +84,9 @@ simulate-day: $(STAMP)  # draws docs/runtime-day.svg, see docs/runtime.md
 
 simulate-weeks: $(STAMP)  # prints the table of docs/runtime.md; takes some minutes
 	$(VENV)/bin/python -m gateway_plugins.runtime.policy.simulation weeks
+
+simulate-routing: $(STAMP)  # prints the tables of docs/warm-caches.md; takes a minute
+	PYTHONPATH=tests $(VENV)/bin/python -m routing
 
 clients: kernel $(VENV)-clients/node_modules $(VENV)-clients-2/.installed  # see docs/errors.md
 	$(VENV)/bin/pytest -m clients tests/clients
