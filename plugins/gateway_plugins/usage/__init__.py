@@ -5,7 +5,8 @@ In `ledger`, `row.py` turns a call into a row and `model_names.py` limits the nu
 old rows. `journal` is the file that survives a gateway that dies: `in_flight.py` records the calls
 in flight there, and `recovery.py` counts the calls that dead gateways left there. In `report`,
 `queries.py` and `keys.py` return sums, for `routes.py` and `commands.py`; `verify.py` compares the
-rows with the traces, using `expected.py`. `panels.py` has the tables for people.
+rows with the traces, using `expected.py`; `runs.py` has the usage of runs. `panels.py` has the
+tables for people.
 """
 
 import asyncio
@@ -32,12 +33,15 @@ from gateway_plugins.usage.journal.recovery import Recovery
 from gateway_plugins.usage.ledger.model_names import MAX_MODELS, Models
 from gateway_plugins.usage.ledger.retention import Keep, Upkeep
 from gateway_plugins.usage.ledger.row import MAX_NAME, ROW_SIZE, Ledger, row_of
+from gateway_plugins.usage.ledger.runs import ROW_SIZE as RUN_SIZE
+from gateway_plugins.usage.ledger.runs import Runs, run_row
 from gateway_plugins.usage.ledger.schema import MIGRATIONS
 from gateway_plugins.usage.options import Options
 from gateway_plugins.usage.panels import UsagePanels
 from gateway_plugins.usage.report import queries
 from gateway_plugins.usage.report.calls import CallsRoute
 from gateway_plugins.usage.report.routes import OWN_PATH, KeyUsageRoute, own_answer
+from gateway_plugins.usage.report.runs import RunUsageRoute
 
 log = logging.getLogger("gateway.usage")
 
@@ -50,6 +54,7 @@ class KeyUsage:
     def __init__(self, config: Options) -> None:
         self.config = config
         self._ledger = Ledger()
+        self._runs = Runs()
         self.models = Models()
         self._gateway: Host | None = None
         self._storage: Storage | None = None
@@ -75,6 +80,7 @@ class KeyUsage:
         return [
             gateway.control("/monitor/key_usage", scope="monitor", GET=keys.show),
             gateway.control("/monitor/calls", scope="monitor", GET=calls.show),
+            gateway.control("/monitor/run_usage", scope="monitor", GET=RunUsageRoute(gateway).show),
         ]
 
     @hookimpl
@@ -157,6 +163,9 @@ class KeyUsage:
         waits = call.waits_for_commit or call.runs_again is not None
         kept = flight is not None and not waits and flight.keep(row, slot)
         call.store(self._ledger, row, ROW_SIZE, lazy=kept or self._in_memory)
+        if call.run_id is not None:
+            named = run_row(call_id, call.run_id)
+            call.store(self._runs, named, RUN_SIZE, lazy=kept or self._in_memory)
 
     @hookimpl
     def samples(self) -> Iterator[Sample]:

@@ -12,6 +12,7 @@ from functools import partial
 import msgspec
 
 from gateway import Database, GatewayError, Storage
+from gateway_plugins.usage.ledger.runs import delete_some
 from gateway_plugins.usage.ledger.schema import COUNTS, LAST, WAY
 from gateway_plugins.usage.ledger.sums import DAY, addition, day_of, sum_some
 
@@ -89,7 +90,9 @@ def _delete_some(db: Database, *, name: str, first: int) -> bool:
     Returns whether there may be more.
     """
     if name == "calls":
-        gone = db.execute(_OLD_CALLS, {"id": call_id_at(first * DAY), "rows": DELETE_BATCH})
+        before = call_id_at(first * DAY)
+        gone = db.execute(_OLD_CALLS, {"id": before, "rows": DELETE_BATCH})
+        delete_some(db, before, DELETE_BATCH)
     else:
         old_days = {"day": day_of(first * DAY), "rows": DELETE_BATCH}
         db.execute(_ADD_TO_DAY_0, old_days)

@@ -5,7 +5,8 @@ many at a time, because adding to a sum costs more than a row. Sums of days that
 apart are stored under day 0. `usage_marks` has the `number` up to which rows are summed, and the
 first days from which calls and days are complete. A call whose work runs again (`repeated`) is no
 request: only `repeated` and `wasted_tokens` have it. `last_time` and `last_outcome` of a sum are
-those of its latest request, by arrival; 0 if it has none. The views `usage_days` and `usage_totals`
+those of its latest request, by arrival; 0 if it has none. `usage_runs` has the run of each call
+that has one, as long as its row is kept. The views `usage_days` and `usage_totals`
 combine the sums with the rows that are not summed yet, so they are exact at every moment. Days are
 UTC, as numbers like 20261121; times are Unix seconds.
 """
@@ -152,6 +153,11 @@ ALTER TABLE usage_calls ADD COLUMN distributed_trace_id BLOB;
 ALTER TABLE usage_calls ADD COLUMN span_id BLOB;
 """
 
+_ADD_RUNS = """
+CREATE TABLE usage_runs (id BLOB PRIMARY KEY, run TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX usage_runs_by_run ON usage_runs (run)
+"""
+
 MIGRATIONS = Migrations(
     "usage",
     (
@@ -159,5 +165,6 @@ MIGRATIONS = Migrations(
         Migration("add_unread", _ADD_UNREAD),
         Migration("add_repeated", _ADD_REPEATED),
         Migration("add_spans", _ADD_SPANS),
+        Migration("add_runs", _ADD_RUNS),
     ),
 )

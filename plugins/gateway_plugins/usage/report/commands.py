@@ -15,12 +15,16 @@ from gateway import Config, ConfigError, GatewayError, create_app
 from gateway_plugins.usage.options import Options
 from gateway_plugins.usage.report.open_file import opened
 from gateway_plugins.usage.report.queries import COLUMNS, Values, Wanted, sums
+from gateway_plugins.usage.report.runs import run_sums
 from gateway_plugins.usage.report.verify import Checked, ReadTraces, differences, uncounted
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 Arguments = argparse.Namespace
+
+RUN = "run"
+"""The column of sums over the calls of runs."""
 
 STATUS = """\
 Exit status: 0 usage and traces agree; 1 they differ, one line for each difference; 2 they could not
@@ -37,7 +41,7 @@ def add_usage_commands(subcommands: "Subcommands") -> None:
         type=_columns,
         default=("key",),
         metavar="COLUMNS",
-        help=f"columns to sum by (key), comma-separated: {', '.join(COLUMNS)}",
+        help=f"columns to sum by (key), comma-separated: {', '.join((*COLUMNS, RUN))}",
     )
     parser.add_argument("--key", help="print only this key")
     parser.add_argument(
@@ -72,9 +76,10 @@ def _add_file(parser: argparse.ArgumentParser, default: str | None = None) -> No
 
 def _columns(text: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(text.split(",")))
-    unknown = [name for name in found if name not in COLUMNS]
+    unknown = [name for name in found if name not in (*COLUMNS, RUN)]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(COLUMNS)}")
+        known = ", ".join((*COLUMNS, RUN))
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {known}")
     return found
 
 
@@ -90,7 +95,7 @@ def _day(text: str) -> int:
 def _show(options: Arguments) -> int:
     wanted = Wanted(options.key, options.since, options.until)
     with opened(options.settings.with_database(options.storage_path)) as db:
-        rows = sums(db, options.by, wanted)
+        rows = (run_sums if RUN in options.by else sums)(db, options.by, wanted)
         if options.json:
             for row in rows:
                 _say(msgspec.json.encode(row).decode())

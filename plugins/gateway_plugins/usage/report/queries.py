@@ -48,7 +48,7 @@ def sums(db: Database, by: Sequence[str], wanted: Wanted) -> Iterator[Values]:
         others=f"SELECT {columns}, {_COUNTS} FROM usage_not_summed WHERE {where}",
     )
     for row in db.select(query, msgspec.structs.asdict(wanted)):
-        yield _values(by, row)
+        yield values(by, row)
 
 
 _COUNTS = ", ".join(COUNTS)
@@ -86,7 +86,7 @@ def page(db: Database, after: Place, limit: int) -> list[Values]:
         others=f"SELECT {columns}, {_COUNTS} FROM usage_not_summed WHERE {where}",
     )
     rows = db.select(f"{query} LIMIT :rows", {**msgspec.structs.asdict(after), "rows": limit})
-    return [_values(WAY, row) for row in rows]
+    return [values(WAY, row) for row in rows]
 
 
 def models(db: Database, most: int) -> list[str]:
@@ -98,7 +98,8 @@ def models(db: Database, most: int) -> list[str]:
     return [name for (name,) in db.select(query, {"rows": most})]
 
 
-def _values(by: Sequence[str], row: Sequence[str | int]) -> Values:
+def values(by: Sequence[str], row: Sequence[str | int]) -> Values:
+    """Return a row of the columns `by` and the COUNTS as Values."""
     found = dict(zip((*by, *COUNTS), row, strict=True))
     found["total_tokens"] = int(found["prompt_tokens"]) + int(found["completion_tokens"])
     return found
