@@ -217,6 +217,24 @@ async def test_incomplete_trajectories_are_claimed_only_on_demand(
     assert (one["session_id"], one["verdict"]) == ("a", "INCOMPLETE")
 
 
+async def test_a_claimed_trajectory_comes_back_though_it_grew_incomplete(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    messages: list[Any] = [{"role": "user", "content": "Hello"}]
+    messages.append(await turn(live, "a", messages))
+    [one] = await claim(live)
+    messages.append({"role": "user", "content": "More"})
+    await turn(live, "a", messages, best_of=2)
+    assert await claim(live) == []
+    assert await settle(live, "release", [one]) == []
+    [again] = await claim(live)
+    assert again["token_ids"] == one["token_ids"]
+    [rest] = await claim(live, filter={**NOW, "allow_incomplete": True})
+    assert rest["loss_mask"][: len(one["loss_mask"])] == [0] * len(one["loss_mask"])
+    assert sum(rest["loss_mask"]) == 3
+
+
 async def test_stale_trajectories_are_not_handed_out(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:

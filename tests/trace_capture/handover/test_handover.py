@@ -194,6 +194,7 @@ class Machine(RuleBasedStateMachine):
                 for turn in turns.read_turns(row.turns)
             }
             assert opened | turns.held(self.db, session) == there
+            assert not opened & turns.settled(self.db, session)
 
     def choices(self, trace_id: str) -> int:
         trace = queries.get(self.db, trace_id)

@@ -4,6 +4,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from gateway import Database, Value
 from gateway_plugins.trace_capture.handover.filters import Wanted, of_open
 from gateway_plugins.trace_capture.handover.turns import (
@@ -68,6 +70,14 @@ class Room:
         return True
 
 
+def first_open(db: Database, wanted: Wanted) -> Open | None:
+    """Return the first open trajectory that may be leased.
+
+    It is found by a reader, so that a look at many that do not match holds up nobody who writes.
+    """
+    return next(_open(db, wanted, ">=", 1), None)
+
+
 def lease(db: Database, wanted: Wanted, room: Room, until: float) -> list[Claim]:
     """Hand out open trajectories, as many as there are and have room."""
     found: list[Claim] = []
@@ -116,7 +126,7 @@ def drop_stale(db: Database, wanted: Wanted) -> int:
     At most MAX_DROPPED. One whose old turns are held by another claim is left alone.
     """
     dropped = 0
-    for row in _open(db, wanted, "<", MAX_DROPPED):
+    for row in _open(db, replace(wanted, order="version", open_from=None), "<", MAX_DROPPED):
         turns = without(read_turns(row.turns), held(db, row.session_id))
         version, bound = lowest(turn.version for turn in turns), wanted.min_version
         if version is None or bound is None or version >= bound:

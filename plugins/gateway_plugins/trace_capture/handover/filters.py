@@ -54,7 +54,9 @@ class ClaimFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Wanted(msgspec.Struct, frozen=True):
     """What is wanted at `now` (Unix seconds), of this owner's sessions, or of anybody's (None).
 
-    `min_version` is the lowest weight version, whether given or computed; None: any.
+    `min_version` is the lowest weight version, whether given or computed; None: any. In the order
+    `age`, no trajectory that matches was open whose call began before `open_from`, and no session
+    was to be read whose latest call began before `grown_from`.
     """
 
     filter: ClaimFilter
@@ -62,6 +64,8 @@ class Wanted(msgspec.Struct, frozen=True):
     min_version: int | None
     now: float
     order: Order = "age"
+    open_from: float | None = None
+    grown_from: float | None = None
 
 
 _LAST_REWARD = """
@@ -127,8 +131,11 @@ def _of_values(wanted: Wanted) -> Iterator[tuple[str, str, Value]]:
         yield "o.model = :model", "model", filter_.model
     if filter_.harness is not None:
         yield "o.harness = :harness", "harness", filter_.harness
+    at = "o.at" if wanted.order == "age" else "+o.at"  # +: the index on the order is to be used
     if filter_.since is not None:
-        yield "o.at >= :since", "since", filter_.since
+        yield f"{at} >= :since", "since", filter_.since
+    if wanted.open_from is not None:
+        yield f"{at} >= :open_from", "open_from", wanted.open_from
     if filter_.min_reward is not None:
         yield _LAST_REWARD, "min_reward", filter_.min_reward
     if filter_.fork_kind is not None:

@@ -7,13 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import Database, Sample, Storage
-from gateway_plugins.trace_capture.handover.claiming import Claim, Room, drop_stale, lease
+from gateway_plugins.trace_capture.handover.claiming import (
+    Claim,
+    Room,
+    drop_stale,
+    first_open,
+    lease,
+)
 from gateway_plugins.trace_capture.handover.filters import Wanted
 from gateway_plugins.trace_capture.handover.intake import take_in
-from gateway_plugins.trace_capture.handover.settling import Settled, Settling, expire, forget_old
-from gateway_plugins.trace_capture.handover.unfolding import Grown, are_left, choose, note, unfold
+from gateway_plugins.trace_capture.handover.settling import (
+    SLICE,
+    Settled,
+    Settling,
+    expire,
+    forget_old,
+)
+from gateway_plugins.trace_capture.handover.unfolding import choose, first_grown, note, unfold
 
 MAX_READ = 64
 """Sessions that are read between two transactions."""
@@ -41,22 +54,6 @@ class Found(msgspec.Struct):
     stale: int = 0
 
 
-class _Look(msgspec.Struct):
-    """The result of one transaction: sessions to be read first, else what was claimed.
-
-    `unseen`: there are traces that were not taken in. `left`: there are sessions to be read,
-    perhaps by others at this moment. `full`: there is no room for more.
-    """
-
-    sessions: list[Grown] = []
-    claims: list[Claim] = []
-    unseen: bool = False
-    left: bool = False
-    full: bool = False
-    expired: int = 0
-    stale: int = 0
-
-
 class Handover:
     """Hands trajectories over to trainers. All methods raise StorageError.
 
@@ -71,31 +68,62 @@ class Handover:
         """Claim trajectories, after reading as many sessions that have grown, in the same order."""
         found, reader, unread = Found([]), secrets.token_hex(8), ask.count
         ends = time.monotonic() + MAX_SECONDS
-        while time.monotonic() < ends:
-            look = await self._storage.write(
-                partial(_look, ask=ask, claims=found.claims, reader=reader, unread=unread)
-            )
-            self._count(claimed=len(look.claims), expired=look.expired, stale=look.stale)
-            found.claims += look.claims
-            found.stale += look.stale
-            if look.sessions:
-                await self._unfold(look.sessions, reader)
-                unread -= len(look.sessions)
-            elif not look.unseen:
-                found.more = look.left or look.full
-                if look.full or unread > 0:  # there was no session to be read
-                    break
-                unread = ask.count - len(found.claims)
+        while await self._take_in() and time.monotonic() < ends:
+            pass
+        while True:
+            late = time.monotonic() >= ends
+            wanted, grown = await self._storage.read(partial(_start, wanted=ask.wanted))
+            if unread > 0 and wanted.grown_from is not None and not late:
+                unread -= await self._unfold(wanted, min(unread, MAX_READ), reader)
+                continue
+            full = await self._lease(ask, wanted, found)
+            found.more = grown or full
+            if full or late or unread > 0:  # there was no session to be read
+                break
+            unread = ask.count - len(found.claims)
         return found
 
-    async def _unfold(self, chosen: Sequence[Grown], reader: str) -> None:
+    async def _take_in(self) -> bool:
+        """Note what has happened since; return whether there may be more."""
+
+        def run(db: Database) -> tuple[bool, int]:
+            now = time.time()
+            forget_old(db, now)
+            return take_in(db), expire(db, now)
+
+        more, expired = await self._storage.write(run)
+        self._count(expired=expired)
+        return more or expired == SLICE
+
+    async def _lease(self, ask: Ask, wanted: Wanted, found: Found) -> bool:
+        """Add to what was claimed; return whether there is no room for more."""
+        if wanted.open_from is None and not ask.drop:
+            return False
+
+        def run(db: Database) -> tuple[int, list[Claim], bool]:
+            stale = drop_stale(db, wanted) if ask.drop else 0
+            room = Room(ask.count, found.claims)
+            claims = lease(db, wanted, room, time.time() + ask.seconds)
+            return stale, claims, room.count <= 0
+
+        stale, claims, full = await self._storage.write(run)
+        self._count(claimed=len(claims), stale=stale)
+        found.claims += claims
+        found.stale += stale
+        return full
+
+    async def _unfold(self, wanted: Wanted, most: int, reader: str) -> int:
+        """Read sessions that have grown; return their number, 1 if others were quicker."""
+        chosen = await self._storage.write(partial(choose, wanted=wanted, most=most, reader=reader))
         read = [(one, await self._storage.read(partial(unfold, session=one))) for one in chosen]
 
         def note_all(db: Database) -> None:
             for session, rows in read:
                 note(db, session, reader, rows)
 
-        await self._storage.write(note_all)
+        if chosen:
+            await self._storage.write(note_all)
+        return max(len(chosen), 1)
 
     async def acknowledge(self, receipts: Sequence[str], owner: str | None) -> Settled:
         return await self._settle("acknowledged", owner, lambda one: one.acknowledge(receipts))
@@ -122,23 +150,18 @@ class Handover:
         self._counts.update(events)
 
 
-def _look(db: Database, ask: Ask, claims: Sequence[Claim], reader: str, unread: int) -> _Look:
-    """Choose up to `unread` sessions; if there are none to be read, claim beside `claims`."""
-    if take_in(db):
-        return _Look(unseen=True)
-    wanted, now = ask.wanted, time.time()
-    look = _Look(expired=expire(db, now))
-    forget_old(db, now)
-    if unread > 0:
-        look.sessions = choose(db, wanted, min(unread, MAX_READ), reader)
-    if look.sessions:
-        return look
-    if ask.drop:
-        look.stale = drop_stale(db, wanted)
-    room = Room(ask.count, claims)
-    look.claims = lease(db, wanted, room, now + ask.seconds)
-    look.full, look.left = room.count <= 0, are_left(db, wanted)
-    return look
+def _start(db: Database, wanted: Wanted) -> tuple[Wanted, bool]:
+    """Return where a writer may begin, without a look at what does not match; None: it need not.
+
+    Also returns whether there are sessions to be read, perhaps by others at this moment.
+    """
+    opened, (grown, left) = first_open(db, wanted), first_grown(db, wanted)
+    by_age = wanted.order == "age"
+    return replace(
+        wanted,
+        open_from=None if opened is None else opened.at if by_age else 0.0,
+        grown_from=None if grown is None else grown.last_at if by_age else 0.0,
+    ), left
 
 
 def samples(counts: Counter[str]) -> Iterator[Sample]:

@@ -77,14 +77,18 @@ def choose(db: Database, wanted: Wanted, most: int, reader: str) -> list[Grown]:
     return found
 
 
-def are_left(db: Database, wanted: Wanted) -> bool:
-    """Whether there are such sessions, also those that others are reading."""
-    return any(_grown(db, wanted, 1, "9e99"))
+def first_grown(db: Database, wanted: Wanted) -> tuple[Grown | None, bool]:
+    """Return the first session to choose, and whether there is one, perhaps read by others now."""
+    found = next(_grown(db, wanted, 1, ":now"), None)
+    return found, found is not None or any(_grown(db, wanted, 1, "9e99"))
 
 
 def _grown(db: Database, wanted: Wanted, most: int, until: str) -> Iterator[Grown]:
     condition, params = of_sessions(wanted)
     way = "DESC" if wanted.order == "version" else "ASC"  # the newest calls have the newest weights
+    if wanted.grown_from is not None:
+        condition += " AND h.last_at >= :grown_from"
+        params["grown_from"] = wanted.grown_from
     lists = []
     for is_over, more in over(wanted):
         query = _GROWN.format(until=until, where=f"{is_over} AND {condition}", way=way)
