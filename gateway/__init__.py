@@ -18,7 +18,7 @@ from gateway.calls.records import (
     Principal,
 )
 from gateway.calls.reply import Caller
-from gateway.calls.state import StateKey
+from gateway.calls.state import LINKED, StateKey
 from gateway.cluster.peers import Peers, Topic
 from gateway.cluster.shared_table import SharedRow, SharedTable
 from gateway.config import Config
@@ -137,6 +137,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENGINE_ERROR",
+    "LINKED",
     "MAX_RETRY_AFTER",
     "NOT_JSON",
     "PLAIN_CHAT",

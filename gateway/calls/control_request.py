@@ -21,6 +21,7 @@ from gateway.errors import (
     CallerGone,
 )
 from gateway.headers import Headers, get_header, path_of
+from gateway.telemetry.trace_context import MAX_TRACEPARENT
 
 T = TypeVar("T")
 
@@ -57,6 +58,12 @@ class ControlRequest:
         """Return the first value of a request header, or None. `name` is case-insensitive."""
         value = get_header(self._headers, name.lower().encode("latin-1"))
         return None if value is None else value.decode("latin-1")
+
+    @property
+    def traceparent(self) -> str | None:
+        """The header of this name, to be kept for later calls; None if it cannot be valid."""
+        value = self.header("traceparent") or ""
+        return value if 0 < len(value) <= MAX_TRACEPARENT and value.isascii() else None
 
     def query(self, type_: type[T]) -> T:
         """Parse the query string as a Struct.

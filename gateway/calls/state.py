@@ -14,6 +14,10 @@ class StateKey(Generic[T]):
         self.name = name
 
 
+LINKED: StateKey[str] = StateKey("linked")
+"""The `traceparent` of the request that caused a call, if the call is in no part of its trace."""
+
+
 class State(dict[StateKey[Any], Any]):
     """Values that plugins keep on a call, each under its own StateKey to avoid clashes.
 

@@ -14,7 +14,8 @@ class NewWork(msgspec.Struct, frozen=True, kw_only=True):
     `id` is chosen by the plugin, so that it can find out after a restart whether the item is
     queued; no other item may ever have it. A larger `priority` is sooner. `deadline` is the time
     within which the item has to end, in seconds from now; None: as the queue is configured.
-    `source` is the kind of work that its call is counted under.
+    `source` is the kind of work that its call is counted under. `traceparent` is the header of the
+    request that asked for the work: the spans of the call link to it.
     """
 
     id: str
@@ -24,6 +25,7 @@ class NewWork(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     deadline: float | None = None
     source: Literal["batch", "eval"] = "batch"
+    traceparent: str | None = None
 
 
 class WorkItem(msgspec.Struct, frozen=True, kw_only=True):

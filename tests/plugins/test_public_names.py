@@ -61,6 +61,7 @@ NAMES = [
     "Host",
     "KeptItem",
     "Kernel",
+    "LINKED",
     "MAX_RETRY_AFTER",
     "Migration",
     "Migrations",

@@ -5,7 +5,7 @@ Nothing here refers to the call, whose request and response would stay in memory
 
 import msgspec
 
-from gateway import Attempt, Body, Call, Outcome, Usage
+from gateway import LINKED, Attempt, Body, Call, Outcome, Usage
 from gateway_plugins.otel.parameters import PARAMETERS
 from gateway_plugins.otel.response import Watched
 
@@ -43,7 +43,8 @@ class FinishedCall(msgspec.Struct, frozen=True):
 
     `api` is the name of the API, None if the gateway does not know the path; `manages`: the call is
     no work of a model. `asked` are its sampling parameters, see
-    `_asked`. `content` is the request's body, if content is
+    `_asked`. `linked` is the `traceparent` of the request that caused it, whose trace it is no
+    part of. `content` is the request's body, if content is
     recorded. `queue` and `overhead` are seconds, see Outcome.
     """
 
@@ -76,6 +77,7 @@ class FinishedCall(msgspec.Struct, frozen=True):
     usage: Usage | None
     attempts: tuple[TriedWorker, ...]
     response: Watched | None
+    linked: str | None = None
     content: bytes | None = None
 
 
@@ -119,6 +121,7 @@ def record_of(
         usage=outcome.usage,
         attempts=tuple([_tried(attempt, base) for attempt in call.attempts]),
         response=watched,
+        linked=call.state.get(LINKED),
         content=content,
     )
 

@@ -13,7 +13,7 @@ from support.evaluations.repositories import PLAIN, Folder, ended, started, subm
 from support.gateways.batch_doors import Badges, badge
 from support.plugins.recording_plugin import until
 
-from gateway import Call, Principal, hookimpl
+from gateway import LINKED, Call, Principal, hookimpl
 from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker, answer_of
 
 AS_WRITTEN = """
@@ -283,15 +283,15 @@ async def test_fault_11_15_rescore_keeps_places_and_former_files(
 
 
 class Sources:
-    """Notes whom calls are counted for, and as what."""
+    """Notes whom calls are counted for, as what, and the request that caused them."""
 
     def __init__(self) -> None:
-        self.seen: set[tuple[str, str]] = set()
+        self.seen: set[tuple[str, str, str | None]] = set()
 
     @hookimpl
     def call_finished(self, call: Call) -> None:
         principal = call.principal or Principal("nobody")
-        self.seen.add((principal.id, call.source))
+        self.seen.add((principal.id, call.source, call.state.get(LINKED)))
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,10 @@ async def test_items_are_the_keys_own_and_counted_as_evaluation(
     gateway_for: GatewayFor, tmp_path: Path, scopes: str
 ) -> None:
     live = await started(gateway_for, Folder(tmp_path).add("one"), Badges, Sources)
-    headers = badge(f"ada {scopes}")
-    await ended(live, await submit(live, "one", headers=headers), **headers)
-    assert live.plugin(Sources).seen == {("ada", "eval")}
+    headers, parent = badge(f"ada {scopes}"), f"00-{'ab' * 16}-{'cd' * 8}-01"
+    job_id = await submit(live, "one", headers={**headers, "traceparent": parent})
+    await ended(live, job_id, **headers)
+    assert live.plugin(Sources).seen == {("ada", "eval", parent)}
 
 
 async def test_canceled_job_takes_its_items_out_of_the_queue(

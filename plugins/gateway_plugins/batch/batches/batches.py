@@ -51,16 +51,14 @@ class Batches:
         """Look whether a batch is done: items of some have ended."""
         self._conductor.wake()
 
-    async def create(
-        self, owner: Owner, asked: NewBatch, seen_by: str | None, digest: bytes, is_repeat: bool
-    ) -> Batch:
-        """Create a batch for a file that `seen_by` (None: everybody) may see.
+    async def create(self, owner: Owner, new: Batch, seen_by: str | None, is_repeat: bool) -> Batch:
+        """Create the batch `new` for a file that `seen_by` (None: everybody) may see.
 
         If `is_repeat`, returns the batch that the same request has created of late, if there is
         one. Raises NotFound if there is no such file, BadRequest, and TooManyRequests if the queue
         has no room for its lines.
         """
-        new = _new(owner, asked, digest)
+        digest = new.digest or b""
         new.reserved = await self._count(new.input_file, seen_by)
 
         def run(db: Database) -> Batch:
@@ -129,7 +127,7 @@ class Batches:
         return batch
 
 
-def _new(owner: Owner, asked: NewBatch, digest: bytes) -> Batch:
+def new_batch(owner: Owner, asked: NewBatch, digest: bytes, traceparent: str | None) -> Batch:
     """Return the batch that the request asks for. Raises BadRequest."""
     asked.check_metadata()
     now, kept = time.time(), asked.output_expires_after
@@ -147,6 +145,7 @@ def _new(owner: Owner, asked: NewBatch, digest: bytes) -> Batch:
         output_expires=None if kept is None else kept.seconds,
         created=now,
         deadline=now + asked.hours * HOUR,
+        traceparent=traceparent,
     )
 
 

@@ -77,4 +77,5 @@ def _item(batch: Batch, line: int, request: Request, without_body: bool) -> NewI
         batch=batch.number,
         line=line,
         custom_id=request.custom_id,
+        traceparent=batch.traceparent,
     )

@@ -26,6 +26,7 @@ class Batch(msgspec.Struct, kw_only=True):
     the completion window. `output_expires` are seconds. `holder` is the process that works on it.
     `loaded` is the number of the last line that is queued, `reserved` how many more are to be.
     `output_file` and `error_file` are known before the files are: they exist if it has `ended`.
+    `traceparent` is the header of the request that created it.
     """
 
     number: int = 0
@@ -60,6 +61,7 @@ class Batch(msgspec.Struct, kw_only=True):
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    traceparent: str | None = None
 
     @property
     def are_items_over(self) -> bool:

@@ -9,7 +9,7 @@ from msgspec import Meta
 from starlette.routing import BaseRoute
 
 from gateway import ControlRequest, Host
-from gateway_plugins.batch.batches.batches import Batches
+from gateway_plugins.batch.batches.batches import Batches, new_batch
 from gateway_plugins.batch.batches.creating import NewBatch, check_endpoint
 from gateway_plugins.batch.batches.shown import Page, ShownBatch, page, show
 from gateway_plugins.batch.doors.access import owner_of, visible_to
@@ -57,7 +57,8 @@ class BatchDoors:
         digest = hashlib.sha256(await request.body()).digest()
         is_repeat = (request.header(RETRY_COUNT) or "0").strip("0") != ""
         owner, seen_by = owner_of(request), visible_to(request)
-        return show(await self._batches.create(owner, asked, seen_by, digest, is_repeat))
+        new = new_batch(owner, asked, digest, request.traceparent)
+        return show(await self._batches.create(owner, new, seen_by, is_repeat))
 
     async def page(self, request: ControlRequest) -> Page:
         """List batches."""

@@ -70,6 +70,7 @@ def _made(work: NewWork, now: float, deadline: float) -> NewItem:
         priority=min(max(work.priority, MIN_PRIORITY), MAX_PRIORITY),
         submitted=now,
         deadline=now + (deadline if work.deadline is None else work.deadline),
+        traceparent=work.traceparent,
     )
 
 

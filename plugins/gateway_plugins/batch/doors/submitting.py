@@ -32,9 +32,6 @@ Members = dict[str, msgspec.Raw]
 MAX_DEADLINE = 7 * 86_400.0
 """Seconds that a caller may give an item."""
 
-MAX_TRACEPARENT = 512
-"""Maximum characters of a `traceparent` that is kept."""
-
 MAX_KEY = 255
 """Characters of an Idempotency-Key."""
 
@@ -100,7 +97,7 @@ class Submitting:
             submitted=now,
             deadline=now + (query.deadline or engine.options.deadline),
             estimate=asked.estimate,
-            traceparent=_traceparent(request),
+            traceparent=request.traceparent,
         )
         repeats = await _submission(request, owner.id, query)
         return await engine.submit(owner, [item], repeats)
@@ -144,12 +141,6 @@ async def _submission(request: ControlRequest, owner: str, query: SubmitQuery) -
         raise BadRequest(f"an Idempotency-Key has 1 to {MAX_KEY} characters")
     named = f"{request.path}\n{query.deadline}\n".encode()
     return Submission(owner, key, hashlib.sha256(named + await request.body()).digest())
-
-
-def _traceparent(request: ControlRequest) -> str | None:
-    """Return the header, if it can be one: the call of the item reads it."""
-    value = request.header("traceparent") or ""
-    return value if 0 < len(value) <= MAX_TRACEPARENT and value.isascii() else None
 
 
 def priority_of(members: Members) -> int:

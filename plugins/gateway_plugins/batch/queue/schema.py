@@ -6,7 +6,7 @@ A lane has the items of one owner, model and priority; `queued` and `running` co
 in the transaction that changes the items; `begun` is when one of the items was last begun. `holder`
 is the process that runs the item, see `holders.py`. `due` is when an item may be tried again, 0 for
 an item that may run at once.
-`traceparent` is the header of this name that the item was submitted with.
+`traceparent` is the header of this name that the item, or the batch, was submitted with.
 `attempts` counts the calls begun for the item, `charged` those that count against `max_attempts`.
 
 A batch is a row of `batches`; `holder` is the process that reads its input or writes its results.
@@ -149,6 +149,13 @@ CREATE INDEX batches_held ON batches (holder) WHERE holder IS NOT NULL;
 
 _TRACEPARENT = "ALTER TABLE batch_items ADD COLUMN traceparent TEXT"
 
+_OF_BATCHES = "ALTER TABLE batches ADD COLUMN traceparent TEXT"
+
 MIGRATIONS = Migrations(
-    "batch", (Migration("create_tables", _TABLES), Migration("add_traceparent", _TRACEPARENT))
+    "batch",
+    (
+        Migration("create_tables", _TABLES),
+        Migration("add_traceparent", _TRACEPARENT),
+        Migration("add_traceparent_of_batches", _OF_BATCHES),
+    ),
 )

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway import (
+    LINKED,
     Body,
     Call,
     CallerGone,
@@ -49,6 +50,9 @@ FAILED = 1.0
 
 MAX_CLAIM = 64
 """Items that one transaction claims."""
+
+OF_ONE_REQUEST = ("completion", "chat_completion", "job")
+"""Kinds of items whose call is part of the trace of its submitter; others link to that trace."""
 
 CLOSING = 5.0
 """Seconds that the ends of calls may take to be stored when the gateway closes."""
@@ -256,7 +260,7 @@ class Runner:
         headers = [(b"content-type", b"application/json"), (b"x-request-id", item.id.encode())]
         if item.batch is not None:
             headers.append((b"x-session-id", b"batch-%d" % item.batch))
-        if item.traceparent is not None:
+        if item.traceparent is not None and item.kind in OF_ONE_REQUEST:
             headers.append((b"traceparent", item.traceparent.encode()))
         body = Body(unpack(item.body))
         body.kernel = self._gateway.kernel
@@ -273,6 +277,8 @@ class Runner:
         )
         call.count_tokens()
         call.state[WORK] = work
+        if item.traceparent is not None and item.kind not in OF_ONE_REQUEST:
+            call.state[LINKED] = item.traceparent
         return call
 
     def _runs_again(self, call: Call) -> bool:

@@ -94,6 +94,7 @@ class Submitting:
             is_base=is_base,
             reasoning=template.reasons if asked.reasoning is None else asked.reasoning,
             priority=asked.priority,
+            traceparent=request.traceparent,
         )
         most = engine.options.max_unfinished_per_key
         await engine.storage.write(lambda db: _add(db, new, most))

@@ -15,7 +15,10 @@ OVER = frozenset(("completed", "failed", "canceled"))
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """A row of `eval_jobs`. `principal` is the JSON of a Principal; `named`: evaluations were."""
+    """A row of `eval_jobs`. `principal` is the JSON of a Principal; `named`: evaluations were.
+
+    `traceparent` is the header of the request that added it.
+    """
 
     number: int
     id: str
@@ -32,6 +35,7 @@ class Job(msgspec.Struct, kw_only=True):
     priority: int
     folder: str | None
     error: str | None
+    traceparent: str | None
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -74,6 +78,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     is_base: bool
     reasoning: bool
     priority: int
+    traceparent: str | None = None
 
 
 _JOB = f"SELECT {', '.join(Job.__struct_fields__)} FROM eval_jobs"
@@ -94,9 +99,10 @@ def add(db: Database, new: NewJob) -> None:
     columns = "number, id, owner, principal, model, state, created, named, is_base_override,"
     row = (
         *(number, new.id, new.owner, new.principal, new.model, "pending", new.created, new.named),
-        *(new.is_base_override, new.is_base, new.reasoning, new.priority),
+        *(new.is_base_override, new.is_base, new.reasoning, new.priority, new.traceparent),
     )
-    db.insert(f"INSERT INTO eval_jobs ({columns} is_base, reasoning, priority)", [row])
+    columns += " is_base, reasoning, priority, traceparent"
+    db.insert(f"INSERT INTO eval_jobs ({columns})", [row])
     if new.arguments:
         rows = [(number, name, value) for name, value in new.arguments.items()]
         db.insert("INSERT INTO eval_arguments (job, name, value)", rows)

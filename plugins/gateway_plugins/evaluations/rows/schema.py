@@ -75,4 +75,8 @@ CREATE TABLE eval_metrics (
 );
 """
 
-MIGRATIONS = Migrations("evaluations", (Migration("create_tables", _TABLES),))
+_TRACEPARENT = "ALTER TABLE eval_jobs ADD COLUMN traceparent TEXT"
+
+MIGRATIONS = Migrations(
+    "evaluations", (Migration("create_tables", _TABLES), Migration("add_traceparent", _TRACEPARENT))
+)

@@ -134,6 +134,7 @@ class Collecting:
             priority=self._job.priority,
             deadline=self._options.deadline,
             source="eval",
+            traceparent=self._job.traceparent,
         )
 
     def _principal(self) -> Principal | None:

@@ -5,6 +5,7 @@ operation with all its retries. An attempt has those of an HTTP client, which nu
 What many calls share is written once and kept.
 """
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from struct import Struct
@@ -40,6 +41,12 @@ ERROR = b"\x7a\x02\x18\x02"
 LOCAL, REMOTE = b"\x85\x01\x01\x01\x00\x00", b"\x85\x01\x01\x03\x00\x00"
 """`flags` of a span whose parent is of this process, or that has none, and of one elsewhere."""
 
+LINK = b"\x6a"
+"""Tag of a link in a span."""
+
+_PARENT = re.compile(
+    "(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
 _times = Struct("<cQcQ").pack
 
 
@@ -74,6 +81,7 @@ def _call(call: FinishedCall, gen_ai: GenAi) -> bytes:
         b"" if overhead is None else measured("gateway.overhead", overhead),
         *(_gen_ai(call, gen_ai) if samples else ()),
         *_events(call),
+        b"" if call.linked is None else _link(call.linked),
         ERROR if _failed(call) else b"",
         LOCAL if call.parent_id is None else REMOTE,
     ]
@@ -85,6 +93,16 @@ def _ids(call: FinishedCall, span_id: str, parent_id: str | None) -> bytes:
     parent = "" if parent_id is None else f"2208{parent_id}"
     ids = bytes.fromhex(f"0a10{call.trace_id}1208{span_id}{parent}")
     return ids + field(b"\x1a", utf8(call.tracestate)) if call.tracestate else ids
+
+
+@lru_cache(MAX_KNOWN)
+def _link(traceparent: str) -> bytes:
+    """A link to the span of a request, nothing if the header is invalid."""
+    found = _PARENT.fullmatch(traceparent)
+    if found is None:
+        return b""
+    ids = bytes.fromhex(f"0a10{found[1]}1208{found[2]}")
+    return field(LINK, ids + b"\x35" + bytes((int(found[3], 16), 3, 0, 0)))
 
 
 def _name(call: FinishedCall) -> str:
