@@ -91,6 +91,9 @@ class Machine(RuleBasedStateMachine):
             pass
         for one in unfolding.choose(self.db, self.wanted(), 9, "me"):
             unfolding.note(self.db, one, "me", unfolding.unfold(self.db, one))
+        there = "SELECT session_id, max(number) FROM traces GROUP BY session_id"
+        known = "SELECT session_id, number FROM handover_sessions WHERE grown = 0"
+        assert dict(self.db.select(there)) == dict(self.db.select(known))
 
     @rule(count=st.integers(1, 4), complete=st.booleans(), version=st.sampled_from([None, 2]))
     def claim(self, count: int, version: int | None, *, complete: bool) -> None:

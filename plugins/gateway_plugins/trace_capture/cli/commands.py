@@ -1,4 +1,4 @@
-"""`gateway traces list|show|export`: reads the file without a gateway."""
+"""`gateway traces list|show|export|claims`: reads the file without a gateway."""
 
 import argparse
 import contextlib
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway import Config, ConfigError, Database, Trace
+from gateway import Config, ConfigError, Database, StorageError, StorageUnavailable, Trace
 from gateway_plugins.trace_capture.cli.export import (
     Export,
     JsonLines,
@@ -26,7 +26,8 @@ from gateway_plugins.trace_capture.cli.export import (
 )
 from gateway_plugins.trace_capture.cli.open_file import opened
 from gateway_plugins.trace_capture.cli.parquet import ParquetFile, load
-from gateway_plugins.trace_capture.cli.print_table import lines_of, table
+from gateway_plugins.trace_capture.cli.print_table import claims_table, lines_of, table
+from gateway_plugins.trace_capture.handover.states import states
 from gateway_plugins.trace_capture.store import queries
 from gateway_plugins.trace_capture.store.row_decoder import UnreadableRow
 
@@ -59,6 +60,7 @@ def add_trace_commands(subcommands: "Subcommands") -> None:
     _add_list(actions)
     _add_show(actions)
     _add_export(actions)
+    _add_claims(actions)
 
 
 def _add_list(actions: "Subcommands") -> None:
@@ -102,6 +104,12 @@ def _add_export(actions: "Subcommands") -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.set_defaults(run=_naming_output(_export))
+
+
+def _add_claims(actions: "Subcommands") -> None:
+    parser = actions.add_parser("claims", help="count trajectories by what trainers did with them")
+    _add_file(parser)
+    parser.set_defaults(run=_naming_output(_claims))
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +212,21 @@ def _show(options: Options) -> int:
         _print_error(f"{settings.storage.path}: there is no trace {options.trace_id}")
         return 1
     _print(msgspec.json.format(msgspec.json.encode(trace), indent=2))
+    return 0
+
+
+def _claims(options: Options) -> int:
+    settings: Config = options.settings.with_database(options.storage_path)
+    with opened(settings) as db:
+        try:
+            found = list(states(db))
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            path = settings.storage.path
+            raise ConfigError(f"{path}: no gateway that hands over has used this file") from None
+    for line in claims_table(found):
+        _print(line.encode())
     return 0
 
 

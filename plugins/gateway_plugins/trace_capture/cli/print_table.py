@@ -7,6 +7,7 @@ from itertools import islice
 import msgspec
 
 from gateway import Database, Trace, Verdict
+from gateway_plugins.trace_capture.handover.states import State
 from gateway_plugins.trace_capture.store.row_decoder import RowDecoder, StoredRow, UnreadableRow
 
 MAX_CELL_WIDTH = 40
@@ -74,6 +75,14 @@ def table(lines: Iterable[Line]) -> Iterator[str]:
         for row in waiting:
             yield "  ".join(map(str.ljust, row, widths)).rstrip()
         waiting = [_cells(line) for line in islice(coming, 1)]
+
+
+def claims_table(found: Iterable[State]) -> Iterator[str]:
+    """Yield headings, then a row for each state."""
+    yield f"{'STATE':16} {'COUNT':>9}  OLDEST"
+    for one in found:
+        oldest = "" if one.oldest is None else _time(one.oldest)
+        yield f"{one.state:16} {one.number:9}  {oldest}".rstrip()
 
 
 def _cells(line: Line) -> tuple[str, ...]:
