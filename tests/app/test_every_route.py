@@ -65,6 +65,7 @@ PLUGINS: set[Rule] = {
     ("/admin/weights/resume", ("POST",), "admin"),
     ("/admin/route", ("GET",), "admin"),
     ("/admin/admission", ("GET",), "monitor"),
+    ("/admin/load", ("GET",), "monitor"),
     ("/admin/queue", ("GET",), "monitor"),
     ("/admin/limits", ("GET",), "monitor"),
     ("/monitor/key_usage", ("GET",), "monitor"),
@@ -136,6 +137,7 @@ SETS: dict[str, Sequence[Any]] = {
     "all": (
         *("sessions", "circuit_breaker", entry("weight_sync", **WEIGHTS)),
         "gateway_plugins.session_admission:SessionAdmission",
+        "gateway_plugins.load_aware:LoadAware",
         *(entry("backpressure", no_worker="refuse"), "stickiness"),
         *("trace_capture", "usage", "limits", "openai_models", "metrics", "access_log"),
     ),

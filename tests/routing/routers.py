@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gateway_plugins.load_aware.loads import Loads
+from gateway_plugins.load_aware.options import Options
+from gateway_plugins.load_aware.reading import EngineLoad
 from gateway_plugins.session_admission.admission import Admission
 from gateway_plugins.session_admission.line import Ticket
 from gateway_plugins.session_admission.places import SessionKey
@@ -37,10 +40,23 @@ class Site:
         return self.now
 
 
+class Timed:
+    """Has nothing to do at any time."""
+
+    def next_time(self) -> float | None:
+        """Return when `pass_time` has to be called; None: need not be."""
+        return None
+
+    def pass_time(self) -> None:
+        """Do what is due."""
+
+
 class Chooser(Protocol):
     """A rule that chooses one of some workers."""
 
     def pick(self, turn: Turn, workers: Sequence[Worker]) -> Worker: ...
+    def next_time(self) -> float | None: ...
+    def pass_time(self) -> None: ...
 
 
 class Router(Protocol):
@@ -48,13 +64,11 @@ class Router(Protocol):
 
     def arrive(self, turn: Turn) -> None: ...
     def end(self, turn: Turn) -> None: ...
-    def next_time(self) -> float | None:
-        """Return when `pass_time` has to be called; None: need not be."""
-
+    def next_time(self) -> float | None: ...
     def pass_time(self) -> None: ...
 
 
-class Sticky:
+class Sticky(Timed):
     """One of the policies of `stickiness`; without one, the core's choice: the least loaded.
 
     A session that is not named has the key of how its prompt begins: that of its kind of agent.
@@ -78,6 +92,29 @@ class Sticky:
         return key_point("prefix", f"You are agent {turn.session.kind}.")
 
 
+class LoadAware(Timed):
+    """`load_aware`: asks all engines once a second."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._loads = Loads(Options())
+        self._due = 0.0
+
+    def pick(self, turn: Turn, workers: Sequence[Worker]) -> Worker:
+        return self._loads.pick(workers, self._site.now)
+
+    def next_time(self) -> float | None:
+        return self._due
+
+    def pass_time(self) -> None:
+        if self._due > self._site.now:
+            return
+        for worker, engine in self._site.engines.items():
+            load = EngineLoad(engine.running, engine.waiting, engine.usage)
+            self._loads.note(worker, load, self._site.now)
+        self._due = self._site.now + self._loads.options.interval
+
+
 class AtOnce:
     """Sends each turn at once."""
 
@@ -93,10 +130,10 @@ class AtOnce:
         pass
 
     def next_time(self) -> float | None:
-        return None
+        return self._chooser.next_time()
 
     def pass_time(self) -> None:
-        pass
+        self._chooser.pass_time()
 
 
 class Admitted:
@@ -133,10 +170,12 @@ class Admitted:
         self._rules.end(self._tickets.pop(turn), self._site.now, final=final)
 
     def next_time(self) -> float | None:
-        return self._rules.places.next_expiry()
+        due = (self._rules.places.next_expiry(), self._chooser.next_time())
+        return min((time for time in due if time is not None), default=None)
 
     def pass_time(self) -> None:
         self._rules.places.expire(self._site.now)
+        self._chooser.pass_time()
 
     def _go(self, turn: Turn, ticket: Ticket) -> None:
         assert ticket.place is not None
@@ -162,3 +201,7 @@ def least_loaded_call(site: Site, *, named: bool) -> Chooser:
 
 def two_choices(site: Site, *, named: bool) -> Chooser:
     return Sticky(site, PowerOfTwo(), named=named)
+
+
+def load_aware(site: Site, *, named: bool) -> Chooser:
+    return LoadAware(site)

@@ -16,6 +16,7 @@ from routing.routers import (
     consistent_hash,
     least_loaded_call,
     least_loaded_session,
+    load_aware,
     two_choices,
 )
 from routing.workload import Load, sessions_of
@@ -62,15 +63,25 @@ class Scene(msgspec.Struct, frozen=True):
 PLAIN = (
     Rule("two choices", two_choices),
     Rule("least loaded, each call", least_loaded_call),
+    Rule("load-aware, each call", load_aware),
     Rule("least loaded, each session", least_loaded_session),
     Rule("consistent hash", consistent_hash),
 )
+
+
+KEPT = Rule("load-aware, each session", load_aware, 10**6)
+"""`session_admission` without a limit: a session stays where it is hot."""
 
 
 def admitted(hot: int, *, told: bool = True) -> Rule:
     """Return the rule with that many hot sessions a worker."""
     name = f"admission, {hot} hot" + ("" if told else ", ends not told")
     return Rule(name, consistent_hash, hot, told)
+
+
+def admitted_by_load(hot: int) -> Rule:
+    """Return the same, but new sessions go where engines tell the least load."""
+    return Rule(f"admission, {hot} hot, load-aware", load_aware, hot)
 
 
 SCENES = (
@@ -80,7 +91,9 @@ SCENES = (
         Speed(),
         (
             *PLAIN,
+            KEPT,
             *map(admitted, (8, 16, 24, 32, 40)),
+            admitted_by_load(24),
             *(admitted(hot, told=False) for hot in (24, 32)),
         ),
     ),
@@ -88,7 +101,7 @@ SCENES = (
         "Caches that hold all sessions",
         Load(),
         Speed(cache=2_000_000),
-        (*PLAIN, *map(admitted, (24, 32, 64))),
+        (*PLAIN, KEPT, *map(admitted, (24, 32, 64)), admitted_by_load(64)),
     ),
 )
 

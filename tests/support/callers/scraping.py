@@ -16,6 +16,7 @@ CHAT = "/v1/chat/completions"
 ALL = (
     *("limits", "sessions", "circuit_breaker", "weight_sync", "trl"),
     *("gateway_plugins.session_admission:SessionAdmission", "backpressure"),
+    "gateway_plugins.load_aware:LoadAware",
     *("trace_capture", "usage", "batch", "gateway_plugins.evaluations:Evaluations"),
     "gateway_plugins.translate:Translate",
     "gateway_plugins.join_retries:JoinRetries",
