@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 import pyarrow.parquet
 import pytest
-from gateway_plugins.trace_capture.cli.export import Progress, TrajectoryRow
-from gateway_plugins.trace_capture.cli.parquet import schema_of
+from gateway_plugins.trace_capture.cli.export import Progress
+from gateway_plugins.trace_capture.exports.parquet import schema_of
+from gateway_plugins.trace_capture.exports.rows import TrajectoryRow
 from gateway_plugins.trace_capture.recording.head import Head
 from gateway_plugins.trace_capture.store.row import Content
 from support.records.recorded_file import Traces
@@ -199,7 +200,7 @@ def whole_row(head: dict[str, Any], stored: bytes) -> bytes:
 def test_export_writes_parquet_in_row_groups(
     traces: Traces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway_plugins.trace_capture.cli.parquet.ROWS", 4)
+    monkeypatch.setattr("gateway_plugins.trace_capture.exports.parquet.ROWS", 4)
     traces("export", "--allow-incomplete", "-o", tmp_path / "out.pq")
     file = pyarrow.parquet.ParquetFile(tmp_path / "out.pq")
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [4, 2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from gateway_plugins.trace_capture.cli import parquet
+from gateway_plugins.trace_capture.exports import parquet
 from support.gateways.capturing import call, capturing
 
 from gateway import ConfigError

@@ -15,18 +15,24 @@ import msgspec
 
 from gateway import Config, ConfigError, Database, StorageError, StorageUnavailable, Trace
 from gateway_plugins.trace_capture.cli.export import (
-    Export,
-    JsonLines,
-    Output,
     Progress,
-    Tally,
-    TrajectoryRow,
+    TraceExport,
     progress_stream,
     replaced,
+    trajectory_steps,
 )
 from gateway_plugins.trace_capture.cli.open_file import opened
-from gateway_plugins.trace_capture.cli.parquet import ParquetFile, load
 from gateway_plugins.trace_capture.cli.print_table import claims_table, lines_of, table
+from gateway_plugins.trace_capture.exports.formats import (
+    FORMATS,
+    PARQUET_FILE,
+    TRAINERS,
+    file_of,
+)
+from gateway_plugins.trace_capture.exports.output import JsonLines, Output, Tally
+from gateway_plugins.trace_capture.exports.parquet import load
+from gateway_plugins.trace_capture.exports.rows import TrajectoryRow
+from gateway_plugins.trace_capture.exports.sessions_out import KINDS, SessionExport, Wanted
 from gateway_plugins.trace_capture.handover.states import states
 from gateway_plugins.trace_capture.store import queries
 from gateway_plugins.trace_capture.store.row_decoder import UnreadableRow
@@ -92,12 +98,20 @@ def _add_export(actions: "Subcommands") -> None:
         "-o", "--output", type=Path, metavar="FILE", help="file to write instead of standard output"
     )
     parser.add_argument(
-        "--format", choices=("jsonl", "parquet"), help="format; default: by the suffix of the file"
+        "--format",
+        choices=FORMATS,
+        help="format; default: by the suffix of the file. Those of trainers hold trajectories",
     )
     parser.add_argument(
         "--trajectories",
         action="store_true",
         help="write token sequences with loss masks, of each session with a selected trace",
+    )
+    parser.add_argument(
+        "--fork-kind",
+        type=_kinds,
+        metavar="KIND[,KIND]",
+        help=f"only trajectories that are such forks: {', '.join(KINDS)}",
     )
     parser.add_argument(
         "--allow-incomplete", action="store_true", help="write INCOMPLETE traces, too"
@@ -143,6 +157,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not text.isascii() or len(text) > 15:
         raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text!r}")
     return int(text)
+
+
+def _kinds(text: str) -> frozenset[str]:
+    kinds = frozenset(text.split(","))
+    if not kinds.issubset(KINDS):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(KINDS)}, got {text!r}")
+    return kinds
 
 
 def _moment(text: str) -> float:
@@ -233,15 +254,18 @@ def _claims(options: Options) -> int:
 def _export(options: Options) -> int:
     to_stdout = options.output in (None, Path("-"))
     kind = _format(options, to_stdout)
+    options.trajectories |= kind in TRAINERS
+    if options.fork_kind is not None and not options.trajectories:
+        raise ConfigError("--fork-kind is for trajectories: say --trajectories, too")
     with opened(options.settings.with_database(options.storage_path)) as db:
         if to_stdout:
-            tally = _write(options, db, JsonLines(sys.stdout.buffer))
+            tally = _write(options, kind, db, JsonLines(sys.stdout.buffer))
         else:
             with (
                 replaced(options.output, force=options.force) as partial,
-                _output(kind, partial, _row_type(options)) as output,
+                _output(kind, partial, _row_type(options, kind)) as output,
             ):
-                tally = _write(options, db, output)
+                tally = _write(options, kind, db, output)
         _, lost = queries.count_sessions(db, _filter(options))
     for line in _summary(options, tally, lost):
         _print_error(line)
@@ -252,38 +276,45 @@ def _format(options: Options, to_stdout: bool) -> str:
     suffix = "" if to_stdout else options.output.suffix.lower()
     kind: str | None = options.format or (SUFFIXES.get(suffix) if suffix else "jsonl")
     if kind is None:
-        raise ConfigError(f"{options.output}: what format is that? say --format jsonl or parquet")
-    if kind == "parquet":
+        formats = ", ".join(FORMATS)
+        raise ConfigError(f"{options.output}: what format is that? say --format: {formats}")
+    file = file_of(kind)
+    if file is PARQUET_FILE:
         load()
-        if to_stdout:
-            raise ConfigError("Parquet cannot go to standard output; name a file with -o")
+    if to_stdout and not file.is_text:
+        name = f"a file of {kind}" if kind in TRAINERS else "Parquet"
+        raise ConfigError(f"{name} cannot go to standard output; name a file with -o")
     return kind
 
 
-def _row_type(options: Options) -> type[msgspec.Struct]:
+def _row_type(options: Options, kind: str) -> type[msgspec.Struct]:
+    if kind in TRAINERS:
+        return TRAINERS[kind].row_type
     return TrajectoryRow if options.trajectories else Trace
 
 
 @contextlib.contextmanager
 def _output(kind: str, path: Path, row_type: type[msgspec.Struct]) -> Iterator[Output]:
     with path.open("wb") as stream:
-        output = ParquetFile(stream, row_type) if kind == "parquet" else JsonLines(stream)
+        output = file_of(kind).open(stream, row_type)
         try:
             yield output
         finally:
             output.close()
 
 
-def _write(options: Options, db: Database, output: Output) -> Tally:
-    wanted = _filter(options)
-    export = Export(db, output, incomplete=_allowed(options))
+def _write(options: Options, kind: str, db: Database, output: Output) -> Tally:
+    wanted, allowed = _filter(options), _allowed(options)
     follow = Progress(progress_stream(to_stdout=options.output is None)).follow
-    if options.trajectories:
-        follow(
-            export.trajectories(wanted), "sessions", lambda: queries.count_sessions(db, wanted)[0]
-        )
-    else:
-        follow(export.traces(wanted), "traces", lambda: queries.count(db, wanted))
+    if not options.trajectories:
+        traces = TraceExport(db, output, incomplete=allowed)
+        follow(traces.steps(wanted), "traces", lambda: queries.count(db, wanted))
+        return traces.tally
+    kinds = options.fork_kind or frozenset(KINDS)
+    chosen = Wanted(verdict=options.verdict, kinds=kinds, incomplete=allowed)
+    export = SessionExport(db, kind, output, chosen)
+    steps = trajectory_steps(db, export, wanted)
+    follow(steps, "sessions", lambda: queries.count_sessions(db, wanted)[0])
     return export.tally
 
 

@@ -19,10 +19,18 @@ from gateway import (
     Trace,
     Verdict,
 )
-from gateway_plugins.trace_capture.cli.parquet import ParquetFile
+from gateway_plugins.trace_capture.exports.formats import FORMATS, PARQUET, TRAINERS, file_of
+from gateway_plugins.trace_capture.exports.output import Tally
+from gateway_plugins.trace_capture.exports.parquet import ParquetFile
+from gateway_plugins.trace_capture.exports.rows import TrajectoryRow
+from gateway_plugins.trace_capture.exports.sessions_out import (
+    KINDS,
+    NO_FORK,
+    SessionExport,
+    Wanted,
+)
 from gateway_plugins.trace_capture.http.fields import SessionIdList, Timestamp, session_id_of
 from gateway_plugins.trace_capture.http.paging import Paging, array
-from gateway_plugins.trace_capture.sequences.forks import FORK_KINDS
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.sessions.owners import visible_owner
@@ -40,28 +48,34 @@ class TraceQuery(Paging):
     verdict: Verdict | None = None
 
 
-NO_FORK = "none"
-"""The kind of a branch that leaves no other, in a query."""
-
-
 class TrajectoryQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """`fork_kind`: the wanted kinds, separated by commas; None: all."""
+    """`fork_kind`: the wanted kinds, separated by commas; None: all.
+
+    `format`: that of a file, else `json`. `allow_incomplete`: the file has INCOMPLETE trajectories,
+    too, as JSON always has.
+    """
 
     fork_kind: str | None = None
+    format: str = "json"
+    allow_incomplete: bool = False
 
     def kinds(self) -> frozenset[str]:
         """Return the wanted kinds. Raises BadRequest if one of them is none."""
-        known = (NO_FORK, *FORK_KINDS)
-        wanted = known if self.fork_kind is None else self.fork_kind.split(",")
-        for unknown in set(wanted).difference(known):
+        wanted = KINDS if self.fork_kind is None else self.fork_kind.split(",")
+        for unknown in set(wanted).difference(KINDS):
             raise BadRequest(
-                f"{unknown!r} is no kind of fork: write some of {', '.join(known)}",
+                f"{unknown!r} is no kind of fork: write some of {', '.join(KINDS)}",
                 param="fork_kind",
             )
         return frozenset(wanted)
 
-
-PARQUET = "application/vnd.apache.parquet"
+    def wanted(self, owner: str | None) -> Wanted:
+        """Return what is exported. Raises BadRequest for a kind or a format that is none."""
+        if self.format not in FORMATS:
+            raise BadRequest(
+                f"{self.format!r} is no format: write json, {', '.join(FORMATS)}", param="format"
+            )
+        return Wanted(kinds=self.kinds(), incomplete=self.allow_incomplete, owner=owner)
 
 
 class TraceForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -114,9 +128,21 @@ class TraceRoutes:
 
     async def trajectories(self, request: ControlRequest) -> Response:
         session_id, owner = session_id_of(request), visible_owner(request)
-        kinds = request.query(TrajectoryQuery).kinds()
+        query = request.query(TrajectoryQuery)
+        if query.format != "json":
+            return await self._file(session_id, query.format, query.wanted(owner))
+        kinds = query.kinds()
         data = await self._storage.read(lambda db: _trajectories(db, session_id, owner, kinds))
         return Response(data, media_type="application/json")
+
+    async def _file(self, session_id: str, form: str, wanted: Wanted) -> Response:
+        data, tally = await self._storage.read(lambda db: _exported(db, session_id, form, wanted))
+        file = file_of(form)
+        headers = {
+            "content-disposition": f'attachment; filename="trajectories.{file.suffix}"',
+            "x-trajectories-left-out": str(tally.left_out),
+        }
+        return Response(data, media_type=file.media_type, headers=headers)
 
 
 class TraceList:
@@ -154,6 +180,22 @@ def _parquet(trace: Trace) -> bytes:
     except (ConfigError, ValueError) as error:
         raise BadRequest(f"this trace cannot be sent as Parquet: {error}", param="format") from None
     return stream.getvalue()
+
+
+def _exported(db: Database, session_id: str, form: str, wanted: Wanted) -> tuple[bytes, Tally]:
+    """Return a file of a session's trajectories. Raises BadRequest if a package is missing."""
+    if not sessions.exists(db, session_id, wanted.owner):
+        raise NotFound("there is no such session")
+    stream = io.BytesIO()
+    row_type = TRAINERS[form].row_type if form in TRAINERS else TrajectoryRow
+    try:
+        output = file_of(form).open(stream, row_type)
+    except ConfigError as error:
+        raise BadRequest(str(error), param="format") from None
+    export = SessionExport(db, form, output, wanted)
+    export.write(session_id)
+    output.close()
+    return stream.getvalue(), export.tally
 
 
 def _trajectories(db: Database, session_id: str, owner: str | None, kinds: frozenset[str]) -> bytes:

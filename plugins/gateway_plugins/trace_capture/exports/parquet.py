@@ -60,7 +60,7 @@ class ParquetFile:
 
     def write(self, row: msgspec.Struct) -> None:
         """Write a row. Raises ValueError if a column cannot hold a value of the row."""
-        found = self._column.convert(msgspec.to_builtins(row))
+        found = self._column.convert(msgspec.to_builtins(row, builtin_types=(bytes,)))
         try:
             one = self._array([found], self._column.type)
         except self._errors as error:
@@ -114,10 +114,10 @@ def _column(hint: Any) -> Column:
         return _struct(kind)
     simple = {
         str: pyarrow.string(),
+        bytes: pyarrow.binary(),
         bool: pyarrow.bool_(),
         int: pyarrow.int64(),
         float: pyarrow.float64(),
-        bytes: pyarrow.string(),  # base64, as in JSON
     }
     return Column(simple[kind], _same) if kind in simple else _json()
 

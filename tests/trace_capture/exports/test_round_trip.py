@@ -1,0 +1,91 @@
+"""Tokens, masks, logprobs, alternatives and experts in each export are the trajectory's."""
+
+import io
+from collections import Counter
+
+import pytest
+from gateway_plugins.trace_capture.exports.formats import TRAINERS
+from hypothesis import HealthCheck, Phase, given, settings
+from support.trainers.files import READERS, nested
+from support.trainers.rollouts import (
+    EXPERTS,
+    LAYERS,
+    REWARD,
+    Read,
+    experts,
+    rollouts_of,
+    sessions,
+    trained,
+)
+
+from gateway import Trace, Trajectory
+
+FEW = settings(
+    max_examples=15,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+    deadline=None,
+)
+
+
+def exported(name: str, traces: list[Trace]) -> tuple[list[Trajectory], list[Read]]:
+    """The trajectories in which something is trained, and what is read of their export."""
+    stream, trainer = io.BytesIO(), TRAINERS[name]
+    output = trainer.file.open(stream, trainer.row_type)
+    written = []
+    for one, rollout in rollouts_of(traces):
+        if rollout is not None:
+            output.write(trainer.row_of(rollout))
+            written.append(one)
+    output.close()
+    return written, list(READERS[name](stream.getvalue()))
+
+
+def expected(one: Trajectory, traces: list[Trace]) -> Read:
+    mask, rows = trained(one, traces), len(one.token_ids) - 1
+    pairs = list(zip(mask, one.logprobs, one.weight_versions, strict=True))
+    return {
+        "tokens": one.token_ids,
+        "mask": mask,
+        "logprobs": [value if bit else 0.0 for bit, value, _ in pairs],
+        "versions": [version if bit else None for bit, _, version in pairs],
+        "experts": nested(experts(rows), (rows, LAYERS, EXPERTS)),
+        "top": [
+            [(token + place, -1.5 - place) for place in range(1 + token % 2)] if bit else []
+            for token, bit in zip(one.token_ids, mask, strict=True)
+        ],
+        "reward": REWARD.value,
+    }
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@given(traces=sessions())
+@FEW
+def test_each_export_says_what_the_trajectory_says(name: str, traces: list[Trace]) -> None:
+    written, found = exported(name, traces)
+    assert len(found) == len(written)
+    for one, read in zip(written, found, strict=True):
+        wanted = expected(one, traces)
+        start = wanted["mask"].index(1)
+        wanted["trained_top"] = [top for top in wanted["top"] if top]
+        wanted["top"] = wanted["top"][start:]
+        assert read == {key: wanted[key] for key in read}
+
+
+@given(traces=sessions())
+@FEW
+def test_each_token_of_a_complete_choice_is_trained_once_in_a_file(traces: list[Trace]) -> None:
+    counted = Counter[str]()
+    for one, read in zip(*exported("trl", traces), strict=True):
+        for trace_id, place in zip(one.trace_ids, one.choices, strict=True):
+            choice = next(t for t in traces if t.trace_id == trace_id).choices[place]
+            start = len(choice.prompt_token_ids)
+            stop = start + len(choice.token_ids)
+            assert len(set(read["mask"][start:stop])) == 1
+            counted[f"{trace_id}/{place}"] += read["mask"][start]
+    whole = {
+        f"{trace.trace_id}/{place}": 1 if choice.verdict == "COMPLETE" else 0
+        for trace in traces
+        for place, choice in enumerate(trace.choices)
+    }
+    assert {name: counted[name] for name in whole} == whole
