@@ -21,8 +21,8 @@ MAX_NUMBER = 40
 class TriedWorker(msgspec.Struct, frozen=True):
     """One attempt. Times are Unix nanoseconds, None if not reached.
 
-    `refused`: an error or a status that is one; `failure` is its code then. `ejected`: the circuit
-    breaker ejected the worker during the attempt or because of it.
+    `error` is the code of the error that ended it. `ejected`: the circuit breaker ejected the
+    worker during the attempt or because of it.
     """
 
     span_id: str
@@ -33,8 +33,7 @@ class TriedWorker(msgspec.Struct, frozen=True):
     first_byte: int | None
     reused: bool
     status: int | None
-    result: str
-    failure: str | None
+    error: str | None
     ejected: bool
 
 
@@ -42,10 +41,9 @@ class FinishedCall(msgspec.Struct, frozen=True):
     """One call. Times are Unix nanoseconds, texts are cut.
 
     `api` is the name of the API, None if the gateway does not know the path; `manages`: the call is
-    no work of a model. `asked` are its sampling parameters, see
-    `_asked`. `linked` is the `traceparent` of the request that caused it, whose trace it is no
-    part of. `content` is the request's body, if content is
-    recorded. `queue` and `overhead` are seconds, see Outcome.
+    no work of a model. `asked` are its sampling parameters, see `_asked`. `linked` is the
+    `traceparent` of the request that caused it and whose trace it is no part of. `content` is the
+    request's body, if content is recorded. `queue` and `overhead` are seconds, see Outcome.
     """
 
     trace_id: str
@@ -138,17 +136,9 @@ def _tried(attempt: Attempt, base: int) -> TriedWorker:
         first_byte=None if first is None else base + int(first * SECOND),
         reused=attempt.reused,
         status=attempt.status,
-        result=attempt.result,
-        failure=_failure(attempt),
+        error=None if attempt.error is None else attempt.error.code,
         ejected=bool(worker.conditions) and _ejected(attempt, began),
     )
-
-
-def _failure(attempt: Attempt) -> str | None:
-    if attempt.error is not None:
-        return attempt.error.code
-    status = attempt.status
-    return str(status) if status is not None and status >= 400 else None
 
 
 def _ejected(attempt: Attempt, began: int) -> bool:

@@ -42,11 +42,13 @@ class Ends:
         self.whole = True
 
     def add(self, chunk: bytes) -> None:
-        if len(chunk) > self.room:
+        size = len(chunk)
+        if size > self.room:
             self._make_room(chunk)
             chunk = chunk[-TAIL:]
+            size = len(chunk)
         self.chunks.append(chunk)
-        self.room -= len(chunk)
+        self.room -= size
 
     def _make_room(self, chunk: bytes) -> None:
         self.whole = False

@@ -21,8 +21,7 @@ def finished_call() -> FinishedCall:
         first_byte=2 * SECOND,
         reused=True,
         status=200,
-        result="200",
-        failure=None,
+        error=None,
         ejected=False,
     )
     return FinishedCall(

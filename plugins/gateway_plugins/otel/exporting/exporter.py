@@ -88,11 +88,12 @@ class Exporter:
 
     def put(self, call: FinishedCall) -> None:
         """Take a call; called in the event loop."""
-        if len(self._waiting) >= self._most:
+        waiting = len(self._waiting)
+        if waiting >= self._most:
             self.dropped["queue_full"] += 1 + len(call.attempts)
             return
         self._waiting.append(call)
-        if len(self._waiting) == BATCH // 2:  # most calls have one attempt
+        if waiting + 1 == BATCH // 2:  # most calls have one attempt
             self._wake.set()
 
     def end(self, seconds: float) -> None:

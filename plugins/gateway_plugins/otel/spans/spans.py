@@ -238,12 +238,17 @@ def _of_attempts(call: FinishedCall) -> Iterator[bytes]:
             rest = event_named("gateway.queue", ("gateway.queue.duration", call.queue))
         else:
             worker = ("gateway.worker", attempt.worker)
-            rest = event_named("gateway.retry", worker, ("gateway.retry.after", before.result))
+            rest = event_named("gateway.retry", worker, ("gateway.retry.after", _ended(before)))
         yield event(attempt.began, rest)
         if attempt.ejected:
             rest = event_named("gateway.ejection", ("gateway.worker", attempt.worker))
             yield event(attempt.ended, rest)
         before = attempt
+
+
+def _ended(tried: TriedWorker) -> str:
+    """How an attempt ended, as `Attempt.result` says it."""
+    return tried.error or ("gone" if tried.status is None else str(tried.status))
 
 
 def _attempt(call: FinishedCall, place: int) -> bytes:
@@ -259,7 +264,7 @@ def _attempt(call: FinishedCall, place: int) -> bytes:
             tried.url,
             tried.reused,
             tried.status,
-            tried.failure,
+            tried.error,
             place,
         ),
     ]
@@ -277,10 +282,11 @@ def _tried(
     url: str,
     reused: bool,
     status: int | None,
-    failure: str | None,
+    error: str | None,
     place: int,
 ) -> bytes:
     """What there is to tell of an attempt, but for its ids and times."""
+    failure = error or (str(status) if status is not None and status >= 400 else None)
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     attributes = _attributes(
