@@ -15,7 +15,7 @@ from gateway.client.claims import ClaimedTrajectory, Claims, ClaimsChanged, chec
 RETRY = 1.0
 """Seconds until an acknowledgement that did not reach the gateway is sent again."""
 
-MIN_POLL = 0.05
+MIN_POLL = 0.25
 """Seconds until sessions are looked for again that another request was about to read."""
 
 

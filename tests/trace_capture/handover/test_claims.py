@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+from gateway_plugins.trace_capture.handover import claiming, reading
 from support.gateways.capturing import call, capturing
 from support.paths import SUPPORT
 from trace_capture.sessions.test_session_owners import ByName, named
@@ -328,6 +330,34 @@ def index_of(one: Any) -> int:
     return int(one["index"])
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "most"), [(reading, "MAX_BYTES", 2_000), (claiming, "MAX_TOKENS", 30)]
+)
+async def test_responses_are_bounded(
+    gateway_for: GatewayFor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    name: str,
+    most: int,
+) -> None:
+    live = await capturing(gateway_for, tmp_path)
+    for number in range(4):
+        body = {"session_id": f"s{number}", "metadata": {"note": "x" * 500}}
+        await live.client.post("/sessions", json=body)
+        await call(live, f"s{number}")
+    monkeypatch.setattr(module, name, most)
+    found = await ask(live, "claim", n=9, filter=NOW)
+    assert found["more"]
+    assert 1 <= len(found["claims"]) < 4
+    monkeypatch.setattr(module, name, 1)
+    [one] = (await ask(live, "claim", n=9, filter=NOW))["claims"]
+    monkeypatch.undo()
+    rest = (await ask(live, "claim", n=9, filter=NOW))["claims"]
+    got = [one["session_id"] for one in [*found["claims"], one, *rest]]
+    assert sorted(got) == ["s0", "s1", "s2", "s3"]
+
+
 async def test_leases_are_bounded(gateway_for: GatewayFor, tmp_path: Path) -> None:
     live = await capturing(gateway_for, tmp_path)
     for body, param in (
@@ -337,6 +367,7 @@ async def test_leases_are_bounded(gateway_for: GatewayFor, tmp_path: Path) -> No
         ({"n": 1001}, "n"),
         ({"order": "size"}, "order"),
         ({"filter": {"models": "x"}}, "filter.models"),
+        ({"filter": {"metadata": {"step": 1 << 70}}}, "filter.metadata[...]"),
     ):
         answer = await live.client.post("/trajectories/claim", json=body)
         assert error_of(answer)[::2] == (400, param), answer.text

@@ -4,13 +4,21 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+import pytest
 from gateway_plugins.trace_capture.handover import settling, turns, unfolding
-from gateway_plugins.trace_capture.handover.claiming import Claim, Room, drop_stale, lease
-from gateway_plugins.trace_capture.handover.filters import ClaimFilter, Wanted
+from gateway_plugins.trace_capture.handover.claiming import (
+    Claim,
+    Room,
+    drop_stale,
+    first_open,
+    lease,
+)
+from gateway_plugins.trace_capture.handover.filters import ClaimFilter, Order, Wanted
 from gateway_plugins.trace_capture.handover.intake import take_in
 from gateway_plugins.trace_capture.handover.reading import ClaimedTrajectory, read
 from gateway_plugins.trace_capture.store import queries
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.records.databases import memory_database
@@ -101,7 +109,10 @@ class Machine(RuleBasedStateMachine):
         settling.expire(self.db, self.now)
         self.unfold()
         claims = lease(self.db, wanted, Room(count, []), self.now + LEASE)
-        for claim, one in zip(claims, read(self.db, claims), strict=True):
+        built = read(self.db, claims)
+        assert built.left == []
+        for claim, data in zip(claims, built.claims, strict=True):
+            one = msgspec.json.decode(data, type=ClaimedTrajectory)
             self.check(claim, one, complete=complete, version=version)
             keys = {turn.key for turn in claim.taught}
             self.taught[claim.receipt] = claim.row.session_id, keys
@@ -206,3 +217,32 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
+TestMachine.settings = settings(stateful_step_count=25)
+
+
+class Planned:
+    """A database that tells how it would run each query, and finds nothing."""
+
+    def __init__(self) -> None:
+        self.plans: list[str] = []
+        self._db = memory_database([MIGRATIONS])
+
+    def select(self, sql: str, params: Any) -> Any:
+        found = self._db.select(f"EXPLAIN QUERY PLAN {sql}", params)
+        self.plans.append("; ".join(step for *_, step in found))
+        return iter(())
+
+
+@pytest.mark.parametrize("order", ["age", "version"])
+@pytest.mark.parametrize("owner", [None, "a key"])
+def test_claims_and_sessions_to_read_are_found_by_indexes(order: Order, owner: str | None) -> None:
+    db: Any = Planned()
+    for filter_ in (ANY, msgspec.structs.replace(ANY, since=1.0, model="m", min_reward=0.5)):
+        for version in (None, 7):
+            wanted = Wanted(filter_, owner, version, 100.0, order, 1.0, 1.0)
+            assert first_open(db, wanted) is None
+            assert unfolding.first_grown(db, wanted) == (None, False)
+            assert drop_stale(db, wanted) == 0
+    found = [plan for plan in db.plans if "SCAN o" in plan or "SCAN h" in plan or "TEMP" in plan]
+    assert found == []
+    assert len(db.plans) > 20

@@ -15,7 +15,7 @@ Ready = Literal["rewarded", "idle", "either"]
 Text = Annotated[str, Meta(max_length=4096)]
 Version = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
-Scalar = str | int | float | bool
+Scalar = str | Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | float | bool
 
 MAX_LISTED = 16
 """Maximum number of kinds and of metadata that one request may name."""

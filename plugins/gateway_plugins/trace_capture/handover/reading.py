@@ -1,7 +1,8 @@
 """Builds the trajectories that were claimed, as they were when they were opened."""
 
+import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +13,11 @@ from gateway_plugins.trace_capture.handover.unfolding import traces_upto
 from gateway_plugins.trace_capture.sequences.trajectories import Branch, Tree, add_rewards
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.store.row_decoder import UnreadableRow
+
+log = logging.getLogger("gateway.trace_capture")
+
+MAX_BYTES = 64 << 20
+"""Bytes of the trajectories of one response, with all that is told of their sessions."""
 
 
 class ClaimedTrajectory(Trajectory, kw_only=True):
@@ -30,34 +36,56 @@ class ClaimedTrajectory(Trajectory, kw_only=True):
     session_lost: int
 
 
-def read(db: Database, claims: Sequence[Claim]) -> list[ClaimedTrajectory]:
-    """Return what was claimed, in order, without what was deleted or damaged since."""
+class Built(msgspec.Struct, frozen=True):
+    """Claimed trajectories as JSON, in order, and the receipts of those that were too much.
+
+    One whose session was deleted or damaged since is in neither.
+    """
+
+    claims: list[msgspec.Raw]
+    left: list[str]
+
+
+def read(db: Database, claims: Sequence[Claim]) -> Built:
+    """Build what was claimed: up to MAX_BYTES, and at least one trajectory."""
     groups: defaultdict[tuple[str, int], list[Claim]] = defaultdict(list)
     for claim in claims:
         groups[claim.row.session_id, claim.row.upto].append(claim)
-    found: dict[str, ClaimedTrajectory] = {}
+    found: dict[str, bytes] = {}
+    left: list[str] = []
+    room = MAX_BYTES
     for (session_id, upto), group in groups.items():
-        found |= _of_session(db, session_id, upto, group)
-    return [found[claim.receipt] for claim in claims if claim.receipt in found]
+        if room <= 0:
+            left += [claim.receipt for claim in group]
+            continue
+        for made in _of_session(db, session_id, upto, group):
+            data = msgspec.json.encode(made)
+            if found and len(data) > room:
+                left.append(made.receipt)
+            else:
+                found[made.receipt] = data
+                room -= len(data)
+    ordered = (found.get(claim.receipt) for claim in claims)
+    return Built([msgspec.Raw(data) for data in ordered if data is not None], left)
 
 
 def _of_session(
     db: Database, session_id: str, upto: int, claims: Sequence[Claim]
-) -> dict[str, ClaimedTrajectory]:
+) -> Iterator[ClaimedTrajectory]:
     session = sessions.get(db, session_id)
     if session is None:
-        return {}
+        return
     wanted = {(claim.row.trace_id, claim.row.choice): claim for claim in claims}
     given = rewards.of_session(db, session_id)
-    found = {}
     try:
-        for branch in Tree(traces_upto(db, session_id, upto)).branches():
-            claim = wanted.get((branch.turns[-1].trace_id, branch.turns[-1].choice))
-            if claim is not None:
-                found[claim.receipt] = _claimed(claim, branch, session, given)
-    except UnreadableRow:
-        return {}
-    return found
+        tree = Tree(traces_upto(db, session_id, upto))
+    except UnreadableRow as error:
+        log.warning("claims of the session %r cannot be read: %s", session_id, error)
+        return
+    for branch in tree.branches():
+        claim = wanted.get((branch.turns[-1].trace_id, branch.turns[-1].choice))
+        if claim is not None:
+            yield _claimed(claim, branch, session, given)
 
 
 def _claimed(

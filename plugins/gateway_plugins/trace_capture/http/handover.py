@@ -7,12 +7,11 @@ from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Meta
-from starlette.responses import Response
 
-from gateway import BadRequest, ControlRequest, Database, Forbidden, Host
+from gateway import BadRequest, ControlRequest, Forbidden, Host
 from gateway_plugins.trace_capture.handover.filters import ClaimFilter, Order, Wanted
-from gateway_plugins.trace_capture.handover.queue import Ask, Found, Handover
-from gateway_plugins.trace_capture.handover.reading import ClaimedTrajectory, read
+from gateway_plugins.trace_capture.handover.queue import Ask, Handover
+from gateway_plugins.trace_capture.handover.reading import read
 from gateway_plugins.trace_capture.handover.settling import Settled
 from gateway_plugins.trace_capture.handover.unfolding import number_of
 from gateway_plugins.trace_capture.sessions.owners import visible_owner
@@ -45,12 +44,12 @@ class Extension(Receipts):
 
 
 class Claims(msgspec.Struct):
-    """`claims`, and how many trajectories were `dropped` because they were stale.
+    """`claims` are each a ClaimedTrajectory; `dropped` trajectories were stale.
 
     `more`: there may be more at once. `weight_version` is the current one, None if none is known.
     """
 
-    claims: list[ClaimedTrajectory]
+    claims: list[msgspec.Raw]
     dropped: int
     more: bool
     weight_version: int | None
@@ -79,7 +78,7 @@ class HandoverRoutes:
         self._capture = capture
         self._handover = Handover(gateway.storage, capture.claim_counts)
 
-    async def claim(self, request: ControlRequest) -> Response:
+    async def claim(self, request: ControlRequest) -> Claims:
         given, version = await request.json(NewClaim), self._version()
         wanted = Wanted(
             filter=given.filter,
@@ -95,9 +94,10 @@ class HandoverRoutes:
             )
         seconds = self._seconds(given.lease)
         found = await self._handover.claim(Ask(wanted, given.n, seconds, given.drop_stale))
-        encode = partial(_encoded, found=found, version=version)
-        data = await self._gateway.storage.read(encode)
-        return Response(data, media_type="application/json")
+        built = await self._gateway.storage.read(partial(read, claims=found.claims))
+        if built.left:
+            await self._handover.release(built.left, None)
+        return Claims(built.claims, found.stale, found.more or bool(built.left), version)
 
     async def acknowledge(self, request: ControlRequest) -> Settled:
         receipts = (await request.json(Receipts)).receipts
@@ -152,8 +152,3 @@ def _min_version(filter_: ClaimFilter, version: int | None) -> int | None:
         )
     found = version - filter_.max_staleness
     return found if filter_.min_weight_version is None else max(found, filter_.min_weight_version)
-
-
-def _encoded(db: Database, found: Found, version: int | None) -> bytes:
-    claims = read(db, found.claims)
-    return msgspec.json.encode(Claims(claims, found.stale, found.more, version))
