@@ -30,6 +30,8 @@ from gateway.testing import MESSAGES, NO_PROBES, Live, entry, live
 Rule = tuple[str, tuple[str, ...], Wanted | None]
 """A route: its path, its methods (none: what it leads to knows them), its scope."""
 
+HANDOVER = ("claim", "ack", "release", "extend")
+
 CORE: set[Rule] = {
     ("/v1/{path:path}", (), CARRIED),
     ("/tokenize", (), CARRIED),
@@ -56,6 +58,7 @@ PLUGINS: set[Rule] = {
     ("/sessions/{session_id}/rewards", ("GET", "POST"), "sessions"),
     ("/sessions/{session_id}", ("DELETE", "GET"), "sessions"),
     ("/traces/query", ("POST",), "sessions"),
+    *((f"/trajectories/{one}", ("POST",), "sessions") for one in HANDOVER),
     ("/traces/{trace_id}", ("GET",), "sessions"),
     ("/admin/flush", ("POST",), "sessions"),
     ("/admin/weight_version", ("GET", "POST"), "admin"),
@@ -70,6 +73,7 @@ PLUGINS: set[Rule] = {
     ("/admin/limits", ("GET",), "monitor"),
     ("/monitor/key_usage", ("GET",), "monitor"),
     ("/monitor/calls", ("GET",), "monitor"),
+    ("/monitor/run_usage", ("GET",), "monitor"),
     ("/metrics", ("GET",), "monitor"),
 }
 

@@ -223,7 +223,8 @@ async def test_time_in_the_queue_counts(stage: Stage) -> None:
         await until(lambda: len(stage.worker.requests) == before + 100)
         seen = len(stage.worker.requests)
         found: Ended = await asyncio.to_thread(caller.ask, chat("good"), (), 0.2)
-        assert found.code == "DEADLINE_EXCEEDED"
+        # If calls have just ended, the gateway knows that the wait is longer, and refuses it.
+        assert found.code in ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
         assert len(stage.worker.requests) == seen
     await idle(stage)
     assert len(stage.worker.requests) == seen

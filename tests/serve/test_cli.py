@@ -142,7 +142,7 @@ def test_help_lists_the_commands_of_installed_plugins(
     code, out, _ = run(capsys, "--help")
     assert code == 0
     told = " ".join(out.split())
-    names = "batch, eval, import-orchestrator, keys, traces, upload, usage"
+    names = "batch, doctor, eval, import-orchestrator, keys, replay, traces, upload, usage"
     assert f"Commands of installed plugins: {names}." in told
     code, out, _ = run(capsys, "traces", "--help")
     assert code == 0

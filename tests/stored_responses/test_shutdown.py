@@ -13,7 +13,7 @@ from support.gateways.serving_process import Process, serving
 from gateway.simulator import Simulator
 
 JSON = (b"content-type", b"application/json")
-BODY = b'{"model":"sim","input":"Hello","background":true,"max_output_tokens":%d}'
+BODY = b'{"model":"sim","input":"Hello","background":true,"ignore_eos":true,"max_output_tokens":%d}'
 
 
 async def begin(process: Process, tokens: int) -> str:

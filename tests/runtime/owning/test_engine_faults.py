@@ -63,7 +63,8 @@ async def test_fault_6_10_model_that_two_runtimes_may_load_is_started_once(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     runtimes = [{"name": name, "port": free_port()} for name in ("one", "two")]
-    live = await gateway_for(box(tmp_path, tiny("a", "load=0.3"), runtimes=runtimes), workers=())
+    model = tiny("a", "load=0.3", load_time=60.0)  # held longer, calls would bring in the other one
+    live = await gateway_for(box(tmp_path, model, runtimes=runtimes), workers=())
     answers = await asyncio.gather(*[ask(live) for _ in range(20)])
     assert {answer.status_code for answer in answers} == {200}
     assert starts(tmp_path) == 1
