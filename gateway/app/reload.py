@@ -214,6 +214,8 @@ class Reloader:
         async with AsyncExitStack() as undo:
             generation = await self._prepared(Generation.of(config, plugins, before), before, undo)
             _reconfigure(before.plugins, plugins, undo)
+            # Once more: what `trace_ratio` returns may have changed.
+            generation = replace(generation, chains=plugins.chains(before.chains))
             change_workers = gateway.workers.plan(config)
             undo.pop_all()
         gateway.adopt(generation)

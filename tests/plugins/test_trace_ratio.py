@@ -1,7 +1,10 @@
 """A plugin that records the spans of a share of the calls: what workers and its own hooks get."""
 
+from pathlib import Path
+
 import pytest
-from support.plugins.samplers import Contexts, Sampler, Share, header_of
+from support.gateways.reloadable import reloadable
+from support.plugins.samplers import Contexts, Sampler, Share, Shifting, header_of
 
 from gateway import ConfigError, Gateway
 from gateway.config import Config, PluginEntry
@@ -88,6 +91,25 @@ async def test_sample_trace_of_another_plugin_adds_calls(gateway_for: GatewayFor
     flags = [(header_of(request, b"traceparent") or "")[-2:] for request in worker.requests]
     assert flags == ["03", "02"]
     assert len(live.plugin(Share).seen) == 6, "only `sample_trace` can say, and it comes later"
+
+
+async def test_reload_asks_for_the_ratio_after_the_plugin_has_taken_its_options(
+    tmp_path: Path,
+) -> None:
+    def of(ratio: float) -> tuple[str, dict[str, float]]:
+        return "support.plugins.samplers:Shifting", {"ratio": ratio}
+
+    async with ScriptedWorker(answer_of(b"{}")) as worker:
+        fields = {"workers": [worker.url]}
+        async with reloadable(tmp_path / "gateway.yaml", of(0), **fields) as running:
+            kept = running.live.plugin(Shifting)
+            await ask(running.live)
+            await running.changed(of(0.9999999), **fields)
+            calls = [await ask(running.live)]
+            assert "trace_ratio" in await running.refused(of(1), **fields)
+            calls.append(await ask(running.live))  # all is as before
+            assert running.live.plugin(Shifting) is kept
+    assert kept.seen == [(name, called) for called in calls for name in HOOKS]
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan"), True, "half"])

@@ -44,6 +44,14 @@ class Share:
         self.seen.append(("call_finished", call.id))
 
 
+class Shifting(Share):
+    """Takes another share as it is, but not that of all calls."""
+
+    @hookimpl
+    def reconfigure(self, config: Share.Config) -> None:
+        self._ratio = config.ratio if config.ratio < 1 else 7
+
+
 class Contexts:
     """Keeps the distributed trace of each call at its end."""
 
