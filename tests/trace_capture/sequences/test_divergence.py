@@ -86,17 +86,21 @@ def test_divergence_treats_an_equivalent_message_as_retokenised(copy: dict[str, 
     assert cause(call("a", FIRST), child) == "retokenised_completion"
 
 
-def test_divergence_compares_tool_calls_by_their_arguments() -> None:
-    def calling(arguments: str, call_id: str) -> dict[str, Any]:
-        function = {"name": "add", "arguments": arguments}
+def test_divergence_compares_tool_calls_by_their_names() -> None:
+    """Harnesses write arguments anew, and some fill in paths and defaults."""
+
+    def calling(arguments: str, call_id: str, name: str = "add") -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
         tool_call = {"id": call_id, "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [tool_call]}
 
     parent = call("a", FIRST, answer=calling('{"a": 1, "b": 2}', "x"))
     result = {"role": "tool", "tool_call_id": "y", "content": "3"}
     same = call("b", [*FIRST, calling('{"a":1,"b":2}', "y"), result])
-    other = call("b", [*FIRST, calling('{"a":1,"b":7}', "y"), result])
+    edited = call("b", [*FIRST, calling('{"a":1,"b":7}', "y"), result])
+    other = call("b", [*FIRST, calling('{"a":1,"b":2}', "y", "multiply"), result])
     assert cause(parent, same) == "retokenised_completion"
+    assert cause(parent, edited) == "retokenised_completion"
     assert cause(parent, other) == "compacted_history"
 
 

@@ -3,8 +3,9 @@
 from collections import Counter
 
 import msgspec
+import pytest
 from gateway_plugins.trace_capture.sequences.trajectories import MIN_SHARED_TOKENS, trajectories
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import Reward, Trace, TraceChoice, Trajectories
@@ -13,13 +14,17 @@ IDS = st.lists(st.integers(0, 2), min_size=1, max_size=5)
 
 
 class Step(msgspec.Struct, frozen=True):
-    """How a call comes about: from which choice so far, what is added, and what is sampled."""
+    """How a call comes about: from which choice so far, what is added, and what is sampled.
+
+    `breaks_off`: the responses are INCOMPLETE.
+    """
 
     kind: str
     origin: int
     cut: int
     user: list[int]
     sampled: list[list[int]]
+    breaks_off: bool
 
 
 STEPS = st.lists(
@@ -30,6 +35,7 @@ STEPS = st.lists(
         cut=st.integers(0, 1000),
         user=IDS,
         sampled=st.lists(IDS, min_size=1, max_size=3),
+        breaks_off=st.booleans(),
     ),
     min_size=1,
     max_size=25,
@@ -52,13 +58,14 @@ def prompt_of(step: Step, earlier: list[TraceChoice]) -> list[int]:
     return (whole[: step.cut % len(whole)] if step.kind == "fork" else whole) + step.user
 
 
-def choice_of(place: int, prompt: list[int], sampled: list[int]) -> TraceChoice:
+def choice_of(place: int, prompt: list[int], sampled: list[int], breaks_off: bool) -> TraceChoice:
     return TraceChoice(
         index=place,
         prompt_token_ids=prompt,
         token_ids=sampled,
         logprobs=[-1.0 - place - at for at in range(len(sampled))],
-        verdict="COMPLETE",
+        verdict="INCOMPLETE" if breaks_off else "COMPLETE",
+        reasons=["unfinished"] if breaks_off else [],
     )
 
 
@@ -67,7 +74,9 @@ def grow(steps: list[Step]) -> list[Trace]:
     choices: list[TraceChoice] = []
     for number, step in enumerate(steps):
         prompt = prompt_of(step, choices)
-        made = [choice_of(place, prompt, ids) for place, ids in enumerate(step.sampled)]
+        made = [
+            choice_of(place, prompt, ids, step.breaks_off) for place, ids in enumerate(step.sampled)
+        ]
         traces.append(Trace(trace_id=f"t{number}", weight_version=number, choices=made))
         choices += made
     return traces
@@ -82,24 +91,34 @@ def by_place(traces: list[Trace]) -> dict[Place, TraceChoice]:
 
 
 def parent_by_search(traces: list[Trace], trace_id: str, prompt: list[int]) -> Place | None:
-    """The longest sequence of the traces before, of equal ones the latest."""
+    """The longest sequence of the traces before, of equal ones the latest.
+
+    In place of a response that broke off, and whose prompt was sent again since, its own parent.
+    """
     best, longest = None, 0
-    for trace in traces:
-        if trace.trace_id == trace_id:
-            break
+    earlier = traces[: [trace.trace_id for trace in traces].index(trace_id)]
+    for trace in earlier:
         for place, choice in enumerate(trace.choices):
             whole = sequence(choice)
             if len(whole) >= longest and prompt[: len(whole)] == whole:
                 best, longest = (trace.trace_id, place), len(whole)
+    while best is not None and is_given_up(earlier, best):
+        best = parent_by_search(traces, best[0], by_place(traces)[best].prompt_token_ids)
     return best
+
+
+def is_given_up(traces: list[Trace], place: Place) -> bool:
+    choice = by_place(traces)[place]
+    after = traces[[trace.trace_id for trace in traces].index(place[0]) + 1 :]
+    again = any(one.choices[0].prompt_token_ids == choice.prompt_token_ids for one in after)
+    return again and choice.verdict == "INCOMPLETE"
 
 
 def places(made: Trajectories) -> list[list[Place]]:
     return [list(zip(b.trace_ids, b.choices, strict=True)) for b in made.trajectories]
 
 
-@given(SESSIONS)
-def test_trajectories_count_each_sampled_token_once(traces: list[Trace]) -> None:
+def counts_each_token_once(traces: list[Trace]) -> None:
     choices, counted = by_place(traces), Counter[tuple[Place, int]]()
     made = trajectories("s", traces, [])
     for branch, turns in zip(made.trajectories, places(made), strict=True):
@@ -112,6 +131,19 @@ def test_trajectories_count_each_sampled_token_once(traces: list[Trace]) -> None
         assert not any(left.values())
     wanted = {(turn, at) for turn, choice in choices.items() for at in range(len(choice.token_ids))}
     assert counted == dict.fromkeys(wanted, 1)
+
+
+@given(SESSIONS)
+def test_trajectories_count_each_sampled_token_once(traces: list[Trace]) -> None:
+    counts_each_token_once(traces)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@settings(max_examples=10_000)
+@given(SESSIONS)
+def test_ten_thousand_trees_count_each_sampled_token_once(traces: list[Trace]) -> None:
+    counts_each_token_once(traces)
 
 
 @given(SESSIONS)

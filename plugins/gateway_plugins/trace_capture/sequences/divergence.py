@@ -125,7 +125,9 @@ def _of_history(
         return "unknown" if same == len(before) else "compacted_history"
     if _lost_reasoning(history[same], after[same]):
         return "stripped_reasoning"
-    if same == len(before) and after[same].role != "assistant":
+    if _is_rewritten(history[same], after[same]):
+        return "retokenised_completion"
+    if same == len(before) and not _is_answer(after[same]):
         return "rejected_attempt"
     if same == len(before) or _share_texts(history[same + 1 :], after[same:]):
         return "compacted_history"
@@ -151,6 +153,20 @@ def _same(one: Message, other: Message) -> bool:
 
 def _lost_reasoning(one: Message, other: Message) -> bool:
     return bool(one.reasoning) and not other.reasoning and one.visible() == other.visible()
+
+
+def _is_answer(message: Message) -> bool:
+    """Whether it is one; opencode puts an empty message in the place of one that broke off."""
+    return message.role == "assistant" and bool(message.text or message.calls or message.parts)
+
+
+def _is_rewritten(one: Message, other: Message) -> bool:
+    """Whether an answer came back with other arguments, or with another text for the same calls."""
+    if (one.role, other.role) != ("assistant", "assistant"):
+        return False
+    names = [[name for name, _ in message.calls] for message in (one, other)]
+    same_calls = bool(names[0]) and names[0] == names[1]
+    return same_calls or (bool(one.text) and one.text == other.text)
 
 
 def _share_texts(one: list[Message], other: list[Message]) -> bool:

@@ -27,7 +27,10 @@ OF_CAUSE: Mapping[Cause, ForkKind] = {
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """What later traces are compared with: a request with its messages, and those of its answer."""
+    """What later traces are compared with: a request with its messages, and those of its answer.
+
+    `request` is None if nothing was sampled: what is sampled later for it is no second sample.
+    """
 
     request: Any
     messages: Any
@@ -40,6 +43,7 @@ class Forks:
     def __init__(self) -> None:
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
         self._agents: set[str] = set()
+        self._summed_up: set[str | None] = set()  # agents that have yet to go on from a summary
         self._in_subagent = False
 
     def kind(self, trace: Trace) -> ForkKind:
@@ -48,10 +52,23 @@ class Forks:
         if said is not None:
             return said
         try:
-            retry = trace.retry_of is not None or self._was_sent(trace.raw_request)
-            return "retry" if retry else self._of_texts(trace) or _of_cause(trace)
+            if trace.retry_of is not None or self._was_sent(trace.raw_request):
+                return "retry"
+            found = self._of_texts(trace) or _of_cause(trace)
         except RecursionError:  # values nested too deeply to compare
             return "unknown"
+        return "compaction" if self._goes_on(trace, found) else found
+
+    def _goes_on(self, trace: Trace, found: ForkKind) -> bool:
+        """Whether the trace goes on from a summary that its harness has had made before.
+
+        The text alone need not tell: Claude Code takes its marks out of a summary.
+        """
+        agent = None if trace.harness is None else trace.harness.agent_id
+        if trace.harness is None or found == "reformatting" or agent not in self._summed_up:
+            return False
+        self._summed_up.remove(agent)
+        return True
 
     def _was_sent(self, request: object) -> bool:
         return request is not None and any(one.request == request for one in self._kept)
@@ -59,11 +76,15 @@ class Forks:
     def add(self, trace: Trace) -> None:
         """Note a trace after its `kind` was asked for, if it begins with a fork."""
         answers = [choice.message for choice in trace.choices]
-        self._kept.append(_Kept(trace.raw_request, trace.messages, answers))
+        sampled = trace.completion_token_ids or any(one.token_ids for one in trace.choices)
+        request = trace.raw_request if sampled else None
+        self._kept.append(_Kept(request, trace.messages, answers))
         if trace.harness is not None:
             self._in_subagent = trace.harness.call_kind == "subagent"
             if trace.harness.agent_id is not None:
                 self._agents.add(trace.harness.agent_id)
+            if trace.harness.call_kind == "compaction" and sampled:
+                self._summed_up.add(trace.harness.agent_id)
 
     def _of_harness(self, trace: Trace) -> ForkKind | None:
         """Return what the harness itself says; a subagent begins with its first call."""
@@ -92,7 +113,12 @@ class Forks:
 
 
 def _holds(message: Message, answer: str, *, alike: bool) -> bool:
-    """Whether an answer came back as a summary. `alike`: both conversations begin alike."""
+    """Whether an answer came back as a summary. `alike`: both conversations begin alike.
+
+    The result of a tool is no summary: it may be the answer of a subagent.
+    """
+    if message.role in ("tool", "function"):
+        return False
     if message.role == "assistant":
         return message.text == answer and not alike
     return answer in message.text

@@ -73,6 +73,7 @@ class Turn:
         "data",
         "divergence",
         "fork_kind",
+        "given_up",
         "logprobs",
         "parent",
         "reasons",
@@ -99,6 +100,7 @@ class Turn:
         self.parent: Turn | None = None
         self.children: list[Turn] = []
         self.claimed = False
+        self.given_up = False  # it broke off, and its prompt was sent again
 
     def versions(self) -> list[int | str | None]:
         """Return the version that sampled each token: that of its span, else the trace's."""
@@ -119,6 +121,7 @@ class Tree:
         self._lineage = Lineage()
         self._turns: dict[Key, Turn] = {}
         self._roots: list[Turn] = []
+        self._broken: dict[bytes, list[Turn]] = {}  # by their prompts
         self._forks = Forks()
         self._traces = 0
         for trace in traces:
@@ -131,12 +134,15 @@ class Tree:
             if packed is not None:
                 turn = Turn(trace, place, choice, b"".join(packed))
                 # The lineage gets this trace's choices later: none is a turn after another.
-                if self._attach(turn, packed[0]):
-                    turn.fork_kind = "sample" if place else self._forks.kind(trace)
+                if (fork := self._attach(turn, packed[0])) is not None:
+                    kind: ForkKind = "sample" if place else self._forks.kind(trace)
+                    turn.fork_kind = fork if kind == "unknown" else kind
                 grown[self._traces, place] = turn, turn.data
         for key, (turn, data) in grown.items():
             self._turns[key] = turn
             self._lineage.add(key, data)
+            if not turn.whole:
+                self._broken.setdefault(data[: turn.start * 4], []).append(turn)
         if not grown:
             self.left_out[trace.trace_id] = _why(trace)
         self._forks.add(trace)
@@ -153,16 +159,36 @@ class Tree:
                 yield Branch(place, _path_to(turn), places)
                 place += 1
 
-    def _attach(self, turn: Turn, prompt: bytes) -> bool:
-        """Add a turn to the tree; return whether it forks: another turn is in the same place."""
+    def _attach(self, turn: Turn, prompt: bytes) -> ForkKind | None:
+        """Add a turn to the tree.
+
+        Returns None unless it forks, so that another turn is in the same place; else the kind of
+        the fork as far as the tokens tell it.
+        """
+        parent, rewrites = self._parent(prompt)
+        turn.parent = parent
+        siblings = self._roots if parent is None else parent.children
+        siblings.append(turn)
+        if parent is not None:
+            parent.data = b""
+        if len(siblings) == 1:
+            return None
+        return "reformatting" if rewrites else "unknown"
+
+    def _parent(self, prompt: bytes) -> tuple[Turn | None, bool]:
+        """Return the turn that the prompt continues, None if it begins a conversation.
+
+        If a response broke off and the same prompt was sent again, what comes later continues the
+        second response, even if the harness has written it anew after the part that both share.
+        The second value is then true.
+        """
+        for same in self._broken.pop(prompt, ()) if self._broken else ():
+            same.given_up = True
         key = self._lineage.relation(prompt).parent
-        if key is None:
-            self._roots.append(turn)
-            return len(self._roots) > 1
-        turn.parent = self._turns[key]
-        turn.parent.children.append(turn)
-        turn.parent.data = b""
-        return len(turn.parent.children) > 1
+        longest = turn = None if key is None else self._turns[key]
+        while turn is not None and turn.given_up:
+            turn = turn.parent
+        return turn, turn is not longest
 
 
 class _Places:
