@@ -52,6 +52,17 @@ class _Delta(msgspec.Struct, frozen=True, gc=False):
     tool_calls: Any = None
 
 
+class _Entry(msgspec.Struct, gc=False):
+    token: str | None = None
+
+
+class _Scores(msgspec.Struct, gc=False):
+    """Logprobs as far as they have the texts of the tokens: those of chat, and of completions."""
+
+    content: list[_Entry] | None = None
+    tokens: list[str | None] | None = None
+
+
 class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     text: str | None = None
@@ -59,6 +70,7 @@ class _Choice(msgspec.Struct, gc=False):
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
     finish_reason: str | None = None
+    logprobs: msgspec.Raw = NOTHING
 
     @property
     def content(self) -> str:
@@ -70,6 +82,20 @@ class _Choice(msgspec.Struct, gc=False):
         """Whether it has what only the parser of a worker can tell from text."""
         delta = self.delta
         return bool(delta.reasoning or delta.reasoning_content or delta.tool_calls)
+
+    @property
+    def ends_within_character(self) -> bool:
+        """Whether the last of several tokens has no whole text; false if the engine tells none."""
+        if len(self.token_ids or ()) < 2:
+            return False
+        try:
+            scores = msgspec.json.decode(self.logprobs, type=_Scores | None)
+        except NOT_JSON:
+            return False
+        if scores is None or not (scores.content or scores.tokens):
+            return False
+        last = scores.content[-1].token if scores.content else (scores.tokens or [None])[-1]
+        return last is not None and (not last or last.endswith(BROKEN_CHARACTER))
 
 
 class _Seen(msgspec.Struct, gc=False):
@@ -96,8 +122,8 @@ class Stream:
 
     `broke`: it has broken off at least once. `tokens` are those of the present worker.
 
-    An event whose tokens have no text yet waits for the text: a character may need several tokens,
-    and no engine continues a prompt that ends within a character.
+    An event whose last token has no text yet waits for the text: a character may need several
+    tokens, and no engine continues a prompt that ends within a character.
     """
 
     def __init__(self, call: Call, api: str, limit: int, counts: Counts) -> None:
@@ -200,9 +226,10 @@ class Stream:
 
     def _waits(self, choice: _Choice) -> bool:
         """Whether the text of the choice's tokens may come later; never in a mode without text."""
-        has_none = bool(choice.token_ids) and not (choice.content or choice.is_thought)
         silent = self._api == "generate" and choice.text is None
-        if not has_none or silent or choice.finish_reason:
+        if not choice.token_ids or silent or choice.finish_reason:
+            return False
+        if (choice.content or choice.is_thought) and not choice.ends_within_character:
             return False
         return len(self._held) < MAX_HELD
 
