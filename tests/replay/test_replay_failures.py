@@ -30,7 +30,12 @@ async def worked(live: Live, session_id: str) -> tuple[ToolAgent, str]:
     return agent, ""
 
 
-@pytest.mark.parametrize("fault", ["too long", "cut", "error event", "aborted"])
+SLOW: tuple[Fault, ...] = ("too long", "error event", "aborted")
+
+
+@pytest.mark.parametrize(
+    "fault", ["cut", *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)]
+)
 async def test_recorded_failure_fails_again(
     gateway_for: GatewayFor, tmp_path: Path, fault: Fault
 ) -> None:
@@ -88,6 +93,7 @@ async def test_messages_are_replayed_with_the_same_bytes(
     assert (trace.verdict, trace.choices) == ("COMPLETE", recorded.choices)
 
 
+@pytest.mark.slow
 async def test_responses_are_replayed_with_the_same_tokens(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ async def diverged(client: httpx.AsyncClient, url: str, body: dict[str, Any]) ->
     return error
 
 
+@pytest.mark.slow
 async def test_call_beyond_the_recording_diverges_without_to_step(
     gateway_for: GatewayFor, run: tuple[Path, list[Trace], ToolAgent]
 ) -> None:
@@ -105,6 +106,7 @@ async def test_call_beyond_the_recording_diverges_without_to_step(
     assert "to_step" in (await diverged(live.client, url, {"model": "sim"}))["message"]
 
 
+@pytest.mark.slow
 async def test_divergence_may_go_live(
     gateway_for: GatewayFor, run: tuple[Path, list[Trace], ToolAgent]
 ) -> None:

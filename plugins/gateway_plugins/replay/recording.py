@@ -44,7 +44,8 @@ class Session(msgspec.Struct):
 class Recording(msgspec.Struct):
     """The sessions of a file by their ids, that of calls without a session is "".
 
-    `left_out` is the number of calls to which no worker responded; they are no steps.
+    `left_out` is the number of calls that are no steps: no worker responded, or the request was no
+    JSON object.
     """
 
     path: str
@@ -109,16 +110,16 @@ def _lines(file: BinaryIO, path: str) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _read(text: bytes, place: str, rules: Rules) -> _Found | None:
-    """Return what the index needs of a trace; None if no worker responded to the call."""
+    """Return what the index needs of a trace; None if the call is no step."""
     try:
         trace = _decode(text)
     except NOT_JSON:
         raise ConfigError(f"{place}: this is no trace: {json_mistake(text, Trace)}") from None
-    if trace.raw_request is None:
-        raise ConfigError(f"{place}: the trace {trace.trace_id} has no raw_request")
     if trace.wire_response is None:
         if _was_answered(trace):
             raise ConfigError(f"{place}: the trace {trace.trace_id} {NOT_KEPT}")
+        return None
+    if trace.raw_request is None:  # it was no JSON object, and no later one can equal it
         return None
     _check_head(trace, place)
     try:

@@ -118,6 +118,7 @@ async def test_command_fails_if_a_step_is_answered_with_another_status(
     assert not found[2]["equal"]
 
 
+@pytest.mark.slow
 async def test_command_replays_a_response_that_broke_off(
     gateway_for: GatewayFor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
