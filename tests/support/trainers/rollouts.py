@@ -24,14 +24,27 @@ def npy(shape: tuple[int, ...], numbers: list[int], code: str = "i", kind: str =
     return base64.b64encode(data + struct.pack(f"<{len(numbers)}{code}", *numbers)).decode()
 
 
-def experts(rows: int) -> list[int]:
-    return [row * 10 + one for row in range(rows) for one in range(LAYERS * EXPERTS)]
+def experts(rows: range, number: int) -> list[int]:
+    """Those that the trace of this number has of these tokens."""
+    size = LAYERS * EXPERTS
+    return [number * 10_000 + row * 10 + one for row in rows for one in range(size)]
+
+
+def experts_expected(one: Trajectory, traces: list[Trace]) -> list[int]:
+    """Those of each token from the turn that read it first."""
+    by_id, found, start = {trace.trace_id: trace for trace in traces}, list[int](), 0
+    for trace_id, place in zip(one.trace_ids, one.choices, strict=True):
+        choice = by_id[trace_id].choices[place]
+        stop = len(choice.prompt_token_ids) + len(choice.token_ids) - 1
+        found += experts(range(start, stop), int(trace_id[1:]))
+        start = stop
+    return found
 
 
 def enriched(trace: Trace, cut: frozenset[int]) -> Trace:
     number = int(trace.trace_id[1:])
     for place, choice in enumerate(trace.choices):
-        _enrich(choice, whole=(number + place) not in cut)
+        _enrich(choice, number, whole=(number + place) not in cut)
     first = trace.choices[0]
     trace.messages = [{"role": "user", "content": f"question {number}"}]
     trace.raw_request = {"messages": trace.messages, "tools": [TOOL]}
@@ -39,7 +52,7 @@ def enriched(trace: Trace, cut: frozenset[int]) -> Trace:
     return trace
 
 
-def _enrich(choice: TraceChoice, *, whole: bool) -> None:
+def _enrich(choice: TraceChoice, number: int, *, whole: bool) -> None:
     count = len(choice.token_ids)
     rows = len(choice.prompt_token_ids) + count - 1
     choice.message = {"role": "assistant", "content": "answer"}
@@ -47,7 +60,7 @@ def _enrich(choice: TraceChoice, *, whole: bool) -> None:
         [{"token_id": token + one, "logprob": -1.5 - one} for one in range(1 + token % 2)]
         for token in choice.token_ids
     ]
-    choice.routing_matrices = npy((rows, LAYERS, EXPERTS), experts(rows)) if rows else None
+    choice.routing_matrices = npy((rows, LAYERS, EXPERTS), experts(range(rows), number))
     choice.weight_versions = [WeightSpan(version="v", start=0, end=count)]
     if not whole:
         choice.verdict, choice.reasons = "INCOMPLETE", ["aborted"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway import Config, ConfigError, Database, StorageError, StorageUnavailable, Trace
+from gateway import Config, ConfigError, Database, StorageError, StorageUnavailable
 from gateway_plugins.trace_capture.cli.export import (
     Progress,
     TraceExport,
@@ -26,6 +26,7 @@ from gateway_plugins.trace_capture.cli.print_table import claims_table, lines_of
 from gateway_plugins.trace_capture.exports.formats import (
     FORMATS,
     PARQUET_FILE,
+    TRACES,
     TRAINERS,
     file_of,
 )
@@ -290,7 +291,7 @@ def _format(options: Options, to_stdout: bool) -> str:
 def _row_type(options: Options, kind: str) -> type[msgspec.Struct]:
     if kind in TRAINERS:
         return TRAINERS[kind].row_type
-    return TrajectoryRow if options.trajectories else Trace
+    return TrajectoryRow if options.trajectories else TRACES[kind].row_type
 
 
 @contextlib.contextmanager
@@ -307,7 +308,7 @@ def _write(options: Options, kind: str, db: Database, output: Output) -> Tally:
     wanted, allowed = _filter(options), _allowed(options)
     follow = Progress(progress_stream(to_stdout=options.output is None)).follow
     if not options.trajectories:
-        traces = TraceExport(db, output, incomplete=allowed)
+        traces = TraceExport(db, output, TRACES[kind].row_of, incomplete=allowed)
         follow(traces.steps(wanted), "traces", lambda: queries.count(db, wanted))
         return traces.tally
     kinds = options.fork_kind or frozenset(KINDS)

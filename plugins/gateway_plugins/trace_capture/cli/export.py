@@ -17,14 +17,17 @@ from gateway_plugins.trace_capture.exports.sessions_out import SessionExport
 from gateway_plugins.trace_capture.store import queries
 from gateway_plugins.trace_capture.store.row_decoder import RowDecoder, UnreadableRow
 
+RowOf = Callable[[Trace], msgspec.Struct]
+
 
 class TraceExport:
-    """Writes traces to `output`. `incomplete`: also those not COMPLETE."""
+    """Writes the row of each trace to `output`. `incomplete`: also those not COMPLETE."""
 
-    def __init__(self, db: Database, output: Output, *, incomplete: bool) -> None:
+    def __init__(self, db: Database, output: Output, row_of: RowOf, *, incomplete: bool) -> None:
         self.tally = Tally()
         self._db = db
         self._output = output
+        self._row_of = row_of
         self._incomplete = incomplete
 
     def steps(self, wanted: queries.TraceFilter) -> Iterator[None]:
@@ -44,7 +47,7 @@ class TraceExport:
             self.tally.leave_out(trace.reasons)
             return
         try:
-            self._output.write(trace)
+            self._output.write(self._row_of(trace))
         except ValueError:
             self.tally.leave_out(["does_not_fit"])
         else:

@@ -146,6 +146,12 @@ def top_of(
         return None
 
 
+def texts_of(told: Sequence[Any] | None) -> list[list[str]]:
+    """Return the texts of the alternatives of each token; "" for one that is named by its id."""
+    rows = map(_alternatives, told or ())
+    return [[name if isinstance(name, str) else "" for name, _ in row] for row in rows]
+
+
 def _packed(rows: list[list[tuple[Any, float]]], owns: list[dict[str | None, int]], k: int) -> Top:
     ids, logprobs = array("i"), array("f")
     for row, own in zip(rows, owns, strict=True):

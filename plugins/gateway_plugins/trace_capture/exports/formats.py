@@ -5,9 +5,11 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from gateway import Trace
 from gateway_plugins.trace_capture.exports.output import JsonLines, Output
 from gateway_plugins.trace_capture.exports.parquet import ParquetFile
 from gateway_plugins.trace_capture.exports.rollout import Rollout
+from gateway_plugins.trace_capture.exports.rows import TraceRow, trace_row
 from gateway_plugins.trace_capture.exports.torch_file import TorchFile
 from gateway_plugins.trace_capture.exports.trainers import atif, nemo_rl, slime, trl, verl
 
@@ -47,6 +49,23 @@ TRAINERS: dict[str, Trainer] = {
     "atif": Trainer(atif.row_of, atif.AtifRow, JSONL),
 }
 """Formats of trainers, which hold trajectories only."""
+
+
+def _same(trace: Trace) -> msgspec.Struct:
+    return trace
+
+
+class OfTraces(NamedTuple):
+    """How a plain format has traces: the row of each, and its type."""
+
+    row_of: Callable[[Trace], msgspec.Struct]
+    row_type: type[msgspec.Struct]
+
+
+TRACES: dict[str, OfTraces] = {
+    "jsonl": OfTraces(_same, Trace),
+    "parquet": OfTraces(trace_row, TraceRow),
+}
 
 FORMATS = (*PLAIN, *TRAINERS)
 

@@ -1,5 +1,6 @@
 """A trajectory with all that trainers want of it: what was trained on, messages, reward, arrays."""
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -202,40 +203,51 @@ class Rollout:
         return self.turns[-1].finish_reason == "length"
 
     def experts(self) -> Array | None:
-        """The experts of all tokens but the last one: of each, those at its first pass.
-
-        A turn samples its tokens and reads what came since the turn before. None if a turn does not
-        tell them of all tokens before its last one.
-        """
-        if any(one.experts is None or one.experts.rows != one.stop - 1 for one in self.turns):
-            return None
-        arrays = [turn.experts for turn in self.turns if turn.experts is not None]
-        if len({tuple(one.shape[1:]) for one in arrays}) != 1:
-            return None
-        ends = [one.rows for one in arrays]
-        pairs = zip(arrays, [0, *ends[:-1]], ends, strict=True)
-        data = b"".join(one.cut(start, stop) for one, start, stop in pairs)
-        return Array("int32", [ends[-1], *arrays[0].shape[1:]], data)
+        """The experts of all tokens but the last one, see experts_of_turns."""
+        return experts_of_turns(self.turns)
 
     def top(self) -> Top | None:
         """The alternatives of the response's tokens; None if no trained turn has any.
 
         Raises ValueError if rows of one length would be too many numbers.
         """
-        told = [turn for turn in self.trained if turn.top is not None]
-        if not told:
-            return None
-        k = max(turn.top.k for turn in told if turn.top is not None)
-        size = len(self.mask) - self.start
-        if k * size > MAX_TOP:
-            raise ValueError("the alternatives are too many to be packed")
-        ids, logprobs = array("i", [NO_ID] * (k * size)), array("f", [float("nan")] * (k * size))
-        for turn in told:
-            if turn.top is not None:
-                _place(turn.top, turn.start - self.start, k, ids, logprobs)
-        shape = [size, k]
-        packed = Array("float32", shape, logprobs.tobytes())
-        return Top(Array("int32", shape, ids.tobytes()), packed)
+        places = [(turn.top, turn.start - self.start) for turn in self.trained]
+        return top_of_turns(places, len(self.mask) - self.start)
+
+
+def experts_of_turns(turns: Sequence[Turn]) -> Array | None:
+    """Return the experts of all tokens of a trajectory but the last: those at their first pass.
+
+    A turn samples its tokens and reads what came since the turn before. None if a turn does not
+    tell them of all tokens before its last one.
+    """
+    arrays = [turn.experts for turn in turns if turn.experts is not None]
+    if [one.rows for one in arrays] != [turn.stop - 1 for turn in turns]:
+        return None
+    if len({tuple(one.shape[1:]) for one in arrays}) != 1:
+        return None
+    ends = [one.rows for one in arrays]
+    pairs = zip(arrays, [0, *ends[:-1]], ends, strict=True)
+    data = b"".join(one.cut(start, stop) for one, start, stop in pairs)
+    return Array("int32", [ends[-1], *arrays[0].shape[1:]], data)
+
+
+def top_of_turns(places: Iterable[tuple[Top | None, int]], size: int) -> Top | None:
+    """Return `size` rows of alternatives; those of each turn begin at its place.
+
+    None if no turn has any. Raises ValueError if they would be more than MAX_TOP numbers.
+    """
+    told = [(top, at) for top, at in places if top is not None]
+    if not told:
+        return None
+    k = max(top.k for top, _ in told)
+    if k * size > MAX_TOP:
+        raise ValueError("the alternatives are too many to be packed")
+    ids, logprobs = array("i", [NO_ID]) * (k * size), array("f", [math.nan]) * (k * size)
+    for top, at in told:
+        _place(top, at, k, ids, logprobs)
+    packed = Array("float32", [size, k], logprobs.tobytes())
+    return Top(Array("int32", [size, k], ids.tobytes()), packed)
 
 
 def _in_place_of_messages(turns: list[Turn], last: Trace) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from gateway import Database, SessionInfo, Trajectory, Verdict
 from gateway_plugins.trace_capture.exports.formats import TRAINERS
 from gateway_plugins.trace_capture.exports.output import Output, Tally
 from gateway_plugins.trace_capture.exports.rollout import NothingToTrain, Rollout, Turns
-from gateway_plugins.trace_capture.exports.rows import TrajectoryRow, row_of
+from gateway_plugins.trace_capture.exports.rows import TrajectoryRow, add_arrays, row_of
 from gateway_plugins.trace_capture.sequences.forks import FORK_KINDS
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
@@ -46,10 +46,9 @@ class SessionExport:
     def write(self, session_id: str) -> None:
         """Write the wanted trajectories of a session. Raises UnreadableRow on damage."""
         filter_ = queries.TraceFilter(session_ids=(session_id,), owner=self._wanted.owner)
-        turns, traces = Turns(), queries.select(self._db, filter_)
+        turns = Turns()
+        traces = turns.following(queries.select(self._db, filter_))
         given = rewards.of_session(self._db, session_id)
-        if self._trainer is not None:
-            traces = turns.following(traces)
         found = trajectories(session_id, traces, given)
         session = sessions.get(self._db, session_id) or SessionInfo(session_id=session_id)
         overall = [reward for reward in given if reward.trace_id is None]
@@ -83,6 +82,7 @@ class SessionExport:
 
     def _made(self, row: TrajectoryRow, turns: Turns, session: SessionInfo) -> msgspec.Struct:
         if self._trainer is None:
+            add_arrays(row, turns.of(row))
             return row
         last = queries.get(self._db, row.trace_ids[-1])
         if last is None:

@@ -22,7 +22,7 @@ from gateway import (
 from gateway_plugins.trace_capture.exports.formats import FORMATS, PARQUET, TRAINERS, file_of
 from gateway_plugins.trace_capture.exports.output import Tally
 from gateway_plugins.trace_capture.exports.parquet import ParquetFile
-from gateway_plugins.trace_capture.exports.rows import TrajectoryRow
+from gateway_plugins.trace_capture.exports.rows import TraceRow, TrajectoryRow, trace_row
 from gateway_plugins.trace_capture.exports.sessions_out import (
     KINDS,
     NO_FORK,
@@ -174,8 +174,8 @@ def _parquet(trace: Trace) -> bytes:
     """Return a file with the trace as its only row. Raises BadRequest if there can be none."""
     stream = io.BytesIO()
     try:
-        file = ParquetFile(stream, Trace)
-        file.write(trace)
+        file = ParquetFile(stream, TraceRow)
+        file.write(trace_row(trace))
         file.close()
     except (ConfigError, ValueError) as error:
         raise BadRequest(f"this trace cannot be sent as Parquet: {error}", param="format") from None
