@@ -74,6 +74,8 @@ PLUGINS: set[Rule] = {
     ("/monitor/key_usage", ("GET",), "monitor"),
     ("/monitor/calls", ("GET",), "monitor"),
     ("/monitor/run_usage", ("GET",), "monitor"),
+    ("/budgets/sessions/{session_id}", ("GET", "POST"), ("sessions", "admin")),
+    ("/budgets/runs/{run_id}", ("GET", "POST"), ("sessions", "admin")),
     ("/metrics", ("GET",), "monitor"),
 }
 
@@ -142,6 +144,7 @@ SETS: dict[str, Sequence[Any]] = {
         *("sessions", "circuit_breaker", entry("weight_sync", **WEIGHTS)),
         "gateway_plugins.session_admission:SessionAdmission",
         "gateway_plugins.load_aware:LoadAware",
+        *("gateway_plugins.join_retries:JoinRetries", "gateway_plugins.budgets:Budgets"),
         *(entry("backpressure", no_worker="refuse"), "stickiness"),
         *("trace_capture", "usage", "limits", "openai_models", "metrics", "access_log"),
     ),
