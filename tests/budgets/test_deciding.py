@@ -1,10 +1,10 @@
 """Whatever calls ask for and use, in whatever order: no budget is overrun, and nothing is lost."""
 
-import tempfile
+from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import msgspec
+import pytest
 from gateway_plugins.budgets import ledger
 from gateway_plugins.budgets.deciding import Decision, decide
 from gateway_plugins.budgets.ledger import MIGRATIONS, OWNER_TIMEOUT, Kind, Settled
@@ -113,24 +113,33 @@ class Story:
                 assert most is None or amount <= most
 
 
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    path = tmp_path_factory.mktemp("budgets") / "g.db"
+    prepare_file(path)
+    with closing(open_for_writing(path, "none", [MIGRATIONS])) as opened:
+        yield opened
+
+
+def emptied(db: Database) -> None:
+    for table in ("budget_spent", "budget_reserved", "budget_owners"):
+        db.execute(f"DELETE FROM {table}")
+
+
 @example(
-    Budget(max_tokens=100, when_spent="length"),
-    Budget(),
-    [Begin("a", "one", Ask(10, 80, 1, "sim", caps=True))] * 3 + [End(0, 50), End(0, 100)],
+    session=Budget(max_tokens=100, when_spent="length"),
+    run=Budget(),
+    steps=[Begin("a", "one", Ask(10, 80, 1, "sim", caps=True))] * 3 + [End(0, 50), End(0, 100)],
 )
-@given(BUDGETS, BUDGETS, STEPS)
+@given(session=BUDGETS, run=BUDGETS, steps=STEPS)
 def test_calls_in_flight_never_overrun_a_budget(
-    session: Budget, run: Budget, steps: list[Begin | End]
+    db: Connection, session: Budget, run: Budget, steps: list[Begin | End]
 ) -> None:
+    change(db, emptied)
     options = Options(session=session, run=run, prices=PRICES)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "g.db")
-        prepare_file(path)
-        with closing(open_for_writing(path, "none", [MIGRATIONS])) as db:
-            story = Story(db, options)
-            for step in steps:
-                story.take(step)
-            change(db, lambda one: ledger.forget_dead(one, NOW + OWNER_TIMEOUT + 1))
-            assert all(ledger.spent(db, *name, NOW).reserved == NOTHING for name in NAMES), (
-                "what dead processes had reserved is void"
-            )
+    story = Story(db, options)
+    for step in steps:
+        story.take(step)
+    change(db, lambda one: ledger.forget_dead(one, NOW + OWNER_TIMEOUT + 1))
+    held = [ledger.spent(db, *name, NOW).reserved for name in NAMES]
+    assert held == [NOTHING] * len(NAMES), "what dead processes had reserved is void"

@@ -107,12 +107,14 @@ class Budgets:
     @hookimpl
     @contextlib.asynccontextmanager
     async def lifespan(self, gateway: Host) -> AsyncIterator[None]:
-        self._storage = gateway.storage
+        self._storage, loop = gateway.storage, asyncio.get_running_loop()
+        self._ledger.settled = partial(loop.call_soon_threadsafe, self._freed.set)
         upkeep = asyncio.create_task(self._keep_up(gateway.storage))
         try:
             yield
         finally:
             upkeep.cancel()
+            self._ledger.settled = None
 
     @hookimpl
     def admit(self, call: Call) -> Awaitable[None] | None:
@@ -144,7 +146,6 @@ class Budgets:
             return
         del call.state[DECIDED]
         self._running -= 1
-        self._freed.set()
         used = used_by(call, outcome, decision.reserved, self.options)
         call.store(self._ledger, self._end(decision, used), SIZE, lazy=True)
 

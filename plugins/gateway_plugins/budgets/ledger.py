@@ -5,7 +5,7 @@ transaction of its trace, so any number of processes on one file agree. Reservat
 owner, a running process; those of an owner that has not been seen for a while are void.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -198,10 +198,14 @@ def _delete_some(db: Database, table: str, before: float) -> int:
 
 
 class Ledger:
-    """A gateway Sink of Settled. What could not be stored is in `owed`, to be stored later."""
+    """A gateway Sink of Settled. What could not be stored is in `owed`, to be stored later.
+
+    `settled`, if set, is called when ends of calls were committed, in the writer's thread.
+    """
 
     def __init__(self) -> None:
         self.owed: list[Settled] = []
+        self.settled: Callable[[], object] | None = None
 
     def prepare(self, db: Database, item: Settled) -> Settled:
         return item
@@ -209,7 +213,9 @@ class Ledger:
     def write(self, db: Database, rows: Sequence[Settled]) -> None:
         settle(db, rows)
 
-    def written(self, rows: Sequence[Settled]) -> None: ...
+    def written(self, rows: Sequence[Settled]) -> None:
+        if self.settled is not None:
+            self.settled()
 
     def lost(self, item: Settled, error: BaseException) -> None:
         self.owed.append(item)
