@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from gateway_plugins.trace_capture import TraceCapture
 from gateway_plugins.trace_capture.handover import claiming, reading
 from support.gateways.capturing import call, capturing
 from support.paths import SUPPORT
@@ -108,6 +109,21 @@ async def test_an_expired_claim_counts_until_another_has_its_tokens(
     assert await settle(live, "extend", [gone]) == ["claim_taken"]
     assert await settle(live, "ack", [left, taken]) == []
     assert await claim(live) == []
+    plugin = live.plugin(TraceCapture)
+    counts = {
+        sample.labels["event"]: sample.value
+        for sample in plugin.samples()
+        if sample.name == "gateway_trajectory_claims_total"
+    }
+    assert counts == {
+        "claimed": 3,
+        "acknowledged": 2,
+        "expired": 2,
+        "refused": 2,
+        "released": 0,
+        "extended": 0,
+        "stale": 0,
+    }
 
 
 async def test_an_extended_claim_holds_longer(gateway_for: GatewayFor, tmp_path: Path) -> None:
