@@ -85,7 +85,7 @@ simulate-day: $(STAMP)  # draws docs/runtime-day.svg, see docs/runtime.md
 simulate-weeks: $(STAMP)  # prints the table of docs/runtime.md; takes some minutes
 	$(VENV)/bin/python -m gateway_plugins.runtime.policy.simulation weeks
 
-simulate-routing: $(STAMP)  # prints the tables of docs/warm-caches.md; takes a minute
+simulate-routing: $(STAMP)  # prints the tables of docs/warm-caches.md; takes two minutes
 	PYTHONPATH=tests $(VENV)/bin/python -m routing
 
 clients: kernel $(VENV)-clients/node_modules $(VENV)-clients-2/.installed  # see docs/errors.md

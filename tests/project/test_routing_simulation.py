@@ -3,13 +3,24 @@
 import math
 
 import pytest
+from msgspec.structs import replace
 from routing.engine import Engine, Speed, Turn
-from routing.table import PLAIN, SCENES, Scene, admitted, measured, tables
+from routing.fleet import Others
+from routing.table import KEPT, PLAIN, SCENES, Rule, Scene, admitted, measured, tables
 from routing.workload import BLOCK, Load, Session, Step, sessions_of
 from support.paths import DOCS
 
-SMALL = Scene("small", Load(sessions=102, within=5.0), Speed(), PLAIN, engines=2)
+SMALL = Scene(
+    "small", Load(sessions=102, within=5.0, turns=8.0, result=2_400.0), Speed(), PLAIN, engines=2
+)
+SHORT = Load(sessions=51, within=5.0, turns=6.0)
+ROOMY = Speed(cache=2_000_000)
 SPEED = Speed(cache=100 * BLOCK)
+CALLS, HASH = "least loaded, each call", "consistent hash"
+
+
+def rule(name: str) -> Rule:
+    return next(one for one in PLAIN if one.name == name)
 
 
 def session(number: int, *prompts: int, output: int = 100) -> Session:
@@ -74,20 +85,31 @@ def test_simulation_is_the_same_for_the_same_seed() -> None:
 
 
 def test_admission_keeps_caches_warm_where_too_many_sessions_take_turns() -> None:
-    calls, hashed = (measured(SMALL, PLAIN[place]) for place in (1, -1))
-    right, few = (measured(SMALL, admitted(hot)) for hot in (24, 8))
+    calls, hashed = (measured(SMALL, rule(name)) for name in (CALLS, HASH))
+    right = measured(SMALL, admitted(24))
     assert calls.hits < hashed.hits < right.hits
     assert right.mean < 0.8 * hashed.mean < 0.8 * calls.mean
     assert right.p99 < hashed.p99
-    assert few.hits > hashed.hits, "too few hot sessions are warm, too,"
-    assert few.mean > hashed.mean, "and leave the engines idle"
 
 
-def test_admission_brings_nothing_where_all_sessions_fit() -> None:
-    load = Load(sessions=51, within=5.0, turns=6.0)
-    roomy = Scene("roomy", load, Speed(cache=2_000_000), PLAIN, engines=1)
-    hashed, few = measured(roomy, PLAIN[-1]), measured(roomy, admitted(16))
+def test_admission_of_too_few_leaves_engines_idle() -> None:
+    roomy = Scene("roomy", SHORT, ROOMY, PLAIN, engines=1)
+    hashed, few = measured(roomy, rule(HASH)), measured(roomy, admitted(16))
     assert hashed.mean < 0.8 * few.mean
+
+
+def test_prefix_tree_finds_the_sessions_that_nobody_names() -> None:
+    scene = Scene("unnamed", replace(SHORT, named=False), ROOMY, PLAIN, engines=3)
+    hashed, tree = (measured(scene, rule(name)) for name in (HASH, "prefix tree"))
+    assert hashed.hits < tree.hits
+    assert tree.mean < 0.95 * hashed.mean
+
+
+def test_load_as_engines_tell_it_counts_where_others_use_them() -> None:
+    others = Others(engines=1, every=0.9)
+    scene = Scene("others", SHORT, ROOMY, PLAIN, engines=3, others=others)
+    loaded, kept = measured(scene, rule("least loaded, each session")), measured(scene, KEPT)
+    assert kept.mean < 0.95 * loaded.mean
 
 
 @pytest.mark.slow

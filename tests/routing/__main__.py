@@ -1,4 +1,4 @@
-"""Prints the tables of docs/warm-caches.md: `make simulate-routing`; takes a minute."""
+"""Prints the tables of docs/warm-caches.md: `make simulate-routing`; takes two minutes."""
 
 import argparse
 import sys

@@ -11,7 +11,7 @@ import msgspec
 from gateway import Worker
 from routing.engine import Engine, Speed, Turn
 from routing.routers import Router, Site, Start
-from routing.workload import Session
+from routing.workload import Session, Step
 
 RouterOf = Callable[[Site, Start], Router]
 
@@ -30,13 +30,32 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
     slowest_key: float
 
 
+class Others(msgspec.Struct, frozen=True):
+    """Calls that come to the first `engines` past the gateway, one `every` so many seconds each.
+
+    `prompt` and `output` are tokens.
+    """
+
+    engines: int = 0
+    every: float = 1.0
+    prompt: int = 6_000
+    output: int = 400
+
+
 class Fleet:
-    """Some engines behind one router."""
+    """Some engines behind one router, which `others` use as well."""
 
     def __init__(
-        self, sessions: Sequence[Session], engines: int, speed: Speed, router: RouterOf
+        self,
+        sessions: Sequence[Session],
+        engines: int,
+        speed: Speed,
+        router: RouterOf,
+        others: Others | None = None,
     ) -> None:
         self._sessions = sessions
+        self._others = Others() if others is None else others
+        self._foreign: set[Turn] = set()
         self.engines = [Engine(speed) for _ in range(engines)]
         self._site = Site(self.engines)
         self._router = router(self._site, self._start)
@@ -53,6 +72,8 @@ class Fleet:
         try:
             for session in self._sessions:
                 self._at(session.start, self._arrival(Turn(session, 0, session.start)))
+            for place in range(self._others.engines):
+                self._at(place / self._others.engines, self._intrusion(self.engines[place], place))
             while len(self._ended) < len(self._sessions):
                 self._next()
         finally:
@@ -72,6 +93,20 @@ class Fleet:
 
     def _arrival(self, turn: Turn) -> Callable[[], None]:
         return lambda: self._router.arrive(turn)
+
+    def _intrusion(self, engine: Engine, number: int) -> Callable[[], None]:
+        """A call of others, and the next one after it."""
+
+        def happen() -> None:
+            others, now = self._others, self._site.now
+            step = Step(others.prompt, others.output, 0.0)
+            turn = Turn(_stranger(number, step), 0, now)
+            self._foreign.add(turn)
+            engine.add(turn, now)
+            self._schedule(engine)
+            self._at(now + others.every, self._intrusion(engine, number + others.engines))
+
+        return happen
 
     def _start(self, turn: Turn, worker: Worker) -> None:
         self._homes[turn] = worker
@@ -93,6 +128,9 @@ class Fleet:
         self._schedule(engine)
 
     def _end(self, turn: Turn) -> None:
+        if turn in self._foreign:
+            self._foreign.remove(turn)
+            return
         now, session = self._site.now, turn.session
         self._homes.pop(turn).end()
         following = turn.number + 1
@@ -119,3 +157,9 @@ class Fleet:
         for name in {session.principal for session in self._sessions}:
             mine = [self._ended[one.number] for one in self._sessions if one.principal == name]
             yield sum(mine) / len(mine)
+
+
+def _stranger(number: int, step: Step) -> Session:
+    """A call of its own, whose text nobody else has."""
+    number += 1_000_000
+    return Session(number=number, kind=number, principal="", start=0.0, steps=(step,))

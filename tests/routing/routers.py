@@ -6,6 +6,8 @@ from typing import Protocol
 from gateway_plugins.load_aware.loads import Loads
 from gateway_plugins.load_aware.options import Options
 from gateway_plugins.load_aware.reading import EngineLoad
+from gateway_plugins.prefix_tree.choice import Choice
+from gateway_plugins.prefix_tree.choice import Options as PrefixOptions
 from gateway_plugins.session_admission.admission import Admission
 from gateway_plugins.session_admission.line import Ticket
 from gateway_plugins.session_admission.places import SessionKey
@@ -115,6 +117,16 @@ class LoadAware(Timed):
         self._due = self._site.now + self._loads.options.interval
 
 
+class ByPrefix(Timed):
+    """`prefix_tree`, whose blocks are those of the simulated caches."""
+
+    def __init__(self) -> None:
+        self._choice = Choice(PrefixOptions())
+
+    def pick(self, turn: Turn, workers: Sequence[Worker]) -> Worker:
+        return self._choice.pick(workers, turn.session.blocks(turn.step.prompt))
+
+
 class AtOnce:
     """Sends each turn at once."""
 
@@ -205,3 +217,7 @@ def two_choices(site: Site, *, named: bool) -> Chooser:
 
 def load_aware(site: Site, *, named: bool) -> Chooser:
     return LoadAware(site)
+
+
+def prefix_tree(site: Site, *, named: bool) -> Chooser:
+    return ByPrefix()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from routing.engine import Speed
-from routing.fleet import Fleet, Measures, RouterOf
+from routing.fleet import Fleet, Measures, Others, RouterOf
 from routing.routers import (
     Admitted,
     AtOnce,
@@ -17,6 +17,7 @@ from routing.routers import (
     least_loaded_call,
     least_loaded_session,
     load_aware,
+    prefix_tree,
     two_choices,
 )
 from routing.workload import Load, sessions_of
@@ -58,6 +59,7 @@ class Scene(msgspec.Struct, frozen=True):
     speed: Speed
     rules: tuple[Rule, ...]
     engines: int = ENGINES
+    others: Others = Others()
 
 
 PLAIN = (
@@ -65,6 +67,7 @@ PLAIN = (
     Rule("least loaded, each call", least_loaded_call),
     Rule("load-aware, each call", load_aware),
     Rule("least loaded, each session", least_loaded_session),
+    Rule("prefix tree", prefix_tree),
     Rule("consistent hash", consistent_hash),
 )
 
@@ -83,6 +86,8 @@ def admitted_by_load(hot: int) -> Rule:
     """Return the same, but new sessions go where engines tell the least load."""
     return Rule(f"admission, {hot} hot, load-aware", load_aware, hot)
 
+
+UNNAMED = Load(named=False)
 
 SCENES = (
     Scene(
@@ -103,13 +108,33 @@ SCENES = (
         Speed(cache=2_000_000),
         (*PLAIN, KEPT, *map(admitted, (24, 32, 64)), admitted_by_load(64)),
     ),
+    Scene(
+        "Caches that hold all sessions, four engines that others use as well",
+        Load(),
+        Speed(cache=2_000_000),
+        (*PLAIN, KEPT),
+        others=Others(engines=4),
+    ),
+    Scene(
+        "Callers that name no session, caches that hold all",
+        UNNAMED,
+        Speed(cache=2_000_000),
+        (PLAIN[1], PLAIN[-1], PLAIN[-2]),
+    ),
+    Scene(
+        "Callers that name no session, caches that hold half",
+        UNNAMED,
+        Speed(),
+        (PLAIN[1], PLAIN[-1], PLAIN[-2]),
+    ),
 )
 
 
 def measured(scene: Scene, rule: Rule, seed: int = 1) -> Measures:
     """Simulate the scene under one rule."""
     sessions = sessions_of(scene.load, seed)
-    return Fleet(sessions, scene.engines, scene.speed, rule.router(scene.load)).run(seed)
+    router = rule.router(scene.load)
+    return Fleet(sessions, scene.engines, scene.speed, router, scene.others).run(seed)
 
 
 def tables(scenes: Sequence[Scene] = SCENES, seed: int = 1) -> str:

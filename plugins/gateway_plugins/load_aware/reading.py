@@ -29,8 +29,10 @@ _line = re.compile(
 
 
 class EngineLoad(msgspec.Struct, frozen=True):
-    """What an engine tells: calls that run, calls in its own queue, and the share of its KV cache
-    that they have, from 0 to 1; None: it does not tell."""
+    """What an engine tells of the calls that run, and of those in its own queue.
+
+    `usage` is the share of its KV cache that they have, from 0 to 1; None: it does not tell.
+    """
 
     running: int
     waiting: int

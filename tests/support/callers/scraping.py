@@ -17,6 +17,7 @@ ALL = (
     *("limits", "sessions", "circuit_breaker", "weight_sync", "trl"),
     *("gateway_plugins.session_admission:SessionAdmission", "backpressure"),
     "gateway_plugins.load_aware:LoadAware",
+    "gateway_plugins.prefix_tree:PrefixTreePolicy",
     *("trace_capture", "usage", "batch", "gateway_plugins.evaluations:Evaluations"),
     "gateway_plugins.translate:Translate",
     "gateway_plugins.join_retries:JoinRetries",
