@@ -25,7 +25,7 @@ from gateway.headers import Headers
 from gateway.pipeline.exchange import Exchange, Part
 from gateway.pipeline.failover import Failure, may_run_again
 from gateway.pipeline.local import LocalWorker
-from gateway.pipeline.migration.continued import ContinuedRelay
+from gateway.pipeline.migration.continued import HOOK, ContinuedRelay
 from gateway.pipeline.refused import WorkerRefused
 from gateway.pipeline.relay import Relay
 from gateway.telemetry.trace_context import traced_headers
@@ -178,8 +178,14 @@ async def _chosen(exchange: Exchange, choose: Choose) -> Worker | None:
 
 
 async def _request(exchange: Exchange, worker: Worker) -> Continued | None:
-    continuation = exchange.call.continuation
-    return None if continuation is None else await continuation.resume(worker)
+    call = exchange.call
+    if call.continuation is None:
+        return None
+    try:
+        return await call.continuation.resume(worker)
+    except Exception as error:  # noqa: BLE001  a plugin's mistake: the stream breaks off as without it
+        exchange.chains.failures.note(HOOK, "resume", call.outcome, error, call.log_extra)
+        return None
 
 
 async def _attempt(

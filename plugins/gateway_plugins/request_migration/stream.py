@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -31,8 +31,13 @@ DONE_EVENT = b"data: [DONE]\n\n"
 
 NOTHING = msgspec.Raw(b"null")
 
-MAX_HELD = 64
-"""Maximum events that wait for the text of their tokens."""
+MAX_HELD, MAX_HELD_BYTES = 64, 1 << 20
+"""Maximum events that wait for the text of their tokens, and their size."""
+
+UNREADABLE = (*NOT_JSON, AttributeError, OverflowError, TypeError, ValueError)
+"""What an event of another shape than that of its API may raise."""
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 BROKEN_CHARACTER = "\ufffd"
 """How a text ends whose last character is not whole."""
@@ -67,8 +72,8 @@ class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     text: str | None = None
     delta: _Delta = _Delta()
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
+    token_ids: list[TokenId] | None = None
+    prompt_token_ids: list[TokenId] | None = None
     finish_reason: str | None = None
     logprobs: msgspec.Raw = NOTHING
 
@@ -100,7 +105,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Seen(msgspec.Struct, gc=False):
     choices: list[_Choice] = []
-    prompt_token_ids: list[int] | None = None
+    prompt_token_ids: list[TokenId] | None = None
     usage: msgspec.Raw = NOTHING
     error: msgspec.Raw = NOTHING
 
@@ -152,7 +157,7 @@ class Stream:
             return self._flush() + event.raw
         try:
             seen, raw = self._read(data, event.raw)
-        except NOT_JSON:
+        except UNREADABLE:
             whole = event.raw.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
             return self.give_up("an event cannot be read") + event.raw if whole else b""
         if seen is None:
@@ -231,7 +236,8 @@ class Stream:
             return False
         if (choice.content or choice.is_thought) and not choice.ends_within_character:
             return False
-        return len(self._held) < MAX_HELD
+        size = sum(len(raw) for _, raw in self._held)
+        return len(self._held) < MAX_HELD and size < MAX_HELD_BYTES
 
     def _flush(self) -> bytes:
         held, self._held = self._held, []
