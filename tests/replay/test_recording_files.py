@@ -16,8 +16,10 @@ from gateway_plugins.replay.recording import read_recording
 from gateway_plugins.replay.requests import IDENTITY, Rules, first_difference
 from hypothesis import given
 from hypothesis import strategies as st
+from support.agents.tool_agent import REPLAY
 
-from gateway import ConfigError, Trace, WireResponse
+from gateway import Config, ConfigError, Gateway, Trace, WireResponse
+from gateway.testing import entry
 
 RULES = Rules(IDENTITY, ())
 PATH = "/v1/chat/completions"
@@ -99,6 +101,12 @@ def test_file_that_changes_under_the_gateway_is_no_answer(tmp_path: Path) -> Non
     (tmp_path / "run.jsonl").unlink()
     with pytest.raises(RecordingUnreadable):
         recording.trace(steps[1])
+
+
+def test_replay_needs_one_process(tmp_path: Path) -> None:
+    plugins = (entry(REPLAY, path=written(tmp_path / "run.jsonl", trace(1))),)
+    with pytest.raises(ConfigError, match="works in one process alone"):
+        Gateway(Config(workers=(), plugins=plugins, processes=2))
 
 
 def test_calls_are_numbered_in_the_order_of_their_arrival(tmp_path: Path) -> None:

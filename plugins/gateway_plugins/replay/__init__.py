@@ -37,6 +37,7 @@ class Replay:
     """The replay plugin."""
 
     after = ("sessions", "translate")
+    one_process = "it counts the steps of a session in this process alone"
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """The recording, and how far it is replayed.

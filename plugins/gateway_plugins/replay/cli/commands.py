@@ -87,7 +87,7 @@ def _settings(options: argparse.Namespace) -> Config:
     if options.workers:
         workers = tuple(WorkerSettings(url=url) for url in options.workers)
         settings = replace(settings, workers=workers)
-    return replace(settings, plugins=tuple(_plugins(settings, options)))
+    return replace(settings, plugins=tuple(_plugins(settings, options)), processes=1)
 
 
 def _plugins(settings: Config, options: argparse.Namespace) -> Iterable[PluginEntry]:
