@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.gateways.capturing import capturing
+from support.trainers.files import samples
 from support.workers.sglang_worker import (
+    EXPERTS,
     IDS,
     LOGPROBS,
     PROMPT,
     REFUSED,
+    TOPS,
     VERSIONS,
     SGLang,
     written,
@@ -101,6 +104,31 @@ async def test_versions_of_weights_are_in_plain_chats(
     assert [(one.version, one.start, one.end) for one in spans] == [
         tuple(span.values()) for span in VERSIONS
     ]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_alternatives_and_experts_are_in_traces_and_exports(
+    gateway_for: GatewayFor, tmp_path: Path, stream: bool
+) -> None:
+    engine = SGLang()
+    async with ScriptedWorker(engine.script) as worker:
+        live = await capturing(gateway_for, tmp_path, workers=[worker.url], extra_paths=PATHS)
+        asked = {"return_logprob": True, "top_logprobs_num": 2, "return_routed_experts": True}
+        body = {"input_ids": PROMPT, "sampling_params": {}, "stream": stream, **asked}
+        await live.client.post(f"/sessions/s{GENERATE}", json=body)
+        async with AsyncGatewayClient(live.url) as client:
+            [trace] = await client.query_traces()
+        exported = await live.client.get("/sessions/s/trajectories", params={"format": "slime"})
+    [choice] = trace.choices
+    assert (trace.verdict, choice.routing_matrices, choice.top_logprobs) == (
+        "COMPLETE",
+        EXPERTS,
+        TOPS,
+    )
+    [row] = samples(exported.content)
+    assert row["rollout_routed_experts"] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert row["rollout_top_token_ids"] == [[11, 9], [12, -1], [2, -1]]
+    assert row["weight_versions"] == ["v1", "v2"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ stream of a chat only with its logprob, and only if a parser of reasoning or too
 """
 
 import json
+import struct
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,10 @@ IDS = [11, 12, 2]
 TEXTS = ["Hel", "lo", ""]
 LOGPROBS = [-0.5, -0.25, -0.125]
 VERSIONS = [{"version": "v1", "start": 0, "end": 2}, {"version": "v2", "start": 2, "end": 3}]
+TOPS = [[[-0.5, 11, None], [-1.5, 9, None]], [[-0.25, 12, None]], [[-0.125, 2, None]]]
+EXPERTS = b64encode(struct.pack("<10i", *range(10))).decode()
+"""Of the five tokens before the last one, two of each."""
+
 USAGE = {"prompt_tokens": 3, "total_tokens": 6, "completion_tokens": 3}
 HEAD = {"id": "a1", "created": 1, "model": "m"}
 MODELS = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "sglang"}]}
@@ -117,6 +123,10 @@ def sequence(asked: Object, end: int, finish: str | None, start: int = 0) -> Obj
         meta["input_token_logprobs"] = []
         meta["output_token_logprobs"] = scored[start:end]
         meta["output_token_logprobs_length"] = end
+    if asked.get("top_logprobs_num"):
+        meta["output_top_logprobs"] = TOPS[start:end]
+    if asked.get("return_routed_experts"):
+        meta["routed_experts"] = EXPERTS
     meta["completion_tokens"] = end
     of_prompt = {"prompt_token_ids": PROMPT} if asked.get("return_prompt_token_ids") else {}
     said = {"text": "".join(TEXTS[start:end]), "output_ids": IDS[start:end], "meta_info": meta}

@@ -93,8 +93,9 @@ NAMED = [[{"token": "token_id:7", "logprob": -1.0}], [{"token_id": 8, "logprob":
         (NAMED, [7, 8], [-1.0, -2.0]),
         ([{"token_id:7": -1.0, "b": -3.0}, None], [7, -1, -1, -1], [-1.0, -3.0, None, None]),
         ([{"a": -1.0}, {"b": -3.0}], [5, 6], [-1.0, -3.0]),
+        ([[[-1.0, 5, None]], [[-3.0, 6, "b"]]], [5, 6], [-1.0, -3.0]),
     ],
-    ids=["chat", "named by ids", "completions by ids", "completions"],
+    ids=["chat", "named by ids", "completions by ids", "completions", "SGLang"],
 )
 def test_alternatives_are_read_in_each_form(
     told: list[Any], ids: list[int], logprobs: list[float | None]

@@ -23,6 +23,7 @@ class _Choice(msgspec.Struct):
     routing_matrices: Any = None
     routed_experts: Any = None
     weight_versions: Any = None
+    meta_info: Any = None
 
 
 class _Skeleton(msgspec.Struct):
@@ -73,7 +74,8 @@ def _choice(outside: object, part: Part) -> TraceChoice:
         known = _Choice()
     extra = _extra(part)
     stop = known.stop_reason if known.stop_reason is not None else known.matched_stop
-    routing = known.routing_matrices
+    routing = known.routed_experts if known.routing_matrices is None else known.routing_matrices
+    experts, tops = _of_sglang(known.meta_info, len(part.token_ids))
     return TraceChoice(
         index=part.index,
         message=known.message,
@@ -82,13 +84,26 @@ def _choice(outside: object, part: Part) -> TraceChoice:
         token_ids=part.token_ids,
         logprobs=_or(extra.logprobs, part.logprobs),
         tokens=part.tokens,
-        top_logprobs=_top_logprobs(part, extra),
+        top_logprobs=_top_logprobs(part, extra) or tops,
         prompt_logprobs=extra.prompt_logprobs,
-        routing_matrices=known.routed_experts if routing is None else routing,
+        routing_matrices=experts if routing is None else routing,
         weight_versions=_spans(known.weight_versions),
         finish_reason=known.finish_reason,
         stop_reason=stop,
     )
+
+
+def _of_sglang(meta: Any, count: int) -> tuple[Any, list[Any] | None]:
+    """Return the experts and the alternatives of `count` tokens that SGLang's generate sends.
+
+    Experts that do not begin with the first token are left out, as are alternatives of some tokens.
+    """
+    if not isinstance(meta, dict):
+        return None, None
+    tops = meta.get("output_top_logprobs")
+    whole = isinstance(tops, list) and len(tops) == count and any(tops)
+    experts = None if meta.get("routed_experts_start_len") else meta.get("routed_experts")
+    return experts, tops if whole else None
 
 
 def _spans(told: Any) -> list[WeightSpan] | None:

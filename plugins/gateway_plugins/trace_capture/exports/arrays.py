@@ -164,14 +164,21 @@ def _packed(rows: list[list[tuple[Any, float]]], owns: list[dict[str | None, int
 
 
 def _alternatives(one: Any) -> list[tuple[Any, float]]:
-    """Return name (an id or a text) and logprob of each alternative, as chat or completions do."""
-    if isinstance(one, dict):
-        pairs = list(one.items())
-    else:
-        entries = [entry for entry in one or () if isinstance(entry, dict)]
-        names = [entry.get("token_id", entry.get("token")) for entry in entries]
-        pairs = list(zip(names, [entry.get("logprob") for entry in entries], strict=True))
+    """Return name (an id or a text) and logprob of each alternative.
+
+    They are an object of text and logprob (completions), objects (chat), or lists of logprob, id
+    and text (SGLang's generate).
+    """
+    pairs = one.items() if isinstance(one, dict) else map(_named, one or ())
     return [(name, value) for name, value in pairs if isinstance(value, int | float)]
+
+
+def _named(entry: Any) -> tuple[Any, Any]:
+    if isinstance(entry, dict):
+        return entry.get("token_id", entry.get("token")), entry.get("logprob")
+    if isinstance(entry, list) and len(entry) > 1:
+        return entry[1], entry[0]
+    return None, None
 
 
 def _id(name: Any, own: dict[str | None, int]) -> int:
