@@ -74,8 +74,8 @@ PLUGINS: set[Rule] = {
     ("/monitor/key_usage", ("GET",), "monitor"),
     ("/monitor/calls", ("GET",), "monitor"),
     ("/monitor/run_usage", ("GET",), "monitor"),
-    ("/budgets/sessions/{session_id}", ("GET", "POST"), ("sessions", "admin")),
-    ("/budgets/runs/{run_id}", ("GET", "POST"), ("sessions", "admin")),
+    ("/budgets/sessions/{session_id}", ("GET", "POST"), ("sessions:all", "admin")),
+    ("/budgets/runs/{run_id}", ("GET", "POST"), ("sessions:all", "admin")),
     ("/metrics", ("GET",), "monitor"),
 }
 

@@ -15,11 +15,20 @@ from openai import AsyncOpenAI
 from support.gateways.capturing import CAPTURE, chat
 from support.plugins.recording_plugin import Watcher, until
 
+from gateway import Call, Principal, hookimpl
 from gateway.simulator import Simulator
 from gateway.simulator.config import SimulatorConfig
 from gateway.testing import GatewayFor, Live, entry
 
 CHAT = "/v1/chat/completions"
+
+
+class Scoped:
+    """A key is the one scope of its principal."""
+
+    @hookimpl
+    async def authenticate(self, call: Call) -> Principal:
+        return Principal("me", frozenset({call.header("authorization") or ""}))
 
 
 def budgets(**options: object) -> Any:
@@ -278,6 +287,16 @@ async def test_call_that_no_worker_ran_takes_nothing(gateway_for: GatewayFor) ->
     assert (await ask(live)).status_code == 502
     found = await told(live)
     assert found["spent"]["calls"] == found["reserved"]["calls"] == 0
+
+
+async def test_sessions_alone_opens_no_budget(gateway_for: GatewayFor) -> None:
+    live = await gateway_for(Scoped, "sessions", budgets())
+    for scope, status in (("sessions", 403), ("sessions:all", 200), ("admin", 200)):
+        for path in ("/budgets/runs/r", "/budgets/sessions/s"):
+            headers = {"authorization": scope}
+            read = await live.client.get(path, headers=headers)
+            put = await live.client.post(path, json={"max_calls": 1}, headers=headers)
+            assert (read.status_code, put.status_code) == (status, status), scope
 
 
 async def test_name_of_a_run_is_checked(gateway_for: GatewayFor) -> None:

@@ -14,7 +14,8 @@ from gateway_plugins.budgets.options import BILLION, Budget, Options
 
 T = TypeVar("T")
 
-SCOPES = ("sessions", "admin")
+SCOPES = ("sessions:all", "admin")
+"""The routes ask for no owner, so `sessions` alone does not suffice."""
 
 MAX_NAME = 256
 """Characters of the name of a session or run."""
