@@ -11,6 +11,7 @@ from gateway.fleet.worker import Worker
 from gateway.headers import Headers
 from gateway.telemetry.trace_context import new_span_id
 from gateway.trace import Result
+from gateway.wire.dialect import Engine
 from gateway.wire.injection import NO_INJECTIONS, Injection
 from gateway.wire.reported.ending import ENGINE_ERROR, UNKNOWN, Ending
 from gateway.wire.reported.usage import Usage
@@ -210,13 +211,14 @@ class Answer(msgspec.Struct):
 
     `body` is the whole body, or an asynchronous iterable of chunks (for SSE, events). `injected`:
     it is what a worker would send to the request with all that plugins inject, so the caller gets
-    it without that, as a worker's.
+    it without that, as a worker's. `engine` is the one whose own way of asking was taken for it.
     """
 
     status: int = 200
     headers: Headers = ()
     body: bytes | AsyncIterable[bytes] = b""
     injected: bool = False
+    engine: Engine | None = None
 
 
 class Answered(GatewayError):

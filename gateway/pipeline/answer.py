@@ -19,7 +19,7 @@ async def send_answer(
     """
     flow = _Flow()
     if answer.injected:
-        exchange.strip_injected()
+        exchange.strip_injected(answer.engine)
     relay = Relay(exchange, attempt, flow, settings)
     try:
         relay.on_headers(answer.status, answer.headers)

@@ -24,6 +24,7 @@ from gateway.telemetry.metrics import Histogram
 from gateway.telemetry.server_timing import Shares, comment_of
 from gateway.telemetry.trace_context import TraceContext, begun
 from gateway.wire.apis.registry import dialect_of
+from gateway.wire.dialect import Engine
 from gateway.wire.injection import Stripper, inject
 from gateway.wire.rewriting import set_keys
 from gateway.wire.stripping.sglang import asks_sglang
@@ -261,15 +262,16 @@ class Exchange:
             return set_keys(data, {**call.overwritten, **found.changes}, fields)
         return set_keys(data, found.changes, fields, found.added)
 
-    def strip_injected(self) -> None:
+    def strip_injected(self, engine: Engine | None) -> None:
         """Have what plugins inject taken out of the response, which no worker sends.
 
-        Sets `stripper` and `call.injected`.
+        `engine` is the one whose own way of asking was taken for it. Sets `stripper` and
+        `call.injected`.
         """
-        call = self.call
-        if call.dialect is not None and call._wanted:
+        call, wanted = self.call, self.call._wanted
+        if call.dialect is not None and wanted:
             keys = self._keys(call.body.fields)
-            found, self.stripper = inject(call.dialect, keys, call._wanted, self.asked)
+            found, self.stripper = inject(call.dialect, keys, wanted, self.asked, engine)
             call._added = found.changes
 
     def _keys(self, fields: Fields | None) -> Mapping[str, object]:

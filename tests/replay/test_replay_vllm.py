@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 from support.agents.tool_agent import CAPTURE, REPLAY, exported, traces_of
 from support.callers.raw_client import CutShort, RawAnswer, RawClient
 from support.records.vllm_recordings import OTHER_ENGINES, RecordedExchange, load
 from support.workers.playing import Playing, end_to_end, pairs, raw
+from support.workers.sglang_worker import SGLang
 
 from gateway import NOT_JSON, api_of
+from gateway.config import Worker
 from gateway.testing import GatewayFor, Live, ScriptedWorker, entry
 
 
@@ -60,3 +63,21 @@ async def test_recorded_engines_are_replayed_byte_for_byte(
     assert len(traces) == len(RECORDED) > 100
     for one, other in zip(traces, recorded, strict=True):
         assert (one.verdict, one.choices) == (other.verdict, other.choices)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_sglang_s_chats_are_replayed_byte_for_byte(
+    gateway_for: GatewayFor, tmp_path: Path, stream: bool
+) -> None:
+    """Its streams are asked for token ids in a way of their own."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+    async with ScriptedWorker(SGLang().script) as worker:
+        sglang = Worker(url=worker.url, probe="sglang")
+        live = await gateway_for("sessions", entry(CAPTURE, wire_responses=True), workers=[sglang])
+        first = await live.client.post("/v1/chat/completions", json=body)
+        await exported(live, tmp_path / "run.jsonl")
+    replay = entry(REPLAY, path=str(tmp_path / "run.jsonl"))
+    replaying = await gateway_for("sessions", CAPTURE, replay, workers=[])
+    again = await replaying.client.post("/v1/chat/completions", json=body)
+    assert again.content == first.content
+    assert [trace.verdict for trace in await traces_of(replaying)] == ["COMPLETE"]

@@ -20,6 +20,9 @@ INJECTED: dict[str, Injection] = {
 }
 """Fields of requests that the gateway injects, and what for."""
 
+SGLANG = {"return_input_ids_in_sglext", "return_output_ids_in_sglext"}
+"""Of these, those with which SGLang alone is asked, for streams of chats."""
+
 BROKEN = "the recorded response ends here"
 
 
@@ -34,7 +37,8 @@ def answer_of(trace: Trace) -> Answer:
     headers = [(name.lower().encode(), value.encode()) for name, value in response.headers]
     body = response.body if _is_whole(trace) else _broken(response.body, trace)
     coded = any(name == b"content-encoding" for name, _ in headers)
-    return Answer(response.status, headers, body, injected=not coded)
+    engine: Literal["sglang"] | None = None if SGLANG.isdisjoint(trace.injected) else "sglang"
+    return Answer(response.status, headers, body, injected=not coded, engine=engine)
 
 
 def _is_whole(trace: Trace) -> bool:
