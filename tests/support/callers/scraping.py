@@ -22,6 +22,7 @@ ALL = (
     "gateway_plugins.translate:Translate",
     "gateway_plugins.join_retries:JoinRetries",
     "gateway_plugins.budgets:Budgets",
+    "gateway_plugins.request_migration:RequestMigration",
     entry("gateway_plugins.otel:Otel", endpoint="http://127.0.0.1:9", flush_timeout=0),
 )
 
