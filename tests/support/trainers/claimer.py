@@ -36,13 +36,14 @@ def main(url: str, path: str, seed: str) -> None:
                     LEASE,
                     {"idle_seconds": 0},
                     order=chance.choice(["age", "version"]),
-                ).claims
-                if not found:
+                )
+                if found.claims or found.more:
+                    last = time.monotonic()
+                if not found.claims:
                     time.sleep(0.2)
                     continue
-                last = time.monotonic()
-                note(file, "trained", [trained(claim) for claim in found])
-                receipts = [claim.receipt for claim in found]
+                note(file, "trained", [trained(claim) for claim in found.claims])
+                receipts = [claim.receipt for claim in found.claims]
                 if chance.random() < 0.05:
                     gateway.release(receipts)
                     continue
@@ -51,6 +52,7 @@ def main(url: str, path: str, seed: str) -> None:
                 note(file, "refused", [failure.receipt for failure in done.failed])
             except GatewayClientError as error:
                 note(file, "error", [str(error).replace("\n", " ")])
+                last = time.monotonic()
                 time.sleep(0.2)
 
 
