@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from support.ports import free_port
 
 from bench.builds import UNCOMPILED, Build, at, build_of, present
 from bench.found import Found, Machine
@@ -15,7 +16,7 @@ from bench.programs import build
 from bench.rows import Row
 from bench.running import count, running, workers
 from bench.stack import NAME
-from bench.systems import Place, System, free_port, named
+from bench.systems import Place, System, named
 from bench.works import Reading, Work
 from gateway import ConfigError
 

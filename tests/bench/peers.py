@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from support.ports import free_port
+
 from bench.programs import on_path, said, venv
-from bench.systems import CHAT, Command, Place, System, free_port
+from bench.systems import CHAT, Command, Place, System
 from gateway import ConfigError
 
 Peer = Callable[[Path], System]

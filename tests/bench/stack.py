@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 from support.paths import ROOT
+from support.ports import free_port
 
-from bench.systems import SESSIONS, Command, Place, System, free_port
+from bench.systems import SESSIONS, Command, Place, System
 
 Filler = Callable[[Path], None]
 """Makes the file of traces before the gateway starts for the first time."""

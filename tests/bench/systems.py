@@ -1,6 +1,5 @@
 """What can be measured: something that is started before a worker, and is called."""
 
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -69,10 +68,3 @@ DIRECT = System(name="direct")
 def named(name: str, build: str) -> str:
     """The name of a system in an earlier build; "" is the present one."""
     return f"{name} @ {build}" if build else name
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

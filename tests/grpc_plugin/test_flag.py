@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.gateways.serving_process import COMMAND, LISTENS, started
 from support.grpc.stubs import PORT, as_of_old, channel, make_stubs
-from support.manual import free_port
+from support.ports import free_port
 
 from gateway import ConfigError
 from gateway.config import Config, load

@@ -18,8 +18,9 @@ from gateway_plugins.grpc.options import Options, Tls
 from gateway_plugins.grpc.status import BY_REASON, BY_STATUS, Code
 from support.callers.scraping import Scrape
 from support.grpc.stubs import as_of_old, channel, make_stubs, serving_grpc
-from support.manual import Manual, free_port, running
+from support.manual import Manual, running
 from support.paths import CONFIGS, DOCS, ROOT
+from support.ports import free_port
 
 from gateway.config import load
 from gateway.simulator import Simulator

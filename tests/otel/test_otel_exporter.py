@@ -12,7 +12,6 @@ from gateway_plugins.otel.exporting.exporter import Exporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from support.callers.scraping import scrape
 from support.gateways.capturing import chat
-from support.manual import free_port
 from support.otel.collector import (
     Collector,
     Reply,
@@ -21,6 +20,7 @@ from support.otel.collector import (
     told,
 )
 from support.plugins.recording_plugin import until
+from support.ports import free_port
 
 from gateway.config import PluginEntry
 from gateway.testing import GatewayFor, Live, ScriptedWorker, answer_of, entry

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from otel.test_otel import PARENT, SAMPLED, TRACE, answer
 from support.gateways.capturing import chat
-from support.manual import free_port
+from support.ports import free_port
 
 from gateway.testing import GatewayFor, ScriptedWorker, entry
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 from support.plugins.recording_plugin import until
+from support.ports import free_port
 from support.workers.counting_engine import Engine
 from support.workers.failing_worker import QUICK, InOrder
-from support.workers.real_proxies import Kind, free_port, installed, proxied
+from support.workers.real_proxies import Kind, installed, proxied
 
 from gateway.config import Probes, Timeouts, Worker
 from gateway.testing import GatewayFor, Live

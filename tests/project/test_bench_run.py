@@ -22,12 +22,13 @@ from bench.programs import build
 from bench.report import Report, report_of
 from bench.rows import BESIDE_LONG, GATEWAY, PACED, PLAIN, QUEUED, ROWS
 from bench.running import running, workers
-from bench.systems import Place, System, free_port, named
+from bench.systems import Place, System, named
 from bench.table import text_of
 from bench.works import Calls, Reading
 from hypothesis import given
 from hypothesis import strategies as st
 from support.paths import ROOT
+from support.ports import free_port
 
 import gateway
 from gateway import ConfigError

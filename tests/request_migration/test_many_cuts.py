@@ -15,7 +15,7 @@ import pytest
 from request_migration.test_cuts import ASKED, MIGRATION, TOKENS, Stage, body, events_of, text_of
 from support.gateways.capturing import capturing
 from support.gateways.serving_process import Process, started
-from support.runtime.small_engines import free_port
+from support.ports import free_port
 from support.tito.agents import traces_of
 from support.workers.cut_worker import CutWorker
 from support.workers.failing_worker import InOrder

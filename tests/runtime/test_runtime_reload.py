@@ -10,8 +10,8 @@ import pytest
 from gateway_plugins.runtime import Runtime
 from support.gateways.capturing import chat
 from support.gateways.reloadable import Reloadable, reloadable
-from support.manual import free_port
 from support.plugins.recording_plugin import until
+from support.ports import free_port
 from support.runtime.boxes import CHAT, QUICK, fleet_of, phases, reached, starts
 from support.runtime.tiny_engines import tiny
 

@@ -1,13 +1,13 @@
 """The process of a simulated engine: its load, its crash, its last words."""
 
 import signal
-import socket
 import subprocess
 import sys
 from time import monotonic
 
 import httpx
 import pytest
+from support.ports import free_port
 
 from gateway.simulator import Life
 
@@ -17,13 +17,6 @@ MAIN = "from gateway.cli import main; main()"
 def simulate(*options: str) -> subprocess.Popen[str]:
     command = (sys.executable, "-c", MAIN, "simulate", *options)
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def until_it_listens(process: subprocess.Popen[str]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from simulator.test_simulator import MESSAGES, NOW, Body, complete
-from simulator.test_simulator_life import ended, free_port, until_it_listens
+from simulator.test_simulator_life import ended, until_it_listens
+from support.ports import free_port
 
 from gateway.simulator import Simulator, SimulatorConfig, create_simulator
 

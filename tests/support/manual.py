@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.ports import free_port
 
 GATEWAY = Path(sys.executable).with_name("gateway")
 DEFAULT_URL = "http://127.0.0.1:9090"
@@ -37,13 +37,6 @@ class Manual:
         """The arguments of the `gateway` command that contains `part`, for this worker."""
         _, *arguments = shlex.split(self.block("sh", part))
         return [f"{worker}/v1" if "://" in one else one for one in arguments]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dashboard.browser.conftest import Look
 from support.callers.chromium import Visit
 from support.gateways.dashboard_stage import Stage, answering, token
 from support.gateways.serving_process import started
-from support.manual import free_port
+from support.ports import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -9,8 +9,9 @@ import pytest_asyncio
 from dashboard.browser.conftest import Look
 from support.gateways.dashboard_stage import answering, engine
 from support.gateways.serving_process import Process, started
-from support.manual import Manual, free_port, shell
+from support.manual import Manual, shell
 from support.paths import DOCS
+from support.ports import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

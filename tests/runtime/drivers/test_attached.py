@@ -9,7 +9,8 @@ import pytest
 from gateway_plugins.runtime.drivers.attached import AttachedDriver
 from gateway_plugins.runtime.drivers.driver import Exit, StartFailed
 from gateway_plugins.runtime.drivers.sleep_requests import SleepRequests
-from support.runtime.small_engines import free_port, launch
+from support.ports import free_port
+from support.runtime.small_engines import launch
 
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import MESSAGES

@@ -12,14 +12,8 @@ import pytest
 from gateway_plugins.runtime.drivers.driver import StartFailed
 from gateway_plugins.runtime.drivers.machine.processes import alive
 from gateway_plugins.runtime.drivers.process import ProcessDriver
-from support.runtime.small_engines import (
-    Printed,
-    descriptors,
-    free_port,
-    gone,
-    launch,
-    zombies,
-)
+from support.ports import free_port
+from support.runtime.small_engines import Printed, descriptors, gone, launch, zombies
 
 pytestmark = pytest.mark.slow
 

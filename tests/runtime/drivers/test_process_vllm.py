@@ -15,8 +15,9 @@ from gateway_plugins.runtime.loading.failures import Failure, hint
 from gateway_plugins.runtime.loading.log import EngineLog
 from gateway_plugins.runtime.loading.readiness import asking, wait_until_ready
 from gateway_plugins.runtime.options import Model
+from support.ports import free_port
 from support.runtime.real_vllm import tiny_model
-from support.runtime.small_engines import free_port, launch
+from support.runtime.small_engines import launch
 
 from gateway import Worker, config
 

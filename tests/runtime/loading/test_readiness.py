@@ -15,7 +15,8 @@ from gateway_plugins.runtime.loading.failures import Failure, hint
 from gateway_plugins.runtime.loading.log import EngineLog
 from gateway_plugins.runtime.loading.readiness import asking, wait_until_ready
 from gateway_plugins.runtime.options import Model
-from support.runtime.small_engines import FORK, free_port, launch
+from support.ports import free_port
+from support.runtime.small_engines import FORK, launch
 
 from gateway import UpstreamError, Worker, WorkerAnswer, config
 from gateway.testing import ScriptedConnection, ScriptedWorker, answer_of

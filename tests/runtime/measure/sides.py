@@ -12,9 +12,10 @@ import yaml
 from bench.processes import OTHERS, pinned
 from bench.running import running
 from bench.stack import COMMAND, KEYS, WHOLE, configuration, source, write_keys
-from bench.systems import Command, Place, System, free_port
+from bench.systems import Command, Place, System
 from bench.works import Told, orders
 from support.paths import ROOT
+from support.ports import free_port
 
 MODEL = "bench-model"
 """The one that `upstream` has and `load` calls."""

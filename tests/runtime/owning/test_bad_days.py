@@ -10,8 +10,8 @@ from time import monotonic
 
 import pytest
 from support.gateways.capturing import chat
-from support.manual import free_port
 from support.plugins.recording_plugin import until
+from support.ports import free_port
 from support.runtime.boxes import CHAT, QUICK, box, fleet_of, phases, reached, starts
 from support.runtime.tiny_engines import tiny
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 from gateway_plugins.runtime.drivers.machine.processes import alive
 from support.gateways.capturing import chat
-from support.manual import free_port
+from support.ports import free_port
 from support.runtime.boxes import CHAT, box, fleet_of, phases, reached, starts
 from support.runtime.tiny_engines import tiny
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from support.gateways.capturing import chat
-from support.manual import free_port
 from support.plugins.recording_plugin import until
+from support.ports import free_port
 from support.runtime.boxes import CHAT, QUICK, box, fleet_of, model, starts
 
 from gateway.testing import GatewayFor

@@ -14,7 +14,7 @@ import yaml
 from support.evaluations.repositories import PLAIN, Folder
 from support.gateways.serving_process import LISTENS, Process, started
 from support.gateways.watched_pages import EVIL
-from support.manual import free_port
+from support.ports import free_port
 
 KEYS: Mapping[str, Sequence[str]] = {
     "boss": [

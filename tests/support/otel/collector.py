@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from support.manual import free_port
+from support.ports import free_port
 
 
 class Reply(msgspec.Struct):

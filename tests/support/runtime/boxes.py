@@ -9,8 +9,8 @@ from typing import Any
 from gateway_plugins.runtime import Runtime
 from gateway_plugins.runtime.fleet import Fleet
 from support.callers.scraping import Scrape, scrape
-from support.manual import free_port
 from support.plugins.recording_plugin import until
+from support.ports import free_port
 
 from gateway.config import PluginEntry
 from gateway.testing import GatewayFor, Live, entry

@@ -18,8 +18,8 @@ import msgspec
 import pytest
 import yaml
 from support.gateways.serving_process import COMMAND, LISTENS, Process, started
-from support.manual import free_port
 from support.paths import ROOT
+from support.ports import free_port
 from support.runtime.boxes import QUICK
 from support.runtime.real_vllm import CPU
 

@@ -2,7 +2,8 @@
 
 import msgspec
 from gateway_plugins.runtime.drivers.driver import Launch
-from support.runtime.small_engines import free_port, launch
+from support.ports import free_port
+from support.runtime.small_engines import launch
 
 PROGRAM = """
 import http.server

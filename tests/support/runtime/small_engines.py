@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from gateway_plugins.runtime.drivers.driver import Launch
 from gateway_plugins.runtime.drivers.machine.processes import alive
+from support.ports import free_port
 
 FORK = """
 import os, signal, sys, time
@@ -22,13 +22,6 @@ def child(run):
 def stay(): time.sleep(600)
 """
 """The beginning of each program."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def launch(

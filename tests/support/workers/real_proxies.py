@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import shutil
-import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Literal
+
+from support.ports import free_port
 
 Kind = Literal["nginx", "haproxy"]
 
@@ -41,13 +42,6 @@ listen engine_{port}
 def installed(kind: Kind) -> str | None:
     """The program, None if the machine does not have it."""
     return shutil.which(kind, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 @contextlib.asynccontextmanager

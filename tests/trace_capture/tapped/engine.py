@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+from support.ports import free_port
 from support.runtime.real_vllm import CPU
-from support.runtime.small_engines import free_port
 
 READY_IN = 1800.0
 """Seconds; half a minute on a machine that does nothing else."""

@@ -17,9 +17,9 @@ from gateway_plugins.runtime.drivers.docker import Container, DockerDriver
 from gateway_plugins.runtime.drivers.driver import Exit, Launch, StartFailed
 from support.gateways.capturing import chat
 from support.plugins.recording_plugin import until
+from support.ports import free_port
 from support.runtime.boxes import CHAT, QUICK, box, model
 from support.workers.docker_daemon import DockerDaemon
-from support.workers.real_proxies import free_port
 
 from gateway.testing import GatewayFor
 
