@@ -3,7 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
 from support.paths import ROOT
 
 ENGINE = ROOT / "gateway/storage/sqlite"
@@ -16,12 +15,18 @@ FILES = sorted(
 )
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_only_the_engine_imports_a_driver(file: Path) -> None:
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+def test_only_the_engine_imports_a_driver() -> None:
+    assert [str(file.relative_to(ROOT)) for file in FILES if _imported(file) & DRIVERS] == []
+
+
+def _imported(file: Path) -> set[str]:
+    """The packages that a file imports; nothing if it names no driver, to save the parsing."""
+    text, found = file.read_text(), set()
+    if not any(driver in text for driver in DRIVERS):
+        return set()
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             found.add(node.module.partition(".")[0])
-    assert not found & DRIVERS
+    return found
