@@ -14,7 +14,7 @@ from support.gateways.capturing import CAPTURE, capturing
 from support.plugins.recording_plugin import until
 from support.tito.agents import traces_of, with_tito
 from support.workers.cut_worker import END, CutWorker, chunk
-from support.workers.failing_worker import InOrder, refusal
+from support.workers.failing_worker import QUEUE_FULL, InOrder, refusal
 
 from gateway import Call, Event, Trace, WeightSpan, hookimpl
 from gateway.config import StorageSettings, Timeouts
@@ -167,15 +167,34 @@ async def test_a_stream_is_carried_on_as_often_as_the_limit_says(
     assert counted(live) == {"migrated": limit, "lost": 2 - limit}
 
 
+REFUSED = (
+    b"HTTP/1.1 503 Not Now\r\ncontent-type: application/json\r\n"
+    b"transfer-encoding: chunked\r\n\r\n" + chunk(QUEUE_FULL)
+)
+NO_STREAM = REFUSED.replace(b"503 Not Now", b"200 OK")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [(refusal(503), 503), (REFUSED, 503), (REFUSED + END, 503), (NO_STREAM + END, 200)],
+)
 async def test_a_worker_that_refuses_to_carry_on_is_passed_by(
-    gateway_for: GatewayFor, tmp_path: Path, engine: Simulator, cut: CutWorker
+    gateway_for: GatewayFor,
+    tmp_path: Path,
+    engine: Simulator,
+    cut: CutWorker,
+    answer: bytes,
+    status: int,
 ) -> None:
-    async with ScriptedWorker(refusal(503)) as busy:
+    """The caller gets nothing of the refusal, even if a part of its body comes with its head."""
+    async with ScriptedWorker(answer) as busy:
         live = await begin(gateway_for, tmp_path, [cut.url, busy.url, engine.url])
+        cut.cut = 1 << 30
+        whole = text_of(events_of(await events(live)))
         cut.cut = 2_000
-        events_of(await events(live))
+        assert text_of(events_of(await events(live))) == whole
         trace = await trace_of(live)
-    assert [one.status for one in trace.attempts] == [200, 503, 200]
+    assert [one.status for one in trace.attempts] == [200, status, 200]
     assert trace.verdict == "COMPLETE"
 
 

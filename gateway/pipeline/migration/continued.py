@@ -54,7 +54,7 @@ class ContinuedRelay(Relay):
             attempt.status, attempt.first_byte = status, monotonic()
             attempt.heard = attempt.first_byte
         if status != 200 or not (is_event_stream(headers) and is_plain(headers)):
-            self.on_error(WorkerRefused(status, headers, b"", "status"))
+            self._fail(WorkerRefused(status, headers, b"", "status"))
             return
         self._events, self._headers = True, part.headers
         self._reader, self._recent = part.reader, part.recent
@@ -74,9 +74,11 @@ class ContinuedRelay(Relay):
         return reader
 
     def on_body(self, data: bytes) -> None:
+        if self.done.done():
+            return
         if self._splitter is None:
             super().on_body(data)
-        elif not self.done.done():
+        else:
             self._last = self._loop.time()
             self._pass(self._splitter, data)
 
