@@ -238,6 +238,24 @@ async def test_call_without_a_retry_ends_after_the_grace(gateway_for: GatewayFor
         assert not stage.alone()
 
 
+async def test_retry_that_reads_is_not_broken_off_after_the_grace(gateway_for: GatewayFor) -> None:
+    key = {"idempotency-key": "one-of-mine"}
+    async with staged(gateway_for, grace=0.05) as stage:
+        async with stage.asking(key) as first:
+            await first.reader.readuntil(b"word1")
+            retry = asyncio.create_task(stage.ask(key))
+            await until(lambda: stage.joined("idempotency_key") == 1)
+            [[kept]] = stage.live.plugin(JoinRetries)._responses._by_place.values()
+            leave(first, reset=False)
+            await until(lambda: kept.left_at is not None)
+        async with stage.asking(FIRST) as other:
+            await other.reader.readuntil(b"word1")
+            leave(other, reset=False)
+        assert (await stage.live.plugin(Watcher).outcome()).caller_gone, "its grace ended later"
+        stage.gated.free.set()
+        assert (await retry).body == stage.gated.body
+
+
 async def test_shutdown_waits_for_no_retry(gateway_for: GatewayFor) -> None:
     async with staged(gateway_for, grace=600) as stage:
         await stage.leave_midway(FIRST)

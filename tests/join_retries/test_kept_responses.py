@@ -14,7 +14,21 @@ from gateway import CallerGone, UpstreamError, outlast
 from gateway.testing import RecordedCall, make_call
 
 MIB = 1 << 20
-STEPS = st.lists(st.sampled_from(["write", "large", "leave", "join", "part", "end", "cut"]))
+GRACE = 9.0
+STEPS = st.lists(
+    st.sampled_from(
+        ["write", "large", "leave", "join", "join by key", "part", "wait", "end", "cut"]
+    )
+)
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """Its time can be put forward, so that nobody has to wait for a timer."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
 
 
 class Retry:
@@ -42,9 +56,10 @@ class Story:
     """One call, its caller, its retries, and what was sent."""
 
     def __init__(self) -> None:
-        self.responses = Responses(Options(max_bytes=MIB, max_response_bytes=MIB // 2, grace=9))
+        options = Options(max_bytes=MIB, max_response_bytes=MIB // 2, grace=GRACE)
+        self.responses = Responses(options)
         self.call: RecordedCall = make_call(headers={"x-stainless-retry-count": "0"})
-        self.kept = KeptResponse(self.call, request_of(self.call, None), self.responses)
+        self.kept = KeptResponse(self.call, request_of(self.call, "key"), self.responses)
         assert self.responses.add(self.kept)
         behind = outlast(self.call, self.kept)
         assert behind is self.call.caller
@@ -63,14 +78,17 @@ class Story:
                 self.left = True
                 self.before_leaving = self.before_leaving or self.sent
                 self.call.cancel(CallerGone())
-            case "join":
-                found = self.responses.left(self.kept.request)
+            case "join" | "join by key":
+                find = self.responses.left if step == "join" else self.responses.of_key
+                found = find(self.kept.request)
                 assert found in (None, self.kept)
                 if found is not None:
                     self.retries.append(Retry(found))
             case "part":
                 for retry in [one for one in self.retries if one.here][:1]:
                     retry.part()
+            case "wait":
+                await self.wait()
             case "end":
                 self.closed = True
                 await self.kept.end(b"last")
@@ -81,8 +99,26 @@ class Story:
         await asyncio.sleep(0)
         assert self.responses.used <= MIB
 
+    async def wait(self) -> None:
+        """Let the time of grace pass: it ends a call whose response nobody gets, and no other."""
+        before, alone = self.kept.state, self.alone()
+        clock = asyncio.get_running_loop()
+        assert isinstance(clock, Clock)
+        clock.ahead += GRACE + 1
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert self.kept.state == ("over" if alone else before)
+        if alone:
+            self.closed = True
+            self.kept.cut()  # as the core does after `Call.cancel`
+
     def alone(self) -> bool:
         return self.kept in self.responses.alone()
+
+
+def tell(steps: Sequence[str]) -> None:
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(told(steps))
 
 
 async def told(steps: Sequence[str]) -> None:
@@ -114,10 +150,24 @@ async def told(steps: Sequence[str]) -> None:
 
 @example(["write", "leave", "join", "write", "end"])
 @example(["write", "leave", "join", "write", "part", "cut", "join"])
+@example(["write", "join by key", "leave", "wait", "write", "end"])
+@example(["join by key", "leave", "join by key", "part", "wait", "part", "wait", "join"])
+@example(["leave", "join", "part", "join", "wait", "part", "wait"])
 @given(STEPS)
 def test_each_retry_gets_all_or_a_prefix_and_all_room_is_given_back(steps: list[str]) -> None:
-    asyncio.run(told(steps))
+    tell(steps)
 
 
 def test_large_response_of_a_caller_that_left_ends_its_call() -> None:
-    asyncio.run(told(["write", "leave", "join", *["large"] * 9, "end", "join"]))
+    tell(["write", "leave", "join", *["large"] * 9, "end", "join"])
+
+
+async def test_call_whose_response_somebody_gets_is_not_given_up() -> None:
+    story = Story()
+    story.kept.follow()
+    await story.take("leave")
+    story.kept.give_up()
+    read = story.kept.state
+    story.kept.unfollow(got_all=False)
+    story.kept.give_up()
+    assert (read, story.kept.state) == ("running", "over")

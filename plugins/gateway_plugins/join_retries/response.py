@@ -17,6 +17,7 @@ UNMEASURED = 8
 """Pieces that may come before their size is looked at: a stream has many, and each is small."""
 
 LEFT = "the caller left, and no retry came"
+NO_ROOM = "no room to keep the response"
 
 
 class Shelf(Protocol):
@@ -89,10 +90,7 @@ class KeptResponse:
         self._caller.start(status, headers)
 
     def write(self, data: bytes) -> bool:
-        self.pieces.append(data)
-        self._unmeasured -= 1
-        if self._unmeasured < 0 or self._changed is not None or self.state != "running":
-            self._look()
+        self._keep(data)
         return self._caller.write(data)
 
     def cut(self) -> None:
@@ -118,7 +116,7 @@ class KeptResponse:
         await caller.end(data)
 
     def left(self) -> bool:
-        """See gateway.Outlasting: go on for the time of grace, unless that has ended."""
+        """See gateway.Outlasting: go on for retries, unless nobody can join any more."""
         if self.state != "running":
             return False
         if self.left_at is None:
@@ -145,8 +143,7 @@ class KeptResponse:
         self.followers -= 1
         if got_all and self.state == "whole":
             self.delivered = True
-        if self.is_alone and self.state == "running":
-            self._wait_for_retry()
+        self._wait_for_retry()
 
     async def head(self) -> bool:
         """Wait for the head; False if there will be none."""
@@ -172,17 +169,10 @@ class KeptResponse:
             else:
                 await self._change()
 
-    def give_up(self, *, no_room: bool = False) -> None:
-        """Keep nothing any more; end the call if nobody is left who gets its response."""
-        self.state = "over"
-        if no_room:
-            self.pieces = []
-        self._stop_timer()
-        if self._changed is not None:
-            self._changed.set()
-        self._shelf.drop(self)
-        if self._call is not None and self.left_at is not None:
-            self._call.cancel(CallerGone("no room to keep the response" if no_room else LEFT))
+    def give_up(self) -> None:
+        """End the call, unless somebody gets its response."""
+        if self.is_alone:
+            self._break_off(LEFT)
 
     def compact(self) -> None:
         """Keep the pieces as one, which takes less memory."""
@@ -195,8 +185,10 @@ class KeptResponse:
             await self._changed.wait()
 
     def _wait_for_retry(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._shelf.grace, self.give_up)
+        """Give the call the time of grace, if it runs and nobody gets its response."""
+        if self.is_alone and self.state == "running":
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._shelf.grace, self.give_up)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -228,14 +220,25 @@ class KeptResponse:
         self._measured += len(come)
         self.size += sum(map(len, come)) + PIECE * len(come)
         if self.size > self.room and not self._shelf.grow(self, self.size - self.room):
-            self.give_up(no_room=True)
+            self.pieces = []
+            self._break_off(NO_ROOM)
+
+    def _break_off(self, why: str) -> None:
+        """Keep nothing any more, which ends the call if its own caller has left."""
+        self.state = "over"
+        self._stop_timer()
+        if self._changed is not None:
+            self._changed.set()
+        self._shelf.drop(self)
+        if self._call is not None and self.left_at is not None:
+            self._call.cancel(CallerGone(why))
 
     def _close(self) -> None:
         """Detach from the call and its caller: nothing more passes."""
         self._stop_timer()
         self._call, self._caller, self.drained = None, NOBODY, _nothing
         if self.state == "running":
-            self.give_up()
+            self._break_off(LEFT)
         elif self.state == "whole":
             self._shelf.ended(self)
         if self._changed is not None:
