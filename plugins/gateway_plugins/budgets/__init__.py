@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -262,7 +262,7 @@ class Budgets:
         cleaned = -CLEAN_INTERVAL
         while True:
             try:
-                await storage.write(self._look_after)
+                await self._look_after(storage)
                 if time.monotonic() - cleaned > CLEAN_INTERVAL:
                     before = time.time() - self.options.keep_days * 86_400
                     while await storage.write(partial(ledger.delete_old, before=before)):
@@ -272,9 +272,14 @@ class Budgets:
                 self._fail(error)
             await asyncio.sleep(UPKEEP)
 
-    def _look_after(self, db: Database) -> None:
+    async def _look_after(self, storage: Storage) -> None:
+        owed = tuple(self._ledger.owed)
+        await storage.write(partial(self._renew, owed))
+        del self._ledger.owed[: len(owed)]  # only now: what is rolled back is owed still
+
+    def _renew(self, owed: Sequence[Settled], db: Database) -> None:
         now = time.time()
-        ledger.settle(db, list(self._ledger.take_owed()))
+        ledger.settle(db, owed)
         if self._running:
             ledger.seen(db, self._owner, now)
         ledger.forget_dead(db, now)

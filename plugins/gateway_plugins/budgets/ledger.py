@@ -5,7 +5,7 @@ transaction of its trace, so any number of processes on one file agree. Reservat
 owner, a running process; those of an owner that has not been seen for a while are void.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -20,6 +20,9 @@ OWNER_TIMEOUT = 30.0
 """Seconds after which an owner that was not seen is dead."""
 
 DELETE_BATCH = 1_000
+
+MOST = 1 << 53
+"""Maximum of an amount of one call: the database refuses integers of more than 64 bits."""
 
 _AMOUNTS = "calls, tokens, completion_tokens, cost"
 _COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _AMOUNTS.split(", "))
@@ -153,7 +156,8 @@ def settle(db: Database, ends: Sequence[Settled]) -> None:
     for end in ends:
         less = [-one for one in end.reserved.row]
         db.insert(_RESERVE[0], [(*name, end.owner, *less) for name in end.names], _RESERVE[1])
-        used = [(*name, end.at, end.at, *end.used.row) for name in end.names]
+        amounts = [min(one, MOST) for one in end.used.row]
+        used = [(*name, end.at, end.at, *amounts) for name in end.names]
         db.insert(_SPEND[0], used, _SPEND[1])
     db.execute("DELETE FROM budget_reserved WHERE calls = 0")
 
@@ -219,7 +223,3 @@ class Ledger:
 
     def lost(self, item: Settled, error: BaseException) -> None:
         self.owed.append(item)
-
-    def take_owed(self) -> Iterator[Settled]:
-        while self.owed:
-            yield self.owed.pop()

@@ -1,0 +1,56 @@
+"""What the plugin keeps of calls that ended while the database could not be written."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from gateway_plugins.budgets import Budgets, ledger
+from gateway_plugins.budgets.ledger import Kind, Settled
+from gateway_plugins.budgets.need import Amounts
+from support.gateways.capturing import CAPTURE
+from support.plugins.recording_plugin import until
+
+from gateway import Database
+from gateway.testing import GatewayFor, Live, entry
+
+NAME: tuple[Kind, str] = ("session", "one")
+HELD = Amounts(1, 100, 50, 0)
+
+
+async def gateway_with_an_end(
+    gateway_for: GatewayFor, storage: dict[str, Any], used: Amounts, refusing: str
+) -> Live:
+    """Start a gateway whose database refuses `refusing`; the end of a call is owed to it."""
+    live = await gateway_for("sessions", CAPTURE, entry(Budgets), storage=storage)
+    plugin = live.plugin(Budgets)
+
+    def begin(db: Database) -> None:
+        ledger.reserve(db, [NAME], plugin._owner, HELD, time.time())
+        db.execute(refusing)
+
+    await live.gateway.storage.write(begin)
+    plugin._ledger.owed.append(Settled((NAME,), plugin._owner, HELD, used, 2.0))
+    return live
+
+
+async def spent_calls(live: Live) -> tuple[Amounts, Amounts]:
+    found = await live.gateway.storage.read(lambda db: ledger.spent(db, *NAME, time.time()))
+    return found.spent, found.reserved
+
+
+async def test_ends_that_could_not_be_stored_are_stored_later(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    refusing = (
+        "CREATE TRIGGER full BEFORE UPDATE ON budget_spent"
+        " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+    )
+    used = Amounts(1, 30, 10, 0)
+    storage = {"path": str(tmp_path / "g.db")}
+    live = await gateway_with_an_end(gateway_for, storage, used, refusing)
+    plugin = live.plugin(Budgets)
+    await until(lambda: plugin.health() is not None)
+    assert await spent_calls(live) == (Amounts(), HELD), "the transaction was rolled back"
+    await live.gateway.storage.write(lambda db: db.execute("DROP TRIGGER full"))
+    await until(lambda: not plugin._ledger.owed)
+    assert await spent_calls(live) == (used, Amounts())
