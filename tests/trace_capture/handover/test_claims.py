@@ -123,6 +123,7 @@ async def test_an_expired_claim_counts_until_another_has_its_tokens(
         "released": 0,
         "extended": 0,
         "stale": 0,
+        "unreadable": 0,
     }
 
 

@@ -62,7 +62,7 @@ async def test_states_are_counted(
         "released": "1",
     }
     assert out.count("Z\n") == 4
-    assert len(counts) == 8
+    assert len(counts) == 9
 
 
 def test_states_of_an_older_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The queue of trajectories, as trainers see it: joins the rooms' files, and counts."""
 
+import contextlib
 import secrets
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from gateway import Database, Sample, Storage
+from gateway import Database, Sample, Storage, StorageError
 from gateway_plugins.trace_capture.handover.claiming import (
     Claim,
     Room,
@@ -19,12 +20,15 @@ from gateway_plugins.trace_capture.handover.claiming import (
 )
 from gateway_plugins.trace_capture.handover.filters import Wanted
 from gateway_plugins.trace_capture.handover.intake import take_in
+from gateway_plugins.trace_capture.handover.reading import Built, read
 from gateway_plugins.trace_capture.handover.settling import (
     SLICE,
     Settled,
     Settling,
     expire,
     forget_old,
+    set_aside,
+    take_back,
 )
 from gateway_plugins.trace_capture.handover.unfolding import choose, first_grown, note, unfold
 
@@ -34,7 +38,16 @@ MAX_READ = 64
 MAX_SECONDS = 10.0
 """Seconds after which a request is answered, with what was found by then."""
 
-EVENTS = ("claimed", "acknowledged", "released", "extended", "expired", "stale", "refused")
+EVENTS = (
+    "claimed",
+    "acknowledged",
+    "released",
+    "extended",
+    "expired",
+    "stale",
+    "refused",
+    "unreadable",
+)
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -47,11 +60,19 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct):
-    """What was claimed. `more`: there may be more at once. `stale` trajectories were dropped."""
+    """What was leased. `more`: there may be more at once. `stale` trajectories were dropped."""
 
     claims: list[Claim]
     more: bool = True
     stale: int = 0
+
+
+class HandedOut(msgspec.Struct, frozen=True):
+    """The claims as JSON, each a ClaimedTrajectory; `more` and `stale` as in Found."""
+
+    claims: list[msgspec.Raw]
+    more: bool
+    stale: int
 
 
 class Handover:
@@ -64,9 +85,35 @@ class Handover:
         self._storage = storage
         self._counts = counts
 
-    async def claim(self, ask: Ask) -> Found:
-        """Claim trajectories, after reading as many sessions that have grown, in the same order."""
-        found, reader, unread = Found([]), secrets.token_hex(8), ask.count
+    async def claim(self, ask: Ask) -> HandedOut:
+        """Claim trajectories and build them. On any error, none of them stays leased."""
+        found = Found([])
+        try:
+            await self._find(ask, found)
+            built = await self._storage.read(partial(read, claims=found.claims))
+            await self._sort_out(built)
+        except BaseException:
+            if found.claims:
+                with contextlib.suppress(StorageError):  # the first error says more
+                    await self._storage.write(partial(take_back, claims=found.claims))
+            raise
+        self._count(claimed=len(built.claims))
+        return HandedOut(built.claims, found.more or bool(built.left), found.stale)
+
+    async def _sort_out(self, built: Built) -> None:
+        """Open again what was too much, and set aside what cannot be read."""
+        if not built.left and not built.unreadable:
+            return
+
+        def run(db: Database) -> int:
+            take_back(db, built.left)
+            return set_aside(db, built.unreadable, time.time())
+
+        self._count(unreadable=await self._storage.write(run))
+
+    async def _find(self, ask: Ask, found: Found) -> None:
+        """Lease trajectories, after reading as many sessions that have grown, in the same order."""
+        reader, unread = secrets.token_hex(8), ask.count
         ends = time.monotonic() + MAX_SECONDS
         while await self._take_in() and time.monotonic() < ends:
             pass
@@ -81,7 +128,6 @@ class Handover:
             if full or late or unread > 0:  # there was no session to be read
                 break
             unread = ask.count - len(found.claims)
-        return found
 
     async def _take_in(self) -> bool:
         """Note what has happened since; return whether there may be more."""
@@ -107,7 +153,7 @@ class Handover:
             return stale, claims, room.count <= 0
 
         stale, claims, full = await self._storage.write(run)
-        self._count(claimed=len(claims), stale=stale)
+        self._count(stale=stale)
         found.claims += claims
         found.stale += stale
         return full

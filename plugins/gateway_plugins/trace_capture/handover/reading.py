@@ -37,13 +37,13 @@ class ClaimedTrajectory(Trajectory, kw_only=True):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """Claimed trajectories as JSON, in order, and the receipts of those that were too much.
-
-    One whose session was deleted or damaged since is in neither.
+    """Claimed trajectories as JSON, in order; the claims `left`, which were too much for one
+    response; and those whose session was deleted or damaged since, which are `unreadable`.
     """
 
     claims: list[msgspec.Raw]
-    left: list[str]
+    left: list[Claim]
+    unreadable: list[Claim]
 
 
 def read(db: Database, claims: Sequence[Claim]) -> Built:
@@ -52,21 +52,24 @@ def read(db: Database, claims: Sequence[Claim]) -> Built:
     for claim in claims:
         groups[claim.row.session_id, claim.row.upto].append(claim)
     found: dict[str, bytes] = {}
-    left: list[str] = []
+    left: set[str] = set()
     room = MAX_BYTES
     for (session_id, upto), group in groups.items():
         if room <= 0:
-            left += [claim.receipt for claim in group]
+            left.update(claim.receipt for claim in group)
             continue
         for made in _of_session(db, session_id, upto, group):
             data = msgspec.json.encode(made)
             if found and len(data) > room:
-                left.append(made.receipt)
+                left.add(made.receipt)
             else:
                 found[made.receipt] = data
                 room -= len(data)
-    ordered = (found.get(claim.receipt) for claim in claims)
-    return Built([msgspec.Raw(data) for data in ordered if data is not None], left)
+    return Built(
+        [msgspec.Raw(found[claim.receipt]) for claim in claims if claim.receipt in found],
+        [claim for claim in claims if claim.receipt in left],
+        [claim for claim in claims if claim.receipt not in left and claim.receipt not in found],
+    )
 
 
 def _of_session(
@@ -80,7 +83,9 @@ def _of_session(
     try:
         tree = Tree(traces_upto(db, session_id, upto))
     except UnreadableRow as error:
-        log.warning("claims of the session %r cannot be read: %s", session_id, error)
+        log.warning(
+            "claims of the session %r cannot be read, nobody gets them: %s", session_id, error
+        )
         return
     for branch in tree.branches():
         claim = wanted.get((branch.turns[-1].trace_id, branch.turns[-1].choice))

@@ -6,12 +6,14 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from gateway import Database
+from gateway_plugins.trace_capture.handover.claiming import Claim
 from gateway_plugins.trace_capture.handover.turns import (
     ACKNOWLEDGED,
     COLUMNS,
     EXPIRED,
     LEASED,
     RELEASED,
+    UNREADABLE,
     Open,
     forget_settled,
     give_back,
@@ -42,6 +44,11 @@ _SET = "UPDATE handover_claims SET state = :state, until = :until WHERE receipt 
 _EXPIRED = f"""
 SELECT receipt, {COLUMNS} FROM handover_claims
 WHERE state = 0 AND until <= :now ORDER BY until LIMIT :limit
+"""
+_UNDO = "DELETE FROM handover_claims WHERE receipt = :receipt AND state = :leased"
+_SET_ASIDE = """
+UPDATE handover_claims SET state = :state, until = :until
+WHERE receipt = :receipt AND state = :leased
 """
 _FORGET = """
 DELETE FROM handover_claims WHERE receipt IN (
@@ -165,6 +172,22 @@ def expire(db: Database, now: float) -> int:
         _set(db, receipt, EXPIRED, now)
         give_back(db, Open(*row))
     return len(rows)
+
+
+def take_back(db: Database, claims: Sequence[Claim]) -> None:
+    """Open the trajectories again whose claims reached nobody, as if they had never been leased."""
+    for claim in claims:
+        if db.execute(_UNDO, {"receipt": claim.receipt, "leased": LEASED}):
+            give_back(db, claim.row._replace(deliveries=claim.row.deliveries - 1))
+
+
+def set_aside(db: Database, claims: Sequence[Claim], now: float) -> int:
+    """Note that these cannot be read, so that nobody leases them again; return how many are left.
+
+    Those of a session that was deleted meanwhile are gone.
+    """
+    values = {"state": UNREADABLE, "until": now, "leased": LEASED}
+    return sum(db.execute(_SET_ASIDE, {**values, "receipt": claim.receipt}) for claim in claims)
 
 
 def forget_old(db: Database, now: float) -> int:

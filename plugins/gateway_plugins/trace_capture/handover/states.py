@@ -14,6 +14,7 @@ _STATES = (
     ("stale", "at", "handover_claims WHERE state = 2"),
     ("expired", "at", "handover_claims WHERE state = 3"),
     ("released", "at", "handover_claims WHERE state = 4"),
+    ("unreadable", "at", "handover_claims WHERE state = 5"),
 )
 
 

@@ -13,8 +13,8 @@ import msgspec
 
 from gateway import Database
 
-LEASED, ACKNOWLEDGED, DROPPED, EXPIRED, RELEASED = range(5)
-"""States of a claim. A claim holds in the first three; nobody got one that was DROPPED."""
+LEASED, ACKNOWLEDGED, DROPPED, EXPIRED, RELEASED, UNREADABLE = range(6)
+"""States of a claim, which holds in the first three; nobody got one DROPPED or UNREADABLE."""
 
 Key = tuple[str, int]
 """A trace, and the position of a choice in it."""

@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from functools import partial
 from typing import Annotated, Protocol
 
 import msgspec
@@ -11,7 +10,6 @@ from msgspec import Meta
 from gateway import BadRequest, ControlRequest, Forbidden, Host
 from gateway_plugins.trace_capture.handover.filters import ClaimFilter, Order, Wanted
 from gateway_plugins.trace_capture.handover.queue import Ask, Handover
-from gateway_plugins.trace_capture.handover.reading import read
 from gateway_plugins.trace_capture.handover.settling import Settled
 from gateway_plugins.trace_capture.handover.unfolding import number_of
 from gateway_plugins.trace_capture.sessions.owners import visible_owner
@@ -94,10 +92,7 @@ class HandoverRoutes:
             )
         seconds = self._seconds(given.lease)
         found = await self._handover.claim(Ask(wanted, given.n, seconds, given.drop_stale))
-        built = await self._gateway.storage.read(partial(read, claims=found.claims))
-        if built.left:
-            await self._handover.release(built.left, None)
-        return Claims(built.claims, found.stale, found.more or bool(built.left), version)
+        return Claims(found.claims, found.stale, found.more, version)
 
     async def acknowledge(self, request: ControlRequest) -> Settled:
         receipts = (await request.json(Receipts)).receipts
