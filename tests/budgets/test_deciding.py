@@ -143,3 +143,42 @@ def test_calls_in_flight_never_overrun_a_budget(
     change(db, lambda one: ledger.forget_dead(one, NOW + OWNER_TIMEOUT + 1))
     held = [ledger.spent(db, *name, NOW).reserved for name in NAMES]
     assert held == [NOTHING] * len(NAMES), "what dead processes had reserved is void"
+
+
+HELD = Amounts(1, 1_000, 500, 0)
+
+
+def test_end_of_an_owner_held_for_dead_enlarges_no_budget(db: Connection) -> None:
+    change(db, emptied)
+    [name] = names = NAMES[:1]
+    change(db, lambda one: ledger.reserve(one, names, "slow", HELD, NOW))
+    later = NOW + OWNER_TIMEOUT + 1
+    change(db, lambda one: ledger.forget_dead(one, later))
+    change(db, lambda one: ledger.settle(one, [Settled(names, "slow", HELD, HELD, later)]))
+    change(db, lambda one: ledger.seen(one, "slow", later))
+    assert ledger.spent(db, *name, later).reserved == NOTHING
+    change(db, lambda one: ledger.reserve(one, names, "slow", HELD, later))
+    assert ledger.spent(db, *name, later).reserved == HELD
+
+
+def test_end_of_a_call_costs_the_same_however_many_others_run(db: Connection) -> None:
+    few, many = (_steps_of_an_end(db, others) for others in (10, 10_000))
+    assert many < 2 * few
+
+
+def _steps_of_an_end(db: Connection, others: int) -> int:
+    """Return about how many instructions the database runs for one end beside `others` calls."""
+    change(db, emptied)
+    running: list[tuple[Kind, str]] = [("session", str(one)) for one in range(others)]
+    change(db, lambda one: ledger.reserve(one, [*running, NAMES[0]], "one", HELD, NOW))
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    db.raw.set_progress_handler(step, 10)
+    change(db, lambda one: ledger.settle(one, [Settled(NAMES[:1], "one", HELD, HELD, NOW)]))
+    db.raw.set_progress_handler(None, 0)
+    return steps

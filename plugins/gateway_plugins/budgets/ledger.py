@@ -5,7 +5,7 @@ transaction of its trace, so any number of processes on one file agree. Reservat
 owner, a running process; those of an owner that has not been seen for a while are void.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -152,14 +152,21 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 def settle(db: Database, ends: Sequence[Settled]) -> None:
-    """Put what calls used in place of what they had reserved."""
+    """Put what calls used in place of what they had reserved, if that is not void by now."""
     for end in ends:
-        less = [-one for one in end.reserved.row]
-        db.insert(_RESERVE[0], [(*name, end.owner, *less) for name in end.names], _RESERVE[1])
+        for kind, name in end.names:
+            _release(db, {"kind": kind, "name": name, "owner": end.owner}, end.reserved)
         amounts = [min(one, MOST) for one in end.used.row]
         used = [(*name, end.at, end.at, *amounts) for name in end.names]
         db.insert(_SPEND[0], used, _SPEND[1])
-    db.execute("DELETE FROM budget_reserved WHERE calls = 0")
+
+
+def _release(db: Database, whose: Mapping[str, str], reserved: Amounts) -> None:
+    where = "WHERE kind = :kind AND name = :name AND owner = :owner"
+    less = ", ".join(f"{one} = max({one} - :{one}, 0)" for one in _AMOUNTS.split(", "))
+    amounts = dict(zip(_AMOUNTS.split(", "), reserved.row, strict=True))
+    db.execute(f"UPDATE budget_reserved SET {less} {where}", {**whose, **amounts})
+    db.execute(f"DELETE FROM budget_reserved {where} AND calls <= 0", whose)
 
 
 def forget_dead(db: Database, now: float) -> None:
