@@ -1,5 +1,6 @@
 """Acknowledges, releases and extends claims, and takes back those that have expired."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from gateway_plugins.trace_capture.handover.turns import (
     LEASED,
     RELEASED,
     UNREADABLE,
+    Key,
     Open,
     forget_settled,
     give_back,
@@ -92,17 +94,25 @@ class Settling:
         self._db = db
         self._owner = owner
         self._now = now
+        self._held: dict[str, set[Key]] = {}
+        self._changed: defaultdict[str, list[Open]] = defaultdict(list)
 
     def acknowledge(self, receipts: Sequence[str]) -> Settled:
         """Note that they were trained on: their turns are never handed out again.
 
         A claim that has expired is acknowledged if nobody else has its turns.
         """
-        return self._each(receipts, self._acknowledge)
+        done = self._each(receipts, self._acknowledge)
+        for session_id in self._changed:
+            forget_settled(self._db, session_id)
+        return done
 
     def release(self, receipts: Sequence[str]) -> Settled:
         """Give trajectories back, to be handed out again."""
-        return self._each(receipts, self._release)
+        done = self._each(receipts, self._release)
+        for session_id, rows in self._changed.items():
+            give_back(self._db, session_id, rows)
+        return done
 
     def extend(self, receipts: Sequence[str], until: float) -> Settled:
         """Have the leases end at `until`, also expired ones whose turns nobody else has."""
@@ -130,8 +140,7 @@ class Settling:
             return None
         code = self._why_not(claim)
         if code is None:
-            self._set(claim, ACKNOWLEDGED, self._now)
-            forget_settled(self._db, claim.row.session_id)
+            self._hold(claim, ACKNOWLEDGED, self._now)
         return code
 
     def _release(self, claim: _Found) -> Code | None:
@@ -139,7 +148,7 @@ class Settling:
             return "claim_acknowledged"
         if claim.state == LEASED:
             self._set(claim, RELEASED, self._now)
-            give_back(self._db, claim.row)
+            self._changed[claim.row.session_id].append(claim.row)
         return None
 
     def _extend(self, claim: _Found, until: float) -> Code | None:
@@ -147,8 +156,22 @@ class Settling:
             return "claim_acknowledged"
         code = self._why_not(claim)
         if code is None:
-            self._set(claim, LEASED, until)
+            self._hold(claim, LEASED, until)
         return code
+
+    def _hold(self, claim: _Found, state: int, until: float) -> None:
+        """Have the turns of a claim be its own, which may have expired."""
+        self._set(claim, state, until)
+        self._changed[claim.row.session_id].append(claim.row)
+        if claim.state == EXPIRED:
+            self._taken(claim.row.session_id).update(_keys(claim))
+
+    def _taken(self, session_id: str) -> set[Key]:
+        """Return the turns of the claims of a session that hold."""
+        found = self._held.get(session_id)
+        if found is None:
+            found = self._held[session_id] = held(self._db, session_id)
+        return found
 
     def _set(self, claim: _Found, state: int, until: float) -> None:
         self.changed += 1
@@ -158,19 +181,27 @@ class Settling:
         """Return why the claim's turns cannot be its own any more; None if they can."""
         if claim.state == RELEASED:
             return "claim_released"
-        if claim.state == EXPIRED:
-            taken = held(self._db, claim.row.session_id)
-            if any(turn.key in taken for turn in read_turns(claim.taught)):
-                return "claim_taken"
+        if claim.state == EXPIRED and not self._taken(claim.row.session_id).isdisjoint(
+            _keys(claim)
+        ):
+            return "claim_taken"
         return None
+
+
+def _keys(claim: _Found) -> list[Key]:
+    return [turn.key for turn in read_turns(claim.taught)]
 
 
 def expire(db: Database, now: float) -> int:
     """Open the trajectories again whose leases have ended by `now`; return how many, of a slice."""
     rows = list(db.select(_EXPIRED, {"now": now, "limit": SLICE}))
-    for receipt, *row in rows:
+    ended: defaultdict[str, list[Open]] = defaultdict(list)
+    for receipt, *values in rows:
         _set(db, receipt, EXPIRED, now)
-        give_back(db, Open(*row))
+        row = Open(*values)
+        ended[row.session_id].append(row)
+    for session_id, back in ended.items():
+        give_back(db, session_id, back)
     return len(rows)
 
 
@@ -178,7 +209,8 @@ def take_back(db: Database, claims: Sequence[Claim]) -> None:
     """Open the trajectories again whose claims reached nobody, as if they had never been leased."""
     for claim in claims:
         if db.execute(_UNDO, {"receipt": claim.receipt, "leased": LEASED}):
-            give_back(db, claim.row._replace(deliveries=claim.row.deliveries - 1))
+            row = claim.row._replace(deliveries=claim.row.deliveries - 1)
+            give_back(db, row.session_id, [row])
 
 
 def set_aside(db: Database, claims: Sequence[Claim], now: float) -> int:

@@ -6,6 +6,7 @@ trajectory or in a claim that holds, so none is lost, and what an acknowledged c
 given to another.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -138,25 +139,77 @@ def forget_settled(db: Database, session_id: str) -> None:
             put(db, [with_turns(row, left)])
 
 
-def give_back(db: Database, row: Open) -> None:
-    """Open a trajectory whose claim does not hold any more, as far as nobody else has its turns.
+def give_back(db: Database, session_id: str, rows: Iterable[Open]) -> None:
+    """Open trajectories of a session whose claims do not hold any more, if nobody has their turns.
 
-    If an open trajectory covers it, as one that grew out of it, that one is enough.
+    If an open trajectory covers one, as one that grew out of it, that one is enough.
     """
-    turns = without(read_turns(row.turns), held(db, row.session_id))
-    others = open_rows(db, row.session_id) if turns else []
-    opened = with_turns(row, turns) if turns else row
-    if turns and not covered(opened, others):
-        for other in others:
-            if covered(other, [opened]):
+    taken, opened = held(db, session_id), Coverage(open_rows(db, session_id))
+    for row in rows:
+        turns = without(read_turns(row.turns), taken)
+        if not turns:
+            continue
+        back = with_turns(row, turns)
+        if not opened.covers(back):
+            for other in opened.take_within(back):
                 delete(db, other)
-        put(db, [opened])
+            opened.add(back)
+            put(db, [back])
 
 
-def covered(row: Open, others: Iterable[Open]) -> bool:
-    """Whether one of the others has all of its turns, and is no worse."""
-    keys = {turn.key for turn in read_turns(row.turns)}
-    return any(
-        one.complete >= row.complete and keys <= {turn.key for turn in read_turns(one.turns)}
-        for one in others
-    )
+class _Keyed(NamedTuple):
+    """An open trajectory and the keys of its turns; `last` is that of the deepest."""
+
+    row: Open
+    keys: frozenset[Key]
+    last: Key
+
+    @property
+    def end(self) -> Key:
+        """What no other trajectory of the session has."""
+        return self.row.trace_id, self.row.choice
+
+
+class Coverage:
+    """Open trajectories of a session, found by their turns: a tree may have thousands of them.
+
+    A trajectory covers another if it has all of its turns and is no worse. Each has a turn.
+    """
+
+    def __init__(self, rows: Iterable[Open] = ()) -> None:
+        self._having: defaultdict[Key, dict[Key, _Keyed]] = defaultdict(dict)
+        self._ending: defaultdict[Key, dict[Key, _Keyed]] = defaultdict(dict)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Open) -> None:
+        one = _keyed(row)
+        self._ending[one.last][one.end] = one
+        for key in one.keys:
+            self._having[key][one.end] = one
+
+    def covers(self, row: Open) -> bool:
+        """Whether one of these covers the row."""
+        wanted = _keyed(row)
+        return any(_covers(one, wanted) for one in self._having[wanted.last].values())
+
+    def take_within(self, row: Open) -> list[Open]:
+        """Take out those that the row covers, and return them."""
+        whole = _keyed(row)
+        found = [
+            one for key in whole.keys for one in self._ending[key].values() if _covers(whole, one)
+        ]
+        for one in found:
+            del self._ending[one.last][one.end]
+            for key in one.keys:
+                del self._having[key][one.end]
+        return [one.row for one in found]
+
+
+def _keyed(row: Open) -> _Keyed:
+    keys = [turn.key for turn in read_turns(row.turns)]
+    return _Keyed(row, frozenset(keys), keys[-1])
+
+
+def _covers(one: _Keyed, other: _Keyed) -> bool:
+    return one.row.complete >= other.row.complete and other.keys <= one.keys

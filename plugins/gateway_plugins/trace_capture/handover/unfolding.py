@@ -14,9 +14,9 @@ from typing import NamedTuple
 from gateway import Database, Trace
 from gateway_plugins.trace_capture.handover.filters import Wanted, of_sessions, over
 from gateway_plugins.trace_capture.handover.turns import (
+    Coverage,
     Open,
     Turn,
-    covered,
     delete,
     held,
     lowest,
@@ -183,7 +183,8 @@ def note(db: Database, session: Grown, reader: str, rows: Iterable[Open]) -> Non
         for row, turns in ((row, read_turns(row.turns)) for row in rows)
         if without(turns, taken)
     ]
+    known = Coverage(new)
     for before in open_rows(db, session.session_id):
-        if covered(before, new):
+        if known.covers(before):
             delete(db, before)
     put(db, new)
