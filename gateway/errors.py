@@ -42,9 +42,10 @@
             ├── IdleTimeout         504 upstream_idle_timeout
             └── TotalTimeout        504 upstream_total_timeout
 
-A plugin rejects a call by raising a CallError from a deciding hook; any other exception there
-becomes a HookFailed. The envelope is `{"error": {"message", "type", "param", "code"}}`; a worker's
-response is never wrapped in it.
+A plugin rejects a call by raising a CallError from a deciding hook; any other exception there, and
+an Answered or a ChooseAgain of another hook than the one it is for, becomes a HookFailed. The
+envelope is `{"error": {"message", "type", "param", "code"}}`; a worker's response is never wrapped
+in it.
 """
 
 from math import ceil

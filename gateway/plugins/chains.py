@@ -28,8 +28,11 @@ log = logging.getLogger("gateway.plugins")
 HOOK_ERRORS = (Exception, asyncio.CancelledError)
 """Exceptions that a hook may raise; CancelledError if something that it awaited was cancelled."""
 
-REJECTIONS = (CallError, ChooseAgain, Answered)
-"""Exceptions by which a deciding hook decides: they are no failure of it."""
+CHOICES = (CallError, ChooseAgain)
+"""Exceptions by which a hook that chooses among workers decides: they are no failure of it."""
+
+DECISIONS = {"admit": (CallError, Answered), "filter_workers": CHOICES, "pick_worker": CHOICES}
+"""The same by hook; all other deciding hooks have CallError alone."""
 
 RESULTS = frozenset({NoneType, NoWait, Principal, Answer, Translation, Worker, list, tuple})
 """Classes of the usual results. Whatever else a hook returns may have to be awaited."""
@@ -328,7 +331,7 @@ async def _filtered_later(
             begun = None
             if left.__class__ not in RESULTS and _waits(left):
                 left = await left
-        except REJECTIONS:
+        except CHOICES:
             raise
         except HOOK_ERRORS as error:
             _reject(call, hook, "filter_workers", error)
@@ -338,11 +341,21 @@ async def _filtered_later(
 
 def _reject(call: Call, hook: Hook, name: str, error: BaseException) -> NoReturn:
     """Raise the error that ends the call after a deciding hook raised `error`."""
-    if isinstance(error, REJECTIONS) or _ends_the_call(error):
+    if isinstance(error, DECISIONS.get(name, CallError)) or _ends_the_call(error):
         raise error
     what = "plugin %s broke in %s; the call is refused"
     log.error(what, hook.plugin, name, exc_info=error, extra=call.log_extra())
-    raise HookFailed(f"the plugin {hook.plugin!r} failed while deciding on this call") from error
+    why = f"the plugin {hook.plugin!r} failed while deciding on this call"
+    raise HookFailed(why + _misplaced(name, error)) from error
+
+
+def _misplaced(name: str, error: BaseException) -> str:
+    """Say where a hook may raise `error`, if `error` is a decision of other hooks."""
+    for decision in (Answered, ChooseAgain):
+        if isinstance(error, decision):
+            hooks = " and ".join(one for one, may in DECISIONS.items() if decision in may)
+            return f": {name} raised {decision.__name__}, which only {hooks} may raise"
+    return ""
 
 
 def _ends_the_call(error: BaseException) -> bool:

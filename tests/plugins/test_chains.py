@@ -139,6 +139,40 @@ async def test_observing_hook_that_fails_is_isolated(
     assert others.count("finished") == others.count("started") == 2, "the other plugins go on"
 
 
+@pytest.mark.parametrize("plugin", FORMS)
+@pytest.mark.parametrize(
+    ("how", "hook", "allowed"),
+    [
+        *(("answers", hook, "admit") for hook in DECIDING if hook != "admit"),
+        *(("chooses", hook, "filter_workers and pick_worker") for hook in DECIDING[:4]),
+    ],
+)
+async def test_decision_of_another_hook_is_a_failure(
+    gateway_for: GatewayFor, how: str, hook: str, allowed: str, plugin: type[Breaking]
+) -> None:
+    """An answer that is raised after admission would pass by those who observe and record."""
+    async with ScriptedWorker(PLAIN) as worker:
+        live = await gateway_for(entry(plugin, at=hook, how=how), Witness, workers=[worker.url])
+        answer = await post(live)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "hook_failed")
+    name = {"answers": "Answered", "chooses": "ChooseAgain"}[how]
+    why = f"this call: {hook} raised {name}, which only {allowed} may raise"
+    assert answer.json()["error"]["message"].endswith(why)
+    assert worker.connections == []
+    assert live.plugin(Witness).outcomes[0].result == "error"
+
+
+@pytest.mark.parametrize("plugin", FORMS)
+async def test_admit_answers_a_call_by_raising_the_answer(
+    gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture, plugin: type[Breaking]
+) -> None:
+    async with ScriptedWorker(PLAIN) as worker:
+        live = await gateway_for(entry(plugin, at="admit", how="answers"), workers=[worker.url])
+        answer = await post(live)
+    assert (answer.status_code, answer.content) == (200, b"at once")
+    assert (worker.connections, caplog.messages) == ([], [])
+
+
 class Odd:
     """A plugin whose observers have an attribute of its own that is called `collectors`."""
 

@@ -16,8 +16,10 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import (
     Answer,
+    Answered,
     BadRequest,
     Call,
+    ChooseAgain,
     Database,
     Delta,
     Event,
@@ -348,7 +350,7 @@ class Breaking:
 
     class Config(msgspec.Struct, frozen=True):
         at: str = ""
-        how: Literal["breaks", "refuses", "is cancelled"] = "breaks"
+        how: Literal["breaks", "refuses", "is cancelled", "answers", "chooses"] = "breaks"
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -362,6 +364,10 @@ class Breaking:
             raise Forbidden("not you", code="refused", headers=((b"x-why", b"a whim"),))
         if self._config.how == "is cancelled":  # as by waiting for a task that somebody cancelled
             raise asyncio.CancelledError
+        if self._config.how == "answers":
+            raise Answered(Answer(body=b"at once"))
+        if self._config.how == "chooses":
+            raise ChooseAgain
         raise ValueError(f"on purpose, and not for callers: {where}")
 
     @hookimpl
