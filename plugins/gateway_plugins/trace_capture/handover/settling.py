@@ -195,22 +195,28 @@ def _keys(claim: _Found) -> list[Key]:
 def expire(db: Database, now: float) -> int:
     """Open the trajectories again whose leases have ended by `now`; return how many, of a slice."""
     rows = list(db.select(_EXPIRED, {"now": now, "limit": SLICE}))
-    ended: defaultdict[str, list[Open]] = defaultdict(list)
-    for receipt, *values in rows:
+    for receipt, *_ in rows:
         _set(db, receipt, EXPIRED, now)
-        row = Open(*values)
-        ended[row.session_id].append(row)
-    for session_id, back in ended.items():
-        give_back(db, session_id, back)
+    _give_all_back(db, [Open(*values) for _, *values in rows])
     return len(rows)
 
 
 def take_back(db: Database, claims: Sequence[Claim]) -> None:
     """Open the trajectories again whose claims reached nobody, as if they had never been leased."""
-    for claim in claims:
-        if db.execute(_UNDO, {"receipt": claim.receipt, "leased": LEASED}):
-            row = claim.row._replace(deliveries=claim.row.deliveries - 1)
-            give_back(db, row.session_id, [row])
+    rows = [
+        claim.row._replace(deliveries=claim.row.deliveries - 1)
+        for claim in claims
+        if db.execute(_UNDO, {"receipt": claim.receipt, "leased": LEASED})
+    ]
+    _give_all_back(db, rows)
+
+
+def _give_all_back(db: Database, rows: Sequence[Open]) -> None:
+    of_session: defaultdict[str, list[Open]] = defaultdict(list)
+    for row in rows:
+        of_session[row.session_id].append(row)
+    for session_id, back in of_session.items():
+        give_back(db, session_id, back)
 
 
 def set_aside(db: Database, claims: Sequence[Claim], now: float) -> int:

@@ -8,6 +8,7 @@ given to another.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -56,6 +57,11 @@ class Open(NamedTuple):
     upto: int
     deliveries: int
     turns: str
+
+    @property
+    def end(self) -> Key:
+        """What no other trajectory of the session has."""
+        return self.trace_id, self.choice
 
 
 COLUMNS = ", ".join(Open._fields)
@@ -143,6 +149,7 @@ def give_back(db: Database, session_id: str, rows: Iterable[Open]) -> None:
     """Open trajectories of a session whose claims do not hold any more, if nobody has their turns.
 
     If an open trajectory covers one, as one that grew out of it, that one is enough.
+    What stays open has the deliveries of what it replaces.
     """
     taken, opened = held(db, session_id), Coverage(open_rows(db, session_id))
     for row in rows:
@@ -150,11 +157,14 @@ def give_back(db: Database, session_id: str, rows: Iterable[Open]) -> None:
         if not turns:
             continue
         back = with_turns(row, turns)
-        if not opened.covers(back):
+        found = opened.carry(back)
+        if found is None:
             for other in opened.take_within(back):
                 delete(db, other)
+                back = _carried(back, other)
             opened.add(back)
-            put(db, [back])
+            found = back
+        put(db, [found])
 
 
 class _Keyed(NamedTuple):
@@ -166,8 +176,7 @@ class _Keyed(NamedTuple):
 
     @property
     def end(self) -> Key:
-        """What no other trajectory of the session has."""
-        return self.row.trace_id, self.row.choice
+        return self.row.end
 
 
 class Coverage:
@@ -188,10 +197,21 @@ class Coverage:
         for key in one.keys:
             self._having[key][one.end] = one
 
-    def covers(self, row: Open) -> bool:
-        """Whether one of these covers the row."""
+    def carry(self, row: Open) -> Open | None:
+        """Return one that covers the row, with the row's deliveries if these are more, else None.
+
+        That is the one with the same end, if there is one. It has these deliveries here, too.
+        """
         wanted = _keyed(row)
-        return any(_covers(one, wanted) for one in self._having[wanted.last].values())
+        having = self._having[wanted.last]
+        same = [having[wanted.end]] if wanted.end in having else []
+        found = next((one for one in chain(same, having.values()) if _covers(one, wanted)), None)
+        if found is None:
+            return None
+        carried = _carried(found.row, row)
+        if carried != found.row:
+            self.add(carried)
+        return carried
 
     def take_within(self, row: Open) -> list[Open]:
         """Take out those that the row covers, and return them."""
@@ -204,6 +224,10 @@ class Coverage:
             for key in one.keys:
                 del self._having[key][one.end]
         return [one.row for one in found]
+
+
+def _carried(row: Open, replaced: Open) -> Open:
+    return row._replace(deliveries=max(row.deliveries, replaced.deliveries))
 
 
 def _keyed(row: Open) -> _Keyed:

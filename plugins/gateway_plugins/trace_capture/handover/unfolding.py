@@ -183,8 +183,10 @@ def note(db: Database, session: Grown, reader: str, rows: Iterable[Open]) -> Non
         for row, turns in ((row, read_turns(row.turns)) for row in rows)
         if without(turns, taken)
     ]
-    known = Coverage(new)
+    known, found = Coverage(new), {row.end: row for row in new}
     for before in open_rows(db, session.session_id):
-        if known.covers(before):
+        over = known.carry(before)
+        if over is not None:
             delete(db, before)
-    put(db, new)
+            found[over.end] = over
+    put(db, list(found.values()))
