@@ -241,6 +241,7 @@ def test_claims_and_sessions_to_read_are_found_by_indexes(order: Order, owner: s
         for version in (None, 7):
             wanted = Wanted(filter_, owner, version, 100.0, order, 1.0, 1.0)
             assert first_open(db, wanted) is None
+            assert first_open(db, msgspec.structs.replace(wanted, open_from=None)) is None
             assert unfolding.first_grown(db, wanted) == (None, False)
             assert drop_stale(db, wanted) == 0
     found = [plan for plan in db.plans if "SCAN o" in plan or "SCAN h" in plan or "TEMP" in plan]

@@ -148,7 +148,8 @@ def _insert(db: Database, row: Open, taught: list[Turn], state: int, until: floa
 def _open(db: Database, wanted: Wanted, relation: str, limit: int) -> Iterator[Open]:
     """Return open trajectories in order, whose version has this relation to the wanted one."""
     where, params = of_open(wanted)
-    version = "TRUE" if wanted.min_version is None else f"o.version {relation} :min_version"
+    name = "o.version" if wanted.order == "version" else "+o.version"  # as with o.at in filters.py
+    version = "TRUE" if wanted.min_version is None else f"{name} {relation} :min_version"
     query = _OPEN.format(
         columns=_COLUMNS, version=version, where=where, order=_ORDERS[wanted.order]
     )
