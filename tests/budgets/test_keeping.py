@@ -54,3 +54,17 @@ async def test_ends_that_could_not_be_stored_are_stored_later(
     await live.gateway.storage.write(lambda db: db.execute("DROP TRIGGER full"))
     await until(lambda: not plugin._ledger.owed)
     assert await spent_calls(live) == (used, Amounts())
+
+
+async def test_upkeep_goes_on_after_any_fault(gateway_for: GatewayFor) -> None:
+    live = await gateway_for("sessions", CAPTURE, entry(Budgets))
+    plugin = live.plugin(Budgets)
+    used = Amounts(1, 1 << 70, 10, 0)
+    good = Settled((NAME,), plugin._owner, HELD, used, time.time())
+    bad = Settled((("session", "\ud800"),), plugin._owner, HELD, used, time.time())
+    plugin._ledger.owed += [good, bad]
+    await until(lambda: plugin.health() is not None)
+    assert "UnicodeEncodeError" in (plugin.health() or "")
+    plugin._ledger.owed.remove(bad)
+    await until(lambda: plugin.health() is None)
+    assert await spent_calls(live) == (Amounts(1, ledger.MOST, 10, 0), Amounts())

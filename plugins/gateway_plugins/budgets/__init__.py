@@ -74,6 +74,7 @@ class Budgets:
         self._freed = asyncio.Event()
         self._running = 0
         self._fault = ""
+        self._neglect = ""
         self._stopped: dict[Name, int] = {
             "max_calls": 0,
             "max_tokens": 0,
@@ -161,7 +162,7 @@ class Budgets:
 
     @hookimpl
     def health(self) -> str | None:
-        return self._fault or None
+        return self._fault or self._neglect or None
 
     @property
     def _has_defaults(self) -> bool:
@@ -268,9 +269,15 @@ class Budgets:
                     while await storage.write(partial(ledger.delete_old, before=before)):
                         pass
                     cleaned = time.monotonic()
-            except StorageError as error:
-                self._fail(error)
+                self._neglect = ""
+            except Exception as error:  # noqa: BLE001  the next round may succeed
+                self._note_neglect(error)
             await asyncio.sleep(UPKEEP)
+
+    def _note_neglect(self, error: Exception) -> None:
+        if not self._neglect:
+            log.error("budgets cannot store what is owed, nor delete what is old", exc_info=error)
+        self._neglect = f"budgets are not looked after: {type(error).__name__}: {error}"
 
     async def _look_after(self, storage: Storage) -> None:
         owed = tuple(self._ledger.owed)
