@@ -68,3 +68,11 @@ async def test_upkeep_goes_on_after_any_fault(gateway_for: GatewayFor) -> None:
     plugin._ledger.owed.remove(bad)
     await until(lambda: plugin.health() is None)
     assert await spent_calls(live) == (Amounts(1, ledger.MOST, 10, 0), Amounts())
+
+
+async def test_refused_budget_puts_a_session_in_no_run(gateway_for: GatewayFor) -> None:
+    live = await gateway_for("sessions", entry(Budgets))
+    wrong = {"run_id": "r", "max_cost": 1}
+    refused = await live.client.post("/budgets/sessions/one", json=wrong)
+    assert refused.status_code == 400
+    assert (await live.client.get("/budgets/sessions/one")).json()["run_id"] is None

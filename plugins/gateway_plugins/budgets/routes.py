@@ -92,19 +92,22 @@ class Routes:
 
     async def give_session(self, request: ControlRequest) -> Told:
         new, session = await request.json(NewBudget), request.params["session_id"]
-        if new.run_id is not None:
-            run = budget_in(new.run_id, str, "run_id")
-            await self._gateway.storage.write(
-                lambda db: ledger.put_in_run(db, session, run, time.time())
-            )
-        return await self._give("session", session, new)
+        run = None if new.run_id is None else budget_in(new.run_id, str, "run_id")
+        return await self._give("session", session, new, run)
 
     async def give_run(self, request: ControlRequest) -> Told:
         return await self._give("run", request.params["run_id"], await request.json(Budget))
 
-    async def _give(self, kind: Kind, name: str, new: Budget) -> Told:
+    async def _give(self, kind: Kind, name: str, new: Budget, run: str | None = None) -> Told:
+        """Set the budget, and the run of a session, both or neither."""
         budget = Budget(**{one: getattr(new, one) for one in Budget.__struct_fields__})
-        await self._gateway.storage.write(lambda db: self._keeper.give(db, kind, name, budget))
+
+        def give(db: Database) -> None:
+            if run is not None:
+                ledger.put_in_run(db, name, run, time.time())
+            self._keeper.give(db, kind, name, budget)
+
+        await self._gateway.storage.write(give)
         self._keeper.given = True
         return await self._show(kind, name)
 
