@@ -122,7 +122,8 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
 
 
 def emptied(db: Database) -> None:
-    for table in ("budget_spent", "budget_reserved", "budget_owners"):
+    tables = ("spent", "reserved", "owners", "given", "runs")
+    for table in (f"budget_{one}" for one in tables):
         db.execute(f"DELETE FROM {table}")
 
 
@@ -182,3 +183,20 @@ def _steps_of_an_end(db: Connection, others: int) -> int:
     change(db, lambda one: ledger.settle(one, [Settled(NAMES[:1], "one", HELD, HELD, NOW)]))
     db.raw.set_progress_handler(None, 0)
     return steps
+
+
+@pytest.mark.parametrize("active", ["session", "run"])
+def test_active_namesake_of_the_other_kind_keeps_nothing(db: Connection, active: Kind) -> None:
+    def tell(one: Database) -> None:
+        emptied(one)
+        ledger.give(one, "session", "x", Budget(max_calls=1), NOW)
+        ledger.give(one, "run", "x", Budget(max_calls=1), NOW)
+        ledger.put_in_run(one, "x", "r", NOW)
+        ledger.reserve(one, [(active, "x")], "one", HELD, NOW + 2)
+
+    change(db, tell)
+    change(db, lambda one: ledger.delete_old(one, NOW + 1))
+    kinds: tuple[Kind, ...] = ("session", "run")
+    kept = [kind for kind in kinds if ledger.given(db, kind, "x").limits_anything]
+    assert kept == [active]
+    assert ledger.run_of(db, "x") == ("r" if active == "session" else None)

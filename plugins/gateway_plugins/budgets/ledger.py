@@ -181,10 +181,11 @@ def forget_dead(db: Database, now: float) -> None:
 
 
 _OLD = {
-    "budget_spent": ("kind, name", "last_at"),
-    "budget_given": ("kind, name", "changed_at"),
-    "budget_runs": ("session", "changed_at"),
+    "budget_spent": ("kind, name", "last_at", ""),
+    "budget_given": ("kind, name", "changed_at", "(kind, name)"),
+    "budget_runs": ("session", "changed_at", "('session', session)"),
 }
+"""Each table's key, its column of the age, and whose calls since then keep a row."""
 
 
 def delete_old(db: Database, before: float) -> bool:
@@ -194,13 +195,9 @@ def delete_old(db: Database, before: float) -> bool:
 
 
 def _delete_some(db: Database, table: str, before: float) -> int:
-    key, age = _OLD[table]
-    name = "session" if table == "budget_runs" else "name"
-    active = (
-        ""
-        if table == "budget_spent"
-        else (f" AND {name} NOT IN (SELECT name FROM budget_spent WHERE last_at >= :before)")
-    )
+    key, age, whose = _OLD[table]
+    called = "SELECT kind, name FROM budget_spent WHERE last_at >= :before"
+    active = f" AND {whose} NOT IN ({called})" if whose else ""
     return db.execute(
         f"DELETE FROM {table} WHERE ({key}) IN"
         f" (SELECT {key} FROM {table} WHERE {age} < :before{active} LIMIT :most)",
