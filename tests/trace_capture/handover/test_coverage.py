@@ -15,7 +15,7 @@ from support.records.step_counts import Steps
 def row(turns: list[int], complete: int = 1) -> Open:
     packed = pack_turns([Turn(f"trace-{one}", 0, None) for one in turns])
     return Open(
-        "s", f"leaf-{turns}", 0, None, 0.0, "m", "", "none", complete, None, 1, 1, 0, packed
+        "s", f"leaf-{turns}", complete, None, 0.0, "m", "", "none", complete, None, 1, 1, 0, packed
     )
 
 
