@@ -163,6 +163,9 @@ def test_each_recorded_call_answers_once_in_any_order(
         assert isinstance(one, Recorded if one.step and one.step.number <= last else Live)  # type: ignore[union-attr]
     another = matcher.match("new", RULES.digest(PATH, {"seed": 9}))
     assert isinstance(another, Diverged if to_step is None else Live)
+    # Another key's session of the same name begins at the first step.
+    theirs = matcher.match("new", RULES.digest(PATH, {"seed": asked[0]}), "another")
+    assert theirs == found[0]
 
 
 JSON = st.recursive(

@@ -78,7 +78,8 @@ class Replay:
             digest = self.rules.digest(call.path, request)
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        found = self._matcher.match(call.session_id, digest)
+        principal = None if call.principal is None else call.principal.id
+        found = self._matcher.match(call.session_id, digest, principal)
         if isinstance(found, Recorded):
             await self._replay(call, found)
         elif isinstance(found, Live) or self.config.on_divergence == "live":

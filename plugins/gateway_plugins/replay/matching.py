@@ -64,18 +64,27 @@ class _Progress(msgspec.Struct):
         return steps[self.first - 1] if self.first <= min(last, len(steps)) else None
 
 
+_Follower = tuple[str | None, str | None]
+"""The principal's id and the session's."""
+
+
 class Matcher:
-    """Each session of a new run follows one recorded session; several may follow the same."""
+    """Each session of a new run follows one recorded session; several may follow the same.
+
+    Sessions of two principals are two, also if they have the same id.
+    """
 
     def __init__(self, recording: Recording, to_step: int | None) -> None:
         self._recorded = recording.sessions
         self._to_step = to_step
-        self._progress: OrderedDict[str | None, _Progress] = OrderedDict()
+        self._progress: OrderedDict[_Follower, _Progress] = OrderedDict()
         self._followers: Counter[str] = Counter()
 
-    def match(self, session_id: str | None, digest: bytes) -> Recorded | Live | Diverged:
+    def match(
+        self, session_id: str | None, digest: bytes, principal: str | None = None
+    ) -> Recorded | Live | Diverged:
         """Say what becomes of the next call of a session; `digest` is that of its request."""
-        progress = self._of(session_id, digest)
+        progress = self._of((principal, session_id), digest)
         if progress is None:
             name = self._least_followed()
             return Diverged(None, self._recorded[name].steps[0], NO_SESSION)
@@ -90,18 +99,19 @@ class Matcher:
         why = ENDED if expected is None else REPEATED if repeated else OTHER
         return Diverged(progress.name, expected, why)
 
-    def _of(self, session_id: str | None, digest: bytes) -> _Progress | None:
-        known = self._progress.get(session_id)
+    def _of(self, follower: _Follower, digest: bytes) -> _Progress | None:
+        known = self._progress.get(follower)
         if known is not None:
-            self._progress.move_to_end(session_id)
+            self._progress.move_to_end(follower)
             return known
-        name = self._name_for(session_id, digest)
+        name = self._name_for(follower[1], digest)
         if name is None:
             return None
         self._followers[name] += 1
-        made = self._progress[session_id] = _Progress(name, self._recorded[name])
+        made = self._progress[follower] = _Progress(name, self._recorded[name])
         if len(self._progress) > MAX_SESSIONS:
-            self._progress.popitem(last=False)
+            _, forgotten = self._progress.popitem(last=False)
+            self._followers[forgotten.name] -= 1
         return made
 
     def _name_for(self, session_id: str | None, digest: bytes) -> str | None:
