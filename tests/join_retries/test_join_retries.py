@@ -263,6 +263,19 @@ async def test_shutdown_waits_for_no_retry(gateway_for: GatewayFor) -> None:
         assert (await stage.live.plugin(Watcher).outcome()).caller_gone
 
 
+async def test_caller_that_leaves_during_shutdown_is_not_waited_for(
+    gateway_for: GatewayFor,
+) -> None:
+    async with staged(gateway_for, grace=600) as stage:
+        async with stage.asking(FIRST) as client:
+            await client.reader.readuntil(b"word1")
+            draining = asyncio.create_task(stage.live.gateway.drain(30))
+            await until(lambda: stage.live.gateway.draining)
+            leave(client, reset=False)
+            assert (await stage.live.plugin(Watcher).outcome()).caller_gone
+        await draining
+
+
 async def test_joined_stream_breaks_where_the_worker_breaks(gateway_for: GatewayFor) -> None:
     async with staged(gateway_for) as stage:
         await stage.leave_midway(FIRST)
@@ -392,6 +405,37 @@ async def test_joined_call_has_one_complete_trace_and_is_counted_once(
         assert sum(row["requests"] for row in usage) == 1
         assert sum(row["completion_tokens"] for row in usage) == 30
         assert sum(row["repeated"] for row in usage) == 1
+
+
+async def test_trace_of_a_response_that_ended_before_its_retry_came_is_complete(
+    gateway_for: GatewayFor, tmp_path: Path
+) -> None:
+    worker = Simulator(SimulatorConfig(itl=0.01))
+    async with worker:
+        live = await gateway_for(
+            "sessions",
+            entry(JoinRetries),
+            CAPTURE,
+            "metrics",
+            Watcher,
+            workers=[worker.url],
+            storage={"path": str(tmp_path / "g.db")},
+        )
+        stage = Stage(live, ScriptedWorker(b""), Gated())
+        path = "/sessions/one/v1/chat/completions"
+        body = json.dumps(chat(stream=True, max_tokens=20, ignore_eos=True)).encode()
+        async with stage.asking(FIRST, path, body) as client:
+            await client.reader.readuntil(b"data: ")
+            leave(client, reset=False)
+        await until(lambda: stage.alone() == 1)
+        await live.plugin(Watcher).calls(1)
+        answer = await stage.ask(AGAIN, path, body)
+        assert answer.body.endswith(b"data: [DONE]\n\n")
+        [trace] = (await live.client.get("/sessions/one/traces")).json()
+    assert (trace["verdict"], trace["reasons"]) == ("COMPLETE", [])
+    assert trace["call_id"] == (answer.value(b"x-gateway-joined") or b"").decode()
+    told = {name: trace["delivery"][name] for name in ("caller_gone", "complete", "result")}
+    assert told == {"caller_gone": True, "complete": True, "result": "success"}
 
 
 async def test_joined_stream_of_messages_is_the_translated_one(gateway_for: GatewayFor) -> None:

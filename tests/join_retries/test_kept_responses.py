@@ -75,9 +75,12 @@ class Story:
                 self.sent += piece
                 self.kept.write(piece)
             case "leave":
+                self.before_leaving = self.before_leaving if self.left else self.sent
                 self.left = True
-                self.before_leaving = self.before_leaving or self.sent
                 self.call.cancel(CallerGone())
+                if self.kept.state == "over":  # the call does not go on, so the core ends it
+                    self.closed = True
+                    self.kept.cut()
             case "join" | "join by key":
                 find = self.responses.left if step == "join" else self.responses.of_key
                 found = find(self.kept.request)
@@ -153,6 +156,8 @@ async def told(steps: Sequence[str]) -> None:
 @example(["write", "join by key", "leave", "wait", "write", "end"])
 @example(["join by key", "leave", "join by key", "part", "wait", "part", "wait", "join"])
 @example(["leave", "join", "part", "join", "wait", "part", "wait"])
+@example(["leave", "write", "leave"])
+@example(["large", "large", "join by key", "large", "leave", "write"])
 @given(STEPS)
 def test_each_retry_gets_all_or_a_prefix_and_all_room_is_given_back(steps: list[str]) -> None:
     tell(steps)

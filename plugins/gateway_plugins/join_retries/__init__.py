@@ -76,6 +76,7 @@ class JoinRetries:
 
     async def _end_at_shutdown(self, gateway: Host) -> None:
         await gateway.until_draining()
+        self._responses.closing = True
         for kept in self._responses.alone():
             kept.give_up()
 

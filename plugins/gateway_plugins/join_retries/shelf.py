@@ -18,19 +18,21 @@ class Responses:
     """The responses by request and by Idempotency-Key. A Shelf, see KeptResponse.
 
     `used` are the bytes that they take, as they may grow. `dropped` counts those for which there
-    was no room. Whole ones give up their room to others, the oldest first.
+    was no room. Whole ones give up their room to others, the oldest first. `closing`: the gateway
+    shuts down, so no retry can come.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.used = self.dropped = 0
+        self.closing = False
         self._by_place: dict[Place, list[KeptResponse]] = {}
         self._by_key: dict[tuple[str | None, str | None], KeptResponse] = {}
         self._whole: dict[KeptResponse, asyncio.TimerHandle] = {}
 
     @property
     def grace(self) -> float:
-        return self.options.grace
+        return 0.0 if self.closing else self.options.grace
 
     def of_key(self, request: Request) -> KeptResponse | None:
         """Return the response to the call that had the request's Idempotency-Key."""
