@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from gateway_plugins.budgets import Budgets, ledger
 from gateway_plugins.budgets.ledger import Kind, Settled
 from gateway_plugins.budgets.need import Amounts
@@ -15,6 +16,11 @@ from gateway.testing import GatewayFor, Live, entry
 
 NAME: tuple[Kind, str] = ("session", "one")
 HELD = Amounts(1, 100, 50, 0)
+
+
+@pytest.fixture(autouse=True)
+def frequent_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway_plugins.budgets.UPKEEP", 0.05)
 
 
 async def gateway_with_an_end(
