@@ -176,6 +176,10 @@ async def test_choices_of_one_call_are_claimed_apart(
     assert (one["index"], one["fork_kind"]) == (0, None)
     samples = await claim(live, filter={"idle_seconds": 0, "fork_kind": ["sample"]})
     assert [one["fork_kind"] for one in samples] == ["sample", "sample"]
+    wrong = {"filter": {"fork_kind": ["rewound"]}}
+    refused = await live.client.post("/trajectories/claim", json=wrong)
+    assert refused.status_code == 400
+    assert "fork_kind" in refused.text
 
 
 async def test_a_session_is_over_when_it_has_a_reward_or_is_idle(

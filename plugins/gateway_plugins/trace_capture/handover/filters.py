@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway import Value
+from gateway import ForkKind, Value
 from gateway_plugins.trace_capture.sessions.owners import SqlParams
 
 Order = Literal["age", "version"]
 Ready = Literal["rewarded", "idle", "either"]
+
+Kind = ForkKind | Literal["none"]
 
 Text = Annotated[str, Meta(max_length=4096)]
 Version = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
@@ -43,7 +45,7 @@ class ClaimFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     session_prefix: Text | None = None
     metadata: Annotated[dict[str, Scalar], Meta(max_length=MAX_LISTED)] = {}
     harness: Text | None = None
-    fork_kind: Annotated[list[Text], Meta(max_length=MAX_LISTED)] | None = None
+    fork_kind: Annotated[list[Kind], Meta(max_length=MAX_LISTED)] | None = None
     allow_incomplete: bool = False
     since: Seconds | None = None
     min_reward: float | None = None
