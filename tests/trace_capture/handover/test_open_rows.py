@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from gateway_plugins.trace_capture.handover import settling, turns, unfolding
-from gateway_plugins.trace_capture.handover.claiming import Claim, Room, lease
+from gateway_plugins.trace_capture.handover import claiming, settling, turns, unfolding
+from gateway_plugins.trace_capture.handover.claiming import Claim, Room, drop_stale, lease
 from gateway_plugins.trace_capture.handover.filters import ClaimFilter, Wanted
 from gateway_plugins.trace_capture.handover.intake import take_in
 from gateway_plugins.trace_capture.store.schema import MIGRATIONS
@@ -75,3 +75,20 @@ def test_deliveries_of_what_comes_back_go_to_what_grew_out_of_it(queue: Queue) -
     assert queue.deliveries() == [0]
     queue.release(claims)
     assert queue.deliveries() == [1]
+
+
+def test_stale_trajectories_behind_many_that_others_hold_are_dropped(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "MAX_DROPPED", 2)
+    for session in "abc":
+        queue.call([9], [1], session, engine_version=4)
+    assert len(queue.lease()) == 3
+    for session in "abc":  # its old turn is held, and the new one is no reason to drop it
+        queue.call([9, 1, 5], [2], session, engine_version=7)
+    for session in "def":
+        queue.call([9], [1], session, engine_version=3)
+    wanted = queue.wanted(min_version=5)
+    assert [drop_stale(queue.db, wanted) for _ in range(3)] == [2, 1, 0]
+    left = queue.db.select("SELECT session_id FROM handover_open ORDER BY session_id")
+    assert [session for (session,) in left] == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -29,6 +30,9 @@ MAX_TOKENS = 1_000_000
 
 MAX_DROPPED = 500
 """Trajectories that are dropped in one transaction."""
+
+NO_LIMIT = -1
+"""As LIMIT in SQL: all rows, which are read as they are needed."""
 
 _INSERT = f"INSERT INTO handover_claims (receipt, {COLUMNS}, taught, state, until)"
 
@@ -126,15 +130,28 @@ def drop_stale(db: Database, wanted: Wanted) -> int:
     At most MAX_DROPPED. One whose old turns are held by another claim is left alone.
     """
     dropped = 0
-    for row in _open(db, replace(wanted, order="version", open_from=None), "<", MAX_DROPPED):
+    for row in list(islice(_droppable(db, wanted), MAX_DROPPED)):
         turns = without(read_turns(row.turns), held(db, row.session_id))
-        version, bound = lowest(turn.version for turn in turns), wanted.min_version
-        if version is None or bound is None or version >= bound:
-            continue
-        _insert(db, row, turns, DROPPED, wanted.now)
-        forget_settled(db, row.session_id)
-        dropped += 1
+        if _is_stale(turns, wanted):  # still, after those before it
+            _insert(db, row, turns, DROPPED, wanted.now)
+            forget_settled(db, row.session_id)
+            dropped += 1
     return dropped
+
+
+def _droppable(db: Database, wanted: Wanted) -> Iterator[Open]:
+    """Yield those that can be dropped, however many in front of them are left alone."""
+    taken: dict[str, set[Key]] = {}
+    for row in _select(db, replace(wanted, order="version", open_from=None), "<", NO_LIMIT):
+        if row.session_id not in taken:
+            taken[row.session_id] = held(db, row.session_id)
+        if _is_stale(without(read_turns(row.turns), taken[row.session_id]), wanted):
+            yield row
+
+
+def _is_stale(turns: Sequence[Turn], wanted: Wanted) -> bool:
+    version, bound = lowest(turn.version for turn in turns), wanted.min_version
+    return version is not None and bound is not None and version < bound
 
 
 def _insert(db: Database, row: Open, taught: list[Turn], state: int, until: float) -> Claim:
@@ -147,6 +164,13 @@ def _insert(db: Database, row: Open, taught: list[Turn], state: int, until: floa
 
 def _open(db: Database, wanted: Wanted, relation: str, limit: int) -> Iterator[Open]:
     """Return open trajectories in order, whose version has this relation to the wanted one."""
+    found = list(_select(db, wanted, relation, limit))
+    found.sort(key=_version_key if wanted.order == "version" else _age_key)
+    return iter(found[:limit])
+
+
+def _select(db: Database, wanted: Wanted, relation: str, limit: int) -> Iterator[Open]:
+    """Yield up to `limit` COMPLETE ones in order, then as many INCOMPLETE ones, if wanted."""
     where, params = of_open(wanted)
     name = "o.version" if wanted.order == "version" else "+o.version"  # as with o.at in filters.py
     version = "TRUE" if wanted.min_version is None else f"{name} {relation} :min_version"
@@ -156,13 +180,9 @@ def _open(db: Database, wanted: Wanted, relation: str, limit: int) -> Iterator[O
     bounds: dict[str, Value] = {"limit": limit}
     if wanted.min_version is not None:
         bounds["min_version"] = wanted.min_version
-    found = [
-        Open(*row)
-        for complete in ((1, 0) if wanted.filter.allow_incomplete else (1,))
-        for row in db.select(query, {**params, **bounds, "complete": complete})
-    ]
-    found.sort(key=_version_key if wanted.order == "version" else _age_key)
-    return iter(found[:limit])
+    for complete in (1, 0) if wanted.filter.allow_incomplete else (1,):
+        for row in db.select(query, {**params, **bounds, "complete": complete}):
+            yield Open(*row)
 
 
 def _age_key(row: Open) -> float:
