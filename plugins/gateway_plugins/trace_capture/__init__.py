@@ -3,10 +3,11 @@
 `recording/` collects the response of a call and makes a record of it, with `answers/`, which
 parses responses. `store/` stores records and reads them as traces. `sequences/` finds which turn
 continues which, and builds trajectories. `sessions/` has sessions and rewards. `training/` counts
-what can be trained on, and `handover/` hands trajectories over, each to one trainer. `http/` serves
-trainers, and `cli/` is the command line. `tito/` carries chats as token ids. `codec.py` has the
-storage formats. No room imports one that is named after it in this order: codec; answers,
-sequences, sessions; recording; training; store; handover, tito; http and cli.
+what can be trained on, `handover/` hands trajectories over, each to one trainer, and `exports/`
+writes them to files. `http/` serves trainers, and `cli/` is the command line. `tito/` carries chats
+as token ids. `codec.py` has the storage formats. No room imports one that is named after it in this
+order: codec; answers, sequences, sessions; recording; training; store; handover, tito, exports;
+http and cli.
 """
 
 import asyncio

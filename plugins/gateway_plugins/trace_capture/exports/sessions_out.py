@@ -9,13 +9,10 @@ from gateway_plugins.trace_capture.exports.formats import TRAINERS
 from gateway_plugins.trace_capture.exports.output import Output, Tally
 from gateway_plugins.trace_capture.exports.rollout import NothingToTrain, Rollout, Turns
 from gateway_plugins.trace_capture.exports.rows import TrajectoryRow, add_arrays, row_of
-from gateway_plugins.trace_capture.sequences.forks import FORK_KINDS
+from gateway_plugins.trace_capture.sequences.forks import FORK_KINDS, NO_FORK
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.store import queries
-
-NO_FORK = "none"
-"""The kind of a branch that leaves no other."""
 
 KINDS = (NO_FORK, *FORK_KINDS)
 

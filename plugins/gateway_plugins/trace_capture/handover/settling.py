@@ -11,6 +11,7 @@ from gateway_plugins.trace_capture.handover.claiming import Claim
 from gateway_plugins.trace_capture.handover.turns import (
     ACKNOWLEDGED,
     COLUMNS,
+    DROPPED,
     EXPIRED,
     LEASED,
     RELEASED,
@@ -45,16 +46,16 @@ WHERE receipt = :receipt AND (:owner IS NULL OR owner = :owner)
 _SET = "UPDATE handover_claims SET state = :state, until = :until WHERE receipt = :receipt"
 _EXPIRED = f"""
 SELECT receipt, {COLUMNS} FROM handover_claims
-WHERE state = 0 AND until <= :now ORDER BY until LIMIT :limit
+WHERE state = {LEASED} AND until <= :now ORDER BY until LIMIT :limit
 """
-_UNDO = "DELETE FROM handover_claims WHERE receipt = :receipt AND state = :leased"
-_SET_ASIDE = """
-UPDATE handover_claims SET state = :state, until = :until
-WHERE receipt = :receipt AND state = :leased
+_UNDO = f"DELETE FROM handover_claims WHERE receipt = :receipt AND state = {LEASED}"
+_SET_ASIDE = f"""
+UPDATE handover_claims SET state = {UNREADABLE}, until = :until
+WHERE receipt = :receipt AND state = {LEASED}
 """
-_FORGET = """
+_FORGET = f"""
 DELETE FROM handover_claims WHERE receipt IN (
-    SELECT receipt FROM handover_claims WHERE state > 2 AND until < :before LIMIT :limit
+    SELECT receipt FROM handover_claims WHERE state > {DROPPED} AND until < :before LIMIT :limit
 )
 """
 
@@ -206,7 +207,7 @@ def take_back(db: Database, claims: Sequence[Claim]) -> None:
     rows = [
         claim.row._replace(deliveries=claim.row.deliveries - 1)
         for claim in claims
-        if db.execute(_UNDO, {"receipt": claim.receipt, "leased": LEASED})
+        if db.execute(_UNDO, {"receipt": claim.receipt})
     ]
     _give_all_back(db, rows)
 
@@ -224,8 +225,7 @@ def set_aside(db: Database, claims: Sequence[Claim], now: float) -> int:
 
     Those of a session that was deleted meanwhile are gone.
     """
-    values = {"state": UNREADABLE, "until": now, "leased": LEASED}
-    return sum(db.execute(_SET_ASIDE, {**values, "receipt": claim.receipt}) for claim in claims)
+    return sum(db.execute(_SET_ASIDE, {"receipt": claim.receipt, "until": now}) for claim in claims)
 
 
 def forget_old(db: Database, now: float) -> int:

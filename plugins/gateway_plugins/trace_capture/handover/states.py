@@ -4,17 +4,25 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway import Database
+from gateway_plugins.trace_capture.handover.turns import (
+    ACKNOWLEDGED,
+    DROPPED,
+    EXPIRED,
+    LEASED,
+    RELEASED,
+    UNREADABLE,
+)
 
 _STATES = (
     ("unread sessions", "last_at", "handover_sessions WHERE grown = 1"),
     ("open", "at", "handover_open WHERE complete = 1"),
     ("open INCOMPLETE", "at", "handover_open WHERE complete = 0"),
-    ("claimed", "at", "handover_claims WHERE state = 0"),
-    ("acknowledged", "at", "handover_claims WHERE state = 1"),
-    ("stale", "at", "handover_claims WHERE state = 2"),
-    ("expired", "at", "handover_claims WHERE state = 3"),
-    ("released", "at", "handover_claims WHERE state = 4"),
-    ("unreadable", "at", "handover_claims WHERE state = 5"),
+    ("claimed", "at", f"handover_claims WHERE state = {LEASED}"),
+    ("acknowledged", "at", f"handover_claims WHERE state = {ACKNOWLEDGED}"),
+    ("stale", "at", f"handover_claims WHERE state = {DROPPED}"),
+    ("expired", "at", f"handover_claims WHERE state = {EXPIRED}"),
+    ("released", "at", f"handover_claims WHERE state = {RELEASED}"),
+    ("unreadable", "at", f"handover_claims WHERE state = {UNREADABLE}"),
 )
 
 

@@ -75,7 +75,10 @@ _DELETE = """
 DELETE FROM handover_open
 WHERE session_id = :session_id AND trace_id = :trace_id AND choice = :choice
 """
-_CLAIMED = "SELECT taught FROM handover_claims WHERE session_id = :session_id AND state"
+_HELD, _SETTLED = (
+    f"SELECT taught FROM handover_claims WHERE session_id = :session_id AND state IN {states}"
+    for states in ((LEASED, ACKNOWLEDGED, DROPPED), (ACKNOWLEDGED, DROPPED))
+)
 
 _decode = msgspec.json.Decoder(list[Turn]).decode
 
@@ -115,16 +118,16 @@ def delete(db: Database, row: Open) -> None:
 
 def held(db: Database, session_id: str) -> set[Key]:
     """Return the turns of the claims that hold."""
-    return _claimed(db, session_id, "<= 2")
+    return _claimed(db, session_id, _HELD)
 
 
 def settled(db: Database, session_id: str) -> set[Key]:
     """Return the turns that are never handed out again."""
-    return _claimed(db, session_id, "IN (1, 2)")
+    return _claimed(db, session_id, _SETTLED)
 
 
-def _claimed(db: Database, session_id: str, states: str) -> set[Key]:
-    rows = db.select(f"{_CLAIMED} {states}", {"session_id": session_id})
+def _claimed(db: Database, session_id: str, query: str) -> set[Key]:
+    rows = db.select(query, {"session_id": session_id})
     return {turn.key for (packed,) in rows for turn in read_turns(packed)}
 
 

@@ -28,6 +28,7 @@ from gateway_plugins.trace_capture.handover.turns import (
     without,
 )
 from gateway_plugins.trace_capture.sequences import trajectories
+from gateway_plugins.trace_capture.sequences.forks import NO_FORK
 from gateway_plugins.trace_capture.sequences.trajectories import Branch, Tree
 from gateway_plugins.trace_capture.sessions.owners import SqlParams
 from gateway_plugins.trace_capture.store import queries
@@ -40,8 +41,6 @@ READ_SECONDS = 60.0
 
 MAX_VERSION = 1 << 62
 """Weight versions beyond this are no numbers here."""
-
-NO_FORK = "none"
 
 _GROWN = """
 SELECT h.last_at, h.session_id, h.number, h.owner FROM handover_sessions AS h

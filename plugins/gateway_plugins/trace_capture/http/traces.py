@@ -25,12 +25,12 @@ from gateway_plugins.trace_capture.exports.parquet import ParquetFile
 from gateway_plugins.trace_capture.exports.rows import TraceRow, TrajectoryRow, trace_row
 from gateway_plugins.trace_capture.exports.sessions_out import (
     KINDS,
-    NO_FORK,
     SessionExport,
     Wanted,
 )
 from gateway_plugins.trace_capture.http.fields import SessionIdList, Timestamp, session_id_of
 from gateway_plugins.trace_capture.http.paging import Paging, array
+from gateway_plugins.trace_capture.sequences.forks import NO_FORK
 from gateway_plugins.trace_capture.sequences.trajectories import trajectories
 from gateway_plugins.trace_capture.sessions import rewards, sessions
 from gateway_plugins.trace_capture.sessions.owners import visible_owner

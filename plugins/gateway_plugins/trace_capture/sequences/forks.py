@@ -11,6 +11,9 @@ from gateway_plugins.trace_capture.sequences.messages import Message, read_messa
 
 FORK_KINDS: tuple[ForkKind, ...] = get_args(ForkKind)
 
+NO_FORK = "none"
+"""The kind of a branch that leaves no other."""
+
 MIN_SUMMARY = 16
 """Characters; a shorter answer that comes up again in another text may do so by chance."""
 
