@@ -25,7 +25,7 @@ from gateway.headers import Headers
 from gateway.pipeline.exchange import Exchange, Part
 from gateway.pipeline.failover import Failure, may_run_again
 from gateway.pipeline.local import LocalWorker
-from gateway.pipeline.migration.continued import HOOK, ContinuedRelay
+from gateway.pipeline.migration.continued import ContinuedRelay, Isolated
 from gateway.pipeline.refused import WorkerRefused
 from gateway.pipeline.relay import Relay
 from gateway.telemetry.trace_context import traced_headers
@@ -136,8 +136,13 @@ async def carried_on(
     None if no worker can carry it on. `choose` takes a slot of a worker that was not tried.
     """
     while isinstance(failure, OF_THE_WORKER):
-        if (rest := _rest(exchange, part)) is not None:
+        rest = None
+        with Isolated(exchange, "rest") as asking:
+            rest = _rest(exchange, part)
+        if rest is not None:
             return rest
+        if asking.failed:
+            break
         worker = await _chosen(exchange, choose)
         if worker is None:
             break
@@ -162,8 +167,9 @@ def _rest(exchange: Exchange, part: Part) -> bytes | None:
     rest = None if continuation is None else continuation.rest()
     if rest is None:
         return None
+    last = part.reader.feed(rest) + part.reader.close()
     exchange.call.outcome.ending = FINISHED
-    return part.reader.feed(rest) + part.reader.close()
+    return last
 
 
 async def _chosen(exchange: Exchange, choose: Choose) -> Worker | None:
@@ -181,11 +187,9 @@ async def _request(exchange: Exchange, worker: Worker) -> Continued | None:
     call = exchange.call
     if call.continuation is None:
         return None
-    try:
+    with Isolated(exchange, "resume"):  # after a mistake the stream breaks off as without a plugin
         return await call.continuation.resume(worker)
-    except Exception as error:  # noqa: BLE001  a plugin's mistake: the stream breaks off as without it
-        exchange.chains.failures.note(HOOK, "resume", call.outcome, error, call.log_extra)
-        return None
+    return None
 
 
 async def _attempt(

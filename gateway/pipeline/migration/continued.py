@@ -1,6 +1,8 @@
 """The relay of a stream that another worker may carry on, if the one that sends it breaks off."""
 
 from time import monotonic
+from types import TracebackType
+from typing import Self
 
 from gateway.calls.records import Attempt, Continuation
 from gateway.config import Config
@@ -16,6 +18,36 @@ from gateway.wire.sse import Event, EventTooLarge, Splitter
 
 HOOK = "continuation"
 """The name under which a failure of a call's continuation is counted."""
+
+TOO_LARGE = "an event is larger than server_limits.max_event_bytes"
+
+
+class Isolated:
+    """A block that asks the call's continuation for `name`: a plugin's mistake only ends the block.
+
+    The mistake is counted, and `failed` is set. Errors of the kinds `raised` leave the block.
+    """
+
+    __slots__ = ("_exchange", "_name", "_raised", "failed")
+
+    def __init__(self, exchange: Exchange, name: str, *raised: type[Exception]) -> None:
+        self._exchange = exchange
+        self._name = name
+        self._raised = raised
+        self.failed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, self._raised):
+            return False
+        call, self.failed = self._exchange.call, True
+        failures = self._exchange.chains.failures
+        failures.note(HOOK, self._name, call.outcome, error, call.log_extra)
+        return True
 
 
 class ContinuedRelay(Relay):
@@ -90,33 +122,38 @@ class ContinuedRelay(Relay):
             for event in splitter.feed(data):
                 made += self._made(event)
         except EventTooLarge:
-            made += self._given_up(splitter.take_rest())
+            made += self._given_up(TOO_LARGE)
         except GatewayError as error:
             failure = error
+        if self._splitter is None:
+            made += splitter.take_rest()
         if made:
             super().on_body(made)
         if failure is not None:
             self.on_error(failure)
 
     def _made(self, event: Event) -> bytes:
-        try:
+        with Isolated(self._exchange, "event", GatewayError):
             return self._continuation.event(event)
-        except GatewayError:
-            raise
-        except Exception as error:  # noqa: BLE001  a plugin's mistake must not harm the call
-            exchange = self._exchange
-            exchange.part = None
-            exchange.chains.failures.note(
-                HOOK, "event", exchange.call.outcome, error, exchange.call.log_extra
-            )
-            self._continuation = exchange.call.continuation = Passing()
-            return event.raw
+        return self._left() + event.raw
 
-    def _given_up(self, rest: bytes) -> bytes:
-        """Forward the rest as it comes: nobody can carry on a stream that is not read."""
-        held = self._continuation.give_up("an event is larger than server_limits.max_event_bytes")
+    def _ended(self) -> bytes:
+        with Isolated(self._exchange, "end", GatewayError):
+            return self._continuation.end()
+        return self._left()
+
+    def _left(self) -> bytes:
+        """Return what the continuation has held back: it has failed, and is asked no more."""
+        held = self._given_up("the plugin that carries streams on has failed")
+        self._continuation = self._exchange.call.continuation = Passing()
+        return held
+
+    def _given_up(self, words: str) -> bytes:
+        """Return what was held back; what follows is forwarded as it comes, and not carried on."""
         self._splitter = self._exchange.part = None
-        return held + rest
+        with Isolated(self._exchange, "give_up"):
+            return self._continuation.give_up(words)
+        return b""
 
     def on_end(self, data: bytes) -> None:
         if (splitter := self._splitter) is None:
@@ -132,7 +169,7 @@ class ContinuedRelay(Relay):
             return
         try:
             last = b"".join(map(self._made, splitter.close()))
-            super().on_end(last + self._continuation.end())
+            super().on_end(last + self._ended())
         except GatewayError as error:
             self.on_error(error)
 
@@ -140,7 +177,8 @@ class ContinuedRelay(Relay):
         if (part := self._exchange.part) is not None and self._splitter is not None:
             part.recent, part.release = self._recent, self._let_go
         if self._attempt is not None and self._events:
-            self._attempt.tokens = self._continuation.tokens
+            with Isolated(self._exchange, "tokens"):
+                self._attempt.tokens = self._continuation.tokens
         super().close()
 
     def _release(self, stripper: Stripper) -> None:
