@@ -364,7 +364,7 @@ class Call:
         self.inject(*wanted)
 
     def note(self, reason: Reason, words: str) -> None:
-        """Give a reason for which the trace is INCOMPLETE; in `finished` of observers at last."""
+        """Give a reason for which the trace is INCOMPLETE; in `call_finished` at the latest."""
         self.notes = {**self.notes, reason: words}
 
     def count_tokens(self) -> None:

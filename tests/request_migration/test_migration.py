@@ -18,6 +18,7 @@ from support.workers.failing_worker import QUEUE_FULL, InOrder, refusal
 
 from gateway import Call, Event, Trace, WeightSpan, hookimpl
 from gateway.config import StorageSettings, Timeouts
+from gateway.pipeline.migration.continued import Passing
 from gateway.simulator import Simulator, SimulatorConfig
 from gateway.testing import GatewayFor, Live, ScriptedWorker, entry, sse
 
@@ -308,3 +309,29 @@ async def test_a_caller_that_leaves_is_not_carried_on(
     trace = await trace_of(live)
     assert len(trace.attempts) == 1
     assert trace.delivery.caller_gone
+
+
+class Closing(Passing):
+    """A plugin whose continuation takes a broken stream for one that lacks its end alone."""
+
+    @hookimpl
+    async def prepare(self, call: Call) -> None:
+        call.continuation = self
+
+    def rest(self) -> bytes | None:
+        return sse("[DONE]")
+
+
+async def test_a_stream_that_ends_well_after_all_is_not_lost(
+    gateway_for: GatewayFor, tmp_path: Path, engine: Simulator, cut: CutWorker
+) -> None:
+    plugins = (MIGRATION, Closing, InOrder)
+    live = await capturing(gateway_for, tmp_path, *plugins, workers=[cut.url, engine.url])
+    cut.cut = 1 << 30
+    await events(live, stop=["zebra"])
+    cut.cut = cut.whole.find(b"data: [DONE]")
+    events_of(await events(live, stop=["zebra"]))
+    trace = await trace_of(live)
+    assert [one.error for one in trace.attempts] == ["upstream_closed"]
+    assert trace.verdict == "COMPLETE", trace.reasons
+    assert counted(live) == {"migrated": 0, "lost": 0}

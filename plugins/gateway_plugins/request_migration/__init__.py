@@ -52,16 +52,14 @@ class RequestMigration:
         await call.inject("token_ids")
 
     @hookimpl
-    def attempt_finished(self, call: Call, attempt: Attempt) -> None:
-        reason = call.state.get(UNFIT)
-        if reason is not None and attempt.error is not None and attempt.status == 200:
+    def call_finished(self, call: Call, outcome: Outcome) -> None:
+        if outcome.error is None:
+            return
+        stream, reason = call.continuation, call.state.get(UNFIT)
+        if reason is not None and any(map(_broke_off, call.attempts)):
             note(call, reason)
             self._counts.lost += 1
-
-    @hookimpl
-    def call_finished(self, call: Call, outcome: Outcome) -> None:
-        stream = call.continuation
-        if isinstance(stream, Stream) and stream.broke and outcome.error is not None:
+        elif isinstance(stream, Stream) and stream.broke:
             self._counts.lost += 1
 
     @hookimpl
@@ -71,3 +69,7 @@ class RequestMigration:
             count = getattr(self._counts, result)
             labels = {"result": result}
             yield Sample("gateway_request_migrations_total", "counter", count, help_, labels)
+
+
+def _broke_off(attempt: Attempt) -> bool:
+    return attempt.error is not None and attempt.status == 200
