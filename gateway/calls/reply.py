@@ -41,9 +41,8 @@ class Reply:
 
     `begun`: the head is decided, so no other response is possible. `waiting`: comments were sent
     before the response, so it can only be an event stream, see gateway.calls.keepalive. `caller`
-    gets what is sent. `timed` is
-    called when the head goes to the caller, and returns a line to add; `closing` returns a comment
-    for the end of an event stream. None: there is nothing to add.
+    gets what is sent. `timed` is called when the head goes to the caller, and returns a line to
+    add; `closing` returns a comment for the end of an event stream. None: there is nothing to add.
     """
 
     __slots__ = (

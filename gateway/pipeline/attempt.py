@@ -252,15 +252,10 @@ def _headers(exchange: Exchange, attempt: Attempt) -> Headers:
 
 def _head(exchange: Exchange, attempt: Attempt, body: bytes | None) -> bytes:
     call, worker, observers = exchange.call, attempt.worker, exchange.observers
-    headers = call.headers
-    if exchange.traceparent is not None:
-        headers = [*headers, exchange.traceparent]
-    elif exchange.chains.traced:
-        headers = _headers(exchange, attempt)
     return worker.head.fill(
         call.method,
         worker.target(call.path, call.query),
-        headers,
+        _headers(exchange, attempt),
         call.id,
         call.body.length if body is None else len(body),
         readable=exchange.stripper is not None
