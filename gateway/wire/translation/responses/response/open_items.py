@@ -3,6 +3,7 @@
 Each returns event data without its `sequence_number`: what stands before it and the event's type.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import msgspec
@@ -103,7 +104,7 @@ class OpenMessage(_Open):
         ]
 
 
-class _OpenPart(_Open):
+class _OpenPart(_Open, ABC):
     """An item of one part, whose text comes without logprobs; `_told` is that text's field."""
 
     __slots__ = ("_after", "_told")
@@ -131,14 +132,17 @@ class _OpenPart(_Open):
         ended = self._end(self._whole(part))
         return [(done, self.ENDED), (_part(self.place, part), PART_DONE), ended]
 
+    @abstractmethod
     def _part(self, text: bytes) -> bytes:
-        raise NotImplementedError
+        """Return the part with its text, a JSON string."""
 
+    @abstractmethod
     def _begun(self) -> bytes:
-        raise NotImplementedError
+        """Return the item as it is added: without a part."""
 
+    @abstractmethod
     def _whole(self, part: bytes) -> bytes:
-        raise NotImplementedError
+        """Return the item once it is whole."""
 
 
 class OpenRefusal(_OpenPart):
