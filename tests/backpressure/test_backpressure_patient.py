@@ -31,7 +31,7 @@ async def evaluate(calls: Fleet, scopes: str = "realtime evaluator") -> Recorded
 
 
 async def ended(calls: Fleet, call: RecordedCall) -> tuple[int, str]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await calls.running[call]
     return code_of(call)
 

@@ -29,7 +29,7 @@ def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def scrape_until(live: Live, wanted: Callable[[Scrape], bool]) -> Scrape:
     """Scrape until the answer is as wanted, as a dashboard would."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not wanted(found := await scrape(live)):
             pass
     return found

@@ -46,7 +46,7 @@ async def test_items_are_canceled_and_queued_again_on_the_page(
         stranger = await browser.post(path, headers={"x-csrf-token": "0"})
         assert stranger.status_code == 403
         assert (await browser.post(path)).json()["status"] == "canceled"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (found := await panel(live, "batch.failed", **bearer("boss")))["rows"]:
                 pass
         assert (found["rows"][0]["id"], found["rows"][0]["status"]) == (item, "canceled")

@@ -98,7 +98,7 @@ def named(*simulators: Simulator) -> list[config.Worker]:
 
 async def told(live: Live, worker_id: str, **values: Any) -> None:
     """Wait until the gateway has been told this of the worker."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             found = (await live.client.get("/admin/load")).json()[worker_id]
             if values.items() <= found.items():

@@ -65,7 +65,7 @@ async def report(live: Live) -> Mapping[str, Any]:
 
 
 async def until_waiting(live: Live, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await report(live))["waiting"] != count:
             pass
 

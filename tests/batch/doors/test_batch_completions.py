@@ -225,7 +225,7 @@ async def test_item_that_is_tried_again_says_when_and_why(gateway_for: GatewayFo
         live = await gateway_for(entry("batch", min_pause=50.0), workers=[worker.url])
         url = await submit(live, COMPLETIONS, PROMPT)
         shown: dict[str, Any] = {"not_before": None}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while shown["not_before"] is None:
                 shown = (await live.client.get(url)).json()
     assert (shown["status"], shown["attempt"], shown["attempts"]) == ("queued", None, 1)
@@ -294,7 +294,7 @@ async def test_long_poll_ends_with_its_caller_and_with_the_gateway(
     staying = asyncio.create_task(live.client.get(f"{url}?wait=60"))
     await until(lambda: bool(waiting))
     await live.gateway.drain(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await staying
     assert (await staying).json()["status"] == "queued"
 

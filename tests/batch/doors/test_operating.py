@@ -110,7 +110,7 @@ async def test_operator_cancels_a_batch_and_its_lines(
         assert (await over(client, first)).status == "cancelled"
         second = await over(client, second, "in_progress")
         page: list[dict[str, Any]] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not page:
                 answer = await live.client.get("/v1/batch?status=queued")
                 page = answer.json()["data"]

@@ -88,7 +88,7 @@ async def test_an_engine_that_cannot_be_reached_keeps_no_other_from_being_asked(
     async with ScriptedWorker(answer_of(METRICS["tgi"])) as worker:
         with unreachable() as url:
             queues, pace, workers = looking_at(url, worker.url)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await queues.look(workers.all)
         assert pace.noted == [7]
         workers.close()

@@ -31,7 +31,7 @@ class Watching(KeptMessages):
         self.told.put_nowait(RESPONSE.FromString(message).status)
 
     async def next(self) -> int:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.told.get()
 
 

@@ -121,7 +121,7 @@ async def test_caller_who_may_not_use_the_runtime_neither_waits_nor_loads(
 ) -> None:
     live = await gateway_for(box(tmp_path, tiny("a")), Limited, workers=())
     headers = {"x-workers": "another"}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await ask(live, **headers) == (503, "no_worker")
         assert starts(tmp_path) == 0
         assert await ask(live) == (200, "a")
@@ -135,7 +135,7 @@ async def test_call_whose_workers_another_plugin_leaves_out_does_not_choose_for_
     runtime = box(tmp_path, tiny("a"), runtime={"realtime": "a"})
     live = await gateway_for(LeavesOut, runtime, workers=())
     await reached(live, lambda state: state == "hot(a)")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await ask(live) == (503, "no_worker")
 
 
@@ -152,7 +152,7 @@ async def test_calls_go_on_as_soon_as_their_engine_is_fit_again(
     call = asyncio.create_task(ask(live))
     await until(lambda: len(fleet_of(live).holding) == 1)
     worker.clear(owner)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await call == (200, "a")
 
 
@@ -160,7 +160,7 @@ async def test_request_that_generates_nothing_is_no_reason_to_load(
     gateway_for: GatewayFor, tmp_path: Path
 ) -> None:
     live = await gateway_for(box(tmp_path, tiny("a", SLOW), hold=30.0), workers=())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert (await live.client.get("/v1/models")).status_code == 503
     assert len(fleet_of(live).holding) == 0
     assert starts(tmp_path) == 0

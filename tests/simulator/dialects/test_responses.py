@@ -96,7 +96,7 @@ async def test_simulator_runs_a_response_in_the_background(client: httpx.AsyncCl
 
 
 async def ended_one(client: httpx.AsyncClient, name: str) -> Body:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             found: Body = (await client.get(f"{RESPONSES}/{name}")).json()
             if found["status"] not in ("queued", "in_progress"):

@@ -217,7 +217,7 @@ async def test_simulator_aborts_a_generation_by_its_id() -> None:
             ids = {"request_ids": ["generate-tokens-mine"]}
             aborted = await client.post("/inference/v1/abort_requests", json=ids)
             assert (aborted.status_code, aborted.content) == (200, b"")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 rest = [json.loads(line[6:]) async for line in lines if line.startswith("data: {")]
     (choice,) = rest[-1]["choices"]
     assert choice["finish_reason"] == "abort"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROGRAM = shutil.which("chromium") or ""
 
-PATIENCE = 20.0
+PATIENCE = 45.0
 """Seconds within which a page has to do what is waited for."""
 
 PICTURES = "DASHBOARD_PICTURES"
@@ -32,6 +32,7 @@ async def chromium() -> "AsyncIterator[Browser]":
     if not PROGRAM:
         pytest.skip("there is no chromium: `apt-get install chromium`")
     playwright = pytest.importorskip("playwright.async_api")
+    playwright.expect.set_options(timeout=1000 * PATIENCE)
     async with playwright.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=PROGRAM, args=_FLAGS)
         yield browser

@@ -8,7 +8,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import msgspec
 
@@ -32,7 +32,7 @@ async def install(job: Job, stalled: float, told: Callable[[Event], None]) -> In
         process = await asyncio.shield(starting)
         return await _ended(process, lines, stalled, told)
     finally:
-        await asyncio.shield(_end(starting, lines))
+        await _to_its_end(_end(starting, lines))
 
 
 class _Lines:
@@ -80,6 +80,19 @@ async def _ended(
 def _line(process: "subprocess.Popen[bytes]") -> bytes:
     assert process.stdout is not None
     return process.stdout.readline(LONGEST_LINE)
+
+
+async def _to_its_end(work: Coroutine[object, object, None]) -> None:
+    """Wait for the work, and raise only then what cancels this meanwhile."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:  # a loop that ends now would leave the pipes open
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
 
 
 async def _end(starting: "asyncio.Future[subprocess.Popen[bytes]]", lines: _Lines) -> None:

@@ -162,7 +162,7 @@ async def test_reader_that_waits_for_room_ends_with_its_container() -> None:
     while endless.taken <= PIECES:
         time.sleep(0.01)  # noqa: ASYNC251
     output.close()
-    await asyncio.wait_for(reading, 5)
+    await asyncio.wait_for(reading, 30)
 
 
 async def test_errors_in_threads_reach_who_waits() -> None:

@@ -240,7 +240,10 @@ async def test_doctor_names_an_engine_that_dies_and_one_that_never_answers() -> 
     assert "Read the log" in told["error_event"].what_to_do
     assert "EngineCore" in told["error_event"].what[0]
     async with Simulator(SimulatorConfig(faults=Faults.parse("hang"))) as hanging:
-        told = found(await examine(hanging.url, ["chat"], seconds=0.05))
+        for seconds in (0.1, 1, 10):
+            told = found(await examine(hanging.url, ["chat"], seconds=seconds))
+            if "unreachable" not in told:  # a busy machine lists its models late
+                break
     assert "--timeout" in told["no_answer"].what_to_do
 
 
