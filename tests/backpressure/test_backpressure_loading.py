@@ -7,6 +7,7 @@ import httpx
 import pytest
 from gateway_plugins.backpressure.pauses import ALL, MAX_PAUSE, MAX_PAUSES, Pauses
 from support.plugins.recording_plugin import until
+from support.steady import steady
 from support.workers.failing_worker import QUICK, UNSAID, InOrder, assert_idle, refusal
 from support.workers.loading_worker import LOADING, LoadingWorker
 from support.workers.restarting_worker import restarting
@@ -86,6 +87,7 @@ async def test_pauses_of_a_loading_worker_grow(gateway_for: GatewayFor) -> None:
         assert four - three >= 0.39
 
 
+@steady
 async def test_worker_is_asked_again_when_it_says(gateway_for: GatewayFor) -> None:
     loading = LoadingWorker(refusal(503, "retry-after: 1", body=LOADING))
     async with loading.server as server:
@@ -181,8 +183,8 @@ async def test_refusal_is_the_response_if_calls_may_not_wait(
 async def test_other_refusals_are_not_held(gateway_for: GatewayFor, answer: bytes) -> None:
     other = LoadingWorker(answer)
     async with other.server as server:
-        live = await gateway_for(waiting(20), workers=[server.url], probes=NO_PROBES)
-        async with asyncio.timeout(5):
+        live = await gateway_for(waiting(600), workers=[server.url], probes=NO_PROBES)
+        async with asyncio.timeout(30):
             assert (await chat(live)).status_code == int(answer[9:12])
         assert other.refused == 1
 
@@ -224,8 +226,8 @@ async def test_refused_model_holds_up_no_other_model(gateway_for: GatewayFor) ->
 async def test_call_about_an_object_is_not_held(gateway_for: GatewayFor) -> None:
     inner = LoadingWorker(refusal(503, body=NoWorker("its keeper is down").body()))
     async with inner.server as server:
-        live = await gateway_for(waiting(20), workers=[server.url], probes=NO_PROBES)
-        async with asyncio.timeout(5):
+        live = await gateway_for(waiting(600), workers=[server.url], probes=NO_PROBES)
+        async with asyncio.timeout(30):
             answer = await live.client.get("/v1/responses/resp_1")
             assert answer.status_code == 503
             body = {"model": "sim", "input": "x", "previous_response_id": "resp_1"}

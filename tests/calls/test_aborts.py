@@ -13,6 +13,7 @@ import pytest
 from support.callers.leaving_caller import alive, leave, open_descriptors
 from support.callers.raw_client import Headers, RawClient, head_of
 from support.plugins.recording_plugin import PATIENCE, Watcher, until
+from support.steady import at_once
 from support.workers.full_backlog import full_backlog
 
 from gateway import Call, Principal, Worker, hookimpl
@@ -29,9 +30,6 @@ from gateway.testing import (
     live,
     sse,
 )
-
-AT_ONCE = 0.1
-"""Seconds from the caller's leaving to the worker's seeing it."""
 
 EVENT = sse({"choices": []})
 STARTS: Mapping[str, bytes] = {
@@ -187,7 +185,7 @@ async def test_caller_disconnect_closes_the_worker_connection_at_once(
         await begin(setting, client, phase, body)
         worker = setting.mute if phase == "shaking hands" else setting.worker
         leave(client, reset=reset)
-        async with asyncio.timeout(AT_ONCE):
+        async with at_once():
             await worker.connections[0].wait_closed()
     outcome = await setting.watcher.outcome()
     assert outcome.caller_gone
@@ -207,7 +205,7 @@ async def test_caller_disconnect_cancels_a_waiting_hook_at_once(
     async with setting.client() as client:
         await begin(setting, client, phase, body)
         leave(client, reset=reset)
-        async with asyncio.timeout(AT_ONCE):
+        async with at_once():
             await setting.holder.cancelled.wait()
     outcome = await setting.watcher.outcome()
     assert outcome.caller_gone
@@ -223,7 +221,7 @@ async def test_caller_disconnect_amid_an_upload_cancels_a_waiting_hook(setting: 
         await client.send(head_of("POST", "/v1/completions", headers) + b"2\r\n{}\r\n")
         await setting.holder.reached("one").wait()
         leave(client, reset=False)
-        async with asyncio.timeout(AT_ONCE):
+        async with at_once():
             await setting.holder.cancelled.wait()
     assert (await setting.watcher.outcome()).caller_gone
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from gateway_plugins.circuit_breaker import CircuitBreaker
 from support.plugins.recording_plugin import Watcher, until
+from support.steady import steady
 from support.workers.failing_on_demand import (
     AT_ONCE,
     Moody,
@@ -65,6 +66,7 @@ FAULTS: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@steady
 async def test_breaker_ejects_a_worker_for_its_faults(gateway_for: GatewayFor, fault: str) -> None:
     async with ScriptedWorker(FAULTS[fault]) as worker:
         timeouts = Timeouts(first_byte=0.05, idle=0.05)
@@ -140,6 +142,7 @@ async def test_breaker_ignores_caller_disconnects(gateway_for: GatewayFor) -> No
         assert state_of(live) == "up"
 
 
+@steady
 async def test_breaker_ignores_total_timeouts(gateway_for: GatewayFor) -> None:
     async with ScriptedWorker(never_answer) as worker:
         live = await gateway_for(breaker(), workers=(worker.url,), timeouts=Timeouts(total=0.05))

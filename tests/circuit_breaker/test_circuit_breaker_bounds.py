@@ -9,6 +9,7 @@ from gateway_plugins.circuit_breaker.circuit import Circuit, Options, Window
 from hypothesis import given
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
+from support.steady import steady
 from support.workers.failing_on_demand import Moody, ask, breaker, fail, half_open, state_of
 from support.workers.failing_worker import InOrder
 
@@ -74,6 +75,7 @@ async def test_breaker_counts_draining_workers_towards_max_ejected(
         assert state_of(live) == "ejected"
 
 
+@steady
 async def test_breaker_sends_no_more_calls_to_a_silent_worker(
     gateway_for: GatewayFor, simulator: Simulator
 ) -> None:

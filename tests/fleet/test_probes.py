@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.plugins.recording_plugin import until
+from support.steady import steady
 from support.workers.full_backlog import full_backlog
 from support.workers.restarting_worker import restarting
 
@@ -176,6 +177,7 @@ async def test_probe_takes_a_worker_down_without_a_valid_response(
         assert worker.url.rpartition(":")[2] not in only_worker(live).conditions["probe"].reason
 
 
+@steady
 async def test_probe_leaves_the_last_worker_that_is_late(
     gateway_for: GatewayFor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -201,6 +203,7 @@ async def test_probe_leaves_the_last_worker_that_is_late(
     assert "worker did not finish within 0.02 s, 3 times in a row" in caplog.messages[0]
 
 
+@steady
 async def test_probe_counts_a_stream_that_goes_on_as_evidence(gateway_for: GatewayFor) -> None:
     async def streams(connection: ScriptedConnection) -> None:
         if b"GET /health" in await connection.read_request():
@@ -260,6 +263,7 @@ async def test_worker_without_probes_is_back_once_it_accepts_connections(
         assert (await chat(live, "m"))[0] == 200
 
 
+@steady
 async def test_worker_without_probes_stays_down_while_connections_to_it_time_out(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

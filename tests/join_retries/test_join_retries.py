@@ -17,6 +17,7 @@ from support.callers.leaving_caller import leave
 from support.callers.raw_client import CutShort, RawAnswer, RawClient, head_of
 from support.gateways.capturing import CAPTURE, chat
 from support.plugins.recording_plugin import Watcher, until
+from support.steady import steady
 from support.workers.gated_worker import Gated, event
 
 from gateway import Call, Principal, hookimpl
@@ -356,6 +357,7 @@ async def test_too_large_response_goes_on_to_its_caller_and_is_not_kept(
         assert stage.metric("gateway_retries_kept_bytes") == 0
 
 
+@steady
 async def test_openai_client_with_a_timeout_joins_its_own_call(gateway_for: GatewayFor) -> None:
     worker = Simulator(SimulatorConfig(ttft=0.6))
     async with worker:

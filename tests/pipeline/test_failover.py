@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from support.callers.raw_client import CutShort, RawClient
 from support.plugins.recording_plugin import Watcher, until
+from support.steady import steady
 from support.workers.failing_worker import (
     OK,
     QUEUE_FULL,
@@ -90,6 +91,7 @@ async def test_failover_replaces_a_worker_that_refuses_connections(
             live.gateway.workers.all[0].clear("probe")
 
 
+@steady
 async def test_failover_replaces_a_worker_after_a_connect_timeout(
     gateway_for: GatewayFor, other: ScriptedWorker
 ) -> None:
@@ -150,6 +152,7 @@ UNANSWERED: Mapping[Script, str] = {
 
 
 @pytest.mark.parametrize("script", UNANSWERED)
+@steady
 async def test_failover_does_not_repeat_a_generation_that_may_have_run(
     gateway_for: GatewayFor, other: ScriptedWorker, script: Script
 ) -> None:
@@ -164,6 +167,7 @@ async def test_failover_does_not_repeat_a_generation_that_may_have_run(
 
 
 @pytest.mark.parametrize("script", UNANSWERED)
+@steady
 async def test_failover_repeats_harmless_requests_on_another_worker(
     gateway_for: GatewayFor, other: ScriptedWorker, script: Script
 ) -> None:
@@ -177,6 +181,7 @@ async def test_failover_repeats_harmless_requests_on_another_worker(
 
 
 @pytest.mark.parametrize("script", UNANSWERED)
+@steady
 async def test_failover_repeats_a_generation_with_rerun(
     gateway_for: GatewayFor, other: ScriptedWorker, script: Script
 ) -> None:

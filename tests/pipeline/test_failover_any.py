@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.gateways.dispatching import gateway_of
 from support.gateways.event_loop import Stage
+from support.steady import steady
 from support.workers.failing_worker import (
     OK,
     QUICK,
@@ -155,13 +156,18 @@ async def dispatch(gateway: Gateway, number: int, ids: list[str]) -> RecordedCal
 def test_failover_gives_one_response_and_never_repeats_without_rerun(
     stage: Stage, field: Field, plan: list[str], *, rerun: bool
 ) -> None:
+    stage.run(check(field, plan, rerun=rerun))
+
+
+@steady
+async def check(field: Field, plan: list[str], *, rerun: bool) -> None:
     seen: Counter[str] = Counter()
     ids = []
     for behaviour in plan:
         ids.append(field.ids[behaviour][seen[behaviour]])
         seen[behaviour] += 1
     gateway = field.gateways[rerun]
-    call = stage.run(dispatch(gateway, next(field.calls), ids))
+    call = await dispatch(gateway, next(field.calls), ids)
 
     assert (call.caller.is_ended, call.caller.is_cut) == (True, False)
     assert (call.caller.status, len(call.attempts)) == foretold(plan, rerun=rerun)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from support.callers.raw_client import CutShort, RawAnswer, RawClient
 from support.paths import DOCS
+from support.steady import steady
 
 from gateway import Call, CallError, Worker, hookimpl
 from gateway.config import Timeouts
@@ -72,6 +73,7 @@ def error_of(answer: httpx.Response) -> Mapping[str, object]:
         ("hang", 504, "upstream_first_byte_timeout"),
     ],
 )
+@steady
 async def test_worker_without_a_response_becomes_a_gateway_error(
     gateway_for: GatewayFor, path: str, stream: bool, fault: str, status: int, code: str
 ) -> None:
@@ -92,6 +94,7 @@ async def test_worker_that_refuses_connections_becomes_a_502(
     assert str(simulator.port) not in answer.text
 
 
+@steady
 async def test_gateway_serves_calls_after_worker_faults(gateway_for: GatewayFor) -> None:
     live = await gateway_for(timeouts=SHORT)
     for fault in ("reset-before", "garbage", "hang", "500"):

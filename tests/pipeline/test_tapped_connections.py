@@ -14,6 +14,7 @@ from support.callers.leaving_caller import leave
 from support.callers.raw_client import RawClient, head_of
 from support.gateways.two_kernels import CHUNKED, Counting
 from support.plugins.recording_plugin import PATIENCE, Watcher, until
+from support.steady import steady
 
 from gateway import Call, hookimpl
 from gateway.config import ServerLimits, Timeouts
@@ -166,6 +167,7 @@ async def test_tapped_stream_ends_whole_and_its_connections_carry_another(
         assert [attempt.reused for attempt in one.live.plugin(Watcher).attempts] == [False, True]
 
 
+@steady
 async def test_idle_timeout_ends_a_tapped_stream(gateway_for: GatewayFor) -> None:
     async with talk(gateway_for, timeouts=Timeouts(idle=SHORT)) as one:
         await one.tokens(6)
@@ -174,6 +176,7 @@ async def test_idle_timeout_ends_a_tapped_stream(gateway_for: GatewayFor) -> Non
         await one.worker.wait_closed()
 
 
+@steady
 async def test_taken_reads_are_signs_of_life(gateway_for: GatewayFor) -> None:
     """The stream lasts several times as long as a pause may."""
     async with talk(gateway_for, timeouts=Timeouts(idle=SHORT * 4)) as one:
@@ -186,6 +189,7 @@ async def test_taken_reads_are_signs_of_life(gateway_for: GatewayFor) -> None:
         assert (await one.rest()).endswith(END)
 
 
+@steady
 async def test_pool_hears_of_its_worker_by_taken_reads(gateway_for: GatewayFor) -> None:
     async with talk(gateway_for) as one:
         await one.tokens(5)
@@ -199,6 +203,7 @@ async def test_pool_hears_of_its_worker_by_taken_reads(gateway_for: GatewayFor) 
         assert began - SHORT / 2 < worker.pool.heard_at() < began + PATIENCE
 
 
+@steady
 async def test_total_timeout_ends_a_tapped_stream(gateway_for: GatewayFor) -> None:
     async with talk(gateway_for, timeouts=Timeouts(total=1.0)) as one:
         await one.tokens(6)
@@ -290,6 +295,7 @@ async def test_slow_caller_holds_a_tapped_stream_back(gateway_for: GatewayFor) -
         one.check_taken()
 
 
+@steady
 async def test_caller_that_reads_no_more_is_stalled(gateway_for: GatewayFor) -> None:
     async with talk(gateway_for, timeouts=Timeouts(idle=SHORT * 4)) as one:
         await one.tokens(4)

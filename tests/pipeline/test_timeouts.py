@@ -13,6 +13,7 @@ import httpx
 import pytest
 from support.callers.raw_client import CutShort, RawAnswer, RawClient, head_of
 from support.plugins.recording_plugin import Watcher
+from support.steady import steady
 from support.workers.full_backlog import full_backlog
 
 from gateway import Call, Worker, hookimpl
@@ -81,6 +82,7 @@ async def test_connect_timeout_includes_the_tls_handshake(gateway_for: GatewayFo
         await worker.connections[0].wait_closed()
 
 
+@steady
 async def test_connect_timeout_fails_over_to_another_worker(
     gateway_for: GatewayFor, full: str, simulator: Simulator
 ) -> None:
@@ -144,6 +146,7 @@ def falls_silent(framing: str) -> ScriptedWorker:
 
 
 @pytest.mark.parametrize("framing", ["chunked", "until close"])
+@steady
 async def test_idle_timeout_ends_a_stream_with_an_error(
     gateway_for: GatewayFor, framing: str
 ) -> None:
@@ -167,6 +170,7 @@ async def test_idle_timeout_cuts_a_plain_response(gateway_for: GatewayFor) -> No
         await worker.connections[0].wait_closed()
 
 
+@steady
 async def test_idle_timeout_counts_from_the_last_chunk(gateway_for: GatewayFor) -> None:
     async def slow(connection: ScriptedConnection) -> None:
         await connection.read_request()
@@ -226,6 +230,7 @@ async def test_total_timeout_ends_a_call_before_the_response(
         await worker.connections[0].wait_closed()
 
 
+@steady
 async def test_total_timeout_ends_a_running_stream(gateway_for: GatewayFor) -> None:
     async def endless(connection: ScriptedConnection) -> None:
         await connection.read_request()

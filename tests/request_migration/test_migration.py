@@ -12,6 +12,7 @@ from gateway_plugins.request_migration.fit import unfit
 from request_migration.test_cuts import ASKED, MIGRATION, body, events_of, text_of
 from support.gateways.capturing import CAPTURE, capturing
 from support.plugins.recording_plugin import until
+from support.steady import steady
 from support.tito.agents import traces_of, with_tito
 from support.workers.cut_worker import END, CutWorker, chunk
 from support.workers.failing_worker import QUEUE_FULL, InOrder, refusal
@@ -135,6 +136,7 @@ async def test_an_end_without_a_finish_and_an_error_of_the_engine_are_breaks(
     assert counted(live) == {"migrated": 1, "lost": 0}
 
 
+@steady
 async def test_a_silent_worker_is_left(
     gateway_for: GatewayFor, tmp_path: Path, engine: Simulator, cut: CutWorker
 ) -> None:

@@ -10,7 +10,7 @@ import uvloop
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds after which what runs is taken to hang."""
 
 

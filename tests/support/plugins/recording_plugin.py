@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from gateway import Attempt, Call, Outcome, hookimpl
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds after which what a test waits for is taken never to come."""
 
 

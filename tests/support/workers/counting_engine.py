@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.simulator import SimulatorConfig, create_simulator
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 
 
 class Counting:
