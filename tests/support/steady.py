@@ -7,13 +7,14 @@ nothing of the gateway; those of a loop that runs say something.
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import pytest
 
 P = ParamSpec("P")
+Test = Coroutine[Any, Any, None]
 
 ROUNDS = 6
 STEP = 0.005
@@ -34,6 +35,7 @@ async def _watched() -> AsyncIterator[list[float]]:
                 late.append(loop.time() - began)
 
     watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
     try:
         yield late
         await asyncio.sleep(2 * STEP)  # the latest step may not have ended
@@ -41,7 +43,7 @@ async def _watched() -> AsyncIterator[list[float]]:
         watching.cancel()
 
 
-def steady(test: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+def steady(test: Callable[P, Test]) -> Callable[P, Test]:
     """Repeat a test that fails while its loop stands still; a test that fails otherwise fails.
 
     A further round gets a `tmp_path` of its own, and the test's other fixtures as they are.

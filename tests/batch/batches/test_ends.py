@@ -11,6 +11,7 @@ from support.batch.batches import body, created, ids, line, lines, mistakes, ove
 from support.batch.files import client_of
 from support.plugins.recording_plugin import until
 from support.records.run_items import count, quick
+from support.steady import steady
 from support.workers.failing_on_demand import Moody
 
 from gateway.testing import GatewayFor, Live, ScriptedConnection, ScriptedWorker, answer_of
@@ -138,6 +139,7 @@ async def test_batch_that_has_ended_cannot_be_cancelled(gateway_for: GatewayFor)
             await client.batches.cancel("batch_unknown")
 
 
+@steady
 async def test_fault_4_7_deadline_ends_a_batch_within_5_s_and_delivers_what_was_done(
     gateway_for: GatewayFor,
 ) -> None:
@@ -160,6 +162,7 @@ async def test_fault_4_7_deadline_ends_a_batch_within_5_s_and_delivers_what_was_
     assert [one["response"] for one in bad] == [None] * len(bad)
 
 
+@steady
 async def test_call_of_a_line_ends_at_the_deadline_of_its_batch(gateway_for: GatewayFor) -> None:
     """The deadline is set before the items are queued, and is a second away when they run."""
     async with first_are_quick() as worker:

@@ -9,6 +9,7 @@ import pytest
 from support.plugins.recording_plugin import Watcher, until
 from support.records.queued_items import new_item
 from support.records.run_items import answer_of, ended, queue, quick, run
+from support.steady import steady
 from support.workers.failing_worker import closes, refusal, resets
 from support.workers.restarting_worker import restarting
 
@@ -135,6 +136,7 @@ def at(seconds: float) -> str:
     ],
     ids=["seconds", "date", "past", "word", "negative"],
 )
+@steady
 async def test_fault_3_8_an_item_waits_as_long_as_retry_after_says(
     gateway_for: GatewayFor, told: Callable[[], str], least: float
 ) -> None:

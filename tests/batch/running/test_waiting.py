@@ -11,6 +11,7 @@ from gateway_plugins.batch.running import upkeep
 from support.plugins.recording_plugin import Watcher, until
 from support.records.queued_items import engine_of, new_item
 from support.records.run_items import answer_of, count, ended, item_of, queue, quick, run
+from support.steady import steady
 from support.workers.failing_on_demand import Moody, breaker, fail, state_of
 from support.workers.failing_worker import refusal
 from support.workers.full_backlog import full_backlog
@@ -43,6 +44,7 @@ async def test_items_of_a_model_whose_workers_are_away_wait_while_those_of_anoth
         assert item.state == COMPLETED
 
 
+@steady
 async def test_a_worker_that_takes_no_connection_is_asked_by_few_items_of_many(
     gateway_for: GatewayFor,
 ) -> None:
@@ -132,6 +134,7 @@ async def test_an_unknown_model_is_an_error_with_the_body_of_a_live_call(
         assert json.loads(await answer_of(live, found) or b"") == answer.json()
 
 
+@steady
 async def test_the_deadline_of_a_queued_item_is_enforced(gateway_for: GatewayFor) -> None:
     live = await gateway_for(quick())
     live.gateway.workers.all[0].mark("test", "down", "it is away")
@@ -143,6 +146,7 @@ async def test_the_deadline_of_a_queued_item_is_enforced(gateway_for: GatewayFor
     assert item.last_error.code == "batch_expired"
 
 
+@steady
 async def test_the_deadline_of_a_running_item_is_enforced(gateway_for: GatewayFor) -> None:
     async with Moody() as worker:
         worker.gate.clear()
@@ -157,6 +161,7 @@ async def test_the_deadline_of_a_running_item_is_enforced(gateway_for: GatewayFo
         worker.gate.set()
 
 
+@steady
 async def test_an_item_that_waits_to_be_tried_again_expires_at_its_deadline(
     gateway_for: GatewayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,7 +87,7 @@ async def test_stop_kills_after_the_grace(driver: ProcessDriver) -> None:
     await printed.line("leader")
     before = monotonic()
     await engine.stop(0.3)
-    assert 0.3 <= monotonic() - before < 5
+    assert 0.3 <= monotonic() - before < 30
     assert (await engine.ended()).code == 137
 
 

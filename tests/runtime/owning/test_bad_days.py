@@ -67,7 +67,7 @@ async def test_engine_that_has_long_printed_nothing_gets_calls_again_after_a_dou
     [worker] = live.gateway.workers.all
     owner.doubt(worker)
     assert not worker.fit
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await ask(live) == 200
     assert starts(tmp_path) == 1
 
@@ -159,7 +159,7 @@ async def test_engine_whose_worker_an_operator_removed_is_listed_again(
     live = await gateway_for(box(tmp_path, tiny("a")), workers=())
     assert await ask(live) == 200
     assert (await live.client.delete("/admin/workers/gpu")).status_code == 200
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await ask(live) == 200
     assert starts(tmp_path) == 1
 
@@ -214,13 +214,13 @@ async def test_calls_go_to_the_other_runtime_when_one_of_two_engines_of_a_model_
 ) -> None:
     places = [{"name": name, "port": free_port(), "realtime": "a"} for name in ("one", "two")]
     restarts = {"first": 60, "longest": 60}
-    both = box(tmp_path, tiny("a"), runtimes=places, restarts=restarts, hold=5.0)
+    both = box(tmp_path, tiny("a"), runtimes=places, restarts=restarts, hold=600.0)
     live = await gateway_for(both, workers=())
     owners = fleet_of(live).owners
     await until(lambda: all(str(owner.state) == "hot(a)" for owner in owners))
     pid = int((owners[0].identity or "").removeprefix("process "))
     os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(30):
         assert [await ask(live) for _ in range(6)] == [200] * 6
     await until(lambda: str(owners[0].state) == "failed(a)")
     assert str(owners[1].state) == "hot(a)"

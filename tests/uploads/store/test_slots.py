@@ -11,6 +11,7 @@ import pytest
 from gateway_plugins.uploads.store.slots import Slots
 from support.callers.raw_client import RawClient
 from support.gateways.serving_processes import a_client_of_each, several
+from support.steady import at_once
 from support.uploads.asking import BYTES, PLUGIN, TUS, metadata
 
 MIB = 1 << 20
@@ -49,7 +50,7 @@ async def another(file: Path, most: int) -> AsyncIterator[asyncio.subprocess.Pro
 async def is_free(slots: Slots, owner: str, most: int) -> bool:
     """Whether a slot is free now, and stays so."""
     try:
-        async with asyncio.timeout(0.3), slots.slot(owner, most):
+        async with at_once(60), slots.slot(owner, most):
             return True
     except TimeoutError:
         return False
