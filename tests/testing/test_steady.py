@@ -27,6 +27,22 @@ async def test_a_failure_counts_unless_the_loop_stood_still(
     assert rounds == [0]
 
 
+async def test_a_failure_counts_while_the_loop_computes() -> None:
+    rounds: list[int] = []
+
+    @steady.steady
+    async def is_slow() -> None:
+        rounds.append(len(rounds))
+        began = time.thread_time()
+        while time.thread_time() - began < 0.1:  # as code that keeps the loop busy
+            pass
+        pytest.fail("as it does")
+
+    with pytest.raises(pytest.fail.Exception):
+        await is_slow()
+    assert len(rounds) < steady.ROUNDS
+
+
 async def test_steps_of_the_loop_are_counted_and_not_its_pauses() -> None:
     async with steady.at_once():
         time.sleep(0.3)  # noqa: ASYNC251  the loop stands still

@@ -6,7 +6,7 @@ import msgspec
 
 Headers = list[tuple[bytes, bytes]]
 
-_STATUS_LINE = re.compile(rb"HTTP/(?:0\.9|1\.[01]|2\.0) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
+_STATUS_LINE = re.compile(rb"HTTP/(0\.9|1\.[01]|2\.0) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]*)?")  # an extension may say anything
 
@@ -23,23 +23,36 @@ def read_to_the_end(raw: bytes, *, head_only: bool) -> Answer | None:
     What follows a whole answer is not looked at. `head_only`: it answers HEAD.
     """
     try:
-        status, headers, rest = _head(raw.lstrip(b"\r\n"))
+        version, status, headers, rest = _head(raw.lstrip(b"\r\n"))
         while status < 200:
-            status, headers, rest = _head(rest.lstrip(b"\r\n"))
+            if not _persists(version, headers):
+                raise ValueError("nothing follows on a connection that ends")
+            version, status, headers, rest = _head(rest.lstrip(b"\r\n"))
         body = _body(headers, rest, is_empty=head_only or status in (204, 304))
         return Answer(status, headers, body)
     except ValueError:
         return None
 
 
-def _head(raw: bytes) -> tuple[int, Headers, bytes]:
+def _persists(version: bytes, headers: Headers) -> bool:
+    """Whether the connection goes on after this head (RFC 9112, 9.3), as llhttp decides it."""
+    options = {
+        option.strip().lower()
+        for name, value in headers
+        if name in (b"connection", b"proxy-connection")
+        for option in value.split(b",")
+    }
+    return b"close" not in options and (version == b"1.1" or b"keep-alive" in options)
+
+
+def _head(raw: bytes) -> tuple[bytes, int, Headers, bytes]:
     head, rest = _part(raw, b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
-    status = _match(_STATUS_LINE, first)[1]
+    version, status = _match(_STATUS_LINE, first).groups()
     if status == b"101":
         raise ValueError("nobody asked for an upgrade")
     found = [_match(_LINE, line) for line in lines]
-    return int(status), [(line[1].lower(), line[2]) for line in found], rest
+    return version, int(status), [(line[1].lower(), line[2]) for line in found], rest
 
 
 def _body(headers: Headers, raw: bytes, *, is_empty: bool) -> bytes:

@@ -84,7 +84,7 @@ def _line(process: "subprocess.Popen[bytes]") -> bytes:
 
 async def _to_its_end(work: Coroutine[object, object, None]) -> None:
     """Wait for the work, and raise only then what cancels this meanwhile."""
-    task, cancelled = asyncio.ensure_future(work), None
+    task, cancelled = asyncio.create_task(work), None
     while not task.done():
         try:
             await asyncio.wait([task])
